@@ -1,0 +1,39 @@
+"""What a model is, and which version of it is live. The files, in the order that a model passes them:
+
+errors       everything that can go wrong
+settings     where the registry and its cache are
+heads        the tasks, their AutoModel classes, and which architectures have them
+checks       what a checkpoint must be: its own head, all of its weights, nothing executable
+processors   what a tokenizer tells the contract
+contract     the record that serving reads
+digests      sha256 of the files
+layout       names in the artifact
+flavor       the MLflow flavor: log a model with its contract and register it
+tracking     the way to MLflow
+references   how a user names a model: name, name@alias, name/version
+history      the written history of alias moves
+versions     resolve, promote, roll back
+cache        verified artifacts on this machine
+
+Importing the package loads neither mlflow nor torch nor transformers.
+"""
+
+from typing import Any
+
+__all__ = ["Contract", "Reference", "RegistrySettings", "Versions", "log_model"]
+
+_HOMES = {
+    "Contract": "registry.contract",
+    "Reference": "registry.references",
+    "RegistrySettings": "registry.settings",
+    "Versions": "registry.versions",
+    "log_model": "registry.flavor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,69 @@
+"""The cache of verified artifacts, addressed by their contract's digest and shared by the machine's processes."""
+
+import shutil
+import uuid
+from pathlib import Path
+
+from registry.contract import Contract
+from registry.digests import verify_folder
+from registry.errors import ArtifactError, ContractError, DigestMismatch, RegistryUnavailable
+from registry.flavor import read_contract
+from registry.layout import MODEL_FOLDER
+from registry.settings import RegistrySettings
+from registry.tracking import connect
+from registry.versions import ResolvedVersion
+
+
+def fetch(version: ResolvedVersion, settings: RegistrySettings) -> tuple[Path, Contract]:
+    """The artifact's folder in the cache, verified against its contract, downloading it if needed. Blocks.
+
+    Two processes may fetch the same artifact: the first rename wins. Raises RegistryUnavailable (download failed),
+    ArtifactError (a digest differs, a file is missing) or ContractError; nothing unverified stays in the cache.
+    """
+    if version.digest is not None and (settings.cache / version.digest).is_dir():
+        root = settings.cache / version.digest
+        try:
+            return root, verify(root, version)
+        except (ArtifactError, ContractError):
+            shutil.rmtree(root, ignore_errors=True)  # damaged here, not in the store: fetch it again
+    staging = settings.cache / f".incoming-{uuid.uuid4().hex}"
+    try:
+        staging.mkdir(parents=True)
+        _download(version, settings, staging)
+        contract = verify(staging, version)
+        root = settings.cache / contract.digest
+        try:
+            staging.rename(root)
+        except OSError:
+            if not root.is_dir():
+                raise
+            verify(root, version)
+        return root, contract
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def verify(root: Path, version: ResolvedVersion) -> Contract:
+    """The contract at `root`, after checking it against the version's tag and every file against the contract."""
+    contract = read_contract(root)
+    if version.digest is not None and contract.digest != version.digest:
+        raise DigestMismatch(
+            f"the contract of {version.name}/{version.version} has sha256 {contract.digest[:12]}…, "
+            f"the registry recorded {version.digest[:12]}…: MLmodel changed after logging; log the model again"
+        )
+    verify_folder(root, MODEL_FOLDER, contract.files)
+    return contract
+
+
+def _download(version: ResolvedVersion, settings: RegistrySettings, target: Path) -> None:
+    connect(settings)
+    import mlflow.artifacts
+
+    try:
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=version.source, dst_path=str(target), tracking_uri=settings.tracking_uri
+        )
+    except Exception as error:
+        raise RegistryUnavailable(
+            f"the files of {version.name}/{version.version} could not be downloaded from {version.source}: {error}"
+        ) from error

@@ -1,0 +1,117 @@
+"""What a checkpoint must be before it is logged or served: its own head, all of its weights, nothing executable.
+
+`check_files` and `check_config` look at the folder alone; `load_model` loads the weights and looks at what loading
+reports. transformers and torch are imported inside, so that the first two stay cheap.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from registry.errors import IncompleteArtifact, RandomHead, UnsafeArtifact, WrongHead
+from registry.heads import get_head, model_class
+
+PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"})
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a `save_pretrained` folder; raises IncompleteArtifact."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise IncompleteArtifact(f"{folder} has no config.json: pass a folder that save_pretrained wrote")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise IncompleteArtifact(f"{path} is not JSON ({error}): save the model again") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise IncompleteArtifact(f"{path} names no model_type: save the model with save_pretrained")
+    return config
+
+
+def check_files(folder: Path) -> None:
+    """Refuse pickled weights, code and missing safetensors; raises UnsafeArtifact or IncompleteArtifact."""
+    weights = [path for path in folder.iterdir() if path.suffix == ".safetensors"]
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if pickles and not weights:
+        raise UnsafeArtifact(
+            f"the weights are pickled ({', '.join(pickles)}), and unpickling runs code: load them where you trust "
+            "them and call save_pretrained(folder), which writes safetensors"
+        )
+    if not weights:
+        raise IncompleteArtifact(f"{folder} has no .safetensors weights: save the model with save_pretrained")
+    code = sorted(path.name for path in folder.rglob("*.py"))
+    if code:
+        raise UnsafeArtifact(f"the folder holds code ({', '.join(code)}): only classes of transformers are served")
+
+
+def check_config(config: dict[str, Any], task: str) -> str:
+    """Name of the class that serves `task`, after checking that it is the checkpoint's own head.
+
+    config: the content of `config.json`. Raises UnknownTask, UnsupportedHead, UnsafeArtifact (remote code) or
+    WrongHead, also when the configuration does not say which head it was saved with.
+    """
+    if config.get("auto_map"):
+        raise UnsafeArtifact(
+            "config.json has auto_map, which asks for code from elsewhere; only classes of transformers are served: "
+            "save the model from the transformers class, without auto_map"
+        )
+    expected = model_class(task, config["model_type"])
+    saved = config.get("architectures") or []
+    if expected not in saved:
+        head = get_head(task)
+        was = f"saved as {', '.join(saved)}" if saved else "and its config.json names no architectures"
+        raise WrongHead(
+            f"{task} needs {expected}, the checkpoint was {was}: fine-tune and save it with "
+            f"{head.auto_class}, or choose the task of its own head (`headwaiter heads`)"
+        )
+    return expected
+
+
+def load_model(folder: Path, task: str, *, dtype: str) -> Any:
+    """Load the task's model from `folder` on the CPU, in eval mode, after every check of this file.
+
+    dtype: a torch dtype's name, such as "float32", or "auto" for the checkpoint's. Blocks. Raises HeadError or
+    ArtifactError as they apply.
+    """
+    import transformers
+
+    config = read_config(folder)
+    check_files(folder)
+    expected = check_config(config, task)
+    auto_class = getattr(transformers, get_head(task).auto_class)
+    model, report = auto_class.from_pretrained(
+        folder,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
+        shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+        raise RandomHead(
+            f"the checkpoint lacks weights of {expected}: {shown}; they would be random. "
+            f"Fine-tune with {get_head(task).auto_class} and log the result"
+        )
+    if type(model).__name__ != expected:
+        raise WrongHead(f"transformers built {type(model).__name__} where {task} needs {expected}")
+    return model.eval()
+
+
+def fetch_config(model: str) -> dict[str, Any]:
+    """`config.json` of a folder or of a model on the hub, without its weights; raises IncompleteArtifact."""
+    folder = Path(model)
+    if folder.is_dir():
+        return read_config(folder)
+    from transformers import PretrainedConfig
+
+    try:
+        config, _ = PretrainedConfig.get_config_dict(model)
+    except Exception as error:
+        raise IncompleteArtifact(
+            f"{model} is no folder, and no configuration could be loaded from the hub: {error}"
+        ) from error
+    if not config.get("model_type"):
+        raise IncompleteArtifact(f"{model} has no config.json with a model_type")
+    return dict(config)

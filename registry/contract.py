@@ -1,0 +1,96 @@
+"""The contract: everything about a model that serving must know, so that nothing is guessed.
+
+It is written once, at logging, into the MLflow flavor's configuration, and pinned by its digest in a tag of the
+registered version. Light to import: the front workers read contracts without torch, transformers or mlflow.
+"""
+
+import hashlib
+from typing import Any, Self
+
+import msgspec
+
+from registry.errors import ContractError
+from registry.heads import get_head
+
+FORMAT = 1
+
+
+class Processor(msgspec.Struct, frozen=True, kw_only=True):
+    """How text becomes rows of token ids.
+
+    class_name: the transformers class that saved it. inputs: names of the arrays that the model takes.
+    pad_token_id: the id that fills a batch's shorter rows, >= 0. unk_token_id: the id of unknown words, None without
+    one. vocabulary: number of ids, all below it.
+    """
+
+    class_name: str
+    inputs: tuple[str, ...]
+    pad_token_id: int
+    unk_token_id: int | None
+    vocabulary: int
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True):
+    """A request and the answer that the model gave to it in float32 when it was logged."""
+
+    inputs: Any
+    parameters: dict[str, Any]
+    output: Any
+
+
+class Contract(msgspec.Struct, frozen=True, kw_only=True):
+    """What a logged model is and how it must be served.
+
+    format: version of this record. task, auto_class: a row of `registry.heads.HEADS`. model_class: the transformers
+    class that the checkpoint was saved with. model_type: the architecture. problem_type: of a sequence classifier, one
+    of transformers' three names, else None. labels: label of each output index, in order; empty without labels.
+    max_tokens: longest row that the model takes, special tokens included. dtype: "auto", or the only one allowed
+    ("float32", "bfloat16", "float16"). defaults: the task's own settings (pooling, aggregation, …).
+    transformers, torch: the versions that logged it. files: path relative to the artifact → sha256 in hex.
+    """
+
+    format: int
+    task: str
+    auto_class: str
+    model_class: str
+    model_type: str
+    problem_type: str | None
+    labels: tuple[str, ...]
+    max_tokens: int
+    dtype: str
+    processor: Processor
+    defaults: dict[str, Any]
+    transformers: str
+    torch: str
+    files: dict[str, str]
+    example: Example | None = None
+
+    @classmethod
+    def parse(cls, record: Any) -> Self:
+        """The contract in `record`, plain data as `to_record` made it; raises ContractError."""
+        found = record.get("format") if isinstance(record, dict) else None
+        if found != FORMAT:
+            raise ContractError(
+                f"the contract has format {found!r}, this release reads format {FORMAT}: "
+                "log the model again, or install the release that logged it"
+            )
+        try:
+            contract = msgspec.convert(record, cls)
+        except msgspec.ValidationError as error:
+            raise ContractError(f"the contract is damaged: {error}; log the model again") from error
+        head = get_head(contract.task)
+        if contract.auto_class != head.auto_class:
+            raise ContractError(
+                f"the contract serves {contract.task} with {contract.auto_class}, the rule is {head.auto_class}"
+            )
+        return contract
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain data (dict, list, str, int, float, None) for YAML or JSON."""
+        record: dict[str, Any] = msgspec.to_builtins(self)
+        return record
+
+    @property
+    def digest(self) -> str:
+        """sha256 in hex of the contract as JSON with sorted keys. It covers every file through `files`."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()

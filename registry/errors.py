@@ -1,0 +1,75 @@
+"""Everything that can go wrong in the registry, as a tree.
+
+RegistryError
+├── HeadError                 the architecture, the task and the checkpoint do not go together
+│   ├── UnknownTask           no such task
+│   ├── UnsupportedHead       the architecture lacks the task's head
+│   ├── WrongHead             the checkpoint's own head is another one
+│   └── RandomHead            the head's weights are not in the checkpoint
+├── ArtifactError             the files cannot be served
+│   ├── UnsafeArtifact        pickled weights or remote code
+│   ├── IncompleteArtifact    a needed file or setting is missing
+│   └── DigestMismatch        a file is not the one that was logged
+├── ContractError             the contract is missing, of another format, or contradicts itself
+├── NotFound                  no such model, version or alias
+├── HistoryError              nothing to roll back to
+└── RegistryUnavailable       MLflow did not answer
+
+They know nothing of HTTP: `serving.errors` maps them where that is needed.
+"""
+
+
+class RegistryError(Exception):
+    """Base class: the message names the value, the rule and what to do next."""
+
+
+class HeadError(RegistryError):
+    """The architecture, the task and the checkpoint do not go together."""
+
+
+class UnknownTask(HeadError):
+    """There is no such task."""
+
+
+class UnsupportedHead(HeadError):
+    """The architecture has no class with the head that the task needs."""
+
+
+class WrongHead(HeadError):
+    """The checkpoint was saved with another head than the task's."""
+
+
+class RandomHead(HeadError):
+    """Weights of the head are not in the checkpoint, so they would be random."""
+
+
+class ArtifactError(RegistryError):
+    """The files of a model cannot be served."""
+
+
+class UnsafeArtifact(ArtifactError):
+    """The files hold pickled weights or ask for remote code."""
+
+
+class IncompleteArtifact(ArtifactError):
+    """A file or a setting that serving needs is missing."""
+
+
+class DigestMismatch(ArtifactError):
+    """A file differs from the one whose digest the contract or the registry recorded."""
+
+
+class ContractError(RegistryError):
+    """The contract is missing, of an unknown format, or contradicts itself."""
+
+
+class NotFound(RegistryError):
+    """The registry has no such model, version or alias."""
+
+
+class HistoryError(RegistryError):
+    """The history names no version to go back to."""
+
+
+class RegistryUnavailable(RegistryError):
+    """MLflow did not answer, or not in a form that can be understood."""

@@ -1,0 +1,220 @@
+"""The MLflow flavor: a model in memory or in a folder becomes a registered version with a contract.
+
+A version is registered only after its own files were loaded again, every check of `registry.checks` passed, and the
+loaded model answered the example whose output the contract then records. The answering is done by the artifact's
+`python_function` loader, found by name as MLflow itself does; nothing here imports it.
+"""
+
+import importlib
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from registry.checks import check_config, check_files, load_model, read_config
+from registry.contract import FORMAT, Contract, Example
+from registry.digests import digest_folder
+from registry.errors import ContractError, IncompleteArtifact
+from registry.heads import get_head
+from registry.layout import FLAVOR, LOADER, MODEL_FOLDER
+from registry.processors import describe_processor, longest_row
+from registry.settings import RegistrySettings, check_model_name
+from registry.tracking import connect, use_tracking
+
+REQUIREMENTS = ("mlflow", "torch", "transformers", "headwaiter")
+
+
+@dataclass(frozen=True)
+class LoggedVersion:
+    """A version that `log_model` registered: `models:/{name}/{version}`; `uri` is MLflow's `models:/m-…`."""
+
+    name: str
+    version: str
+    uri: str
+    contract: Contract
+
+
+def log_model(
+    model: Any,
+    tokenizer: Any = None,
+    *,
+    task: str,
+    name: str,
+    inputs: Any = None,
+    parameters: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    dtype: str = "auto",
+    max_tokens: int | None = None,
+    settings: RegistrySettings | None = None,
+) -> LoggedVersion:
+    """Log a fine-tuned model with its contract and register it as the next version of `name`. Blocks.
+
+    model: a transformers model in memory, or a folder that `save_pretrained` wrote. tokenizer: of a model in memory;
+    a folder holds its own. inputs, parameters: the example request that the contract records; default: the task's.
+    defaults: the task's own settings, such as `{"pooling": "mean"}`. dtype: "auto", or the only one to serve in.
+    max_tokens: a lower bound on rows than the model's own. Raises HeadError, ArtifactError, ContractError.
+    """
+    check_model_name(name)
+    head = get_head(task)
+    settings = settings or RegistrySettings.from_environment()
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise ContractError(f"dtype {dtype!r} is not one of auto, float32, bfloat16, float16")
+    with tempfile.TemporaryDirectory(prefix="headwaiter-log-") as staging:
+        root = Path(staging)
+        folder = Path(model) if isinstance(model, str | Path) else None
+        if folder is not None:
+            model, tokenizer = _load_folder(folder, task, tokenizer)
+        _save(model, tokenizer, root / MODEL_FOLDER)
+        loader = importlib.import_module(LOADER)
+        contract = _describe(
+            root,
+            model,
+            tokenizer,
+            head.task,
+            defaults=loader.task_defaults(task, folder or root / MODEL_FOLDER, dict(defaults or {})),
+            dtype=dtype,
+            max_tokens=max_tokens,
+        )
+        del model
+        write_artifact(root, contract)
+        answered = loader.load(root).example(inputs, dict(parameters or {}))
+        contract = msgspec.structs.replace(contract, example=Example(**answered))
+        return _register(root, contract, name, settings)
+
+
+def write_artifact(root: Path, contract: Contract, mlflow_model: Any = None) -> None:
+    """Write `MLmodel` and `requirements.txt` beside `root/model`."""
+    from mlflow.models import Model
+
+    described = mlflow_model if mlflow_model is not None else Model()
+    described.add_flavor(FLAVOR, contract=contract.to_record(), model=MODEL_FOLDER)
+    described.add_flavor("python_function", loader_module=LOADER, env={"virtualenv": "python_env.yaml"})
+    (root / "requirements.txt").write_text("\n".join(REQUIREMENTS) + "\n", encoding="utf-8")
+    (root / "python_env.yaml").write_text("dependencies:\n- -r requirements.txt\n", encoding="utf-8")
+    described.save(str(root / "MLmodel"))
+
+
+def read_contract(root: Path) -> Contract:
+    """The contract of the artifact at `root`; raises IncompleteArtifact or ContractError."""
+    import yaml
+
+    path = root / "MLmodel"
+    if not path.is_file():
+        raise IncompleteArtifact(f"{root} has no MLmodel file: it is not an MLflow model")
+    flavors = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("flavors") or {}
+    if FLAVOR not in flavors:
+        raise ContractError(
+            f"the artifact has no contract (its flavors: {', '.join(sorted(flavors)) or 'none'}): "
+            "log the model with `headwaiter log` or registry.log_model"
+        )
+    return Contract.parse(flavors[FLAVOR].get("contract"))
+
+
+def save_model(path: str, mlflow_model: Any, *, root: Path, contract: Contract) -> None:
+    """MLflow's hook of a flavor: write the staged artifact to `path`, which MLflow made. Called by `Model.log`."""
+    import shutil
+
+    shutil.copytree(root / MODEL_FOLDER, Path(path) / MODEL_FOLDER, dirs_exist_ok=True)
+    write_artifact(Path(path), contract, mlflow_model)
+
+
+def _load_folder(folder: Path, task: str, tokenizer: Any) -> tuple[Any, Any]:
+    from transformers import AutoTokenizer
+
+    if not folder.is_dir():
+        raise IncompleteArtifact(f"{folder} is not a folder: pass one that save_pretrained wrote")
+    model = load_model(folder, task, dtype="auto")
+    if tokenizer is None:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:
+            raise IncompleteArtifact(
+                f"no tokenizer could be loaded from {folder} ({error}): save it there with tokenizer.save_pretrained"
+            ) from error
+    return model, tokenizer
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+    if tokenizer is None:
+        raise IncompleteArtifact("a model in memory needs its tokenizer: pass tokenizer=…")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _describe(
+    root: Path,
+    model: Any,
+    tokenizer: Any,
+    task: str,
+    *,
+    defaults: dict[str, Any],
+    dtype: str,
+    max_tokens: int | None,
+) -> Contract:
+    import torch
+    import transformers
+
+    folder = root / MODEL_FOLDER
+    check_files(folder)
+    config = model.config
+    labels = tuple(config.id2label[index] for index in range(config.num_labels)) if _has_labels(model) else ()
+    if labels and all(label == f"LABEL_{index}" for index, label in enumerate(labels)):
+        warnings.warn(
+            f"the labels have no names ({', '.join(labels[:3])}…): set config.id2label before logging",
+            stacklevel=3,
+        )
+    longest = longest_row(model, tokenizer)
+    if max_tokens is not None and not 1 <= max_tokens <= longest:
+        raise ContractError(f"max_tokens={max_tokens} is out of range: this model takes 1 to {longest}")
+    return Contract(
+        format=FORMAT,
+        task=task,
+        auto_class=get_head(task).auto_class,
+        model_class=check_config(read_config(folder), task),
+        model_type=config.model_type,
+        problem_type=getattr(config, "problem_type", None),
+        labels=labels,
+        max_tokens=max_tokens or longest,
+        dtype=dtype,
+        processor=describe_processor(model, tokenizer, folder),
+        defaults=defaults,
+        transformers=transformers.__version__,
+        torch=torch.__version__.split("+")[0],
+        files=digest_folder(root, MODEL_FOLDER),
+    )
+
+
+def _has_labels(model: Any) -> bool:
+    return type(model).__name__.endswith(
+        ("ForSequenceClassification", "ForTokenClassification", "ForImageClassification")
+    )
+
+
+def _register(root: Path, contract: Contract, name: str, settings: RegistrySettings) -> LoggedVersion:
+    import sys
+
+    from mlflow.models import Model
+
+    client = connect(settings)
+    use_tracking(settings)
+    info = Model.log(
+        artifact_path=None,
+        name=name,
+        flavor=sys.modules[__name__],
+        registered_model_name=name,
+        root=root,
+        contract=contract,
+    )
+    version = str(info.registered_model_version)
+    for key, value in {
+        "digest": contract.digest,
+        "task": contract.task,
+        "head": contract.model_class,
+        "model_type": contract.model_type,
+    }.items():
+        client.set_model_version_tag(name, version, f"{FLAVOR}.{key}", value)
+    return LoggedVersion(name=name, version=version, uri=info.model_uri, contract=contract)

@@ -1,0 +1,81 @@
+"""What a tokenizer tells the contract: its inputs, its padding, the longest row, and that its fast form is faithful."""
+
+from pathlib import Path
+from typing import Any
+
+from registry.contract import Processor
+from registry.errors import IncompleteArtifact
+
+UNLIMITED_TOKENS = 512
+"""Longest row of a model that sets no limit of its own (relative positions and no `model_max_length`); ours."""
+
+_PROBES = (
+    "A short probe.",
+    "Mixed CASE, naïve café, 12.5%, tabs\tand  spaces",
+    "日本語 العربية émoji 🙂 end",
+)
+
+
+def describe_processor(model: Any, tokenizer: Any, folder: Path) -> Processor:
+    """The tokenizer's part of the contract, after comparing `folder/tokenizer.json` with the tokenizer itself.
+
+    Raises IncompleteArtifact: no fast form, no pad token, a vocabulary larger than the embedding, or a fast form that
+    tokenizes differently.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise IncompleteArtifact(
+            f"{type(tokenizer).__name__} wrote no tokenizer.json: use the fast tokenizer of the model (AutoTokenizer)"
+        )
+    if tokenizer.pad_token_id is None:
+        raise IncompleteArtifact(
+            "the tokenizer has no pad token, so rows of different lengths cannot share a batch: set "
+            "tokenizer.pad_token = tokenizer.eos_token and model.config.pad_token_id to its id, then log again"
+        )
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise IncompleteArtifact(
+            f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {rows} rows: this is another model's "
+            "tokenizer, or model.resize_token_embeddings(len(tokenizer)) is missing before training"
+        )
+    _compare(path, tokenizer)
+    return Processor(
+        class_name=type(tokenizer).__name__,
+        inputs=tuple(tokenizer.model_input_names),
+        pad_token_id=int(tokenizer.pad_token_id),
+        unk_token_id=tokenizer.unk_token_id,
+        vocabulary=len(tokenizer),
+    )
+
+
+def longest_row(model: Any, tokenizer: Any) -> int:
+    """Tokens of the longest row that model and tokenizer both take, special tokens included, >= 1.
+
+    Learned positions bound it: an embedding with a padding index (RoBERTa) counts from padding_idx + 1. Relative
+    positions bound nothing; then the tokenizer's `model_max_length`, or else UNLIMITED_TOKENS.
+    """
+    limits = []
+    if 0 < tokenizer.model_max_length < 1_000_000:
+        limits.append(int(tokenizer.model_max_length))
+    for name, module in model.named_modules():
+        if name.endswith(("position_embeddings", "wpe")) and hasattr(module, "num_embeddings"):
+            offset = module.padding_idx + 1 if module.padding_idx is not None else 0
+            limits.append(module.num_embeddings - offset)
+    configured = getattr(model.config, "max_position_embeddings", None)
+    if configured and not limits:
+        limits.append(int(configured))
+    return min(limits, default=UNLIMITED_TOKENS)
+
+
+def _compare(path: Path, tokenizer: Any) -> None:
+    from tokenizers import Tokenizer
+
+    fast = Tokenizer.from_file(str(path))
+    fast.no_padding()
+    fast.no_truncation()
+    for text in _PROBES:
+        if fast.encode(text).ids != tokenizer(text)["input_ids"]:
+            raise IncompleteArtifact(
+                f"tokenizer.json and {type(tokenizer).__name__} tokenize {text!r} differently: "
+                "save the tokenizer with the installed transformers version and log again"
+            )

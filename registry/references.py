@@ -1,0 +1,31 @@
+"""How a user names a model: `name`, `name@alias` or `name/version`."""
+
+from dataclasses import dataclass
+
+from registry.settings import DEFAULT_ALIAS, InvalidSetting, check_model_name
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model and either the alias to follow or the version to stay at; exactly one of the two is set."""
+
+    name: str
+    alias: str | None = None
+    version: str | None = None
+
+    @classmethod
+    def parse(cls, text: str, default_alias: str = DEFAULT_ALIAS) -> "Reference":
+        """Read `name[@alias|/version]`; without either, the default alias. Raises InvalidSetting."""
+        name, at, alias = text.partition("@")
+        name, slash, version = name.partition("/")
+        if (at and (slash or not alias)) or (slash and not (version.isascii() and version.isdigit())):
+            raise InvalidSetting(
+                f"{text!r} names no model: write NAME, NAME@ALIAS or NAME/VERSION, where a version is a whole number"
+            )
+        check_model_name(name)
+        if slash:
+            return cls(name=name, version=version)
+        return cls(name=name, alias=alias or default_alias)
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}" if self.version else f"{self.name}@{self.alias}"

@@ -1,0 +1,38 @@
+"""The way to MLflow: one client per settings, and an experiment whose artifacts lie under home when embedded."""
+
+import os
+from typing import TYPE_CHECKING
+
+from registry.settings import RegistrySettings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "headwaiter"
+
+
+def connect(settings: RegistrySettings) -> "MlflowClient":
+    """A client of the registry; the first call on a fresh sqlite file creates its tables. Blocks."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow import MlflowClient
+
+    if settings.is_embedded:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
+
+
+def use_tracking(settings: RegistrySettings) -> None:
+    """Point MLflow's process-wide state at the settings, for `Model.log`, which takes no client.
+
+    An embedded registry gets an experiment of its own, whose artifacts lie under home and not in the working
+    directory. A run that the caller has opened is kept.
+    """
+    import mlflow
+
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    mlflow.set_registry_uri(settings.tracking_uri)
+    if settings.is_embedded and mlflow.active_run() is None:
+        if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+            mlflow.create_experiment(EXPERIMENT, artifact_location=settings.artifacts.as_uri())
+        mlflow.set_experiment(EXPERIMENT)

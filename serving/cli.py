@@ -1,0 +1,249 @@
+"""The command line. Each command imports what it needs, so that `--help` is there at once."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from registry.settings import DEFAULT_ALIAS
+
+if TYPE_CHECKING:
+    from registry.history import Move
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="headwaiter")
+def main() -> None:
+    """Serve fine-tuned Hugging Face models from an MLflow registry: the right head, batched, versioned, measured."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+@main.command()
+def heads() -> None:
+    """List the tasks, their AutoModel classes and the architectures that have each head."""
+    from registry.heads import HEADS, architectures
+    from serving.tasks import served_tasks
+
+    served = served_tasks()
+    for head in HEADS.values():
+        mark = "served" if head.task in served else "not served by this release"
+        click.echo(f"{head.task}  {head.auto_class}  ({head.answers}; {mark})")
+        click.echo(click.wrap_text(", ".join(sorted(architectures(head.task))), 110, "    ", "    "))
+
+
+@main.command()
+@click.argument("model")
+@click.option("--task", required=True, help="The task that the model shall do.")
+def check(model: str, task: str) -> None:
+    """Say from its configuration alone, without weights, whether MODEL (a folder or a hub id) can do a task."""
+    from registry.checks import fetch_config
+    from registry.heads import get_head, model_class
+
+    with _errors():
+        head = get_head(task)
+        config = fetch_config(model)
+        needed = model_class(task, config["model_type"])
+    click.echo(f"yes: {config['model_type']} has {head.auto_class} for {task}: {needed}")
+    saved = config.get("architectures") or []
+    if needed not in saved:
+        was = ", ".join(saved) or "without naming a head"
+        click.echo(f"note: this checkpoint was saved as {was}: fine-tune it with {head.auto_class} before logging")
+
+
+@main.command("log")
+@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--task", required=True, help="The task of the checkpoint's head.")
+@click.option("--name", required=True, help="The registered model; a new version of it is made.")
+@click.option("--example", help="The example request's inputs, as JSON; default: the task's own.")
+@click.option(
+    "--default",
+    "defaults",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A default of the task, as pooling=mean.",
+)
+@click.option("--dtype", default="auto", show_default=True, help="auto, or the only dtype to serve in.")
+@click.option("--max-tokens", type=int, help="Refuse longer rows than this; default: the model's own limit.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def log_command(
+    path: Path,
+    task: str,
+    name: str,
+    example: str | None,
+    defaults: tuple[str, ...],
+    dtype: str,
+    max_tokens: int | None,
+    as_json: bool,
+) -> None:
+    """Log the checkpoint in folder PATH with its contract and register it; prints the new version's number."""
+    from registry.flavor import log_model
+
+    with _errors():
+        logged = log_model(
+            path,
+            task=task,
+            name=name,
+            inputs=_read_json(example) if example is not None else None,
+            defaults=dict(_read_default(text) for text in defaults),
+            dtype=dtype,
+            max_tokens=max_tokens,
+        )
+    record = {
+        "name": logged.name,
+        "version": logged.version,
+        "uri": logged.uri,
+        "digest": logged.contract.digest,
+    }
+    click.echo(json.dumps(record) if as_json else logged.version)
+
+
+@main.command()
+@click.argument("name")
+@click.argument("version")
+@click.option("--why", required=True, help="The reason, for the history.")
+@click.option("--alias", default=DEFAULT_ALIAS, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def promote(name: str, version: str, why: str, alias: str, as_json: bool) -> None:
+    """Make VERSION of NAME the live one; running servers follow within their poll interval."""
+    from registry.versions import Versions
+
+    with _errors():
+        _show_moves([Versions().promote(name, version, why=why, alias=alias)], as_json)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--why", required=True, help="The reason, for the history.")
+@click.option("--alias", default=DEFAULT_ALIAS, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def rollback(name: str, why: str, alias: str, as_json: bool) -> None:
+    """Make the version live again that was live before, by history."""
+    from registry.versions import Versions
+
+    with _errors():
+        _show_moves([Versions().rollback(name, why=why, alias=alias)], as_json)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--alias", help="Only this alias.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def history(name: str, alias: str | None, as_json: bool) -> None:
+    """List who moved NAME's aliases, when, where and why."""
+    from registry.versions import Versions
+
+    with _errors():
+        _show_moves(Versions().history(name, alias), as_json)
+
+
+@main.command()
+@click.argument("models", nargs=-1, required=True, metavar="NAME[@ALIAS|/VERSION]…")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
+@click.option("--workers", type=int, help="Front processes.  [default: 1]")
+@click.option("--device", help="auto, cpu, cuda, or several as cuda:0,cuda:1.  [default: auto]")
+@click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
+@click.option("--poll-seconds", type=float, help="How often aliases are read.  [default: 2]")
+@click.option("--keep-previous", type=int, help="Versions kept loaded behind the live one.  [default: 1]")
+def serve(models: tuple[str, ...], host: str, port: int, **options: Any) -> None:
+    """Serve models until SIGTERM; an alias is followed from version to version."""
+    from serving.settings import ServingSettings
+
+    names = {"device": "DEVICE", "workers": "WORKERS", "dtype": "DTYPE"}
+    for option, value in options.items():
+        if value is not None:
+            os.environ[f"HEADWAITER_{names.get(option, option.upper())}"] = str(value)
+    os.environ["HEADWAITER_MODELS"] = " ".join(models)
+    with _errors():
+        settings = ServingSettings.from_environment()
+    os.environ["HEADWAITER_HOME"] = str(settings.registry.home)
+    os.environ["MLFLOW_TRACKING_URI"] = settings.registry.tracking_uri
+    os.environ.setdefault("BENTOML_HOME", str(settings.registry.home / "bentoml" / str(port)))
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_source_folder(), os.environ.get("PYTHONPATH", "")]))
+    command = ["-m", "bentoml", "serve", "serving.service:Headwaiter", "--host", host, "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+@main.command()
+@click.argument("url", default="http://127.0.0.1:3000")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(url: str, as_json: bool) -> None:
+    """Show what the server at URL serves: models, versions, states, aliases."""
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    if not url.startswith(("http://", "https://")):
+        raise click.UsageError(f"{url!r} is no http:// or https:// address")
+    try:
+        with urlopen(f"{url.rstrip('/')}/models", timeout=10) as answer:
+            found = json.load(answer)
+    except (URLError, OSError, ValueError) as error:
+        raise click.ClickException(f"no Headwaiter answers at {url}: {error}") from error
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for model in found["models"]:
+        aliases = ", ".join(f"{alias} → {version or 'none'}" for alias, version in model["aliases"].items())
+        click.echo(f"{model['name']}  live: {model['live'] or 'none'}  {aliases}  {model['error'] or ''}".rstrip())
+        for version, entry in model["versions"].items():
+            engines = ", ".join(f"{engine['device']} {engine['dtype']}" for engine in entry["engines"])
+            click.echo(f"  {version}  {entry['state']}  {engines}  {entry['error'] or ''}".rstrip())
+    if found["registry_error"]:
+        click.echo(f"the registry cannot be read: {found['registry_error']}")
+
+
+def _source_folder() -> str:
+    """Where this package lies; worker processes start elsewhere and must find the same code."""
+    return str(Path(__file__).resolve().parent.parent)
+
+
+def _show_moves(moves: "list[Move]", as_json: bool) -> None:
+    import msgspec
+
+    if as_json:
+        click.echo(msgspec.json.encode(moves).decode())
+        return
+    from datetime import UTC, datetime
+
+    for move in moves:
+        at = datetime.fromtimestamp(move.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        change = f"{move.from_version or 'none'} → {move.to_version}"
+        click.echo(f"{at}Z  {move.action:8}  {move.alias}  {change}  {move.who}  {move.why}")
+
+
+def _read_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"--example {text!r} is not JSON: {error}") from error
+
+
+def _read_default(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"--default {text!r}: write KEY=VALUE")
+    return key, {"true": True, "false": False}.get(value.lower(), value)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Show our own errors as one line and exit with status 1; anything else is a bug and keeps its traceback."""
+    from registry.errors import RegistryError
+    from serving.errors import EngineError, ServingError
+
+    try:
+        yield
+    except (RegistryError, ServingError, EngineError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

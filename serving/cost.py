@@ -1,0 +1,78 @@
+"""What a forward pass costs on this device, measured at warm-up, and the token budget that follows from it."""
+
+import time
+from collections.abc import Callable
+
+import numpy
+
+from serving.messages import Row
+from serving.model import Model
+from serving.queue import Cost
+
+ENOUGH = 0.95
+"""The budget is the smallest batch that reaches this share of the peak tokens a second."""
+LATENCY_SECONDS = 0.1
+"""A batch shall not take longer, unless one row alone does."""
+WARMUP_SECONDS = 3.0
+"""After this no further shape is measured."""
+TYPICAL_TOKENS = 32
+"""Length of the rows that are measured; attention makes much longer ones dearer per token."""
+MAX_ROWS = 4096
+
+
+def measure_cost(model: Model, clock: Callable[[], float] = time.perf_counter) -> Cost:
+    """Run batches of 1, 2, 4, … typical rows and one longest row; fit a line and choose the budget. Blocks."""
+    longest = model.contract.max_tokens
+    length = min(TYPICAL_TOKENS, longest)
+    deadline = clock() + WARMUP_SECONDS
+    sizes: list[int] = []
+    seconds: list[float] = []
+    rows = 1
+    while rows <= MAX_ROWS:
+        took = _time(model, rows, length, clock)
+        sizes.append(rows * length)
+        seconds.append(took)
+        if took > LATENCY_SECONDS or clock() > deadline or _is_past_peak(sizes, seconds):
+            break
+        rows *= 2
+    _time(model, 1, longest, clock)
+    return fit(sizes, seconds, longest)
+
+
+def fit(sizes: list[int], seconds: list[float], longest: int) -> Cost:
+    """The cost through measured (padded tokens, seconds), least squares of relative errors.
+
+    The budget is at least `longest`, so that every row fits.
+    """
+    weights = 1.0 / numpy.asarray(seconds)
+    columns = numpy.stack([numpy.ones(len(sizes)), numpy.asarray(sizes, dtype=float)], axis=1) * weights[:, None]
+    fixed, per_token = numpy.linalg.lstsq(columns, numpy.ones(len(sizes)), rcond=None)[0]
+    rates = [size / took for size, took in zip(sizes, seconds, strict=True)]
+    within = [index for index, took in enumerate(seconds) if took <= LATENCY_SECONDS] or [0]
+    peak = max(rates[index] for index in within)
+    budget = next(sizes[index] for index in within if rates[index] >= ENOUGH * peak)
+    return Cost(
+        fixed_seconds=max(float(fixed), 1e-6),
+        token_seconds=max(float(per_token), 1e-9),
+        budget_tokens=max(budget, longest),
+    )
+
+
+def _is_past_peak(sizes: list[int], seconds: list[float]) -> bool:
+    """Whether doubling twice brought nothing more."""
+    rates = [size / took for size, took in zip(sizes, seconds, strict=True)]
+    return len(rates) > 3 and max(rates[-2:]) < 1.02 * max(rates[:-2])
+
+
+def _time(model: Model, rows: int, length: int, clock: Callable[[], float]) -> float:
+    vocabulary = model.contract.processor.vocabulary
+    ids = numpy.random.default_rng(0).integers(0, vocabulary, size=(rows, length), dtype=numpy.int32)
+    batch = [
+        Row(index, ids[index].tobytes(), b"", model.task.typical_kind(model.contract), 0.0) for index in range(rows)
+    ]
+    best = float("inf")
+    for _ in range(3):
+        began = clock()
+        model.launch(batch).wait()
+        best = min(best, clock() - began)
+    return best

@@ -1,0 +1,174 @@
+"""The engine: one process for one version on one device. It owns the model, the device and the queue.
+
+One loop: drain the socket, choose a batch, forward, reply. Nothing else touches the queue, so there are no locks. On a
+GPU two batches are in flight: the next one is assembled while the current one runs. Replies go to the fronts.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import zmq
+
+from serving.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, pack
+from serving.queue import Cost, Entry, Queue
+from serving.report import EngineOrder, EngineReport, write_report
+
+if TYPE_CHECKING:
+    import numpy
+
+    from serving.metering import EngineMeter
+    from serving.model import Model, Pending
+
+IDLE_MILLISECONDS = 500
+LINGER_SECONDS = 1.0
+"""After SIGTERM: how long nothing may have come in before the engine leaves."""
+
+
+class Engine:
+    """The loop around one model. `run` blocks until `stop` was called and all that was accepted is answered."""
+
+    def __init__(self, model: "Model", cost: Cost, socket: "zmq.Socket[bytes]", meter: "EngineMeter") -> None:
+        self._model = model
+        self._cost = cost
+        self._socket = socket
+        self._meter = meter
+        self._queue = Queue()
+        self._in_flight: deque[tuple[list[Entry], Pending]] = deque()
+        self._depth = 2 if model.device.type == "cuda" else 1
+        self._decoder = msgspec.msgpack.Decoder(ToEngine)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._parent = os.getppid()
+        self._stopping = False
+        self._last_heard = time.monotonic()
+
+    def stop(self) -> None:
+        """Leave once everything that was accepted is answered and nothing has come in for a moment."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Serve. Returns after `stop`, or when the parent process is gone."""
+        while not self._may_leave():
+            self._drain(0 if self._queue or self._in_flight else IDLE_MILLISECONDS)
+            self._drop_expired()
+            while len(self._in_flight) < self._depth and (batch := self._queue.choose(self._cost)):
+                self._launch(batch)
+            if self._in_flight and (len(self._in_flight) == self._depth or self._in_flight[0][1].is_done()):
+                self._finish(*self._in_flight.popleft())
+            elif self._in_flight:
+                self._drain(1)
+            self._meter.observe_queue(self._queue.tokens)
+
+    def _may_leave(self) -> bool:
+        if os.getppid() != self._parent:
+            return True
+        quiet = time.monotonic() - self._last_heard > LINGER_SECONDS
+        return self._stopping and quiet and not self._queue and not self._in_flight
+
+    def _drain(self, milliseconds: int) -> None:
+        if milliseconds and not self._socket.poll(milliseconds):
+            return
+        now = time.monotonic()
+        while True:
+            try:
+                client, frame = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._last_heard = now
+            message = self._decoder.decode(frame)
+            if isinstance(message, Cancel):
+                self._queue.cancel(client, message.ids)
+            else:
+                for row in message.rows:
+                    self._queue.add(client, row, now)
+
+    def _drop_expired(self) -> None:
+        for entry in self._queue.expire(time.monotonic()):
+            self._reply(entry.client, Failure([entry.row.id], "deadline", "the deadline passed in the queue"))
+
+    def _launch(self, batch: list[Entry]) -> None:
+        try:
+            self._in_flight.append((batch, self._model.launch([entry.row for entry in batch])))
+        except Exception as error:  # a model may raise anything; it must cost its own row only
+            self._isolate(batch, error)
+
+    def _finish(self, batch: list[Entry], pending: "Pending") -> None:
+        try:
+            arrays = pending.wait()
+        except Exception as error:  # as above
+            self._isolate(batch, error)
+            return
+        self._meter.observe_batch([entry.length for entry in batch])
+        self._send(batch, arrays, pending.seconds)
+
+    def _isolate(self, batch: Sequence[Entry], error: Exception) -> None:
+        """Run the rows of a failed batch one by one, so that only the one at fault fails."""
+        if len(batch) == 1:
+            print(
+                f"headwaiter engine: a row failed: {type(error).__name__}: {error}",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._reply(batch[0].client, Failure([batch[0].row.id], "failed", "the model failed on this input"))
+            return
+        for entry in batch:
+            try:
+                pending = self._model.launch([entry.row])
+                self._send([entry], pending.wait(), pending.seconds)
+            except Exception as own:  # as above
+                self._isolate([entry], own)
+
+    def _send(self, batch: Sequence[Entry], arrays: "Sequence[numpy.ndarray[Any, Any]]", seconds: float) -> None:
+        clients: dict[bytes, list[int]] = {}
+        for index, entry in enumerate(batch):
+            clients.setdefault(entry.client, []).append(index)
+        for client, indexes in clients.items():
+            outputs = Outputs(
+                ids=[batch[index].row.id for index in indexes],
+                lengths=[batch[index].length for index in indexes],
+                arrays=[pack(array, indexes) for array in arrays],
+                forward_seconds=seconds,
+            )
+            self._reply(client, outputs)
+
+    def _reply(self, client: bytes, message: FromEngine) -> None:
+        with suppress(zmq.ZMQError):  # the front is gone; its clients are too
+            self._socket.send_multipart((client, self._encoder.encode(message)), zmq.NOBLOCK)
+
+
+def main(order_path: str) -> None:
+    """Entry point of the process: load what the order says, report, serve until SIGTERM."""
+    order = msgspec.json.decode(Path(order_path).read_bytes(), type=EngineOrder)
+    report = Path(order.report)
+    write_report(report, EngineReport(pid=os.getpid(), state="loading"))
+    try:
+        from serving.loading import load_engine
+
+        loaded = load_engine(order)
+    except Exception as error:  # whatever it is, the manager shows it
+        message = f"{type(error).__name__}: {error}"
+        write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message))
+        raise SystemExit(f"headwaiter engine {order.model}/{order.version}: {message}") from error
+    context = zmq.Context(io_threads=1)
+    socket = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.bind(order.address)
+    engine = Engine(loaded.model, loaded.cost, socket, loaded.meter)
+    signal.signal(signal.SIGTERM, lambda *_: engine.stop())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    write_report(report, loaded.report)
+    engine.run()
+    context.destroy(linger=1000)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,102 @@
+"""What can go wrong with a request, and the one table from cause to HTTP status and metric label.
+
+ServingError
+├── Malformed          400   not JSON, not the protocol's form
+├── UnknownModel       404   no such model or version here
+├── WrongMethod        405   the route exists, the method does not
+├── TooLarge           413   more bytes, rows or tokens than a request may have
+├── Unprocessable      422   well formed, but wrong for the task: names the field and the rule
+├── QueueFull          429   no room in the queue now; Retry-After says when
+├── NotReady           503   no engine of that version answers now; Retry-After says when
+├── DeadlineExceeded   504   the answer did not come in time
+└── Failed             500   the model failed on this very input
+"""
+
+from typing import ClassVar
+
+
+class ServingError(Exception):
+    """Base class. status: HTTP status. reason: a short fixed word for metrics and clients.
+
+    retry_seconds: after which to try again, or None. version: of the model that was asked, once one was chosen.
+    """
+
+    status: ClassVar[int] = 500
+    reason: ClassVar[str] = "failed"
+
+    def __init__(self, message: str, *, retry_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_seconds = retry_seconds
+        self.version: str | None = None
+
+
+class Malformed(ServingError):
+    """The body is not JSON, or not of the protocol's form."""
+
+    status = 400
+    reason = "malformed"
+
+
+class UnknownModel(ServingError):
+    """This server has no such model, version or route."""
+
+    status = 404
+    reason = "unknown_model"
+
+
+class WrongMethod(ServingError):
+    """The route takes another method."""
+
+    status = 405
+    reason = "wrong_method"
+
+
+class TooLarge(ServingError):
+    """The request has more bytes, rows or tokens than one may have."""
+
+    status = 413
+    reason = "too_large"
+
+
+class Unprocessable(ServingError):
+    """The request is well formed but breaks a rule of the task; the message names the field and the rule."""
+
+    status = 422
+    reason = "unprocessable"
+
+
+class QueueFull(ServingError):
+    """The queue's bound in tokens is reached; nothing of this request was queued."""
+
+    status = 429
+    reason = "queue_full"
+
+
+class NotReady(ServingError):
+    """No engine of the version answers now."""
+
+    status = 503
+    reason = "not_ready"
+
+
+class DeadlineExceeded(ServingError):
+    """The answer did not come before the request's deadline."""
+
+    status = 504
+    reason = "deadline"
+
+
+class Failed(ServingError):
+    """The model failed on this input; its neighbours in the batch are not affected."""
+
+
+class ClientGone(ServingError):
+    """The client left before its answer; nobody reads this. 499 is nginx's status for it."""
+
+    status = 499
+    reason = "client_gone"
+
+
+class EngineError(Exception):
+    """An engine could not be brought up; the message is shown in `GET /models/{name}`."""

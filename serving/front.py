@@ -1,0 +1,290 @@
+"""The front: follows the routing table, chooses the version, encodes, sends rows to an engine, decodes. No torch here.
+
+A request goes through `answer`, from whatever protocol it came. Everything runs in one event loop; a clock tick looks
+at the table, at deadlines and at clients that left.
+"""
+
+import asyncio
+import fcntl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from serving.errors import ClientGone, NotReady, ServingError, UnknownModel
+from serving.link import Link, Waiter, deadline_in
+from serving.request import assemble
+from serving.settings import ServingSettings
+from serving.table import FRONTS_LOCK, ModelEntry, Table, TableFile
+from serving.tasks.base import Encoded, Request, RowArrays, Task
+from serving.view import View
+
+TICK_SECONDS = 0.05
+YIELD_SECONDS = 0.002
+"""How long a request may encode or decode before others get their turn."""
+WATCH_SECONDS = 0.2
+"""A request that waits longer than this has its connection watched, so that a client that left frees its place."""
+MIN_QUEUE_ROWS = 64
+"""The queue takes at least this many of the model's longest rows."""
+
+Gone = Callable[[], Awaitable[Any]]
+"""Returns when the client has left."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer as `write` made it; who gave it; and where the time went, in seconds."""
+
+    value: Any
+    version: str
+    encode_seconds: float
+    queue_seconds: float
+    forward_seconds: float
+    decode_seconds: float
+
+
+class Front:
+    """One front worker's state. Construct it anywhere; `start` and everything else in its event loop."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self.settings = settings
+        self.table = Table()
+        self._file = TableFile(settings.run)
+        self._views: dict[tuple[str, str], View] = {}
+        self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
+        self._watched: dict[Waiter, tuple[Link, Gone, float]] = {}
+        self._watchers: dict[Waiter, asyncio.Task[None]] = {}
+        self._unserved_since: dict[str, float] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started = time.monotonic()
+
+    async def start(self) -> None:
+        """Follow the table from now on; holds the lock that tells the manager that fronts still live."""
+        self.settings.run.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.settings.run / FRONTS_LOCK).open("a")
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        self._tasks = [asyncio.create_task(self._follow_table()), asyncio.create_task(self._tick())]
+
+    async def stop(self) -> None:
+        """Let go of everything; what still waits fails."""
+        for task in self._tasks:
+            task.cancel()
+        for view in self._views.values():
+            for link in view.links.values():
+                link.close()
+        self._lock.close()
+
+    def find(self, name: str, version: str | None) -> View:
+        """The view of `name` or `name@alias`, at a version or the live one. Raises UnknownModel, NotReady."""
+        name, _, alias = name.partition("@")
+        entry = self.table.models.get(name)
+        if entry is None:
+            served = ", ".join(self.table.models) or "none yet"
+            raise UnknownModel(f"there is no model {name!r} here; served: {served}")
+        if version is None:
+            version = self._live(name, entry, alias)
+        view = self._views.get((name, version))
+        if view is None:
+            known = entry.versions.get(version)
+            if known is None:
+                raise UnknownModel(
+                    f"{name} has no version {version!r} here; loaded: {', '.join(entry.versions) or 'none'}"
+                )
+            if known.state == "failed":
+                raise NotReady(f"{name}/{version} could not be loaded: see GET /models/{name}", retry_seconds=10.0)
+            raise NotReady(f"{name}/{version} is {known.state}: try again", retry_seconds=1.0)
+        return view
+
+    async def answer(
+        self,
+        name: str,
+        version: str | None,
+        read: Callable[[Task], Request],
+        *,
+        protocol: str,
+        write: Callable[[Any], Any] = lambda value: value,
+        gone: Gone | None = None,
+    ) -> Answer:
+        """The answer of `name` (or `name@alias`), at a version or the live one, counted under `protocol`.
+
+        read: parses the request; its time counts as encoding. write: gives the answer its final form; counts as
+        decoding. gone: returns when the client has left; then its rows leave the queue. Raises ServingError, which
+        knows the version once one was chosen.
+        """
+        began = time.perf_counter()
+        view = self.find(name, version)
+        view.meter.begin()
+        status = 500
+        try:
+            answer = await self._answer(view, read, write, gone, began)
+            status = 200
+            return answer
+        except ServingError as error:
+            status, error.version = error.status, view.version
+            view.meter.reject(error.reason)
+            raise
+        finally:
+            view.meter.end(protocol, status, time.perf_counter() - began)
+
+    def is_ready(self) -> bool:
+        """Whether the live version of every model answers here."""
+        return bool(self.table.models) and all(
+            entry.live is not None and (view := self._views.get((name, entry.live))) is not None and view.accepting
+            for name, entry in self.table.models.items()
+        )
+
+    def is_alive(self) -> bool:
+        """False when the manager, or every engine of a live model, has been gone for longer than the grace period."""
+        grace, now = self.settings.grace_seconds, time.monotonic()
+        if now - self._started < grace:
+            return True
+        return self._file.silence_seconds() <= grace and all(
+            now - since <= grace for since in self._unserved_since.values()
+        )
+
+    async def _answer(
+        self,
+        view: View,
+        read: Callable[[Task], Request],
+        write: Callable[[Any], Any],
+        gone: Gone | None,
+        began: float,
+    ) -> Answer:
+        request = read(view.task)
+        encoded = await self._encode(view, request)
+        sent = time.perf_counter()
+        link = view.choose_link()
+        rows = [row for item in encoded for row in item.rows]
+        waiter = link.submit(rows, deadline_in(self.settings.timeout_seconds))
+        if gone is not None:
+            self._watched[waiter] = (link, gone, time.monotonic())
+        try:
+            arrays = await waiter.done
+        except asyncio.CancelledError:
+            link.abandon(waiter, ClientGone("cancelled"))
+            raise
+        finally:
+            self._watched.pop(waiter, None)
+            if watcher := self._watchers.pop(waiter, None):
+                watcher.cancel()
+        received = time.perf_counter()
+        value = write(await self._decode(view, request, encoded, arrays))
+        waited, forward = received - sent, waiter.forward_seconds
+        answer = Answer(
+            value=value,
+            version=view.version,
+            encode_seconds=sent - began,
+            queue_seconds=max(0.0, waited - forward),
+            forward_seconds=min(waited, forward),
+            decode_seconds=time.perf_counter() - received,
+        )
+        view.meter.observe_stages(
+            answer.encode_seconds, answer.queue_seconds, answer.forward_seconds, answer.decode_seconds
+        )
+        return answer
+
+    def _live(self, name: str, entry: ModelEntry, alias: str) -> str:
+        if alias and alias not in entry.aliases:
+            raise UnknownModel(f"{name} is not served at alias {alias!r}; served: {', '.join(entry.aliases) or 'none'}")
+        live = entry.aliases[alias] if alias else entry.live
+        if live is None:
+            raise NotReady(f"no version of {name} is loaded yet: {entry.error or 'try again'}", retry_seconds=1.0)
+        return live
+
+    async def _encode(self, view: View, request: Request) -> list[Encoded]:
+        encoded, turn = [], time.perf_counter()
+        for index, item in enumerate(request.items):
+            try:
+                encoded.append(view.task.encode(item, request.parameters, view.served))
+            except ServingError as error:
+                if request.many:
+                    error.message = error.message.replace("inputs", f"inputs[{index}]", 1)
+                raise
+            if time.perf_counter() - turn > YIELD_SECONDS:
+                await asyncio.sleep(0)
+                turn = time.perf_counter()
+        return encoded
+
+    async def _decode(self, view: View, request: Request, encoded: list[Encoded], arrays: list[RowArrays]) -> Any:
+        answers, turn, first = [], time.perf_counter(), 0
+        for item in encoded:
+            rows = arrays[first : first + len(item.rows)]
+            first += len(item.rows)
+            answers.append(view.task.decode(rows, item.plan, request.parameters, view.served))
+            if time.perf_counter() - turn > YIELD_SECONDS:
+                await asyncio.sleep(0)
+                turn = time.perf_counter()
+        for answer in answers:
+            view.meter.observe_predictions(view.task.predictions(answer))
+        return assemble(answers, request, view.task)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = time.monotonic()
+            for view in self._views.values():
+                for link in view.links.values():
+                    link.abandon_late(now)
+            for waiter, (link, gone, since) in self._watched.items():
+                if now - since > WATCH_SECONDS and waiter not in self._watchers:
+                    self._watchers[waiter] = asyncio.create_task(self._watch(waiter, link, gone))
+            for name, entry in self.table.models.items():
+                live = self._views.get((name, entry.live)) if entry.live is not None else None
+                if entry.live is None or (live is not None and live.accepting):
+                    self._unserved_since.pop(name, None)
+                else:
+                    self._unserved_since.setdefault(name, now)
+
+    async def _watch(self, waiter: Waiter, link: Link, gone: Gone) -> None:
+        await gone()
+        link.abandon(waiter, ClientGone("the client left"))
+
+    async def _follow_table(self) -> None:
+        while True:
+            table = self._file.read_if_changed()
+            if table is not None:
+                await self._apply(table)
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _apply(self, table: Table) -> None:
+        """Load what is new beside what serves, switch in one step, then close what is gone."""
+        wanted = {
+            (name, version): entry for name, model in table.models.items() for version, entry in model.versions.items()
+        }
+        for (name, version), entry in wanted.items():
+            known = self._views.get((name, version))
+            stale = known is not None and entry.contract is not None and known.contract != entry.contract
+            if entry.engines and entry.contract is not None and (known is None or stale):
+                view = await asyncio.to_thread(View.load, name, version, Path(entry.root), entry.contract)
+                if stale and known is not None:
+                    self._close_links(known, keep=set())
+                self._views[name, version] = view
+        for key, view in list(self._views.items()):
+            engines = wanted[key].engines if key in wanted else ()
+            for engine in engines:
+                if engine.address not in view.links:
+                    view.links[engine.address] = Link(self._context, engine.address, view.task, 0)
+                link = view.links[engine.address]
+                link.tokens_per_second = max(1.0, engine.tokens_per_second)
+                link.bound_tokens = self._bound(link.tokens_per_second, view.contract.max_tokens)
+            view.accepting = [view.links[engine.address] for engine in engines if engine.accepting]
+        self.table = table
+        for key, view in list(self._views.items()):
+            engines = wanted[key].engines if key in wanted else ()
+            self._close_links(view, keep={engine.address for engine in engines})
+            if not view.links:
+                del self._views[key]
+
+    def _bound(self, tokens_per_second: float, longest: int) -> int:
+        """This front's share of an engine's queue, in tokens."""
+        settings = self.settings
+        total = settings.queue_tokens or max(int(tokens_per_second * settings.queue_seconds), MIN_QUEUE_ROWS * longest)
+        return max(1, total // settings.workers)
+
+    @staticmethod
+    def _close_links(view: View, keep: set[str]) -> None:
+        for address in [address for address in view.links if address not in keep]:
+            view.links.pop(address).close()

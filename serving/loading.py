@@ -1,0 +1,58 @@
+"""From an order to a loaded, checked and measured model: the slow part of an engine's life, before it serves."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from registry.flavor import read_contract
+from serving.cost import measure_cost
+from serving.errors import EngineError
+from serving.metering import EngineMeter
+from serving.model import Model, choose_device, choose_dtypes
+from serving.predictor import Predictor
+from serving.queue import Cost
+from serving.report import EngineOrder, EngineReport
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What an engine needs to serve."""
+
+    model: Model
+    cost: Cost
+    meter: EngineMeter
+    report: EngineReport
+
+
+def load_engine(order: EngineOrder) -> Loaded:
+    """Load in the fastest dtype whose answer to the contract's example agrees with the recorded one. Blocks.
+
+    Raises EngineError where none agrees, HeadError or ArtifactError where the artifact cannot be loaded.
+    """
+    if order.threads:
+        torch.set_num_threads(order.threads)
+    root = Path(order.root)
+    contract = read_contract(root)
+    device = choose_device(order.device)
+    notes = []
+    for dtype in choose_dtypes(device, contract.dtype, order.dtype):
+        predictor = Predictor(root, contract, device=device, dtype=dtype)
+        difference = predictor.find_difference()
+        if difference is None:
+            break
+        notes.append(f"{dtype} is not used: the contract's example came out otherwise: {difference}")
+    else:
+        raise EngineError("; ".join(notes))
+    cost = measure_cost(predictor.model)
+    report = EngineReport(
+        pid=os.getpid(),
+        state="ready",
+        device=device,
+        dtype=dtype,
+        dtype_note="; ".join(notes),
+        budget_tokens=cost.budget_tokens,
+        tokens_per_second=cost.tokens_per_second,
+    )
+    return Loaded(predictor.model, cost, EngineMeter(order.model, order.version, contract.task), report)

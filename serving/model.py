@@ -1,0 +1,139 @@
+"""A loaded model on its device: rows of token ids → one forward pass → small arrays on the host. Engine side.
+
+`launch` does not wait for a GPU: the engine assembles the next batch while this one runs.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from registry.checks import load_model
+from registry.contract import Contract
+from registry.layout import MODEL_FOLDER
+from serving.messages import Row
+from serving.tasks import get_task
+from serving.tasks.base import Batch, RowArrays, Task
+
+
+def choose_device(wanted: str) -> str:
+    """Resolve a device: "auto" becomes the first GPU, or else the CPU; any other name is returned as it is."""
+    if wanted != "auto":
+        return wanted
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def choose_dtypes(device: str, allowed: str, wanted: str) -> tuple[str, ...]:
+    """The dtypes to try, best first. allowed: the contract's. wanted: the operator's; both may be "auto".
+
+    bfloat16 is tried where the hardware multiplies it: NVIDIA from compute capability 8.0, CPUs with AMX or
+    AVX512-BF16. Anything else computes in float32.
+    """
+    fixed = wanted if wanted != "auto" else allowed
+    if fixed != "auto":
+        return (fixed,)
+    if device.startswith("cuda"):
+        fast = torch.cuda.get_device_capability(device)[0] >= 8
+    else:
+        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return ("bfloat16", "float32") if fast else ("float32",)
+
+
+@dataclass
+class Pending:
+    """A forward pass under way. arrays: host tensors, valid once `wait` returned. event: a CUDA event, or None."""
+
+    arrays: tuple[torch.Tensor, ...]
+    event: Any
+    began: float
+    seconds: float = 0.0
+
+    def is_done(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self.event is None or bool(self.event.query())
+
+    def wait(self) -> list[numpy.ndarray[Any, Any]]:
+        """The arrays, first dimension rows; blocks until the device is done, and raises what it raised."""
+        if self.event is not None:
+            self.event.synchronize()
+            self.seconds = time.perf_counter() - self.began
+        return [array.numpy() for array in self.arrays]
+
+
+class Model:
+    """The head of one version, in eval mode, on one device. Not for use from several threads."""
+
+    def __init__(self, root: Path, contract: Contract, *, device: str = "cpu", dtype: str = "float32") -> None:
+        """root: the artifact's folder, verified. Blocks while weights are read; raises HeadError or ArtifactError."""
+        self.task: Task = get_task(contract.task)
+        self.contract = contract
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self._module = load_model(root / MODEL_FOLDER, contract.task, dtype=dtype).to(self.device)
+        self._is_cuda = self.device.type == "cuda"
+
+    @torch.inference_mode()
+    def launch(self, rows: Sequence[Row]) -> Pending:
+        """Start a forward pass over rows of one kind; on a CPU it is finished on return."""
+        began = time.perf_counter()
+        batch = self._batch(rows)
+        arrays = self.task.forward(self._module, batch)
+        if not self._is_cuda:
+            return Pending(arrays, None, began, time.perf_counter() - began)
+        hosts = tuple(torch.empty(array.shape, dtype=array.dtype, pin_memory=True) for array in arrays)
+        for host, array in zip(hosts, arrays, strict=True):
+            host.copy_(array, non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        event.record()
+        return Pending(hosts, event, began)
+
+    def run(self, rows: Sequence[Row]) -> list[RowArrays]:
+        """Forward and wait; the arrays of each row, cut to its length where they have tokens."""
+        arrays = self.launch(rows).wait()
+        return [cut(arrays, index, row.length, self.task, row.kind) for index, row in enumerate(rows)]
+
+    def _batch(self, rows: Sequence[Row]) -> Batch:
+        lengths = [row.length for row in rows]
+        ids, mask = pad(rows, lengths, self.contract.processor.pad_token_id)
+        inputs = {"input_ids": ids}
+        if mask is not None:
+            inputs["attention_mask"] = mask.astype(numpy.int64)
+        if any(row.types for row in rows):
+            inputs["token_type_ids"] = pad_types(rows, ids.shape)
+        return Batch({name: self._to_device(array) for name, array in inputs.items()}, lengths, rows[0].kind)
+
+    def _to_device(self, array: numpy.ndarray[Any, Any]) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self._is_cuda else tensor
+
+
+def pad(
+    rows: Sequence[Row], lengths: Sequence[int], pad_id: int
+) -> tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any] | None]:
+    """Ids (rows, longest) int64 and which are real, (rows, longest) bool, or None when nothing is padded."""
+    flat = numpy.frombuffer(b"".join([row.tokens for row in rows]), dtype=numpy.int32)
+    longest = max(lengths)
+    if len(flat) == longest * len(rows):
+        return flat.reshape(len(rows), longest).astype(numpy.int64), None
+    mask = numpy.arange(longest) < numpy.asarray(lengths)[:, None]
+    ids = numpy.full(mask.shape, pad_id, dtype=numpy.int64)
+    ids[mask] = flat
+    return ids, mask
+
+
+def pad_types(rows: Sequence[Row], shape: tuple[int, ...]) -> numpy.ndarray[Any, Any]:
+    """token_type_ids (rows, longest) int64, 0 where a row has none."""
+    types = numpy.zeros(shape, dtype=numpy.int64)
+    for index, row in enumerate(rows):
+        if row.types:
+            types[index, : len(row.types)] = numpy.frombuffer(row.types, dtype=numpy.int8)
+    return types
+
+
+def cut(arrays: Sequence[numpy.ndarray[Any, Any]], index: int, length: int, task: Task, kind: str) -> RowArrays:
+    """One row's arrays, without its padding."""
+    return [array[index, :length] if task.has_tokens(kind) else array[index] for array in arrays]

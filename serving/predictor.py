@@ -1,0 +1,52 @@
+"""A model in this very process: request → answer, one item at a time, with the same task code as the server.
+
+The engine checks a loaded version with it, logging records the example's output with it, and `python_function` is it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from registry.contract import Contract
+from registry.flavor import read_contract
+from registry.layout import MODEL_FOLDER
+from serving.agreement import FLOAT32_TOLERANCE, LOW_PRECISION_TOLERANCE, find_difference
+from serving.messages import Row
+from serving.model import Model
+from serving.request import assemble, convert_request
+from serving.tasks.base import Served
+from serving.text import TextEncoder
+
+
+class Predictor:
+    """The artifact at `root`, loaded. Not for use from several threads."""
+
+    def __init__(
+        self, root: Path, contract: Contract | None = None, *, device: str = "cpu", dtype: str = "float32"
+    ) -> None:
+        self.contract = contract or read_contract(root)
+        self.model = Model(root, self.contract, device=device, dtype=dtype)
+        self._served = Served(self.contract, TextEncoder(root / MODEL_FOLDER, self.contract))
+
+    def answer(self, inputs: Any, parameters: dict[str, Any] | None = None) -> Any:
+        """The answer to a request; every item is a forward pass of its own. Raises ServingError."""
+        task = self.model.task
+        request = convert_request(inputs, parameters, task, max_rows=1_000_000)
+        answers = []
+        for item in request.items:
+            encoded = task.encode(item, request.parameters, self._served)
+            rows = [self.model.run([Row(0, row.tokens, row.types, row.kind, 0.0)])[0] for row in encoded.rows]
+            answers.append(task.decode(rows, encoded.plan, request.parameters, self._served))
+        return assemble(answers, request, task)
+
+    def example(self, inputs: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+        """A record of `inputs` (the task's own example if None), `parameters` and the answer to them."""
+        inputs = list(self.model.task.example) if inputs is None else inputs
+        return {"inputs": inputs, "parameters": parameters, "output": self.answer(inputs, parameters)}
+
+    def find_difference(self) -> str | None:
+        """How the contract's example comes out otherwise than recorded, or None; also None without an example."""
+        example = self.contract.example
+        if example is None:
+            return None
+        tolerance = FLOAT32_TOLERANCE if self.model.dtype == "float32" else LOW_PRECISION_TOLERANCE
+        return find_difference(example.output, self.answer(example.inputs, example.parameters), tolerance)

@@ -1,0 +1,54 @@
+"""The artifact as MLflow's `python_function`: what `mlflow.pyfunc.load_model` and `mlflow models serve` load.
+
+Also the hook by which logging asks the artifact for its example's answer (`registry.flavor.LOADER`).
+"""
+
+from pathlib import Path
+from typing import Any
+
+from serving.predictor import Predictor
+from serving.tasks import get_task
+
+TEXT_COLUMNS = ("inputs", "text")
+
+
+def load(root: Path) -> Predictor:
+    """The artifact in float32 on the CPU, as it is recorded at logging."""
+    return Predictor(root)
+
+
+def task_defaults(task: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The task's part of the contract for a checkpoint's folder; raises ContractError."""
+    return get_task(task).defaults(folder, given)
+
+
+class PyFunc:
+    """`predict` of MLflow's python_function."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+
+    # model_input stays without a type: MLflow would take one for a schema and check inputs against it
+    def predict(self, model_input, params: dict[str, Any] | None = None) -> list[Any]:  # type: ignore[no-untyped-def]
+        """One answer per input, in order.
+
+        model_input: a text, a list of the task's inputs, or a pandas DataFrame with a column `inputs` or `text` (and
+        `text_pair` for pairs), or with one column. params: the request's parameters.
+        """
+        inputs = _to_inputs(model_input)
+        return [self._predictor.answer([entry], params or None)[0] for entry in inputs]
+
+
+def _load_pyfunc(path: str) -> PyFunc:
+    """MLflow's hook; `path` is the artifact's folder."""
+    return PyFunc(load(Path(path)))
+
+
+def _to_inputs(model_input: Any) -> list[Any]:
+    if not hasattr(model_input, "columns"):
+        return list(model_input) if isinstance(model_input, list | tuple) else [model_input]
+    names = [str(name) for name in model_input.columns]
+    if "text_pair" in names:
+        return [dict(record) for record in model_input[["text", "text_pair"]].to_dict("records")]
+    column = next((name for name in TEXT_COLUMNS if name in names), names[0])
+    return list(model_input[column])

@@ -1,0 +1,54 @@
+"""What an engine says of itself, in a file that the manager reads; and what the manager tells the engine to do."""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+
+class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What to load and where to answer.
+
+    root: the verified artifact. device, dtype: as set, "auto" allowed. address: a ZeroMQ address to bind. report: the
+    file to report to. threads: on a CPU, 0 for all cores. metrics: where to count, None for nowhere.
+    """
+
+    model: str
+    version: str
+    root: str
+    device: str
+    dtype: str
+    address: str
+    report: str
+    threads: int
+
+
+class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an engine is. state: "loading", "ready" or "failed"; then error says why.
+
+    dtype_note: why the dtype is not the fastest, or empty. budget_tokens: of a batch. tokens_per_second: measured.
+    """
+
+    pid: int
+    state: str
+    error: str = ""
+    device: str = ""
+    dtype: str = ""
+    dtype_note: str = ""
+    budget_tokens: int = 0
+    tokens_per_second: float = 0.0
+
+
+def write_report(path: Path, report: msgspec.Struct) -> None:
+    """Replace the file in one step, so that a reader sees the old or the new one whole."""
+    staging = path.with_suffix(f".{os.getpid()}.tmp")
+    staging.write_bytes(msgspec.json.encode(report))
+    os.replace(staging, path)
+
+
+def read_report(path: Path) -> EngineReport | None:
+    """The last report, None before the first."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=EngineReport)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,94 @@
+"""From a body to a checked request of one task, and from its items' answers to the answer. Front side."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from serving.errors import Malformed, TooLarge, Unprocessable
+from serving.tasks.base import Request, Task
+
+
+@cache
+def _form(task: Task) -> type[msgspec.Struct]:
+    """The type of the task's body: `{"inputs": item or [item, …], "parameters": {…}}`."""
+    return msgspec.defstruct(
+        "Body",
+        [
+            ("inputs", task.Item | list[task.Item]),  # type: ignore[name-defined]  # a type known at run time
+            ("parameters", task.Parameters | None, None),
+        ],
+        forbid_unknown_fields=True,
+        frozen=True,
+    )
+
+
+@cache
+def _decoder(task: Task) -> "msgspec.json.Decoder[Any]":
+    return msgspec.json.Decoder(_form(task))
+
+
+def parse_body(body: bytes, task: Task, max_rows: int) -> Request:
+    """The request in a JSON body; raises Malformed (not JSON), Unprocessable (field and rule) or TooLarge."""
+    try:
+        return _checked(_decoder(task).decode(body), task, max_rows)
+    except msgspec.ValidationError as error:
+        raise Unprocessable(_explain(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        cause = "or it has a lone surrogate" if b"\\ud" in body.lower() else error
+        raise Malformed(
+            f'the body is not JSON ({cause}): send {{"inputs": …, "parameters": {{…}}}} in UTF-8'
+        ) from error
+
+
+def convert_request(inputs: Any, parameters: Any, task: Task, max_rows: int) -> Request:
+    """The same from plain data; raises Unprocessable or TooLarge."""
+    try:
+        form = msgspec.convert({"inputs": inputs, "parameters": parameters}, _form(task))
+    except msgspec.ValidationError as error:
+        raise Unprocessable(_explain(error)) from error
+    request = _checked(form, task, max_rows)
+    for item in request.items:
+        _check_unicode(item)
+    return request
+
+
+def assemble(answers: Sequence[Any], request: Request, task: Task) -> Any:
+    """The items' answers in the form that the client asked for: a list for a list."""
+    return list(answers) if request.many or task.nests_single else answers[0]
+
+
+def _checked(form: Any, task: Task, max_rows: int) -> Request:
+    many = isinstance(form.inputs, list)
+    items = form.inputs if many else [form.inputs]
+    if not items:
+        raise Unprocessable("inputs is an empty list: it needs at least one input")
+    if len(items) > max_rows:
+        raise TooLarge(
+            f"inputs has {len(items):,} entries, a request may have {max_rows:,}: send them in several requests"
+        )
+    return Request(items, many, form.parameters if form.parameters is not None else task.Parameters())
+
+
+def _check_unicode(item: Any) -> None:
+    """JSON bodies cannot hold lone surrogates past the decoder; plain data can."""
+    texts = (
+        [item] if isinstance(item, str) else [getattr(item, name) for name in getattr(item, "__struct_fields__", ())]
+    )
+    for text in texts:
+        if isinstance(text, str):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise Unprocessable(
+                    f"inputs holds a lone surrogate at character {error.start}: send valid Unicode"
+                ) from error
+
+
+def _explain(error: Exception) -> str:
+    """Msgspec's message with the path as users write it: `inputs[0]: expected str, got int`."""
+    rule, _, path = str(error).partition(" - at `$")
+    rule = rule[:1].lower() + rule[1:]
+    where = path.rstrip("`").lstrip(".").replace("[...]", "[…]")
+    return f"{where}: {rule}" if where else rule

@@ -1,0 +1,124 @@
+"""The BentoML services: `Headwaiter`, whose workers are the fronts, and the manager that it depends on.
+
+`bentoml serve serving.service:Headwaiter` runs both; `headwaiter serve` does that with its flags in the environment.
+The data plane goes round BentoML's middleware, which costs more than a small model's forward pass; everything else is
+BentoML's: processes, health routes, the typed API and its OpenAPI page, `bentoml build`.
+"""
+
+import asyncio
+import os
+import threading
+from functools import cache
+from http import HTTPStatus
+from typing import Any
+
+import bentoml
+from _bentoml_sdk import Service
+from bentoml.exceptions import BentoMLException
+
+from serving.app import DataPlane
+from serving.errors import ServingError
+from serving.front import Front
+from serving.request import convert_request
+from serving.settings import ServingSettings
+
+_QUIET = {
+    "metrics": {"enabled": False},  # ours are served instead: BentoML's have the raw path as a label
+    "logging": {"access": {"enabled": False}},
+    "tracing": {"excluded_urls": ".*"},  # spans are recorded even when nobody samples them
+    "traffic": {"timeout": 3600},  # a request's own deadline is shorter
+}
+
+
+@cache
+def front() -> Front:
+    """This worker's front."""
+    return Front(ServingSettings.from_environment())
+
+
+class FrontService(Service[Any]):
+    """A BentoML service whose ASGI app has the data plane before it."""
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        """BentoML's hook: what the worker serves."""
+        return DataPlane(front(), super().to_asgi(is_main=is_main))
+
+
+@bentoml.service(name="headwaiter_manager", workers=1, **_QUIET)
+class Manager:
+    """Reads the registry, starts and stops engines, publishes the routing table. It has no API of its own."""
+
+    def __init__(self) -> None:
+        from serving.manager import Manager as Loop
+
+        self._loop = Loop(ServingSettings.from_environment())
+        self._thread = threading.Thread(target=self._loop.run, name="headwaiter-manager")
+        self._thread.start()
+
+    def __is_alive__(self) -> bool:
+        return self._thread.is_alive()
+
+    @bentoml.on_shutdown
+    async def shut_down(self) -> None:
+        """Wait for the fronts, then end the engines."""
+        self._loop.stop()
+        await asyncio.to_thread(self._thread.join)
+
+
+@bentoml.service(
+    name="headwaiter",
+    service_class=FrontService,
+    workers=int(os.environ.get("HEADWAITER_WORKERS") or 1),
+    **_QUIET,
+)
+class Headwaiter:
+    """Serves fine-tuned Hugging Face models from an MLflow registry.
+
+    The same models answer at `POST /models/{model}`; `GET /models` lists them with their versions and contracts.
+    """
+
+    manager = bentoml.depends(Manager)
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Follow the routing table."""
+        await front().start()
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Close the connections to the engines."""
+        await front().stop()
+
+    @bentoml.api
+    async def predict(
+        self,
+        model: str,
+        inputs: Any,
+        parameters: dict[str, Any] | None = None,
+        version: str | None = None,
+    ) -> Any:
+        """Answer one input or a list of inputs with a model's live version, or with the version that is named."""
+        limit = front().settings.max_rows
+        try:
+            answer = await front().answer(
+                model,
+                version,
+                lambda task: convert_request(inputs, parameters, task, limit),
+                protocol="bentoml",
+            )
+        except ServingError as error:
+            raise _as_bentoml(error) from error
+        return answer.value
+
+    async def __is_alive__(self) -> bool:
+        return front().is_alive()
+
+    async def __is_ready__(self) -> bool:
+        return front().is_ready()
+
+
+def _as_bentoml(error: ServingError) -> BentoMLException:
+    """The same status and message in the exception that BentoML answers with."""
+    kind = type("HeadwaiterError", (BentoMLException,), {"error_code": HTTPStatus(error.status)})
+    exception: BentoMLException = kind(error.message)
+    return exception

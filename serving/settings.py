@@ -1,0 +1,104 @@
+"""The server's settings: flags become `HEADWAITER_*` variables, read once in each process and refused loudly."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from registry.references import Reference
+from registry.settings import InvalidSetting, RegistrySettings
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class ServingSettings:
+    """Everything that can be set about a server. Times are in seconds, sizes in bytes or tokens.
+
+    models: what to serve. workers: front processes, >= 1. devices: "auto" or torch device names; one engine each.
+    dtype: "auto" or the one to serve in. poll_seconds: how often aliases are read. keep_previous: versions that stay
+    loaded behind the live one. timeout_seconds: a request's deadline. grace_seconds: how long the manager or all
+    engines of a live model may be gone before liveness fails, and how long shutdown waits for accepted requests.
+    load_seconds: how long a version may take to load. queue_tokens: bound of an engine's queue, 0 for what the engine
+    computes in `queue_seconds`. max_body_bytes, max_rows: bounds of one request. threads: of an engine on a CPU, 0 for
+    all cores. run: folder of sockets and the routing table.
+    """
+
+    registry: RegistrySettings
+    models: tuple[Reference, ...]
+    run: Path
+    workers: int = 1
+    devices: tuple[str, ...] = ("auto",)
+    dtype: str = "auto"
+    poll_seconds: float = 2.0
+    keep_previous: int = 1
+    timeout_seconds: float = 30.0
+    grace_seconds: float = 30.0
+    load_seconds: float = 600.0
+    queue_tokens: int = 0
+    queue_seconds: float = 10.0
+    max_body_bytes: int = 8 * 1024 * 1024
+    max_rows: int = 1024
+    threads: int = 0
+
+    @classmethod
+    def from_environment(
+        cls, environ: Mapping[str, str] = os.environ, instance: int | None = None
+    ) -> "ServingSettings":
+        """Read and check the settings; raises InvalidSetting, which names variable, value and rule.
+
+        instance: what the processes of one server share, their common parent's id by default; names the run folder.
+        """
+        registry = RegistrySettings.from_environment(environ)
+        read = _Reader(environ)
+        run = registry.home / "run" / str(os.getppid() if instance is None else instance)
+        if len(str(run)) > 70:
+            raise InvalidSetting(
+                f"HEADWAITER_HOME={registry.home} is too long: a socket's path may have 107 bytes, so choose a folder "
+                "whose path has at most 50"
+            )
+        devices = tuple(part.strip() for part in environ.get("HEADWAITER_DEVICE", "auto").split(",") if part.strip())
+        models = environ.get("HEADWAITER_MODELS", "").split()
+        return cls(
+            registry=registry,
+            run=run,
+            models=tuple(dict.fromkeys(Reference.parse(model) for model in models)),
+            devices=devices or ("auto",),
+            dtype=read.choice("DTYPE", DTYPES),
+            workers=read.number("WORKERS", int, cls.workers, 1, 256),
+            poll_seconds=read.number("POLL_SECONDS", float, cls.poll_seconds, 0.05, 3600),
+            keep_previous=read.number("KEEP_PREVIOUS", int, cls.keep_previous, 0, 100),
+            timeout_seconds=read.number("TIMEOUT_SECONDS", float, cls.timeout_seconds, 0.001, 3600),
+            grace_seconds=read.number("GRACE_SECONDS", float, cls.grace_seconds, 0.1, 3600),
+            load_seconds=read.number("LOAD_SECONDS", float, cls.load_seconds, 1, 86400),
+            queue_tokens=read.number("QUEUE_TOKENS", int, cls.queue_tokens, 0, 10**9),
+            queue_seconds=read.number("QUEUE_SECONDS", float, cls.queue_seconds, 0.01, 3600),
+            max_body_bytes=read.number("MAX_BODY_BYTES", int, cls.max_body_bytes, 1024, 2**31),
+            max_rows=read.number("MAX_ROWS", int, cls.max_rows, 1, 10**6),
+            threads=read.number("THREADS", int, cls.threads, 0, 1024),
+        )
+
+
+class _Reader:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+
+    def number(self, key: str, kind: Callable[[str], Any], default: Any, low: float, high: float) -> Any:
+        text = self.environ.get(f"HEADWAITER_{key}", "").strip()
+        if not text:
+            return default
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            noun = "a whole number" if kind is int else "a number"
+            raise InvalidSetting(f"HEADWAITER_{key}={text!r} is not allowed: give {noun} from {low} to {high}")
+        return value
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        value = self.environ.get(f"HEADWAITER_{key}", "").strip() or choices[0]
+        if value not in choices:
+            raise InvalidSetting(f"HEADWAITER_{key}={value!r} is not allowed: choose one of {', '.join(choices)}")
+        return value

@@ -1,0 +1,26 @@
+"""One file a task. A file here that defines a Task subclass is a task; nothing else needs to know of it."""
+
+import importlib
+from functools import cache
+from pathlib import Path
+
+from registry.heads import get_head
+from serving.errors import EngineError
+from serving.tasks.base import Task
+
+
+def served_tasks() -> tuple[str, ...]:
+    """Names of the tasks that this release serves, from the files in this folder."""
+    stems = (path.stem for path in Path(__file__).parent.glob("*.py"))
+    return tuple(sorted(stem.replace("_", "-") for stem in stems if stem not in ("__init__", "base")))
+
+
+@cache
+def get_task(name: str) -> Task:
+    """The task's one object; raises UnknownTask, or EngineError for a task that this release does not serve."""
+    get_head(name)
+    if name not in served_tasks():
+        raise EngineError(f"{name} is not served by this release; it serves: {', '.join(served_tasks())}")
+    module = importlib.import_module(f"serving.tasks.{name.replace('-', '_')}")
+    task: Task = module.TASK
+    return task

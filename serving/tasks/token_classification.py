@@ -1,0 +1,192 @@
+"""token-classification: labelled spans of a text, with their offsets into it.
+
+The rules are those of transformers' `TokenClassificationPipeline` (5.23): what is a subword, how the tokens of a word
+agree ("first", "average", "max"), and how neighbours of one label become a group.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy
+
+from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Encoding
+
+STRATEGIES = ("none", "simple", "first", "average", "max")
+Scores = numpy.ndarray[Any, numpy.dtype[numpy.float32]]
+
+
+class Parameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """aggregation_strategy: instead of the contract's. ignore_labels: labels that are left out of the answer."""
+
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None = None
+    ignore_labels: tuple[str, ...] = ("O",)
+    truncate: bool = False
+    truncation_direction: Literal["left", "right"] = "right"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The text and its encoding, for the offsets."""
+
+    text: str
+    encoding: "Encoding"
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token or a word: its scores (labels,) float32 summing to 1, its characters, its place in the row."""
+
+    word: str
+    scores: Scores
+    start: int
+    end: int
+    index: int
+    is_subword: bool
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A token or a word with the label that was chosen for it."""
+
+    label: str
+    score: float
+    word: str
+    start: int
+    end: int
+    index: int
+
+
+class TokenClassification(Task):
+    """(rows, tokens, labels) logits → softmax over labels, float32, cut to each row's tokens."""
+
+    name = "token-classification"
+    Parameters = Parameters
+    example = (
+        "My name is Wolfgang and I live in Berlin.",
+        "Angela flew from Paris to New York with Air France, and wrote to the United Nations from there.",
+    )
+    default_settings = {"aggregation_strategy": STRATEGIES}
+
+    def has_tokens(self, kind: str) -> bool:
+        """Always."""
+        return True
+
+    def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
+        """Every span."""
+        return [(entry.get("entity_group") or entry["entity"], entry["score"]) for entry in answer]
+
+    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+        """One row a text."""
+        row, encoding = served.encoder.encode(
+            item, truncate=parameters.truncate, direction=parameters.truncation_direction
+        )
+        return Encoded([row], Plan(item, encoding))
+
+    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+        """Scores of every label for every token."""
+        return (model(**batch.inputs).logits.float().softmax(-1),)
+
+    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+        """`[{"entity_group" or "entity", "score", "word", "start", "end"}, …]` in the text's order."""
+        labels = served.contract.labels
+        strategy = parameters.aggregation_strategy or served.contract.defaults.get("aggregation_strategy", "simple")
+        tokens = _tokens(plan, rows[0][0], served)
+        if strategy in ("none", "simple"):
+            entities = [_judge(token, token.scores, labels) for token in tokens]
+        else:
+            entities = [_agree(word, strategy, labels, served) for word in _words(tokens)]
+        if strategy == "none":
+            named = [
+                {
+                    "entity": entity.label,
+                    "score": entity.score,
+                    "index": entity.index,
+                    "word": entity.word,
+                    "start": entity.start,
+                    "end": entity.end,
+                }
+                for entity in entities
+            ]
+        else:
+            named = [_merge(group, served) for group in _groups(entities)]
+        return [
+            entry for entry in named if entry.get("entity", entry.get("entity_group")) not in parameters.ignore_labels
+        ]
+
+
+def _tokens(plan: Plan, scores: Scores, served: Served) -> list[Token]:
+    encoding, found = plan.encoding, []
+    for index, (special, (start, end)) in enumerate(zip(encoding.special_tokens_mask, encoding.offsets, strict=True)):
+        if special:
+            continue
+        word, characters = encoding.tokens[index], plan.text[start:end]
+        if served.encoder.subword_prefix:
+            is_subword = len(word) != len(characters)
+        else:
+            is_subword = start > 0 and " " not in plan.text[start - 1 : start + 1]
+        if encoding.ids[index] == served.contract.processor.unk_token_id:
+            word, is_subword = characters, False
+        found.append(Token(word, scores[index], start, end, index, is_subword))
+    return found
+
+
+def _judge(token: Token, scores: Scores, labels: Sequence[str]) -> Entity:
+    best = int(scores.argmax())
+    return Entity(labels[best], float(scores[best]), token.word, token.start, token.end, token.index)
+
+
+def _words(tokens: Sequence[Token]) -> list[list[Token]]:
+    words: list[list[Token]] = []
+    for token in tokens:
+        if words and token.is_subword:
+            words[-1].append(token)
+        else:
+            words.append([token])
+    return words
+
+
+def _agree(word: list[Token], strategy: str, labels: Sequence[str], served: Served) -> Entity:
+    if strategy == "first":
+        scores = word[0].scores
+    elif strategy == "max":
+        scores = max(word, key=lambda token: token.scores.max()).scores
+    else:
+        scores = numpy.stack([token.scores for token in word]).mean(axis=0)
+    text = served.encoder.join([token.word for token in word])
+    whole = Token(text, scores, word[0].start, word[-1].end, word[0].index, False)
+    return _judge(whole, scores, labels)
+
+
+def _groups(entities: Sequence[Entity]) -> list[list[Entity]]:
+    groups = [[entity] for entity in entities[:1]]
+    for before, entity in pairwise(entities):
+        begins, label = _tag(entity.label)
+        if label == _tag(before.label)[1] and not begins:
+            groups[-1].append(entity)
+        else:
+            groups.append([entity])
+    return groups
+
+
+def _tag(label: str) -> tuple[bool, str]:
+    return label.startswith("B-"), label[2:] if label.startswith(("B-", "I-")) else label
+
+
+def _merge(group: Sequence[Entity], served: Served) -> dict[str, Any]:
+    return {
+        "entity_group": group[0].label.split("-", 1)[-1],
+        "score": float(numpy.mean([entity.score for entity in group])),
+        "word": served.encoder.join([entity.word for entity in group]),
+        "start": group[0].start,
+        "end": group[-1].end,
+    }
+
+
+TASK = TokenClassification()

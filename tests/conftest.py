@@ -1,0 +1,45 @@
+"""What every test may use: a home of its own, small real models, and no network."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.update(
+    {
+        "HF_HUB_OFFLINE": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "BENTOML_DO_NOT_TRACK": "True",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+)
+
+import pytest
+
+from registry.settings import RegistrySettings
+from tests.small_models import build_model
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders that save_pretrained wrote, one a kind of head, built once."""
+    root = tmp_path_factory.mktemp("models")
+    return {
+        kind: build_model(root / kind, kind) for kind in ("single", "multi", "regression", "tokens", "base", "masked")
+    }
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RegistrySettings]:
+    """An embedded registry (sqlite) in a folder of the test's own."""
+    monkeypatch.setenv("HEADWAITER_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield RegistrySettings.from_environment()
+    import mlflow
+
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri(None)
+    monkeypatch.undo()
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    mlflow.tracking.fluent._active_experiment_id = None

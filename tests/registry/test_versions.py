@@ -1,0 +1,66 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from registry.errors import HistoryError, NotFound, RegistryUnavailable
+from registry.flavor import log_model
+from registry.references import Reference
+from registry.settings import RegistrySettings
+from registry.versions import Versions
+
+
+@pytest.fixture
+def versions(models: dict[str, Path], settings: RegistrySettings) -> Versions:
+    for _ in range(3):
+        log_model(models["single"], task="text-classification", name="m")
+    return Versions(settings)
+
+
+def test_promote_and_rollback_move_the_alias_and_write_it_down(versions: Versions) -> None:
+    with pytest.raises(NotFound, match="m@champion"):
+        versions.resolve(Reference.parse("m"))
+    versions.promote("m", "1", why="first", who="ada")
+    versions.promote("m", "3", why="better", who="bob")
+    assert versions.resolve(Reference.parse("m")).version == "3"
+    move = versions.rollback("m", why="worse after all", who="eve")
+    assert (move.from_version, move.to_version) == ("3", "1")
+    assert versions.resolve(Reference.parse("m")).version == "1"
+    assert [(entry.action, entry.from_version, entry.to_version, entry.who) for entry in versions.history("m")] == [
+        ("promote", None, "1", "ada"),
+        ("promote", "1", "3", "bob"),
+        ("rollback", "3", "1", "eve"),
+    ]
+    with pytest.raises(HistoryError, match="no earlier version"):
+        versions.rollback("m", why="again")
+
+
+def test_two_promotions_at_the_same_moment_lose_no_record(versions: Versions) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        moves = list(pool.map(lambda number: versions.promote("m", str(number % 3 + 1), why=str(number)), range(8)))
+    assert sorted(move.why for move in versions.history("m")) == sorted(move.why for move in moves)
+
+
+def test_what_is_not_there_is_named(versions: Versions) -> None:
+    for reference in ("m/9", "m@other", "nobody", "nobody/1"):
+        with pytest.raises(NotFound):
+            versions.resolve(Reference.parse(reference))
+    with pytest.raises(NotFound, match="m/9"):
+        versions.promote("m", "9", why="typo")
+    assert versions.history("m") == []
+
+
+def test_a_deleted_version_is_not_gone_back_to(versions: Versions) -> None:
+    versions.promote("m", "1", why="x")
+    versions.promote("m", "2", why="y")
+    versions._client.delete_model_version("m", "1")
+    with pytest.raises(HistoryError, match="was deleted since"):
+        versions.rollback("m", why="z")
+    assert versions.current("m") == "2"
+
+
+def test_a_registry_that_does_not_answer_is_told_from_a_missing_version(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    versions = Versions(RegistrySettings(home=tmp_path, tracking_uri="http://127.0.0.1:9"))
+    with pytest.raises(RegistryUnavailable):
+        versions.resolve(Reference.parse("m"))

