@@ -19,7 +19,7 @@ import zmq
 
 from serving.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, pack
 from serving.queue import Cost, Entry, Queue
-from serving.report import EngineOrder, EngineReport, write_report
+from serving.report import STOP_SIGNAL, EngineOrder, EngineReport, write_report
 
 if TYPE_CHECKING:
     import numpy
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 IDLE_MILLISECONDS = 500
 LINGER_SECONDS = 1.0
-"""After SIGTERM: how long nothing may have come in before the engine leaves."""
+"""After the stop signal: how long nothing may have come in before the engine leaves."""
 
 
 class Engine:
@@ -55,8 +55,10 @@ class Engine:
 
     def run(self) -> None:
         """Serve. Returns after `stop`, or when the parent process is gone."""
-        while not self._may_leave():
+        while True:
             self._drain(0 if self._queue or self._in_flight else IDLE_MILLISECONDS)
+            if self._may_leave():
+                return
             self._drop_expired()
             while len(self._in_flight) < self._depth and (batch := self._queue.choose(self._cost)):
                 self._launch(batch)
@@ -144,7 +146,7 @@ class Engine:
 
 
 def main(order_path: str) -> None:
-    """Entry point of the process: load what the order says, report, serve until SIGTERM."""
+    """Entry point of the process: load what the order says, report, serve until told to stop."""
     order = msgspec.json.decode(Path(order_path).read_bytes(), type=EngineOrder)
     report = Path(order.report)
     write_report(report, EngineReport(pid=os.getpid(), state="loading"))
@@ -163,7 +165,9 @@ def main(order_path: str) -> None:
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.bind(order.address)
     engine = Engine(loaded.model, loaded.cost, socket, loaded.meter)
-    signal.signal(signal.SIGTERM, lambda *_: engine.stop())
+    signal.signal(STOP_SIGNAL, lambda *_: engine.stop())
+    # A supervisor signals the whole tree at once; the fronts' accepted requests need the engine until the manager says.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     write_report(report, loaded.report)
     engine.run()

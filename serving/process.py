@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from serving.report import EngineOrder, EngineReport, read_report, write_report
+from serving.report import STOP_SIGNAL, EngineOrder, EngineReport, read_report, write_report
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0
@@ -81,7 +81,7 @@ class EngineProcess:
         """Ask it to finish what it has and leave."""
         self.is_stopping = True
         if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
+            self._process.send_signal(STOP_SIGNAL)
 
     def kill(self) -> None:
         """End it now."""

@@ -1,9 +1,13 @@
 """What an engine says of itself, in a file that the manager reads; and what the manager tells the engine to do."""
 
 import os
+import signal
 from pathlib import Path
 
 import msgspec
+
+STOP_SIGNAL = signal.SIGUSR1
+"""From the manager to an engine: finish what you have and leave."""
 
 
 class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):

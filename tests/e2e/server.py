@@ -1,0 +1,154 @@
+"""A real server, started from the real command line, in a home of its own; and what tests do with one."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import psutil
+
+START_SECONDS = 180.0
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    """The first true value of `condition`; asks it again and again until then."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if value := condition():
+                return value
+        except httpx.TransportError:
+            pass
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+def run_cli(home: Path, *arguments: str, check: bool = True, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the `headwaiter` command in `home`."""
+    return subprocess.run(
+        [sys.executable, "-m", "serving.cli", *arguments],
+        env={**os.environ, "HEADWAITER_HOME": str(home), **environ},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=check,
+    )
+
+
+@dataclass
+class Server:
+    """`headwaiter serve` (or `command`) as a process. Use it as a context manager."""
+
+    home: Path
+    models: tuple[str, ...]
+    environ: dict[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    cwd: Path | None = None
+    wait: bool = True
+
+    def __post_init__(self) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = self.home / f"server-{self.port}.log"
+        self.http = httpx.Client(base_url=self.url, timeout=60.0)
+
+    def __enter__(self) -> Self:
+        command = self.command or (sys.executable, "-m", "serving.cli", "serve", *self.models, *self.options)
+        environ = {"HEADWAITER_POLL_SECONDS": "0.2", **self.environ, "HEADWAITER_HOME": str(self.home)}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.port)],
+                env={**os.environ, **environ},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.cwd,
+            )
+        try:
+            if self.wait:
+                wait_until(self.is_ready, f"ready: {self.text()}", START_SECONDS)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+        if self.process.poll() is None:
+            self.stop()
+
+    def stop(self, seconds: float = 60.0) -> int:
+        """SIGTERM, then the exit status; kills what is left after `seconds` and says so."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            status = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            for process in (*children, psutil.Process(self.process.pid)):
+                process.kill()
+            raise AssertionError(f"the server did not end within {seconds:g} s: {self.text()}") from None
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert not alive, f"left running: {alive}"
+        return status
+
+    def is_ready(self) -> bool:
+        """Whether /readyz says so."""
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended with {self.process.returncode}: {self.text()}")
+        return self.http.get("/readyz").status_code == 200
+
+    def text(self) -> str:
+        """What it wrote, the end of it."""
+        return self.log.read_text()[-4000:]
+
+    def ask(self, model: str, inputs: Any, version: str | None = None, **parameters: Any) -> Any:
+        """The answer to a request that must succeed."""
+        answer = self.post(model, {"inputs": inputs, "parameters": parameters}, version)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def post(self, model: str, body: Any, version: str | None = None) -> httpx.Response:
+        """The response to any body, bytes as they are or data as JSON."""
+        path = f"/models/{model}" + (f"/versions/{version}" if version else "")
+        return self.http.post(path, content=body) if isinstance(body, bytes) else self.http.post(path, json=body)
+
+    def live(self, model: str) -> str | None:
+        """The version that answers, by `GET /models/{name}`."""
+        found: str | None = self.describe(model).get("live")
+        return found
+
+    def describe(self, model: str) -> dict[str, Any]:
+        """`GET /models/{name}`."""
+        described: dict[str, Any] = self.http.get(f"/models/{model}").json()
+        return described
+
+    def sample(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        total = 0.0
+        for line in self.http.get("/metrics").text.splitlines():
+            found = re.fullmatch(r"headwaiter_(\w+?)(?:\{(.*)\})? (\S+)", line)
+            if found and found[1] == name:
+                own = dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', found[2] or ""))
+                if labels.items() <= own.items():
+                    total += float(found[3])
+        return total
+
+    def processes(self, word: str) -> list[psutil.Process]:
+        """The server's processes whose command line has `word`."""
+        everyone = psutil.Process(self.process.pid).children(recursive=True)
+        return [process for process in everyone if any(word in part for part in process.cmdline())]

@@ -1,0 +1,262 @@
+"""A server's life: ready only when it answers, versions followed and rolled back, full queues, crashes, SIGTERM."""
+
+import asyncio
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.e2e.server import Server, run_cli, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Load(threading.Thread):
+    """Sends requests one after another until stopped; keeps each status and version."""
+
+    def __init__(self, server: Server, model: str) -> None:
+        super().__init__()
+        self._url, self._stop_event = f"{server.url}/models/{model}", threading.Event()
+        self.seen: list[tuple[int, str | None, list[str]]] = []
+
+    def run(self) -> None:
+        with httpx.Client(timeout=60) as client:
+            while not self._stop_event.is_set():
+                answer = client.post(self._url, json={"inputs": "the same text"})
+                labels = [entry["label"] for entry in answer.json()[0]] if answer.status_code == 200 else []
+                self.seen.append((answer.status_code, answer.headers.get("x-model-version"), labels))
+
+    def __enter__(self) -> "Load":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_event.set()
+        self.join()
+
+
+def test_an_alias_is_followed_and_rolled_back_without_a_failed_request(small_home: Path) -> None:
+    with Server(small_home, ("m",)) as server, Load(server, "m") as load:
+        own = dict.fromkeys("12")
+        own["1"] = server.ask("m", "the same text")
+        run_cli(small_home, "promote", "m", "2", "--why", "better")
+        wait_until(lambda: server.live("m") == "2", "version 2 is live")
+        own["2"] = server.ask("m", "the same text")
+        assert own["1"] != own["2"]
+        assert server.ask("m", "the same text", version="1") == own["1"]
+        run_cli(small_home, "rollback", "m", "--why", "worse after all")
+        wait_until(lambda: server.live("m") == "1", "version 1 is live again", 10)
+        assert server.ask("m", "the same text") == own["1"]
+        assert server.sample("swap_total", model="m", outcome="success") == 3
+        assert server.sample("model_info", model="m", version="1", alias="champion") == 1
+        assert server.sample("model_info", model="m", version="2", alias="") == 1
+        run_cli(small_home, "promote", "m", "3", "--why", "third")
+        wait_until(lambda: set(server.describe("m")["versions"]) == {"1", "3"}, "version 2 has been unloaded")
+        wait_until(lambda: len(server.processes("serving.engine")) == 2, "its engine has ended")
+        assert server.post("m", {"inputs": "x"}, version="2").status_code == 404
+    assert {status for status, _, _ in load.seen} == {200}
+    for status, version, labels in load.seen:
+        if version in ("1", "2"):
+            assert labels == [entry["label"] for entry in own[version][0]], (status, version)
+    assert [version for _, version, _ in load.seen][-1] == "3"
+
+
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one_live(small_home: Path) -> None:
+    weights = sorted(small_home.glob("artifacts/**/model.safetensors"), key=lambda path: path.stat().st_mtime)[1]
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with Server(small_home, ("m",)) as server:
+        run_cli(small_home, "promote", "m", "2", "--why", "it is damaged, nobody knows yet")
+        failed = wait_until(lambda: server.describe("m")["versions"].get("2", {}).get("error"), "the failure is shown")
+        assert "model/model.safetensors has sha256" in failed
+        assert server.live("m") == "1"
+        assert server.post("m", {"inputs": "x"}).headers["x-model-version"] == "1"
+        assert server.post("m", {"inputs": "x"}, version="2").status_code == 503
+        assert server.is_ready()
+        assert server.sample("swap_total", model="m", outcome="failure") == 1
+        assert server.sample("model_state", model="m", version="2", state="failed") == 1
+
+
+def test_a_server_is_ready_only_when_every_model_answers(small_home: Path) -> None:
+    with Server(small_home, ("m", "m@canary"), wait=False) as server:
+        listed = wait_until(lambda: server.live("m") and server.describe("m"), "the champion is live")
+        assert "canary" in listed["error"]
+        assert server.http.get("/readyz").status_code == 200
+    with Server(small_home, ("m@canary",), wait=False) as server:
+        wait_until(lambda: "no m@canary" in (server.describe("m").get("error") or ""), "the missing alias is shown")
+        assert server.http.get("/readyz").status_code == 503
+        assert server.http.get("/livez").status_code == 200
+        answer = server.post("m", {"inputs": "x"})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        run_cli(small_home, "promote", "m", "1", "--alias", "canary", "--why", "now it is there")
+        wait_until(server.is_ready, "ready")
+        assert server.post("m@canary", {"inputs": "x"}).status_code == 200
+
+
+def test_a_full_queue_refuses_at_once_and_the_accepted_are_answered(small_home: Path) -> None:
+    environ = {"HEADWAITER_QUEUE_TOKENS": "3000"}
+    with Server(small_home, ("m",), environ) as server:
+        too_much = server.post("m", {"inputs": ["some words of a text " * 40] * 30})
+        assert (too_much.status_code, too_much.json()["error_type"]) == (413, "too_large")
+
+        async def flood() -> list[httpx.Response]:
+            async with httpx.AsyncClient(
+                base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=64)
+            ) as client:
+                body = {"inputs": ["some words of a text " * 40] * 10}
+                return await asyncio.gather(*(client.post("/models/m", json=body) for _ in range(64)))
+
+        responses = asyncio.run(flood())
+        refused = [response for response in responses if response.status_code == 429]
+        assert {response.status_code for response in responses} == {200, 429}
+        assert all(int(response.headers["retry-after"]) >= 1 for response in refused)
+        assert all(response.json()["error_type"] == "queue_full" for response in refused)
+        assert server.sample("rejected_total", model="m", reason="queue_full") == len(refused)
+        assert server.post("m", {"inputs": "x"}).status_code == 200
+
+
+def test_a_request_past_its_deadline_gets_504_and_leaves_the_queue(small_home: Path) -> None:
+    with Server(small_home, ("m",), {"HEADWAITER_TIMEOUT_SECONDS": "0.3"}) as server:
+        (engine,) = server.processes("serving.engine")
+        engine.suspend()
+        assert server.post("m", {"inputs": "x"}).status_code == 504
+        engine.resume()
+        wait_until(lambda: server.post("m", {"inputs": "x"}).status_code == 200, "it answers again")
+        assert server.sample("rejected_total", model="m", reason="deadline") >= 1
+
+
+def test_a_client_that_leaves_costs_no_forward_pass(small_home: Path) -> None:
+    with Server(small_home, ("m",)) as server:
+        (engine,) = server.processes("serving.engine")
+        server.ask("m", "warm")
+        before = server.sample("batch_rows_sum", model="m")
+        engine.suspend()
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/models/m", json={"inputs": ["x"] * 7}, timeout=0.5)
+        wait_until(lambda: server.sample("rejected_total", model="m", reason="client_gone") == 1, "the front noticed")
+        engine.resume()
+        server.ask("m", "after")
+        assert server.sample("batch_rows_sum", model="m") == before + 1
+        assert server.sample("requests_in_progress", model="m") == 0
+
+
+def test_a_killed_engine_comes_back_and_its_requests_are_told(small_home: Path) -> None:
+    with Server(small_home, ("m",)) as server:
+        (engine,) = server.processes("serving.engine")
+        engine.suspend()
+        answers: list[httpx.Response] = []
+        asking = threading.Thread(target=lambda: answers.append(server.post("m", {"inputs": "x"})))
+        asking.start()
+        wait_until(lambda: server.sample("requests_in_progress", model="m") == 1, "the request is on its way")
+        engine.kill()
+        asking.join(30)
+        assert answers[0].status_code == 503
+        assert int(answers[0].headers["retry-after"]) >= 1
+        wait_until(lambda: server.post("m", {"inputs": "x"}).status_code == 200, "the engine is back")
+        wait_until(server.is_ready, "ready again")
+        assert server.sample("engine_restarts_total", model="m") == 1
+
+
+def test_liveness_fails_when_the_manager_stays_away(small_home: Path) -> None:
+    with Server(small_home, ("m",), {"HEADWAITER_GRACE_SECONDS": "1"}) as server:
+        assert server.http.get("/livez").status_code == 200
+        manager = next(process for process in server.processes("headwaiter_manager"))
+        manager.suspend()
+        wait_until(lambda: server.http.get("/livez").status_code == 503, "not alive", 20)
+        assert server.post("m", {"inputs": "serving goes on"}).status_code == 200
+        manager.resume()
+        wait_until(lambda: server.http.get("/livez").status_code == 200, "alive again", 20)
+
+
+def test_sigterm_finishes_what_was_accepted_and_ends_with_0(small_home: Path) -> None:
+    with Server(small_home, ("m",)) as server:
+        (engine,) = server.processes("serving.engine")
+        engine.suspend()
+        answers: list[httpx.Response] = []
+        asking = [
+            threading.Thread(
+                target=lambda: answers.append(httpx.post(f"{server.url}/models/m", json={"inputs": "x"}, timeout=60))
+            )
+            for _ in range(8)
+        ]
+        for thread in asking:
+            thread.start()
+        wait_until(lambda: server.sample("requests_in_progress", model="m") == 8, "all are accepted")
+        everyone = psutil.Process(server.process.pid).children(recursive=True)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not accepts(server.port), "new connections are refused")
+        engine.resume()
+        assert server.process.wait(60) == 0
+        for thread in asking:
+            thread.join(10)
+        assert [answer.status_code for answer in answers] == [200] * 8
+        assert not psutil.wait_procs(everyone, timeout=10)[1]
+        assert not list((small_home / "run").iterdir())
+
+
+def accepts(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/livez", timeout=1).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def bento_environ(home: Path) -> dict[str, str]:
+    return {
+        "HEADWAITER_MODELS": "m",
+        "BENTOML_HOME": str(home / "bentoml"),
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def test_bentoml_serve_takes_the_settings_from_the_environment(small_home: Path) -> None:
+    command = (sys.executable, "-m", "bentoml", "serve", "serving.service:Headwaiter")
+    with Server(small_home, (), bento_environ(small_home), command=command, cwd=ROOT) as server:
+        assert server.post("m", {"inputs": "x"}).status_code == 200
+        assert server.stop() == 0
+
+
+def test_a_bento_is_built_and_served(small_home: Path, tmp_path_factory: Any) -> None:
+    import os
+    import subprocess
+
+    source = tmp_path_factory.mktemp("source")
+    for name in (
+        "serving",
+        "registry",
+        "monitoring",
+        "bentofile.yaml",
+        "pyproject.toml",
+        "README.md",
+        "constraints.txt",
+    ):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source / name)
+    environ = {**os.environ, **bento_environ(small_home), "PYTHONPATH": ""}
+    built = subprocess.run(
+        [sys.executable, "-m", "bentoml", "build", "--output", "tag"],
+        cwd=source,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    tag = built.stdout.strip().splitlines()[-1].rpartition("__tag__:")[2]
+    assert tag.startswith("headwaiter:")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    command = (sys.executable, "-m", "bentoml", "serve", tag)
+    environ_of_bento = {**bento_environ(small_home), "PYTHONPATH": ""}
+    with Server(small_home, (), environ_of_bento, command=command, cwd=elsewhere) as server:
+        assert server.post("m", {"inputs": "x"}).status_code == 200
+        (engine,) = server.processes("serving.engine")
+        assert "bentos" in engine.cwd() or "bentos" in engine.environ().get("PYTHONPATH", "")
