@@ -1,275 +1,21 @@
-"""The Grafana dashboard, built from the metric declarations, so that no query can name a metric that is not there.
+"""The Grafana dashboard: panels placed on the grid, as Grafana's JSON.
 
-`python -m monitoring.dashboard` writes `grafana/dashboards/headwaiter-overview.json`. Plain functions make Grafana's
-JSON: the panels need a tenth of what Grafana's SDK models.
+`python -m monitoring.dashboard` writes `grafana/dashboards/headwaiter-overview.json`. Plain functions make the JSON:
+the panels need a tenth of what Grafana's SDK models.
 """
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from monitoring.metrics import METRICS
+from monitoring.panels import ROWS, Panel
 
 TARGET = Path(__file__).parent / "grafana" / "dashboards" / "headwaiter-overview.json"
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-FILTER = 'model=~"$model",version=~"$version",task=~"$task"'
-WINDOW = "[$__rate_interval]"
 COLUMNS = 24
 HEIGHT = 8
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One panel. queries: (PromQL, legend). unit: Grafana's name. steps: (from value, colour) thresholds."""
-
-    title: str
-    description: str
-    unit: str
-    queries: tuple[tuple[str, str], ...]
-    kind: str = "timeseries"
-    width: int = 8
-    steps: tuple[tuple[float, str], ...] = ()
-    stacked: bool = False
-
-
-def rate(name: str, *by: str, filters: str = FILTER, suffix: str = "") -> str:
-    """PromQL: the per-second rate of a counter, or of a histogram's `suffix` series, summed over all but `by`."""
-    return f"sum by ({', '.join(by)}) (rate({METRICS[name].full_name}{suffix}{{{filters}}}{WINDOW}))"
-
-
-def quantile(share: float, name: str, *by: str, filters: str = FILTER) -> str:
-    """PromQL: a quantile of a histogram."""
-    return f"histogram_quantile({share}, {rate(name, 'le', *by, filters=filters, suffix='_bucket')})"
-
-
-def mean(name: str, *by: str) -> str:
-    """PromQL: the mean of what a histogram observed."""
-    return f"{rate(name, *by, suffix='_sum')} / {rate(name, *by, suffix='_count')}"
-
-
-def total(name: str, *by: str) -> str:
-    """PromQL: a gauge summed over all but `by`."""
-    return f"sum by ({', '.join(by)}) ({METRICS[name].full_name}{{{FILTER}}})"
-
-
-OF_MODEL = 'model=~"$model"'
-PADDING = FILTER + ',kind="padding"'
-BAD = FILTER + ',status=~"5.."'
-
-ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
-    (
-        "What is served",
-        (
-            Panel(
-                "Live versions",
-                "Each loaded version with its aliases, head, dtype and device.",
-                "short",
-                ((f"{METRICS['model_info'].full_name}{{{FILTER}}}", ""),),
-                kind="table",
-                width=12,
-            ),
-            Panel(
-                "States",
-                "Versions by state. One that stays failed has its cause in GET /models/{name}.",
-                "short",
-                ((total("model_state", "model", "version", "state"), "{{model}}/{{version}} {{state}}"),),
-                width=6,
-                stacked=True,
-            ),
-            Panel(
-                "Engine restarts",
-                "Engines started again after they ended. Any restart has a cause in the log.",
-                "short",
-                (
-                    (
-                        f"sum by (model, version) (increase({METRICS['engine_restarts_total'].full_name}"
-                        f"{{{FILTER}}}{WINDOW}))",
-                        "{{model}}/{{version}}",
-                    ),
-                ),
-                width=6,
-                steps=((0, "green"), (1, "red")),
-            ),
-        ),
-    ),
-    (
-        "Traffic and errors",
-        (
-            Panel(
-                "Requests per second",
-                "Answered and refused requests, by model and version.",
-                "reqps",
-                ((rate("request_duration_seconds", "model", "version", suffix="_count"), "{{model}}/{{version}}"),),
-            ),
-            Panel(
-                "Share of server errors",
-                "Requests that ended with a 5xx status, of all.",
-                "percentunit",
-                (
-                    (
-                        f"{rate('request_duration_seconds', 'model', filters=BAD, suffix='_count')} / "
-                        f"{rate('request_duration_seconds', 'model', suffix='_count')}",
-                        "{{model}}",
-                    ),
-                ),
-                steps=((0, "green"), (0.001, "orange"), (0.01, "red")),
-            ),
-            Panel(
-                "Requests by protocol and status",
-                "What clients were told.",
-                "reqps",
-                (
-                    (
-                        rate("request_duration_seconds", "protocol", "status", suffix="_count"),
-                        "{{protocol}} {{status}}",
-                    ),
-                ),
-                stacked=True,
-            ),
-        ),
-    ),
-    (
-        "Latency",
-        (
-            Panel(
-                "Latency of requests",
-                "p50, p95 and p99 from the whole body to the answer.",
-                "s",
-                tuple(
-                    (quantile(share, "request_duration_seconds", "model"), f"{{{{model}}}} p{share * 100:g}")
-                    for share in (0.5, 0.95, 0.99)
-                ),
-            ),
-            Panel(
-                "Latency heat map",
-                "How many requests took how long.",
-                "s",
-                ((rate("request_duration_seconds", "le", suffix="_bucket"), "{{le}}"),),
-                kind="heatmap",
-            ),
-            Panel(
-                "Where the time goes",
-                "Mean time of an answered request in each stage; together they are the request.",
-                "s",
-                ((mean("stage_duration_seconds", "stage"), "{{stage}}"),),
-                stacked=True,
-            ),
-        ),
-    ),
-    (
-        "Saturation",
-        (
-            Panel(
-                "Requests in progress",
-                "Requests that wait for their answer now.",
-                "short",
-                ((total("requests_in_progress", "model", "version"), "{{model}}/{{version}}"),),
-                width=6,
-            ),
-            Panel(
-                "Tokens in the queue",
-                "Tokens that wait for a forward pass now. Past the bound, requests are refused.",
-                "short",
-                ((total("queue_tokens", "model", "version"), "{{model}}/{{version}}"),),
-                width=6,
-            ),
-            Panel(
-                "Refused requests",
-                "Requests that got an error instead of an answer, by reason.",
-                "reqps",
-                ((rate("rejected_total", "model", "reason"), "{{model}} {{reason}}"),),
-                width=6,
-                stacked=True,
-            ),
-            Panel(
-                "Padding",
-                "Share of the computed tokens that were padding. Lower is better.",
-                "percentunit",
-                (
-                    (
-                        f"{rate('tokens_total', 'model', filters=PADDING)} / {rate('tokens_total', 'model')}",
-                        "{{model}}",
-                    ),
-                ),
-                width=6,
-                steps=((0, "green"), (0.2, "orange"), (0.4, "red")),
-            ),
-            Panel(
-                "Rows of a batch",
-                "Mean and p95 number of rows in a forward pass.",
-                "short",
-                (
-                    (mean("batch_rows", "model"), "{{model}} mean"),
-                    (quantile(0.95, "batch_rows", "model"), "{{model}} p95"),
-                ),
-                width=12,
-            ),
-            Panel(
-                "Tokens of a batch",
-                "Mean and p95 number of tokens in a forward pass, padding included.",
-                "short",
-                (
-                    (mean("batch_tokens", "model"), "{{model}} mean"),
-                    (quantile(0.95, "batch_tokens", "model"), "{{model}} p95"),
-                ),
-                width=12,
-            ),
-        ),
-    ),
-    (
-        "Versions and predictions",
-        (
-            Panel(
-                "Changes of the live version",
-                "Versions that went live or failed to, in the window.",
-                "short",
-                (
-                    (
-                        f"sum by (model, outcome) (increase({METRICS['swap_total'].full_name}{{{OF_MODEL}}}{WINDOW}))",
-                        "{{model}} {{outcome}}",
-                    ),
-                ),
-                width=6,
-            ),
-            Panel(
-                "Time to change",
-                "p95 from seeing an alias move to serving the new version.",
-                "s",
-                ((quantile(0.95, "swap_duration_seconds", "model", filters=OF_MODEL), "{{model}}"),),
-                width=6,
-            ),
-            Panel(
-                "Shares of labels",
-                "Which labels are answered, by version: a shift shows drift or a changed model.",
-                "percentunit",
-                (
-                    (
-                        f"{rate('predictions_total', 'model', 'version', 'label')} / on (model, version) group_left "
-                        f"{rate('predictions_total', 'model', 'version')}",
-                        "{{model}}/{{version}} {{label}}",
-                    ),
-                ),
-                width=6,
-                stacked=True,
-            ),
-            Panel(
-                "Confidence",
-                "Median and 10th percentile of the scores of answered labels.",
-                "percentunit",
-                tuple(
-                    (
-                        quantile(share, "confidence", "model", "version"),
-                        f"{{{{model}}}}/{{{{version}}}} p{share * 100:g}",
-                    )
-                    for share in (0.1, 0.5)
-                ),
-                width=6,
-            ),
-        ),
-    ),
-)
 
 
 def build() -> dict[str, Any]:
@@ -352,7 +98,8 @@ def _panel(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
         "datasource": SOURCE,
         "gridPos": {"h": HEIGHT, "w": panel.width, "x": x, "y": y},
         "fieldConfig": {"defaults": defaults, "overrides": []},
-        "options": {"legend": {"displayMode": "list", "placement": "bottom"}} if panel.kind == "timeseries" else {},
+        "options": _options(panel),
+        "transformations": _transformations(panel),
         "targets": [
             {
                 "refId": chr(ord("A") + index),
@@ -365,6 +112,23 @@ def _panel(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
             for index, (query, legend) in enumerate(panel.queries)
         ],
     }
+
+
+def _options(panel: Panel) -> dict[str, Any]:
+    if panel.kind == "heatmap":
+        # the histogram's own buckets are the rows, so Grafana must not count again
+        axis = {"axisPlacement": "left", "unit": panel.unit}
+        color = {"mode": "scheme", "scheme": "Spectral", "steps": 64, "reverse": False}
+        return {"calculate": False, "yAxis": axis, "cellValues": {"unit": "reqps"}, "color": color}
+    if panel.kind == "table":
+        return {"showHeader": True}
+    return {"legend": {"displayMode": "list", "placement": "bottom"}}
+
+
+def _transformations(panel: Panel) -> list[dict[str, Any]]:
+    if panel.kind != "table":
+        return []
+    return [{"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True}}}]
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
     from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.metrics_core import Metric as Family
+    from prometheus_client.samples import Sample
 
 PREFIX = "headwaiter_"
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
@@ -139,7 +141,7 @@ class Instruments:
     def __init__(self, registry: "CollectorRegistry | None" = None) -> None:
         import prometheus_client
 
-        into = registry or prometheus_client.REGISTRY
+        into = prometheus_client.REGISTRY if registry is None else registry
         for metric in METRICS.values():
             found: Any
             if metric.kind == "histogram":
@@ -193,15 +195,38 @@ class StatusCollector:
         yield states
 
 
+class MergedCollector:
+    """What all processes counted, merged from their files in `PROMETHEUS_MULTIPROC_DIR`, in a fixed order.
+
+    prometheus_client 0.26 leaves families in the order of the folder's files, and puts a histogram's sum first.
+    """
+
+    def collect(self) -> "Iterator[Family]":
+        """Families by name; in a histogram each series' buckets in rising order, then its count, then its sum."""
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        merged = MultiProcessCollector(None)  # type: ignore[no-untyped-call]  # untyped in prometheus_client 0.26
+        families: Iterable[Family] = merged.collect()  # type: ignore[no-untyped-call]  # as above
+        for family in sorted(families, key=lambda family: family.name):
+            if family.type == "histogram":
+                family.samples.sort(key=_histogram_order)
+            yield family
+
+
+def _histogram_order(sample: "Sample") -> tuple[tuple[tuple[str, str], ...], int, float]:
+    series = tuple(sorted(label for label in sample.labels.items() if label[0] != "le"))
+    part = {"bucket": 0, "count": 1}.get(sample.name.rpartition("_")[2], 2)
+    return series, part, float(sample.labels.get("le", 0))
+
+
 def render(statuses: Iterable[VersionStatus]) -> bytes:
     """The exposition text of `/metrics`: all processes' counts, and the snapshot metrics. Reads files: some ms."""
     from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
-    from prometheus_client.multiprocess import MultiProcessCollector
 
     counted = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         counted = CollectorRegistry()
-        MultiProcessCollector(counted)  # type: ignore[no-untyped-call]  # prometheus_client 0.26 leaves it untyped
+        counted.register(MergedCollector())
     now = CollectorRegistry()
     now.register(StatusCollector(statuses))
     return generate_latest(counted) + generate_latest(now)

@@ -42,6 +42,25 @@ def test_series_names_fit_the_kind() -> None:
             assert bool(suffix) == (METRICS[name].kind == "histogram"), query
 
 
+def test_rare_events_are_shown_from_their_first() -> None:
+    for query in queries():
+        if named(query) & {"swap_total", "swap_duration_seconds", "engine_restarts_total"}:
+            assert "[" not in query, "a series starts with its first event, which no range function sees"
+
+
+def test_shares_are_zero_and_not_missing_where_nothing_went_wrong() -> None:
+    shares = [panel for panel in panels() if panel["title"] in ("Share of server errors", "Padding")]
+    assert len(shares) == 2
+    assert all(" or 0 * " in target["expr"] for panel in shares for target in panel["targets"])
+
+
+def test_the_heat_map_uses_the_histograms_own_buckets_and_unit() -> None:
+    (heat_map,) = (panel for panel in panels() if panel["type"] == "heatmap")
+    assert heat_map["options"]["calculate"] is False
+    assert heat_map["options"]["yAxis"]["unit"] == "s"
+    assert [target["format"] for target in heat_map["targets"]] == ["heatmap"]
+
+
 def test_panels_have_units_and_descriptions_and_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in panels():

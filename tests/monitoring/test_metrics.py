@@ -1,13 +1,15 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring.metrics import METRICS, Instruments, StatusCollector, VersionStatus
+from monitoring.metrics import CONTENT_TYPE, METRICS, Instruments, StatusCollector, VersionStatus
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ("m", "1", "text-classification")
@@ -30,6 +32,15 @@ def test_every_declaration_has_an_instrument_that_counts() -> None:
     )
     for name, metric in METRICS.items():
         assert hasattr(instruments, name) == (metric.kind != "snapshot")
+
+
+def test_every_attribute_is_declared_with_its_kind() -> None:
+    kinds = {name: kind.strip('"').lower() for name, kind in Instruments.__annotations__.items()}
+    assert kinds == {name: metric.kind for name, metric in METRICS.items() if metric.kind != "snapshot"}
+
+
+def test_the_content_type_is_that_of_the_text() -> None:
+    assert prometheus_client.CONTENT_TYPE_LATEST == CONTENT_TYPE
 
 
 def test_declarations_keep_prometheus_rules() -> None:
@@ -56,6 +67,16 @@ def test_the_state_of_versions_is_computed_at_the_scrape() -> None:
         ("headwaiter_model_info", "canary"),
         ("headwaiter_model_state", "ready"),
     }
+
+
+def test_a_version_without_an_alias_is_one_series_with_an_empty_one() -> None:
+    registry = CollectorRegistry()
+    registry.register(StatusCollector([replace(STATUS, aliases=(), state="draining")]))
+    names = dict(zip(("model", "version", "task"), LABELS, strict=True))
+    info = {**names, "alias": "", "head": "BertX", "dtype": "bfloat16", "device": "cpu"}
+    assert registry.get_sample_value("headwaiter_model_info", info) == 1
+    assert registry.get_sample_value("headwaiter_model_state", {**names, "state": "draining"}) == 1
+    assert registry.get_sample_value("headwaiter_model_state", {**names, "state": "ready"}) is None
 
 
 COUNT = """
@@ -102,3 +123,27 @@ def test_processes_count_together_and_the_gauges_of_dead_ones_leave(run) -> None
     found = samples(run(RENDER))
     assert found["headwaiter_tokens_total"] == 10
     assert found["headwaiter_queue_tokens"] == 7
+
+
+def test_the_text_holds_each_family_once_and_histograms_in_order(run) -> None:  # type: ignore[no-untyped-def]
+    run(COUNT)
+    run(COUNT)
+    status = f"VersionStatus(**{vars(STATUS)!r})"
+    text = run(f"from monitoring.metrics import VersionStatus, render; print(render([{status}]).decode())")
+    families = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(families) == len(set(families))
+    assert families[:-2] == sorted(families[:-2])
+    assert families[-2:] == ["headwaiter_model_info", "headwaiter_model_state"]
+    series = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    rows = [sample for sample in series if sample.name.startswith("headwaiter_batch_rows")]
+    bounds = [float(sample.labels["le"]) for sample in rows[:-2]]
+    assert bounds == [*METRICS["batch_rows"].buckets, float("inf")]
+    assert [sample.name for sample in rows[-2:]] == ["headwaiter_batch_rows_count", "headwaiter_batch_rows_sum"]
+    counts = [sample.value for sample in rows[:-1]]
+    assert counts == sorted(counts)
+    assert counts[-1] == 2
+
+
+def test_one_process_without_a_folder_renders_its_own_counts(run) -> None:  # type: ignore[no-untyped-def]
+    found = run("import os; del os.environ['PROMETHEUS_MULTIPROC_DIR']" + COUNT + RENDER)
+    assert samples(found.partition("\n")[2])["headwaiter_queue_tokens"] == 7

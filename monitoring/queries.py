@@ -1,0 +1,54 @@
+"""PromQL, made from the metric declarations, so that no query can name a metric that is not there. Next: panels.
+
+`by`: the labels that stay apart; the series are summed over all others. `filters`: label matchers, without braces.
+"""
+
+from monitoring.metrics import METRICS
+
+FILTER = 'model=~"$model",version=~"$version",task=~"$task"'
+OF_MODEL = 'model=~"$model"'
+"""For metrics that have no version."""
+WINDOW = "[$__rate_interval]"
+
+
+def rate(name: str, *by: str, filters: str = FILTER, suffix: str = "") -> str:
+    """The per-second rate of a counter, or of a histogram's `suffix` series."""
+    return f"sum by ({', '.join(by)}) (rate({_series(name, filters, suffix)}{WINDOW}))"
+
+
+def quantile(level: float, name: str, *by: str, filters: str = FILTER) -> str:
+    """A quantile of a histogram; level in 0..1."""
+    return f"histogram_quantile({level}, {rate(name, 'le', *by, filters=filters, suffix='_bucket')})"
+
+
+def quantile_so_far(level: float, name: str, *by: str, filters: str = FILTER) -> str:
+    """A quantile of all that a histogram observed since the server started: for rare events."""
+    return f"histogram_quantile({level}, {total(name, 'le', *by, filters=filters, suffix='_bucket')})"
+
+
+def mean(name: str, *by: str) -> str:
+    """The mean of what a histogram observed."""
+    return f"{rate(name, *by, suffix='_sum')} / {rate(name, *by, suffix='_count')}"
+
+
+def share(name: str, *by: str, part: str, suffix: str = "") -> str:
+    """The part of a rate that the matcher `part` selects, 0..1; 0 where the rate has no such part yet."""
+    whole = rate(name, *by, suffix=suffix)
+    return f"({rate(name, *by, filters=f'{FILTER},{part}', suffix=suffix)} or 0 * {whole}) / {whole}"
+
+
+def total(name: str, *by: str, filters: str = FILTER, suffix: str = "") -> str:
+    """The sum of a gauge, or of a counter since the server started.
+
+    Rare events are shown so: a series starts with its first event, so `increase` would never see that one.
+    """
+    return f"sum by ({', '.join(by)}) ({_series(name, filters, suffix)})"
+
+
+def labels(name: str) -> str:
+    """Each combination of a metric's labels once, without what the scrape added (job, instance)."""
+    return f"max by ({', '.join(METRICS[name].labels)}) ({_series(name, FILTER)})"
+
+
+def _series(name: str, filters: str, suffix: str = "") -> str:
+    return f"{METRICS[name].full_name}{suffix}{{{filters}}}"
