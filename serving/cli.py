@@ -200,6 +200,30 @@ def status(url: str, as_json: bool) -> None:
         click.echo(f"the registry cannot be read: {found['registry_error']}")
 
 
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
+@click.option("--once", is_flag=True, help="End when everything has been shown; otherwise stay up until Ctrl-C.")
+@click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="A folder to keep; default: removed.")
+def demo(port: int, once: bool, home: Path | None) -> None:
+    """Fine-tune a small model, log it, serve it, ask it, promote a second version and roll back."""
+    from serving.demo.tour import run_demo
+
+    with _errors():
+        run_demo(port=port, once=once, home=home, say=click.echo)
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Run the benchmarks of a source checkout; ARGUMENTS go to `python -m bench`."""
+    import subprocess
+
+    root = Path(_source_folder())
+    if not (root / "bench").is_dir():
+        raise click.ClickException("the benchmarks are not in the package: run this in a checkout of the source")
+    sys.exit(subprocess.run([sys.executable, "-m", "bench", *arguments], cwd=root, check=False).returncode)
+
+
 def _source_folder() -> str:
     """Where this package lies; worker processes start elsewhere and must find the same code."""
     return str(Path(__file__).resolve().parent.parent)

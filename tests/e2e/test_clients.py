@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import bentoml
+import huggingface_hub
 import numpy
 import pytest
 from huggingface_hub import InferenceClient
@@ -11,7 +12,13 @@ from tests.e2e.server import Server
 from tests.small_models import SINGLE_LABELS
 
 
-def test_the_hugging_face_client(server: Server) -> None:
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client calls nothing while the hub is switched off, as it is for all other tests."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+
+def test_the_hugging_face_client(server: Server, online: None) -> None:
     labels = InferenceClient(model=f"{server.url}/models/sentiment").text_classification("I like it")
     assert {element.label for element in labels} == set(SINGLE_LABELS)
     assert len(InferenceClient(model=f"{server.url}/models/sentiment").text_classification("x", top_k=2)) == 2

@@ -1,0 +1,179 @@
+"""The demo: fine-tune, log, register, serve, ask, look at the metrics, promote, roll back. All of it for real.
+
+Everything lies in one folder, which is removed at the end if the demo made it; the server is a process of its own,
+started by the command line that a user would type.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from registry.flavor import log_model
+from registry.settings import RegistrySettings
+from registry.versions import Versions
+from serving.demo.dataset import EVALUATION
+from serving.demo.latency import read_latencies
+from serving.demo.training import fine_tune, pretrained_encoder
+from serving.errors import EngineError
+
+NAME = "support-desk"
+QUESTIONS = (
+    "where is my parcel, it should have been here on Monday",
+    "you charged my card twice for one order!",
+    "I can't log in, the reset mail never arrives",
+    "honestly the nicest staff I have ever dealt with",
+)
+START_SECONDS = 120.0
+BURST_REQUESTS = 400
+BURST_CONNECTIONS = 16
+
+Say = Callable[[str], None]
+
+
+def run_demo(*, port: int, once: bool, home: Path | None, say: Say) -> None:
+    """Run it and print its progress with `say`. Blocks until Ctrl-C, or until it is done if `once`.
+
+    home: a folder to keep; None for one that is removed. Raises EngineError if the server does not come up.
+    """
+    kept = home is not None
+    home = home or Path(tempfile.mkdtemp(prefix="headwaiter-demo-"))
+    began = time.perf_counter()
+    try:
+        settings = _use_home(home)
+        _make_versions(home, settings, say)
+        with _server(home, port, say) as client:
+            _show(client, settings, say)
+            say(f"\nDone in {time.perf_counter() - began:.0f} s.")
+            if not once:
+                _stay(home, port, say)
+    finally:
+        if not kept:
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def _use_home(home: Path) -> RegistrySettings:
+    """Everything from here on, and every process started, uses this folder and its embedded MLflow."""
+    os.environ["HEADWAITER_HOME"] = str(home.resolve())
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.environ.setdefault("HEADWAITER_POLL_SECONDS", "0.5")
+    return RegistrySettings.from_environment()
+
+
+def _make_versions(home: Path, settings: RegistrySettings, say: Say) -> None:
+    say("1. Fine-tuning a pretrained MiniLM to sort a support desk's messages …")
+    trained = fine_tune(pretrained_encoder(), home / "trained", progress=lambda line: say(f"   {line}"))
+    say("\n2. Logging two versions to MLflow, each with its contract …")
+    for candidate in trained:
+        logged = log_model(candidate.folder, task="text-classification", name=NAME, settings=settings)
+        say(
+            f"   {NAME}/{logged.version}: {logged.contract.model_class}, {len(logged.contract.labels)} labels, "
+            f"{candidate.accuracy:.0%} right on {len(EVALUATION)} sentences it never saw"
+        )
+    Versions(settings).promote(NAME, "1", why="the first one")
+    say(f"   {NAME}@champion is version 1")
+
+
+@contextmanager
+def _server(home: Path, port: int, say: Say) -> Iterator[httpx.Client]:
+    say(f"\n3. headwaiter serve {NAME} --port {port} …")
+    command = [sys.executable, "-m", "serving.cli", "serve", NAME, "--port", str(port)]
+    began = time.perf_counter()
+    log = home / "server.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            _wait(lambda: _is_ready(client, process, log), "the server to be ready", START_SECONDS)
+            say(f"   ready after {time.perf_counter() - began:.1f} s")
+            yield client
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _show(client: httpx.Client, settings: RegistrySettings, say: Say) -> None:
+    engine = client.get(f"/models/{NAME}").json()["versions"]["1"]["engines"][0]
+    say(f"   on {engine['device']} in {engine['dtype']}, batches of up to {engine['budget_tokens']} tokens")
+    say(f"\n4. POST /models/{NAME}")
+    for question in QUESTIONS:
+        _ask(client, question, say)
+    say(f"\n5. {BURST_REQUESTS} requests over {BURST_CONNECTIONS} connections, then GET /metrics")
+    _burst(client)
+    for line in read_latencies(client.get("/metrics").text):
+        say(f"   {line}")
+    versions = Versions(settings)
+    for number, action, expected in ((6, "promote", "2"), (7, "rollback", "1")):
+        shown = f"promote {NAME} {expected}" if action == "promote" else f"rollback {NAME}"
+        say(f"\n{number}. headwaiter {shown} --why demo")
+        began = time.perf_counter()
+        if action == "promote":
+            versions.promote(NAME, expected, why="demo")
+        else:
+            versions.rollback(NAME, why="demo")
+        _wait(partial(_is_live, client, expected), f"version {expected} to be live", START_SECONDS)
+        say(
+            f"   version {expected} answers after {time.perf_counter() - began:.2f} s; no request was refused meanwhile"
+        )
+        _ask(client, QUESTIONS[0], say)
+
+
+def _ask(client: httpx.Client, question: str, say: Say) -> None:
+    answer = client.post(f"/models/{NAME}", json={"inputs": question})
+    best = answer.json()[0][0]
+    say(f"   {question!r}\n     → {best['label']} ({best['score']:.2f})  version {answer.headers['x-model-version']}")
+    say(f"       {answer.headers['server-timing']} (ms)")
+
+
+def _burst(client: httpx.Client) -> None:
+    texts = [EVALUATION[index % len(EVALUATION)].text for index in range(BURST_REQUESTS)]
+    with ThreadPoolExecutor(BURST_CONNECTIONS) as pool:
+        for answer in pool.map(lambda text: client.post(f"/models/{NAME}", json={"inputs": text}), texts):
+            answer.raise_for_status()
+
+
+def _stay(home: Path, port: int, say: Say) -> None:
+    url = f"http://127.0.0.1:{port}"
+    say(f"\nThe server stays up until Ctrl-C. In another terminal:\n\n  export HEADWAITER_HOME={home}")
+    say(f"""  curl {url}/models/{NAME} -d '{{"inputs": "my order arrived broken"}}'""")
+    say(f"  headwaiter status {url}\n  headwaiter promote {NAME} 2 --why 'by hand'\n  headwaiter history {NAME}")
+    say(f"  curl {url}/metrics\n\nThe API's page is {url}/ ; the dashboard is monitoring/grafana/dashboards.")
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        say("\nStopping …")
+
+
+def _is_live(client: httpx.Client, version: str) -> bool:
+    answer = client.post(f"/models/{NAME}", json={"inputs": "hello"}).raise_for_status()
+    return answer.headers["x-model-version"] == version
+
+
+def _is_ready(client: httpx.Client, process: "subprocess.Popen[bytes]", log: Path) -> bool:
+    if process.poll() is not None:
+        raise EngineError(f"the server ended with status {process.returncode}:\n{log.read_text()[-2000:]}")
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _wait(condition: Callable[[], bool], what: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise EngineError(f"waited {seconds:.0f} s for {what}")
+        time.sleep(0.02)
