@@ -1,0 +1,22 @@
+"""The benchmarks: `python -m bench` measures Headwaiter, its peers and the bare forward limit in one run.
+
+The files, in the order that data passes them:
+
+__main__           the command line: which benchmarks, for how long
+models             the two model folders: one of negligible cost, one real encoder
+texts              the text sets, generated from a word list, the same ones every time
+processes          starts a server, waits until it is ready, stops it with all of its children
+headwaiter_server  Headwaiter, logged, promoted and served through its command line
+peers              what it is compared with: a plain BentoML service, a bare ASGI echo
+load               the load generator, a process of its own
+connection         one of its connections
+limit              the bare forward limit, a process of its own
+results            what those two report, and how they are run
+reference          the limit at its best setting, measured around each server
+request_rate       benchmark (a): requests/s at a negligible model
+forward_share      benchmark (b, c): sequences/s as a share of the bare forward limit
+report             Markdown tables
+
+One text per HTTP request everywhere. Everything runs on this machine, so the load generator takes its share of the
+cores from the servers, the same share for each.
+"""

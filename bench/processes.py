@@ -1,0 +1,114 @@
+"""Starts a server, waits until it is ready, and stops it with all of its children."""
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds the packages; every process starts in it."""
+
+
+class BenchError(Exception):
+    """A process of the benchmark failed; the message holds the end of its log."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server. url: where a text is posted. field: the body's key. in_list: whether it takes a list."""
+
+    name: str
+    url: str
+    field: str = "inputs"
+    in_list: bool = False
+
+    def request(self, text: str) -> dict[str, object]:
+        """The JSON body that asks for one text."""
+        return {self.field: [text] if self.in_list else text}
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run_module(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Standard output of `python -m …`. Blocks; raises BenchError where it fails."""
+    command = [sys.executable, "-m", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=dict(environment), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"python -m {' '.join(arguments)} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def serving(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    ready_url: str,
+    log: Path,
+    wait_seconds: float = 180,
+) -> Iterator[None]:
+    """Run `python -m …` while the block runs; it is entered once `ready_url` answers 200. Raises BenchError."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            _wait_until_ready(process, ready_url, log, wait_seconds)
+            yield
+        finally:
+            _stop(process)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, wait_seconds: float) -> None:
+    deadline = time.monotonic() + wait_seconds
+    while not _answers(url):
+        has_ended = process.poll() is not None
+        if has_ended or time.monotonic() > deadline:
+            state = "ended" if has_ended else f"was not ready after {wait_seconds:.0f} s"
+            raise BenchError(f"{process.args!r} {state}:\n{log.read_text(errors='replace')[-3000:]}")
+        time.sleep(0.1)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError, http.client.HTTPException):
+        return False
+
+
+def _stop(process: subprocess.Popen[bytes], wait_seconds: float = 20) -> None:
+    """SIGTERM, then SIGKILL for every process of the tree that is left; its children have sessions of their own."""
+    try:
+        tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        tree = []
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(wait_seconds)
+    for left in psutil.wait_procs(tree, timeout=2)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.kill()
+    process.wait()

@@ -1,0 +1,71 @@
+"""What the load generator and the limit report as JSON, and how they are run."""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench.processes import Server, run_module
+
+
+class LoadResult(msgspec.Struct, frozen=True):
+    """One run of the load generator. Only answers with status 200 count in rate and percentiles.
+
+    requests: answered in the measured time. p50_ms, p90_ms, p99_ms: milliseconds from request to whole answer, 0 where
+    nothing was answered. errors: status, or "lost" for a broken connection, to count. client_cpu_share: of one core.
+    """
+
+    connections: int
+    seconds: float
+    requests: int
+    requests_per_second: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    errors: dict[str, int]
+    client_cpu_share: float
+
+
+class LimitResult(msgspec.Struct, frozen=True):
+    """The bare forward limit. sequences_per_second: by token budget. padding: by token budget, share of all tokens."""
+
+    threads: int
+    sequences_per_second: dict[int, float]
+    padding: dict[int, float]
+
+
+def run_load(server: Server, texts: Sequence[str], connections: int, seconds: float) -> LoadResult:
+    """Load `server` with one text per request for `seconds` after a warm-up. Blocks; raises BenchError."""
+    with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as folder:
+        bodies = Path(folder) / "bodies.jsonl"
+        bodies.write_text("".join(json.dumps(server.request(text)) + "\n" for text in texts), encoding="utf-8")
+        arguments = ["bench.load", "--url", server.url, "--bodies", str(bodies)]
+        arguments += ["--connections", str(connections), "--seconds", str(seconds)]
+        return msgspec.json.decode(run_module(arguments, os.environ), type=LoadResult)
+
+
+def run_limit(
+    folder: Path,
+    texts: Sequence[str],
+    dtype: str,
+    device: str,
+    budgets: Sequence[int],
+    wait_policy: str,
+    seconds: float,
+) -> LimitResult:
+    """Measure the bare forward limit for at least `seconds` per token budget. Blocks; raises BenchError.
+
+    wait_policy: how OpenMP's threads wait for each other, "PASSIVE" or "" for its default, which spins.
+    """
+    with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as scratch:
+        lines = Path(scratch) / "texts.txt"
+        lines.write_text("\n".join(texts), encoding="utf-8")
+        arguments = ["bench.limit", "--model", str(folder), "--texts", str(lines), "--dtype", dtype, "--device", device]
+        arguments += ["--budgets", ",".join(map(str, budgets)), "--seconds", str(seconds)]
+        environment = os.environ | {"OMP_WAIT_POLICY": wait_policy}
+        if not wait_policy:
+            del environment["OMP_WAIT_POLICY"]
+        return msgspec.json.decode(run_module(arguments, environment), type=LimitResult)
