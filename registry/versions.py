@@ -92,9 +92,20 @@ class Versions:
         )
         # The alias first: a move without its record is taken for one made by hand, a record without its move would lie.
         with _translated(f"{name}/{target}"):
-            self._client.set_registered_model_alias(name, alias, target)
+            self._set_alias(name, alias, target)
             self._client.set_registered_model_tag(name, new_key(move.time), msgspec.json.encode(move).decode())
         return move
+
+    def _set_alias(self, name: str, alias: str, target: str) -> None:
+        """Two writers that create one alias collide in MLflow's database (3.17); the second one then updates it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.set_registered_model_alias(name, alias, target)
+        except MlflowException as error:
+            if "IntegrityError" not in str(error):
+                raise
+            self._client.set_registered_model_alias(name, alias, target)
 
 
 @contextmanager

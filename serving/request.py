@@ -12,12 +12,20 @@ from serving.tasks.base import Request, Task
 
 @cache
 def _form(task: Task) -> type[msgspec.Struct]:
-    """The type of the task's body: `{"inputs": item or [item, …], "parameters": {…}}`."""
+    """The type of the task's body: `{"inputs": item or [item, …], "parameters": {…}}`.
+
+    A parameter may also stand beside `inputs`, as the Hugging Face client sends those of some tasks.
+    """
+    beside = [
+        (field.encode_name, field.type | msgspec.UnsetType, msgspec.UNSET)
+        for field in msgspec.structs.fields(task.Parameters)
+    ]
     return msgspec.defstruct(
         "Body",
         [
             ("inputs", task.Item | list[task.Item]),  # type: ignore[name-defined]  # a type known at run time
             ("parameters", task.Parameters | None, None),
+            *beside,
         ],
         forbid_unknown_fields=True,
         frozen=True,
@@ -68,7 +76,15 @@ def _checked(form: Any, task: Task, max_rows: int) -> Request:
         raise TooLarge(
             f"inputs has {len(items):,} entries, a request may have {max_rows:,}: send them in several requests"
         )
-    return Request(items, many, form.parameters if form.parameters is not None else task.Parameters())
+    return Request(items, many, _parameters(form, task))
+
+
+def _parameters(form: Any, task: Task) -> Any:
+    parameters = form.parameters if form.parameters is not None else task.Parameters()
+    beside = {
+        name: value for name in task.Parameters.__struct_fields__ if (value := getattr(form, name)) is not msgspec.UNSET
+    }
+    return msgspec.structs.replace(parameters, **beside) if beside else parameters
 
 
 def _check_unicode(item: Any) -> None:
