@@ -9,6 +9,7 @@ from registry.digests import verify_folder
 from registry.errors import ArtifactError, ContractError, DigestMismatch, RegistryUnavailable
 from registry.flavor import read_contract
 from registry.layout import MODEL_FOLDER
+from registry.plain import add_contract, needs_contract
 from registry.settings import RegistrySettings
 from registry.tracking import connect
 from registry.versions import ResolvedVersion
@@ -30,6 +31,8 @@ def fetch(version: ResolvedVersion, settings: RegistrySettings) -> tuple[Path, C
     try:
         staging.mkdir(parents=True)
         _download(version, settings, staging)
+        if version.digest is None and needs_contract(staging):
+            add_contract(staging)
         contract = verify(staging, version)
         root = settings.cache / contract.digest
         try:

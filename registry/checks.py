@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from registry.errors import IncompleteArtifact, RandomHead, UnsafeArtifact, WrongHead
+from registry.errors import IncompleteArtifact, MismatchedHead, RandomHead, UnsafeArtifact, WrongHead
 from registry.heads import get_head, model_class
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"})
@@ -47,8 +47,10 @@ def check_files(folder: Path) -> None:
 def check_config(config: dict[str, Any], task: str) -> str:
     """Name of the class that serves `task`, after checking that it is the checkpoint's own head.
 
-    config: the content of `config.json`. Raises UnknownTask, UnsupportedHead, UnsafeArtifact (remote code) or
-    WrongHead, also when the configuration does not say which head it was saved with.
+    A checkpoint that was saved without a head passes here: `load_model` then finds its head's weights missing, or tied
+    to the embeddings, as those of some language models are. config: the content of `config.json`. Raises UnknownTask,
+    UnsupportedHead, UnsafeArtifact (remote code) or WrongHead, also when the configuration does not say which head it
+    was saved with.
     """
     if config.get("auto_map"):
         raise UnsafeArtifact(
@@ -57,7 +59,8 @@ def check_config(config: dict[str, Any], task: str) -> str:
         )
     expected = model_class(task, config["model_type"])
     saved = config.get("architectures") or []
-    if expected not in saved:
+    base = model_class("feature-extraction", config["model_type"])
+    if expected not in saved and base not in saved:
         head = get_head(task)
         was = f"saved as {', '.join(saved)}" if saved else "and its config.json names no architectures"
         raise WrongHead(
@@ -86,8 +89,15 @@ def load_model(folder: Path, task: str, *, dtype: str) -> Any:
         trust_remote_code=False,
         local_files_only=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that they are reported, and refused below
     )
-    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if report["mismatched_keys"]:
+        key, saved, built = min(report["mismatched_keys"])
+        raise MismatchedHead(
+            f"{key} has shape {tuple(saved)} in the checkpoint, config.json asks for {tuple(built)}: set "
+            "num_labels and id2label in config.json to those that the model was trained with"
+        )
+    missing = sorted(report["missing_keys"])
     if missing:
         shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
         raise RandomHead(

@@ -15,12 +15,31 @@ from registry.heads import get_head
 FORMAT = 1
 
 
+class ImageSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How an image becomes the model's pixels: resized, cropped around its centre, scaled and normalised.
+
+    resize: (height, width) in pixels, or (shortest edge,) with the aspect kept, or empty for no resizing. resample:
+    Pillow's number of the filter. crop: (height, width), or empty. scale: what a pixel value is multiplied with.
+    mean, std: of each channel; empty for no normalising. height, width: of the result.
+    """
+
+    resize: tuple[int, ...]
+    resample: int
+    crop: tuple[int, ...]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    height: int
+    width: int
+
+
 class Processor(msgspec.Struct, frozen=True, kw_only=True):
     """How text becomes rows of token ids.
 
     class_name: the transformers class that saved it. inputs: names of the arrays that the model takes.
-    pad_token_id: the id that fills a batch's shorter rows, >= 0. unk_token_id: the id of unknown words, None without
-    one. vocabulary: number of ids, all below it.
+    pad_token_id: the id that fills a batch's shorter rows, >= 0. unk_token_id, cls_token_id, eos_token_id,
+    mask_token_id: special ids, None for one that the tokenizer lacks. vocabulary: number of ids, all below it.
+    image: how images become pixels; then there is no text, and pad_token_id and vocabulary mean nothing.
     """
 
     class_name: str
@@ -28,6 +47,10 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     pad_token_id: int
     unk_token_id: int | None
     vocabulary: int
+    cls_token_id: int | None = None
+    eos_token_id: int | None = None
+    mask_token_id: int | None = None
+    image: ImageSettings | None = None
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,8 +65,9 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """What a logged model is and how it must be served.
 
     format: version of this record. task, auto_class: a row of `registry.heads.HEADS`. model_class: the transformers
-    class that the checkpoint was saved with. model_type: the architecture. problem_type: of a sequence classifier, one
-    of transformers' three names, else None. labels: label of each output index, in order; empty without labels.
+    class that the checkpoint was saved with. model_type: the architecture. is_encoder_decoder: whether it has both
+    halves. problem_type: of a sequence classifier, one of transformers' three names, else None. labels: label of each
+    output index, in order; empty without labels.
     max_tokens: longest row that the model takes, special tokens included. dtype: "auto", or the only one allowed
     ("float32", "bfloat16", "float16"). defaults: the task's own settings (pooling, aggregation, …).
     transformers, torch: the versions that logged it. files: path relative to the artifact → sha256 in hex.
@@ -58,6 +82,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     max_tokens: int
     dtype: str
+    is_encoder_decoder: bool = False
     processor: Processor
     defaults: dict[str, Any]
     transformers: str

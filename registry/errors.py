@@ -5,7 +5,8 @@ RegistryError
 │   ├── UnknownTask           no such task
 │   ├── UnsupportedHead       the architecture lacks the task's head
 │   ├── WrongHead             the checkpoint's own head is another one
-│   └── RandomHead            the head's weights are not in the checkpoint
+│   ├── RandomHead            the head's weights are not in the checkpoint
+│   └── MismatchedHead        the head's weights have another shape than the configuration says
 ├── ArtifactError             the files cannot be served
 │   ├── UnsafeArtifact        pickled weights or remote code
 │   ├── IncompleteArtifact    a needed file or setting is missing
@@ -41,6 +42,10 @@ class WrongHead(HeadError):
 
 class RandomHead(HeadError):
     """Weights of the head are not in the checkpoint, so they would be random."""
+
+
+class MismatchedHead(HeadError):
+    """Weights of the checkpoint have another shape than the configuration asks for, as with a wrong `num_labels`."""
 
 
 class ArtifactError(RegistryError):

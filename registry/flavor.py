@@ -19,9 +19,10 @@ from registry.checks import check_config, check_files, load_model, read_config
 from registry.contract import FORMAT, Contract, Example
 from registry.digests import digest_folder
 from registry.errors import ContractError, IncompleteArtifact
-from registry.heads import get_head
+from registry.heads import Head, get_head
+from registry.images import describe_images, image_patches, reads_images
 from registry.layout import FLAVOR, LOADER, MODEL_FOLDER
-from registry.processors import describe_processor, longest_row
+from registry.processors import describe_processor, load_processor, longest_row
 from registry.settings import RegistrySettings, check_model_name
 from registry.tracking import connect, use_tracking
 
@@ -53,10 +54,11 @@ def log_model(
 ) -> LoggedVersion:
     """Log a fine-tuned model with its contract and register it as the next version of `name`. Blocks.
 
-    model: a transformers model in memory, or a folder that `save_pretrained` wrote. tokenizer: of a model in memory;
-    a folder holds its own. inputs, parameters: the example request that the contract records; default: the task's.
-    defaults: the task's own settings, such as `{"pooling": "mean"}`. dtype: "auto", or the only one to serve in.
-    max_tokens: a lower bound on rows than the model's own. Raises HeadError, ArtifactError, ContractError.
+    model: a transformers model in memory, or a folder that `save_pretrained` wrote. tokenizer: of a model in memory,
+    or its image processor; a folder holds its own. inputs, parameters: the example request that the contract records;
+    default: the task's. defaults: the task's own settings, such as `{"pooling": "mean"}`. dtype: "auto", or the only
+    one to serve in. max_tokens: a lower bound on rows than the model's own. Raises HeadError, ArtifactError,
+    ContractError.
     """
     check_model_name(name)
     head = get_head(task)
@@ -67,23 +69,58 @@ def log_model(
         root = Path(staging)
         folder = Path(model) if isinstance(model, str | Path) else None
         if folder is not None:
-            model, tokenizer = _load_folder(folder, task, tokenizer)
+            model, tokenizer = _load_folder(folder, head, tokenizer)
         _save(model, tokenizer, root / MODEL_FOLDER)
-        loader = importlib.import_module(LOADER)
-        contract = _describe(
+        contract = make_contract(
             root,
             model,
             tokenizer,
-            head.task,
-            defaults=loader.task_defaults(task, folder or root / MODEL_FOLDER, dict(defaults or {})),
+            task,
+            origin=folder or root / MODEL_FOLDER,
+            inputs=inputs,
+            parameters=parameters,
+            defaults=defaults,
             dtype=dtype,
             max_tokens=max_tokens,
         )
-        del model
-        write_artifact(root, contract)
-        answered = loader.load(root).example(inputs, dict(parameters or {}))
-        contract = msgspec.structs.replace(contract, example=Example(**answered))
         return _register(root, contract, name, settings)
+
+
+def make_contract(
+    root: Path,
+    model: Any,
+    tokenizer: Any,
+    task: str,
+    *,
+    origin: Path,
+    inputs: Any = None,
+    parameters: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    dtype: str = "auto",
+    max_tokens: int | None = None,
+    described: Any = None,
+) -> Contract:
+    """The contract of the model saved in `root/model`, with the example's answer; leaves a loadable artifact at `root`.
+
+    origin: the folder whose files say more about the task's settings. described: MLflow's model record to add to, if
+    there is one. The others as in `log_model`. Blocks; raises HeadError, ArtifactError, ContractError.
+    """
+    loader = importlib.import_module(LOADER)
+    contract = _describe(
+        root,
+        model,
+        tokenizer,
+        task,
+        defaults=loader.task_defaults(task, origin, dict(defaults or {})),
+        dtype=dtype,
+        max_tokens=max_tokens,
+    )
+    difference = loader.compare(task, tokenizer, contract)
+    if difference is not None:
+        raise IncompleteArtifact(difference)
+    write_artifact(root, contract, described)
+    answered = loader.load(root).example(inputs, dict(parameters or {}))
+    return msgspec.structs.replace(contract, example=Example(**answered))
 
 
 def write_artifact(root: Path, contract: Contract, mlflow_model: Any = None) -> None:
@@ -122,25 +159,16 @@ def save_model(path: str, mlflow_model: Any, *, root: Path, contract: Contract) 
     write_artifact(Path(path), contract, mlflow_model)
 
 
-def _load_folder(folder: Path, task: str, tokenizer: Any) -> tuple[Any, Any]:
-    from transformers import AutoTokenizer
-
+def _load_folder(folder: Path, head: Head, processor: Any) -> tuple[Any, Any]:
     if not folder.is_dir():
         raise IncompleteArtifact(f"{folder} is not a folder: pass one that save_pretrained wrote")
-    model = load_model(folder, task, dtype="auto")
-    if tokenizer is None:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:
-            raise IncompleteArtifact(
-                f"no tokenizer could be loaded from {folder} ({error}): save it there with tokenizer.save_pretrained"
-            ) from error
-    return model, tokenizer
+    model = load_model(folder, head.task, dtype="auto")
+    return model, load_processor(folder, reads_images(model)) if processor is None else processor
 
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     if tokenizer is None:
-        raise IncompleteArtifact("a model in memory needs its tokenizer: pass tokenizer=…")
+        raise IncompleteArtifact("a model in memory needs its tokenizer (or image processor): pass tokenizer=…")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -167,7 +195,8 @@ def _describe(
             f"the labels have no names ({', '.join(labels[:3])}…): set config.id2label before logging",
             stacklevel=3,
         )
-    longest = longest_row(model, tokenizer)
+    is_image = reads_images(model)
+    longest = image_patches(model, tokenizer) if is_image else longest_row(model, tokenizer)
     if max_tokens is not None and not 1 <= max_tokens <= longest:
         raise ContractError(f"max_tokens={max_tokens} is out of range: this model takes 1 to {longest}")
     return Contract(
@@ -180,7 +209,8 @@ def _describe(
         labels=labels,
         max_tokens=max_tokens or longest,
         dtype=dtype,
-        processor=describe_processor(model, tokenizer, folder),
+        is_encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
+        processor=describe_images(tokenizer) if is_image else describe_processor(model, tokenizer, folder),
         defaults=defaults,
         transformers=transformers.__version__,
         torch=torch.__version__.split("+")[0],
@@ -203,7 +233,7 @@ def _register(root: Path, contract: Contract, name: str, settings: RegistrySetti
     use_tracking(settings)
     info = Model.log(
         artifact_path=None,
-        name=name,
+        name=name.replace(".", "_"),  # MLflow (3.17) allows no dot in a logged model's name, only in a registered one's
         flavor=sys.modules[__name__],
         registered_model_name=name,
         root=root,

@@ -17,12 +17,14 @@ class Head:
 
     task: the Hugging Face task name. auto_class: the transformers AutoModel class.
     mapping: the table in `modeling_auto` from model_type to class name. answers: what a user gets, in a few words.
+    same_as: the task that this one is another name of, or empty.
     """
 
     task: str
     auto_class: str
     mapping: str
     answers: str
+    same_as: str = ""
 
 
 HEADS: Mapping[str, Head] = {
@@ -34,6 +36,12 @@ HEADS: Mapping[str, Head] = {
             "AutoModelForSequenceClassification",
             "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
             "a label or a number per text",
+        ),
+        Head(
+            "zero-shot-classification",
+            "AutoModelForSequenceClassification",
+            "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+            "labels that come with the request",
         ),
         Head(
             "token-classification",
@@ -59,6 +67,20 @@ HEADS: Mapping[str, Head] = {
             "AutoModelForSeq2SeqLM",
             "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
             "text made from text",
+        ),
+        Head(
+            "summarization",
+            "AutoModelForSeq2SeqLM",
+            "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+            "a shorter text",
+            same_as="text2text-generation",
+        ),
+        Head(
+            "translation",
+            "AutoModelForSeq2SeqLM",
+            "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+            "the text in another language",
+            same_as="text2text-generation",
         ),
         Head(
             "multiple-choice",

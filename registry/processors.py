@@ -16,6 +16,26 @@ _PROBES = (
 )
 
 
+def load_processor(folder: Path, of_images: bool) -> Any:
+    """The tokenizer, or of a model that reads images the image processor, in a `save_pretrained` folder.
+
+    Raises IncompleteArtifact.
+    """
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    noun, method = ("image processor", "image_processor") if of_images else ("tokenizer", "tokenizer")
+    try:
+        if of_images:
+            return AutoImageProcessor.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, backend="pil"
+            )
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise IncompleteArtifact(
+            f"no {noun} could be loaded from {folder} ({error}): save it there with {method}.save_pretrained"
+        ) from error
+
+
 def describe_processor(model: Any, tokenizer: Any, folder: Path) -> Processor:
     """The tokenizer's part of the contract, after comparing `folder/tokenizer.json` with the tokenizer itself.
 
@@ -45,6 +65,9 @@ def describe_processor(model: Any, tokenizer: Any, folder: Path) -> Processor:
         pad_token_id=int(tokenizer.pad_token_id),
         unk_token_id=tokenizer.unk_token_id,
         vocabulary=len(tokenizer),
+        cls_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        mask_token_id=tokenizer.mask_token_id,
     )
 
 

@@ -57,6 +57,27 @@ def check(model: str, task: str) -> None:
         click.echo(f"note: this checkpoint was saved as {was}: fine-tune it with {head.auto_class} before logging")
 
 
+@main.command()
+@click.option("--task", required=True, help="The task that the model shall do.")
+@click.option("--small", "size", flag_value="small", default=None, help="Only cheap ones.")
+@click.option("--accurate", "size", flag_value="accurate", help="Only accurate ones.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def suggest(task: str, size: Any, as_json: bool) -> None:
+    """Name base models to fine-tune for a task, and why."""
+    from registry.heads import get_head, model_class
+    from registry.suggestions import suggest as find
+
+    with _errors():
+        head, found = get_head(task), find(task, size)
+        classes = [model_class(task, entry.model_type) for entry in found]
+    if as_json:
+        click.echo(json.dumps([vars(entry) | {"class": name} for entry, name in zip(found, classes, strict=True)]))
+        return
+    click.echo(f"{task} needs {head.auto_class}; to fine-tune, for example:")
+    for entry, name in zip(found, classes, strict=True):
+        click.echo(f"  {entry.model}  {entry.millions:,} M parameters, {entry.longest:,} tokens: {entry.why}  ({name})")
+
+
 @main.command("log")
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--task", required=True, help="The task of the checkpoint's head.")

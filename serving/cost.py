@@ -4,13 +4,16 @@ import time
 from collections.abc import Callable
 
 import numpy
+import torch
 
-from serving.messages import Row
 from serving.model import Model
 from serving.queue import Cost
+from serving.tasks.base import EncodedRow
 
 ENOUGH = 0.95
 """The budget is the smallest batch that reaches this share of the peak tokens a second."""
+ENOUGH_THREADS = 1.15
+"""More threads must save more than this ratio of time; they take cores from the fronts."""
 LATENCY_SECONDS = 0.1
 """A batch shall not take longer, unless one row alone does."""
 WARMUP_SECONDS = 3.0
@@ -20,22 +23,38 @@ TYPICAL_TOKENS = 32
 MAX_ROWS = 4096
 
 
+def choose_threads(model: Model, clock: Callable[[], float] = time.perf_counter) -> int:
+    """The fewest threads that compute typical batches almost as fast as any number does, and set them. Blocks.
+
+    A small model loses more to threads that wait for each other than it gains from them.
+    """
+    row = model.task.probe(model.contract, min(TYPICAL_TOKENS, model.contract.max_tokens))
+    most, took, threads = torch.get_num_threads(), {}, 1
+    while threads <= most:
+        torch.set_num_threads(threads)
+        took[threads] = sum(_time(model, row, rows, clock) for rows in (1, 16))
+        threads = threads * 2 if threads * 2 <= most or threads == most else most
+    chosen = next(count for count in took if took[count] <= ENOUGH_THREADS * min(took.values()))
+    torch.set_num_threads(chosen)
+    return chosen
+
+
 def measure_cost(model: Model, clock: Callable[[], float] = time.perf_counter) -> Cost:
     """Run batches of 1, 2, 4, … typical rows and one longest row; fit a line and choose the budget. Blocks."""
     longest = model.contract.max_tokens
-    length = min(TYPICAL_TOKENS, longest)
+    typical = model.task.probe(model.contract, min(TYPICAL_TOKENS, longest))
     deadline = clock() + WARMUP_SECONDS
     sizes: list[int] = []
     seconds: list[float] = []
     rows = 1
     while rows <= MAX_ROWS:
-        took = _time(model, rows, length, clock)
-        sizes.append(rows * length)
+        took = _time(model, typical, rows, clock)
+        sizes.append(rows * typical.length)
         seconds.append(took)
         if took > LATENCY_SECONDS or clock() > deadline or _is_past_peak(sizes, seconds):
             break
         rows *= 2
-    _time(model, 1, longest, clock)
+    _time(model, model.task.probe(model.contract, longest), 1, clock)
     return fit(sizes, seconds, longest)
 
 
@@ -64,12 +83,8 @@ def _is_past_peak(sizes: list[int], seconds: list[float]) -> bool:
     return len(rates) > 3 and max(rates[-2:]) < 1.02 * max(rates[:-2])
 
 
-def _time(model: Model, rows: int, length: int, clock: Callable[[], float]) -> float:
-    vocabulary = model.contract.processor.vocabulary
-    ids = numpy.random.default_rng(0).integers(0, vocabulary, size=(rows, length), dtype=numpy.int32)
-    batch = [
-        Row(index, ids[index].tobytes(), b"", model.task.typical_kind(model.contract), 0.0) for index in range(rows)
-    ]
+def _time(model: Model, row: EncodedRow, rows: int, clock: Callable[[], float]) -> float:
+    batch = [row.to_row(index, 0.0) for index in range(rows)]
     best = float("inf")
     for _ in range(3):
         began = clock()

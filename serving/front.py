@@ -75,6 +75,7 @@ class Front:
         for view in self._views.values():
             for link in view.links.values():
                 link.close()
+        self._context.destroy(linger=0)
         self._lock.close()
 
     def find(self, name: str, version: str | None) -> View:
@@ -198,7 +199,10 @@ class Front:
         encoded, turn = [], time.perf_counter()
         for index, item in enumerate(request.items):
             try:
-                encoded.append(view.task.encode(item, request.parameters, view.served))
+                if view.contract.processor.image is not None:  # decoding a large image takes milliseconds
+                    encoded.append(await asyncio.to_thread(view.task.encode, item, request.parameters, view.served))
+                else:
+                    encoded.append(view.task.encode(item, request.parameters, view.served))
             except ServingError as error:
                 if request.many:
                     error.message = error.message.replace("inputs", f"inputs[{index}]", 1)

@@ -67,7 +67,7 @@ class Link:
 
     def submit(self, rows: Sequence[EncodedRow], deadline: float) -> Waiter:
         """Send rows for a forward pass; all of them or none. Raises TooLarge or QueueFull."""
-        tokens = sum(len(row.tokens) for row in rows) >> 2
+        tokens = sum(row.length for row in rows)
         if tokens > self.bound_tokens:
             raise TooLarge(
                 f"the request has {tokens:,} tokens, the queue takes {self.bound_tokens:,}: send it in several requests"
@@ -81,7 +81,7 @@ class Link:
         waiter = Waiter(len(rows), deadline)
         for index, encoded in enumerate(rows):
             self._next_id += 1
-            row = Row(self._next_id, encoded.tokens, encoded.types, encoded.kind, deadline)
+            row = encoded.to_row(self._next_id, deadline)
             self._rows[row.id] = (waiter, index, row)
             waiter.ids.append(row.id)
             if not self._outbox:

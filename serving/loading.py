@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from registry.flavor import read_contract
-from serving.cost import measure_cost
+from serving.cost import choose_threads, measure_cost
 from serving.errors import EngineError
 from serving.metering import EngineMeter
 from serving.model import Model, choose_device, choose_dtypes
@@ -45,6 +45,8 @@ def load_engine(order: EngineOrder) -> Loaded:
         notes.append(f"{dtype} is not used: the contract's example came out otherwise: {difference}")
     else:
         raise EngineError("; ".join(notes))
+    if device == "cpu" and not order.threads:
+        choose_threads(predictor.model)
     cost = measure_cost(predictor.model)
     report = EngineReport(
         pid=os.getpid(),

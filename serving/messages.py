@@ -8,23 +8,21 @@ import numpy
 
 
 class Row(msgspec.Struct, array_like=True, gc=False):
-    """One row of tokens that wants a forward pass.
+    """One row that wants a forward pass.
 
-    id: chosen by the front, unique in its connection. tokens: int32 bytes, 4 per token. types: int8 bytes, 1 per
-    token, empty where all are 0. kind: rows of one kind share a batch; a task's own word. deadline: seconds of the
-    machine's monotonic clock after which nobody waits.
+    id: chosen by the front, unique in its connection. length: number of tokens, special ones included; of an image,
+    its patches. tokens: int32 bytes, 4 per token. types: int8 bytes, 1 per token, empty where all are 0. kind: rows of
+    one kind share a batch; a task's own word. deadline: seconds of the machine's monotonic clock after which nobody
+    waits. extra: what else the task's `forward` needs of this row, in its own form.
     """
 
     id: int
+    length: int
     tokens: bytes
     types: bytes
     kind: str
     deadline: float
-
-    @property
-    def length(self) -> int:
-        """Number of tokens, special ones included."""
-        return len(self.tokens) >> 2
+    extra: bytes = b""
 
 
 class Submit(msgspec.Struct, array_like=True, tag=0):

@@ -14,6 +14,7 @@ import torch
 
 from registry.checks import load_model
 from registry.contract import Contract
+from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
 from serving.messages import Row
 from serving.tasks import get_task
@@ -73,7 +74,11 @@ class Model:
         self.contract = contract
         self.device = torch.device(device)
         self.dtype = dtype
+        problem = self.task.problem(contract)
+        if problem is not None:
+            raise ContractError(problem)
         self._module = load_model(root / MODEL_FOLDER, contract.task, dtype=dtype).to(self.device)
+        self.task.prepare(self._module, contract)
         self._is_cuda = self.device.type == "cuda"
 
     @torch.inference_mode()
@@ -97,41 +102,18 @@ class Model:
         return [cut(arrays, index, row.length, self.task, row.kind) for index, row in enumerate(rows)]
 
     def _batch(self, rows: Sequence[Row]) -> Batch:
-        lengths = [row.length for row in rows]
-        ids, mask = pad(rows, lengths, self.contract.processor.pad_token_id)
-        inputs = {"input_ids": ids}
-        if mask is not None:
-            inputs["attention_mask"] = mask.astype(numpy.int64)
-        if any(row.types for row in rows):
-            inputs["token_type_ids"] = pad_types(rows, ids.shape)
-        return Batch({name: self._to_device(array) for name, array in inputs.items()}, lengths, rows[0].kind)
+        inputs = self.task.collate(rows, self.contract)
+        return Batch(
+            {name: self._to_device(array) for name, array in inputs.items()},
+            [row.length for row in rows],
+            rows[0].kind,
+            [row.extra for row in rows],
+            self.contract,
+        )
 
     def _to_device(self, array: numpy.ndarray[Any, Any]) -> torch.Tensor:
         tensor = torch.from_numpy(array)
         return tensor.pin_memory().to(self.device, non_blocking=True) if self._is_cuda else tensor
-
-
-def pad(
-    rows: Sequence[Row], lengths: Sequence[int], pad_id: int
-) -> tuple[numpy.ndarray[Any, Any], numpy.ndarray[Any, Any] | None]:
-    """Ids (rows, longest) int64 and which are real, (rows, longest) bool, or None when nothing is padded."""
-    flat = numpy.frombuffer(b"".join([row.tokens for row in rows]), dtype=numpy.int32)
-    longest = max(lengths)
-    if len(flat) == longest * len(rows):
-        return flat.reshape(len(rows), longest).astype(numpy.int64), None
-    mask = numpy.arange(longest) < numpy.asarray(lengths)[:, None]
-    ids = numpy.full(mask.shape, pad_id, dtype=numpy.int64)
-    ids[mask] = flat
-    return ids, mask
-
-
-def pad_types(rows: Sequence[Row], shape: tuple[int, ...]) -> numpy.ndarray[Any, Any]:
-    """token_type_ids (rows, longest) int64, 0 where a row has none."""
-    types = numpy.zeros(shape, dtype=numpy.int64)
-    for index, row in enumerate(rows):
-        if row.types:
-            types[index, : len(row.types)] = numpy.frombuffer(row.types, dtype=numpy.int8)
-    return types
 
 
 def cut(arrays: Sequence[numpy.ndarray[Any, Any]], index: int, length: int, task: Task, kind: str) -> RowArrays:

@@ -10,11 +10,8 @@ from registry.contract import Contract
 from registry.flavor import read_contract
 from registry.layout import MODEL_FOLDER
 from serving.agreement import FLOAT32_TOLERANCE, LOW_PRECISION_TOLERANCE, find_difference
-from serving.messages import Row
 from serving.model import Model
 from serving.request import assemble, convert_request
-from serving.tasks.base import Served
-from serving.text import TextEncoder
 
 
 class Predictor:
@@ -25,7 +22,7 @@ class Predictor:
     ) -> None:
         self.contract = contract or read_contract(root)
         self.model = Model(root, self.contract, device=device, dtype=dtype)
-        self._served = Served(self.contract, TextEncoder(root / MODEL_FOLDER, self.contract))
+        self._served = self.model.task.serve(root / MODEL_FOLDER, self.contract)
 
     def answer(self, inputs: Any, parameters: dict[str, Any] | None = None) -> Any:
         """The answer to a request; every item is a forward pass of its own. Raises ServingError."""
@@ -34,13 +31,15 @@ class Predictor:
         answers = []
         for item in request.items:
             encoded = task.encode(item, request.parameters, self._served)
-            rows = [self.model.run([Row(0, row.tokens, row.types, row.kind, 0.0)])[0] for row in encoded.rows]
+            rows = [self.model.run([row.to_row(0, 0.0)])[0] for row in encoded.rows]
             answers.append(task.decode(rows, encoded.plan, request.parameters, self._served))
         return assemble(answers, request, task)
 
     def example(self, inputs: Any, parameters: dict[str, Any]) -> dict[str, Any]:
         """A record of `inputs` (the task's own example if None), `parameters` and the answer to them."""
-        inputs = list(self.model.task.example) if inputs is None else inputs
+        task = self.model.task
+        inputs = task.make_example(self._served) if inputs is None else inputs
+        parameters = parameters or dict(task.example_parameters)
         return {"inputs": inputs, "parameters": parameters, "output": self.answer(inputs, parameters)}
 
     def find_difference(self) -> str | None:

@@ -6,6 +6,7 @@ Also the hook by which logging asks the artifact for its example's answer (`regi
 from pathlib import Path
 from typing import Any
 
+from registry.contract import Contract
 from serving.predictor import Predictor
 from serving.tasks import get_task
 
@@ -20,6 +21,11 @@ def load(root: Path) -> Predictor:
 def task_defaults(task: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     """The task's part of the contract for a checkpoint's folder; raises ContractError."""
     return get_task(task).defaults(folder, given)
+
+
+def compare(task: str, processor: Any, contract: Contract) -> str | None:
+    """How what the contract describes of a tokenizer or image processor differs from it, and what to do; or None."""
+    return get_task(task).compare(processor, contract)
 
 
 class PyFunc:

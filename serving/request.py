@@ -38,11 +38,16 @@ def _decoder(task: Task) -> "msgspec.json.Decoder[Any]":
 
 
 def parse_body(body: bytes, task: Task, max_rows: int) -> Request:
-    """The request in a JSON body; raises Malformed (not JSON), Unprocessable (field and rule) or TooLarge."""
+    """The request in a JSON body, or of a task that takes files the file itself.
+
+    Raises Malformed (not JSON), Unprocessable (field and rule) or TooLarge.
+    """
+    if task.takes_files and body and body.lstrip()[:1] != b"{":
+        return Request([body], many=False, parameters=task.Parameters())
     try:
         return _checked(_decoder(task).decode(body), task, max_rows)
     except msgspec.ValidationError as error:
-        raise Unprocessable(_explain(error)) from error
+        raise Unprocessable(_explain(error, task)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         cause = "or it has a lone surrogate" if b"\\ud" in body.lower() else error
         raise Malformed(
@@ -55,7 +60,7 @@ def convert_request(inputs: Any, parameters: Any, task: Task, max_rows: int) -> 
     try:
         form = msgspec.convert({"inputs": inputs, "parameters": parameters}, _form(task))
     except msgspec.ValidationError as error:
-        raise Unprocessable(_explain(error)) from error
+        raise Unprocessable(_explain(error, task)) from error
     request = _checked(form, task, max_rows)
     for item in request.items:
         _check_unicode(item)
@@ -64,7 +69,7 @@ def convert_request(inputs: Any, parameters: Any, task: Task, max_rows: int) -> 
 
 def assemble(answers: Sequence[Any], request: Request, task: Task) -> Any:
     """The items' answers in the form that the client asked for: a list for a list."""
-    return list(answers) if request.many or task.nests_single else answers[0]
+    return list(answers) if request.many or task.nests(request.items[0]) else answers[0]
 
 
 def _checked(form: Any, task: Task, max_rows: int) -> Request:
@@ -102,9 +107,10 @@ def _check_unicode(item: Any) -> None:
                 ) from error
 
 
-def _explain(error: Exception) -> str:
-    """Msgspec's message with the path as users write it: `inputs[0]: expected str, got int`."""
+def _explain(error: Exception, task: Task) -> str:
+    """Msgspec's message with the path as users write it: `inputs[0]: expected str, got int`, and what to send."""
     rule, _, path = str(error).partition(" - at `$")
     rule = rule[:1].lower() + rule[1:]
     where = path.rstrip("`").lstrip(".").replace("[...]", "[…]")
-    return f"{where}: {rule}" if where else rule
+    hint = f"; {task.item_hint}" if where.startswith("inputs") and "got `" in rule else ""
+    return f"{where}: {rule}{hint}" if where else rule

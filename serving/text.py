@@ -1,85 +1,44 @@
 """Text to rows of token ids, in a front: the tokenizer's own file, without transformers.
 
-Padding is the engine's work. Truncation is a setting of a tokenizer, and changing it while another thread encodes gives
-wrong rows, so each setting has a copy of its own; a front encodes in its event loop only.
+Padding is the engine's work. A front encodes in its event loop only: truncation is a setting of a tokenizer, and
+changing it while another thread encodes gives wrong rows.
 """
 
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from tokenizers import Encoding, Tokenizer
 
 from registry.contract import Contract
+from registry.layout import MODEL_FOLDER
 from serving.errors import Unprocessable
-from serving.tasks.base import EncodedRow
+from serving.tasks.base import EncodedRow, TextParameters
 
 CHARACTERS_PER_TOKEN = 64
 """A text of more characters than this times `max_tokens` is over-long without being tokenized; ours."""
+MAX_WINDOWS = 256
+"""The most windows that one text is cut into; ours."""
+MIN_WINDOW_TOKENS = 8
+"""A window has room for at least this many tokens of the text; ours."""
 
 
-class TextEncoder:
-    """The tokenizer of one version. Not for use from several threads."""
+class Tokenizers:
+    """A tokenizer's file, read: shared by all versions whose file is the same one, as most versions of a model."""
 
-    def __init__(self, folder: Path, contract: Contract) -> None:
-        self._path = str(folder / "tokenizer.json")
-        self._exact = self._copy()
-        self._truncating: dict[str, Tokenizer] = {}
-        self._has_types = "token_type_ids" in contract.processor.inputs
-        self.max_tokens = contract.max_tokens
-        self.max_characters = contract.max_tokens * CHARACTERS_PER_TOKEN
-        model = self._exact.model
-        self.subword_prefix: str | None = getattr(model, "continuing_subword_prefix", None)
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self.exact = self._copy()
+        self._cutting: Tokenizer | None = None
 
-    def encode(
-        self,
-        text: str,
-        pair: str | None = None,
-        *,
-        truncate: bool = False,
-        direction: str = "right",
-        kind: str = "",
-    ) -> tuple[EncodedRow, Encoding]:
-        """One row for a text or a pair of texts, special tokens included.
-
-        truncate: cut to `max_tokens` (longest first of a pair) at the given side, "right" or "left"; else an over-long
-        text raises Unprocessable, as an empty one does.
-        """
-        if not text or pair == "":
-            raise Unprocessable("inputs holds an empty text: every text needs at least one character")
-        limit = self.max_characters
-        if truncate:
-            text, pair = (
-                _cut(text, limit, direction),
-                _cut(pair, limit, direction) if pair is not None else None,
-            )
-        elif len(text) + len(pair or "") > limit:
-            raise self._too_long(f"{len(text) + len(pair or ''):,} characters")
-        encoding = self._exact.encode(text, pair)
-        if len(encoding) > self.max_tokens:
-            if not truncate:
-                raise self._too_long(f"{len(encoding):,} tokens")
-            encoding = self._truncator(direction).encode(text, pair)
-        types = bytes(encoding.type_ids) if pair is not None and self._has_types else b""
-        return EncodedRow(tokens=array("i", encoding.ids).tobytes(), types=types, kind=kind), encoding
-
-    def join(self, tokens: list[str]) -> str:
-        """Tokens as text, as `convert_tokens_to_string` of transformers' fast tokenizers does it."""
-        decoder = self._exact.decoder
-        return str(decoder.decode(tokens)) if decoder is not None else " ".join(tokens)
-
-    def _too_long(self, size: str) -> Unprocessable:
-        return Unprocessable(
-            f"inputs has {size}, this model takes at most {self.max_tokens:,} tokens: shorten the text, "
-            'or pass "parameters": {"truncate": true}'
-        )
-
-    def _truncator(self, direction: str) -> Tokenizer:
-        if direction not in self._truncating:
-            copy = self._copy()
-            copy.enable_truncation(self.max_tokens, direction=direction)
-            self._truncating[direction] = copy
-        return self._truncating[direction]
+    def cutter(self, most: int, *, stride: int = 0, strategy: str = "longest_first", direction: str = "right") -> Any:
+        """The copy whose truncation is set anew for each text; a copy for each setting would cost too much."""
+        if self._cutting is None:
+            self._cutting = self._copy()
+        self._cutting.enable_truncation(most, stride=stride, strategy=strategy, direction=direction)
+        return self._cutting
 
     def _copy(self) -> Any:
         tokenizer = Tokenizer.from_file(self._path)
@@ -88,5 +47,131 @@ class TextEncoder:
         return tokenizer
 
 
+_shared: WeakValueDictionary[str, Tokenizers] = WeakValueDictionary()
+"""By the file's digest."""
+
+
+class TextEncoder:
+    """The tokenizer of one version. Not for use from several threads.
+
+    max_tokens: of a row. subword_prefix: what WordPiece writes before the later tokens of a word, None elsewhere.
+    """
+
+    def __init__(self, folder: Path, contract: Contract) -> None:
+        path = folder / "tokenizer.json"
+        digest = contract.files.get(f"{MODEL_FOLDER}/{path.name}", str(path))
+        self._tokenizers = _shared.get(digest) or _shared.setdefault(digest, Tokenizers(path))
+        self._exact = self._tokenizers.exact
+        self._has_types = "token_type_ids" in contract.processor.inputs
+        self.max_tokens = contract.max_tokens
+        self.max_characters = contract.max_tokens * CHARACTERS_PER_TOKEN
+        self.subword_prefix: str | None = getattr(self._exact.model, "continuing_subword_prefix", None)
+
+    def encode(
+        self,
+        text: str,
+        pair: str | None = None,
+        *,
+        parameters: TextParameters | None = None,
+        kind: str = "",
+        max_tokens: int | None = None,
+    ) -> tuple[EncodedRow, Encoding]:
+        """One row for a text or a pair of texts, special tokens included.
+
+        parameters: whether an over-long text is cut to `max_tokens` (longest first of a pair; default: the model's),
+        and at which side; else it raises Unprocessable, as an empty one does.
+        """
+        if not text or pair == "":
+            raise Unprocessable("inputs holds an empty text: every text needs at least one character")
+        most = min(max_tokens or self.max_tokens, self.max_tokens)
+        limit = self.max_characters
+        truncate = parameters is not None and parameters.truncate
+        direction = parameters.truncation_direction if parameters is not None else "right"
+        if truncate:
+            text, pair = _cut(text, limit, direction), None if pair is None else _cut(pair, limit, direction)
+        elif len(text) + len(pair or "") > limit:
+            raise self._too_long(f"{len(text) + len(pair or ''):,} characters", most)
+        encoding = self._exact.encode(text, pair)
+        if len(encoding) > most:
+            if not truncate:
+                raise self._too_long(f"{len(encoding):,} tokens", most)
+            encoding = self._tokenizers.cutter(most, direction=direction).encode(text, pair)
+        return self._row(encoding, kind, pair is not None), encoding
+
+    def windows(
+        self, text: str, before: str | None = None, *, stride: int, max_tokens: int | None = None
+    ) -> list[tuple[EncodedRow, Encoding]]:
+        """The text in overlapping windows of at most `max_tokens` tokens (default, and most: the model's).
+
+        before: a text that stands whole before each window, as a question does. stride: tokens that neighbours share.
+        Raises Unprocessable where a text is empty, `before` leaves no room, or there would be too many windows.
+        """
+        if not text or before == "":
+            raise Unprocessable("inputs holds an empty text: every text needs at least one character")
+        most = min(max_tokens or self.max_tokens, self.max_tokens)
+        fixed = self._exact.num_special_tokens_to_add(before is not None)
+        if before is not None:
+            fixed += len(self._exact.encode(before[: self.max_characters], add_special_tokens=False))
+        room = most - fixed
+        if room < MIN_WINDOW_TOKENS:
+            raise Unprocessable(
+                f"a window of {most} tokens has {max(0, room)} left for the text, it needs {MIN_WINDOW_TOKENS}: "
+                "shorten the question, or raise max_seq_len"
+            )
+        stride = min(stride, room // 2)
+        if len(text) > MAX_WINDOWS * (room - stride) * CHARACTERS_PER_TOKEN:
+            raise self._too_many(f"{len(text):,} characters")
+        strategy = "longest_first" if before is None else "only_second"
+        first = self._tokenizers.cutter(most, stride=stride, strategy=strategy).encode(*_in_order(before, text))
+        found = [first, *first.overflowing]
+        if len(found) > MAX_WINDOWS:
+            raise self._too_many(f"{len(found):,} windows")
+        return [(self._row(encoding, "", before is not None), encoding) for encoding in found]
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a text without special tokens; at most `max_characters` of it are read."""
+        ids: list[int] = self._exact.encode(text[: self.max_characters], add_special_tokens=False).ids
+        return ids
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token that is in the vocabulary as it is written, else None."""
+        found: int | None = self._exact.token_to_id(token)
+        return found
+
+    def token_of(self, token_id: int) -> str:
+        """The token as it is written."""
+        return str(self._exact.id_to_token(token_id))
+
+    def join(self, tokens: list[str]) -> str:
+        """Tokens as text, as `convert_tokens_to_string` of transformers' fast tokenizers does it."""
+        decoder = self._exact.decoder
+        return str(decoder.decode(tokens)) if decoder is not None else " ".join(tokens)
+
+    def read(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Ids as text."""
+        return str(self._exact.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    def _row(self, encoding: Encoding, kind: str, is_pair: bool) -> EncodedRow:
+        if not len(encoding):
+            raise Unprocessable("inputs holds a text without a single token: write something the tokenizer knows")
+        types = bytes(encoding.type_ids) if is_pair and self._has_types else b""
+        return EncodedRow(len(encoding), array("i", encoding.ids).tobytes(), types, kind)
+
+    def _too_long(self, size: str, most: int) -> Unprocessable:
+        return Unprocessable(
+            f"inputs has {size}, this model takes at most {most:,} tokens: shorten the text, "
+            'or pass "parameters": {"truncate": true}'
+        )
+
+    def _too_many(self, size: str) -> Unprocessable:
+        return Unprocessable(
+            f"inputs has {size}; a text may be cut into at most {MAX_WINDOWS} windows of this model: send it in parts"
+        )
+
+
 def _cut(text: str, limit: int, direction: str) -> str:
     return text[:limit] if direction == "right" else text[-limit:]
+
+
+def _in_order(before: str | None, text: str) -> tuple[str, ...]:
+    return (text,) if before is None else (before, text)

@@ -10,7 +10,6 @@ from serving.link import Link
 from serving.metering import FrontMeter
 from serving.tasks import get_task
 from serving.tasks.base import Served, Task
-from serving.text import TextEncoder
 
 
 @dataclass
@@ -29,14 +28,13 @@ class View:
     @classmethod
     def load(cls, model: str, version: str, root: Path, contract: Contract) -> "View":
         """Read the version's tokenizer. Blocks for some milliseconds; runs in a thread."""
-        encoder = TextEncoder(root / MODEL_FOLDER, contract)
         task = get_task(contract.task)
         return cls(
             model=model,
             version=version,
             contract=contract,
             task=task,
-            served=Served(contract, encoder),
+            served=task.serve(root / MODEL_FOLDER, contract),
             meter=FrontMeter(model, version, contract.task),
         )
 

@@ -4,15 +4,16 @@ import importlib
 from functools import cache
 from pathlib import Path
 
-from registry.heads import get_head
+from registry.heads import HEADS, get_head
 from serving.errors import EngineError
 from serving.tasks.base import Task
 
 
+@cache
 def served_tasks() -> tuple[str, ...]:
-    """Names of the tasks that this release serves, from the files in this folder."""
-    stems = (path.stem for path in Path(__file__).parent.glob("*.py"))
-    return tuple(sorted(stem.replace("_", "-") for stem in stems if stem not in ("__init__", "base")))
+    """Names of the tasks that this release serves, from the files in this folder, in the order of the table."""
+    stems = {path.stem for path in Path(__file__).parent.glob("*.py")} - {"__init__", "base"}
+    return tuple(head.task for head in HEADS.values() if _stem(head.task) in stems)
 
 
 @cache
@@ -21,6 +22,10 @@ def get_task(name: str) -> Task:
     get_head(name)
     if name not in served_tasks():
         raise EngineError(f"{name} is not served by this release; it serves: {', '.join(served_tasks())}")
-    module = importlib.import_module(f"serving.tasks.{name.replace('-', '_')}")
-    task: Task = module.TASK
+    module = importlib.import_module(f"serving.tasks.{_stem(name)}")
+    task: Task = module.TASKS[name] if hasattr(module, "TASKS") else module.TASK
     return task
+
+
+def _stem(name: str) -> str:
+    return (get_head(name).same_as or name).replace("-", "_")

@@ -1,32 +1,47 @@
 """feature-extraction: a vector for each text, or one for each of its tokens.
 
 Pooling follows sentence-transformers (`1_Pooling/config.json` in a checkpoint's folder says which): the mean over real
-tokens, or the first token. Normalised vectors have Euclidean length 1.
+tokens, the first token, or the last real one. Normalised vectors have Euclidean length 1. Fewer dimensions are the
+first ones of the vector, as models trained for that (Matryoshka) expect; they are cut before normalising.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+import numpy
 
 from registry.contract import Contract
-from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task
+from serving.errors import Unprocessable
+from serving.images import ImageReader, collate_images, draw, normalise, probe_image
+from serving.messages import Row
+from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text
 
 if TYPE_CHECKING:
     import torch
 
-POOLINGS = ("raw", "mean", "cls")
+Pooling = Literal["raw", "mean", "cls", "last"]
+Dimensions = Annotated[int, msgspec.Meta(ge=1)]
 
 
-class Parameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """pooling, normalize: instead of the contract's."""
+class Parameters(TextParameters, frozen=True):
+    """pooling, normalize, dimensions: instead of the contract's. prompt_name: of the contract's prompts."""
 
-    pooling: Literal["raw", "mean", "cls"] | None = None
+    pooling: Pooling | None = None
     normalize: bool | None = None
-    truncate: bool = False
-    truncation_direction: Literal["left", "right"] = "right"
+    dimensions: Dimensions | None = None
+    prompt_name: str | None = None
+
+
+class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What a request without parameters gets. prompts: what is written before a text, by name."""
+
+    pooling: Pooling = "raw"
+    normalize: bool = False
+    dimensions: Dimensions | None = None
+    prompts: dict[str, str] = {}
 
 
 class FeatureExtraction(Task):
@@ -34,72 +49,104 @@ class FeatureExtraction(Task):
 
     name = "feature-extraction"
     Parameters = Parameters
+    Defaults = Defaults
     example = ("A short text.", "Another text, with a few more words in it than the first one has.")
-    default_settings = {"pooling": POOLINGS, "normalize": (True, False)}
 
-    def defaults(self, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
-        """What is not given is read from a sentence-transformers folder, else raw and not normalised."""
-        return {"pooling": "raw", "normalize": False} | _folder_settings(folder) | super().defaults(folder, given)
+    def folder_settings(self, folder: Path) -> dict[str, Any]:
+        """A sentence-transformers folder says how it pools, whether it normalises, and its prompts."""
+        return _sentence_transformer(folder)
 
     def has_tokens(self, kind: str) -> bool:
         """Only raw states have a tokens dimension."""
-        return kind.startswith("raw")
+        return kind == "raw"
 
-    def typical_kind(self, contract: Contract) -> str:
-        """The contract's pooling."""
-        return _kind(contract, None, None)
+    def probe(self, contract: Contract, length: int) -> EncodedRow:
+        """Pooled as the contract says."""
+        pooling = msgspec.convert(contract.defaults, Defaults).pooling
+        return probe_image(contract, pooling) if contract.processor.image else probe_text(contract, length, pooling)
+
+    def make_encoder(self, folder: Path, contract: Contract) -> Any:
+        """An image model's vectors are those of its patches."""
+        return ImageReader(contract) if contract.processor.image else super().make_encoder(folder, contract)
+
+    def make_example(self, served: Served) -> list[Any]:
+        """Texts or images."""
+        return [draw(48, 32), draw(80, 120)] if served.contract.processor.image else list(self.example)
+
+    def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, numpy.ndarray[Any, Any]]:
+        """Token ids or pixels."""
+        return collate_images(rows, contract) if contract.processor.image else super().collate(rows, contract)
 
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
-        """One row a text; its kind names pooling and normalisation."""
-        row, _ = served.encoder.encode(
-            item,
-            truncate=parameters.truncate,
-            direction=parameters.truncation_direction,
-            kind=_kind(served.contract, parameters.pooling, parameters.normalize),
-        )
-        return Encoded([row])
+        """One row a text; its kind is the pooling."""
+        defaults = served.defaults
+        if parameters.prompt_name is not None:
+            if parameters.prompt_name not in defaults.prompts:
+                known = ", ".join(defaults.prompts) or "none"
+                raise Unprocessable(f"parameters.prompt_name {parameters.prompt_name!r} is unknown; known: {known}")
+            item = defaults.prompts[parameters.prompt_name] + item
+        kind = parameters.pooling or defaults.pooling
+        if served.contract.processor.image:
+            return Encoded([served.encoder.encode(item, kind)])
+        return Encoded([served.encoder.encode(item, parameters=parameters, kind=kind)[0]])
 
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
-        """Pooled, and normalised if the kind says so, in float32 on the device."""
+        """Pooled, in float32 on the device."""
         import torch
 
-        states = model(**batch.inputs).last_hidden_state.float()
-        pooling, _, unit = batch.kind.partition("+")
-        if pooling == "mean":
+        if batch.contract.processor.image:
+            pixels = normalise(batch.inputs["pixel_values"], batch.contract, model.dtype)
+            states = model(pixel_values=pixels).last_hidden_state.float()
+        else:
+            states = _text_half(model)(**batch.inputs).last_hidden_state.float()
+        if batch.kind == "mean" and batch.contract.processor.image:
+            states = states.mean(1)
+        elif batch.kind == "mean":
             mask = batch.mask().unsqueeze(-1).to(states.dtype)
             states = (states * mask).sum(1) / mask.sum(1)
-        elif pooling == "cls":
+        elif batch.kind == "cls":
             states = states[:, 0]
-        if unit:
-            states = torch.nn.functional.normalize(states, dim=-1)
+        elif batch.kind == "last":
+            last = torch.tensor(batch.lengths, device=states.device) - 1
+            states = states[torch.arange(len(batch.lengths), device=states.device), last]
         return (states,)
 
     def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
         """A list of floats, or for raw a list of lists, one a token, special tokens included."""
         (states,) = rows[0]
+        dimensions = parameters.dimensions or served.defaults.dimensions
+        if dimensions is not None:
+            if dimensions > states.shape[-1]:
+                raise Unprocessable(f"parameters.dimensions is {dimensions}, this model has {states.shape[-1]}")
+            states = states[..., :dimensions]
+        if served.defaults.normalize if parameters.normalize is None else parameters.normalize:
+            states = states / numpy.maximum(numpy.linalg.norm(states, axis=-1, keepdims=True), 1e-12)
         return states.tolist()
 
 
-def _kind(contract: Contract, pooling: str | None, normalize: bool | None) -> str:
-    pooling = pooling or contract.defaults.get("pooling", "raw")
-    normalize = contract.defaults.get("normalize", False) if normalize is None else normalize
-    return f"{pooling}+unit" if normalize else str(pooling)
+def _text_half(model: Any) -> Any:
+    """The model itself; of one whose decoder cannot start from the text alone (T5), the encoder."""
+    return model.get_encoder() if hasattr(model, "_shift_right") else model
 
 
-def _folder_settings(folder: Path) -> dict[str, Any]:
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return {}
-    pooling = json.loads(path.read_text(encoding="utf-8"))
+def _sentence_transformer(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if pooling.get("pooling_mode_mean_tokens"):
-        found["pooling"] = "mean"
-    elif pooling.get("pooling_mode_cls_token"):
-        found["pooling"] = "cls"
+    pooling = _read(folder / "1_Pooling" / "config.json")
+    for key, value in (("mean_tokens", "mean"), ("cls_token", "cls"), ("lasttoken", "last")):
+        if pooling.get(f"pooling_mode_{key}"):
+            found["pooling"] = value
     modules = folder / "modules.json"
     if modules.is_file() and "Normalize" in modules.read_text(encoding="utf-8"):
         found["normalize"] = True
+    settings = _read(folder / "config_sentence_transformers.json")
+    if isinstance(settings.get("prompts"), dict) and any(settings["prompts"].values()):
+        found["prompts"] = {name: text for name, text in settings["prompts"].items() if text}
     return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
 
 
 TASK = FeatureExtraction()

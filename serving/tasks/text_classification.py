@@ -1,17 +1,20 @@
 """text-classification: a label, labels or a number for a text or a pair of texts.
 
 The scores follow transformers' own pipeline: regression gives the raw number, several labels at once or a single label
-the sigmoid, else the softmax (`TextClassificationPipeline.postprocess`, transformers 5).
+the sigmoid, else the softmax (`TextClassificationPipeline.postprocess`, transformers 5). A model with one label also
+ranks: a query and texts give the texts' indices, best first.
 """
 
+from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
-from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task
+from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text
 
 if TYPE_CHECKING:
     import torch
@@ -21,19 +24,30 @@ MAX_LABELS = 512
 
 
 class Pair(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A text and the text to judge it with."""
+    """A text and the text to judge it with; or a query and the texts to rank by how well they answer it."""
 
-    text: str
+    text: str | None = None
     text_pair: str | None = None
+    query: str | None = None
+    texts: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Exactly one of the two forms."""
+        is_ranking = self.query is not None and bool(self.texts) and self.text is None and self.text_pair is None
+        is_pair = self.text is not None and self.query is None and self.texts is None
+        if is_ranking == is_pair:
+            raise ValueError("give text and, for a pair, text_pair; or query and texts to rank")
 
 
-class Parameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """top_k: labels in the answer, best first; all by default. function_to_apply: instead of the contract's."""
+class Parameters(TextParameters, frozen=True):
+    """top_k: labels in the answer, best first; all by default. function_to_apply: instead of the contract's.
+
+    return_text: whether ranked texts stand in the answer.
+    """
 
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
     function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
-    truncate: bool = False
-    truncation_direction: Literal["left", "right"] = "right"
+    return_text: bool = False
 
 
 def activation(contract: Contract) -> str:
@@ -45,63 +59,98 @@ def activation(contract: Contract) -> str:
     return "softmax"
 
 
+def mark_ends(row: EncodedRow, contract: Contract) -> EncodedRow:
+    """The row, its kind completed by its number of end tokens where the head reads its answer at the last of them.
+
+    Sequence classifiers with encoder and decoder (T5, BART) refuse a batch whose rows differ in that number
+    (transformers 5.23), so such rows do not share one. Raises Unprocessable for a row that has none.
+    """
+    if not contract.is_encoder_decoder:
+        return row
+    end = array("i", [contract.processor.eos_token_id or 0]).tobytes()
+    ends = sum(row.tokens[start : start + 4] == end for start in range(0, len(row.tokens), 4))
+    if not ends:
+        raise Unprocessable("inputs has no end token after tokenizing, and this model reads its answer there")
+    return replace(row, kind=f"{row.kind}/{ends}")
+
+
 class TextClassification(Task):
     """(rows, labels) logits → the best labels' scores (rows, k) float32 and indices (rows, k) int32, best first."""
 
     name = "text-classification"
     Item = str | Pair
     Parameters = Parameters
-    nests_single = True
     example = (
         "I love this.",
         "The parcel came two weeks late, and nobody at the desk could tell me where it had been all that time.",
         "What time does it open?",
     )
 
-    def typical_kind(self, contract: Contract) -> str:
-        """The contract's own activation."""
-        return activation(contract)
+    def nests(self, item: Any) -> bool:
+        """Labels are in a list of lists, a ranking is not."""
+        return isinstance(item, str) or item.texts is None
+
+    def probe(self, contract: Contract, length: int) -> EncodedRow:
+        """With the contract's own activation."""
+        return mark_ends(probe_text(contract, length, activation(contract)), contract)
+
+    def prepare(self, model: Any, contract: Contract) -> None:
+        """A decoder reads its answer at a row's last token that is no padding (transformers 5.23), so it must know."""
+        model.config.get_text_config().pad_token_id = contract.processor.pad_token_id
 
     def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
-        """The best label; a regression's number is no confidence and is left out."""
+        """The best label; a regression's number is no confidence and is left out, as a ranking is."""
         best = answer[0]
-        return ((best["label"], best["score"]),) if 0.0 <= best["score"] <= 1.0 else ()
+        return ((best["label"], best["score"]),) if "label" in best and 0.0 <= best["score"] <= 1.0 else ()
 
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
-        """One row a text or pair."""
-        text, pair = (item, None) if isinstance(item, str) else (item.text, item.text_pair)
-        if parameters.top_k is not None and parameters.top_k > min(len(served.contract.labels), MAX_LABELS):
-            known = min(len(served.contract.labels), MAX_LABELS)
-            raise Unprocessable(f"parameters.top_k is {parameters.top_k}, this model has {known} labels to choose from")
-        row, _ = served.encoder.encode(
-            text,
-            pair,
-            truncate=parameters.truncate,
-            direction=parameters.truncation_direction,
-            kind=parameters.function_to_apply or activation(served.contract),
-        )
-        return Encoded([row])
+        """One row a text or pair; a ranking has one row a text."""
+        contract = served.contract
+        most = min(len(contract.labels), MAX_LABELS)
+        if isinstance(item, str) or item.texts is None:
+            pairs = [(item, None) if isinstance(item, str) else (item.text, item.text_pair)]
+            if parameters.top_k is not None and parameters.top_k > most:
+                raise Unprocessable(
+                    f"parameters.top_k is {parameters.top_k}, this model has {most} labels to choose from"
+                )
+        else:
+            pairs = [(item.query, text) for text in item.texts]
+            if most != 1:
+                raise Unprocessable(f"texts are ranked by a model with one label, this one has {most}: send text")
+        kind = parameters.function_to_apply or activation(contract)
+        rows = [served.encoder.encode(*pair, parameters=parameters, kind=kind)[0] for pair in pairs]
+        return Encoded([mark_ends(row, contract) for row in rows], None if isinstance(item, str) else item.texts)
 
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
         """Scores in float32, sorted on the device."""
         import torch
 
         logits = model(**batch.inputs).logits.float()
-        if batch.kind == "softmax":
+        function = batch.kind.partition("/")[0]
+        if function == "softmax":
             logits = logits.softmax(-1)
-        elif batch.kind == "sigmoid":
+        elif function == "sigmoid":
             logits = logits.sigmoid()
         scores, labels = logits.topk(min(MAX_LABELS, logits.shape[-1]))
         return scores, labels.to(torch.int32)
 
     def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
-        """`[{"label": …, "score": …}, …]`, best first."""
-        scores, labels = (array.tolist() for array in rows[0])
+        """`[{"label": …, "score": …}, …]`, or of a ranking `[{"index": …, "score": …}, …]`; best first."""
+        if plan is not None:
+            return _rank(plan, [float(scores[0]) for scores, _ in rows], parameters)
+        scores, labels = (part.tolist() for part in rows[0])
         names = served.contract.labels
         return [
             {"label": names[label], "score": score}
             for label, score in zip(labels[: parameters.top_k], scores[: parameters.top_k], strict=True)
         ]
+
+
+def _rank(texts: Sequence[str], scores: Sequence[float], parameters: Any) -> list[dict[str, Any]]:
+    order = sorted(range(len(texts)), key=lambda index: -scores[index])[: parameters.top_k]
+    if parameters.return_text:
+        return [{"index": index, "score": scores[index], "text": texts[index]} for index in order]
+    return [{"index": index, "score": scores[index]} for index in order]
 
 
 TASK = TextClassification()

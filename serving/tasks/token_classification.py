@@ -7,36 +7,46 @@ agree ("first", "average", "max"), and how neighbours of one label become a grou
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy
 
-from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task
+from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task, TextParameters
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Encoding
 
-STRATEGIES = ("none", "simple", "first", "average", "max")
+Strategy = Literal["none", "simple", "first", "average", "max"]
 Scores = numpy.ndarray[Any, numpy.dtype[numpy.float32]]
+STRIDE_TOKENS = 64
+"""How many tokens the windows of a long text share unless the request says otherwise; ours."""
 
 
-class Parameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """aggregation_strategy: instead of the contract's. ignore_labels: labels that are left out of the answer."""
+class Parameters(TextParameters, frozen=True):
+    """aggregation_strategy: instead of the contract's. ignore_labels: labels that are left out of the answer.
 
-    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None = None
+    stride: tokens that the windows of a text longer than the model share; at most half a window is used.
+    """
+
+    aggregation_strategy: Strategy | None = None
     ignore_labels: tuple[str, ...] = ("O",)
-    truncate: bool = False
-    truncation_direction: Literal["left", "right"] = "right"
+    stride: Annotated[int, msgspec.Meta(ge=0)] = STRIDE_TOKENS
+
+
+class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What a request without parameters gets."""
+
+    aggregation_strategy: Strategy = "simple"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The text and its encoding, for the offsets."""
+    """The text and the encodings of its windows, for the offsets."""
 
     text: str
-    encoding: "Encoding"
+    windows: "Sequence[Encoding]"
 
 
 @dataclass(frozen=True)
@@ -68,11 +78,11 @@ class TokenClassification(Task):
 
     name = "token-classification"
     Parameters = Parameters
+    Defaults = Defaults
     example = (
         "My name is Wolfgang and I live in Berlin.",
         "Angela flew from Paris to New York with Air France, and wrote to the United Nations from there.",
     )
-    default_settings = {"aggregation_strategy": STRATEGIES}
 
     def has_tokens(self, kind: str) -> bool:
         """Always."""
@@ -83,11 +93,12 @@ class TokenClassification(Task):
         return [(entry.get("entity_group") or entry["entity"], entry["score"]) for entry in answer]
 
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
-        """One row a text."""
-        row, encoding = served.encoder.encode(
-            item, truncate=parameters.truncate, direction=parameters.truncation_direction
-        )
-        return Encoded([row], Plan(item, encoding))
+        """One row a text, or one a window of a text that is longer than the model."""
+        if parameters.truncate:
+            found = [served.encoder.encode(item, parameters=parameters)]
+        else:
+            found = served.encoder.windows(item, stride=parameters.stride)
+        return Encoded([row for row, _ in found], Plan(item, [encoding for _, encoding in found]))
 
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
         """Scores of every label for every token."""
@@ -95,42 +106,66 @@ class TokenClassification(Task):
 
     def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
         """`[{"entity_group" or "entity", "score", "word", "start", "end"}, …]` in the text's order."""
-        labels = served.contract.labels
-        strategy = parameters.aggregation_strategy or served.contract.defaults.get("aggregation_strategy", "simple")
-        tokens = _tokens(plan, rows[0][0], served)
-        if strategy in ("none", "simple"):
-            entities = [_judge(token, token.scores, labels) for token in tokens]
-        else:
-            entities = [_agree(word, strategy, labels, served) for word in _words(tokens)]
-        if strategy == "none":
-            named = [
-                {
-                    "entity": entity.label,
-                    "score": entity.score,
-                    "index": entity.index,
-                    "word": entity.word,
-                    "start": entity.start,
-                    "end": entity.end,
-                }
-                for entity in entities
+        strategy = parameters.aggregation_strategy or served.defaults.aggregation_strategy
+        answer: list[dict[str, Any]] = []
+        for encoding, (scores,) in zip(plan.windows, rows, strict=True):
+            tokens = _tokens(plan.text, encoding, scores, served)
+            answer += [
+                entry
+                for entry in _entries(tokens, strategy, served)
+                if entry.get("entity", entry.get("entity_group")) not in parameters.ignore_labels
             ]
+        return answer if len(plan.windows) == 1 else _settle(answer)
+
+
+def _entries(tokens: Sequence[Token], strategy: str, served: Served) -> list[dict[str, Any]]:
+    labels = served.contract.labels
+    if strategy == "none":
+        return [_describe(_judge(token, token.scores, labels)) for token in tokens]
+    if strategy == "simple":
+        entities = [_judge(token, token.scores, labels) for token in tokens]
+    else:
+        entities = [_agree(word, strategy, labels, served) for word in _words(tokens)]
+    return [_merge(group, served) for group in _groups(entities)]
+
+
+def _settle(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of spans from neighbouring windows that overlap, the longer one, or else the surer one, stays.
+
+    The rule is `TokenClassificationPipeline.aggregate_overlapping_entities` of transformers 5.23.
+    """
+    settled: list[dict[str, Any]] = []
+    for entry in sorted(entries, key=lambda entry: entry["start"]):
+        if settled and settled[-1]["start"] <= entry["start"] < settled[-1]["end"]:
+            lengths = [found["end"] - found["start"] for found in (entry, settled[-1])]
+            if lengths[0] > lengths[1] or (lengths[0] == lengths[1] and entry["score"] > settled[-1]["score"]):
+                settled[-1] = entry
         else:
-            named = [_merge(group, served) for group in _groups(entities)]
-        return [
-            entry for entry in named if entry.get("entity", entry.get("entity_group")) not in parameters.ignore_labels
-        ]
+            settled.append(entry)
+    return settled
 
 
-def _tokens(plan: Plan, scores: Scores, served: Served) -> list[Token]:
-    encoding, found = plan.encoding, []
+def _describe(entity: Entity) -> dict[str, Any]:
+    return {
+        "entity": entity.label,
+        "score": entity.score,
+        "index": entity.index,
+        "word": entity.word,
+        "start": entity.start,
+        "end": entity.end,
+    }
+
+
+def _tokens(text: str, encoding: "Encoding", scores: Scores, served: Served) -> list[Token]:
+    found = []
     for index, (special, (start, end)) in enumerate(zip(encoding.special_tokens_mask, encoding.offsets, strict=True)):
         if special:
             continue
-        word, characters = encoding.tokens[index], plan.text[start:end]
+        word, characters = encoding.tokens[index], text[start:end]
         if served.encoder.subword_prefix:
             is_subword = len(word) != len(characters)
         else:
-            is_subword = start > 0 and " " not in plan.text[start - 1 : start + 1]
+            is_subword = start > 0 and " " not in text[start - 1 : start + 1]
         if encoding.ids[index] == served.contract.processor.unk_token_id:
             word, is_subword = characters, False
         found.append(Token(word, scores[index], start, end, index, is_subword))

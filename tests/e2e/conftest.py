@@ -7,37 +7,68 @@ import httpx
 import pytest
 
 from registry.flavor import log_model
+from registry.heads import get_head
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from tests.e2e.server import Server, run_cli
+from tests.families import build
 from tests.small_models import build_model
 
 LOGGED = (
-    # name, kind, task, further options of `headwaiter log`
-    ("sentiment", "single", "text-classification", ("--dtype", "float32")),
-    ("sentiment-bf16", "single", "text-classification", ("--dtype", "bfloat16")),
-    ("topics", "multi", "text-classification", ("--dtype", "float32")),
-    ("stars", "regression", "text-classification", ("--dtype", "float32")),
-    ("names", "tokens", "token-classification", ("--dtype", "float32")),
-    ("embedder", "base", "feature-extraction", ("--dtype", "float32", "--default", "pooling=mean")),
+    # name, kind of small model, task, dtype
+    ("sentiment", "single", "text-classification", "float32"),
+    ("sentiment-bf16", "single", "text-classification", "bfloat16"),
+    ("topics", "multi", "text-classification", "float32"),
+    ("stars", "regression", "text-classification", "float32"),
+    ("names", "tokens", "token-classification", "float32"),
+    ("embedder", "base", "feature-extraction", "float32"),
+)
+OF_TASKS = (
+    # the model of this task, named like it: family
+    ("zero-shot-classification", "bert"),
+    ("question-answering", "bert"),
+    ("fill-mask", "bert"),
+    ("text-generation", "gpt2"),
+    ("text2text-generation", "bart"),
+    ("summarization", "t5"),
+    ("translation", "t5"),
+    ("multiple-choice", "bert"),
+    ("next-sentence-prediction", "bert"),
+    ("image-classification", "vit"),
 )
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> Path:
-    """A registry with one live version of several models, made by the command line."""
+def family_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The checkpoints of `OF_TASKS`, by task."""
+    root = tmp_path_factory.mktemp("families")
+    return {task: build(root / task, family, get_head(task).auto_class) for task, family in OF_TASKS}
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path], family_folders: dict[str, Path]) -> Path:
+    """A registry with one live version of several models; one is made by the command line, the others by Python."""
     home = tmp_path_factory.mktemp("home")
-    for name, kind, task, options in LOGGED:
-        done = run_cli(home, "log", str(models[kind]), "--task", task, "--name", name, *options)
-        assert done.stdout.strip() == "1", done
-        run_cli(home, "promote", name, "1", "--why", "the first one")
+    folder = str(models["base"])
+    options = ("--dtype", "float32", "--default", "pooling=mean")
+    done = run_cli(home, "log", folder, "--task", "feature-extraction", "--name", "embedder", *options)
+    assert done.stdout.strip() == "1", done
+    run_cli(home, "promote", "embedder", "1", "--why", "the first one")
+    settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
+    versions = Versions(settings)
+    folders = [(name, models[kind], task, dtype) for name, kind, task, dtype in LOGGED if name != "embedder"]
+    folders += [(task, family_folders[task], task, "float32") for task, _ in OF_TASKS]
+    for name, checkpoint, task, dtype in folders:
+        log_model(checkpoint, task=task, name=name, dtype=dtype, settings=settings)
+        versions.promote(name, "1", why="the first one")
     return home
 
 
 @pytest.fixture(scope="session")
 def server(home: Path) -> Iterator[Server]:
     """One server with all of them and two front workers."""
-    with Server(home, tuple(name for name, *_ in LOGGED), options=("--workers", "2")) as running:
+    names = (*(name for name, *_ in LOGGED), *(task for task, _ in OF_TASKS))
+    with Server(home, names, options=("--workers", "2")) as running:
         yield running
 
 

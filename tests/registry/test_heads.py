@@ -26,7 +26,12 @@ def test_a_missing_head_is_told_the_tasks_that_the_architecture_has() -> None:
 
 
 def test_bert_has_every_text_head_but_the_seq2seq_one() -> None:
-    assert set(HEADS) - set(tasks_of("bert")) == {"text2text-generation", "image-classification"}
+    assert set(HEADS) - set(tasks_of("bert")) == {
+        "text2text-generation",
+        "summarization",
+        "translation",
+        "image-classification",
+    }
 
 
 def test_a_config_of_another_head_is_refused() -> None:

@@ -14,7 +14,7 @@ arrivals = st.lists(st.tuples(st.sampled_from(CLIENTS), lengths, st.sampled_from
 
 
 def row(row_id: int, length: int, kind: str = "x", deadline: float = 1e9) -> Row:
-    return Row(row_id, b"\0\0\0\0" * length, b"", kind, deadline)
+    return Row(row_id, length, b"\0\0\0\0" * length, b"", kind, deadline)
 
 
 def filled(entries: list[tuple[bytes, int, str]]) -> Queue:

@@ -6,6 +6,7 @@ from transformers import AutoTokenizer
 
 from registry.contract import Contract, Processor
 from serving.errors import Unprocessable
+from serving.tasks.base import TextParameters
 from serving.text import CHARACTERS_PER_TOKEN, TextEncoder
 from tests.small_models import vocabulary
 
@@ -48,7 +49,7 @@ def test_rows_are_those_of_transformers_also_when_cut(text: str, pair: str | Non
     for side in ("right", "left"):
         REFERENCE.truncation_side = side
         expected = REFERENCE(text, pair, truncation=True, max_length=32)["input_ids"]
-        assert ids_of(text, pair, truncate=True, direction=side) == expected
+        assert ids_of(text, pair, parameters=TextParameters(truncate=True, truncation_direction=side)) == expected
 
 
 def test_a_pair_carries_its_types_and_a_single_text_none() -> None:
@@ -64,13 +65,13 @@ def test_a_pair_carries_its_types_and_a_single_text_none() -> None:
 def test_an_over_long_text_is_refused_with_the_limit_unless_it_may_be_cut() -> None:
     with pytest.raises(Unprocessable, match=r"has 42 tokens, this model takes at most 32 tokens.*truncate"):
         ENCODER.encode("word " * 40)
-    assert len(ids_of("word " * 40, truncate=True)) == 32
+    assert len(ids_of("word " * 40, parameters=TextParameters(truncate=True))) == 32
 
 
 def test_a_huge_text_is_refused_before_it_is_tokenized_and_cut_before_it_too() -> None:
     with pytest.raises(Unprocessable, match="has 1,000,000 characters"):
         ENCODER.encode("a" * 1_000_000)
-    assert len(ids_of("word " * 200_000, truncate=True)) == 32
+    assert len(ids_of("word " * 200_000, parameters=TextParameters(truncate=True))) == 32
     assert ENCODER.max_characters == CHARACTERS_PER_TOKEN * 32
 
 

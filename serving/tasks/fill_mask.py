@@ -1,0 +1,156 @@
+"""fill-mask: the likeliest tokens for each mask of a text.
+
+The answers are those of transformers' `FillMaskPipeline` (5.23): for one mask a list of candidates, for several one
+list a mask. Of the logits only the masks' are looked at, and only the best candidates, or those that were asked for,
+leave the device.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import numpy
+
+from registry.contract import Contract
+from serving.errors import Unprocessable
+from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_CANDIDATES = 100
+"""The most candidates that one mask gets."""
+
+
+class Parameters(TextParameters, frozen=True):
+    """top_k: candidates a mask, best first. targets: only these tokens are scored."""
+
+    top_k: Annotated[int, msgspec.Meta(ge=1, le=MAX_CANDIDATES)] = 5
+    targets: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=1000)] | str | None = None
+
+
+class Wanted(msgspec.Struct, array_like=True, frozen=True):
+    """What a row wants, as its `extra`: the masks' places, and the ids to score, empty for the best of all."""
+
+    places: list[int]
+    targets: list[int]
+
+
+class FillMask(Task):
+    """(rows, tokens, vocabulary) logits → for each mask the candidates' scores (float32) and ids (int32).
+
+    The arrays are (rows, masks, candidates), padded with zeros.
+    """
+
+    name = "fill-mask"
+    Parameters = Parameters
+    example = ()
+
+    def problem(self, contract: Contract) -> str | None:
+        """The tokenizer must have a mask."""
+        if contract.processor.mask_token_id is None:
+            return (
+                "the tokenizer has no mask token: set tokenizer.mask_token to the one that the model was trained with"
+            )
+        return None
+
+    def probe(self, contract: Contract, length: int) -> EncodedRow:
+        """One mask, its best candidates."""
+        return probe_text(
+            contract, length, _kind(Parameters().top_k), msgspec.msgpack.encode(Wanted([length // 2], []))
+        )
+
+    def make_example(self, served: Served) -> list[Any]:
+        """The mask is written as the tokenizer writes it."""
+        mask = served.encoder.token_of(served.contract.processor.mask_token_id)
+        return [
+            f"Paris is the {mask} of France.",
+            f"The {mask} sat on the mat, and nobody knew where it had come from.",
+        ]
+
+    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+        """One row a text."""
+        row, encoding = served.encoder.encode(item, parameters=parameters)
+        mask = served.contract.processor.mask_token_id
+        places = [place for place, token in enumerate(encoding.ids) if token == mask]
+        if not places:
+            raise Unprocessable(
+                f"inputs has no {served.encoder.token_of(mask)}: write it where a token is to be filled in"
+            )
+        targets = _target_ids(parameters.targets, served)
+        extra = msgspec.msgpack.encode(Wanted(places, targets))
+        kind = "targets" if targets else _kind(parameters.top_k)
+        return Encoded([EncodedRow(row.length, row.tokens, row.types, kind, extra)], (encoding.ids, places, targets))
+
+    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+        """Probabilities over the vocabulary at the masks, reduced to the candidates."""
+        import torch
+
+        wanted = [msgspec.msgpack.decode(extra, type=Wanted) for extra in batch.extras]
+        logits = model(**batch.inputs).logits
+        places = _table([found.places for found in wanted], logits.device)
+        rows = torch.arange(len(wanted), device=logits.device).unsqueeze(1)
+        scores = logits[rows, places].float().softmax(-1)
+        if batch.kind == "targets":
+            ids = _table([found.targets for found in wanted], logits.device)
+            ids = ids.unsqueeze(1).expand(-1, places.shape[1], -1)
+            return scores.gather(-1, ids), ids.to(torch.int32)
+        best, ids = scores.topk(min(int(batch.kind), scores.shape[-1]))
+        return best, ids.to(torch.int32)
+
+    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+        """`[{"score", "token", "token_str", "sequence"}, …]`, or for several masks one such list each."""
+        ids, places, targets = plan
+        scores, tokens = rows[0]
+        count = min(parameters.top_k, len(targets) or parameters.top_k)
+        answer = []
+        for index, place in enumerate(places):
+            width = len(targets) or scores.shape[1]
+            order = numpy.argsort(-scores[index, :width], kind="stable")[:count].tolist()
+            answer.append(
+                [
+                    _candidate(ids, place, int(tokens[index, at]), float(scores[index, at]), len(places) == 1, served)
+                    for at in order
+                ]
+            )
+        return answer[0] if len(places) == 1 else answer
+
+
+def _candidate(
+    ids: Sequence[int], place: int, token: int, score: float, is_only: bool, served: Served
+) -> dict[str, Any]:
+    filled = [token if at == place else found for at, found in enumerate(ids)]
+    return {
+        "score": score,
+        "token": token,
+        "token_str": served.encoder.read([token], skip_special_tokens=False),
+        "sequence": served.encoder.read(filled, skip_special_tokens=is_only),
+    }
+
+
+def _target_ids(targets: Any, served: Served) -> list[int]:
+    """Ids of the targets, each once; of one that is not in the vocabulary, its first token's."""
+    ids: list[int] = []
+    for target in [targets] if isinstance(targets, str) else targets or ():
+        found = served.encoder.id_of(target)
+        tokens = [found] if found is not None else served.encoder.tokenize(target)[:1]
+        if not tokens:
+            raise Unprocessable(f"parameters.targets holds {target!r}, of which the tokenizer makes no token")
+        ids += tokens
+    return list(dict.fromkeys(ids))
+
+
+def _kind(top_k: int) -> str:
+    """The next of a few sizes, so that requests with different `top_k` share batches."""
+    return str(next(size for size in (5, 20, MAX_CANDIDATES) if top_k <= size))
+
+
+def _table(lists: Sequence[Sequence[int]], device: Any) -> "torch.Tensor":
+    """(rows, longest) int64, shorter lists filled with 0."""
+    import torch
+
+    longest = max(map(len, lists))
+    return torch.tensor([[*found, *[0] * (longest - len(found))] for found in lists], device=device)
+
+
+TASK = FillMask()

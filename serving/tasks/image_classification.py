@@ -1,0 +1,108 @@
+"""image-classification: a label for an image, sent as the file's bytes, as base64 or as a data URL.
+
+The scores follow transformers' `ImageClassificationPipeline` (5.23), which has the rules of text-classification.
+"""
+
+import base64
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+import numpy
+
+from registry.contract import Contract
+from serving.images import ImageReader, collate_images, draw, normalise, probe_image
+from serving.messages import Row
+from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task
+from serving.tasks.text_classification import activation
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_LABELS = 1000
+
+
+class Parameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """top_k: labels in the answer, best first. function_to_apply: instead of the contract's."""
+
+    top_k: Annotated[int, msgspec.Meta(ge=1, le=MAX_LABELS)] = 5
+    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
+
+
+class ImageClassification(Task):
+    """(rows, labels) logits → the best labels' scores (rows, k) float32 and indices (rows, k) int32, best first."""
+
+    name = "image-classification"
+    Parameters = Parameters
+    example = ()
+    takes_files = True
+    item_hint = "send the image file's bytes as the body, or base64 or a data URL as inputs"
+
+    def make_encoder(self, folder: Path, contract: Contract) -> ImageReader:
+        """What reads images."""
+        return ImageReader(contract)
+
+    def compare(self, processor: Any, contract: Contract) -> str | None:
+        """Whether the images of the example come out as the processor makes them."""
+        import torch
+        from PIL import Image
+
+        reader = ImageReader(contract)
+        for drawn in (draw(48, 32), draw(80, 120), draw(700, 500)):
+            own = collate_images([reader.encode(drawn, "").to_row(0, 0.0)], contract)["pixel_values"]
+            pixels = normalise(torch.from_numpy(own), contract, torch.float32).numpy()
+            image = Image.open(BytesIO(base64.b64decode(drawn.partition(",")[2])))
+            expected = processor(images=image, return_tensors="np")["pixel_values"]
+            if expected.shape != pixels.shape or not numpy.allclose(pixels, expected, atol=1e-4):
+                return (
+                    f"{type(processor).__name__} does more to an image than to resize, crop, scale and normalise it, "
+                    "which is all that this release does: choose a processor of that kind"
+                )
+        return None
+
+    def make_example(self, served: Served) -> list[Any]:
+        """Two small images that were drawn for the purpose."""
+        return [draw(48, 32), draw(80, 120)]
+
+    def probe(self, contract: Contract, length: int) -> EncodedRow:
+        """An image."""
+        return probe_image(contract, activation(contract))
+
+    def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
+        """The best label."""
+        return ((answer[0]["label"], answer[0]["score"]),) if 0.0 <= answer[0]["score"] <= 1.0 else ()
+
+    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+        """One row an image."""
+        return Encoded([served.encoder.encode(item, parameters.function_to_apply or activation(served.contract))])
+
+    def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, numpy.ndarray[Any, Any]]:
+        """(rows, 3, height, width) uint8."""
+        return collate_images(rows, contract)
+
+    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+        """Scaled and normalised in float32, then in the model's dtype; scores in float32, sorted on the device."""
+        import torch
+
+        pixels = normalise(batch.inputs["pixel_values"], batch.contract, model.dtype)
+        logits = model(pixel_values=pixels).logits.float()
+        if batch.kind == "softmax":
+            logits = logits.softmax(-1)
+        elif batch.kind == "sigmoid":
+            logits = logits.sigmoid()
+        scores, labels = logits.topk(min(MAX_LABELS, logits.shape[-1]))
+        return scores, labels.to(torch.int32)
+
+    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+        """`[{"label": …, "score": …}, …]`, best first."""
+        scores, labels = (part.tolist() for part in rows[0])
+        names = served.contract.labels
+        return [
+            {"label": names[label], "score": score}
+            for label, score in zip(labels[: parameters.top_k], scores[: parameters.top_k], strict=True)
+        ]
+
+
+TASK = ImageClassification()

@@ -1,0 +1,60 @@
+"""multiple-choice: the best of several endings of a prompt.
+
+A multiple-choice head scores each ending by itself, and the softmax runs over an item's endings. So each ending is a
+row of its own: items with different numbers of endings share batches.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import numpy
+
+from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task, TextParameters
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_CHOICES = 256
+
+
+class Question(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A prompt and its possible endings."""
+
+    prompt: str
+    choices: Annotated[list[str], msgspec.Meta(min_length=2, max_length=MAX_CHOICES)]
+
+
+class MultipleChoice(Task):
+    """(rows, 1) logits, one a prompt with one ending → themselves, float32."""
+
+    name = "multiple-choice"
+    Item = Question
+    Parameters = TextParameters
+    item_hint = 'send {"prompt": …, "choices": […]}'
+    example = (
+        {"prompt": "It rains, so I take", "choices": ["an umbrella.", "a sunshade that is far too small for two."]},
+        {"prompt": "The sun is", "choices": ["a star.", "a planet.", "made of cheese, as everybody knows."]},
+    )
+
+    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+        """One row an ending."""
+        return Encoded(
+            [served.encoder.encode(item.prompt, choice, parameters=parameters)[0] for choice in item.choices],
+            item.choices,
+        )
+
+    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+        """The head takes (items, endings, tokens); every row is an item with one ending."""
+        return (model(**{name: tensor.unsqueeze(1) for name, tensor in batch.inputs.items()}).logits.float(),)
+
+    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+        """`[{"choice": index, "text": …, "score": …}, …]`, best first; the scores sum to 1."""
+        logits = numpy.asarray([float(row[0][0]) for row in rows])
+        exponents = numpy.exp(logits - logits.max())
+        scores = (exponents / exponents.sum()).tolist()
+        order = sorted(range(len(scores)), key=lambda index: -scores[index])
+        return [{"choice": index, "text": plan[index], "score": scores[index]} for index in order]
+
+
+TASK = MultipleChoice()

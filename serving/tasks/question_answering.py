@@ -1,0 +1,156 @@
+"""question-answering: the span of a context that answers a question, with its place in the context.
+
+The rules are those of transformers' former `QuestionAnsweringPipeline` (last in 4.57): the question stands before each
+window of the context, windows overlap by `doc_stride` tokens, the softmax of each window runs over its context (and
+the first token, which means "no answer"), a span's score is the product of its ends' probabilities, and spans snap to
+words. Spans that two windows both find are one answer, with the better score.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import numpy
+
+from serving.errors import Unprocessable
+from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Encoding
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Vector = numpy.ndarray[Any, Any]
+MASKED = -10_000.0
+
+
+class Question(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A question and the text that may hold its answer."""
+
+    question: str
+    context: str
+
+
+class Parameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """top_k: answers, best first; one is not put into a list. max_answer_len: of an answer, in tokens.
+
+    max_seq_len: tokens of a window, at most the model's. doc_stride: tokens that neighbours share, half a window by
+    default and at most. handle_impossible_answer: whether an empty answer may be the best. align_to_words: whether
+    answers end at words. max_question_len: tokens that the question may have.
+    """
+
+    top_k: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
+    max_answer_len: Positive = 15
+    max_seq_len: Positive = 384
+    doc_stride: Annotated[int, msgspec.Meta(ge=0)] = 128
+    handle_impossible_answer: bool = False
+    align_to_words: bool = True
+    max_question_len: Positive | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """A candidate answer: characters of the context, and its score in 0..1."""
+
+    score: float
+    start: int
+    end: int
+
+
+class QuestionAnswering(Task):
+    """(rows, tokens) start and end logits → themselves, float32, cut to each row's tokens: two numbers a token."""
+
+    name = "question-answering"
+    Item = Question
+    Parameters = Parameters
+    item_hint = 'send {"question": …, "context": …}'
+    example = (
+        {"question": "Where do I live?", "context": "My name is Wolfgang and I live in Berlin."},
+        {
+            "question": "Who flew to New York?",
+            "context": "Angela flew from Paris to New York with Air France, and wrote to the UN from there.",
+        },
+    )
+
+    def has_tokens(self, kind: str) -> bool:
+        """Always."""
+        return True
+
+    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+        """One row a window."""
+        if parameters.max_question_len is not None:
+            tokens = len(served.encoder.tokenize(item.question))
+            if tokens > parameters.max_question_len:
+                raise Unprocessable(
+                    f"inputs.question has {tokens} tokens, parameters.max_question_len is {parameters.max_question_len}"
+                )
+        found = served.encoder.windows(
+            item.context, item.question, stride=parameters.doc_stride, max_tokens=parameters.max_seq_len
+        )
+        return Encoded([row for row, _ in found], (item.context, [encoding for _, encoding in found]))
+
+    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+        """Where answers start and end."""
+        output = model(**batch.inputs)
+        return output.start_logits.float(), output.end_logits.float()
+
+    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+        """`{"score", "start", "end", "answer"}`, or a list of them."""
+        context, encodings = plan
+        spans: dict[tuple[int, int], Span] = {}
+        nothing = 1.0
+        for encoding, (starts, ends) in zip(encodings, rows, strict=True):
+            found, none = _read_window(encoding, starts, ends, parameters, served.contract.processor.cls_token_id)
+            nothing = min(nothing, none)
+            for span in found:
+                known = spans.get((span.start, span.end))
+                if known is None or known.score < span.score:
+                    spans[span.start, span.end] = span
+        if parameters.handle_impossible_answer:
+            spans[0, 0] = Span(nothing, 0, 0)
+        best = sorted(spans.values(), key=lambda span: -span.score)[: parameters.top_k]
+        answers = [
+            {"score": span.score, "start": span.start, "end": span.end, "answer": context[span.start : span.end]}
+            for span in best
+        ] or [{"score": 0.0, "start": 0, "end": 0, "answer": ""}]
+        return answers[0] if parameters.top_k == 1 else answers
+
+
+def _read_window(
+    encoding: "Encoding", starts: Vector, ends: Vector, parameters: Any, cls_token_id: int | None
+) -> tuple[list[Span], float]:
+    """The window's best spans, and the probability that it has no answer."""
+    in_context = numpy.asarray([sequence == 1 for sequence in encoding.sequence_ids])
+    counted = in_context | (numpy.asarray(encoding.ids) == (-1 if cls_token_id is None else cls_token_id))
+    first, last = (_softmax(numpy.where(counted, logits, MASKED)) for logits in (starts, ends))
+    nothing = float(first[0] * last[0])
+    first, last = numpy.where(in_context, first, 0.0), numpy.where(in_context, last, 0.0)
+    scores = numpy.tril(numpy.triu(numpy.outer(first, last)), parameters.max_answer_len - 1)
+    flat = scores.ravel()
+    count = min(parameters.top_k, flat.size)
+    places = numpy.argpartition(-flat, count - 1)[:count] if count < flat.size else numpy.arange(flat.size)
+    spans = []
+    for place in places[numpy.argsort(-flat[places], kind="stable")].tolist():
+        start, end = divmod(place, scores.shape[1])
+        if flat[place] > 0.0:
+            spans.append(Span(float(flat[place]), *_characters(encoding, start, end, parameters.align_to_words)))
+    return spans, nothing
+
+
+def _characters(encoding: "Encoding", start: int, end: int, align_to_words: bool) -> tuple[int, int]:
+    first, last = encoding.offsets[start][0], encoding.offsets[end][1]
+    opening, closing = encoding.word_ids[start], encoding.word_ids[end]
+    if align_to_words and opening is not None and closing is not None:
+        words = encoding.word_to_chars(opening, 1), encoding.word_to_chars(closing, 1)
+        if words[0] is not None and words[1] is not None:
+            return int(words[0][0]), int(words[1][1])
+    return first, last
+
+
+def _softmax(logits: Vector) -> Vector:
+    exponents = numpy.exp(logits - logits.max())
+    return numpy.asarray(exponents / exponents.sum())
+
+
+TASK = QuestionAnswering()

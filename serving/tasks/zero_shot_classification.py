@@ -1,0 +1,123 @@
+"""zero-shot-classification: labels that come with the request, judged by a model of natural language inference.
+
+Each label becomes a hypothesis, and the text its premise: one row a label. The rules are those of transformers'
+`ZeroShotClassificationPipeline` (5.23): the softmax of the entailment logits over the labels; or, for several labels at
+once and for a single one, entailment against contradiction for each. The label whose name starts with "entail" means
+entailment.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import numpy
+
+from registry.contract import Contract
+from serving.errors import Unprocessable
+from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text
+from serving.tasks.text_classification import mark_ends
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_CANDIDATES = 512
+
+
+class Parameters(TextParameters, frozen=True):
+    """candidate_labels: at least one. hypothesis_template: has `{}` where the label goes; default: the contract's.
+
+    multi_label: whether each label is judged by itself, so that several may be true.
+    """
+
+    candidate_labels: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_CANDIDATES)] | str = ()
+    hypothesis_template: str | None = None
+    multi_label: bool = False
+
+
+class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What a request without a template gets; and what the example of the contract asks for."""
+
+    hypothesis_template: str = "This example is {}."
+    candidate_labels: tuple[str, ...] = ()
+
+
+class ZeroShotClassification(Task):
+    """(rows, labels) logits → themselves, float32: three numbers a row, put together over an item's rows."""
+
+    name = "zero-shot-classification"
+    Parameters = Parameters
+    Defaults = Defaults
+    example = ("The new phone has a brilliant screen.", "The match went into extra time after a late goal.")
+    example_parameters = {"candidate_labels": ["technology", "sports", "politics"]}
+
+    def problem(self, contract: Contract) -> str | None:
+        """The labels must say which one is entailment."""
+        if _entailment(contract) is None:
+            return (
+                f"none of the labels ({', '.join(contract.labels)}) starts with 'entail': zero-shot-classification "
+                "needs a model of natural language inference; set config.id2label to its real labels"
+            )
+        return None
+
+    def probe(self, contract: Contract, length: int) -> EncodedRow:
+        """One hypothesis."""
+        return mark_ends(probe_text(contract, length), contract)
+
+    def prepare(self, model: Any, contract: Contract) -> None:
+        """As text-classification does."""
+        model.config.get_text_config().pad_token_id = contract.processor.pad_token_id
+
+    def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
+        """None: the labels are the client's own, and would be a series each."""
+        return ()
+
+    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+        """One row a label, as premise and hypothesis."""
+        labels = _candidates(parameters, served)
+        template = parameters.hypothesis_template or served.defaults.hypothesis_template
+        if "{}" not in template:
+            raise Unprocessable(f"parameters.hypothesis_template {template!r} has no {{}} where the label goes")
+        rows = [
+            served.encoder.encode(item, template.replace("{}", label), parameters=parameters)[0] for label in labels
+        ]
+        return Encoded([mark_ends(row, served.contract) for row in rows], labels)
+
+    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+        """The logits."""
+        return (model(**batch.inputs).logits.float(),)
+
+    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+        """`[{"label": …, "score": …}, …]` over the candidate labels, best first."""
+        logits = numpy.stack([row[0] for row in rows])
+        entailment = _entailment(served.contract) or 0
+        if parameters.multi_label or len(plan) == 1:
+            contradiction = -1 if entailment == 0 else 0
+            scores = _softmax(logits[:, [contradiction, entailment]], axis=1)[:, 1]
+        else:
+            scores = _softmax(logits[:, entailment], axis=0)
+        order = numpy.argsort(-scores, kind="stable").tolist()
+        return [{"label": plan[index], "score": float(scores[index])} for index in order]
+
+
+def _candidates(parameters: Any, served: Served) -> list[str]:
+    given = parameters.candidate_labels or served.defaults.candidate_labels
+    labels = [label.strip() for label in (given.split(",") if isinstance(given, str) else given)]
+    if not labels or not all(labels):
+        raise Unprocessable("parameters.candidate_labels needs at least one label, and none may be empty")
+    if len(labels) > MAX_CANDIDATES:
+        raise Unprocessable(
+            f"parameters.candidate_labels has {len(labels)} labels, at most {MAX_CANDIDATES} may be given"
+        )
+    return labels
+
+
+def _entailment(contract: Contract) -> int | None:
+    return next((index for index, label in enumerate(contract.labels) if label.lower().startswith("entail")), None)
+
+
+def _softmax(values: Any, axis: int) -> Any:
+    exponents = numpy.exp(values - values.max(axis=axis, keepdims=True))
+    return exponents / exponents.sum(axis=axis, keepdims=True)
+
+
+TASK = ZeroShotClassification()

@@ -1,0 +1,183 @@
+"""A tiny model with random weights for every family and head, with a tokenizer of the family's kind."""
+
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from registry.heads import HEADS
+from tests.small_models import vocabulary
+
+FAMILIES = (
+    *("bert", "roberta", "deberta", "deberta-v2", "distilbert", "albert", "electra"),
+    *("gpt2", "gptj", "llama", "mistral", "t5", "mt5", "umt5", "bart", "vit"),
+)
+LONGEST = 320
+"""Tokens of the longest row of every model here."""
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "near",
+    "Paris",
+    "while",
+    "Ada",
+    "counts",
+    "twelve",
+    "naive",
+    "parcels",
+    "again",
+]
+LABELS = ("contradiction", "neutral", "entailment")
+_BASE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+_GPT = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": LONGEST}
+_T5 = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
+_SIZES: dict[str, dict[str, Any]] = {
+    "roberta": {"max_position_embeddings": LONGEST + 2},
+    "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 32},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 16},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "albert": {"embedding_size": 16},
+    "electra": {"embedding_size": 32},
+    "gpt2": _GPT,
+    "gptj": {**_GPT, "rotary_dim": 8},
+    "llama": {"num_key_value_heads": 1},
+    "mistral": {"num_key_value_heads": 1, "sliding_window": None},
+    "t5": _T5,
+    "mt5": _T5,
+    "umt5": _T5,
+    "bart": {
+        "d_model": 32,
+        **{
+            f"{half}_{key}": value for half in ("encoder", "decoder") for key, value in (("layers", 2), ("ffn_dim", 64))
+        },
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+    },
+    "vit": {"image_size": 32, "patch_size": 8},
+}
+
+
+def texts_of(count: int, seed: int, longest: int = 40) -> list[str]:
+    """Texts of 1 to `longest` words."""
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(1, longest))) for _ in range(count)]
+
+
+def build(folder: Path, family: str, auto_class: str) -> Path:
+    """Save a model of the family with the head of `auto_class`, and its tokenizer or image processor."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    tokenizer = None if family == "vit" else make_tokenizer(family)
+    settings: dict[str, Any] = {**_BASE, "initializer_range": 0.2, "max_position_embeddings": LONGEST}
+    settings |= {"initializer_factor": 2.0} if family in ("t5", "mt5", "umt5") else {}
+    if tokenizer is not None:
+        settings["vocab_size"] = len(tokenizer)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            settings[name] = getattr(tokenizer, name)
+    if "Classification" in auto_class:
+        settings["id2label"] = dict(enumerate(LABELS))
+        settings["label2id"] = {label: index for index, label in enumerate(LABELS)}
+    config = transformers.AutoConfig.for_model(family, **(settings | _SIZES.get(family, {})))
+    model = getattr(transformers, auto_class).from_config(config).eval()
+    if model.can_generate():
+        model.generation_config.eos_token_id = None  # so that every text has the length that was asked for
+    model.save_pretrained(folder)
+    if tokenizer is None:
+        transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    else:
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+@cache
+def make_tokenizer(family: str) -> Any:
+    """WordPiece with a real vocabulary, or byte-level BPE or Unigram trained on the words of the tests."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if family in ("bert", "distilbert", "electra"):
+        return AutoTokenizer.from_pretrained(vocabulary(), model_max_length=LONGEST)
+    tokenizer = _train_bytes() if family in ("roberta", "bart", "deberta", "gpt2", "gptj") else _train_unigram()
+    opening, closing = {
+        "roberta": ("<s>", "</s>"),
+        "bart": ("<s>", "</s>"),
+        "deberta": ("[CLS]", "[SEP]"),
+        "deberta-v2": ("[CLS]", "[SEP]"),
+        "albert": ("[CLS]", "[SEP]"),
+        "llama": ("<s>", ""),
+        "mistral": ("<s>", ""),
+        "gpt2": ("", ""),
+        "gptj": ("", ""),
+    }.get(family, ("", "</s>"))
+    _add_template(tokenizer, opening, closing)
+    names = ["input_ids", "attention_mask"]
+    if family in ("deberta", "deberta-v2", "albert"):
+        names.insert(1, "token_type_ids")
+    is_bert_like = opening == "[CLS]"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=LONGEST,
+        model_input_names=names,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="</s>",
+        bos_token="<s>",
+        mask_token="<mask>",
+        **({"cls_token": opening, "sep_token": closing} if is_bert_like or family in ("roberta", "bart") else {}),
+    )
+
+
+SPECIAL = ["<pad>", "</s>", "<unk>", "<s>", "<mask>", "[CLS]", "[SEP]"]
+
+
+def _train_bytes() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=340, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([" ".join(WORDS)] * 20, trainer)
+    return tokenizer
+
+
+def _train_unigram() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(texts_of(50, 0), trainer)
+    return tokenizer
+
+
+def _add_template(tokenizer: Any, opening: str, closing: str) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    def part(name: str, number: int) -> str:
+        return " ".join(filter(None, [f"{opening}:{number}" if opening else "", f"${name}:{number}", closing]))
+
+    first = " ".join(filter(None, [opening, "$A", closing]))
+    pair = f"{first} $B:1" + (f" {closing}:1" if closing else "")
+    special = [(token, tokenizer.token_to_id(token)) for token in {opening, closing} - {""}]
+    tokenizer.post_processor = TemplateProcessing(single=first, pair=pair, special_tokens=special)
+
+
+def cells() -> list[tuple[str, str]]:
+    """(family, task) of every head that the installed transformers has for a family; other names of a task left out."""
+    from registry.heads import architectures
+
+    tasks = [head.task for head in HEADS.values() if not head.same_as and head.task != "zero-shot-classification"]
+    return [(family, task) for family in FAMILIES for task in tasks if family in architectures(task)]

@@ -1,0 +1,107 @@
+"""A version served inside the test's own process: the real engine in a thread, the real front in an event loop."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+from registry.flavor import read_contract
+from registry.settings import RegistrySettings
+from serving import engine as engine_module
+from serving.engine import Engine
+from serving.errors import ServingError
+from serving.front import Front
+from serving.messages import Row
+from serving.metering import EngineMeter
+from serving.model import Model
+from serving.queue import Cost
+from serving.request import parse_body
+from serving.settings import ServingSettings
+from serving.table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
+from tests.e2e.server import wait_until
+
+engine_module.LINGER_SECONDS = 0.0  # these fronts and engines end together
+engine_module.IDLE_MILLISECONDS = 20
+COST = Cost(fixed_seconds=1.0, token_seconds=1e-6, budget_tokens=2048)
+"""Padding is nearly free here, so that rows of all lengths share batches."""
+
+
+class Recorder(Model):
+    """A model that remembers the sizes of its batches."""
+
+    batches: list[int]
+
+    def launch(self, rows: Sequence[Row]) -> Any:
+        """As the model does."""
+        self.batches.append(len(rows))
+        return super().launch(rows)
+
+
+class Local:
+    """One version of the model "m"; `answers` sends many requests at once. Use it as a context manager."""
+
+    def __init__(self, root: Path, run: Path) -> None:
+        self.root, self._run = root, run
+        self.contract = read_contract(root)
+        self.model = Recorder(root, self.contract)
+        self.model.batches = []
+
+    def answers(self, bodies: Sequence[Any]) -> list[Any]:
+        """The answer of each body (bytes, or data for JSON), or the ServingError that it got; in order."""
+        return asyncio.run(self._ask(list(bodies)))
+
+    async def _ask(self, bodies: list[Any]) -> list[Any]:
+        with self._engine() as address:
+            front = Front(ServingSettings(RegistrySettings(self._run, ""), (), self._run, timeout_seconds=60))
+            await front.start()
+            self._publish(address)
+            while not front.is_ready():
+                await asyncio.sleep(0.01)
+            try:
+                return await asyncio.gather(*(self._one(front, body) for body in bodies))
+            finally:
+                await front.stop()
+
+    async def _one(self, front: Front, body: Any) -> Any:
+        data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        try:
+            answer = await front.answer("m", None, partial(parse_body, data, max_rows=100), protocol="huggingface")
+        except ServingError as error:
+            return error
+        return msgspec.json.decode(msgspec.json.encode(answer.value))
+
+    @contextmanager
+    def _engine(self) -> Any:
+        context = zmq.Context()
+        socket = context.socket(zmq.ROUTER)
+        address = f"ipc://{self._run}/engine.sock"
+        socket.bind(address)
+        engine = Engine(self.model, COST, socket, EngineMeter("m", "1", self.contract.task))
+        thread = threading.Thread(target=engine.run)
+        thread.start()
+        try:
+            yield address
+        finally:
+            engine.stop()
+            wait_until(lambda: not thread.is_alive(), "the engine has left")
+            context.destroy(linger=0)
+
+    def _publish(self, address: str) -> None:
+        entry = EngineEntry(
+            address=address,
+            device="cpu",
+            dtype="float32",
+            dtype_note="",
+            budget_tokens=2048,
+            tokens_per_second=1e5,
+            accepting=True,
+        )
+        version = VersionEntry(state="ready", root=str(self.root), contract=self.contract, engines=(entry,))
+        model = ModelEntry(live="1", aliases={"champion": "1"}, versions={"1": version})
+        TableFile(self._run).write(Table(models={"m": model}))
