@@ -80,13 +80,14 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture
-def small_home(tmp_path: Path, seeds: list[Path]) -> Path:
+def small_home(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) -> Path:
     """A registry of the test's own: three versions of one model, `m`, the first one live."""
-    settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(tmp_path)})
+    home = tmp_path_factory.mktemp("h")  # sockets need a short path
+    settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
     for folder in seeds:
         log_model(folder, task="text-classification", name="m", settings=settings)
     Versions(settings).promote("m", "1", why="start")
-    return tmp_path
+    return home
 
 
 def ask_together(server: Server, requests: list[tuple[str, Any]], connections: int = 32) -> list[httpx.Response]:
