@@ -6,6 +6,7 @@ at the table, at deadlines and at clients that left.
 
 import asyncio
 import fcntl
+import gc
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ class Front:
         self.settings.run.mkdir(parents=True, exist_ok=True)
         self._lock = (self.settings.run / FRONTS_LOCK).open("a")
         fcntl.flock(self._lock, fcntl.LOCK_SH)
+        gc.collect()
+        gc.freeze()  # what was imported stays; the collector need not look through it while requests are served
         self._tasks = [asyncio.create_task(self._follow_table()), asyncio.create_task(self._tick())]
 
     async def stop(self) -> None:
