@@ -17,7 +17,7 @@ from typing import Any, Self
 import httpx
 import psutil
 
-START_SECONDS = 180.0
+START_SECONDS = 300.0
 
 
 def free_port() -> int:
