@@ -68,7 +68,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path], fami
 def server(home: Path) -> Iterator[Server]:
     """One server with all of them and two front workers."""
     names = (*(name for name, *_ in LOGGED), *(task for task, _ in OF_TASKS))
-    with Server(home, names, options=("--workers", "2")) as running:
+    # polling an embedded registry for many models takes processor time from the tests
+    with Server(home, names, {"HEADWAITER_POLL_SECONDS": "2"}, ("--workers", "2")) as running:
         yield running
 
 
