@@ -7,6 +7,7 @@ at the table, at deadlines and at clients that left.
 import asyncio
 import fcntl
 import gc
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -67,6 +68,9 @@ class Front:
         self.settings.run.mkdir(parents=True, exist_ok=True)
         self._lock = (self.settings.run / FRONTS_LOCK).open("a")
         fcntl.flock(self._lock, fcntl.LOCK_SH)
+        # uvicorn formats a line for each request where this logger has a handler, and then drops it
+        access = logging.getLogger("uvicorn.access")
+        access.handlers, access.propagate = [], False
         gc.collect()
         gc.freeze()  # what was imported stays; the collector need not look through it while requests are served
         self._tasks = [asyncio.create_task(self._follow_table()), asyncio.create_task(self._tick())]

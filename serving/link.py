@@ -16,6 +16,9 @@ from serving.errors import DeadlineExceeded, Failed, NotReady, QueueFull, Servin
 from serving.messages import Cancel, Failure, FromEngine, Outputs, Row, Submit, unpack
 from serving.tasks.base import EncodedRow, RowArrays, Task
 
+GATHER_SECONDS = 0.001
+"""How long rows may wait for company while the engine is busy with earlier ones; ours."""
+
 
 class Waiter:
     """A request that waits for its rows. `done` resolves to each row's arrays in order, or raises ServingError."""
@@ -54,6 +57,7 @@ class Link:
         self._rows: dict[int, tuple[Waiter, int, Row]] = {}
         self._next_id = 0
         self._outbox: list[Row] = []
+        self._in_flight = 0
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(FromEngine)
         self._loop = asyncio.get_running_loop()
@@ -85,7 +89,7 @@ class Link:
             self._rows[row.id] = (waiter, index, row)
             waiter.ids.append(row.id)
             if not self._outbox:
-                self._loop.call_soon(self._flush)
+                self._schedule_flush()
             self._outbox.append(row)
         self.outstanding_tokens += tokens
         return waiter
@@ -93,8 +97,9 @@ class Link:
     def abandon(self, waiter: Waiter, error: ServingError) -> None:
         """Nobody waits any more: tell the engine to drop what it has not begun."""
         ids = [row_id for row_id in waiter.ids if self._forget(row_id) is not None]
-        gone = set(ids)
+        gone, waiting = set(ids), len(self._outbox)
         self._outbox = [row for row in self._outbox if row.id not in gone]
+        self._in_flight -= len(ids) - (waiting - len(self._outbox))
         if ids:
             self._send(Cancel(ids))
         waiter.fail(error)
@@ -114,9 +119,17 @@ class Link:
         for waiter in lost:
             waiter.fail(NotReady("the engine stopped before it answered: try again", retry_seconds=1.0))
 
+    def _schedule_flush(self) -> None:
+        """At the end of this turn where the engine is idle; while it is busy rows gather for a moment."""
+        if self._in_flight:
+            self._loop.call_later(GATHER_SECONDS, self._flush)
+        else:
+            self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
         if self._outbox:
             rows, self._outbox = self._outbox, []
+            self._in_flight += len(rows)
             self._send(Submit(rows))
 
     def _send(self, message: Submit | Cancel) -> None:
@@ -141,12 +154,13 @@ class Link:
                 self._deliver(message)
             else:
                 self._fail(message)
+            self._flush()  # the engine is free again
 
     def _deliver(self, message: Outputs) -> None:
         arrays = [unpack(array) for array in message.arrays]
         finite = all(numpy.isfinite(array).all() for array in arrays)
         for index, (row_id, length) in enumerate(zip(message.ids, message.lengths, strict=True)):
-            found = self._forget(row_id)
+            found = self._returned(row_id)
             if found is None:
                 continue
             waiter, position, row = found
@@ -159,7 +173,7 @@ class Link:
 
     def _fail(self, message: Failure) -> None:
         for row_id in message.ids:
-            found = self._forget(row_id)
+            found = self._returned(row_id)
             if found is not None:
                 error = DeadlineExceeded if message.reason == "deadline" else Failed
                 found[0].fail(error(message.message))
@@ -168,6 +182,12 @@ class Link:
         found = self._rows.pop(row_id, None)
         if found is not None:
             self.outstanding_tokens -= found[2].length
+        return found
+
+    def _returned(self, row_id: int) -> tuple[Waiter, int, Row] | None:
+        found = self._forget(row_id)
+        if found is not None:
+            self._in_flight -= 1
         return found
 
 

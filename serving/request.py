@@ -11,14 +11,14 @@ from serving.tasks.base import Request, Task
 
 
 @cache
-def _form(task: Task) -> type[msgspec.Struct]:
+def _form(task: Task, *, wide: bool) -> type[msgspec.Struct]:
     """The type of the task's body: `{"inputs": item or [item, …], "parameters": {…}}`.
 
-    A parameter may also stand beside `inputs`, as the Hugging Face client sends those of some tasks.
+    wide: the parameters may also stand beside `inputs`, as the Hugging Face client sends those of some tasks.
     """
     beside = [
         (field.encode_name, field.type | msgspec.UnsetType, msgspec.UNSET)
-        for field in msgspec.structs.fields(task.Parameters)
+        for field in (msgspec.structs.fields(task.Parameters) if wide else ())
     ]
     return msgspec.defstruct(
         "Body",
@@ -33,8 +33,8 @@ def _form(task: Task) -> type[msgspec.Struct]:
 
 
 @cache
-def _decoder(task: Task) -> "msgspec.json.Decoder[Any]":
-    return msgspec.json.Decoder(_form(task))
+def _decoder(task: Task, *, wide: bool) -> "msgspec.json.Decoder[Any]":
+    return msgspec.json.Decoder(_form(task, wide=wide))
 
 
 def parse_body(body: bytes, task: Task, max_rows: int) -> Request:
@@ -45,7 +45,11 @@ def parse_body(body: bytes, task: Task, max_rows: int) -> Request:
     if task.takes_files and body and body.lstrip()[:1] != b"{":
         return Request([body], many=False, parameters=task.Parameters())
     try:
-        return _checked(_decoder(task).decode(body), task, max_rows)
+        try:
+            form = _decoder(task, wide=False).decode(body)
+        except msgspec.ValidationError:  # the rarer form, or an error: the wide form tells
+            form = _decoder(task, wide=True).decode(body)
+        return _checked(form, task, max_rows)
     except msgspec.ValidationError as error:
         raise Unprocessable(_explain(error, task)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -58,7 +62,7 @@ def parse_body(body: bytes, task: Task, max_rows: int) -> Request:
 def convert_request(inputs: Any, parameters: Any, task: Task, max_rows: int) -> Request:
     """The same from plain data; raises Unprocessable or TooLarge."""
     try:
-        form = msgspec.convert({"inputs": inputs, "parameters": parameters}, _form(task))
+        form = msgspec.convert({"inputs": inputs, "parameters": parameters}, _form(task, wide=True))
     except msgspec.ValidationError as error:
         raise Unprocessable(_explain(error, task)) from error
     request = _checked(form, task, max_rows)
@@ -86,9 +90,7 @@ def _checked(form: Any, task: Task, max_rows: int) -> Request:
 
 def _parameters(form: Any, task: Task) -> Any:
     parameters = form.parameters if form.parameters is not None else task.Parameters()
-    beside = {
-        name: value for name in task.Parameters.__struct_fields__ if (value := getattr(form, name)) is not msgspec.UNSET
-    }
+    beside = {name: value for name in form.__struct_fields__[2:] if (value := getattr(form, name)) is not msgspec.UNSET}
     return msgspec.structs.replace(parameters, **beside) if beside else parameters
 
 
