@@ -15,6 +15,9 @@ from registry.references import Reference
 from registry.settings import DEFAULT_ALIAS, RegistrySettings
 from registry.tracking import connect
 
+DEPLOYED = f"{FLAVOR}.deployed"
+"""A registered model's tag: the alias to serve."""
+
 
 @dataclass(frozen=True)
 class ResolvedVersion:
@@ -43,12 +46,32 @@ class Versions:
                 found = self._client.get_model_version_by_alias(reference.name, reference.alias)
             else:
                 found = self._client.get_model_version(reference.name, str(reference.version))
-        return ResolvedVersion(
-            name=reference.name,
-            version=str(found.version),
-            source=found.source,
-            digest=found.tags.get(f"{FLAVOR}.digest"),
-        )
+            version, source = str(found.version), found.source
+            if not version.isdigit() or not isinstance(source, str) or not source:
+                raise RegistryUnavailable(
+                    f"MLflow answered nonsense for {reference}: version {version}, files {source}"
+                )
+            return ResolvedVersion(
+                name=reference.name, version=version, source=source, digest=found.tags.get(f"{FLAVOR}.digest")
+            )
+
+    def deployed(self) -> list[Reference]:
+        """What the registry marks as deployed: model and alias, by the tag that `deploy` sets."""
+        with _translated("deployed models"):
+            found = self._client.search_registered_models(filter_string=f"tags.`{DEPLOYED}` LIKE '%'", max_results=1000)
+            return [Reference(model.name, alias=model.tags[DEPLOYED]) for model in found]
+
+    def deploy(self, name: str, alias: str = DEFAULT_ALIAS) -> None:
+        """Mark the model as deployed: servers that follow deployments serve what the alias names. Raises NotFound."""
+        with _translated(name):
+            self._client.get_registered_model(name)
+            self._client.set_registered_model_tag(name, DEPLOYED, alias)
+
+    def undeploy(self, name: str) -> None:
+        """Take the mark away; versions, aliases and history stay. Raises NotFound."""
+        with _translated(name):
+            if DEPLOYED in self._client.get_registered_model(name).tags:
+                self._client.delete_registered_model_tag(name, DEPLOYED)
 
     def promote(self, name: str, version: str, *, why: str, who: str | None = None, alias: str = DEFAULT_ALIAS) -> Move:
         """Move the alias to `version` and record it; raises NotFound for a version that is not there."""

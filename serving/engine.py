@@ -7,9 +7,10 @@ GPU two batches are in flight: the next one is assembled while the current one r
 import os
 import signal
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +18,23 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import zmq
 
+from serving.lifeline import Lifeline
 from serving.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, pack
+from serving.priority import run_gently
 from serving.queue import Cost, Entry, Queue
-from serving.report import STOP_SIGNAL, EngineOrder, EngineReport, write_report
+from serving.report import STOP_SIGNAL, EngineOrder, EngineReport, order_path, write_report
 
 if TYPE_CHECKING:
     import numpy
 
+    from serving.loading import Loaded
     from serving.metering import EngineMeter
     from serving.model import Model, Pending
 
 IDLE_MILLISECONDS = 500
+LEASE_SECONDS = 0.5
+LAST_SECONDS = 30.0
+"""How long an engine without a server may take to finish what it has."""
 LINGER_SECONDS = 1.0
 """After the stop signal: how long nothing may have come in before the engine leaves."""
 
@@ -45,7 +52,6 @@ class Engine:
         self._depth = 2 if model.device.type == "cuda" else 1
         self._decoder = msgspec.msgpack.Decoder(ToEngine)
         self._encoder = msgspec.msgpack.Encoder()
-        self._parent = os.getppid()
         self._stopping = False
         self._last_heard = time.monotonic()
 
@@ -54,7 +60,7 @@ class Engine:
         self._stopping = True
 
     def run(self) -> None:
-        """Serve. Returns after `stop`, or when the parent process is gone."""
+        """Serve. Returns after `stop`."""
         while True:
             self._drain(0 if self._queue or self._in_flight else IDLE_MILLISECONDS)
             if self._may_leave():
@@ -69,8 +75,6 @@ class Engine:
             self._meter.observe_queue(self._queue.tokens)
 
     def _may_leave(self) -> bool:
-        if os.getppid() != self._parent:
-            return True
         quiet = time.monotonic() - self._last_heard > LINGER_SECONDS
         return self._stopping and quiet and not self._queue and not self._in_flight
 
@@ -145,15 +149,45 @@ class Engine:
             self._socket.send_multipart((client, self._encoder.encode(message)), zmq.NOBLOCK)
 
 
-def main(order_path: str) -> None:
+class Lease:
+    """An engine may live as long as the server does and its order is there; a thread looks. Neither needs the manager.
+
+    At the end: an engine that still loads is gone at once, one that serves is asked to stop, and made to later.
+    """
+
+    def __init__(self, order: EngineOrder) -> None:
+        self._lifeline = Lifeline(order.server)
+        self._order = Path(order_path(order))
+        self._stop: Callable[[], None] | None = None
+        threading.Thread(target=self._watch, name="headwaiter-lease", daemon=True).start()
+
+    def on_end(self, stop: "Callable[[], None]") -> None:
+        """From now on, call this at the end."""
+        self._stop = stop
+
+    def _watch(self) -> None:
+        while not self._lifeline.is_cut() and self._order.exists():
+            time.sleep(LEASE_SECONDS)
+        if self._stop is not None:
+            self._stop()
+            time.sleep(LAST_SECONDS)
+        os._exit(0)
+
+
+def _load(order: EngineOrder) -> "Loaded":
+    from serving.loading import load_engine
+
+    return load_engine(order)
+
+
+def main(path: str) -> None:
     """Entry point of the process: load what the order says, report, serve until told to stop."""
-    order = msgspec.json.decode(Path(order_path).read_bytes(), type=EngineOrder)
+    order = msgspec.json.decode(Path(path).read_bytes(), type=EngineOrder)
     report = Path(order.report)
     write_report(report, EngineReport(pid=os.getpid(), state="loading"))
+    lease = Lease(order)
     try:
-        from serving.loading import load_engine
-
-        loaded = load_engine(order)
+        loaded = run_gently(lambda: _load(order))
     except Exception as error:  # whatever it is, the manager shows it
         message = f"{type(error).__name__}: {error}"
         write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message))
@@ -166,6 +200,7 @@ def main(order_path: str) -> None:
     socket.bind(order.address)
     engine = Engine(loaded.model, loaded.cost, socket, loaded.meter)
     signal.signal(STOP_SIGNAL, lambda *_: engine.stop())
+    lease.on_end(engine.stop)
     # A supervisor signals the whole tree at once; the fronts' accepted requests need the engine until the manager says.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -8,6 +8,7 @@ ServingError
 ├── Unprocessable      422   well formed, but wrong for the task: names the field and the rule
 ├── QueueFull          429   no room in the queue now; Retry-After says when
 ├── NotReady           503   no engine of that version answers now; Retry-After says when
+│   └── EngineLost     503   the engine ended while it had the request
 ├── DeadlineExceeded   504   the answer did not come in time
 └── Failed             500   the model failed on this very input
 """
@@ -78,6 +79,10 @@ class NotReady(ServingError):
 
     status = 503
     reason = "not_ready"
+
+
+class EngineLost(NotReady):
+    """The engine ended before it answered. A forward pass changes nothing, so another engine may be asked."""
 
 
 class DeadlineExceeded(ServingError):

@@ -8,6 +8,8 @@ import asyncio
 import fcntl
 import gc
 import logging
+import os
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,7 +18,8 @@ from typing import Any
 
 import zmq
 
-from serving.errors import ClientGone, NotReady, ServingError, UnknownModel
+from serving.errors import ClientGone, EngineLost, NotReady, ServingError, UnknownModel
+from serving.lifeline import Lifeline
 from serving.link import Link, Waiter, deadline_in
 from serving.request import assemble
 from serving.settings import ServingSettings
@@ -25,6 +28,8 @@ from serving.tasks.base import Encoded, Request, RowArrays, Task
 from serving.view import View
 
 TICK_SECONDS = 0.05
+FOLLOW_SECONDS = 0.01
+"""How often the table is looked at: one `stat`."""
 YIELD_SECONDS = 0.002
 """How long a request may encode or decode before others get their turn."""
 WATCH_SECONDS = 0.2
@@ -61,6 +66,8 @@ class Front:
         self._watchers: dict[Waiter, asyncio.Task[None]] = {}
         self._unserved_since: dict[str, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._lifeline = Lifeline(settings.server)
+        self._is_leaving = False
         self._started = time.monotonic()
 
     async def start(self) -> None:
@@ -123,11 +130,26 @@ class Front:
         knows the version once one was chosen.
         """
         began = time.perf_counter()
-        view = self.find(name, version)
+        deadline = deadline_in(self.settings.timeout_seconds)
+        try:
+            return await self._count(self.find(name, version), protocol, read, write, gone, began, deadline)
+        except EngineLost:  # once more, on another engine; without a version named, on what is live now
+            return await self._count(self.find(name, version), protocol, read, write, gone, began, deadline)
+
+    async def _count(
+        self,
+        view: View,
+        protocol: str,
+        read: Callable[[Task], Request],
+        write: Callable[[Any], Any],
+        gone: Gone | None,
+        began: float,
+        deadline: float,
+    ) -> Answer:
         view.meter.begin()
         status = 500
         try:
-            answer = await self._answer(view, read, write, gone, began)
+            answer = await self._answer(view, read, write, gone, began, deadline)
             status = 200
             return answer
         except ServingError as error:
@@ -136,6 +158,10 @@ class Front:
             raise
         finally:
             view.meter.end(protocol, status, time.perf_counter() - began)
+
+    def nudge(self) -> None:
+        """Let the manager look at the registry at once."""
+        self._file.nudge()
 
     def is_ready(self) -> bool:
         """Whether the live version of every model answers here."""
@@ -160,13 +186,14 @@ class Front:
         write: Callable[[Any], Any],
         gone: Gone | None,
         began: float,
+        deadline: float,
     ) -> Answer:
         request = read(view.task)
         encoded = await self._encode(view, request)
         sent = time.perf_counter()
         link = view.choose_link()
         rows = [row for item in encoded for row in item.rows]
-        waiter = link.submit(rows, deadline_in(self.settings.timeout_seconds))
+        waiter = link.submit(rows, deadline)
         if gone is not None:
             self._watched[waiter] = (link, gone, time.monotonic())
         try:
@@ -236,6 +263,9 @@ class Front:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
+            if self._lifeline.is_cut() and not self._is_leaving:
+                self._is_leaving = True
+                os.kill(os.getpid(), signal.SIGTERM)  # the server is gone: finish what is here and leave
             for view in self._views.values():
                 for link in view.links.values():
                     link.abandon_late(now)
@@ -258,7 +288,7 @@ class Front:
             table = self._file.read_if_changed()
             if table is not None:
                 await self._apply(table)
-            await asyncio.sleep(TICK_SECONDS)
+            await asyncio.sleep(FOLLOW_SECONDS)
 
     async def _apply(self, table: Table) -> None:
         """Load what is new beside what serves, switch in one step, then close what is gone."""

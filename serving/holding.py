@@ -1,65 +1,96 @@
 """A version that the manager holds: from being fetched, through its engines' lives, to its end."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from registry.contract import Contract
+from serving.lifecycle import State, check_transition
 from serving.process import EngineProcess
-from serving.report import EngineOrder
 from serving.table import EngineEntry, VersionEntry
 
 Fetched = tuple[Path, Contract]
 """The verified artifact's folder and its contract."""
 
+StartEngines = Callable[[str, str, Path], list[EngineProcess]]
+"""(name, version, root) → its engines, started: one a device."""
+
+MEMORY_STEP_BYTES = 1 << 20
+"""Memory is shown in whole MiB, so that the table does not change all the time."""
+
 
 @dataclass
 class Holding:
-    """One version. state: "loading", "ready", "failed" or "draining". began, failed_at: monotonic seconds.
+    """One version. began, failed_at: monotonic seconds. attempt: counts from 1 while it is tried again and again.
 
-    fetching: the download, until it is done. Once ready it stays so while its engines are restarted.
+    fetching: the download, until it is done. error: why it failed, or why the attempt before this one did. Once ready
+    it stays so while its engines are restarted.
     """
 
     name: str
     version: str
     fetching: "Future[Fetched] | None"
-    state: str = "loading"
+    attempt: int = 1
     error: str = ""
+    state: State = "loading"
     began: float = field(default_factory=time.monotonic)
     failed_at: float = 0.0
     root: Path | None = None
     contract: Contract | None = None
     engines: list[EngineProcess] = field(default_factory=list)
     drain_until: float = 0.0
+    memory_bytes: int = 0
 
-    def step(self, now: float, orders: Callable[[str, str, Path], list[EngineOrder]], load_seconds: float) -> list[str]:
-        """Look at the fetch and at the engines; returns what happened: "ready", "failed", "lost", "restarted".
+    @classmethod
+    def adopt(cls, root: Path, contract: Contract, engines: Sequence[EngineProcess]) -> "Holding":
+        """A version whose engines another manager started; ready if each of them ever was."""
+        order = engines[0].order
+        held = cls(order.model, order.version, None, root=root, contract=contract, engines=list(engines))
+        if all(engine.was_ready for engine in engines):
+            held._become("ready")
+        return held
 
-        orders: (name, version, root) → what to start once the files are there.
-        """
+    @property
+    def crashes(self) -> int:
+        """How often in a row an engine of it crashed, the worst of them."""
+        return max((engine.crashes for engine in self.engines), default=0)
+
+    def step(self, now: float, start: StartEngines, load_seconds: float) -> list[str]:
+        """Look at the fetch and at the engines; returns what happened: "ready", "failed", "lost", "restarted"."""
         if self.state in ("failed", "draining"):
             return []
         if self.fetching is not None and self.fetching.done():
-            error = self._take_files(orders)
-            if error:
-                return self._fail(error, now)
+            try:
+                self._take_files(start)
+            except Exception as error:  # whatever was raised, it is this version's cause of failure
+                return self.fail(f"{type(error).__name__}: {error}", now)
         happened = [change for engine in self.engines if (change := engine.poll(now)) is not None]
         if self.state == "ready":
             return [change for change in happened if change != "ready"]
         if "failed" in happened:
-            return self._fail(next(engine.report.error for engine in self.engines if engine.report.error), now)
+            return self.fail(next(engine.report.error for engine in self.engines if engine.report.error), now)
         if now - self.began > load_seconds:
-            return self._fail(f"loading took longer than HEADWAITER_LOAD_SECONDS={load_seconds:g}", now)
+            return self.fail(f"loading took longer than HEADWAITER_LOAD_SECONDS={load_seconds:g}", now)
         if self.engines and all(engine.was_ready for engine in self.engines):
-            self.state = "ready"
+            self._become("ready")
+            self.error = ""
             return ["ready"]
         return []
 
+    def fail(self, error: str, now: float) -> list[str]:
+        """Keep the cause, end the engines; returns ["failed"]."""
+        self._become("failed")
+        self.error, self.failed_at = error, now
+        self.kill()
+        self.engines = []
+        return ["failed"]
+
     def drain(self, now: float, seconds: float) -> None:
         """Take no new requests; the engines leave once what they have is answered, at most `seconds` later."""
-        self.state, self.drain_until = "draining", now + seconds
+        self._become("draining")
+        self.drain_until = now + seconds
         if self.fetching is not None:
             self.fetching.cancel()
         for engine in self.engines:
@@ -67,25 +98,34 @@ class Holding:
 
     def is_over(self, now: float) -> bool:
         """Whether a draining version has left; past its time it is made to."""
-        if self.state == "draining" and now > self.drain_until:
-            self.kill()
-        return self.state == "draining" and not any(engine.is_running() for engine in self.engines)
+        if self.state != "draining" or (now <= self.drain_until and any(map(EngineProcess.is_running, self.engines))):
+            return False
+        self.kill()
+        return True
 
     def kill(self) -> None:
         """End its engines now."""
         for engine in self.engines:
             engine.kill()
 
+    def measure(self) -> None:
+        """Take note of the memory that its engines take."""
+        self.memory_bytes = sum(engine.memory_bytes() for engine in self.engines) & -MEMORY_STEP_BYTES
+
     def entry(self) -> VersionEntry:
         """What the table says of it."""
         return VersionEntry(
             state=self.state,
             error=self.error,
+            attempt=self.attempt,
             root=str(self.root or ""),
             contract=self.contract,
+            memory_bytes=self.memory_bytes,
+            restarts=sum(engine.restarts for engine in self.engines),
             engines=tuple(
                 EngineEntry(
                     address=engine.order.address,
+                    pid=engine.pid,
                     device=engine.report.device,
                     dtype=engine.report.dtype,
                     dtype_note=engine.report.dtype_note,
@@ -98,21 +138,12 @@ class Holding:
             ),
         )
 
-    def _take_files(self, orders: Callable[[str, str, Path], list[EngineOrder]]) -> str:
-        """Start the engines on what was fetched; returns why it cannot be, or an empty text."""
+    def _take_files(self, start: StartEngines) -> None:
+        """Start the engines on what was fetched; raises what the fetch raised."""
         assert self.fetching is not None
         done, self.fetching = self.fetching, None
-        try:
-            self.root, self.contract = done.result()
-        except Exception as error:  # whatever the registry raised, it is this version's cause of failure
-            return f"{type(error).__name__}: {error}"
-        self.engines = [EngineProcess(order) for order in orders(self.name, self.version, self.root)]
-        for engine in self.engines:
-            engine.start()
-        return ""
+        self.root, self.contract = done.result()
+        self.engines = start(self.name, self.version, self.root)
 
-    def _fail(self, error: str, now: float) -> list[str]:
-        self.state, self.error, self.failed_at = "failed", error, now
-        self.kill()
-        self.engines = []
-        return ["failed"]
+    def _become(self, state: State) -> None:
+        self.state = check_transition(self.state, state)

@@ -12,7 +12,7 @@ import msgspec
 import numpy
 import zmq
 
-from serving.errors import DeadlineExceeded, Failed, NotReady, QueueFull, ServingError, TooLarge
+from serving.errors import DeadlineExceeded, EngineLost, Failed, QueueFull, ServingError, TooLarge
 from serving.messages import Cancel, Failure, FromEngine, Outputs, Row, Submit, unpack
 from serving.tasks.base import EncodedRow, RowArrays, Task
 
@@ -117,7 +117,7 @@ class Link:
         lost = {waiter for waiter, _, _ in self._rows.values()}
         self._rows.clear()
         for waiter in lost:
-            waiter.fail(NotReady("the engine stopped before it answered: try again", retry_seconds=1.0))
+            waiter.fail(EngineLost("the engine stopped before it answered: try again", retry_seconds=1.0))
 
     def _schedule_flush(self) -> None:
         """At the end of this turn where the engine is idle; while it is busy rows gather for a moment."""

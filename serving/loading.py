@@ -31,8 +31,8 @@ def load_engine(order: EngineOrder) -> Loaded:
 
     Raises EngineError where none agrees, HeadError or ArtifactError where the artifact cannot be loaded.
     """
-    if order.threads:
-        torch.set_num_threads(order.threads)
+    threads = order.threads or torch.get_num_threads()
+    torch.set_num_threads(1)  # until it serves, a core of the machine's others is enough
     root = Path(order.root)
     contract = read_contract(root)
     device = choose_device(order.device)
@@ -45,6 +45,7 @@ def load_engine(order: EngineOrder) -> Loaded:
         notes.append(f"{dtype} is not used: the contract's example came out otherwise: {difference}")
     else:
         raise EngineError("; ".join(notes))
+    torch.set_num_threads(threads)
     if device == "cpu" and not order.threads:
         choose_threads(predictor.model)
     cost = measure_cost(predictor.model)
@@ -56,5 +57,6 @@ def load_engine(order: EngineOrder) -> Loaded:
         dtype_note="; ".join(notes),
         budget_tokens=cost.budget_tokens,
         tokens_per_second=cost.tokens_per_second,
+        device_bytes=torch.cuda.memory_reserved(device) if device.startswith("cuda") else 0,
     )
     return Loaded(predictor.model, cost, EngineMeter(order.model, order.version, contract.task), report)

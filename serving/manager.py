@@ -1,205 +1,242 @@
 """The manager: reads the registry, decides by the policy, starts and stops engines, publishes the routing table.
 
-One loop in one thread; what blocks (MLflow, downloads, digests) runs in a small pool. It is the table's only writer.
+One loop in one thread; what blocks (MLflow, downloads, digests) runs in others. It is the table's only writer. A
+manager that is killed leaves the engines and the table; the next one goes on from there.
 """
 
 import fcntl
 import logging
+import os
 import shutil
+import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from registry.cache import fetch
-from registry.errors import NotFound
 from registry.references import Reference
-from registry.versions import ResolvedVersion, Versions
+from registry.settings import RegistrySettings
+from registry.versions import ResolvedVersion
+from serving.adoption import ENGINES, enter
 from serving.errors import EngineError
-from serving.holding import Holding
+from serving.holding import Fetched, Holding
+from serving.lastlive import LastLive
+from serving.ledger import Ledger
+from serving.lifeline import Lifeline
 from serving.metering import instruments
-from serving.policy import Action, Load, Publish, Snapshot, VersionKey, decide
+from serving.policy import Action, GiveUp, Load, Publish, Snapshot, VersionKey, decide
+from serving.priority import lower_priority
+from serving.process import EngineProcess
 from serving.report import EngineOrder
 from serving.settings import ServingSettings
 from serving.table import FRONTS_LOCK, ModelEntry, Table, TableFile
+from serving.watch import RegistryWatch
 
 logger = logging.getLogger("headwaiter.manager")
 
 STEP_SECONDS = 0.05
 BEAT_SECONDS = 1.0
-RETRY_SECONDS = 30.0
-"""A version that failed to load is tried again after this long, if it is still wanted."""
+MEASURE_SECONDS = 5.0
+LONGEST_RETRY_SECONDS = 3600.0
+"""A version that fails again and again is tried again this often, however many attempts there were."""
 
 
 class Manager:
     """Keeps what is served equal to what the registry says. `run` blocks; `stop` may be called from another thread."""
 
-    def __init__(self, settings: ServingSettings) -> None:
-        """Construction is cheap. Raises EngineError if the settings name no model."""
-        if not settings.models:
+    def __init__(
+        self,
+        settings: ServingSettings,
+        *,
+        fetch: Callable[[ResolvedVersion, RegistrySettings], Fetched] = fetch,
+        engine: Callable[[EngineOrder], EngineProcess] = EngineProcess,
+        watch: RegistryWatch | None = None,
+    ) -> None:
+        """Construction is cheap; what is handed in does the work. Raises EngineError if the settings name no model."""
+        if not settings.models and not settings.deployments:
             raise EngineError("nothing to serve: name models on the command line, or in HEADWAITER_MODELS")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # MLflow's own: 120 s, and 7 retries
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         self.settings = settings
-        self._file = TableFile(settings.run)
-        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="headwaiter-manager")
+        self._fetch = fetch
+        self._engine = engine
         self._stop = threading.Event()
-        self._targets: dict[Reference, ResolvedVersion | None] = dict.fromkeys(settings.models)
-        self._problems: dict[Reference, str] = {}
-        self._live: dict[Reference, str | None] = dict.fromkeys(settings.models)
-        self._previous: dict[Reference, list[str]] = {reference: [] for reference in settings.models}
-        self._moved: dict[Reference, float] = {}
+        self._woken = threading.Event()
+        self._watch = watch or RegistryWatch(settings, self._woken)
+        self._last_live = LastLive(settings.registry)
+        self._file = TableFile(settings.run)
+        self._fetchers = ThreadPoolExecutor(
+            max_workers=8, thread_name_prefix="headwaiter-fetch", initializer=lower_priority
+        )
+        self._ledger = Ledger(self._last_live)
         self._holdings: dict[VersionKey, Holding] = {}
-        self._resolving: Future[None] | None = None
-        self._registry_error = ""
-        self._versions: Versions | None = None
-        self._engines_started = 0
+        self._failed: dict[VersionKey, Holding] = {}
+        self._lifeline = Lifeline(settings.server)
         self._table: Table | None = None
+        self._engines_started = 0
+        self._measure_at = 0.0
 
     def run(self) -> None:
-        """Serve until `stop`; then wait for the fronts to leave, and end the engines."""
-        shutil.rmtree(self.settings.run / "engines", ignore_errors=True)
-        (self.settings.run / "engines").mkdir(parents=True)
-        self._publish_table()
-        next_poll = next_beat = 0.0
+        """Serve until `stop` or the server's end; then wait for the fronts to leave, and end the engines."""
+        self._adopt()
+        next_beat = 0.0
         try:
-            while not self._stop.is_set():
+            while not self._stop.is_set() and not self._lifeline.is_cut():
                 now = time.monotonic()
                 if now >= next_beat:
                     self._file.beat()
                     next_beat = now + BEAT_SECONDS
-                if now >= next_poll and (self._resolving is None or self._resolving.done()):
-                    self._resolving = self._pool.submit(self._resolve)
-                    next_poll = now + self.settings.poll_seconds
                 self.step(now)
-                self._stop.wait(STEP_SECONDS)
+                self._woken.wait(STEP_SECONDS)
+                self._woken.clear()
         finally:
             self._shut_down()
+            if self._lifeline.is_cut():
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def stop(self) -> None:
         """Let `run` end."""
         self._stop.set()
+        self._woken.set()
 
     def step(self, now: float) -> None:
-        """One turn: look at every version, act, publish."""
+        """One turn: look at the registry's answer and at every version, act, publish."""
+        self._watch.step(now, at_once=self._file.was_nudged())
         for holding in list(self._holdings.values()):
-            for change in holding.step(now, self._orders, self.settings.load_seconds):
+            for change in holding.step(now, self._start_engines, self.settings.load_seconds):
                 self._note(holding, change, now)
-            if holding.is_over(now) or (holding.state == "failed" and now - holding.failed_at > RETRY_SECONDS):
+            if holding.is_over(now) or self._is_due_again(holding, now):
                 del self._holdings[holding.name, holding.version]
+        if now >= self._measure_at:
+            self._measure_at = now + MEASURE_SECONDS
+            for holding in self._holdings.values():
+                holding.measure()
         for action in decide(self._snapshot()):
             self._act(action, now)
         self._publish_table()
 
     def _snapshot(self) -> Snapshot:
+        view = self._watch.view
+        self._ledger.forget_all_but(view)
         return Snapshot(
-            targets={key: found.version if found else None for key, found in self._targets.items()},
-            live=self._live,
-            previous=self._previous,
+            targets={key: found.version if found else None for key, found in view.targets.items()},
+            live=self._ledger.live,
+            previous=self._ledger.previous,
             states={key: held.state for key, held in self._holdings.items() if held.state != "draining"},
             keep_previous=self.settings.keep_previous,
+            keep_bytes=self.settings.keep_bytes,
+            memory={key: held.memory_bytes for key, held in self._holdings.items()},
+            crashes={key: held.crashes for key, held in self._holdings.items()},
         )
 
     def _act(self, action: Action, now: float) -> None:
+        if isinstance(action, Publish):
+            held = self._holdings[action.reference.name, action.version]
+            self._ledger.publish(action.reference, held, self._watch.view, now)
+            return
+        key = (action.name, action.version)
         if isinstance(action, Load):
-            if (action.name, action.version) in self._holdings:
-                return  # it is still draining: load it again once it has left
-            resolved = next(
-                found
-                for found in self._targets.values()
-                if found is not None and (found.name, found.version) == (action.name, action.version)
-            )
-            logger.info("loading %s/%s", action.name, action.version)
-            fetching = self._pool.submit(fetch, resolved, self.settings.registry)
-            self._holdings[action.name, action.version] = Holding(action.name, action.version, fetching)
-        elif isinstance(action, Publish):
-            before = self._live[action.reference]
-            self._live[action.reference] = action.version
-            if before is not None:
-                earlier = [
-                    version for version in self._previous[action.reference] if version not in (before, action.version)
-                ]
-                self._previous[action.reference] = [before, *earlier]
-            logger.info("%s is served by version %s, before: %s", action.reference, action.version, before)
-            instruments().swap_total.labels(action.reference.name, "success").inc()
-            seconds = now - self._moved.get(action.reference, now)
-            instruments().swap_duration_seconds.labels(action.reference.name).observe(seconds)
+            if key not in self._holdings:  # else it is still draining: load it again once it has left
+                self._load(key)
+        elif isinstance(action, GiveUp):
+            held = self._holdings[key]
+            held.fail(f"its engines crashed {held.crashes} times in a row, the version before it serves again", now)
+            logger.error("%s/%s: %s", *key, held.error)
+        elif self._watch.view.is_known:
+            logger.info("unloading %s/%s", *key)
+            self._failed.pop(key, None)
+            self._holdings[key].drain(now, self.settings.timeout_seconds + 5)
+
+    def _load(self, key: VersionKey) -> None:
+        failed = self._failed.get(key)
+        attempt, error = (failed.attempt + 1, failed.error) if failed is not None else (1, "")
+        logger.info("loading %s/%s, attempt %d", *key, attempt)
+        fetching: Future[Fetched]
+        resolved = self._resolved(key)
+        if resolved is not None:
+            fetching = self._fetchers.submit(self._fetch, resolved, self.settings.registry)
         else:
-            logger.info("unloading %s/%s", action.name, action.version)
-            self._holdings[action.name, action.version].drain(now, self.settings.timeout_seconds + 5)
+            fetching = Future()
+            fetching.set_exception(EngineError("the registry no longer names it, and it is not in the cache"))
+        self._holdings[key] = Holding(*key, fetching, attempt=attempt, error=error)
+
+    def _resolved(self, key: VersionKey) -> ResolvedVersion | None:
+        """Where the version's files are: by the registry, or by what was live before."""
+        seen = (found for found in self._watch.view.targets.values() if found is not None)
+        found = next((found for found in seen if (found.name, found.version) == key), None)
+        return found or self._last_live.recall(Reference(key[0], version=key[1]))
 
     def _note(self, holding: Holding, change: str, now: float) -> None:
         name, version = holding.name, holding.version
         if change == "ready":
+            self._failed.pop((name, version), None)
+            holding.measure()
             logger.info("%s/%s is ready after %.1f s", name, version, now - holding.began)
         elif change == "failed":
             logger.error("%s/%s could not be loaded: %s", name, version, holding.error)
-            instruments().swap_total.labels(name, "failure").inc()
+            self._failed[name, version] = holding
+            self._ledger.fail(holding, self._watch.view, now)
         elif change == "lost":
-            logger.error("an engine of %s/%s ended; it is restarted", name, version)
+            logger.error("an engine of %s/%s ended, %d in a row; it is restarted", name, version, holding.crashes)
         else:
             task = holding.contract.task if holding.contract else ""
             instruments().engine_restarts_total.labels(name, version, task).inc()
 
-    def _resolve(self) -> None:
-        """Ask the registry for every reference; what cannot be read keeps its last answer. Runs in the pool."""
-        error = ""
-        for reference in self.settings.models:
-            try:
-                if self._versions is None:
-                    self._versions = Versions(self.settings.registry)
-                found = self._versions.resolve(reference)
-            except NotFound as problem:
-                self._problems[reference] = str(problem)
-                continue
-            except Exception as problem:  # a registry may fail in any way; what is loaded goes on serving
-                error = str(problem)
-                continue
-            self._problems.pop(reference, None)
-            if found != self._targets[reference]:
-                self._moved[reference] = time.monotonic()
-                self._targets[reference] = found
-        if error != self._registry_error:
-            if error:
-                logger.warning("the registry cannot be read, serving goes on: %s", error)
-            else:
-                logger.info("the registry can be read again")
-        self._registry_error = error
+    def _is_due_again(self, holding: Holding, now: float) -> bool:
+        """Whether a version that failed to load may be tried again; one that crashed while live is not."""
+        if holding.state != "failed" or (holding.name, holding.version) not in self._failed:
+            return False
+        pause = min(LONGEST_RETRY_SECONDS, self.settings.retry_seconds * 2 ** min(holding.attempt - 1, 16))
+        return bool(now - holding.failed_at > pause)
 
-    def _orders(self, name: str, version: str, root: Path) -> list[EngineOrder]:
-        orders = []
+    def _start_engines(self, name: str, version: str, root: Path) -> list[EngineProcess]:
+        engines = []
         for device in self.settings.devices:
             self._engines_started += 1
-            base = self.settings.run / "engines" / f"{time.monotonic_ns() // 1_000_000 % 10**8}-{self._engines_started}"
-            orders.append(
-                EngineOrder(
-                    model=name,
-                    version=version,
-                    root=str(root),
-                    device=device,
-                    dtype=self.settings.dtype,
-                    address=f"ipc://{base}.sock",
-                    report=f"{base}.json",
-                    threads=self.settings.threads,
-                )
+            number = f"{time.monotonic_ns() // 1_000_000 % 10**8}-{self._engines_started}"
+            base = self.settings.run / ENGINES / number
+            order = EngineOrder(
+                model=name,
+                version=version,
+                root=str(root),
+                device=device,
+                dtype=self.settings.dtype,
+                address=f"ipc://{base}.sock",
+                report=f"{base}.json",
+                threads=self.settings.threads,
+                server=self.settings.server,
             )
-        return orders
+            engines.append(self._engine(order))
+            engines[-1].start()
+        return engines
 
     def _publish_table(self) -> None:
+        view = self._watch.view
         models: dict[str, ModelEntry] = {}
-        for name in dict.fromkeys(reference.name for reference in self.settings.models):
-            references = [reference for reference in self.settings.models if reference.name == name]
-            models[name] = ModelEntry(
-                live=self._live[references[0]],
-                aliases={reference.alias: self._live[reference] for reference in references if reference.alias},
-                versions={version: held.entry() for (owner, version), held in self._holdings.items() if owner == name},
-                error="; ".join(self._problems[reference] for reference in references if reference in self._problems),
-            )
-        table = Table(models=models, registry_error=self._registry_error)
+        for name in dict.fromkeys(reference.name for reference in view.targets):
+            versions = {version: held.entry() for (owner, version), held in self._holdings.items() if owner == name}
+            models[name] = self._ledger.describe(name, view, versions)
+        table = Table(models=models, registry_error=view.error)
         if table != self._table:
             self._file.write(table)
             self._table = table
 
+    def _adopt(self) -> None:
+        """Go on from where a manager that was killed has left; its fronts must not see an emptier table meanwhile."""
+        left, self._holdings = enter(self.settings.run, self.settings.server)
+        self._ledger.adopt(left, self._holdings)
+        self._watch.expect(self._ledger.live)
+        for (name, version), held in self._holdings.items():
+            before = left.models[name].versions.get(version) if name in left.models else None
+            if before is not None and before.state == "draining":
+                held.drain(time.monotonic(), self.settings.timeout_seconds + 5)
+        self._publish_table()
+
     def _shut_down(self) -> None:
         """Fronts first: their accepted requests need the engines. Their lock is free once the last one has ended."""
+        self._watch.close()
         deadline = time.monotonic() + self.settings.grace_seconds
         with (self.settings.run / FRONTS_LOCK).open("a") as lock:
             while time.monotonic() < deadline:
@@ -211,5 +248,5 @@ class Manager:
                     time.sleep(STEP_SECONDS)
         for holding in self._holdings.values():
             holding.kill()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
         shutil.rmtree(self.settings.run, ignore_errors=True)

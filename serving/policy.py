@@ -1,16 +1,21 @@
 """What the manager does next: a pure function from what is to a list of actions.
 
 The desired versions are declared (what the references resolve to); what is not desired, not live and not kept warm is
-unloaded. A reference's live version changes only to one that is ready, so a failed load leaves the old one live.
+unloaded. A reference's live version changes only to one that is ready, so a failed load leaves the old one live. A live
+version whose engines crash again and again gives way to the one that was live before it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from registry.references import Reference
+from serving.lifecycle import State
 
 VersionKey = tuple[str, str]
 """(model, version)"""
+
+CRASH_LIMIT = 3
+"""After so many crashes in a row a live version gives way; an engine that served a minute has its crashes forgotten."""
 
 
 @dataclass(frozen=True)
@@ -19,14 +24,18 @@ class Snapshot:
 
     targets: what each reference resolves to in the registry, None where it does not (yet). live: the version that each
     reference serves, None before the first. previous: per reference, earlier live versions, latest first.
-    states: of every version that is held, "loading", "ready" or "failed". keep_previous: how many stay warm.
+    states: of every version that is held. keep_previous: how many stay warm, per reference. keep_bytes: what those may
+    take together, 0 for no bound; memory: bytes that each version takes. crashes: in a row, of a version's engines.
     """
 
     targets: Mapping[Reference, str | None]
     live: Mapping[Reference, str | None]
     previous: Mapping[Reference, Sequence[str]]
-    states: Mapping[VersionKey, str]
+    states: Mapping[VersionKey, State]
     keep_previous: int
+    keep_bytes: int = 0
+    memory: Mapping[VersionKey, int] = field(default_factory=dict)
+    crashes: Mapping[VersionKey, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,14 @@ class Publish:
 
 
 @dataclass(frozen=True)
+class GiveUp:
+    """End a version that crashed too often; it is not tried again until the registry names another one."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
 class Unload:
     """Let a version finish what it has, then stop it."""
 
@@ -53,7 +70,7 @@ class Unload:
     version: str
 
 
-Action = Load | Publish | Unload
+Action = Load | Publish | GiveUp | Unload
 
 
 def decide(snapshot: Snapshot) -> list[Action]:
@@ -62,22 +79,62 @@ def decide(snapshot: Snapshot) -> list[Action]:
     wanted: set[VersionKey] = set()
     for reference, target in snapshot.targets.items():
         live = snapshot.live.get(reference)
-        if live is not None:
-            wanted.add((reference.name, live))
-        if target is None or target == live:
-            wanted |= _kept(snapshot, reference, live)
-            continue
-        wanted.add((reference.name, target))
-        state = snapshot.states.get((reference.name, target))
-        if state is None:
-            actions.append(Load(reference.name, target))
-        elif state == "ready":
-            actions.append(Publish(reference, target))
+        wanted |= {(reference.name, version) for version in (live, target) if version is not None}
         wanted |= _kept(snapshot, reference, live)
+        goal = _goal(snapshot, reference)
+        if goal is None or goal == live:
+            continue
+        wanted.add((reference.name, goal))
+        state = snapshot.states.get((reference.name, goal))
+        if state is None:
+            actions.append(Load(reference.name, goal))
+        elif state == "ready":
+            actions.append(Publish(reference, goal))
+            if live is not None and _is_crashing(snapshot, reference, live):
+                actions.append(GiveUp(reference.name, live))
     actions += [Unload(*key) for key in snapshot.states if key not in wanted]
     return list(dict.fromkeys(actions))
 
 
+def _goal(snapshot: Snapshot, reference: Reference) -> str | None:
+    """The version that the reference should serve: the registry's, or an earlier one instead of one that crashes."""
+    live = snapshot.live.get(reference)
+    goal = snapshot.targets[reference] or live
+    if goal is None or goal != live or not _is_crashing(snapshot, reference, goal):
+        return goal
+    others = [other for other in snapshot.targets if other.name == reference.name and snapshot.live.get(other) == goal]
+    if all(_fallback(snapshot, other) for other in others):
+        return _fallback(snapshot, reference)
+    return goal
+
+
+def _is_crashing(snapshot: Snapshot, reference: Reference, version: str) -> bool:
+    key = (reference.name, version)
+    return snapshot.states.get(key) == "failed" or snapshot.crashes.get(key, 0) >= CRASH_LIMIT
+
+
+def _fallback(snapshot: Snapshot, reference: Reference) -> str | None:
+    live = snapshot.live.get(reference)
+    return next(
+        (
+            version
+            for version in snapshot.previous.get(reference, ())
+            if version != live and not _is_crashing(snapshot, reference, version)
+        ),
+        None,
+    )
+
+
 def _kept(snapshot: Snapshot, reference: Reference, live: str | None) -> set[VersionKey]:
+    """The earlier versions that stay warm: the latest ones, within count and memory, and none that failed."""
+    kept: set[VersionKey] = set()
+    room = snapshot.keep_bytes or float("inf")
     earlier = [version for version in snapshot.previous.get(reference, ()) if version != live]
-    return {(reference.name, version) for version in earlier[: snapshot.keep_previous]}
+    for version in earlier[: snapshot.keep_previous]:
+        key = (reference.name, version)
+        room -= snapshot.memory.get(key, 0)
+        if room < 0:
+            break
+        if snapshot.states.get(key) != "failed":
+            kept.add(key)
+    return kept

@@ -1,25 +1,76 @@
-"""One engine process, as the manager sees it: start it, read its reports, notice its end, restart it with back-off."""
+"""One engine process, as the manager sees it: start or adopt it, read its reports, notice its end, restart it with
+back-off.
+"""
 
 import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
+import psutil
 
-from serving.report import STOP_SIGNAL, EngineOrder, EngineReport, read_report, write_report
+from serving.lifeline import is_alive
+from serving.report import STOP_SIGNAL, EngineOrder, EngineReport, order_path, read_report, write_report
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0
 STABLE_SECONDS = 60.0
-"""An engine that served this long has its restarts forgotten."""
+"""An engine that served this long has its crashes forgotten."""
+
+
+class Process(Protocol):
+    """What is asked of an operating system's process, one's own child or not."""
+
+    @property
+    def pid(self) -> int: ...  # noqa: D102
+    @property
+    def returncode(self) -> int | None: ...  # noqa: D102
+    def poll(self) -> int | None: ...  # noqa: D102
+    def kill(self) -> None: ...  # noqa: D102
+    def send_signal(self, sig: int, /) -> None: ...  # noqa: D102
+    def wait(self, timeout: float | None = None) -> int | None: ...  # noqa: D102
+
+
+class Adopted:
+    """A running process that another manager started. Its exit status went to somebody else: it reads -1."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+        self.pid = process.pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """-1 once it has ended, None before."""
+        if self.returncode is None and not is_alive(self._process):
+            self.returncode = -1
+        return self.returncode
+
+    def kill(self) -> None:
+        """End it now."""
+        with suppress(psutil.NoSuchProcess):
+            self._process.kill()
+
+    def send_signal(self, sig: int, /) -> None:
+        """Send it a signal, if it still runs."""
+        with suppress(psutil.NoSuchProcess):
+            self._process.send_signal(sig)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Block until it has ended, at most `timeout` seconds."""
+        with suppress(psutil.TimeoutExpired):
+            self._process.wait(timeout)
+        return self.poll()
 
 
 class EngineProcess:
     """An engine and its restarts. Not for use from several threads.
 
     report: what it last said; "failed" once it ended. was_ready: whether it ever served; only then is it restarted.
+    crashes: in a row. restarts: since it was first started.
     """
 
     def __init__(self, order: EngineOrder) -> None:
@@ -27,10 +78,26 @@ class EngineProcess:
         self.report = EngineReport(pid=0, state="loading")
         self.was_ready = False
         self.is_stopping = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self.crashes = 0
+        self.restarts = 0
+        self._process: Process | None = None
         self._started = 0.0
-        self._restarts = 0
         self._restart_at = 0.0
+
+    @classmethod
+    def adopt(cls, order: EngineOrder, report: EngineReport) -> "EngineProcess":
+        """The engine that another manager started; one that has ended meanwhile is noticed by the next `poll`."""
+        engine = cls(order)
+        engine.report = report
+        engine.was_ready = report.state == "ready"
+        engine._started = time.monotonic()
+        with suppress(psutil.Error):
+            process = psutil.Process(report.pid)
+            if order_path(order) in process.cmdline():
+                engine._process = Adopted(process)
+        if engine._process is None:
+            engine._end("the engine ended", engine._started)
+        return engine
 
     @property
     def pid(self) -> int:
@@ -39,10 +106,9 @@ class EngineProcess:
 
     def start(self) -> None:
         """Start the process; it reports by itself."""
-        report = Path(self.order.report)
-        report.unlink(missing_ok=True)
-        path = report.with_suffix(".order")
-        write_report(path, self.order)
+        Path(self.order.report).unlink(missing_ok=True)
+        path = order_path(self.order)
+        write_report(Path(path), self.order)
         environ = {
             **os.environ,
             "TOKENIZERS_PARALLELISM": "false",
@@ -54,7 +120,7 @@ class EngineProcess:
         self._started = time.monotonic()
         self.report = EngineReport(pid=0, state="loading")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "serving.engine", str(path)], env=environ, stdin=subprocess.DEVNULL
+            [sys.executable, "-m", "serving.engine", path], env=environ, stdin=subprocess.DEVNULL
         )
 
     def poll(self, now: float) -> str | None:
@@ -62,7 +128,7 @@ class EngineProcess:
         if self._process is None:
             if self._restart_at and now >= self._restart_at and not self.is_stopping:
                 self._restart_at = 0.0
-                self._restarts += 1
+                self.restarts += 1
                 self.start()
                 return "restarted"
             return None
@@ -81,7 +147,10 @@ class EngineProcess:
         """Ask it to finish what it has and leave."""
         self.is_stopping = True
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(STOP_SIGNAL)
+            if self.report.state == "ready":
+                self._process.send_signal(STOP_SIGNAL)
+            else:
+                self._process.kill()  # it has nothing to finish
 
     def kill(self) -> None:
         """End it now."""
@@ -89,20 +158,28 @@ class EngineProcess:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait(timeout=10)
+        Path(order_path(self.order)).unlink(missing_ok=True)
 
     def is_running(self) -> bool:
         """Whether the process still exists."""
         return self._process is not None and self._process.poll() is None
 
+    def memory_bytes(self) -> int:
+        """What it takes now: resident memory, and on a GPU what it reported to hold there; 0 once it is gone."""
+        try:
+            resident: int = psutil.Process(self.pid).memory_info().rss if self.pid else 0
+        except psutil.Error:
+            resident = 0
+        return resident + self.report.device_bytes
+
     def _end(self, status: str, now: float) -> str:
-        mark_dead(self.pid)
+        mark_dead(self.report.pid)
         self._process = None
         self.report = msgspec.structs.replace(self.report, state="failed", error=self.report.error or status)
         if not self.was_ready:
             return "failed"
-        if now - self._started > STABLE_SECONDS:
-            self._restarts = 0
-        self._restart_at = now + min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2**self._restarts)
+        self.crashes = 1 if now - self._started > STABLE_SECONDS else self.crashes + 1
+        self._restart_at = now + min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (self.crashes - 1))
         return "lost"
 
 

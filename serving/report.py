@@ -14,7 +14,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What to load and where to answer.
 
     root: the verified artifact. device, dtype: as set, "auto" allowed. address: a ZeroMQ address to bind. report: the
-    file to report to. threads: on a CPU, 0 for all cores. metrics: where to count, None for nowhere.
+    file to report to. threads: on a CPU, 0 for all cores. server: id of the server process, with which the engine ends.
     """
 
     model: str
@@ -25,12 +25,14 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     report: str
     threads: int
+    server: int
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     """How far an engine is. state: "loading", "ready" or "failed"; then error says why.
 
     dtype_note: why the dtype is not the fastest, or empty. budget_tokens: of a batch. tokens_per_second: measured.
+    device_bytes: memory that it holds on a GPU.
     """
 
     pid: int
@@ -41,6 +43,12 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     dtype_note: str = ""
     budget_tokens: int = 0
     tokens_per_second: float = 0.0
+    device_bytes: int = 0
+
+
+def order_path(order: EngineOrder) -> str:
+    """The order's file. It is the engine's lease as well: an engine whose order is gone leaves."""
+    return order.report.removesuffix(".json") + ".order"
 
 
 def write_report(path: Path, report: msgspec.Struct) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,31 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 class ServingSettings:
     """Everything that can be set about a server. Times are in seconds, sizes in bytes or tokens.
 
-    models: what to serve. workers: front processes, >= 1. devices: "auto" or torch device names; one engine each.
-    dtype: "auto" or the one to serve in. poll_seconds: how often aliases are read. keep_previous: versions that stay
-    loaded behind the live one. timeout_seconds: a request's deadline. grace_seconds: how long the manager or all
-    engines of a live model may be gone before liveness fails, and how long shutdown waits for accepted requests.
-    load_seconds: how long a version may take to load. queue_tokens: bound of an engine's queue, 0 for what the engine
-    computes in `queue_seconds`. max_body_bytes, max_rows: bounds of one request. threads: of an engine on a CPU, 0 for
-    all cores. run: folder of sockets and the routing table.
+    models: what to serve. deployments: whether to serve what the registry marks as deployed, too. workers: front
+    processes, >= 1. devices: "auto" or torch device names; one engine each. dtype: "auto" or the one to serve in.
+    poll_seconds: how often aliases are read. keep_previous: versions that stay loaded behind an alias' live one;
+    keep_bytes: what those may take together, 0 for no bound. retry_seconds: after which a version that failed to load
+    is first tried again. webhook_secret: of MLflow's webhook, empty for none. timeout_seconds: a request's deadline.
+    grace_seconds: how long the manager or all engines of a live model may be gone before liveness fails, and how long
+    shutdown waits for accepted requests. load_seconds: how long a version may take to load. queue_tokens: bound of an
+    engine's queue, 0 for what the engine computes in `queue_seconds`. max_body_bytes, max_rows: bounds of one request.
+    threads: of an engine on a CPU, 0 for all cores. run: folder of sockets and the routing table. server: id of the
+    process that all others end with.
     """
 
     registry: RegistrySettings
     models: tuple[Reference, ...]
     run: Path
+    server: int
+    deployments: bool = False
     workers: int = 1
     devices: tuple[str, ...] = ("auto",)
     dtype: str = "auto"
     poll_seconds: float = 2.0
     keep_previous: int = 1
+    keep_bytes: int = 0
+    retry_seconds: float = 30.0
+    webhook_secret: str = field(default="", repr=False)
     timeout_seconds: float = 30.0
     grace_seconds: float = 30.0
     load_seconds: float = 600.0
@@ -52,7 +60,8 @@ class ServingSettings:
         """
         registry = RegistrySettings.from_environment(environ)
         read = _Reader(environ)
-        run = registry.home / "run" / str(os.getppid() if instance is None else instance)
+        server = os.getppid() if instance is None else instance
+        run = registry.home / "run" / str(server)
         if len(str(run)) > 70:
             raise InvalidSetting(
                 f"HEADWAITER_HOME={registry.home} is too long: a socket's path may have 107 bytes, so choose a folder "
@@ -63,12 +72,17 @@ class ServingSettings:
         return cls(
             registry=registry,
             run=run,
+            server=server,
+            deployments=read.choice("DEPLOYMENTS", ("0", "1")) == "1",
             models=tuple(dict.fromkeys(Reference.parse(model) for model in models)),
             devices=devices or ("auto",),
             dtype=read.choice("DTYPE", DTYPES),
             workers=read.number("WORKERS", int, cls.workers, 1, 256),
             poll_seconds=read.number("POLL_SECONDS", float, cls.poll_seconds, 0.05, 3600),
             keep_previous=read.number("KEEP_PREVIOUS", int, cls.keep_previous, 0, 100),
+            keep_bytes=read.number("KEEP_BYTES", int, cls.keep_bytes, 0, 2**50),
+            retry_seconds=read.number("RETRY_SECONDS", float, cls.retry_seconds, 0.1, 86400),
+            webhook_secret=environ.get("HEADWAITER_WEBHOOK_SECRET", ""),
             timeout_seconds=read.number("TIMEOUT_SECONDS", float, cls.timeout_seconds, 0.001, 3600),
             grace_seconds=read.number("GRACE_SECONDS", float, cls.grace_seconds, 0.1, 3600),
             load_seconds=read.number("LOAD_SECONDS", float, cls.load_seconds, 1, 86400),

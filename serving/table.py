@@ -13,10 +13,12 @@ from typing import Any
 import msgspec
 
 from registry.contract import Contract
+from serving.lifecycle import State
 from serving.report import write_report
 
 TABLE = "routes.json"
 HEARTBEAT = "heartbeat"
+NUDGE = "nudge"
 FRONTS_LOCK = "fronts.lock"
 
 
@@ -24,6 +26,7 @@ class EngineEntry(msgspec.Struct, frozen=True, kw_only=True):
     """An engine that answers at `address`. accepting: False once it only finishes what it has."""
 
     address: str
+    pid: int
     device: str
     dtype: str
     dtype_note: str
@@ -33,21 +36,50 @@ class EngineEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VersionEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A version. state: "loading", "ready", "failed" (error says why) or "draining". root: its artifact's folder."""
+    """A version. error: why it failed, also while it is tried again. attempt: from 1. root: its artifact's folder.
 
-    state: str
+    memory_bytes: of its engines. restarts: of its engines, since they were first started.
+    """
+
+    state: State
     error: str = ""
+    attempt: int = 1
     root: str = ""
     contract: Contract | None = None
+    memory_bytes: int = 0
+    restarts: int = 0
     engines: tuple[EngineEntry, ...] = ()
 
 
+class Swap(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of what a reference serves, or an attempt at it.
+
+    time: seconds since the epoch. reference: `name@alias` or `name/version`. outcome: "success", "failure" (the
+    version could not be loaded) or "crashed" (it was live, and gave way to `to_version`). seconds: since the registry
+    was seen to name it. error: why, unless it was a success.
+    """
+
+    time: float
+    reference: str
+    from_version: str | None
+    to_version: str
+    outcome: str
+    seconds: float
+    error: str = ""
+
+
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A model. live: the version that answers when none is named. aliases: alias → version that it serves."""
+    """A model. live: the version that answers when none is named. aliases: alias → version that it serves.
+
+    serves, previous: per reference, the version that it serves and those that it served before, latest first.
+    """
 
     live: str | None
     aliases: dict[str, str | None]
     versions: dict[str, VersionEntry]
+    serves: dict[str, str | None] = {}
+    previous: dict[str, list[str]] = {}
+    swaps: tuple[Swap, ...] = ()
     error: str = ""
 
 
@@ -64,6 +96,8 @@ class TableFile:
     def __init__(self, run: Path) -> None:
         self._path = run / TABLE
         self._heartbeat = run / HEARTBEAT
+        self._nudge = run / NUDGE
+        self._nudged = 0
         self._seen: tuple[int, int] | None = None
 
     def write(self, table: Table) -> None:
@@ -73,6 +107,26 @@ class TableFile:
     def beat(self) -> None:
         """Say that the manager lives."""
         self._heartbeat.touch()
+
+    def nudge(self) -> None:
+        """Ask the manager to look at the registry at once."""
+        self._nudge.touch()
+
+    def was_nudged(self) -> bool:
+        """Whether somebody did since the last call."""
+        try:
+            seen = os.stat(self._nudge).st_mtime_ns
+        except FileNotFoundError:
+            return False
+        before, self._nudged = self._nudged, seen
+        return seen != before
+
+    def read(self) -> Table:
+        """The table as it is, an empty one where there is none that can be read."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Table)
+        except (OSError, msgspec.DecodeError):
+            return Table()
 
     def read_if_changed(self) -> Table | None:
         """The table if it was replaced since the last call, else None."""
@@ -96,18 +150,24 @@ class TableFile:
 
 
 def describe_model(name: str, entry: ModelEntry) -> dict[str, Any]:
-    """What `GET /models/{name}` shows: versions, states, aliases, contract; no paths and no addresses."""
+    """What `GET /models/{name}` shows: versions, states, aliases, swaps, contract; no paths and no addresses."""
     return {
         "name": name,
         "live": entry.live,
         "aliases": entry.aliases,
         "error": entry.error or None,
+        "previous": entry.previous,
+        "swaps": [msgspec.to_builtins(swap) for swap in entry.swaps],
         "versions": {
             version: {
                 "state": found.state,
                 "error": found.error or None,
+                "attempt": found.attempt,
+                "memory_bytes": found.memory_bytes,
+                "restarts": found.restarts,
                 "engines": [
                     {
+                        "pid": engine.pid,
                         "device": engine.device,
                         "dtype": engine.dtype,
                         "dtype_note": engine.dtype_note or None,

@@ -5,14 +5,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.references import Reference
-from serving.policy import Action, Load, Publish, Snapshot, Unload, decide
+from serving.lifecycle import State
+from serving.policy import CRASH_LIMIT, Action, GiveUp, Load, Publish, Snapshot, Unload, decide
 
 M = Reference("m", alias="champion")
 CANARY = Reference("m", alias="canary")
 
 
 def snapshot(
-    target: str | None, live: str | None, states: dict[str, str], previous: tuple[str, ...] = (), keep: int = 1
+    target: str | None,
+    live: str | None,
+    states: dict[str, State],
+    previous: tuple[str, ...] = (),
+    keep: int = 1,
+    *,
+    crashes: dict[str, int] | None = None,
+    memory: dict[str, int] | None = None,
+    keep_bytes: int = 0,
 ) -> Snapshot:
     return Snapshot(
         targets={M: target},
@@ -20,7 +29,15 @@ def snapshot(
         previous={M: previous},
         states={("m", version): state for version, state in states.items()},
         keep_previous=keep,
+        keep_bytes=keep_bytes,
+        memory={("m", version): size for version, size in (memory or {}).items()},
+        crashes={("m", version): count for version, count in (crashes or {}).items()},
     )
+
+
+READY_TWO: dict[str, State] = {"1": "ready", "2": "ready"}
+READY_THREE: dict[str, State] = {"1": "ready", "2": "ready", "3": "ready"}
+OFTEN = {"2": CRASH_LIMIT}
 
 
 @pytest.mark.parametrize(
@@ -49,10 +66,45 @@ def snapshot(
             snapshot("3", "1", {"1": "ready", "2": "loading"}),
             [Load("m", "3"), Unload("m", "2")],
         ),
+        ("moved back from a failed one", snapshot("1", "1", {"1": "ready", "2": "failed"}), [Unload("m", "2")]),
+        ("two are kept", snapshot("3", "3", READY_THREE, ("2", "1"), keep=2), []),
         (
-            "moved back from a failed one",
-            snapshot("1", "1", {"1": "ready", "2": "failed"}),
-            [Unload("m", "2")],
+            "memory bounds what is kept",
+            snapshot("3", "3", READY_THREE, ("2", "1"), keep=2, memory={"1": 60, "2": 60}, keep_bytes=100),
+            [Unload("m", "1")],
+        ),
+        (
+            "the live version's memory does not count",
+            snapshot("3", "3", READY_THREE, ("2", "1"), keep=2, memory={"1": 40, "2": 40, "3": 999}, keep_bytes=100),
+            [],
+        ),
+        (
+            "an earlier one that failed is not kept",
+            snapshot("2", "2", {"1": "failed", "2": "ready"}, ("1",)),
+            [Unload("m", "1")],
+        ),
+        ("crashed twice: restarts go on", snapshot("2", "2", READY_TWO, ("1",), crashes={"2": CRASH_LIMIT - 1}), []),
+        (
+            "crashed too often: back to the previous one",
+            snapshot("2", "2", READY_TWO, ("1",), crashes=OFTEN),
+            [Publish(M, "1"), GiveUp("m", "2")],
+        ),
+        (
+            "crashed too often, the previous one was not kept: load it first",
+            snapshot("2", "2", {"2": "ready"}, ("1",), keep=0, crashes=OFTEN),
+            [Load("m", "1")],
+        ),
+        ("crashed too often, nothing before it", snapshot("2", "2", {"2": "ready"}, (), crashes=OFTEN), []),
+        (
+            "crashed too often, the one before it failed: further back",
+            snapshot("2", "2", {"1": "failed", "2": "ready", "0": "ready"}, ("1", "0"), keep=2, crashes=OFTEN),
+            [Publish(M, "0"), GiveUp("m", "2"), Unload("m", "1")],
+        ),
+        ("gave way: not published again", snapshot("2", "1", {"1": "ready", "2": "failed"}, ("2",)), []),
+        (
+            "gave way, then the alias moved on",
+            snapshot("3", "1", {"1": "ready", "2": "failed"}, ("2",)),
+            [Load("m", "3"), Unload("m", "2")],
         ),
     ],
 )
@@ -67,25 +119,42 @@ def test_two_aliases_of_one_version_load_it_once() -> None:
     assert decide(ready) == [Publish(M, "1"), Publish(CANARY, "1")]
 
 
+def test_a_crashing_version_stays_where_another_reference_has_nothing_to_fall_back_to() -> None:
+    pinned = Reference("m", version="2")
+    states: dict[tuple[str, str], State] = {("m", "1"): "ready", ("m", "2"): "ready"}
+    now = Snapshot({M: "2", pinned: "2"}, {M: "2", pinned: "2"}, {M: ["1"]}, states, 1, crashes={("m", "2"): 9})
+    assert decide(now) == []
+
+
 versions = st.sampled_from("1234")
+states_of_versions = st.dictionaries(versions, st.sampled_from(["loading", "ready", "failed"]))
 
 
 @given(
     st.none() | versions,
     st.none() | versions,
-    st.dictionaries(versions, st.sampled_from(["loading", "ready", "failed"])),
+    states_of_versions,
     st.lists(versions, max_size=3),
     st.integers(0, 3),
+    st.dictionaries(versions, st.integers(0, 5)),
 )
 def test_what_is_live_is_never_unloaded_and_only_ready_versions_go_live(
-    target: str | None, live: str | None, states: dict[str, str], previous: list[str], keep: int
+    target: str | None,
+    live: str | None,
+    states: dict[str, State],
+    previous: list[str],
+    keep: int,
+    crashes: dict[str, int],
 ) -> None:
-    for action in decide(snapshot(target, live, states, tuple(previous), keep)):
+    for action in decide(snapshot(target, live, states, tuple(previous), keep, crashes=crashes)):
         if isinstance(action, Unload):
             assert action.version not in (live, target)
         elif isinstance(action, Publish):
             assert states[action.version] == "ready"
-            assert action.version == target != live
+            assert action.version != live
+            assert action.version == target or action.version in previous
+        elif isinstance(action, GiveUp):
+            assert action.version == live
         else:
-            assert action.version == target
+            assert action.version == target or action.version in previous
             assert action.version not in states

@@ -1,0 +1,67 @@
+"""Engines outlive the manager that started them: the next one finds their orders in the run folder and goes on with
+them, so that a manager's crash costs no request and loads nothing again.
+"""
+
+import logging
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+import msgspec
+
+from registry.flavor import read_contract
+from serving.holding import Holding
+from serving.lifeline import Lifeline
+from serving.policy import VersionKey
+from serving.process import EngineProcess
+from serving.report import EngineOrder, read_report
+from serving.table import Table, TableFile
+
+logger = logging.getLogger("headwaiter.manager")
+
+ENGINES = "engines"
+OWNER = "server"
+
+
+def enter(run: Path, server: int) -> tuple[Table, dict[VersionKey, Holding]]:
+    """Make the run folder this server's own: what its last manager left in the table, and the versions it held.
+
+    Folders of servers that were killed are removed; engines follow their folder.
+    """
+    identity = Lifeline(server).identity
+    owner = run / OWNER
+    if run.is_dir() and (not owner.is_file() or owner.read_text() != identity):
+        for left in (run / ENGINES, owner):
+            shutil.rmtree(left, ignore_errors=True)
+    for other in run.parent.glob("*/" + OWNER):
+        if (
+            other.parent != run
+            and Lifeline(int(other.read_text().partition("@")[0] or 0)).identity != other.read_text()
+        ):
+            shutil.rmtree(other.parent, ignore_errors=True)
+    is_new = not owner.is_file()
+    (run / ENGINES).mkdir(parents=True, exist_ok=True)
+    owner.write_text(identity)
+    if is_new:
+        return Table(), {}
+    return TableFile(run).read(), _adopt(run / ENGINES)
+
+
+def _adopt(folder: Path) -> dict[VersionKey, Holding]:
+    engines: dict[VersionKey, list[EngineProcess]] = defaultdict(list)
+    for path in sorted(folder.glob("*.order")):
+        try:
+            order = msgspec.json.decode(path.read_bytes(), type=EngineOrder)
+            report = read_report(Path(order.report))
+        except (OSError, msgspec.DecodeError):
+            report = None
+        if report is None or report.state == "failed":
+            path.unlink(missing_ok=True)  # it never said who it is: without its order it leaves
+            continue
+        engines[order.model, order.version].append(EngineProcess.adopt(order, report))
+    held = {}
+    for (name, version), found in engines.items():
+        root = Path(found[0].order.root)
+        held[name, version] = Holding.adopt(root, read_contract(root), found)
+        logger.info("adopted %s/%s with %d engines", name, version, len(found))
+    return held

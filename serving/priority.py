@@ -1,0 +1,28 @@
+"""Loading may not starve serving: whatever fetches, verifies, imports, loads or warms up does so in a thread of low
+priority. Priority belongs to threads on Linux, so that the process' other threads serve at full priority, and nobody
+needs the privilege to raise it again.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
+
+LOADING_NICENESS = 15
+"""Of a loading thread: against a busy serving thread it gets about 3 % of a core, an idle core it gets whole."""
+
+Result = TypeVar("Result")
+
+
+def lower_priority() -> None:
+    """Give the calling thread, and those that it starts, the priority of loading. Elsewhere than on Linux: nothing."""
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICENESS)
+
+
+def run_gently(work: Callable[[], Result]) -> Result:
+    """What `work` returns or raises, done in a thread of low priority that ends with it. Blocks."""
+    with ThreadPoolExecutor(1, thread_name_prefix="headwaiter-loading", initializer=lower_priority) as pool:
+        return pool.submit(work).result()
