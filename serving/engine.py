@@ -187,7 +187,7 @@ def main(path: str) -> None:
     write_report(report, EngineReport(pid=os.getpid(), state="loading"))
     lease = Lease(order)
     try:
-        loaded = run_gently(lambda: _load(order))
+        loaded = run_gently(lambda: _load(order)) if order.gently else _load(order)
     except Exception as error:  # whatever it is, the manager shows it
         message = f"{type(error).__name__}: {error}"
         write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message))

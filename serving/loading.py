@@ -32,7 +32,8 @@ def load_engine(order: EngineOrder) -> Loaded:
     Raises EngineError where none agrees, HeadError or ArtifactError where the artifact cannot be loaded.
     """
     threads = order.threads or torch.get_num_threads()
-    torch.set_num_threads(1)  # until it serves, a core of the machine's others is enough
+    if order.gently:
+        torch.set_num_threads(1)
     root = Path(order.root)
     contract = read_contract(root)
     device = choose_device(order.device)

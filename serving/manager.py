@@ -207,6 +207,7 @@ class Manager:
                 report=f"{base}.json",
                 threads=self.settings.threads,
                 server=self.settings.server,
+                gently=any(self._ledger.live.values()),
             )
             engines.append(self._engine(order))
             engines[-1].start()

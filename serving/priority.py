@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
-LOADING_NICENESS = 15
-"""Of a loading thread: against a busy serving thread it gets about 3 % of a core, an idle core it gets whole."""
+LOADING_NICENESS = 10
+"""Of a loading thread: against a busy serving thread it gets about 10 % of a core, an idle core it gets whole."""
 
 Result = TypeVar("Result")
 
