@@ -1,4 +1,4 @@
-"""PromQL, made from the metric declarations, so that no query can name a metric that is not there. Next: panels.
+"""PromQL, made from the metric declarations, so that no query can name a metric that is not there. Next: panels, rules.
 
 `by`: the labels that stay apart; the series are summed over all others. `filters`: label matchers, without braces.
 """
@@ -8,12 +8,12 @@ from monitoring.metrics import METRICS
 FILTER = 'model=~"$model",version=~"$version",task=~"$task"'
 OF_MODEL = 'model=~"$model"'
 """For metrics that have no version."""
-WINDOW = "[$__rate_interval]"
+WINDOW = "$__rate_interval"
 
 
-def rate(name: str, *by: str, filters: str = FILTER, suffix: str = "") -> str:
+def rate(name: str, *by: str, filters: str = FILTER, suffix: str = "", window: str = WINDOW) -> str:
     """The per-second rate of a counter, or of a histogram's `suffix` series."""
-    return f"sum by ({', '.join(by)}) (rate({_series(name, filters, suffix)}{WINDOW}))"
+    return f"sum by ({', '.join(by)}) (rate({series(name, filters, suffix)}[{window}]))"
 
 
 def quantile(level: float, name: str, *by: str, filters: str = FILTER) -> str:
@@ -37,18 +37,22 @@ def share(name: str, *by: str, part: str, suffix: str = "") -> str:
     return f"({rate(name, *by, filters=f'{FILTER},{part}', suffix=suffix)} or 0 * {whole}) / {whole}"
 
 
+def share_of_all(name: str, *by: str, within: tuple[str, ...], suffix: str = "") -> str:
+    """What share each of `by` has of all with the same labels `within`, 0..1."""
+    whole = rate(name, *within, suffix=suffix)
+    return f"{rate(name, *by, suffix=suffix)} / on ({', '.join(within)}) group_left {whole}"
+
+
 def total(name: str, *by: str, filters: str = FILTER, suffix: str = "") -> str:
-    """The sum of a gauge, or of a counter since the server started.
-
-    Rare events are shown so: a series starts with its first event, so `increase` would never see that one.
-    """
-    return f"sum by ({', '.join(by)}) ({_series(name, filters, suffix)})"
+    """The sum of a gauge, or of a counter since the server started."""
+    return f"sum by ({', '.join(by)}) ({series(name, filters, suffix)})"
 
 
-def labels(name: str) -> str:
+def each(name: str, filters: str = FILTER) -> str:
     """Each combination of a metric's labels once, without what the scrape added (job, instance)."""
-    return f"max by ({', '.join(METRICS[name].labels)}) ({_series(name, FILTER)})"
+    return f"max by ({', '.join(METRICS[name].labels)}) ({series(name, filters)})"
 
 
-def _series(name: str, filters: str, suffix: str = "") -> str:
-    return f"{METRICS[name].full_name}{suffix}{{{filters}}}"
+def series(name: str, filters: str = "", suffix: str = "") -> str:
+    """A declared metric's series."""
+    return f"{METRICS[name].full_name}{suffix}{{{filters}}}" if filters else f"{METRICS[name].full_name}{suffix}"

@@ -61,6 +61,19 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     output: Any
 
 
+class Baseline(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model answered to an evaluation sample when it was logged, to compare with what it answers later.
+
+    rows: how many inputs the sample had. labels: label → share of the answered labels. confidence, row_tokens: upper
+    bound of a bucket, as Prometheus writes it → share of the scores, or of the rows by their number of tokens.
+    """
+
+    rows: int
+    labels: dict[str, float]
+    confidence: dict[str, float]
+    row_tokens: dict[str, float]
+
+
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """What a logged model is and how it must be served.
 
@@ -71,6 +84,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: longest row that the model takes, special tokens included. dtype: "auto", or the only one allowed
     ("float32", "bfloat16", "float16"). defaults: the task's own settings (pooling, aggregation, …).
     transformers, torch: the versions that logged it. files: path relative to the artifact → sha256 in hex.
+    baseline: unset without an evaluation sample; then it is left out of the record, as before there were any.
     """
 
     format: int
@@ -89,6 +103,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     torch: str
     files: dict[str, str]
     example: Example | None = None
+    baseline: Baseline | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def parse(cls, record: Any) -> Self:

@@ -8,7 +8,7 @@ loaded model answered the example whose output the contract then records. The an
 import importlib
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ def log_model(
     defaults: Mapping[str, Any] | None = None,
     dtype: str = "auto",
     max_tokens: int | None = None,
+    sample: Sequence[Any] = (),
     settings: RegistrySettings | None = None,
 ) -> LoggedVersion:
     """Log a fine-tuned model with its contract and register it as the next version of `name`. Blocks.
@@ -57,7 +58,8 @@ def log_model(
     model: a transformers model in memory, or a folder that `save_pretrained` wrote. tokenizer: of a model in memory,
     or its image processor; a folder holds its own. inputs, parameters: the example request that the contract records;
     default: the task's. defaults: the task's own settings, such as `{"pooling": "mean"}`. dtype: "auto", or the only
-    one to serve in. max_tokens: a lower bound on rows than the model's own. Raises HeadError, ArtifactError,
+    one to serve in. max_tokens: a lower bound on rows than the model's own. sample: inputs like those to come, some
+    hundreds, whose answers become the baseline that drift is measured against. Raises HeadError, ArtifactError,
     ContractError.
     """
     check_model_name(name)
@@ -82,6 +84,7 @@ def log_model(
             defaults=defaults,
             dtype=dtype,
             max_tokens=max_tokens,
+            sample=sample,
         )
         return _register(root, contract, name, settings)
 
@@ -98,6 +101,7 @@ def make_contract(
     defaults: Mapping[str, Any] | None = None,
     dtype: str = "auto",
     max_tokens: int | None = None,
+    sample: Sequence[Any] = (),
     described: Any = None,
 ) -> Contract:
     """The contract of the model saved in `root/model`, with the example's answer; leaves a loadable artifact at `root`.
@@ -119,8 +123,9 @@ def make_contract(
     if difference is not None:
         raise IncompleteArtifact(difference)
     write_artifact(root, contract, described)
-    answered = loader.load(root).example(inputs, dict(parameters or {}))
-    return msgspec.structs.replace(contract, example=Example(**answered))
+    loaded = loader.load(root)
+    contract = msgspec.structs.replace(contract, example=Example(**loaded.example(inputs, dict(parameters or {}))))
+    return msgspec.structs.replace(contract, baseline=loaded.baseline(sample)) if sample else contract
 
 
 def write_artifact(root: Path, contract: Contract, mlflow_model: Any = None) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 
-from monitoring.metrics import CONTENT_TYPE
+from monitoring.exposition import CONTENT_TYPE
 from serving.errors import ClientGone, Failed, Malformed, ServingError, TooLarge, UnknownModel, WrongMethod
 from serving.front import Answer, Front
 from serving.request import parse_body
-from serving.scrape import render_metrics
+from serving.scrape import Scrape
 from serving.table import describe_model
+from serving.trail import Trail
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -34,6 +35,7 @@ class DataPlane:
     def __init__(self, front: Front, inner: App) -> None:
         self._front = front
         self._inner = inner
+        self._scrape = Scrape(front)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Dispatch by path."""
@@ -48,13 +50,14 @@ class DataPlane:
                 await _respond(
                     send,
                     200,
-                    await render_metrics(self._front),
+                    await self._scrape.render(),
                     [(b"content-type", CONTENT_TYPE.encode())],
                 )
                 return
         await self._inner(scope, receive, send)
 
     async def _models(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
+        trail = Trail.read(scope["headers"])
         try:
             method = scope["method"]
             if not parts:
@@ -70,16 +73,19 @@ class DataPlane:
                 await _respond(send, 200, _encode(describe_model(parts[0], entry)), [JSON])
             elif len(parts) == 1 or (len(parts) == 3 and parts[1] == "versions"):
                 _expect(method, "POST")
-                await self._predict(parts[0], parts[2] if len(parts) == 3 else None, scope, receive, send)
+                version = parts[2] if len(parts) == 3 else None
+                await self._predict(parts[0], version, trail, scope, receive, send)
             else:
                 raise UnknownModel("there is no such route; POST /models/{name} or /models/{name}/versions/{version}")
         except ServingError as error:
-            await _refuse(send, error)
+            await _refuse(send, error, trail)
         except Exception:  # the edge: our bug must not show its insides, nor leave the client without an answer
-            logger.exception("a request to %s failed", scope["path"])
-            await _refuse(send, Failed("the server failed on this request; its log says why"))
+            logger.exception("a request failed", extra={"fields": {"request_id": trail.request_id}})
+            await _refuse(send, Failed("the server failed on this request; its log says why"), trail)
 
-    async def _predict(self, name: str, version: str | None, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _predict(
+        self, name: str, version: str | None, trail: Trail, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         body = await _read_body(scope, receive, self._front.settings.max_body_bytes)
         answer = await self._front.answer(
             name,
@@ -88,8 +94,9 @@ class DataPlane:
             protocol="huggingface",
             write=_encode,
             gone=partial(_client_left, receive),
+            trail=trail,
         )
-        await _respond(send, 200, answer.value, [JSON, *_headers(answer)])
+        await _respond(send, 200, answer.value, [JSON, *_headers(answer), trail.header])
 
 
 def _expect(method: str, allowed: str) -> None:
@@ -128,9 +135,10 @@ async def _client_left(receive: Receive) -> None:
 
 
 def _headers(answer: Answer) -> list[tuple[bytes, bytes]]:
+    encode, queue, forward, decode = answer.stages.seconds()
     timing = (
-        f"tokenize;dur={answer.encode_seconds * 1e3:.3f}, queue;dur={answer.queue_seconds * 1e3:.3f}, "
-        f"forward;dur={answer.forward_seconds * 1e3:.3f}, decode;dur={answer.decode_seconds * 1e3:.3f}"
+        f"tokenize;dur={encode * 1e3:.3f}, queue;dur={queue * 1e3:.3f}, "
+        f"forward;dur={forward * 1e3:.3f}, decode;dur={decode * 1e3:.3f}"
     )
     return [(b"x-model-version", answer.version.encode()), (b"server-timing", timing.encode())]
 
@@ -141,8 +149,8 @@ async def _respond(send: Send, status: int, body: bytes, headers: list[tuple[byt
     await send({"type": "http.response.body", "body": body})
 
 
-async def _refuse(send: Send, error: ServingError) -> None:
-    headers = [JSON]
+async def _refuse(send: Send, error: ServingError, trail: Trail) -> None:
+    headers = [JSON, trail.header]
     if error.version is not None:
         headers.append((b"x-model-version", error.version.encode()))
     if error.retry_seconds is not None:

@@ -92,6 +92,11 @@ def suggest(task: str, size: Any, as_json: bool) -> None:
 )
 @click.option("--dtype", default="auto", show_default=True, help="auto, or the only dtype to serve in.")
 @click.option("--max-tokens", type=int, help="Refuse longer rows than this; default: the model's own limit.")
+@click.option(
+    "--sample",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file of inputs, one a line as JSON, whose answers become the baseline for drift.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def log_command(
     path: Path,
@@ -101,6 +106,7 @@ def log_command(
     defaults: tuple[str, ...],
     dtype: str,
     max_tokens: int | None,
+    sample: Path | None,
     as_json: bool,
 ) -> None:
     """Log the checkpoint in folder PATH with its contract and register it; prints the new version's number."""
@@ -115,6 +121,7 @@ def log_command(
             defaults=dict(_read_default(text) for text in defaults),
             dtype=dtype,
             max_tokens=max_tokens,
+            sample=_read_sample(sample) if sample is not None else (),
         )
     record = {
         "name": logged.name,
@@ -221,6 +228,31 @@ def status(url: str, as_json: bool) -> None:
         click.echo(f"the registry cannot be read: {found['registry_error']}")
 
 
+@main.group()
+def monitoring() -> None:
+    """What Prometheus, Alertmanager and Grafana need to watch a server."""
+
+
+@monitoring.command("export")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
+@click.option("--target", "targets", multiple=True, metavar="HOST:PORT", help="A server; default: localhost:3000.")
+@click.option("--prometheus", help="Prometheus' address for Grafana.  [default: http://localhost:9090]")
+@click.option("--availability", type=float, help="Share of requests without a 5xx that is promised.  [default: 0.999]")
+@click.option("--latency-seconds", type=float, help="How long an answer may take.  [default: 0.5]")
+@click.option("--latency-share", type=float, help="Share of answers that take no longer.  [default: 0.99]")
+def export_command(folder: Path, targets: tuple[str, ...], prometheus: str | None, **objectives: float | None) -> None:
+    """Write configuration, rules, an Alertmanager example, dashboards and provisioning to DIR, ready to mount."""
+    from monitoring.export import PROMETHEUS, TARGET, export, files
+    from monitoring.rules import Objectives
+
+    try:
+        promised = Objectives(**{name: value for name, value in objectives.items() if value is not None})
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    for path in export(folder, files(targets or (TARGET,), prometheus or PROMETHEUS, promised)):
+        click.echo(path)
+
+
 @main.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 @click.option("--once", is_flag=True, help="End when everything has been shown; otherwise stay up until Ctrl-C.")
@@ -269,6 +301,19 @@ def _read_json(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise click.UsageError(f"--example {text!r} is not JSON: {error}") from error
+
+
+def _read_sample(path: Path) -> list[Any]:
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            try:
+                found.append(json.loads(line))
+            except ValueError as error:
+                raise click.UsageError(f"--sample {path}, line {number} is not JSON: {error}") from error
+    if not found:
+        raise click.UsageError(f"--sample {path} has no inputs: write one a line, as JSON")
+    return found
 
 
 def _read_default(text: str) -> tuple[str, Any]:

@@ -4,6 +4,7 @@ One loop: drain the socket, choose a batch, forward, reply. Nothing else touches
 GPU two batches are in flight: the next one is assembled while the current one runs. Replies go to the fronts.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ import msgspec
 import zmq
 
 from serving.lifeline import Lifeline
+from serving.logs import set_up_logging
 from serving.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, pack
 from serving.priority import run_gently
 from serving.queue import Cost, Entry, Queue
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from serving.loading import Loaded
     from serving.metering import EngineMeter
     from serving.model import Model, Pending
+
+logger = logging.getLogger("headwaiter.engine")
 
 IDLE_MILLISECONDS = 500
 LEASE_SECONDS = 0.5
@@ -73,6 +77,7 @@ class Engine:
             elif self._in_flight:
                 self._drain(1)
             self._meter.observe_queue(self._queue.tokens)
+            self._meter.observe_memory()
 
     def _may_leave(self) -> bool:
         quiet = time.monotonic() - self._last_heard > LINGER_SECONDS
@@ -117,11 +122,7 @@ class Engine:
     def _isolate(self, batch: Sequence[Entry], error: Exception) -> None:
         """Run the rows of a failed batch one by one, so that only the one at fault fails."""
         if len(batch) == 1:
-            print(
-                f"headwaiter engine: a row failed: {type(error).__name__}: {error}",
-                file=sys.stderr,
-                flush=True,
-            )
+            logger.error("the model failed on a row: %s", type(error).__name__, extra={"fields": self._meter.fields})
             self._reply(batch[0].client, Failure([batch[0].row.id], "failed", "the model failed on this input"))
             return
         for entry in batch:
@@ -182,6 +183,7 @@ def _load(order: EngineOrder) -> "Loaded":
 
 def main(path: str) -> None:
     """Entry point of the process: load what the order says, report, serve until told to stop."""
+    set_up_logging()
     order = msgspec.json.decode(Path(path).read_bytes(), type=EngineOrder)
     report = Path(order.report)
     write_report(report, EngineReport(pid=os.getpid(), state="loading"))

@@ -21,10 +21,13 @@ import zmq
 from serving.errors import ClientGone, EngineLost, NotReady, ServingError, UnknownModel
 from serving.lifeline import Lifeline
 from serving.link import Link, Waiter, deadline_in
+from serving.metering import FrontMeter, forget
+from serving.recorder import Recorder
 from serving.request import assemble
 from serving.settings import ServingSettings
 from serving.table import FRONTS_LOCK, ModelEntry, Table, TableFile
 from serving.tasks.base import Encoded, Request, RowArrays, Task
+from serving.trail import Stages, Trail
 from serving.view import View
 
 TICK_SECONDS = 0.05
@@ -43,14 +46,11 @@ Gone = Callable[[], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer as `write` made it; who gave it; and where the time went, in seconds."""
+    """The answer as `write` made it; who gave it; and where the time went."""
 
     value: Any
     version: str
-    encode_seconds: float
-    queue_seconds: float
-    forward_seconds: float
-    decode_seconds: float
+    stages: Stages
 
 
 class Front:
@@ -69,6 +69,8 @@ class Front:
         self._lifeline = Lifeline(settings.server)
         self._is_leaving = False
         self._started = time.monotonic()
+        self._recorder = Recorder(settings.slow_seconds, settings.log_inputs)
+        self._strangers: dict[str, FrontMeter] = {}
 
     async def start(self) -> None:
         """Follow the table from now on; holds the lock that tells the manager that fronts still live."""
@@ -91,6 +93,7 @@ class Front:
                 link.close()
         self._context.destroy(linger=0)
         self._lock.close()
+        await self._recorder.close()
 
     def find(self, name: str, version: str | None) -> View:
         """The view of `name` or `name@alias`, at a version or the live one. Raises UnknownModel, NotReady."""
@@ -122,42 +125,40 @@ class Front:
         protocol: str,
         write: Callable[[Any], Any] = lambda value: value,
         gone: Gone | None = None,
+        trail: Trail | None = None,
     ) -> Answer:
         """The answer of `name` (or `name@alias`), at a version or the live one, counted under `protocol`.
 
         read: parses the request; its time counts as encoding. write: gives the answer its final form; counts as
-        decoding. gone: returns when the client has left; then its rows leave the queue. Raises ServingError, which
-        knows the version once one was chosen.
+        decoding. gone: returns when the client has left; then its rows leave the queue. trail: names the request in
+        logs and traces. Raises ServingError, which knows the version once one was chosen.
         """
-        began = time.perf_counter()
+        stages, status, reason = Stages(), 500, "failed"
         deadline = deadline_in(self.settings.timeout_seconds)
+        view, meter = None, self._stranger(name)
         try:
-            return await self._count(self.find(name, version), protocol, read, write, gone, began, deadline)
-        except EngineLost:  # once more, on another engine; without a version named, on what is live now
-            return await self._count(self.find(name, version), protocol, read, write, gone, began, deadline)
-
-    async def _count(
-        self,
-        view: View,
-        protocol: str,
-        read: Callable[[Task], Request],
-        write: Callable[[Any], Any],
-        gone: Gone | None,
-        began: float,
-        deadline: float,
-    ) -> Answer:
-        view.meter.begin()
-        status = 500
-        try:
-            answer = await self._answer(view, read, write, gone, began, deadline)
-            status = 200
-            return answer
+            view = self.find(name, version)
+            try:
+                value = await self._attempt(view, read, write, gone, deadline, stages)
+            except EngineLost:  # once more, on another engine; without a version named, on what is live now
+                view = self.find(name, version)
+                value = await self._attempt(view, read, write, gone, deadline, stages)
+            status, reason = 200, ""
+            return Answer(value, view.version, stages)
         except ServingError as error:
-            status, error.version = error.status, view.version
-            view.meter.reject(error.reason)
+            status, reason = error.status, error.reason
+            if view is not None:
+                error.version = view.version
             raise
         finally:
-            view.meter.end(protocol, status, time.perf_counter() - began)
+            stages.ended = time.perf_counter()
+            meter = view.meter if view is not None else meter
+            meter.end(protocol, status, stages, reason)
+            self._recorder.record(trail, meter, protocol, status, reason, stages)
+
+    def manager_silence_seconds(self) -> float:
+        """Seconds since the manager's last sign of life; infinite before the first."""
+        return self._file.silence_seconds()
 
     def nudge(self) -> None:
         """Let the manager look at the registry at once."""
@@ -179,18 +180,34 @@ class Front:
             now - since <= grace for since in self._unserved_since.values()
         )
 
+    async def _attempt(
+        self,
+        view: View,
+        read: Callable[[Task], Request],
+        write: Callable[[Any], Any],
+        gone: Gone | None,
+        deadline: float,
+        stages: Stages,
+    ) -> Any:
+        view.meter.begin()
+        try:
+            return await self._answer(view, read, write, gone, deadline, stages)
+        finally:
+            view.meter.leave()
+
     async def _answer(
         self,
         view: View,
         read: Callable[[Task], Request],
         write: Callable[[Any], Any],
         gone: Gone | None,
-        began: float,
         deadline: float,
-    ) -> Answer:
+        stages: Stages,
+    ) -> Any:
         request = read(view.task)
+        stages.items = request.items
         encoded = await self._encode(view, request)
-        sent = time.perf_counter()
+        stages.sent = time.perf_counter()
         link = view.choose_link()
         rows = [row for item in encoded for row in item.rows]
         waiter = link.submit(rows, deadline)
@@ -205,21 +222,18 @@ class Front:
             self._watched.pop(waiter, None)
             if watcher := self._watchers.pop(waiter, None):
                 watcher.cancel()
-        received = time.perf_counter()
-        value = write(await self._decode(view, request, encoded, arrays))
-        waited, forward = received - sent, waiter.forward_seconds
-        answer = Answer(
-            value=value,
-            version=view.version,
-            encode_seconds=sent - began,
-            queue_seconds=max(0.0, waited - forward),
-            forward_seconds=min(waited, forward),
-            decode_seconds=time.perf_counter() - received,
-        )
-        view.meter.observe_stages(
-            answer.encode_seconds, answer.queue_seconds, answer.forward_seconds, answer.decode_seconds
-        )
-        return answer
+        stages.received = time.perf_counter()
+        stages.forward_seconds = waiter.forward_seconds
+        return write(await self._decode(view, request, encoded, arrays))
+
+    def _stranger(self, name: str) -> FrontMeter:
+        """Counts what no version is charged with: of a model that is served here, or of none."""
+        model = name.partition("@")[0]
+        model = model if model in self.table.models else ""
+        meter = self._strangers.get(model)
+        if meter is None:
+            meter = self._strangers[model] = FrontMeter(model, "", "")
+        return meter
 
     def _live(self, name: str, entry: ModelEntry, alias: str) -> str:
         if alias and alias not in entry.aliases:
@@ -312,6 +326,8 @@ class Front:
                 link.tokens_per_second = max(1.0, engine.tokens_per_second)
                 link.bound_tokens = self._bound(link.tokens_per_second, view.contract.max_tokens)
             view.accepting = [view.links[engine.address] for engine in engines if engine.accepting]
+        for key in _versions(self.table) - wanted.keys():
+            forget(*key)
         self.table = table
         for key, view in list(self._views.items()):
             engines = wanted[key].engines if key in wanted else ()
@@ -319,13 +335,20 @@ class Front:
             if not view.links:
                 del self._views[key]
 
+    def queue_limit(self, tokens_per_second: float, longest: int) -> int:
+        """What an engine's queue takes in all, in tokens. longest: the longest row that its model takes."""
+        by_time = int(tokens_per_second * self.settings.queue_seconds)
+        return self.settings.queue_tokens or max(by_time, MIN_QUEUE_ROWS * longest)
+
     def _bound(self, tokens_per_second: float, longest: int) -> int:
         """This front's share of an engine's queue, in tokens."""
-        settings = self.settings
-        total = settings.queue_tokens or max(int(tokens_per_second * settings.queue_seconds), MIN_QUEUE_ROWS * longest)
-        return max(1, total // settings.workers)
+        return max(1, self.queue_limit(tokens_per_second, longest) // self.settings.workers)
 
     @staticmethod
     def _close_links(view: View, keep: set[str]) -> None:
         for address in [address for address in view.links if address not in keep]:
             view.links.pop(address).close()
+
+
+def _versions(table: Table) -> set[tuple[str, str]]:
+    return {(name, version) for name, model in table.models.items() for version in model.versions}

@@ -9,7 +9,7 @@ from registry.references import Reference
 from registry.versions import ResolvedVersion
 from serving.holding import Holding
 from serving.lastlive import LastLive
-from serving.metering import instruments
+from serving.metering import count_swap, time_swap
 from serving.policy import VersionKey
 from serving.table import ModelEntry, Swap, Table, VersionEntry
 from serving.watch import View
@@ -53,9 +53,10 @@ class Ledger:
         target = view.targets.get(reference)
         gave_way = target is not None and target.version != version
         error = f"version {before} crashed again and again" if gave_way else ""
-        seconds = max(0.0, now - view.moved.get(reference, now))
+        moved = view.moved.get(reference, now)
+        seconds = max(0.0, now - moved)
         self._record(reference, before, version, "crashed" if gave_way else "success", seconds, error)
-        instruments().swap_duration_seconds.labels(reference.name).observe(seconds)
+        time_swap(reference.name, seconds, is_warm=held.began < moved)
         logger.info("%s is served by version %s, before: %s", reference, version, before)
         if target is not None and not gave_way and held.contract is not None:
             known = ResolvedVersion(target.name, version, target.source, held.contract.digest)
@@ -96,4 +97,4 @@ class Ledger:
             error=error,
         )
         self._swaps.append(swap)
-        instruments().swap_total.labels(reference.name, outcome).inc()
+        count_swap(reference.name, outcome)

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,4 +61,10 @@ def load_engine(order: EngineOrder) -> Loaded:
         tokens_per_second=cost.tokens_per_second,
         device_bytes=torch.cuda.memory_reserved(device) if device.startswith("cuda") else 0,
     )
-    return Loaded(predictor.model, cost, EngineMeter(order.model, order.version, contract.task), report)
+    meter = EngineMeter(order.model, order.version, contract.task, partial(device_bytes, predictor.model.device))
+    return Loaded(predictor.model, cost, meter, report)
+
+
+def device_bytes(device: torch.device) -> int:
+    """What this process holds on a GPU, in use or kept for later; 0 on a CPU."""
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0

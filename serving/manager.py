@@ -25,7 +25,7 @@ from serving.holding import Fetched, Holding
 from serving.lastlive import LastLive
 from serving.ledger import Ledger
 from serving.lifeline import Lifeline
-from serving.metering import instruments
+from serving.metering import forget, restarts, start_counting
 from serving.policy import Action, GiveUp, Load, Publish, Snapshot, VersionKey, decide
 from serving.priority import lower_priority
 from serving.process import EngineProcess
@@ -109,6 +109,7 @@ class Manager:
                 self._note(holding, change, now)
             if holding.is_over(now) or self._is_due_again(holding, now):
                 del self._holdings[holding.name, holding.version]
+                forget(holding.name, holding.version)
         if now >= self._measure_at:
             self._measure_at = now + MEASURE_SECONDS
             for holding in self._holdings.values():
@@ -170,9 +171,11 @@ class Manager:
 
     def _note(self, holding: Holding, change: str, now: float) -> None:
         name, version = holding.name, holding.version
+        task = holding.contract.task if holding.contract else ""
         if change == "ready":
             self._failed.pop((name, version), None)
             holding.measure()
+            restarts(name, version, task)  # from now on there is a series, so that a rate sees the first
             logger.info("%s/%s is ready after %.1f s", name, version, now - holding.began)
         elif change == "failed":
             logger.error("%s/%s could not be loaded: %s", name, version, holding.error)
@@ -181,8 +184,7 @@ class Manager:
         elif change == "lost":
             logger.error("an engine of %s/%s ended, %d in a row; it is restarted", name, version, holding.crashes)
         else:
-            task = holding.contract.task if holding.contract else ""
-            instruments().engine_restarts_total.labels(name, version, task).inc()
+            restarts(name, version, task).inc()
 
     def _is_due_again(self, holding: Holding, now: float) -> bool:
         """Whether a version that failed to load may be tried again; one that crashed while live is not."""
@@ -219,6 +221,7 @@ class Manager:
         for name in dict.fromkeys(reference.name for reference in view.targets):
             versions = {version: held.entry() for (owner, version), held in self._holdings.items() if owner == name}
             models[name] = self._ledger.describe(name, view, versions)
+            start_counting(name)
         table = Table(models=models, registry_error=view.error)
         if table != self._table:
             self._file.write(table)

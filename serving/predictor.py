@@ -3,15 +3,18 @@
 The engine checks a loaded version with it, logging records the example's output with it, and `python_function` is it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from registry.contract import Contract
+from registry.contract import Baseline, Contract
 from registry.flavor import read_contract
 from registry.layout import MODEL_FOLDER
 from serving.agreement import FLOAT32_TOLERANCE, LOW_PRECISION_TOLERANCE, find_difference
+from serving.baseline import BaselineCount
 from serving.model import Model
 from serving.request import assemble, convert_request
+from serving.tasks.base import Request
 
 
 class Predictor:
@@ -28,12 +31,24 @@ class Predictor:
         """The answer to a request; every item is a forward pass of its own. Raises ServingError."""
         task = self.model.task
         request = convert_request(inputs, parameters, task, max_rows=1_000_000)
-        answers = []
-        for item in request.items:
-            encoded = task.encode(item, request.parameters, self._served)
-            rows = [self.model.run([row.to_row(0, 0.0)])[0] for row in encoded.rows]
-            answers.append(task.decode(rows, encoded.plan, request.parameters, self._served))
+        answers = [self._answer(item, request)[0] for item in request.items]
         return assemble(answers, request, task)
+
+    def baseline(self, sample: Sequence[Any]) -> Baseline:
+        """What the model answers to a sample of inputs, as shares. Raises ServingError for one that it cannot take."""
+        request = convert_request(list(sample), None, self.model.task, max_rows=1_000_000)
+        count = BaselineCount(self.contract.labels)
+        for item in request.items:
+            answer, lengths = self._answer(item, request)
+            count.add(self.model.task.predictions(answer), lengths)
+        return count.shares()
+
+    def _answer(self, item: Any, request: Request) -> tuple[Any, list[int]]:
+        """An item's answer, and how many tokens each of its rows has."""
+        encoded = self.model.task.encode(item, request.parameters, self._served)
+        arrays = [self.model.run([row.to_row(0, 0.0)])[0] for row in encoded.rows]
+        answer = self.model.task.decode(arrays, encoded.plan, request.parameters, self._served)
+        return answer, [row.length for row in encoded.rows]
 
     def example(self, inputs: Any, parameters: dict[str, Any]) -> dict[str, Any]:
         """A record of `inputs` (the task's own example if None), `parameters` and the answer to them."""

@@ -173,7 +173,6 @@ class EngineProcess:
         return resident + self.report.device_bytes
 
     def _end(self, status: str, now: float) -> str:
-        mark_dead(self.report.pid)
         self._process = None
         self.report = msgspec.structs.replace(self.report, state="failed", error=self.report.error or status)
         if not self.was_ready:
@@ -181,11 +180,3 @@ class EngineProcess:
         self.crashes = 1 if now - self._started > STABLE_SECONDS else self.crashes + 1
         self._restart_at = now + min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (self.crashes - 1))
         return "lost"
-
-
-def mark_dead(pid: int) -> None:
-    """Let the gauges of a process that ended leave the metrics."""
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        from prometheus_client import multiprocess
-
-        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]  # prometheus_client 0.26 leaves it untyped

@@ -19,8 +19,10 @@ from bentoml.exceptions import BentoMLException
 from serving.app import DataPlane
 from serving.errors import ServingError
 from serving.front import Front
+from serving.logs import set_up_logging
 from serving.request import convert_request
 from serving.settings import ServingSettings
+from serving.trail import Trail
 
 _QUIET = {
     "metrics": {"enabled": False},  # ours are served instead: BentoML's have the raw path as a label
@@ -33,6 +35,7 @@ _QUIET = {
 @cache
 def front() -> Front:
     """This worker's front."""
+    set_up_logging()
     return Front(ServingSettings.from_environment())
 
 
@@ -51,6 +54,7 @@ class Manager:
     def __init__(self) -> None:
         from serving.manager import Manager as Loop
 
+        set_up_logging()
         self._loop = Loop(ServingSettings.from_environment())
         self._thread = threading.Thread(target=self._loop.run, name="headwaiter-manager")
         self._thread.start()
@@ -96,15 +100,19 @@ class Headwaiter:
         inputs: Any,
         parameters: dict[str, Any] | None = None,
         version: str | None = None,
+        *,
+        ctx: bentoml.Context,
     ) -> Any:
         """Answer one input or a list of inputs with a model's live version, or with the version that is named."""
-        limit = front().settings.max_rows
+        limit, trail = front().settings.max_rows, Trail.read(ctx.request.headers.raw)
+        ctx.response.headers["x-request-id"] = trail.request_id
         try:
             answer = await front().answer(
                 model,
                 version,
                 lambda task: convert_request(inputs, parameters, task, limit),
                 protocol="bentoml",
+                trail=trail,
             )
         except ServingError as error:
             raise _as_bentoml(error) from error

@@ -35,7 +35,7 @@ class View:
             contract=contract,
             task=task,
             served=task.serve(root / MODEL_FOLDER, contract),
-            meter=FrontMeter(model, version, contract.task),
+            meter=FrontMeter(model, version, contract.task, contract.labels),
         )
 
     def choose_link(self) -> Link:

@@ -1,29 +1,44 @@
-"""The Grafana dashboard: panels placed on the grid, as Grafana's JSON.
-
-`python -m monitoring.dashboard` writes `grafana/dashboards/headwaiter-overview.json`. Plain functions make the JSON:
-the panels need a tenth of what Grafana's SDK models.
+"""Grafana's JSON: a dashboard's panels placed on the grid. Plain functions make it, because the panels need a tenth of
+what Grafana's SDK models. Next: export, which writes the files.
 """
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from monitoring.metrics import METRICS
-from monitoring.panels import ROWS, Panel
+from monitoring.panels import Dashboard, Panel
+from monitoring.queries import OF_MODEL, series
 
-TARGET = Path(__file__).parent / "grafana" / "dashboards" / "headwaiter-overview.json"
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 COLUMNS = 24
 HEIGHT = 8
+SWAPS = {
+    "name": "Swaps",
+    "datasource": SOURCE,
+    "enable": True,
+    "iconColor": "purple",
+    "expr": f"sum by (model, outcome) (increase({series('swap_total', OF_MODEL)}[1m])) > 0",
+    "step": "30s",
+    "titleFormat": "{{model}}: change of the live version, {{outcome}}",
+    "tagKeys": "model,outcome",
+}
+LINKS = {
+    "type": "dashboards",
+    "title": "Headwaiter",
+    "tags": ["headwaiter"],
+    "includeVars": True,
+    "keepTime": True,
+    "asDropdown": False,
+}
 
 
-def build() -> dict[str, Any]:
+def build(dashboard: Dashboard) -> dict[str, Any]:
     """The dashboard as Grafana's JSON."""
     return {
-        "uid": "headwaiter-overview",
-        "title": "Headwaiter / Service overview",
-        "description": "Traffic, errors, latency, saturation and versions of the served models.",
+        "uid": f"headwaiter-{dashboard.name}",
+        "title": f"Headwaiter / {dashboard.title}",
+        "description": dashboard.description,
         "tags": ["headwaiter"],
         "timezone": "browser",
         "editable": True,
@@ -32,13 +47,15 @@ def build() -> dict[str, Any]:
         "refresh": "10s",
         "time": {"from": "now-1h", "to": "now"},
         "templating": {"list": list(_variables())},
-        "panels": list(_panels()),
+        "annotations": {"list": [SWAPS]},
+        "links": [LINKS],
+        "panels": list(_panels(dashboard)),
     }
 
 
-def dump() -> str:
+def dump(dashboard: Dashboard) -> str:
     """The JSON text that is committed."""
-    return json.dumps(build(), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(build(dashboard), indent=2, ensure_ascii=False) + "\n"
 
 
 def _variables() -> Iterable[dict[str, Any]]:
@@ -64,9 +81,9 @@ def _variables() -> Iterable[dict[str, Any]]:
         }
 
 
-def _panels() -> Iterable[dict[str, Any]]:
+def _panels(dashboard: Dashboard) -> Iterable[dict[str, Any]]:
     number, y = 0, 0
-    for title, panels in ROWS:
+    for title, panels in dashboard.rows:
         number += 1
         yield {"id": number, "type": "row", "title": title, "gridPos": {"h": 1, "w": COLUMNS, "x": 0, "y": y}}
         x, y = 0, y + 1
@@ -129,13 +146,3 @@ def _transformations(panel: Panel) -> list[dict[str, Any]]:
     if panel.kind != "table":
         return []
     return [{"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True}}}]
-
-
-def main() -> None:
-    """Write the JSON."""
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text(dump(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,66 @@
+"""Model quality: what the model answers now against the sample that was recorded when it was logged."""
+
+from monitoring.panels import Dashboard, Panel, legend, quantiles
+from monitoring.queries import FILTER, each
+from monitoring.rules import DRIFT, DRIFT_LIMIT, SHARE_NOW
+
+VERSION = ("model", "version")
+
+
+def _against(title: str, of: str, key: str, what: str) -> tuple[Panel, Panel]:
+    now = Panel(
+        f"{title}, last hour",
+        f"{what} of the last hour.",
+        "percentunit",
+        ((f"{SHARE_NOW[of]}{{{FILTER}}}", legend(*VERSION, note=f"{{{{{key}}}}}")),),
+        width=12,
+        stacked=True,
+    )
+    baseline = Panel(
+        f"{title}, baseline",
+        f"{what} of the evaluation sample that was given at logging.",
+        "percentunit",
+        ((each(f"baseline_{of}_share"), legend(*VERSION, note=f"{{{{{key}}}}}")),),
+        width=12,
+        stacked=True,
+    )
+    return now, baseline
+
+
+DRIFT_SCORE = (
+    Panel(
+        "Drift score",
+        "Population stability index of the last hour against the baseline, from 100 answers on. Below 0.1 is the same, "
+        "above 0.25 has shifted.",
+        "short",
+        ((f"{DRIFT}{{{FILTER}}}", legend(*VERSION, note="{{of}}")),),
+        width=12,
+        steps=((0, "green"), (0.1, "orange"), (DRIFT_LIMIT, "red")),
+    ),
+    Panel(
+        "Confidence",
+        "Median and 10th percentile of the scores of answered labels.",
+        "percentunit",
+        quantiles("confidence", *VERSION, levels=(0.1, 0.5)),
+        width=6,
+    ),
+    Panel(
+        "Length of inputs",
+        "Median and 95th percentile of the tokens of a row.",
+        "short",
+        quantiles("row_tokens", *VERSION, levels=(0.5, 0.95)),
+        width=6,
+    ),
+)
+
+DASHBOARD = Dashboard(
+    "quality",
+    "Model quality",
+    "Labels, confidence and input length against the baseline that was recorded at logging.",
+    (
+        ("Drift", DRIFT_SCORE),
+        ("Labels", _against("Label shares", "label", "label", "Share of each answered label")),
+        ("Confidence", _against("Confidence", "confidence", "bin", "Share of the scores in each bucket")),
+        ("Length", _against("Length of inputs", "row_tokens", "bin", "Share of the rows in each bucket of tokens")),
+    ),
+)

@@ -1,0 +1,101 @@
+"""Rollout: which version answers, how it changed, and the old one beside the new."""
+
+from monitoring.panels import FEW_ERRORS, Dashboard, Panel, by, legend, quantiles
+from monitoring.queries import OF_MODEL, mean, quantile_so_far, share, share_of_all, total
+
+VERSION = ("model", "version")
+
+CHANGES = (
+    Panel(
+        "Shares of versions",
+        "Which version answered, of each model's requests.",
+        "percentunit",
+        (
+            (
+                share_of_all("request_duration_seconds", *VERSION, within=("model",), suffix="_count"),
+                legend(*VERSION),
+            ),
+        ),
+        width=12,
+        stacked=True,
+    ),
+    Panel(
+        "Changes of the live version",
+        "Versions that went live or failed to, since the server started.",
+        "short",
+        by(total, "swap_total", "model", "outcome", filters=OF_MODEL),
+        width=6,
+    ),
+    Panel(
+        "Engine restarts",
+        "Engines started again after they ended, since the server started. Each has a cause in the log.",
+        "short",
+        by(total, "engine_restarts_total", *VERSION),
+        width=6,
+        steps=((0, "green"), (1, "red")),
+    ),
+    Panel(
+        "Time to change",
+        "p95 from seeing an alias move to serving a version that had to be loaded, since the server started.",
+        "s",
+        ((quantile_so_far(0.95, "swap_duration_seconds", "model", filters=f'{OF_MODEL},start="cold"'), "{{model}}"),),
+        width=12,
+    ),
+    Panel(
+        "Time to roll back",
+        "p95 from seeing an alias move to serving a version that was still loaded, since the server started. "
+        "Without a value there was no such move yet.",
+        "s",
+        ((quantile_so_far(0.95, "swap_duration_seconds", "model", filters=f'{OF_MODEL},start="warm"'), "{{model}}"),),
+        width=12,
+        steps=((0, "green"), (1, "orange"), (5, "red")),
+    ),
+)
+
+SIDE_BY_SIDE = (
+    Panel(
+        "Latency by version",
+        "p50 and p99 of each version's requests.",
+        "s",
+        quantiles("request_duration_seconds", *VERSION, levels=(0.5, 0.99)),
+        width=12,
+    ),
+    Panel(
+        "Server errors by version",
+        "Share of 5xx, of each version's requests.",
+        "percentunit",
+        ((share("request_duration_seconds", *VERSION, part='status=~"5.."', suffix="_count"), legend(*VERSION)),),
+        width=12,
+        steps=FEW_ERRORS,
+    ),
+    Panel(
+        "Label shares by version",
+        "Which labels are answered: a new version that answers otherwise shows here first.",
+        "percentunit",
+        (
+            (
+                share_of_all("predictions_total", *VERSION, "label", within=VERSION),
+                legend(*VERSION, note="{{label}}"),
+            ),
+        ),
+        width=12,
+        stacked=True,
+    ),
+    Panel(
+        "Confidence by version",
+        "Mean and 10th percentile of the scores of answered labels.",
+        "percentunit",
+        (
+            (mean("confidence", *VERSION), legend(*VERSION, note="mean")),
+            *quantiles("confidence", *VERSION, levels=(0.1,)),
+        ),
+        width=12,
+    ),
+)
+
+DASHBOARD = Dashboard(
+    "rollout",
+    "Rollout",
+    "Which version answers, how it changed, and the old one beside the new. Swaps are marked in every panel.",
+    (("Changes", CHANGES), ("Old beside new", SIDE_BY_SIDE)),
+)

@@ -1,0 +1,140 @@
+"""The text of `/metrics`: what all processes counted, and what is true now. Prometheus' text format 0.0.4."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from monitoring.gpus import read_gpus
+from monitoring.merge import Merge, Series, Values, is_served
+from monitoring.metrics import METRICS
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OTHER_PARTS = ("_count", "_sum")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Shares in 0..1 of an evaluation sample: by label, and by the bounds of the metrics confidence and row_tokens."""
+
+    labels: Mapping[str, float] = field(default_factory=dict)
+    confidence: Mapping[str, float] = field(default_factory=dict)
+    row_tokens: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """A version at the time of a scrape. aliases: those that it serves. dtype, device: empty while it loads.
+
+    queue_limit_tokens: what its queues take in all, 0 while it loads. baseline: of its contract.
+    """
+
+    model: str
+    version: str
+    task: str
+    state: str
+    aliases: tuple[str, ...]
+    head: str
+    dtype: str
+    device: str
+    queue_limit_tokens: int = 0
+    baseline: Baseline = field(default_factory=Baseline)
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """The server at the time of a scrape. live: whether each model's live version answers."""
+
+    versions: tuple[VersionStatus, ...]
+    live: Mapping[str, bool]
+    registry_is_up: bool
+    manager_silence_seconds: float
+
+
+class Exposition:
+    """Renders the folder in which this server's processes count. Call `render` from one thread at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._merge = Merge(folder)
+
+    def render(self, status: ServerStatus) -> bytes:
+        """The text, of what `status` names only. Reads files: some milliseconds."""
+        models = set(status.live) | {""}
+        versions = {(version.model, version.version) for version in status.versions}
+        if status.live:  # before the first table nothing is known to have left
+            self._merge.fold(models, versions)
+        values = {series: found for series, found in self._merge.read().items() if is_served(series, models, versions)}
+        values.update(_snapshots(status))
+        return _text(values).encode()
+
+
+def _snapshots(status: ServerStatus) -> Iterator[tuple[Series, list[float]]]:
+    yield ("registry_up", ()), [float(status.registry_is_up)]
+    yield ("manager_silence_seconds", ()), [status.manager_silence_seconds]
+    for model, is_live in status.live.items():
+        yield ("model_live", (model,)), [float(is_live)]
+    for gpu in read_gpus():
+        yield ("gpu_memory_bytes", (gpu.name, "used")), [float(gpu.used_bytes)]
+        yield ("gpu_memory_bytes", (gpu.name, "total")), [float(gpu.total_bytes)]
+        yield ("gpu_utilization_ratio", (gpu.name,)), [gpu.utilization]
+    for version in status.versions:
+        labels = (version.model, version.version, version.task)
+        for alias in version.aliases or ("",):
+            yield ("model_info", (*labels, alias, version.head, version.dtype, version.device)), [1.0]
+        yield ("model_state", (*labels, version.state)), [1.0]
+        if version.queue_limit_tokens:
+            yield ("queue_limit_tokens", labels), [float(version.queue_limit_tokens)]
+        for label, share in version.baseline.labels.items():
+            yield ("baseline_label_share", (*labels, label)), [share]
+        for name in ("confidence", "row_tokens"):
+            shares, bounds = getattr(version.baseline, name), METRICS[name].bounds
+            if shares.keys() == set(bounds):  # a contract of a release with other buckets cannot be compared
+                for bound, share in shares.items():
+                    yield (f"baseline_{name}_share", (*labels, bound)), [share]
+
+
+def _text(values: Values) -> str:
+    by_name: dict[str, list[Series]] = {}
+    for series in values:
+        by_name.setdefault(series[0], []).append(series)
+    lines: list[str] = []
+    for name in sorted(by_name):
+        metric = METRICS[name]
+        kind = "gauge" if metric.kind == "snapshot" else metric.kind
+        lines.append(f"# HELP {metric.full_name} {metric.help}\n# TYPE {metric.full_name} {kind}\n")
+        for series in sorted(by_name[name]):
+            numbers, heads = values[series], _heads(series)
+            if metric.kind == "histogram":
+                count = 0.0
+                for head, number in zip(heads, numbers[1:], strict=False):
+                    count += number
+                    lines.append(f"{head}{count!r}\n")
+                lines.append(f"{heads[-2]}{count!r}\n{heads[-1]}{numbers[0]!r}\n")
+            else:
+                lines.append(f"{heads[0]}{_number(numbers[0])}\n")
+    return "".join(lines)
+
+
+@lru_cache(maxsize=20_000)
+def _heads(series: Series) -> tuple[str, ...]:
+    """All of a series' lines but their numbers; of a histogram its buckets', its count's and its sum's."""
+    metric = METRICS[series[0]]
+    pairs = [f'{name}="{_escape(value)}"' for name, value in zip(metric.labels, series[1], strict=True)]
+    if metric.kind != "histogram":
+        return (f"{metric.full_name}{_braces(pairs)} ",)
+    bounds = [_braces([*pairs, f'le="{bound}"']) for bound in metric.bounds]
+    buckets = (f"{metric.full_name}_bucket{inside} " for inside in bounds)
+    return (*buckets, *(f"{metric.full_name}{part}{_braces(pairs)} " for part in OTHER_PARTS))
+
+
+def _braces(pairs: Iterable[str]) -> str:
+    inside = ",".join(pairs)
+    return f"{{{inside}}}" if inside else ""
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _number(value: float) -> str:
+    return {float("inf"): "+Inf", float("-inf"): "-Inf"}.get(value, repr(value))

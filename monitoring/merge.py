@@ -1,0 +1,172 @@
+"""What all processes counted, read from their files and summed; the counts of processes that ended are kept in one
+archive. Next: exposition, which writes the text.
+
+A scrape holds the folder's lock shared; folding ended processes into the archive holds it alone. The new archive names
+the files that it replaces before it becomes visible, so a crash in between neither loses nor doubles a count.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monitoring.metrics import METRICS
+from monitoring.store import SLOT_BYTES
+
+Series = tuple[str, tuple[str, ...]]
+"""(name, label values)"""
+Values = dict[Series, list[float]]
+"""A histogram's sum and counts, or one number."""
+ARCHIVE = "archive"
+
+
+@dataclass
+class Reader:
+    """One index, parsed as far as it has been written."""
+
+    read_bytes: int = 0
+    series: dict[Series, tuple[int, int, int]] = field(default_factory=dict)
+    replaces: list[str] = field(default_factory=list)
+
+    def follow(self, path: Path) -> None:
+        """Parse what was added since the last call; a line that is not whole yet is left for the next one."""
+        with path.open("rb") as file:
+            file.seek(self.read_bytes)
+            added = file.read()
+        whole = added.rfind(b"\n") + 1
+        self.read_bytes += whole
+        for line in added[:whole].splitlines():
+            self._take(json.loads(line))
+
+    def _take(self, record: dict[str, Any]) -> None:
+        if "gone" in record:
+            gone = tuple(record["gone"])
+            self.series = {series: at for series, at in self.series.items() if series[1][:2] != gone}
+        elif "replaces" in record:
+            self.replaces = record["replaces"]
+        elif record["name"] in METRICS:
+            segment, first, slots = record["at"]
+            self.series[record["name"], tuple(record["labels"])] = (segment, first, slots)
+
+
+class Merge:
+    """The folder's reader. Not for use from several threads; several processes may each have one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._readers: dict[str, Reader] = {}
+
+    def read(self) -> Values:
+        """The sums of all processes; gauges of the living ones."""
+        with self._lock(fcntl.LOCK_SH):
+            return self._sum(self._names())
+
+    def fold(self, models: Iterable[str], versions: Iterable[tuple[str, str]]) -> None:
+        """Put what ended processes counted into the archive, for what is served now, and remove their files."""
+        if not any(not self._is_alive(name) for name in self._names() if not name.startswith(ARCHIVE)):
+            return
+        with self._lock(fcntl.LOCK_EX):
+            ended = [name for name in self._names() if name.startswith(ARCHIVE) or not self._is_alive(name)]
+            ended += [name for name in self._replaced() if name not in ended]  # left by a fold that was cut short
+            served = (set(models) | {""}, {*versions})
+            kept = {
+                series: values
+                for series, values in self._sum(self._unreplaced(ended)).items()
+                if METRICS[series[0]].kind != "gauge" and is_served(series, *served)
+            }
+            self._write_archive(kept, ended)
+            for name in ended:
+                self._remove(name)
+
+    def _names(self) -> list[str]:
+        names = sorted(path.stem for path in self._folder.glob("*.index"))
+        for name in names:
+            reader = self._readers.setdefault(name, Reader())
+            reader.follow(self._folder / f"{name}.index")
+        for name in [name for name in self._readers if name not in names]:
+            del self._readers[name]
+        return self._unreplaced(names)
+
+    def _replaced(self) -> set[str]:
+        return {name for reader in self._readers.values() for name in reader.replaces}
+
+    def _unreplaced(self, names: Iterable[str]) -> list[str]:
+        replaced = self._replaced()
+        return [name for name in names if name not in replaced]
+
+    def _sum(self, names: Iterable[str]) -> Values:
+        total: Values = {}
+        for name in names:
+            reader = self._readers[name]
+            segments: dict[int, array[float]] = {}
+            ends: dict[int, int] = {}
+            for segment, first, slots in reader.series.values():
+                ends[segment] = max(ends.get(segment, 0), first + slots)
+            for segment, end in ends.items():
+                with (self._folder / f"{name}.{segment}.values").open("rb") as file:
+                    segments[segment] = array("d", file.read(end * SLOT_BYTES))
+            alive: bool | None = None
+            for series, (segment, first, slots) in reader.series.items():
+                if METRICS[series[0]].kind == "gauge":
+                    alive = self._is_alive(name) if alive is None else alive
+                    if not alive:
+                        continue
+                values = segments[segment][first : first + slots].tolist()
+                known = total.get(series)
+                if known is None:
+                    total[series] = values
+                elif len(known) == len(values):
+                    total[series] = [one + other for one, other in zip(known, values, strict=True)]
+        return total
+
+    def _is_alive(self, name: str) -> bool:
+        """Whether the owner of an index still holds its lock."""
+        try:
+            with (self._folder / f"{name}.index").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            pass
+        return False
+
+    def _write_archive(self, values: Values, replaces: list[str]) -> None:
+        name = f"{ARCHIVE}-{secrets.token_hex(8)}"
+        slots = array("d")
+        lines = [json.dumps({"replaces": replaces})]
+        for (metric, labels), numbers in values.items():
+            lines.append(json.dumps({"name": metric, "labels": labels, "at": [0, len(slots), len(numbers)]}))
+            slots.extend(numbers)
+        (self._folder / f"{name}.0.values").write_bytes(slots.tobytes())
+        hidden = self._folder / f"{name}.new"
+        hidden.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        hidden.rename(self._folder / f"{name}.index")
+
+    def _remove(self, name: str) -> None:
+        (self._folder / f"{name}.index").unlink(missing_ok=True)
+        for path in self._folder.glob(f"{name}.*.values"):
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _lock(self, kind: int) -> Iterator[None]:
+        file = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, kind)
+            yield
+        finally:
+            os.close(file)
+
+
+def is_served(series: Series, models: set[str], versions: set[tuple[str, str]]) -> bool:
+    """Whether a series is about something that is served now: a model, "" for none, and its version, "" for none."""
+    name, labels = series
+    names = METRICS[name].labels
+    if "version" in names:
+        return labels[:2] in versions or (labels[1] == "" and labels[0] in models)
+    return "model" not in names or labels[0] in models

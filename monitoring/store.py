@@ -1,0 +1,136 @@
+"""Counting, cheap enough for the hot path: numbers in a memory-mapped file of each process, which the scrape reads.
+
+A process owns an index `<name>.index` (JSON lines: which series has which slots) and values `<name>.<segment>.values`
+(float64). A slot is written by its owner only; a killed process leaves every count behind. The owner holds a lock on
+its index as long as it lives, so that nobody needs to know process ids. Next: merge, which reads the folder.
+
+prometheus_client's own shared files were measured first: 3.2 µs for an observation against 0.4 µs here, a key parsed
+for every value at every scrape, and no way to let a series leave.
+"""
+
+import fcntl
+import json
+import mmap
+import os
+import secrets
+import tempfile
+import threading
+from bisect import bisect_left
+from collections.abc import Sequence
+from pathlib import Path
+
+from monitoring.metrics import Metric
+
+SEGMENT_SLOTS = 1 << 16
+SLOT_BYTES = 8
+
+
+class Counter:
+    """A number that only grows."""
+
+    __slots__ = ("_slot", "_slots")
+
+    def __init__(self, slots: "memoryview[float]", slot: int) -> None:
+        self._slots, self._slot = slots, slot
+
+    def inc(self, amount: float = 1.0) -> None:
+        """Add `amount`, >= 0."""
+        self._slots[self._slot] += amount
+
+
+class Gauge(Counter):
+    """A number that is true now, for this process."""
+
+    __slots__ = ()
+
+    def dec(self, amount: float = 1.0) -> None:
+        """Take `amount` off."""
+        self._slots[self._slot] -= amount
+
+    def set(self, value: float) -> None:
+        """Replace the number."""
+        self._slots[self._slot] = value
+
+
+class Histogram:
+    """Counts by upper bound, and the sum. Slots: the sum, then one count a bound, then the count past the last one."""
+
+    __slots__ = ("_bounds", "_first", "_slots", "_sum")
+
+    def __init__(self, slots: "memoryview[float]", slot: int, bounds: Sequence[float]) -> None:
+        self._slots, self._sum, self._first, self._bounds = slots, slot, slot + 1, bounds
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        slots = self._slots
+        slots[self._first + bisect_left(self._bounds, value)] += 1.0
+        slots[self._sum] += value
+
+
+class Store:
+    """This process' numbers, in `folder`; without one in a temporary folder that goes with the process.
+
+    New series may be made from any thread; a series is counted from one thread only, for an addition is not atomic.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._temporary = None
+        if folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="headwaiter-metrics-")
+            folder = Path(self._temporary.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._segment = -1
+        self._free = SEGMENT_SLOTS
+        self._slots = memoryview(bytearray()).cast("d")
+        # locked before it gets its name, so that nobody ever sees it without its owner
+        hidden = folder / f"{self._name}.new"
+        self._index = hidden.open("a", encoding="utf-8")
+        fcntl.flock(self._index, fcntl.LOCK_EX)
+        hidden.rename(folder / f"{self._name}.index")
+
+    def counter(self, metric: Metric, labels: Sequence[str]) -> Counter:
+        """A counter at 0."""
+        return Counter(*self._allocate(metric, labels, 1))
+
+    def gauge(self, metric: Metric, labels: Sequence[str]) -> Gauge:
+        """A gauge at 0."""
+        return Gauge(*self._allocate(metric, labels, 1))
+
+    def histogram(self, metric: Metric, labels: Sequence[str]) -> Histogram:
+        """A histogram without observations."""
+        return Histogram(*self._allocate(metric, labels, len(metric.buckets) + 2), metric.buckets)
+
+    def forget(self, model: str, version: str) -> None:
+        """Let the series of a version leave what this process reports."""
+        with self._lock:
+            self._write({"gone": [model, version]})
+
+    def close(self) -> None:
+        """End this process' part: its counts stay in the folder, its gauges leave. What was counted from is void."""
+        self._index.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _allocate(self, metric: Metric, labels: Sequence[str], slots: int) -> "tuple[memoryview[float], int]":
+        with self._lock:
+            if self._free + slots > SEGMENT_SLOTS:
+                self._begin_segment()
+            first = self._free
+            self._free += slots
+            self._write({"name": metric.name, "labels": list(labels), "at": [self._segment, first, slots]})
+            return self._slots, first
+
+    def _begin_segment(self) -> None:
+        self._segment += 1
+        self._free = 0
+        path = self.folder / f"{self._name}.{self._segment}.values"
+        with path.open("w+b") as file:
+            file.truncate(SEGMENT_SLOTS * SLOT_BYTES)  # sparse: only what is written takes room
+            self._slots = memoryview(mmap.mmap(file.fileno(), 0)).cast("d")
+
+    def _write(self, record: dict[str, object]) -> None:
+        self._index.write(json.dumps(record) + "\n")
+        self._index.flush()

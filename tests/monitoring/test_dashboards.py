@@ -1,0 +1,121 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from monitoring.dashboards import DASHBOARDS
+from monitoring.export import export, files
+from monitoring.grafana_json import COLUMNS, build
+from monitoring.metrics import METRICS, PREFIX
+from monitoring.rules import Objectives, records
+
+MONITORING = Path(__file__).resolve().parents[2] / "monitoring"
+BUILT = {dashboard.name: build(dashboard) for dashboard in DASHBOARDS}
+RECORDED = {record.name for record in records(Objectives())}
+
+
+def panels() -> list[dict[str, Any]]:
+    return [panel for built in BUILT.values() for panel in built["panels"] if panel["type"] != "row"]
+
+
+def queries() -> list[str]:
+    return [target["expr"] for panel in panels() for target in panel["targets"]]
+
+
+def named(query: str) -> set[str]:
+    found = re.findall(rf"{PREFIX}(\w+)", query)
+    return {name if name in METRICS else re.sub(r"_(bucket|sum|count)$", "", name) for name in found}
+
+
+def test_the_committed_files_are_what_the_declarations_make() -> None:
+    made = files()
+    for name, content in made.items():
+        assert (MONITORING / name).read_text(encoding="utf-8") == content, "run python -m monitoring.export"
+    committed = [path for part in ("prometheus", "alertmanager", "grafana") for path in (MONITORING / part).rglob("*")]
+    assert {str(path.relative_to(MONITORING)) for path in committed if path.is_file()} == set(made)
+
+
+def test_every_declared_metric_is_on_a_panel_and_every_named_one_is_declared() -> None:
+    recorded = {name for query in queries() for name in re.findall(r"headwaiter:[\w:]+", query)}
+    assert recorded
+    assert recorded <= RECORDED
+    assert set().union(*(named(query) for query in queries())) == set(METRICS)
+
+
+def test_labels_in_queries_are_declared() -> None:
+    for query in queries():
+        if "headwaiter:" in query:
+            continue
+        declared = set().union(*(METRICS[name].labels for name in named(query))) | {"le"}
+        grouped = {label for part in re.findall(r"(?:by|on) \(([^)]*)\)", query) for label in part.split(", ") if label}
+        matched = set(re.findall(r'(\w+)=~?"', query))
+        assert grouped | matched <= declared, query
+
+
+def test_series_names_fit_the_kind() -> None:
+    for query in queries():
+        for name, suffix in re.findall(rf"{PREFIX}([a-z_]+?)(_bucket|_sum|_count)?[{{)\[]", query):
+            assert bool(suffix) == (METRICS[name].kind == "histogram"), query
+
+
+def test_shares_are_zero_and_not_missing_where_nothing_went_wrong() -> None:
+    shares = [panel for panel in panels() if panel["title"] in ("Share of server errors", "Padding")]
+    assert len(shares) == 2
+    assert all(" or 0 * " in target["expr"] for panel in shares for target in panel["targets"])
+
+
+def test_the_heat_map_uses_the_histograms_own_buckets_and_unit() -> None:
+    (heat_map,) = (panel for panel in panels() if panel["type"] == "heatmap")
+    assert heat_map["options"]["calculate"] is False
+    assert heat_map["options"]["yAxis"]["unit"] == "s"
+    assert [target["format"] for target in heat_map["targets"]] == ["heatmap"]
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_panels_have_units_and_descriptions_and_do_not_overlap(name: str) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in BUILT[name]["panels"]:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= COLUMNS
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not taken & cells
+        taken |= cells
+        if panel["type"] != "row":
+            assert panel["description"].endswith(".")
+            assert panel["fieldConfig"]["defaults"]["unit"]
+    assert len({panel["id"] for panel in BUILT[name]["panels"]}) == len(BUILT[name]["panels"])
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_dashboard_imports_without_edits_and_leads_to_the_others(name: str) -> None:
+    built = BUILT[name]
+    variables = [variable["name"] for variable in built["templating"]["list"]]
+    assert variables == ["datasource", "model", "version", "task"]
+    assert {panel["datasource"]["uid"] for panel in built["panels"] if panel["type"] != "row"} == {"${datasource}"}
+    assert [link["tags"] for link in built["links"]] == [built["tags"]]
+    assert "swap_total" in built["annotations"]["list"][0]["expr"]
+    assert built["uid"] == f"headwaiter-{name}"
+
+
+def test_there_are_the_five_dashboards() -> None:
+    assert list(BUILT) == ["overview", "rollout", "quality", "generation", "hardware"]
+
+
+def test_an_export_names_the_servers_it_was_given(tmp_path: Path) -> None:
+    written = export(tmp_path, files(("a:1", "b:2"), "http://prometheus:9090", Objectives(0.99, 0.9, 0.25)))
+    assert all(path.is_file() for path in written)
+    scraped = yaml.safe_load((tmp_path / "prometheus/prometheus.yml").read_text())["scrape_configs"][0]
+    assert scraped["static_configs"] == [{"targets": ["a:1", "b:2"]}]
+    source = yaml.safe_load((tmp_path / "grafana/provisioning/datasources/headwaiter.yml").read_text())
+    assert source["datasources"][0]["url"] == "http://prometheus:9090"
+    rules = (tmp_path / "prometheus/rules.yml").read_text()
+    assert 'le="0.25"' in rules
+    assert "0.144" in rules
+
+
+@pytest.mark.parametrize(("field", "value"), [("latency_seconds", 0.3), ("availability", 1.0), ("latency_share", 0.0)])
+def test_objectives_that_cannot_be_measured_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match="no bucket|between 0 and 1"):
+        Objectives(**{field: value})
