@@ -155,4 +155,12 @@ class Server:
     def processes(self, word: str) -> list[psutil.Process]:
         """The server's processes whose command line has `word`."""
         everyone = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in everyone if any(word in part for part in process.cmdline())]
+        return [process for process in everyone if any(word in part for part in _command_of(process))]
+
+
+def _command_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty for one that has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

@@ -261,3 +261,20 @@ def test_a_bento_is_built_and_served(small_home: Path, tmp_path_factory: Any) ->
         assert server.post("m", {"inputs": "x"}).status_code == 200
         (engine,) = server.processes("serving.engine")
         assert "bentos" in engine.cwd() or "bentos" in engine.environ().get("PYTHONPATH", "")
+
+
+def test_a_killed_manager_is_followed_by_one_that_adopts_its_engines(small_home: Path) -> None:
+    with Server(small_home, ("m",)) as server, Load(server, "m") as load:
+        (engine,) = server.processes("serving.engine")
+        (manager,) = server.processes("headwaiter_manager")
+        manager.kill()
+        wait_until(
+            lambda: [found for found in server.processes("headwaiter_manager") if found.pid != manager.pid],
+            "another manager is there",
+        )
+        run_cli(small_home, "promote", "m", "2", "--why", "the new manager follows")
+        wait_until(lambda: server.live("m") == "2", "version 2 is live")
+        assert engine.is_running()
+        assert server.post("m", {"inputs": "x"}, version="1").status_code == 200
+    assert {status for status, _, _ in load.seen} == {200}
+    assert not psutil.wait_procs([engine], timeout=10)[1]
