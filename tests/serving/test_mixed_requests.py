@@ -79,6 +79,18 @@ def test_each_request_gets_its_own_answer_or_its_own_error(local_of: Any, task: 
             assert find_difference(expected, found, 1e-4) is None
 
 
+def test_the_windows_of_one_request_are_spread_over_batches(local_of: Any) -> None:
+    from serving.predictor import Predictor
+
+    local = local_of("question-answering")
+    item = {"question": "where is the fox", "context": " ".join(WORDS * 150)}
+    local.model.batches.clear()
+    (answer,) = local.answers([{"inputs": item, "parameters": {"doc_stride": 32}}])
+    assert len(local.model.batches) > 1
+    assert max(local.model.batches) > 1
+    assert find_difference(Predictor(local.root).answer(item, {"doc_stride": 32}), answer, 1e-4) is None
+
+
 def test_case_stays_as_the_tokenizer_has_it(tmp_path: Path) -> None:
     from registry.contract import Contract
     from serving.text import TextEncoder
