@@ -9,6 +9,17 @@ from registry.errors import IncompleteArtifact
 UNLIMITED_TOKENS = 512
 """Longest row of a model that sets no limit of its own (relative positions and no `model_max_length`); ours."""
 
+VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+)
+"""One of these files is in a folder that holds a tokenizer."""
+
 _PROBES = (
     "A short probe.",
     "Mixed CASE, naïve café, 12.5%, tabs\tand  spaces",
@@ -24,6 +35,10 @@ def load_processor(folder: Path, of_images: bool) -> Any:
     from transformers import AutoImageProcessor, AutoTokenizer
 
     noun, method = ("image processor", "image_processor") if of_images else ("tokenizer", "tokenizer")
+    if not of_images and not any((folder / name).is_file() for name in VOCABULARIES):
+        raise IncompleteArtifact(  # transformers (5.23) would make an empty tokenizer from config.json alone
+            f"{folder} holds no tokenizer: save it there with tokenizer.save_pretrained"
+        )
     try:
         if of_images:
             return AutoImageProcessor.from_pretrained(

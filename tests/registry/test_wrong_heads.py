@@ -105,3 +105,20 @@ def _families_of(task: str) -> set[str]:
     from registry.heads import architectures
 
     return set(architectures(task))
+
+
+def test_a_missing_tokenizer_and_one_that_is_too_large_are_told_the_remedy(
+    tmp_path: Path, settings: RegistrySettings
+) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = build(tmp_path / "bert", "bert", "AutoModelForSequenceClassification")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["anotherword"])
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    with pytest.raises(IncompleteArtifact, match="resize_token_embeddings"):
+        log_model(model, tokenizer, task="text-classification", name="m", settings=settings)
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(IncompleteArtifact, match="tokenizer.save_pretrained"):
+        log_model(folder, task="text-classification", name="m", settings=settings)
