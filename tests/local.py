@@ -1,6 +1,7 @@
 """A version served inside the test's own process: the real engine in a thread, the real front in an event loop."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -58,7 +59,9 @@ class Local:
 
     async def _ask(self, bodies: list[Any]) -> list[Any]:
         with self._engine() as address:
-            front = Front(ServingSettings(RegistrySettings(self._run, ""), (), self._run, timeout_seconds=60))
+            front = Front(
+                ServingSettings(RegistrySettings(self._run, ""), (), self._run, os.getpid(), timeout_seconds=60)
+            )
             await front.start()
             self._publish(address)
             while not front.is_ready():
@@ -94,6 +97,7 @@ class Local:
 
     def _publish(self, address: str) -> None:
         entry = EngineEntry(
+            pid=os.getpid(),
             address=address,
             device="cpu",
             dtype="float32",
