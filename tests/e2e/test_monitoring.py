@@ -1,0 +1,286 @@
+"""A real Prometheus with the shipped configuration watches a real server through a promote and a rollback."""
+
+import asyncio
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from monitoring.dashboards import DASHBOARDS
+from monitoring.gpus import read_gpus
+from monitoring.grafana_json import SWAPS
+from monitoring.metrics import GENERATION, HARDWARE, METRICS, PREFIX
+from monitoring.rules import Objectives, alerts
+from tests.e2e.server import Server, run_cli, wait_until
+from tests.e2e.watcher import Collector, Prometheus, Traffic
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "a text that only its sender knows"
+TEXTS = ("I love this.", "The parcel came two weeks late, and nobody knew where it was.", "Berlin", "what time is it")
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = "00f067aa0ba902b7"
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="prometheus is not installed: apt-get install prometheus"
+)
+
+
+@dataclass
+class Watched:
+    """A server after a promote and a rollback, and who watched."""
+
+    server: Server
+    prometheus: Prometheus
+    collector: Collector
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path], seeds: list[Path]) -> Iterator[Watched]:
+    home = tmp_path_factory.mktemp("w")  # sockets need a short path
+    sample = tmp_path_factory.mktemp("sample") / "sample.jsonl"
+    sample.write_text("".join(json.dumps(text) + "\n" for text in TEXTS * 10))
+    for folder in seeds[:2]:
+        log(home, folder, "text-classification", "sentiment", "--sample", str(sample))
+    log(home, models["tokens"], "token-classification", "names", "--sample", str(sample))
+    log(home, models["base"], "feature-extraction", "embedder")
+    for name in ("sentiment", "names", "embedder"):
+        run_cli(home, "promote", name, "1", "--why", "the first one")
+    with Collector() as collector:
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+        environ |= {"HEADWAITER_SLOW_SECONDS": "0.001"}
+        with Server(home, ("sentiment", "names", "embedder"), environ, ("--workers", "2")) as server:
+            exported = tmp_path_factory.mktemp("exported")
+            run_cli(home, "monitoring", "export", str(exported), "--target", f"127.0.0.1:{server.port}")
+            config = exported / "prometheus" / "prometheus.yml"
+            with Prometheus(config, tmp_path_factory.mktemp("prometheus")) as prometheus:
+                with Traffic(lambda number: send(server, number)), Traffic(lambda number: send(server, number + 1)):
+                    wait_until(lambda: prometheus.query("headwaiter_swap_total > 0"), "the first scrape")
+                    run_cli(home, "promote", "sentiment", "2", "--why", "better")
+                    wait_until(lambda: server.live("sentiment") == "2", "version 2 is live")
+                    wait_until(lambda: answered(prometheus, "2"), "version 2 is seen to answer")
+                    run_cli(home, "rollback", "sentiment", "--why", "worse after all")
+                    wait_until(lambda: server.live("sentiment") == "1", "version 1 is live again")
+                    warm = 'headwaiter_swap_duration_seconds_count{start="warm"} > 0'
+                    wait_until(lambda: prometheus.query(warm), "the rollback is seen")
+                    wait_until(lambda: prometheus.query("count(headwaiter:drift_psi:1h) > 2"), "drift", 180)
+                    wait_until(lambda: prometheus.query('headwaiter:drift_psi:1h{version="1"}'), "of version 1", 120)
+                yield Watched(server, prometheus, collector)
+
+
+def log(home: Path, folder: Path, task: str, name: str, *options: str) -> None:
+    run_cli(home, "log", str(folder), "--task", task, "--name", name, "--dtype", "float32", *options)
+
+
+def send(server: Server, number: int) -> None:
+    """One of several kinds of request, some of which are refused."""
+    text = TEXTS[number % len(TEXTS)]
+    model = ("sentiment", "names", "sentiment", "embedder")[number % 4]
+    server.post(model, {"inputs": [TEXTS[(number + more) % len(TEXTS)] for more in range(1 + number % 3)]})
+    if number % 10 == 0:
+        server.post("sentiment", {"inputs": ""})
+        server.post("nobody", {"inputs": text})
+
+
+def answered(prometheus: Prometheus, version: str) -> bool:
+    query = f'sum(rate(headwaiter_request_duration_seconds_count{{model="sentiment",version="{version}"}}[20s])) > 0'
+    return bool(prometheus.query(query))
+
+
+def as_grafana_asks(query: str) -> str:
+    """A panel's query with every variable set to all, and the interval that Grafana derives from a scrape each 5 s."""
+    return re.sub(r"\$(model|version|task)", ".*", query).replace("$__rate_interval", "20s")
+
+
+def unfed(query: str) -> bool:
+    """Whether this machine or this release has nothing to show there: no GPU, no generation."""
+    names = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(rf"\b{PREFIX}(\w+)", query)}
+    empty = set(GENERATION) | (set() if read_gpus() else {name for name in HARDWARE if name.startswith("gpu")})
+    return bool(names & empty)
+
+
+def test_every_panels_query_returns_data(watched: Watched) -> None:
+    for dashboard in DASHBOARDS:
+        for title, panels in dashboard.rows:
+            for panel in panels:
+                for query, _ in panel.queries:
+                    found = watched.prometheus.query(as_grafana_asks(query))
+                    finite = [sample for sample in found if math.isfinite(float(sample["value"][1]))]
+                    assert finite or unfed(query), f"{dashboard.name} / {title} / {panel.title}: {query}"
+
+
+def test_the_dashboards_data_can_be_drawn(watched: Watched, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "overview.png"
+    command = [sys.executable, str(ROOT / "docs/draw_dashboard.py"), watched.prometheus.url, str(picture)]
+    subprocess.run([*command, "--minutes", "5"], check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_rule_is_evaluated_without_error_and_alerts_have_something_to_look_at(watched: Watched) -> None:
+    rules = watched.prometheus.rules()
+    assert len(rules) > 50
+    wait_until(lambda: all(rule["health"] == "ok" for rule in watched.prometheus.rules()), "every rule has run")
+    for rule in rules:
+        if rule["type"] == "recording":
+            assert watched.prometheus.query(rule["name"]), rule["name"]
+        for name in re.findall(r"\b(?:headwaiter[\w:]+|up)\b(?=[{\[) ])", rule["query"]):
+            assert watched.prometheus.query(name), f"{rule['name']}: {name}"
+    firing = [rule["name"] for rule in rules if rule["type"] == "alerting" and rule["state"] == "firing"]
+    objective = {alert.name for alert in alerts(Objectives()) if "BudgetBurn" in alert.name or "Drift" in alert.name}
+    assert set(firing) <= objective, "of the rest nothing is wrong here"
+
+
+def test_a_swap_is_marked(watched: Watched) -> None:
+    expr = as_grafana_asks(SWAPS["expr"]).replace("[1m]", "[10m]")
+    found = watched.prometheus.query(expr)
+    assert {(sample["metric"]["model"], sample["metric"]["outcome"]) for sample in found} == {("sentiment", "success")}
+
+
+def test_the_baseline_is_that_of_the_sample(watched: Watched) -> None:
+    found = watched.prometheus.query('headwaiter_baseline_label_share{model="sentiment",version="1"}')
+    assert sum(float(sample["value"][1]) for sample in found) == pytest.approx(1)
+    expected: dict[str, float] = {}
+    for text in TEXTS:
+        label = watched.server.ask("sentiment", text, version="1")[0][0]["label"]
+        expected[label] = expected.get(label, 0) + 0.25
+    assert {sample["metric"]["label"]: float(sample["value"][1]) for sample in found} == expected
+    drift = watched.prometheus.query('headwaiter:drift_psi:1h{model="sentiment",version="1"}')
+    assert {sample["metric"]["of"] for sample in drift} == {"label", "confidence", "row_tokens"}
+
+
+def test_the_stages_add_up_to_the_request(watched: Watched) -> None:
+    server = watched.server
+    before = totals(server)
+    for number in range(300):
+        server.ask("sentiment", TEXTS[number % 4])
+    request, stages = (after - then for after, then in zip(totals(server), before, strict=True))
+    assert stages == pytest.approx(request, rel=0.05)
+    assert request > 0
+
+
+def totals(server: Server) -> tuple[float, float]:
+    request = server.sample("request_duration_seconds_sum", model="sentiment", status="200")
+    return request, server.sample("stage_duration_seconds_sum", model="sentiment")
+
+
+def test_counters_outlive_engines_and_fronts_and_gauges_do_not(watched: Watched) -> None:
+    server = watched.server
+    counted = [name for name, metric in METRICS.items() if metric.kind in ("counter", "histogram")]
+
+    def counts() -> dict[str, float]:
+        text = server.http.get("/metrics").text
+        lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+        return {
+            series: float(value)
+            for series, _, value in lines
+            if any(re.match(rf"{PREFIX}{name}(_sum|_count|_bucket)?{{", series) for name in counted)
+        }
+
+    def memory_series() -> int:
+        return server.http.get("/metrics").text.count("headwaiter_engine_memory_bytes{")
+
+    series = memory_series()
+    before = counts()
+    engines = server.processes("serving.engine")
+    engines[0].kill()
+    engines[0].wait(10)
+    assert_only_grew(before, counts())
+    wait_until(lambda: len(server.processes("serving.engine")) == len(engines), "the engine is started again")
+    wait_until(lambda: memory_series() == series, "its memory is shown again")
+    wait_until(lambda: server.post("sentiment", {"inputs": "x"}).status_code == 200, "it answers")
+    before = counts()
+    front = next(process for process in server.processes("--worker-id") if is_front(process))
+    front.kill()
+    front.wait(10)
+    wait_until(lambda: server.http.get("/metrics").status_code == 200, "another front answers")
+    assert_only_grew(before, counts())
+    wait_until(lambda: server.sample("requests_in_progress") == 0, "the killed front's gauge has left")
+    wait_until(server.is_ready, "ready again")
+
+
+def is_front(process: Any) -> bool:
+    return "serving.service:Headwaiter" in process.cmdline() and "headwaiter_manager" not in " ".join(process.cmdline())
+
+
+def assert_only_grew(before: dict[str, float], after: dict[str, float]) -> None:
+    assert before
+    for series, value in before.items():
+        assert after.get(series, -1) >= value, series
+
+
+def test_series_are_bounded_whatever_clients_send(watched: Watched) -> None:
+    server = watched.server
+
+    def count() -> int:
+        return sum(not line.startswith("#") for line in server.http.get("/metrics").text.splitlines())
+
+    async def flood(first: int, last: int) -> set[int]:
+        numbers, seen = iter(range(first, last)), set()
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+
+            async def ask_on() -> None:
+                for number in numbers:
+                    paths = (f"/{number}/any", f"/models/m{number}", f"/models/sentiment/versions/{number + 3}")
+                    body = {"inputs": f"text {number}", f"label{number}": number}
+                    seen.add((await client.post(paths[number % 3], json=body)).status_code)
+
+            await asyncio.gather(*(ask_on() for _ in range(8)))
+        return seen
+
+    asyncio.run(flood(0, 30))
+    before = count()
+    assert asyncio.run(flood(30, 10_030)) <= {404, 405}
+    assert count() == before
+    assert server.sample("rejected_total", reason="unknown_model") > 3_000
+
+
+def test_logs_are_json_and_hold_ids_and_stages_but_no_input(watched: Watched) -> None:
+    server = watched.server
+    answer = server.http.post("/models/sentiment", json={"inputs": SECRET}, headers={"x-request-id": "from-a-client"})
+    assert answer.headers["x-request-id"] == "from-a-client"
+    (line,) = wait_until(lambda: lines(server, "from-a-client"), "the slow request is logged")
+    assert (line["level"], line["message"], line["logger"]) == ("warning", "a slow request", "headwaiter.request")
+    assert (line["model"], line["version"], line["status"]) == ("sentiment", "1", 200)
+    assert sum(line["stages"].values()) == pytest.approx(line["seconds"], abs=1e-4)
+    assert SECRET not in server.log.read_text()
+    odd = server.http.post("/models/sentiment", json={"inputs": "x"}, headers={"x-request-id": 'no "quotes"'})
+    assert re.fullmatch("[0-9a-f]{32}", odd.headers["x-request-id"])
+    refused = server.http.post("/models/nobody", json={"inputs": "x"}, headers={"x-request-id": "refused"})
+    assert refused.headers["x-request-id"] == "refused"
+    typed = server.http.post("/predict", json={"model": "sentiment", "inputs": "x"}, headers={"x-request-id": "typed"})
+    assert typed.headers["x-request-id"] == "typed"
+
+
+def lines(server: Server, request_id: str) -> list[dict[str, Any]]:
+    whole = [line for line in server.log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
+    return [line for line in map(json.loads, whole) if line.get("request_id") == request_id]
+
+
+def test_spans_of_the_stages_stand_below_the_callers(watched: Watched) -> None:
+    headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+    watched.server.http.post("/models/sentiment", json={"inputs": "x"}, headers=headers)
+
+    def mine() -> list[Any]:
+        found = [span for span in watched.collector.spans if span.trace_id.hex() == TRACE]
+        return found if len(found) == 5 else []
+
+    spans = {span.name: span for span in wait_until(mine, "the spans arrive")}
+    assert set(spans) == {"predict sentiment", "encode", "queue", "forward", "decode"}
+    request = spans.pop("predict sentiment")
+    assert request.parent_span_id.hex() == PARENT
+    at = request.start_time_unix_nano
+    for name in ("encode", "queue", "forward", "decode"):
+        assert spans[name].parent_span_id == request.span_id
+        assert spans[name].start_time_unix_nano == at
+        at = spans[name].end_time_unix_nano
+    assert at == request.end_time_unix_nano
