@@ -49,7 +49,10 @@ def test_a_front_imports_neither_torch_nor_transformers_nor_mlflow() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_importing_monitoring_does_not_import_prometheus_client() -> None:
-    code = "import sys, monitoring.metrics; print('prometheus_client' in sys.modules)"
+def test_counting_and_scraping_need_no_client_library() -> None:
+    code = (
+        "import sys, monitoring.instruments, monitoring.exposition, serving.metering; "
+        "print('prometheus_client' in sys.modules or 'opentelemetry' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "False"
