@@ -3,7 +3,7 @@
 settings, errors     what can be set, what can go wrong
 cli                  the command line
 service              the BentoML services: fronts and the manager
-app                  HTTP: the data plane before BentoML's own routes
+app, http            HTTP: the data plane before BentoML's own routes
 front, view, link    choose the version, encode, send rows to an engine, decode
 request              body ↔ checked request, answers ↔ answer
 text, tasks/         one file a task: encode and decode here, forward in the engine

@@ -1,0 +1,66 @@
+"""HTTP for every protocol that the data plane speaks: read a body, answer, refuse. ASGI; no routes here."""
+
+import math
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from serving.errors import ClientGone, Malformed, ServingError, TooLarge
+from serving.trail import Trail
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+JSON = (b"content-type", b"application/json")
+encode_json = msgspec.json.Encoder().encode
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole body; raises TooLarge past `limit` bytes, and ClientGone."""
+    too_large = TooLarge(f"the body has more than {limit:,} bytes: send less at a time")
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise too_large
+        if name == b"content-encoding" and value != b"identity":
+            raise Malformed(f"content-encoding {value.decode('latin-1')!r} is not supported: send the body as it is")
+    message = await receive()
+    if not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        return body
+    parts, size = [], 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client left")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise too_large
+        if not message.get("more_body"):
+            return b"".join(parts)
+        message = await receive()
+
+
+async def client_left(receive: Receive) -> None:
+    """Returns when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def respond(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    """A whole answer; `headers` is completed in place."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def refuse(send: Send, error: ServingError, trail: Trail) -> None:
+    """An error in the shape of the Hugging Face inference API."""
+    headers = [JSON, trail.header]
+    if error.version is not None:
+        headers.append((b"x-model-version", error.version.encode()))
+    if error.retry_seconds is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_seconds))))
+    await respond(send, error.status, encode_json({"error": error.message, "error_type": error.reason}), headers)
