@@ -7,8 +7,22 @@ from functools import partial
 
 from monitoring.exposition import CONTENT_TYPE
 from serving.errors import Failed, ServingError, UnknownModel, WrongMethod
-from serving.front import Answer, Front
-from serving.http import JSON, App, Receive, Scope, Send, client_left, encode_json, read_body, refuse, respond
+from serving.front import Answer, Front, Gone
+from serving.http import (
+    JSON,
+    App,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    Whole,
+    client_left,
+    encode_json,
+    read_body,
+    refusal,
+    refuse,
+    respond,
+)
 from serving.request import parse_body
 from serving.scrape import Scrape
 from serving.table import describe_model
@@ -21,6 +35,8 @@ class DataPlane:
     """ASGI app around `inner`, which is BentoML's."""
 
     def __init__(self, front: Front, inner: App) -> None:
+        self.max_body_bytes = front.settings.max_body_bytes
+        self.max_body_bytes = front.settings.max_body_bytes
         self._front = front
         self._inner = inner
         self._scrape = Scrape(front)
@@ -51,8 +67,8 @@ class DataPlane:
             if not parts:
                 _expect(method, "GET")
                 models = [describe_model(name, entry) for name, entry in self._front.table.models.items()]
-                body = {"models": models, "registry_error": self._front.table.registry_error or None}
-                await respond(send, 200, encode_json(body), [JSON])
+                listing = {"models": models, "registry_error": self._front.table.registry_error or None}
+                await respond(send, 200, encode_json(listing), [JSON])
             elif len(parts) == 1 and method == "GET":
                 entry = self._front.table.models.get(parts[0])
                 if entry is None:
@@ -62,29 +78,33 @@ class DataPlane:
             elif len(parts) == 1 or (len(parts) == 3 and parts[1] == "versions"):
                 _expect(method, "POST")
                 version = parts[2] if len(parts) == 3 else None
-                await self._predict(parts[0], version, trail, scope, receive, send)
+                body = await read_body(scope, receive, self.max_body_bytes)
+                gone = partial(client_left, receive)
+                await respond(send, *await self.predict(parts[0], version, body, scope["headers"], gone))
             else:
                 raise UnknownModel("there is no such route; POST /models/{name} or /models/{name}/versions/{version}")
         except ServingError as error:
             await refuse(send, error, trail)
+
+    async def predict(self, name: str, version: str | None, body: bytes, headers: Headers, gone: Gone) -> Whole:
+        """The answer of `POST /models/{name}` or of a version. gone: returns when the client has left. Never raises."""
+        trail = Trail.read(headers)
+        try:
+            answer = await self._front.answer(
+                name,
+                version,
+                partial(parse_body, body, max_rows=self._front.settings.max_rows),
+                protocol="huggingface",
+                write=encode_json,
+                gone=gone,
+                trail=trail,
+            )
+            return 200, answer.value, [JSON, *_headers(answer), trail.header]
+        except ServingError as error:
+            return refusal(error, trail)
         except Exception:  # the edge: our bug must not show its insides, nor leave the client without an answer
             logger.exception("a request failed", extra={"fields": {"request_id": trail.request_id}})
-            await refuse(send, Failed("the server failed on this request; its log says why"), trail)
-
-    async def _predict(
-        self, name: str, version: str | None, trail: Trail, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        body = await read_body(scope, receive, self._front.settings.max_body_bytes)
-        answer = await self._front.answer(
-            name,
-            version,
-            partial(parse_body, body, max_rows=self._front.settings.max_rows),
-            protocol="huggingface",
-            write=encode_json,
-            gone=partial(client_left, receive),
-            trail=trail,
-        )
-        await respond(send, 200, answer.value, [JSON, *_headers(answer), trail.header])
+            return refusal(Failed("the server failed on this request; its log says why"), trail)
 
 
 def _expect(method: str, allowed: str) -> None:

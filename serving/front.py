@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import zmq
 
 from serving.errors import ClientGone, EngineLost, NotReady, ServingError, UnknownModel
@@ -50,6 +51,16 @@ class Answer:
 
     value: Any
     version: str
+    stages: Stages
+
+
+class Call(msgspec.Struct):
+    """A request on its way: how to read it, how to write its answer, who waits for it, until when, where time went."""
+
+    read: Callable[[Task], Request]
+    write: Callable[[Any], Any]
+    gone: Gone | None
+    deadline: float
     stages: Stages
 
 
@@ -133,16 +144,15 @@ class Front:
         decoding. gone: returns when the client has left; then its rows leave the queue. trail: names the request in
         logs and traces. Raises ServingError, which knows the version once one was chosen.
         """
-        stages, status, reason = Stages(), 500, "failed"
-        deadline = deadline_in(self.settings.timeout_seconds)
-        view, meter = None, self._stranger(name)
+        stages, status, reason, view = Stages(), 500, "failed", None
+        call = Call(read, write, gone, deadline_in(self.settings.timeout_seconds), stages)
         try:
             view = self.find(name, version)
             try:
-                value = await self._attempt(view, read, write, gone, deadline, stages)
+                value = await self._attempt(view, call)
             except EngineLost:  # once more, on another engine; without a version named, on what is live now
                 view = self.find(name, version)
-                value = await self._attempt(view, read, write, gone, deadline, stages)
+                value = await self._attempt(view, call)
             status, reason = 200, ""
             return Answer(value, view.version, stages)
         except ServingError as error:
@@ -152,7 +162,7 @@ class Front:
             raise
         finally:
             stages.ended = time.perf_counter()
-            meter = view.meter if view is not None else meter
+            meter = view.meter if view is not None else self._stranger(name)
             meter.end(protocol, status, stages, reason)
             self._recorder.record(trail, meter, protocol, status, reason, stages)
 
@@ -180,41 +190,27 @@ class Front:
             now - since <= grace for since in self._unserved_since.values()
         )
 
-    async def _attempt(
-        self,
-        view: View,
-        read: Callable[[Task], Request],
-        write: Callable[[Any], Any],
-        gone: Gone | None,
-        deadline: float,
-        stages: Stages,
-    ) -> Any:
+    async def _attempt(self, view: View, call: Call) -> Any:
         view.meter.begin()
         try:
-            return await self._answer(view, read, write, gone, deadline, stages)
+            request = call.read(view.task)
+            call.stages.items = request.items
+            encoded = await self._encode(view, request)
+            call.stages.sent = time.perf_counter()
+            link = view.choose_link()
+            waiter = link.submit([row for item in encoded for row in item.rows], call.deadline)
+            arrays = await self._wait(waiter, link, call.gone)
+            call.stages.received = time.perf_counter()
+            call.stages.forward_seconds = waiter.forward_seconds
+            return call.write(await self._decode(view, request, encoded, arrays))
         finally:
             view.meter.leave()
 
-    async def _answer(
-        self,
-        view: View,
-        read: Callable[[Task], Request],
-        write: Callable[[Any], Any],
-        gone: Gone | None,
-        deadline: float,
-        stages: Stages,
-    ) -> Any:
-        request = read(view.task)
-        stages.items = request.items
-        encoded = await self._encode(view, request)
-        stages.sent = time.perf_counter()
-        link = view.choose_link()
-        rows = [row for item in encoded for row in item.rows]
-        waiter = link.submit(rows, deadline)
+    async def _wait(self, waiter: Waiter, link: Link, gone: Gone | None) -> list[RowArrays]:
         if gone is not None:
             self._watched[waiter] = (link, gone, time.monotonic())
         try:
-            arrays = await waiter.done
+            return await waiter.done
         except asyncio.CancelledError:
             link.abandon(waiter, ClientGone("cancelled"))
             raise
@@ -222,9 +218,6 @@ class Front:
             self._watched.pop(waiter, None)
             if watcher := self._watchers.pop(waiter, None):
                 watcher.cancel()
-        stages.received = time.perf_counter()
-        stages.forward_seconds = waiter.forward_seconds
-        return write(await self._decode(view, request, encoded, arrays))
 
     def _stranger(self, name: str) -> FrontMeter:
         """Counts what no version is charged with: of a model that is served here, or of none."""

@@ -13,6 +13,9 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+Whole = tuple[int, bytes, Headers]
+"""A whole answer: status, body, headers without its length."""
 
 JSON = (b"content-type", b"application/json")
 encode_json = msgspec.json.Encoder().encode
@@ -49,7 +52,7 @@ async def client_left(receive: Receive) -> None:
         pass
 
 
-async def respond(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+async def respond(send: Send, status: int, body: bytes, headers: Headers) -> None:
     """A whole answer; `headers` is completed in place."""
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -58,9 +61,14 @@ async def respond(send: Send, status: int, body: bytes, headers: list[tuple[byte
 
 async def refuse(send: Send, error: ServingError, trail: Trail) -> None:
     """An error in the shape of the Hugging Face inference API."""
+    await respond(send, *refusal(error, trail))
+
+
+def refusal(error: ServingError, trail: Trail) -> Whole:
+    """The same as a whole answer."""
     headers = [JSON, trail.header]
     if error.version is not None:
         headers.append((b"x-model-version", error.version.encode()))
     if error.retry_seconds is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_seconds))))
-    await respond(send, error.status, encode_json({"error": error.message, "error_type": error.reason}), headers)
+    return error.status, encode_json({"error": error.message, "error_type": error.reason}), headers

@@ -43,7 +43,7 @@ def parse_body(body: bytes, task: Task, max_rows: int) -> Request:
     Raises Malformed (not JSON), Unprocessable (field and rule) or TooLarge.
     """
     if task.takes_files and body and body.lstrip()[:1] != b"{":
-        return Request([body], many=False, parameters=task.Parameters())
+        return Request([body], False, task.Parameters())
     try:
         try:
             form = _decoder(task, wide=False).decode(body)

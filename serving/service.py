@@ -20,6 +20,7 @@ from serving.app import DataPlane
 from serving.errors import ServingError
 from serving.front import Front
 from serving.logs import set_up_logging
+from serving.protocol import serve_plainly
 from serving.request import convert_request
 from serving.settings import ServingSettings
 from serving.trail import Trail
@@ -44,7 +45,9 @@ class FrontService(Service[Any]):
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """BentoML's hook: what the worker serves."""
-        return DataPlane(front(), super().to_asgi(is_main=is_main))
+        plane = DataPlane(front(), super().to_asgi(is_main=is_main))
+        serve_plainly(plane)
+        return plane
 
 
 @bentoml.service(name="headwaiter_manager", workers=1, **_QUIET)

@@ -16,6 +16,7 @@ from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
 from serving.errors import Unprocessable
 from serving.tasks.base import EncodedRow, TextParameters
+from serving.words import Words
 
 CHARACTERS_PER_TOKEN = 64
 """A text of more characters than this times `max_tokens` is over-long without being tokenized; ours."""
@@ -31,6 +32,7 @@ class Tokenizers:
     def __init__(self, path: Path) -> None:
         self._path = str(path)
         self.exact = self._copy()
+        self.words = Words.of(self.exact)
         self._cutting: Tokenizer | None = None
 
     def cutter(self, most: int, *, stride: int = 0, strategy: str = "longest_first", direction: str = "right") -> Any:
@@ -62,10 +64,28 @@ class TextEncoder:
         digest = contract.files.get(f"{MODEL_FOLDER}/{path.name}", str(path))
         self._tokenizers = _shared.get(digest) or _shared.setdefault(digest, Tokenizers(path))
         self._exact = self._tokenizers.exact
+        self._words = self._tokenizers.words
         self._has_types = "token_type_ids" in contract.processor.inputs
         self.max_tokens = contract.max_tokens
         self.max_characters = contract.max_tokens * CHARACTERS_PER_TOKEN
         self.subword_prefix: str | None = getattr(self._exact.model, "continuing_subword_prefix", None)
+
+    def row(
+        self,
+        text: str,
+        pair: str | None = None,
+        *,
+        parameters: TextParameters | None = None,
+        kind: str = "",
+        max_tokens: int | None = None,
+    ) -> EncodedRow:
+        """The row that `encode` gives, where nobody asks which token stands where in the text; often much faster."""
+        if pair is None and text and self._words is not None and len(text) <= self.max_characters:
+            tokens = self._words.encode(text)
+            length = len(tokens) // 4
+            if 0 < length <= min(max_tokens or self.max_tokens, self.max_tokens):
+                return EncodedRow(length, tokens, b"", kind)
+        return self.encode(text, pair, parameters=parameters, kind=kind, max_tokens=max_tokens)[0]
 
     def encode(
         self,

@@ -1,5 +1,6 @@
 """What follows a request: the id that names it, its place in a caller's trace, and when it passed each stage."""
 
+import itertools
 import os
 import re
 import time
@@ -7,13 +8,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_ours = os.urandom(8).hex()
+"""The first half of the ids that this process gives."""
+_numbers = itertools.count(int.from_bytes(os.urandom(4)))
 STAGES = ("encode", "queue", "forward", "decode")
 
 
-@dataclass(frozen=True, slots=True)
-class Trail:
+class Trail(msgspec.Struct, frozen=True):
     """request_id: the client's `X-Request-Id` if it is fit for a log, else one of our own. traceparent: W3C, or ""."""
 
     request_id: str
@@ -28,7 +33,7 @@ class Trail:
                 request_id = value
             elif name == b"traceparent" and _TRACEPARENT.fullmatch(value) and not value.startswith(b"ff"):
                 traceparent = value
-        return cls(request_id.decode() or os.urandom(16).hex(), traceparent.decode())
+        return cls(request_id.decode() or f"{_ours}{next(_numbers):016x}", traceparent.decode())
 
     @property
     def header(self) -> tuple[bytes, bytes]:

@@ -6,7 +6,7 @@ or a list of items; a task sees one item at a time, so that lists, order and nei
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True)
-class EncodedRow:
+class EncodedRow(msgspec.Struct, frozen=True, gc=False):
     """A row before it has an id; the fields are those of `messages.Row`."""
 
     length: int
@@ -38,8 +37,7 @@ class EncodedRow:
         return Row(row_id, self.length, self.tokens, self.types, self.kind, deadline, self.extra)
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(msgspec.Struct, frozen=True):
     """An item as rows, and what `decode` needs to know of it (offsets, the text, …)."""
 
     rows: list[EncodedRow]
@@ -207,13 +205,12 @@ class Task(ABC):
         """The answer to one item, plain data for JSON, from its rows in order."""
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """A parsed request: items in order, and whether the client sent a list."""
 
     items: list[Any]
     many: bool
-    parameters: Any = field(default_factory=NoParameters)
+    parameters: Any
 
 
 def probe_text(contract: Contract, length: int, kind: str = "", extra: bytes = b"") -> EncodedRow:

@@ -88,7 +88,7 @@ class FeatureExtraction(Task):
         kind = parameters.pooling or defaults.pooling
         if served.contract.processor.image:
             return Encoded([served.encoder.encode(item, kind)])
-        return Encoded([served.encoder.encode(item, parameters=parameters, kind=kind)[0]])
+        return Encoded([served.encoder.row(item, parameters=parameters, kind=kind)])
 
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
         """Pooled, in float32 on the device."""

@@ -40,7 +40,7 @@ class MultipleChoice(Task):
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
         """One row an ending."""
         return Encoded(
-            [served.encoder.encode(item.prompt, choice, parameters=parameters)[0] for choice in item.choices],
+            [served.encoder.row(item.prompt, choice, parameters=parameters) for choice in item.choices],
             item.choices,
         )
 

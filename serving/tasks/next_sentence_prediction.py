@@ -37,7 +37,7 @@ class NextSentencePrediction(Task):
 
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
         """One row a pair."""
-        return Encoded([served.encoder.encode(item.text, item.text_pair, parameters=parameters)[0]])
+        return Encoded([served.encoder.row(item.text, item.text_pair, parameters=parameters)])
 
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
         """The softmax's first part."""

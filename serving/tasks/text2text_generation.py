@@ -89,7 +89,7 @@ class Text2TextGeneration(Task):
         )
         if not item:
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
-        row, _ = served.encoder.encode(served.defaults.prefix + item, parameters=parameters, kind=kind)
+        row = served.encoder.row(served.defaults.prefix + item, parameters=parameters, kind=kind)
         return Encoded([row])
 
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:

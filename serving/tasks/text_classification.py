@@ -7,7 +7,6 @@ ranks: a query and texts give the texts' indices, best first.
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -71,7 +70,7 @@ def mark_ends(row: EncodedRow, contract: Contract) -> EncodedRow:
     ends = sum(row.tokens[start : start + 4] == end for start in range(0, len(row.tokens), 4))
     if not ends:
         raise Unprocessable("inputs has no end token after tokenizing, and this model reads its answer there")
-    return replace(row, kind=f"{row.kind}/{ends}")
+    return msgspec.structs.replace(row, kind=f"{row.kind}/{ends}")
 
 
 class TextClassification(Task):
@@ -118,7 +117,7 @@ class TextClassification(Task):
             if most != 1:
                 raise Unprocessable(f"texts are ranked by a model with one label, this one has {most}: send text")
         kind = parameters.function_to_apply or activation(contract)
-        rows = [served.encoder.encode(*pair, parameters=parameters, kind=kind)[0] for pair in pairs]
+        rows = [served.encoder.row(*pair, parameters=parameters, kind=kind) for pair in pairs]
         return Encoded([mark_ends(row, contract) for row in rows], None if isinstance(item, str) else item.texts)
 
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:

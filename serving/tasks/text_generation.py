@@ -46,7 +46,7 @@ class TextGeneration(Task):
         """One row a prompt; prompt and new tokens together fit the model."""
         count, kind = settle(parameters, served.defaults)
         most = max(1, served.contract.max_tokens - count)
-        return Encoded([served.encoder.encode(item, parameters=parameters, kind=kind, max_tokens=most)[0]], item)
+        return Encoded([served.encoder.row(item, parameters=parameters, kind=kind, max_tokens=most)], item)
 
     def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, numpy.ndarray[Any, Any]]:
         """Padded on the left."""

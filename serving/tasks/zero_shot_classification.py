@@ -77,9 +77,7 @@ class ZeroShotClassification(Task):
         template = parameters.hypothesis_template or served.defaults.hypothesis_template
         if "{}" not in template:
             raise Unprocessable(f"parameters.hypothesis_template {template!r} has no {{}} where the label goes")
-        rows = [
-            served.encoder.encode(item, template.replace("{}", label), parameters=parameters)[0] for label in labels
-        ]
+        rows = [served.encoder.row(item, template.replace("{}", label), parameters=parameters) for label in labels]
         return Encoded([mark_ends(row, served.contract) for row in rows], labels)
 
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:

@@ -1,6 +1,9 @@
+from typing import Any
+
 import pytest
 
-from serving.cost import fit
+from serving import cost as module
+from serving.cost import FRONT_SECONDS, choose_threads, fit
 
 
 def test_a_line_is_found_again_and_the_budget_is_the_smallest_near_the_peak() -> None:
@@ -23,3 +26,35 @@ def test_noise_never_makes_a_cost_negative() -> None:
     cost = fit([32, 64, 128], [0.003, 0.002, 0.001], longest=16)
     assert cost.fixed_seconds > 0
     assert cost.token_seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("row_seconds", "chosen"),
+    [
+        (FRONT_SECONDS / 4, 1),  # the fronts need the other core more
+        (FRONT_SECONDS * 50, 2),  # nothing matters but the forward pass
+    ],
+)
+def test_a_model_gets_the_threads_that_serve_fastest_beside_the_fronts(
+    monkeypatch, row_seconds: float, chosen: int
+) -> None:
+    threads = [2]
+
+    class Torch:
+        get_num_threads = staticmethod(lambda: threads[0])
+        set_num_threads = staticmethod(lambda count: threads.__setitem__(0, count))
+
+    class AnyModel:
+        class contract:
+            max_tokens = 128
+
+        class task:
+            probe = staticmethod(lambda contract, length: None)
+
+    def time(model: Any, row: Any, rows: int, clock: Any) -> float:
+        return rows * row_seconds / threads[0] * (1.0 + 0.1 * (threads[0] - 1))
+
+    monkeypatch.setattr(module, "torch", Torch)
+    monkeypatch.setattr(module, "_time", time)
+    assert choose_threads(AnyModel) == chosen  # type: ignore[arg-type]
+    assert threads == [chosen]

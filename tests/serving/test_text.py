@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -50,6 +53,18 @@ def test_rows_are_those_of_transformers_also_when_cut(text: str, pair: str | Non
         REFERENCE.truncation_side = side
         expected = REFERENCE(text, pair, truncation=True, max_length=32)["input_ids"]
         assert ids_of(text, pair, parameters=TextParameters(truncate=True, truncation_direction=side)) == expected
+
+
+@given(words, st.none() | words, st.booleans())
+@settings(deadline=None)
+def test_the_row_alone_is_the_row_that_comes_with_an_encoding(text: str, pair: str | None, cut: bool) -> None:
+    def outcome(encode: Callable[..., Any]) -> Any:
+        try:
+            return encode(text, pair, parameters=TextParameters(truncate=cut), kind="k")
+        except Unprocessable as error:
+            return error.message
+
+    assert outcome(ENCODER.row) == outcome(lambda *pair, **options: ENCODER.encode(*pair, **options)[0])
 
 
 def test_a_pair_carries_its_types_and_a_single_text_none() -> None:
