@@ -12,6 +12,7 @@ from serving.trail import Trail
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Header = tuple[bytes, bytes]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 JSON = (b"content-type", b"application/json")
@@ -49,18 +50,18 @@ async def client_left(receive: Receive) -> None:
         pass
 
 
-async def respond(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+async def respond(send: Send, status: int, body: bytes, headers: list[Header]) -> None:
     """A whole answer; `headers` is completed in place."""
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-async def refuse(send: Send, error: ServingError, trail: Trail) -> None:
-    """An error in the shape of the Hugging Face inference API."""
+async def refuse(send: Send, error: ServingError, trail: Trail, body: bytes) -> None:
+    """An error with its status; body: JSON in the protocol's own shape."""
     headers = [JSON, trail.header]
     if error.version is not None:
         headers.append((b"x-model-version", error.version.encode()))
     if error.retry_seconds is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_seconds))))
-    await respond(send, error.status, encode_json({"error": error.message, "error_type": error.reason}), headers)
+    await respond(send, error.status, body, headers)
