@@ -8,6 +8,7 @@ from monitoring.exposition import CONTENT_TYPE
 from serving.front import Front
 from serving.http import App, Receive, Scope, Send, respond
 from serving.protocols.huggingface import HuggingFace
+from serving.protocols.openai import OpenAI
 from serving.scrape import Scrape
 
 Handler = Callable[[list[str], Scope, Receive, Send], Awaitable[None]]
@@ -21,6 +22,7 @@ class DataPlane:
         self._scrape = Scrape(front)
         self._handlers: dict[str, Handler] = {
             "models": HuggingFace(front),
+            "v1": OpenAI(front),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -211,6 +211,7 @@ class Front:
         link = view.choose_link()
         rows = [row for item in encoded for row in item.rows]
         waiter = link.submit(rows, deadline)
+        stages.tokens = waiter.tokens
         if gone is not None:
             self._watched[waiter] = (link, gone, time.monotonic())
         try:

@@ -21,11 +21,15 @@ GATHER_SECONDS = 0.001
 
 
 class Waiter:
-    """A request that waits for its rows. `done` resolves to each row's arrays in order, or raises ServingError."""
+    """A request that waits for its rows. `done` resolves to each row's arrays in order, or raises ServingError.
 
-    def __init__(self, rows: int, deadline: float) -> None:
+    tokens: of its rows together.
+    """
+
+    def __init__(self, rows: int, deadline: float, tokens: int = 0) -> None:
         self.done: asyncio.Future[list[RowArrays]] = asyncio.get_running_loop().create_future()
         self.deadline = deadline
+        self.tokens = tokens
         self.forward_seconds = 0.0
         self.ids: list[int] = []
         self._arrays: list[RowArrays] = [()] * rows
@@ -82,7 +86,7 @@ class Link:
                 f"the queue is full ({self.outstanding_tokens:,} of {self.bound_tokens:,} tokens): try again later",
                 retry_seconds=seconds,
             )
-        waiter = Waiter(len(rows), deadline)
+        waiter = Waiter(len(rows), deadline, tokens)
         for index, encoded in enumerate(rows):
             self._next_id += 1
             row = encoded.to_row(self._next_id, deadline)

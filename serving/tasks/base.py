@@ -107,7 +107,7 @@ class Task(ABC):
     `parameters`. Defaults: msgspec Struct of the contract's own settings for the task. example: inputs that show the
     task, recorded at logging if the user gives none. takes_files: whether a body that is no
     JSON object is itself the one input.
-    item_hint: what to send, for who sent something else.
+    item_hint: what to send, for who sent something else. embeds: whether an answer is a vector of the input.
     """
 
     name: str
@@ -117,6 +117,7 @@ class Task(ABC):
     example: ClassVar[Sequence[Any]]
     example_parameters: ClassVar[Mapping[str, Any]] = {}
     takes_files: ClassVar[bool] = False
+    embeds: ClassVar[bool] = False
     item_hint: ClassVar[str] = "send text; the server tokenizes, pads and batches it itself"
 
     @property
