@@ -45,8 +45,8 @@ class Trail:
 class Stages:
     """When a request passed from stage to stage, on `time.perf_counter`'s clock; 0 for what was not reached.
 
-    forward_seconds: of the forward passes that its rows were in. tokens: of its rows, special ones included. items: the
-    request's inputs, once it is parsed.
+    forward_seconds: of the forward passes that its rows were in. tokens: of the inputs, special ones included; of one
+    that became several rows, of the first. items: the request's inputs, once it is parsed.
     """
 
     began: float = field(default_factory=time.perf_counter)
