@@ -8,6 +8,8 @@ from monitoring.exposition import CONTENT_TYPE
 from serving.front import Front
 from serving.http import App, Receive, Scope, Send, respond
 from serving.protocols.huggingface import HuggingFace
+from serving.protocols.kserve import KServe
+from serving.protocols.mlflow import Scoring
 from serving.protocols.openai import OpenAI
 from serving.scrape import Scrape
 
@@ -20,9 +22,14 @@ class DataPlane:
     def __init__(self, front: Front, inner: App) -> None:
         self._inner = inner
         self._scrape = Scrape(front)
+        scoring = Scoring(front)
         self._handlers: dict[str, Handler] = {
             "models": HuggingFace(front),
             "v1": OpenAI(front),
+            "v2": KServe(front),
+            "invocations": scoring,
+            "ping": scoring,
+            "version": scoring,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
