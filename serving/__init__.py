@@ -3,8 +3,10 @@
 settings, errors     what can be set, what can go wrong
 cli                  the command line
 service              the BentoML services: fronts and the manager
-app, http            HTTP: the data plane before BentoML's own routes
+plain, app, http     HTTP: a plain request's short way; the data plane before BentoML's own routes
+protocols/           one file a protocol: its routes, its bodies, the shape of its errors
 front, view, link    choose the version, encode, send rows to an engine, decode
+columns              tables and tensors of texts → inputs
 request              body ↔ checked request, answers ↔ answer
 text, tasks/         one file a task: encode and decode here, forward in the engine
 messages             what crosses between front and engine

@@ -21,7 +21,7 @@ import zmq
 
 from serving.lifeline import Lifeline
 from serving.logs import set_up_logging
-from serving.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, pack
+from serving.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, Written, pack
 from serving.priority import run_gently
 from serving.queue import Cost, Entry, Queue
 from serving.report import STOP_SIGNAL, EngineOrder, EngineReport, order_path, write_report
@@ -105,10 +105,20 @@ class Engine:
             self._reply(entry.client, Failure([entry.row.id], "deadline", "the deadline passed in the queue"))
 
     def _launch(self, batch: list[Entry]) -> None:
+        if self._model.task.generates:
+            for entry in batch:
+                self._write(entry)
+            return
         try:
             self._in_flight.append((batch, self._model.launch([entry.row for entry in batch])))
         except Exception as error:  # a model may raise anything; it must cost its own row only
             self._isolate(batch, error)
+
+    def _write(self, entry: Entry) -> None:
+        try:
+            self._reply(entry.client, Written(self._model.write([entry.row])))
+        except Exception as error:  # as above
+            self._isolate([entry], error)
 
     def _finish(self, batch: list[Entry], pending: "Pending") -> None:
         try:

@@ -19,13 +19,14 @@ from typing import Any
 import msgspec
 import zmq
 
-from serving.errors import ClientGone, EngineLost, NotReady, ServingError, UnknownModel
+from serving.errors import ClientGone, EngineLost, NotReady, ServingError, UnknownModel, Unprocessable
 from serving.lifeline import Lifeline
 from serving.link import Link, Waiter, deadline_in
 from serving.metering import FrontMeter, forget
 from serving.recorder import Recorder
 from serving.request import assemble
 from serving.settings import ServingSettings
+from serving.stream import TextStream
 from serving.table import FRONTS_LOCK, ModelEntry, Table, TableFile
 from serving.tasks.base import Encoded, Request, RowArrays, Task
 from serving.trail import Stages, Trail
@@ -72,6 +73,7 @@ class Front:
         self.table = Table()
         self._file = TableFile(settings.run)
         self._views: dict[tuple[str, str], View] = {}
+        self._writers: set[str] = set()
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
         self._watched: dict[Waiter, tuple[Link, Gone, float]] = {}
         self._watchers: dict[Waiter, asyncio.Task[None]] = {}
@@ -166,6 +168,84 @@ class Front:
             meter.end(protocol, status, stages, reason)
             self._recorder.record(trail, meter, protocol, status, reason, stages)
 
+    async def stream(
+        self,
+        name: str,
+        version: str | None,
+        read: Callable[[Task], Request],
+        *,
+        protocol: str,
+        gone: Gone | None = None,
+        trail: Trail | None = None,
+    ) -> TextStream:
+        """The texts of `name` (or `name@alias`) as they are written; the arguments are those of `answer`.
+
+        Returns once the rows are in the queue, and raises ServingError before. What happens later is raised by the
+        stream. It counts as a request until it is closed.
+        """
+        stages = Stages()
+        view: View | None = None
+        try:
+            view = self.find(name, version)
+            request = read(view.task)
+            if not view.task.generates:
+                raise Unprocessable(f"{view.model} does {view.task.name}: only tasks that write texts can stream")
+            stages.items = request.items
+            encoded = await self._encode(view, request)
+            stages.sent = time.perf_counter()
+            return self._open_stream(view, request, encoded, stages, protocol, gone, trail)
+        except ServingError as error:
+            if view is not None:
+                error.version = view.version
+            stages.ended = time.perf_counter()
+            meter = view.meter if view is not None else self._stranger(name)
+            meter.end(protocol, error.status, stages, error.reason)
+            self._recorder.record(trail, meter, protocol, error.status, error.reason, stages)
+            raise
+
+    def _open_stream(
+        self,
+        view: View,
+        request: Request,
+        encoded: list[Encoded],
+        stages: Stages,
+        protocol: str,
+        gone: Gone | None,
+        trail: Trail | None,
+    ) -> TextStream:
+        rows = [msgspec.structs.replace(row, streams=True) for item in encoded for row in item.rows]
+        stream = TextStream(
+            version=view.version,
+            stages=stages,
+            encoder=view.served.encoder,
+            stops=request.parameters.stop or (),
+            rows=len(rows),
+            prompt_tokens=sum(item.rows[0].length for item in encoded),
+            wait_seconds=self.settings.timeout_seconds,
+            before=[view.task.text_before(item.plan, request.parameters) for item in encoded for _ in item.rows],
+        )
+        link = view.choose_link()
+        waiter = link.submit(rows, deadline_in(self.settings.timeout_seconds), stream)
+        watcher = asyncio.create_task(self._watch(waiter, link, gone)) if gone is not None else None
+
+        def end(error: ServingError | None) -> None:
+            if watcher is not None:
+                watcher.cancel()
+            link.abandon(waiter, error or ClientGone("the stream was closed"))
+            stages.received = stages.ended = time.perf_counter()
+            status, reason = (200, "") if error is None else (error.status, error.reason)
+            view.meter.leave()
+            view.meter.end(protocol, status, stages, reason)
+            self._recorder.record(trail, view.meter, protocol, status, reason, stages)
+
+        stream.on_close = end
+        view.meter.begin()
+        return stream
+
+    def may_stream(self, name: str) -> bool:
+        """Whether `name` or `name@alias` writes texts, so that a request may ask for them piece by piece."""
+        return name.partition("@")[0] in self._writers
+
     def manager_silence_seconds(self) -> float:
         """Seconds since the manager's last sign of life; infinite before the first."""
         return self._file.silence_seconds()
@@ -196,6 +276,7 @@ class Front:
             request = call.read(view.task)
             call.stages.items = request.items
             encoded = await self._encode(view, request)
+            call.stages.tokens = sum(item.rows[0].length for item in encoded)
             call.stages.sent = time.perf_counter()
             link = view.choose_link()
             waiter = link.submit([row for item in encoded for row in item.rows], call.deadline)
@@ -327,6 +408,7 @@ class Front:
             self._close_links(view, keep={engine.address for engine in engines})
             if not view.links:
                 del self._views[key]
+        self._writers = {name for (name, _), view in self._views.items() if view.task.generates}
 
     def queue_limit(self, tokens_per_second: float, longest: int) -> int:
         """What an engine's queue takes in all, in tokens. longest: the longest row that its model takes."""

@@ -1,30 +1,44 @@
-"""What the generating tasks share: the request's settings, checked, and `generate`, which runs rows of one setting.
+"""What the generating tasks share on the front's side: the request's settings, checked, and the answer of a text.
 
-Rows with a seed are generated one by one, each from its own seed, so that the same seed gives the same text whatever
-else is in the batch.
+A text is a row; its settings travel in `Row.extra`. Settings that a request leaves open are the checkpoint's own
+(`generation_config.json`). The engine's side is `serving.decoding`.
 """
 
-import inspect
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, NoReturn, Self
 
 import msgspec
+import numpy
 
+from registry.contract import Contract
+from serving.detokenizer import TextReader
 from serving.errors import Unprocessable
-from serving.tasks.base import Batch, TextParameters
+from serving.messages import FINISHES, Part
+from serving.tasks.base import Batch, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text
 
-if TYPE_CHECKING:
-    import torch
+MOST_TEXTS = 16
+"""Texts that may be asked for one input; ours."""
+MOST_LOGPROBS = 20
+"""Likeliest tokens that may be asked for each place; as OpenAI has it."""
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0.0, le=100.0)]
 Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=MOST_TEXTS)]
+Top = Annotated[int, msgspec.Meta(ge=0, le=MOST_LOGPROBS)]
+Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class GenerationParameters(TextParameters, frozen=True):
     """max_new_tokens: at most this many; default: the contract's. do_sample: draw tokens, do not take the likeliest.
 
     temperature, top_k, top_p, seed: of the draw; any of them implies it. repetition_penalty: above 1 discourages.
+    stop: strings that end a text and do not show in it. n, num_return_sequences: texts for each input. logprobs,
+    top_n_tokens: how many of the likeliest tokens are told for each place, beside the one that was taken. details:
+    whether the answer tells tokens and why it ended. add_special_tokens: whether the tokenizer adds its own; a chat
+    template has them already.
     """
 
     max_new_tokens: Positive | None = None
@@ -33,7 +47,25 @@ class GenerationParameters(TextParameters, frozen=True):
     top_k: Positive | None = None
     top_p: Share | None = None
     repetition_penalty: PositiveNumber | None = None
-    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    seed: Seed | None = None
+    stop: Annotated[list[Stop], msgspec.Meta(max_length=16)] | None = None
+    n: Count | None = None
+    num_return_sequences: Count | None = None
+    logprobs: Top | None = None
+    top_n_tokens: Top | None = None
+    details: bool = False
+    add_special_tokens: bool = True
+
+    @property
+    def texts(self) -> int:
+        """How many texts an input gets."""
+        return self.n or self.num_return_sequences or 1
+
+    @property
+    def top(self) -> int | None:
+        """How many of the likeliest tokens are told; None for no scores at all."""
+        wanted = self.top_n_tokens if self.logprobs is None else self.logprobs
+        return 0 if wanted is None and self.details else wanted
 
 
 class GenerationDefaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -43,87 +75,187 @@ class GenerationDefaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True
     limit_new_tokens: Positive = 2048
 
 
-def settle(parameters: GenerationParameters, defaults: Any, **more: Any) -> tuple[int, str]:
-    """The number of new tokens, and the kind of the row: `generate`'s arguments as JSON. Raises Unprocessable.
+class Settings(msgspec.Struct, array_like=True, frozen=True):
+    """How one row is written; None leaves a setting to the checkpoint. top: of `GenerationParameters`."""
 
-    What is not said is left to the checkpoint's own generation_config.json.
-    """
+    max_new_tokens: int
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    top: int | None = None
+    num_beams: int | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | None = None
+
+    def pack(self) -> bytes:
+        """For `Row.extra`."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def unpack(cls, extra: bytes) -> Self:
+        """From `Row.extra`."""
+        return msgspec.msgpack.decode(extra, type=cls)
+
+
+class GeneratingTask(Task):
+    """A task whose rows are written token by token; the engine does it, not a forward pass of the task's own."""
+
+    generates = True
+    example_parameters: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 8, "do_sample": False}
+
+    def probe(self, contract: Contract, length: int) -> EncodedRow:
+        """A few tokens after a text, all of them `length` long."""
+        new = min(4, length - 1)
+        row = probe_text(contract, length - new, extra=Settings(max(1, new), do_sample=False).pack())
+        return msgspec.structs.replace(row, new_tokens=max(1, new))
+
+    def prepare(self, model: Any, contract: Contract) -> None:
+        """Finished rows are filled with the contract's padding; the request's number of tokens is the only limit."""
+        model.generation_config.pad_token_id = contract.processor.pad_token_id
+        model.generation_config.max_length = None
+
+    def forward(self, model: Any, batch: Batch) -> NoReturn:
+        """Never called."""
+        raise TypeError(f"{self.name} is written token by token: serving.decoding does it")
+
+
+def count_new_tokens(parameters: GenerationParameters, defaults: GenerationDefaults) -> int:
+    """The most tokens that the request lets a text have; raises Unprocessable past the contract's bound."""
     count = parameters.max_new_tokens or min(defaults.max_new_tokens, defaults.limit_new_tokens)
     if count > defaults.limit_new_tokens:
         raise Unprocessable(
             f"parameters.max_new_tokens is {count:,}, this model writes at most {defaults.limit_new_tokens:,} a request"
         )
-    names = ("temperature", "top_k", "top_p", "seed")
-    drawn = {name: value for name in names if (value := getattr(parameters, name)) is not None}
-    if drawn and parameters.do_sample is False:
-        raise Unprocessable(f"parameters.{next(iter(drawn))} needs do_sample: leave it out, or let do_sample be true")
-    settings = {"max_new_tokens": count, **drawn, **{name: value for name, value in more.items() if value is not None}}
-    if drawn or parameters.do_sample is not None:
-        settings["do_sample"] = bool(drawn) or parameters.do_sample
-    if parameters.repetition_penalty is not None:
-        settings["repetition_penalty"] = parameters.repetition_penalty
-    return count, msgspec.json.encode(settings, order="sorted").decode()
+    return count
 
 
-def prepare(model: Any, pad_token_id: int) -> None:
-    """Let finished rows be filled with the contract's padding."""
-    model.generation_config.pad_token_id = pad_token_id
-    model.generation_config.max_length = None  # the request's number of new tokens is the only limit
+def make_rows(row: EncodedRow, parameters: GenerationParameters, count: int, **search: Any) -> list[EncodedRow]:
+    """The rows of an input's texts: `row` with its settings, once for each. Raises Unprocessable.
 
-
-def generate(model: Any, batch: Batch) -> "torch.Tensor":
-    """The new tokens of each row, (rows, tokens) int32; after a row's end come padding tokens.
-
-    Rows that may not be padded for their neighbours' sake run in groups of their own.
+    search: `Settings` of a beam search. With a seed the texts have the seeds after it, one each.
     """
-    import torch
-
-    settings = msgspec.json.decode(batch.kind)
-    seed = settings.pop("seed", None)
-    written: dict[int, torch.Tensor] = {}
-    for group in _groups(model, batch, is_seeded=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
-        inputs = {"input_ids": batch.inputs["input_ids"][group], "attention_mask": batch.mask()[group]}
-        if len(group) < len(batch.lengths):
-            inputs = _without_padding(inputs)
-        written.update(zip(group, _generate(model, inputs, settings), strict=True))
-    return torch.nn.utils.rnn.pad_sequence(
-        [written[index] for index in range(len(batch.lengths))],
-        batch_first=True,
-        padding_value=model.generation_config.pad_token_id,
+    drawn = {name: getattr(parameters, name) for name in ("temperature", "top_k", "top_p", "seed")}
+    given = next((name for name, value in drawn.items() if value is not None), None)
+    if given and parameters.do_sample is False:
+        raise Unprocessable(f"parameters.{given} needs do_sample: leave it out, or let do_sample be true")
+    if None not in (parameters.n, parameters.num_return_sequences) and parameters.n != parameters.num_return_sequences:
+        raise Unprocessable("parameters.n and num_return_sequences are two names of one number: leave one out")
+    seed = drawn.pop("seed")
+    settings = Settings(
+        max_new_tokens=count,
+        do_sample=True if given else parameters.do_sample,
+        repetition_penalty=parameters.repetition_penalty,
+        stop=tuple(parameters.stop or ()),
+        top=parameters.top,
+        **drawn,
+        **search,
     )
+    rows = []
+    for index in range(parameters.texts):
+        own = settings if seed is None else msgspec.structs.replace(settings, seed=(seed + index) % 2**63)
+        rows.append(EncodedRow(row.length, row.tokens, kind=row.kind, extra=own.pack(), new_tokens=count))
+    return rows
 
 
-def read_texts(rows: Sequence[Any], encoder: Any) -> str:
-    """The text of an item's one row, without special tokens."""
-    return str(encoder.read(rows[0][0].tolist()))
+def to_arrays(part: Part) -> RowArrays:
+    """A whole text as a row's arrays, which `Text.read` reads: ids, scores, top ids, top scores, (finish,)."""
+    ids = numpy.frombuffer(part.tokens, dtype=numpy.int32)
+    shape = (len(ids), -1) if len(ids) else (0, 0)
+    return [
+        ids,
+        numpy.frombuffer(part.logprobs, dtype=numpy.float32),
+        numpy.frombuffer(part.top_ids, dtype=numpy.int32).reshape(shape),
+        numpy.frombuffer(part.top_logprobs, dtype=numpy.float32).reshape(shape),
+        numpy.asarray([FINISHES.index(part.finish) if part.finish else -1]),
+    ]
 
 
-def _generate(model: Any, inputs: dict[str, "torch.Tensor"], settings: dict[str, Any]) -> "torch.Tensor":
-    import torch
+@dataclass(frozen=True)
+class TokenScore:
+    """A token that was written. logprob: natural logarithm of its probability, before the request's settings change it.
 
-    written = model.generate(**inputs, **settings)
-    start = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
-    new: torch.Tensor = written[:, start:].to(torch.int32)
-    return new
-
-
-def _groups(model: Any, batch: Batch, *, is_seeded: bool) -> list[list[int]]:
-    """Indexes of rows that run together: all; or with a seed each by itself; or those of one length.
-
-    The last for a decoder that takes no `position_ids` (BART's, transformers 5.23): it counts the padding on the left.
+    top: (id, text, logprob) of the likeliest tokens at its place, best first. is_special: whether texts leave it out.
     """
-    rows = range(len(batch.lengths))
-    if is_seeded:
-        return [[index] for index in rows]
-    if model.config.is_encoder_decoder or "position_ids" in inspect.signature(model.forward).parameters:
-        return [list(rows)]
-    lengths = sorted(set(batch.lengths))
-    return [[index for index in rows if batch.lengths[index] == length] for length in lengths]
+
+    id: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...] = ()
+    is_special: bool = False
 
 
-def _without_padding(inputs: dict[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
-    """The columns in which any of the rows has a token."""
-    used = inputs["attention_mask"].bool().any(0)
-    return {name: tensor[:, used] for name, tensor in inputs.items()}
+@dataclass(frozen=True)
+class Text:
+    """One text, whole. finish: a word of `messages.FINISHES`. tokens: all that were written, empty without scores.
+
+    generated_tokens: how many were written, those of a stop string included.
+    """
+
+    text: str
+    finish: str
+    generated_tokens: int
+    tokens: tuple[TokenScore, ...]
+
+    @classmethod
+    def read(cls, arrays: RowArrays, stops: Sequence[str], encoder: Any) -> Self:
+        """From a row's arrays."""
+        ids = arrays[0].tolist()
+        text = TextReader(encoder, stops).push(ids, is_last=True)
+        return cls(text, FINISHES[int(arrays[4][0])], len(ids), read_scores(arrays, encoder))
+
+
+def read_scores(arrays: RowArrays, encoder: Any) -> tuple[TokenScore, ...]:
+    """The tokens of a row's arrays with their scores; empty where none were asked for."""
+    ids, scores, top_ids, top_scores = (array.tolist() for array in arrays[:4])
+    if not scores:
+        return ()
+    tops: list[list[int]] = top_ids or [[]] * len(ids)
+    found = []
+    for index, (token, score) in enumerate(zip(ids, scores, strict=True)):
+        top = tuple(
+            (other, encoder.read([other], skip_special_tokens=False), value)
+            for other, value in zip(tops[index], top_scores[index] if top_scores else [], strict=True)
+        )
+        text = encoder.read([token], skip_special_tokens=False)
+        found.append(TokenScore(token, text, score, top, is_special=not encoder.read([token])))
+    return tuple(found)
+
+
+def answer(rows: Sequence[RowArrays], parameters: Any, served: Served, field: str, before: str = "") -> list[Any]:
+    """An input's texts as the Hugging Face inference API has them: `[{field: text, "details": …}, …]`.
+
+    before: what stands before each text.
+    """
+    answers: list[dict[str, Any]] = []
+    for arrays in rows:
+        text = Text.read(arrays, parameters.stop or (), served.encoder)
+        answers.append({field: before + text.text})
+        if parameters.details:
+            answers[-1]["details"] = describe(text, parameters.seed)
+    return answers
+
+
+def describe(text: Text, seed: int | None) -> dict[str, Any]:
+    """The details of a text, as text-generation-inference has them."""
+    details: dict[str, Any] = {
+        "finish_reason": text.finish,
+        "generated_tokens": text.generated_tokens,
+        "seed": seed,
+        "prefill": [],
+        "tokens": [describe_token(token) for token in text.tokens],
+    }
+    if any(token.top for token in text.tokens):
+        details["top_tokens"] = [
+            [{"id": other, "text": word, "logprob": score, "special": False} for other, word, score in token.top]
+            for token in text.tokens
+        ]
+    return details
+
+
+def describe_token(token: TokenScore) -> dict[str, Any]:
+    """A token of the details."""
+    return {"id": token.id, "text": token.text, "logprob": token.logprob, "special": token.is_special}

@@ -12,9 +12,9 @@ from serving.trail import Trail
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Header = tuple[bytes, bytes]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
-Whole = tuple[int, bytes, Headers]
+Whole = tuple[int, bytes, list[Header]]
 """A whole answer: status, body, headers without its length."""
 
 JSON = (b"content-type", b"application/json")
@@ -52,23 +52,23 @@ async def client_left(receive: Receive) -> None:
         pass
 
 
-async def respond(send: Send, status: int, body: bytes, headers: Headers) -> None:
+async def respond(send: Send, status: int, body: bytes, headers: list[Header]) -> None:
     """A whole answer; `headers` is completed in place."""
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-async def refuse(send: Send, error: ServingError, trail: Trail) -> None:
-    """An error in the shape of the Hugging Face inference API."""
-    await respond(send, *refusal(error, trail))
+async def refuse(send: Send, error: ServingError, trail: Trail, body: bytes) -> None:
+    """An error with its status; body: JSON in the protocol's own shape."""
+    await respond(send, *refusal(error, trail, body))
 
 
-def refusal(error: ServingError, trail: Trail) -> Whole:
+def refusal(error: ServingError, trail: Trail, body: bytes) -> Whole:
     """The same as a whole answer."""
     headers = [JSON, trail.header]
     if error.version is not None:
         headers.append((b"x-model-version", error.version.encode()))
     if error.retry_seconds is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_seconds))))
-    return error.status, encode_json({"error": error.message, "error_type": error.reason}), headers
+    return error.status, body, headers

@@ -13,7 +13,9 @@ import numpy
 import zmq
 
 from serving.errors import DeadlineExceeded, EngineLost, Failed, QueueFull, ServingError, TooLarge
-from serving.messages import Cancel, Failure, FromEngine, Outputs, Row, Submit, unpack
+from serving.generation import to_arrays
+from serving.messages import Cancel, Failure, FromEngine, Outputs, Part, Row, Submit, Written, unpack
+from serving.stream import TextStream
 from serving.tasks.base import EncodedRow, RowArrays, Task
 
 GATHER_SECONDS = 0.001
@@ -39,10 +41,31 @@ class Waiter:
         if not self._missing and not self.done.done():
             self.done.set_result(self._arrays)
 
+    def take(self, index: int, part: Part) -> None:
+        """A row's text came, whole."""
+        self.put(index, to_arrays(part), part.forward_seconds)
+
     def fail(self, error: ServingError) -> None:
         """Nothing more comes."""
         if not self.done.done():
             self.done.set_exception(error)
+
+
+class StreamWaiter(Waiter):
+    """A request whose texts are handed on as they come. Its deadline is that of its first tokens."""
+
+    def __init__(self, stream: TextStream, deadline: float) -> None:
+        super().__init__(stream.rows, deadline)
+        self._stream = stream
+
+    def take(self, index: int, part: Part) -> None:
+        """Tokens of a row came."""
+        self.deadline = float("inf")
+        self._stream.put(index, part)
+
+    def fail(self, error: ServingError) -> None:
+        """Nothing more comes."""
+        self._stream.fail(error)
 
 
 class Link:
@@ -69,9 +92,12 @@ class Link:
         self._fd = int(self._socket.getsockopt(zmq.FD))
         self._loop.add_reader(self._fd, self._receive)
 
-    def submit(self, rows: Sequence[EncodedRow], deadline: float) -> Waiter:
-        """Send rows for a forward pass; all of them or none. Raises TooLarge or QueueFull."""
-        tokens = sum(row.length for row in rows)
+    def submit(self, rows: Sequence[EncodedRow], deadline: float, stream: TextStream | None = None) -> Waiter:
+        """Send rows for a forward pass; all of them or none. Raises TooLarge or QueueFull.
+
+        stream: takes the rows' tokens as they are written.
+        """
+        tokens = sum(row.length + row.new_tokens for row in rows)
         if tokens > self.bound_tokens:
             raise TooLarge(
                 f"the request has {tokens:,} tokens, the queue takes {self.bound_tokens:,}: send it in several requests"
@@ -82,7 +108,7 @@ class Link:
                 f"the queue is full ({self.outstanding_tokens:,} of {self.bound_tokens:,} tokens): try again later",
                 retry_seconds=seconds,
             )
-        waiter = Waiter(len(rows), deadline)
+        waiter = Waiter(len(rows), deadline) if stream is None else StreamWaiter(stream, deadline)
         for index, encoded in enumerate(rows):
             self._next_id += 1
             row = encoded.to_row(self._next_id, deadline)
@@ -152,6 +178,8 @@ class Link:
             message = self._decoder.decode(frame)
             if isinstance(message, Outputs):
                 self._deliver(message)
+            elif isinstance(message, Written):
+                self._hand_on(message)
             else:
                 self._fail(message)
             self._flush()  # the engine is free again
@@ -171,6 +199,12 @@ class Link:
             else:
                 waiter.put(position, own, message.forward_seconds)
 
+    def _hand_on(self, message: Written) -> None:
+        for part in message.parts:
+            found = self._returned(part.id) if part.finish else self._rows.get(part.id)
+            if found is not None:
+                found[0].take(found[1], part)
+
     def _fail(self, message: Failure) -> None:
         for row_id in message.ids:
             found = self._returned(row_id)
@@ -181,7 +215,7 @@ class Link:
     def _forget(self, row_id: int) -> tuple[Waiter, int, Row] | None:
         found = self._rows.pop(row_id, None)
         if found is not None:
-            self.outstanding_tokens -= found[2].length
+            self.outstanding_tokens -= found[2].tokens_in_all
         return found
 
     def _returned(self, row_id: int) -> tuple[Waiter, int, Row] | None:

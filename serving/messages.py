@@ -13,7 +13,8 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     id: chosen by the front, unique in its connection. length: number of tokens, special ones included; of an image,
     its patches. tokens: int32 bytes, 4 per token. types: int8 bytes, 1 per token, empty where all are 0. kind: rows of
     one kind share a batch; a task's own word. deadline: seconds of the machine's monotonic clock after which nobody
-    waits. extra: what else the task's `forward` needs of this row, in its own form.
+    waits. extra: what else the task's `forward` needs of this row, in its own form. new_tokens: the most that are
+    written after it. streams: whether they are sent as they come.
     """
 
     id: int
@@ -23,6 +24,13 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     kind: str
     deadline: float
     extra: bytes = b""
+    new_tokens: int = 0
+    streams: bool = False
+
+    @property
+    def tokens_in_all(self) -> int:
+        """What the row may come to, its new tokens included; the queue's bound counts it."""
+        return self.length + self.new_tokens
 
 
 class Submit(msgspec.Struct, array_like=True, tag=0):
@@ -59,6 +67,36 @@ class Outputs(msgspec.Struct, array_like=True, tag=0):
     last: bool = True
 
 
+class Part(msgspec.Struct, array_like=True, gc=False):
+    """Tokens that were written for a row: the newest ones of a stream, or all.
+
+    tokens: int32 bytes. finish: "" while more come, else a word of `FINISHES`. written: tokens of the row so far.
+    logprobs: float32 bytes, one a token, empty unless asked for. top_ids, top_logprobs: int32 and float32 bytes, the
+    likeliest tokens at each place, best first; as many as were asked for. forward_seconds: from the row's first forward
+    pass until now.
+    """
+
+    id: int
+    tokens: bytes
+    finish: str
+    written: int
+    logprobs: bytes = b""
+    top_ids: bytes = b""
+    top_logprobs: bytes = b""
+    forward_seconds: float = 0.0
+
+
+class Written(msgspec.Struct, array_like=True, tag=2):
+    """Parts of some rows, at most one a row."""
+
+    parts: list[Part]
+
+
+FINISHES = ("length", "eos_token", "stop_sequence")
+"""Why a text ended: it has all the tokens that it may have, the model ended it, or a stop string came. As in the
+Hugging Face inference API."""
+
+
 class Failure(msgspec.Struct, array_like=True, tag=1):
     """Rows that got no answer. reason: "failed", "deadline" or "stopping"."""
 
@@ -68,7 +106,7 @@ class Failure(msgspec.Struct, array_like=True, tag=1):
 
 
 ToEngine = Submit | Cancel
-FromEngine = Outputs | Failure
+FromEngine = Outputs | Failure | Written
 
 
 def pack(array: numpy.ndarray[Any, Any], indexes: Sequence[int]) -> Array:

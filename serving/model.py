@@ -16,7 +16,9 @@ from registry.checks import load_model
 from registry.contract import Contract
 from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
-from serving.messages import Row
+from serving.decoding.whole import write
+from serving.generation import to_arrays
+from serving.messages import Part, Row
 from serving.tasks import get_task
 from serving.tasks.base import Batch, RowArrays, Task
 
@@ -79,6 +81,7 @@ class Model:
             raise ContractError(problem)
         self._module = load_model(root / MODEL_FOLDER, contract.task, dtype=dtype).to(self.device)
         self.task.prepare(self._module, contract)
+        self.served = self.task.serve(root / MODEL_FOLDER, contract)
         self._is_cuda = self.device.type == "cuda"
 
     @torch.inference_mode()
@@ -96,8 +99,15 @@ class Model:
         event.record()
         return Pending(hosts, event, began)
 
+    @torch.inference_mode()
+    def write(self, rows: Sequence[Row]) -> list[Part]:
+        """The texts of rows of a task that generates, whole. Blocks."""
+        return [write(self._module, row, self.served.encoder) for row in rows]
+
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:
         """Forward and wait; the arrays of each row, cut to its length where they have tokens."""
+        if self.task.generates:
+            return [to_arrays(part) for part in self.write(rows)]
         arrays = self.launch(rows).wait()
         return [cut(arrays, index, row.length, self.task, row.kind) for index, row in enumerate(rows)]
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from registry.contract import Baseline, Contract
 from registry.flavor import read_contract
-from registry.layout import MODEL_FOLDER
 from serving.agreement import FLOAT32_TOLERANCE, LOW_PRECISION_TOLERANCE, find_difference
 from serving.baseline import BaselineCount
 from serving.model import Model
@@ -25,7 +24,7 @@ class Predictor:
     ) -> None:
         self.contract = contract or read_contract(root)
         self.model = Model(root, self.contract, device=device, dtype=dtype)
-        self._served = self.model.task.serve(root / MODEL_FOLDER, self.contract)
+        self._served = self.model.served
 
     def answer(self, inputs: Any, parameters: dict[str, Any] | None = None) -> Any:
         """The answer to a request; every item is a forward pass of its own. Raises ServingError."""

@@ -20,7 +20,7 @@ from serving.app import DataPlane
 from serving.errors import ServingError
 from serving.front import Front
 from serving.logs import set_up_logging
-from serving.protocol import serve_plainly
+from serving.plain import serve_plainly
 from serving.request import convert_request
 from serving.settings import ServingSettings
 from serving.trail import Trail
@@ -45,9 +45,8 @@ class FrontService(Service[Any]):
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """BentoML's hook: what the worker serves."""
-        plane = DataPlane(front(), super().to_asgi(is_main=is_main))
-        serve_plainly(plane)
-        return plane
+        serve_plainly(front())
+        return DataPlane(front(), super().to_asgi(is_main=is_main))
 
 
 @bentoml.service(name="headwaiter_manager", workers=1, **_QUIET)

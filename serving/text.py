@@ -95,11 +95,13 @@ class TextEncoder:
         parameters: TextParameters | None = None,
         kind: str = "",
         max_tokens: int | None = None,
+        special: bool = True,
     ) -> tuple[EncodedRow, Encoding]:
         """One row for a text or a pair of texts, special tokens included.
 
         parameters: whether an over-long text is cut to `max_tokens` (longest first of a pair; default: the model's),
-        and at which side; else it raises Unprocessable, as an empty one does.
+        and at which side; else it raises Unprocessable, as an empty one does. special: whether special tokens
+        are added.
         """
         if not text or pair == "":
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
@@ -111,11 +113,12 @@ class TextEncoder:
             text, pair = _cut(text, limit, direction), None if pair is None else _cut(pair, limit, direction)
         elif len(text) + len(pair or "") > limit:
             raise self._too_long(f"{len(text) + len(pair or ''):,} characters", most)
-        encoding = self._exact.encode(text, pair)
+        encoding = self._exact.encode(text, pair, add_special_tokens=special)
         if len(encoding) > most:
             if not truncate:
                 raise self._too_long(f"{len(encoding):,} tokens", most)
-            encoding = self._tokenizers.cutter(most, direction=direction).encode(text, pair)
+            cutter = self._tokenizers.cutter(most, direction=direction)
+            encoding = cutter.encode(text, pair, add_special_tokens=special)
         return self._row(encoding, kind, pair is not None), encoding
 
     def windows(

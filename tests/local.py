@@ -3,8 +3,8 @@
 import asyncio
 import os
 import threading
-from collections.abc import Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from serving.model import Model
 from serving.queue import Cost
 from serving.request import parse_body
 from serving.settings import ServingSettings
+from serving.stream import TextStream
 from serving.table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
 from tests.e2e.server import wait_until
 
@@ -58,6 +59,12 @@ class Local:
         return asyncio.run(self._ask(list(bodies)))
 
     async def _ask(self, bodies: list[Any]) -> list[Any]:
+        async with self.running() as front:
+            return await asyncio.gather(*(self.ask(front, body) for body in bodies))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Front]:
+        """A front of a running engine."""
         with self._engine() as address:
             front = Front(
                 ServingSettings(RegistrySettings(self._run, ""), (), self._run, os.getpid(), timeout_seconds=60)
@@ -67,17 +74,23 @@ class Local:
             while not front.is_ready():
                 await asyncio.sleep(0.01)
             try:
-                return await asyncio.gather(*(self._one(front, body) for body in bodies))
+                yield front
             finally:
                 await front.stop()
 
-    async def _one(self, front: Front, body: Any) -> Any:
+    async def ask(self, front: Front, body: Any) -> Any:
+        """The answer of one body, or its ServingError."""
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
         try:
             answer = await front.answer("m", None, partial(parse_body, data, max_rows=100), protocol="huggingface")
         except ServingError as error:
             return error
         return msgspec.json.decode(msgspec.json.encode(answer.value))
+
+    async def stream(self, front: Front, body: Any) -> TextStream:
+        """The texts of a body, as they are written; raises ServingError."""
+        read = partial(parse_body, msgspec.json.encode(body), max_rows=100)
+        return await front.stream("m", None, read, protocol="huggingface")
 
     @contextmanager
     def _engine(self) -> Any:

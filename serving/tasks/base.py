@@ -31,10 +31,13 @@ class EncodedRow(msgspec.Struct, frozen=True, gc=False):
     types: bytes = b""
     kind: str = ""
     extra: bytes = b""
+    new_tokens: int = 0
+    streams: bool = False
 
     def to_row(self, row_id: int, deadline: float) -> Row:
         """The row as it travels."""
-        return Row(row_id, self.length, self.tokens, self.types, self.kind, deadline, self.extra)
+        row = (row_id, self.length, self.tokens, self.types, self.kind, deadline, self.extra)
+        return Row(*row, self.new_tokens, self.streams)
 
 
 class Encoded(msgspec.Struct, frozen=True):
@@ -104,8 +107,9 @@ class Task(ABC):
     name: a row of `registry.heads.HEADS`. Item: msgspec type of one input. Parameters: msgspec Struct of the request's
     `parameters`. Defaults: msgspec Struct of the contract's own settings for the task. example: inputs that show the
     task, recorded at logging if the user gives none. takes_files: whether a body that is no
-    JSON object is itself the one input.
-    item_hint: what to send, for who sent something else.
+    JSON object is itself the one input. generates: whether rows go on being written, token by token; then an item's
+    rows are its texts, and `decode` gets what `serving.generation.Text.read` reads.
+    item_hint: what to send, for who sent something else. embeds: whether an answer is a vector of the input.
     """
 
     name: str
@@ -115,6 +119,8 @@ class Task(ABC):
     example: ClassVar[Sequence[Any]]
     example_parameters: ClassVar[Mapping[str, Any]] = {}
     takes_files: ClassVar[bool] = False
+    embeds: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
     item_hint: ClassVar[str] = "send text; the server tokenizes, pads and batches it itself"
 
     @property
@@ -187,6 +193,10 @@ class Task(ABC):
     def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
         """(label, score in 0..1) of each prediction in an item's answer, for metrics; empty for unlabelled tasks."""
         return ()
+
+    def text_before(self, plan: Any, parameters: Any) -> str:
+        """What stands before each text of an item, of a task that generates."""
+        return ""
 
     @abstractmethod
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:

@@ -7,24 +7,20 @@ contract puts before each text, which a checkpoint's `task_specific_params` may 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.generation import (
+    GeneratingTask,
     GenerationDefaults,
     GenerationParameters,
     Positive,
     PositiveNumber,
-    generate,
-    prepare,
-    read_texts,
-    settle,
+    answer,
+    count_new_tokens,
+    make_rows,
 )
-from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, probe_text
-
-if TYPE_CHECKING:
-    import torch
+from serving.tasks.base import Encoded, RowArrays, Served
 
 MAX_BEAMS = 16
 
@@ -46,8 +42,8 @@ class Defaults(GenerationDefaults, frozen=True):
     prefix: str = ""
 
 
-class Text2TextGeneration(Task):
-    """(rows, tokens) ids → (rows, new tokens) int32."""
+class Text2TextGeneration(GeneratingTask):
+    """Text → texts made from it."""
 
     Parameters = Parameters
     Defaults = Defaults
@@ -55,7 +51,6 @@ class Text2TextGeneration(Task):
         "The quick brown fox jumps over the lazy dog.",
         "It rained all day, so the match was put off until Monday.",
     )
-    example_parameters = {"max_new_tokens": 8, "do_sample": False}
 
     def __init__(self, name: str, field: str) -> None:
         self.name = name
@@ -68,37 +63,24 @@ class Text2TextGeneration(Task):
         prefix = ((specific or {}).get(self.name) or {}).get("prefix")
         return {"prefix": prefix} if isinstance(prefix, str) else {}
 
-    def probe(self, contract: Contract, length: int) -> EncodedRow:
-        """A few tokens made from a text."""
-        return probe_text(contract, length, '{"max_new_tokens":4,"do_sample":false}')
-
-    def prepare(self, model: Any, contract: Contract) -> None:
-        """Finished rows are filled with the contract's padding."""
-        prepare(model, contract.processor.pad_token_id)
-
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
-        """One row a text."""
+        """A row for each text that is made."""
         if parameters.num_beams is not None and parameters.num_beams > MAX_BEAMS:
             raise Unprocessable(f"parameters.num_beams is {parameters.num_beams}, at most {MAX_BEAMS} are searched")
-        _, kind = settle(
-            parameters,
-            served.defaults,
-            num_beams=parameters.num_beams,
-            length_penalty=parameters.length_penalty,
-            early_stopping=parameters.early_stopping,
-        )
+        if (parameters.num_beams or 1) > 1 and parameters.top is not None:
+            raise Unprocessable("parameters.logprobs and details are not known of beams: leave num_beams out")
         if not item:
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
-        row = served.encoder.row(served.defaults.prefix + item, parameters=parameters, kind=kind)
-        return Encoded([row])
-
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
-        """What was written."""
-        return (generate(model, batch),)
+        count = count_new_tokens(parameters, served.defaults)
+        row = served.encoder.row(
+            served.defaults.prefix + item, parameters=parameters, special=parameters.add_special_tokens
+        )
+        search = {name: getattr(parameters, name) for name in ("num_beams", "length_penalty", "early_stopping")}
+        return Encoded(make_rows(row, parameters, count, **search))
 
     def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
-        """`[{"generated_text": …}]`, or the field of the task that the model was logged for."""
-        return [{self._field: read_texts(rows, served.encoder)}]
+        """`[{"generated_text": …}, …]`, or the field of the task that the model was logged for."""
+        return answer(rows, parameters, served, self._field)
 
 
 TASKS = {

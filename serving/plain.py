@@ -12,24 +12,26 @@ from typing import ClassVar
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serving.app import DataPlane
-from serving.http import Headers
+from serving.front import Front
+from serving.http import Header
+from serving.protocols.huggingface import HuggingFace
 
 PLAIN_ROUTE = re.compile(rb"/models/([\w.@-]+)(?:/versions/(\w+))?")
 UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"}
 
 
-def serve_plainly(plane: DataPlane) -> None:
+def serve_plainly(front: Front) -> None:
     """Let uvicorn make its connections so; to be called before its configuration is loaded, as a worker's app is."""
-    PlainProtocol.plane = plane
-    HTTP_PROTOCOLS["auto"] = f"{PlainProtocol.__module__}:{PlainProtocol.__name__}"
+    PlainConnection.front, PlainConnection.protocol = front, HuggingFace(front)
+    HTTP_PROTOCOLS["auto"] = f"{PlainConnection.__module__}:{PlainConnection.__name__}"
 
 
-class PlainProtocol(HttpToolsProtocol):
-    """A connection. An `Exchange` stands where uvicorn (0.54) keeps its request's cycle."""
+class PlainConnection(HttpToolsProtocol):
+    """A connection. A `PlainRequest` stands where uvicorn (0.54) keeps its request's cycle."""
 
-    plane: ClassVar[DataPlane]
-    cycle: "Exchange"  # type: ignore[assignment]  # or uvicorn's own
+    front: ClassVar[Front]
+    protocol: ClassVar[HuggingFace]
+    cycle: "PlainRequest"  # type: ignore[assignment]  # or uvicorn's own
 
     def on_message_begin(self) -> None:
         """Parser: a request begins; the scope waits until it is known to be wanted."""
@@ -39,9 +41,9 @@ class PlainProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Parser: choose the way."""
-        exchange = self._plain_exchange()
-        if exchange is not None:
-            self.cycle = exchange
+        request = self._plain_request()
+        if request is not None:
+            self.cycle = request
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
@@ -49,7 +51,7 @@ class PlainProtocol(HttpToolsProtocol):
         self.headers.extend(headers)
         super().on_headers_complete()
 
-    def _plain_exchange(self) -> "Exchange | None":
+    def _plain_request(self) -> "PlainRequest | None":
         is_busy = self.cycle is not None and not self.cycle.response_complete
         if is_busy or self.parser.get_method() != b"POST" or self.root_path or self.limit_concurrency is not None:
             return None
@@ -62,19 +64,22 @@ class PlainProtocol(HttpToolsProtocol):
                 length = value
             elif name in UNUSUAL:
                 return None
-        if not length.isdigit() or int(length) > self.plane.max_body_bytes:
+        if not length.isdigit() or int(length) > self.front.settings.max_body_bytes:
             return None
-        return Exchange(self, *route.groups())
+        name, version = route.groups()
+        if self.front.may_stream(name.decode()):
+            return None
+        return PlainRequest(self, name.decode(), None if version is None else version.decode())
 
 
-class Exchange:
+class PlainRequest:
     """One plain request and its answer. uvicorn's protocol fills `body`, and calls `set` when something happened."""
 
     __slots__ = (
+        "_connection",
         "_has_begun",
         "_left",
         "_name",
-        "_protocol",
         "_version",
         "body",
         "disconnected",
@@ -84,19 +89,19 @@ class Exchange:
         "response_complete",
     )
 
-    def __init__(self, protocol: PlainProtocol, name: bytes, version: bytes | None) -> None:
-        self._protocol, self._name, self._version = protocol, name, version
+    def __init__(self, connection: PlainConnection, name: str, version: str | None) -> None:
+        self._connection, self._name, self._version = connection, name, version
         self._left: asyncio.Future[None] | None = None
         self._has_begun = False
-        self.headers: Headers = protocol.headers
-        self.keep_alive = protocol.parser.should_keep_alive()
+        self.headers: list[Header] = connection.headers
+        self.keep_alive = connection.parser.should_keep_alive()
         self.body = bytearray()
         self.more_body = True
         self.disconnected = False
         self.response_complete = False
 
     @property
-    def message_event(self) -> "Exchange":
+    def message_event(self) -> "PlainRequest":
         """What uvicorn sets."""
         return self
 
@@ -106,42 +111,41 @@ class Exchange:
             if self._left is not None and not self._left.done():
                 self._left.set_result(None)
         elif self.more_body:
-            self._protocol.flow.resume_reading()  # paused when much has come; here the body's bound is known
+            self._connection.flow.resume_reading()  # paused when much has come; here the body's bound is known
         elif not self._has_begun:
             self._has_begun = True
-            task = self._protocol.loop.create_task(self._answer())
-            self._protocol.tasks.add(task)
-            task.add_done_callback(self._protocol.tasks.discard)
+            task = self._connection.loop.create_task(self._answer())
+            self._connection.tasks.add(task)
+            task.add_done_callback(self._connection.tasks.discard)
 
     async def _answer(self) -> None:
-        protocol = self._protocol
-        version = None if self._version is None else self._version.decode()
+        connection = self._connection
         try:
-            status, body, headers = await protocol.plane.predict(
-                self._name.decode(), version, bytes(self.body), self.headers, self._until_left
+            status, body, headers = await connection.protocol.predict(
+                self._name, self._version, bytes(self.body), self.headers, self._until_left
             )
         except BaseException:  # the server stops
-            protocol.transport.close()
+            connection.transport.close()
             raise
-        if protocol.flow.write_paused and not self.disconnected:
-            await protocol.flow.drain()
+        if connection.flow.write_paused and not self.disconnected:
+            await connection.flow.drain()
         self.response_complete = True
         if self.disconnected:
             return
         lines = [STATUS_LINE[status]]
-        for name, value in (*protocol.server_state.default_headers, *headers):
+        for name, value in (*connection.server_state.default_headers, *headers):
             lines.append(b"%b: %b\r\n" % (name, value))
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         lines.append(b"content-length: %d\r\n\r\n" % len(body))
         lines.append(body)
-        protocol.transport.write(b"".join(lines))
+        connection.transport.write(b"".join(lines))
         if not self.keep_alive:
-            protocol.transport.close()
-        protocol.on_response_complete()
+            connection.transport.close()
+        connection.on_response_complete()
 
     async def _until_left(self) -> None:
-        self._left = self._protocol.loop.create_future()
+        self._left = self._connection.loop.create_future()
         if self.disconnected:
             return
         await self._left
