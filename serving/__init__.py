@@ -4,8 +4,11 @@ settings, errors     what can be set, what can go wrong
 cli                  the command line
 service              the BentoML services: fronts and the manager
 app, http            HTTP: the data plane before BentoML's own routes
+protocols/           one file a protocol: its routes, its bodies, the shape of its errors
 front, view, link    choose the version, encode, send rows to an engine, decode
+columns              tables and tensors of texts → inputs
 request              body ↔ checked request, answers ↔ answer
+chat                 messages → prompt, by the tokenizer's template
 text, tasks/         one file a task: encode and decode here, forward in the engine
 messages             what crosses between front and engine
 engine, queue        one process a version and device: queue, batch, forward, reply

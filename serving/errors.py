@@ -20,16 +20,18 @@ class ServingError(Exception):
     """Base class. status: HTTP status. reason: a short fixed word for metrics and clients.
 
     retry_seconds: after which to try again, or None. version: of the model that was asked, once one was chosen.
+    field: of the request, where the protocol tells it apart from the message, or "".
     """
 
     status: ClassVar[int] = 500
     reason: ClassVar[str] = "failed"
 
-    def __init__(self, message: str, *, retry_seconds: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_seconds: float | None = None, field: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.retry_seconds = retry_seconds
         self.version: str | None = None
+        self.field = field
 
 
 class Malformed(ServingError):

@@ -282,6 +282,7 @@ class Front:
         request = read(view.task)
         stages.items = request.items
         encoded = await self._encode(view, request)
+        stages.tokens = sum(item.rows[0].length for item in encoded)
         stages.sent = time.perf_counter()
         link = view.choose_link()
         rows = [row for item in encoded for row in item.rows]

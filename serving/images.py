@@ -128,11 +128,13 @@ def _decode(text: str) -> bytes:
         head, comma, text = text.partition(",")
         if not comma or not head.endswith(";base64"):
             raise Unprocessable("inputs holds a data URL without base64: write data:image/png;base64,…")
-    elif text.startswith(("http://", "https://", "file:", "/")):
-        raise Unprocessable("inputs holds an address; this server fetches nothing: send the image itself, as base64")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
+        if text.startswith(("http://", "https://", "file:", "/")):  # only now: a JPEG's base64 begins with /9j/
+            raise Unprocessable(
+                "inputs holds an address; this server fetches nothing: send the image itself, as base64"
+            ) from error
         raise Unprocessable("inputs is not base64: send the file's bytes as the body, base64, or a data URL") from error
 
 

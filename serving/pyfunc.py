@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from registry.contract import Contract
+from serving.columns import to_inputs
 from serving.predictor import Predictor
 from serving.tasks import get_task
-
-TEXT_COLUMNS = ("inputs", "text")
+from serving.tasks.base import Task
 
 
 def load(root: Path) -> Predictor:
@@ -38,10 +38,10 @@ class PyFunc:
     def predict(self, model_input, params: dict[str, Any] | None = None) -> list[Any]:  # type: ignore[no-untyped-def]
         """One answer per input, in order.
 
-        model_input: a text, a list of the task's inputs, or a pandas DataFrame with a column `inputs` or `text` (and
-        `text_pair` for pairs), or with one column. params: the request's parameters.
+        model_input: a text, a list of the task's inputs, or a pandas DataFrame whose columns are read as
+        `serving.columns` says. params: the request's parameters.
         """
-        inputs = _to_inputs(model_input)
+        inputs = _to_inputs(model_input, self._predictor.model.task)
         return [self._predictor.answer([entry], params or None)[0] for entry in inputs]
 
 
@@ -50,11 +50,7 @@ def _load_pyfunc(path: str) -> PyFunc:
     return PyFunc(load(Path(path)))
 
 
-def _to_inputs(model_input: Any) -> list[Any]:
-    if not hasattr(model_input, "columns"):
-        return list(model_input) if isinstance(model_input, list | tuple) else [model_input]
-    names = [str(name) for name in model_input.columns]
-    if "text_pair" in names:
-        return [dict(record) for record in model_input[["text", "text_pair"]].to_dict("records")]
-    column = next((name for name in TEXT_COLUMNS if name in names), names[0])
-    return list(model_input[column])
+def _to_inputs(model_input: Any, task: Task) -> list[Any]:
+    if hasattr(model_input, "columns"):
+        return to_inputs({str(name): list(model_input[name]) for name in model_input.columns}, task)
+    return list(model_input) if isinstance(model_input, list | tuple) else [model_input]

@@ -45,7 +45,8 @@ class Trail:
 class Stages:
     """When a request passed from stage to stage, on `time.perf_counter`'s clock; 0 for what was not reached.
 
-    forward_seconds: of the forward passes that its rows were in. items: the request's inputs, once it is parsed.
+    forward_seconds: of the forward passes that its rows were in. tokens: of the inputs, special ones included; of one
+    that became several rows, of the first. items: the request's inputs, once it is parsed.
     """
 
     began: float = field(default_factory=time.perf_counter)
@@ -53,6 +54,7 @@ class Stages:
     received: float = 0.0
     ended: float = 0.0
     forward_seconds: float = 0.0
+    tokens: int = 0
     items: Sequence[Any] = ()
 
     def seconds(self) -> tuple[float, float, float, float]:

@@ -92,11 +92,13 @@ class Served:
     """What a task's front side may know of a version.
 
     encoder: its tokenizer; of an image task its image reader. defaults: the contract's, as the task's `Defaults`.
+    chat: its `ChatTemplate`, or None.
     """
 
     contract: Contract
     encoder: Any
     defaults: Any
+    chat: Any = None
 
 
 RowArrays = Sequence[numpy.ndarray[Any, Any]]
@@ -111,7 +113,7 @@ class Task(ABC):
     task, recorded at logging if the user gives none. takes_files: whether a body that is no
     JSON object is itself the one input. generates: whether rows go on being written, token by token; then an item's
     rows are its texts, and `decode` gets what `serving.generation.Text.read` reads.
-    item_hint: what to send, for who sent something else.
+    item_hint: what to send, for who sent something else. embeds: whether an answer is a vector of the input.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Task(ABC):
     example: ClassVar[Sequence[Any]]
     example_parameters: ClassVar[Mapping[str, Any]] = {}
     takes_files: ClassVar[bool] = False
+    embeds: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     item_hint: ClassVar[str] = "send text; the server tokenizes, pads and batches it itself"
 

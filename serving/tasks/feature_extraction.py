@@ -50,6 +50,7 @@ class FeatureExtraction(Task):
     name = "feature-extraction"
     Parameters = Parameters
     Defaults = Defaults
+    embeds = True
     example = ("A short text.", "Another text, with a few more words in it than the first one has.")
 
     def folder_settings(self, folder: Path) -> dict[str, Any]:

@@ -118,7 +118,9 @@ def test_image_classification(server: Server, client: Callable[[str], InferenceC
     expected = server.ask("image-classification", plain)
     assert server.ask("image-classification", f"data:image/png;base64,{plain}") == expected
     for kind in ("JPEG", "WEBP", "GIF", "BMP", "TIFF"):
-        assert server.post("image-classification", picture(kind=kind)).status_code == 200, kind
+        answer = server.post("image-classification", picture(kind=kind))
+        assert answer.status_code == 200, kind
+        assert server.ask("image-classification", base64.b64encode(picture(kind=kind)).decode()) == answer.json()
 
 
 def bomb() -> bytes:
