@@ -15,7 +15,7 @@ import zmq
 from registry.flavor import read_contract
 from registry.settings import RegistrySettings
 from serving import engine as engine_module
-from serving.engine import Engine
+from serving.engine import make_engine
 from serving.errors import ServingError
 from serving.front import Front
 from serving.messages import Row
@@ -98,7 +98,7 @@ class Local:
         socket = context.socket(zmq.ROUTER)
         address = f"ipc://{self._run}/engine.sock"
         socket.bind(address)
-        engine = Engine(self.model, COST, socket, EngineMeter("m", "1", self.contract.task))
+        engine = make_engine(self.model, COST, socket, EngineMeter("m", "1", self.contract.task))
         thread = threading.Thread(target=engine.run)
         thread.start()
         try:
