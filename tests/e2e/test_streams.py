@@ -1,6 +1,8 @@
 """Texts in the Hugging Face shape, whole and streamed, with its own client; and streams whose client leaves."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -156,3 +158,24 @@ def test_a_client_that_leaves_frees_its_place(server: Server, path: str, body: A
     wait_until(lambda: left() == before + 1, "the request is counted as left")
     for gauge in ("requests_in_progress", "running_rows", "queue_tokens"):
         wait_until(lambda gauge=gauge: server.sample(gauge, model="text-generation") == 0, f"{gauge} is 0")
+
+
+def test_an_engine_that_dies_ends_its_streams_with_an_error_in_each_protocols_shape(server: Server) -> None:
+    def stream(path: str, body: Any) -> list[Any]:
+        """Its events, while the engine is killed after the first one."""
+        (engine,) = server.describe("text-generation")["versions"]["1"]["engines"]
+        with server.http.stream("POST", path, json=body) as answer:
+            assert answer.status_code == 200
+            lines = answer.iter_lines()
+            first = next(lines)
+            os.kill(engine["pid"], signal.SIGKILL)
+            found = [json.loads(line.removeprefix("data: ")) for line in (first, *lines) if line]
+        wait_until(lambda: server.post("text-generation", {"inputs": "a"}).status_code == 200, "another engine answers")
+        return found
+
+    events = stream("/models/text-generation", {"inputs": PROMPT, "parameters": LONG, "stream": True})
+    assert (events[-1]["error_type"], events[-1].get("token")) == ("not_ready", None)
+    body = {"model": "text-generation", "prompt": PROMPT, "max_tokens": 280, "temperature": 0, "stream": True}
+    events = stream("/v1/completions", body)
+    assert events[-1]["error"]["type"] == "server_error"
+    assert "engine stopped" in events[-1]["error"]["message"]
