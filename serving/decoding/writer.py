@@ -92,6 +92,7 @@ class Writer:
         sampler = Sampler(self._decoder.module, settings, row)
         insort(self._waiting, Entry(client, row, now, settings, self._ends, sampler, reader), key=_due)
 
+    @torch.inference_mode()
     def cancel(self, client: bytes, ids: Sequence[int]) -> int:
         """Drop a client's rows, waiting or running; returns how many there were."""
         wanted = set(ids)
@@ -111,6 +112,7 @@ class Writer:
         replies, self._replies = self._replies, []
         return replies
 
+    @torch.inference_mode()
     def take_all(self, message: str) -> list[Reply]:
         """Drop all rows; a failure for each, with what was not told yet."""
         for entry in self._drop(lambda _: True):
