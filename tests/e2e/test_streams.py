@@ -87,7 +87,11 @@ def test_summarization_and_translation_are_whole_texts_and_stream_too(
     summary = client("summarization").summarization("the quick fox", generate_parameters=generate_parameters)
     body = {"inputs": "the quick fox", "parameters": generate_parameters, "stream": True}
     assert events_of(server.post("summarization", body))[-1]["generated_text"] == summary.summary_text
-    assert client("summarization").summarization("the quick fox").summary_text is not None
+    assert len(server.ask("summarization", "the quick fox", **generate_parameters)[0]["summary_text"]) > 0
+    long = "the quick brown fox " * 200
+    assert client("translation").translation(long, truncation="longest_first").translation_text is not None
+    refused = server.post("translation", {"inputs": "a", "parameters": {"generate_parameters": {"top_k": 0}}})
+    assert (refused.status_code, "generate_parameters: Expected `int` >= 1" in refused.text) == (422, True)
 
 
 def test_a_stream_has_the_headers_of_events_and_no_end_mark_of_openai(server: Server) -> None:
