@@ -8,9 +8,13 @@ protocols/           one file a protocol: its routes, its bodies, the shape of i
 front, view, link    choose the version, encode, send rows to an engine, decode
 columns              tables and tensors of texts → inputs
 request              body ↔ checked request, answers ↔ answer
+chat                 messages → prompt, by the tokenizer's template
 text, tasks/         one file a task: encode and decode here, forward in the engine
 messages             what crosses between front and engine
 engine, queue        one process a version and device: queue, batch, forward, reply
+writing, decoding/   the same where texts are written: rows join, take steps, leave
+generation, stream   the settings of texts, and texts whole or as they come
+detokenizer          token ids as they come → text as it goes out
 loading, model       load, check and measure; rows → padded batch → small arrays
 cost                 what a forward pass costs, and the token budget
 predictor, pyfunc    the same model in this process, for checks and for MLflow

@@ -22,10 +22,10 @@ class DataPlane:
     def __init__(self, front: Front, inner: App) -> None:
         self._inner = inner
         self._scrape = Scrape(front)
-        scoring = Scoring(front)
+        openai, scoring = OpenAI(front), Scoring(front)
         self._handlers: dict[str, Handler] = {
-            "models": HuggingFace(front),
-            "v1": OpenAI(front),
+            "models": HuggingFace(front, openai),
+            "v1": openai,
             "v2": KServe(front),
             "invocations": scoring,
             "ping": scoring,

@@ -10,6 +10,8 @@ UNFINISHED = "\ufffd"
 """What a decoder writes for bytes that are no character, or not yet."""
 MOST_UNFINISHED = 3
 """A character has at most 4 bytes, so at most this many places at the end may still become one."""
+PATIENCE_TOKENS = 8
+"""Some decoders spoil a whole run of bytes while its end lacks some; so long they are waited for. Ours."""
 
 
 class Detokenizer:
@@ -29,7 +31,9 @@ class Detokenizer:
         """The text that these tokens complete; may be empty."""
         self._newest.extend(ids)
         text = self._read()
-        held = min(MOST_UNFINISHED, len(text) - len(text.rstrip(UNFINISHED)))
+        held = len(text) - len(text.rstrip(UNFINISHED))
+        if len(self._newest) > PATIENCE_TOKENS:
+            held = min(held, MOST_UNFINISHED)
         new = text[self._given : len(text) - held]
         self._given = max(self._given, len(text) - held)
         if new and not held:

@@ -21,8 +21,8 @@ import zmq
 
 from serving.lifeline import Lifeline
 from serving.logs import set_up_logging
-from serving.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, Written, pack
-from serving.priority import run_gently
+from serving.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, pack
+from serving.priority import give_way, run_gently
 from serving.queue import Cost, Entry, Queue
 from serving.report import STOP_SIGNAL, EngineOrder, EngineReport, order_path, write_report
 
@@ -51,7 +51,7 @@ class Engine:
         self._cost = cost
         self._socket = socket
         self._meter = meter
-        self._queue = Queue()
+        self._queue: Any = Queue()
         self._in_flight: deque[tuple[list[Entry], Pending]] = deque()
         self._depth = 2 if model.device.type == "cuda" else 1
         self._decoder = msgspec.msgpack.Decoder(ToEngine)
@@ -105,20 +105,10 @@ class Engine:
             self._reply(entry.client, Failure([entry.row.id], "deadline", "the deadline passed in the queue"))
 
     def _launch(self, batch: list[Entry]) -> None:
-        if self._model.task.generates:
-            for entry in batch:
-                self._write(entry)
-            return
         try:
             self._in_flight.append((batch, self._model.launch([entry.row for entry in batch])))
         except Exception as error:  # a model may raise anything; it must cost its own row only
             self._isolate(batch, error)
-
-    def _write(self, entry: Entry) -> None:
-        try:
-            self._reply(entry.client, Written(self._model.write([entry.row])))
-        except Exception as error:  # as above
-            self._isolate([entry], error)
 
     def _finish(self, batch: list[Entry], pending: "Pending") -> None:
         try:
@@ -185,6 +175,15 @@ class Lease:
         os._exit(0)
 
 
+def make_engine(model: "Model", cost: Cost, socket: "zmq.Socket[bytes]", meter: "EngineMeter") -> Engine:
+    """The engine of the model's task."""
+    if not model.task.generates:
+        return Engine(model, cost, socket, meter)
+    from serving.writing import WritingEngine
+
+    return WritingEngine(model, cost, socket, meter)
+
+
 def _load(order: EngineOrder) -> "Loaded":
     from serving.loading import load_engine
 
@@ -210,12 +209,14 @@ def main(path: str) -> None:
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.bind(order.address)
-    engine = Engine(loaded.model, loaded.cost, socket, loaded.meter)
+    engine = make_engine(loaded.model, loaded.cost, socket, loaded.meter)
     signal.signal(STOP_SIGNAL, lambda *_: engine.stop())
     lease.on_end(engine.stop)
     # A supervisor signals the whole tree at once; the fronts' accepted requests need the engine until the manager says.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if loaded.model.task.generates and loaded.model.device.type == "cpu":
+        give_way()
     write_report(report, loaded.report)
     engine.run()
     context.destroy(linger=1000)

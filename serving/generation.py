@@ -22,6 +22,9 @@ MOST_TEXTS = 16
 MOST_LOGPROBS = 20
 """Likeliest tokens that may be asked for each place; as OpenAI has it."""
 
+PROBE_TOKENS = 16
+"""New tokens of a measured row; ours."""
+
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0.0, le=100.0)]
 Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
@@ -108,8 +111,8 @@ class GeneratingTask(Task):
     example_parameters: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 8, "do_sample": False}
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
-        """A few tokens after a text, all of them `length` long."""
-        new = min(4, length - 1)
+        """A text and some tokens after it, `length` together."""
+        new = min(PROBE_TOKENS, length // 2)
         row = probe_text(contract, length - new, extra=Settings(max(1, new), do_sample=False).pack())
         return msgspec.structs.replace(row, new_tokens=max(1, new))
 

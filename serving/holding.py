@@ -10,6 +10,7 @@ from registry.contract import Contract
 from serving.lifecycle import State, check_transition
 from serving.process import EngineProcess
 from serving.table import EngineEntry, VersionEntry
+from serving.tasks import get_task
 
 Fetched = tuple[Path, Contract]
 """The verified artifact's folder and its contract."""
@@ -19,6 +20,10 @@ StartEngines = Callable[[str, str, Path], list[EngineProcess]]
 
 MEMORY_STEP_BYTES = 1 << 20
 """Memory is shown in whole MiB, so that the table does not change all the time."""
+
+
+WRITING_SECONDS = 600.0
+"""How long an engine that writes texts may take to finish them; ours."""
 
 
 @dataclass
@@ -88,9 +93,13 @@ class Holding:
         return ["failed"]
 
     def drain(self, now: float, seconds: float) -> None:
-        """Take no new requests; the engines leave once what they have is answered, at most `seconds` later."""
+        """Take no new requests; the engines leave once what they have is answered, at most `seconds` later.
+
+        Streams have no deadline once they have begun; so an engine that writes texts has longer.
+        """
         self._become("draining")
-        self.drain_until = now + seconds
+        writes = self.contract is not None and get_task(self.contract.task).generates
+        self.drain_until = now + (max(seconds, WRITING_SECONDS) if writes else seconds)
         if self.fetching is not None:
             self.fetching.cancel()
         for engine in self.engines:

@@ -1,7 +1,8 @@
 """HTTP for every protocol that the data plane speaks: read a body, answer, refuse. ASGI; no routes here."""
 
+import asyncio
 import math
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 import msgspec
@@ -18,6 +19,11 @@ Whole = tuple[int, bytes, list[Header]]
 """A whole answer: status, body, headers without its length."""
 
 JSON = (b"content-type", b"application/json")
+EVENTS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
 encode_json = msgspec.json.Encoder().encode
 
 
@@ -72,3 +78,30 @@ def refusal(error: ServingError, trail: Trail, body: bytes) -> Whole:
     if error.retry_seconds is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_seconds))))
     return error.status, body, headers
+
+
+class Events:
+    """An answer of server-sent events (WHATWG HTML, 9.2). limit_seconds: how long a client may read nothing."""
+
+    def __init__(self, send: Send, limit_seconds: float) -> None:
+        self._send = send
+        self._limit_seconds = limit_seconds
+
+    async def begin(self, headers: Iterable[Header]) -> None:
+        """The status line; from now on errors are events."""
+        await self._send({"type": "http.response.start", "status": 200, "headers": [*EVENTS, *headers]})
+
+    async def tell(self, data: bytes) -> None:
+        """One event; data: a line. Raises ClientGone when the client has read nothing for too long."""
+        await self._write(b"data: " + data + b"\n\n", more=True)
+
+    async def end(self) -> None:
+        """Nothing more comes."""
+        await self._write(b"", more=False)
+
+    async def _write(self, body: bytes, *, more: bool) -> None:
+        try:
+            async with asyncio.timeout(self._limit_seconds):
+                await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError as error:
+            raise ClientGone("the client does not read its stream") from error

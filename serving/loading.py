@@ -40,7 +40,7 @@ def load_engine(order: EngineOrder) -> Loaded:
     device = choose_device(order.device)
     notes = []
     for dtype in choose_dtypes(device, contract.dtype, order.dtype):
-        predictor = Predictor(root, contract, device=device, dtype=dtype)
+        predictor = Predictor(root, contract, device=device, dtype=dtype, cache_bytes=order.cache_bytes)
         difference = predictor.find_difference()
         if difference is None:
             break

@@ -210,6 +210,7 @@ class Manager:
                 threads=self.settings.threads,
                 server=self.settings.server,
                 gently=any(self._ledger.live.values()),
+                cache_bytes=self.settings.cache_bytes,
             )
             engines.append(self._engine(order))
             engines[-1].start()

@@ -6,9 +6,11 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy
 import torch
 
@@ -16,11 +18,14 @@ from registry.checks import load_model
 from registry.contract import Contract
 from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
-from serving.decoding.whole import write
+from serving.errors import Failed
 from serving.generation import to_arrays
-from serving.messages import Part, Row
+from serving.messages import Failure, Part, Row
 from serving.tasks import get_task
 from serving.tasks.base import Batch, RowArrays, Task
+
+if TYPE_CHECKING:
+    from serving.decoding.writer import Writer
 
 
 def choose_device(wanted: str) -> str:
@@ -70,10 +75,15 @@ class Pending:
 class Model:
     """The head of one version, in eval mode, on one device. Not for use from several threads."""
 
-    def __init__(self, root: Path, contract: Contract, *, device: str = "cpu", dtype: str = "float32") -> None:
-        """root: the artifact's folder, verified. Blocks while weights are read; raises HeadError or ArtifactError."""
+    def __init__(
+        self, root: Path, contract: Contract, *, device: str = "cpu", dtype: str = "float32", cache_bytes: int = 0
+    ) -> None:
+        """root: the artifact's folder, verified. cache_bytes: of a task that generates, for keys and values; 0 for a
+        default. Blocks while weights are read; raises HeadError or ArtifactError.
+        """
         self.task: Task = get_task(contract.task)
         self.contract = contract
+        self._cache_bytes = cache_bytes
         self.device = torch.device(device)
         self.dtype = dtype
         problem = self.task.problem(contract)
@@ -99,10 +109,24 @@ class Model:
         event.record()
         return Pending(hosts, event, began)
 
-    @torch.inference_mode()
     def write(self, rows: Sequence[Row]) -> list[Part]:
         """The texts of rows of a task that generates, whole. Blocks."""
-        return [write(self._module, row, self.served.encoder) for row in rows]
+        writer, found = self.writer, dict[int, Part]()
+        for row in rows:
+            writer.add(b"", msgspec.structs.replace(row, deadline=float("inf"), streams=False), 0.0)
+        while writer:
+            for _, reply in writer.step():
+                if isinstance(reply, Failure):
+                    raise Failed(reply.message)
+                found[reply.id] = reply
+        return [found[row.id] for row in rows]
+
+    @cached_property
+    def writer(self) -> "Writer":
+        """What writes the rows, of a task that generates; raises EngineError where the model cannot be written with."""
+        from serving.decoding.making import make_writer
+
+        return make_writer(self._module, self.contract, self.served.encoder, self._cache_bytes)
 
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:
         """Forward and wait; the arrays of each row, cut to its length where they have tokens."""

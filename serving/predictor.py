@@ -20,10 +20,16 @@ class Predictor:
     """The artifact at `root`, loaded. Not for use from several threads."""
 
     def __init__(
-        self, root: Path, contract: Contract | None = None, *, device: str = "cpu", dtype: str = "float32"
+        self,
+        root: Path,
+        contract: Contract | None = None,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        cache_bytes: int = 0,
     ) -> None:
         self.contract = contract or read_contract(root)
-        self.model = Model(root, self.contract, device=device, dtype=dtype)
+        self.model = Model(root, self.contract, device=device, dtype=dtype, cache_bytes=cache_bytes)
         self._served = self.model.served
 
     def answer(self, inputs: Any, parameters: dict[str, Any] | None = None) -> Any:

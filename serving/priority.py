@@ -8,10 +8,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 LOADING_NICENESS = 10
 """Of a loading thread: against a busy serving thread it gets about 10 % of a core, an idle core it gets whole."""
+
+WRITING_NICENESS = 5
+"""Of an engine that writes texts on a CPU: it is always busy, others are for moments. Against a busy one of them it
+gets a quarter of a core, an idle core it gets whole."""
 
 Result = TypeVar("Result")
 
@@ -20,6 +25,13 @@ def lower_priority() -> None:
     """Give the calling thread, and those that it starts, the priority of loading. Elsewhere than on Linux: nothing."""
     with suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICENESS)
+
+
+def give_way() -> None:
+    """Give all threads of this process, and those that they start, the priority of writing. Only on Linux."""
+    with suppress(OSError, AttributeError):
+        for thread in Path("/proc/self/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), WRITING_NICENESS)
 
 
 def run_gently(work: Callable[[], Result]) -> Result:

@@ -15,7 +15,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     root: the verified artifact. device, dtype: as set, "auto" allowed. address: a ZeroMQ address to bind. report: the
     file to report to. threads: on a CPU, 0 for all cores. server: id of the server process, with which the engine ends.
-    gently: whether something is served already, which loading may not starve.
+    gently: whether something is served already, which loading may not starve. cache_bytes: of a task that generates.
     """
 
     model: str
@@ -28,6 +28,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     server: int
     gently: bool = False
+    cache_bytes: int = 0
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):

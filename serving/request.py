@@ -91,7 +91,10 @@ def _checked(form: Any, task: Task, max_rows: int) -> Request:
 def _parameters(form: Any, task: Task) -> Any:
     parameters = form.parameters if form.parameters is not None else task.Parameters()
     beside = {name: value for name in form.__struct_fields__[2:] if (value := getattr(form, name)) is not msgspec.UNSET}
-    return msgspec.structs.replace(parameters, **beside) if beside else parameters
+    try:
+        return msgspec.structs.replace(parameters, **beside) if beside else parameters
+    except ValueError as error:  # the rules that hold between parameters
+        raise Unprocessable(str(error)) from error
 
 
 def _check_unicode(item: Any) -> None:

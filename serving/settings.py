@@ -24,7 +24,8 @@ class ServingSettings:
     grace_seconds: how long the manager or all engines of a live model may be gone before liveness fails, and how long
     shutdown waits for accepted requests. load_seconds: how long a version may take to load. queue_tokens: bound of an
     engine's queue, 0 for what the engine computes in `queue_seconds`. max_body_bytes, max_rows: bounds of one request.
-    threads: of an engine on a CPU, 0 for all cores. slow_seconds: requests that take longer are logged. log_inputs:
+    threads: of an engine on a CPU, 0 for all cores. cache_bytes: of the keys and values of texts that one engine
+    writes, 0 for a share of what is free. slow_seconds: requests that take longer are logged. log_inputs:
     whether logged requests show what was asked. run: folder of sockets and the routing table. server: id of the
     process that all others end with.
     """
@@ -50,6 +51,7 @@ class ServingSettings:
     max_body_bytes: int = 8 * 1024 * 1024
     max_rows: int = 1024
     threads: int = 0
+    cache_bytes: int = 0
     slow_seconds: float = 1.0
     log_inputs: bool = False
 
@@ -94,6 +96,7 @@ class ServingSettings:
             max_body_bytes=read.number("MAX_BODY_BYTES", int, cls.max_body_bytes, 1024, 2**31),
             max_rows=read.number("MAX_ROWS", int, cls.max_rows, 1, 10**6),
             threads=read.number("THREADS", int, cls.threads, 0, 1024),
+            cache_bytes=read.number("CACHE_BYTES", int, cls.cache_bytes, 0, 2**50),
             slow_seconds=read.number("SLOW_SECONDS", float, cls.slow_seconds, 0.001, 3600),
             log_inputs=read.choice("LOG_INPUTS", ("0", "1")) == "1",
         )

@@ -15,9 +15,9 @@ import zmq
 from registry.flavor import read_contract
 from registry.settings import RegistrySettings
 from serving import engine as engine_module
-from serving.engine import Engine
+from serving.engine import make_engine
 from serving.errors import ServingError
-from serving.front import Front
+from serving.front import Front, Gone
 from serving.messages import Row
 from serving.metering import EngineMeter
 from serving.model import Model
@@ -87,10 +87,10 @@ class Local:
             return error
         return msgspec.json.decode(msgspec.json.encode(answer.value))
 
-    async def stream(self, front: Front, body: Any) -> TextStream:
+    async def stream(self, front: Front, body: Any, gone: Gone | None = None) -> TextStream:
         """The texts of a body, as they are written; raises ServingError."""
         read = partial(parse_body, msgspec.json.encode(body), max_rows=100)
-        return await front.stream("m", None, read, protocol="huggingface")
+        return await front.stream("m", None, read, protocol="huggingface", gone=gone)
 
     @contextmanager
     def _engine(self) -> Any:
@@ -98,7 +98,7 @@ class Local:
         socket = context.socket(zmq.ROUTER)
         address = f"ipc://{self._run}/engine.sock"
         socket.bind(address)
-        engine = Engine(self.model, COST, socket, EngineMeter("m", "1", self.contract.task))
+        engine = make_engine(self.model, COST, socket, EngineMeter("m", "1", self.contract.task))
         thread = threading.Thread(target=engine.run)
         thread.start()
         try:

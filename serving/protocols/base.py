@@ -2,13 +2,26 @@
 
 import logging
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from serving.errors import Failed, ServingError, UnknownModel, WrongMethod
+from serving.errors import ClientGone, Failed, ServingError, UnknownModel, WrongMethod
 from serving.front import Answer, Front, Gone
-from serving.http import JSON, Header, Receive, Scope, Send, client_left, encode_json, read_body, refuse, respond
+from serving.http import (
+    JSON,
+    Events,
+    Header,
+    Receive,
+    Scope,
+    Send,
+    client_left,
+    encode_json,
+    read_body,
+    refuse,
+    respond,
+)
 from serving.trail import Stages, Trail
 
 logger = logging.getLogger("headwaiter.front")
@@ -16,13 +29,13 @@ logger = logging.getLogger("headwaiter.front")
 
 @dataclass(slots=True)
 class Exchange:
-    """One HTTP request and the way back. has_begun: whether the answer's status line has left."""
+    """One HTTP request and the way back. events: the answer, once it has begun and is a stream of them."""
 
     scope: Scope
     receive: Receive
     send: Send
     trail: Trail
-    has_begun: bool = False
+    events: Events | None = None
 
     @property
     def gone(self) -> Gone:
@@ -44,12 +57,18 @@ class Exchange:
 
     async def respond(self, body: bytes, *headers: Header, status: int = 200) -> None:
         """The whole answer."""
-        self.has_begun = True
         await respond(self.send, status, body, [*headers, self.trail.header])
 
     async def respond_json(self, value: Any, *headers: Header, status: int = 200) -> None:
         """The whole answer, as JSON."""
         await self.respond(encode_json(value), JSON, *headers, status=status)
+
+    async def begin_events(self, limit_seconds: float, *headers: Header) -> Events:
+        """The answer as server-sent events; limit_seconds: how long the client may read nothing."""
+        events = Events(self.send, limit_seconds)
+        await events.begin([*headers, self.trail.header])
+        self.events = events
+        return events
 
 
 class Protocol(ABC):
@@ -71,16 +90,20 @@ class Protocol(ABC):
 
     @abstractmethod
     async def route(self, parts: list[str], exchange: Exchange) -> None:
-        """Answer, or raise ServingError before the answer has begun."""
+        """Answer, or raise ServingError: before the answer has begun, or while it is a stream of events."""
 
     @abstractmethod
     def describe(self, error: ServingError) -> Any:
         """The body that tells of an error, plain data for JSON."""
 
     async def _refuse(self, exchange: Exchange, error: ServingError) -> None:
-        if exchange.has_begun:
-            raise error  # too late for a status: the server closes the connection, and so the client sees it broken
-        await refuse(exchange.send, error, exchange.trail, encode_json(self.describe(error)))
+        body = encode_json(self.describe(error))
+        if exchange.events is None:
+            await refuse(exchange.send, error, exchange.trail, body)
+        elif not isinstance(error, ClientGone):  # too late for a status: the last event tells
+            with suppress(ClientGone):
+                await exchange.events.tell(body)
+                await exchange.events.end()
 
 
 def as_error(raised: Exception, trail: Trail) -> ServingError:

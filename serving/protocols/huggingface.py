@@ -1,25 +1,34 @@
-"""`/models…`: the shape of the Hugging Face inference API, and what is served."""
+"""`/models…`: the shape of the Hugging Face inference API and of text-generation-inference, and what is served."""
 
 from functools import partial
 from typing import Any
 
-from serving.errors import ServingError, UnknownModel
-from serving.front import Gone
+from serving.errors import ServingError, UnknownModel, Unprocessable
+from serving.front import Front, Gone
+from serving.generation import describe_token
 from serving.http import JSON, Header, Whole, encode_json, refusal, respond
-from serving.protocols.base import Exchange, Protocol, as_error, headers_of, no_route
+from serving.protocols.base import Exchange, Protocol, as_error, headers_of, no_route, version_header
+from serving.protocols.forms import read_json
+from serving.protocols.openai import OpenAI
 from serving.request import parse_body
+from serving.stream import Piece
 from serving.table import describe_model
+from serving.tasks.base import Request, Task
 from serving.trail import Trail
 
 
 class HuggingFace(Protocol):
-    """`GET /models[/{name}]`, `POST /models/{name}[/versions/{version}]`."""
+    """`GET /models[/{name}]`, `POST /models/{name}[/versions/{version}]`; `/models/{name}/v1…` are OpenAI's routes."""
 
     name = "huggingface"
 
+    def __init__(self, front: Front, openai: OpenAI) -> None:
+        super().__init__(front)
+        self._openai = openai
+
     async def route(self, parts: list[str], exchange: Exchange) -> None:
         """By the parts after `models`."""
-        parts = parts[1:]
+        all_parts, parts = parts, parts[1:]
         method = exchange.scope["method"]
         if not parts:
             exchange.expect("GET")
@@ -29,6 +38,8 @@ class HuggingFace(Protocol):
         elif len(parts) == 1 or (len(parts) == 3 and parts[1] == "versions"):
             exchange.expect("POST")
             await self._predict(parts[0], parts[2] if len(parts) == 3 else None, exchange)
+        elif parts[1] == "v1":
+            await self._openai(all_parts, exchange.scope, exchange.receive, exchange.send)
         else:
             raise no_route("POST /models/{name} or /models/{name}/versions/{version}")
 
@@ -51,13 +62,19 @@ class HuggingFace(Protocol):
         """The answer of a POST that streams nothing. gone: returns when the client has left. Never raises."""
         trail = Trail.read(headers)
         try:
+            wants_stream, body = _take_stream(body)
+            if wants_stream:
+                raise Unprocessable(f"stream: {name} writes no texts, so nothing can be streamed; leave it out")
             return await self._whole(name, version, body, trail, gone)
         except Exception as raised:  # the edge, as for every protocol
             error = as_error(raised, trail)
             return refusal(error, trail, encode_json(self.describe(error)))
 
     async def _predict(self, name: str, version: str | None, exchange: Exchange) -> None:
-        body = await exchange.body(self.front.settings.max_body_bytes)
+        wants_stream, body = _take_stream(await exchange.body(self.front.settings.max_body_bytes))
+        if wants_stream:
+            await self._stream(name, version, body, exchange)
+            return
         whole = await self._whole(name, version, body, exchange.trail, exchange.gone)
         exchange.has_begun = True
         await respond(exchange.send, *whole)
@@ -73,3 +90,73 @@ class HuggingFace(Protocol):
             trail=trail,
         )
         return 200, answer.value, [JSON, *headers_of(answer), trail.header]
+
+    async def _stream(self, name: str, version: str | None, body: bytes, exchange: Exchange) -> None:
+        settings, seed = self.front.settings, None
+
+        def read(task: Task) -> Request:
+            nonlocal seed
+            request = parse_body(body, task, settings.max_rows)
+            if task.generates:
+                if request.many or request.parameters.texts > 1:
+                    raise Unprocessable("stream is of one text: send one input, and ask for one text")
+                seed = request.parameters.seed
+            return request
+
+        stream = await self.front.stream(
+            name, version, read, protocol=self.name, gone=exchange.gone, trail=exchange.trail
+        )
+        async with stream:
+            events = await exchange.begin_events(settings.timeout_seconds, version_header(stream.version))
+            whole, count, last_id = "", 0, 0
+            async for piece in stream:
+                whole += piece.text
+                last_id = piece.token_ids[-1] if piece.token_ids else last_id
+                tokens = _tokens(piece, last_id)
+                for place, token in enumerate(tokens, start=1):
+                    count += 1
+                    ended: dict[str, Any] = {"generated_text": None, "details": None}
+                    if piece.finish and place == len(tokens):
+                        details = {
+                            "finish_reason": piece.finish,
+                            "generated_tokens": piece.generated_tokens,
+                            "input_length": stream.prompt_tokens,
+                            "seed": seed,
+                        }
+                        ended = {"generated_text": whole, "details": details}
+                    await events.tell(encode_json({"index": count} | token | ended))
+            await events.end()
+
+
+def _tokens(piece: Piece, last_id: int) -> list[dict[str, Any]]:
+    """A piece as one event for each of its tokens, the text with the last; their texts together are the whole text.
+
+    An end that tells no token, because a stop string swallowed it, is an event with the last one that was told.
+    """
+    if not piece.token_ids and not piece.text and not piece.finish:
+        return []
+    found: list[dict[str, Any]] = [
+        {"token": {"id": token, "text": "", "logprob": None, "special": False}}
+        for token in piece.token_ids or (last_id,)
+    ]
+    for entry, score in zip(found, piece.logprobs, strict=False):
+        entry["token"] = describe_token(score) | {"text": ""}
+        if score.top:
+            entry["top_tokens"] = [
+                {"id": other, "text": text, "logprob": value, "special": False} for other, text, value in score.top
+            ]
+    found[-1]["token"]["text"] = piece.text
+    return found
+
+
+def _take_stream(body: bytes) -> tuple[bool, bytes]:
+    """Whether a body asks for a stream, and the body without that field."""
+    if b'"stream"' not in body:
+        return False, body
+    fields = read_json(body)
+    if "stream" not in fields:
+        return False, body
+    wanted = fields.pop("stream")
+    if not isinstance(wanted, bool | None):
+        raise Unprocessable(f"stream: expected true or false, got {type(wanted).__name__}")
+    return bool(wanted), encode_json(fields)

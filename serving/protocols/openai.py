@@ -2,10 +2,12 @@
 
 import re
 from typing import Any
+from typing import Protocol as TypingProtocol
 
 from serving.errors import ServingError
 from serving.front import Front
 from serving.protocols.base import Exchange, Protocol, no_route
+from serving.protocols.completions import Chat, Completions
 from serving.protocols.embeddings import Embeddings
 from serving.protocols.forms import named_model
 from serving.table import ModelEntry
@@ -14,21 +16,32 @@ ERROR_TYPES = {404: "not_found_error", 429: "rate_limit_error"}
 CODES = {"unknown_model": "model_not_found", "queue_full": "rate_limit_exceeded", "not_ready": "service_unavailable"}
 
 
+class Route(TypingProtocol):
+    """What answers a body. model: where the path names it, else None."""
+
+    async def answer(self, model: str | None, exchange: Exchange) -> None:
+        """Answer, or raise ServingError."""
+
+
 class OpenAI(Protocol):
-    """`/v1/models`, `/v1/embeddings`. A body's `model` is a name, `name@alias` or `name/version`."""
+    """`/v1/models`, `/v1/completions`, `/v1/chat/completions`, `/v1/embeddings`.
+
+    A body's `model` is a name, `name@alias` or `name/version`.
+    """
 
     name = "openai"
 
     def __init__(self, front: Front) -> None:
         super().__init__(front)
-        self._routes = {"embeddings": Embeddings(front)}
+        self._routes: dict[str, Route] = {
+            "completions": Completions(front),
+            "chat/completions": Chat(front),
+            "embeddings": Embeddings(front),
+        }
 
     async def route(self, parts: list[str], exchange: Exchange) -> None:
-        """By the parts after `v1`."""
-        await self.route_of(parts[1:], None, exchange)
-
-    async def route_of(self, parts: list[str], model: str | None, exchange: Exchange) -> None:
-        """The same below a path that names the model already, which then counts instead of the body's."""
+        """By the parts after `v1`; below `/models/{name}/v1` that name counts instead of the body's `model`."""
+        model, parts = (parts[1], parts[3:]) if parts[0] == "models" else (None, parts[1:])
         handler = self._routes.get("/".join(parts))
         if handler is not None:
             exchange.expect("POST")

@@ -90,11 +90,13 @@ class Served:
     """What a task's front side may know of a version.
 
     encoder: its tokenizer; of an image task its image reader. defaults: the contract's, as the task's `Defaults`.
+    chat: its `ChatTemplate`, or None.
     """
 
     contract: Contract
     encoder: Any
     defaults: Any
+    chat: Any = None
 
 
 RowArrays = Sequence[numpy.ndarray[Any, Any]]

@@ -7,7 +7,9 @@ contract puts before each text, which a checkpoint's `task_specific_params` may 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from serving.errors import Unprocessable
 from serving.generation import (
@@ -28,12 +30,32 @@ MAX_BEAMS = 16
 class Parameters(GenerationParameters, frozen=True):
     """num_beams: beams of a search, 1 for none. length_penalty: of beams, above 1 favours longer texts.
 
-    early_stopping: whether the search ends with the first `num_beams` finished texts.
+    early_stopping: whether the search ends with the first `num_beams` finished texts. generate_parameters, truncation,
+    clean_up_tokenization_spaces: as the Hugging Face client sends them; any settings, `truncate`, and false.
     """
 
     num_beams: Positive | None = None
     length_penalty: PositiveNumber | None = None
     early_stopping: bool | None = None
+    generate_parameters: dict[str, Any] | None = None
+    truncation: Literal["do_not_truncate", "longest_first", "only_first"] | None = None
+    clean_up_tokenization_spaces: bool | None = None
+
+    def __post_init__(self) -> None:
+        """What stands in the Hugging Face client's own places goes where the other settings are."""
+        if self.clean_up_tokenization_spaces:
+            raise ValueError("clean_up_tokenization_spaces is not done here: leave it out")
+        if self.truncation is not None:
+            msgspec.structs.force_setattr(self, "truncate", self.truncation != "do_not_truncate")
+        if self.generate_parameters:
+            if "generate_parameters" in self.generate_parameters:
+                raise ValueError("generate_parameters stands within itself")
+            try:
+                settings = msgspec.convert(self.generate_parameters, type(self))
+            except msgspec.ValidationError as error:
+                raise ValueError(f"generate_parameters: {str(error).replace(' - at `$.', ' - of `')}") from error
+            for name in self.generate_parameters:
+                msgspec.structs.force_setattr(self, name, getattr(settings, name))
 
 
 class Defaults(GenerationDefaults, frozen=True):

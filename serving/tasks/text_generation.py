@@ -1,8 +1,12 @@
 """text-generation: text that goes on from a prompt, greedily or drawn."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from registry.contract import Contract
+from serving.chat import ChatTemplate
 from serving.errors import Unprocessable
 from serving.generation import (
     GeneratingTask,
@@ -28,6 +32,10 @@ class TextGeneration(GeneratingTask):
     Parameters = Parameters
     Defaults = GenerationDefaults
     example = ("Once upon a time", "The quick brown fox jumps over the lazy dog, and then")
+
+    def serve(self, folder: Path, contract: Contract) -> Served:
+        """With the tokenizer's chat template."""
+        return replace(super().serve(folder, contract), chat=ChatTemplate.find(folder))
 
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
         """A row for each text. Without a number of new tokens there are as many as the model has room for."""

@@ -23,6 +23,11 @@ LOGGED = (
     ("names", "tokens", "token-classification", "float32"),
     ("embedder", "base", "feature-extraction", "float32"),
 )
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] not in ('system', 'user', 'assistant') %}"
+    "{{ raise_exception('no role ' + m['role']) }}{% endif %}{{ m['role'] }}: {{ m['content'] | trim }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 OF_TASKS = (
     # the model of this task, named like it: family
     ("zero-shot-classification", "bert"),
@@ -46,7 +51,24 @@ def family_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path], family_folders: dict[str, Path]) -> Path:
+def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small llama whose tokenizer has a chat template; the model `chat`."""
+    from transformers import AutoTokenizer
+
+    folder = build(tmp_path_factory.mktemp("chat"), "llama", "AutoModelForCausalLM")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def home(
+    tmp_path_factory: pytest.TempPathFactory,
+    models: dict[str, Path],
+    family_folders: dict[str, Path],
+    chat_folder: Path,
+) -> Path:
     """A registry with one live version of several models; one is made by the command line, the others by Python."""
     home = tmp_path_factory.mktemp("home")
     folder = str(models["base"])
@@ -58,6 +80,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path], fami
     versions = Versions(settings)
     folders = [(name, models[kind], task, dtype) for name, kind, task, dtype in LOGGED if name != "embedder"]
     folders += [(task, family_folders[task], task, "float32") for task, _ in OF_TASKS]
+    folders.append(("chat", chat_folder, "text-generation", "float32"))
     for name, checkpoint, task, dtype in folders:
         log_model(checkpoint, task=task, name=name, dtype=dtype, settings=settings)
         versions.promote(name, "1", why="the first one")
@@ -67,7 +90,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path], fami
 @pytest.fixture(scope="session")
 def server(home: Path) -> Iterator[Server]:
     """One server with all of them and two front workers."""
-    names = (*(name for name, *_ in LOGGED), *(task for task, _ in OF_TASKS))
+    names = (*(name for name, *_ in LOGGED), *(task for task, _ in OF_TASKS), "chat")
     # polling an embedded registry for many models takes processor time from the tests
     with Server(home, names, {"HEADWAITER_POLL_SECONDS": "2"}, ("--workers", "2")) as running:
         yield running

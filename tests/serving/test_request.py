@@ -84,3 +84,21 @@ def test_every_task_takes_its_own_example(name: str) -> None:
     assert len(request.items) == len(task.example)
     assert task.head.task == name
     assert isinstance(request.parameters, msgspec.Struct)
+
+
+@pytest.mark.parametrize("place", ["beside", "within"])
+def test_a_summarizer_takes_settings_where_the_hugging_face_client_puts_them(place: str) -> None:
+    def parsed(**given: Any) -> Any:
+        body = {"inputs": "a", **given} if place == "beside" else {"inputs": "a", "parameters": given}
+        return parse(body, get_task("summarization")).parameters
+
+    found = parsed(generate_parameters={"max_new_tokens": 8, "stop": ["."]}, truncation="longest_first", n=2)
+    assert (found.max_new_tokens, found.stop, found.truncate, found.n) == (8, ["."], True, 2)
+    for settings, words in (
+        ({"generate_parameters": {"top_k": 0}}, "generate_parameters: Expected `int` >= 1 - of `top_k`"),
+        ({"generate_parameters": {"generate_parameters": {}}}, "within itself"),
+        ({"generate_parameters": {"unheard": 1}}, "unknown field `unheard`"),
+        ({"clean_up_tokenization_spaces": True}, "leave it out"),
+    ):
+        with pytest.raises(Unprocessable, match=words):
+            parsed(**settings)

@@ -1,18 +1,21 @@
 """Streams through the real front and engine: what comes, how it ends, what a request may ask for."""
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from monitoring.merge import Merge
 from registry.cache import fetch
 from registry.flavor import log_model
 from registry.heads import get_head
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from serving.errors import ServingError, TooLarge, Unprocessable
+from serving.errors import ClientGone, EngineLost, Failed, ServingError, TooLarge, Unprocessable
+from serving.metering import instruments
 from serving.stream import Piece, TextStream
 from tests.families import build
 from tests.local import Local
@@ -140,3 +143,104 @@ def test_the_queue_counts_what_a_request_may_come_to(local: Local) -> None:
             assert link.outstanding_tokens == 0
 
     asyncio.run(ask())
+
+
+def counted(name: str) -> float:
+    """A metric of the model, now."""
+    values: list[float] = Merge(instruments().store.folder).read().get((name, ("m", "1", "text-generation")), [0.0])
+    return values[0]
+
+
+def test_a_client_that_leaves_frees_its_place_at_once(local: Local) -> None:
+    async def ask() -> None:
+        async with local.running() as front:
+            left = asyncio.Event()
+            before = counted("generated_tokens_total")
+            streams = [await local.stream(front, body(max_new_tokens=300, seed=seed)) for seed in (1, 2)]
+            streams.append(await local.stream(front, body(max_new_tokens=300, seed=3), gone=left.wait))
+            for stream in streams:
+                for _ in range(3):
+                    await anext(stream)
+            await streams[0].close()
+            left.set()
+            with pytest.raises(ClientGone):
+                async for _ in streams[2]:
+                    pass
+            await streams[1].close()
+            while counted("running_rows"):
+                await asyncio.sleep(0.001)
+            assert counted("generated_tokens_total") - before < 900
+            assert counted("cache_used_tokens") == 0
+            assert front.find("m", None).choose_link().outstanding_tokens == 0
+
+    asyncio.run(asyncio.wait_for(ask(), 60))
+
+
+def test_what_is_written_is_counted(local: Local) -> None:
+    names = ("prompt_tokens_total", "generated_tokens_total")
+    before = {name: counted(name) for name in names}
+    ((_, stream),) = run(local, body([PROMPT, "a dog"], max_new_tokens=9))
+    assert counted("generated_tokens_total") - before["generated_tokens_total"] == 18
+    assert counted("prompt_tokens_total") - before["prompt_tokens_total"] == stream.usage.prompt_tokens
+    assert counted("cache_limit_tokens") > 0
+    assert counted("time_to_first_token_seconds") > 0
+    assert counted("time_per_output_token_seconds") > 0
+
+
+def test_a_fault_in_the_middle_of_a_stream_ends_it_with_an_error_and_others_go_on(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = local.model.writer._decoder
+    step, seen = decoder.step, []
+
+    def fail(tokens: Any) -> Any:
+        seen.append(tokens)
+        if len(seen) == 4:
+            raise RuntimeError("a fault")
+        return step(tokens)
+
+    monkeypatch.setattr(decoder, "step", fail)
+
+    async def ask() -> None:
+        async with local.running() as front:
+            stream = await local.stream(front, body())
+            pieces = [await anext(stream) for _ in range(4)]
+            assert not any(piece.finish for piece in pieces)
+            with pytest.raises(Failed, match="failed on this input"):
+                await anext(stream)
+            assert len(await read(await local.stream(front, body()))) == 12
+
+    asyncio.run(asyncio.wait_for(ask(), 60))
+
+
+def test_an_engine_that_is_gone_ends_its_streams_with_an_error(local: Local) -> None:
+    async def ask() -> None:
+        async with local.running() as front:
+            stream = await local.stream(front, body(max_new_tokens=300))
+            await anext(stream)
+            front.find("m", None).choose_link().close()
+            with pytest.raises(EngineLost):
+                async for _ in stream:
+                    pass
+
+    asyncio.run(asyncio.wait_for(ask(), 60))
+
+
+def test_an_engine_whose_model_does_not_work_any_more_tells_everybody_and_ends(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(local.model.writer._decoder, "step", broken)
+    monkeypatch.setattr(local.model.writer, "_verify", broken)
+    ended: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", ended.append)
+
+    async def ask() -> list[Any]:
+        async with local.running() as front:
+            return await asyncio.gather(*(local.ask(front, body()) for _ in range(3)))
+
+    answers = asyncio.run(asyncio.wait_for(ask(), 60))
+    assert [type(answer) for answer in answers] == [Failed] * 3
+    assert [str(each.exc_value) for each in ended] == ["the device is gone"]

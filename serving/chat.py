@@ -1,0 +1,118 @@
+"""Messages of a chat → the prompt that the model was trained on: the tokenizer's own template, without transformers.
+
+The environment is that of transformers' `render_jinja_template` (5.23): templates come with a checkpoint, so they run
+in Jinja's immutable sandbox and see plain data only.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from serving.errors import Unprocessable
+
+SPECIAL_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+
+
+class ChatTemplate:
+    """A version's template. special: its special tokens by name, which templates read. Raises jinja2.TemplateError."""
+
+    def __init__(self, source: str, special: Mapping[str, str]) -> None:
+        self._template = _environment().from_string(source)
+        self._special = dict(special)
+
+    @classmethod
+    def find(cls, folder: Path) -> Self | None:
+        """The template in a `save_pretrained` folder, the default one of several; None where there is none."""
+        settings = _read(folder / "tokenizer_config.json")
+        path = folder / "chat_template.jinja"
+        source = path.read_text(encoding="utf-8") if path.is_file() else _default(settings.get("chat_template"))
+        if source is None:
+            return None
+        found = _read(folder / "special_tokens_map.json") | settings
+        return cls(source, {name: text for name in SPECIAL_TOKENS if (text := _text(found.get(name)))})
+
+    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
+        """The prompt up to where the assistant's turn begins. Raises Unprocessable where the template refuses."""
+        try:
+            given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+            return str(self._template.render(self._special | variables | given))
+        except Exception as error:  # a template is a program: on odd messages it may raise anything
+            raise Unprocessable(
+                f"messages do not fit the model's chat template ({type(error).__name__}: {error})", field="messages"
+            ) from error
+
+
+def _environment() -> Any:
+    import jinja2
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what an assistant wrote, for training; here it is as if it were not there."""
+
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return jinja2.nodes.CallBlock(self.call_method("_render"), [], [], body).set_lineno(line)
+
+        def _render(self, caller: Any) -> str:
+            return str(caller())
+
+    class Namespace(jinja2.utils.Namespace):
+        """One that takes no names with an underscore before them, which would lead into Python's insides."""
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            if name.startswith("_"):
+                raise jinja2.exceptions.SecurityError(f"a template may not set {name!r}")
+            super().__setitem__(name, value)
+
+    def namespace(*args: Any, **given: Any) -> Namespace:
+        found = Namespace()
+        for name, value in dict(*args, **given).items():
+            found[name] = value
+        return found
+
+    def refuse(message: str) -> None:
+        raise jinja2.exceptions.TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals.update(
+        raise_exception=refuse,
+        strftime_now=lambda form: datetime.now().strftime(form),  # noqa: DTZ005  # the local day, as transformers has it
+        dict=lambda *args, **given: dict(*args, **given),
+        namespace=namespace,
+    )
+    return environment
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, **more: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, **more)
+
+
+def _default(found: Any) -> str | None:
+    """The default one: templates are one text, or texts by name, or a list of names with texts."""
+    if isinstance(found, list):
+        found = dict(_named(found))
+    return found.get("default") if isinstance(found, dict) else found
+
+
+def _named(entries: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, str]]:
+    for entry in entries:
+        yield entry["name"], entry["template"]
+
+
+def _text(token: Any) -> str:
+    """A token as transformers writes it: a text, or an object that has it."""
+    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}

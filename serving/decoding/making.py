@@ -1,0 +1,44 @@
+"""A writer for a loaded model: its decoder checked, its cache bounded."""
+
+from typing import Any
+
+import psutil
+import torch
+
+from registry.contract import Contract
+from serving.decoding.check import choose_decoder, try_out
+from serving.decoding.writer import Writer
+from serving.errors import EngineError
+from serving.text import TextEncoder
+
+MAX_ROWS = {"cpu": 64, "cuda": 256}
+"""Rows that are written together at most, by kind of device; ours."""
+HOST_BYTES = 1 << 30
+"""Of the cache on a CPU, unless that is more than a tenth of what is free; ours."""
+DEVICE_SHARE = 0.5
+"""Of what a GPU has free once the model is loaded; ours."""
+GROWTH = 2
+"""A cache that grows is there twice for a moment."""
+
+
+def make_writer(module: Any, contract: Contract, encoder: TextEncoder, cache_bytes: int = 0) -> Writer:
+    """Looks how the model must be called; raises EngineError. cache_bytes: of keys and values, 0 for a default."""
+    vocabulary = contract.processor.vocabulary
+    decoder = choose_decoder(module, contract.processor.pad_token_id, vocabulary)
+
+    def verify() -> None:
+        problem = try_out(type(decoder)(module, contract.processor.pad_token_id), vocabulary)
+        if problem is not None:
+            raise EngineError(f"the model does not work any more: {problem}")
+
+    rows = MAX_ROWS.get(module.device.type, MAX_ROWS["cpu"])
+    budget = (cache_bytes or default_bytes(module.device)) // GROWTH
+    limit = budget // decoder.token_bytes if decoder.token_bytes else rows * contract.max_tokens
+    return Writer(decoder, encoder, limit_tokens=max(limit, contract.max_tokens), max_rows=rows, verify=verify)
+
+
+def default_bytes(device: torch.device) -> int:
+    """A share of what is free, never most of it."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE)
+    return min(HOST_BYTES, psutil.virtual_memory().available // 10)

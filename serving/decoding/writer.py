@@ -1,0 +1,288 @@
+"""The rows that an engine of a generating task has: those that wait and those that are written, step by step.
+
+Rows join whenever there is room, and leave with the step in which they end, are cancelled or pass their deadline. Who
+waits is let in by a time of its own: when it arrived, and later the more it may write; so short texts overtake long
+ones, and nobody waits for ever. A long row that was written for a while gives its place to one that is due before it,
+and goes on later, with the same text.
+"""
+
+import logging
+import time
+from bisect import insort
+from collections.abc import Callable, Sequence
+
+import torch
+
+from serving.decoding.decoder import Decoder
+from serving.decoding.entry import Entry, bounded
+from serving.decoding.sampling import Choice, Sampler, choose
+from serving.decoding.search import Search
+from serving.detokenizer import TextReader
+from serving.generation import Settings
+from serving.messages import Failure, Part, Row
+from serving.metering import EngineMeter, GenerationMeter
+from serving.text import TextEncoder
+
+logger = logging.getLogger("headwaiter.engine")
+
+TURN_TOKENS = 32
+"""A row that has a place keeps it for at least this many tokens; ours."""
+JOIN_TOKENS = 1024
+"""Tokens of the rows that join in one step, so that those that are written need not wait long; ours."""
+
+Reply = tuple[bytes, Part | Failure]
+"""To whom, what."""
+
+
+class Writer:
+    """All rows of one engine. Not for several threads.
+
+    limit_tokens: places of the cache. max_rows: written together at most. verify: raises where the model does not work
+    any more. `tokens` counts those of rows that wait.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        encoder: TextEncoder,
+        *,
+        limit_tokens: int,
+        max_rows: int,
+        verify: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._decoder = decoder
+        self._encoder = encoder
+        self._limit = limit_tokens
+        self._max_rows = max_rows
+        self._verify = verify
+        self._meters: tuple[EngineMeter, GenerationMeter] | None = None
+        self._waiting: list[Entry] = []
+        self._running: list[Entry] = []
+        self._search: Search | None = None
+        self._replies: list[Reply] = []
+        ends = decoder.module.generation_config.eos_token_id
+        self._ends = frozenset([] if ends is None else ends if isinstance(ends, list) else [ends])
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._running) + (len(self._search.entries) if self._search else 0)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that waiting rows may come to."""
+        return sum(entry.longest for entry in self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Rows that are written now."""
+        return len(self) - len(self._waiting)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Places of the cache in use."""
+        return self._decoder.cached_tokens
+
+    def count_in(self, meter: EngineMeter) -> None:
+        """Count in this version's metrics from now on."""
+        self._meters = (meter, GenerationMeter(**meter.fields))
+
+    def add(self, client: bytes, row: Row, now: float) -> None:
+        """A row waits from now on."""
+        settings = bounded(Settings.unpack(row.extra), self._decoder.most_new_tokens)
+        reader = TextReader(self._encoder, settings.stop) if settings.stop else None
+        sampler = Sampler(self._decoder.module, settings, row)
+        insort(self._waiting, Entry(client, row, now, settings, self._ends, sampler, reader), key=_due)
+
+    @torch.inference_mode()
+    def cancel(self, client: bytes, ids: Sequence[int]) -> int:
+        """Drop a client's rows, waiting or running; returns how many there were."""
+        wanted = set(ids)
+        return len(self._drop(lambda entry: entry.row.id in wanted and entry.client == client))
+
+    @torch.inference_mode()
+    def step(self) -> list[Reply]:
+        """Let rows in and write a token of each that runs; what there is to tell.
+
+        Raises what `verify` does, after a fault; then the model is of no use, and what `take_all` gives got no answer.
+        """
+        self._expire(time.monotonic())
+        self._let_in()
+        self._advance()
+        self._advance_search()
+        self._count()
+        replies, self._replies = self._replies, []
+        return replies
+
+    @torch.inference_mode()
+    def take_all(self, message: str) -> list[Reply]:
+        """Drop all rows; a failure for each, with what was not told yet."""
+        for entry in self._drop(lambda _: True):
+            self._fail(entry, message)
+        replies, self._replies = self._replies, []
+        return replies
+
+    def _expire(self, now: float) -> None:
+        """A stream that has begun has no deadline any more; whoever reads it may leave."""
+        for entry in self._drop(lambda each: each.row.deadline <= now and not (each.row.streams and each.sent)):
+            where = "while it was written" if entry.choices else "in the queue"
+            failure = Failure([entry.row.id], "deadline", f"the deadline passed {where}: ask for less, or later")
+            self._replies.append((entry.client, failure))
+
+    def _drop(self, is_meant: Callable[[Entry], bool]) -> list[Entry]:
+        gone = [entry for entry in self._waiting if is_meant(entry)]
+        if gone:
+            self._waiting = [entry for entry in self._waiting if entry not in gone]
+        if self._search is not None and (found := [entry for entry in self._search.entries if is_meant(entry)]):
+            gone += found
+            self._search.drop(found)
+            self._search = self._search if self._search.entries else None
+        places = {place for place, entry in enumerate(self._running) if is_meant(entry)}
+        gone += [self._running[place] for place in places]
+        self._leave(places)
+        return gone
+
+    def _leave(self, places: set[int]) -> None:
+        if places:
+            self._running = [self._running[place] for place in self._decoder.leave(places)]
+
+    def _let_in(self) -> None:
+        joining: list[Entry] = []
+        tokens = 0
+        for entry in list(self._waiting):
+            length = len(entry.prompt) + len(entry.tokens)
+            if entry.sampler.beams > 1:
+                if self._search is None:
+                    alike = [other for other in self._waiting if other.row.extra == entry.row.extra]
+                    self._search = Search(self._decoder, alike if entry.settings.seed is None else [entry])
+                    self._waiting = [other for other in self._waiting if other not in self._search.entries]
+                continue
+            if joining and tokens + length > JOIN_TOKENS:
+                break
+            while not self._has_room(entry, joining):
+                if not self._give_way(entry):
+                    break
+            if not self._has_room(entry, joining):
+                break
+            joining.append(entry)
+            tokens += length
+        if joining:
+            self._waiting = [entry for entry in self._waiting if entry not in joining]
+            self._join(joining)
+
+    def _has_room(self, entry: Entry, joining: list[Entry]) -> bool:
+        """Whether all rows with this one fit the cache, even when each is as long as it may get."""
+        rows = [*self._running, *joining, entry]
+        return len(rows) <= self._max_rows and len(rows) * max(row.longest for row in rows) <= self._limit
+
+    def _give_way(self, entry: Entry) -> bool:
+        """Let the row that is due last, if it had its turn and is due after `entry`, lose its place."""
+        late = [(row.due, place) for place, row in enumerate(self._running) if row.turn >= TURN_TOKENS]
+        due, place = max(late, default=(0.0, 0))
+        if due <= entry.due:
+            return False
+        row = self._running[place]
+        self._leave({place})
+        row.turn = 0
+        insort(self._waiting, row, key=_due)
+        if self._meters is not None:
+            self._meters[1].observe_preemption()
+        return True
+
+    def _join(self, entries: list[Entry]) -> None:
+        now = time.monotonic()
+        for entry in entries:
+            entry.started = entry.started or now
+        try:
+            logits = self._decoder.join([entry.prompt for entry in entries], [entry.tokens for entry in entries])
+        except Exception as error:  # a model may raise anything; it must cost its own row only
+            if len(entries) > 1:
+                for entry in entries:
+                    self._join([entry])
+                return
+            self._fault(entries, error)
+            return
+        if self._meters is not None:
+            self._meters[0].observe_batch([len(entry.prompt) + len(entry.tokens) for entry in entries])
+            self._meters[1].observe_prompt(sum(len(entry.prompt) for entry in entries if not entry.tokens))
+        self._running += entries
+        self._take(logits, entries, len(self._running) - len(entries))
+
+    def _advance(self) -> None:
+        """A step of all rows."""
+        if not self._running:
+            return
+        try:
+            logits = self._decoder.step([entry.tokens[-1] for entry in self._running])
+        except Exception as error:  # as above
+            entries, self._running = self._running, []
+            self._decoder.clear()
+            self._fault(entries, error)
+            return
+        self._take(logits, self._running, 0)
+
+    def _take(self, logits: torch.Tensor, entries: list[Entry], first: int) -> None:
+        """A token for each of the rows, which run from place `first` on."""
+        now = time.monotonic()
+        choices = choose(logits, [entry.sampler for entry in entries], [self._ids(entry) for entry in entries])
+        gone = set()
+        for place, (entry, choice) in enumerate(zip(entries, choices, strict=True), first):
+            if choice is None:
+                self._fail(entry, "the model answered with a number that is not finite")
+                gone.add(place)
+                continue
+            finish = entry.take(choice)
+            if not entry.first:
+                entry.first = now
+                if self._meters is not None:
+                    self._meters[1].observe_first_token(now - entry.arrived)
+            if finish or entry.row.streams:
+                self._replies.append((entry.client, entry.part(finish)))
+            if finish:
+                gone.add(place)
+                self._count_end(entry, now)
+        if self._meters is not None:
+            self._meters[1].observe_tokens(len(entries))
+        self._leave(gone)
+
+    def _ids(self, entry: Entry) -> list[int]:
+        return [] if entry.sampler.is_plain else [*self._decoder.history(entry.prompt), *entry.tokens]
+
+    def _advance_search(self) -> None:
+        if self._search is None:
+            return
+        entries = list(self._search.entries)
+        try:
+            if not self._search.step():
+                return
+        except Exception as error:  # as above
+            self._search = None
+            self._fault(entries, error)
+            return
+        self._search = None
+        for entry in entries:
+            entry.first = time.monotonic()
+            finish = next((word for token in entry.found if (word := entry.take(Choice(token)))), "length")
+            self._replies.append((entry.client, entry.part(finish)))
+            if self._meters is not None:
+                self._meters[1].observe_tokens(len(entry.tokens))
+
+    def _fault(self, entries: list[Entry], error: Exception) -> None:
+        """The model raised on these rows. Whether it still works is looked at once they know."""
+        for entry in entries:
+            self._fail(entry, "the model failed on this input")
+        logger.error("the model failed on %d rows: %s", len(entries), type(error).__name__)
+        self._verify()
+
+    def _fail(self, entry: Entry, message: str) -> None:
+        self._replies.append((entry.client, Failure([entry.row.id], "failed", message)))
+
+    def _count_end(self, entry: Entry, now: float) -> None:
+        if self._meters is not None:
+            self._meters[1].observe_end(len(entry.tokens) - 1, now - entry.first)
+
+    def _count(self) -> None:
+        if self._meters is not None:
+            self._meters[1].observe_batch(self.running, len(self._waiting), self.cached_tokens, self._limit)
+
+
+def _due(entry: Entry) -> float:
+    return entry.due
