@@ -169,9 +169,10 @@ class Writer:
             self._join(joining)
 
     def _has_room(self, entry: Entry, joining: list[Entry]) -> bool:
-        """Whether all rows with this one fit the cache, even when each is as long as it may get."""
+        """Whether all rows with this one fit the cache, each as long as it may get; one alone always may start."""
         rows = [*self._running, *joining, entry]
-        return len(rows) <= self._max_rows and len(rows) * max(row.longest for row in rows) <= self._limit
+        fit = len(rows) <= self._max_rows and len(rows) * max(row.longest for row in rows) <= self._limit
+        return fit or len(rows) == 1
 
     def _give_way(self, entry: Entry) -> bool:
         """Let the row that is due last, if it had its turn and is due after `entry`, lose its place."""
