@@ -339,8 +339,7 @@ def test_a_row_at_fault_fails_alone_and_a_failed_step_fails_its_rows_only(monkey
     monkeypatch.setattr(Fragile, "fails", staticmethod(lambda tokens: len(tokens) == 2))
     writer.add(b"f", row(3, [5, 6, 7]), 0.0)
     writer.add(b"f", row(4, [8, 9]), 0.0)
-    found = Found()
-    found.take(writer.step())
+    found = finish(writer)
     assert found.failures == {3: "failed", 4: "failed"}
     writer.add(b"f", row(5, [5, 6, 7]), 0.0)
     assert finish(writer).tokens[5] == alone(module, [5, 6, 7])
@@ -360,6 +359,7 @@ def test_a_model_that_does_not_work_any_more_is_told_and_nobody_waits(monkeypatc
     monkeypatch.setattr(Fragile, "fails", staticmethod(lambda tokens: True))
     for number in range(3):
         writer.add(b"f", row(number, prompt_of(number)), 0.0)
+    writer.step()
     with pytest.raises(EngineError):
         writer.step()
     found = Found()
