@@ -15,6 +15,10 @@ results            what those two report, and how they are run
 reference          the limit at its best setting, measured around each server
 request_rate       benchmark (a): requests/s at a negligible model
 forward_share      benchmark (b, c): sequences/s as a share of the bare forward limit
+prompts            what the model that generates goes on from
+streams            the client of streamed texts, a process of its own
+bare_generation    what transformers writes without a server, a process of its own
+generation         benchmark (d): tokens/s and time to the first token
 report             Markdown tables
 
 One text per HTTP request everywhere. Everything runs on this machine, so the load generator takes its share of the

@@ -28,13 +28,12 @@ class Engine:
 
 
 @contextlib.contextmanager
-def headwaiter(folder: Path) -> Iterator[tuple[Server, Engine]]:
+def headwaiter(folder: Path, task: str = "text-classification") -> Iterator[tuple[Server, Engine]]:
     """Serve the checkpoint in `folder` while the block runs. Raises BenchError where a command fails."""
     with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as home:
         environment = _environment(Path(home))
         cli = "serving.cli"
-        task = ["--task", "text-classification"]
-        run_module([cli, "log", str(folder), *task, "--name", MODEL], environment)
+        run_module([cli, "log", str(folder), "--task", task, "--name", MODEL], environment)
         run_module([cli, "promote", MODEL, "1", "--why", "bench"], environment)
         port = free_port()
         root = f"http://127.0.0.1:{port}"

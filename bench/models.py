@@ -32,6 +32,11 @@ def minilm_classifier() -> Path:
     return _cached("minilm", _build_minilm)
 
 
+def small_llama() -> Path:
+    """A Llama of 6 layers and 256 dimensions whose texts never end by themselves."""
+    return _cached("llama", _build_llama)
+
+
 def _cached(name: str, build: Callable[[Path], None]) -> Path:
     root = Path(tempfile.gettempdir()) / f"headwaiter-bench-models-{getpass.getuser()}"
     version = importlib.metadata.version("transformers")
@@ -71,10 +76,33 @@ def _build_minilm(target: Path) -> None:
     _save_tokenizer(target)
 
 
-def _save_tokenizer(target: Path) -> None:
+def _build_llama(target: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=30522,
+        hidden_size=256,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        intermediate_size=768,
+        max_position_embeddings=1024,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(target)
+    _save_tokenizer(target, max_tokens=1024)
+
+
+def _save_tokenizer(target: Path, max_tokens: int | None = None) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(encoder_folder())
     tokenizer.backend_tokenizer.no_padding()  # the package's file pads and cuts everything to 128 tokens
     tokenizer.backend_tokenizer.no_truncation()
+    if max_tokens:
+        tokenizer.model_max_length = max_tokens
     tokenizer.save_pretrained(target)

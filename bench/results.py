@@ -37,6 +37,16 @@ class LimitResult(msgspec.Struct, frozen=True):
     padding: dict[int, float]
 
 
+class StreamResult(msgspec.Struct, frozen=True):
+    """One run of the streaming client. tokens: new ones of all texts. first_token_p50_ms, …: from request to text."""
+
+    streams: int
+    tokens: int
+    tokens_per_second: float
+    first_token_p50_ms: float
+    first_token_p99_ms: float
+
+
 def run_load(server: Server, texts: Sequence[str], connections: int, seconds: float) -> LoadResult:
     """Load `server` with one text per request for `seconds` after a warm-up. Blocks; raises BenchError."""
     with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as folder:

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import zmq
 from registry.flavor import read_contract
 from registry.settings import RegistrySettings
 from serving import engine as engine_module
+from serving.decoding.writer import Reply, Writer
 from serving.engine import make_engine
 from serving.errors import ServingError
 from serving.front import Front, Gone
@@ -38,6 +39,20 @@ class Recorder(Model):
     """A model that remembers the sizes of its batches."""
 
     batches: list[int]
+
+    @cached_property
+    def writer(self) -> Writer:
+        """As the model's."""
+        made = super().writer
+        step = made.step
+
+        def observed() -> list[Reply]:
+            replies = step()
+            self.batches.append(made.running)
+            return replies
+
+        made.step = observed  # type: ignore[method-assign]  # the rows of each step are looked at
+        return made
 
     def launch(self, rows: Sequence[Row]) -> Any:
         """As the model does."""

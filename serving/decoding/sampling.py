@@ -86,7 +86,7 @@ class Sampler:
 def choose(logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequence[int]]) -> list[Choice | None]:
     """Each row's next token; None for a row whose logits are not finite. logits: (rows, vocabulary) of any dtype."""
     logits = logits.float()
-    is_finite = logits.sum(-1).isfinite()
+    is_finite = logits.amax(-1).isfinite()  # a masked token may be minus infinity
     scores = logits
     if not all(sampler.is_plain for sampler in samplers):
         parts = [logits[row : row + 1] for row in range(len(samplers))]

@@ -27,8 +27,8 @@ logger = logging.getLogger("headwaiter.engine")
 
 TURN_TOKENS = 32
 """A row that has a place keeps it for at least this many tokens; ours."""
-JOIN_TOKENS = 1024
-"""Tokens of the rows that join in one step, so that those that are written need not wait long; ours."""
+JOIN_TOKENS = 512
+"""Tokens of the rows that join in one step, padding included, so that others need not wait long for theirs; ours."""
 
 Reply = tuple[bytes, Part | Failure]
 """To whom, what."""
@@ -58,6 +58,7 @@ class Writer:
         self._meters: tuple[EngineMeter, GenerationMeter] | None = None
         self._waiting: list[Entry] = []
         self._running: list[Entry] = []
+        self._has_joined = False
         self._search: Search | None = None
         self._replies: list[Reply] = []
         ends = decoder.module.generation_config.eos_token_id
@@ -100,13 +101,14 @@ class Writer:
 
     @torch.inference_mode()
     def step(self) -> list[Reply]:
-        """Let rows in and write a token of each that runs; what there is to tell.
+        """Let rows in, or write a token of each that runs; what there is to tell.
 
         Raises what `verify` does, after a fault; then the model is of no use, and what `take_all` gives got no answer.
         """
         self._expire(time.monotonic())
-        self._let_in()
-        self._advance()
+        self._has_joined = not self._has_joined and self._let_in()
+        if not self._has_joined:  # who joined has a token to be told first
+            self._advance()
         self._advance_search()
         self._count()
         replies, self._replies = self._replies, []
@@ -144,18 +146,18 @@ class Writer:
         if places:
             self._running = [self._running[place] for place in self._decoder.leave(places)]
 
-    def _let_in(self) -> None:
+    def _let_in(self) -> bool:
+        """Whether rows joined."""
         joining: list[Entry] = []
-        tokens = 0
+        longest = 0
         for entry in list(self._waiting):
             length = len(entry.prompt) + len(entry.tokens)
             if entry.sampler.beams > 1:
                 if self._search is None:
-                    alike = [other for other in self._waiting if other.row.extra == entry.row.extra]
-                    self._search = Search(self._decoder, alike if entry.settings.seed is None else [entry])
+                    self._search = Search(self._decoder, self._alike(entry))
                     self._waiting = [other for other in self._waiting if other not in self._search.entries]
                 continue
-            if joining and tokens + length > JOIN_TOKENS:
+            if joining and (len(joining) + 1) * max(longest, length) > JOIN_TOKENS:
                 break
             while not self._has_room(entry, joining):
                 if not self._give_way(entry):
@@ -163,15 +165,24 @@ class Writer:
             if not self._has_room(entry, joining):
                 break
             joining.append(entry)
-            tokens += length
+            longest = max(longest, length)
         if joining:
             self._waiting = [entry for entry in self._waiting if entry not in joining]
             self._join(joining)
+        return bool(joining)
+
+    def _alike(self, entry: Entry) -> list[Entry]:
+        """Waiting rows that one search can take: of one setting, as many as fit. A seed is one row's alone."""
+        alike = [other for other in self._waiting if other.row.extra == entry.row.extra]
+        longest = max(other.longest for other in alike)
+        most = min(self._max_rows, self._limit // longest) // entry.sampler.beams
+        return alike[: max(1, most)] if entry.settings.seed is None else [entry]
 
     def _has_room(self, entry: Entry, joining: list[Entry]) -> bool:
-        """Whether all rows with this one fit the cache, even when each is as long as it may get."""
+        """Whether all rows with this one fit the cache, each as long as it may get; one alone always may start."""
         rows = [*self._running, *joining, entry]
-        return len(rows) <= self._max_rows and len(rows) * max(row.longest for row in rows) <= self._limit
+        fit = len(rows) <= self._max_rows and len(rows) * max(row.longest for row in rows) <= self._limit
+        return fit or len(rows) == 1
 
     def _give_way(self, entry: Entry) -> bool:
         """Let the row that is due last, if it had its turn and is due after `entry`, lose its place."""

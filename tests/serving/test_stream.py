@@ -5,18 +5,22 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from monitoring.merge import Merge
 from registry.cache import fetch
+from registry.contract import Contract
 from registry.flavor import log_model
 from registry.heads import get_head
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.errors import ClientGone, EngineLost, Failed, ServingError, TooLarge, Unprocessable
+from serving.holding import WRITING_SECONDS, Holding
 from serving.metering import instruments
 from serving.stream import Piece, TextStream
+from tests import local as local_module
 from tests.families import build
 from tests.local import Local
 
@@ -244,3 +248,35 @@ def test_an_engine_whose_model_does_not_work_any_more_tells_everybody_and_ends(
     answers = asyncio.run(asyncio.wait_for(ask(), 60))
     assert [type(answer) for answer in answers] == [Failed] * 3
     assert [str(each.exc_value) for each in ended] == ["the device is gone"]
+
+
+def test_a_version_that_is_unloaded_has_time_to_end_its_streams(local: Local) -> None:
+    def drained(contract: Contract) -> float:
+        held = Holding("m", "1", None, contract=contract)
+        held.drain(100.0, 35.0)
+        return held.drain_until
+
+    assert drained(local.contract) == 100.0 + WRITING_SECONDS
+    assert drained(msgspec.structs.replace(local.contract, task="text-classification")) == 135.0
+
+
+def test_an_engine_that_is_told_to_stop_ends_its_streams_first(local: Local) -> None:
+    async def ask() -> list[Piece]:
+        async with local.running() as front:
+            stream = await local.stream(front, body(max_new_tokens=100))
+            await anext(stream)
+            engines[-1].stop()
+            return await read(stream)
+
+    engines: list[Any] = []
+    make = local_module.make_engine
+
+    def remember(*given: Any) -> Any:
+        engines.append(make(*given))
+        return engines[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_module, "make_engine", remember)
+        pieces = asyncio.run(asyncio.wait_for(ask(), 60))
+    assert pieces[-1].finish == "length"
+    assert pieces[-1].generated_tokens == 100

@@ -1,0 +1,126 @@
+"""Benchmark (d): tokens/s and time to the first token of streamed completions, against what transformers does: (a) all
+prompts known in advance through `generate_batch`, (b) `transformers serve` with continuous batching, (c) one prompt
+after the other through `generate`.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench.headwaiter_server import MODEL, headwaiter
+from bench.models import encoder_folder, small_llama
+from bench.processes import free_port, run_module, serving
+from bench.prompts import LONGEST, SHORTEST, make_prompts
+from bench.report import rate, table
+from bench.results import StreamResult
+from bench.texts import read_words
+
+STREAMS = (1, 8, 32)
+NEW_TOKENS = 48
+PROMPTS = 40
+PEER = "transformers serve"
+GOAL = 0.85
+
+
+def run(seconds: float) -> str:
+    """The section of the report. seconds: below 5 only a few prompts are measured."""
+    folder = small_llama()
+    prompts = make_prompts(PROMPTS if seconds >= 5 else 8, read_words(encoder_folder() / "vocab.txt"))
+    known = _bare(folder, prompts, "generate_batch")
+    single = _bare(folder, prompts[: max(4, len(prompts) // 8)], "generate")
+    results: dict[str, list[StreamResult]] = {}
+    with headwaiter(folder, task="text-generation") as (server, _):
+        results["Headwaiter"] = _stream(server.url.partition("/models/")[0], MODEL, prompts)
+    with _transformers_serve(folder) as root:
+        if root:
+            results[PEER] = _stream(root, str(folder), prompts)
+    return "\n".join(
+        [
+            "## Generation: streamed completions of a small Llama (6 layers, 256 wide)",
+            "",
+            f"{len(prompts)} prompts of {SHORTEST} to {LONGEST} words, {NEW_TOKENS} new tokens each, greedy.",
+            f"Known in advance, through `generate_batch`: {rate(known)} tokens/s. One after the other, through "
+            f"`generate`: {rate(single)} tokens/s.",
+            "",
+            _table(results, known, single),
+            "",
+            _verdict(results, known),
+        ]
+    )
+
+
+def _bare(folder: Path, prompts: Sequence[str], way: str) -> float:
+    with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as scratch:
+        lines = Path(scratch) / "prompts.txt"
+        lines.write_text("\n".join(prompts), encoding="utf-8")
+        arguments = ["bench.bare_generation", "--model", str(folder), "--prompts", str(lines), "--way", way]
+        printed = run_module([*arguments, "--new-tokens", str(NEW_TOKENS)], os.environ)
+        return float(json.loads(printed.splitlines()[-1])["tokens_per_second"])
+
+
+def _stream(root: str, model: str, prompts: Sequence[str]) -> list[StreamResult]:
+    asked = [{"model": model, "prompt": prompt, "max_tokens": NEW_TOKENS, "stream": True} for prompt in prompts]
+    bodies = [json.dumps({**each, "temperature": 0, "stream_options": {"include_usage": True}}) for each in asked]
+    with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as scratch:
+        file = Path(scratch) / "bodies.jsonl"
+
+        def measure(streams: int, lines: Sequence[str]) -> StreamResult:
+            file.write_text("\n".join(lines), encoding="utf-8")
+            arguments = ["bench.streams", "--url", f"{root}/v1/completions", "--bodies", str(file)]
+            arguments += ["--streams", str(streams)]
+            return msgspec.json.decode(
+                run_module([*arguments, "--streams", str(streams)], os.environ), type=StreamResult
+            )
+
+        measure(4, bodies[:4])
+        return [measure(streams, bodies[: max(4, min(len(bodies), 8 * streams))]) for streams in STREAMS]
+
+
+@contextlib.contextmanager
+def _transformers_serve(folder: Path) -> Iterator[str]:
+    """The URL of a running server; empty where what it needs is not installed."""
+    if not all(importlib.util.find_spec(name) for name in ("openai", "accelerate", "fastapi")):
+        yield ""
+        return
+    port = free_port()
+    root = f"http://127.0.0.1:{port}"
+    command = ["transformers.cli.transformers", "serve", str(folder), "--continuous-batching", "--device", "cpu"]
+    command += ["--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--cb-block-size", "32", "--cb-num-blocks", "256", "--cb-max-batch-tokens", "1024"]
+    with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as home:
+        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+        with serving(command, environment, f"{root}/health", Path(home) / "serve.log"):
+            yield root
+
+
+def _table(results: dict[str, list[StreamResult]], known: float, single: float) -> str:
+    header = ["server", "streams", "tokens/s", "× known in advance", "× one by one", "first token p50 ms", "p99 ms"]
+    rows = [
+        [
+            server,
+            str(each.streams),
+            rate(each.tokens_per_second),
+            f"{each.tokens_per_second / known:.2f}",
+            f"{each.tokens_per_second / single:.2f}",
+            f"{each.first_token_p50_ms:.0f}",
+            f"{each.first_token_p99_ms:.0f}",
+        ]
+        for server, runs in results.items()
+        for each in runs
+    ]
+    return table(header, rows)
+
+
+def _verdict(results: dict[str, list[StreamResult]], known: float) -> str:
+    ours = results["Headwaiter"][-1].tokens_per_second
+    reached = "reached" if ours >= GOAL * known else "missed"
+    text = f"Goal, {GOAL} of the rate with all prompts known in advance: {ours / known:.2f}, {reached}."
+    if PEER in results:
+        return text + f" Against `{PEER}`: {ours / results[PEER][-1].tokens_per_second:.2f}."
+    return text + f" `{PEER}` was not measured: install transformers[serving]."

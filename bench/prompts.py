@@ -1,0 +1,13 @@
+"""Prompts for a model that generates: words of the tests' list, the same ones every time."""
+
+import random
+from collections.abc import Sequence
+
+SHORTEST, LONGEST = 8, 48
+"""Words of a prompt."""
+
+
+def make_prompts(count: int, words: Sequence[str]) -> list[str]:
+    """`count` prompts of SHORTEST to LONGEST words."""
+    rng = random.Random(11)
+    return [" ".join(rng.choices(words, k=rng.randint(SHORTEST, LONGEST))) for _ in range(count)]
