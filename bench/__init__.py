@@ -15,6 +15,7 @@ results            what those two report, and how they are run
 reference          the limit at its best setting, measured around each server
 request_rate       benchmark (a): requests/s at a negligible model
 forward_share      benchmark (b, c): sequences/s as a share of the bare forward limit
+swap_latency       benchmark (d): latency while versions change, and how soon a moved alias is served
 report             Markdown tables
 
 One text per HTTP request everywhere. Everything runs on this machine, so the load generator takes its share of the
