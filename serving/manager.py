@@ -75,6 +75,7 @@ class Manager:
         self._failed: dict[VersionKey, Holding] = {}
         self._lifeline = Lifeline(settings.server)
         self._table: Table | None = None
+        self._is_unwritten = False
         self._engines_started = 0
         self._measure_at = 0.0
 
@@ -85,10 +86,14 @@ class Manager:
         try:
             while not self._stop.is_set() and not self._lifeline.is_cut():
                 now = time.monotonic()
-                if now >= next_beat:
-                    self._file.beat()
-                    next_beat = now + BEAT_SECONDS
-                self.step(now)
+                try:
+                    self.step(now)
+                    if now >= next_beat:
+                        self._file.beat()
+                        next_beat = now + BEAT_SECONDS
+                except Exception:  # the edge: what is served goes on, and liveness fails where this does
+                    logger.exception("the manager's turn failed; it is tried again")
+                    self._stop.wait(BEAT_SECONDS)
                 self._woken.wait(STEP_SECONDS)
                 self._woken.clear()
         finally:
@@ -212,7 +217,12 @@ class Manager:
                 gently=any(self._ledger.live.values()),
             )
             engines.append(self._engine(order))
-            engines[-1].start()
+            try:
+                engines[-1].start()
+            except OSError:
+                for engine in engines:
+                    engine.kill()
+                raise
         return engines
 
     def _publish_table(self) -> None:
@@ -223,9 +233,16 @@ class Manager:
             models[name] = self._ledger.describe(name, view, versions)
             start_counting(name)
         table = Table(models=models, registry_error=view.error)
-        if table != self._table:
+        if table == self._table:
+            return
+        try:
             self._file.write(table)
-            self._table = table
+        except OSError as error:  # a full disk: fronts go on by the last table, and it is tried again each turn
+            if not self._is_unwritten:
+                logger.error("the routing table cannot be written, the last one holds: %s", error)
+            self._is_unwritten = True
+            return
+        self._table, self._is_unwritten = table, False
 
     def _adopt(self) -> None:
         """Go on from where a manager that was killed has left; its fronts must not see an emptier table meanwhile."""
