@@ -17,11 +17,12 @@ ASKED = "the same text"
 
 @dataclass(frozen=True)
 class Seen:
-    """One kind of answer. version: as the answer names it. labels: best first, of a 200."""
+    """One kind of answer. version: as the answer names it. labels: best first, of a 200. error: of any other."""
 
     status: int
     version: str | None
     labels: tuple[str, ...] = ()
+    error: str = ""
 
 
 class Load(threading.Thread):
@@ -65,6 +66,10 @@ class Load(threading.Thread):
     def statuses(self) -> set[int]:
         """Of all answers."""
         return {kind.status for kind in dict(self.seen)}
+
+    def failures(self) -> list[Seen]:
+        """Every kind of answer but 200."""
+        return [kind for kind in dict(self.seen) if kind.status != 200]
 
     def wait_for(self, version: str, answers: int = 64) -> None:
         """Until `version` has given so many more answers."""
@@ -114,6 +119,7 @@ async def _read(reader: asyncio.StreamReader) -> Seen:
         name, _, value = line.partition(": ")
         headers[name.lower()] = value
     body = await reader.readexactly(int(headers["content-length"]))
-    status = int(first.split()[1])
-    labels = tuple(entry["label"] for entry in json.loads(body)[0]) if status == 200 else ()
-    return Seen(status, headers.get("x-model-version"), labels)
+    status, version = int(first.split()[1]), headers.get("x-model-version")
+    if status != 200:
+        return Seen(status, version, error=body.decode())
+    return Seen(status, version, tuple(entry["label"] for entry in json.loads(body)[0]))
