@@ -94,7 +94,8 @@ class Manager:
                 except Exception:  # the edge: what is served goes on, and liveness fails where this does
                     logger.exception("the manager's turn failed; it is tried again")
                     self._stop.wait(BEAT_SECONDS)
-                self._woken.wait(STEP_SECONDS)
+                # to the moment: a rollback is served within one poll
+                self._woken.wait(min(STEP_SECONDS, self._watch.idle_seconds(time.monotonic())))
                 self._woken.clear()
         finally:
             self._shut_down()

@@ -2,6 +2,8 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
+
 from registry.errors import RegistryUnavailable
 from registry.references import Reference
 from registry.settings import RegistrySettings
@@ -63,6 +65,14 @@ def test_a_registry_in_trouble_is_asked_less_and_less_often_and_at_once_when_it_
     assert watched.asks(now + 0.1, at_once=True), "somebody said that it is worth it"
     assert watched.watch.view.error == ""
     assert watched.asks(now + 2.1), "as often as before"
+
+
+def test_the_next_poll_is_awaited_to_the_moment(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, poll_seconds=2.0)
+    assert watched.watch.idle_seconds(100.0) == 0.0
+    assert watched.asks(100.0)
+    assert watched.watch.idle_seconds(101.99) == pytest.approx(0.01)
+    assert watched.watch.idle_seconds(102.5) == 0.0
 
 
 def test_no_trouble_makes_it_be_asked_less_often_than_a_long_poll_interval(tmp_path: Path) -> None:
