@@ -11,8 +11,9 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from registry.cache import fetch
@@ -200,8 +201,11 @@ class Manager:
         return bool(now - holding.failed_at > pause)
 
     def _start_engines(self, name: str, version: str, root: Path) -> list[EngineProcess]:
-        engines = []
-        for device in self.settings.devices:
+        return self._start_on(self.settings.devices, name, version, root)
+
+    def _start_on(self, devices: Iterable[str], name: str, version: str, root: Path) -> list[EngineProcess]:
+        engines: list[EngineProcess] = []
+        for device in devices:
             self._engines_started += 1
             number = f"{time.monotonic_ns() // 1_000_000 % 10**8}-{self._engines_started}"
             base = self.settings.run / ENGINES / number
@@ -254,7 +258,22 @@ class Manager:
             before = left.models[name].versions.get(version) if name in left.models else None
             if before is not None and before.state == "draining":
                 held.drain(time.monotonic(), self.settings.timeout_seconds + 5)
+            else:
+                self._complete(held)
         self._publish_table()
+
+    def _complete(self, held: Holding) -> None:
+        """Start the engines that an adopted version lacks: they had not said yet who they are when the manager died."""
+        missing = list(self.settings.devices)
+        for engine in held.engines:
+            with suppress(ValueError):
+                missing.remove(engine.order.device)
+        if missing and held.root is not None:
+            with suppress(OSError):  # a full disk: fewer engines are better than none
+                started = self._start_on(missing, held.name, held.version, held.root)
+                for engine in started:
+                    engine.was_ready = held.state == "ready"  # then one that fails is restarted, the others serve on
+                held.engines += started
 
     def _shut_down(self) -> None:
         """Fronts first: their accepted requests need the engines. Their lock is free once the last one has ended."""
