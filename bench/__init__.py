@@ -19,6 +19,7 @@ prompts            what the model that generates goes on from
 streams            the client of streamed texts, a process of its own
 bare_generation    what transformers writes without a server, a process of its own
 generation         benchmark (d): tokens/s and time to the first token
+swap_latency       benchmark (e): latency while versions change, and how soon a moved alias is served
 report             Markdown tables
 
 One text per HTTP request everywhere. Everything runs on this machine, so the load generator takes its share of the

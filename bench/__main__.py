@@ -1,4 +1,4 @@
-"""The command line, `python -m bench [requests] [forward] … [--seconds S] [--quick]`, prints the report."""
+"""The command line: `python -m bench [BENCHMARK…] [--seconds S] [--quick]` prints the report; see `BENCHMARKS`."""
 
 import argparse
 import importlib.metadata
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from bench import forward_share, generation, metrics_cost, request_rate
+from bench import forward_share, generation, metrics_cost, request_rate, swap_latency
 from bench.processes import BenchError
 
 BENCHMARKS: dict[str, Callable[[float], str]] = {
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "forward": forward_share.run,
     "metrics": metrics_cost.run,
     "generate": generation.run,
+    "swaps": swap_latency.run,
 }
 
 QUIET = 0.05

@@ -28,21 +28,29 @@ class Engine:
 
 
 @contextlib.contextmanager
-def headwaiter(folder: Path, task: str = "text-classification") -> Iterator[tuple[Server, Engine]]:
-    """Serve the checkpoint in `folder` while the block runs. Raises BenchError where a command fails."""
-    with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as home:
-        environment = _environment(Path(home))
+def headwaiter(
+    folder: Path, task: str = "text-classification", *, versions: int = 1, home: Path | None = None
+) -> Iterator[tuple[Server, Engine]]:
+    """Serve the checkpoint in `folder` while the block runs. Raises BenchError where a command fails.
+
+    versions: how often it is logged; the first one is live. home: a folder of the caller's; default: one of its own.
+    """
+    with contextlib.ExitStack() as stack:
+        if home is None:
+            home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwaiter-bench-")))
+        environment = _environment(home)
         cli = "serving.cli"
-        run_module([cli, "log", str(folder), "--task", task, "--name", MODEL], environment)
+        for _ in range(versions):
+            run_module([cli, "log", str(folder), "--task", task, "--name", MODEL], environment)
         run_module([cli, "promote", MODEL, "1", "--why", "bench"], environment)
         port = free_port()
         root = f"http://127.0.0.1:{port}"
         command = [cli, "serve", MODEL, "--port", str(port)]
-        with serving(command, environment, f"{root}/readyz", Path(home) / "serve.log"):
-            url = f"{root}/models/{MODEL}"
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                engine = read_engine(json.load(answer))
-            yield Server("Headwaiter", url), engine
+        stack.enter_context(serving(command, environment, f"{root}/readyz", home / "serve.log"))
+        url = f"{root}/models/{MODEL}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            engine = read_engine(json.load(answer))
+        yield Server("Headwaiter", url), engine
 
 
 def read_engine(model: dict[str, Any]) -> Engine:

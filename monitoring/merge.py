@@ -80,9 +80,9 @@ class Merge:
                 for series, values in self._sum(self._unreplaced(ended)).items()
                 if METRICS[series[0]].kind != "gauge" and is_served(series, *served)
             }
-            self._write_archive(kept, ended)
-            for name in ended:
-                self._remove(name)
+            if self._write_archive(kept, ended):
+                for name in ended:
+                    self._remove(name)
 
     def _names(self) -> list[str]:
         names = sorted(path.stem for path in self._folder.glob("*.index"))
@@ -136,17 +136,24 @@ class Merge:
             pass
         return False
 
-    def _write_archive(self, values: Values, replaces: list[str]) -> None:
+    def _write_archive(self, values: Values, replaces: list[str]) -> bool:
+        """Whether there was room for it; without, the ended processes' own files stay for a later fold."""
         name = f"{ARCHIVE}-{secrets.token_hex(8)}"
         slots = array("d")
         lines = [json.dumps({"replaces": replaces})]
-        for (metric, labels), numbers in values.items():
-            lines.append(json.dumps({"name": metric, "labels": labels, "at": [0, len(slots), len(numbers)]}))
-            slots.extend(numbers)
-        (self._folder / f"{name}.0.values").write_bytes(slots.tobytes())
-        hidden = self._folder / f"{name}.new"
-        hidden.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        for (metric, labels), counts in values.items():
+            lines.append(json.dumps({"name": metric, "labels": labels, "at": [0, len(slots), len(counts)]}))
+            slots.extend(counts)
+        numbers, hidden = self._folder / f"{name}.0.values", self._folder / f"{name}.new"
+        try:
+            numbers.write_bytes(slots.tobytes())
+            hidden.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        except OSError:
+            numbers.unlink(missing_ok=True)
+            hidden.unlink(missing_ok=True)
+            return False
         hidden.rename(self._folder / f"{name}.index")
+        return True
 
     def _remove(self, name: str) -> None:
         (self._folder / f"{name}.index").unlink(missing_ok=True)

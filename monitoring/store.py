@@ -17,6 +17,7 @@ import tempfile
 import threading
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from monitoring.metrics import Metric
@@ -84,6 +85,7 @@ class Store:
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._segment = -1
         self._free = SEGMENT_SLOTS
+        self._is_shared = False
         self._slots = memoryview(bytearray()).cast("d")
         # locked before it gets its name, so that nobody ever sees it without its owner
         hidden = folder / f"{self._name}.new"
@@ -110,7 +112,8 @@ class Store:
 
     def close(self) -> None:
         """End this process' part: its counts stay in the folder, its gauges leave. What was counted from is void."""
-        self._index.close()
+        with suppress(OSError):
+            self._index.close()
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -120,17 +123,27 @@ class Store:
                 self._begin_segment()
             first = self._free
             self._free += slots
-            self._write({"name": metric.name, "labels": list(labels), "at": [self._segment, first, slots]})
+            if self._is_shared:
+                self._write({"name": metric.name, "labels": list(labels), "at": [self._segment, first, slots]})
             return self._slots, first
 
     def _begin_segment(self) -> None:
         self._segment += 1
         self._free = 0
         path = self.folder / f"{self._name}.{self._segment}.values"
-        with path.open("w+b") as file:
-            file.truncate(SEGMENT_SLOTS * SLOT_BYTES)  # sparse: only what is written takes room
-            self._slots = memoryview(mmap.mmap(file.fileno(), 0)).cast("d")
+        # Its room is taken now: where the disk is full, a write to a page that has none would end the process.
+        size = SEGMENT_SLOTS * SLOT_BYTES
+        try:
+            path.write_bytes(bytes(size))
+            with path.open("r+b") as file:
+                self._slots = memoryview(mmap.mmap(file.fileno(), size)).cast("d")
+            self._is_shared = True
+        except OSError:  # serving goes on, and nobody sees what this segment counts
+            path.unlink(missing_ok=True)
+            self._slots = memoryview(bytearray(size)).cast("d")
+            self._is_shared = False
 
     def _write(self, record: dict[str, object]) -> None:
-        self._index.write(json.dumps(record) + "\n")
-        self._index.flush()
+        with suppress(OSError):  # a full disk: what is buffered is written with the next record
+            self._index.write(json.dumps(record) + "\n")
+            self._index.flush()

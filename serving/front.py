@@ -39,6 +39,8 @@ YIELD_SECONDS = 0.002
 """How long a request may encode or decode before others get their turn."""
 WATCH_SECONDS = 0.2
 """A request that waits longer than this has its connection watched, so that a client that left frees its place."""
+ATTEMPTS = 3
+"""A request whose engine ends is tried so often; more than twice where a version's engines end one after another."""
 MIN_QUEUE_ROWS = 64
 """The queue takes at least this many of the model's longest rows."""
 
@@ -86,7 +88,10 @@ class Front:
         self._strangers: dict[str, FrontMeter] = {}
 
     async def start(self) -> None:
-        """Follow the table from now on; holds the lock that tells the manager that fronts still live."""
+        """Follow the table from now on; holds the lock that tells the manager that fronts still live.
+
+        A front that takes a dead one's place serves what its table says before it takes requests.
+        """
         self.settings.run.mkdir(parents=True, exist_ok=True)
         self._lock = (self.settings.run / FRONTS_LOCK).open("a")
         fcntl.flock(self._lock, fcntl.LOCK_SH)
@@ -95,6 +100,8 @@ class Front:
         access.handlers, access.propagate = [], False
         gc.collect()
         gc.freeze()  # what was imported stays; the collector need not look through it while requests are served
+        if (table := self._file.read_if_changed()) is not None:
+            await self._apply(table)
         self._tasks = [asyncio.create_task(self._follow_table()), asyncio.create_task(self._tick())]
 
     async def stop(self) -> None:
@@ -113,8 +120,9 @@ class Front:
         name, _, alias = name.partition("@")
         entry = self.table.models.get(name)
         if entry is None:
-            served = ", ".join(self.table.models) or "none yet"
-            raise UnknownModel(f"there is no model {name!r} here; served: {served}")
+            if not self.table.models:
+                raise NotReady("the server is starting and serves nothing yet: try again", retry_seconds=1.0)
+            raise UnknownModel(f"there is no model {name!r} here; served: {', '.join(self.table.models)}")
         if version is None:
             version = self._live(name, entry, alias)
         view = self._views.get((name, version))
@@ -147,14 +155,17 @@ class Front:
         logs and traces. Raises ServingError, which knows the version once one was chosen.
         """
         stages, status, reason, view = Stages(), 500, "failed", None
-        call = Call(read, write, gone, deadline_in(self.settings.timeout_seconds), stages)
+        call, left = Call(read, write, gone, deadline_in(self.settings.timeout_seconds), stages), ATTEMPTS
         try:
-            view = self.find(name, version)
-            try:
-                value = await self._attempt(view, call)
-            except EngineLost:  # once more, on another engine; without a version named, on what is live now
+            while True:
                 view = self.find(name, version)
-                value = await self._attempt(view, call)
+                try:
+                    value = await self._attempt(view, call)
+                    break
+                except EngineLost:  # again on another engine; without a version named, on what is live now
+                    left -= 1
+                    if not left:
+                        raise
             status, reason = 200, ""
             return Answer(value, view.version, stages)
         except ServingError as error:

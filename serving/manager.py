@@ -11,8 +11,9 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from registry.cache import fetch
@@ -75,6 +76,7 @@ class Manager:
         self._failed: dict[VersionKey, Holding] = {}
         self._lifeline = Lifeline(settings.server)
         self._table: Table | None = None
+        self._is_unwritten = False
         self._engines_started = 0
         self._measure_at = 0.0
 
@@ -85,11 +87,16 @@ class Manager:
         try:
             while not self._stop.is_set() and not self._lifeline.is_cut():
                 now = time.monotonic()
-                if now >= next_beat:
-                    self._file.beat()
-                    next_beat = now + BEAT_SECONDS
-                self.step(now)
-                self._woken.wait(STEP_SECONDS)
+                try:
+                    self.step(now)
+                    if now >= next_beat:
+                        self._file.beat()
+                        next_beat = now + BEAT_SECONDS
+                except Exception:  # the edge: what is served goes on, and liveness fails where this does
+                    logger.exception("the manager's turn failed; it is tried again")
+                    self._stop.wait(BEAT_SECONDS)
+                # to the moment: a rollback is served within one poll
+                self._woken.wait(min(STEP_SECONDS, self._watch.idle_seconds(time.monotonic())))
                 self._woken.clear()
         finally:
             self._shut_down()
@@ -194,8 +201,11 @@ class Manager:
         return bool(now - holding.failed_at > pause)
 
     def _start_engines(self, name: str, version: str, root: Path) -> list[EngineProcess]:
-        engines = []
-        for device in self.settings.devices:
+        return self._start_on(self.settings.devices, name, version, root)
+
+    def _start_on(self, devices: Iterable[str], name: str, version: str, root: Path) -> list[EngineProcess]:
+        engines: list[EngineProcess] = []
+        for device in devices:
             self._engines_started += 1
             number = f"{time.monotonic_ns() // 1_000_000 % 10**8}-{self._engines_started}"
             base = self.settings.run / ENGINES / number
@@ -213,7 +223,12 @@ class Manager:
                 cache_bytes=self.settings.cache_bytes,
             )
             engines.append(self._engine(order))
-            engines[-1].start()
+            try:
+                engines[-1].start()
+            except OSError:
+                for engine in engines:
+                    engine.kill()
+                raise
         return engines
 
     def _publish_table(self) -> None:
@@ -224,9 +239,16 @@ class Manager:
             models[name] = self._ledger.describe(name, view, versions)
             start_counting(name)
         table = Table(models=models, registry_error=view.error)
-        if table != self._table:
+        if table == self._table:
+            return
+        try:
             self._file.write(table)
-            self._table = table
+        except OSError as error:  # a full disk: fronts go on by the last table, and it is tried again each turn
+            if not self._is_unwritten:
+                logger.error("the routing table cannot be written, the last one holds: %s", error)
+            self._is_unwritten = True
+            return
+        self._table, self._is_unwritten = table, False
 
     def _adopt(self) -> None:
         """Go on from where a manager that was killed has left; its fronts must not see an emptier table meanwhile."""
@@ -237,7 +259,22 @@ class Manager:
             before = left.models[name].versions.get(version) if name in left.models else None
             if before is not None and before.state == "draining":
                 held.drain(time.monotonic(), self.settings.timeout_seconds + 5)
+            else:
+                self._complete(held)
         self._publish_table()
+
+    def _complete(self, held: Holding) -> None:
+        """Start the engines that an adopted version lacks: they had not said yet who they are when the manager died."""
+        missing = list(self.settings.devices)
+        for engine in held.engines:
+            with suppress(ValueError):
+                missing.remove(engine.order.device)
+        if missing and held.root is not None:
+            with suppress(OSError):  # a full disk: fewer engines are better than none
+                started = self._start_on(missing, held.name, held.version, held.root)
+                for engine in started:
+                    engine.was_ready = held.state == "ready"  # then one that fails is restarted, the others serve on
+                held.engines += started
 
     def _shut_down(self) -> None:
         """Fronts first: their accepted requests need the engines. Their lock is free once the last one has ended."""

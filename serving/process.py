@@ -129,7 +129,10 @@ class EngineProcess:
             if self._restart_at and now >= self._restart_at and not self.is_stopping:
                 self._restart_at = 0.0
                 self.restarts += 1
-                self.start()
+                try:
+                    self.start()
+                except OSError as error:  # a full disk, no process to be had: it is tried again
+                    return self._end(f"the engine could not be started again: {error}", now)
                 return "restarted"
             return None
         before = self.report.state

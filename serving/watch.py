@@ -80,6 +80,10 @@ class RegistryWatch:
             self._polling = self._pool.submit(self._poll)
             self._polling.add_done_callback(lambda _: self._woken.set())
 
+    def idle_seconds(self, now: float) -> float:
+        """How long `step` has nothing to do, unless an answer comes."""
+        return LONGEST_PAUSE_SECONDS if self._polling is not None else max(0.0, self._next - now)
+
     def expect(self, references: Iterable[Reference]) -> None:
         """Before the first answer: these are served already."""
         self.view = View(dict.fromkeys((*self._settings.models, *references)))

@@ -106,12 +106,19 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def small_home(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) -> Path:
     """A registry of the test's own: three versions of one model, `m`, the first one live."""
+    home, versions = make_home(tmp_path_factory, {"m": seeds})
+    versions.promote("m", "1", why="start")
+    return home
+
+
+def make_home(tmp_path_factory: pytest.TempPathFactory, models: dict[str, list[Path]]) -> tuple[Path, Versions]:
+    """A registry with these models, each with a version for each classifier, none of them live yet."""
     home = tmp_path_factory.mktemp("h")  # sockets need a short path
     settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
-    for folder in seeds:
-        log_model(folder, task="text-classification", name="m", settings=settings)
-    Versions(settings).promote("m", "1", why="start")
-    return home
+    for name, folders in models.items():
+        for folder in folders:
+            log_model(folder, task="text-classification", name=name, settings=settings)
+    return home, Versions(settings)
 
 
 def ask_together(server: Server, requests: list[tuple[str, Any]], connections: int = 32) -> list[httpx.Response]:

@@ -1,0 +1,125 @@
+"""Constant load on one model over many kept connections: every answer is kept with its version, every loss with its
+connection.
+"""
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+from tests.e2e.server import Server, wait_until
+
+ASKED = "the same text"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One kind of answer. version: as the answer names it. labels: best first, of a 200. error: of any other."""
+
+    status: int
+    version: str | None
+    labels: tuple[str, ...] = ()
+    error: str = ""
+
+
+class Load(threading.Thread):
+    """`connections` clients, each of which asks, takes the whole answer, rests for `rest_seconds` and asks again.
+
+    seen: how often each kind of answer came. lost: the local ports of connections that broke; each is opened again.
+    path: below the server's address, `/models/m` for instance.
+    """
+
+    def __init__(self, server: Server, path: str, connections: int = 64, rest_seconds: float = 0.1) -> None:
+        super().__init__()
+        self._path, self._port, self._count, self._rest = path, server.port, connections, rest_seconds
+        self._stop_event = threading.Event()
+        self.seen: Counter[Seen] = Counter()
+        self.lost: list[int] = []
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            asyncio.run(self._ask_on())
+        except BaseException as error:
+            self.error = error
+
+    def __enter__(self) -> Self:
+        self.start()
+        wait_until(lambda: self.total() >= self._count or self.error, "every connection has got an answer")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_event.set()
+        self.join(90)
+        if self.error is not None:
+            raise self.error
+        assert not self.is_alive(), "requests that were never answered"
+
+    def total(self, version: str | None = None) -> int:
+        """How many answers came, of one version or of all."""
+        seen = dict(self.seen)
+        return sum(count for kind, count in seen.items() if version in (None, kind.version))
+
+    def statuses(self) -> set[int]:
+        """Of all answers."""
+        return {kind.status for kind in dict(self.seen)}
+
+    def failures(self) -> list[Seen]:
+        """Every kind of answer but 200."""
+        return [kind for kind in dict(self.seen) if kind.status != 200]
+
+    def wait_for(self, version: str, answers: int = 64) -> None:
+        """Until `version` has given so many more answers."""
+        before = self.total(version)
+        wait_until(lambda: self.total(version) >= before + answers, f"{answers} answers by {version}: {self.seen}", 120)
+
+    def answers(self) -> dict[str, set[tuple[str, ...]]]:
+        """What each version answered."""
+        found: dict[str, set[tuple[str, ...]]] = {}
+        for kind in dict(self.seen):
+            if kind.status == 200:
+                found.setdefault(str(kind.version), set()).add(kind.labels)
+        return found
+
+    async def _ask_on(self) -> None:
+        await asyncio.gather(*(self._connection(number) for number in range(self._count)))
+
+    async def _connection(self, number: int) -> None:
+        body = json.dumps({"inputs": ASKED}).encode()
+        head = f"POST {self._path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        await asyncio.sleep(self._rest * number / self._count)  # not all at the same moment
+        while not self._stop_event.is_set():
+            port = 0
+            with suppress(ConnectionRefusedError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                port = writer.get_extra_info("sockname")[1]
+                try:
+                    while not self._stop_event.is_set():
+                        writer.write(request)
+                        self.seen[await _read(reader)] += 1
+                        await asyncio.sleep(self._rest)
+                except (ConnectionError, asyncio.IncompleteReadError):
+                    self.lost.append(port)
+                finally:
+                    writer.close()
+                    with suppress(ConnectionError):
+                        await writer.wait_closed()
+            await asyncio.sleep(0 if port else self._rest)
+
+
+async def _read(reader: asyncio.StreamReader) -> Seen:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    first, *lines = head.split("\r\n")
+    headers: dict[str, Any] = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        headers[name.lower()] = value
+    body = await reader.readexactly(int(headers["content-length"]))
+    status, version = int(first.split()[1]), headers.get("x-model-version")
+    if status != 200:
+        return Seen(status, version, error=body.decode())
+    return Seen(status, version, tuple(entry["label"] for entry in json.loads(body)[0]))

@@ -1,0 +1,130 @@
+"""Real registries that tests can break: `mlflow server` processes, on sqlite or on a PostgreSQL of the test's own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from tests.e2e.server import free_port, wait_until
+
+
+class MlflowServer:
+    """`mlflow server` on a database, always at the same address. Use it as a context manager."""
+
+    def __init__(self, folder: Path, database: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._folder, self._log = folder, folder / "mlflow.log"
+        self._command = [
+            *(sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"),
+            *("--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    def start(self) -> None:
+        """Start it (again) and wait until it answers."""
+        environ = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen(
+                self._command, env=environ, stdout=log, stderr=log, cwd=self._folder, start_new_session=True
+            )
+        wait_until(lambda: httpx.get(f"{self.url}/health").status_code == 200, "MLflow answers", 120)
+
+    def kill(self) -> None:
+        """kill -9, its workers too."""
+        if self._process is not None:
+            self.signal(signal.SIGKILL)
+            self._process.wait(10)
+            self._process = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it and its workers a signal."""
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
+
+@contextmanager
+def nonsense(port: int, status: int, body: bytes) -> Iterator[list[str]]:
+    """A server at this port that answers everything alike; gives the paths that it has been asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            asked.append(self.path)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def find_postgres() -> Path | None:
+    """The folder of PostgreSQL's programs, None where it is not installed."""
+    found = [*Path("/usr/lib/postgresql").glob("*/bin/postgres")]
+    if on_path := shutil.which("postgres"):
+        found.append(Path(on_path).resolve())
+    return next((path.parent for path in sorted(found, reverse=True) if (path.parent / "initdb").is_file()), None)
+
+
+@contextmanager
+def postgres(programs: Path) -> Iterator[str]:
+    """A PostgreSQL of the test's own, by a user without privileges, as it demands; gives a database's address."""
+    port = free_port()
+    folder = tempfile.mkdtemp(prefix="headwaiter-postgres-")
+    user: list[str] = []
+    if os.getuid() == 0:
+        shutil.chown(folder, "postgres", "postgres")
+        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    data = f"{folder}/data"
+    initdb = [*user, programs / "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--pgdata", data]
+    subprocess.run(initdb, check=True, capture_output=True, cwd=folder)
+    options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]
+    with (Path(folder) / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*user, programs / "postgres", "-D", data, "-p", str(port), *options], stdout=log, stderr=log, cwd=folder
+        )
+    ready = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+    try:
+        wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, "PostgreSQL answers")
+        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    finally:
+        process.send_signal(signal.SIGINT)  # its fast shutdown
+        process.wait(30)
+        shutil.rmtree(folder)

@@ -1,0 +1,179 @@
+"""kill -9 of each kind of process, under load: what goes on, what is started again, and what never remains."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from registry.versions import Versions
+from serving.policy import CRASH_LIMIT
+from tests.e2e.conftest import make_home
+from tests.e2e.load import Load
+from tests.e2e.server import Server, wait_until
+
+
+@dataclass
+class Shop:
+    """A server with two fronts and two engines a version, and its registry."""
+
+    server: Server
+    home: Path
+    versions: Versions
+
+    def engines(self, version: str) -> set[int]:
+        """The ids of a version's engines that answer."""
+        found = self.server.describe("m")["versions"].get(version, {})
+        return {engine["pid"] for engine in found.get("engines", ())}
+
+    def serve(self, version: str) -> None:
+        """Version live, both of its engines there, nothing else going on."""
+        self.versions.promote("m", version, why="start")
+        wait_until(lambda: self.server.live("m") == version and len(self.engines(version)) == 2, "two engines", 120)
+        wait_until(self.server.is_ready, "ready")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) -> Iterator[Shop]:
+    home, versions = make_home(tmp_path_factory, {"m": seeds})
+    versions.promote("m", "1", why="start")
+    with Server(home, ("m",), {"HEADWAITER_DEVICE": "cpu,cpu"}, ("--workers", "2")) as server:
+        yield Shop(server, home, versions)
+
+
+def engine_of(order: str) -> psutil.Process | None:
+    """The process that has this order, adopted or not; a restarted engine has that of the one before."""
+    return next((found for found in psutil.process_iter(["cmdline"]) if order in (found.info["cmdline"] or ())), None)
+
+
+def order_of(pid: int) -> str:
+    return psutil.Process(pid).cmdline()[-1]
+
+
+def test_requests_of_a_killed_engine_are_answered_by_another_of_its_version(shop: Shop) -> None:
+    shop.serve("1")
+    server, before = shop.server, shop.engines("1")
+    victim = psutil.Process(min(before))
+    victim.suspend()
+    answers: list[httpx.Response] = []
+    asking = [threading.Thread(target=lambda: answers.append(ask(server))) for _ in range(16)]
+    for thread in asking:
+        thread.start()
+    wait_until(lambda: 0 < server.sample("requests_in_progress", model="m") == 16 - len(answers), "only it has some")
+    restarts = server.sample("engine_restarts_total", model="m", version="1")
+    victim.kill()
+    for thread in asking:
+        thread.join(60)
+    assert [(answer.status_code, answer.headers["x-model-version"]) for answer in answers] == [(200, "1")] * 16
+    wait_until(lambda: len(shop.engines("1")) == 2, "it is started again")
+    assert len(shop.engines("1") & before) == 1
+    assert server.sample("engine_restarts_total", model="m", version="1") == restarts + 1
+
+
+def ask(server: Server) -> httpx.Response:
+    return httpx.post(f"{server.url}/models/m", json={"inputs": "x"}, timeout=60)
+
+
+def test_a_killed_front_breaks_its_own_connections_only(shop: Shop) -> None:
+    shop.serve("1")
+    with Load(shop.server, "/models/m", 32) as load:
+        fronts = [found for found in shop.server.processes("worker.service") if is_front(found)]
+        mine, other = (ports_of(front, shop.server.port) for front in fronts)
+        assert mine
+        assert other
+        fronts[0].kill()
+        wait_until(lambda: len(load.lost) >= len(mine), "they are broken")
+        load.wait_for("1", 320)
+        wait_until(
+            lambda: len([found for found in shop.server.processes("worker.service") if is_front(found)]) == 2,
+            "another front takes its place",
+        )
+        wait_until(shop.server.is_ready, "ready again")
+    assert set(load.lost) == mine
+    assert load.failures() == []
+
+
+def is_front(process: psutil.Process) -> bool:
+    command = process.cmdline()
+    return "serving.service:Headwaiter" in command and "headwaiter_manager" not in " ".join(command)
+
+
+def ports_of(front: psutil.Process, port: int) -> set[int]:
+    """The clients' ports of its connections."""
+    found = front.net_connections("tcp4")
+    return {each.raddr.port for each in found if each.laddr.port == port and each.status == psutil.CONN_ESTABLISHED}
+
+
+def test_a_manager_killed_while_a_version_loads_is_followed_by_one_that_goes_on_from_there(shop: Shop) -> None:
+    shop.serve("1")
+    server, before = shop.server, shop.engines("1")
+    with Load(server, "/models/m", 16) as load:
+        shop.versions.promote("m", "2", why="better")
+        loading = wait_until(lambda: set(server.processes("serving.engine")) - mine(before), "version 2 loads")
+        (manager,) = server.processes("headwaiter_manager")
+        manager.kill()
+        load.wait_for("2", 16)
+        assert shop.engines("1") == before
+        assert shop.engines("2") & {engine.pid for engine in loading}, "what was loading is not loaded again"
+        shop.versions.rollback("m", why="worse after all")
+        load.wait_for("1", 16)
+        assert shop.engines("1") == before, "the version before is still warm"
+    assert (load.failures(), load.lost) == ([], [])
+    moves = [(swap["from_version"], swap["to_version"]) for swap in server.describe("m")["swaps"]]
+    assert moves[-2:] == [("1", "2"), ("2", "1")]
+
+
+def mine(pids: set[int]) -> set[psutil.Process]:
+    return {psutil.Process(pid) for pid in pids}
+
+
+def test_a_new_version_that_crashes_again_and_again_gives_way_to_the_one_before(shop: Shop) -> None:
+    shop.serve("1")
+    server = shop.server
+    with Load(server, "/models/m", 16) as load:
+        shop.versions.promote("m", "2", why="better")
+        load.wait_for("2", 16)
+        order = order_of(min(shop.engines("2")))
+        for _ in range(CRASH_LIMIT):
+            victim = wait_until(lambda: engine_of(order), "it is there (again)")
+            victim.kill()
+            victim.wait(10)
+        load.wait_for("1", 16)
+        described = server.describe("m")
+    assert {seen.status for seen in load.failures()} <= {503}, "what two engines lost in turn is told to come again"
+    assert load.lost == []
+    assert described["live"] == "1"
+    assert described["versions"]["2"]["state"] == "failed"
+    assert f"crashed {CRASH_LIMIT} times in a row" in described["versions"]["2"]["error"]
+    last = described["swaps"][-1]
+    assert (last["from_version"], last["to_version"], last["outcome"]) == ("2", "1", "crashed")
+    assert "version 2 crashed" in last["error"]
+    assert server.sample("swap_total", model="m", outcome="crashed") == 1
+    assert server.sample("model_state", model="m", version="2", state="failed") == 1
+    assert f"m/2: its engines crashed {CRASH_LIMIT} times" in server.log.read_text()
+    asked_again = server.sample("engine_restarts_total", model="m", version="2")
+    shop.serve("3")
+    assert server.sample("engine_restarts_total", model="m", version="2") <= asked_again
+    shop.serve("2")
+
+
+@pytest.mark.parametrize("killed", ["the server's process", "everything above the engines"])
+def test_no_orphan_remains_when_a_server_is_killed(small_home: Path, killed: str) -> None:
+    with Server(small_home, ("m",)) as server:
+        everyone = psutil.Process(server.process.pid).children(recursive=True)
+        engines = server.processes("serving.engine")
+        assert engines
+        with Load(server, "/models/m", 8):
+            server.process.kill()
+            if killed == "everything above the engines":
+                for process in everyone:
+                    if process not in engines:
+                        process.kill()
+            server.process.wait(10)
+            assert not psutil.wait_procs(everyone, timeout=45)[1]
+    with Server(small_home, ("m",)) as server:
+        assert server.post("m", {"inputs": "x"}).status_code == 200
+        assert len(list((small_home / "run").iterdir())) == 1, "what the killed one left is cleared away"

@@ -1,0 +1,175 @@
+"""The registry is down, slow, out of its mind, or says that what is live is not there: serving goes on and says so."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from registry.flavor import log_model
+from registry.settings import RegistrySettings
+from registry.tracking import connect
+from tests.e2e.load import Load
+from tests.e2e.registries import MlflowServer, find_postgres, nonsense, postgres
+from tests.e2e.server import Server, wait_until
+
+DATABASES = ("sqlite", "postgresql")
+
+
+@dataclass
+class Shop:
+    """A server of `m` that reads an MLflow server."""
+
+    mlflow: MlflowServer
+    server: Server
+    home: Path
+    client: MlflowClient
+
+    def settle(self, version: str = "1") -> None:
+        """All is well, and this version is live."""
+        if not self.mlflow.is_running:
+            self.mlflow.start()
+        self.client.set_registered_model_alias("m", "champion", version)
+        wait_until(lambda: self.is_well() and self.server.live("m") == version, f"version {version} is live", 120)
+
+    def trouble(self) -> str:
+        """Why the registry cannot be read, or empty."""
+        return self.server.http.get("/models").json()["registry_error"] or ""
+
+    def is_well(self) -> bool:
+        return not self.trouble() and not self.server.describe("m")["error"]
+
+    def follow(self, version: str) -> None:
+        """The alias moves, and the server follows."""
+        self.client.set_registered_model_alias("m", "champion", version)
+        wait_until(lambda: self.server.live("m") == version, f"version {version} is live", 120)
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) -> Iterator[Shop]:
+    home = tmp_path_factory.mktemp("h")  # sockets need a short path
+    with contextlib.ExitStack() as stack:
+        database = f"sqlite:///{home / 'mlflow.db'}"
+        if request.param == "postgresql":
+            programs = find_postgres()
+            if programs is None:
+                pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+            database = stack.enter_context(postgres(programs))
+        mlflow = stack.enter_context(MlflowServer(home, database))
+        settings = RegistrySettings(home, mlflow.url)
+        for folder in seeds:
+            log_model(folder, task="text-classification", name="m", settings=settings)
+        client = connect(settings)
+        client.set_registered_model_alias("m", "champion", "1")
+        server = stack.enter_context(Server(home, ("m",), {"MLFLOW_TRACKING_URI": mlflow.url}))
+        yield Shop(mlflow, server, home, client)
+
+
+def assert_serving_goes_on(shop: Shop, live: str = "1") -> None:
+    assert shop.server.live("m") == live
+    assert shop.server.post("m", {"inputs": "x"}).headers["x-model-version"] == live
+    assert shop.server.is_ready()
+    assert shop.server.http.get("/livez").status_code == 200
+
+
+def test_a_killed_registry_is_told_of_and_followed_again_once_it_is_back(shop: Shop) -> None:
+    shop.settle()
+    with Load(shop.server, "/models/m", 4) as load:
+        shop.mlflow.kill()
+        wait_until(shop.trouble, "the trouble is shown")
+        assert shop.server.sample("registry_up") == 0
+        assert "the registry cannot be read, serving goes on" in shop.server.log.read_text()
+        assert_serving_goes_on(shop)
+        shop.mlflow.start()
+        wait_until(shop.is_well, "all is well again")
+        assert shop.server.sample("registry_up") == 1
+        shop.follow("2")
+        load.wait_for("2", 4)
+    assert (load.failures(), load.lost) == ([], [])
+    assert set(load.answers()) == {"1", "2"}
+
+
+def test_a_registry_that_does_not_answer_in_time_is_called_slow(shop: Shop) -> None:
+    shop.settle()
+    shop.mlflow.signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: "no answer for" in shop.trouble(), "it is called slow")
+        assert_serving_goes_on(shop)
+    finally:
+        shop.mlflow.signal(signal.SIGCONT)
+    wait_until(shop.is_well, "all is well again")
+    shop.follow("2")
+
+
+NONSENSE = (
+    (200, b"<html>this is somebody else</html>"),
+    (200, b"{}"),
+    (200, b'{"model_version": {"name": "m", "version": "zero", "source": 7}}'),
+    (500, b'{"error_code": "INTERNAL_ERROR", "message": "no database"}'),
+)
+
+
+def test_a_registry_that_answers_nonsense_changes_nothing(shop: Shop) -> None:
+    shop.settle()
+    shop.mlflow.kill()
+    for status, body in NONSENSE:
+        with nonsense(shop.mlflow.port, status, body) as asked:
+            wait_until(lambda: asked, f"it is asked, to answer {status} {body!r}")
+            assert_serving_goes_on(shop)
+            wait_until(shop.trouble, "the trouble is shown")
+    shop.mlflow.start()
+    wait_until(shop.is_well, "all is well again")
+    shop.follow("2")
+
+
+def test_a_deleted_alias_leaves_live_what_was(shop: Shop) -> None:
+    shop.settle()
+    shop.client.delete_registered_model_alias("m", "champion")
+    wait_until(lambda: "no m@champion" in (shop.server.describe("m")["error"] or ""), "it is shown")
+    assert_serving_goes_on(shop)
+    shop.follow("2")
+    assert shop.is_well()
+
+
+def test_a_version_that_is_deleted_while_it_is_live_stays_until_another_is_named(shop: Shop) -> None:
+    shop.settle("3")
+    shop.client.delete_model_version("m", "3")  # its alias goes with it
+    wait_until(lambda: "no m@champion" in (shop.server.describe("m")["error"] or ""), "it is shown")
+    assert_serving_goes_on(shop, live="3")
+    shop.follow("1")
+    assert shop.is_well()
+
+
+def test_a_renamed_model_stays_live_under_its_old_name(shop: Shop) -> None:
+    shop.settle()
+    shop.client.rename_registered_model("m", "renamed")
+    try:
+        wait_until(lambda: "no m@champion" in (shop.server.describe("m")["error"] or ""), "it is shown")
+        assert_serving_goes_on(shop)
+    finally:
+        shop.client.rename_registered_model("renamed", "m")
+    wait_until(shop.is_well, "all is well again")
+    shop.follow("2")
+
+
+def test_a_start_without_the_registry_serves_what_was_last_live_here(
+    shop: Shop, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shop.settle("2")
+    shop.mlflow.kill()
+    environ = {"MLFLOW_TRACKING_URI": shop.mlflow.url}
+    with Server(shop.home, ("m",), environ) as again:
+        assert again.live("m") == "2"
+        assert again.post("m", {"inputs": "x"}).headers["x-model-version"] == "2"
+        assert again.http.get("/models").json()["registry_error"]
+        assert again.sample("registry_up") == 0
+    elsewhere = tmp_path_factory.mktemp("e")
+    with Server(elsewhere, ("m",), environ, wait=False) as fresh:
+        wait_until(lambda: fresh.http.get("/models").json()["registry_error"], "the trouble is shown")
+        assert fresh.http.get("/readyz").status_code == 503, "nothing is known here"
+        shop.mlflow.start()
+        wait_until(fresh.is_ready, "ready", 120)
+        assert fresh.live("m") == "2"
