@@ -22,6 +22,8 @@ from serving.padding import pad_rows
 if TYPE_CHECKING:
     import torch
 
+    from serving.scoring import Scoring
+
 
 @dataclass(frozen=True)
 class EncodedRow:
@@ -189,6 +191,14 @@ class Task(ABC):
     def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
         """(label, score in 0..1) of each prediction in an item's answer, for metrics; empty for unlabelled tasks."""
         return ()
+
+    def scoring(self, contract: Contract) -> "Scoring | None":
+        """How answers are compared with labels; None for a task without a standard metric."""
+        return None
+
+    def has_scoring(self) -> bool:
+        """Whether the task has a standard metric."""
+        return type(self).scoring is not Task.scoring
 
     @abstractmethod
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
