@@ -1,6 +1,7 @@
 """Which version is live: resolve an alias once, move it, go back, read what was done. All of it is kept in MLflow."""
 
 import getpass
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,7 +115,7 @@ class Versions:
                 alias=alias,
                 from_version=origin,
                 to_version=candidate.version,
-                who=who or getpass.getuser(),
+                who=who or _user(),
                 why=why,
                 breaking=breaking,
                 allow_breaking=allow_breaking if breaking and allow_breaking else "",
@@ -151,7 +152,7 @@ class Versions:
                 alias=alias,
                 from_version=current,
                 to_version=target,
-                who=who or getpass.getuser(),
+                who=who or _user(),
                 why=why,
                 skipped=tuple(deleted),
             ),
@@ -208,6 +209,14 @@ class Versions:
             if "IntegrityError" not in str(error):
                 raise
             self._client.set_registered_model_alias(name, alias, target)
+
+
+def _user() -> str:
+    """The user's name; in a container that has none for it, its number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 @contextmanager

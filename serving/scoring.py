@@ -51,7 +51,7 @@ class LabelledSpan(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 def accuracy(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
     """The share of predictions that equal their label."""
-    right = [one == other for one, other in zip(predictions, labels, strict=True)]
+    right = [bool(one == other) for one, other in zip(predictions, labels, strict=True)]
     return sum(right) / len(right)
 
 
