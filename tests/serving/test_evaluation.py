@@ -29,6 +29,7 @@ classes = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), 
 label_sets = st.frozensets(st.sampled_from("abcd"))
 
 
+@settings(deadline=None)
 @given(classes)
 def test_scores_of_classes_are_scikit_learns(pairs: list[tuple[str, str]]) -> None:
     predictions, labels = zip(*pairs, strict=True)
