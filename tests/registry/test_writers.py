@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -40,38 +41,38 @@ for move in range(int(moves)):
 """
 
 
-@pytest.fixture(params=["sqlite", "server"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path, models: dict[str, Path]) -> Iterator[RegistrySettings]:
-    """A registry with two versions of "m"."""
-    process = None
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    if request.param == "server":
-        port = free_port()
-        command = (
-            *("-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "2", "--port", str(port)),
-            *("--artifacts-destination", str(tmp_path / "store")),
-        )
+@contextmanager
+def mlflow_server(folder: Path, database: str) -> Iterator[str]:
+    """`mlflow server` on the database, with its files in `folder`; its address."""
+    port = free_port()
+    command = ("-m", "mlflow", "server", "--backend-store-uri", database, "--workers", "2", "--port", str(port))
+    with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=tmp_path,
-            stdout=(tmp_path / "server.log").open("w"),
+            [sys.executable, *command, "--artifacts-destination", str(folder / "store")],
+            cwd=folder,
+            stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        uri = f"http://127.0.0.1:{port}"
     try:
-        if process is not None:
-            wait_until(lambda: answers(f"{uri}/health"), "MLflow's server answers", 180)
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), "MLflow's server answers", 180)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.fixture(params=["sqlite", "server"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path, models: dict[str, Path]) -> Iterator[RegistrySettings]:
+    """A registry with two versions of "m"."""
+    database = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with mlflow_server(tmp_path, database) if request.param == "server" else nullcontext(database) as uri:
         settings = RegistrySettings(tmp_path, uri)
         for longest in (None, 200):
             log_model(models["single"], task="text-classification", name="m", max_tokens=longest, settings=settings)
+        forget_tracking()
         Versions(settings).promote("m", "2", why="the shorter one first")
         yield settings
-    finally:
-        forget_tracking()
-        if process is not None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
 
 
 def answers(url: str) -> bool:

@@ -142,15 +142,15 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def kill_the_manager(self) -> None:
-        answering = {body.order.version for body in self.world.running()}
-        before = {alias: version for alias, version in self.served.items() if version in answering}
+        answering, before = self.world.answering(), len(self.world.fetched)
         self.server.restart()
-        note(f"adopted {self.server.states()}")
-        self.tries.clear()
         after = self.server.states()
-        for alias, version in before.items():
-            if after.get(str(version)) == "ready":
-                assert self.server.serves(alias) == version
+        note(f"adopted {after}")
+        self.tries.clear()
+        for alias, live in self.served.items():
+            if live in answering:
+                assert (self.server.serves(alias), after.get(str(live))) == (live, "ready")
+        assert len(self.world.fetched) == before
         self.served = {alias: self.server.serves(alias) for alias in ALIASES}
         self.states = after
 

@@ -25,7 +25,7 @@ from serving.holding import Fetched
 from serving.lifecycle import State
 from serving.manager import Manager
 from serving.process import EngineProcess
-from serving.report import EngineOrder, EngineReport, order_path, write_report
+from serving.report import EngineOrder, EngineReport, order_path, read_report, write_report
 from serving.settings import ServingSettings
 from serving.table import Table, TableFile
 from serving.watch import RegistryWatch
@@ -126,6 +126,11 @@ class World:
         """The processes that have not ended."""
         return [body for body in self.bodies if body.returncode is None]
 
+    def answering(self) -> set[str]:
+        """The versions with an engine that is ready."""
+        reports = [(body, read_report(Path(body.order.report))) for body in self.running()]
+        return {body.order.version for body, report in reports if report == ready(body)}
+
     def let_engines_go_on(self) -> None:
         """Engines that load become ready or fail, those that were asked to leave do so, and those without order."""
         for body in self.running():
@@ -136,7 +141,12 @@ class World:
                 write_report(Path(body.order.report), report)
                 body.returncode = 1
             else:
-                write_report(Path(body.order.report), EngineReport(pid=body.pid, state="ready", device="cpu"))
+                write_report(Path(body.order.report), ready(body))
+
+
+def ready(body: Body) -> EngineReport:
+    """What an engine says that has loaded."""
+    return EngineReport(pid=body.pid, state="ready", device="cpu")
 
 
 class WorldEngine(EngineProcess):
