@@ -14,19 +14,34 @@ references   how a user names a model: name, name@alias, name/version
 history      the written history of alias moves
 versions     resolve, promote, roll back
 cache        verified artifacts on this machine
+gates        what a version must pass before an alias moves to it
 
 Importing the package loads neither mlflow nor torch nor transformers.
 """
 
 from typing import Any
 
-__all__ = ["Contract", "Reference", "RegistrySettings", "Versions", "log_model"]
+__all__ = [
+    "Contract",
+    "Evaluation",
+    "Move",
+    "PromotionRefused",
+    "Reference",
+    "RegistrySettings",
+    "Versions",
+    "find_differences",
+    "log_model",
+]
 
 _HOMES = {
     "Contract": "registry.contract",
+    "Evaluation": "registry.history",
+    "Move": "registry.history",
+    "PromotionRefused": "registry.errors",
     "Reference": "registry.references",
     "RegistrySettings": "registry.settings",
     "Versions": "registry.versions",
+    "find_differences": "registry.gates",
     "log_model": "registry.flavor",
 }
 

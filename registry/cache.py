@@ -1,7 +1,9 @@
 """The cache of verified artifacts, addressed by their contract's digest and shared by the machine's processes."""
 
 import shutil
+import tempfile
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from registry.contract import Contract
@@ -48,24 +50,52 @@ def fetch(version: ResolvedVersion, settings: RegistrySettings) -> tuple[Path, C
 
 def verify(root: Path, version: ResolvedVersion) -> Contract:
     """The contract at `root`, after checking it against the version's tag and every file against the contract."""
+    contract = _checked_contract(root, version)
+    verify_folder(root, MODEL_FOLDER, contract.files)
+    return contract
+
+
+def peek(version: ResolvedVersion, settings: RegistrySettings) -> Contract:
+    """The version's contract, without its weights where it was logged with one. Blocks; raises as `fetch` does."""
+    cached = settings.cache / (version.digest or "none")
+    if cached.is_dir():
+        with suppress(ArtifactError, ContractError):
+            return _checked_contract(cached, version)
+    with tempfile.TemporaryDirectory(prefix="headwaiter-contract-") as folder:
+        _download(version, settings, Path(folder), "MLmodel")
+        if not needs_contract(Path(folder)):
+            return _checked_contract(Path(folder), version)
+    return fetch(version, settings)[1]
+
+
+def _checked_contract(root: Path, version: ResolvedVersion) -> Contract:
     contract = read_contract(root)
     if version.digest is not None and contract.digest != version.digest:
         raise DigestMismatch(
             f"the contract of {version.name}/{version.version} has sha256 {contract.digest[:12]}…, "
             f"the registry recorded {version.digest[:12]}…: MLmodel changed after logging; log the model again"
         )
-    verify_folder(root, MODEL_FOLDER, contract.files)
     return contract
 
 
-def _download(version: ResolvedVersion, settings: RegistrySettings, target: Path) -> None:
-    connect(settings)
-    import mlflow.artifacts
+def _download(version: ResolvedVersion, settings: RegistrySettings, target: Path, path: str = "") -> None:
+    """Copy the artifact, or the file at `path` in it, to the folder `target`.
+
+    MLflow's own download (3.17) looks for `models:/…` in the registry of the process' global state, whatever address
+    it is given; so they are looked up here.
+    """
+    client = connect(settings)
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     try:
-        mlflow.artifacts.download_artifacts(
-            artifact_uri=version.source, dst_path=str(target), tracking_uri=settings.tracking_uri
-        )
+        location = version.source
+        kind, _, place = location.partition(":/")
+        if kind == "models" and "/" not in place:
+            location = client.get_logged_model(place).artifact_location
+        elif kind == "models":
+            location = client.get_model_version_download_uri(version.name, version.version)
+        store = get_artifact_repository(location, tracking_uri=settings.tracking_uri)
+        store.download_artifacts(path, str(target))
     except Exception as error:
         raise RegistryUnavailable(
             f"the files of {version.name}/{version.version} could not be downloaded from {version.source}: {error}"

@@ -13,11 +13,17 @@ RegistryError
 │   └── DigestMismatch        a file is not the one that was logged
 ├── ContractError             the contract is missing, of another format, or contradicts itself
 ├── NotFound                  no such model, version or alias
-├── HistoryError              nothing to roll back to
+├── HistoryError              nothing to roll back to, or a move that cannot be written down
+├── PromotionRefused          a gate is shut: the alias stays where it is
+│   ├── DamagedVersion        the candidate's files are not those that were logged
+│   ├── BreakingChange        clients of what is live would notice the candidate
+│   └── NotGoodEnough         the candidate misses a required metric
 └── RegistryUnavailable       MLflow did not answer
 
 They know nothing of HTTP: `serving.errors` maps them where that is needed.
 """
+
+from collections.abc import Sequence
 
 
 class RegistryError(Exception):
@@ -73,7 +79,27 @@ class NotFound(RegistryError):
 
 
 class HistoryError(RegistryError):
-    """The history names no version to go back to."""
+    """The history names no version to go back to, or a move cannot be written down."""
+
+
+class PromotionRefused(RegistryError):
+    """A gate is shut, and the alias stays where it is. reasons: each thing that is wrong, in words."""
+
+    def __init__(self, message: str, reasons: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.reasons = tuple(reasons) or (message,)
+
+
+class DamagedVersion(PromotionRefused):
+    """The candidate's files are not those that were logged, or cannot be served."""
+
+
+class BreakingChange(PromotionRefused):
+    """Clients of the live version would notice the candidate; reasons has each difference."""
+
+
+class NotGoodEnough(PromotionRefused):
+    """The candidate misses a required metric; reasons has each one."""
 
 
 class RegistryUnavailable(RegistryError):

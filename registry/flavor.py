@@ -142,18 +142,28 @@ def write_artifact(root: Path, contract: Contract, mlflow_model: Any = None) -> 
 
 def read_contract(root: Path) -> Contract:
     """The contract of the artifact at `root`; raises IncompleteArtifact or ContractError."""
-    import yaml
-
-    path = root / "MLmodel"
-    if not path.is_file():
-        raise IncompleteArtifact(f"{root} has no MLmodel file: it is not an MLflow model")
-    flavors = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("flavors") or {}
+    flavors = read_flavors(root)
     if FLAVOR not in flavors:
         raise ContractError(
             f"the artifact has no contract (its flavors: {', '.join(sorted(flavors)) or 'none'}): "
             "log the model with `headwaiter log` or registry.log_model"
         )
     return Contract.parse(flavors[FLAVOR].get("contract"))
+
+
+def read_flavors(root: Path) -> dict[str, Any]:
+    """Name → configuration of each flavor in the artifact's `MLmodel`; raises IncompleteArtifact or ContractError."""
+    import yaml
+
+    path = root / "MLmodel"
+    if not path.is_file():
+        raise IncompleteArtifact(f"{root} has no MLmodel file: it is not an MLflow model")
+    try:
+        flavors = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("flavors") or {}
+        return {str(name): dict(configuration) for name, configuration in flavors.items()}
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
+        cause = str(error).splitlines()[0]
+        raise ContractError(f"the artifact's MLmodel is damaged: {cause}; log the model again") from error
 
 
 def save_model(path: str, mlflow_model: Any, *, root: Path, contract: Contract) -> None:

@@ -4,6 +4,7 @@ MLflow keeps no history of aliases and has no compare-and-set (3.17). A tag's ke
 so concurrent moves each keep their record.
 """
 
+import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping
@@ -13,12 +14,30 @@ import msgspec
 from registry.errors import HistoryError
 
 PREFIX = "headwaiter.history."
+MAX_RECORD = 5000
+"""Characters of a registered model's tag that all of MLflow's databases keep (3.17)."""
 
 
-class Move(msgspec.Struct, frozen=True, kw_only=True, rename={"from_version": "from", "to_version": "to"}):
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a version scored on labelled examples before it was promoted.
+
+    examples: how many; sha256: of them, in hex. values: metric → score. required: metric → what was asked for.
+    """
+
+    examples: int
+    sha256: str
+    values: dict[str, float]
+    required: dict[str, float]
+
+
+class Move(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"from_version": "from", "to_version": "to"}
+):
     """One move of an alias. time: seconds since the epoch. action: "promote" or "rollback".
 
-    from_version: None where the alias did not exist. who: the user's name. why: free text.
+    from_version: None where the alias did not exist. who: the user's name. why: free text. breaking: what clients of
+    the version before would notice; allow_breaking: the reason for which it was promoted all the same. evaluation: the
+    score that it was promoted with. skipped: earlier versions that a rollback passed over, as they have been deleted.
     """
 
     time: float
@@ -28,12 +47,39 @@ class Move(msgspec.Struct, frozen=True, kw_only=True, rename={"from_version": "f
     to_version: str
     who: str
     why: str
+    breaking: tuple[str, ...] = ()
+    allow_breaking: str = ""
+    evaluation: Evaluation | None = None
+    skipped: tuple[str, ...] = ()
+
+    def encode(self) -> str:
+        """The record as JSON; raises HistoryError for one that is longer than what MLflow keeps."""
+        record = msgspec.json.encode(self).decode()
+        if len(record) > MAX_RECORD:
+            raise HistoryError(
+                f"the record of this move has {len(record):,} characters, MLflow keeps {MAX_RECORD:,}: "
+                "give a shorter reason"
+            )
+        return record
 
 
-def new_key(now: float | None = None) -> str:
-    """A unique tag key; keys sort by time to the microsecond."""
+def check_reason(text: str) -> str:
+    """Return `text` if it says anything, else raise HistoryError."""
+    if not text.strip():
+        raise HistoryError("the reason is empty: say in a few words why, for the history")
+    return text
+
+
+def new_key(now: float | None = None, after: Iterable[str] = ()) -> str:
+    """A unique tag key; keys sort by time to the microsecond, and behind those in `after` even if clocks differ."""
     micros = int((time.time() if now is None else now) * 1_000_000)
+    latest = max((key for key in after if _KEY.fullmatch(key)), default="")
+    if latest:
+        micros = max(micros, int(latest.split(".")[2]) + 1)
     return f"{PREFIX}{micros:017d}.{secrets.token_hex(4)}"
+
+
+_KEY = re.compile(re.escape(PREFIX) + r"\d{17}\.[0-9a-f]{8}")
 
 
 def read_moves(tags: Mapping[str, str], alias: str | None = None) -> list[Move]:
@@ -49,11 +95,12 @@ def read_moves(tags: Mapping[str, str], alias: str | None = None) -> list[Move]:
     return moves
 
 
-def previous_version(moves: Iterable[Move], current: str | None) -> str:
-    """The version that was live before `current`, by history; called again after a rollback, the one before that.
+def earlier_versions(moves: Iterable[Move], current: str | None) -> list[str]:
+    """The versions that were live before `current`, by history, latest first and each once.
 
-    A promotion puts a version on a stack, a rollback takes the top off; what lies under `current` is the answer. A
-    move that was made by hand and left no record counts as a promotion. Raises HistoryError.
+    A promotion puts a version on a stack, a rollback takes off what lies above the one that it goes to; what lies under
+    `current` is the answer. So called again after a rollback, it begins with the one before that. A move that was made
+    by hand and left no record counts as a promotion.
     """
     stack: list[str] = []
     for move in moves:
@@ -64,9 +111,7 @@ def previous_version(moves: Iterable[Move], current: str | None) -> str:
         else:
             _put(stack, move.to_version)
     _put(stack, current)
-    if len(stack) < 2:
-        raise HistoryError("the history names no earlier version to go back to: promote one by its number instead")
-    return stack[-2]
+    return [version for version in dict.fromkeys(reversed(stack)) if version != current]
 
 
 def _put(stack: list[str], version: str | None) -> None:

@@ -9,9 +9,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from registry.errors import ContractError, RegistryError
+from registry.flavor import read_flavors
 from registry.layout import FLAVOR, MODEL_FOLDER
 
 SECONDS = 600.0
@@ -21,7 +21,7 @@ TASKS = {"llm/v1/chat": "text-generation", "llm/v1/completions": "text-generatio
 
 def needs_contract(root: Path) -> bool:
     """Whether the artifact has MLflow's transformers flavor and no contract."""
-    flavors = _flavors(root)
+    flavors = read_flavors(root)
     return "transformers" in flavors and FLAVOR not in flavors
 
 
@@ -50,7 +50,7 @@ def derive(root: Path) -> None:
     from registry.images import reads_images
     from registry.processors import load_processor
 
-    fields = _flavors(root)["transformers"]
+    fields = read_flavors(root)["transformers"]
     task = TASKS.get(fields.get("task"), fields.get("task"))
     if task not in HEADS:
         raise ContractError(f"its flavor names the task {task!r}, this release has: {', '.join(HEADS)}: log it again")
@@ -65,14 +65,6 @@ def derive(root: Path) -> None:
     described = Model.load(str(root))
     contract = make_contract(root, model, processor, task, origin=folder, described=described)
     write_artifact(root, contract, described)
-
-
-def _flavors(root: Path) -> dict[str, Any]:
-    import yaml
-
-    path = root / "MLmodel"
-    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return dict((found or {}).get("flavors") or {})
 
 
 if __name__ == "__main__":

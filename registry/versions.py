@@ -1,19 +1,23 @@
 """Which version is live: resolve an alias once, move it, go back, read what was done. All of it is kept in MLflow."""
 
 import getpass
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from registry.errors import HistoryError, NotFound, RegistryError, RegistryUnavailable
-from registry.history import Move, new_key, previous_version, read_moves
+from registry.contract import Contract
+from registry.errors import BreakingChange, HistoryError, NotFound, RegistryError, RegistryUnavailable
+from registry.history import Move, check_reason, earlier_versions, new_key, read_moves
 from registry.layout import FLAVOR
 from registry.references import Reference
 from registry.settings import DEFAULT_ALIAS, RegistrySettings
 from registry.tracking import connect
+
+if TYPE_CHECKING:
+    from registry.gates import Evaluate
 
 DEPLOYED = f"{FLAVOR}.deployed"
 """A registered model's tag: the alias to serve."""
@@ -73,22 +77,86 @@ class Versions:
             if DEPLOYED in self._client.get_registered_model(name).tags:
                 self._client.delete_registered_model_tag(name, DEPLOYED)
 
-    def promote(self, name: str, version: str, *, why: str, who: str | None = None, alias: str = DEFAULT_ALIAS) -> Move:
-        """Move the alias to `version` and record it; raises NotFound for a version that is not there."""
-        self.resolve(Reference(name=name, version=version))
-        return self._move(name, "promote", alias, self.current(name, alias), version, who, why)
+    def promote(
+        self,
+        name: str,
+        version: str,
+        *,
+        why: str,
+        who: str | None = None,
+        alias: str = DEFAULT_ALIAS,
+        allow_breaking: str | None = None,
+        evaluate: "Evaluate | None" = None,
+    ) -> Move:
+        """Check `version`, move the alias to it and record that. Blocks while its files are fetched and verified.
+
+        why, who: for the history; who is the user by default. allow_breaking: the reason to promote a version although
+        clients of the live one would notice it (`gates.find_differences` says what they notice). evaluate: scores the
+        candidate first, such as `serving.evaluation.Evaluator`. Raises NotFound, HistoryError for an empty reason, or a
+        PromotionRefused; the alias stays where it is then.
+        """
+        check_reason(why)
+        if allow_breaking is not None:
+            check_reason(allow_breaking)
+        from registry.gates import check_files
+
+        candidate = self.resolve(Reference(name=name, version=version))
+        root, contract = check_files(candidate, self.settings)
+        origin, breaking = self._compare(candidate, contract, alias, allow_breaking)
+        evaluation = None
+        if evaluate is not None:
+            evaluation = evaluate(root, contract)
+            origin, breaking = self._compare(candidate, contract, alias, allow_breaking)  # it may have moved meanwhile
+        return self._move(
+            name,
+            Move(
+                time=time.time(),
+                action="promote",
+                alias=alias,
+                from_version=origin,
+                to_version=candidate.version,
+                who=who or _user(),
+                why=why,
+                breaking=breaking,
+                allow_breaking=allow_breaking if breaking and allow_breaking else "",
+                evaluation=evaluation,
+            ),
+        )
 
     def rollback(self, name: str, *, why: str, who: str | None = None, alias: str = DEFAULT_ALIAS) -> Move:
-        """Move the alias to the version that was live before, by history; raises NotFound or HistoryError."""
+        """Move the alias to the version that was live before, by history, and record that; called again, further back.
+
+        Nothing is checked, so that it takes effect at once. Versions that have been deleted are passed over. Raises
+        NotFound for the model, HistoryError where the history names no earlier version that is still there.
+        """
+        check_reason(why)
         current = self.current(name, alias)
-        target = previous_version(self.history(name, alias), current)
-        try:
-            self.resolve(Reference(name=name, version=target))
-        except NotFound as error:
+        deleted: list[str] = []
+        for target in earlier_versions(self.history(name, alias), current):
+            try:
+                self.resolve(Reference(name=name, version=target))
+                break
+            except NotFound:
+                deleted.append(target)
+        else:
+            gone = f" but {', '.join(deleted)}, deleted since" if deleted else ""
             raise HistoryError(
-                f"{name} was at version {target} before, which was deleted since: promote another"
-            ) from error
-        return self._move(name, "rollback", alias, current, target, who, why)
+                f"the history of {name}@{alias} names no earlier version to go back to{gone}: "
+                "promote one by its number instead"
+            )
+        return self._move(
+            name,
+            Move(
+                time=time.time(),
+                action="rollback",
+                alias=alias,
+                from_version=current,
+                to_version=target,
+                who=who or _user(),
+                why=why,
+                skipped=tuple(deleted),
+            ),
+        )
 
     def history(self, name: str, alias: str | None = None) -> list[Move]:
         """The recorded moves, oldest first; of one alias or of all."""
@@ -101,22 +169,34 @@ class Versions:
             found = self._client.get_registered_model(name).aliases.get(alias)
         return None if found is None else str(found)
 
-    def _move(
-        self, name: str, action: str, alias: str, origin: str | None, target: str, who: str | None, why: str
-    ) -> Move:
-        move = Move(
-            time=time.time(),
-            action=action,
-            alias=alias,
-            from_version=origin,
-            to_version=target,
-            who=who or getpass.getuser(),
-            why=why,
-        )
-        # The alias first: a move without its record is taken for one made by hand, a record without its move would lie.
-        with _translated(f"{name}/{target}"):
-            self._set_alias(name, alias, target)
-            self._client.set_registered_model_tag(name, new_key(move.time), msgspec.json.encode(move).decode())
+    def _compare(
+        self, candidate: ResolvedVersion, contract: Contract, alias: str, allow_breaking: str | None
+    ) -> tuple[str | None, tuple[str, ...]]:
+        """The version that the alias names now, and what its clients would notice; raises BreakingChange."""
+        from registry.gates import check_compatible
+
+        current = self.current(candidate.name, alias)
+        if current is None or current == candidate.version:
+            return current, ()
+        live = self.resolve(Reference(name=candidate.name, version=current))
+        try:
+            check_compatible(contract, live, f"{candidate.name}/{candidate.version}", alias, self.settings)
+        except BreakingChange as error:
+            if allow_breaking is None:
+                raise
+            return current, error.reasons
+        return current, ()
+
+    def _move(self, name: str, move: Move) -> Move:
+        """Move the alias and write it down.
+
+        The alias first: a move without its record is taken for one made by hand, a record without its move would lie.
+        """
+        record = move.encode()
+        with _translated(f"{name}/{move.to_version}"):
+            self._set_alias(name, move.alias, move.to_version)
+            key = new_key(move.time, after=self._client.get_registered_model(name).tags)
+            self._client.set_registered_model_tag(name, key, record)
         return move
 
     def _set_alias(self, name: str, alias: str, target: str) -> None:
@@ -129,6 +209,14 @@ class Versions:
             if "IntegrityError" not in str(error):
                 raise
             self._client.set_registered_model_alias(name, alias, target)
+
+
+def _user() -> str:
+    """The user's name; in a container that has none for it, its number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 @contextmanager

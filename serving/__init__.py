@@ -1,7 +1,9 @@
 """A request's way. The files, in the order that data passes them:
 
 settings, errors     what can be set, what can go wrong
-cli                  the command line
+cli, console         the command line
+version_commands     promote, rollback, history
+evaluation, scoring  a version's score on labelled examples, before it is promoted
 service              the BentoML services: fronts and the manager
 plain, app, http     HTTP: a plain request's short way; the data plane before BentoML's own routes
 protocols/           one file a protocol: its routes, its bodies, the shape of its errors

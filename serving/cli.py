@@ -3,17 +3,13 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from registry.settings import DEFAULT_ALIAS
-
-if TYPE_CHECKING:
-    from registry.history import Move
+from serving.console import errors as _errors
+from serving.version_commands import history, promote, rollback
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -132,43 +128,8 @@ def log_command(
     click.echo(json.dumps(record) if as_json else logged.version)
 
 
-@main.command()
-@click.argument("name")
-@click.argument("version")
-@click.option("--why", required=True, help="The reason, for the history.")
-@click.option("--alias", default=DEFAULT_ALIAS, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def promote(name: str, version: str, why: str, alias: str, as_json: bool) -> None:
-    """Make VERSION of NAME the live one; running servers follow within their poll interval."""
-    from registry.versions import Versions
-
-    with _errors():
-        _show_moves([Versions().promote(name, version, why=why, alias=alias)], as_json)
-
-
-@main.command()
-@click.argument("name")
-@click.option("--why", required=True, help="The reason, for the history.")
-@click.option("--alias", default=DEFAULT_ALIAS, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def rollback(name: str, why: str, alias: str, as_json: bool) -> None:
-    """Make the version live again that was live before, by history."""
-    from registry.versions import Versions
-
-    with _errors():
-        _show_moves([Versions().rollback(name, why=why, alias=alias)], as_json)
-
-
-@main.command()
-@click.argument("name")
-@click.option("--alias", help="Only this alias.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def history(name: str, alias: str | None, as_json: bool) -> None:
-    """List who moved NAME's aliases, when, where and why."""
-    from registry.versions import Versions
-
-    with _errors():
-        _show_moves(Versions().history(name, alias), as_json)
+for command in (promote, rollback, history):
+    main.add_command(command)
 
 
 @main.command()
@@ -282,20 +243,6 @@ def _source_folder() -> str:
     return str(Path(__file__).resolve().parent.parent)
 
 
-def _show_moves(moves: "list[Move]", as_json: bool) -> None:
-    import msgspec
-
-    if as_json:
-        click.echo(msgspec.json.encode(moves).decode())
-        return
-    from datetime import UTC, datetime
-
-    for move in moves:
-        at = datetime.fromtimestamp(move.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        change = f"{move.from_version or 'none'} → {move.to_version}"
-        click.echo(f"{at}Z  {move.action:8}  {move.alias}  {change}  {move.who}  {move.why}")
-
-
 def _read_json(text: str) -> Any:
     try:
         return json.loads(text)
@@ -321,18 +268,6 @@ def _read_default(text: str) -> tuple[str, Any]:
     if not equals:
         raise click.UsageError(f"--default {text!r}: write KEY=VALUE")
     return key, {"true": True, "false": False}.get(value.lower(), value)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Show our own errors as one line and exit with status 1; anything else is a bug and keeps its traceback."""
-    from registry.errors import RegistryError
-    from serving.errors import EngineError, ServingError
-
-    try:
-        yield
-    except (RegistryError, ServingError, EngineError) as error:
-        raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":

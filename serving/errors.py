@@ -107,3 +107,7 @@ class ClientGone(ServingError):
 
 class EngineError(Exception):
     """An engine could not be brought up; the message is shown in `GET /models/{name}`."""
+
+
+class EvaluationError(Exception):
+    """Labelled examples do not fit the model or the file's form; nothing was scored."""

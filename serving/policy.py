@@ -79,19 +79,17 @@ def decide(snapshot: Snapshot) -> list[Action]:
     wanted: set[VersionKey] = set()
     for reference, target in snapshot.targets.items():
         live = snapshot.live.get(reference)
-        wanted |= {(reference.name, version) for version in (live, target) if version is not None}
-        wanted |= _kept(snapshot, reference, live)
         goal = _goal(snapshot, reference)
-        if goal is None or goal == live:
-            continue
-        wanted.add((reference.name, goal))
-        state = snapshot.states.get((reference.name, goal))
-        if state is None:
-            actions.append(Load(reference.name, goal))
-        elif state == "ready":
+        wanted |= {(reference.name, version) for version in (live, target, goal) if version is not None}
+        wanted |= _kept(snapshot, reference, live)
+        state = None if goal is None else snapshot.states.get((reference.name, goal))
+        if goal is not None and goal != live and state == "ready":
             actions.append(Publish(reference, goal))
-            if live is not None and _is_crashing(snapshot, reference, live):
-                actions.append(GiveUp(reference.name, live))
+            continue
+        wanted |= _failed_fallbacks(snapshot, reference, live)
+        if goal is not None and goal != live and state is None:
+            actions.append(Load(reference.name, goal))
+    actions += _given_up(snapshot, [action for action in actions if isinstance(action, Publish)])
     actions += [Unload(*key) for key in snapshot.states if key not in wanted]
     return list(dict.fromkeys(actions))
 
@@ -106,6 +104,18 @@ def _goal(snapshot: Snapshot, reference: Reference) -> str | None:
     if all(_fallback(snapshot, other) for other in others):
         return _fallback(snapshot, reference)
     return goal
+
+
+def _given_up(snapshot: Snapshot, published: Sequence[Publish]) -> list[Action]:
+    """The crashing versions that give way to what is published, unless another reference still serves them."""
+    lives = {**snapshot.live, **{action.reference: action.version for action in published}}
+    served = {(reference.name, live) for reference, live in lives.items() if reference in snapshot.targets}
+    replaced = [(action.reference, snapshot.live.get(action.reference)) for action in published]
+    return [
+        GiveUp(reference.name, live)
+        for reference, live in replaced
+        if live is not None and (reference.name, live) not in served and _is_crashing(snapshot, reference, live)
+    ]
 
 
 def _is_crashing(snapshot: Snapshot, reference: Reference, version: str) -> bool:
@@ -123,6 +133,14 @@ def _fallback(snapshot: Snapshot, reference: Reference) -> str | None:
         ),
         None,
     )
+
+
+def _failed_fallbacks(snapshot: Snapshot, reference: Reference, live: str | None) -> set[VersionKey]:
+    """While the live version crashes: the earlier ones that failed. Forgotten, they would be tried again at once."""
+    if live is None or not _is_crashing(snapshot, reference, live):
+        return set()
+    earlier = {(reference.name, version) for version in snapshot.previous.get(reference, ())}
+    return {key for key in earlier if snapshot.states.get(key) == "failed"}
 
 
 def _kept(snapshot: Snapshot, reference: Reference, live: str | None) -> set[VersionKey]:

@@ -141,6 +141,8 @@ class EngineProcess:
             self.report = found
         if self._process.poll() is not None:
             return self._end(f"the engine ended with status {self._process.returncode}", now)
+        if self.crashes and self.report.state == "ready" and now - self._started > STABLE_SECONDS:
+            self.crashes = 0
         if self.report.state == "ready" and before != "ready":
             self.was_ready = True
             return "ready"

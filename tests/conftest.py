@@ -36,10 +36,15 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
     monkeypatch.setenv("HEADWAITER_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     yield RegistrySettings.from_environment()
+    monkeypatch.undo()
+    forget_tracking()
+
+
+def forget_tracking() -> None:
+    """Undo what logging a model sets in MLflow's process-wide state."""
     import mlflow
 
     mlflow.set_tracking_uri(None)
     mlflow.set_registry_uri(None)
-    monkeypatch.undo()
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     mlflow.tracking.fluent._active_experiment_id = None

@@ -22,6 +22,8 @@ from serving.padding import pad_rows
 if TYPE_CHECKING:
     import torch
 
+    from serving.scoring import Scoring
+
 
 class EncodedRow(msgspec.Struct, frozen=True, gc=False):
     """A row before it has an id; the fields are those of `messages.Row`."""
@@ -199,6 +201,14 @@ class Task(ABC):
     def text_before(self, plan: Any, parameters: Any) -> str:
         """What stands before each text of an item, of a task that generates."""
         return ""
+
+    def scoring(self, contract: Contract) -> "Scoring | None":
+        """How answers are compared with labels; None for a task without a standard metric."""
+        return None
+
+    def has_scoring(self) -> bool:
+        """Whether the task has a standard metric."""
+        return type(self).scoring is not Task.scoring
 
     @abstractmethod
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:

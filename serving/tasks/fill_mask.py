@@ -13,6 +13,7 @@ import numpy
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
+from serving.scoring import Scoring, accuracy
 from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class FillMask(Task):
             f"Paris is the {mask} of France.",
             f"The {mask} sat on the mat, and nobody knew where it had come from.",
         ]
+
+    def scoring(self, contract: Contract) -> Scoring:
+        """By the likeliest token of a text's only mask."""
+        return Scoring(str, "the mask's token", lambda answer: answer[0]["token_str"].strip(), {"accuracy": accuracy})
 
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
         """One row a text."""

@@ -15,6 +15,7 @@ import numpy
 from registry.contract import Contract
 from serving.images import ImageReader, collate_images, draw, normalise, probe_image
 from serving.messages import Row
+from serving.scoring import Scoring, of_classes
 from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task
 from serving.tasks.text_classification import activation
 
@@ -73,6 +74,10 @@ class ImageClassification(Task):
     def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
         """The best label."""
         return ((answer[0]["label"], answer[0]["score"]),) if 0.0 <= answer[0]["score"] <= 1.0 else ()
+
+    def scoring(self, contract: Contract) -> Scoring:
+        """By the best label, the labels above one half, or the number."""
+        return of_classes(contract, activation(contract))
 
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
         """One row an image."""

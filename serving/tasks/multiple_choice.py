@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import numpy
 
+from registry.contract import Contract
+from serving.scoring import Scoring, accuracy
 from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task, TextParameters
 
 if TYPE_CHECKING:
@@ -36,6 +38,12 @@ class MultipleChoice(Task):
         {"prompt": "It rains, so I take", "choices": ["an umbrella.", "a sunshade that is far too small for two."]},
         {"prompt": "The sun is", "choices": ["a star.", "a planet.", "made of cheese, as everybody knows."]},
     )
+
+    def scoring(self, contract: Contract) -> Scoring:
+        """By the best ending."""
+        return Scoring(
+            int, "the right choice's number, from 0", lambda answer: answer[0]["choice"], {"accuracy": accuracy}
+        )
 
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
         """One row an ending."""

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from registry.contract import Contract
+from serving.scoring import Scoring, accuracy, f1_macro
 from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task, TextParameters
 
 if TYPE_CHECKING:
@@ -34,6 +36,11 @@ class NextSentencePrediction(Task):
         """Whether it follows, with the probability of that."""
         score = answer["score"]
         return (("follows", score),) if answer["follows"] else (("does not follow", 1.0 - score),)
+
+    def scoring(self, contract: Contract) -> Scoring:
+        """By whether the second text follows."""
+        metrics = {"accuracy": accuracy, "f1_macro": f1_macro}
+        return Scoring(bool, "true where the second text follows the first", lambda answer: answer["follows"], metrics)
 
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
         """One row a pair."""

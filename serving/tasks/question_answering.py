@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import numpy
 
+from registry.contract import Contract
 from serving.errors import Unprocessable
+from serving.scoring import Scoring, exact_match, f1_words
 from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task
 
 if TYPE_CHECKING:
@@ -76,6 +78,16 @@ class QuestionAnswering(Task):
     def has_tokens(self, kind: str) -> bool:
         """Always."""
         return True
+
+    def scoring(self, contract: Contract) -> Scoring:
+        """As SQuAD's script does it; several answers may be accepted."""
+        return Scoring(
+            str | Annotated[list[str], msgspec.Meta(min_length=1)],
+            "the right answer, or a list of those that are accepted",
+            lambda answer: answer["answer"],
+            {"exact_match": exact_match, "f1": f1_words},
+            settle=lambda accepted: [accepted] if isinstance(accepted, str) else accepted,
+        )
 
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
         """One row a window."""

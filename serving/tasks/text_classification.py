@@ -13,6 +13,7 @@ import msgspec
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
+from serving.scoring import Scoring, of_classes
 from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text
 
 if TYPE_CHECKING:
@@ -101,6 +102,10 @@ class TextClassification(Task):
         """The best label; a regression's number is no confidence and is left out, as a ranking is."""
         best = answer[0]
         return ((best["label"], best["score"]),) if "label" in best and 0.0 <= best["score"] <= 1.0 else ()
+
+    def scoring(self, contract: Contract) -> Scoring:
+        """By the best label, the labels above one half, or the number."""
+        return of_classes(contract, activation(contract))
 
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
         """One row a text or pair; a ranking has one row a text."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import numpy
 
+from registry.contract import Contract
+from serving.scoring import LabelledSpan, Scoring, f1_micro, precision, recall
 from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task, TextParameters
 
 if TYPE_CHECKING:
@@ -91,6 +93,18 @@ class TokenClassification(Task):
     def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
         """Every span."""
         return [(entry.get("entity_group") or entry["entity"], entry["score"]) for entry in answer]
+
+    def scoring(self, contract: Contract) -> Scoring:
+        """By whole entities: a label and its characters must both be right."""
+        is_split = contract.defaults.get("aggregation_strategy") == "none"
+        return Scoring(
+            list[LabelledSpan],
+            'a list of {"start": …, "end": …, "label": …}, in characters',
+            lambda answer: frozenset((entry["start"], entry["end"], entry["entity_group"]) for entry in answer),
+            {"f1": f1_micro, "precision": precision, "recall": recall},
+            settle=lambda spans: frozenset((span.start, span.end, span.label) for span in spans),
+            parameters={"aggregation_strategy": "simple"} if is_split else {},
+        )
 
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
         """One row a text, or one a window of a text that is longer than the model."""

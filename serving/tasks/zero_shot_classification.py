@@ -14,6 +14,7 @@ import numpy
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
+from serving.scoring import Scoring, accuracy, f1_macro
 from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text
 from serving.tasks.text_classification import mark_ends
 
@@ -70,6 +71,11 @@ class ZeroShotClassification(Task):
     def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
         """None: the labels are the client's own, and would be a series each."""
         return ()
+
+    def scoring(self, contract: Contract) -> Scoring:
+        """By the best of the candidate labels."""
+        metrics = {"accuracy": accuracy, "f1_macro": f1_macro}
+        return Scoring(str, "one of the candidate labels", lambda answer: answer[0]["label"], metrics)
 
     def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
         """One row a label, as premise and hypothesis."""

@@ -12,6 +12,8 @@ import httpx
 import psutil
 import pytest
 
+from registry.settings import RegistrySettings
+from registry.tracking import connect
 from serving.agreement import find_difference
 from tests.e2e.server import Server, run_cli, wait_until
 
@@ -74,7 +76,10 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_live(small_home: Pat
     data[-1] ^= 1
     weights.write_bytes(data)
     with Server(small_home, ("m",)) as server:
-        run_cli(small_home, "promote", "m", "2", "--why", "it is damaged, nobody knows yet")
+        refused = run_cli(small_home, "promote", "m", "2", "--why", "it is damaged, nobody knows yet", check=False)
+        assert "m/2 is not promoted: model/model.safetensors has sha256" in refused.stderr
+        settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(small_home)})
+        connect(settings).set_registered_model_alias("m", "champion", "2")  # by hand, past the check
         failed = wait_until(lambda: server.describe("m")["versions"].get("2", {}).get("error"), "the failure is shown")
         assert "model/model.safetensors has sha256" in failed
         assert server.live("m") == "1"

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.cache import fetch
 from registry.errors import HistoryError, NotFound, RegistryUnavailable
 from registry.flavor import log_model
 from registry.references import Reference
@@ -50,13 +51,18 @@ def test_what_is_not_there_is_named(versions: Versions) -> None:
     assert versions.history("m") == []
 
 
-def test_a_deleted_version_is_not_gone_back_to(versions: Versions) -> None:
-    versions.promote("m", "1", why="x")
-    versions.promote("m", "2", why="y")
+def test_a_deleted_version_is_passed_over(versions: Versions) -> None:
+    for version in "123":
+        versions.promote("m", version, why="next")
+    versions._client.delete_model_version("m", "2")
+    move = versions.rollback("m", why="back")
+    assert (move.to_version, move.skipped) == ("1", ("2",))
+    assert versions.history("m")[-1] == move
+    versions.promote("m", "3", why="again")
     versions._client.delete_model_version("m", "1")
-    with pytest.raises(HistoryError, match="was deleted since"):
-        versions.rollback("m", why="z")
-    assert versions.current("m") == "2"
+    with pytest.raises(HistoryError, match="no earlier version to go back to but 1, deleted since: promote one"):
+        versions.rollback("m", why="back")
+    assert versions.current("m") == "3"
 
 
 def test_a_registry_that_does_not_answer_is_told_from_a_missing_version(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -64,3 +70,11 @@ def test_a_registry_that_does_not_answer_is_told_from_a_missing_version(tmp_path
     versions = Versions(RegistrySettings(home=tmp_path, tracking_uri="http://127.0.0.1:9"))
     with pytest.raises(RegistryUnavailable):
         versions.resolve(Reference.parse("m"))
+
+
+def test_files_are_found_whatever_registry_the_process_itself_uses(versions: Versions, tmp_path: Path) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'another.db'}")
+    root, contract = fetch(versions.resolve(Reference("m", version="2")), versions.settings)
+    assert root.name == contract.digest

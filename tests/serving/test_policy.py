@@ -1,4 +1,4 @@
-from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -100,6 +100,54 @@ OFTEN = {"2": CRASH_LIMIT}
             snapshot("2", "2", {"1": "failed", "2": "ready", "0": "ready"}, ("1", "0"), keep=2, crashes=OFTEN),
             [Publish(M, "0"), GiveUp("m", "2"), Unload("m", "1")],
         ),
+        (
+            "crashed too often, the one before it could not be loaded: its failure is remembered while it crashes",
+            snapshot("2", "2", {"1": "failed", "2": "ready"}, ("1",), keep=0, crashes=OFTEN),
+            [],
+        ),
+        (
+            "it crashes no more: what could not be loaded in its place is forgotten",
+            snapshot("2", "2", {"1": "failed", "2": "ready"}, ("1",), keep=0),
+            [Unload("m", "1")],
+        ),
+        (
+            "crashed too often, but the alias has moved on: that one is loaded",
+            snapshot("3", "2", READY_TWO, ("1",), crashes=OFTEN),
+            [Load("m", "3")],
+        ),
+        (
+            "crashed too often, the alias has moved on to one that is ready",
+            snapshot("3", "2", READY_THREE, ("1",), crashes=OFTEN),
+            [Publish(M, "3"), GiveUp("m", "2")],
+        ),
+        (
+            "crashed too often, alias gone: back all the same",
+            snapshot(None, "2", READY_TWO, ("1",), crashes=OFTEN),
+            [Publish(M, "1"), GiveUp("m", "2")],
+        ),
+        ("alias gone while the new one loads", snapshot(None, "1", {"1": "ready", "2": "loading"}), [Unload("m", "2")]),
+        ("alias gone before the first was ready", snapshot(None, None, {"1": "loading"}), [Unload("m", "1")]),
+        ("the first one failed", snapshot("1", None, {"1": "failed"}), []),
+        (
+            "the first one failed, another is named",
+            snapshot("2", None, {"1": "failed"}),
+            [Load("m", "2"), Unload("m", "1")],
+        ),
+        (
+            "moving back to one that was not kept loads it",
+            snapshot("1", "2", {"2": "ready"}, ("1",), keep=0),
+            [Load("m", "1")],
+        ),
+        (
+            "the first kept one takes all the room",
+            snapshot("3", "3", READY_THREE, ("2", "1"), keep=2, memory={"1": 1, "2": 100}, keep_bytes=100),
+            [Unload("m", "1")],
+        ),
+        (
+            "a kept one that is too large makes no room for the one before it",
+            snapshot("3", "3", READY_THREE, ("2", "1"), keep=2, memory={"1": 1, "2": 101}, keep_bytes=100),
+            [Unload("m", "1"), Unload("m", "2")],
+        ),
         ("gave way: not published again", snapshot("2", "1", {"1": "ready", "2": "failed"}, ("2",)), []),
         (
             "gave way, then the alias moved on",
@@ -112,11 +160,70 @@ def test_policy(situation: str, now: Snapshot, expected: list[Action]) -> None:
     assert decide(now) == expected, situation
 
 
-def test_two_aliases_of_one_version_load_it_once() -> None:
-    now = Snapshot({M: "1", CANARY: "1"}, {M: None, CANARY: None}, {}, {}, 1)
-    assert decide(now) == [Load("m", "1")]
-    ready = replace(now, states={("m", "1"): "ready"})
-    assert decide(ready) == [Publish(M, "1"), Publish(CANARY, "1")]
+PINNED = Reference("m", version="1")
+
+
+def several(
+    targets: dict[Reference, str | None],
+    live: dict[Reference, str | None],
+    states: dict[str, State],
+    previous: dict[Reference, tuple[str, ...]] | None = None,
+    **fields: Any,
+) -> Snapshot:
+    return Snapshot(targets, live, previous or {}, {("m", key): state for key, state in states.items()}, 1, **fields)
+
+
+CRASHING = {"crashes": {("m", "2"): CRASH_LIMIT}}
+
+
+@pytest.mark.parametrize(
+    ("situation", "now", "expected"),
+    [
+        ("one version for both is loaded once", several({M: "1", CANARY: "1"}, {}, {}), [Load("m", "1")]),
+        (
+            "and published for both",
+            several({M: "1", CANARY: "1"}, {}, {"1": "ready"}),
+            [Publish(M, "1"), Publish(CANARY, "1")],
+        ),
+        (
+            "each loads its own",
+            several({M: "1", CANARY: "2"}, {M: "1"}, {"1": "ready"}),
+            [Load("m", "2")],
+        ),
+        (
+            "the canary's version is promoted without being loaded",
+            several({M: "2", CANARY: "2"}, {M: "1", CANARY: "2"}, READY_TWO),
+            [Publish(M, "2")],
+        ),
+        (
+            "what one of them has left goes on for the other",
+            several({M: "3", CANARY: "1"}, {M: "3", CANARY: "1"}, READY_THREE, {M: ("2", "1")}),
+            [],
+        ),
+        (
+            "a pinned version stays while the alias goes on",
+            several({M: "3", PINNED: "1"}, {M: "3", PINNED: "1"}, READY_THREE, {M: ("2",)}),
+            [],
+        ),
+        (
+            "a reference that is not served any more keeps nothing",
+            several({M: "2"}, {M: "2", CANARY: "1"}, READY_TWO, {CANARY: ("1",)}),
+            [Unload("m", "1")],
+        ),
+        (
+            "a crashing version is given up once nobody serves it",
+            several({M: "2", CANARY: "2"}, {M: "2", CANARY: "2"}, READY_TWO, {M: ("1",), CANARY: ("1",)}, **CRASHING),
+            [Publish(M, "1"), Publish(CANARY, "1"), GiveUp("m", "2")],
+        ),
+        (
+            "a crashing version that one alias leaves is not taken from the other, which has nothing to fall back to",
+            several({M: "1", CANARY: "2"}, {M: "2", CANARY: "2"}, READY_TWO, {M: ("1",)}, **CRASHING),
+            [Publish(M, "1")],
+        ),
+    ],
+)
+def test_policy_for_several_references(situation: str, now: Snapshot, expected: list[Action]) -> None:
+    assert decide(now) == expected, situation
 
 
 def test_a_crashing_version_stays_where_another_reference_has_nothing_to_fall_back_to() -> None:

@@ -1,0 +1,18 @@
+"""What the commands share: our own errors as one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Show our own errors as one line and exit with status 1; anything else is a bug and keeps its traceback."""
+    from registry.errors import RegistryError
+    from serving.errors import EngineError, EvaluationError, ServingError
+
+    try:
+        yield
+    except (RegistryError, ServingError, EngineError, EvaluationError) as error:
+        raise click.ClickException(str(error)) from error

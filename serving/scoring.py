@@ -1,0 +1,153 @@
+"""How right answers are: the standard metrics of each kind of task, over predictions and labels in order.
+
+A task names what it takes for a label and which metrics it has (`Task.scoring`); `evaluation` does the rest. The
+definitions are those of scikit-learn (accuracy, F1, mean absolute error), of SQuAD's evaluation script (exact match, F1
+over words) and of CoNLL's (F1 over whole entities).
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import msgspec
+
+from registry.contract import Contract
+
+Metric = Callable[[Sequence[Any], Sequence[Any]], float]
+"""(predictions, labels), both in order and of one length → the score."""
+
+LOWER_IS_BETTER = frozenset({"mae", "rmse"})
+"""Of these a requirement is an upper bound."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a version's answers are compared with labels.
+
+    label: msgspec type of an example's label; hint: how to write one. read: from an item's answer to what is compared,
+    settle: from a label to that. metrics: name → metric. choices: the labels that there are, empty for any. parameters:
+    of the requests, where the example has none of its own.
+    """
+
+    label: Any
+    hint: str
+    read: Callable[[Any], Any]
+    metrics: Mapping[str, Metric]
+    settle: Callable[[Any], Any] = lambda label: label
+    choices: Sequence[str] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LabelledSpan(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A labelled span of a text: characters from `start` to before `end`."""
+
+    start: Annotated[int, msgspec.Meta(ge=0)]
+    end: Annotated[int, msgspec.Meta(ge=1)]
+    label: str
+
+
+def accuracy(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
+    """The share of predictions that equal their label."""
+    right = [bool(one == other) for one, other in zip(predictions, labels, strict=True)]
+    return sum(right) / len(right)
+
+
+def f1_macro(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
+    """The mean of the F1 of every label that was predicted or is right somewhere; for sets of labels, too."""
+    pairs = [(_as_set(one), _as_set(other)) for one, other in zip(predictions, labels, strict=True)]
+    names = {name for pair in pairs for side in pair for name in side}
+    if not names:
+        return 1.0
+    return sum(_f1([({name} & one, {name} & other) for one, other in pairs]) for name in names) / len(names)
+
+
+def f1_micro(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
+    """F1 over all members of all sets together: of entities it is CoNLL's."""
+    return _f1([(_as_set(one), _as_set(other)) for one, other in zip(predictions, labels, strict=True)])
+
+
+def precision(predictions: Sequence[frozenset[Any]], labels: Sequence[frozenset[Any]]) -> float:
+    """The share of all predicted members that are right; 1 where none is predicted."""
+    right = sum(len(one & other) for one, other in zip(predictions, labels, strict=True))
+    total = sum(map(len, predictions))
+    return right / total if total else 1.0
+
+
+def recall(predictions: Sequence[frozenset[Any]], labels: Sequence[frozenset[Any]]) -> float:
+    """The share of all right members that are predicted; 1 where there are none."""
+    return precision(labels, predictions)
+
+
+def mae(predictions: Sequence[float], labels: Sequence[float]) -> float:
+    """The mean absolute error."""
+    return sum(abs(one - other) for one, other in zip(predictions, labels, strict=True)) / len(labels)
+
+
+def rmse(predictions: Sequence[float], labels: Sequence[float]) -> float:
+    """The root of the mean squared error."""
+    squares = [(one - other) ** 2 for one, other in zip(predictions, labels, strict=True)]
+    return float((sum(squares) / len(squares)) ** 0.5)
+
+
+def exact_match(predictions: Sequence[str], labels: Sequence[Sequence[str]]) -> float:
+    """The share of answers that are one of the accepted ones, as SQuAD's script compares them."""
+    pairs = zip(predictions, labels, strict=True)
+    right = [_words(one) in [_words(other) for other in accepted] for one, accepted in pairs]
+    return sum(right) / len(right)
+
+
+def f1_words(predictions: Sequence[str], labels: Sequence[Sequence[str]]) -> float:
+    """The mean of SQuAD's F1 over the words of an answer and of the accepted answer that is nearest to it."""
+    pairs = zip(predictions, labels, strict=True)
+    return sum(max(_overlap(_words(one), _words(other)) for other in accepted) for one, accepted in pairs) / len(labels)
+
+
+def of_classes(contract: Contract, activation: str) -> Scoring:
+    """Of a classifier whose answer is `[{"label", "score"}, …]`; activation: "softmax", "sigmoid" or "none"."""
+    if activation == "none" or len(contract.labels) == 1:
+        metrics: dict[str, Metric] = {"mae": mae, "rmse": rmse}
+        only = contract.labels[0]
+        return Scoring(
+            int | float, "a number", lambda answer: {entry["label"]: entry["score"] for entry in answer}[only], metrics
+        )
+    if activation == "sigmoid":
+        return Scoring(
+            list[str],
+            "a list of labels, empty for none",
+            lambda answer: frozenset(entry["label"] for entry in answer if entry["score"] >= 0.5),
+            {"accuracy": accuracy, "f1_macro": f1_macro, "f1_micro": f1_micro},
+            settle=frozenset,
+            choices=contract.labels,
+        )
+    return Scoring(
+        str,
+        "a label",
+        lambda answer: answer[0]["label"],
+        {"accuracy": accuracy, "f1_macro": f1_macro},
+        choices=contract.labels,
+    )
+
+
+def _as_set(value: Any) -> frozenset[Hashable]:
+    return value if isinstance(value, frozenset) else frozenset((value,))
+
+
+def _f1(pairs: Sequence[tuple[Any, Any]]) -> float:
+    right = sum(len(one & other) for one, other in pairs)
+    total = sum(len(one) + len(other) for one, other in pairs)
+    return 2 * right / total if total else 1.0
+
+
+def _words(text: str) -> list[str]:
+    plain = "".join(character for character in text.lower() if character not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", plain).split()
+
+
+def _overlap(one: list[str], other: list[str]) -> float:
+    if not one or not other:
+        return float(one == other)
+    common = sum((Counter(one) & Counter(other)).values())
+    return 2 * common / (len(one) + len(other))
