@@ -5,6 +5,7 @@ cli                  the command line
 service              the BentoML services: fronts and the manager
 app, http            HTTP: the data plane before BentoML's own routes
 front, view, link    choose the version, encode, send rows to an engine, decode
+hooks                MLflow's webhooks make the manager look at once
 request              body ↔ checked request, answers ↔ answer
 text, tasks/         one file a task: encode and decode here, forward in the engine
 messages             what crosses between front and engine

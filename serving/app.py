@@ -1,5 +1,5 @@
-"""The data plane: a small ASGI app in front of BentoML's. It answers `/models…` and `/metrics` itself and hands every
-other path on, so that a hot request passes no middleware.
+"""The data plane: a small ASGI app in front of BentoML's. It answers `/models…`, `/hooks/mlflow` and `/metrics` itself
+and hands every other path on, so that a hot request passes no middleware.
 """
 
 import logging
@@ -8,6 +8,7 @@ from functools import partial
 from monitoring.exposition import CONTENT_TYPE
 from serving.errors import Failed, ServingError, UnknownModel, WrongMethod
 from serving.front import Answer, Front
+from serving.hooks import Hooks
 from serving.http import JSON, App, Receive, Scope, Send, client_left, encode_json, read_body, refuse, respond
 from serving.request import parse_body
 from serving.scrape import Scrape
@@ -24,6 +25,7 @@ class DataPlane:
         self._front = front
         self._inner = inner
         self._scrape = Scrape(front)
+        self._hooks = Hooks(front.settings, front.nudge)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Dispatch by path."""
@@ -34,6 +36,9 @@ class DataPlane:
                 if parts[1] == "models":
                     await self._models(parts[2:], scope, receive, send)
                     return
+            elif path == "/hooks/mlflow":
+                await self._hooks(scope, receive, send)
+                return
             elif path == "/metrics":
                 await respond(
                     send,

@@ -2,6 +2,7 @@
 
 ServingError
 ├── Malformed          400   not JSON, not the protocol's form
+├── Unauthorized       401   not signed by who may do this
 ├── UnknownModel       404   no such model or version here
 ├── WrongMethod        405   the route exists, the method does not
 ├── TooLarge           413   more bytes, rows or tokens than a request may have
@@ -37,6 +38,13 @@ class Malformed(ServingError):
 
     status = 400
     reason = "malformed"
+
+
+class Unauthorized(ServingError):
+    """The sender has not shown that it may do this."""
+
+    status = 401
+    reason = "unauthorized"
 
 
 class UnknownModel(ServingError):
