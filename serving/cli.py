@@ -204,28 +204,15 @@ def serve(models: tuple[str, ...], host: str, port: int, **options: Any) -> None
 @click.argument("url", default="http://127.0.0.1:3000")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(url: str, as_json: bool) -> None:
-    """Show what the server at URL serves: models, versions, states, aliases."""
-    from urllib.error import URLError
-    from urllib.request import urlopen
+    """Show what the server at URL serves: models, versions, states, aliases, engines, memory, recent swaps."""
+    import time
 
-    if not url.startswith(("http://", "https://")):
-        raise click.UsageError(f"{url!r} is no http:// or https:// address")
-    try:
-        with urlopen(f"{url.rstrip('/')}/models", timeout=10) as answer:
-            found = json.load(answer)
-    except (URLError, OSError, ValueError) as error:
-        raise click.ClickException(f"no Headwaiter answers at {url}: {error}") from error
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    for model in found["models"]:
-        aliases = ", ".join(f"{alias} → {version or 'none'}" for alias, version in model["aliases"].items())
-        click.echo(f"{model['name']}  live: {model['live'] or 'none'}  {aliases}  {model['error'] or ''}".rstrip())
-        for version, entry in model["versions"].items():
-            engines = ", ".join(f"{engine['device']} {engine['dtype']}" for engine in entry["engines"])
-            click.echo(f"  {version}  {entry['state']}  {engines}  {entry['error'] or ''}".rstrip())
-    if found["registry_error"]:
-        click.echo(f"the registry cannot be read: {found['registry_error']}")
+    from serving.remote import Remote
+    from serving.status import render_status
+
+    with _errors():
+        found = Remote(url).status()
+    click.echo(json.dumps(found) if as_json else render_status(found, time.time()))
 
 
 @main.group()
@@ -327,11 +314,11 @@ def _read_default(text: str) -> tuple[str, Any]:
 def _errors() -> Iterator[None]:
     """Show our own errors as one line and exit with status 1; anything else is a bug and keeps its traceback."""
     from registry.errors import RegistryError
-    from serving.errors import EngineError, ServingError
+    from serving.errors import EngineError, RemoteError, ServingError
 
     try:
         yield
-    except (RegistryError, ServingError, EngineError) as error:
+    except (RegistryError, ServingError, EngineError, RemoteError) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -113,3 +113,11 @@ class ClientGone(ServingError):
 
 class EngineError(Exception):
     """An engine could not be brought up; the message is shown in `GET /models/{name}`."""
+
+
+class RemoteError(Exception):
+    """Another server did not answer, or refused. status: the HTTP status of its refusal, 0 if it did not answer."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
