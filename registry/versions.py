@@ -3,7 +3,7 @@
 import getpass
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -12,7 +12,7 @@ from registry.errors import HistoryError, NotFound, RegistryError, RegistryUnava
 from registry.history import Move, new_key, previous_version, read_moves
 from registry.layout import FLAVOR
 from registry.references import Reference
-from registry.settings import DEFAULT_ALIAS, RegistrySettings
+from registry.settings import DEFAULT_ALIAS, InvalidSetting, RegistrySettings
 from registry.tracking import connect
 
 DEPLOYED = f"{FLAVOR}.deployed"
@@ -58,11 +58,25 @@ class Versions:
     def deployed(self) -> list[Reference]:
         """What the registry marks as deployed: model and alias, by the tag that `deploy` sets."""
         with _translated("deployed models"):
-            found = self._client.search_registered_models(filter_string=f"tags.`{DEPLOYED}` LIKE '%'", max_results=1000)
-            return [Reference(model.name, alias=model.tags[DEPLOYED]) for model in found]
+            found, token = [], None
+            while token != "":
+                page = self._client.search_registered_models(
+                    filter_string=f"tags.`{DEPLOYED}` LIKE '%'", max_results=1000, page_token=token
+                )
+                found += [f"{model.name}@{model.tags[DEPLOYED]}" for model in page]
+                token = page.token or ""
+            references = []
+            for text in found:
+                with suppress(InvalidSetting):  # a tag that was set by hand must not keep the others from being served
+                    references.append(Reference.parse(text))
+            return references
 
     def deploy(self, name: str, alias: str = DEFAULT_ALIAS) -> None:
-        """Mark the model as deployed: servers that follow deployments serve what the alias names. Raises NotFound."""
+        """Mark the model as deployed: servers that follow deployments serve what the alias names.
+
+        Raises NotFound, and InvalidSetting for a name or alias that cannot be served.
+        """
+        Reference.parse(f"{name}@{alias}")
         with _translated(name):
             self._client.get_registered_model(name)
             self._client.set_registered_model_tag(name, DEPLOYED, alias)

@@ -18,5 +18,7 @@ manager, policy      follow the registry: decide, start and stop engines, publis
 holding, process     a version that is held, an engine process that is watched
 report, table        what engines tell the manager, and the manager the fronts
 metering, scrape     what is counted, and /metrics
+remote, status       a running server over HTTP, and what it serves, for people
+deployments          a running server as MLflow's deployments target; deploying reads what is asked of it
 demo/                the data set and the fine-tuning of the demo
 """

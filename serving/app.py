@@ -56,7 +56,7 @@ class DataPlane:
             if not parts:
                 _expect(method, "GET")
                 models = [describe_model(name, entry) for name, entry in self._front.table.models.items()]
-                body = {"models": models, "registry_error": self._front.table.registry_error or None}
+                body = {"models": models, **self._front.describe()}
                 await respond(send, 200, encode_json(body), [JSON])
             elif len(parts) == 1 and method == "GET":
                 entry = self._front.table.models.get(parts[0])

@@ -172,7 +172,8 @@ def history(name: str, alias: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("models", nargs=-1, required=True, metavar="NAME[@ALIAS|/VERSION]…")
+@click.argument("models", nargs=-1, metavar="[NAME[@ALIAS|/VERSION]]…")
+@click.option("--deployments", is_flag=True, help="Serve what the registry marks as deployed, too.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 @click.option("--workers", type=int, help="Front processes.  [default: 1]")
@@ -180,7 +181,7 @@ def history(name: str, alias: str | None, as_json: bool) -> None:
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--poll-seconds", type=float, help="How often aliases are read.  [default: 2]")
 @click.option("--keep-previous", type=int, help="Versions kept loaded behind the live one.  [default: 1]")
-def serve(models: tuple[str, ...], host: str, port: int, **options: Any) -> None:
+def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **options: Any) -> None:
     """Serve models until SIGTERM; an alias is followed from version to version."""
     from serving.settings import ServingSettings
 
@@ -188,9 +189,16 @@ def serve(models: tuple[str, ...], host: str, port: int, **options: Any) -> None
     for option, value in options.items():
         if value is not None:
             os.environ[f"HEADWAITER_{names.get(option, option.upper())}"] = str(value)
-    os.environ["HEADWAITER_MODELS"] = " ".join(models)
+    if models:
+        os.environ["HEADWAITER_MODELS"] = " ".join(models)
+    if deployments:
+        os.environ["HEADWAITER_DEPLOYMENTS"] = "1"
     with _errors():
         settings = ServingSettings.from_environment()
+    if not settings.models and not settings.deployments:
+        raise click.UsageError(
+            "nothing to serve: name models, or say --deployments to serve what is marked as deployed"
+        )
     os.environ["HEADWAITER_HOME"] = str(settings.registry.home)
     os.environ["MLFLOW_TRACKING_URI"] = settings.registry.tracking_uri
     os.environ.setdefault("BENTOML_HOME", str(settings.registry.home / "bentoml" / str(port)))

@@ -82,12 +82,21 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     swaps: tuple[Swap, ...] = ()
     error: str = ""
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether nothing refers to it any more: its versions only finish what they have."""
+        return self.live is None and not self.serves
+
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is served. registry_error: why the registry could not be read at the last poll, or empty."""
+    """Everything that is served. registry_error: why the registry could not be read at the last poll, or empty.
+
+    is_known: whether the registry has been asked what to serve.
+    """
 
     models: dict[str, ModelEntry] = {}
     registry_error: str = ""
+    is_known: bool = False
 
 
 class TableFile:
