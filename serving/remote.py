@@ -45,7 +45,7 @@ class Remote:
         except HTTPError as error:
             raise RemoteError(f"{self.url}{path} answered {error.code}: {_message(error)}", error.code) from error
         except (OSError, HTTPException, ValueError) as error:
-            raise RemoteError(f"no Headwaiter answers at {self.url}: {error}") from error
+            raise RemoteError(f"no Headwaiter answers at {self.url}: {getattr(error, 'reason', error)}") from error
 
 
 def _message(error: HTTPError) -> str:
