@@ -4,7 +4,7 @@ import getpass
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from registry.errors import BreakingChange, HistoryError, NotFound, RegistryErro
 from registry.history import Move, check_reason, earlier_versions, new_key, read_moves
 from registry.layout import FLAVOR
 from registry.references import Reference
-from registry.settings import DEFAULT_ALIAS, RegistrySettings
+from registry.settings import DEFAULT_ALIAS, InvalidSetting, RegistrySettings
 from registry.tracking import connect
 
 if TYPE_CHECKING:
@@ -62,11 +62,25 @@ class Versions:
     def deployed(self) -> list[Reference]:
         """What the registry marks as deployed: model and alias, by the tag that `deploy` sets."""
         with _translated("deployed models"):
-            found = self._client.search_registered_models(filter_string=f"tags.`{DEPLOYED}` LIKE '%'", max_results=1000)
-            return [Reference(model.name, alias=model.tags[DEPLOYED]) for model in found]
+            found, token = [], None
+            while token != "":
+                page = self._client.search_registered_models(
+                    filter_string=f"tags.`{DEPLOYED}` LIKE '%'", max_results=1000, page_token=token
+                )
+                found += [f"{model.name}@{model.tags[DEPLOYED]}" for model in page]
+                token = page.token or ""
+            references = []
+            for text in found:
+                with suppress(InvalidSetting):  # a tag that was set by hand must not keep the others from being served
+                    references.append(Reference.parse(text))
+            return references
 
     def deploy(self, name: str, alias: str = DEFAULT_ALIAS) -> None:
-        """Mark the model as deployed: servers that follow deployments serve what the alias names. Raises NotFound."""
+        """Mark the model as deployed: servers that follow deployments serve what the alias names.
+
+        Raises NotFound, and InvalidSetting for a name or alias that cannot be served.
+        """
+        Reference.parse(f"{name}@{alias}")
         with _translated(name):
             self._client.get_registered_model(name)
             self._client.set_registered_model_tag(name, DEPLOYED, alias)

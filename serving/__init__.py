@@ -9,6 +9,7 @@ plain, app, http     HTTP: a plain request's short way; the data plane before Be
 protocols/           one file a protocol: its routes, its bodies, the shape of its errors
 front, view, link    choose the version, encode, send rows to an engine, decode
 columns              tables and tensors of texts → inputs
+hooks                MLflow's webhooks make the manager look at once
 request              body ↔ checked request, answers ↔ answer
 chat                 messages → prompt, by the tokenizer's template
 text, tasks/         one file a task: encode and decode here, forward in the engine
@@ -25,5 +26,7 @@ manager, policy      follow the registry: decide, start and stop engines, publis
 holding, process     a version that is held, an engine process that is watched
 report, table        what engines tell the manager, and the manager the fronts
 metering, scrape     what is counted, and /metrics
+remote, status       a running server over HTTP, and what it serves, for people
+deployments          a running server as MLflow's deployments target; deploying reads what is asked of it
 demo/                the data set and the fine-tuning of the demo
 """

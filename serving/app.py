@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from monitoring.exposition import CONTENT_TYPE
 from serving.front import Front
+from serving.hooks import Hooks
 from serving.http import App, Receive, Scope, Send, respond
 from serving.protocols.huggingface import HuggingFace
 from serving.protocols.kserve import KServe
@@ -23,13 +24,15 @@ class DataPlane:
         self._inner = inner
         self._scrape = Scrape(front)
         openai, scoring = OpenAI(front), Scoring(front)
+        self.huggingface = HuggingFace(front, openai)
         self._handlers: dict[str, Handler] = {
-            "models": HuggingFace(front, openai),
+            "models": self.huggingface,
             "v1": openai,
             "v2": KServe(front),
             "invocations": scoring,
             "ping": scoring,
             "version": scoring,
+            "hooks": Hooks(front.settings, front.nudge),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

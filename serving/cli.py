@@ -133,7 +133,8 @@ for command in (promote, rollback, history):
 
 
 @main.command()
-@click.argument("models", nargs=-1, required=True, metavar="NAME[@ALIAS|/VERSION]…")
+@click.argument("models", nargs=-1, metavar="[NAME[@ALIAS|/VERSION]]…")
+@click.option("--deployments", is_flag=True, help="Serve what the registry marks as deployed, too.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 @click.option("--workers", type=int, help="Front processes.  [default: 1]")
@@ -141,7 +142,7 @@ for command in (promote, rollback, history):
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--poll-seconds", type=float, help="How often aliases are read.  [default: 2]")
 @click.option("--keep-previous", type=int, help="Versions kept loaded behind the live one.  [default: 1]")
-def serve(models: tuple[str, ...], host: str, port: int, **options: Any) -> None:
+def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **options: Any) -> None:
     """Serve models until SIGTERM; an alias is followed from version to version."""
     from serving.settings import ServingSettings
 
@@ -149,9 +150,16 @@ def serve(models: tuple[str, ...], host: str, port: int, **options: Any) -> None
     for option, value in options.items():
         if value is not None:
             os.environ[f"HEADWAITER_{names.get(option, option.upper())}"] = str(value)
-    os.environ["HEADWAITER_MODELS"] = " ".join(models)
+    if models:
+        os.environ["HEADWAITER_MODELS"] = " ".join(models)
+    if deployments:
+        os.environ["HEADWAITER_DEPLOYMENTS"] = "1"
     with _errors():
         settings = ServingSettings.from_environment()
+    if not settings.models and not settings.deployments:
+        raise click.UsageError(
+            "nothing to serve: name models, or say --deployments to serve what is marked as deployed"
+        )
     os.environ["HEADWAITER_HOME"] = str(settings.registry.home)
     os.environ["MLFLOW_TRACKING_URI"] = settings.registry.tracking_uri
     os.environ.setdefault("BENTOML_HOME", str(settings.registry.home / "bentoml" / str(port)))
@@ -165,28 +173,15 @@ def serve(models: tuple[str, ...], host: str, port: int, **options: Any) -> None
 @click.argument("url", default="http://127.0.0.1:3000")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(url: str, as_json: bool) -> None:
-    """Show what the server at URL serves: models, versions, states, aliases."""
-    from urllib.error import URLError
-    from urllib.request import urlopen
+    """Show what the server at URL serves: models, versions, states, aliases, engines, memory, recent swaps."""
+    import time
 
-    if not url.startswith(("http://", "https://")):
-        raise click.UsageError(f"{url!r} is no http:// or https:// address")
-    try:
-        with urlopen(f"{url.rstrip('/')}/models", timeout=10) as answer:
-            found = json.load(answer)
-    except (URLError, OSError, ValueError) as error:
-        raise click.ClickException(f"no Headwaiter answers at {url}: {error}") from error
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    for model in found["models"]:
-        aliases = ", ".join(f"{alias} → {version or 'none'}" for alias, version in model["aliases"].items())
-        click.echo(f"{model['name']}  live: {model['live'] or 'none'}  {aliases}  {model['error'] or ''}".rstrip())
-        for version, entry in model["versions"].items():
-            engines = ", ".join(f"{engine['device']} {engine['dtype']}" for engine in entry["engines"])
-            click.echo(f"  {version}  {entry['state']}  {engines}  {entry['error'] or ''}".rstrip())
-    if found["registry_error"]:
-        click.echo(f"the registry cannot be read: {found['registry_error']}")
+    from serving.remote import Remote
+    from serving.status import render_status
+
+    with _errors():
+        found = Remote(url).status()
+    click.echo(json.dumps(found) if as_json else render_status(found, time.time()))
 
 
 @main.group()

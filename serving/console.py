@@ -10,9 +10,9 @@ import click
 def errors() -> Iterator[None]:
     """Show our own errors as one line and exit with status 1; anything else is a bug and keeps its traceback."""
     from registry.errors import RegistryError
-    from serving.errors import EngineError, EvaluationError, ServingError
+    from serving.errors import EngineError, EvaluationError, RemoteError, ServingError
 
     try:
         yield
-    except (RegistryError, ServingError, EngineError, EvaluationError) as error:
+    except (RegistryError, ServingError, EngineError, EvaluationError, RemoteError) as error:
         raise click.ClickException(str(error)) from error

@@ -2,6 +2,7 @@
 
 ServingError
 ├── Malformed          400   not JSON, not the protocol's form
+├── Unauthorized       401   not signed by who may do this
 ├── UnknownModel       404   no such model or version here
 ├── WrongMethod        405   the route exists, the method does not
 ├── TooLarge           413   more bytes, rows or tokens than a request may have
@@ -39,6 +40,13 @@ class Malformed(ServingError):
 
     status = 400
     reason = "malformed"
+
+
+class Unauthorized(ServingError):
+    """The sender has not shown that it may do this."""
+
+    status = 401
+    reason = "unauthorized"
 
 
 class UnknownModel(ServingError):
@@ -111,3 +119,11 @@ class EngineError(Exception):
 
 class EvaluationError(Exception):
     """Labelled examples do not fit the model or the file's form; nothing was scored."""
+
+
+class RemoteError(Exception):
+    """Another server did not answer, or refused. status: the HTTP status of its refusal, 0 if it did not answer."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status

@@ -119,10 +119,11 @@ class Front:
         """The view of `name` or `name@alias`, at a version or the live one. Raises UnknownModel, NotReady."""
         name, _, alias = name.partition("@")
         entry = self.table.models.get(name)
-        if entry is None:
-            if not self.table.models:
+        if entry is None or entry.is_leaving:
+            if not self.table.models and not self.table.is_known:
                 raise NotReady("the server is starting and serves nothing yet: try again", retry_seconds=1.0)
-            raise UnknownModel(f"there is no model {name!r} here; served: {', '.join(self.table.models)}")
+            served = ", ".join(key for key, found in self.table.models.items() if not found.is_leaving) or "none"
+            raise UnknownModel(f"there is no model {name!r} here; served: {served}")
         if version is None:
             version = self._live(name, entry, alias)
         view = self._views.get((name, version))
@@ -266,11 +267,25 @@ class Front:
         self._file.nudge()
 
     def is_ready(self) -> bool:
-        """Whether the live version of every model answers here."""
-        return bool(self.table.models) and all(
+        """Whether the live version of every model answers here; while nothing is deployed, who deploys must get in."""
+        served = {name: entry for name, entry in self.table.models.items() if not entry.is_leaving}
+        if not served:
+            return self.settings.deployments and self.table.is_known
+        return all(
             entry.live is not None and (view := self._views.get((name, entry.live))) is not None and view.accepting
-            for name, entry in self.table.models.items()
+            for name, entry in served.items()
         )
+
+    def describe(self) -> dict[str, Any]:
+        """What `GET /models` shows beside the models.
+
+        named: what the server was started with. deployments: whether it serves what the registry marks as deployed.
+        """
+        return {
+            "registry_error": self.table.registry_error or None,
+            "named": [str(reference) for reference in self.settings.models],
+            "deployments": self.settings.deployments,
+        }
 
     def is_alive(self) -> bool:
         """False when the manager, or every engine of a live model, has been gone for longer than the grace period."""

@@ -39,9 +39,16 @@ class Ledger:
             self._swaps.extend(entry.swaps)
 
     def forget_all_but(self, view: View) -> None:
-        """Drop the references that are not served any more."""
+        """Drop the references that are not served any more.
+
+        Where another alias of the model is served instead, that one starts with what this one served: the model goes on
+        answering while its new version loads.
+        """
         for gone in self.live.keys() - view.targets.keys():
-            del self.live[gone]
+            version = self.live.pop(gone)
+            for heir in view.targets:
+                if heir.name == gone.name and heir.alias and gone.alias and self.live.get(heir) is None:
+                    self.live[heir] = version
 
     def publish(self, reference: Reference, held: Holding, view: View, now: float) -> None:
         """The reference serves this version from now on."""
@@ -75,7 +82,7 @@ class Ledger:
         """The model's part of the table."""
         references = [reference for reference in view.targets if reference.name == name]
         return ModelEntry(
-            live=self.live.get(references[0]),
+            live=self.live.get(references[0]) if references else None,
             aliases={reference.alias: self.live.get(reference) for reference in references if reference.alias},
             versions=versions,
             serves={str(reference): self.live.get(reference) for reference in references},

@@ -234,11 +234,12 @@ class Manager:
     def _publish_table(self) -> None:
         view = self._watch.view
         models: dict[str, ModelEntry] = {}
-        for name in dict.fromkeys(reference.name for reference in view.targets):
+        leaving = [name for name, _ in self._holdings]  # one that is deployed no more finishes what it has
+        for name in dict.fromkeys((*(reference.name for reference in view.targets), *leaving)):
             versions = {version: held.entry() for (owner, version), held in self._holdings.items() if owner == name}
             models[name] = self._ledger.describe(name, view, versions)
             start_counting(name)
-        table = Table(models=models, registry_error=view.error)
+        table = Table(models=models, registry_error=view.error, is_known=view.is_known)
         if table == self._table:
             return
         try:

@@ -20,9 +20,9 @@ PLAIN_ROUTE = re.compile(rb"/models/([\w.@-]+)(?:/versions/(\w+))?")
 UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"}
 
 
-def serve_plainly(front: Front) -> None:
+def serve_plainly(protocol: HuggingFace) -> None:
     """Let uvicorn make its connections so; to be called before its configuration is loaded, as a worker's app is."""
-    PlainConnection.front, PlainConnection.protocol = front, HuggingFace(front)
+    PlainConnection.front, PlainConnection.protocol = protocol.front, protocol
     HTTP_PROTOCOLS["auto"] = f"{PlainConnection.__module__}:{PlainConnection.__name__}"
 
 

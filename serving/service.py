@@ -45,8 +45,9 @@ class FrontService(Service[Any]):
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """BentoML's hook: what the worker serves."""
-        serve_plainly(front())
-        return DataPlane(front(), super().to_asgi(is_main=is_main))
+        plane = DataPlane(front(), super().to_asgi(is_main=is_main))
+        serve_plainly(plane.huggingface)
+        return plane
 
 
 @bentoml.service(name="headwaiter_manager", workers=1, **_QUIET)

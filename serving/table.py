@@ -82,12 +82,21 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     swaps: tuple[Swap, ...] = ()
     error: str = ""
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether nothing refers to it any more: its versions only finish what they have."""
+        return self.live is None and not self.serves
+
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is served. registry_error: why the registry could not be read at the last poll, or empty."""
+    """Everything that is served. registry_error: why the registry could not be read at the last poll, or empty.
+
+    is_known: whether the registry has been asked what to serve.
+    """
 
     models: dict[str, ModelEntry] = {}
     registry_error: str = ""
+    is_known: bool = False
 
 
 class TableFile:
@@ -109,8 +118,10 @@ class TableFile:
         self._heartbeat.touch()
 
     def nudge(self) -> None:
-        """Ask the manager to look at the registry at once."""
+        """Ask the manager to look at the registry at once; raises OSError if its folder is gone."""
         self._nudge.touch()
+        now = time.time_ns()  # the kernel's own time steps in milliseconds: two nudges in one step would look like one
+        os.utime(self._nudge, ns=(now, now))
 
     def was_nudged(self) -> bool:
         """Whether somebody did since the last call."""

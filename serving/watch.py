@@ -20,6 +20,8 @@ logger = logging.getLogger("headwaiter.manager")
 
 LONGEST_PAUSE_SECONDS = 30.0
 """However long the registry has been in trouble, it is asked this often."""
+NUDGED_SECONDS = 0.25
+"""Whoever nudges, and however often: the registry is not asked more often than this, unless polls are."""
 SLOW_SECONDS = 5.0
 """A registry that has not answered for so long is called slow."""
 
@@ -63,7 +65,11 @@ class RegistryWatch:
         self.view = View(dict.fromkeys(settings.models))
 
     def step(self, now: float, *, at_once: bool = False) -> None:
-        """Take an answer that has come; ask if it is time to, or `at_once`."""
+        """Take an answer that has come; ask if it is time to, or `at_once`.
+
+        Calls with `at_once` that come close together, or while an answer is on its way, are one: the registry is asked
+        once more, and after all of them.
+        """
         self._again |= at_once
         if self._polling is not None:
             if not self._polling.done():
@@ -75,7 +81,7 @@ class RegistryWatch:
             self._failures = self._failures + 1 if self.view.error else 0
             pause = self._settings.poll_seconds * 2 ** min(self._failures, 16)
             self._next = self._asked + min(pause, max(LONGEST_PAUSE_SECONDS, self._settings.poll_seconds))
-        if self._again or now >= self._next:
+        if now >= self._next or (self._again and now - self._asked >= NUDGED_SECONDS):
             self._asked, self._again = now, False
             self._polling = self._pool.submit(self._poll)
             self._polling.add_done_callback(lambda _: self._woken.set())

@@ -49,7 +49,7 @@ class HuggingFace(Protocol):
 
     async def _list(self, exchange: Exchange) -> None:
         models = [describe_model(name, entry) for name, entry in self.front.table.models.items()]
-        await exchange.respond_json({"models": models, "registry_error": self.front.table.registry_error or None})
+        await exchange.respond_json({"models": models, **self.front.describe()})
 
     async def _describe(self, name: str, exchange: Exchange) -> None:
         entry = self.front.table.models.get(name)
@@ -76,7 +76,6 @@ class HuggingFace(Protocol):
             await self._stream(name, version, body, exchange)
             return
         whole = await self._whole(name, version, body, exchange.trail, exchange.gone)
-        exchange.has_begun = True
         await respond(exchange.send, *whole)
 
     async def _whole(self, name: str, version: str | None, body: bytes, trail: Trail, gone: Gone) -> Whole:

@@ -1,5 +1,7 @@
 """Real clients, unchanged."""
 
+import json
+import re
 from pathlib import Path
 
 import bentoml
@@ -8,7 +10,7 @@ import numpy
 import pytest
 from huggingface_hub import InferenceClient
 
-from tests.e2e.server import Server
+from tests.e2e.server import Server, free_port, run_cli
 from tests.small_models import SINGLE_LABELS
 
 
@@ -83,8 +85,19 @@ def test_a_front_is_small_and_has_no_torch(server: Server) -> None:
 
 
 def test_status_prints_what_is_served(server: Server, home: Path) -> None:
-    from tests.e2e.server import run_cli
-
     printed = run_cli(home, "status", server.url).stdout
     assert "sentiment  live: 1  champion → 1" in printed
-    assert "1  ready  cpu float32" in printed
+    (engine,) = server.describe("sentiment")["versions"]["1"]["engines"]
+    row = rf"^  1 +ready +champion +[1-9][0-9,]* MiB +0 +{engine['pid']} +cpu +float32 +text-classification$"
+    assert re.search(row, printed, re.MULTILINE), printed
+    assert re.search(r" UTC +.+  sentiment@champion +none → 1 +success ", printed)
+    listed = json.loads(run_cli(home, "status", server.url, "--json").stdout)
+    assert {model["name"] for model in listed["models"]} >= {"sentiment", "names"}
+    for address, cause in (
+        (f"http://127.0.0.1:{free_port()}", "no Headwaiter answers"),
+        (f"{server.url}/predict", "no such route|405|404"),
+        ("localhost:3000", "is no http://"),
+    ):
+        refused = run_cli(home, "status", address, check=False)
+        assert refused.returncode == 1
+        assert re.search(cause, refused.stderr), refused

@@ -1,0 +1,56 @@
+"""A running server, as the command line and MLflow's deployments see it: over HTTP, with every wait bounded."""
+
+import json
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+from serving.errors import RemoteError
+
+ASK_SECONDS = 10.0
+PREDICT_SECONDS = 120.0
+"""Longer than a server's own deadline for a request, unless that was changed."""
+
+
+class Remote:
+    """The server at `url`, an http:// or https:// address; raises RemoteError for any other."""
+
+    def __init__(self, url: str) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise RemoteError(f"{url!r} is no http:// or https:// address")
+        self.url = url.rstrip("/")
+
+    def status(self) -> dict[str, Any]:
+        """`GET /models`: everything that is served."""
+        found = self._ask("/models", None, ASK_SECONDS)
+        if not isinstance(found, dict) or not isinstance(found.get("models"), list):
+            raise RemoteError(f"what answers at {self.url} is no Headwaiter: its /models is {str(found)[:80]!r}")
+        return found
+
+    def model(self, name: str) -> dict[str, Any] | None:
+        """The model's part of `status`, None if the server does not know it."""
+        return next((model for model in self.status()["models"] if model["name"] == name), None)
+
+    def predict(self, name: str, body: dict[str, Any]) -> Any:
+        """`POST /models/{name}`: the answer. A refusal is a RemoteError with the server's message and status."""
+        return self._ask(f"/models/{quote(name, safe='')}", json.dumps(body).encode(), PREDICT_SECONDS)
+
+    def _ask(self, path: str, body: bytes | None, seconds: float) -> Any:
+        request = Request(self.url + path, data=body, headers={"Content-Type": "application/json"})
+        try:
+            with urlopen(request, timeout=seconds) as answer:
+                return json.load(answer)
+        except HTTPError as error:
+            raise RemoteError(f"{self.url}{path} answered {error.code}: {_message(error)}", error.code) from error
+        except (OSError, HTTPException, ValueError) as error:
+            raise RemoteError(f"no Headwaiter answers at {self.url}: {getattr(error, 'reason', error)}") from error
+
+
+def _message(error: HTTPError) -> str:
+    """The server's own words, if it is one of ours."""
+    try:
+        return str(json.loads(error.read())["error"])
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        return error.reason

@@ -1,0 +1,177 @@
+"""The `mlflow.deployments` target: MLflow's own command line and client, unchanged, on real servers."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pandas
+import psutil
+import pytest
+from mlflow.deployments import get_deploy_client
+from mlflow.exceptions import MlflowException
+
+from registry.settings import RegistrySettings
+from registry.versions import Versions
+from tests.e2e.server import Server, free_port, run_cli, wait_until
+from tests.e2e.test_lifecycle import Load
+
+
+def run_mlflow(home: Path, *arguments: str) -> str:
+    """What `mlflow deployments …` prints; it must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow", "deployments", *arguments],
+        env={**os.environ, "HEADWAITER_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done
+    return done.stdout
+
+
+@pytest.fixture
+def server(small_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server of whatever is deployed in the registry of `small_home`, where nothing is yet."""
+    monkeypatch.setenv("HEADWAITER_HOME", str(small_home))
+    with Server(small_home, ("--deployments",)) as running:
+        assert running.http.get("/models").json()["models"] == []
+        yield running
+
+
+def test_the_command_line_creates_updates_and_deletes_a_deployment(small_home: Path, server: Server) -> None:
+    target = ("-t", f"headwaiter:{server.url}")
+    assert "List of all deployments:\n[]" in run_mlflow(small_home, "list", *target)
+    created = run_mlflow(small_home, "create", *target, "--name", "m", "-m", "models:/m/1", "-C", "why=first release")
+    assert "headwaiter deployment m is created" in created
+    assert server.live("m") == "1"
+    assert "'name': 'm', 'live': '1'" in run_mlflow(small_home, "list", *target)
+
+    texts = small_home / "texts.json"
+    texts.write_text(json.dumps([{"text": "good"}, {"text": "bad"}]))
+    printed = run_mlflow(small_home, "predict", *target, "--name", "m", "-I", str(texts))
+    assert json.loads(printed) == {"predictions": server.ask("m", ["good", "bad"])}
+
+    updated = run_mlflow(small_home, "update", *target, "--name", "m", "-m", "models:/m/2", "-C", "why=better")
+    assert "Deployment m is updated (with flavor headwaiter)" in updated
+    assert server.post("m", {"inputs": "x"}).headers["x-model-version"] == "2"
+    assert "live: 2" in run_mlflow(small_home, "get", *target, "--name", "m")
+
+    assert "m is deleted" in run_mlflow(small_home, "delete", *target, "--name", "m")
+    assert server.http.get("/models").json()["models"] == []
+    assert server.post("m", {"inputs": "x"}).status_code == 404
+    assert server.is_ready()
+    versions = Versions(RegistrySettings.from_environment({"HEADWAITER_HOME": str(small_home)}))
+    assert versions.current("m") == "2"
+    assert versions.history("m")[-1].why == "better"
+
+
+def refused(code: str, call: Any, *arguments: Any, **options: Any) -> str:
+    """The message of the MlflowException with this code that the call must raise."""
+    with pytest.raises(MlflowException) as caught:
+        call(*arguments, **options)
+    assert caught.value.error_code == code, caught.value
+    return str(caught.value)
+
+
+def test_the_client_deploys_predicts_and_says_what_is_wrong(small_home: Path, server: Server) -> None:
+    client = get_deploy_client(f"headwaiter:{server.url}")
+    assert "no m@canary" in refused("RESOURCE_DOES_NOT_EXIST", client.create_deployment, "m", "models:/m@canary")
+    assert "m/9" in refused("RESOURCE_DOES_NOT_EXIST", client.create_deployment, "m", "models:/m/9")
+    assert "create it" in refused("RESOURCE_DOES_NOT_EXIST", client.update_deployment, "m", "models:/m/2")
+    assert "'m'" in refused("RESOURCE_DOES_NOT_EXIST", client.predict, "m", ["x"])
+    created = client.create_deployment("m", "models:/m/2", config={"alias": "canary"})
+    assert (created["name"], created["flavor"], created["version"]) == ("m", "headwaiter", "2")
+    assert (created["live"], created["aliases"]) == ("2", {"canary": "2"})
+    assert "already" in refused("RESOURCE_ALREADY_EXISTS", client.create_deployment, "m", "models:/m/2")
+    assert client.list_deployments() == [{key: created[key] for key in created if key != "version"}]
+
+    expected = server.ask("m", ["good", "bad"], top_k=1)
+    request = {"inputs": ["good", "bad"], "parameters": {"top_k": 1}}
+    assert client.predict("m", request)["predictions"] == expected
+    answers = server.ask("m", ["good", "bad"])
+    for inputs in (["good", "bad"], pandas.DataFrame({"text": ["good", "bad"], "id": [1, 2]})):
+        assert client.predict("m", inputs)["predictions"] == answers
+    assert client.predict("m", "good").get_predictions().shape[0] == 1
+    assert "top" in refused("INVALID_PARAMETER_VALUE", client.predict, "m", {"inputs": "x", "parameters": {"top": 1}})
+
+    weights = sorted(small_home.glob("artifacts/**/model.safetensors"), key=lambda path: path.stat().st_mtime)[2]
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    versions = Versions(RegistrySettings.from_environment({"HEADWAITER_HOME": str(small_home)}))
+    with pytest.raises(MlflowException, match="sha256"):
+        client.update_deployment("m", "models:/m/3")
+    assert server.post("m", {"inputs": "x"}).headers["x-model-version"] == "2"
+    with Load(server, "m") as load:  # another alias from now on: the model goes on answering
+        updated = client.update_deployment("m", "models:/m@champion")
+    assert {(status, version) for status, version, _ in load.seen} <= {(200, "1"), (200, "2")}
+    assert (updated["live"], updated["aliases"]) == ("1", {"champion": "1"})
+    assert client.get_deployment("m")["versions"]["1"]["state"] == "ready"
+    printed = run_cli(small_home, "status", server.url).stdout
+    (engine,) = server.describe("m")["versions"]["1"]["engines"]
+    row = rf"^  1 +ready +champion +[1-9][0-9,]* MiB +0 +{engine['pid']} +cpu +float32 +text-classification$"
+    assert re.search(row, printed, re.MULTILINE), printed
+    assert re.search(r" UTC +.+  m@canary +2 → 3 +failure .*\n +.*sha256", printed), printed
+    assert [found.alias for found in versions.deployed()] == ["champion"]
+
+    for _ in range(2):
+        client.delete_deployment("m")
+    client.delete_deployment("never there")
+    assert client.list_deployments() == []
+    refused("RESOURCE_DOES_NOT_EXIST", client.get_deployment, "m")
+
+
+def test_a_model_that_is_undeployed_answers_what_it_has_accepted(small_home: Path, server: Server) -> None:
+    versions = Versions(RegistrySettings.from_environment({"HEADWAITER_HOME": str(small_home)}))
+    versions.deploy("m")
+    wait_until(lambda: server.live("m") == "1", "it is served")
+    (engine,) = server.processes("serving.engine")
+    engine.suspend()
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(target=lambda: answers.append(server.post("m", {"inputs": "x"})))
+    asking.start()
+    wait_until(lambda: server.sample("requests_in_progress", model="m") == 1, "the request is on its way")
+    versions.undeploy("m")
+    wait_until(lambda: not server.describe("m")["aliases"], "it serves no more")
+    assert server.post("m", {"inputs": "x"}).status_code == 404
+    assert server.post("m", {"inputs": "x"}, version="1").status_code == 404
+    assert server.is_ready()
+    engine.resume()
+    asking.join(30)
+    assert [answer.status_code for answer in answers] == [200]
+    assert not psutil.wait_procs([engine], timeout=30)[1]
+    wait_until(lambda: server.http.get("/models").json()["models"] == [], "nothing of it is left")
+
+
+def test_run_local_serves_until_it_is_asked_to_end(small_home: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "deployments", "run-local", "-t", "headwaiter", "--name", "m"]
+    with (small_home / "local.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "-m", "models:/m/2", "-C", f"port={port}"],
+            env={**os.environ, "HEADWAITER_HOME": str(small_home)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        everyone: list[psutil.Process] = []
+        try:
+            wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200, "ready", 120)
+            assert httpx.post(f"{url}/models/m", json={"inputs": "x"}).headers["x-model-version"] == "2"
+            client = get_deploy_client(f"headwaiter:{url}")
+            message = refused("INVALID_STATE", client.create_deployment, "other", "models:/other/1")
+            assert "headwaiter serve --deployments" in message
+            everyone = psutil.Process(process.pid).children(recursive=True)
+        finally:
+            process.terminate()
+            process.wait(90)
+    assert everyone
+    assert not psutil.wait_procs(everyone, timeout=10)[1]
