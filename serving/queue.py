@@ -85,23 +85,24 @@ class Waiting:
         self.counts[entry.length] += 1
         self._rows[entry.length].append(entry)
 
-    def drop(self, entry: Entry) -> None:
-        """A row no longer waits; it is forgotten when it comes to the front of its length."""
-        left = self.counts[entry.length] - 1
+    def drop(self, length: int, rows: int = 1) -> None:
+        """So many rows no longer wait; they are forgotten when they come to the front of their length."""
+        left = self.counts[length] - rows
         if left:
-            self.counts[entry.length] = left
+            self.counts[length] = left
         else:
-            del self.lengths[bisect_left(self.lengths, entry.length)]
-            del self.counts[entry.length], self._rows[entry.length]
+            del self.lengths[bisect_left(self.lengths, length)]
+            del self.counts[length], self._rows[length]
 
-    def first(self, length: int, count: int) -> list[Entry]:
-        """The `count` rows of this length that wait longest; at most as many as there are."""
-        rows = self._rows[length]
+    def take(self, length: int, rows: int) -> list[Entry]:
+        """Remove the rows of this length that wait longest; at most as many as there are."""
+        waiting = self._rows[length]
         found: list[Entry] = []
-        while len(found) < count:
-            entry = rows.popleft()
+        while len(found) < rows:
+            entry = waiting.popleft()
             if entry.waits:
                 found.append(entry)
+        self.drop(length, rows)
         return found
 
 
@@ -136,7 +137,7 @@ class Queue:
         """Drop a client's rows that still wait; returns how many did."""
         found = [entry for row_id in ids if (entry := self._entries.get((client, row_id))) is not None]
         for entry in found:
-            self._take(entry)
+            self._drop(entry)
         return len(found)
 
     def expire(self, now: float) -> list[Entry]:
@@ -145,7 +146,7 @@ class Queue:
         while deadlines and (deadlines[0][0] <= now or not deadlines[0][2].waits):
             entry = heappop(deadlines)[2]
             if entry.waits:
-                self._take(entry)
+                self._drop(entry)
                 late.append(entry)
         if len(deadlines) > 2 * len(self._entries) + FORGOTTEN:
             self._deadlines = [item for item in deadlines if item[2].waits]
@@ -162,16 +163,22 @@ class Queue:
         waiting = self._kinds[oldest.row.kind]
         batch: list[Entry] = []
         for length, rows in choose_lengths(waiting.lengths, waiting.counts, oldest.length, cost):
-            batch += waiting.first(length, rows)
+            batch += waiting.take(length, rows)
         for entry in batch:
-            self._take(entry)
+            self._leave(entry)
+        if not waiting.lengths:
+            del self._kinds[oldest.row.kind]
         return batch
 
-    def _take(self, entry: Entry) -> None:
+    def _drop(self, entry: Entry) -> None:
+        """A row leaves in another way than in a batch."""
+        self._leave(entry)
+        waiting = self._kinds[entry.row.kind]
+        waiting.drop(entry.length)
+        if not waiting.lengths:
+            del self._kinds[entry.row.kind]
+
+    def _leave(self, entry: Entry) -> None:
         entry.waits = False
         self.tokens -= entry.length
         del self._entries[entry.client, entry.row.id]
-        waiting = self._kinds[entry.row.kind]
-        waiting.drop(entry)
-        if not waiting.lengths:
-            del self._kinds[entry.row.kind]
