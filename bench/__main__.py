@@ -1,4 +1,4 @@
-"""The command line: `python -m bench [requests] [forward] [metrics] [--seconds S] [--quick]` prints the report."""
+"""The command line: `python -m bench [requests] [forward] [metrics] [batches] [--seconds S]` prints the report."""
 
 import argparse
 import importlib.metadata
@@ -11,13 +11,14 @@ from pathlib import Path
 
 import psutil
 
-from bench import forward_share, metrics_cost, request_rate
+from bench import batch_choice, forward_share, metrics_cost, request_rate
 from bench.processes import BenchError
 
 BENCHMARKS: dict[str, Callable[[float], str]] = {
     "requests": request_rate.run,
     "forward": forward_share.run,
     "metrics": metrics_cost.run,
+    "batches": batch_choice.run,
 }
 
 QUIET = 0.05
