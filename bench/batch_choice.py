@@ -63,6 +63,11 @@ def _compare(name: str, cost: Cost, mix: LengthMix) -> list[list[str]]:
     rows = []
     for load in LOADS:
         where = f"{load} connections" if isinstance(load, int) else f"{load:.0%} of capacity"
+        if isinstance(load, int):
+            turns = sum(best_possible(lengths[at : at + load], cost) for at in range(0, ROWS, load))
+            rows.append(
+                [f"{name}, {mix.name}, {where}", f"best of {load} rows, again and again", f"{turns / best:.2f}", "", ""]
+            )
         for rule, make in RULES.items():
             pace = load if isinstance(load, int) else load * ROWS / best / (1.0 + NOISE)
             found = simulate(make(cost), lengths, cost, pace)
