@@ -23,6 +23,11 @@ WARMUP_SECONDS = 3.0
 TYPICAL_TOKENS = 32
 """Length of the rows that are measured; attention makes much longer ones dearer per token."""
 MAX_ROWS = 4096
+ENOUGH_SIZES = 4
+"""So many batches of typical rows must have been measured before a longest row tells attention's part from the line."""
+LEAST_SHARE = 0.05
+"""A row alone has at least this share of its time from the fixed part, the largest batch from its tokens; what was
+measured otherwise is noise, and the cost that is learned later could not grow from nothing. Ours."""
 
 
 def choose_threads(model: Model, clock: Callable[[], float] = time.perf_counter) -> int:
@@ -67,25 +72,29 @@ def measure_cost(model: Model, clock: Callable[[], float] = time.perf_counter) -
 def fit(typical: int, sizes: list[int], seconds: list[float], longest: int, longest_seconds: float) -> Cost:
     """The cost through measured (padded tokens, seconds) of `typical` rows and one longest row.
 
-    Least squares of relative errors. What a longest row costs beyond a line is attention's part. The budget is at least
-    `longest`, so that every row fits, and a batch may take at least as long as that row does.
+    Least squares of relative errors. What a longest row costs beyond a line is attention's part, where enough was
+    measured to tell. The budget is at least `longest`, so that every row fits, and a batch may take at least as long as
+    that row does.
     """
-    shapes = [(size, size * typical) for size in sizes]
-    if longest > typical:
-        shapes.append((longest, longest * longest))
-        fixed, per_token, per_pair = _solve([(1, *shape) for shape in shapes], [*seconds, longest_seconds])
-    else:
-        per_pair = 0.0
-    if per_pair <= 0.0:
-        fixed, per_token = _solve([(1, size) for size in sizes], seconds)
+    least_fixed, least_token = LEAST_SHARE * seconds[0], LEAST_SHARE * seconds[-1] / sizes[-1]
+    lines = [(1, size) for size in sizes]
+    curves = [(1, size, size * typical) for size in sizes] + [(1, longest, longest * longest)]
+    times = [*seconds, longest_seconds]
+    per_pair = 0.0
+    if longest > typical and len(sizes) >= ENOUGH_SIZES:
+        fixed, per_token, per_pair = _solve(curves, times)
+    elif longest > typical:
+        fixed, per_token = _solve([*lines, (1, longest)], times)
+    if longest == typical or per_pair < 0.0 or fixed < least_fixed or per_token < least_token:
+        fixed, per_token, per_pair = *_solve(lines, seconds), 0.0
     rates = [size / took for size, took in zip(sizes, seconds, strict=True)]
     within = [index for index, took in enumerate(seconds) if took <= LATENCY_SECONDS] or [0]
     peak = max(rates[index] for index in within)
     budget = next(sizes[index] for index in within if rates[index] >= ENOUGH * peak)
     return Cost(
-        fixed_seconds=max(fixed, 1e-6),
-        token_seconds=max(per_token, 1e-9),
-        square_seconds=max(per_pair, 0.0),
+        fixed_seconds=max(fixed, least_fixed),
+        token_seconds=max(per_token, least_token),
+        square_seconds=per_pair,
         budget_tokens=max(budget, longest),
         limit_seconds=max(LATENCY_SECONDS, longest_seconds),
     )

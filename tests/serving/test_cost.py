@@ -1,9 +1,11 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving import cost as module
-from serving.cost import FRONT_SECONDS, choose_threads, fit
+from serving.cost import FRONT_SECONDS, LEAST_SHARE, choose_threads, fit
 from serving.queue import Cost
 
 
@@ -50,10 +52,26 @@ def test_a_batch_takes_no_longer_than_the_limit_or_the_longest_row() -> None:
     assert fit(16, [16, 32], [0.1, 0.11], 512, 0.4).limit_seconds == 0.4
 
 
-def test_noise_never_makes_a_cost_negative() -> None:
-    cost = fit(32, [32, 64, 128], [0.003, 0.002, 0.001], 16, 0.001)
-    assert cost.fixed_seconds > 0
-    assert cost.token_seconds > 0
+def test_a_slow_model_is_measured_by_one_typical_and_one_longest_row() -> None:
+    cost = fit(32, [32], [0.2], 512, 1.64)
+    assert cost.fixed_seconds == pytest.approx(0.104)
+    assert cost.token_seconds == pytest.approx(0.003)
+    assert cost.square_seconds == 0.0
+
+
+@given(
+    st.lists(st.floats(1e-4, 0.2), min_size=1, max_size=8),
+    st.sampled_from([16, 32, 512]),
+    st.floats(1e-4, 1.0),
+)
+def test_no_noise_makes_a_part_vanish(seconds: list[float], longest: int, longest_seconds: float) -> None:
+    typical = min(32, longest)
+    sizes = [typical * 2**power for power in range(len(seconds))]
+    cost = fit(typical, sizes, seconds, longest, longest_seconds)
+    assert cost.fixed_seconds >= LEAST_SHARE * seconds[0]
+    assert cost.token_seconds >= LEAST_SHARE * seconds[-1] / sizes[-1]
+    assert cost.square_seconds >= 0.0
+    assert cost.budget_tokens >= longest
 
 
 @pytest.mark.parametrize(
