@@ -15,6 +15,8 @@ results            what those two report, and how they are run
 reference          the limit at its best setting, measured around each server
 request_rate       benchmark (a): requests/s at a negligible model
 forward_share      benchmark (b, c): sequences/s as a share of the bare forward limit
+batch_choice       how far batches are from the best possible grouping, by simulation
+batching_rules     the ways to choose a batch that are compared there, and the best possible
 report             Markdown tables
 
 One text per HTTP request everywhere. Everything runs on this machine, so the load generator takes its share of the

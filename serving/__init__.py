@@ -10,7 +10,8 @@ text, tasks/         one file a task: encode and decode here, forward in the eng
 messages             what crosses between front and engine
 engine, queue        one process a version and device: queue, batch, forward, reply
 loading, model       load, check and measure; rows → padded batch → small arrays
-cost                 what a forward pass costs, and the token budget
+grouping             which of the waiting lengths share a batch
+cost, learned        what a forward pass costs: as measured at warm-up, as learned from the batches that ran
 predictor, pyfunc    the same model in this process, for checks and for MLflow
 agreement            whether two answers say the same
 manager, policy      follow the registry: decide, start and stop engines, publish
