@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from bench import forward_share, generation, metrics_cost, request_rate, swap_latency
+from bench import batch_choice, forward_share, generation, metrics_cost, request_rate, swap_latency
 from bench.processes import BenchError
 
 BENCHMARKS: dict[str, Callable[[float], str]] = {
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "metrics": metrics_cost.run,
     "generate": generation.run,
     "swaps": swap_latency.run,
+    "batches": batch_choice.run,
 }
 
 QUIET = 0.05

@@ -41,16 +41,22 @@ def read_words(vocabulary: Path) -> list[str]:
     return words[:5000]
 
 
-def make_texts(mix: LengthMix, words: list[str], count: int = 2000, seed: int = 0) -> list[str]:
-    """`count` texts, the same every time: their lengths are the even quantiles of `mix`, shuffled in blocks."""
+def make_lengths(mix: LengthMix, count: int = 2000, seed: int = 0) -> list[int]:
+    """The lengths of `make_texts`, the same every time: the even quantiles of `mix`, shuffled in blocks."""
     rng = random.Random(f"{mix.name} {seed}")
     blocks = max(1, count // BLOCK)
-    texts = []
+    found = []
     for block in range(blocks):
         lengths = [mix.quantile((rank + 0.5) / count) for rank in range(block, count, blocks)]
         rng.shuffle(lengths)
-        texts += [" ".join(rng.choices(words, k=length - 3)) + "." for length in lengths]
-    return texts
+        found += lengths
+    return found
+
+
+def make_texts(mix: LengthMix, words: list[str], count: int = 2000, seed: int = 0) -> list[str]:
+    """`count` texts of the lengths of `make_lengths`, the same every time."""
+    rng = random.Random(f"{mix.name} {seed} words")
+    return [" ".join(rng.choices(words, k=length - 3)) + "." for length in make_lengths(mix, count, seed)]
 
 
 def describe_lengths(mix: LengthMix, count: int = 2000) -> str:

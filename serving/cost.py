@@ -1,7 +1,7 @@
 """What a forward pass costs on this device, measured at warm-up, and the token budget that follows from it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy
 import torch
@@ -23,6 +23,11 @@ WARMUP_SECONDS = 3.0
 TYPICAL_TOKENS = 32
 """Length of the rows that are measured; attention makes much longer ones dearer per token."""
 MAX_ROWS = 4096
+ENOUGH_SIZES = 4
+"""So many batches of typical rows must have been measured before a longest row tells attention's part from the line."""
+LEAST_SHARE = 0.05
+"""A row alone has at least this share of its time from the fixed part, the largest batch from its tokens; what was
+measured otherwise is noise, and the cost that is learned later could not grow from nothing. Ours."""
 
 
 def choose_threads(model: Model, clock: Callable[[], float] = time.perf_counter) -> int:
@@ -46,7 +51,7 @@ def choose_threads(model: Model, clock: Callable[[], float] = time.perf_counter)
 
 
 def measure_cost(model: Model, clock: Callable[[], float] = time.perf_counter) -> Cost:
-    """Run batches of 1, 2, 4, … typical rows and one longest row; fit a line and choose the budget. Blocks."""
+    """Run batches of 1, 2, 4, … typical rows and one longest row; fit the cost and choose the budget. Blocks."""
     longest = model.contract.max_tokens
     typical = model.task.probe(model.contract, min(TYPICAL_TOKENS, longest))
     deadline = clock() + WARMUP_SECONDS
@@ -60,27 +65,46 @@ def measure_cost(model: Model, clock: Callable[[], float] = time.perf_counter) -
         if took > LATENCY_SECONDS or clock() > deadline or _is_past_peak(sizes, seconds):
             break
         rows *= 2
-    _time(model, model.task.probe(model.contract, longest), 1, clock)
-    return fit(sizes, seconds, longest)
+    large = model.task.probe(model.contract, longest)
+    return fit(typical.length, sizes, seconds, large.length, _time(model, large, 1, clock))
 
 
-def fit(sizes: list[int], seconds: list[float], longest: int) -> Cost:
-    """The cost through measured (padded tokens, seconds), least squares of relative errors.
+def fit(typical: int, sizes: list[int], seconds: list[float], longest: int, longest_seconds: float) -> Cost:
+    """The cost through measured (padded tokens, seconds) of `typical` rows and one longest row.
 
-    The budget is at least `longest`, so that every row fits.
+    Least squares of relative errors. What a longest row costs beyond a line is attention's part, where enough was
+    measured to tell. The budget is at least `longest`, so that every row fits, and a batch may take at least as long as
+    that row does.
     """
-    weights = 1.0 / numpy.asarray(seconds)
-    columns = numpy.stack([numpy.ones(len(sizes)), numpy.asarray(sizes, dtype=float)], axis=1) * weights[:, None]
-    fixed, per_token = numpy.linalg.lstsq(columns, numpy.ones(len(sizes)), rcond=None)[0]
+    least_fixed, least_token = LEAST_SHARE * seconds[0], LEAST_SHARE * seconds[-1] / sizes[-1]
+    lines = [(1, size) for size in sizes]
+    curves = [(1, size, size * typical) for size in sizes] + [(1, longest, longest * longest)]
+    times = [*seconds, longest_seconds]
+    per_pair = 0.0
+    if longest > typical and len(sizes) >= ENOUGH_SIZES:
+        fixed, per_token, per_pair = _solve(curves, times)
+    elif longest > typical:
+        fixed, per_token = _solve([*lines, (1, longest)], times)
+    if longest == typical or per_pair < 0.0 or fixed < least_fixed or per_token < least_token:
+        fixed, per_token, per_pair = *_solve(lines, seconds), 0.0
     rates = [size / took for size, took in zip(sizes, seconds, strict=True)]
     within = [index for index, took in enumerate(seconds) if took <= LATENCY_SECONDS] or [0]
     peak = max(rates[index] for index in within)
     budget = next(sizes[index] for index in within if rates[index] >= ENOUGH * peak)
     return Cost(
-        fixed_seconds=max(float(fixed), 1e-6),
-        token_seconds=max(float(per_token), 1e-9),
+        fixed_seconds=max(fixed, least_fixed),
+        token_seconds=max(per_token, least_token),
+        square_seconds=per_pair,
         budget_tokens=max(budget, longest),
+        limit_seconds=max(LATENCY_SECONDS, longest_seconds),
     )
+
+
+def _solve(columns: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
+    """The factors of the columns with the least squares of relative errors."""
+    weighted = numpy.asarray(columns, dtype=float) / numpy.asarray(seconds)[:, None]
+    solved: list[float] = numpy.linalg.lstsq(weighted, numpy.ones(len(seconds)), rcond=None)[0].tolist()
+    return solved
 
 
 def _is_past_peak(sizes: list[int], seconds: list[float]) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import zmq
 
+from serving.learned import LearnedCost
 from serving.lifeline import Lifeline
 from serving.logs import set_up_logging
 from serving.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, pack
@@ -48,7 +49,7 @@ class Engine:
 
     def __init__(self, model: "Model", cost: Cost, socket: "zmq.Socket[bytes]", meter: "EngineMeter") -> None:
         self._model = model
-        self._cost = cost
+        self._cost = LearnedCost(cost, model.task.probe(model.contract, 1).kind)
         self._socket = socket
         self._meter = meter
         self._queue: Any = Queue()
@@ -70,7 +71,7 @@ class Engine:
             if self._may_leave():
                 return
             self._drop_expired()
-            while len(self._in_flight) < self._depth and (batch := self._queue.choose(self._cost)):
+            while len(self._in_flight) < self._depth and (batch := self._queue.choose(self._cost.now)):
                 self._launch(batch)
             if self._in_flight and (len(self._in_flight) == self._depth or self._in_flight[0][1].is_done()):
                 self._finish(*self._in_flight.popleft())
@@ -116,7 +117,9 @@ class Engine:
         except Exception as error:  # as above
             self._isolate(batch, error)
             return
-        self._meter.observe_batch([entry.length for entry in batch])
+        lengths = [entry.length for entry in batch]
+        self._cost.observe(batch[0].row.kind, len(batch), max(lengths), pending.began, pending.began + pending.seconds)
+        self._meter.observe_batch(lengths)
         self._send(batch, arrays, pending.seconds)
 
     def _isolate(self, batch: Sequence[Entry], error: Exception) -> None:

@@ -1,29 +1,50 @@
 """The engine's queue: rows in order of arrival, found again by kind and length. Only the engine's loop touches it.
 
-A batch starts from the oldest row and takes the rows nearest to it in length, of the same kind, while the padded size
-stays within the budget and a row is cheaper inside the batch than in a forward pass of its own. So nothing starves and
-little is padding.
+A batch holds the oldest row and its group: all waiting rows of its kind are cut by length into the groups that together
+take least time, see grouping.py. So nothing starves, and a row is padded only as far as it saves a forward pass.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from math import inf
 
+from serving.grouping import choose_lengths
 from serving.messages import Row
 
 Key = tuple[bytes, int]
 
+FORGOTTEN = 1024
+"""So many rows that left the queue, and as many as wait, may still be known to it; ours."""
+
 
 @dataclass(frozen=True)
 class Cost:
-    """What a forward pass costs, fitted to measurements: `fixed_seconds + token_seconds * rows * longest`.
+    """What a forward pass costs, fitted to measurements: `seconds(rows, longest)`.
 
-    budget_tokens: the largest padded size of a batch, rows times longest row.
+    fixed_seconds: whatever is in it. token_seconds: of each token, padding too. square_seconds: of each pair of tokens
+    of a row, as attention sees them. budget_tokens: the largest padded size of a batch, rows times longest row.
+    limit_seconds: a batch of several rows shall not take longer.
     """
 
     fixed_seconds: float
     token_seconds: float
     budget_tokens: int
+    square_seconds: float = 0.0
+    limit_seconds: float = inf
+
+    def seconds(self, rows: int, longest: int) -> float:
+        """The expected time of a forward pass."""
+        return self.fixed_seconds + rows * longest * (self.token_seconds + self.square_seconds * longest)
+
+    def most_rows(self, longest: int) -> int:
+        """How many rows of this length a batch may have, at least one."""
+        longest = max(1, longest)
+        rows = self.budget_tokens // longest
+        if rows > 1 and self.seconds(rows, longest) > self.limit_seconds:
+            rows = int((self.limit_seconds - self.fixed_seconds) / (self.seconds(1, longest) - self.fixed_seconds))
+        return max(1, rows)
 
     @property
     def slack_tokens(self) -> float:
@@ -47,13 +68,53 @@ class Entry:
     waits: bool = True
 
 
+class Waiting:
+    """The rows of one kind that wait. lengths: ascending. counts: how many rows of each length, all > 0."""
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+        self.counts: dict[int, int] = {}
+        self._rows: dict[int, deque[Entry]] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Put a row behind those of its length."""
+        if entry.length not in self.counts:
+            insort(self.lengths, entry.length)
+            self.counts[entry.length] = 0
+            self._rows[entry.length] = deque()
+        self.counts[entry.length] += 1
+        self._rows[entry.length].append(entry)
+
+    def drop(self, length: int, rows: int = 1) -> None:
+        """So many rows no longer wait; they are forgotten when they come to the front of their length."""
+        left = self.counts[length] - rows
+        if left:
+            self.counts[length] = left
+        else:
+            del self.lengths[bisect_left(self.lengths, length)]
+            del self.counts[length], self._rows[length]
+
+    def take(self, length: int, rows: int) -> list[Entry]:
+        """Remove the rows of this length that wait longest; at most as many as there are."""
+        waiting = self._rows[length]
+        found: list[Entry] = []
+        while len(found) < rows:
+            entry = waiting.popleft()
+            if entry.waits:
+                found.append(entry)
+        self.drop(length, rows)
+        return found
+
+
 class Queue:
     """Rows that wait. `tokens` and `len()` count those that still do."""
 
     def __init__(self) -> None:
         self._entries: dict[Key, Entry] = {}
-        self._lengths: dict[str, dict[int, deque[Entry]]] = {}
-        self._earliest = float("inf")
+        self._order: deque[Entry] = deque()
+        self._kinds: dict[str, Waiting] = {}
+        self._deadlines: list[tuple[float, int, Entry]] = []
+        self._added = 0
         self.tokens = 0
 
     def __len__(self) -> int:
@@ -63,78 +124,61 @@ class Queue:
         """Put a row at the end."""
         entry = Entry(client, row, now, row.length)
         self._entries[client, row.id] = entry
-        self._lengths.setdefault(row.kind, {}).setdefault(entry.length, deque()).append(entry)
+        waiting = self._kinds.get(row.kind)
+        if waiting is None:
+            waiting = self._kinds[row.kind] = Waiting()
+        waiting.add(entry)
+        self._order.append(entry)
+        self._added += 1
+        heappush(self._deadlines, (row.deadline, self._added, entry))
         self.tokens += entry.length
-        self._earliest = min(self._earliest, row.deadline)
 
     def cancel(self, client: bytes, ids: list[int]) -> int:
         """Drop a client's rows that still wait; returns how many did."""
         found = [entry for row_id in ids if (entry := self._entries.get((client, row_id))) is not None]
         for entry in found:
-            self._take(entry)
+            self._drop(entry)
         return len(found)
 
     def expire(self, now: float) -> list[Entry]:
-        """Drop and return the rows whose deadline has passed; looks at them only when the earliest one has."""
-        if now < self._earliest:
-            return []
-        late = [entry for entry in self._entries.values() if entry.row.deadline <= now]
-        for entry in late:
-            self._take(entry)
-        self._earliest = min((entry.row.deadline for entry in self._entries.values()), default=float("inf"))
+        """Drop and return the rows whose deadline has passed."""
+        late, deadlines = [], self._deadlines
+        while deadlines and (deadlines[0][0] <= now or not deadlines[0][2].waits):
+            entry = heappop(deadlines)[2]
+            if entry.waits:
+                self._drop(entry)
+                late.append(entry)
+        if len(deadlines) > 2 * len(self._entries) + FORGOTTEN:
+            self._deadlines = [item for item in deadlines if item[2].waits]
+            heapify(self._deadlines)
         return late
 
     def choose(self, cost: Cost) -> list[Entry]:
         """Take the next batch, never empty while anything waits; a row over the budget is taken alone."""
         if not self._entries:
             return []
-        oldest = next(iter(self._entries.values()))
-        by_length = self._lengths[oldest.row.kind]
+        while not self._order[0].waits:
+            self._order.popleft()
+        oldest = self._order[0]
+        waiting = self._kinds[oldest.row.kind]
         batch: list[Entry] = []
-        longest = oldest.length
-        for length in _outwards(self._waiting_lengths(by_length), oldest.length):
-            waiting = by_length[length]
-            reach = max(longest, length)
-            while waiting:
-                rows = len(batch)
-                padded = (rows + 1) * reach
-                wasted = padded - rows * longest - length
-                if batch and (padded > cost.budget_tokens or wasted > cost.slack_tokens):
-                    break
-                entry = waiting.popleft()
-                if entry.waits:
-                    batch.append(entry)
-                    self._take(entry)
-                    longest = reach
+        for length, rows in choose_lengths(waiting.lengths, waiting.counts, oldest.length, cost):
+            batch += waiting.take(length, rows)
+        for entry in batch:
+            self._leave(entry)
+        if not waiting.lengths:
+            del self._kinds[oldest.row.kind]
         return batch
 
-    def _take(self, entry: Entry) -> None:
+    def _drop(self, entry: Entry) -> None:
+        """A row leaves in another way than in a batch."""
+        self._leave(entry)
+        waiting = self._kinds[entry.row.kind]
+        waiting.drop(entry.length)
+        if not waiting.lengths:
+            del self._kinds[entry.row.kind]
+
+    def _leave(self, entry: Entry) -> None:
         entry.waits = False
         self.tokens -= entry.length
         del self._entries[entry.client, entry.row.id]
-
-    @staticmethod
-    def _waiting_lengths(by_length: dict[int, deque[Entry]]) -> list[int]:
-        """The lengths at which a row waits, ascending; forgets rows that left the queue another way."""
-        for length in list(by_length):
-            waiting = by_length[length]
-            while waiting and not waiting[0].waits:
-                waiting.popleft()
-            if not waiting:
-                del by_length[length]
-        return sorted(by_length)
-
-
-def _outwards(lengths: list[int], start: int) -> list[int]:
-    """`lengths` (ascending), nearest to `start` first."""
-    high = bisect_left(lengths, start)
-    low = high - 1
-    order = []
-    while low >= 0 or high < len(lengths):
-        if high == len(lengths) or (low >= 0 and start - lengths[low] < lengths[high] - start):
-            order.append(lengths[low])
-            low -= 1
-        else:
-            order.append(lengths[high])
-            high += 1
-    return order

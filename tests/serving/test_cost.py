@@ -1,31 +1,77 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving import cost as module
-from serving.cost import FRONT_SECONDS, choose_threads, fit
+from serving.cost import FRONT_SECONDS, LEAST_SHARE, choose_threads, fit
+from serving.queue import Cost
 
 
 def test_a_line_is_found_again_and_the_budget_is_the_smallest_near_the_peak() -> None:
     sizes = [32 * 2**power for power in range(8)]
-    seconds = [0.002 + size * 4e-5 for size in sizes]
-    cost = fit(sizes, seconds, longest=128)
+    cost = fit(32, sizes, [0.002 + size * 4e-5 for size in sizes], 128, 0.002 + 128 * 4e-5)
     assert cost.fixed_seconds == pytest.approx(0.002, rel=1e-3)
     assert cost.token_seconds == pytest.approx(4e-5, rel=1e-3)
+    assert cost.square_seconds == pytest.approx(0.0, abs=1e-12)
     assert cost.slack_tokens == pytest.approx(50, rel=1e-2)
     # peak among batches of at most 0.1 s is 2048 tokens at 24,390 tokens/s; 1024 reaches 23,833, 512 only 22,776
     assert cost.budget_tokens == 1024
 
 
+def test_what_a_long_row_costs_beyond_the_line_is_attentions() -> None:
+    sizes = [32, 64, 128, 256, 512]
+    true = Cost(0.002, 4e-5, 512, square_seconds=1e-7)
+    cost = fit(32, sizes, [true.seconds(size // 32, 32) for size in sizes], 512, true.seconds(1, 512))
+    assert cost.square_seconds == pytest.approx(1e-7, rel=1e-3)
+    assert cost.seconds(3, 200) == pytest.approx(true.seconds(3, 200), rel=1e-3)
+
+
+def test_a_long_row_that_is_cheaper_than_the_line_leaves_a_line() -> None:
+    sizes = [32, 64, 128, 256, 512]
+    cost = fit(32, sizes, [0.002 + size * 4e-5 for size in sizes], 512, 0.015)
+    assert cost.square_seconds == 0.0
+    assert cost.token_seconds == pytest.approx(4e-5, rel=1e-3)
+
+
+def test_rows_of_one_length_leave_a_line() -> None:
+    assert fit(197, [197, 394], [0.01, 0.018], 197, 0.01).square_seconds == 0.0
+
+
 def test_the_longest_row_always_fits_and_latency_caps_the_budget() -> None:
-    assert fit([32, 64], [0.001, 0.0011], longest=512).budget_tokens == 512
-    assert fit([32, 64, 128], [0.01, 0.05, 0.2], longest=16).budget_tokens == 32
+    assert fit(32, [32, 64], [0.001, 0.0011], 512, 0.005).budget_tokens == 512
+    assert fit(16, [32, 64, 128], [0.01, 0.05, 0.2], 16, 0.01).budget_tokens == 32
 
 
-def test_noise_never_makes_a_cost_negative() -> None:
-    cost = fit([32, 64, 128], [0.003, 0.002, 0.001], longest=16)
-    assert cost.fixed_seconds > 0
-    assert cost.token_seconds > 0
+def test_a_batch_takes_no_longer_than_the_limit_or_the_longest_row() -> None:
+    cost = Cost(0.01, 1e-4, 4096, limit_seconds=0.1)
+    assert cost.most_rows(32) == 28
+    assert cost.seconds(28, 32) <= 0.1 < cost.seconds(29, 32)
+    assert cost.most_rows(2048) == 1
+    assert fit(16, [16, 32], [0.1, 0.11], 512, 0.4).limit_seconds == 0.4
+
+
+def test_a_slow_model_is_measured_by_one_typical_and_one_longest_row() -> None:
+    cost = fit(32, [32], [0.2], 512, 1.64)
+    assert cost.fixed_seconds == pytest.approx(0.104)
+    assert cost.token_seconds == pytest.approx(0.003)
+    assert cost.square_seconds == 0.0
+
+
+@given(
+    st.lists(st.floats(1e-4, 0.2), min_size=1, max_size=8),
+    st.sampled_from([16, 32, 512]),
+    st.floats(1e-4, 1.0),
+)
+def test_no_noise_makes_a_part_vanish(seconds: list[float], longest: int, longest_seconds: float) -> None:
+    typical = min(32, longest)
+    sizes = [typical * 2**power for power in range(len(seconds))]
+    cost = fit(typical, sizes, seconds, longest, longest_seconds)
+    assert cost.fixed_seconds >= LEAST_SHARE * seconds[0]
+    assert cost.token_seconds >= LEAST_SHARE * seconds[-1] / sizes[-1]
+    assert cost.square_seconds >= 0.0
+    assert cost.budget_tokens >= longest
 
 
 @pytest.mark.parametrize(

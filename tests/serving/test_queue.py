@@ -1,8 +1,11 @@
 from collections import Counter
+from dataclasses import replace
+from itertools import islice
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.grouping import MOST_STEPS
 from serving.messages import Row
 from serving.queue import Cost, Queue
 
@@ -48,12 +51,37 @@ def test_a_batch_stays_within_the_budget(entries: list[tuple[bytes, int, str]]) 
 
 
 @given(arrivals)
-def test_no_row_is_dearer_inside_a_batch_than_alone(entries: list[tuple[bytes, int, str]]) -> None:
+def test_a_batch_takes_no_longer_than_the_limit_unless_a_row_alone_does(entries: list[tuple[bytes, int, str]]) -> None:
+    cost = replace(COST, budget_tokens=4096, square_seconds=1e-7, limit_seconds=0.02)
     queue = filled(entries)
-    while batch := queue.choose(COST):
-        together = COST.fixed_seconds + COST.token_seconds * len(batch) * max(entry.length for entry in batch)
-        apart = sum(COST.fixed_seconds + COST.token_seconds * entry.length for entry in batch)
-        assert together <= apart + 1e-12
+    while batch := queue.choose(cost):
+        longest = max(entry.length for entry in batch)
+        assert len(batch) == 1 or cost.seconds(len(batch), longest) <= cost.limit_seconds + 1e-12
+
+
+@given(arrivals)
+def test_no_batch_would_be_cheaper_in_two(entries: list[tuple[bytes, int, str]]) -> None:
+    queue = filled(entries[:MOST_STEPS])
+    while batch := sorted(entry.length for entry in queue.choose(COST)):
+        together = COST.seconds(len(batch), batch[-1])
+        for cut in range(1, len(batch)):
+            apart = COST.seconds(cut, batch[cut - 1]) + COST.seconds(len(batch) - cut, batch[-1])
+            assert together <= apart + 1e-12
+
+
+@given(arrivals, st.lists(st.integers(0, 3), max_size=40))
+def test_while_rows_keep_coming_none_is_overtaken_by_more_batches_than_rows_before_it(
+    entries: list[tuple[bytes, int, str]], pace: list[int]
+) -> None:
+    queue, order = Queue(), dict[int, int]()
+    coming = iter(enumerate(entries))
+    for batches, arrive in enumerate([*pace, *[len(entries)] * (len(entries) + 1)]):
+        for index, (client, length, kind) in islice(coming, arrive):
+            order[index] = batches + len(queue)
+            queue.add(client, row(index, length, kind), now=0.0)
+        for entry in queue.choose(COST):
+            assert batches <= order.pop(entry.row.id)
+    assert not order
 
 
 @given(arrivals, st.sets(st.integers(0, 59)))

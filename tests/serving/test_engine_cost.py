@@ -1,0 +1,52 @@
+import threading
+from pathlib import Path
+
+import msgspec
+import numpy
+import zmq
+
+from registry.cache import fetch
+from registry.flavor import log_model, read_contract
+from registry.references import Reference
+from registry.settings import RegistrySettings
+from registry.versions import Versions
+from serving.engine import Engine
+from serving.messages import FromEngine, Outputs, Row, Submit
+from serving.metering import EngineMeter
+from serving.model import Model
+from serving.queue import Cost
+from tests import local  # its engines leave at once when they are stopped
+from tests.families import build
+
+SLOW = Cost(fixed_seconds=1.0, token_seconds=1e-3, budget_tokens=512)
+"""A thousand times what the small model takes."""
+BATCHES = 48
+
+
+def load(home: Path) -> Model:
+    registry = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
+    folder = build(home / "model", "bert", "AutoModelForSequenceClassification")
+    logged = log_model(folder, task="text-classification", name="m", settings=registry)
+    root, _ = fetch(Versions(registry).resolve(Reference("m", version=logged.version)), registry)
+    return Model(root, read_contract(root))
+
+
+def test_an_engine_learns_what_its_batches_cost(tmp_path: Path) -> None:
+    model, context = load(tmp_path), zmq.Context()
+    router, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    router.bind(f"ipc://{tmp_path}/e")
+    client.connect(f"ipc://{tmp_path}/e")
+    engine = Engine(model, SLOW, router, EngineMeter("m", "1", "text-classification"))
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    kind = model.task.probe(model.contract, 8).kind
+    for number in range(BATCHES):
+        row = Row(number, 8, numpy.full(8, 5, numpy.int32).tobytes(), b"", kind, 1e12)
+        client.send(msgspec.msgpack.encode(Submit([row])))
+        assert client.poll(30_000), "no reply in 30 s"
+        assert isinstance(msgspec.msgpack.decode(client.recv(), type=FromEngine), Outputs)
+    engine.stop()
+    thread.join(30)
+    context.destroy(linger=0)
+    assert local.engine_module.LINGER_SECONDS == 0.0
+    assert engine._cost.now.seconds(1, 8) < SLOW.seconds(1, 8) / 2
