@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -49,12 +49,22 @@ class MlflowServer:
             self._process = subprocess.Popen(
                 self._command, env=environ, stdout=log, stderr=log, cwd=self._folder, start_new_session=True
             )
-        wait_until(lambda: httpx.get(f"{self.url}/health").status_code == 200, "MLflow answers", 120)
+        try:
+            wait_until(self._answers, "MLflow answers", 120)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"MLflow ended: {self._log.read_text()[-2000:]}"
+        return httpx.get(f"{self.url}/health").status_code == 200
 
     def kill(self) -> None:
         """kill -9, its workers too."""
         if self._process is not None:
-            self.signal(signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                self.signal(signal.SIGKILL)
             self._process.wait(10)
             self._process = None
 
@@ -123,7 +133,7 @@ def postgres(programs: Path) -> Iterator[str]:
     ready = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
     try:
         wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, "PostgreSQL answers")
-        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
     finally:
         process.send_signal(signal.SIGINT)  # its fast shutdown
         process.wait(30)
