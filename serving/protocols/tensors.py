@@ -127,7 +127,7 @@ def _flatten(data: Any) -> list[Any]:
 
 
 def _shaped(elements: list[Any], shape: Sequence[int], where: str) -> list[Any]:
-    if not shape or any(size < 0 for size in shape) or math.prod(shape) != len(elements):
+    if not shape or shape[0] < 0 or any(size < 1 for size in shape[1:]) or math.prod(shape) != len(elements):
         raise Malformed(f"{where} has shape {list(shape)} and {len(elements)} elements")
     width = math.prod(shape[1:])
     if len(shape) == 1 or width == 1:

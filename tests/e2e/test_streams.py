@@ -69,11 +69,12 @@ def test_every_setting_that_the_client_has_a_name_for(client: Callable[[str], In
 
 def test_chat_completion_with_and_without_stream(client: Callable[[str], InferenceClient], server: Server) -> None:
     settings: Any = {"max_tokens": 8, "temperature": 0}
-    whole = client("chat").chat_completion(MESSAGES, **settings)
+    chat = client("chat")  # a client that nobody holds closes its streams
+    whole = chat.chat_completion(MESSAGES, **settings)
     assert (whole.choices[0].message.role, whole.choices[0].finish_reason) == ("assistant", "length")
     text = whole.choices[0].message.content
     assert whole.usage.completion_tokens == 8
-    chunks = list(client("chat").chat_completion(MESSAGES, stream=True, logprobs=True, top_logprobs=2, **settings))
+    chunks = list(chat.chat_completion(MESSAGES, stream=True, logprobs=True, top_logprobs=2, **settings))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
     assert chunks[-1].choices[0].finish_reason == "length"
     other = InferenceClient(base_url=f"{server.url}/v1").chat_completion(MESSAGES, model="chat", **settings)

@@ -61,7 +61,7 @@ def test_a_field_of_another_kind_is_named() -> None:
         size: int
         names: list[str] = []
 
-    for fields, field in (({}, "size"), ({"size": "x"}, "size"), ({"size": 1, "names": [1]}, "names[]")):
+    for fields, field in (({}, "size"), ({"size": "x"}, "size"), ({"size": 1, "names": [1]}, "names[0]")):
         with pytest.raises(errors.Unprocessable) as caught:
             read_form(fields, Small)
         assert caught.value.field == field

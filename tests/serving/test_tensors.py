@@ -82,6 +82,12 @@ def test_the_output_is_declared_from_the_contracts_example(example: Any, datatyp
     assert output_form(example) == {"name": "output", "datatype": datatype, "shape": shape}
 
 
+@pytest.mark.parametrize("shape", [[], [-1], [0, 0], [10**12, 0], [1, -1], [3]])
+def test_a_shape_that_does_not_fit_is_refused(shape: list[int]) -> None:
+    with pytest.raises(Malformed, match="has shape"):
+        read_columns([Tensor("text", shape, "BYTES", data=[])], b"")
+
+
 def test_the_header_splits_json_from_what_follows() -> None:
     assert split_body(b"{}rest", "2") == (b"{}", b"rest")
     assert split_body(b"{}", "") == (b"{}", b"")
