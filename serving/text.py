@@ -78,14 +78,15 @@ class TextEncoder:
         parameters: TextParameters | None = None,
         kind: str = "",
         max_tokens: int | None = None,
+        special: bool = True,
     ) -> EncodedRow:
         """The row that `encode` gives, where nobody asks which token stands where in the text; often much faster."""
-        if pair is None and text and self._words is not None and len(text) <= self.max_characters:
+        if pair is None and text and special and self._words is not None and len(text) <= self.max_characters:
             tokens = self._words.encode(text)
             length = len(tokens) // 4
             if 0 < length <= min(max_tokens or self.max_tokens, self.max_tokens):
                 return EncodedRow(length, tokens, b"", kind)
-        return self.encode(text, pair, parameters=parameters, kind=kind, max_tokens=max_tokens)[0]
+        return self.encode(text, pair, parameters=parameters, kind=kind, max_tokens=max_tokens, special=special)[0]
 
     def encode(
         self,
