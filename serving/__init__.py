@@ -7,7 +7,8 @@ evaluation, scoring  a version's score on labelled examples, before it is promot
 service              the BentoML services: fronts and the manager
 plain, app, http     HTTP: a plain request's short way; the data plane before BentoML's own routes
 protocols/           one file a protocol: its routes, its bodies, the shape of its errors
-front, view, link    choose the version, encode, send rows to an engine, decode
+front, link          choose the version, encode, send rows to an engine, decode
+routes, view         follow the routing table: what is loaded, and which version is live
 columns              tables and tensors of texts → inputs
 hooks                MLflow's webhooks make the manager look at once
 request              body ↔ checked request, answers ↔ answer

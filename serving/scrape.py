@@ -25,13 +25,13 @@ class Scrape:
 
 def server_status(front: Front) -> ServerStatus:
     """The server now, by the table that this front follows."""
-    models = front.table.models
+    models = front.routes.table.models
     return ServerStatus(
         versions=tuple(
             _version_status(front, name, model, version) for name, model in models.items() for version in model.versions
         ),
         live={name: _is_live(model) for name, model in models.items()},
-        registry_is_up=not front.table.registry_error,
+        registry_is_up=not front.routes.table.registry_error,
         manager_silence_seconds=front.manager_silence_seconds(),
     )
 
@@ -54,7 +54,7 @@ def _version_status(front: Front, name: str, model: ModelEntry, version: str) ->
         dtype=engine.dtype if engine else "",
         device=engine.device if engine else "",
         queue_limit_tokens=sum(
-            front.queue_limit(each.tokens_per_second, contract.max_tokens) for each in entry.engines if contract
+            front.routes.queue_limit(each.tokens_per_second, contract.max_tokens) for each in entry.engines if contract
         ),
         baseline=_baseline(contract.baseline) if contract and contract.baseline else Baseline(),
     )

@@ -166,7 +166,7 @@ class Chat(Writer):
     def read(self, form: Any, fields: dict[str, Any], model: str, task: Task) -> Request:
         """One input, the rendered chat."""
         # nothing else runs between the front's own look at the table and this one, so it is the same version
-        template = self._front.find(*named_model(model)).served.chat
+        template = self._front.routes.find(*named_model(model)).served.chat
         if template is None:
             raise Unprocessable(
                 f"model {model!r} has no chat template: ask /v1/completions, or log a tokenizer that has one",

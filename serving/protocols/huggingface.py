@@ -48,13 +48,13 @@ class HuggingFace(Protocol):
         return {"error": error.message, "error_type": error.reason}
 
     async def _list(self, exchange: Exchange) -> None:
-        models = [describe_model(name, entry) for name, entry in self.front.table.models.items()]
+        models = [describe_model(name, entry) for name, entry in self.front.routes.table.models.items()]
         await exchange.respond_json({"models": models, **self.front.describe()})
 
     async def _describe(self, name: str, exchange: Exchange) -> None:
-        entry = self.front.table.models.get(name)
+        entry = self.front.routes.table.models.get(name)
         if entry is None:
-            self.front.find(name, None)
+            self.front.routes.find(name, None)
             raise UnknownModel(f"ask for the model by its name alone, without an alias: {name}")
         await exchange.respond_json(describe_model(name, entry))
 

@@ -136,7 +136,7 @@ def test_settings_that_break_a_rule_are_refused_before_anything_is_written(
 def test_the_queue_counts_what_a_request_may_come_to(local: Local) -> None:
     async def ask() -> None:
         async with local.running() as front:
-            link = front.find("m", None).choose_link()
+            link = front.routes.find("m", None).choose_link()
             link.bound_tokens = 100
             with pytest.raises(TooLarge, match="the queue takes 100"):
                 await local.stream(front, body(max_new_tokens=200))
@@ -175,7 +175,7 @@ def test_a_client_that_leaves_frees_its_place_at_once(local: Local) -> None:
                 await asyncio.sleep(0.001)
             assert counted("generated_tokens_total") - before < 900
             assert counted("cache_used_tokens") == 0
-            assert front.find("m", None).choose_link().outstanding_tokens == 0
+            assert front.routes.find("m", None).choose_link().outstanding_tokens == 0
 
     asyncio.run(asyncio.wait_for(ask(), 60))
 
@@ -222,7 +222,7 @@ def test_an_engine_that_is_gone_ends_its_streams_with_an_error(local: Local) -> 
         async with local.running() as front:
             stream = await local.stream(front, body(max_new_tokens=300))
             await anext(stream)
-            front.find("m", None).choose_link().close()
+            front.routes.find("m", None).choose_link().close()
             with pytest.raises(EngineLost):
                 async for _ in stream:
                     pass
