@@ -32,7 +32,7 @@ DEFAULT_URL = "http://127.0.0.1:3000"
 POLL_SECONDS = 0.2
 WAIT_SECONDS = 600.0
 STOP_SECONDS = 60.0
-CONFIG = ("alias", "why", "wait_seconds")
+CONFIG = ("alias", "why", "allow_breaking", "wait_seconds")
 LOCAL_CONFIG = ("host", "port", "device", "dtype", "workers")
 
 
@@ -48,6 +48,7 @@ promoted, or models:/NAME@ALIAS, which is followed. `create` and `update` return
 
 -C alias=NAME        the alias to move to models:/NAME/VERSION and to follow; default: {DEFAULT_ALIAS}
 -C why=TEXT          the reason, for the history
+-C allow_breaking=TEXT  why clients may notice the change; without it, one that they would notice is refused
 -C wait_seconds=N    how long the server may take; default: {WAIT_SECONDS:g}
 
 `run-local` serves one model until it is interrupted, with -C {"=…, -C ".join(LOCAL_CONFIG)}=… as `headwaiter serve` has them.
@@ -241,8 +242,9 @@ def _point(versions: Versions, reference: Reference, alias: str, options: Mappin
     if reference.version is None:
         versions.resolve(reference)
     elif versions.current(reference.name, alias) != reference.version:
-        why = str(options.get("why") or "mlflow deployments")
-        versions.promote(reference.name, reference.version, why=why, alias=alias)
+        why, allowed = str(options.get("why") or "mlflow deployments"), options.get("allow_breaking")
+        allow_breaking = None if allowed is None else str(allowed)
+        versions.promote(reference.name, reference.version, why=why, alias=alias, allow_breaking=allow_breaking)
 
 
 def _summary(model: Mapping[str, Any]) -> dict[str, Any]:
