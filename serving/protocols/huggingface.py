@@ -64,7 +64,8 @@ class HuggingFace(Protocol):
         try:
             wants_stream, body = _take_stream(body)
             if wants_stream:
-                raise Unprocessable(f"stream: {name} writes no texts, so nothing can be streamed; leave it out")
+                task = self.front.routes.find(name, version).task
+                raise Unprocessable(f"{name} does {task.name}: only tasks that write texts can stream")
             return await self._whole(name, version, body, trail, gone)
         except Exception as raised:  # the edge, as for every protocol
             error = as_error(raised, trail)
