@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "headwaiter"
+_embedded_experiment: str | None = None
+"""The id of the experiment that this process logs to because an embedded registry wanted it."""
 
 
 def connect(settings: RegistrySettings) -> "MlflowClient":
@@ -26,13 +28,20 @@ def use_tracking(settings: RegistrySettings) -> None:
     """Point MLflow's process-wide state at the settings, for `Model.log`, which takes no client.
 
     An embedded registry gets an experiment of its own, whose artifacts lie under home and not in the working
-    directory. A run that the caller has opened is kept.
+    directory; another registry that follows it in the same process does not know that experiment, and gets the one that
+    MLFLOW_EXPERIMENT_NAME names, or MLflow's default. A run that the caller has opened is kept.
     """
+    global _embedded_experiment
     import mlflow
 
     mlflow.set_tracking_uri(settings.tracking_uri)
     mlflow.set_registry_uri(settings.tracking_uri)
-    if settings.is_embedded and mlflow.active_run() is None:
+    if mlflow.active_run() is not None:
+        return
+    if settings.is_embedded:
         if mlflow.get_experiment_by_name(EXPERIMENT) is None:
             mlflow.create_experiment(EXPERIMENT, artifact_location=settings.artifacts.as_uri())
-        mlflow.set_experiment(EXPERIMENT)
+        _embedded_experiment = mlflow.set_experiment(EXPERIMENT).experiment_id
+    elif _embedded_experiment and os.environ.get("MLFLOW_EXPERIMENT_ID") == _embedded_experiment:  # as MLflow keeps it
+        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or "Default")
+        _embedded_experiment = None

@@ -196,3 +196,12 @@ def flip_last_byte(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+
+
+def test_another_registry_may_follow_an_embedded_one(tmp_path: Path, models: dict[str, Path], monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where MLflow's default experiment puts its files
+    for address in ("", f"sqlite:///{tmp_path}/other.db", ""):
+        environ = {"HEADWAITER_HOME": str(tmp_path / "home"), "MLFLOW_TRACKING_URI": address}
+        settings = RegistrySettings.from_environment(environ)
+        logged = log_model(models["single"], task="text-classification", name="m", settings=settings)
+        assert Versions(settings).resolve(Reference("m", version=logged.version)).version == logged.version
