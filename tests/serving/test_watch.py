@@ -9,7 +9,7 @@ from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import ResolvedVersion
 from serving.settings import ServingSettings
-from serving.watch import LONGEST_PAUSE_SECONDS, RegistryWatch
+from serving.watch import LONGEST_PAUSE_SECONDS, NUDGED_SECONDS, RegistryWatch
 from tests.e2e.server import wait_until
 
 M = Reference("m", alias="champion")
@@ -62,9 +62,9 @@ def test_a_registry_in_trouble_is_asked_less_and_less_often_and_at_once_when_it_
         now += pause
         assert watched.asks(now)
     watched.registry.trouble = ""
-    assert watched.asks(now + 0.1, at_once=True), "somebody said that it is worth it"
+    assert watched.asks(now + NUDGED_SECONDS, at_once=True), "somebody said that it is worth it"
     assert watched.watch.view.error == ""
-    assert watched.asks(now + 2.1), "as often as before"
+    assert watched.asks(now + NUDGED_SECONDS + 2.0), "as often as before"
 
 
 def test_the_next_poll_is_awaited_to_the_moment(tmp_path: Path) -> None:
