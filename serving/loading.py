@@ -15,6 +15,7 @@ from serving.model import Model, choose_device, choose_dtypes
 from serving.predictor import Predictor
 from serving.queue import Cost
 from serving.report import EngineOrder, EngineReport
+from serving.traced import trace_model
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def load_engine(order: EngineOrder) -> Loaded:
     else:
         raise EngineError("; ".join(notes))
     torch.set_num_threads(threads)
+    trace_model(predictor.model)
     if device == "cpu" and not order.threads:
         choose_threads(predictor.model)
     cost = measure_cost(predictor.model)

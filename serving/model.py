@@ -89,8 +89,8 @@ class Model:
         problem = self.task.problem(contract)
         if problem is not None:
             raise ContractError(problem)
-        self._module = load_model(root / MODEL_FOLDER, contract.task, dtype=dtype).to(self.device)
-        self.task.prepare(self._module, contract)
+        self.module = load_model(root / MODEL_FOLDER, contract.task, dtype=dtype).to(self.device)
+        self.task.prepare(self.module, contract)
         self.served = self.task.serve(root / MODEL_FOLDER, contract)
         self._is_cuda = self.device.type == "cuda"
 
@@ -98,8 +98,8 @@ class Model:
     def launch(self, rows: Sequence[Row]) -> Pending:
         """Start a forward pass over rows of one kind; on a CPU it is finished on return."""
         began = time.perf_counter()
-        batch = self._batch(rows)
-        arrays = self.task.forward(self._module, batch)
+        batch = self.batch(rows)
+        arrays = self.task.forward(self.module, batch)
         if not self._is_cuda:
             return Pending(arrays, None, began, time.perf_counter() - began)
         hosts = tuple(torch.empty(array.shape, dtype=array.dtype, pin_memory=True) for array in arrays)
@@ -126,7 +126,7 @@ class Model:
         """What writes the rows, of a task that generates; raises EngineError where the model cannot be written with."""
         from serving.decoding.making import make_writer
 
-        return make_writer(self._module, self.contract, self.served.encoder, self._cache_bytes)
+        return make_writer(self.module, self.contract, self.served.encoder, self._cache_bytes)
 
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:
         """Forward and wait; the arrays of each row, cut to its length where they have tokens."""
@@ -135,7 +135,8 @@ class Model:
         arrays = self.launch(rows).wait()
         return [cut(arrays, index, row.length, self.task, row.kind) for index, row in enumerate(rows)]
 
-    def _batch(self, rows: Sequence[Row]) -> Batch:
+    def batch(self, rows: Sequence[Row]) -> Batch:
+        """Rows of one kind as the task takes them."""
         inputs = self.task.collate(rows, self.contract)
         return Batch(
             {name: self._to_device(array) for name, array in inputs.items()},

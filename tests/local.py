@@ -27,6 +27,7 @@ from serving.request import parse_body
 from serving.settings import ServingSettings
 from serving.stream import TextStream
 from serving.table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
+from serving.traced import trace_model
 from tests.e2e.server import wait_until
 
 engine_module.LINGER_SECONDS = 0.0  # these fronts and engines end together
@@ -68,6 +69,7 @@ class Local:
         self.contract = read_contract(root)
         self.model = Recorder(root, self.contract)
         self.model.batches = []
+        trace_model(self.model)
 
     def answers(self, bodies: Sequence[Any]) -> list[Any]:
         """The answer of each body (bytes, or data for JSON), or the ServingError that it got; in order."""
