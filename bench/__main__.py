@@ -11,12 +11,23 @@ from pathlib import Path
 
 import psutil
 
-from bench import batch_choice, forward_share, generation, metrics_cost, request_rate, swap_latency
+from bench import (
+    batch_choice,
+    forward_share,
+    generation,
+    latency,
+    metrics_cost,
+    request_rate,
+    start_time,
+    swap_latency,
+)
 from bench.processes import BenchError
 
 BENCHMARKS: dict[str, Callable[[float], str]] = {
     "requests": request_rate.run,
     "forward": forward_share.run,
+    "latency": latency.run,
+    "start": start_time.run,
     "metrics": metrics_cost.run,
     "generate": generation.run,
     "swaps": swap_latency.run,

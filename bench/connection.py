@@ -1,9 +1,10 @@
 """One keep-alive connection of the load generator: sends, reads the answer, notes the time, sends the next."""
 
 import asyncio
+import random
 import time
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -84,11 +85,15 @@ class Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         now = time.perf_counter()
-        if now >= self._tally.end or self._transport is None:
-            return
-        self._sent = now
-        self.is_waiting = True
-        self._transport.write(next(self._requests))
+        if now < self._tally.end:
+            self.ask(now)
+
+    def ask(self, since: float) -> None:
+        """Send the next request, where the connection is open; its latency counts from `since`."""
+        if self._transport is not None:
+            self._sent = since
+            self.is_waiting = True
+            self._transport.write(next(self._requests))
 
     def _fail(self, what: str, now: float) -> None:
         if self._tally.start <= now < self._tally.end:
@@ -105,6 +110,43 @@ class Connection(asyncio.Protocol):
     def _connected(self, task: "asyncio.Task[None]") -> None:
         if task.exception() is not None:
             self._fail("lost", time.perf_counter())
+
+
+class Arrivals:
+    """Requests that come at random moments, whatever the server does: an open loop, as Poisson's process."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._random = random.Random(0)
+        self._idle: deque[PacedConnection] = deque()
+        self._due: deque[float] = deque()
+
+    def take(self, connection: "PacedConnection") -> None:
+        """A connection is free."""
+        if self._due:
+            connection.ask(self._due.popleft())
+        else:
+            self._idle.append(connection)
+
+    async def run(self, end: float) -> None:
+        """Let requests come until `end`, seconds of `time.perf_counter`; a late one counts from when it was due."""
+        due = time.perf_counter()
+        while (due := due + self._random.expovariate(self._per_second)) < end:
+            if (pause := due - time.perf_counter()) > 0:
+                await asyncio.sleep(pause)
+            if self._idle:
+                self._idle.popleft().ask(due)
+            else:
+                self._due.append(due)
+
+
+class PacedConnection(Connection):
+    """A client that sends when a request comes."""
+
+    arrivals: Arrivals
+
+    def _send(self) -> None:
+        self.arrivals.take(self)
 
 
 def _content_length(head: bytes) -> int:

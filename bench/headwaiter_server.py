@@ -38,7 +38,7 @@ def headwaiter(
     with contextlib.ExitStack() as stack:
         if home is None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwaiter-bench-")))
-        environment = _environment(home)
+        environment = environment_of(home)
         cli = "serving.cli"
         for _ in range(versions):
             run_module([cli, "log", str(folder), "--task", task, "--name", MODEL], environment)
@@ -62,7 +62,8 @@ def read_engine(model: dict[str, Any]) -> Engine:
         raise BenchError(f"GET /models/{MODEL} does not say which engine is live: {model}") from error
 
 
-def _environment(home: Path) -> dict[str, str]:
+def environment_of(home: Path) -> dict[str, str]:
+    """The variables of a Headwaiter whose data is in `home` alone."""
     environment = dict(os.environ)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "HEADWAITER_MODELS"):
         environment.pop(name, None)

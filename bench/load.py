@@ -1,6 +1,7 @@
 """The load generator: prepared bodies go out over keep-alive connections, a `LoadResult` leaves as JSON.
 
-A closed loop: each connection sends its next request as soon as the answer to its last one is whole. It is cheap (about
+A closed loop: each connection sends its next request as soon as the answer to its last one is whole; with a rate, an
+open one, whose requests come at random moments and take a connection that is free. It is cheap (about
 15 µs of one core per request) because it knows its requests in advance and reads nothing of an answer but its status
 and length. Run it as `python -m bench.load --url URL --bodies FILE --connections N --seconds S`; FILE has one JSON
 body per line.
@@ -22,7 +23,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
-from bench.connection import Connection, Tally
+from bench.connection import Arrivals, Connection, PacedConnection, Tally
 from bench.results import LoadResult
 
 DRAIN_SECONDS = 15.0
@@ -41,8 +42,13 @@ def percentile(values: list[float], share: float) -> float:
     return values[math.ceil(share * len(values)) - 1] if values else 0.0
 
 
-async def measure(url: str, bodies: list[bytes], connections: int, seconds: float, warm_seconds: float) -> LoadResult:
-    """Run the closed loop for the warm-up and the measured time; raises ConnectionError where nothing listens."""
+async def measure(
+    url: str, bodies: list[bytes], connections: int, seconds: float, warm_seconds: float, per_second: float = 0.0
+) -> LoadResult:
+    """Run the loop for the warm-up and the measured time; raises ConnectionError where nothing listens.
+
+    per_second: how many requests come; 0 for a closed loop.
+    """
     parts = urlsplit(url)
     requests: Iterator[bytes] = itertools.cycle(prepare(url, bodies))
     start = time.perf_counter() + warm_seconds
@@ -51,8 +57,11 @@ async def measure(url: str, bodies: list[bytes], connections: int, seconds: floa
     faults: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: faults.append(context))
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
-    clients = [Connection(loop, host, port, requests, tally) for _ in range(connections)]
+    kind = PacedConnection if per_second else Connection
+    clients = [kind(loop, host, port, requests, tally) for _ in range(connections)]
+    arrivals = PacedConnection.arrivals = Arrivals(per_second)
     await asyncio.gather(*(client.connect() for client in clients))
+    coming = loop.create_task(arrivals.run(tally.end)) if per_second else None
     await asyncio.sleep(start - time.perf_counter())
     cpu = time.process_time()
     await asyncio.sleep(tally.end - time.perf_counter())
@@ -62,6 +71,8 @@ async def measure(url: str, bodies: list[bytes], connections: int, seconds: floa
         await asyncio.sleep(0.01)
     for client in clients:
         client.close()
+    if coming is not None:
+        await coming
     if faults:
         raise RuntimeError(f"the load generator failed: {faults[0]}")
     latencies = sorted(1000 * latency for latency in tally.latencies)
@@ -84,6 +95,7 @@ def main() -> None:
     parser.add_argument("--url", required=True)
     parser.add_argument("--bodies", required=True, type=Path, help="file with one JSON body per line")
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=0.0, help="requests that come in a second; 0: a closed loop")
     parser.add_argument("--seconds", type=float, default=10.0, help="measured time")
     parser.add_argument("--warm-seconds", type=float, help="before it; a quarter of it, at least 1, by default")
     options = parser.parse_args()
@@ -91,7 +103,7 @@ def main() -> None:
     bodies = options.bodies.read_bytes().splitlines()
     gc.freeze()
     gc.disable()
-    run = measure(options.url, bodies, options.connections, options.seconds, warm)
+    run = measure(options.url, bodies, options.connections, options.seconds, warm, options.rate)
     print(msgspec.json.encode(uvloop.run(run)).decode())
 
 

@@ -63,6 +63,14 @@ def serving(
     wait_seconds: float = 180,
 ) -> Iterator[None]:
     """Run `python -m …` while the block runs; it is entered once `ready_url` answers 200. Raises BenchError."""
+    with running(arguments, environment, log) as process:
+        _wait_until_ready(process, ready_url, log, wait_seconds)
+        yield
+
+
+@contextlib.contextmanager
+def running(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run `python -m …` while the block runs, and stop its whole tree then."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
@@ -74,8 +82,7 @@ def serving(
             start_new_session=True,
         )
         try:
-            _wait_until_ready(process, ready_url, log, wait_seconds)
-            yield
+            yield process
         finally:
             _stop(process)
 

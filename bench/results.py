@@ -47,13 +47,19 @@ class StreamResult(msgspec.Struct, frozen=True):
     first_token_p99_ms: float
 
 
-def run_load(server: Server, texts: Sequence[str], connections: int, seconds: float) -> LoadResult:
-    """Load `server` with one text per request for `seconds` after a warm-up. Blocks; raises BenchError."""
+def run_load(
+    server: Server, texts: Sequence[str], connections: int, seconds: float, per_second: float = 0.0
+) -> LoadResult:
+    """Load `server` with one text per request for `seconds` after a warm-up. Blocks; raises BenchError.
+
+    per_second: how many requests come, over as many connections at most; 0 for a closed loop.
+    """
     with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as folder:
         bodies = Path(folder) / "bodies.jsonl"
         bodies.write_text("".join(json.dumps(server.request(text)) + "\n" for text in texts), encoding="utf-8")
         arguments = ["bench.load", "--url", server.url, "--bodies", str(bodies)]
         arguments += ["--connections", str(connections), "--seconds", str(seconds)]
+        arguments += ["--rate", str(per_second)]
         return msgspec.json.decode(run_module(arguments, os.environ), type=LoadResult)
 
 
