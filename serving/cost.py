@@ -18,8 +18,8 @@ FRONT_SECONDS = 0.0002
 """What a front spends on a row; ours, measured on an AMD EPYC."""
 LATENCY_SECONDS = 0.1
 """A batch shall not take longer, unless one row alone does."""
-WARMUP_SECONDS = 3.0
-"""After this no further shape is measured."""
+WARMUP_SECONDS = 1.0
+"""After this, and `ENOUGH_SIZES`, no further shape is measured; what batches take is learned while they are served."""
 TYPICAL_TOKENS = 32
 """Length of the rows that are measured; attention makes much longer ones dearer per token."""
 MAX_ROWS = 4096
@@ -62,7 +62,8 @@ def measure_cost(model: Model, clock: Callable[[], float] = time.perf_counter) -
         took = _time(model, typical, rows, clock)
         sizes.append(rows * typical.length)
         seconds.append(took)
-        if took > LATENCY_SECONDS or clock() > deadline or _is_past_peak(sizes, seconds):
+        is_late = len(sizes) >= ENOUGH_SIZES and clock() > deadline
+        if took > LATENCY_SECONDS or is_late or _is_past_peak(sizes, seconds):
             break
         rows *= 2
     large = model.task.probe(model.contract, longest)

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,9 @@ IDLE_MILLISECONDS = 500
 LEASE_SECONDS = 0.5
 LAST_SECONDS = 30.0
 """How long an engine without a server may take to finish what it has."""
+SLOW_IMPORTS = ("serving.loading", "transformers.modeling_utils", "transformers.models.auto")
+ORDER_SECONDS = 0.01
+"""How often an engine that was started in advance looks for its order."""
 LINGER_SECONDS = 1.0
 """After the stop signal: how long nothing may have come in before the engine leaves."""
 
@@ -161,7 +165,7 @@ class Lease:
 
     def __init__(self, order: EngineOrder) -> None:
         self._lifeline = Lifeline(order.server)
-        self._order = Path(order_path(order))
+        self._order = Path(order_path(order.report))
         self._stop: Callable[[], None] | None = None
         threading.Thread(target=self._watch, name="headwaiter-lease", daemon=True).start()
 
@@ -193,9 +197,24 @@ def _load(order: EngineOrder) -> "Loaded":
     return load_engine(order)
 
 
+def await_order(path: Path) -> None:
+    """Import what every engine needs while the manager still finds out what to serve, and wait until it says so.
+
+    A process whose parent is gone meanwhile ends.
+    """
+    parent = os.getppid()
+    for module in SLOW_IMPORTS:
+        import_module(module)
+    while not path.exists():
+        if os.getppid() != parent:
+            sys.exit(0)
+        time.sleep(ORDER_SECONDS)
+
+
 def main(path: str) -> None:
     """Entry point of the process: load what the order says, report, serve until told to stop."""
     set_up_logging()
+    await_order(Path(path))
     order = msgspec.json.decode(Path(path).read_bytes(), type=EngineOrder)
     report = Path(order.report)
     write_report(report, EngineReport(pid=os.getpid(), state="loading"))

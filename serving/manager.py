@@ -9,11 +9,13 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from registry.cache import fetch
@@ -28,9 +30,9 @@ from serving.ledger import Ledger
 from serving.lifeline import Lifeline
 from serving.metering import forget, restarts, start_counting
 from serving.policy import Action, GiveUp, Load, Publish, Snapshot, VersionKey, decide
-from serving.priority import lower_priority
-from serving.process import EngineProcess
-from serving.report import EngineOrder
+from serving.priority import run_gently
+from serving.process import EngineProcess, spawn
+from serving.report import EngineOrder, order_path
 from serving.settings import ServingSettings
 from serving.table import FRONTS_LOCK, ModelEntry, Table, TableFile
 from serving.watch import RegistryWatch
@@ -68,9 +70,7 @@ class Manager:
         self._watch = watch or RegistryWatch(settings, self._woken)
         self._last_live = LastLive(settings.registry)
         self._file = TableFile(settings.run)
-        self._fetchers = ThreadPoolExecutor(
-            max_workers=8, thread_name_prefix="headwaiter-fetch", initializer=lower_priority
-        )
+        self._fetchers = ThreadPoolExecutor(max_workers=8, thread_name_prefix="headwaiter-fetch")
         self._ledger = Ledger(self._last_live)
         self._holdings: dict[VersionKey, Holding] = {}
         self._failed: dict[VersionKey, Holding] = {}
@@ -79,10 +79,13 @@ class Manager:
         self._is_unwritten = False
         self._engines_started = 0
         self._measure_at = 0.0
+        self._prepared: tuple[str, subprocess.Popen[bytes]] | None = None
 
     def run(self) -> None:
         """Serve until `stop` or the server's end; then wait for the fronts to leave, and end the engines."""
         self._adopt()
+        if not self._holdings:
+            self._prepare()
         next_beat = 0.0
         try:
             while not self._stop.is_set() and not self._lifeline.is_cut():
@@ -164,11 +167,16 @@ class Manager:
         fetching: Future[Fetched]
         resolved = self._resolved(key)
         if resolved is not None:
-            fetching = self._fetchers.submit(self._fetch, resolved, self.settings.registry)
+            work = partial(self._fetch, resolved, self.settings.registry)
+            fetching = self._fetchers.submit(run_gently, work) if self._is_serving() else self._fetchers.submit(work)
         else:
             fetching = Future()
             fetching.set_exception(EngineError("the registry no longer names it, and it is not in the cache"))
         self._holdings[key] = Holding(*key, fetching, attempt=attempt, error=error)
+
+    def _is_serving(self) -> bool:
+        """Whether something is live, which loading may not starve."""
+        return any(self._ledger.live.values())
 
     def _resolved(self, key: VersionKey) -> ResolvedVersion | None:
         """Where the version's files are: by the registry, or by what was live before."""
@@ -200,31 +208,44 @@ class Manager:
         pause = min(LONGEST_RETRY_SECONDS, self.settings.retry_seconds * 2 ** min(holding.attempt - 1, 16))
         return bool(now - holding.failed_at > pause)
 
+    def _prepare(self) -> None:
+        """Start the first engine before it is known what it shall serve: imports take longer than the registry."""
+        report = self._next_report()
+        with suppress(OSError):  # it is only sooner
+            self._prepared = (report, spawn(order_path(report)))
+
+    def _take_prepared(self) -> "tuple[str, subprocess.Popen[bytes]] | None":
+        prepared, self._prepared = self._prepared, None
+        return prepared if prepared is not None and prepared[1].poll() is None else None
+
+    def _next_report(self) -> str:
+        self._engines_started += 1
+        number = f"{time.monotonic_ns() // 1_000_000 % 10**8}-{self._engines_started}"
+        return str(self.settings.run / ENGINES / f"{number}.json")
+
     def _start_engines(self, name: str, version: str, root: Path) -> list[EngineProcess]:
         return self._start_on(self.settings.devices, name, version, root)
 
     def _start_on(self, devices: Iterable[str], name: str, version: str, root: Path) -> list[EngineProcess]:
         engines: list[EngineProcess] = []
         for device in devices:
-            self._engines_started += 1
-            number = f"{time.monotonic_ns() // 1_000_000 % 10**8}-{self._engines_started}"
-            base = self.settings.run / ENGINES / number
+            report, process = self._take_prepared() or (self._next_report(), None)
             order = EngineOrder(
                 model=name,
                 version=version,
                 root=str(root),
                 device=device,
                 dtype=self.settings.dtype,
-                address=f"ipc://{base}.sock",
-                report=f"{base}.json",
+                address=f"ipc://{report.removesuffix('.json')}.sock",
+                report=report,
                 threads=self.settings.threads,
                 server=self.settings.server,
-                gently=any(self._ledger.live.values()),
+                gently=self._is_serving(),
                 cache_bytes=self.settings.cache_bytes,
             )
             engines.append(self._engine(order))
             try:
-                engines[-1].start()
+                engines[-1].start(process)
             except OSError:
                 for engine in engines:
                     engine.kill()
@@ -291,5 +312,7 @@ class Manager:
                     time.sleep(STEP_SECONDS)
         for holding in self._holdings.values():
             holding.kill()
+        if self._prepared is not None:
+            self._prepared[1].kill()
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         shutil.rmtree(self.settings.run, ignore_errors=True)

@@ -66,6 +66,19 @@ class Adopted:
         return self.poll()
 
 
+def spawn(path: str) -> "subprocess.Popen[bytes]":
+    """A process for the order in the file `path`. It imports what it needs, and waits for the file."""
+    environ = {
+        **os.environ,
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+    environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # its idle threads must not spin on the fronts' cores
+    return subprocess.Popen([sys.executable, "-m", "serving.engine", path], env=environ, stdin=subprocess.DEVNULL)
+
+
 class EngineProcess:
     """An engine and its restarts. Not for use from several threads.
 
@@ -93,7 +106,7 @@ class EngineProcess:
         engine._started = time.monotonic()
         with suppress(psutil.Error):
             process = psutil.Process(report.pid)
-            if order_path(order) in process.cmdline():
+            if order_path(order.report) in process.cmdline():
                 engine._process = Adopted(process)
         if engine._process is None:
             engine._end("the engine ended", engine._started)
@@ -104,24 +117,14 @@ class EngineProcess:
         """Of the process, 0 while there is none."""
         return self._process.pid if self._process else 0
 
-    def start(self) -> None:
-        """Start the process; it reports by itself."""
+    def start(self, process: "subprocess.Popen[bytes] | None" = None) -> None:
+        """Start the process; it reports by itself. process: one that waits for this order already."""
         Path(self.order.report).unlink(missing_ok=True)
-        path = order_path(self.order)
+        path = order_path(self.order.report)
         write_report(Path(path), self.order)
-        environ = {
-            **os.environ,
-            "TOKENIZERS_PARALLELISM": "false",
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "TRANSFORMERS_VERBOSITY": "error",
-        }
-        environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # its idle threads must not spin on the fronts' cores
         self._started = time.monotonic()
         self.report = EngineReport(pid=0, state="loading")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "serving.engine", path], env=environ, stdin=subprocess.DEVNULL
-        )
+        self._process = process or spawn(path)
 
     def poll(self, now: float) -> str | None:
         """What has happened: "ready", "failed" (before it ever was ready), "lost" (after), "restarted", or None."""
@@ -163,7 +166,7 @@ class EngineProcess:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait(timeout=10)
-        Path(order_path(self.order)).unlink(missing_ok=True)
+        Path(order_path(self.order.report)).unlink(missing_ok=True)
 
     def is_running(self) -> bool:
         """Whether the process still exists."""

@@ -49,9 +49,11 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     device_bytes: int = 0
 
 
-def order_path(order: EngineOrder) -> str:
-    """The order's file. It is the engine's lease as well: an engine whose order is gone leaves."""
-    return order.report.removesuffix(".json") + ".order"
+def order_path(report: str) -> str:
+    """The file of the order of the engine that reports to `report`. It is the engine's lease as well: an engine whose
+    order is gone leaves.
+    """
+    return report.removesuffix(".json") + ".order"
 
 
 def write_report(path: Path, report: msgspec.Struct) -> None:

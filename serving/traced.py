@@ -48,7 +48,7 @@ class TracedModule:
     def __init__(self, module: torch.nn.Module, graphs: Mapping[tuple[str, ...], Any]) -> None:
         """graphs: by the names of their inputs in order; the last one takes what the others do not."""
         self._module = module
-        self._graphs = graphs
+        self.graphs = graphs
         self._names = list(graphs)[-1]
 
     def __getattr__(self, name: str) -> Any:
@@ -56,7 +56,7 @@ class TracedModule:
 
     def __call__(self, **inputs: torch.Tensor) -> Any:
         """The model's output by name, without what no task reads."""
-        names = tuple(inputs) if tuple(inputs) in self._graphs else self._names
+        names = tuple(inputs) if tuple(inputs) in self.graphs else self._names
         if inputs.keys() <= set(names):
             return SimpleNamespace(**self.run(names, inputs))
         return self._module(**inputs)
@@ -65,7 +65,7 @@ class TracedModule:
         """The output of one graph; inputs: some of its own, the token ids among them."""
         if len(inputs) < len(names):
             inputs = {name: inputs[name] if name in inputs else FILL[name](inputs["input_ids"]) for name in names}
-        outputs: dict[str, torch.Tensor] = self._graphs[names](*inputs.values())
+        outputs: dict[str, torch.Tensor] = self.graphs[names](*inputs.values())
         return outputs
 
 
@@ -89,26 +89,23 @@ def _trace(model: Model) -> TracedModule:
     module = model.module
     longest = model.contract.max_tokens
     short = min(SHORT_TOKENS, longest)
-    equal, padded = [short, short], [short, max(1, short - 3)]
-    batches = [_inputs(model, equal, types=False), _inputs(model, padded, types=True)]
-    graphs = {}
-    for index, inputs in enumerate(batches):
-        names = tuple(inputs)
-        if names in graphs:
-            continue
-        rows = 3 if index == 0 else 4
-        large = _inputs(model, [longest, *[longest - index] * (rows - 1)], types=index > 0)
-        if _operations(module, inputs) != _operations(module, large):
-            raise NotTraceable("what it does depends on how many or how long its rows are")
-        graphs[names] = _graph(module, inputs)
-    traced = TracedModule(module, graphs)
-    for lengths in ([1], [short], [short] * 5, [2, short, 1], [short + 6, short - 1, 5], [longest]):
-        for types in (False, True) if lengths != [longest] else (False,):
-            inputs = _inputs(model, [max(1, min(length, longest)) for length in lengths], types=types)
-            expected = module(**inputs)
-            for names in graphs:
-                if inputs.keys() <= set(names):
-                    _compare(expected, traced.run(names, inputs), inputs)
+    alike = _inputs(model, [short, short], types=False)
+    mixed = _inputs(model, [short, max(1, short - 3)], types=True)
+    large = _inputs(model, [longest, *[max(1, longest - 1)] * 3], types=True)
+    if _operations(module, mixed) != _operations(module, large):
+        raise NotTraceable("what it does depends on how many or how long its rows are")
+    traced = TracedModule(module, {tuple(inputs): _graph(module, inputs) for inputs in (alike, mixed)})
+    for lengths, types in (
+        ((1,), False),
+        ((short + 6,) * 3, True),
+        ((short + 4, 5, short - 1), True),
+        ((longest,), False),
+    ):
+        inputs = _inputs(model, [max(1, min(length, longest)) for length in lengths], types=types)
+        expected = module(**inputs)
+        for names in traced.graphs:
+            if inputs.keys() <= set(names):
+                _compare(expected, traced.run(names, inputs), inputs)
     return traced
 
 

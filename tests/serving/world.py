@@ -134,7 +134,7 @@ class World:
     def let_engines_go_on(self) -> None:
         """Engines that load become ready or fail, those that were asked to leave do so, and those without order."""
         for body in self.running():
-            if body.asked_to_leave or not Path(order_path(body.order)).is_file():
+            if body.asked_to_leave or not Path(order_path(body.order.report)).is_file():
                 body.returncode = 0
             elif body.order.version in self.unloadable:
                 report = EngineReport(pid=body.pid, state="failed", error="out of memory")
@@ -154,10 +154,10 @@ class WorldEngine(EngineProcess):
 
     world: ClassVar[World]
 
-    def start(self) -> None:
+    def start(self, process: Any = None) -> None:
         """As the real one."""
         Path(self.order.report).unlink(missing_ok=True)
-        write_report(Path(order_path(self.order)), self.order)
+        write_report(Path(order_path(self.order.report)), self.order)
         self._started = self.world.now
         self.report = EngineReport(pid=0, state="loading")
         self._process = self.world.begin(self.order)
