@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as make
 
+from bench.peers.environments import project_pin
+
 CORES = str(len(os.sched_getaffinity(0)))
 TRANSFORMERS = ("torch", "transformers")
 FASTAPI = ("fastapi", "uvicorn", "uvloop", "httptools")
@@ -64,13 +66,19 @@ RAY_SERVE = Peer(
 )
 INFINITY = Peer(
     "Infinity",
-    ("infinity_emb", "v2", "--model-id", "{model}", "--port", "{port}"),
+    (
+        *("infinity_emb.cli", "v2", "--model-id", "{model}", "--port", "{port}", "--log-level", "warning"),
+        *("--engine", "torch", "--device", "cpu", "--dtype", "{dtype}"),
+        *("--batch-size", "64"),  # as many as the clients allow; it sorts what waits by length by itself
+        "--no-bettertransformer",  # the installed transformers has scaled dot product attention of its own
+    ),
     path="/classify",
     field="input",
     in_list=True,
     batches=True,
-    requirements=("infinity-emb[torch,server]==0.0.78",),
-    uses_project_pins=False,
+    requirements=("infinity-emb[torch,server]==0.0.78", "transformers==4.57.6", project_pin("torch")),
+    uses_project_pins=False,  # it wants older releases than the project
+    environment={"INFINITY_ANONYMOUS_USAGE_STATS": "0", "HF_HUB_OFFLINE": "1"},
 )
 MLFLOW = Peer(
     "mlflow models serve",

@@ -22,6 +22,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headwaiter-bench" / "peers"
 
 
+def project_pin(name: str) -> str:
+    """The requirement that `constraints.txt` has for a distribution."""
+    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith(f"{name}=="))
+
+
 def install(name: str, requirements: Sequence[str], *, uses_project_pins: bool = True, folder: Path) -> str:
     """The Python of the environment `folder/name`, made where it is missing or has other requirements. Blocks.
 

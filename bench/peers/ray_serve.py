@@ -13,6 +13,7 @@ import ray
 import torch
 from ray import serve
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 CORES = len(os.sched_getaffinity(0))
@@ -36,11 +37,10 @@ class Classifier:
             scores = self.model(**encoded).logits.float().softmax(dim=-1).tolist()
         return [dict(zip(self.labels, row, strict=True)) for row in scores]
 
-    async def __call__(self, request: Request) -> dict[str, float]:
-        """Scores by label of the request's text."""
+    async def __call__(self, request: Request) -> JSONResponse:
+        """Scores by label of the request's text; of a bare dict Ray would not tell the length."""
         body = await request.json()
-        found: dict[str, float] = await self.classify(body["inputs"])
-        return found
+        return JSONResponse(await self.classify(body["inputs"]))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ def start(peer: Peer, folder: Path, dtype: str, device: str = "cpu") -> Iterator
         export = str(Path(home) / "export")
         places = {"port": str(port), "model": str(folder), "export": export, "home": home, "dtype": dtype}
         environment = os.environ | {
+            # MLflow calls uvicorn by its name
+            "PATH": f"{Path(python).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads would take the cores from the event loop
             "BENCH_MODEL": str(folder),
             "BENCH_EXPORT": export,
