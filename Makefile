@@ -1,5 +1,5 @@
 # make demo   the main job, end to end      make test    all tests
-# make check  lint, format, types           make bench   the benchmarks
+# make check  lint, format, types           make bench   the benchmarks (bench-peers: beside other servers)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
