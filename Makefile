@@ -1,11 +1,11 @@
 # make demo   the main job, end to end      make test    all tests
-# make check  lint, format, types           make bench   the benchmarks
+# make check  lint, format, types           make bench   the benchmarks (bench-peers: beside other servers)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench bench-generate clean
+.PHONY: demo test check format bench bench-generate bench-peers clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Headwaiter needs Python 3.11 or newer; set PYTHON=…" if sys.version_info < (3, 11) else 0)'
@@ -34,6 +34,9 @@ format: $(STAMP)
 
 bench-generate: $(STAMP)
 	$(BIN)/python -m bench generate $(ARGS)
+
+bench-peers: $(STAMP)
+	$(BIN)/python -m bench peers $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench $(ARGS)

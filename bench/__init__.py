@@ -7,7 +7,7 @@ models             the two model folders: one of negligible cost, one real encod
 texts              the text sets, generated from a word list, the same ones every time
 processes          starts a server, waits until it is ready, stops it with all of its children
 headwaiter_server  Headwaiter, logged, promoted and served through its command line
-peers              what it is compared with: a plain BentoML service, a bare ASGI echo
+peers              what it is compared with: plain BentoML, a bare ASGI echo, and other model servers
 load               the load generator, a process of its own
 connection         one of its connections
 limit              the bare forward limit, a process of its own
@@ -22,6 +22,7 @@ generation         benchmark (d): tokens/s and time to the first token
 swap_latency       benchmark (e): latency while versions change, and how soon a moved alias is served
 batch_choice       how far batches are from the best possible grouping, by simulation
 batching_rules     the ways to choose a batch that are compared there, and the best possible
+peer_comparison    benchmark (f): requests/s, latency, memory and start beside other model servers
 report             Markdown tables
 
 One text per HTTP request everywhere. Everything runs on this machine, so the load generator takes its share of the

@@ -17,6 +17,7 @@ from bench import (
     generation,
     latency,
     metrics_cost,
+    peer_comparison,
     request_rate,
     start_time,
     swap_latency,
@@ -32,16 +33,21 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "generate": generation.run,
     "swaps": swap_latency.run,
     "batches": batch_choice.run,
+    "peers": peer_comparison.run,
 }
+
+ON_REQUEST = ("peers",)
+"""Only run where they are named: they install other servers."""
 
 QUIET = 0.05
 """Share of all cores that other processes may use; ours."""
 
 
 def main() -> int:
-    """Run the chosen benchmarks, all by default, and print their tables; 1 where one could not run."""
+    """Run the chosen benchmarks and print their tables; 1 where one could not run."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Headwaiter on this machine.")
-    parser.add_argument("benchmarks", nargs="*", metavar="benchmark", help=f"{' or '.join(BENCHMARKS)}; all by default")
+    names = f"{' or '.join(BENCHMARKS)}; by default all but {', '.join(ON_REQUEST)}"
+    parser.add_argument("benchmarks", nargs="*", metavar="benchmark", help=names)
     parser.add_argument("--seconds", type=float, default=10.0, help="measured time of each load (10)")
     parser.add_argument("--quick", action="store_true", help="2 seconds each: shows that it works, not how fast")
     options = parser.parse_args()
@@ -54,7 +60,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     print(describe_machine())
     try:
-        for name in options.benchmarks or BENCHMARKS:
+        for name in options.benchmarks or [name for name in BENCHMARKS if name not in ON_REQUEST]:
             before = others_share()
             section = BENCHMARKS[name](seconds)
             print(f"\n{section}\n\n{describe_others(before, others_share())}", flush=True)

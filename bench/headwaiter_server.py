@@ -46,11 +46,11 @@ def headwaiter(
         port = free_port()
         root = f"http://127.0.0.1:{port}"
         command = [cli, "serve", MODEL, "--port", str(port)]
-        stack.enter_context(serving(command, environment, f"{root}/readyz", home / "serve.log"))
+        pid = stack.enter_context(serving(command, environment, f"{root}/readyz", home / "serve.log"))
         url = f"{root}/models/{MODEL}"
         with urllib.request.urlopen(url, timeout=10) as answer:
             engine = read_engine(json.load(answer))
-        yield Server("Headwaiter", url), engine
+        yield Server("Headwaiter", url, pid=pid), engine
 
 
 def read_engine(model: dict[str, Any]) -> Engine:

@@ -26,12 +26,16 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """A running server. url: where a text is posted. field: the body's key. in_list: whether it takes a list."""
+    """A running server. url: where a text is posted. field: the body's key. in_list: whether it takes a list.
+
+    pid: its first process, 0 where that does not matter.
+    """
 
     name: str
     url: str
     field: str = "inputs"
     in_list: bool = False
+    pid: int = 0
 
     def request(self, text: str) -> dict[str, object]:
         """The JSON body that asks for one text."""
@@ -45,9 +49,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_module(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+def run_module(arguments: Sequence[str], environment: Mapping[str, str], python: str = sys.executable) -> str:
     """Standard output of `python -m …`. Blocks; raises BenchError where it fails."""
-    command = [sys.executable, "-m", *arguments]
+    command = [python, "-m", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=dict(environment), capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(f"python -m {' '.join(arguments)} failed:\n{(done.stdout + done.stderr)[-3000:]}")
@@ -61,19 +65,27 @@ def serving(
     ready_url: str,
     log: Path,
     wait_seconds: float = 180,
-) -> Iterator[None]:
-    """Run `python -m …` while the block runs; it is entered once `ready_url` answers 200. Raises BenchError."""
-    with running(arguments, environment, log) as process:
-        _wait_until_ready(process, ready_url, log, wait_seconds)
-        yield
+    *,
+    python: str = sys.executable,
+    ready_body: bytes | None = None,
+) -> Iterator[int]:
+    """Run `python -m …` while the block runs; it is entered, with the process' id, once `ready_url` answers 200.
+
+    ready_body: JSON that is posted to it; default: it is got. Raises BenchError where it never is.
+    """
+    with running(arguments, environment, log, python) as process:
+        _wait_until_ready(process, ready_url, ready_body, log, wait_seconds)
+        yield process.pid
 
 
 @contextlib.contextmanager
-def running(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def running(
+    arguments: Sequence[str], environment: Mapping[str, str], log: Path, python: str = sys.executable
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Run `python -m …` while the block runs, and stop its whole tree then."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            [python, "-m", *arguments],
             cwd=ROOT,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
@@ -87,9 +99,11 @@ def running(arguments: Sequence[str], environment: Mapping[str, str], log: Path)
             _stop(process)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, wait_seconds: float) -> None:
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], url: str, body: bytes | None, log: Path, wait_seconds: float
+) -> None:
     deadline = time.monotonic() + wait_seconds
-    while not _answers(url):
+    while not _answers(url, body):
         has_ended = process.poll() is not None
         if has_ended or time.monotonic() > deadline:
             state = "ended" if has_ended else f"was not ready after {wait_seconds:.0f} s"
@@ -97,9 +111,10 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, wai
         time.sleep(0.1)
 
 
-def _answers(url: str) -> bool:
+def _answers(url: str, body: bytes | None) -> bool:
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with urllib.request.urlopen(request, timeout=2) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError, http.client.HTTPException):
         return False
