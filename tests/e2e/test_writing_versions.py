@@ -1,0 +1,136 @@
+"""Models that write texts beside others: versions change under running streams, and nobody starves."""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from registry.flavor import log_model
+from registry.settings import RegistrySettings
+from registry.versions import Versions
+from tests.e2e.server import Server, wait_until
+from tests.families import build
+
+PROMPT = "the quick"
+LONG = {"max_new_tokens": 280, "do_sample": False}
+STREAMS = 12
+FLOOD = 40
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) -> tuple[Path, Versions]:
+    """A registry with `w`, two versions that write differently, and `m`, a classifier; the first ones are live."""
+    home, folders = tmp_path_factory.mktemp("h"), tmp_path_factory.mktemp("writers")
+    settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
+    first = build(folders / "1", "gpt2", "AutoModelForCausalLM")
+    second = shutil.copytree(first, folders / "2")
+    model = transformers.AutoModelForCausalLM.from_pretrained(first)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        model.transformer.wpe.weight += torch.randn_like(model.transformer.wpe.weight)
+    model.save_pretrained(second)
+    for folder in (first, second):
+        log_model(folder, task="text-generation", name="w", settings=settings)
+    log_model(seeds[0], task="text-classification", name="m", settings=settings)
+    versions = Versions(settings)
+    versions.promote("m", "1", why="start")
+    return home, versions
+
+
+@dataclass
+class Streams:
+    """`count` clients, each of which reads one long stream after the other until the block ends.
+
+    seen: (version, text, monotonic seconds of its first and of its last event) of each stream.
+    """
+
+    server: Server
+    count: int
+    seen: list[tuple[str, str, float, float]] = field(default_factory=list)
+    begun: int = 0
+    errors: list[BaseException] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    @contextmanager
+    def running(self) -> Iterator["Streams"]:
+        threads = [threading.Thread(target=self._read_on) for _ in range(self.count)]
+        for thread in threads:
+            thread.start()
+        try:
+            wait_until(lambda: self.begun >= self.count, "every stream has begun")
+            yield self
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join(120)
+        assert not any(thread.is_alive() for thread in threads), "a stream that never ended"
+        assert self.errors == []
+
+    def _read_on(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._read()
+        except BaseException as error:
+            self.errors.append(error)
+
+    def _read(self) -> None:
+        body = {"inputs": PROMPT, "parameters": LONG, "stream": True}
+        with self.server.http.stream("POST", "/models/w", json=body, timeout=120) as answer:
+            assert answer.status_code == 200, answer.read()
+            lines = (line for line in answer.iter_lines() if line)
+            events, first = [next(lines)], time.monotonic()
+            self.begun += 1
+            events += lines
+        found: list[Any] = [json.loads(line.removeprefix("data: ")) for line in events]
+        assert found[-1]["details"]["generated_tokens"] == LONG["max_new_tokens"], found[-1]
+        text = found[-1]["generated_text"]
+        assert "".join(event["token"]["text"] for event in found) == text
+        self.seen.append((answer.headers["x-model-version"], text, first, time.monotonic()))
+
+
+def whole(server: Server, version: str) -> str:
+    text: str = server.ask("w", PROMPT, version=version, **LONG)[0]["generated_text"]
+    return text
+
+
+@pytest.mark.parametrize("options", [(), ("--keep-previous", "0")], ids=["kept", "unloaded"])
+def test_streams_end_on_the_version_that_began_them(shop: tuple[Path, Versions], options: tuple[str, ...]) -> None:
+    home, versions = shop
+    versions.promote("w", "1", why="start")
+    with Server(home, ("w",), options=options) as server:
+        expected = {"1": whole(server, "1")}
+        (old,) = server.processes("serving.engine")
+        with Streams(server, STREAMS).running() as streams:
+            versions.promote("w", "2", why="better")
+            wait_until(lambda: any(seen[0] == "2" for seen in streams.seen), "version 2 has written a text", 120)
+            expected["2"] = whole(server, "2")
+        assert expected["1"] != expected["2"], "the texts must prove which version wrote them"
+        assert {(version, text) for version, text, _, _ in streams.seen} == set(expected.items())
+        last_of_old = max(ended for version, _, _, ended in streams.seen if version == "1")
+        first_of_new = min(began for version, _, began, _ in streams.seen if version == "2")
+        assert last_of_old > first_of_new, "streams were running while the version changed"
+        assert server.sample("swap_total", model="w", outcome="success") == 2
+        if options:
+            wait_until(lambda: not old.is_running() or old.status() == "zombie", "the old version has left")
+
+
+def test_short_texts_and_a_classifier_are_answered_while_long_texts_are_written(shop: tuple[Path, Versions]) -> None:
+    home, versions = shop
+    versions.promote("w", "1", why="start")
+    with Server(home, ("w", "m")) as server, ExitStack() as stack:
+        streams = stack.enter_context(Streams(server, FLOOD).running())
+        for _ in range(5):
+            before = len(streams.seen)
+            assert server.ask("m", "a text")
+            assert server.ask("w", PROMPT, max_new_tokens=1, do_sample=False)
+            assert len(streams.seen) - before < FLOOD, "nobody waits until all that were there have ended"
+        assert server.sample("rejected_total", model="m") == 0
