@@ -120,8 +120,12 @@ class FrontMeter:
         if reason:
             self._found.rejected_total.labels(*self._labels, reason).inc()
         else:
-            for child, seconds in zip(self._stages, stages.seconds(), strict=True):
-                child.observe(seconds)
+            encode, queue, forward, decode = self._stages
+            took = stages.seconds()
+            encode.observe(took[0])
+            queue.observe(took[1])
+            forward.observe(took[2])
+            decode.observe(took[3])
 
     def observe_predictions(self, predictions: Iterable[tuple[str, float]]) -> None:
         """The labels that were answered, with their scores in 0..1."""
