@@ -200,13 +200,15 @@ def _load(order: EngineOrder) -> "Loaded":
 def await_order(path: Path) -> None:
     """Import what every engine needs while the manager still finds out what to serve, and wait until it says so.
 
-    A process whose parent is gone meanwhile ends.
+    A process whose parent or folder is gone meanwhile ends. Where the order is there, it tells how gently to import.
     """
+    if path.exists():
+        return
     parent = os.getppid()
     for module in SLOW_IMPORTS:
         import_module(module)
     while not path.exists():
-        if os.getppid() != parent:
+        if os.getppid() != parent or not path.parent.is_dir():
             sys.exit(0)
         time.sleep(ORDER_SECONDS)
 

@@ -119,12 +119,14 @@ class EngineProcess:
 
     def start(self, process: "subprocess.Popen[bytes] | None" = None) -> None:
         """Start the process; it reports by itself. process: one that waits for this order already."""
+        self._process = process  # so that `kill` ends it where the order cannot be written
         Path(self.order.report).unlink(missing_ok=True)
         path = order_path(self.order.report)
         write_report(Path(path), self.order)
         self._started = time.monotonic()
         self.report = EngineReport(pid=0, state="loading")
-        self._process = process or spawn(path)
+        if process is None:
+            self._process = spawn(path)
 
     def poll(self, now: float) -> str | None:
         """What has happened: "ready", "failed" (before it ever was ready), "lost" (after), "restarted", or None."""

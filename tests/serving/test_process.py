@@ -4,8 +4,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.process import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, STABLE_SECONDS, EngineProcess
-from serving.report import EngineOrder, EngineReport
+from serving import engine as engine_module
+from serving.engine import await_order
+from serving.process import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, STABLE_SECONDS, EngineProcess, spawn
+from serving.report import EngineOrder, EngineReport, order_path
 
 NOBODY = 2**22 + 1
 """No process has this id: Linux goes up to 2**22."""
@@ -64,3 +66,32 @@ def test_an_engine_that_cannot_be_started_again_is_tried_again(engine: EnginePro
     order_file.rmdir()
     assert engine.crashes == 2
     assert engine.poll(now + FIRST_BACKOFF_SECONDS * 2) == "restarted"
+
+
+def test_an_engine_whose_order_is_there_imports_nothing_before_it_knows_how_gently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "SLOW_IMPORTS", ("no.such.module",))
+    (tmp_path / "1.order").touch()
+    await_order(tmp_path / "1.order")
+    with pytest.raises(ModuleNotFoundError):
+        await_order(tmp_path / "2.order")
+
+
+def test_a_process_that_waits_for_its_order_ends_with_its_folder(order: EngineOrder, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    waiting = spawn(str(folder / "1.order"))
+    folder.rmdir()
+    assert waiting.wait(60) == 0
+
+
+def test_a_process_whose_order_cannot_be_written_is_ended(order: EngineOrder) -> None:
+    waiting = spawn(order_path(order.report))
+    Path(order_path(order.report)).mkdir()  # where the file should go
+    engine = EngineProcess(order)
+    with pytest.raises(OSError, match="director"):
+        engine.start(waiting)
+    Path(order_path(order.report)).rmdir()
+    engine.kill()
+    assert waiting.poll() is not None
