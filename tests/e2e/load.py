@@ -28,7 +28,8 @@ class Seen:
 class Load(threading.Thread):
     """`connections` clients, each of which asks, takes the whole answer, rests for `rest_seconds` and asks again.
 
-    seen: how often each kind of answer came. lost: the local ports of connections that broke; each is opened again.
+    seen: how often each kind of answer came. open: the local ports of its connections. lost: those of the connections
+    that broke; each is opened again.
     path: below the server's address, `/models/m` for instance.
     """
 
@@ -37,6 +38,7 @@ class Load(threading.Thread):
         self._path, self._port, self._count, self._rest = path, server.port, connections, rest_seconds
         self._stop_event = threading.Event()
         self.seen: Counter[Seen] = Counter()
+        self.open: set[int] = set()
         self.lost: list[int] = []
         self.error: BaseException | None = None
 
@@ -97,6 +99,7 @@ class Load(threading.Thread):
             with suppress(ConnectionRefusedError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
                 port = writer.get_extra_info("sockname")[1]
+                self.open.add(port)
                 try:
                     while not self._stop_event.is_set():
                         writer.write(request)
@@ -105,6 +108,7 @@ class Load(threading.Thread):
                 except (ConnectionError, asyncio.IncompleteReadError):
                     self.lost.append(port)
                 finally:
+                    self.open.discard(port)
                     writer.close()
                     with suppress(ConnectionError):
                         await writer.wait_closed()
