@@ -89,7 +89,8 @@ class Headwaiter(Rule):
 
     def ran(self, rows: int, longest: int, began: float, ended: float) -> None:
         """As the engine does."""
-        self._learned.observe(KIND, rows, longest, began, ended)
+        padded = rows * longest
+        self._learned.observe(KIND, padded, padded * longest, began, ended)
 
 
 def best_possible(lengths: list[int], cost: Cost) -> float:

@@ -71,7 +71,7 @@ def counting_seconds() -> float:
         front.end("huggingface", 200, stages)
     middle = time.process_time()
     for _ in range(REPEATS // ROWS):
-        engine.observe_batch(lengths)
+        engine.observe_batch(lengths, sum(lengths))
         engine.observe_queue(3)
         engine.observe_memory()
     ended = time.process_time()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy
 import torch
@@ -67,7 +68,8 @@ def measure_cost(model: Model, clock: Callable[[], float] = time.perf_counter) -
             break
         rows *= 2
     large = model.task.probe(model.contract, longest)
-    return fit(typical.length, sizes, seconds, large.length, _time(model, large, 1, clock))
+    cost = fit(typical.length, sizes, seconds, large.length, _time(model, large, 1, clock))
+    return replace(cost, packs=model.packs)
 
 
 def fit(typical: int, sizes: list[int], seconds: list[float], longest: int, longest_seconds: float) -> Cost:

@@ -56,7 +56,7 @@ class Engine:
         self._cost = LearnedCost(cost, model.task.probe(model.contract, 1).kind)
         self._socket = socket
         self._meter = meter
-        self._queue: Any = Queue()
+        self._queue: Any = Queue(packs=cost.packs)
         self._in_flight: deque[tuple[list[Entry], Pending]] = deque()
         self._depth = 2 if model.device.type == "cuda" else 1
         self._decoder = msgspec.msgpack.Decoder(ToEngine)
@@ -122,8 +122,9 @@ class Engine:
             self._isolate(batch, error)
             return
         lengths = [entry.length for entry in batch]
-        self._cost.observe(batch[0].row.kind, len(batch), max(lengths), pending.began, pending.began + pending.seconds)
-        self._meter.observe_batch(lengths)
+        tokens, pairs = self._cost.now.work(lengths)
+        self._cost.observe(batch[0].row.kind, tokens, pairs, pending.began, pending.began + pending.seconds)
+        self._meter.observe_batch(lengths, tokens)
         self._send(batch, arrays, pending.seconds)
 
     def _isolate(self, batch: Sequence[Entry], error: Exception) -> None:

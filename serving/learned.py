@@ -38,22 +38,25 @@ class LearnedCost:
         self._free = 0.0
         self._batches = 0
 
-    def observe(self, kind: str, rows: int, longest: int, began: float, ended: float) -> None:
-        """A batch ran: in seconds of one clock. Of batches in flight together each has the device after the last."""
+    def observe(self, kind: str, tokens: int, pairs: int, began: float, ended: float) -> None:
+        """A batch of this `Cost.work` ran: in seconds of one clock. Of batches in flight together each has the device
+        after the last.
+        """
         seconds = ended - max(began, self._free)
         self._free = ended
         if kind == self._kind:
-            self._learn(rows, longest, seconds)
+            self._learn(tokens, pairs, seconds)
             self._batches += 1
             if self._batches % BATCHES == 0:
                 self.now = self._renewed()
 
-    def _learn(self, rows: int, longest: int, seconds: float) -> None:
+    def _learn(self, tokens: int, pairs: int, seconds: float) -> None:
         """Add the batch to the faded sums of products, then better each factor once, the others as they are."""
         measured = self._measured
-        whole = measured.seconds(rows, longest)
+        square = measured.square_seconds * pairs
+        whole = measured.fixed_seconds + measured.token_seconds * tokens + square
         a = measured.fixed_seconds / whole
-        c = measured.square_seconds * rows * longest * longest / whole
+        c = square / whole
         b = 1.0 - a - c
         f, g, h = self._factors
         expected = f * a + g * b + h * c

@@ -10,12 +10,12 @@ import torch
 from registry.flavor import read_contract
 from serving.cost import choose_threads, measure_cost
 from serving.errors import EngineError
+from serving.execution import choose_execution
 from serving.metering import EngineMeter
 from serving.model import Model, choose_device, choose_dtypes
 from serving.predictor import Predictor
 from serving.queue import Cost
 from serving.report import EngineOrder, EngineReport
-from serving.traced import trace_model
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def load_engine(order: EngineOrder) -> Loaded:
     else:
         raise EngineError("; ".join(notes))
     torch.set_num_threads(threads)
-    trace_model(predictor.model)
+    choose_execution(predictor.model)
     if device == "cpu" and not order.threads:
         choose_threads(predictor.model)
     cost = measure_cost(predictor.model)

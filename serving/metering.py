@@ -66,13 +66,13 @@ class EngineMeter:
         self._device_bytes = device_bytes
         self._next_memory = 0.0
 
-    def observe_batch(self, lengths: Sequence[int]) -> None:
-        """A batch whose rows have these numbers of tokens."""
-        padded, real = len(lengths) * max(lengths), sum(lengths)
+    def observe_batch(self, lengths: Sequence[int], tokens: int) -> None:
+        """A batch whose rows have these numbers of tokens. tokens: with their padding."""
+        real = sum(lengths)
         self._rows.observe(len(lengths))
-        self._tokens.observe(padded)
+        self._tokens.observe(tokens)
         self._real.inc(real)
-        self._padding.inc(padded - real)
+        self._padding.inc(tokens - real)
         for length in lengths:
             self._lengths.observe(length)
 

@@ -21,6 +21,7 @@ from registry.layout import MODEL_FOLDER
 from serving.errors import Failed
 from serving.generation import to_arrays
 from serving.messages import Failure, Part, Row
+from serving.padding import pack_rows
 from serving.tasks import get_task
 from serving.tasks.base import Batch, RowArrays, Task
 
@@ -73,7 +74,10 @@ class Pending:
 
 
 class Model:
-    """The head of one version, in eval mode, on one device. Not for use from several threads."""
+    """The head of one version, in eval mode, on one device. Not for use from several threads.
+
+    packs: whether the module takes rows without padding, see `packed`.
+    """
 
     def __init__(
         self, root: Path, contract: Contract, *, device: str = "cpu", dtype: str = "float32", cache_bytes: int = 0
@@ -86,6 +90,7 @@ class Model:
         self._cache_bytes = cache_bytes
         self.device = torch.device(device)
         self.dtype = dtype
+        self.packs = False
         problem = self.task.problem(contract)
         if problem is not None:
             raise ContractError(problem)
@@ -137,10 +142,12 @@ class Model:
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         """Rows of one kind as the task takes them."""
-        inputs = self.task.collate(rows, self.contract)
+        inputs, lengths = self.task.collate(rows, self.contract), [row.length for row in rows]
+        if self.packs and len(inputs) > 1:  # ids alone are equally long
+            inputs |= pack_rows(lengths)
         return Batch(
             {name: self._to_device(array) for name, array in inputs.items()},
-            [row.length for row in rows],
+            lengths,
             rows[0].kind,
             [row.extra for row in rows],
             self.contract,

@@ -1,4 +1,6 @@
-"""Rows of unequal length become arrays of one shape: token ids, attention mask, token types. Engine side."""
+"""Rows of unequal length become arrays: of one shape (token ids, attention mask, token types), or one line without
+padding. Engine side.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +25,21 @@ def pad_rows(rows: Sequence[Row], pad_id: int, *, side: str = "right") -> dict[s
         types = [row.types or bytes(row.length) for row in rows]
         inputs["token_type_ids"] = _fill(types, numpy.int8, mask, 0)
     return inputs
+
+
+def pack_rows(lengths: Sequence[int]) -> dict[str, Array]:
+    """Where the tokens of padded rows (rows, longest) stand in the line, which has its shortest rows first.
+
+    places: (tokens,) int64, in the flat padded rows. positions: (tokens,) int64, within the row. cuts: (rows + 1,)
+    int32, where each row begins in the line, and its end.
+    """
+    sizes = numpy.asarray(lengths)
+    order = sizes.argsort(kind="stable")
+    ordered = sizes[order]
+    cuts = numpy.concatenate(([0], ordered.cumsum()))
+    positions = numpy.arange(cuts[-1]) - cuts[:-1].repeat(ordered)
+    places = (order * sizes.max()).repeat(ordered) + positions
+    return {"places": places, "positions": positions, "cuts": cuts.astype(numpy.int32)}
 
 
 def find_real(rows: Sequence[Row], side: str = "right") -> Array:

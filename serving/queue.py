@@ -1,11 +1,13 @@
 """The engine's queue: rows in order of arrival, found again by kind and length. Only the engine's loop touches it.
 
-A batch holds the oldest row and its group: all waiting rows of its kind are cut by length into the groups that together
-take least time, see grouping.py. So nothing starves, and a row is padded only as far as it saves a forward pass.
+A batch holds the oldest row, so nothing starves, and others of its kind. Of a model without padding they are those that
+came next. Where rows are padded it is the oldest row's group: all waiting rows of its kind are cut by length into the
+groups that together take least time, see grouping.py; so a row is padded only as far as it saves a forward pass.
 """
 
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import inf
@@ -25,7 +27,7 @@ class Cost:
 
     fixed_seconds: whatever is in it. token_seconds: of each token, padding too. square_seconds: of each pair of tokens
     of a row, as attention sees them. budget_tokens: the largest padded size of a batch, rows times longest row.
-    limit_seconds: a batch of several rows shall not take longer.
+    limit_seconds: a batch of several rows shall not take longer. packs: whether rows are not padded.
     """
 
     fixed_seconds: float
@@ -33,10 +35,18 @@ class Cost:
     budget_tokens: int
     square_seconds: float = 0.0
     limit_seconds: float = inf
+    packs: bool = False
 
     def seconds(self, rows: int, longest: int) -> float:
-        """The expected time of a forward pass."""
+        """The expected time of a forward pass of rows of one length."""
         return self.fixed_seconds + rows * longest * (self.token_seconds + self.square_seconds * longest)
+
+    def work(self, lengths: Sequence[int]) -> tuple[int, int]:
+        """Tokens that a forward pass of these rows computes, and pairs of tokens of a row."""
+        if self.packs:
+            return sum(lengths), sum(length * length for length in lengths)
+        padded = len(lengths) * max(lengths)
+        return padded, padded * max(lengths)
 
     def most_rows(self, longest: int) -> int:
         """How many rows of this length a batch may have, at least one."""
@@ -68,51 +78,101 @@ class Entry:
     waits: bool = True
 
 
-class Waiting:
-    """The rows of one kind that wait. lengths: ascending. counts: how many rows of each length, all > 0."""
+class ByLength:
+    """The rows of one kind that wait for a model that pads them."""
 
     def __init__(self) -> None:
-        self.lengths: list[int] = []
-        self.counts: dict[int, int] = {}
+        self._lengths: list[int] = []
+        self._counts: dict[int, int] = {}
         self._rows: dict[int, deque[Entry]] = {}
+
+    def __len__(self) -> int:
+        return len(self._lengths)
 
     def add(self, entry: Entry) -> None:
         """Put a row behind those of its length."""
-        if entry.length not in self.counts:
-            insort(self.lengths, entry.length)
-            self.counts[entry.length] = 0
+        if entry.length not in self._counts:
+            insort(self._lengths, entry.length)
+            self._counts[entry.length] = 0
             self._rows[entry.length] = deque()
-        self.counts[entry.length] += 1
+        self._counts[entry.length] += 1
         self._rows[entry.length].append(entry)
 
-    def drop(self, length: int, rows: int = 1) -> None:
-        """So many rows no longer wait; they are forgotten when they come to the front of their length."""
-        left = self.counts[length] - rows
-        if left:
-            self.counts[length] = left
-        else:
-            del self.lengths[bisect_left(self.lengths, length)]
-            del self.counts[length], self._rows[length]
+    def drop(self, entry: Entry) -> None:
+        """A row no longer waits; it is forgotten when it comes to the front of its length."""
+        self._count_out(entry.length, 1)
 
-    def take(self, length: int, rows: int) -> list[Entry]:
-        """Remove the rows of this length that wait longest; at most as many as there are."""
+    def choose(self, oldest: Entry, cost: Cost) -> list[Entry]:
+        """Remove the next batch, which holds `oldest`."""
+        batch: list[Entry] = []
+        for length, rows in choose_lengths(self._lengths, self._counts, oldest.length, cost):
+            batch += self._take(length, rows)
+        return batch
+
+    def _count_out(self, length: int, rows: int) -> None:
+        left = self._counts[length] - rows
+        if left:
+            self._counts[length] = left
+        else:
+            del self._lengths[bisect_left(self._lengths, length)]
+            del self._counts[length], self._rows[length]
+
+    def _take(self, length: int, rows: int) -> list[Entry]:
+        """The rows of this length that wait longest; at most as many as there are."""
         waiting = self._rows[length]
         found: list[Entry] = []
         while len(found) < rows:
             entry = waiting.popleft()
             if entry.waits:
                 found.append(entry)
-        self.drop(length, rows)
+        self._count_out(length, rows)
         return found
 
 
-class Queue:
-    """Rows that wait. `tokens` and `len()` count those that still do."""
+class InOrder:
+    """The rows of one kind that wait for a model that does not pad them: no row is dearer for those beside it."""
 
     def __init__(self) -> None:
+        self._rows: deque[Entry] = deque()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, entry: Entry) -> None:
+        """Put a row at the end."""
+        self._rows.append(entry)
+        self._count += 1
+
+    def drop(self, entry: Entry) -> None:
+        """A row no longer waits; it is forgotten when it comes to the front."""
+        self._count -= 1
+
+    def choose(self, oldest: Entry, cost: Cost) -> list[Entry]:
+        """Remove the next batch: the rows from `oldest` on, as many as the cost allows."""
+        batch: list[Entry] = []
+        tokens, seconds = 0, cost.fixed_seconds
+        while self._rows:
+            entry = self._rows[0]
+            if entry.waits:
+                tokens += entry.length
+                seconds += cost.seconds(1, entry.length) - cost.fixed_seconds
+                if batch and (tokens > cost.budget_tokens or seconds > cost.limit_seconds):
+                    break
+                batch.append(entry)
+            self._rows.popleft()
+        self._count -= len(batch)
+        return batch
+
+
+class Queue:
+    """Rows that wait. `tokens` and `len()` count those that still do. packs: as the model does."""
+
+    def __init__(self, *, packs: bool = False) -> None:
         self._entries: dict[Key, Entry] = {}
         self._order: deque[Entry] = deque()
-        self._kinds: dict[str, Waiting] = {}
+        self._kinds: dict[str, ByLength | InOrder] = {}
+        self._line = InOrder if packs else ByLength
         self._deadlines: list[tuple[float, int, Entry]] = []
         self._added = 0
         self.tokens = 0
@@ -126,7 +186,7 @@ class Queue:
         self._entries[client, row.id] = entry
         waiting = self._kinds.get(row.kind)
         if waiting is None:
-            waiting = self._kinds[row.kind] = Waiting()
+            waiting = self._kinds[row.kind] = self._line()
         waiting.add(entry)
         self._order.append(entry)
         self._added += 1
@@ -161,12 +221,10 @@ class Queue:
             self._order.popleft()
         oldest = self._order[0]
         waiting = self._kinds[oldest.row.kind]
-        batch: list[Entry] = []
-        for length, rows in choose_lengths(waiting.lengths, waiting.counts, oldest.length, cost):
-            batch += waiting.take(length, rows)
+        batch = waiting.choose(oldest, cost)
         for entry in batch:
             self._leave(entry)
-        if not waiting.lengths:
+        if not waiting:
             del self._kinds[oldest.row.kind]
         return batch
 
@@ -174,8 +232,8 @@ class Queue:
         """A row leaves in another way than in a batch."""
         self._leave(entry)
         waiting = self._kinds[entry.row.kind]
-        waiting.drop(entry.length)
-        if not waiting.lengths:
+        waiting.drop(entry)
+        if not waiting:
             del self._kinds[entry.row.kind]
 
     def _leave(self, entry: Entry) -> None:

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from serving import engine as engine_module
 from serving.decoding.writer import Reply, Writer
 from serving.engine import make_engine
 from serving.errors import ServingError
+from serving.execution import choose_execution
 from serving.front import Front, Gone
 from serving.messages import Row
 from serving.metering import EngineMeter
@@ -27,7 +29,6 @@ from serving.request import parse_body
 from serving.settings import ServingSettings
 from serving.stream import TextStream
 from serving.table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
-from serving.traced import trace_model
 from tests.e2e.server import wait_until
 
 engine_module.LINGER_SECONDS = 0.0  # these fronts and engines end together
@@ -69,7 +70,7 @@ class Local:
         self.contract = read_contract(root)
         self.model = Recorder(root, self.contract)
         self.model.batches = []
-        trace_model(self.model)
+        choose_execution(self.model)
 
     def answers(self, bodies: Sequence[Any]) -> list[Any]:
         """The answer of each body (bytes, or data for JSON), or the ServingError that it got; in order."""
@@ -115,7 +116,8 @@ class Local:
         socket = context.socket(zmq.ROUTER)
         address = f"ipc://{self._run}/engine.sock"
         socket.bind(address)
-        engine = make_engine(self.model, COST, socket, EngineMeter("m", "1", self.contract.task))
+        cost = replace(COST, packs=self.model.packs)
+        engine = make_engine(self.model, cost, socket, EngineMeter("m", "1", self.contract.task))
         thread = threading.Thread(target=engine.run)
         thread.start()
         try:

@@ -212,7 +212,8 @@ class Writer:
             self._fault(entries, error)
             return
         if self._meters is not None:
-            self._meters[0].observe_batch([len(entry.prompt) + len(entry.tokens) for entry in entries])
+            lengths = [len(entry.prompt) + len(entry.tokens) for entry in entries]
+            self._meters[0].observe_batch(lengths, len(lengths) * max(lengths))
             self._meters[1].observe_prompt(sum(len(entry.prompt) for entry in entries if not entry.tokens))
         self._running += entries
         self._take(logits, entries, len(self._running) - len(entries))

@@ -16,6 +16,7 @@ from registry.heads import HEADS, architectures, model_class, tasks_of
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
+from serving.packed import FAMILIES as PACKED
 from serving.traced import TracedModule
 from tests.families import FAMILIES, WORDS, build, cells, texts_of
 from tests.local import Local
@@ -228,6 +229,7 @@ def test_served_answers_are_those_of_plain_transformers(
     local = Local(root, run)
     generates = local.model.task.generates
     assert isinstance(local.model.module, TracedModule) != (generates or (family, task) in MODULE_BY_MODULE)
+    assert local.model.packs == (family in PACKED and not generates)
     CHECKS[task](Plain(root / "model", HEADS[task].auto_class), local)
     assert max(local.model.batches) > 1, "rows of several lengths must have shared a batch"
 

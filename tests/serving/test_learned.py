@@ -24,7 +24,8 @@ class Device:
 
     def run(self, rows: int, length: int, seconds: float) -> None:
         """One batch."""
-        self.cost.observe(self._kind, rows, length, self._now, self._now + seconds)
+        tokens = rows * length
+        self.cost.observe(self._kind, tokens, tokens * length, self._now, self._now + seconds)
         self._now += seconds
 
 
@@ -72,7 +73,7 @@ def test_a_batch_that_waited_for_the_one_before_counts_from_its_end() -> None:
     seconds, now = MEASURED.seconds(4, 16), 100.0
     for number in range(64):
         one.run(4, 16, seconds)
-        two.observe("x", 4, 16, now - seconds * bool(number), now + seconds)
+        two.observe("x", 4 * 16, 4 * 16**2, now - seconds * bool(number), now + seconds)
         now += seconds
     assert two.now.seconds(4, 16) == pytest.approx(one.cost.now.seconds(4, 16))
 
@@ -92,5 +93,5 @@ def test_no_times_make_a_cost_negative_or_a_budget_wild(batches: list[tuple[tupl
 def test_where_the_warm_up_saw_no_attention_none_is_learned() -> None:
     cost = LearnedCost(Cost(2e-3, 4e-5, 512), "x")
     for number in range(64):
-        cost.observe("x", 1, 250, float(number), number + 0.5)
+        cost.observe("x", 250, 250**2, float(number), number + 0.5)
     assert cost.now.square_seconds == 0.0

@@ -20,16 +20,18 @@ def row(row_id: int, length: int, kind: str = "x", deadline: float = 1e9) -> Row
     return Row(row_id, length, b"\0\0\0\0" * length, b"", kind, deadline)
 
 
-def filled(entries: list[tuple[bytes, int, str]]) -> Queue:
-    queue = Queue()
+def filled(entries: list[tuple[bytes, int, str]], *, packs: bool = False) -> Queue:
+    queue = Queue(packs=packs)
     for index, (client, length, kind) in enumerate(entries):
         queue.add(client, row(index, length, kind), now=float(index))
     return queue
 
 
-@given(arrivals)
-def test_every_row_is_served_once_and_the_oldest_is_in_every_batch(entries: list[tuple[bytes, int, str]]) -> None:
-    queue = filled(entries)
+@given(arrivals, st.booleans())
+def test_every_row_is_served_once_and_the_oldest_is_in_every_batch(
+    entries: list[tuple[bytes, int, str]], packs: bool
+) -> None:
+    queue = filled(entries, packs=packs)
     waiting = dict(enumerate(entries))
     while batch := queue.choose(COST):
         oldest = min(waiting)
@@ -84,9 +86,9 @@ def test_while_rows_keep_coming_none_is_overtaken_by_more_batches_than_rows_befo
     assert not order
 
 
-@given(arrivals, st.sets(st.integers(0, 59)))
-def test_cancelled_rows_never_come_out(entries: list[tuple[bytes, int, str]], cancelled: set[int]) -> None:
-    queue = filled(entries)
+@given(arrivals, st.sets(st.integers(0, 59)), st.booleans())
+def test_cancelled_rows_never_come_out(entries: list[tuple[bytes, int, str]], cancelled: set[int], packs: bool) -> None:
+    queue = filled(entries, packs=packs)
     present = cancelled & set(range(len(entries)))
     dropped = sum(queue.cancel(client, sorted(cancelled)) for client in CLIENTS)
     assert dropped == len(present)
@@ -95,10 +97,10 @@ def test_cancelled_rows_never_come_out(entries: list[tuple[bytes, int, str]], ca
     assert (queue.tokens, len(queue)) == (0, 0)
 
 
-@given(st.lists(st.tuples(st.integers(1, 64), st.integers(0, 10)), max_size=40), st.integers(0, 11))
+@given(st.lists(st.tuples(st.integers(1, 64), st.integers(0, 10)), max_size=40), st.integers(0, 11), st.booleans())
 @settings(deadline=None)
-def test_expired_rows_leave_before_they_cost_anything(rows: list[tuple[int, int]], now: int) -> None:
-    queue = Queue()
+def test_expired_rows_leave_before_they_cost_anything(rows: list[tuple[int, int]], now: int, packs: bool) -> None:
+    queue = Queue(packs=packs)
     for index, (length, deadline) in enumerate(rows):
         queue.add(b"a", row(index, length, deadline=float(deadline)), now=0.0)
     late = {entry.row.id for entry in queue.expire(float(now))}
@@ -117,3 +119,31 @@ def test_rows_of_like_length_share_a_batch_and_unlike_ones_do_not() -> None:
 def test_a_row_over_the_budget_is_served_alone() -> None:
     queue = filled([(b"a", 600, "x"), (b"a", 600, "x")])
     assert [len(queue.choose(COST)), len(queue.choose(COST)), len(queue.choose(COST))] == [1, 1, 0]
+
+
+@given(arrivals)
+def test_without_padding_a_batch_is_the_next_rows_of_a_kind_as_many_as_the_cost_allows(
+    entries: list[tuple[bytes, int, str]],
+) -> None:
+    cost = replace(COST, square_seconds=1e-7, limit_seconds=0.02, packs=True)
+    queue, waiting = filled(entries, packs=True), dict(enumerate(entries))
+    while batch := queue.choose(cost):
+        kind = waiting[min(waiting)][2]
+        alike = [index for index in waiting if waiting[index][2] == kind]
+        assert [entry.row.id for entry in batch] == alike[: len(batch)]
+        assert len(batch) == 1 or fits(cost, [entry.length for entry in batch])
+        if len(batch) < len(alike):
+            assert not fits(cost, [entry.length for entry in batch] + [waiting[alike[len(batch)]][1]])
+        for entry in batch:
+            del waiting[entry.row.id]
+
+
+def fits(cost: Cost, lengths: list[int]) -> bool:
+    tokens, pairs = cost.work(lengths)
+    seconds = cost.fixed_seconds + tokens * cost.token_seconds + pairs * cost.square_seconds
+    return tokens <= cost.budget_tokens and seconds <= cost.limit_seconds + 1e-12
+
+
+def test_the_work_of_a_forward_pass_is_that_of_padded_rows_or_of_the_line() -> None:
+    assert COST.work([2, 5, 3]) == (15, 75)
+    assert replace(COST, packs=True).work([2, 5, 3]) == (10, 38)

@@ -1,7 +1,8 @@
-"""A graph stands for a model only where the model would do the same with any rows."""
+"""A form stands for a model only where it answers as the model does, with any rows."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from registry.flavor import log_model
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
+from serving.execution import choose_execution, inputs_of
 from serving.model import Model
-from serving.traced import TracedModule, trace_model
+from serving.packed import unpack
+from serving.traced import TracedModule
 from tests.families import LONGEST, build
 
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -35,6 +38,7 @@ class Changed(torch.nn.Module):
     def __init__(self, module: torch.nn.Module, change: Change) -> None:
         super().__init__()
         self.module, self.change = module, change
+        self.config = SimpleNamespace(model_type="changed")
 
     def forward(self, **inputs: torch.Tensor) -> Any:
         """As the classifier's."""
@@ -45,7 +49,7 @@ class Changed(torch.nn.Module):
 
 def traced(model: Model, change: Change, monkeypatch: pytest.MonkeyPatch) -> bool:
     monkeypatch.setattr(model, "module", Changed(model.module, change).eval())
-    trace_model(model)
+    choose_execution(model)
     return isinstance(model.module, TracedModule)
 
 
@@ -76,32 +80,55 @@ def test_a_change_that_depends_on_the_rows_is_not_traced(
 ) -> None:
     caplog.set_level(logging.INFO, "headwaiter.engine")
     assert not traced(model, change, monkeypatch)
-    assert note(caplog).startswith("the model runs module by module: ")
+    assert note(caplog).startswith("the model runs as it is: ")
     assert reason in note(caplog)
 
 
-@pytest.mark.parametrize("lengths", [[1], [LONGEST], [3, LONGEST], [1, 1, 1], [40, 2, 17], [5] * 30])
-@pytest.mark.parametrize("types", [(), (1,), (0, 1)])
+@pytest.fixture
+def plain(model: Model) -> Iterator[Any]:
+    """The classifier's module as it is before and after the test."""
+    module = model.module
+    yield module
+    if model.packs:
+        unpack(module)
+    model.module, model.packs = module, False
+
+
+@pytest.mark.parametrize("lengths", [[1], [LONGEST], [3, LONGEST], [1, 1, 1], [40, 2, 17], [5] * 30, [9, 4, 9, 4, 9]])
+@pytest.mark.parametrize("types", [False, True])
 @torch.inference_mode()
-def test_a_graph_answers_as_the_model(
-    model: Model, lengths: list[int], types: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(model, "module", model.module)
-    plain = model.module
-    trace_model(model)
-    ids = torch.randint(5, 40, (len(lengths), max(lengths)))
-    inputs = {"input_ids": ids}
-    if len(set(lengths)) > 1:
-        inputs["attention_mask"] = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
-    if types:
-        inputs["token_type_ids"] = torch.tensor(types)[torch.arange(ids.shape[1]) % len(types)].expand(ids.shape)
-    torch.testing.assert_close(model.module(**inputs).logits, plain(**inputs).logits, rtol=1e-4, atol=1e-4)
+def test_a_packed_graph_answers_as_the_model(model: Model, plain: Any, lengths: list[int], types: bool) -> None:
+    expected = plain(**inputs_of(model, lengths, types=types)).logits
+    choose_execution(model)
+    assert model.packs
+    inputs = inputs_of(model, lengths, types=types)
+    assert ("places" in inputs) == (types or len(set(lengths)) > 1)
+    torch.testing.assert_close(model.module(**inputs).logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_what_no_graph_takes_goes_to_the_model(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "module", model.module)
-    plain = model.module
-    trace_model(model)
-    inputs = {"inputs_embeds": torch.ones(1, 3, 32)}
-    assert torch.equal(model.module(**inputs).logits, plain(**inputs).logits)
+def test_what_no_graph_takes_goes_to_the_model(model: Model, plain: Any) -> None:
+    choose_execution(model)
+    ids = torch.ones(1, 3, dtype=torch.int64)
+    embedded = model.module(inputs_embeds=plain.get_input_embeddings()(ids))
+    torch.testing.assert_close(embedded.logits, model.module(input_ids=ids).logits)
     assert model.module.config is plain.config
+
+
+def test_a_model_that_does_not_answer_alike_without_padding_runs_as_a_padded_graph(
+    model: Model, plain: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "headwaiter.engine")
+    monkeypatch.setattr("serving.packed._attend_by_length", lambda query, *_: query.transpose(1, 2).contiguous())
+    monkeypatch.setattr("serving.packed._script", lambda function: function)
+    choose_execution(model)
+    assert "the model does not run packed: its logits differ" in note(caplog)
+    assert isinstance(model.module, TracedModule)
+    assert not model.packs
+    assert "forward" not in vars(plain.base_model)
+    assert plain.config._attn_implementation == "sdpa"
+
+
+def test_a_mask_without_places_is_refused(model: Model, plain: Any) -> None:
+    choose_execution(model)
+    with pytest.raises(ValueError, match="places"):
+        plain(input_ids=torch.ones(1, 3, dtype=torch.int64), attention_mask=torch.ones(1, 3))

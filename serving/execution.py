@@ -1,0 +1,143 @@
+"""How a model is executed: as transformers has it, without padding, as a graph, or both.
+
+A form is only faster, so it may stand for the model only where it answers as the model does. It is tried on rows alone,
+equal, padded and longest, against the model as transformers has it; where it differs, or cannot be made, the next one
+is tried, and the last one is the model itself.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy
+import torch
+
+from serving.messages import Row
+from serving.model import Model
+from serving.packed import can_pack, pack, unpack
+from serving.traced import check_operations, trace
+
+logger = logging.getLogger("headwaiter.engine")
+
+Inputs = Mapping[str, torch.Tensor]
+SHORT_TOKENS = 11
+"""Length of the rows that are traced; ours: no length that a model would treat in a special way."""
+OUTPUTS = ("logits", "last_hidden_state", "start_logits", "end_logits")
+TOLERANCE = 1e-4
+LOW_PRECISION_TOLERANCE = 5e-2
+"""Of the largest value. A form that is wrong is off by far more, other kernels by less than 3e-2 (bfloat16)."""
+
+
+class NotAlike(Exception):
+    """A form would not stand for the model; the message says why."""
+
+
+@torch.inference_mode()
+def choose_execution(model: Model) -> None:
+    """Let a loaded model run in its fastest form from now on. Blocks for several forward passes.
+
+    On a CPU that is a graph, of an encoder of `packed.FAMILIES` a packed one; on a GPU, packed without a graph.
+    """
+    plain, is_cpu = model.module, model.device.type == "cpu"
+    packs = can_pack(plain, model.device, getattr(torch, model.dtype))
+    if model.task.generates or not (is_cpu or packs):
+        return  # writing has its own loop
+    longest = model.contract.max_tokens
+    short = min(SHORT_TOKENS, longest)
+    few, many = [short, max(1, short - 3)], [longest, *[max(1, longest - 1)] * 3]
+    cases = (
+        ([1], False),
+        ([min(short + 6, longest)] * 3, True),
+        ([longest, min(5, longest)], True),
+        ([longest], False),
+    )
+    try:
+        expected = [plain(**inputs_of(model, lengths, types=types)) for lengths, types in cases]
+        if is_cpu:
+            check_operations(plain, *(inputs_of(model, lengths, types=True) for lengths in (few, many)))
+    except Exception as error:  # a model may raise anything, and can be served as it is
+        _note("the model runs as it is", error)
+        return
+    for model.packs in (True, False) if packs and is_cpu else (packs,):
+        try:
+            if model.packs:
+                pack(plain)
+            if is_cpu:
+                alike, mixed = inputs_of(model, [short] * 2, types=False), inputs_of(model, few, types=True)
+                model.module = trace(plain, alike, mixed)
+            for (lengths, types), wanted in zip(cases, expected, strict=True):
+                _compare(model, wanted, inputs_of(model, lengths, types=types))
+            return
+        except Exception as error:  # tracing, too, may raise anything
+            _note("the model does not run packed" if model.packs else "the model runs as it is", error)
+            model.module = plain
+            if model.packs:
+                unpack(plain)
+    model.packs = False
+
+
+def _note(what: str, error: Exception) -> None:
+    reason = str(error) if isinstance(error, NotAlike) else f"{type(error).__name__}: {error}"
+    logger.info("%s: %s", what, reason.partition("\n")[0])
+
+
+def inputs_of(model: Model, lengths: Sequence[int], *, types: bool) -> dict[str, torch.Tensor]:
+    """What the task calls the model with, for rows of these lengths with random ordinary tokens."""
+    rows = [_row(model, length, index, types) for index, length in enumerate(lengths)]
+    try:
+        model.task.forward(_Recorder(model.module), model.batch(rows))
+    except _Recorded as recorded:
+        return recorded.inputs
+    raise NotAlike("the task calls a part of it only")
+
+
+def _row(model: Model, length: int, index: int, types: bool) -> Row:
+    """A row like the task's probe, its tokens in another order for each index; types: the second half is of type 1."""
+    contract = model.contract
+    row = model.task.probe(contract, length).to_row(index, 0.0)
+    if contract.processor.image is not None:
+        return row
+    ids = numpy.frombuffer(row.tokens, dtype=numpy.int32).copy()
+    ordinary = ids[:-1]  # the last one may be what a text ends with
+    ordinary[:] = numpy.random.default_rng(index).permuted(ordinary)
+    has_types = types and "token_type_ids" in contract.processor.inputs
+    kinds = bytes(length - length // 2) + b"\1" * (length // 2) if has_types else b""
+    return msgspec.structs.replace(row, tokens=ids.tobytes(), types=kinds)
+
+
+class _Recorded(Exception):
+    """What the module is called with."""
+
+    def __init__(self, inputs: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+
+class _Recorder:
+    """Stands for the module until it is called."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+    def __call__(self, **inputs: torch.Tensor) -> Any:
+        raise _Recorded(inputs)
+
+
+def _compare(model: Model, expected: Any, inputs: Inputs) -> None:
+    """What stands at padding is nobody's answer."""
+    found = model.module(**inputs)
+    real = inputs["attention_mask"].bool() if "attention_mask" in inputs else slice(None)
+    for name in OUTPUTS:
+        wanted = getattr(expected, name, None)
+        if wanted is None:
+            continue
+        has_tokens = name != "logits" or wanted.ndim > 2
+        answer, wanted = ((each[real] if has_tokens else each).float() for each in (getattr(found, name), wanted))
+        tolerance = TOLERANCE if model.dtype == "float32" else LOW_PRECISION_TOLERANCE
+        if not torch.allclose(answer, wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max())):
+            shape = tuple(next(iter(inputs.values())).shape)
+            raise NotAlike(f"its {name} differ for rows of shape {shape}")
