@@ -90,7 +90,7 @@ class Headwaiter(Rule):
     def ran(self, rows: int, longest: int, began: float, ended: float) -> None:
         """As the engine does."""
         padded = rows * longest
-        self._learned.observe(KIND, padded, padded * longest, began, ended)
+        self._learned.observe(KIND, padded, padded * longest, ended - began)
 
 
 def best_possible(lengths: list[int], cost: Cost) -> float:

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import numpy
 import torch
 
+from serving.lanes import Lanes, Split
 from serving.model import Model
 from serving.queue import Cost
 from serving.tasks.base import EncodedRow
@@ -15,6 +17,8 @@ ENOUGH = 0.95
 """The budget is the smallest batch that reaches this share of the peak tokens a second."""
 ENOUGH_THREADS = 1.15
 """More threads must save more than this ratio of time; they take cores from the fronts."""
+TYPICAL_ROWS = 16
+"""Of the batches that are measured to choose threads."""
 FRONT_SECONDS = 0.0002
 """What a front spends on a row; ours, measured on an AMD EPYC."""
 LATENCY_SECONDS = 0.1
@@ -31,24 +35,31 @@ LEAST_SHARE = 0.05
 measured otherwise is noise, and the cost that is learned later could not grow from nothing. Ours."""
 
 
-def choose_threads(model: Model, clock: Callable[[], float] = time.perf_counter) -> int:
-    """The fewest threads with which typical batches are served almost as fast as with any number, and set them. Blocks.
+def choose_split(model: Model, *, lanes: bool, clock: Callable[[], float] = time.perf_counter) -> Split:
+    """The least cores with which typical batches are served almost as fast as in any other way; sets torch's threads.
 
-    The fronts need cores too: rows come as fast as the forward pass allows, or as all work together on all cores does.
-    So a small model gets one thread and the front the other core, and a large model gets all.
+    The fronts need cores too: rows come as fast as the forward passes allow, or as all work together on all cores does.
+    So a small model gets one thread and the front the other core, and a large model gets all. A row that has no company
+    gets as many threads as make it sooner. lanes: whether forward passes may run side by side. Blocks.
     """
     row = model.task.probe(model.contract, min(TYPICAL_TOKENS, model.contract.max_tokens))
-    most, took, threads = torch.get_num_threads(), {}, 1
-    while threads <= most:
-        torch.set_num_threads(threads)
-        took[threads] = 0.0
-        for rows in (1, 16):
-            forward = _time(model, row, rows, clock)
-            took[threads] += max(forward, (threads * forward + rows * FRONT_SECONDS) / most)
-        threads = threads * 2 if threads * 2 <= most or threads == most else most
-    chosen = next(count for count in took if took[count] <= ENOUGH_THREADS * min(took.values()))
-    torch.set_num_threads(chosen)
-    return chosen
+    most = torch.get_num_threads()
+    counts = [count for count in (1, 2, 4, 8, 16, 32, 64, 128) if count < most] + [most]
+    alone: dict[int, float] = {}
+    for count in counts:
+        torch.set_num_threads(count)
+        alone[count] = _time(model, row, 1, clock)
+    chosen = next(count for count in counts if alone[count] <= ENOUGH_THREADS * min(alone.values()))
+    took: dict[Split, float] = {}
+    for split in (Split(many, count, chosen) for count in counts for many in (1, most // count) if many == 1 or lanes):
+        if split not in took:
+            seconds = _time_split(model, row, split, clock) / split.lanes
+            cores = split.lanes * split.threads
+            took[split] = max(seconds, (cores * seconds + TYPICAL_ROWS * FRONT_SECONDS) / most)
+    enough = [split for split in took if took[split] <= ENOUGH_THREADS * min(took.values())]
+    best = min(enough, key=lambda split: (split.lanes * split.threads, took[split]))
+    torch.set_num_threads(best.threads)
+    return best if best.lanes > 1 else replace(best, alone=best.threads)
 
 
 def measure_cost(model: Model, clock: Callable[[], float] = time.perf_counter) -> Cost:
@@ -114,6 +125,22 @@ def _is_past_peak(sizes: list[int], seconds: list[float]) -> bool:
     """Whether doubling twice brought nothing more."""
     rates = [size / took for size, took in zip(sizes, seconds, strict=True)]
     return len(rates) > 3 and max(rates[-2:]) < 1.02 * max(rates[:-2])
+
+
+def _time_split(model: Model, row: EncodedRow, split: Split, clock: Callable[[], float]) -> float:
+    """Seconds in which every lane has run a typical batch."""
+    torch.set_num_threads(split.threads)
+    if split.lanes == 1:
+        return _time(model, row, TYPICAL_ROWS, clock)
+    batch = [row.to_row(index, 0.0) for index in range(TYPICAL_ROWS)]
+    with closing(Lanes(model, split)) as lanes:
+        best = float("inf")
+        for _ in range(3):
+            began = clock()
+            for running in [lanes.launch(batch) for _ in range(split.lanes)]:
+                running.wait()
+            best = min(best, clock() - began)
+    return best
 
 
 def _time(model: Model, row: EncodedRow, rows: int, clock: Callable[[], float]) -> float:

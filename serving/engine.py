@@ -1,7 +1,8 @@
 """The engine: one process for one version on one device. It owns the model, the device and the queue.
 
 One loop: drain the socket, choose a batch, forward, reply. Nothing else touches the queue, so there are no locks. On a
-GPU two batches are in flight: the next one is assembled while the current one runs. Replies go to the fronts.
+GPU two batches are in flight: the next one is assembled while the current one runs. On a CPU the loop runs them itself,
+or hands them to lanes. Replies go to the fronts.
 """
 
 import logging
@@ -10,7 +11,6 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -31,6 +31,7 @@ from serving.report import STOP_SIGNAL, EngineOrder, EngineReport, order_path, w
 if TYPE_CHECKING:
     import numpy
 
+    from serving.lanes import Running
     from serving.loading import Loaded
     from serving.metering import EngineMeter
     from serving.model import Model, Pending
@@ -57,8 +58,15 @@ class Engine:
         self._socket = socket
         self._meter = meter
         self._queue: Any = Queue(packs=cost.packs)
-        self._in_flight: deque[tuple[list[Entry], Pending]] = deque()
-        self._depth = 2 if model.device.type == "cuda" else 1
+        self._in_flight: list[tuple[list[Entry], Pending | Running]] = []
+        self._is_cuda = model.device.type == "cuda"
+        self._depth = 2 if self._is_cuda else model.split.lanes
+        self._free = 0.0
+        self._poller = zmq.Poller()
+        self._poller.register(socket, zmq.POLLIN)
+        self._lanes = model.make_lanes()
+        if self._lanes is not None:
+            self._poller.register(self._lanes, zmq.POLLIN)
         self._decoder = msgspec.msgpack.Decoder(ToEngine)
         self._encoder = msgspec.msgpack.Encoder()
         self._stopping = False
@@ -71,25 +79,44 @@ class Engine:
     def run(self) -> None:
         """Serve. Returns after `stop`."""
         while True:
-            self._drain(0 if self._queue or self._in_flight else IDLE_MILLISECONDS)
+            self._drain(self._patience())
             if self._may_leave():
-                return
+                break
             self._drop_expired()
             while len(self._in_flight) < self._depth and (batch := self._queue.choose(self._cost.now)):
                 self._launch(batch)
-            if self._in_flight and (len(self._in_flight) == self._depth or self._in_flight[0][1].is_done()):
-                self._finish(*self._in_flight.popleft())
-            elif self._in_flight:
-                self._drain(1)
+            self._finish_some()
             self._meter.observe_queue(self._queue.tokens)
             self._meter.observe_memory()
+
+        if self._lanes is not None:
+            self._lanes.close()
+
+    def _patience(self) -> int:
+        """For how many milliseconds nothing needs to be done unless something comes in or a lane ends its batch."""
+        if self._queue and len(self._in_flight) < self._depth:
+            return 0
+        if self._is_cuda and self._in_flight:
+            return 0 if len(self._in_flight) == self._depth else 1
+        return IDLE_MILLISECONDS
+
+    def _finish_some(self) -> None:
+        """Answer what is done. A GPU that has enough to do is waited for, as it wakes nobody."""
+        if self._lanes is not None:
+            self._lanes.clear()  # before looking, so that no end is overlooked
+        done = [each for each in self._in_flight if each[1].is_done()]
+        if not done and self._is_cuda and len(self._in_flight) == self._depth:
+            done = self._in_flight[:1]
+        for each in done:
+            self._in_flight.remove(each)
+            self._finish(*each)
 
     def _may_leave(self) -> bool:
         quiet = time.monotonic() - self._last_heard > LINGER_SECONDS
         return self._stopping and quiet and not self._queue and not self._in_flight
 
     def _drain(self, milliseconds: int) -> None:
-        if milliseconds and not self._socket.poll(milliseconds):
+        if milliseconds and not self._poller.poll(milliseconds):
             return
         now = time.monotonic()
         while True:
@@ -110,12 +137,17 @@ class Engine:
             self._reply(entry.client, Failure([entry.row.id], "deadline", "the deadline passed in the queue"))
 
     def _launch(self, batch: list[Entry]) -> None:
+        rows = [entry.row for entry in batch]
         try:
-            self._in_flight.append((batch, self._model.launch([entry.row for entry in batch])))
+            if self._lanes is None:
+                pending: Pending | Running = self._model.launch(rows)
+            else:
+                pending = self._lanes.launch(rows, is_alone=len(rows) == 1 and not self._in_flight)
+            self._in_flight.append((batch, pending))
         except Exception as error:  # a model may raise anything; it must cost its own row only
             self._isolate(batch, error)
 
-    def _finish(self, batch: list[Entry], pending: "Pending") -> None:
+    def _finish(self, batch: list[Entry], pending: "Pending | Running") -> None:
         try:
             arrays = pending.wait()
         except Exception as error:  # as above
@@ -123,9 +155,16 @@ class Engine:
             return
         lengths = [entry.length for entry in batch]
         tokens, pairs = self._cost.now.work(lengths)
-        self._cost.observe(batch[0].row.kind, tokens, pairs, pending.began, pending.began + pending.seconds)
+        self._cost.observe(batch[0].row.kind, tokens, pairs, self._device_seconds(pending))
         self._meter.observe_batch(lengths, tokens)
         self._send(batch, arrays, pending.seconds)
+
+    def _device_seconds(self, pending: "Pending | Running") -> float:
+        """How long a batch had its device; of batches in flight together each has a GPU after the last."""
+        ended = pending.began + pending.seconds
+        began = max(pending.began, self._free) if self._is_cuda else pending.began
+        self._free = ended
+        return ended - began
 
     def _isolate(self, batch: Sequence[Entry], error: Exception) -> None:
         """Run the rows of a failed batch one by one, so that only the one at fault fails."""

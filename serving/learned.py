@@ -35,15 +35,10 @@ class LearnedCost:
         self._products = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         self._found = (0.0, 0.0, 0.0)
         self._level = 1.0
-        self._free = 0.0
         self._batches = 0
 
-    def observe(self, kind: str, tokens: int, pairs: int, began: float, ended: float) -> None:
-        """A batch of this `Cost.work` ran: in seconds of one clock. Of batches in flight together each has the device
-        after the last.
-        """
-        seconds = ended - max(began, self._free)
-        self._free = ended
+    def observe(self, kind: str, tokens: int, pairs: int, seconds: float) -> None:
+        """A batch of this `Cost.work` had its device for so long."""
         if kind == self._kind:
             self._learn(tokens, pairs, seconds)
             self._batches += 1

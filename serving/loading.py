@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from registry.flavor import read_contract
-from serving.cost import choose_threads, measure_cost
+from serving.cost import choose_split, measure_cost
 from serving.errors import EngineError
 from serving.execution import choose_execution
 from serving.metering import EngineMeter
@@ -16,6 +16,7 @@ from serving.model import Model, choose_device, choose_dtypes
 from serving.predictor import Predictor
 from serving.queue import Cost
 from serving.report import EngineOrder, EngineReport
+from serving.traced import TracedModule
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def load_engine(order: EngineOrder) -> Loaded:
         raise EngineError("; ".join(notes))
     torch.set_num_threads(threads)
     choose_execution(predictor.model)
-    if device == "cpu" and not order.threads:
-        choose_threads(predictor.model)
+    if device == "cpu":
+        predictor.model.split = choose_split(predictor.model, lanes=isinstance(predictor.model.module, TracedModule))
     cost = measure_cost(predictor.model)
     report = EngineReport(
         pid=os.getpid(),
@@ -60,7 +61,7 @@ def load_engine(order: EngineOrder) -> Loaded:
         dtype=dtype,
         dtype_note="; ".join(notes),
         budget_tokens=cost.budget_tokens,
-        tokens_per_second=cost.tokens_per_second,
+        tokens_per_second=cost.tokens_per_second * predictor.model.split.lanes,
         device_bytes=torch.cuda.memory_reserved(device) if device.startswith("cuda") else 0,
     )
     meter = EngineMeter(order.model, order.version, contract.task, partial(device_bytes, predictor.model.device))

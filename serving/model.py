@@ -20,6 +20,7 @@ from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
 from serving.errors import Failed
 from serving.generation import to_arrays
+from serving.lanes import Lanes, Split
 from serving.messages import Failure, Part, Row
 from serving.padding import pack_rows
 from serving.tasks import get_task
@@ -74,9 +75,9 @@ class Pending:
 
 
 class Model:
-    """The head of one version, in eval mode, on one device. Not for use from several threads.
+    """The head of one version, in eval mode, on one device. Only a graph may be launched from several threads.
 
-    packs: whether the module takes rows without padding, see `packed`.
+    packs: whether the module takes rows without padding, see `packed`. split: how the cores are used, on a CPU.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Model:
         self.device = torch.device(device)
         self.dtype = dtype
         self.packs = False
+        self.split = Split()
         problem = self.task.problem(contract)
         if problem is not None:
             raise ContractError(problem)
@@ -113,6 +115,10 @@ class Model:
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         event.record()
         return Pending(hosts, event, began)
+
+    def make_lanes(self) -> Lanes | None:
+        """What runs its batches side by side, where it may and should."""
+        return Lanes(self, self.split) if self.split.lanes > 1 else None
 
     def write(self, rows: Sequence[Row]) -> list[Part]:
         """The texts of rows of a task that generates, whole. Blocks."""

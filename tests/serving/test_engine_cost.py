@@ -1,5 +1,7 @@
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy
@@ -50,3 +52,13 @@ def test_an_engine_learns_what_its_batches_cost(tmp_path: Path) -> None:
     context.destroy(linger=0)
     assert local.engine_module.LINGER_SECONDS == 0.0
     assert engine._cost.now.seconds(1, 8) < SLOW.seconds(1, 8) / 2
+
+
+def test_a_batch_that_waited_for_the_one_before_had_the_device_from_its_end() -> None:
+    gpu: Any = SimpleNamespace(_is_cuda=True, _free=0.0)
+    pending = [
+        SimpleNamespace(began=began, seconds=seconds) for began, seconds in ((1.0, 0.5), (1.2, 0.8), (3.0, 0.25))
+    ]
+    assert [Engine._device_seconds(gpu, each) for each in pending] == [0.5, 0.5, 0.25]
+    cpu: Any = SimpleNamespace(_is_cuda=False, _free=0.0)
+    assert [Engine._device_seconds(cpu, each) for each in pending] == [0.5, 0.8, 0.25], "each lane has its own core"

@@ -20,13 +20,11 @@ class Device:
     def __init__(self, kind: str = "x") -> None:
         self.cost = LearnedCost(MEASURED, "x")
         self._kind = kind
-        self._now = 100.0
 
     def run(self, rows: int, length: int, seconds: float) -> None:
         """One batch."""
         tokens = rows * length
-        self.cost.observe(self._kind, tokens, tokens * length, self._now, self._now + seconds)
-        self._now += seconds
+        self.cost.observe(self._kind, tokens, tokens * length, seconds)
 
 
 def off(cost: Cost, truth: Cost) -> float:
@@ -68,16 +66,6 @@ def test_rows_of_another_kind_teach_nothing() -> None:
     assert device.cost.now == MEASURED
 
 
-def test_a_batch_that_waited_for_the_one_before_counts_from_its_end() -> None:
-    one, two = Device(), LearnedCost(MEASURED, "x")
-    seconds, now = MEASURED.seconds(4, 16), 100.0
-    for number in range(64):
-        one.run(4, 16, seconds)
-        two.observe("x", 4 * 16, 4 * 16**2, now - seconds * bool(number), now + seconds)
-        now += seconds
-    assert two.now.seconds(4, 16) == pytest.approx(one.cost.now.seconds(4, 16))
-
-
 @given(st.lists(st.tuples(st.sampled_from(SHAPES), st.floats(0.0, 10.0)), min_size=16, max_size=200))
 def test_no_times_make_a_cost_negative_or_a_budget_wild(batches: list[tuple[tuple[int, int], float]]) -> None:
     device = Device()
@@ -92,6 +80,6 @@ def test_no_times_make_a_cost_negative_or_a_budget_wild(batches: list[tuple[tupl
 
 def test_where_the_warm_up_saw_no_attention_none_is_learned() -> None:
     cost = LearnedCost(Cost(2e-3, 4e-5, 512), "x")
-    for number in range(64):
-        cost.observe("x", 250, 250**2, float(number), number + 0.5)
+    for _ in range(64):
+        cost.observe("x", 250, 250**2, 0.5)
     assert cost.now.square_seconds == 0.0
