@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from statistics import median
 
 import numpy
 import torch
@@ -17,6 +18,9 @@ ENOUGH = 0.95
 """The budget is the smallest batch that reaches this share of the peak tokens a second."""
 ENOUGH_THREADS = 1.15
 """More threads must save more than this ratio of time; they take cores from the fronts."""
+SHORT_TOKENS = 12
+"""Length of the shortest row for which threads are chosen, and doubled from there; ours."""
+ROUNDS = 3
 TYPICAL_ROWS = 16
 """Of the batches that are measured to choose threads."""
 FRONT_SECONDS = 0.0002
@@ -27,6 +31,8 @@ WARMUP_SECONDS = 1.0
 """After this, and `ENOUGH_SIZES`, no further shape is measured; what batches take is learned while they are served."""
 TYPICAL_TOKENS = 32
 """Length of the rows that are measured; attention makes much longer ones dearer per token."""
+REST_SECONDS = 0.005
+"""Between rows that have no company; ours."""
 MAX_ROWS = 4096
 ENOUGH_SIZES = 4
 """So many batches of typical rows must have been measured before a longest row tells attention's part from the line."""
@@ -39,27 +45,45 @@ def choose_split(model: Model, *, lanes: bool, clock: Callable[[], float] = time
     """The least cores with which typical batches are served almost as fast as in any other way; sets torch's threads.
 
     The fronts need cores too: rows come as fast as the forward passes allow, or as all work together on all cores does.
-    So a small model gets one thread and the front the other core, and a large model gets all. A row that has no company
-    gets as many threads as make it sooner. lanes: whether forward passes may run side by side. Blocks.
+    So a small model gets one thread and the front the other core, and a large model gets all. lanes: whether forward
+    passes may run side by side. Blocks.
     """
     row = model.task.probe(model.contract, min(TYPICAL_TOKENS, model.contract.max_tokens))
     most = torch.get_num_threads()
     counts = [count for count in (1, 2, 4, 8, 16, 32, 64, 128) if count < most] + [most]
-    alone: dict[int, float] = {}
-    for count in counts:
-        torch.set_num_threads(count)
-        alone[count] = _time(model, row, 1, clock)
-    chosen = next(count for count in counts if alone[count] <= ENOUGH_THREADS * min(alone.values()))
-    took: dict[Split, float] = {}
-    for split in (Split(many, count, chosen) for count in counts for many in (1, most // count) if many == 1 or lanes):
-        if split not in took:
-            seconds = _time_split(model, row, split, clock) / split.lanes
-            cores = split.lanes * split.threads
-            took[split] = max(seconds, (cores * seconds + TYPICAL_ROWS * FRONT_SECONDS) / most)
-    enough = [split for split in took if took[split] <= ENOUGH_THREADS * min(took.values())]
-    best = min(enough, key=lambda split: (split.lanes * split.threads, took[split]))
+    splits = {Split(many, count) for count in counts for many in ((1, most // count) if lanes else (1,))}
+    seconds = dict.fromkeys(splits, float("inf"))
+    for _ in range(ROUNDS):  # in turns, so that what disturbs them disturbs all
+        for split in splits:
+            seconds[split] = min(seconds[split], _time_split(model, row, split, clock) / split.lanes)
+    took = {split: _share(split.lanes * split.threads, each, most) for split, each in seconds.items()}
+    enough = [split for split in splits if took[split] <= ENOUGH_THREADS * min(took.values())]
+    best = min(enough, key=lambda split: (split.lanes * split.threads, -split.lanes))
+    if best.lanes > 1:
+        best = _with_alone(model, best, counts, clock)
     torch.set_num_threads(best.threads)
-    return best if best.lanes > 1 else replace(best, alone=best.threads)
+    return best
+
+
+def _share(cores: int, seconds: float, most: int) -> float:
+    """Seconds for each typical batch, the fronts' work with it, where forward passes take so long on so many cores."""
+    return max(seconds, (cores * seconds + TYPICAL_ROWS * FRONT_SECONDS) / most)
+
+
+def _with_alone(model: Model, split: Split, counts: Sequence[int], clock: Callable[[], float]) -> Split:
+    """The split with the threads that make a row without company sooner, from the least length on at which they do."""
+    longest = model.contract.max_tokens
+    length = min(SHORT_TOKENS, longest)
+    while True:
+        row = model.task.probe(model.contract, length)
+        took: dict[int, float] = {}
+        for count in counts:
+            torch.set_num_threads(count)
+            took[count] = _time_alone(model, row, clock)
+        alone = next(count for count in counts if took[count] <= ENOUGH_THREADS * min(took.values()))
+        if alone > split.threads or length == longest:
+            return replace(split, alone=alone, alone_tokens=length)
+        length = min(2 * length, longest)
 
 
 def measure_cost(model: Model, clock: Callable[[], float] = time.perf_counter) -> Cost:
@@ -127,20 +151,27 @@ def _is_past_peak(sizes: list[int], seconds: list[float]) -> bool:
     return len(rates) > 3 and max(rates[-2:]) < 1.02 * max(rates[:-2])
 
 
+def _time_alone(model: Model, row: EncodedRow, clock: Callable[[], float]) -> float:
+    """Seconds of a row that comes after a rest, when a forward pass' threads sleep."""
+    seconds = []
+    for _ in range(5):
+        time.sleep(REST_SECONDS)
+        began = clock()
+        model.run([row.to_row(0, 0.0)])
+        seconds.append(clock() - began)
+    return median(seconds)
+
+
 def _time_split(model: Model, row: EncodedRow, split: Split, clock: Callable[[], float]) -> float:
-    """Seconds in which every lane has run a typical batch."""
-    torch.set_num_threads(split.threads)
-    if split.lanes == 1:
-        return _time(model, row, TYPICAL_ROWS, clock)
+    """Seconds in which every lane runs a typical batch, once it has run one."""
     batch = [row.to_row(index, 0.0) for index in range(TYPICAL_ROWS)]
     with closing(Lanes(model, split)) as lanes:
-        best = float("inf")
-        for _ in range(3):
+        for _ in range(2):
             began = clock()
             for running in [lanes.launch(batch) for _ in range(split.lanes)]:
                 running.wait()
-            best = min(best, clock() - began)
-    return best
+            seconds = clock() - began
+    return seconds
 
 
 def _time(model: Model, row: EncodedRow, rows: int, clock: Callable[[], float]) -> float:

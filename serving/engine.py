@@ -142,7 +142,7 @@ class Engine:
             if self._lanes is None:
                 pending: Pending | Running = self._model.launch(rows)
             else:
-                pending = self._lanes.launch(rows, is_alone=len(rows) == 1 and not self._in_flight)
+                pending = self._lanes.launch(rows, is_alone=not self._in_flight)
             self._in_flight.append((batch, pending))
         except Exception as error:  # a model may raise anything; it must cost its own row only
             self._isolate(batch, error)

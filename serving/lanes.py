@@ -25,12 +25,17 @@ if TYPE_CHECKING:
 class Split:
     """How an engine uses its cores. lanes: forward passes at a time. threads: of each.
 
-    alone: threads of one without company.
+    alone: threads of a row that has no company and at least `alone_tokens` tokens.
     """
 
     lanes: int = 1
     threads: int = 1
     alone: int = 1
+    alone_tokens: int = 0
+
+    def threads_for(self, rows: Sequence[Row], *, is_alone: bool) -> int:
+        """Threads of a forward pass. is_alone: whether no other one runs."""
+        return self.alone if is_alone and len(rows) == 1 and rows[0].length >= self.alone_tokens else self.threads
 
 
 class Running:
@@ -62,8 +67,8 @@ class Lanes:
         os.set_blocking(self._ended, False)
 
     def launch(self, rows: Sequence[Row], *, is_alone: bool = False) -> Running:
-        """Start a forward pass in a free lane. is_alone: whether nothing else runs or waits."""
-        future = self._pool.submit(self._run, rows, self._split.alone if is_alone else self._split.threads)
+        """Start a forward pass in a free lane. is_alone: whether no other one runs."""
+        future = self._pool.submit(self._run, rows, self._split.threads_for(rows, is_alone=is_alone))
         future.add_done_callback(lambda _: os.write(self._end, b"\0"))
         return Running(future)
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving import cost as module
-from serving.cost import FRONT_SECONDS, LEAST_SHARE, choose_threads, fit
+from serving.cost import FRONT_SECONDS, LEAST_SHARE, choose_split, fit
+from serving.lanes import Split
 from serving.queue import Cost
 
 
@@ -74,33 +75,61 @@ def test_no_noise_makes_a_part_vanish(seconds: list[float], longest: int, longes
     assert cost.budget_tokens >= longest
 
 
+class Cores:
+    """torch on two cores, whose threads a forward pass of `row_seconds` a row uses, the second one less well."""
+
+    def __init__(self, row_seconds: float, wake_seconds: float, gain: float) -> None:
+        self.row_seconds, self.wake_seconds, self.gain, self.threads = row_seconds, wake_seconds, gain, 2
+
+    def get_num_threads(self) -> int:
+        """As torch's."""
+        return self.threads
+
+    def set_num_threads(self, count: int) -> None:
+        """As torch's."""
+        self.threads = count
+
+    def rows(self, count: int) -> float:
+        """Seconds of so many rows in one forward pass."""
+        return count * self.row_seconds / (self.gain if self.threads == 2 else 1.0)
+
+
+class AnyModel:
+    class contract:
+        max_tokens = 128
+
+    class task:
+        probe = staticmethod(lambda contract, length: length)
+
+
 @pytest.mark.parametrize(
-    ("row_seconds", "chosen"),
+    ("row_seconds", "wake_seconds", "lanes", "chosen"),
     [
-        (FRONT_SECONDS / 4, 1),  # the fronts need the other core more
-        (FRONT_SECONDS * 50, 2),  # nothing matters but the forward pass
+        (FRONT_SECONDS / 4, 0.0, True, Split(1, 1)),  # the fronts need the other core more
+        (FRONT_SECONDS * 50, 0.0, False, Split(1, 2)),  # nothing matters but the forward pass
+        (
+            FRONT_SECONDS * 50,
+            0.0,
+            True,
+            Split(2, 1, alone=2, alone_tokens=12),
+        ),  # and side by side no thread waits for another
+        (FRONT_SECONDS * 50, 0.005, True, Split(2, 1, 2, 96)),  # a thread that sleeps is late
     ],
 )
-def test_a_model_gets_the_threads_that_serve_fastest_beside_the_fronts(
-    monkeypatch, row_seconds: float, chosen: int
+def test_cores_are_split_so_that_rows_are_served_fastest_beside_the_fronts(
+    monkeypatch, row_seconds: float, wake_seconds: float, lanes: bool, chosen: Split
 ) -> None:
-    threads = [2]
+    cores = Cores(row_seconds, wake_seconds, gain=1.8)
 
-    class Torch:
-        get_num_threads = staticmethod(lambda: threads[0])
-        set_num_threads = staticmethod(lambda count: threads.__setitem__(0, count))
+    def alone(model: Any, row: Any, clock: Any) -> float:
+        return cores.rows(1) * row / 32 + (wake_seconds if cores.threads == 2 else 0.0)
 
-    class AnyModel:
-        class contract:
-            max_tokens = 128
+    def together(model: Any, row: Any, split: Split, clock: Any) -> float:
+        cores.set_num_threads(split.threads)
+        return cores.rows(16)
 
-        class task:
-            probe = staticmethod(lambda contract, length: None)
-
-    def time(model: Any, row: Any, rows: int, clock: Any) -> float:
-        return rows * row_seconds / threads[0] * (1.0 + 0.1 * (threads[0] - 1))
-
-    monkeypatch.setattr(module, "torch", Torch)
-    monkeypatch.setattr(module, "_time", time)
-    assert choose_threads(AnyModel) == chosen  # type: ignore[arg-type]
-    assert threads == [chosen]
+    monkeypatch.setattr(module, "torch", cores)
+    monkeypatch.setattr(module, "_time_alone", alone)
+    monkeypatch.setattr(module, "_time_split", together)
+    assert choose_split(AnyModel, lanes=lanes) == chosen  # type: ignore[arg-type]
+    assert cores.threads == chosen.threads
