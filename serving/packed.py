@@ -6,8 +6,8 @@ On a GPU such a kernel takes the whole line in half precision; elsewhere rows of
 The head is not touched: it gets its states in padded places, with zeros between them.
 """
 
-import warnings
-from functools import cache, partial
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -107,7 +107,7 @@ def _attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     window = -1 if sliding_window is None else sliding_window - 1
     if packing is None:
-        return _kept(_attend)(query, key, value, scale, window).transpose(1, 2), None
+        return attend(query, key, value, scale, window).transpose(1, 2), None
     cuts, longest = packing
     if query.is_cuda:
         from torch.nn.attention.varlen import varlen_attn
@@ -116,19 +116,7 @@ def _attention(
         near = (window, window)
         found = varlen_attn(query, key, value, cuts, cuts, longest, longest, scale=scale, window_size=near)
         return found.unsqueeze(0), None  # type: ignore[union-attr]  # one tensor, as no other is asked for
-    return _kept(_attend_by_length)(query, key, value, cuts, scale, window), None
-
-
-def _kept(function: Any) -> Any:
-    """A function whose loops and conditions stay such in a graph that is traced now."""
-    return _script(function) if torch._C._is_tracing() else function
-
-
-@cache
-def _script(function: Any) -> Any:
-    with warnings.catch_warnings():  # that it is deprecated, as traced graphs are
-        warnings.simplefilter("ignore")
-        return torch.jit.script(function)
+    return attend_by_length(query, key, value, cuts, scale, window), None
 
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int) -> torch.Tensor:
@@ -165,5 +153,11 @@ def _attend_by_length(
         first = last
     return found
 
+
+attend: Callable[..., torch.Tensor]
+attend = torch.jit.script_if_tracing(_attend)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+attend_by_length: Callable[..., torch.Tensor]
+attend_by_length = torch.jit.script_if_tracing(_attend_by_length)  # type: ignore[no-untyped-call]  # as above
+"""Their loops and conditions stay such in a graph that is traced."""
 
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _attention)
