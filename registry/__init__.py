@@ -9,6 +9,7 @@ contract     the record that serving reads
 digests      sha256 of the files
 layout       names in the artifact
 flavor       the MLflow flavor: log a model with its contract and register it
+imports      import MLflow, and other large libraries, sooner
 tracking     the way to MLflow
 references   how a user names a model: name, name@alias, name/version
 history      the written history of alias moves

@@ -3,6 +3,7 @@
 import os
 from typing import TYPE_CHECKING
 
+from registry.imports import without_collector
 from registry.settings import RegistrySettings
 
 if TYPE_CHECKING:
@@ -17,11 +18,12 @@ def connect(settings: RegistrySettings) -> "MlflowClient":
     """A client of the registry; the first call on a fresh sqlite file creates its tables. Blocks."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlflow import MlflowClient
-
     if settings.is_embedded:
         settings.home.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
+    with without_collector():
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
 
 
 def use_tracking(settings: RegistrySettings) -> None:

@@ -24,6 +24,7 @@ grouping             which of the waiting lengths share a batch
 cost, learned        what a forward pass costs: as measured at warm-up, as learned from the batches that ran
 predictor, pyfunc    the same model in this process, for checks and for MLflow
 agreement            whether two answers say the same
+headstart            the first engine's process starts before BentoML's
 manager, policy      follow the registry: decide, start and stop engines, publish
 holding, process     a version that is held, an engine process that is watched
 report, table        what engines tell the manager, and the manager the fronts

@@ -3,7 +3,6 @@ them, so that a manager's crash costs no request and loads nothing again.
 """
 
 import logging
-import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import msgspec
 
 from registry.flavor import read_contract
 from serving.holding import Holding
-from serving.lifeline import Lifeline
+from serving.lifeline import ENGINES, claim
 from serving.policy import VersionKey
 from serving.process import EngineProcess
 from serving.report import EngineOrder, read_report
@@ -19,30 +18,10 @@ from serving.table import Table, TableFile
 
 logger = logging.getLogger("headwaiter.manager")
 
-ENGINES = "engines"
-OWNER = "server"
-
 
 def enter(run: Path, server: int) -> tuple[Table, dict[VersionKey, Holding]]:
-    """Make the run folder this server's own: what its last manager left in the table, and the versions it held.
-
-    Folders of servers that were killed are removed; engines follow their folder.
-    """
-    identity = Lifeline(server).identity
-    owner = run / OWNER
-    if run.is_dir() and (not owner.is_file() or owner.read_text() != identity):
-        for left in (run / ENGINES, owner):
-            shutil.rmtree(left, ignore_errors=True)
-    for other in run.parent.glob("*/" + OWNER):
-        if (
-            other.parent != run
-            and Lifeline(int(other.read_text().partition("@")[0] or 0)).identity != other.read_text()
-        ):
-            shutil.rmtree(other.parent, ignore_errors=True)
-    is_new = not owner.is_file()
-    (run / ENGINES).mkdir(parents=True, exist_ok=True)
-    owner.write_text(identity)
-    if is_new:
+    """Make the run folder this server's own: what its last manager left in the table, and the versions it held."""
+    if not claim(run, server):
         return Table(), {}
     return TableFile(run).read(), _adopt(run / ENGINES)
 

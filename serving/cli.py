@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,7 @@ for command in (promote, rollback, history):
 @click.option("--keep-previous", type=int, help="Versions kept loaded behind the live one.  [default: 1]")
 def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **options: Any) -> None:
     """Serve models until SIGTERM; an alias is followed from version to version."""
+    from serving.headstart import give_head_start
     from serving.settings import ServingSettings
 
     names = {"device": "DEVICE", "workers": "WORKERS", "dtype": "DTYPE"}
@@ -155,7 +157,7 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
     if deployments:
         os.environ["HEADWAITER_DEPLOYMENTS"] = "1"
     with _errors():
-        settings = ServingSettings.from_environment()
+        settings = ServingSettings.from_environment(instance=os.getpid())  # BentoML's server becomes this process
     if not settings.models and not settings.deployments:
         raise click.UsageError(
             "nothing to serve: name models, or say --deployments to serve what is marked as deployed"
@@ -165,6 +167,8 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
     os.environ.setdefault("BENTOML_HOME", str(settings.registry.home / "bentoml" / str(port)))
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_source_folder(), os.environ.get("PYTHONPATH", "")]))
+    with suppress(OSError):  # it is only sooner
+        give_head_start(settings.run, os.getpid())
     command = ["-m", "bentoml", "serve", "serving.service:Headwaiter", "--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, *command])
 

@@ -5,6 +5,7 @@ GPU two batches are in flight: the next one is assembled while the current one r
 or hands them to lanes. Replies go to the fronts.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -20,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import zmq
 
+from registry.imports import without_collector
 from serving.learned import LearnedCost
 from serving.lifeline import Lifeline
 from serving.logs import set_up_logging
 from serving.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, pack
+from serving.metering import METRICS_FOLDER
 from serving.priority import give_way, run_gently
 from serving.queue import Cost, Entry, Queue
 from serving.report import STOP_SIGNAL, EngineOrder, EngineReport, order_path, write_report
@@ -42,7 +45,8 @@ IDLE_MILLISECONDS = 500
 LEASE_SECONDS = 0.5
 LAST_SECONDS = 30.0
 """How long an engine without a server may take to finish what it has."""
-SLOW_IMPORTS = ("serving.loading", "transformers.modeling_utils", "transformers.models.auto")
+LARGE_MODULES = ("serving.loading", "transformers.modeling_utils", "transformers.models.auto")
+"""What every engine needs, and what takes seconds to import."""
 ORDER_SECONDS = 0.01
 """How often an engine that was started in advance looks for its order."""
 LINGER_SECONDS = 1.0
@@ -231,22 +235,30 @@ def make_engine(model: "Model", cost: Cost, socket: "zmq.Socket[bytes]", meter: 
     return WritingEngine(model, cost, socket, meter)
 
 
+def import_large_modules() -> None:
+    """Import LARGE_MODULES; the collector need not look through them, now or later."""
+    with without_collector():
+        for module in LARGE_MODULES:
+            import_module(module)
+        gc.freeze()
+
+
 def _load(order: EngineOrder) -> "Loaded":
+    import_large_modules()
     from serving.loading import load_engine
 
     return load_engine(order)
 
 
 def await_order(path: Path) -> None:
-    """Import what every engine needs while the manager still finds out what to serve, and wait until it says so.
+    """Import the large modules while the manager still finds out what to serve, and wait until it says so.
 
     A process whose parent or folder is gone meanwhile ends. Where the order is there, it tells how gently to import.
     """
     if path.exists():
         return
     parent = os.getppid()
-    for module in SLOW_IMPORTS:
-        import_module(module)
+    import_large_modules()
     while not path.exists():
         if os.getppid() != parent or not path.parent.is_dir():
             sys.exit(0)
@@ -258,6 +270,8 @@ def main(path: str) -> None:
     set_up_logging()
     await_order(Path(path))
     order = msgspec.json.decode(Path(path).read_bytes(), type=EngineOrder)
+    if order.metrics:  # BentoML names it to its own processes; this one may be older
+        os.environ[METRICS_FOLDER] = order.metrics
     report = Path(order.report)
     write_report(report, EngineReport(pid=os.getpid(), state="loading"))
     lease = Lease(order)

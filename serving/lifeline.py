@@ -3,10 +3,15 @@
 The server is BentoML's supervisor. A manager that dies does not take its engines along; a server that dies does.
 """
 
+import shutil
 import time
+from pathlib import Path
 
 import psutil
 
+ENGINES = "engines"
+"""The folder of the engines' orders, reports and sockets, in the run folder."""
+OWNER = "server"
 LOOK_SECONDS = 0.5
 """A look at the process table costs some 20 µs; nobody looks more often than this."""
 
@@ -31,6 +36,27 @@ class Lifeline:
             if not is_alive(self._process):
                 self._process = None
         return self._process is None
+
+
+def claim(run: Path, server: int) -> bool:
+    """Make the run folder this server's own, with a folder for its engines; whether it was before.
+
+    Folders of servers that were killed are removed; engines follow their folder.
+    """
+    identity = Lifeline(server).identity
+    owner = run / OWNER
+    is_own = owner.is_file() and owner.read_text() == identity
+    if not is_own:
+        shutil.rmtree(run / ENGINES, ignore_errors=True)
+    for other in run.parent.glob("*/" + OWNER):
+        if (
+            other.parent != run
+            and Lifeline(int(other.read_text().partition("@")[0] or 0)).identity != other.read_text()
+        ):
+            shutil.rmtree(other.parent, ignore_errors=True)
+    (run / ENGINES).mkdir(parents=True, exist_ok=True)
+    owner.write_text(identity)
+    return is_own
 
 
 def is_alive(process: psutil.Process) -> bool:

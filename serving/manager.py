@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -22,16 +21,17 @@ from registry.cache import fetch
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import ResolvedVersion
-from serving.adoption import ENGINES, enter
+from serving.adoption import enter
 from serving.errors import EngineError
+from serving.headstart import take_head_start
 from serving.holding import Fetched, Holding
 from serving.lastlive import LastLive
 from serving.ledger import Ledger
-from serving.lifeline import Lifeline
-from serving.metering import forget, restarts, start_counting
+from serving.lifeline import ENGINES, Lifeline
+from serving.metering import METRICS_FOLDER, forget, restarts, start_counting
 from serving.policy import Action, GiveUp, Load, Publish, Snapshot, VersionKey, decide
 from serving.priority import run_gently
-from serving.process import EngineProcess, spawn
+from serving.process import EngineProcess, Process, spawn
 from serving.report import EngineOrder, order_path
 from serving.settings import ServingSettings
 from serving.table import FRONTS_LOCK, ModelEntry, Table, TableFile
@@ -79,7 +79,7 @@ class Manager:
         self._is_unwritten = False
         self._engines_started = 0
         self._measure_at = 0.0
-        self._prepared: tuple[str, subprocess.Popen[bytes]] | None = None
+        self._prepared: tuple[str, Process] | None = None
 
     def run(self) -> None:
         """Serve until `stop` or the server's end; then wait for the fronts to leave, and end the engines."""
@@ -209,12 +209,14 @@ class Manager:
         return bool(now - holding.failed_at > pause)
 
     def _prepare(self) -> None:
-        """Start the first engine before it is known what it shall serve: imports take longer than the registry."""
-        report = self._next_report()
-        with suppress(OSError):  # it is only sooner
-            self._prepared = (report, spawn(order_path(report)))
+        """Start the first engine before it is known what it shall serve, if nobody did: imports take their time."""
+        self._prepared = take_head_start(self.settings.run)
+        if self._prepared is None:
+            report = self._next_report()
+            with suppress(OSError):  # it is only sooner
+                self._prepared = (report, spawn(order_path(report)))
 
-    def _take_prepared(self) -> "tuple[str, subprocess.Popen[bytes]] | None":
+    def _take_prepared(self) -> tuple[str, Process] | None:
         prepared, self._prepared = self._prepared, None
         return prepared if prepared is not None and prepared[1].poll() is None else None
 
@@ -242,6 +244,7 @@ class Manager:
                 server=self.settings.server,
                 gently=self._is_serving(),
                 cache_bytes=self.settings.cache_bytes,
+                metrics=os.environ.get(METRICS_FOLDER, ""),
             )
             engines.append(self._engine(order))
             try:

@@ -18,10 +18,14 @@ FREE_LABELS = 10
 PAGE_BYTES = resource.getpagesize()
 
 
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable with the folder that a server's processes count in; BentoML names and empties it."""
+
+
 @cache
 def instruments() -> Instruments:
-    """This process' metrics, in the folder that a server's processes share; BentoML names and empties it."""
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    """This process' metrics, in the folder of METRICS_FOLDER."""
+    folder = os.environ.get(METRICS_FOLDER)
     return Instruments(Path(folder) if folder else None)
 
 

@@ -43,6 +43,15 @@ class Adopted:
         self.pid = process.pid
         self.returncode: int | None = None
 
+    @classmethod
+    def find(cls, pid: int, path: str) -> "Adopted | None":
+        """The engine's process `pid`, if it runs and is for the order in the file `path`."""
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if path in process.cmdline():
+                return cls(process)
+        return None
+
     def poll(self) -> int | None:
         """-1 once it has ended, None before."""
         if self.returncode is None and not is_alive(self._process):
@@ -106,10 +115,7 @@ class EngineProcess:
         engine.report = report
         engine.was_ready = report.state == "ready"
         engine._started = time.monotonic()
-        with suppress(psutil.Error):
-            process = psutil.Process(report.pid)
-            if order_path(order.report) in process.cmdline():
-                engine._process = Adopted(process)
+        engine._process = Adopted.find(report.pid, order_path(order.report))
         if engine._process is None:
             engine._end("the engine ended", engine._started)
         return engine
@@ -119,7 +125,7 @@ class EngineProcess:
         """Of the process, 0 while there is none."""
         return self._process.pid if self._process else 0
 
-    def start(self, process: "subprocess.Popen[bytes] | None" = None) -> None:
+    def start(self, process: Process | None = None) -> None:
         """Start the process; it reports by itself. process: one that waits for this order already."""
         self._process = process  # so that `kill` ends it where the order cannot be written
         Path(self.order.report).unlink(missing_ok=True)
@@ -147,7 +153,8 @@ class EngineProcess:
         if found is not None and found.pid == self.pid:
             self.report = found
         if self._process.poll() is not None:
-            return self._end(f"the engine ended with status {self._process.returncode}", now)
+            status = "" if isinstance(self._process, Adopted) else f" with status {self._process.returncode}"
+            return self._end(f"the engine ended{status}", now)
         if self.crashes and self.report.state == "ready" and now - self._started > STABLE_SECONDS:
             self.crashes = 0
         if self.report.state == "ready" and before != "ready":

@@ -16,6 +16,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     root: the verified artifact. device, dtype: as set, "auto" allowed. address: a ZeroMQ address to bind. report: the
     file to report to. threads: on a CPU, 0 for all cores. server: id of the server process, with which the engine ends.
     gently: whether something is served already, which loading may not starve. cache_bytes: of a task that generates.
+    metrics: the folder that the server's processes count in, or empty.
     """
 
     model: str
@@ -29,10 +30,11 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     server: int
     gently: bool = False
     cache_bytes: int = 0
+    metrics: str = ""
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How far an engine is. state: "loading", "ready" or "failed"; then error says why.
+    """How far an engine is. state: "waiting" (for its order), "loading", "ready" or "failed"; then error says why.
 
     dtype_note: why the dtype is not the fastest, or empty. budget_tokens: of a batch. tokens_per_second: measured.
     device_bytes: memory that it holds on a GPU.

@@ -10,20 +10,20 @@ import os
 import threading
 from functools import cache
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bentoml
 from _bentoml_sdk import Service
 from bentoml.exceptions import BentoMLException
 
-from serving.app import DataPlane
 from serving.errors import ServingError
-from serving.front import Front
 from serving.logs import set_up_logging
-from serving.plain import serve_plainly
 from serving.request import convert_request
 from serving.settings import ServingSettings
 from serving.trail import Trail
+
+if TYPE_CHECKING:
+    from serving.front import Front
 
 _QUIET = {
     "metrics": {"enabled": False},  # ours are served instead: BentoML's have the raw path as a label
@@ -34,8 +34,10 @@ _QUIET = {
 
 
 @cache
-def front() -> Front:
+def front() -> "Front":
     """This worker's front."""
+    from serving.front import Front
+
     set_up_logging()
     return Front(ServingSettings.from_environment())
 
@@ -44,7 +46,10 @@ class FrontService(Service[Any]):
     """A BentoML service whose ASGI app has the data plane before it."""
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        """BentoML's hook: what the worker serves."""
+        """BentoML's hook: what the worker serves. Only fronts import it, so that the other processes start sooner."""
+        from serving.app import DataPlane
+        from serving.plain import serve_plainly
+
         plane = DataPlane(front(), super().to_asgi(is_main=is_main))
         serve_plainly(plane.huggingface)
         return plane

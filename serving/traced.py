@@ -76,12 +76,19 @@ class _Named(torch.nn.Module):
 
 
 def _graph(module: torch.nn.Module, inputs: Inputs) -> Any:
-    with warnings.catch_warnings():  # that it is deprecated, and of each look at a shape: both are taken care of
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-            _Named(module, list(inputs)).eval(), tuple(inputs.values()), check_trace=False, strict=False
-        )
-        return torch.jit.freeze(traced)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # many small steps: to wake a thread for each takes longer
+    try:
+        with warnings.catch_warnings():  # that it is deprecated, and of each look at a shape: both are taken care of
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+                _Named(module, list(inputs)).eval(), tuple(inputs.values()), check_trace=False, strict=False
+            )
+            graph = torch.jit.freeze(traced)
+        graph(*inputs.values())  # the first run optimises it
+        return graph
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped

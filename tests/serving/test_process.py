@@ -71,7 +71,7 @@ def test_an_engine_that_cannot_be_started_again_is_tried_again(engine: EnginePro
 def test_an_engine_whose_order_is_there_imports_nothing_before_it_knows_how_gently(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "SLOW_IMPORTS", ("no.such.module",))
+    monkeypatch.setattr(engine_module, "LARGE_MODULES", ("no.such.module",))
     (tmp_path / "1.order").touch()
     await_order(tmp_path / "1.order")
     with pytest.raises(ModuleNotFoundError):
