@@ -21,6 +21,7 @@ from registry.layout import MODEL_FOLDER
 from serving.errors import Failed
 from serving.generation import to_arrays
 from serving.messages import Failure, Part, Row
+from serving.products import choose_products
 from serving.tasks import get_task
 from serving.tasks.base import Batch, RowArrays, Task
 
@@ -91,6 +92,7 @@ class Model:
             raise ContractError(problem)
         self.module = load_model(root / MODEL_FOLDER, contract.task, dtype=dtype).to(self.device)
         self.task.prepare(self.module, contract)
+        choose_products(self.module)
         self.served = self.task.serve(root / MODEL_FOLDER, contract)
         self._is_cuda = self.device.type == "cuda"
 
