@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -48,14 +49,9 @@ def run(seconds: float) -> str:
     cores = []
     with headwaiter(minilm_classifier(), writer=small_llama()) as (server, engine):
         url = f"{server.url.partition('/models/')[0]}/v1/completions"
-
-        def ask_short() -> StreamResult:
-            return run_streams(url, make_bodies(WRITER, prompts[:SHORT_TEXTS], SHORT_TOKENS), SHORT_STREAMS)
-
-        def classify() -> LoadResult:
-            return run_load(server, texts, CONNECTIONS, seconds)
-
-        ask_short()
+        ask_short = partial(run_streams, url, make_bodies(WRITER, prompts[:SHORT_TEXTS], SHORT_TOKENS), SHORT_STREAMS)
+        classify = partial(run_load, server, texts, CONNECTIONS, seconds)
+        ask_short()  # warms up
         for _ in range(ROUNDS if seconds >= 5 else 1):
             loads["alone"].append(classify())
             shorts["alone"].append(ask_short())
