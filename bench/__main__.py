@@ -13,6 +13,7 @@ import psutil
 
 from bench import (
     batch_choice,
+    flood,
     forward_share,
     generation,
     latency,
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "start": start_time.run,
     "metrics": metrics_cost.run,
     "generate": generation.run,
+    "flood": flood.run,
     "swaps": swap_latency.run,
     "batches": batch_choice.run,
     "peers": peer_comparison.run,

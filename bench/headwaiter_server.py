@@ -17,6 +17,7 @@ from typing import Any
 from bench.processes import BenchError, Server, free_port, run_module, serving
 
 MODEL = "bench"
+WRITER = "writer"
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,17 @@ class Engine:
 
 @contextlib.contextmanager
 def headwaiter(
-    folder: Path, task: str = "text-classification", *, versions: int = 1, home: Path | None = None
+    folder: Path,
+    task: str = "text-classification",
+    *,
+    versions: int = 1,
+    home: Path | None = None,
+    writer: Path | None = None,
 ) -> Iterator[tuple[Server, Engine]]:
     """Serve the checkpoint in `folder` while the block runs. Raises BenchError where a command fails.
 
     versions: how often it is logged; the first one is live. home: a folder of the caller's; default: one of its own.
+    writer: a checkpoint that is served beside it as `WRITER`, for text-generation.
     """
     with contextlib.ExitStack() as stack:
         if home is None:
@@ -42,10 +49,15 @@ def headwaiter(
         cli = "serving.cli"
         for _ in range(versions):
             run_module([cli, "log", str(folder), "--task", task, "--name", MODEL], environment)
-        run_module([cli, "promote", MODEL, "1", "--why", "bench"], environment)
+        names = [MODEL]
+        if writer is not None:
+            run_module([cli, "log", str(writer), "--task", "text-generation", "--name", WRITER], environment)
+            names.append(WRITER)
+        for name in names:
+            run_module([cli, "promote", name, "1", "--why", "bench"], environment)
         port = free_port()
         root = f"http://127.0.0.1:{port}"
-        command = [cli, "serve", MODEL, "--port", str(port)]
+        command = [cli, "serve", *names, "--port", str(port)]
         pid = stack.enter_context(serving(command, environment, f"{root}/readyz", home / "serve.log"))
         url = f"{root}/models/{MODEL}"
         with urllib.request.urlopen(url, timeout=10) as answer:

@@ -38,13 +38,18 @@ class LimitResult(msgspec.Struct, frozen=True):
 
 
 class StreamResult(msgspec.Struct, frozen=True):
-    """One run of the streaming client. tokens: new ones of all texts. first_token_p50_ms, …: from request to text."""
+    """One run of the streaming client. tokens: new ones of all texts. first_token_p50_ms, …: from request to text.
+
+    whole_p50_ms, …: from request to the end of the text.
+    """
 
     streams: int
     tokens: int
     tokens_per_second: float
     first_token_p50_ms: float
     first_token_p99_ms: float
+    whole_p50_ms: float
+    whole_p99_ms: float
 
 
 def run_load(
@@ -61,6 +66,21 @@ def run_load(
         arguments += ["--connections", str(connections), "--seconds", str(seconds)]
         arguments += ["--rate", str(per_second)]
         return msgspec.json.decode(run_module(arguments, os.environ), type=LoadResult)
+
+
+def run_streams(url: str, bodies: Sequence[dict[str, object]], streams: int) -> StreamResult:
+    """Stream the answers of all bodies, so many at once. Blocks; raises BenchError."""
+    with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as folder:
+        return msgspec.json.decode(
+            run_module(streams_command(Path(folder), url, bodies, streams), os.environ), type=StreamResult
+        )
+
+
+def streams_command(folder: Path, url: str, bodies: Sequence[dict[str, object]], streams: int) -> list[str]:
+    """What runs the streaming client, with its bodies in a file in `folder`."""
+    file = folder / "bodies.jsonl"
+    file.write_text("\n".join(map(json.dumps, bodies)), encoding="utf-8")
+    return ["bench.streams", "--url", url, "--bodies", str(file), "--streams", str(streams)]
 
 
 def run_limit(

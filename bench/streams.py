@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
+from bench.load import percentile
 from bench.results import StreamResult
 
 
@@ -24,6 +25,7 @@ class Client:
         self._host, self._port, self._path = parts.hostname or "127.0.0.1", parts.port or 80, parts.path
         self._bodies = bodies
         self.first: list[float] = []
+        self.whole: list[float] = []
         self.tokens = 0
 
     async def run(self) -> None:
@@ -50,7 +52,8 @@ class Client:
                 first = time.perf_counter() - began
             tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
         writer.close()
-        self.first.append(first)
+        self.first.append(1000 * first)
+        self.whole.append(1000 * (time.perf_counter() - began))
         self.tokens += tokens
 
 
@@ -60,13 +63,15 @@ async def measure(url: str, bodies: list[bytes], streams: int) -> StreamResult:
     began = time.perf_counter()
     await asyncio.gather(*(client.run() for _ in range(streams)))
     seconds = time.perf_counter() - began
-    first = sorted(client.first)
+    first, whole = sorted(client.first), sorted(client.whole)
     return StreamResult(
         streams=streams,
         tokens=client.tokens,
         tokens_per_second=client.tokens / seconds,
-        first_token_p50_ms=1000 * first[len(first) // 2],
-        first_token_p99_ms=1000 * first[min(len(first) - 1, int(len(first) * 0.99))],
+        first_token_p50_ms=percentile(first, 0.5),
+        first_token_p99_ms=percentile(first, 0.99),
+        whole_p50_ms=percentile(whole, 0.5),
+        whole_p99_ms=percentile(whole, 0.99),
     )
 
 

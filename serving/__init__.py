@@ -20,6 +20,7 @@ writing, decoding/   the same where texts are written: rows join, take steps, le
 generation, stream   the settings of texts, and texts whole or as they come
 detokenizer          token ids as they come → text as it goes out
 loading, model       load, check and measure; rows → padded batch → small arrays
+products             a float32 model's products on a CPU, by the faster library
 grouping             which of the waiting lengths share a batch
 cost, learned        what a forward pass costs: as measured at warm-up, as learned from the batches that ran
 predictor, pyfunc    the same model in this process, for checks and for MLflow

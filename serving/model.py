@@ -23,6 +23,7 @@ from serving.generation import to_arrays
 from serving.lanes import Lanes, Split
 from serving.messages import Failure, Part, Row
 from serving.padding import pack_rows
+from serving.products import choose_products
 from serving.tasks import get_task
 from serving.tasks.base import Batch, RowArrays, Task
 
@@ -98,6 +99,7 @@ class Model:
             raise ContractError(problem)
         self.module = load_model(root / MODEL_FOLDER, contract.task, dtype=dtype).to(self.device)
         self.task.prepare(self.module, contract)
+        choose_products(self.module)
         self.served = self.task.serve(root / MODEL_FOLDER, contract)
         self._is_cuda = self.device.type == "cuda"
 

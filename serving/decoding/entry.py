@@ -48,6 +48,11 @@ class Entry:
         """The most places that it may need in the cache."""
         return len(self.prompt) + self.settings.max_new_tokens
 
+    @property
+    def length(self) -> int:
+        """Its tokens now."""
+        return len(self.prompt) + len(self.tokens)
+
     def take(self, choice: Choice) -> str:
         """The row's next token comes; the word for its end, or ""."""
         self.choices.append(choice)

@@ -13,6 +13,8 @@ from serving.text import TextEncoder
 
 MAX_ROWS = {"cpu": 64, "cuda": 256}
 """Rows that are written together at most, by kind of device; ours."""
+PASS_TOKENS = {"cpu": 192, "cuda": 512}
+"""Tokens of rows that join in one forward pass, by kind of device: a CPU is busy with fewer; ours."""
 HOST_BYTES = 1 << 30
 """Of the cache on a CPU, unless that is more than a tenth of what is free; ours."""
 DEVICE_SHARE = 0.5
@@ -34,7 +36,14 @@ def make_writer(module: Any, contract: Contract, encoder: TextEncoder, cache_byt
     rows = MAX_ROWS.get(module.device.type, MAX_ROWS["cpu"])
     budget = (cache_bytes or default_bytes(module.device)) // GROWTH
     limit = budget // decoder.token_bytes if decoder.token_bytes else rows * contract.max_tokens
-    return Writer(decoder, encoder, limit_tokens=max(limit, contract.max_tokens), max_rows=rows, verify=verify)
+    return Writer(
+        decoder,
+        encoder,
+        limit_tokens=max(limit, contract.max_tokens),
+        max_rows=rows,
+        pass_tokens=PASS_TOKENS.get(module.device.type, PASS_TOKENS["cpu"]),
+        verify=verify,
+    )
 
 
 def default_bytes(device: torch.device) -> int:

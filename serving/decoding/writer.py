@@ -8,8 +8,9 @@ and goes on later, with the same text.
 
 import logging
 import time
-from bisect import insort
+from bisect import bisect_right, insort
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 
@@ -28,7 +29,7 @@ logger = logging.getLogger("headwaiter.engine")
 TURN_TOKENS = 32
 """A row that has a place keeps it for at least this many tokens; ours."""
 JOIN_TOKENS = 512
-"""Tokens of the rows that join in one step, padding included, so that others need not wait long for theirs; ours."""
+"""Tokens of the rows that join between two steps, padding included, so that others need not wait long; ours."""
 
 Reply = tuple[bytes, Part | Failure]
 """To whom, what."""
@@ -37,7 +38,8 @@ Reply = tuple[bytes, Part | Failure]
 class Writer:
     """All rows of one engine. Not for several threads.
 
-    limit_tokens: places of the cache. max_rows: written together at most. verify: raises where the model does not work
+    limit_tokens: places of the cache. max_rows: written together at most. pass_tokens: of rows that join in one forward
+    pass, padding included; each has its first token at the end of it. verify: raises where the model does not work
     any more. `tokens` counts those of rows that wait.
     """
 
@@ -48,17 +50,19 @@ class Writer:
         *,
         limit_tokens: int,
         max_rows: int,
+        pass_tokens: int = JOIN_TOKENS,
         verify: Callable[[], None] = lambda: None,
     ) -> None:
         self._decoder = decoder
         self._encoder = encoder
         self._limit = limit_tokens
         self._max_rows = max_rows
+        self._pass_tokens = pass_tokens
         self._verify = verify
         self._meters: tuple[EngineMeter, GenerationMeter] | None = None
         self._waiting: list[Entry] = []
         self._running: list[Entry] = []
-        self._has_joined = False
+        self._joined_tokens = 0
         self._search: Search | None = None
         self._replies: list[Reply] = []
         ends = decoder.module.generation_config.eos_token_id
@@ -106,8 +110,9 @@ class Writer:
         Raises what `verify` does, after a fault; then the model is of no use, and what `take_all` gives got no answer.
         """
         self._expire(time.monotonic())
-        self._has_joined = not self._has_joined and self._let_in()
-        if not self._has_joined:  # who joined has a token to be told first
+        joined = self._let_in(JOIN_TOKENS - self._joined_tokens)
+        self._joined_tokens = self._joined_tokens + joined if joined else 0
+        if not joined:  # who joined has a token to be told first
             self._advance()
         self._advance_search()
         self._count()
@@ -146,18 +151,21 @@ class Writer:
         if places:
             self._running = [self._running[place] for place in self._decoder.leave(places)]
 
-    def _let_in(self) -> bool:
-        """Whether rows joined."""
+    def _let_in(self, most_tokens: int) -> int:
+        """Let who is due first join with others like it; how many tokens they have, padding included.
+
+        most_tokens: of those who join; a step comes first where nothing is left of it.
+        """
         joining: list[Entry] = []
         longest = 0
-        for entry in list(self._waiting):
-            length = len(entry.prompt) + len(entry.tokens)
+        for entry in list(self._waiting) if most_tokens > 0 else []:
+            length = entry.length
             if entry.sampler.beams > 1:
                 if self._search is None:
                     self._search = Search(self._decoder, self._alike(entry))
                     self._waiting = [other for other in self._waiting if other not in self._search.entries]
                 continue
-            if joining and (len(joining) + 1) * max(longest, length) > JOIN_TOKENS:
+            if joining and (len(joining) + 1) * max(longest, length) > most_tokens:
                 break
             while not self._has_room(entry, joining):
                 if not self._give_way(entry):
@@ -166,10 +174,18 @@ class Writer:
                 break
             joining.append(entry)
             longest = max(longest, length)
+        joining = self._alike_in_length(joining)
         if joining:
             self._waiting = [entry for entry in self._waiting if entry not in joining]
             self._join(joining)
-        return bool(joining)
+        return len(joining) * max((entry.length for entry in joining), default=0)
+
+    def _alike_in_length(self, entries: list[Entry]) -> list[Entry]:
+        """The first of them with those nearest to it in length that one forward pass takes."""
+        nearest = sorted(entries, key=lambda entry: abs(entry.length - entries[0].length))
+        longest = accumulate((entry.length for entry in nearest), max)
+        places = [count * length for count, length in enumerate(longest, 1)]
+        return nearest[: max(1, bisect_right(places, self._pass_tokens))]
 
     def _alike(self, entry: Entry) -> list[Entry]:
         """Waiting rows that one search can take: of one setting, as many as fit. A seed is one row's alone."""
@@ -212,7 +228,7 @@ class Writer:
             self._fault(entries, error)
             return
         if self._meters is not None:
-            lengths = [len(entry.prompt) + len(entry.tokens) for entry in entries]
+            lengths = [entry.length for entry in entries]
             self._meters[0].observe_batch(lengths, len(lengths) * max(lengths))
             self._meters[1].observe_prompt(sum(len(entry.prompt) for entry in entries if not entry.tokens))
         self._running += entries

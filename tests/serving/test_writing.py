@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from serving.decoding.check import KINDS, choose_decoder, find_difference
 from serving.decoding.decoder import CausalDecoder, Decoder
 from serving.decoding.single import SingleDecoder
-from serving.decoding.writer import TURN_TOKENS, Writer
+from serving.decoding.writer import JOIN_TOKENS, TURN_TOKENS, Writer
 from serving.errors import EngineError
 from serving.generation import Settings
 from serving.messages import Failure, Part, Row
@@ -291,6 +291,34 @@ def test_short_rows_overtake_long_ones_and_nobody_waits_for_ever() -> None:
         assert number < 3000
     expected = alone(module, prompt_of(1), max_new_tokens=150)
     assert all(found.tokens[number] == expected for number in range(4)), "who lost its place goes on with its text"
+
+
+def test_rows_of_one_length_join_together_and_who_is_due_first_is_never_passed_over() -> None:
+    module = load("llama")
+    writer, found = make_writer(module, max_rows=30, pass_tokens=20), Found()
+    for number in range(6):  # of 2 and of 9 tokens in turn
+        writer.add(b"f", row(number, [5, 6] * (1 + number % 2 * 4), max_new_tokens=8, streams=True), 0.0)
+    for begun in ({0, 2, 4}, {0, 1, 2, 3, 4}, {0, 1, 2, 3, 4, 5}):
+        found.take(writer.step())
+        assert {number: len(parts) for number, parts in found.parts.items()} == dict.fromkeys(begun, 1)
+    writer.add(b"f", row(9, [5] * 19, max_new_tokens=8, streams=True), 0.0)
+    for number in range(10, 20):  # later ones that would fit together without it
+        writer.add(b"f", row(number, [5, 6], max_new_tokens=8, streams=True), 1.0)
+    found.take(writer.step())
+    assert {number for number in found.parts if number > 5} == {9}
+
+
+def test_between_two_steps_no_more_join_than_others_may_wait_for() -> None:
+    module = load("llama")
+    writer, found = make_writer(module, max_rows=100, pass_tokens=40), Found()
+    writer.add(b"f", row(0, [5, 6], max_new_tokens=50, streams=True), 0.0)
+    found.take(writer.step())
+    joined = 0
+    while len(found.parts[0]) == 1:
+        joined += 1
+        writer.add(b"f", row(joined, [5] * 30, max_new_tokens=2), 1.0)
+        found.take(writer.step())
+    assert abs(30 * (joined - 1) - JOIN_TOKENS) < 30
 
 
 def test_rows_fit_the_cache_even_when_each_is_as_long_as_it_may_get() -> None:
