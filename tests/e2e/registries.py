@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import httpx
 
-from tests.e2e.server import free_port, wait_until
+from tests.e2e.server import free_port, is_free, wait_until
 
 
 class MlflowServer:
@@ -67,6 +67,7 @@ class MlflowServer:
                 self.signal(signal.SIGKILL)
             self._process.wait(10)
             self._process = None
+            wait_until(lambda: is_free(self.port), "its workers have left the port")
 
     def signal(self, number: signal.Signals) -> None:
         """Send it and its workers a signal."""

@@ -3,6 +3,7 @@ import hmac
 import logging
 import time
 from base64 import b64encode
+from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -73,21 +74,23 @@ def test_each_of_two_nudges_in_one_tick_of_the_clock_is_seen(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("headers", "cause"),
+    ("make_headers", "cause"),
     [
-        ({}, "X-MLflow-Signature"),
-        (sign(MOVED, secret="another"), "X-MLflow-Signature"),
-        (sign(MOVED.replace(b'"m"', b'"n"')), "X-MLflow-Signature"),
-        (sign(MOVED) | {"X-MLflow-Timestamp": "1"}, "X-MLflow-Signature"),
-        (sign(MOVED) | {"X-MLflow-Delivery-Id": "other"}, "X-MLflow-Signature"),
-        (sign(MOVED, at=time.time() - WINDOW_SECONDS - 5), "X-MLflow-Timestamp"),
-        (sign(MOVED, at=time.time() + WINDOW_SECONDS + 60), "X-MLflow-Timestamp"),
-        (sign(MOVED, at=10**30), "X-MLflow-Timestamp"),
+        (dict, "X-MLflow-Signature"),
+        (lambda: sign(MOVED, secret="another"), "X-MLflow-Signature"),
+        (lambda: sign(MOVED.replace(b'"m"', b'"n"')), "X-MLflow-Signature"),
+        (lambda: sign(MOVED) | {"X-MLflow-Timestamp": "1"}, "X-MLflow-Signature"),
+        (lambda: sign(MOVED) | {"X-MLflow-Delivery-Id": "other"}, "X-MLflow-Signature"),
+        (lambda: sign(MOVED, at=time.time() - WINDOW_SECONDS - 5), "X-MLflow-Timestamp"),
+        (lambda: sign(MOVED, at=time.time() + WINDOW_SECONDS + 60), "X-MLflow-Timestamp"),
+        (lambda: sign(MOVED, at=10**30), "X-MLflow-Timestamp"),
     ],
     ids=["none", "secret", "body", "timestamp", "id", "replayed", "from the future", "no time"],
 )
-def test_an_unsigned_altered_or_replayed_hook_gets_401(receiver: Receiver, headers: dict[str, str], cause: str) -> None:
-    answer = receiver.send(headers=headers)
+def test_an_unsigned_altered_or_replayed_hook_gets_401(
+    receiver: Receiver, make_headers: Callable[[], dict[str, str]], cause: str
+) -> None:
+    answer = receiver.send(headers=make_headers())
     assert (answer.status_code, answer.json()["error_type"]) == (401, "unauthorized")
     assert cause in answer.json()["error"]
     assert not receiver.was_nudged()
