@@ -18,7 +18,7 @@ ENOUGH = 0.95
 """The budget is the smallest batch that reaches this share of the peak tokens a second."""
 ENOUGH_THREADS = 1.15
 """More threads must save more than this ratio of time; they take cores from the fronts."""
-SHORT_TOKENS = 12
+SHORT_TOKENS = 24
 """Length of the shortest row for which threads are chosen, and doubled from there; ours."""
 ROUNDS = 3
 TYPICAL_ROWS = 16
@@ -33,7 +33,7 @@ WARMUP_SECONDS = 0.5
 """After this, and `ENOUGH_SIZES`, no further shape is measured; what batches take is learned while they are served."""
 TYPICAL_TOKENS = 32
 """Length of the rows that are measured; attention makes much longer ones dearer per token."""
-REST_SECONDS = 0.005
+REST_SECONDS = 0.002
 """Between rows that have no company; ours."""
 MAX_ROWS = 4096
 ENOUGH_SIZES = 4
@@ -101,7 +101,8 @@ def measure_cost(model: Model, clock: Callable[[], float] = time.perf_counter) -
         sizes.append(rows * typical.length)
         seconds.append(took)
         is_late = len(sizes) >= ENOUGH_SIZES and clock() > deadline
-        if took > LATENCY_SECONDS or is_late or _is_past_peak(sizes, seconds):
+        is_large = took > LATENCY_SECONDS or (len(sizes) > 1 and 2 * took > LATENCY_SECONDS)
+        if is_large or is_late or _is_past_peak(sizes, seconds):
             break
         rows *= 2
     large = model.task.probe(model.contract, longest)
@@ -156,7 +157,7 @@ def _is_past_peak(sizes: list[int], seconds: list[float]) -> bool:
 def _time_alone(model: Model, row: EncodedRow, clock: Callable[[], float]) -> float:
     """Seconds of a row that comes after a rest, when a forward pass' threads sleep."""
     seconds = []
-    for _ in range(5):
+    for _ in range(REPEATS):
         time.sleep(REST_SECONDS)
         began = clock()
         model.run([row.to_row(0, 0.0)])
@@ -165,15 +166,13 @@ def _time_alone(model: Model, row: EncodedRow, clock: Callable[[], float]) -> fl
 
 
 def _time_split(model: Model, row: EncodedRow, split: Split, clock: Callable[[], float]) -> float:
-    """Seconds in which every lane runs a typical batch, once it has run one."""
+    """Seconds in which every lane runs a typical batch."""
     batch = [row.to_row(index, 0.0) for index in range(TYPICAL_ROWS)]
     with closing(Lanes(model, split)) as lanes:
-        for _ in range(2):
-            began = clock()
-            for running in [lanes.launch(batch) for _ in range(split.lanes)]:
-                running.wait()
-            seconds = clock() - began
-    return seconds
+        began = clock()
+        for running in [lanes.launch(batch) for _ in range(split.lanes)]:
+            running.wait()
+        return clock() - began
 
 
 def _time(model: Model, row: EncodedRow, rows: int, clock: Callable[[], float]) -> float:

@@ -111,7 +111,7 @@ class AnyModel:
             FRONT_SECONDS * 50,
             0.0,
             True,
-            Split(2, 1, alone=2, alone_tokens=12),
+            Split(2, 1, alone=2, alone_tokens=24),
         ),  # and side by side no thread waits for another
         (FRONT_SECONDS * 50, 0.005, True, Split(2, 1, 2, 96)),  # a thread that sleeps is late
     ],
