@@ -37,8 +37,8 @@ class Server:
     in_list: bool = False
     pid: int = 0
 
-    def request(self, text: str) -> dict[str, object]:
-        """The JSON body that asks for one text."""
+    def request(self, text: str | list[str]) -> dict[str, object]:
+        """The JSON body that asks for one text, or several."""
         return {self.field: [text] if self.in_list else text}
 
 
