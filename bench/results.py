@@ -55,7 +55,7 @@ class StreamResult(msgspec.Struct, frozen=True):
 def run_load(
     server: Server, texts: Sequence[str | list[str]], connections: int, seconds: float, per_second: float = 0.0
 ) -> LoadResult:
-    """Load `server` with one text, or list of texts, per request for `seconds` after a warm-up. Blocks; raises BenchError.
+    """Load `server` with one text, or several, per request for `seconds` after a warm-up. Blocks; raises BenchError.
 
     per_second: how many requests come, over as many connections at most; 0 for a closed loop.
     """
