@@ -168,6 +168,11 @@ def _time_alone(model: Model, row: EncodedRow, clock: Callable[[], float]) -> fl
 def _time_split(model: Model, row: EncodedRow, split: Split, clock: Callable[[], float]) -> float:
     """Seconds in which every lane runs a typical batch."""
     batch = [row.to_row(index, 0.0) for index in range(TYPICAL_ROWS)]
+    if split.lanes == 1:
+        torch.set_num_threads(split.threads)
+        began = clock()
+        model.run(batch)
+        return clock() - began
     with closing(Lanes(model, split)) as lanes:
         began = clock()
         for running in [lanes.launch(batch) for _ in range(split.lanes)]:
