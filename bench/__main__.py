@@ -18,6 +18,7 @@ from bench import (
     generation,
     latency,
     metrics_cost,
+    own_cost,
     peer_comparison,
     request_rate,
     start_time,
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "flood": flood.run,
     "swaps": swap_latency.run,
     "batches": batch_choice.run,
+    "own": own_cost.run,
     "peers": peer_comparison.run,
 }
 

@@ -1,0 +1,164 @@
+"""Benchmark: what Headwaiter itself costs, with a model that answers at once: an engine's processor time for each row,
+and a front's for each request, however many versions are loaded.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import torch
+import zmq
+
+from bench.headwaiter_server import MODEL, environment_of
+from bench.models import tiny_classifier
+from bench.processes import ROOT, run_module
+from bench.report import table
+from registry.cache import fetch
+from registry.references import Reference
+from registry.settings import RegistrySettings
+from registry.versions import Versions
+from serving.engine import Engine
+from serving.front import Front
+from serving.messages import Outputs, Row, Submit
+from serving.metering import EngineMeter
+from serving.model import Model
+from serving.queue import Cost
+from serving.request import parse_body
+from serving.settings import ServingSettings
+from serving.table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
+
+BATCHES = (1, 8, 64)
+LOADED = (1, 10, 50)
+TOKENS = 12
+AHEAD = 2
+"""Batches that a client of the engine keeps sent and not answered."""
+CONCURRENT = 64
+BODY = msgspec.json.encode({"inputs": "The parcel came two days late."})
+
+
+def run(seconds: float) -> str:
+    """The section of the report. seconds: measured time of each load."""
+    torch.set_num_threads(1)  # as a model of no cost gets
+    with TemporaryDirectory(prefix="hw-bench-") as name:
+        home = Path(name)
+        environment = environment_of(home)
+        cli = ["serving.cli", "log", str(tiny_classifier()), "--task", "text-classification", "--name", MODEL]
+        run_module(cli, environment)
+        registry = RegistrySettings.from_environment(environment)
+        root, contract = fetch(Versions(registry).resolve(Reference(MODEL, version="1")), registry)
+        model = Model(root, contract)
+        labels = len(contract.labels)
+        model.module = lambda **inputs: SimpleNamespace(logits=torch.zeros(len(inputs["input_ids"]), labels))
+        engine = [[str(rows), f"{row_micros(model, home, rows, seconds):.1f}"] for rows in BATCHES]
+        front = [[str(loaded), *asyncio.run(request_micros(model, root, home, loaded, seconds))] for loaded in LOADED]
+    heads = ["rows a batch", "engine, µs a row (bound: 10 at 64)"], ["versions loaded", "front, µs a request"]
+    return "\n\n".join(["## Own cost: a model that answers at once", table(heads[0], engine), table(heads[1], front)])
+
+
+def row_micros(model: Model, home: Path, rows: int, seconds: float) -> float:
+    """Processor time of an engine's process for each row, rows sent as so many a message, by another process."""
+    context = zmq.Context()
+    socket = context.socket(zmq.ROUTER)
+    address = f"ipc://{home}/e{rows}"
+    socket.bind(address)
+    engine = _engine(model, socket, rows * TOKENS)
+    kind = model.task.probe(model.contract, 1).kind
+    arguments = [sys.executable, "-m", "bench.own_cost", address, str(rows), str(seconds), kind]
+    client = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE)
+    threading.Thread(target=_stop_after, args=(client, engine)).start()
+    began = time.process_time()
+    engine.run()
+    took = time.process_time() - began
+    context.destroy(linger=0)
+    assert client.stdout is not None
+    return 1e6 * took / int(client.stdout.read())
+
+
+async def request_micros(model: Model, root: Path, home: Path, loaded: int, seconds: float) -> Sequence[str]:
+    """Processor time of a front's event loop for each request, where so many versions are live."""
+    run = home / f"run{loaded}"
+    run.mkdir()
+    context = zmq.Context()
+    socket = context.socket(zmq.ROUTER)
+    socket.bind(f"ipc://{run}/e")
+    engine = _engine(model, socket, 4096)
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    front = Front(ServingSettings(RegistrySettings(run, ""), (), run, os.getpid(), timeout_seconds=60))
+    TableFile(run).write(_table(model, root, run, loaded))
+    await front.start()
+    while not front.is_ready():
+        await asyncio.sleep(0.01)
+    done, end = 0, time.monotonic() + seconds
+
+    async def ask(number: int) -> None:
+        nonlocal done
+        while time.monotonic() < end:
+            read = partial(parse_body, BODY, max_rows=100)
+            await front.answer(f"m{(number + done) % loaded}", None, read, protocol="huggingface")
+            done += 1
+
+    began = time.thread_time()
+    await asyncio.gather(*(ask(number) for number in range(CONCURRENT)))
+    took = time.thread_time() - began
+    await front.stop()
+    engine.stop()
+    thread.join()
+    context.destroy(linger=0)
+    return [f"{1e6 * took / done:.0f}"]
+
+
+def _stop_after(client: "subprocess.Popen[bytes]", engine: Engine) -> None:
+    client.wait()
+    engine.stop()
+
+
+def _engine(model: Model, socket: Any, budget_tokens: int) -> Engine:
+    return Engine(model, Cost(1e-3, 1e-6, budget_tokens), socket, EngineMeter(MODEL, "1", model.contract.task))
+
+
+def _table(model: Model, root: Path, run: Path, loaded: int) -> Table:
+    """So many models, all of them served by one engine."""
+    engine = EngineEntry(
+        pid=os.getpid(),
+        address=f"ipc://{run}/e",
+        device="cpu",
+        dtype="float32",
+        dtype_note="",
+        budget_tokens=4096,
+        tokens_per_second=1e6,
+        accepting=True,
+    )
+    version = VersionEntry(state="ready", root=str(root), contract=model.contract, engines=(engine,))
+    entry = ModelEntry(live="1", aliases={"champion": "1"}, versions={"1": version})
+    return Table(models={f"m{number}": entry for number in range(loaded)})
+
+
+def _feed(address: str, rows: int, seconds: float, kind: str) -> None:
+    """The engine's client: keeps batches sent and prints how many rows were answered."""
+    socket = zmq.Context().socket(zmq.DEALER)
+    socket.connect(address)
+    tokens = b"\5\0\0\0" * TOKENS
+    decoder, sent, answered = msgspec.msgpack.Decoder(Outputs), 0, 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end or answered < sent:
+        while time.monotonic() < end and sent - answered < AHEAD * rows:
+            batch = [Row(number, TOKENS, tokens, b"", kind, 1e12) for number in range(sent, sent + rows)]
+            socket.send(msgspec.msgpack.encode(Submit(batch)))
+            sent += rows
+        answered += len(decoder.decode(socket.recv()).ids)
+    print(answered)
+
+
+if __name__ == "__main__":
+    _feed(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
