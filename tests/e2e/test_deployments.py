@@ -116,7 +116,7 @@ def test_the_client_deploys_predicts_and_says_what_is_wrong(small_home: Path, se
     assert client.get_deployment("m")["versions"]["1"]["state"] == "ready"
     printed = run_cli(small_home, "status", server.url).stdout
     (engine,) = server.describe("m")["versions"]["1"]["engines"]
-    row = rf"^  1 +ready +champion +[1-9][0-9,]* MiB +0 +{engine['pid']} +cpu +float32 +text-classification$"
+    row = rf"^  1 +ready +champion +[1-9][0-9,]* MiB +0 +{engine['pid']} +cpu +(float32|bfloat16) +text-classification$"
     assert re.search(row, printed, re.MULTILINE), printed
     assert re.search(r" UTC +.+  m@canary +none → 2 +success ", printed), printed
     assert [found.alias for found in versions.deployed()] == ["champion"]
