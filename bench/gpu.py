@@ -7,7 +7,6 @@ server: it writes artifacts with random weights itself, starts engines as the ma
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,48 +16,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn.utils.rnn import pad_sequence
 
-from bench.gpu_client import Fed, Feed, make_ids
+from bench.gpu_client import CLIENTS, IN_MESSAGE, Clients, Fed, make_ids
 from bench.limit import form_batches
-from bench.processes import ROOT, BenchError
+from bench.models import build_artifact
+from bench.processes import BenchError
 from bench.report import rate, table
 from bench.texts import LengthMix, describe_lengths, make_lengths
-from registry.flavor import describe
-from registry.layout import FLAVOR, MODEL_FOLDER
 from serving.packed import can_pack, pack, unpack
 from serving.padding import pack_rows
 from serving.process import EngineProcess
 from serving.report import EngineOrder
-from serving.tasks.text_classification import TASK
 
 SIZES = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}
 SMALL = {"base": (2, 32, 2, 64), "large": (3, 64, 4, 128)}
 """Layers, width, attention heads and inner width of a BERT."""
-VOCABULARY, MAX_TOKENS = 30522, 512
 MIXES = {
     "50": LengthMix("50 tokens", median=50, p90=50, low=50, high=50),
     "512": LengthMix("512 tokens", median=512, p90=512, low=512, high=512),
     "mixed": LengthMix("mixed", median=40, p90=200, low=8, high=512),
 }
-CLIENTS, UNDER_WAY, IN_MESSAGE = 4, 256, 16
 PIPELINE_ROWS = 32
 LOAD_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the command line asked for. dtype: of the engine and of the limit; the pipeline has its own on a GPU."""
+    """What the command line asked for. dtype: of the engine and of the limit; the pipeline has its own on a GPU.
+
+    under_way: rows of each client.
+    """
 
     device: str
     dtype: str
     is_small: bool
     seconds: float
+    under_way: int
 
     @property
     def is_cuda(self) -> bool:
@@ -74,41 +71,6 @@ class Plan:
     def tokens(self) -> int:
         """Of the rows that the limit and the pipeline go through again and again, about."""
         return 4096 if self.is_small else 1 << 19
-
-
-def build_artifact(root: Path, size: str, plan: Plan) -> Any:
-    """Write what the registry's flavor writes of a six-label BERT with random weights; returns the model."""
-    layers, width, heads, inner = (SMALL if plan.is_small else SIZES)[size]
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=inner,
-        max_position_embeddings=MAX_TOKENS,
-        id2label={number: f"label {number}" for number in range(6)},
-        problem_type="single_label_classification",
-    )
-    with torch.device(plan.device):
-        model: Any = transformers.BertForSequenceClassification(config).to(getattr(torch, plan.dtype)).eval()
-    tokenizer = make_tokenizer()
-    model.save_pretrained(root / MODEL_FOLDER)
-    tokenizer.save_pretrained(root / MODEL_FOLDER)
-    contract = describe(root, model, tokenizer, TASK.name, defaults={}, dtype="auto", max_tokens=None)
-    flavor = {"contract": contract.to_record(), "model": MODEL_FOLDER}
-    (root / "MLmodel").write_bytes(msgspec.json.encode({"flavors": {FLAVOR: flavor}}))  # JSON is YAML, too
-    return model
-
-
-def make_tokenizer() -> Any:
-    """BERT's kind of tokenizer with made-up words."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [f"w{number}" for number in range(VOCABULARY - 5)]
-    tokenizer = Tokenizer(models.WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=MAX_TOKENS, **named)
 
 
 @torch.inference_mode()
@@ -222,48 +184,9 @@ class Engines:
             engine.kill()
 
 
-class Clients:
-    """The feeding processes of one run."""
-
-    def __init__(self, run: Path, address: str, lengths: Sequence[int]) -> None:
-        self._processes = []
-        for seed in range(CLIENTS):
-            feed = Feed(
-                address=address,
-                kind="softmax",  # as text-classification has it for one label of several
-                lengths=[*lengths[seed * 97 :], *lengths[: seed * 97]],  # not all of them in step
-                vocabulary=VOCABULARY,
-                seed=seed,
-                under_way=UNDER_WAY,
-                in_message=IN_MESSAGE,
-            )
-            file = run / f"feed{seed}.json"
-            file.write_bytes(msgspec.json.encode(feed))
-            command = [sys.executable, "-m", "bench.gpu_client", str(file)]
-            pipe = subprocess.PIPE
-            self._processes.append(subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe))
-
-    def tell(self, command: str) -> None:
-        """Send all of them a command."""
-        for process in self._processes:
-            assert process.stdin is not None
-            process.stdin.write(f"{command}\n".encode())
-            process.stdin.flush()
-
-    def stop(self) -> list[Fed]:
-        """Blocks until all is answered; raises BenchError where a client failed."""
-        self.tell("stop")
-        found = [
-            msgspec.json.decode(process.communicate()[0] or b"null", type=Fed | None) for process in self._processes
-        ]
-        if None in found:
-            raise BenchError("a feeding process failed; what it wrote stands above")
-        return [each for each in found if each is not None]
-
-
 def feed_engine(run: Path, engine: EngineProcess, mix: LengthMix, plan: Plan) -> float:
     """Tokens/s that the engine answers, after a warm-up."""
-    clients = Clients(run, engine.order.address, make_lengths(mix))
+    clients = Clients(run, engine.order.address, make_lengths(mix), plan.under_way)
     time.sleep(plan.seconds / 2)
     clients.tell("phase")
     time.sleep(plan.seconds)
@@ -271,11 +194,16 @@ def feed_engine(run: Path, engine: EngineProcess, mix: LengthMix, plan: Plan) ->
     return sum(fed.phases[1].tokens / (fed.phases[1].ended - fed.phases[1].began) for fed in clients.stop())
 
 
+def mean_tokens(mix: LengthMix) -> float:
+    """Of a row."""
+    lengths = make_lengths(mix)
+    return sum(lengths) / len(lengths)
+
+
 def measure_bare(model: Any, mix: LengthMix, plan: Plan) -> dict[str, float]:
     """Tokens/s without an engine: of the limit, then of the pipeline."""
-    lengths = make_lengths(mix)
-    count = int(plan.tokens * len(lengths) / sum(lengths))
-    rows = make_ids(lengths[: max(PIPELINE_ROWS, count)], VOCABULARY, seed=0)
+    count = max(PIPELINE_ROWS, int(plan.tokens / mean_tokens(mix)))
+    rows = make_ids(make_lengths(mix, count), seed=0)
     mean = sum(row.size for row in rows) / len(rows)
     limit, form = measure_limit(model, rows, plan)
     pipeline = measure_pipeline(deepcopy(model).half() if plan.is_cuda else model, rows, plan)
@@ -284,8 +212,7 @@ def measure_bare(model: Any, mix: LengthMix, plan: Plan) -> dict[str, float]:
 
 def describe_mix(mix: LengthMix, found: dict[str, float]) -> list[list[str]]:
     """The table's rows for the tokens/s that were found: limit, pipeline, engine. Ratios are of tokens/s."""
-    lengths = make_lengths(mix)
-    mean = sum(lengths) / len(lengths)
+    mean = mean_tokens(mix)
     limit, pipeline, _ = found.values()
     return [
         [mix.name, name, rate(each / mean), rate(each), f"{each / limit:.2f}", f"{each / pipeline:.2f}"]
@@ -300,7 +227,7 @@ def swap(
 
     Returns what the clients saw: warm-up, one version, the next one loads, moved to it. Adds to `used`.
     """
-    clients = Clients(run, first.order.address, make_lengths(mix))
+    clients = Clients(run, first.order.address, make_lengths(mix), plan.under_way)
     time.sleep(plan.seconds / 2)
     clients.tell("phase")
     time.sleep(plan.seconds)
@@ -335,7 +262,7 @@ def measure_model(size: str, mixes: Sequence[str], plan: Plan) -> str:
     """The section of one model."""
     with tempfile.TemporaryDirectory(prefix="hw-gpu-") as folder:
         run = Path(folder)
-        model = build_artifact(run / "artifact", size, plan)
+        model = build_artifact(run / "artifact", (SMALL if plan.is_small else SIZES)[size], plan.device, plan.dtype)
         found = {name: measure_bare(model, MIXES[name], plan) for name in mixes}
         del model
         if plan.is_cuda:
@@ -372,17 +299,18 @@ def main() -> int:
     parser.add_argument("--models", default="base,large")
     parser.add_argument("--mixes", default="50,512,mixed")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each figure (3)")
+    parser.add_argument("--rows", type=int, default=256, help="of each client that are under way (256)")
     options = parser.parse_args()
     chosen, mixes = options.models.split(","), options.mixes.split(",")
     if unknown := [name for name in chosen if name not in SIZES] + [name for name in mixes if name not in MIXES]:
         parser.error(f"unknown {unknown[0]}: models are {', '.join(SIZES)}, mixes {', '.join(MIXES)}")
     is_cuda = options.device.startswith("cuda")
     dtype = options.dtype or ("bfloat16" if is_cuda else "float32")
-    plan = Plan(options.device, dtype, options.small, options.seconds)
+    plan = Plan(options.device, dtype, options.small, options.seconds, options.rows)
     transformers.utils.logging.disable_progress_bar()
     where = torch.cuda.get_device_name(options.device) if is_cuda else f"{len(os.sched_getaffinity(0))} cores"
     print(f"# The engine on {where}: torch {torch.__version__}, transformers {transformers.__version__}\n")
-    print(f"{CLIENTS} clients, {UNDER_WAY} rows under way each, {IN_MESSAGE} in a message.")
+    print(f"{CLIENTS} clients, {plan.under_way} rows under way each, {IN_MESSAGE} in a message.")
     print(*(f"{MIXES[name].name}: {describe_lengths(MIXES[name])}." for name in mixes))
     try:
         for size in chosen:

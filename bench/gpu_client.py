@@ -1,14 +1,18 @@
 """Feeds an engine over its socket, as a front does: rows of token ids go out, answers come in.
 
 `python -m bench.gpu_client FEED` takes a `Feed` in a JSON file and is told on standard input what to do: "phase" begins
-another phase, "move ADDRESS" sends new rows to another engine, "stop" waits for what is under way. Then it prints a
-`Fed`. It knows its rows in advance and loads neither torch nor transformers; so one process feeds many rows a second.
+another phase, "move ADDRESS" sends new rows to another engine, "stop" waits for what is under way. It prints a line at
+its first answer, and a `Fed` at its end. It knows its rows in advance and loads neither torch nor transformers, so one
+process feeds many rows a second.
 """
 
 import itertools
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +20,30 @@ import msgspec
 import numpy
 import zmq
 
+from bench.models import SPECIAL, VOCABULARY
+from bench.processes import ROOT, BenchError
 from serving.messages import Failure, FromEngine, Row, Submit
 
+KIND = "softmax"
+"""Of the rows, as text-classification has it for one label of several."""
 COMMANDS = 0
 """The file descriptor of standard input."""
 LAST_SECONDS = 30.0
 """Rows that are not answered so long after the stop are lost."""
-FIRST_ORDINARY = 5
-"""The ids below are special tokens."""
+CLIENTS, IN_MESSAGE = 4, 16
+"""Feeding processes; rows of a message."""
 
 
 class Feed(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send. kind: of the rows. lengths: theirs, in tokens, again and again. under_way, in_message: rows."""
+    """What to send to whom. lengths: of the rows in tokens, again and again. seed: of their token ids.
+
+    under_way: rows that are not answered yet, at most.
+    """
 
     address: str
-    kind: str
     lengths: list[int]
-    vocabulary: int
     seed: int
     under_way: int
-    in_message: int
 
 
 class Phase(msgspec.Struct):
@@ -56,19 +64,19 @@ class Fed(msgspec.Struct):
     phases: list[Phase] = []
 
 
-def make_ids(lengths: list[int], vocabulary: int, seed: int) -> list[numpy.ndarray[Any, Any]]:
+def make_ids(lengths: Sequence[int], seed: int) -> list[numpy.ndarray[Any, Any]]:
     """Rows of random ordinary tokens, int32."""
     random = numpy.random.default_rng(seed)
-    return [random.integers(FIRST_ORDINARY, vocabulary, length, dtype=numpy.int32) for length in lengths]
+    return [random.integers(len(SPECIAL), VOCABULARY, length, dtype=numpy.int32) for length in lengths]
 
 
 class Client:
     """A closed loop around one socket, or two while it moves."""
 
     def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-        ids = make_ids(feed.lengths, feed.vocabulary, feed.seed)
-        self._rows = itertools.cycle([Row(0, each.size, each.tobytes(), b"", feed.kind, float("inf")) for each in ids])
+        self._under_way = feed.under_way
+        ids = make_ids(feed.lengths, feed.seed)
+        self._rows = itertools.cycle([Row(0, each.size, each.tobytes(), b"", KIND, float("inf")) for each in ids])
         self._context = zmq.Context()
         self._poller = zmq.Poller()
         self._poller.register(COMMANDS, zmq.POLLIN)
@@ -113,8 +121,8 @@ class Client:
 
     def _fill(self) -> None:
         """Send messages while there is room for a whole one."""
-        while self._give_up == float("inf") and len(self._open) + self._feed.in_message <= self._feed.under_way:
-            rows = list(itertools.islice(self._rows, self._feed.in_message))
+        while self._give_up == float("inf") and len(self._open) + IN_MESSAGE <= self._under_way:
+            rows = list(itertools.islice(self._rows, IN_MESSAGE))
             now = time.monotonic()
             for number, row in enumerate(rows, self._fed.sent):
                 row.id = number
@@ -125,6 +133,8 @@ class Client:
     def _take(self, source: "zmq.Socket[bytes]") -> None:
         """All answers that are there."""
         phase = self._fed.phases[-1]
+        if phase is self._fed.phases[0] and not phase.latencies:
+            print("answered", flush=True)
         while source.poll(0):
             message = self._decoder.decode(source.recv())
             assert not hasattr(message, "parts"), "nothing is written here"
@@ -136,6 +146,41 @@ class Client:
                 else:
                     phase.tokens += length
                     phase.latencies.append(now - sent)
+
+
+class Clients:
+    """The feeding processes of one run. Blocks until each of them has had an answer."""
+
+    def __init__(self, run: Path, address: str, lengths: Sequence[int], under_way: int) -> None:
+        self._processes = []
+        for seed in range(CLIENTS):
+            turned = [*lengths[seed * 97 :], *lengths[: seed * 97]]  # not all of them in step
+            feed = Feed(address=address, lengths=turned, seed=seed, under_way=under_way)
+            file = run / f"feed{seed}.json"
+            file.write_bytes(msgspec.json.encode(feed))
+            command = [sys.executable, "-m", "bench.gpu_client", str(file)]
+            pipe = subprocess.PIPE
+            self._processes.append(subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, bufsize=0))
+        for process in self._processes:
+            assert process.stdout is not None
+            process.stdout.readline()
+
+    def tell(self, command: str) -> None:
+        """Send all of them a command."""
+        for process in self._processes:
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):  # it is gone, and `stop` says so
+                process.stdin.write(f"{command}\n".encode())
+
+    def stop(self) -> list[Fed]:
+        """Blocks until all is answered; raises BenchError where a client failed."""
+        self.tell("stop")
+        found = [
+            msgspec.json.decode(process.communicate()[0] or b"null", type=Fed | None) for process in self._processes
+        ]
+        if None in found:
+            raise BenchError("a feeding process failed; what it wrote stands above")
+        return [each for each in found if each is not None]
 
 
 if __name__ == "__main__":
