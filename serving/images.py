@@ -6,6 +6,7 @@ Resizing and cropping are done here on bytes, scaling and normalising in the eng
 import base64
 import binascii
 from collections.abc import Sequence
+from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -71,16 +72,19 @@ def collate_images(rows: Sequence[Row], contract: Contract) -> dict[str, numpy.n
 
 def normalise(pixels: "torch.Tensor", contract: Contract, dtype: "torch.dtype") -> "torch.Tensor":
     """Scaled and normalised in float32, then in the model's dtype. Engine side."""
-    import torch
-
     settings = settings_of(contract)
     scaled = pixels.float() * settings.scale
     if settings.mean:
-        mean, std = (
-            torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (settings.mean, settings.std)
-        )
-        scaled = (scaled - mean) / std
+        scaled = (scaled - _channels(settings.mean, pixels.device)) / _channels(settings.std, pixels.device)
     return scaled.to(dtype)
+
+
+@cache
+def _channels(values: tuple[float, ...], device: "torch.device") -> "torch.Tensor":
+    """(3, 1, 1) float32, kept: to bring it to a GPU again would wait for all that runs there."""
+    import torch
+
+    return torch.tensor(values).view(3, 1, 1).to(device)
 
 
 def shape(image: "Image", settings: ImageSettings) -> numpy.ndarray[Any, Any]:

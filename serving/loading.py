@@ -10,7 +10,7 @@ import torch
 from registry.flavor import read_contract
 from serving.cost import choose_split, measure_cost
 from serving.errors import EngineError
-from serving.execution import choose_execution
+from serving.execution import choose_execution, describe_execution
 from serving.metering import EngineMeter
 from serving.model import Model, choose_device, choose_dtypes
 from serving.predictor import Predictor
@@ -53,15 +53,17 @@ def load_engine(order: EngineOrder) -> Loaded:
     choose_execution(predictor.model)
     if device == "cpu":
         predictor.model.split = choose_split(predictor.model, lanes=isinstance(predictor.model.module, TracedModule))
-    cost = measure_cost(predictor.model)
+    cost, split = measure_cost(predictor.model), predictor.model.split
     report = EngineReport(
         pid=os.getpid(),
         state="ready",
         device=device,
         dtype=dtype,
         dtype_note="; ".join(notes),
+        execution=describe_execution(predictor.model),
+        split=f"{split.lanes} × {split.threads}" if device == "cpu" else "",
         budget_tokens=cost.budget_tokens,
-        tokens_per_second=cost.tokens_per_second * predictor.model.split.lanes,
+        tokens_per_second=cost.tokens_per_second * split.lanes,
         device_bytes=torch.cuda.memory_reserved(device) if device.startswith("cuda") else 0,
     )
     meter = EngineMeter(order.model, order.version, contract.task, partial(device_bytes, predictor.model.device))

@@ -25,7 +25,7 @@ from serving.messages import Failure, Part, Row
 from serving.padding import pack_rows
 from serving.products import choose_products
 from serving.tasks import get_task
-from serving.tasks.base import Batch, RowArrays, Task
+from serving.tasks.base import Batch, RowArrays, Task, upload
 
 if TYPE_CHECKING:
     from serving.decoding.writer import Writer
@@ -154,16 +154,12 @@ class Model:
         if self.packs and len(inputs) > 1:  # ids alone are equally long
             inputs |= pack_rows(lengths)
         return Batch(
-            {name: self._to_device(array) for name, array in inputs.items()},
+            {name: upload(array, self.device) for name, array in inputs.items()},
             lengths,
             rows[0].kind,
             [row.extra for row in rows],
             self.contract,
         )
-
-    def _to_device(self, array: numpy.ndarray[Any, Any]) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self._is_cuda else tensor
 
 
 def cut(arrays: Sequence[numpy.ndarray[Any, Any]], index: int, length: int, task: Task, kind: str) -> RowArrays:

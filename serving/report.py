@@ -36,7 +36,8 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     """How far an engine is. state: "waiting" (for its order), "loading", "ready" or "failed"; then error says why.
 
-    dtype_note: why the dtype is not the fastest, or empty. budget_tokens: of a batch. tokens_per_second: measured.
+    dtype_note: why the dtype is not the fastest, or empty. execution: see `describe_execution`. split:
+    on a CPU, forward passes side by side × threads of each. budget_tokens: of a batch. tokens_per_second: measured.
     device_bytes: memory that it holds on a GPU.
     """
 
@@ -46,6 +47,8 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     device: str = ""
     dtype: str = ""
     dtype_note: str = ""
+    execution: str = ""
+    split: str = ""
     budget_tokens: int = 0
     tokens_per_second: float = 0.0
     device_bytes: int = 0

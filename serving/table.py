@@ -23,7 +23,10 @@ FRONTS_LOCK = "fronts.lock"
 
 
 class EngineEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine that answers at `address`. accepting: False once it only finishes what it has."""
+    """An engine that answers at `address`. accepting: False once it only finishes what it has.
+
+    The others as in `EngineReport`.
+    """
 
     address: str
     pid: int
@@ -33,6 +36,8 @@ class EngineEntry(msgspec.Struct, frozen=True, kw_only=True):
     budget_tokens: int
     tokens_per_second: float
     accepting: bool
+    execution: str = ""
+    split: str = ""
 
 
 class VersionEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,6 +187,8 @@ def describe_model(name: str, entry: ModelEntry) -> dict[str, Any]:
                         "device": engine.device,
                         "dtype": engine.dtype,
                         "dtype_note": engine.dtype_note or None,
+                        "execution": engine.execution,
+                        "split": engine.split or None,
                         "budget_tokens": engine.budget_tokens,
                         "tokens_per_second": round(engine.tokens_per_second),
                     }

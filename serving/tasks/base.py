@@ -220,7 +220,10 @@ class Task(ABC):
 
     @abstractmethod
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
-        """The head's small arrays on the device, first dimension rows; must not wait for the device."""
+        """The head's small arrays on the device, first dimension rows.
+
+        Must not wait for the device: it looks at no value there, and what it adds comes by `upload`.
+        """
 
     @abstractmethod
     def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
@@ -233,6 +236,14 @@ class Request(msgspec.Struct, frozen=True):
     items: list[Any]
     many: bool
     parameters: Any
+
+
+def upload(array: numpy.ndarray[Any, Any], device: "torch.device") -> "torch.Tensor":
+    """The array as a tensor on the device; nobody waits for a GPU to copy it. Engine side."""
+    import torch
+
+    tensor = torch.from_numpy(array)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def probe_text(contract: Contract, length: int, kind: str = "", extra: bytes = b"") -> EncodedRow:

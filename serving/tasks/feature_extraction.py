@@ -17,7 +17,7 @@ from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.images import ImageReader, collate_images, draw, normalise, probe_image
 from serving.messages import Row
-from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text
+from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text, upload
 
 if TYPE_CHECKING:
     import torch
@@ -108,8 +108,8 @@ class FeatureExtraction(Task):
         elif batch.kind == "cls":
             states = states[:, 0]
         elif batch.kind == "last":
-            last = torch.tensor(batch.lengths, device=states.device) - 1
-            states = states[torch.arange(len(batch.lengths), device=states.device), last]
+            rows = torch.arange(len(batch.lengths), device=states.device)
+            states = states[rows, upload(numpy.asarray(batch.lengths) - 1, states.device)]
         return (states,)
 
     def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:

@@ -14,7 +14,7 @@ import numpy
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.scoring import Scoring, accuracy
-from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text
+from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text, upload
 
 if TYPE_CHECKING:
     import torch
@@ -150,12 +150,10 @@ def _kind(top_k: int) -> str:
     return str(next(size for size in (5, 20, MAX_CANDIDATES) if top_k <= size))
 
 
-def _table(lists: Sequence[Sequence[int]], device: Any) -> "torch.Tensor":
+def _table(lists: Sequence[Sequence[int]], device: "torch.device") -> "torch.Tensor":
     """(rows, longest) int64, shorter lists filled with 0."""
-    import torch
-
     longest = max(map(len, lists))
-    return torch.tensor([[*found, *[0] * (longest - len(found))] for found in lists], device=device)
+    return upload(numpy.array([[*found, *[0] * (longest - len(found))] for found in lists]), device)
 
 
 TASK = FillMask()

@@ -13,7 +13,7 @@ from registry.flavor import log_model
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from serving.execution import choose_execution, inputs_of
+from serving.execution import choose_execution, describe_execution, inputs_of
 from serving.model import Model
 from serving.packed import unpack
 from serving.traced import TracedModule
@@ -80,6 +80,7 @@ def test_a_change_that_depends_on_the_rows_is_not_traced(
 ) -> None:
     caplog.set_level(logging.INFO, "headwaiter.engine")
     assert not traced(model, change, monkeypatch)
+    assert describe_execution(model) == "module by module"
     assert note(caplog).startswith("the model runs as it is: ")
     assert reason in note(caplog)
 
@@ -100,7 +101,7 @@ def plain(model: Model) -> Iterator[Any]:
 def test_a_packed_graph_answers_as_the_model(model: Model, plain: Any, lengths: list[int], types: bool) -> None:
     expected = plain(**inputs_of(model, lengths, types=types)).logits
     choose_execution(model)
-    assert model.packs
+    assert describe_execution(model) == "packed graph"
     inputs = inputs_of(model, lengths, types=types)
     assert ("places" in inputs) == (types or len(set(lengths)) > 1)
     torch.testing.assert_close(model.module(**inputs).logits, expected, rtol=1e-4, atol=1e-4)
@@ -121,8 +122,7 @@ def test_a_model_that_does_not_answer_alike_without_padding_runs_as_a_padded_gra
     monkeypatch.setattr("serving.packed.attend_by_length", lambda query, *_: query.transpose(1, 2).contiguous())
     choose_execution(model)
     assert "the model does not run packed: its logits differ" in note(caplog)
-    assert isinstance(model.module, TracedModule)
-    assert not model.packs
+    assert describe_execution(model) == "graph"
     assert "forward" not in vars(plain.base_model)
     assert plain.config._attn_implementation == "sdpa"
 

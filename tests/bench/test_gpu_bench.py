@@ -1,0 +1,53 @@
+"""The benchmark of an engine on a GPU, with tiny models on a CPU."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MISSING = ("mlflow", "bentoml", "prometheus_client", "starlette", "opentelemetry", "uvicorn", "uvloop", "httptools")
+"""What a machine that only computes may lack."""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the benchmark prints where none of MISSING is installed, neither for it nor for its engines and clients."""
+    folder = tmp_path_factory.mktemp("missing")
+    (folder / "sitecustomize.py").write_text(f"import sys; sys.modules.update(dict.fromkeys({MISSING}))")
+    options = ["--device", "cpu", "--small", "--models", "base", "--mixes", "50,mixed", "--seconds", "0.2"]
+    command = [sys.executable, "-m", "bench.gpu", *options]
+    environ = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_each_mix_is_measured_without_and_with_an_engine(report: str) -> None:
+    for mix in ("50 tokens", "mixed"):
+        lines = re.findall(rf"^\| {mix} +\| +(\w+) .*?\| +([\d,.]+) \| +([\d,.]+) \| +([\d.]+) \|", report, re.M)
+        assert [name for name, *_ in lines] == ["bare", "plain", "engine"]
+        assert all(float(value.replace(",", "")) >= 0 for _, *values in lines for value in values)
+        assert lines[0][3] == "1.00"
+
+
+def test_the_engine_says_how_it_ran(report: str) -> None:
+    assert "The engine ran packed graph, in float32, " in report
+
+
+def test_no_row_is_lost_while_versions_are_swapped(report: str) -> None:
+    for phase in ("one version", "the next one loads", "moved to it"):
+        assert len(re.findall(rf"^\| {phase} +\| +[\d,.]+ \| +\d+ \| +\d+ \|$", report, re.M)) == 1
+    (sent,) = re.findall(r"^([\d,]+) rows sent, 0 failed, 0 lost\.$", report, re.M)
+    assert int(sent.replace(",", "")) >= 4 * 256
+
+
+def test_memory_comes_back(report: str) -> None:
+    found = dict(re.findall(r"^\| ([a-z ]+?) +\| +([\d,]+) MiB \|$", report, re.M))
+    used = {name: int(value.replace(",", "")) for name, value in found.items()}
+    assert used["no engine"] == used["both unloaded"] == 0
+    assert used["two engines"] > max(used["one engine"], used["the first one unloaded"])
+    assert min(used["one engine"], used["the first one unloaded"]) > 0
