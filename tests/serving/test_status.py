@@ -2,6 +2,9 @@ from typing import Any
 
 import pytest
 
+from serving.holding import Holding
+from serving.process import EngineProcess
+from serving.report import EngineOrder, EngineReport
 from serving.status import render_status
 from serving.table import EngineEntry, ModelEntry, Swap, VersionEntry, describe_model
 
@@ -116,3 +119,12 @@ def test_only_the_latest_swaps_are_shown() -> None:
     )
     printed = render_status(listed(("m", ModelEntry(live="2", aliases={}, versions={}, swaps=swaps))), NOW)
     assert [line.split(" → ")[1].split()[0] for line in printed.splitlines()[-5:]] == ["1", "2", "3", "4", "5"]
+
+
+def test_a_model_says_how_its_engines_run() -> None:
+    names = ("model", "version", "root", "device", "dtype", "address", "report")
+    keeper = EngineProcess(EngineOrder(**dict.fromkeys(names, ""), threads=0, server=1))
+    keeper.report = EngineReport(pid=1, state="ready", device="cpu", execution="packed graph", split="2 × 1")
+    entry = ModelEntry(live="1", aliases={}, versions={"1": Holding("m", "1", None, engines=[keeper]).entry()})
+    (engine,) = describe_model("m", entry)["versions"]["1"]["engines"]
+    assert (engine["execution"], engine["split"]) == ("packed graph", "2 × 1")
