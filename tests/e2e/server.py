@@ -51,11 +51,16 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -
     raise AssertionError(f"not within {seconds:g} s: {what}")
 
 
+def inherited() -> dict[str, str]:
+    """This process' variables, but for the address that MLflow leaves there once it was used in it."""
+    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+
+
 def run_cli(home: Path, *arguments: str, check: bool = True, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the `headwaiter` command in `home`."""
     return subprocess.run(
         [sys.executable, "-m", "serving.cli", *arguments],
-        env={**os.environ, "HEADWAITER_HOME": str(home), **environ},
+        env={**inherited(), "HEADWAITER_HOME": str(home), **environ},
         capture_output=True,
         text=True,
         timeout=300,
@@ -87,7 +92,7 @@ class Server:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [*command, "--port", str(self.port)],
-                env={**os.environ, **environ},
+                env={**inherited(), **environ},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.cwd,
