@@ -85,7 +85,7 @@ def row_micros(model: Model, home: Path, rows: int, seconds: float) -> float:
 
 
 async def request_micros(model: Model, root: Path, home: Path, loaded: int, seconds: float) -> Sequence[str]:
-    """Processor time of a front's event loop for each request, where so many versions are live."""
+    """Processor time of a front's event loop for each request for one of so many versions that are live."""
     run = home / f"run{loaded}"
     run.mkdir()
     context = zmq.Context()
@@ -101,15 +101,15 @@ async def request_micros(model: Model, root: Path, home: Path, loaded: int, seco
         await asyncio.sleep(0.01)
     done, end = 0, time.monotonic() + seconds
 
-    async def ask(number: int) -> None:
+    async def ask() -> None:
         nonlocal done
         while time.monotonic() < end:
             read = partial(parse_body, BODY, max_rows=100)
-            await front.answer(f"m{(number + done) % loaded}", None, read, protocol="huggingface")
+            await front.answer(f"m{loaded - 1}", None, read, protocol="huggingface")
             done += 1
 
     began = time.thread_time()
-    await asyncio.gather(*(ask(number) for number in range(CONCURRENT)))
+    await asyncio.gather(*(ask() for _ in range(CONCURRENT)))
     took = time.thread_time() - began
     await front.stop()
     engine.stop()
