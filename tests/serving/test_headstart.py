@@ -13,18 +13,9 @@ from serving.report import EngineOrder
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> EngineOrder:
-    return EngineOrder(
-        model="m",
-        version="1",
-        root=str(tmp_path),
-        device="cpu",
-        dtype="auto",
-        address=f"ipc://{tmp_path}/1.sock",
-        report=str(tmp_path / ENGINES / REPORT),
-        threads=0,
-        server=os.getpid(),
-    )
+def order(order: EngineOrder, tmp_path: Path) -> EngineOrder:
+    """That of the first engine."""
+    return msgspec.structs.replace(order, report=str(tmp_path / ENGINES / REPORT))
 
 
 @pytest.fixture

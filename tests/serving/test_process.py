@@ -14,21 +14,6 @@ NOBODY = 2**22 + 1
 
 
 @pytest.fixture
-def order(tmp_path: Path) -> EngineOrder:
-    return EngineOrder(
-        model="m",
-        version="1",
-        root=str(tmp_path),
-        device="cpu",
-        dtype="auto",
-        address=f"ipc://{tmp_path}/1.sock",
-        report=f"{tmp_path}/1.json",
-        threads=0,
-        server=psutil.Process().pid,
-    )
-
-
-@pytest.fixture
 def engine(order: EngineOrder) -> Iterator[EngineProcess]:
     """One that served and has ended."""
     engine = EngineProcess.adopt(order, EngineReport(pid=NOBODY, state="ready"))
