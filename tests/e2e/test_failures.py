@@ -207,7 +207,8 @@ def test_a_load_that_takes_too_long_leaves_the_old_version_live_and_is_tried_aga
         stuck = loading_engine(server, serving)
         stuck.suspend()
         wait_until(lambda: server.sample("swap_total", model="m", outcome="failure") > failures, "it is given up")
-        assert "loading took longer than HEADWAITER_LOAD_SECONDS=20" in error_of(server, "2")
+        why = "loading took longer than HEADWAITER_LOAD_SECONDS=20"
+        wait_until(lambda: why in error_of(server, "2"), "fronts say why")
         assert server.live("m") == "1"
         assert not stuck.is_running()
         load.wait_for("2", 16)
