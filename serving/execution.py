@@ -6,7 +6,9 @@ is tried, and the last one is the model itself.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,7 +17,8 @@ import torch
 
 from serving.messages import Row
 from serving.model import Model
-from serving.packed import can_pack, pack, unpack
+from serving.packed import can_pack, pack, replay, unpack
+from serving.replayed import LEAST_LINE, CudaRecorder, Record
 from serving.traced import TracedModule, check_operations, trace
 
 logger = logging.getLogger("headwaiter.engine")
@@ -24,6 +27,12 @@ Inputs = Mapping[str, torch.Tensor]
 SHORT_TOKENS = 11
 """Length of the rows that are traced; ours: no length that a model would treat in a special way."""
 OUTPUTS = ("logits", "last_hidden_state", "start_logits", "end_logits")
+REPLAYED_TOKENS = 32
+"""Length of the rows with which replayed batches are measured; ours."""
+MOST_REPLAYED = 4096
+"""Tokens of the longest batches that are replayed, if no shorter ones are launched as fast; ours."""
+REPEATS = 5
+"""Of each measured forward pass; the best one counts."""
 TOLERANCE = 1e-4
 LOW_PRECISION_TOLERANCE = 5e-2
 """Of the largest value. A form that is wrong is off by far more, other kernels by less than 3e-2 (bfloat16)."""
@@ -37,7 +46,8 @@ class NotAlike(Exception):
 def choose_execution(model: Model) -> None:
     """Let a loaded model run in its fastest form from now on. Blocks for several forward passes.
 
-    On a CPU that is a graph, of an encoder of `packed.FAMILIES` a packed one; on a GPU, packed without a graph.
+    On a CPU that is a graph, of an encoder of `packed.FAMILIES` a packed one; on a GPU, packed, with graphs of small
+    batches.
     """
     plain, is_cpu = model.module, model.device.type == "cpu"
     packs = can_pack(plain, model.device, getattr(torch, model.dtype))
@@ -59,6 +69,11 @@ def choose_execution(model: Model) -> None:
     except Exception as error:  # a model may raise anything, and can be served as it is
         _note("the model runs as it is", error)
         return
+
+    def check() -> None:
+        for (lengths, types), wanted in zip(cases, expected, strict=True):
+            _compare(model, wanted, inputs_of(model, lengths, types=types))
+
     for model.packs in (True, False) if packs and is_cpu else (packs,):
         try:
             if model.packs:
@@ -66,21 +81,75 @@ def choose_execution(model: Model) -> None:
             if is_cpu:
                 alike, mixed = inputs_of(model, [short] * 2, types=False), inputs_of(model, few, types=True)
                 model.module = trace(plain, alike, mixed)
-            for (lengths, types), wanted in zip(cases, expected, strict=True):
-                _compare(model, wanted, inputs_of(model, lengths, types=types))
-            return
+            check()
+            break
         except Exception as error:  # tracing, too, may raise anything
             _note("the model does not run packed" if model.packs else "the model runs as it is", error)
             model.module = plain
             if model.packs:
                 unpack(plain)
-    model.packs = False
+    else:
+        model.packs = False
+    if model.packs and not is_cpu:
+        choose_replays(model, CudaRecorder(model.device), check)
+
+
+@torch.inference_mode()
+def choose_replays(
+    model: Model, record: Record, check: Callable[[], None], clock: Callable[[], float] = time.perf_counter
+) -> None:
+    """Let a packed model replay its small batches if it then passes `check`. Blocks for some forward passes of each."""
+    try:
+        _find_replays(model, record, clock)
+        check()
+    except Exception as error:  # torch may raise anything where it cannot record
+        _note("no batch is replayed", error)
+        unpack(model.module)
+        pack(model.module)
+        model.replays = 0
+
+
+def _find_replays(model: Model, record: Record, clock: Callable[[], float]) -> None:
+    """Replay batches up to the size at which that is not faster than to launch them.
+
+    A size is tried with the fewest tokens that it is for, so with the most that it computes for nobody.
+    """
+    replayed = replay(model.module, record)
+    model.replays = LEAST_LINE  # rows of one length, too, come as a line from now on
+    has_types = "token_type_ids" in model.contract.processor.inputs
+    typical = min(REPLAYED_TOKENS, model.contract.max_tokens)
+
+    def time_of(call: Callable[[], Any]) -> float:
+        took = []
+        for _ in range(REPEATS):
+            began = clock()
+            call()
+            if model.device.type == "cuda":
+                torch.cuda.synchronize(model.device)
+            took.append(clock() - began)
+        return min(took)
+
+    while replayed.longest < MOST_REPLAYED:
+        rows, rest = divmod(max(LEAST_LINE, 2 * replayed.longest) // 2 + 1, typical)
+        lengths = [typical] * rows + [rest] * (rest > 0)
+        kinds = (False, True) if has_types else (False,)
+        calls = [partial(model.module, **inputs_of(model, lengths, types=types)) for types in kinds]
+        launched = time_of(calls[0])
+        replayed.extend(calls)
+        if time_of(calls[0]) >= launched:
+            replayed.shorten()
+            break
+    model.replays = replayed.longest
 
 
 def describe_execution(model: Model) -> str:
-    """How a model runs: "packed" (without padding), "graph", "packed graph", or "module by module" as transformers."""
+    """How a model runs: "packed" (without padding), "graph", "packed graph", or "module by module" as transformers.
+
+    Of a GPU also up to how many tokens a batch is replayed.
+    """
     words = ["packed"] * model.packs + ["graph"] * isinstance(model.module, TracedModule)
-    return " ".join(words) or "module by module"
+    replays = f", replayed up to {model.replays} tokens" if model.replays else ""
+    return (" ".join(words) or "module by module") + replays
 
 
 def _note(what: str, error: Exception) -> None:

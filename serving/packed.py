@@ -14,6 +14,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from serving.replayed import Record, Replayed
+
 FAMILIES = frozenset(
     {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "albert", "electra", "ernie", "modernbert"}
 )
@@ -36,6 +38,14 @@ def pack(module: Any) -> None:
     base = module.base_model
     base.forward = partial(_forward, base, base.forward)
     module.set_attn_implementation(IMPLEMENTATION)
+
+
+def replay(module: Any, record: Record) -> Replayed:
+    """Let a packed model's encoder go through what is returned."""
+    base = module.base_model
+    replayed = Replayed(base.forward.args[1], record)
+    base.forward = partial(_forward, base, replayed)
+    return replayed
 
 
 def unpack(module: Any) -> None:
