@@ -19,8 +19,9 @@ FAIR_SECONDS = 0.01
 class Entry:
     """arrived, started, first: when it came, had its first forward pass, and its first token; monotonic seconds.
 
-    due: rows are let in in the order of it. choices: its new tokens. found: what a search wrote. turn: tokens since it
-    got its place. sent: tokens that were sent. ends: tokens that end a text.
+    due: rows are let in in the order of it. is_alone: whether it takes its steps by itself. choices: its new tokens.
+    found: what a search wrote. turn: tokens since it got its place. sent: tokens that were sent. ends: tokens that end
+    a text.
     """
 
     client: bytes
@@ -37,6 +38,7 @@ class Entry:
     found: list[int] = field(default_factory=list)
     turn: int = 0
     sent: int = 0
+    is_alone: bool = False
 
     def __post_init__(self) -> None:
         """Read the prompt."""

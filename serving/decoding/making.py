@@ -7,6 +7,7 @@ import torch
 
 from registry.contract import Contract
 from serving.decoding.check import choose_decoder, try_out
+from serving.decoding.single import SingleDecoder
 from serving.decoding.writer import Writer
 from serving.errors import EngineError
 from serving.text import TextEncoder
@@ -27,6 +28,7 @@ def make_writer(module: Any, contract: Contract, encoder: TextEncoder, cache_byt
     """Looks how the model must be called; raises EngineError. cache_bytes: of keys and values, 0 for a default."""
     vocabulary = contract.processor.vocabulary
     decoder = choose_decoder(module, contract.processor.pad_token_id, vocabulary)
+    rounds = module.dtype != torch.float32 and not isinstance(decoder, SingleDecoder)
 
     def verify() -> None:
         problem = try_out(type(decoder)(module, contract.processor.pad_token_id), vocabulary)
@@ -39,6 +41,7 @@ def make_writer(module: Any, contract: Contract, encoder: TextEncoder, cache_byt
     return Writer(
         decoder,
         encoder,
+        alone=SingleDecoder(module, contract.processor.pad_token_id) if rounds else None,
         limit_tokens=max(limit, contract.max_tokens),
         max_rows=rows,
         pass_tokens=PASS_TOKENS.get(module.device.type, PASS_TOKENS["cpu"]),

@@ -4,6 +4,9 @@ Rows join whenever there is room, and leave with the step in which they end, are
 waits is let in by a time of its own: when it arrived, and later the more it may write; so short texts overtake long
 ones, and nobody waits for ever. A long row that was written for a while gives its place to one that is due before it,
 and goes on later, with the same text.
+
+In reduced precision sums are rounded otherwise in other company, and a draw may fall on another token. So there a row
+with a seed takes its steps by itself and keeps its place, and such rows have half of the places at most.
 """
 
 import logging
@@ -14,6 +17,7 @@ from itertools import accumulate
 
 import torch
 
+from serving.decoding.company import Company
 from serving.decoding.decoder import Decoder
 from serving.decoding.entry import Entry, bounded
 from serving.decoding.sampling import Choice, Sampler, choose
@@ -38,9 +42,10 @@ Reply = tuple[bytes, Part | Failure]
 class Writer:
     """All rows of one engine. Not for several threads.
 
-    limit_tokens: places of the cache. max_rows: written together at most. pass_tokens: of rows that join in one forward
-    pass, padding included; each has its first token at the end of it. verify: raises where the model does not work
-    any more. `tokens` counts those of rows that wait.
+    alone: of rows with a seed, where they must take their steps by themselves. limit_tokens: places of the cache.
+    max_rows: written at a time at most. pass_tokens: of rows that join in one forward pass, padding included; each has
+    its first token at the end of it. verify: raises where the model does not work any more. `tokens` counts those of
+    rows that wait.
     """
 
     def __init__(
@@ -48,12 +53,16 @@ class Writer:
         decoder: Decoder,
         encoder: TextEncoder,
         *,
+        alone: Decoder | None = None,
         limit_tokens: int,
         max_rows: int,
         pass_tokens: int = JOIN_TOKENS,
         verify: Callable[[], None] = lambda: None,
     ) -> None:
         self._decoder = decoder
+        self._together = Company(decoder)
+        self._alone = None if alone is None else Company(alone)
+        self._companies = [self._together] if self._alone is None else [self._together, self._alone]
         self._encoder = encoder
         self._limit = limit_tokens
         self._max_rows = max_rows
@@ -61,7 +70,6 @@ class Writer:
         self._verify = verify
         self._meters: tuple[EngineMeter, GenerationMeter] | None = None
         self._waiting: list[Entry] = []
-        self._running: list[Entry] = []
         self._joined_tokens = 0
         self._search: Search | None = None
         self._replies: list[Reply] = []
@@ -77,6 +85,10 @@ class Writer:
         return sum(entry.longest for entry in self._waiting)
 
     @property
+    def _running(self) -> list[Entry]:
+        return [entry for company in self._companies for entry in company.entries]
+
+    @property
     def running(self) -> int:
         """Rows that are written now."""
         return len(self) - len(self._waiting)
@@ -84,7 +96,7 @@ class Writer:
     @property
     def cached_tokens(self) -> int:
         """Places of the cache in use."""
-        return self._decoder.cached_tokens
+        return sum(company.decoder.cached_tokens for company in self._companies)
 
     def count_in(self, meter: EngineMeter) -> None:
         """Count in this version's metrics from now on."""
@@ -95,7 +107,9 @@ class Writer:
         settings = bounded(Settings.unpack(row.extra), self._decoder.most_new_tokens)
         reader = TextReader(self._encoder, settings.stop) if settings.stop else None
         sampler = Sampler(self._decoder.module, settings, row)
-        insort(self._waiting, Entry(client, row, now, settings, self._ends, sampler, reader), key=_due)
+        entry = Entry(client, row, now, settings, self._ends, sampler, reader)
+        entry.is_alone = self._alone is not None and settings.seed is not None and sampler.is_drawn
+        insort(self._waiting, entry, key=_due)
 
     @torch.inference_mode()
     def cancel(self, client: bytes, ids: Sequence[int]) -> int:
@@ -113,7 +127,8 @@ class Writer:
         joined = self._let_in(JOIN_TOKENS - self._joined_tokens)
         self._joined_tokens = self._joined_tokens + joined if joined else 0
         if not joined:  # who joined has a token to be told first
-            self._advance()
+            for company in self._companies:
+                self._advance(company)
         self._advance_search()
         self._count()
         replies, self._replies = self._replies, []
@@ -142,14 +157,9 @@ class Writer:
             gone += found
             self._search.drop(found)
             self._search = self._search if self._search.entries else None
-        places = {place for place, entry in enumerate(self._running) if is_meant(entry)}
-        gone += [self._running[place] for place in places]
-        self._leave(places)
+        for company in self._companies:
+            gone += company.drop(is_meant)
         return gone
-
-    def _leave(self, places: set[int]) -> None:
-        if places:
-            self._running = [self._running[place] for place in self._decoder.leave(places)]
 
     def _let_in(self, most_tokens: int) -> int:
         """Let who is due first join with others like it; how many tokens they have, padding included.
@@ -167,6 +177,8 @@ class Writer:
                 continue
             if joining and (len(joining) + 1) * max(longest, length) > most_tokens:
                 break
+            if entry.is_alone and sum(each.is_alone for each in [*self._running, *joining]) >= self._max_rows // 2:
+                continue
             while not self._has_room(entry, joining):
                 if not self._give_way(entry):
                     break
@@ -177,7 +189,8 @@ class Writer:
         joining = self._alike_in_length(joining)
         if joining:
             self._waiting = [entry for entry in self._waiting if entry not in joining]
-            self._join(joining)
+            for company in self._companies:
+                self._join(company, [entry for entry in joining if entry.is_alone == (company is self._alone)])
         return len(joining) * max((entry.length for entry in joining), default=0)
 
     def _alike_in_length(self, entries: list[Entry]) -> list[Entry]:
@@ -202,28 +215,30 @@ class Writer:
 
     def _give_way(self, entry: Entry) -> bool:
         """Let the row that is due last, if it had its turn and is due after `entry`, lose its place."""
-        late = [(row.due, place) for place, row in enumerate(self._running) if row.turn >= TURN_TOKENS]
+        late = [(row.due, place) for place, row in enumerate(self._together.entries) if row.turn >= TURN_TOKENS]
         due, place = max(late, default=(0.0, 0))
         if due <= entry.due:
             return False
-        row = self._running[place]
-        self._leave({place})
+        row = self._together.entries[place]
+        self._together.leave({place})
         row.turn = 0
         insort(self._waiting, row, key=_due)
         if self._meters is not None:
             self._meters[1].observe_preemption()
         return True
 
-    def _join(self, entries: list[Entry]) -> None:
+    def _join(self, company: Company, entries: list[Entry]) -> None:
+        if not entries:
+            return
         now = time.monotonic()
         for entry in entries:
             entry.started = entry.started or now
         try:
-            logits = self._decoder.join([entry.prompt for entry in entries], [entry.tokens for entry in entries])
+            logits = company.decoder.join([entry.prompt for entry in entries], [entry.tokens for entry in entries])
         except Exception as error:  # a model may raise anything; it must cost its own row only
             if len(entries) > 1:
                 for entry in entries:
-                    self._join([entry])
+                    self._join(company, [entry])
                 return
             self._fault(entries, error)
             return
@@ -231,27 +246,26 @@ class Writer:
             lengths = [entry.length for entry in entries]
             self._meters[0].observe_batch(lengths, len(lengths) * max(lengths))
             self._meters[1].observe_prompt(sum(len(entry.prompt) for entry in entries if not entry.tokens))
-        self._running += entries
-        self._take(logits, entries, len(self._running) - len(entries))
+        company.entries += entries
+        self._take(logits, company, entries)
 
-    def _advance(self) -> None:
+    def _advance(self, company: Company) -> None:
         """A step of all rows."""
-        if not self._running:
+        if not company.entries:
             return
         try:
-            logits = self._decoder.step([entry.tokens[-1] for entry in self._running])
+            logits = company.decoder.step([entry.tokens[-1] for entry in company.entries])
         except Exception as error:  # as above
-            entries, self._running = self._running, []
-            self._decoder.clear()
-            self._fault(entries, error)
+            self._fault(company.clear(), error)
             return
-        self._take(logits, self._running, 0)
+        self._take(logits, company, company.entries)
 
-    def _take(self, logits: torch.Tensor, entries: list[Entry], first: int) -> None:
-        """A token for each of the rows, which run from place `first` on."""
+    def _take(self, logits: torch.Tensor, company: Company, entries: list[Entry]) -> None:
+        """A token for each of the rows, which are the company's last ones."""
         now = time.monotonic()
         choices = choose(logits, [entry.sampler for entry in entries], [self._ids(entry) for entry in entries])
         gone = set()
+        first = len(company.entries) - len(entries)
         for place, (entry, choice) in enumerate(zip(entries, choices, strict=True), first):
             if choice is None:
                 self._fail(entry, "the model answered with a number that is not finite")
@@ -269,7 +283,7 @@ class Writer:
                 self._count_end(entry, now)
         if self._meters is not None:
             self._meters[1].observe_tokens(len(entries))
-        self._leave(gone)
+        company.leave(gone)
 
     def _ids(self, entry: Entry) -> list[int]:
         return [] if entry.sampler.is_plain else [*self._decoder.history(entry.prompt), *entry.tokens]

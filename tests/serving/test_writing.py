@@ -29,11 +29,11 @@ FOREVER = float("inf")
 
 
 @cache
-def load(family: str, auto_class: str = "") -> Any:
+def load(family: str, auto_class: str = "", dtype: torch.dtype = torch.float32) -> Any:
     """A tiny model with random weights."""
     auto_class = auto_class or ("AutoModelForSeq2SeqLM" if family in SEQ2SEQ else "AutoModelForCausalLM")
     folder = build(Path(mkdtemp()), family, auto_class)
-    module = getattr(transformers, auto_class).from_pretrained(folder, dtype=torch.float32).eval()
+    module = getattr(transformers, auto_class).from_pretrained(folder, dtype=dtype).eval()
     module.generation_config.pad_token_id = 0
     module.generation_config.max_length = None
     return module
@@ -48,7 +48,8 @@ class Encoder:
 
 def make_writer(module: Any, kind: type[Decoder] | None = None, **bounds: int) -> Writer:
     kind = kind or KINDS[module.config.is_encoder_decoder][0]
-    given: Any = {"limit_tokens": 100_000, "max_rows": 8, **bounds}
+    alone = SingleDecoder(module, 0) if module.dtype != torch.float32 else None
+    given: Any = {"limit_tokens": 100_000, "max_rows": 8, "alone": alone, **bounds}
     return Writer(kind(module, 0), Encoder(), **given)  # type: ignore[arg-type]  # reads like a TextEncoder
 
 
@@ -168,9 +169,10 @@ def draw(number: int) -> dict[str, Any]:
     return {"do_sample": True, **DRAWN[number % len(DRAWN)]}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "t5"])
-def test_the_same_seed_gives_the_same_text_in_any_company(family: str) -> None:
-    module = load(family)
+def test_the_same_seed_gives_the_same_text_in_any_company(family: str, dtype: torch.dtype) -> None:
+    module = load(family, dtype=dtype)
     by_itself = {}
     for number in range(10):
         writer = make_writer(module)
@@ -186,6 +188,21 @@ def test_the_same_seed_gives_the_same_text_in_any_company(family: str) -> None:
     assert found.tokens == by_itself
     assert by_itself[4] == alone(module, prompt_of(4)), "the best of one is the likeliest"
     assert by_itself[0] != by_itself[5] or prompt_of(0) == prompt_of(5)
+
+
+def test_rows_that_step_by_themselves_have_half_of_the_places_at_most() -> None:
+    writer, found = make_writer(load("llama", dtype=torch.bfloat16), max_rows=4), Found()
+    for number in range(6):
+        writer.add(b"f", row(number, prompt_of(number), do_sample=True, seed=number, max_new_tokens=40), 0.0)
+    writer.step()
+    assert writer.running == 2
+    for number in (6, 7):
+        writer.add(b"f", row(number, prompt_of(number), max_new_tokens=2), 0.0)
+    while not found.finishes:
+        found.take(writer.step())
+        assert writer.running <= 4
+    assert set(found.finishes) == {6, 7}, "others need not wait for them"
+    assert set(finish(writer, found).finishes) == set(range(8))
 
 
 def test_each_row_has_its_own_settings_and_penalties_are_those_of_generate() -> None:
