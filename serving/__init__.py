@@ -20,9 +20,9 @@ writing, decoding/   the same where texts are written: rows join, take steps, le
 generation, stream   the settings of texts, and texts whole or as they come
 detokenizer          token ids as they come → text as it goes out
 loading, model       load, check and measure; rows → padded batch → small arrays
-execution            how a model runs: packed (rows without padding), traced (as a graph), or as it is; always checked
+execution            how a model runs: packed (without padding), traced or replayed (a graph), or as it is; checked
 lanes                forward passes side by side on a CPU
-products             a float32 model's products on a CPU, by the faster library
+products             weights in the layout that a CPU multiplies fastest
 grouping             which of the waiting lengths share a batch
 cost, learned        what a forward pass costs: as measured at warm-up, as learned from the batches that ran
 predictor, pyfunc    the same model in this process, for checks and for MLflow
