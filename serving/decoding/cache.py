@@ -52,12 +52,12 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not ty
     @property
     def keys(self) -> torch.Tensor:
         """What is in use."""
-        return self._view(0)
+        return self.view(0)
 
     @property
     def values(self) -> torch.Tensor:
         """What is in use."""
-        return self._view(1)
+        return self.view(1)
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Nothing: buffers are made by `insert`."""
@@ -69,7 +69,7 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not ty
         end = self.layout.end
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[: self.layout.rows, :, end : end + 1] = states
-        return self._view(0, 1), self._view(1, 1)
+        return self.view(0, 1), self.view(1, 1)
 
     def get_seq_length(self) -> int:
         """Columns in use."""
@@ -115,7 +115,8 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not ty
         """Rows and columns of the buffers."""
         return (self._buffers[0].shape[0], self._buffers[0].shape[2]) if self._buffers else (0, 0)
 
-    def _view(self, which: int, more: int = 0) -> torch.Tensor:
+    def view(self, which: int, more: int = 0) -> torch.Tensor:
+        """Keys (0) or values (1), with so many columns more than are in use."""
         layout = self.layout
         return self._buffers[which][: layout.rows, :, layout.start : layout.end + more]
 
@@ -151,6 +152,10 @@ class RowCache(Cache):  # type: ignore[misc]  # as above
         layout.start = layout.end - width
         layout.rows += count
         layout.lengths += lengths
+
+    def views(self) -> list[torch.Tensor]:
+        """Keys and values of each layer, with the column that the next step writes."""
+        return [layer.view(which, 1) for layer in self.rows_layers for which in (0, 1)]
 
     def advance(self) -> None:
         """The step is done: each row has one token more."""

@@ -12,6 +12,7 @@ import torch
 from serving.decoding.decoder import CausalDecoder, Decoder, Seq2SeqDecoder
 from serving.decoding.single import SingleDecoder
 from serving.errors import EngineError
+from serving.traced import NotTraceable
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -40,6 +41,21 @@ def choose_decoder(module: Any, pad_token_id: int, vocabulary: int) -> Decoder:
         logger.warning("%s does not fit this model: %s", kind.__name__, problem)
         problems.append(problem)
     raise EngineError(f"the model's texts come out otherwise than transformers' generate writes them: {problems[-1]}")
+
+
+def choose_steps(decoder: Decoder, vocabulary: int, max_tokens: int) -> None:
+    """Let a decoder that was chosen take its steps as a graph where it then still writes the same. Blocks."""
+    if not isinstance(decoder, CausalDecoder) or decoder.device.type != "cpu":
+        return
+    try:
+        with torch.inference_mode():
+            decoder.trace(vocabulary, max_tokens)
+        problem = try_out(decoder, vocabulary)
+    except Exception as error:  # tracing may raise anything
+        problem = str(error) if isinstance(error, NotTraceable) else f"{type(error).__name__}: {error}"
+    if problem is not None:
+        decoder.untrace()
+        logger.info("steps are taken module by module: %s", problem.partition("\n")[0])
 
 
 def try_out(decoder: Decoder, vocabulary: int) -> str | None:

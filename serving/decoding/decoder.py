@@ -17,6 +17,8 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from serving.decoding.cache import RowCache
+from serving.decoding.graph import name_views, trace_step
+from serving.traced import NotTraceable, TracedModule
 
 
 class Decoder(ABC):
@@ -128,6 +130,22 @@ class Decoder(ABC):
 class CausalDecoder(Decoder):
     """A decoder alone: prompt and new tokens are one row."""
 
+    _graph: TracedModule | None = None
+
+    def trace(self, vocabulary: int, max_tokens: int) -> None:
+        """Take steps as a graph from now on, see `graph.trace_step`; raises what it does."""
+        if "position_ids" not in self._arguments:
+            raise NotTraceable("it counts positions itself")
+        cache = DynamicCache()
+        nothing = torch.zeros((1, 1), dtype=torch.int64)
+        self._forward(nothing, input_ids=nothing, past_key_values=cache)
+        like = [part for pair in _states(cache) for part in pair]
+        self._graph = trace_step(self.module, like, vocabulary, max_tokens)
+
+    def untrace(self) -> None:
+        """Take steps as the model does."""
+        self._graph = None
+
     def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
         """One forward pass over all rows' tokens, padded on the left."""
         rows = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]
@@ -142,10 +160,14 @@ class CausalDecoder(Decoder):
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """One forward pass over a token of each row."""
         (cache,) = self._caches
-        ids = torch.tensor(tokens, device=self.device)[:, None]
-        logits = self._forward(
-            self._positions_now(), input_ids=ids, attention_mask=cache.mask(1, self.device), past_key_values=cache
-        )
+        ids, mask = torch.tensor(tokens, device=self.device)[:, None], cache.mask(1, self.device)
+        positions = self._positions_now()
+        if self._graph is None:
+            logits = self._forward(positions, input_ids=ids, attention_mask=mask, past_key_values=cache)
+        else:
+            given = {"input_ids": ids, "position_ids": positions}
+            given |= {} if mask is None else {"attention_mask": mask.bool()[:, None, None]}
+            logits = self._graph(**given, **name_views(cache.views())).logits[:, -1]
         cache.advance()
         return logits
 

@@ -6,7 +6,7 @@ import psutil
 import torch
 
 from registry.contract import Contract
-from serving.decoding.check import choose_decoder, try_out
+from serving.decoding.check import choose_decoder, choose_steps, try_out
 from serving.decoding.single import SingleDecoder
 from serving.decoding.writer import Writer
 from serving.errors import EngineError
@@ -28,6 +28,7 @@ def make_writer(module: Any, contract: Contract, encoder: TextEncoder, cache_byt
     """Looks how the model must be called; raises EngineError. cache_bytes: of keys and values, 0 for a default."""
     vocabulary = contract.processor.vocabulary
     decoder = choose_decoder(module, contract.processor.pad_token_id, vocabulary)
+    choose_steps(decoder, vocabulary, contract.max_tokens)
     rounds = module.dtype != torch.float32 and not isinstance(decoder, SingleDecoder)
 
     def verify() -> None:
