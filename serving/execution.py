@@ -17,7 +17,7 @@ import torch
 
 from serving.messages import Row
 from serving.model import Model
-from serving.packed import can_pack, pack, replay, unpack
+from serving.packed import NEVER, can_pack, find_least, pack, replay, unpack
 from serving.replayed import LEAST_LINE, CudaRecorder, Record
 from serving.traced import TracedModule, check_operations, trace
 
@@ -26,6 +26,8 @@ logger = logging.getLogger("headwaiter.engine")
 Inputs = Mapping[str, torch.Tensor]
 SHORT_TOKENS = 11
 """Length of the rows that are traced; ours: no length that a model would treat in a special way."""
+MIXED = (9, 3, 70, 20, 9, 1, 45, 33)
+"""Lengths of rows of which some are short enough for blocks; ours."""
 OUTPUTS = ("logits", "last_hidden_state", "start_logits", "end_logits")
 REPLAYED_TOKENS = 32
 """Length of the rows with which replayed batches are measured; ours."""
@@ -60,6 +62,7 @@ def choose_execution(model: Model) -> None:
         ([1], False),
         ([min(short + 6, longest)] * 3, True),
         ([longest, min(5, longest)], True),
+        ([min(length, longest) for length in MIXED], True),
         ([longest], False),
     )
     try:
@@ -77,7 +80,9 @@ def choose_execution(model: Model) -> None:
     for model.packs in (True, False) if packs and is_cpu else (packs,):
         try:
             if model.packs:
-                pack(plain)
+                least = find_least(plain, getattr(torch, model.dtype)) if is_cpu else NEVER
+                model.blocks = least < NEVER
+                pack(plain, least=least)
             if is_cpu:
                 alike, mixed = inputs_of(model, [short] * 2, types=False), inputs_of(model, few, types=True)
                 model.module = trace(plain, alike, mixed)

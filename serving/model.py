@@ -78,8 +78,9 @@ class Pending:
 class Model:
     """The head of one version, in eval mode, on one device. Only a graph may be launched from several threads.
 
-    packs: whether the module takes rows without padding, see `packed`. replays: tokens of the longest batches that are
-    replayed on a GPU, see `replayed`. split: how the cores are used, on a CPU.
+    packs: whether the module takes rows without padding, see `packed`. blocks: whether its short rows attend in blocks.
+    replays: tokens of the longest batches that are replayed on a GPU, see `replayed`. split: how the cores are used, on
+    a CPU.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Model:
         self.device = torch.device(device)
         self.dtype = dtype
         self.packs = False
+        self.blocks = False
         self.replays = 0
         self.split = Split()
         problem = self.task.problem(contract)
@@ -154,7 +156,7 @@ class Model:
         """Rows of one kind as the task takes them."""
         inputs, lengths = self.task.collate(rows, self.contract), [row.length for row in rows]
         if self.packs and (len(inputs) > 1 or self.replays):  # ids alone are equally long
-            inputs |= pack_rows(lengths)
+            inputs |= pack_rows(lengths, blocks=self.blocks)
         return Batch(
             {name: upload(array, self.device) for name, array in inputs.items()},
             lengths,

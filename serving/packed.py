@@ -2,18 +2,22 @@
 
 Everything else in an encoder treats a token by itself, so padding is there for attention's sake alone. The layout is
 that of FlashAttention's variable-length kernels (Dao et al., 2022): where each row begins, and where the last one ends.
-On a GPU such a kernel takes the whole line in half precision; elsewhere rows of equal length attend together.
+On a GPU such a kernel takes the whole line in half precision. On a CPU rows of equal length attend together, in torch's
+kernel; where that is found to be slow, short rows fill blocks and attend there by products of all tokens of a block,
+each to those of its own row, and long ones by products, too.
 The head is not touched: it gets its states in padded places, with zeros between them.
 """
 
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from serving.padding import pack_rows
 from serving.replayed import Record, Replayed
 
 FAMILIES = frozenset(
@@ -22,6 +26,29 @@ FAMILIES = frozenset(
 """Model types whose attention can be replaced and passes on what it is called with (transformers 5.23)."""
 IMPLEMENTATION = "headwaiter_packed"
 HALF = (torch.float16, torch.bfloat16)
+PRODUCT_TOKENS, NEVER = 40, 1 << 30
+"""Length from which on a row attends by products, where these are faster; ours."""
+TYPICAL = (*(6, 8, 9, 10, 11, 12, 13, 14) * 3, 24, 32, 48, 96)
+"""Lengths of the rows with which ways to attend are measured; ours."""
+FASTER = 1.1
+"""Products must be faster by this."""
+REPEATS = 5
+
+
+class Packing(NamedTuple):
+    """How a line is cut into rows. cuts, owners, slots: as `padding.pack_rows` has them, on the device.
+
+    longest: tokens of a row. least: tokens from which on a row attends by products. near: (blocks, size, size), what is
+    added to the scores of a block's tokens, minus infinity between rows. tokens: (blocks × size,) int64, the token of
+    the line in each slot.
+    """
+
+    cuts: torch.Tensor | None = None
+    longest: int = 0
+    least: int = NEVER
+    near: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+    slots: torch.Tensor | None = None
 
 
 def can_pack(module: Any, device: torch.device, dtype: torch.dtype) -> bool:
@@ -30,13 +57,14 @@ def can_pack(module: Any, device: torch.device, dtype: torch.dtype) -> bool:
     return is_encoder and (device.type == "cpu" or dtype in HALF)
 
 
-def pack(module: Any) -> None:
+def pack(module: Any, *, least: int = NEVER) -> None:
     """Let the model be called with what `padding.pack_rows` gives, beside its padded rows; `unpack` undoes it.
 
-    Rows of equal length may come without; a mask alone is refused, as nothing here would heed it.
+    Rows of equal length may come without; a mask alone is refused, as nothing here would heed it. least: tokens from
+    which on a row attends by products.
     """
     base = module.base_model
-    base.forward = partial(_forward, base, base.forward)
+    base.forward = partial(_forward, base, base.forward, Packing(least=least))
     module.set_attn_implementation(IMPLEMENTATION)
 
 
@@ -44,7 +72,7 @@ def replay(module: Any, record: Record) -> Replayed:
     """Let a packed model's encoder go through what is returned."""
     base = module.base_model
     replayed = Replayed(base.forward.args[1], record)
-    base.forward = partial(_forward, base, replayed)
+    base.forward = partial(_forward, base, replayed, Packing())
     return replayed
 
 
@@ -57,6 +85,7 @@ def unpack(module: Any) -> None:
 def _forward(
     base: Any,
     plain: Any,
+    packing: Packing,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     token_type_ids: torch.Tensor | None = None,
@@ -64,6 +93,8 @@ def _forward(
     places: torch.Tensor | None = None,
     positions: torch.Tensor | None = None,
     cuts: torch.Tensor | None = None,
+    owners: torch.Tensor | None = None,
+    slots: torch.Tensor | None = None,
     **others: Any,
 ) -> Any:
     """The encoder's output for padded rows, computed without the padding."""
@@ -71,7 +102,7 @@ def _forward(
         if attention_mask is not None:
             raise ValueError("a packed model needs places, positions and cuts where rows are padded")
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        return plain(input_ids, **types, **others)
+        return plain(input_ids, **types, **others, packing=packing)
 
     def line(padded: torch.Tensor) -> torch.Tensor:
         return padded.flatten()[places].unsqueeze(0)
@@ -83,13 +114,24 @@ def _forward(
         others["position_ids"] = line(embeddings.create_position_ids_from_input_ids(input_ids, embeddings.padding_idx))
     if token_type_ids is not None:
         others["token_type_ids"] = line(token_type_ids)
-    output = plain(line(input_ids), packing=(cuts, longest), **others)
+    packing = packing._replace(cuts=cuts, longest=longest)
+    if owners is not None and slots is not None:
+        packing = _with_blocks(packing, owners, slots, base.dtype)
+    output = plain(line(input_ids), packing=packing, **others)
     states = output.last_hidden_state[0]
     padded = states.new_zeros(rows * longest, states.shape[-1]).index_copy(0, places, states)
     output.last_hidden_state = padded.view(rows, longest, states.shape[-1])
     if getattr(base, "pooler", None) is not None:
         output.pooler_output = _pool(base, output.last_hidden_state)
     return output
+
+
+def _with_blocks(packing: Packing, owners: torch.Tensor, slots: torch.Tensor, dtype: torch.dtype) -> Packing:
+    is_near = owners.unsqueeze(2) == owners.unsqueeze(1)
+    near = torch.zeros_like(is_near, dtype=dtype).masked_fill(~is_near, -torch.inf)
+    nobodys = torch.zeros_like(owners, dtype=torch.int64).flatten()  # a token to compute with; nothing comes of it
+    tokens = nobodys.index_copy(0, slots, torch.arange(slots.shape[0], device=slots.device))
+    return packing._replace(near=near, tokens=tokens, slots=slots)
 
 
 def _pool(base: Any, states: torch.Tensor) -> Any:
@@ -105,7 +147,7 @@ def _attention(
     key: torch.Tensor,
     value: torch.Tensor,
     _mask: None,
-    packing: tuple[torch.Tensor, int] | None = None,
+    packing: Packing = Packing(),  # noqa: B008  # never changes
     scaling: float | None = None,
     sliding_window: int | None = None,
     **_others: Any,
@@ -116,36 +158,77 @@ def _attention(
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     window = -1 if sliding_window is None else sliding_window - 1
-    if packing is None:
-        return attend(query, key, value, scale, window).transpose(1, 2), None
-    cuts, longest = packing
+    cuts, longest, least, near, tokens, slots = packing
+    if cuts is None:
+        return attend(query, key, value, scale, window, least).transpose(1, 2), None
     if query.is_cuda:
         from torch.nn.attention.varlen import varlen_attn
 
         query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
-        near = (window, window)
-        found = varlen_attn(query, key, value, cuts, cuts, longest, longest, scale=scale, window_size=near)
+        sides = (window, window)
+        found = varlen_attn(query, key, value, cuts, cuts, longest, longest, scale=scale, window_size=sides)
         return found.unsqueeze(0), None  # type: ignore[union-attr]  # one tensor, as no other is asked for
-    return attend_by_length(query, key, value, cuts, scale, window), None
+    return attend_line(query, key, value, cuts, near, tokens, slots, scale, window, least), None
 
 
-def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int) -> torch.Tensor:
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int, least: int
+) -> torch.Tensor:
     """Within whole rows; window: how far a token sees, -1 for everywhere."""
-    if window >= 0 and query.size(2) > window + 1:
-        places = torch.arange(query.size(2), device=query.device)
+    rows, heads, length, size = query.size(0), query.size(1), query.size(2), query.size(3)
+    if window >= 0 and length > window + 1:
+        places = torch.arange(length, device=query.device)
         near = (places.unsqueeze(0) - places.unsqueeze(1)).abs() <= window
         return scaled_dot_product_attention(query, key, value, attn_mask=near, scale=scale)
-    return scaled_dot_product_attention(query, key, value, scale=scale)
+    if length < least:
+        return scaled_dot_product_attention(query, key, value, scale=scale)
+    shape = [rows * heads, length, size]
+    scores = torch.bmm(query.reshape(shape) * scale, key.reshape(shape).transpose(1, 2))
+    return torch.bmm(scores.softmax(-1), value.reshape(shape)).view([rows, heads, length, size])
 
 
-def _attend_by_length(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cuts: torch.Tensor, scale: float, window: int
+def _attend_in_blocks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    near: torch.Tensor,
+    tokens: torch.Tensor,
+    slots: torch.Tensor,
+    scale: float,
 ) -> torch.Tensor:
-    """Rows of the line, those of equal length together."""
-    heads, tokens, size = query.size(1), query.size(2), query.size(3)
-    found = torch.empty([1, tokens, heads, size], dtype=query.dtype, device=query.device)
+    """(heads, tokens, size) each → (tokens of short rows, heads, size)."""
+    heads, blocks, size = query.size(0), near.size(0), near.size(1)
+    shape = [heads * blocks, size, query.size(2)]
+    query, key, value = query.index_select(1, tokens), key.index_select(1, tokens), value.index_select(1, tokens)
+    scores = torch.bmm(query.view(shape), key.view(shape).transpose(1, 2)).view([heads, blocks, size, size])
+    weights = torch.add(near, scores, alpha=scale).softmax(-1).view([heads * blocks, size, size])
+    found = torch.bmm(weights, value.view(shape)).view([heads, blocks * size, query.size(2)])
+    return found.transpose(0, 1).index_select(0, slots)
+
+
+def _attend_line(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cuts: torch.Tensor,
+    near: torch.Tensor | None,
+    tokens: torch.Tensor | None,
+    slots: torch.Tensor | None,
+    scale: float,
+    window: int,
+    least: int,
+) -> torch.Tensor:
+    """Rows of the line: those in blocks, then the others, those of equal length together."""
+    heads, size = query.size(1), query.size(3)
+    found = torch.empty([1, query.size(2), heads, size], dtype=query.dtype, device=query.device)
     edges: list[int] = cuts.to(torch.int64).tolist()
     first = 0
+    if near is not None and tokens is not None and slots is not None:
+        short = slots.size(0)
+        if short > 0 and (window < 0 or near.size(1) <= window + 1):
+            found[0, :short] = _attend_in_blocks(query[0], key[0], value[0], near, tokens, slots, scale)
+            while edges[first] < short:
+                first += 1
     while first < len(edges) - 1:
         length = edges[first + 1] - edges[first]
         last = first + 1
@@ -158,6 +241,7 @@ def _attend_by_length(
             value[0, :, begin:end].view(shape).transpose(0, 1),
             scale,
             window,
+            least,
         )
         found[0, begin:end] = part.transpose(1, 2).flatten(0, 1)
         first = last
@@ -166,8 +250,30 @@ def _attend_by_length(
 
 attend: Callable[..., torch.Tensor]
 attend = torch.jit.script_if_tracing(_attend)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-attend_by_length: Callable[..., torch.Tensor]
-attend_by_length = torch.jit.script_if_tracing(_attend_by_length)  # type: ignore[no-untyped-call]  # as above
+attend_line: Callable[..., torch.Tensor]
+attend_line = torch.jit.script_if_tracing(_attend_line)  # type: ignore[no-untyped-call]  # as above
 """Their loops and conditions stay such in a graph that is traced."""
+
+
+@torch.inference_mode()
+def find_least(module: Any, dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter) -> int:
+    """The length from which on rows had better attend by products on this CPU, short ones in blocks; `NEVER` for none.
+
+    Blocks for some ms.
+    """
+    heads = module.config.num_attention_heads
+    width = module.config.hidden_size // heads * heads
+    line = pack_rows(TYPICAL, blocks=True)
+    cuts, owners, slots = (torch.from_numpy(line[name]) for name in ("cuts", "owners", "slots"))
+    states = torch.zeros((1, sum(TYPICAL), heads, width // heads), dtype=dtype).transpose(1, 2)
+    took = []
+    for packing in (Packing(cuts), _with_blocks(Packing(cuts, least=PRODUCT_TOKENS), owners, slots, dtype)):
+        took.append(float("inf"))
+        for _ in range(REPEATS):
+            began = clock()
+            _attention(module, states, states, states, None, packing)
+            took[-1] = min(took[-1], clock() - began)
+    return PRODUCT_TOKENS if took[0] >= FASTER * took[1] else NEVER
+
 
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _attention)

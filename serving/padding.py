@@ -27,11 +27,18 @@ def pad_rows(rows: Sequence[Row], pad_id: int, *, side: str = "right") -> dict[s
     return inputs
 
 
-def pack_rows(lengths: Sequence[int]) -> dict[str, Array]:
+BLOCKS = (32, 64)
+"""Tokens of a block: so many where no row is longer, else the larger; longer rows are in none. Ours."""
+LEAST_IN_BLOCKS = 4
+"""Rows that are worth blocks; ours."""
+
+
+def pack_rows(lengths: Sequence[int], *, blocks: bool = False) -> dict[str, Array]:
     """Where the tokens of padded rows (rows, longest) stand in the line, which has its shortest rows first.
 
     places: (tokens,) int64, in the flat padded rows. positions: (tokens,) int64, within the row. cuts: (rows + 1,)
-    int32, where each row begins in the line, and its end.
+    int32, where each row begins in the line, and its end. blocks: also how its short rows fill blocks: owners, (blocks,
+    size) int32, the row of each slot, -1 for none; slots, (tokens of short rows,) int64, where each stands in them.
     """
     sizes = numpy.asarray(lengths)
     order = sizes.argsort(kind="stable")
@@ -39,7 +46,25 @@ def pack_rows(lengths: Sequence[int]) -> dict[str, Array]:
     cuts = numpy.concatenate(([0], ordered.cumsum()))
     positions = numpy.arange(cuts[-1]) - cuts[:-1].repeat(ordered)
     places = (order * sizes.max()).repeat(ordered) + positions
-    return {"places": places, "positions": positions, "cuts": cuts.astype(numpy.int32)}
+    line = {"places": places, "positions": positions, "cuts": cuts.astype(numpy.int32)}
+    return line | _fill_blocks(ordered, positions) if blocks else line
+
+
+def _fill_blocks(lengths: Array, positions: Array) -> dict[str, Array]:
+    size = BLOCKS[0] if lengths[-1] <= BLOCKS[0] else BLOCKS[1]
+    short = lengths[: numpy.searchsorted(lengths, size, "right")]
+    if len(short) < LEAST_IN_BLOCKS:
+        short = short[:0]
+    starts, filled = [], 0
+    for length in short.tolist():
+        if filled % size + length > size:  # never over the end of a block
+            filled = -(-filled // size) * size
+        starts.append(filled)
+        filled += length
+    slots = numpy.asarray(starts, dtype=numpy.int64).repeat(short) + positions[: short.sum()]
+    owners = numpy.full(-(-filled // size) * size, -1, dtype=numpy.int32)
+    owners[slots] = numpy.arange(len(short)).repeat(short)
+    return {"owners": owners.reshape(-1, size), "slots": slots}
 
 
 def find_real(rows: Sequence[Row], side: str = "right") -> Array:

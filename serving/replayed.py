@@ -48,7 +48,8 @@ class CudaRecorder:
 class _Line:
     """The graph of lines of up to `size` tokens.
 
-    inputs: (1, tokens) each, by name, as an example. others: what else the encoder is called with, by name.
+    inputs: (1, tokens) each, by name, as an example. packing: see `packed.Packing`. others: what else the encoder is
+    called with, by name.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class _Line:
         record: Record,
         size: int,
         inputs: Mapping[str, torch.Tensor],
+        packing: Any,
         others: Mapping[str, Any],
     ) -> None:
         self._inputs = {name: each.new_zeros((1, size)) for name, each in inputs.items()}
         self._cuts = inputs["input_ids"].new_full((size // TOKENS_OF_A_ROW + 2,), size, dtype=torch.int32)
         self._cuts[:-1] = 0
-        self._again, self._output = record(lambda: plain(**self._inputs, **others, packing=(self._cuts, size)))
+        packing = packing._replace(cuts=self._cuts, longest=size)
+        self._again, self._output = record(lambda: plain(**self._inputs, **others, packing=packing))
 
     def __call__(self, inputs: Mapping[str, torch.Tensor], cuts: torch.Tensor) -> Any:
         """The encoder's output for a line, its states valid until the next one."""
@@ -90,9 +93,11 @@ class Replayed:
         self._lines: dict[tuple[int, tuple[str, ...]], _Line] = {}
         self._records = False
 
-    def __call__(self, input_ids: torch.Tensor, *, packing: tuple[torch.Tensor, int], **others: Any) -> Any:
+    def __call__(self, input_ids: torch.Tensor, *, packing: Any, **others: Any) -> Any:
         """The encoder's output."""
-        cuts, _ = packing
+        cuts = packing.cuts
+        if cuts is None:
+            return self.plain(input_ids, packing=packing, **others)
         given = {"input_ids": input_ids, **others}
         inputs = {name: each for name, each in given.items() if isinstance(each, torch.Tensor)}
         least = max(LEAST_LINE, input_ids.shape[1], TOKENS_OF_A_ROW * (len(cuts) - 1))
@@ -100,7 +105,7 @@ class Replayed:
         key = size, tuple(inputs)
         if self._records and size <= self.longest and key not in self._lines:
             rest = {name: each for name, each in others.items() if name not in inputs}
-            self._lines[key] = _Line(self.plain, self._record, size, inputs, rest)
+            self._lines[key] = _Line(self.plain, self._record, size, inputs, packing, rest)
         if key in self._lines:
             return self._lines[key](inputs, cuts)
         return self.plain(input_ids, packing=packing, **others)

@@ -54,7 +54,8 @@ class MultipleChoice(Task):
 
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
         """The head takes (items, endings, tokens); every row is an item with one ending."""
-        one = {name: each.unsqueeze(1) if each.ndim == 2 else each for name, each in batch.inputs.items()}
+        padded = ("input_ids", "attention_mask", "token_type_ids")
+        one = {name: each.unsqueeze(1) if name in padded else each for name, each in batch.inputs.items()}
         return (model(**one).logits.float(),)
 
     def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:

@@ -72,6 +72,6 @@ def test_no_task_waits_for_the_device(
         return made(*given, **others)
 
     monkeypatch.setattr(torch, "tensor", tensor)
-    monkeypatch.setattr("serving.packed.attend_by_length", lambda query, *_: query.transpose(1, 2))  # a GPU has its own
+    monkeypatch.setattr("serving.packed.attend_line", lambda query, *_: query.transpose(1, 2))  # a GPU has its own
     answer = model.task.forward(model.module, batch)
     assert all(each.device.type == "meta" and len(each) == len(LENGTHS) for each in answer)

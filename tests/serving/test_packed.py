@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.heads import HEADS
-from serving.packed import FAMILIES, can_pack, pack, unpack
-from serving.padding import pack_rows
+from serving.packed import FAMILIES, NEVER, PRODUCT_TOKENS, REPEATS, can_pack, find_least, pack, unpack
+from serving.padding import BLOCKS, LEAST_IN_BLOCKS, pack_rows
 
 LONGEST = 160
 SIZES: dict[str, Any] = {
@@ -62,20 +62,22 @@ def padded(lengths: list[int], family: str) -> dict[str, torch.Tensor]:
 
 
 def shaped(inputs: dict[str, torch.Tensor], task: str) -> dict[str, torch.Tensor]:
-    choices = task == "multiple-choice"
-    return {name: each.unsqueeze(1) if choices and each.ndim == 2 else each for name, each in inputs.items()}
+    rows = ("input_ids", "attention_mask", "token_type_ids") if task == "multiple-choice" else ()
+    return {name: each.unsqueeze(1) if name in rows else each for name, each in inputs.items()}
 
 
+@pytest.mark.parametrize("least", [NEVER, 40])
 @pytest.mark.parametrize(("family", "task"), cells())
 @torch.inference_mode()
-def test_a_packed_model_answers_as_with_padding(family: str, task: str) -> None:
+def test_a_packed_model_answers_as_with_padding(family: str, task: str, least: int) -> None:
     model = build(family, task)
     assert can_pack(model, torch.device("cpu"), torch.float32)
-    for lengths in ([5, 30, 17, 17, 1], [7, 7], [LONGEST], [60, 2]):
+    for lengths in ([5, 30, 17, 17, 1], [7, 7], [LONGEST], [60, 2], [90, 3, 64, 9, 9, 50, 1, 65, 90]):
         inputs = padded(lengths, family)
         expected = model(**shaped(inputs, task))
-        pack(model)
-        line = {name: torch.from_numpy(array) for name, array in pack_rows(lengths).items()}
+        pack(model, least=least)
+        arrays = pack_rows(lengths, blocks=least < NEVER)
+        line = {name: torch.from_numpy(array) for name, array in arrays.items()}
         found = model(**shaped(inputs | line, task))
         unpack(model)
         for name in expected.keys() & {"logits", "last_hidden_state", "start_logits", "end_logits", "pooler_output"}:
@@ -103,3 +105,28 @@ def test_the_line_holds_each_row_once_and_in_order(lengths: list[int]) -> None:
     assert sorted(spans) == [(row * longest, length) for row, length in enumerate(lengths)]
     assert [length for _, length in spans] == sorted(lengths)
     assert positions == [at for _, length in spans for at in range(length)]
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=40))
+def test_blocks_hold_each_short_row_once_and_whole(lengths: list[int]) -> None:
+    line = pack_rows(lengths, blocks=True)
+    owners, slots, size = line["owners"], line["slots"].tolist(), line["owners"].shape[1]
+    assert size == BLOCKS[max(lengths) > BLOCKS[0]]
+    short = sorted(length for length in lengths if length <= size)
+    short = short if len(short) >= LEAST_IN_BLOCKS else []
+    assert len(slots) == sum(short)
+    assert owners.size - (owners == -1).sum() == len(slots)
+    at = 0
+    for row, length in enumerate(short):
+        places = slots[at : at + length]
+        assert places == list(range(places[0], places[0] + length))
+        assert places[0] // size == places[-1] // size, "a row lies in one block"
+        assert set(owners.flat[places]) == {row}
+        at += length
+
+
+@pytest.mark.parametrize(("line", "blocks", "least"), [(2.0, 1.0, PRODUCT_TOKENS), (1.0, 1.0, NEVER)])
+def test_rows_attend_by_products_where_that_is_faster(line: float, blocks: float, least: int) -> None:
+    seconds = [0.0, line] * REPEATS + [0.0, blocks] * REPEATS
+    now = iter([sum(seconds[: index + 1]) for index in range(len(seconds))])
+    assert find_least(build("bert", "fill-mask"), torch.bfloat16, lambda: next(now)) == least
