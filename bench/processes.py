@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from serving.process import KEPT_MEMORY
+
 ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds the packages; every process starts in it."""
 
@@ -50,9 +52,9 @@ def free_port() -> int:
 
 
 def run_module(arguments: Sequence[str], environment: Mapping[str, str], python: str = sys.executable) -> str:
-    """Standard output of `python -m …`. Blocks; raises BenchError where it fails."""
-    command = [python, "-m", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=dict(environment), capture_output=True, text=True, check=False)
+    """Standard output of `python -m …`, which keeps memory as an engine does. Blocks; raises BenchError if it fails."""
+    command, kept = [python, "-m", *arguments], {**KEPT_MEMORY, **environment}
+    done = subprocess.run(command, cwd=ROOT, env=kept, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(f"python -m {' '.join(arguments)} failed:\n{(done.stdout + done.stderr)[-3000:]}")
     return done.stdout
