@@ -1,5 +1,6 @@
 """What transformers writes without a server, a process of its own: all prompts known in advance through
-`generate_batch`, or one after the other through `generate`. Tokens a second as JSON.
+`generate_batch`, or one after the other through `generate`. Or the bound of one text at a time, what its products alone
+would allow. Tokens a second as JSON.
 """
 
 import argparse
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from serving.products import choose_products
 
 BLOCK_TOKENS = 32
 
@@ -41,7 +44,19 @@ def generate(model: Any, prompts: list[list[int]], new_tokens: int) -> int:
     return written
 
 
-WAYS = {"generate_batch": generate_batch, "generate": generate}
+@torch.inference_mode()
+def products(model: Any, prompts: list[list[int]], new_tokens: int) -> int:
+    """Every weight times one row, as often as there would be tokens; their number."""
+    choose_products(model)
+    layers = [each for each in model.modules() if isinstance(each, torch.nn.Linear)]
+    rows = [torch.ones(1, each.in_features) for each in layers]
+    for _ in range(len(prompts) * new_tokens):
+        for layer, row in zip(layers, rows, strict=True):
+            layer(row)
+    return len(prompts) * new_tokens
+
+
+WAYS = {"generate_batch": generate_batch, "generate": generate, "products": products}
 
 
 def main() -> None:

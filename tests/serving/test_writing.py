@@ -13,15 +13,17 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from serving.decoding.check import KINDS, choose_decoder, find_difference
+from serving.decoding.check import KINDS, choose_decoder, choose_steps, find_difference
 from serving.decoding.decoder import CausalDecoder, Decoder
+from serving.decoding.graph import trace_step
 from serving.decoding.single import SingleDecoder
 from serving.decoding.writer import JOIN_TOKENS, TURN_TOKENS, Writer
 from serving.errors import EngineError
 from serving.generation import Settings
 from serving.messages import Failure, Part, Row
-from tests.families import build
+from tests.families import LONGEST, build
 
 CAUSAL = ("gpt2", "llama", "mistral", "gptj")
 SEQ2SEQ = ("t5", "mt5", "bart")
@@ -118,6 +120,59 @@ def test_rows_that_join_and_leave_midway_are_written_as_generate_writes_each(fam
         assert found.tokens[number] == alone(module, prompt_of(number), max_new_tokens=most), number
         assert found.finishes[number] == "length"
         assert len(found.parts[number]) == (most if number % 2 == 0 else 1)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral"])
+def test_steps_as_a_graph_write_the_same(family: str) -> None:
+    module = load(family)
+    writer, found = make_writer(module, max_rows=5), Found()
+    decoder = writer._decoder
+    choose_steps(decoder, module.config.vocab_size, LONGEST)
+    assert decoder._graph is not None  # type: ignore[attr-defined]
+    forward = decoder._forward
+    prefills: list[int] = []
+    decoder._forward = lambda *given, **named: (prefills.append(1), forward(*given, **named))[1]  # type: ignore[method-assign]
+    for number in range(10):
+        writer.add(b"front", row(number, prompt_of(number), max_new_tokens=3 + number), 0.0)
+        found.take(writer.step())
+    finish(writer, found)
+    for number in range(10):
+        assert found.tokens[number] == alone(module, prompt_of(number), max_new_tokens=3 + number), number
+    assert len(prefills) <= 10, "every step went through the graph"
+
+
+def test_a_model_with_a_sliding_window_keeps_its_steps(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "headwaiter.engine")
+    folder = build(Path(mkdtemp()), "mistral", "AutoModelForCausalLM")
+    module = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, sliding_window=8).eval()
+    decoder = CausalDecoder(module, 0)
+    choose_steps(decoder, module.config.vocab_size, LONGEST)
+    assert decoder._graph is None
+    assert "steps are taken module by module: a ready mask would pass over its sliding window" in caplog.text
+
+
+class Late(torch.nn.Module):
+    """Llama's, whose logits are other ones from a position on."""
+
+    def __init__(self, module: Any, first: int) -> None:
+        super().__init__()
+        self.module, self.first = module, first
+
+    def forward(self, position_ids: torch.Tensor, **given: Any) -> Any:
+        output = self.module(position_ids=position_ids, **given)
+        output.logits = output.logits * (2 if position_ids.max() >= self.first else 1)
+        return output
+
+
+@torch.inference_mode()
+def test_a_step_that_looks_at_its_position_is_not_traced() -> None:
+    module = load("llama")
+    late = Late(module, first=LONGEST - 1)
+    late.config, late.dtype = module.config, module.dtype
+    cache = module(torch.tensor([[5]]), use_cache=True).past_key_values
+    like = [part for layer in cache.layers for part in (layer.keys, layer.values)]
+    with pytest.raises(DataDependentOutputException):
+        trace_step(late, like, module.config.vocab_size, LONGEST)
 
 
 @pytest.mark.parametrize("family", [*CAUSAL, *SEQ2SEQ])
