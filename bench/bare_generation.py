@@ -47,7 +47,7 @@ def generate(model: Any, prompts: list[list[int]], new_tokens: int) -> int:
 @torch.inference_mode()
 def products(model: Any, prompts: list[list[int]], new_tokens: int) -> int:
     """Every weight times one row, as often as there would be tokens; their number."""
-    choose_products(model)
+    choose_products(model, lambda: None)
     layers = [each for each in model.modules() if isinstance(each, torch.nn.Linear)]
     rows = [torch.ones(1, each.in_features) for each in layers]
     for _ in range(len(prompts) * new_tokens):

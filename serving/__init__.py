@@ -22,6 +22,7 @@ detokenizer          token ids as they come → text as it goes out
 loading, model       load, check and measure; rows → padded batch → small arrays
 execution            how a model runs: packed (without padding), traced or replayed (a graph), or as it is; checked
 lanes                forward passes side by side on a CPU
+attention            within each row of a line of tokens
 products             weights in the layout that a CPU multiplies fastest
 grouping             which of the waiting lengths share a batch
 cost, learned        what a forward pass costs: as measured at warm-up, as learned from the batches that ran

@@ -15,9 +15,10 @@ import msgspec
 import numpy
 import torch
 
+from serving.attention import NEVER, find_least
 from serving.messages import Row
 from serving.model import Model
-from serving.packed import NEVER, can_pack, find_least, pack, replay, unpack
+from serving.packed import can_pack, pack, replay, unpack
 from serving.replayed import LEAST_LINE, CudaRecorder, Record
 from serving.traced import TracedModule, check_operations, trace
 

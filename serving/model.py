@@ -103,9 +103,9 @@ class Model:
             raise ContractError(problem)
         self.module = load_model(root / MODEL_FOLDER, contract.task, dtype=dtype).to(self.device)
         self.task.prepare(self.module, contract)
-        choose_products(self.module)
         self.served = self.task.serve(root / MODEL_FOLDER, contract)
         self._is_cuda = self.device.type == "cuda"
+        choose_products(self.module, self._try_out)
 
     @torch.inference_mode()
     def launch(self, rows: Sequence[Row]) -> Pending:
@@ -151,6 +151,13 @@ class Model:
             return [to_arrays(part) for part in self.write(rows)]
         arrays = self.launch(rows).wait()
         return [cut(arrays, index, row.length, self.task, row.kind) for index, row in enumerate(rows)]
+
+    def _try_out(self) -> None:
+        try:
+            self.run([self.task.probe(self.contract, 1).to_row(0, 0.0)])
+        except Exception:
+            self.__dict__.pop("writer", None)
+            raise
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         """Rows of one kind as the task takes them."""

@@ -5,8 +5,10 @@ oneDNN, which brings the weights into its layout anew each time: with few tokens
 Engine side, once a model is loaded.
 """
 
+import logging
 import time
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -14,10 +16,14 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
+logger = logging.getLogger("headwaiter.engine")
+
 DTYPES = (torch.float32, torch.bfloat16)
-ROWS = (1, 8, 64)
-"""Tokens of the products that are measured: of a text that is written, of some, and of texts that are read."""
-REPEATS = 5
+FEW_ROWS = (1, 8)
+"""Tokens of the small products that are measured: of one text that is written, and of some."""
+MANY_ROWS, BUSY = 256, 1 << 28
+"""Of the large one, but for so many multiplications at most; ours."""
+REPEATS = 3
 
 
 class Packed(torch.nn.Linear):
@@ -41,18 +47,22 @@ multiply = torch.jit.script_if_tracing(_multiply)  # type: ignore[no-untyped-cal
 
 
 @torch.inference_mode()
-def choose_products(module: torch.nn.Module, clock: Callable[[], float] = time.perf_counter) -> int:
-    """Pack the weights of layers whose shape is faster so; how many that were. Blocks for a moment."""
-    if not torch._C._has_mkldnn:
-        return 0
+def choose_products(
+    module: torch.nn.Module, try_out: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> int:
+    """Pack the weights of layers whose shape is faster so; how many that were. Blocks for a moment.
+
+    try_out: runs the model. Some compute with a layer's weights themselves, and raise: these are left as they were.
+    """
     faster: dict[tuple[int, int, torch.dtype], bool] = {}
-    count = 0
-    for each in list[Any](module.modules()):
-        if type(each) not in (torch.nn.Linear, Conv1D):
+    packed: list[tuple[Any, type]] = []
+    for each in list[Any](module.modules()) if torch._C._has_mkldnn else []:
+        kind = type(each)
+        if kind not in (torch.nn.Linear, Conv1D):
             continue
         if each.weight.dtype not in DTYPES or each.weight.device.type != "cpu":
             continue
-        weight = each.weight if type(each) is torch.nn.Linear else each.weight.t().contiguous()
+        weight = each.weight if kind is torch.nn.Linear else each.weight.t().contiguous()
         shape = (*weight.shape, weight.dtype)
         if shape not in faster:
             faster[shape] = _is_faster(weight, clock)
@@ -60,19 +70,29 @@ def choose_products(module: torch.nn.Module, clock: Callable[[], float] = time.p
             each.out_features, each.in_features = weight.shape
             each.weight = torch.nn.Parameter(_pack(weight), requires_grad=False)
             each.__class__ = Packed
-            count += 1
-    return count
+            packed.append((each, kind))
+    try:
+        if packed:
+            try_out()
+    except Exception as error:  # a model may raise anything
+        logger.info("weights are not packed: %s: %s", type(error).__name__, str(error).partition("\n")[0])
+        for each, kind in packed:
+            weight = each.weight.to_dense()
+            each.weight = torch.nn.Parameter(weight if kind is torch.nn.Linear else weight.t(), requires_grad=False)
+            each.__class__ = kind
+        return 0
+    return len(packed)
 
 
 def _pack(weight: torch.Tensor) -> torch.Tensor:
-    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS[-1])
+    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, MANY_ROWS)
     return packed
 
 
 def _is_faster(weight: torch.Tensor, clock: Callable[[], float]) -> bool:
-    """Over all of `ROWS` alike."""
-    packed, gain = _pack(weight), 1.0
-    for rows in ROWS:
+    """Over all products alike, and in the large one, which decides what a busy model gets done."""
+    packed, gains = _pack(weight), list[float]()
+    for rows in (*FEW_ROWS, min(MANY_ROWS, BUSY // weight.numel() + 1)):
         given = weight.new_ones(rows, weight.shape[1])
         best = []
         for way, layout in ((linear, weight), (multiply, packed)):
@@ -81,5 +101,5 @@ def _is_faster(weight: torch.Tensor, clock: Callable[[], float]) -> bool:
                 began = clock()
                 way(given, layout, None)
                 best[-1] = min(best[-1], clock() - began)
-        gain *= best[0] / best[1]
-    return gain > 1
+        gains.append(best[0] / best[1])
+    return prod(gains) > 1 and gains[-1] >= 1

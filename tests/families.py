@@ -45,6 +45,7 @@ _SIZES: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
     "albert": {"embedding_size": 16},
     "electra": {"embedding_size": 32},
+    "mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 32, "true_hidden_size": 32},
     "gpt2": _GPT,
     "gptj": {**_GPT, "rotary_dim": 8},
     "llama": {"num_key_value_heads": 1},

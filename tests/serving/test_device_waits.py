@@ -42,7 +42,7 @@ CASES = [
 @pytest.fixture
 def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     """The case's, on the `meta` device; packed where a GPU would."""
-    monkeypatch.setattr("serving.model.choose_products", lambda _: 0)  # a CPU's
+    monkeypatch.setattr("serving.model.choose_products", lambda *_: 0)  # a CPU's
     family, task, _ = request.node.callspec.params["case"]
     folder = build(tmp_path / MODEL_FOLDER, family, get_head(task).auto_class)
     module = load_model(folder, task, dtype="bfloat16")
@@ -72,6 +72,6 @@ def test_no_task_waits_for_the_device(
         return made(*given, **others)
 
     monkeypatch.setattr(torch, "tensor", tensor)
-    monkeypatch.setattr("serving.packed.attend_line", lambda query, *_: query.transpose(1, 2))  # a GPU has its own
+    monkeypatch.setattr("serving.attention.attend_line", lambda query, *_: query.transpose(1, 2))  # a GPU has its own
     answer = model.task.forward(model.module, batch)
     assert all(each.device.type == "meta" and len(each) == len(LENGTHS) for each in answer)

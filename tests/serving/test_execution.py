@@ -119,7 +119,7 @@ def test_a_model_that_does_not_answer_alike_without_padding_runs_as_a_padded_gra
     model: Model, plain: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "headwaiter.engine")
-    monkeypatch.setattr("serving.packed.attend_line", lambda query, *_: query.transpose(1, 2).contiguous())
+    monkeypatch.setattr("serving.attention.attend_line", lambda query, *_: query.transpose(1, 2).contiguous())
     choose_execution(model)
     assert "the model does not run packed: its logits differ" in note(caplog)
     assert describe_execution(model) == "graph"

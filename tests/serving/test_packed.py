@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.heads import HEADS
-from serving.packed import FAMILIES, NEVER, PRODUCT_TOKENS, REPEATS, can_pack, find_least, pack, unpack
+from serving.attention import NEVER, PRODUCT_TOKENS, REPEATS, find_least
+from serving.packed import FAMILIES, can_pack, pack, unpack
 from serving.padding import BLOCKS, LEAST_IN_BLOCKS, pack_rows
 
 LONGEST = 160

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.pytorch_utils import Conv1D
 
 from serving.products import REPEATS, Packed, choose_products
-from tests.families import build
+from tests.families import FAMILIES, build
 
 IN, OUT = 256, 512
 
@@ -29,13 +29,17 @@ class Clock:
         return self._now
 
 
+def work() -> None:
+    """A model that works."""
+
+
 def chosen(*, bias: bool = True, dtype: torch.dtype = torch.float32) -> tuple[torch.nn.Linear, torch.nn.Linear]:
     """A layer, and one of the same weights that is packed."""
     torch.manual_seed(0)
     plain = torch.nn.Linear(IN, OUT, bias=bias, dtype=dtype)
     layer = torch.nn.Linear(IN, OUT, bias=bias, dtype=dtype)
     layer.load_state_dict(plain.state_dict())
-    assert choose_products(layer, Clock(own=2.0, packed=1.0)) == 1
+    assert choose_products(layer, work, Clock(own=2.0, packed=1.0)) == 1
     return plain, layer
 
 
@@ -70,7 +74,7 @@ def test_weights_that_are_stored_turned_are_packed_as_well() -> None:
     layer = Conv1D(OUT, IN)
     given = torch.randn(2, 5, IN)
     expected = layer(given)
-    assert choose_products(layer, Clock(own=2.0, packed=1.0)) == 1
+    assert choose_products(layer, work, Clock(own=2.0, packed=1.0)) == 1
     torch.testing.assert_close(layer(given), expected)
 
 
@@ -81,7 +85,7 @@ def test_weights_that_are_an_embedding_too_stay_that(tmp_path: Path) -> None:
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     ids = torch.arange(5, 15)[None]
     expected = model(input_ids=ids).logits
-    assert choose_products(model, Clock(own=2.0, packed=1.0)) > 1
+    assert choose_products(model, work, Clock(own=2.0, packed=1.0)) > 1
     torch.testing.assert_close(model(input_ids=ids).logits, expected)
 
 
@@ -94,11 +98,48 @@ def test_tensors_without_data_show_what_the_layer_does_not_how() -> None:
 
 def test_what_is_slower_is_left_as_it_is() -> None:
     layer = torch.nn.Linear(IN, OUT)
-    assert choose_products(layer, Clock(own=1.0, packed=1.0)) == 0
+    assert choose_products(layer, work, Clock(own=1.0, packed=1.0)) == 0
     assert type(layer) is torch.nn.Linear
 
 
 @pytest.mark.parametrize("module", [torch.nn.Linear(IN, OUT, dtype=torch.float16), torch.nn.LayerNorm(IN)])
 def test_other_weights_are_left_as_they_are(module: torch.nn.Module) -> None:
-    assert choose_products(module, Clock(own=2.0, packed=1.0)) == 0
+    assert choose_products(module, work, Clock(own=2.0, packed=1.0)) == 0
     assert type(module) in (torch.nn.Linear, torch.nn.LayerNorm)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", [torch.nn.Linear, Conv1D])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_does_not_work_with_packed_weights_has_its_own_again(
+    kind: type, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "headwaiter.engine")
+    torch.manual_seed(0)
+    layer = kind(IN, OUT).to(dtype)
+    expected = layer.weight.clone()
+    assert choose_products(layer, lambda: torch.ones(OUT, dtype=dtype) @ layer.weight, Clock(own=2.0, packed=1.0)) == 0
+    assert type(layer) is kind
+    assert torch.equal(layer.weight, expected)
+    assert "weights are not packed: " in caplog.text
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("family", "auto_class"),
+    [(family, "AutoModel") for family in FAMILIES if not family.startswith("gpt")]
+    + [(family, "AutoModelForCausalLM") for family in ("gpt2", "gptj", "llama")]
+    + [(family, "AutoModelForMaskedLM") for family in ("albert", "deberta-v2", "electra", "mobilebert", "modernbert")],
+)
+def test_every_family_answers_as_before(
+    family: str, auto_class: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = getattr(transformers, auto_class).from_pretrained(build(tmp_path, family, auto_class)).eval()
+    given = torch.rand(1, 3, 32, 32) if family == "vit" else torch.arange(5, 15)[None]
+    encoder_only = not model.config.is_encoder_decoder
+    inputs = {model.main_input_name: given} | ({} if encoder_only else {"decoder_input_ids": given})
+    expected = model(**inputs)[0]
+    monkeypatch.setattr("serving.products._is_faster", lambda *_: True)
+    count = choose_products(model, lambda: model(**inputs))
+    assert (count > 0) == (family != "mobilebert"), "which computes with its decoder's weights"
+    torch.testing.assert_close(model(**inputs)[0], expected, rtol=1e-4, atol=1e-4)
