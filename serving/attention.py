@@ -18,6 +18,8 @@ from serving.padding import pack_rows
 IMPLEMENTATION = "headwaiter_packed"
 PRODUCT_TOKENS, NEVER = 40, 1 << 30
 """Length from which on a row attends by products, where these are faster; ours."""
+MOST_TOKENS = 1024
+"""Longer rows do not, as products need memory for all pairs of tokens; ours."""
 TYPICAL = (*(6, 8, 9, 10, 11, 12, 13, 14) * 3, 24, 32, 48, 96)
 """Lengths of the rows with which ways to attend are measured; ours."""
 FASTER = 1.1
@@ -81,15 +83,21 @@ def _attention(
 
 
 def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int, least: int
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    window: int,
+    least: int,
+    most: int = MOST_TOKENS,  # a script reads no constant but so
 ) -> torch.Tensor:
-    """Within whole rows; window: how far a token sees, -1 for everywhere."""
+    """Within whole rows; window: how far a token sees, -1 for everywhere. least, most: of rows that use products."""
     rows, heads, length, size = query.size(0), query.size(1), query.size(2), query.size(3)
     if window >= 0 and length > window + 1:
         places = torch.arange(length, device=query.device)
         near = (places.unsqueeze(0) - places.unsqueeze(1)).abs() <= window
         return scaled_dot_product_attention(query, key, value, attn_mask=near, scale=scale)
-    if length < least:
+    if length < least or length > most:
         return scaled_dot_product_attention(query, key, value, scale=scale)
     shape = [rows * heads, length, size]
     scores = torch.bmm(query.reshape(shape) * scale, key.reshape(shape).transpose(1, 2))

@@ -157,6 +157,9 @@ class Engine:
         except Exception as error:  # as above
             self._isolate(batch, error)
             return
+        if len(batch) > 1 and self._model.is_spoilt(arrays):
+            self._isolate(batch, FloatingPointError("not finite"))
+            return
         lengths = [entry.length for entry in batch]
         tokens, pairs = self._cost.now.work(lengths)
         self._cost.observe(batch[0].row.kind, tokens, pairs, self._device_seconds(pending))

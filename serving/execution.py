@@ -16,6 +16,7 @@ import numpy
 import torch
 
 from serving.attention import NEVER, find_least
+from serving.decoding.check import choose_steps
 from serving.messages import Row
 from serving.model import Model
 from serving.packed import can_pack, pack, replay, unpack
@@ -54,8 +55,11 @@ def choose_execution(model: Model) -> None:
     """
     plain, is_cpu = model.module, model.device.type == "cpu"
     packs = can_pack(plain, model.device, getattr(torch, model.dtype))
-    if model.task.generates or not (is_cpu or packs):
-        return  # writing has its own loop
+    if model.task.generates:  # which has its own loop
+        choose_steps(model.writer.decoder, model.contract.processor.vocabulary, model.contract.max_tokens)
+        return
+    if not (is_cpu or packs):
+        return
     longest = model.contract.max_tokens
     short = min(SHORT_TOKENS, longest)
     few, many = [short, max(1, short - 3)], [longest, *[max(1, longest - 1)] * 3]
@@ -94,6 +98,7 @@ def choose_execution(model: Model) -> None:
             model.module = plain
             if model.packs:
                 unpack(plain)
+                model.blocks = False
     else:
         model.packs = False
     if model.packs and not is_cpu:
@@ -153,7 +158,8 @@ def describe_execution(model: Model) -> str:
 
     Of a GPU also up to how many tokens a batch is replayed.
     """
-    words = ["packed"] * model.packs + ["graph"] * isinstance(model.module, TracedModule)
+    is_graph = model.writer.decoder.is_traced if model.task.generates else isinstance(model.module, TracedModule)
+    words = ["packed"] * model.packs + ["graph"] * is_graph
     replays = f", replayed up to {model.replays} tokens" if model.replays else ""
     return (" ".join(words) or "module by module") + replays
 

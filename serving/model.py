@@ -122,6 +122,10 @@ class Model:
         event.record()
         return Pending(hosts, event, began)
 
+    def is_spoilt(self, arrays: Sequence[numpy.ndarray[Any, Any]]) -> bool:
+        """Whether an answer is not finite where rows attend in blocks, in which such a row spoils those beside it."""
+        return self.blocks and not all(bool(numpy.isfinite(array).all()) for array in arrays)
+
     def make_lanes(self) -> Lanes | None:
         """What runs its batches side by side, where it may and should."""
         return Lanes(self, self.split) if self.split.lanes > 1 else None
@@ -154,7 +158,8 @@ class Model:
 
     def _try_out(self) -> None:
         try:
-            self.run([self.task.probe(self.contract, 1).to_row(0, 0.0)])
+            lengths = (1, min(3, self.contract.max_tokens))
+            self.run([self.task.probe(self.contract, length).to_row(row, 0.0) for row, length in enumerate(lengths)])
         except Exception:
             self.__dict__.pop("writer", None)
             raise

@@ -47,7 +47,7 @@ def replay(module: Any, record: Record) -> Replayed:
 
 def unpack(module: Any) -> None:
     """As it was before `pack`."""
-    del module.base_model.forward
+    vars(module.base_model).pop("forward", None)
     module.set_attn_implementation("sdpa")
 
 

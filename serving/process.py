@@ -19,8 +19,8 @@ from serving.report import STOP_SIGNAL, EngineOrder, EngineReport, order_path, r
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
-"""For glibc: what a forward pass frees stays for the next one, up to so many bytes. To get each of its large tensors
-anew, page by page, takes up to a sixth of its time."""
+"""For glibc: what a forward pass frees stays for the next one, up to so many bytes a thread. To get each of its large
+tensors anew, page by page, takes up to a sixth of its time."""
 STABLE_SECONDS = 60.0
 """An engine that served this long has its crashes forgotten."""
 

@@ -18,7 +18,8 @@ from transformers.pytorch_utils import Conv1D
 
 logger = logging.getLogger("headwaiter.engine")
 
-DTYPES = (torch.float32, torch.bfloat16)
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+"""The dtypes of weights that are packed, and how far a product may be from torch's own, of the largest."""
 FEW_ROWS = (1, 8)
 """Tokens of the small products that are measured: of one text that is written, and of some."""
 MANY_ROWS, BUSY = 256, 1 << 28
@@ -52,26 +53,17 @@ def choose_products(
 ) -> int:
     """Pack the weights of layers whose shape is faster so; how many that were. Blocks for a moment.
 
-    try_out: runs the model. Some compute with a layer's weights themselves, and raise: these are left as they were.
+    try_out: runs the model. Some compute with a layer's weights themselves, and raise: these are left as they were. So
+    are all where the processor cannot multiply that dtype.
     """
-    faster: dict[tuple[int, int, torch.dtype], bool] = {}
     packed: list[tuple[Any, type]] = []
-    for each in list[Any](module.modules()) if torch._C._has_mkldnn else []:
-        kind = type(each)
-        if kind not in (torch.nn.Linear, Conv1D):
-            continue
-        if each.weight.dtype not in DTYPES or each.weight.device.type != "cpu":
-            continue
-        weight = each.weight if kind is torch.nn.Linear else each.weight.t().contiguous()
-        shape = (*weight.shape, weight.dtype)
-        if shape not in faster:
-            faster[shape] = _is_faster(weight, clock)
-        if faster[shape]:
+    try:
+        for each, kind in _find_faster(module, clock) if torch._C._has_mkldnn else []:
+            weight = each.weight if kind is torch.nn.Linear else each.weight.t().contiguous()
             each.out_features, each.in_features = weight.shape
             each.weight = torch.nn.Parameter(_pack(weight), requires_grad=False)
             each.__class__ = Packed
             packed.append((each, kind))
-    try:
         if packed:
             try_out()
     except Exception as error:  # a model may raise anything
@@ -84,16 +76,39 @@ def choose_products(
     return len(packed)
 
 
+def _find_faster(module: torch.nn.Module, clock: Callable[[], float]) -> list[tuple[Any, type]]:
+    """Layers and their classes."""
+    faster: dict[tuple[int, int, torch.dtype], bool] = {}
+    found: list[tuple[Any, type]] = []
+    for each in list[Any](module.modules()):
+        kind = type(each)
+        if kind not in (torch.nn.Linear, Conv1D):
+            continue
+        if each.weight.dtype not in TOLERANCE or each.weight.device.type != "cpu":
+            continue
+        weight = each.weight if kind is torch.nn.Linear else each.weight.t().contiguous()
+        shape = (*weight.shape, weight.dtype)
+        if shape not in faster:
+            faster[shape] = _is_faster(weight, clock)
+        if faster[shape]:
+            found.append((each, kind))
+    return found
+
+
 def _pack(weight: torch.Tensor) -> torch.Tensor:
     packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, MANY_ROWS)
     return packed
 
 
 def _is_faster(weight: torch.Tensor, clock: Callable[[], float]) -> bool:
-    """Over all products alike, and in the large one, which decides what a busy model gets done."""
+    """Over all products alike, and in the large one, which decides what a busy model gets done; and as right."""
     packed, gains = _pack(weight), list[float]()
-    for rows in (*FEW_ROWS, min(MANY_ROWS, BUSY // weight.numel() + 1)):
-        given = weight.new_ones(rows, weight.shape[1])
+    for rows in (*FEW_ROWS, min(MANY_ROWS, max(FEW_ROWS[-1], BUSY // weight.numel()))):
+        given = torch.linspace(-1, 1, rows * weight.shape[1], dtype=weight.dtype).view(rows, -1)
+        expected = linear(given, weight)
+        tolerance = TOLERANCE[weight.dtype] * float(expected.abs().max())
+        if not torch.allclose(multiply(given, packed, None), expected, rtol=0.0, atol=tolerance):
+            return False
         best = []
         for way, layout in ((linear, weight), (multiply, packed)):
             best.append(float("inf"))

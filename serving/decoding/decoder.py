@@ -32,12 +32,18 @@ class Decoder(ABC):
         self._caches: list[RowCache] = []
         self._positions: torch.Tensor | None = None
         self._hook: Any = None
+        self._graph: TracedModule | None = None
         self._tells_positions = self._hook_positions()
         self.most_new_tokens: int | None = None
         config = module.generation_config
         start = config.decoder_start_token_id
         start = getattr(module.config, "decoder_start_token_id", None) if start is None else start
         self.start_token: int = config.bos_token_id if start is None else start
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether steps are taken as a graph."""
+        return self._graph is not None
 
     @property
     def cached_tokens(self) -> int:
@@ -129,8 +135,6 @@ class Decoder(ABC):
 
 class CausalDecoder(Decoder):
     """A decoder alone: prompt and new tokens are one row."""
-
-    _graph: TracedModule | None = None
 
     def trace(self, vocabulary: int, max_tokens: int) -> None:
         """Take steps as a graph from now on, see `graph.trace_step`; raises what it does."""

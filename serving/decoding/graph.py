@@ -91,9 +91,11 @@ def trace_step(module: Any, like: Sequence[torch.Tensor], vocabulary: int, max_t
     NotTraceable where the graph would not do what the model does, and whatever tracing does.
     """
     config = module.config.get_text_config(decoder=True)
-    layers: list[str] = getattr(config, "layer_types", None) or []
-    if getattr(config, "sliding_window", None) is not None or "sliding_attention" in layers:
-        raise NotTraceable("a ready mask would pass over its sliding window")
+    bounds = [name for name in ("sliding_window", "attention_chunk_size") if getattr(config, name, None) is not None]
+    if bounds or set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
+        raise NotTraceable("a ready mask would pass over its windows or chunks")
+    if module.config._attn_implementation != "sdpa":
+        raise NotTraceable("its attention may not take a ready mask")
     step = _Step(module)
 
     def inputs(rows: int, columns: int, last: int, *, masked: bool) -> dict[str, torch.Tensor]:
@@ -119,9 +121,10 @@ def trace_step(module: Any, like: Sequence[torch.Tensor], vocabulary: int, max_t
     tolerance = TOLERANCE if module.dtype == torch.float32 else LOW_PRECISION_TOLERANCE
     for rows, columns, last in ((1, 2, 1), (1, COLUMNS, most), (ROWS, 40, 20), (9, 70, most)):
         for masked in (False, True):
-            expected, found = (
-                way(**inputs(rows, columns, last, masked=masked)).logits.float() for way in (step, traced)
-            )
+            given, same = (inputs(rows, columns, last, masked=masked) for _ in range(2))  # each writes into its views
+            if masked:
+                given["attention_mask"] = given["attention_mask"][:, 0, 0].to(torch.int64)  # as transformers takes it
+            expected, found = step(**given).logits.float(), traced(**same).logits.float()
             if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max())):
                 raise NotTraceable(f"its logits differ for {rows} rows at position {last}")
     return traced

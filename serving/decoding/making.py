@@ -1,16 +1,19 @@
 """A writer for a loaded model: its decoder checked, its cache bounded."""
 
+import logging
 from typing import Any
 
 import psutil
 import torch
 
 from registry.contract import Contract
-from serving.decoding.check import choose_decoder, choose_steps, try_out
+from serving.decoding.check import choose_decoder, try_out
 from serving.decoding.single import SingleDecoder
 from serving.decoding.writer import Writer
 from serving.errors import EngineError
 from serving.text import TextEncoder
+
+logger = logging.getLogger("headwaiter.engine")
 
 MAX_ROWS = {"cpu": 64, "cuda": 256}
 """Rows that are written together at most, by kind of device; ours."""
@@ -28,8 +31,12 @@ def make_writer(module: Any, contract: Contract, encoder: TextEncoder, cache_byt
     """Looks how the model must be called; raises EngineError. cache_bytes: of keys and values, 0 for a default."""
     vocabulary = contract.processor.vocabulary
     decoder = choose_decoder(module, contract.processor.pad_token_id, vocabulary)
-    choose_steps(decoder, vocabulary, contract.max_tokens)
-    rounds = module.dtype != torch.float32 and not isinstance(decoder, SingleDecoder)
+    single = None
+    if module.dtype != torch.float32 and not isinstance(decoder, SingleDecoder):
+        single = SingleDecoder(module, contract.processor.pad_token_id)
+        if problem := try_out(single, vocabulary):
+            logger.warning("rows with a seed share their steps: %s", problem)
+            single = None
 
     def verify() -> None:
         problem = try_out(type(decoder)(module, contract.processor.pad_token_id), vocabulary)
@@ -42,7 +49,7 @@ def make_writer(module: Any, contract: Contract, encoder: TextEncoder, cache_byt
     return Writer(
         decoder,
         encoder,
-        alone=SingleDecoder(module, contract.processor.pad_token_id) if rounds else None,
+        alone=single,
         limit_tokens=max(limit, contract.max_tokens),
         max_rows=rows,
         pass_tokens=PASS_TOKENS.get(module.device.type, PASS_TOKENS["cpu"]),

@@ -25,7 +25,7 @@ class SingleDecoder(Decoder):
 
     def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
         """A forward pass for each row."""
-        found = []
+        found, pasts, lengths, states = list[torch.Tensor](), list[Any](), list[int](), list[Any]()
         for prompt, new in zip(prompts, written, strict=True):
             ids, encoded = [*prompt, *new], None
             if self.module.config.is_encoder_decoder:
@@ -33,9 +33,12 @@ class SingleDecoder(Decoder):
                 ids = [*self.history(prompt), *new]
             logits, past = self._call(ids, None, encoded)
             found.append(logits)
-            self._pasts.append(past)
-            self._lengths.append(len(ids))
-            self._encoded.append(encoded)
+            pasts.append(past)
+            lengths.append(len(ids))
+            states.append(encoded)
+        self._pasts += pasts  # once all are there: one that fails leaves nothing behind
+        self._lengths += lengths
+        self._encoded += states
         return torch.cat(found)
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:

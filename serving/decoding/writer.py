@@ -6,7 +6,7 @@ ones, and nobody waits for ever. A long row that was written for a while gives i
 and goes on later, with the same text.
 
 In reduced precision sums are rounded otherwise in other company, and a draw may fall on another token. So there a row
-with a seed takes its steps by itself and keeps its place, and such rows have half of the places at most.
+with a seed takes its steps by itself and does not give way; such rows are few, and have half of the cache at most.
 """
 
 import logging
@@ -32,6 +32,8 @@ logger = logging.getLogger("headwaiter.engine")
 
 TURN_TOKENS = 32
 """A row that has a place keeps it for at least this many tokens; ours."""
+MOST_ALONE = 4
+"""Rows that take their steps by themselves at a time, as others wait for each of these steps; ours."""
 JOIN_TOKENS = 512
 """Tokens of the rows that join between two steps, padding included, so that others need not wait long; ours."""
 
@@ -75,6 +77,11 @@ class Writer:
         self._replies: list[Reply] = []
         ends = decoder.module.generation_config.eos_token_id
         self._ends = frozenset([] if ends is None else ends if isinstance(ends, list) else [ends])
+
+    @property
+    def decoder(self) -> Decoder:
+        """Of the rows that take their steps together."""
+        return self._decoder
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running) + (len(self._search.entries) if self._search else 0)
@@ -177,7 +184,7 @@ class Writer:
                 continue
             if joining and (len(joining) + 1) * max(longest, length) > most_tokens:
                 break
-            if entry.is_alone and sum(each.is_alone for each in [*self._running, *joining]) >= self._max_rows // 2:
+            if entry.is_alone and not self._may_be_alone(entry, joining):
                 continue
             while not self._has_room(entry, joining):
                 if not self._give_way(entry):
@@ -188,7 +195,6 @@ class Writer:
             longest = max(longest, length)
         joining = self._alike_in_length(joining)
         if joining:
-            self._waiting = [entry for entry in self._waiting if entry not in joining]
             for company in self._companies:
                 self._join(company, [entry for entry in joining if entry.is_alone == (company is self._alone)])
         return len(joining) * max((entry.length for entry in joining), default=0)
@@ -208,10 +214,16 @@ class Writer:
         return alike[: max(1, most)] if entry.settings.seed is None else [entry]
 
     def _has_room(self, entry: Entry, joining: list[Entry]) -> bool:
-        """Whether all rows with this one fit the cache, each as long as it may get; one alone always may start."""
+        """Whether all rows with this one fit the cache, each as long as it may get; the only one always may start."""
         rows = [*self._running, *joining, entry]
-        fit = len(rows) <= self._max_rows and len(rows) * max(row.longest for row in rows) <= self._limit
-        return fit or len(rows) == 1
+        together = [row.longest for row in rows if not row.is_alone]
+        places = len(together) * max(together, default=0) + sum(row.longest for row in rows if row.is_alone)
+        return (len(rows) <= self._max_rows and places <= self._limit) or len(rows) == 1
+
+    def _may_be_alone(self, entry: Entry, joining: list[Entry]) -> bool:
+        """Whether a row that takes its steps by itself leaves enough to the others; the first one always may start."""
+        rows = [row.longest for row in [*self._running, *joining] if row.is_alone]
+        return not rows or (len(rows) < MOST_ALONE and sum(rows) + entry.longest <= self._limit // 2)
 
     def _give_way(self, entry: Entry) -> bool:
         """Let the row that is due last, if it had its turn and is due after `entry`, lose its place."""
@@ -230,6 +242,7 @@ class Writer:
     def _join(self, company: Company, entries: list[Entry]) -> None:
         if not entries:
             return
+        self._waiting = [entry for entry in self._waiting if entry not in entries]
         now = time.monotonic()
         for entry in entries:
             entry.started = entry.started or now
@@ -237,6 +250,7 @@ class Writer:
             logits = company.decoder.join([entry.prompt for entry in entries], [entry.tokens for entry in entries])
         except Exception as error:  # a model may raise anything; it must cost its own row only
             if len(entries) > 1:
+                self._waiting[:0] = entries  # until each has its turn, so that none is forgotten
                 for entry in entries:
                     self._join(company, [entry])
                 return

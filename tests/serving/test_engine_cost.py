@@ -1,10 +1,13 @@
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import numpy
+import pytest
+import torch
 import zmq
 
 from registry.cache import fetch
@@ -12,8 +15,10 @@ from registry.flavor import log_model, read_contract
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
+from serving.attention import PRODUCT_TOKENS
 from serving.engine import Engine
-from serving.messages import FromEngine, Outputs, Row, Submit
+from serving.execution import choose_execution
+from serving.messages import FromEngine, Outputs, Row, Submit, unpack
 from serving.metering import EngineMeter
 from serving.model import Model
 from serving.queue import Cost
@@ -52,6 +57,38 @@ def test_an_engine_learns_what_its_batches_cost(tmp_path: Path) -> None:
     context.destroy(linger=0)
     assert local.engine_module.LINGER_SECONDS == 0.0
     assert engine._cost.now.seconds(1, 8) < SLOW.seconds(1, 8) / 2
+
+
+def test_a_row_that_is_not_finite_spoils_no_other_in_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.execution.find_least", lambda *_: PRODUCT_TOKENS)
+    model, context = load(tmp_path), zmq.Context()
+    choose_execution(model)
+    assert model.blocks
+    with torch.inference_mode():
+        model.module.get_input_embeddings().weight[7] = torch.nan
+    router, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    router.bind(f"ipc://{tmp_path}/e")
+    client.connect(f"ipc://{tmp_path}/e")
+    engine = Engine(model, replace(SLOW, packs=True), router, EngineMeter("m", "1", "text-classification"))
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    kind = model.task.probe(model.contract, 8).kind
+    tokens = {number: 7 if number == 2 else 9 + number for number in range(6)}
+    rows = [
+        Row(number, 5 + number, numpy.full(5 + number, token, numpy.int32).tobytes(), b"", kind, 1e12)
+        for number, token in tokens.items()
+    ]
+    client.send(msgspec.msgpack.encode(Submit(rows)))
+    found: dict[int, bool] = {}
+    while len(found) < len(rows):
+        assert client.poll(30_000), "no reply in 30 s"
+        reply = msgspec.msgpack.decode(client.recv(), type=FromEngine)
+        assert isinstance(reply, Outputs)
+        found |= dict(zip(reply.ids, numpy.isfinite(unpack(reply.arrays[0])).all(-1).tolist(), strict=True))
+    engine.stop()
+    thread.join(30)
+    context.destroy(linger=0)
+    assert found == {number: number != 2 for number in tokens}
 
 
 def test_a_batch_that_waited_for_the_one_before_had_the_device_from_its_end() -> None:

@@ -143,3 +143,19 @@ def test_every_family_answers_as_before(
     count = choose_products(model, lambda: model(**inputs))
     assert (count > 0) == (family != "mobilebert"), "which computes with its decoder's weights"
     torch.testing.assert_close(model(**inputs)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_processor_that_cannot_pack_a_dtype_leaves_weights_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("bf16 path needs the cpu support avx_ne_convert or avx512bw, avx512vl and avx512dq")
+
+    monkeypatch.setattr("serving.products._pack", refuse)
+    layer = torch.nn.Linear(IN, OUT, dtype=torch.bfloat16)
+    assert choose_products(layer, work, Clock(own=2.0, packed=1.0)) == 0
+    assert type(layer) is torch.nn.Linear
+
+
+def test_weights_that_multiply_to_something_else_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.products._pack", lambda weight: weight * 1.01)
+    layer = torch.nn.Linear(IN, OUT)
+    assert choose_products(layer, work, Clock(own=2.0, packed=1.0)) == 0

@@ -19,7 +19,7 @@ from serving.decoding.check import KINDS, choose_decoder, choose_steps, find_dif
 from serving.decoding.decoder import CausalDecoder, Decoder
 from serving.decoding.graph import trace_step
 from serving.decoding.single import SingleDecoder
-from serving.decoding.writer import JOIN_TOKENS, TURN_TOKENS, Writer
+from serving.decoding.writer import JOIN_TOKENS, MOST_ALONE, TURN_TOKENS, Writer
 from serving.errors import EngineError
 from serving.generation import Settings
 from serving.messages import Failure, Part, Row
@@ -48,7 +48,7 @@ class Encoder:
         return "".join(chr(ord("a") + token % 26) for token in ids)
 
 
-def make_writer(module: Any, kind: type[Decoder] | None = None, **bounds: int) -> Writer:
+def make_writer(module: Any, kind: type[Decoder] | None = None, **bounds: Any) -> Writer:
     kind = kind or KINDS[module.config.is_encoder_decoder][0]
     alone = SingleDecoder(module, 0) if module.dtype != torch.float32 else None
     given: Any = {"limit_tokens": 100_000, "max_rows": 8, "alone": alone, **bounds}
@@ -126,9 +126,9 @@ def test_rows_that_join_and_leave_midway_are_written_as_generate_writes_each(fam
 def test_steps_as_a_graph_write_the_same(family: str) -> None:
     module = load(family)
     writer, found = make_writer(module, max_rows=5), Found()
-    decoder = writer._decoder
+    decoder = writer.decoder
     choose_steps(decoder, module.config.vocab_size, LONGEST)
-    assert decoder._graph is not None  # type: ignore[attr-defined]
+    assert decoder.is_traced
     forward = decoder._forward
     prefills: list[int] = []
     decoder._forward = lambda *given, **named: (prefills.append(1), forward(*given, **named))[1]  # type: ignore[method-assign]
@@ -141,14 +141,31 @@ def test_steps_as_a_graph_write_the_same(family: str) -> None:
     assert len(prefills) <= 10, "every step went through the graph"
 
 
-def test_a_model_with_a_sliding_window_keeps_its_steps(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"sliding_window": 8}, "a ready mask would pass over its windows or chunks"),
+        ({"attention_chunk_size": 8}, "a ready mask would pass over its windows or chunks"),
+        (
+            {"layer_types": ["full_attention", "chunked_attention"]},
+            "a ready mask would pass over its windows or chunks",
+        ),
+        ({"attn_implementation": "eager"}, "its attention may not take a ready mask"),
+    ],
+)
+def test_a_model_that_a_ready_mask_does_not_suit_keeps_its_steps(
+    changed: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO", "headwaiter.engine")
     folder = build(Path(mkdtemp()), "mistral", "AutoModelForCausalLM")
-    module = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, sliding_window=8).eval()
+    given: Any = {"dtype": torch.float32, "attn_implementation": changed.pop("attn_implementation", "sdpa")}
+    module = transformers.AutoModelForCausalLM.from_pretrained(folder, **given).eval()
+    for name, value in changed.items():
+        setattr(module.config, name, value)
     decoder = CausalDecoder(module, 0)
     choose_steps(decoder, module.config.vocab_size, LONGEST)
-    assert decoder._graph is None
-    assert "steps are taken module by module: a ready mask would pass over its sliding window" in caplog.text
+    assert not decoder.is_traced
+    assert f"steps are taken module by module: {reason}" in caplog.text
 
 
 class Late(torch.nn.Module):
@@ -245,17 +262,62 @@ def test_the_same_seed_gives_the_same_text_in_any_company(family: str, dtype: to
     assert by_itself[0] != by_itself[5] or prompt_of(0) == prompt_of(5)
 
 
-def test_rows_that_step_by_themselves_have_half_of_the_places_at_most() -> None:
-    writer, found = make_writer(load("llama", dtype=torch.bfloat16), max_rows=4), Found()
+def test_rows_that_step_by_themselves_leave_half_of_the_cache_to_others() -> None:
+    writer, found = make_writer(load("llama", dtype=torch.bfloat16), limit_tokens=200), Found()
+    for number in range(3):
+        asked = row(number, prompt_of(0), do_sample=True, seed=number, max_new_tokens=60)
+        writer.add(b"f", asked, 0.0)
+    writer.add(b"f", row(3, prompt_of(0), max_new_tokens=60), 0.0)
+    found.take(writer.step())
+    assert writer.running == 2, "one of them, and the one that has no seed"
+    assert set(finish(writer, found).finishes) == set(range(4))
+
+
+@dataclass
+class Failing:
+    """A module that fails on prompts with this token."""
+
+    module: Any
+    token: int
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+    def __call__(self, input_ids: torch.Tensor, **given: Any) -> Any:
+        if input_ids.shape[1] > 1 and (input_ids == self.token).any():
+            raise RuntimeError("no memory")
+        return self.module(input_ids=input_ids, **given)
+
+
+def test_a_row_that_fails_to_join_by_itself_costs_nobody_else() -> None:
+    module = load("llama", dtype=torch.bfloat16)
+    prompts = {1: [5, 6, 7], 2: [5, 9, 7], 3: [8, 6, 5]}
+    asked: Any = {"do_sample": True, "seed": 1}
+    by_itself = {}
+    for number, prompt in prompts.items():
+        writer = make_writer(module)
+        writer.add(b"f", row(number, prompt, **asked), 0.0)
+        by_itself |= finish(writer).tokens
+    failing = SingleDecoder(module, 0)
+    failing.module = Failing(module, token=9)
+    writer = make_writer(module, alone=failing)
+    for number, prompt in prompts.items():
+        writer.add(b"f", row(number, prompt, **asked), 0.0)
+    found = finish(writer)
+    assert found.failures == {2: "failed"}
+    assert found.tokens == {number: by_itself[number] for number in (1, 3)}
+
+
+def test_few_rows_step_by_themselves_at_a_time() -> None:
+    writer, found = make_writer(load("llama", dtype=torch.bfloat16), max_rows=MOST_ALONE + 2), Found()
     for number in range(6):
         writer.add(b"f", row(number, prompt_of(number), do_sample=True, seed=number, max_new_tokens=40), 0.0)
     writer.step()
-    assert writer.running == 2
+    assert writer.running == MOST_ALONE
     for number in (6, 7):
         writer.add(b"f", row(number, prompt_of(number), max_new_tokens=2), 0.0)
     while not found.finishes:
         found.take(writer.step())
-        assert writer.running <= 4
     assert set(found.finishes) == {6, 7}, "others need not wait for them"
     assert set(finish(writer, found).finishes) == set(range(8))
 
