@@ -21,7 +21,7 @@ from serving.messages import Row
 from serving.model import Model
 from serving.packed import can_pack, pack, replay, unpack
 from serving.replayed import LEAST_LINE, CudaRecorder, Record
-from serving.traced import TracedModule, check_operations, trace
+from serving.traced import TracedModule, are_alike, check_operations, trace
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -37,9 +37,6 @@ MOST_REPLAYED = 4096
 """Tokens of the longest batches that are replayed, if no shorter ones are launched as fast; ours."""
 REPEATS = 5
 """Of each measured forward pass; the best one counts."""
-TOLERANCE = 1e-4
-LOW_PRECISION_TOLERANCE = 5e-2
-"""Of the largest value. A form that is wrong is off by far more, other kernels by less than 3e-2 (bfloat16)."""
 
 
 class NotAlike(Exception):
@@ -223,8 +220,7 @@ def _compare(model: Model, expected: Any, inputs: Inputs) -> None:
         if wanted is None:
             continue
         has_tokens = name != "logits" or wanted.ndim > 2
-        answer, wanted = ((each[real] if has_tokens else each).float() for each in (getattr(found, name), wanted))
-        tolerance = TOLERANCE if model.dtype == "float32" else LOW_PRECISION_TOLERANCE
-        if not torch.allclose(answer, wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max())):
+        answer, wanted = (each[real] if has_tokens else each for each in (getattr(found, name), wanted))
+        if not are_alike(answer, wanted, getattr(torch, model.dtype)):
             shape = tuple(next(iter(inputs.values())).shape)
             raise NotAlike(f"its {name} differ for rows of shape {shape}")

@@ -24,6 +24,18 @@ SAME = {"aten.alias.default": "aten.slice.Tensor"}
 """A slice of everything is an alias."""
 
 
+TOLERANCE = 1e-4
+LOW_PRECISION_TOLERANCE = 5e-2
+"""Of the largest value. A form that is wrong is off by far more, other kernels by less than 3e-2 (bfloat16)."""
+
+
+def are_alike(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether a form's output may stand for the model's. dtype: of the model."""
+    tolerance = TOLERANCE if dtype == torch.float32 else LOW_PRECISION_TOLERANCE
+    wanted = expected.float()
+    return torch.allclose(found.float(), wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max()))
+
+
 class NotTraceable(Exception):
     """A graph would not do what the model does; the message says why."""
 

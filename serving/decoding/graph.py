@@ -10,13 +10,10 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from serving.traced import NotTraceable, TracedModule, check_operations, trace
+from serving.traced import NotTraceable, TracedModule, are_alike, check_operations, trace
 
 ROWS, COLUMNS = 3, 11
 """Of what is traced; ours: no size that a model would treat in a special way."""
-TOLERANCE = 1e-4
-LOW_PRECISION_TOLERANCE = 5e-2
-"""Of the largest logit; as `execution` has it."""
 
 
 class _ViewLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not typed
@@ -118,13 +115,11 @@ def trace_step(module: Any, like: Sequence[torch.Tensor], vocabulary: int, max_t
             inputs(9, 70, most, masked=masked),
         )
     traced = trace(step, *(inputs(ROWS, COLUMNS, COLUMNS, masked=masked) for masked in (False, True)))
-    tolerance = TOLERANCE if module.dtype == torch.float32 else LOW_PRECISION_TOLERANCE
     for rows, columns, last in ((1, 2, 1), (1, COLUMNS, most), (ROWS, 40, 20), (9, 70, most)):
         for masked in (False, True):
             given, same = (inputs(rows, columns, last, masked=masked) for _ in range(2))  # each writes into its views
             if masked:
                 given["attention_mask"] = given["attention_mask"][:, 0, 0].to(torch.int64)  # as transformers takes it
-            expected, found = step(**given).logits.float(), traced(**same).logits.float()
-            if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max())):
+            if not are_alike(traced(**same).logits, step(**given).logits, module.dtype):
                 raise NotTraceable(f"its logits differ for {rows} rows at position {last}")
     return traced

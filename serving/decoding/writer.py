@@ -61,7 +61,6 @@ class Writer:
         pass_tokens: int = JOIN_TOKENS,
         verify: Callable[[], None] = lambda: None,
     ) -> None:
-        self._decoder = decoder
         self._together = Company(decoder)
         self._alone = None if alone is None else Company(alone)
         self._companies = [self._together] if self._alone is None else [self._together, self._alone]
@@ -81,7 +80,7 @@ class Writer:
     @property
     def decoder(self) -> Decoder:
         """Of the rows that take their steps together."""
-        return self._decoder
+        return self._together.decoder
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running) + (len(self._search.entries) if self._search else 0)
@@ -111,9 +110,9 @@ class Writer:
 
     def add(self, client: bytes, row: Row, now: float) -> None:
         """A row waits from now on."""
-        settings = bounded(Settings.unpack(row.extra), self._decoder.most_new_tokens)
+        settings = bounded(Settings.unpack(row.extra), self.decoder.most_new_tokens)
         reader = TextReader(self._encoder, settings.stop) if settings.stop else None
-        sampler = Sampler(self._decoder.module, settings, row)
+        sampler = Sampler(self.decoder.module, settings, row)
         entry = Entry(client, row, now, settings, self._ends, sampler, reader)
         entry.is_alone = self._alone is not None and settings.seed is not None and sampler.is_drawn
         insort(self._waiting, entry, key=_due)
@@ -179,7 +178,7 @@ class Writer:
             length = entry.length
             if entry.sampler.beams > 1:
                 if self._search is None:
-                    self._search = Search(self._decoder, self._alike(entry))
+                    self._search = Search(self.decoder, self._alike(entry))
                     self._waiting = [other for other in self._waiting if other not in self._search.entries]
                 continue
             if joining and (len(joining) + 1) * max(longest, length) > most_tokens:
@@ -300,7 +299,7 @@ class Writer:
         company.leave(gone)
 
     def _ids(self, entry: Entry) -> list[int]:
-        return [] if entry.sampler.is_plain else [*self._decoder.history(entry.prompt), *entry.tokens]
+        return [] if entry.sampler.is_plain else [*self.decoder.history(entry.prompt), *entry.tokens]
 
     def _advance_search(self) -> None:
         if self._search is None:
