@@ -194,7 +194,7 @@ def test_what_is_written_is_counted(local: Local) -> None:
 def test_a_fault_in_the_middle_of_a_stream_ends_it_with_an_error_and_others_go_on(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = local.model.writer._decoder
+    decoder = local.model.writer.decoder
     step, seen = decoder.step, []
 
     def fail(tokens: Any) -> Any:
@@ -236,7 +236,7 @@ def test_an_engine_whose_model_does_not_work_any_more_tells_everybody_and_ends(
     def broken(*_: Any) -> Any:
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(local.model.writer._decoder, "step", broken)
+    monkeypatch.setattr(local.model.writer.decoder, "step", broken)
     monkeypatch.setattr(local.model.writer, "_verify", broken)
     ended: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", ended.append)
