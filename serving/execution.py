@@ -19,6 +19,7 @@ from serving.attention import NEVER, find_least
 from serving.decoding.check import choose_steps
 from serving.messages import Row
 from serving.model import Model
+from serving.narrowed import can_narrow
 from serving.packed import can_pack, pack, replay, unpack
 from serving.replayed import LEAST_LINE, CudaRecorder, Record
 from serving.traced import TracedModule, are_alike, check_operations, trace
@@ -48,7 +49,7 @@ def choose_execution(model: Model) -> None:
     """Let a loaded model run in its fastest form from now on. Blocks for several forward passes.
 
     On a CPU that is a graph, of an encoder of `packed.FAMILIES` a packed one; on a GPU, packed, with graphs of small
-    batches.
+    batches. Packed ones are narrowed where the head reads first tokens only.
     """
     plain, is_cpu = model.module, model.device.type == "cpu"
     packs = can_pack(plain, model.device, getattr(torch, model.dtype))
@@ -79,25 +80,27 @@ def choose_execution(model: Model) -> None:
         for (lengths, types), wanted in zip(cases, expected, strict=True):
             _compare(model, wanted, inputs_of(model, lengths, types=types))
 
-    for model.packs in (True, False) if packs and is_cpu else (packs,):
+    may_narrow = packs and can_narrow(plain.base_model) and all(_is_of_rows(output) for output in expected)
+    for form in ["narrowed"] * may_narrow + ["packed"] * packs + ["padded"] * is_cpu:
+        model.packs, model.narrows = form != "padded", form == "narrowed"
         try:
             if model.packs:
                 least = find_least(plain, getattr(torch, model.dtype)) if is_cpu else NEVER
                 model.blocks = least < NEVER
-                pack(plain, least=least)
+                pack(plain, least=least, narrowed=model.narrows)
             if is_cpu:
                 alike, mixed = inputs_of(model, [short] * 2, types=False), inputs_of(model, few, types=True)
                 model.module = trace(plain, alike, mixed)
             check()
             break
         except Exception as error:  # tracing, too, may raise anything
-            _note("the model does not run packed" if model.packs else "the model runs as it is", error)
+            _note(f"the model does not run {form}" if model.packs else "the model runs as it is", error)
             model.module = plain
             if model.packs:
                 unpack(plain)
                 model.blocks = False
     else:
-        model.packs = False
+        model.packs = model.narrows = False
     if model.packs and not is_cpu:
         choose_replays(model, CudaRecorder(model.device), check)
 
@@ -113,7 +116,7 @@ def choose_replays(
     except Exception as error:  # torch may raise anything where it cannot record
         _note("no batch is replayed", error)
         unpack(model.module)
-        pack(model.module)
+        pack(model.module, narrowed=model.narrows)
         model.replays = 0
 
 
@@ -151,14 +154,21 @@ def _find_replays(model: Model, record: Record, clock: Callable[[], float]) -> N
 
 
 def describe_execution(model: Model) -> str:
-    """How a model runs: "packed" (without padding), "graph", "packed graph", or "module by module" as transformers.
+    """How a model runs: "packed" (without padding), "narrowed" (its last layer for first tokens only), "graph", several
+    of these, or "module by module" as transformers.
 
     Of a GPU also up to how many tokens a batch is replayed.
     """
     is_graph = model.writer.decoder.is_traced if model.task.generates else isinstance(model.module, TracedModule)
-    words = ["packed"] * model.packs + ["graph"] * is_graph
+    words = ["packed"] * model.packs + ["narrowed"] * model.narrows + ["graph"] * is_graph
     replays = f", replayed up to {model.replays} tokens" if model.replays else ""
     return (" ".join(words) or "module by module") + replays
+
+
+def _is_of_rows(output: Any) -> bool:
+    """Whether a head says nothing of single tokens, so may read first ones only."""
+    given = {name for name in OUTPUTS if getattr(output, name, None) is not None}
+    return given == {"logits"} and output.logits.ndim == 2
 
 
 def _note(what: str, error: Exception) -> None:

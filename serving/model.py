@@ -78,9 +78,9 @@ class Pending:
 class Model:
     """The head of one version, in eval mode, on one device. Only a graph may be launched from several threads.
 
-    packs: whether the module takes rows without padding, see `packed`. blocks: whether its short rows attend in blocks.
-    replays: tokens of the longest batches that are replayed on a GPU, see `replayed`. split: how the cores are used, on
-    a CPU.
+    packs: whether the module takes rows without padding, see `packed`. narrows: whether its last layer is for first
+    tokens only, see `narrowed`. blocks: whether its short rows attend in blocks. replays: tokens of the longest batches
+    that are replayed on a GPU, see `replayed`. split: how the cores are used, on a CPU.
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class Model:
         self.device = torch.device(device)
         self.dtype = dtype
         self.packs = False
+        self.narrows = False
         self.blocks = False
         self.replays = 0
         self.split = Split()

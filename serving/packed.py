@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from serving.attention import IMPLEMENTATION, NEVER, Packing, with_blocks
+from serving.narrowed import narrow
 from serving.replayed import Record, Replayed
 
 FAMILIES = frozenset(
@@ -26,13 +27,15 @@ def can_pack(module: Any, device: torch.device, dtype: torch.dtype) -> bool:
     return is_encoder and (device.type == "cpu" or dtype in HALF)
 
 
-def pack(module: Any, *, least: int = NEVER) -> None:
+def pack(module: Any, *, least: int = NEVER, narrowed: bool = False) -> None:
     """Let the model be called with what `padding.pack_rows` gives, beside its padded rows; `unpack` undoes it.
 
     Rows of equal length may come without; a mask alone is refused, as nothing here would heed it. least: tokens from
-    which on a row attends by products.
+    which on a row attends by products. narrowed: as the head reads first tokens only, see `narrowed`; it is given
+    states (rows, 1, size).
     """
     base = module.base_model
+    base.narrowing = narrow(base) if narrowed else []
     base.forward = partial(_forward, base, base.forward, Packing(least=least))
     module.set_attn_implementation(IMPLEMENTATION)
 
@@ -47,7 +50,10 @@ def replay(module: Any, record: Record) -> Replayed:
 
 def unpack(module: Any) -> None:
     """As it was before `pack`."""
-    vars(module.base_model).pop("forward", None)
+    base = vars(module.base_model)
+    base.pop("forward", None)
+    for each in base.pop("narrowing", []):
+        each.remove()
     module.set_attn_implementation("sdpa")
 
 
@@ -88,6 +94,9 @@ def _forward(
         packing = with_blocks(packing, owners, slots, base.dtype)
     output = plain(line(input_ids), packing=packing, **others)
     states = output.last_hidden_state[0]
+    if base.narrowing and cuts is not None:
+        places, longest = places.index_select(0, cuts[:-1]) // longest, 1
+        states = states[:rows]
     padded = states.new_zeros(rows * longest, states.shape[-1]).index_copy(0, places, states)
     output.last_hidden_state = padded.view(rows, longest, states.shape[-1])
     if getattr(base, "pooler", None) is not None:

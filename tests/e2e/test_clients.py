@@ -63,7 +63,7 @@ def test_models_are_listed_with_versions_states_and_contract(server: Server) -> 
     assert version["contract"]["model_class"] == "BertForSequenceClassification"
     (engine,) = version["engines"]
     assert (engine["device"], engine["dtype"]) == ("cpu", "float32")
-    assert engine["execution"] == "packed graph"
+    assert engine["execution"] == "packed narrowed graph"
     assert re.fullmatch(r"\d+ × \d+", engine["split"])
     assert engine["budget_tokens"] >= 256
     assert server.describe("sentiment-bf16")["versions"]["1"]["engines"][0]["dtype"] == "bfloat16"

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,9 +26,12 @@ Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A small classifier."""
-    home = tmp_path_factory.mktemp("traced")
+    return load(tmp_path_factory.mktemp("traced"), "bert")
+
+
+def load(home: Path, family: str) -> Model:
     registry = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
-    folder = build(home / "model", "bert", "AutoModelForSequenceClassification")
+    folder = build(home / "model", family, "AutoModelForSequenceClassification")
     logged = log_model(folder, task="text-classification", name="m", settings=registry)
     return Model(*fetch(Versions(registry).resolve(Reference("m", version=logged.version)), registry))
 
@@ -92,16 +96,18 @@ def plain(model: Model) -> Iterator[Any]:
     yield module
     if model.packs:
         unpack(module)
-    model.module, model.packs = module, False
+    model.module, model.packs, model.narrows = module, False, False
 
 
 @pytest.mark.parametrize("lengths", [[1], [LONGEST], [3, LONGEST], [1, 1, 1], [40, 2, 17], [5] * 30, [9, 4, 9, 4, 9]])
 @pytest.mark.parametrize("types", [False, True])
 @torch.inference_mode()
-def test_a_packed_graph_answers_as_the_model(model: Model, plain: Any, lengths: list[int], types: bool) -> None:
+def test_a_packed_narrowed_graph_answers_as_the_model(
+    model: Model, plain: Any, lengths: list[int], types: bool
+) -> None:
     expected = plain(**inputs_of(model, lengths, types=types)).logits
     choose_execution(model)
-    assert describe_execution(model) == "packed graph"
+    assert describe_execution(model) == "packed narrowed graph"
     inputs = inputs_of(model, lengths, types=types)
     assert ("places" in inputs) == (types or len(set(lengths)) > 1)
     torch.testing.assert_close(model.module(**inputs).logits, expected, rtol=1e-4, atol=1e-4)
@@ -125,6 +131,21 @@ def test_a_model_that_does_not_answer_alike_without_padding_runs_as_a_padded_gra
     assert describe_execution(model) == "graph"
     assert "forward" not in vars(plain.base_model)
     assert plain.config._attn_implementation == "sdpa"
+
+
+@torch.inference_mode()
+def test_a_head_that_reads_all_tokens_is_not_narrowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "headwaiter.engine")
+    model = load(tmp_path, "modernbert")
+    plain = model.module
+    plain.config.classifier_pooling = "mean"
+    expected = plain(**inputs_of(model, [9, 4], types=False)).logits
+    choose_execution(model)
+    assert "the model does not run narrowed: its logits differ" in note(caplog)
+    assert describe_execution(model) == "packed graph"
+    torch.testing.assert_close(
+        model.module(**inputs_of(model, [9, 4], types=False)).logits, expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_mask_without_places_is_refused(model: Model, plain: Any) -> None:

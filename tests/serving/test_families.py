@@ -20,6 +20,7 @@ from serving.packed import FAMILIES as PACKED
 from serving.traced import TracedModule
 from tests.families import FAMILIES, WORDS, build, cells, texts_of
 from tests.local import Local
+from tests.serving.test_packed import READ_FIRST
 
 TEXTS = texts_of(24, 1)
 PAIRS = list(zip(texts_of(24, 2, 20), texts_of(24, 3, 20), strict=True))
@@ -230,6 +231,7 @@ def test_served_answers_are_those_of_plain_transformers(
     generates = local.model.task.generates
     assert isinstance(local.model.module, TracedModule) != (generates or (family, task) in MODULE_BY_MODULE)
     assert local.model.packs == (family in PACKED and not generates)
+    assert local.model.narrows == (local.model.packs and task in READ_FIRST and family != "albert")
     CHECKS[task](Plain(root / "model", HEADS[task].auto_class), local)
     assert max(local.model.batches) > 1, "rows of several lengths must have shared a batch"
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from registry.heads import HEADS
 from serving.attention import NEVER, PRODUCT_TOKENS, REPEATS, find_least
+from serving.narrowed import can_narrow, narrow
 from serving.packed import FAMILIES, can_pack, pack, unpack
 from serving.padding import BLOCKS, LEAST_IN_BLOCKS, pack_rows
 
@@ -67,16 +68,24 @@ def shaped(inputs: dict[str, torch.Tensor], task: str) -> dict[str, torch.Tensor
     return {name: each.unsqueeze(1) if name in rows else each for name, each in inputs.items()}
 
 
+READ_FIRST = ("text-classification", "multiple-choice", "next-sentence-prediction")
+
+
 @pytest.mark.parametrize("least", [NEVER, 40])
-@pytest.mark.parametrize(("family", "task"), cells())
+@pytest.mark.parametrize(
+    ("family", "task", "narrowed"),
+    [(*cell, False) for cell in cells()]
+    + [(family, task, True) for family, task in cells() if task in READ_FIRST and family != "albert"],
+)
 @torch.inference_mode()
-def test_a_packed_model_answers_as_with_padding(family: str, task: str, least: int) -> None:
+def test_a_packed_model_answers_as_with_padding(family: str, task: str, narrowed: bool, least: int) -> None:
     model = build(family, task)
+    assert can_narrow(model.base_model) == (family != "albert")
     assert can_pack(model, torch.device("cpu"), torch.float32)
     for lengths in ([5, 30, 17, 17, 1], [7, 7], [LONGEST], [60, 2], [90, 3, 64, 9, 9, 50, 1, 65, 90]):
         inputs = padded(lengths, family)
         expected = model(**shaped(inputs, task))
-        pack(model, least=least)
+        pack(model, least=least, narrowed=narrowed)
         arrays = pack_rows(lengths, blocks=least < NEVER)
         line = {name: torch.from_numpy(array) for name, array in arrays.items()}
         found = model(**shaped(inputs | line, task))
@@ -86,6 +95,11 @@ def test_a_packed_model_answers_as_with_padding(family: str, task: str, least: i
             real = inputs["attention_mask"].bool() if has_tokens else slice(None)
             torch.testing.assert_close(found[name][real], expected[name][real], rtol=1e-4, atol=1e-4)
         assert torch.equal(model(**shaped(inputs, task))[0], expected[0]), "as before, once it is unpacked"
+
+
+def test_an_encoder_whose_last_layer_is_not_its_own_is_not_narrowed() -> None:
+    with pytest.raises(ValueError, match="ask `can_narrow`"):
+        narrow(build("albert", "text-classification").base_model)
 
 
 def test_decoders_and_a_gpu_in_float32_are_not_packed() -> None:
