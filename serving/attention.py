@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from serving.padding import pack_rows
+from serving.padding import pack_rows, round_up
 
 IMPLEMENTATION = "headwaiter_packed"
 PRODUCT_TOKENS, NEVER = 40, 1 << 30
@@ -99,9 +99,12 @@ def _attend(
         return scaled_dot_product_attention(query, key, value, attn_mask=near, scale=scale)
     if length < least or length > most:
         return scaled_dot_product_attention(query, key, value, scale=scale)
-    shape = [rows * heads, length, size]
-    scores = torch.bmm(query.reshape(shape) * scale, key.reshape(shape).transpose(1, 2))
-    return torch.bmm(scores.softmax(-1), value.reshape(shape)).view([rows, heads, length, size])
+    more = round_up(length) - length
+    shape, edge = [rows * heads, length + more, size], [0, 0, 0, more]
+    query, key, value = pad(query, edge).reshape(shape), pad(key, edge).reshape(shape), pad(value, edge).reshape(shape)
+    scores = torch.bmm(query * scale, key.transpose(1, 2))
+    scores[:, :, length:].fill_(-float("inf"))
+    return torch.bmm(scores.softmax(-1), value).view([rows, heads, length + more, size])[:, :, :length]
 
 
 def _attend_in_blocks(
@@ -139,6 +142,7 @@ def _attend_line(
     heads, size = query.size(1), query.size(3)
     found = torch.empty([1, query.size(2), heads, size], dtype=query.dtype, device=query.device)
     edges: list[int] = cuts.to(torch.int64).tolist()
+    found[0, edges[-1] :].zero_()
     first = 0
     if near is not None and tokens is not None and slots is not None:
         short = slots.size(0)
@@ -146,7 +150,7 @@ def _attend_line(
             found[0, :short] = _attend_in_blocks(query[0], key[0], value[0], near, tokens, slots, scale)
             while edges[first] < short:
                 first += 1
-    while first < len(edges) - 1:
+    while edges[first] < edges[-1]:
         length = edges[first + 1] - edges[first]
         last = first + 1
         while last < len(edges) - 1 and edges[last + 1] - edges[last] == length:

@@ -22,7 +22,7 @@ from serving.errors import Failed
 from serving.generation import to_arrays
 from serving.lanes import Lanes, Split
 from serving.messages import Failure, Part, Row
-from serving.padding import pack_rows
+from serving.padding import is_round, pack_rows
 from serving.products import choose_products
 from serving.tasks import get_task
 from serving.tasks.base import Batch, RowArrays, Task, upload
@@ -79,8 +79,9 @@ class Model:
     """The head of one version, in eval mode, on one device. Only a graph may be launched from several threads.
 
     packs: whether the module takes rows without padding, see `packed`. narrows: whether its last layer is for first
-    tokens only, see `narrowed`. blocks: whether its short rows attend in blocks. replays: tokens of the longest batches
-    that are replayed on a GPU, see `replayed`. split: how the cores are used, on a CPU.
+    tokens only, see `narrowed`. blocks: whether its short rows attend in blocks. fills: whether lines are
+    of few sizes, see `padding.round_up`. replays: tokens of the longest batches that are replayed on a GPU, see
+    `replayed`. split: how the cores are used, on a CPU.
     """
 
     def __init__(
@@ -106,7 +107,8 @@ class Model:
         self.task.prepare(self.module, contract)
         self.served = self.task.serve(root / MODEL_FOLDER, contract)
         self._is_cuda = self.device.type == "cuda"
-        choose_products(self.module, self._try_out)
+        is_onednn = choose_products(self.module, self._try_out) > 0 or dtype != "float32"
+        self.fills = is_onednn and not self._is_cuda
 
     @torch.inference_mode()
     def launch(self, rows: Sequence[Row]) -> Pending:
@@ -168,8 +170,9 @@ class Model:
     def batch(self, rows: Sequence[Row]) -> Batch:
         """Rows of one kind as the task takes them."""
         inputs, lengths = self.task.collate(rows, self.contract), [row.length for row in rows]
-        if self.packs and (len(inputs) > 1 or self.replays):  # ids alone are equally long
-            inputs |= pack_rows(lengths, blocks=self.blocks)
+        needs_line = len(inputs) > 1 or self.replays  # ids alone are equally long
+        if self.packs and (needs_line or (self.fills and not is_round(lengths))):
+            inputs |= pack_rows(lengths, blocks=self.blocks, filled=self.fills)
         return Batch(
             {name: upload(array, self.device) for name, array in inputs.items()},
             lengths,

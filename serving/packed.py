@@ -79,10 +79,12 @@ def _forward(
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         return plain(input_ids, **types, **others, packing=packing)
 
-    def line(padded: torch.Tensor) -> torch.Tensor:
-        return padded.flatten()[places].unsqueeze(0)
-
     rows, longest = input_ids.shape
+    taken = places.clamp(max=rows * longest - 1)  # by those that are nobody's, whatever
+
+    def line(padded: torch.Tensor) -> torch.Tensor:
+        return padded.flatten()[taken].unsqueeze(0)
+
     others["position_ids"] = positions.unsqueeze(0)
     embeddings: Any = getattr(base, "embeddings", None)
     if hasattr(embeddings, "create_position_ids_from_input_ids"):  # RoBERTa's do not count what looks like padding
@@ -95,10 +97,9 @@ def _forward(
     output = plain(line(input_ids), packing=packing, **others)
     states = output.last_hidden_state[0]
     if base.narrowing and cuts is not None:
-        places, longest = places.index_select(0, cuts[:-1]) // longest, 1
-        states = states[:rows]
-    padded = states.new_zeros(rows * longest, states.shape[-1]).index_copy(0, places, states)
-    output.last_hidden_state = padded.view(rows, longest, states.shape[-1])
+        states, places, longest = states[:rows], places.index_select(0, cuts[:rows]) // longest, 1
+    padded = states.new_zeros(rows * longest + 1, states.shape[-1]).index_copy(0, places, states)
+    output.last_hidden_state = padded[:-1].view(rows, longest, states.shape[-1])
     if getattr(base, "pooler", None) is not None:
         output.pooler_output = _pool(base, output.last_hidden_state)
     return output

@@ -29,16 +29,20 @@ def pad_rows(rows: Sequence[Row], pad_id: int, *, side: str = "right") -> dict[s
 
 BLOCKS = (32, 64)
 """Tokens of a block: so many where no row is longer, else the larger; longer rows are in none. Ours."""
+SIZES = 16
+"""Half as many sizes are between one that is a power of two and the next; ours."""
 LEAST_IN_BLOCKS = 4
 """Rows that are worth blocks; ours."""
 
 
-def pack_rows(lengths: Sequence[int], *, blocks: bool = False) -> dict[str, Array]:
+def pack_rows(lengths: Sequence[int], *, blocks: bool = False, filled: bool = False) -> dict[str, Array]:
     """Where the tokens of padded rows (rows, longest) stand in the line, which has its shortest rows first.
 
     places: (tokens,) int64, in the flat padded rows. positions: (tokens,) int64, within the row. cuts: (rows + 1,)
     int32, where each row begins in the line, and its end. blocks: also how its short rows fill blocks: owners, (blocks,
     size) int32, the row of each slot, -1 for none; slots, (tokens of short rows,) int64, where each stands in them.
+    filled: `round_up` tokens and rows; tokens that are nobody's are at the end, their place behind all others, and rows
+    that are not there begin after all others.
     """
     sizes = numpy.asarray(lengths)
     order = sizes.argsort(kind="stable")
@@ -47,7 +51,30 @@ def pack_rows(lengths: Sequence[int], *, blocks: bool = False) -> dict[str, Arra
     positions = numpy.arange(cuts[-1]) - cuts[:-1].repeat(ordered)
     places = (order * sizes.max()).repeat(ordered) + positions
     line = {"places": places, "positions": positions, "cuts": cuts.astype(numpy.int32)}
-    return line | _fill_blocks(ordered, positions) if blocks else line
+    if blocks:
+        line |= _fill_blocks(ordered, positions)
+    if filled:
+        tokens, rows = (round_up(count) - count for count in (places.size, sizes.size))
+        line["places"] = numpy.pad(places, (0, tokens), constant_values=sizes.size * sizes.max())
+        line["positions"] = numpy.pad(positions, (0, tokens))
+        line["cuts"] = numpy.pad(line["cuts"], (0, rows), mode="edge")
+    return line
+
+
+def round_up(count: int, sizes: int = SIZES) -> int:
+    """The next one of few sizes, up to an eighth larger. In a script, too.
+
+    oneDNN compiles a kernel for each size of a product, which takes as long as a small product, and keeps it.
+    """
+    step = 1
+    while step * sizes < count:
+        step *= 2
+    return (count + step - 1) // step * step
+
+
+def is_round(lengths: Sequence[int]) -> bool:
+    """Whether a line of these rows would not be filled up."""
+    return all(round_up(count) == count for count in (sum(lengths), len(lengths)))
 
 
 def _fill_blocks(lengths: Array, positions: Array) -> dict[str, Array]:

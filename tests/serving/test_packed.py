@@ -13,7 +13,7 @@ from registry.heads import HEADS
 from serving.attention import NEVER, PRODUCT_TOKENS, REPEATS, find_least
 from serving.narrowed import can_narrow, narrow
 from serving.packed import FAMILIES, can_pack, pack, unpack
-from serving.padding import BLOCKS, LEAST_IN_BLOCKS, pack_rows
+from serving.padding import BLOCKS, LEAST_IN_BLOCKS, is_round, pack_rows, round_up
 
 LONGEST = 160
 SIZES: dict[str, Any] = {
@@ -86,7 +86,7 @@ def test_a_packed_model_answers_as_with_padding(family: str, task: str, narrowed
         inputs = padded(lengths, family)
         expected = model(**shaped(inputs, task))
         pack(model, least=least, narrowed=narrowed)
-        arrays = pack_rows(lengths, blocks=least < NEVER)
+        arrays = pack_rows(lengths, blocks=least < NEVER, filled=least < NEVER)
         line = {name: torch.from_numpy(array) for name, array in arrays.items()}
         found = model(**shaped(inputs | line, task))
         unpack(model)
@@ -120,6 +120,24 @@ def test_the_line_holds_each_row_once_and_in_order(lengths: list[int]) -> None:
     assert sorted(spans) == [(row * longest, length) for row, length in enumerate(lengths)]
     assert [length for _, length in spans] == sorted(lengths)
     assert positions == [at for _, length in spans for at in range(length)]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=40))
+def test_a_filled_line_is_of_one_of_few_sizes_and_holds_nothing_else(lengths: list[int]) -> None:
+    line, filled = pack_rows(lengths), pack_rows(lengths, filled=True)
+    tokens, rows = sum(lengths), len(lengths)
+    assert (filled["places"].size, filled["cuts"].size - 1) == (round_up(tokens), round_up(rows))
+    for name, count in (("places", tokens), ("positions", tokens), ("cuts", rows + 1)):
+        assert (filled[name][:count] == line[name]).all()
+        assert filled[name].dtype == line[name].dtype
+    assert (filled["places"][tokens:] == rows * max(lengths)).all()
+    assert (filled["cuts"][rows:] == tokens).all()
+    assert is_round(lengths) == (filled["places"].size == tokens and filled["cuts"].size == rows + 1)
+
+
+def test_there_are_few_sizes_and_each_is_near() -> None:
+    assert len({round_up(count) for count in range(1, 4097)}) == 16 + 8 * 8
+    assert all(count <= round_up(count) <= max(count, count * 9 / 8) for count in range(1, 4097))
 
 
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=40))
