@@ -18,7 +18,11 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from serving.decoding.cache import RowCache
 from serving.decoding.graph import name_views, trace_step
+from serving.padding import round_up
 from serving.traced import NotTraceable, TracedModule
+
+WIDTHS = 8
+"""Prompts are padded to a multiple of so many tokens on a CPU; ours."""
 
 
 class Decoder(ABC):
@@ -102,7 +106,7 @@ class Decoder(ABC):
 
     def pad_prompts(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompts as `generate` takes them: ids and mask."""
-        ids, mask, _ = self._pad_left(prompts)
+        ids, mask, _ = self._pad_left(prompts, max(map(len, prompts)))
         return ids, torch.ones_like(ids) if mask is None else mask
 
     def _forward(self, positions: torch.Tensor, **arguments: Any) -> torch.Tensor:
@@ -118,9 +122,17 @@ class Decoder(ABC):
             self._positions = None
         return logits[:, -1]
 
-    def _pad_left(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """(rows, longest) int64 each: ids, mask or None where nothing is padded, positions."""
+    def _width(self, rows: Sequence[Sequence[int]]) -> int:
+        """Of rows that are padded. Of few sizes on a CPU, also once multiplied by few rows, see `round_up`."""
         longest = max(map(len, rows))
+        width = -(-round_up(longest) // WIDTHS) * WIDTHS
+        most = getattr(self.module.config, "max_position_embeddings", None) or width
+        return max(longest, min(width, most)) if self.device.type == "cpu" else longest
+
+    def _pad_left(
+        self, rows: Sequence[Sequence[int]], longest: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """(rows, longest) int64 each: ids, mask or None where nothing is padded, positions."""
         ids = numpy.full((len(rows), longest), self._pad, dtype=numpy.int64)
         for index, row in enumerate(rows):
             ids[index, longest - len(row) :] = row
@@ -153,7 +165,7 @@ class CausalDecoder(Decoder):
     def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
         """One forward pass over all rows' tokens, padded on the left."""
         rows = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]
-        ids, mask, positions = self._pad_left(rows)
+        ids, mask, positions = self._pad_left(rows, self._width(rows))
         cache = DynamicCache()
         logits = self._forward(positions, input_ids=ids, attention_mask=mask, past_key_values=cache)
         if not self._caches:
@@ -200,7 +212,7 @@ class Seq2SeqDecoder(Decoder):
         ids, mask = self.pad_prompts(prompts)
         encoded = self.module.get_encoder()(input_ids=ids, attention_mask=mask)
         rows = [[self.start_token, *new] for new in written]
-        own, own_mask, positions = self._pad_left(rows)
+        own, own_mask, positions = self._pad_left(rows, max(map(len, rows)))
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         logits = self._forward(
             positions,
