@@ -23,8 +23,8 @@ SHORT_TOKENS = 24
 ROUNDS = 3
 TYPICAL_ROWS = 16
 """Of the batches that are measured to choose threads."""
-FRONT_SECONDS = 0.0002
-"""What a front spends on a row; ours, measured on an AMD EPYC."""
+FRONT_SECONDS, FRONT_TOKEN_SECONDS = 0.0002, 0.00007
+"""What a front spends on a row, and on each token that it streams; ours, measured on an AMD EPYC."""
 LATENCY_SECONDS = 0.1
 """A batch shall not take longer, unless one row alone does."""
 REPEATS, REPEAT_SECONDS = 3, 0.05
@@ -58,7 +58,8 @@ def choose_split(model: Model, *, lanes: bool, clock: Callable[[], float] = time
     for _ in range(ROUNDS):  # in turns, so that what disturbs them disturbs all
         for split in splits:
             seconds[split] = min(seconds[split], _time_split(model, row, split, clock) / split.lanes)
-    took = {split: _share(split.lanes * split.threads, each, most) for split, each in seconds.items()}
+    front = TYPICAL_ROWS * (FRONT_SECONDS + row.new_tokens * FRONT_TOKEN_SECONDS)
+    took = {split: _share(split.lanes * split.threads, each, front, most) for split, each in seconds.items()}
     enough = [split for split in splits if took[split] <= ENOUGH_THREADS * min(took.values())]
     best = min(enough, key=lambda split: (split.lanes * split.threads, -split.lanes))
     if best.lanes > 1:
@@ -67,9 +68,9 @@ def choose_split(model: Model, *, lanes: bool, clock: Callable[[], float] = time
     return best
 
 
-def _share(cores: int, seconds: float, most: int) -> float:
-    """Seconds for each typical batch, the fronts' work with it, where forward passes take so long on so many cores."""
-    return max(seconds, (cores * seconds + TYPICAL_ROWS * FRONT_SECONDS) / most)
+def _share(cores: int, seconds: float, front: float, most: int) -> float:
+    """Seconds for each batch and the fronts' work with it, where forward passes take so long on so many cores."""
+    return max(seconds, (cores * seconds + front) / most)
 
 
 def _with_alone(model: Model, split: Split, counts: Sequence[int], clock: Callable[[], float]) -> Split:

@@ -22,7 +22,7 @@ MOST_TEXTS = 16
 MOST_LOGPROBS = 20
 """Likeliest tokens that may be asked for each place; as OpenAI has it."""
 
-PROBE_TOKENS = 8
+PROBE_TOKENS = 16
 """New tokens of a measured row; ours."""
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]

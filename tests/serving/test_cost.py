@@ -8,6 +8,7 @@ from serving import cost as module
 from serving.cost import FRONT_SECONDS, LEAST_SHARE, choose_split, fit
 from serving.lanes import Split
 from serving.queue import Cost
+from serving.tasks.base import EncodedRow
 
 
 def test_a_line_is_found_again_and_the_budget_is_the_smallest_near_the_peak() -> None:
@@ -97,32 +98,30 @@ class Cores:
 class AnyModel:
     class contract:
         max_tokens = 128
+        new_tokens = 0
 
     class task:
-        probe = staticmethod(lambda contract, length: length)
+        probe = staticmethod(lambda contract, length: EncodedRow(length, b"", new_tokens=contract.new_tokens))
 
 
 @pytest.mark.parametrize(
-    ("row_seconds", "wake_seconds", "lanes", "chosen"),
+    ("row_seconds", "new_tokens", "wake_seconds", "lanes", "chosen"),
     [
-        (FRONT_SECONDS / 4, 0.0, True, Split(1, 1)),  # the fronts need the other core more
-        (FRONT_SECONDS * 50, 0.0, False, Split(1, 2)),  # nothing matters but the forward pass
-        (
-            FRONT_SECONDS * 50,
-            0.0,
-            True,
-            Split(2, 1, alone=2, alone_tokens=24),
-        ),  # and side by side no thread waits for another
-        (FRONT_SECONDS * 50, 0.005, True, Split(2, 1, 2, 96)),  # a thread that sleeps is late
+        (FRONT_SECONDS / 4, 0, 0.0, True, Split(1, 1)),  # the fronts need the other core more
+        (FRONT_SECONDS * 50, 0, 0.0, False, Split(1, 2)),  # nothing matters but the forward pass
+        (FRONT_SECONDS * 50, 100, 0.0, False, Split(1, 1)),  # but where each token is sent by itself
+        (FRONT_SECONDS * 50, 0, 0.0, True, Split(2, 1, 2, 24)),  # side by side no thread waits for another
+        (FRONT_SECONDS * 50, 0, 0.005, True, Split(2, 1, 2, 96)),  # a thread that sleeps is late
     ],
 )
 def test_cores_are_split_so_that_rows_are_served_fastest_beside_the_fronts(
-    monkeypatch, row_seconds: float, wake_seconds: float, lanes: bool, chosen: Split
+    monkeypatch, row_seconds: float, new_tokens: int, wake_seconds: float, lanes: bool, chosen: Split
 ) -> None:
+    monkeypatch.setattr(AnyModel.contract, "new_tokens", new_tokens)
     cores = Cores(row_seconds, wake_seconds, gain=1.8)
 
     def alone(model: Any, row: Any, clock: Any) -> float:
-        return cores.rows(1) * row / 32 + (wake_seconds if cores.threads == 2 else 0.0)
+        return cores.rows(1) * row.length / 32 + (wake_seconds if cores.threads == 2 else 0.0)
 
     def together(model: Any, row: Any, split: Split, clock: Any) -> float:
         cores.set_num_threads(split.threads)
