@@ -49,7 +49,7 @@ def products(model: Any, prompts: list[list[int]], new_tokens: int) -> int:
     """Every weight times one row, as often as there would be tokens; their number."""
     choose_products(model, lambda: None)
     layers = [each for each in model.modules() if isinstance(each, torch.nn.Linear)]
-    rows = [torch.ones(1, each.in_features) for each in layers]
+    rows = [torch.ones(1, each.in_features, dtype=model.dtype) for each in layers]
     for _ in range(len(prompts) * new_tokens):
         for layer, row in zip(layers, rows, strict=True):
             layer(row)
@@ -68,9 +68,10 @@ def main() -> None:
     parser.add_argument("--prompts", required=True, type=Path, help="file with one prompt per line")
     parser.add_argument("--new-tokens", type=int, required=True)
     parser.add_argument("--way", choices=WAYS, required=True)
+    parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype).eval()
     prompts = [tokenizer(line)["input_ids"] for line in options.prompts.read_text(encoding="utf-8").splitlines()]
     way = WAYS[options.way]
     way(model, prompts[:2], 4)

@@ -32,20 +32,20 @@ def run(seconds: float) -> str:
     """The section of the report. seconds: below 5 only a few prompts are measured."""
     folder = small_llama()
     prompts = make_prompts(PROMPTS if seconds >= 5 else 8, read_words(encoder_folder() / "vocab.txt"))
-    known = _bare(folder, prompts, "generate_batch")
-    single = _bare(folder, prompts[: max(4, len(prompts) // 8)], "generate")
-    bound = _bare(folder, prompts[:8], "products")
     results: dict[str, list[StreamResult]] = {}
-    with headwaiter(folder, task="text-generation") as (server, _):
+    with headwaiter(folder, task="text-generation") as (server, engine):
         results["Headwaiter"] = _stream(server.url.partition("/models/")[0], MODEL, prompts)
-    with _transformers_serve(folder) as root:
+    known = _bare(folder, prompts, "generate_batch", engine.dtype)
+    single = _bare(folder, prompts[: max(4, len(prompts) // 8)], "generate", engine.dtype)
+    bound = _bare(folder, prompts[:8], "products", engine.dtype)
+    with _transformers_serve(folder, engine.dtype) as root:
         if root:
             results[PEER] = _stream(root, str(folder), prompts)
     return "\n".join(
         [
             "## Generation: streamed completions of a small Llama (6 layers, 256 wide)",
             "",
-            f"{len(prompts)} prompts of {SHORTEST} to {LONGEST} words, {NEW_TOKENS} new tokens each, greedy.",
+            f"{len(prompts)} prompts of {SHORTEST} to {LONGEST} words, {NEW_TOKENS} new tokens each, greedy, {engine.dtype}.",
             f"Known in advance, through `generate_batch`: {rate(known)} tokens/s. One after the other, through "
             f"`generate`: {rate(single)} tokens/s. The products of one text at a time alone would allow {rate(bound)}.",
             "",
@@ -56,11 +56,12 @@ def run(seconds: float) -> str:
     )
 
 
-def _bare(folder: Path, prompts: Sequence[str], way: str) -> float:
+def _bare(folder: Path, prompts: Sequence[str], way: str, dtype: str) -> float:
     with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as scratch:
         lines = Path(scratch) / "prompts.txt"
         lines.write_text("\n".join(prompts), encoding="utf-8")
         arguments = ["bench.bare_generation", "--model", str(folder), "--prompts", str(lines), "--way", way]
+        arguments += ["--dtype", dtype]
         printed = run_module([*arguments, "--new-tokens", str(NEW_TOKENS)], os.environ)
         return float(json.loads(printed.splitlines()[-1])["tokens_per_second"])
 
@@ -85,7 +86,7 @@ def _stream(root: str, model: str, prompts: Sequence[str]) -> list[StreamResult]
 
 
 @contextlib.contextmanager
-def _transformers_serve(folder: Path) -> Iterator[str]:
+def _transformers_serve(folder: Path, dtype: str) -> Iterator[str]:
     """The URL of a running server; empty where what it needs is not installed."""
     if not all(importlib.util.find_spec(name) for name in ("openai", "accelerate", "fastapi")):
         yield ""
@@ -93,7 +94,7 @@ def _transformers_serve(folder: Path) -> Iterator[str]:
     port = free_port()
     root = f"http://127.0.0.1:{port}"
     command = ["transformers.cli.transformers", "serve", str(folder), "--continuous-batching", "--device", "cpu"]
-    command += ["--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--dtype", dtype, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--cb-block-size", "32", "--cb-num-blocks", "256", "--cb-max-batch-tokens", "1024"]
     with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as home:
         environment = os.environ | {"HF_HUB_OFFLINE": "1"}

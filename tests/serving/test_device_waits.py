@@ -17,10 +17,12 @@ from registry.heads import get_head
 from registry.layout import MODEL_FOLDER
 from registry.processors import load_processor
 from serving.model import Model
+from serving.narrowed import can_narrow
 from serving.packed import can_pack, pack
 from serving.tasks import get_task
 from serving.tasks.fill_mask import Wanted
 from tests.families import build
+from tests.serving.test_packed import READ_FIRST
 
 LENGTHS = (7, 12, 3)
 TARGETS = msgspec.msgpack.encode(Wanted([1, 2], [7, 8, 9]))
@@ -51,8 +53,10 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     contract = describe(tmp_path, module, processor, task, defaults=defaults, dtype="auto", max_tokens=None)
     model = Model(tmp_path, contract, dtype="bfloat16")
     if can_pack(model.module, torch.device("cuda"), torch.bfloat16):
-        pack(model.module)
+        narrowed = can_narrow(model.module.base_model) and task in (*READ_FIRST, "zero-shot-classification")
+        pack(model.module, narrowed=narrowed)
         model.packs = True
+    model.fills = False  # a CPU's
     model.module.to("meta")
     model.device = torch.device("meta")
     return model
