@@ -45,7 +45,8 @@ def run(seconds: float) -> str:
         [
             "## Generation: streamed completions of a small Llama (6 layers, 256 wide)",
             "",
-            f"{len(prompts)} prompts of {SHORTEST} to {LONGEST} words, {NEW_TOKENS} new tokens each, greedy, {engine.dtype}.",
+            f"{len(prompts)} prompts of {SHORTEST} to {LONGEST} words, {NEW_TOKENS} new tokens each, greedy, all in "
+            f"{engine.dtype}.",
             f"Known in advance, through `generate_batch`: {rate(known)} tokens/s. One after the other, through "
             f"`generate`: {rate(single)} tokens/s. The products of one text at a time alone would allow {rate(bound)}.",
             "",
