@@ -58,9 +58,14 @@ def narrow(base: Any) -> list[RemovableHandle]:
         under.states, under.cuts = args[0], packing.cuts
         return (_first(args[0], under.cuts), *args[1:]), kwargs
 
+    def attend(_: Any, args: Any) -> Any:
+        states = under.states
+        del under.states  # no reference outlives the pass
+        return states, *args[1:]
+
     return [
         layer.register_forward_pre_hook(begin, with_kwargs=True),
-        enter.register_forward_pre_hook(lambda _, args: (under.states, *args[1:])),
+        enter.register_forward_pre_hook(attend),
         leave.register_forward_pre_hook(lambda _, args: (_first(args[0], under.cuts), *args[1:])),
     ]
 

@@ -202,7 +202,7 @@ class Seq2SeqDecoder(Decoder):
 
     def pad_prompts(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Padded on the right, as encoders are trained."""
-        longest = max(map(len, prompts))
+        longest = self._width(prompts)
         ids = torch.tensor([[*prompt, *[self._pad] * (longest - len(prompt))] for prompt in prompts])
         mask = torch.arange(longest) < torch.tensor([len(prompt) for prompt in prompts])[:, None]
         return ids.to(self.device), mask.to(torch.int64).to(self.device)
@@ -258,7 +258,7 @@ def _states(cache: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
 def _to_the_right(states: list[tuple[torch.Tensor, torch.Tensor]], lengths: Sequence[int]) -> Any:
     """The states of rows that were padded on the right, padded on the left."""
     longest = max(lengths)
-    if min(lengths) == longest:
+    if min(lengths) == states[0][0].shape[2]:
         return states
     device = states[0][0].device
     places = torch.arange(longest, device=device) - (longest - torch.tensor(lengths, device=device)[:, None])
