@@ -20,7 +20,8 @@ writing, decoding/   the same where texts are written: rows join, take steps, le
 generation, stream   the settings of texts, and texts whole or as they come
 detokenizer          token ids as they come → text as it goes out
 loading, model       load, check and measure; rows → padded batch → small arrays
-execution            how a model runs: packed (without padding), traced or replayed (a graph), or as it is; checked
+execution            how a model runs: packed (without padding), narrowed (its last layer for first tokens only),
+                     traced or replayed (a graph), or as it is; checked
 lanes                forward passes side by side on a CPU
 attention            within each row of a line of tokens
 products             weights in the layout that a CPU multiplies fastest

@@ -100,10 +100,14 @@ def _attend(
     if length < least or length > most:
         return scaled_dot_product_attention(query, key, value, scale=scale)
     more = round_up(length) - length
-    shape, edge = [rows * heads, length + more, size], [0, 0, 0, more]
-    query, key, value = pad(query, edge).reshape(shape), pad(key, edge).reshape(shape), pad(value, edge).reshape(shape)
-    scores = torch.bmm(query * scale, key.transpose(1, 2))
-    scores[:, :, length:].fill_(-float("inf"))
+    if more > 0:
+        edge = [0, 0, 0, more]
+        query, key, value = pad(query, edge), pad(key, edge), pad(value, edge)
+    shape = [rows * heads, length + more, size]
+    scores = torch.bmm(query.reshape(shape) * scale, key.reshape(shape).transpose(1, 2))
+    if more > 0:
+        scores[:, :, length:].fill_(-float("inf"))
+    value = value.reshape(shape)
     return torch.bmm(scores.softmax(-1), value).view([rows, heads, length + more, size])[:, :, :length]
 
 

@@ -60,7 +60,7 @@ def narrow(base: Any) -> list[RemovableHandle]:
 
     def attend(_: Any, args: Any) -> Any:
         states = under.states
-        del under.states  # no reference outlives the pass
+        del under.states  # so that they are freed in time
         return states, *args[1:]
 
     return [
@@ -82,6 +82,6 @@ def _find(base: Any) -> tuple[Any, Any, Any] | None:
         try:
             layer = attrgetter(layout.layers)(base)[-1]
             return layer, attrgetter(layout.enter)(layer), attrgetter(layout.leave)(layer)
-        except AttributeError:
+        except (AttributeError, IndexError):
             continue
     return None

@@ -96,10 +96,11 @@ def _forward(
         packing = with_blocks(packing, owners, slots, base.dtype)
     output = plain(line(input_ids), packing=packing, **others)
     states = output.last_hidden_state[0]
+    width, targets = longest, places
     if base.narrowing and cuts is not None:
-        states, places, longest = states[:rows], places.index_select(0, cuts[:rows]) // longest, 1
-    padded = states.new_zeros(rows * longest + 1, states.shape[-1]).index_copy(0, places, states)
-    output.last_hidden_state = padded[:-1].view(rows, longest, states.shape[-1])
+        states, width, targets = states[:rows], 1, places.index_select(0, cuts[:rows]) // longest
+    padded = states.new_zeros(rows * width + 1, states.shape[-1]).index_copy(0, targets, states)
+    output.last_hidden_state = padded[:-1].view(rows, width, states.shape[-1])
     if getattr(base, "pooler", None) is not None:
         output.pooler_output = _pool(base, output.last_hidden_state)
     return output

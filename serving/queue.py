@@ -42,7 +42,10 @@ class Cost:
         return self.fixed_seconds + rows * longest * (self.token_seconds + self.square_seconds * longest)
 
     def work(self, lengths: Sequence[int]) -> tuple[int, int]:
-        """Tokens that a forward pass of these rows computes, and pairs of tokens of a row."""
+        """Tokens that a forward pass of these rows computes, and pairs of tokens of a row.
+
+        Without those that make the size of a line a round one.
+        """
         if self.packs:
             return sum(lengths), sum(length * length for length in lengths)
         padded = len(lengths) * max(lengths)

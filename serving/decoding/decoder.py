@@ -21,12 +21,15 @@ from serving.decoding.graph import name_views, trace_step
 from serving.padding import round_up
 from serving.traced import NotTraceable, TracedModule
 
-WIDTHS = 8
-"""Prompts are padded to a multiple of so many tokens on a CPU; ours."""
+WIDTH_STEP = 8
+"""Prompts that are padded to few widths have a multiple of so many tokens; ours."""
 
 
 class Decoder(ABC):
-    """Rows are numbered in the order that they joined; `leave` tells how that changes. Not for several threads."""
+    """Rows are numbered in the order that they joined; `leave` tells how that changes. Not for several threads.
+
+    most_width: up to this prompts are padded to few widths, see `padding.round_up`; 0: to the longest of them.
+    """
 
     def __init__(self, module: Any, pad_token_id: int) -> None:
         self.module = module
@@ -39,6 +42,7 @@ class Decoder(ABC):
         self._graph: TracedModule | None = None
         self._tells_positions = self._hook_positions()
         self.most_new_tokens: int | None = None
+        self.most_width = 0
         config = module.generation_config
         start = config.decoder_start_token_id
         start = getattr(module.config, "decoder_start_token_id", None) if start is None else start
@@ -122,23 +126,21 @@ class Decoder(ABC):
             self._positions = None
         return logits[:, -1]
 
-    def _width(self, rows: Sequence[Sequence[int]]) -> int:
-        """Of rows that are padded. Of few sizes on a CPU, also once multiplied by few rows, see `round_up`."""
-        longest = max(map(len, rows))
-        width = -(-round_up(longest) // WIDTHS) * WIDTHS
-        most = getattr(self.module.config, "max_position_embeddings", None) or width
-        return max(longest, min(width, most)) if self.device.type == "cpu" else longest
+    def width(self, longest: int) -> int:
+        """To how many tokens prompts are padded. Of few sizes, also once multiplied by few rows, up to `most_width`."""
+        width = -(-round_up(longest) // WIDTH_STEP) * WIDTH_STEP
+        return max(longest, min(width, self.most_width))
 
     def _pad_left(
-        self, rows: Sequence[Sequence[int]], longest: int
+        self, rows: Sequence[Sequence[int]], width: int
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """(rows, longest) int64 each: ids, mask or None where nothing is padded, positions."""
-        ids = numpy.full((len(rows), longest), self._pad, dtype=numpy.int64)
+        """(rows, width) int64 each: ids, mask or None where nothing is padded, positions."""
+        ids = numpy.full((len(rows), width), self._pad, dtype=numpy.int64)
         for index, row in enumerate(rows):
-            ids[index, longest - len(row) :] = row
+            ids[index, width - len(row) :] = row
         lengths = torch.tensor([len(row) for row in rows])[:, None]
-        places = torch.arange(longest) - (longest - lengths)
-        mask = None if bool((lengths == longest).all()) else (places >= 0).to(torch.int64).to(self.device)
+        places = torch.arange(width) - (width - lengths)
+        mask = None if bool((lengths == width).all()) else (places >= 0).to(torch.int64).to(self.device)
         return torch.from_numpy(ids).to(self.device), mask, places.clamp(min=0).to(self.device)
 
     def _positions_now(self) -> torch.Tensor:
@@ -165,7 +167,7 @@ class CausalDecoder(Decoder):
     def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
         """One forward pass over all rows' tokens, padded on the left."""
         rows = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]
-        ids, mask, positions = self._pad_left(rows, self._width(rows))
+        ids, mask, positions = self._pad_left(rows, self.width(max(map(len, rows))))
         cache = DynamicCache()
         logits = self._forward(positions, input_ids=ids, attention_mask=mask, past_key_values=cache)
         if not self._caches:
@@ -202,9 +204,9 @@ class Seq2SeqDecoder(Decoder):
 
     def pad_prompts(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Padded on the right, as encoders are trained."""
-        longest = self._width(prompts)
-        ids = torch.tensor([[*prompt, *[self._pad] * (longest - len(prompt))] for prompt in prompts])
-        mask = torch.arange(longest) < torch.tensor([len(prompt) for prompt in prompts])[:, None]
+        width = self.width(max(map(len, prompts)))
+        ids = torch.tensor([[*prompt, *[self._pad] * (width - len(prompt))] for prompt in prompts])
+        mask = torch.arange(width) < torch.tensor([len(prompt) for prompt in prompts])[:, None]
         return ids.to(self.device), mask.to(torch.int64).to(self.device)
 
     def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:

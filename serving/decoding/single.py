@@ -50,6 +50,10 @@ class SingleDecoder(Decoder):
             found.append(logits)
         return torch.cat(found)
 
+    def width(self, longest: int) -> int:
+        """Nothing is padded."""
+        return longest
+
     def leave(self, gone: set[int]) -> list[int]:
         """Let rows go; those that stay keep their order."""
         stay = [row for row in range(len(self._pasts)) if row not in gone]

@@ -181,7 +181,7 @@ class Writer:
                     self._search = Search(self.decoder, self._alike(entry))
                     self._waiting = [other for other in self._waiting if other not in self._search.entries]
                 continue
-            if joining and (len(joining) + 1) * max(longest, length) > most_tokens:
+            if joining and (len(joining) + 1) * self.decoder.width(max(longest, length)) > most_tokens:
                 break
             if entry.is_alone and not self._may_be_alone(entry, joining):
                 continue
@@ -196,13 +196,13 @@ class Writer:
         if joining:
             for company in self._companies:
                 self._join(company, [entry for entry in joining if entry.is_alone == (company is self._alone)])
-        return len(joining) * max((entry.length for entry in joining), default=0)
+        return len(joining) * self.decoder.width(max((entry.length for entry in joining), default=0))
 
     def _alike_in_length(self, entries: list[Entry]) -> list[Entry]:
         """The first of them with those nearest to it in length that one forward pass takes."""
         nearest = sorted(entries, key=lambda entry: abs(entry.length - entries[0].length))
         longest = accumulate((entry.length for entry in nearest), max)
-        places = [count * length for count, length in enumerate(longest, 1)]
+        places = [count * self.decoder.width(length) for count, length in enumerate(longest, 1)]
         return nearest[: max(1, bisect_right(places, self._pass_tokens))]
 
     def _alike(self, entry: Entry) -> list[Entry]:
@@ -257,7 +257,7 @@ class Writer:
             return
         if self._meters is not None:
             lengths = [entry.length for entry in entries]
-            self._meters[0].observe_batch(lengths, len(lengths) * max(lengths))
+            self._meters[0].observe_batch(lengths, len(lengths) * company.decoder.width(max(lengths)))
             self._meters[1].observe_prompt(sum(len(entry.prompt) for entry in entries if not entry.tokens))
         company.entries += entries
         self._take(logits, company, entries)

@@ -53,7 +53,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     contract = describe(tmp_path, module, processor, task, defaults=defaults, dtype="auto", max_tokens=None)
     model = Model(tmp_path, contract, dtype="bfloat16")
     if can_pack(model.module, torch.device("cuda"), torch.bfloat16):
-        narrowed = can_narrow(model.module.base_model) and task in (*READ_FIRST, "zero-shot-classification")
+        narrowed = can_narrow(model.module.base_model) and task in READ_FIRST
         pack(model.module, narrowed=narrowed)
         model.packs = True
     model.fills = False  # a CPU's

@@ -68,7 +68,7 @@ def shaped(inputs: dict[str, torch.Tensor], task: str) -> dict[str, torch.Tensor
     return {name: each.unsqueeze(1) if name in rows else each for name, each in inputs.items()}
 
 
-READ_FIRST = ("text-classification", "multiple-choice", "next-sentence-prediction")
+READ_FIRST = ("text-classification", "zero-shot-classification", "multiple-choice", "next-sentence-prediction")
 
 
 @pytest.mark.parametrize("least", [NEVER, 40])
@@ -82,7 +82,7 @@ def test_a_packed_model_answers_as_with_padding(family: str, task: str, narrowed
     model = build(family, task)
     assert can_narrow(model.base_model) == (family != "albert")
     assert can_pack(model, torch.device("cpu"), torch.float32)
-    for lengths in ([5, 30, 17, 17, 1], [7, 7], [LONGEST], [60, 2], [90, 3, 64, 9, 9, 50, 1, 65, 90]):
+    for lengths in ([5, 30, 17, 17, 1], [7, 7], [LONGEST], [60, 2], [90, 3, 64, 9, 9, 50, 1, 65, 90], [6, 3, 40] * 11):
         inputs = padded(lengths, family)
         expected = model(**shaped(inputs, task))
         pack(model, least=least, narrowed=narrowed)
@@ -100,6 +100,8 @@ def test_a_packed_model_answers_as_with_padding(family: str, task: str, narrowed
 def test_an_encoder_whose_last_layer_is_not_its_own_is_not_narrowed() -> None:
     with pytest.raises(ValueError, match="ask `can_narrow`"):
         narrow(build("albert", "text-classification").base_model)
+    nothing = transformers.BertConfig(**SIZES | {"num_hidden_layers": 0})
+    assert not can_narrow(transformers.BertModel(nothing))
 
 
 def test_decoders_and_a_gpu_in_float32_are_not_packed() -> None:

@@ -48,11 +48,13 @@ class Encoder:
         return "".join(chr(ord("a") + token % 26) for token in ids)
 
 
-def make_writer(module: Any, kind: type[Decoder] | None = None, **bounds: Any) -> Writer:
+def make_writer(module: Any, kind: type[Decoder] | None = None, *, most_width: int = 0, **bounds: Any) -> Writer:
     kind = kind or KINDS[module.config.is_encoder_decoder][0]
     alone = SingleDecoder(module, 0) if module.dtype != torch.float32 else None
     given: Any = {"limit_tokens": 100_000, "max_rows": 8, "alone": alone, **bounds}
-    return Writer(kind(module, 0), Encoder(), **given)  # type: ignore[arg-type]  # reads like a TextEncoder
+    decoder = kind(module, 0)
+    decoder.most_width = most_width
+    return Writer(decoder, Encoder(), **given)  # type: ignore[arg-type]  # reads like a TextEncoder
 
 
 def row(number: int, prompt: list[int], *, streams: bool = False, deadline: float = FOREVER, **asked: Any) -> Row:
@@ -107,10 +109,11 @@ def alone(module: Any, prompt: list[int], **asked: Any) -> list[int]:
     return list(made[0, 1 if module.config.is_encoder_decoder else len(prompt) :].tolist())
 
 
+@pytest.mark.parametrize("most_width", [0, 39, 512])
 @pytest.mark.parametrize("family", [*CAUSAL, *SEQ2SEQ])
-def test_rows_that_join_and_leave_midway_are_written_as_generate_writes_each(family: str) -> None:
+def test_rows_that_join_and_leave_midway_are_written_as_generate_writes_each(family: str, most_width: int) -> None:
     module = load(family)
-    writer, found = make_writer(module, max_rows=5), Found()
+    writer, found = make_writer(module, max_rows=5, most_width=most_width), Found()
     asked = {number: 3 + (number * 5) % 17 for number in range(14)}
     for number, most in asked.items():  # a new one each step: lengths differ, and rows join and leave all the time
         writer.add(b"front", row(number, prompt_of(number), max_new_tokens=most, streams=number % 2 == 0), 0.0)
@@ -353,7 +356,7 @@ def test_what_the_checkpoint_asks_for_holds_where_the_request_says_nothing(monke
 @pytest.mark.parametrize("family", ["t5", "bart", "gpt2"])
 def test_beams_are_those_of_generate_and_run_beside_other_rows(family: str) -> None:
     module = load(family)
-    writer, found = make_writer(module), Found()
+    writer, found = make_writer(module, most_width=512), Found()
     search = {"num_beams": 3, "length_penalty": 0.8, "max_new_tokens": 7}
     for number in range(3):
         writer.add(b"f", row(number, prompt_of(5), **search), 0.0)
@@ -440,6 +443,21 @@ def test_rows_of_one_length_join_together_and_who_is_due_first_is_never_passed_o
         writer.add(b"f", row(number, [5, 6], max_new_tokens=8, streams=True), 1.0)
     found.take(writer.step())
     assert {number for number in found.parts if number > 5} == {9}
+
+
+def test_prompts_have_few_widths_up_to_the_most_and_what_joins_is_counted_with_them() -> None:
+    decoder = CausalDecoder(load("llama"), 0)
+    assert [decoder.width(longest) for longest in (1, 9, 69, 300)] == [1, 9, 69, 300]
+    decoder.most_width = 70
+    assert [decoder.width(longest) for longest in (1, 8, 9, 65, 69, 70, 75)] == [8, 8, 16, 70, 70, 70, 75]
+    decoder.most_width = 4096
+    assert len({decoder.width(longest) for longest in range(1, 2049)}) == 16 + 8 * 4
+    writer, found = make_writer(load("llama"), max_rows=100, pass_tokens=40, most_width=512), Found()
+    for number in range(9):
+        writer.add(b"front", row(number, prompt_of(0), max_new_tokens=2), 0.0)
+    found.take(writer.step())
+    assert writer.running == 40 // 8
+    finish(writer, found)
 
 
 def test_between_two_steps_no_more_join_than_others_may_wait_for() -> None:
