@@ -12,9 +12,9 @@ from registry.errors import ArtifactError, ContractError, DigestMismatch, Regist
 from registry.flavor import read_contract
 from registry.layout import MODEL_FOLDER
 from registry.plain import add_contract, needs_contract
+from registry.references import ResolvedVersion
 from registry.settings import RegistrySettings
 from registry.tracking import connect
-from registry.versions import ResolvedVersion
 
 
 def fetch(version: ResolvedVersion, settings: RegistrySettings) -> tuple[Path, Contract]:

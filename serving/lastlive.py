@@ -5,9 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from registry.references import Reference
+from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
-from registry.versions import ResolvedVersion
 from serving.report import write_report
 
 

@@ -5,8 +5,7 @@ import time
 from collections import deque
 from contextlib import suppress
 
-from registry.references import Reference
-from registry.versions import ResolvedVersion
+from registry.references import Reference, ResolvedVersion
 from serving.holding import Holding
 from serving.lastlive import LastLive
 from serving.metering import count_swap, time_swap

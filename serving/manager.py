@@ -18,9 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from registry.cache import fetch
-from registry.references import Reference
+from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
-from registry.versions import ResolvedVersion
 from serving.adoption import enter
 from serving.errors import EngineError
 from serving.headstart import take_head_start

@@ -11,8 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from registry.errors import NotFound
-from registry.references import Reference
-from registry.versions import ResolvedVersion, Versions
+from registry.references import Reference, ResolvedVersion
+from registry.versions import Versions
 from serving.lastlive import LastLive
 from serving.settings import ServingSettings
 

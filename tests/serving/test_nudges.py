@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from registry.references import Reference
+from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
-from registry.versions import ResolvedVersion
 from serving.settings import ServingSettings
 from serving.watch import NUDGED_SECONDS, RegistryWatch
 

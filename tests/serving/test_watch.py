@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from registry.errors import RegistryUnavailable
-from registry.references import Reference
+from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
-from registry.versions import ResolvedVersion
 from serving.settings import ServingSettings
 from serving.watch import LONGEST_PAUSE_SECONDS, NUDGED_SECONDS, RegistryWatch
 from tests.e2e.server import wait_until

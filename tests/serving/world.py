@@ -17,9 +17,8 @@ import pytest
 
 from registry.contract import Contract, Processor
 from registry.errors import DigestMismatch, NotFound, RegistryUnavailable
-from registry.references import Reference
+from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
-from registry.versions import ResolvedVersion
 from serving import adoption
 from serving.holding import Fetched
 from serving.lifecycle import State
