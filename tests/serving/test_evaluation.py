@@ -17,7 +17,7 @@ from registry.contract import Contract
 from registry.errors import NotGoodEnough
 from registry.flavor import make_contract, write_artifact
 from registry.heads import get_head
-from registry.images import reads_images
+from registry.image_settings import reads_images
 from registry.processors import load_processor
 from serving.errors import EvaluationError
 from serving.evaluation import Evaluator, Labelled

@@ -1,8 +1,8 @@
 """Models that plain `mlflow.transformers.log_model` logged: their contract is derived from that flavor's fields.
 
-It is derived in a process of its own, because that loads the model: `python -m registry.plain FOLDER` adds the contract
-to a downloaded artifact. What the flavor's fields do not settle is refused, not guessed; every check of a logged model
-is made. Nobody recorded digests at logging, so they are those of the first download.
+It is derived in a process of its own, because that loads the model: `python -m registry.transformers_flavor FOLDER`
+adds the contract to a downloaded artifact. What the flavor's fields do not settle is refused, not guessed; every check
+of a logged model is made. Nobody recorded digests at logging, so they are those of the first download.
 """
 
 import shutil
@@ -28,7 +28,7 @@ def needs_contract(root: Path) -> bool:
 def add_contract(root: Path) -> None:
     """Derive the contract in a process of its own and write it into the artifact. Blocks; raises ContractError."""
     done = subprocess.run(
-        [sys.executable, "-m", "registry.plain", str(root)],
+        [sys.executable, "-m", "registry.transformers_flavor", str(root)],
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -47,7 +47,7 @@ def derive(root: Path) -> None:
     from registry.checks import load_model
     from registry.flavor import make_contract, write_artifact
     from registry.heads import HEADS
-    from registry.images import reads_images
+    from registry.image_settings import reads_images
     from registry.processors import load_processor
 
     fields = read_flavors(root)["transformers"]
