@@ -3,8 +3,8 @@
 from itertools import islice
 
 from serving.learned import LearnedCost
-from serving.messages import Row
 from serving.queue import Cost, Queue
+from serving.wire.messages import Row
 
 KIND = "rows"
 

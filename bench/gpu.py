@@ -30,7 +30,7 @@ from bench.texts import LengthMix, describe_lengths, make_lengths
 from serving.packed import can_pack, pack, unpack
 from serving.padding import pack_rows
 from serving.process import EngineProcess
-from serving.report import EngineOrder
+from serving.wire.engine_orders import EngineOrder
 
 SIZES = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}
 SMALL = {"base": (2, 32, 2, 64), "large": (3, 64, 4, 128)}

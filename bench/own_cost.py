@@ -29,13 +29,13 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.engine import Engine
 from serving.front import Front
-from serving.messages import Outputs, Row, Submit
 from serving.metering import EngineMeter
 from serving.model import Model
 from serving.queue import Cost
 from serving.request import parse_body
 from serving.settings import ServingSettings
-from serving.table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
+from serving.wire.messages import Outputs, Row, Submit
+from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
 
 BATCHES = (1, 8, 64)
 LOADED = (1, 10, 50)

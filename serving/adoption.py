@@ -10,11 +10,11 @@ import msgspec
 
 from registry.flavor import read_contract
 from serving.holding import Holding
-from serving.lifeline import ENGINES, claim
 from serving.policy import VersionKey
 from serving.process import EngineProcess
-from serving.report import EngineOrder, read_report
-from serving.table import Table, TableFile
+from serving.runtime.server_process import ENGINES, claim
+from serving.wire.engine_orders import EngineOrder, read_report
+from serving.wire.routing_table import Table, TableFile
 
 logger = logging.getLogger("headwaiter.manager")
 

@@ -23,13 +23,13 @@ import zmq
 
 from registry.imports import without_collector
 from serving.learned import LearnedCost
-from serving.lifeline import Lifeline
-from serving.logs import set_up_logging
-from serving.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, pack
 from serving.metering import METRICS_FOLDER
-from serving.priority import give_way, run_gently
 from serving.queue import Cost, Entry, Queue
-from serving.report import STOP_SIGNAL, EngineOrder, EngineReport, order_path, write_report
+from serving.runtime.logs import set_up_logging
+from serving.runtime.priority import give_way, run_gently
+from serving.runtime.server_process import Lifeline
+from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path, write_report
+from serving.wire.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, pack
 
 if TYPE_CHECKING:
     import numpy

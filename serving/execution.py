@@ -17,12 +17,12 @@ import torch
 
 from serving.attention import NEVER, find_least
 from serving.decoding.check import choose_steps
-from serving.messages import Row
 from serving.model import Model
 from serving.narrowed import can_narrow
 from serving.packed import can_pack, pack, replay, unpack
 from serving.replayed import LEAST_LINE, CudaRecorder, Record
 from serving.traced import TracedModule, are_alike, check_operations, trace
+from serving.wire.messages import Row
 
 logger = logging.getLogger("headwaiter.engine")
 

@@ -18,17 +18,17 @@ from typing import Any
 import msgspec
 
 from serving.errors import ClientGone, EngineLost, ServingError, Unprocessable
-from serving.lifeline import Lifeline
 from serving.link import Link, Waiter, deadline_in
 from serving.metering import FrontMeter
 from serving.recorder import Recorder
 from serving.routes import Routes
+from serving.runtime.server_process import Lifeline
 from serving.settings import ServingSettings
 from serving.stream import TextStream
-from serving.table import FRONTS_LOCK, TableFile
 from serving.tasks.base import Encoded, Request, RowArrays, Task
 from serving.trail import Stages, Trail
 from serving.view import View
+from serving.wire.routing_table import FRONTS_LOCK, TableFile
 
 TICK_SECONDS = 0.05
 WATCH_SECONDS = 0.2

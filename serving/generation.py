@@ -14,8 +14,8 @@ import numpy
 from registry.contract import Contract
 from serving.detokenizer import TextReader
 from serving.errors import Unprocessable
-from serving.messages import FINISHES, Part
 from serving.tasks.base import Batch, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text
+from serving.wire.messages import FINISHES, Part
 
 MOST_TEXTS = 16
 """Texts that may be asked for one input; ours."""

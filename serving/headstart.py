@@ -5,9 +5,9 @@ manager runs. It imports meanwhile and waits for its order; its report says so, 
 import subprocess
 from pathlib import Path
 
-from serving.lifeline import ENGINES, claim
 from serving.process import Adopted, spawn
-from serving.report import EngineReport, order_path, read_report, write_report
+from serving.runtime.server_process import ENGINES, claim
+from serving.wire.engine_orders import EngineReport, order_path, read_report, write_report
 
 REPORT = "first.json"
 

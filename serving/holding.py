@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from registry.contract import Contract
-from serving.lifecycle import State, check_transition
 from serving.process import EngineProcess
-from serving.table import EngineEntry, VersionEntry
 from serving.tasks import get_task
+from serving.wire.routing_table import EngineEntry, VersionEntry
+from serving.wire.version_state import State, check_transition
 
 Fetched = tuple[Path, Contract]
 """The verified artifact's folder and its contract."""

@@ -15,8 +15,8 @@ import numpy
 from registry.contract import Contract, ImageSettings
 from registry.errors import ContractError
 from serving.errors import TooLarge, Unprocessable
-from serving.messages import Row
 from serving.tasks.base import EncodedRow
+from serving.wire.messages import Row
 
 if TYPE_CHECKING:
     import torch

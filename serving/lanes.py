@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from serving.messages import Row
+from serving.wire.messages import Row
 
 if TYPE_CHECKING:
     import numpy

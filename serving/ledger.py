@@ -10,8 +10,8 @@ from serving.holding import Holding
 from serving.lastlive import LastLive
 from serving.metering import count_swap, time_swap
 from serving.policy import VersionKey
-from serving.table import ModelEntry, Swap, Table, VersionEntry
 from serving.watch import View
+from serving.wire.routing_table import ModelEntry, Swap, Table, VersionEntry
 
 logger = logging.getLogger("headwaiter.manager")
 

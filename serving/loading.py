@@ -15,8 +15,8 @@ from serving.metering import EngineMeter
 from serving.model import Model, choose_device, choose_dtypes
 from serving.predictor import Predictor
 from serving.queue import Cost
-from serving.report import EngineOrder, EngineReport
 from serving.traced import TracedModule
+from serving.wire.engine_orders import EngineOrder, EngineReport
 
 
 @dataclass(frozen=True)

@@ -26,15 +26,15 @@ from serving.headstart import take_head_start
 from serving.holding import Fetched, Holding
 from serving.lastlive import LastLive
 from serving.ledger import Ledger
-from serving.lifeline import ENGINES, Lifeline
 from serving.metering import METRICS_FOLDER, forget, restarts, start_counting
 from serving.policy import Action, GiveUp, Load, Publish, Snapshot, VersionKey, decide
-from serving.priority import run_gently
 from serving.process import EngineProcess, Process, spawn
-from serving.report import EngineOrder, order_path
+from serving.runtime.priority import run_gently
+from serving.runtime.server_process import ENGINES, Lifeline
 from serving.settings import ServingSettings
-from serving.table import FRONTS_LOCK, ModelEntry, Table, TableFile
 from serving.watch import RegistryWatch
+from serving.wire.engine_orders import EngineOrder, order_path
+from serving.wire.routing_table import FRONTS_LOCK, ModelEntry, Table, TableFile
 
 logger = logging.getLogger("headwaiter.manager")
 

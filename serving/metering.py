@@ -152,7 +152,7 @@ def start_counting(model: str) -> None:
 
 
 def count_swap(model: str, outcome: str) -> None:
-    """The live version changed, or should have. outcome: as in `table.Swap`."""
+    """The live version changed, or should have. outcome: as in `routing_table.Swap`."""
     instruments().swap_total.labels(model, outcome).inc()
 
 

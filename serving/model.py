@@ -21,11 +21,11 @@ from registry.layout import MODEL_FOLDER
 from serving.errors import Failed
 from serving.generation import to_arrays
 from serving.lanes import Lanes, Split
-from serving.messages import Failure, Part, Row
 from serving.padding import is_round, pack_rows
 from serving.products import choose_products
 from serving.tasks import get_task
 from serving.tasks.base import Batch, RowArrays, Task, upload
+from serving.wire.messages import Failure, Part, Row
 
 if TYPE_CHECKING:
     from serving.decoding.writer import Writer

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy
 
-from serving.messages import Row
+from serving.wire.messages import Row
 
 Array = numpy.ndarray[Any, Any]
 

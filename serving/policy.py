@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from registry.references import Reference
-from serving.lifecycle import State
+from serving.wire.version_state import State
 
 VersionKey = tuple[str, str]
 """(model, version)"""

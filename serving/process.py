@@ -13,8 +13,8 @@ from typing import Protocol
 import msgspec
 import psutil
 
-from serving.lifeline import is_alive
-from serving.report import STOP_SIGNAL, EngineOrder, EngineReport, order_path, read_report, write_report
+from serving.runtime.server_process import is_alive
+from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path, read_report, write_report
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0

@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 from math import inf
 
 from serving.grouping import choose_lengths
-from serving.messages import Row
+from serving.wire.messages import Row
 
 Key = tuple[bytes, int]
 

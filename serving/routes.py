@@ -14,8 +14,8 @@ from serving.errors import NotReady, UnknownModel
 from serving.link import Link
 from serving.metering import forget
 from serving.settings import ServingSettings
-from serving.table import ModelEntry, Table, TableFile
 from serving.view import View
+from serving.wire.routing_table import ModelEntry, Table, TableFile
 
 FOLLOW_SECONDS = 0.01
 """How often the table is looked at: one `stat`."""

@@ -6,7 +6,7 @@ from monitoring.exposition import Baseline, Exposition, ServerStatus, VersionSta
 from registry.contract import Baseline as Recorded
 from serving.front import Front
 from serving.metering import instruments
-from serving.table import ModelEntry, VersionEntry
+from serving.wire.routing_table import ModelEntry, VersionEntry
 
 
 class Scrape:

@@ -17,8 +17,8 @@ from _bentoml_sdk import Service
 from bentoml.exceptions import BentoMLException
 
 from serving.errors import ServingError
-from serving.logs import set_up_logging
 from serving.request import convert_request
+from serving.runtime.logs import set_up_logging
 from serving.settings import ServingSettings
 from serving.trail import Trail
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 from serving.detokenizer import TextReader
 from serving.errors import ClientGone, DeadlineExceeded, ServingError
 from serving.generation import TokenScore, read_scores, to_arrays
-from serving.messages import Part
 from serving.trail import Stages
+from serving.wire.messages import Part
 
 
 @dataclass(frozen=True)

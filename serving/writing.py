@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from serving.engine import IDLE_MILLISECONDS, Engine
-from serving.messages import Failure, Part, Written
+from serving.wire.messages import Failure, Part, Written
 
 if TYPE_CHECKING:
     import zmq

@@ -21,14 +21,14 @@ from serving.engine import make_engine
 from serving.errors import ServingError
 from serving.execution import choose_execution
 from serving.front import Front, Gone
-from serving.messages import Row
 from serving.metering import EngineMeter
 from serving.model import Model
 from serving.queue import Cost
 from serving.request import parse_body
 from serving.settings import ServingSettings
 from serving.stream import TextStream
-from serving.table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
+from serving.wire.messages import Row
+from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
 from tests.e2e.server import wait_until
 
 engine_module.LINGER_SECONDS = 0.0  # these fronts and engines end together

@@ -9,7 +9,7 @@ import numpy
 from serving.decoding.sampling import Choice, Sampler
 from serving.detokenizer import TextReader
 from serving.generation import Settings
-from serving.messages import Part, Row
+from serving.wire.messages import Part, Row
 
 FAIR_SECONDS = 0.01
 """A row is let in as if it had arrived this much later for each token that it may write; ours."""

@@ -14,7 +14,7 @@ import numpy
 import torch
 
 from serving.generation import Settings
-from serving.messages import Row
+from serving.wire.messages import Row
 
 MOST_TOP_K = 1024
 """Up to here the best tokens are found without sorting all."""

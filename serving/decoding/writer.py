@@ -24,9 +24,9 @@ from serving.decoding.sampling import Choice, Sampler, choose
 from serving.decoding.search import Search
 from serving.detokenizer import TextReader
 from serving.generation import Settings
-from serving.messages import Failure, Part, Row
 from serving.metering import EngineMeter, GenerationMeter
 from serving.text import TextEncoder
+from serving.wire.messages import Failure, Part, Row
 
 logger = logging.getLogger("headwaiter.engine")
 

@@ -12,9 +12,9 @@ from serving.protocols.forms import read_json
 from serving.protocols.openai import OpenAI
 from serving.request import parse_body
 from serving.stream import Piece
-from serving.table import describe_model
 from serving.tasks.base import Request, Task
 from serving.trail import Trail
+from serving.wire.routing_table import describe_model
 
 
 class HuggingFace(Protocol):

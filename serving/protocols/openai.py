@@ -10,7 +10,7 @@ from serving.protocols.base import Exchange, Protocol, no_route
 from serving.protocols.completions import Chat, Completions
 from serving.protocols.embeddings import Embeddings
 from serving.protocols.forms import named_model
-from serving.table import ModelEntry
+from serving.wire.routing_table import ModelEntry
 
 ERROR_TYPES = {404: "not_found_error", 429: "rate_limit_error"}
 CODES = {"unknown_model": "model_not_found", "queue_full": "rate_limit_exceeded", "not_ready": "service_unavailable"}

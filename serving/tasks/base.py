@@ -16,8 +16,8 @@ import numpy
 from registry.contract import Contract
 from registry.errors import ContractError
 from registry.heads import Head, get_head
-from serving.messages import Row
 from serving.padding import pad_rows
+from serving.wire.messages import Row
 
 if TYPE_CHECKING:
     import torch

@@ -18,10 +18,10 @@ from registry.versions import Versions
 from serving.attention import PRODUCT_TOKENS
 from serving.engine import Engine
 from serving.execution import choose_execution
-from serving.messages import FromEngine, Outputs, Row, Submit, unpack
 from serving.metering import EngineMeter
 from serving.model import Model
 from serving.queue import Cost
+from serving.wire.messages import FromEngine, Outputs, Row, Submit, unpack
 from tests import local  # its engines leave at once when they are stopped
 from tests.families import build
 

@@ -7,9 +7,9 @@ import psutil
 import pytest
 
 from serving.headstart import REPORT, give_head_start, take_head_start
-from serving.lifeline import ENGINES, OWNER, claim, is_alive
 from serving.process import EngineProcess
-from serving.report import EngineOrder
+from serving.runtime.server_process import ENGINES, OWNER, claim, is_alive
+from serving.wire.engine_orders import EngineOrder
 
 
 @pytest.fixture

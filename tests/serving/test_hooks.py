@@ -17,7 +17,7 @@ from registry.references import Reference
 from registry.settings import RegistrySettings
 from serving.hooks import MAX_BODY_BYTES, WINDOW_SECONDS, Hooks
 from serving.settings import ServingSettings
-from serving.table import TableFile
+from serving.wire.routing_table import TableFile
 
 SECRET = "a secret that only MLflow knows"
 MOVED = b'{"entity": "model_version_alias", "action": "created", "data": {"name": "m", "alias": "champion"}}'

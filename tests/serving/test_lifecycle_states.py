@@ -11,9 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from registry.references import Reference
 from serving.errors import EngineError
-from serving.lifecycle import FOLLOWERS, State, check_transition
 from serving.manager import LONGEST_RETRY_SECONDS
 from serving.policy import CRASH_LIMIT
+from serving.wire.version_state import FOLLOWERS, State, check_transition
 from tests.serving.world import Server
 
 ALIASES = ("champion", "canary")

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.references import Reference
-from serving.lifecycle import State
 from serving.policy import CRASH_LIMIT, Action, GiveUp, Load, Publish, Snapshot, Unload, decide
+from serving.wire.version_state import State
 
 M = Reference("m", alias="champion")
 CANARY = Reference("m", alias="canary")

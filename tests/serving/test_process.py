@@ -7,7 +7,7 @@ import pytest
 from serving import engine as engine_module
 from serving.engine import await_order
 from serving.process import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, STABLE_SECONDS, EngineProcess, spawn
-from serving.report import EngineOrder, EngineReport, order_path
+from serving.wire.engine_orders import EngineOrder, EngineReport, order_path
 
 NOBODY = 2**22 + 1
 """No process has this id: Linux goes up to 2**22."""

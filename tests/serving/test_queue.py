@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.grouping import MOST_STEPS
-from serving.messages import Row
 from serving.queue import Cost, Queue
+from serving.wire.messages import Row
 
 COST = Cost(fixed_seconds=2e-3, token_seconds=4e-5, budget_tokens=512)
 CLIENTS = (b"a", b"b")

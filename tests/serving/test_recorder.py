@@ -8,9 +8,9 @@ import pytest
 
 from monitoring.metrics import MAX_LABELS, OTHER
 from registry.settings import InvalidSetting
-from serving.logs import JsonFormatter, RateLimit
 from serving.metering import FREE_LABELS, FrontMeter, GenerationMeter, LabelNames, instruments
 from serving.recorder import Recorder
+from serving.runtime.logs import JsonFormatter, RateLimit
 from serving.trail import Stages, Trail
 
 TRACEPARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -113,7 +113,7 @@ def test_a_line_is_one_line_whatever_it_holds() -> None:
 
 def test_a_flood_of_lines_is_cut_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0] * 5 + [1.0])
-    monkeypatch.setattr("serving.logs.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("serving.runtime.logs.time.monotonic", lambda: next(clock))
     limit = RateLimit(3)
     records = [logging.LogRecord("x", logging.ERROR, "", 0, "m", (), None) for _ in range(6)]
     assert [limit.filter(record) for record in records] == [True, True, True, False, False, True]

@@ -4,9 +4,9 @@ import pytest
 
 from serving.holding import Holding
 from serving.process import EngineProcess
-from serving.report import EngineOrder, EngineReport
 from serving.status import render_status
-from serving.table import EngineEntry, ModelEntry, Swap, VersionEntry, describe_model
+from serving.wire.engine_orders import EngineOrder, EngineReport
+from serving.wire.routing_table import EngineEntry, ModelEntry, Swap, VersionEntry, describe_model
 
 NOW = 1_700_000_000.0
 

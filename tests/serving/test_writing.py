@@ -22,7 +22,7 @@ from serving.decoding.single import SingleDecoder
 from serving.decoding.writer import JOIN_TOKENS, MOST_ALONE, TURN_TOKENS, Writer
 from serving.errors import EngineError
 from serving.generation import Settings
-from serving.messages import Failure, Part, Row
+from serving.wire.messages import Failure, Part, Row
 from tests.families import LONGEST, build
 
 CAUSAL = ("gpt2", "llama", "mistral", "gptj")

@@ -21,13 +21,13 @@ from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
 from serving import adoption
 from serving.holding import Fetched
-from serving.lifecycle import State
 from serving.manager import Manager
 from serving.process import EngineProcess
-from serving.report import EngineOrder, EngineReport, order_path, read_report, write_report
 from serving.settings import ServingSettings
-from serving.table import Table, TableFile
 from serving.watch import RegistryWatch
+from serving.wire.engine_orders import EngineOrder, EngineReport, order_path, read_report, write_report
+from serving.wire.routing_table import Table, TableFile
+from serving.wire.version_state import State
 
 CONTRACT = Contract(
     format=1,

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from registry.contract import Contract
-from serving.lifecycle import State
-from serving.report import write_report
+from serving.wire.engine_orders import write_report
+from serving.wire.version_state import State
 
 TABLE = "routes.json"
 HEARTBEAT = "heartbeat"
