@@ -28,7 +28,8 @@ from serving.queue import Cost, Entry, Queue
 from serving.runtime.logs import set_up_logging
 from serving.runtime.priority import give_way, run_gently
 from serving.runtime.server_process import Lifeline
-from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path, write_report
+from serving.wire.atomic_file import write_report
+from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path
 from serving.wire.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, pack
 
 if TYPE_CHECKING:

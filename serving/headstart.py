@@ -7,7 +7,8 @@ from pathlib import Path
 
 from serving.process import Adopted, spawn
 from serving.runtime.server_process import ENGINES, claim
-from serving.wire.engine_orders import EngineReport, order_path, read_report, write_report
+from serving.wire.atomic_file import write_report
+from serving.wire.engine_orders import EngineReport, order_path, read_report
 
 REPORT = "first.json"
 

@@ -14,7 +14,8 @@ import msgspec
 import psutil
 
 from serving.runtime.server_process import is_alive
-from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path, read_report, write_report
+from serving.wire.atomic_file import write_report
+from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path, read_report
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0

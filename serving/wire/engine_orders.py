@@ -1,6 +1,5 @@
 """What an engine says of itself, in a file that the manager reads; and what the manager tells the engine to do."""
 
-import os
 import signal
 from pathlib import Path
 
@@ -59,13 +58,6 @@ def order_path(report: str) -> str:
     order is gone leaves.
     """
     return report.removesuffix(".json") + ".order"
-
-
-def write_report(path: Path, report: msgspec.Struct) -> None:
-    """Replace the file in one step, so that a reader sees the old or the new one whole."""
-    staging = path.with_suffix(f".{os.getpid()}.tmp")
-    staging.write_bytes(msgspec.json.encode(report))
-    os.replace(staging, path)
 
 
 def read_report(path: Path) -> EngineReport | None:

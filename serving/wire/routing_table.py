@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from registry.contract import Contract
-from serving.wire.engine_orders import write_report
+from serving.wire.atomic_file import write_report
 from serving.wire.version_state import State
 
 TABLE = "routes.json"

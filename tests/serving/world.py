@@ -25,7 +25,8 @@ from serving.manager import Manager
 from serving.process import EngineProcess
 from serving.settings import ServingSettings
 from serving.watch import RegistryWatch
-from serving.wire.engine_orders import EngineOrder, EngineReport, order_path, read_report, write_report
+from serving.wire.atomic_file import write_report
+from serving.wire.engine_orders import EngineOrder, EngineReport, order_path, read_report
 from serving.wire.routing_table import Table, TableFile
 from serving.wire.version_state import State
 
