@@ -12,7 +12,7 @@ import torch
 from serving.lanes import Lanes, Split
 from serving.model import Model
 from serving.queue import Cost
-from serving.tasks.base import EncodedRow
+from serving.wire.messages import EncodedRow
 
 ENOUGH = 0.95
 """The budget is the smallest batch that reaches this share of the peak tokens a second."""

@@ -25,9 +25,10 @@ from serving.routes import Routes
 from serving.runtime.server_process import Lifeline
 from serving.settings import ServingSettings
 from serving.stream import TextStream
-from serving.tasks.base import Encoded, Request, RowArrays, Task
+from serving.tasks.base import Request, Task
 from serving.trail import Stages, Trail
 from serving.view import View
+from serving.wire.messages import Encoded, RowArrays
 from serving.wire.routing_table import FRONTS_LOCK, TableFile
 
 TICK_SECONDS = 0.05

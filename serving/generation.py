@@ -14,8 +14,8 @@ import numpy
 from registry.contract import Contract
 from serving.detokenizer import TextReader
 from serving.errors import Unprocessable
-from serving.tasks.base import Batch, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text
-from serving.wire.messages import FINISHES, Part
+from serving.tasks.base import Batch, Served, Task, TextParameters, probe_text
+from serving.wire.messages import FINISHES, EncodedRow, Part, RowArrays, SamplingSettings
 
 MOST_TEXTS = 16
 """Texts that may be asked for one input; ours."""
@@ -78,32 +78,6 @@ class GenerationDefaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True
     limit_new_tokens: Positive = 2048
 
 
-class Settings(msgspec.Struct, array_like=True, frozen=True):
-    """How one row is written; None leaves a setting to the checkpoint. top: of `GenerationParameters`."""
-
-    max_new_tokens: int
-    do_sample: bool | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    repetition_penalty: float | None = None
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    top: int | None = None
-    num_beams: int | None = None
-    length_penalty: float | None = None
-    early_stopping: bool | None = None
-
-    def pack(self) -> bytes:
-        """For `Row.extra`."""
-        return msgspec.msgpack.encode(self)
-
-    @classmethod
-    def unpack(cls, extra: bytes) -> Self:
-        """From `Row.extra`."""
-        return msgspec.msgpack.decode(extra, type=cls)
-
-
 class GeneratingTask(Task):
     """A task whose rows are written token by token; the engine does it, not a forward pass of the task's own."""
 
@@ -113,7 +87,7 @@ class GeneratingTask(Task):
     def probe(self, contract: Contract, length: int) -> EncodedRow:
         """A text and some tokens after it, `length` together."""
         new = min(PROBE_TOKENS, length // 2)
-        row = probe_text(contract, length - new, extra=Settings(max(1, new), do_sample=False).pack())
+        row = probe_text(contract, length - new, extra=SamplingSettings(max(1, new), do_sample=False).pack())
         return msgspec.structs.replace(row, new_tokens=max(1, new))
 
     def prepare(self, model: Any, contract: Contract) -> None:
@@ -139,7 +113,7 @@ def count_new_tokens(parameters: GenerationParameters, defaults: GenerationDefau
 def make_rows(row: EncodedRow, parameters: GenerationParameters, count: int, **search: Any) -> list[EncodedRow]:
     """The rows of an input's texts: `row` with its settings, once for each. Raises Unprocessable.
 
-    search: `Settings` of a beam search. With a seed the texts have the seeds after it, one each.
+    search: `SamplingSettings` of a beam search. With a seed the texts have the seeds after it, one each.
     """
     drawn = {name: getattr(parameters, name) for name in ("temperature", "top_k", "top_p", "seed")}
     given = next((name for name, value in drawn.items() if value is not None), None)
@@ -148,7 +122,7 @@ def make_rows(row: EncodedRow, parameters: GenerationParameters, count: int, **s
     if None not in (parameters.n, parameters.num_return_sequences) and parameters.n != parameters.num_return_sequences:
         raise Unprocessable("parameters.n and num_return_sequences are two names of one number: leave one out")
     seed = drawn.pop("seed")
-    settings = Settings(
+    settings = SamplingSettings(
         max_new_tokens=count,
         do_sample=True if given else parameters.do_sample,
         repetition_penalty=parameters.repetition_penalty,

@@ -15,8 +15,7 @@ import numpy
 from registry.contract import Contract, ImageSettings
 from registry.errors import ContractError
 from serving.errors import TooLarge, Unprocessable
-from serving.tasks.base import EncodedRow
-from serving.wire.messages import Row
+from serving.wire.messages import EncodedRow, Row
 
 if TYPE_CHECKING:
     import torch

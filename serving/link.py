@@ -15,8 +15,20 @@ import zmq
 from serving.errors import DeadlineExceeded, EngineLost, Failed, QueueFull, ServingError, TooLarge
 from serving.generation import to_arrays
 from serving.stream import TextStream
-from serving.tasks.base import EncodedRow, RowArrays, Task
-from serving.wire.messages import Cancel, Failure, FromEngine, Outputs, Part, Row, Submit, Written, unpack
+from serving.tasks.base import Task
+from serving.wire.messages import (
+    Cancel,
+    EncodedRow,
+    Failure,
+    FromEngine,
+    Outputs,
+    Part,
+    Row,
+    RowArrays,
+    Submit,
+    Written,
+    unpack,
+)
 
 GATHER_SECONDS = 0.001
 """How long rows may wait for company while the engine is busy with earlier ones; ours."""

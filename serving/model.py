@@ -24,8 +24,8 @@ from serving.lanes import Lanes, Split
 from serving.padding import is_round, pack_rows
 from serving.products import choose_products
 from serving.tasks import get_task
-from serving.tasks.base import Batch, RowArrays, Task, upload
-from serving.wire.messages import Failure, Part, Row
+from serving.tasks.base import Batch, Task, upload
+from serving.wire.messages import Failure, Part, Row, RowArrays
 
 if TYPE_CHECKING:
     from serving.decoding.writer import Writer

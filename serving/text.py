@@ -15,7 +15,8 @@ from tokenizers import Encoding, Tokenizer
 from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
 from serving.errors import Unprocessable
-from serving.tasks.base import EncodedRow, TextParameters
+from serving.tasks.base import TextParameters
+from serving.wire.messages import EncodedRow
 from serving.words import Words
 
 CHARACTERS_PER_TOKEN = 64

@@ -13,7 +13,8 @@ from serving.link import Link
 from serving.metering import FrontMeter
 from serving.request import assemble
 from serving.tasks import get_task
-from serving.tasks.base import Encoded, Request, RowArrays, Served, Task
+from serving.tasks.base import Request, Served, Task
+from serving.wire.messages import Encoded, RowArrays
 
 YIELD_SECONDS = 0.002
 """How long a request may encode or decode before others get their turn."""

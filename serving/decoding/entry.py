@@ -8,8 +8,7 @@ import numpy
 
 from serving.decoding.sampling import Choice, Sampler
 from serving.detokenizer import TextReader
-from serving.generation import Settings
-from serving.wire.messages import Part, Row
+from serving.wire.messages import Part, Row, SamplingSettings
 
 FAIR_SECONDS = 0.01
 """A row is let in as if it had arrived this much later for each token that it may write; ours."""
@@ -27,7 +26,7 @@ class Entry:
     client: bytes
     row: Row
     arrived: float
-    settings: Settings
+    settings: SamplingSettings
     ends: frozenset[int]
     sampler: Sampler
     reader: TextReader | None
@@ -87,7 +86,7 @@ class Entry:
         return part
 
 
-def bounded(settings: Settings, most: int | None) -> Settings:
+def bounded(settings: SamplingSettings, most: int | None) -> SamplingSettings:
     """The settings with at most as many tokens as the model has places for."""
     if most is None or settings.max_new_tokens <= most:
         return settings

@@ -13,8 +13,7 @@ from typing import Any
 import numpy
 import torch
 
-from serving.generation import Settings
-from serving.wire.messages import Row
+from serving.wire.messages import Row, SamplingSettings
 
 MOST_TOP_K = 1024
 """Up to here the best tokens are found without sorting all."""
@@ -44,7 +43,7 @@ class Sampler:
     is_drawn: whether by chance; else the likeliest is taken. beams: of a search.
     """
 
-    def __init__(self, module: Any, settings: Settings, row: Row) -> None:
+    def __init__(self, module: Any, settings: SamplingSettings, row: Row) -> None:
         config = module.generation_config
 
         def settled(name: str) -> Any:
@@ -148,7 +147,7 @@ def _tell(logits: torch.Tensor, samplers: Sequence[Sampler], tokens: torch.Tenso
     }
 
 
-def _processors(module: Any, settings: Settings, penalty: float, is_drawn: bool, row: Row) -> Any:
+def _processors(module: Any, settings: SamplingSettings, penalty: float, is_drawn: bool, row: Row) -> Any:
     """Transformers' own, for what the checkpoint's generation_config asks for beside temperature, top_k and top_p."""
     from transformers import LogitsProcessorList
 

@@ -23,10 +23,9 @@ from serving.decoding.entry import Entry, bounded
 from serving.decoding.sampling import Choice, Sampler, choose
 from serving.decoding.search import Search
 from serving.detokenizer import TextReader
-from serving.generation import Settings
 from serving.metering import EngineMeter, GenerationMeter
 from serving.text import TextEncoder
-from serving.wire.messages import Failure, Part, Row
+from serving.wire.messages import Failure, Part, Row, SamplingSettings
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -110,7 +109,7 @@ class Writer:
 
     def add(self, client: bytes, row: Row, now: float) -> None:
         """A row waits from now on."""
-        settings = bounded(Settings.unpack(row.extra), self.decoder.most_new_tokens)
+        settings = bounded(SamplingSettings.unpack(row.extra), self.decoder.most_new_tokens)
         reader = TextReader(self._encoder, settings.stop) if settings.stop else None
         sampler = Sampler(self.decoder.module, settings, row)
         entry = Entry(client, row, now, settings, self._ends, sampler, reader)

@@ -17,36 +17,12 @@ from registry.contract import Contract
 from registry.errors import ContractError
 from registry.heads import Head, get_head
 from serving.padding import pad_rows
-from serving.wire.messages import Row
+from serving.wire.messages import Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:
     import torch
 
     from serving.scoring import Scoring
-
-
-class EncodedRow(msgspec.Struct, frozen=True, gc=False):
-    """A row before it has an id; the fields are those of `messages.Row`."""
-
-    length: int
-    tokens: bytes
-    types: bytes = b""
-    kind: str = ""
-    extra: bytes = b""
-    new_tokens: int = 0
-    streams: bool = False
-
-    def to_row(self, row_id: int, deadline: float) -> Row:
-        """The row as it travels."""
-        row = (row_id, self.length, self.tokens, self.types, self.kind, deadline, self.extra)
-        return Row(*row, self.new_tokens, self.streams)
-
-
-class Encoded(msgspec.Struct, frozen=True):
-    """An item as rows, and what `decode` needs to know of it (offsets, the text, …)."""
-
-    rows: list[EncodedRow]
-    plan: Any = None
 
 
 @dataclass(frozen=True)
@@ -99,10 +75,6 @@ class Served:
     encoder: Any
     defaults: Any
     chat: Any = None
-
-
-RowArrays = Sequence[numpy.ndarray[Any, Any]]
-"""One row's part of each array that `forward` returned, in that order, without the rows dimension."""
 
 
 class Task(ABC):

@@ -16,8 +16,8 @@ import numpy
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.images import ImageReader, collate_images, draw, normalise, probe_image
-from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text, upload
-from serving.wire.messages import Row
+from serving.tasks.base import Batch, Served, Task, TextParameters, probe_text, upload
+from serving.wire.messages import Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,8 @@ import numpy
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.scoring import Scoring, accuracy
-from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text, upload
+from serving.tasks.base import Batch, Served, Task, TextParameters, probe_text, upload
+from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
 if TYPE_CHECKING:
     import torch

@@ -15,9 +15,9 @@ import numpy
 from registry.contract import Contract
 from serving.images import ImageReader, collate_images, draw, normalise, probe_image
 from serving.scoring import Scoring, of_classes
-from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task
+from serving.tasks.base import Batch, Served, Task
 from serving.tasks.text_classification import activation
-from serving.wire.messages import Row
+from serving.wire.messages import Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:
     import torch

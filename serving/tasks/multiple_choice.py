@@ -12,7 +12,8 @@ import numpy
 
 from registry.contract import Contract
 from serving.scoring import Scoring, accuracy
-from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task, TextParameters
+from serving.tasks.base import Batch, Served, Task, TextParameters
+from serving.wire.messages import Encoded, RowArrays
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,8 @@ import msgspec
 
 from registry.contract import Contract
 from serving.scoring import Scoring, accuracy, f1_macro
-from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task, TextParameters
+from serving.tasks.base import Batch, Served, Task, TextParameters
+from serving.wire.messages import Encoded, RowArrays
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,8 @@ from serving.generation import (
     count_new_tokens,
     make_rows,
 )
-from serving.tasks.base import Encoded, RowArrays, Served
+from serving.tasks.base import Served
+from serving.wire.messages import Encoded, RowArrays
 
 
 class Parameters(GenerationParameters, frozen=True):

@@ -1,7 +1,10 @@
-"""What crosses from a front to an engine and back, as msgpack over ZeroMQ. Token ids travel as int32 bytes."""
+"""What crosses from a front to an engine and back, as msgpack over ZeroMQ; and what becomes of it on either side.
+
+Token ids travel as int32 bytes.
+"""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy
@@ -118,3 +121,57 @@ def pack(array: numpy.ndarray[Any, Any], indexes: Sequence[int]) -> Array:
 def unpack(array: Array) -> numpy.ndarray[Any, Any]:
     """The array of a message, read-only, without a copy."""
     return numpy.frombuffer(array.data, dtype=array.dtype).reshape(array.shape)
+
+
+RowArrays = Sequence[numpy.ndarray[Any, Any]]
+"""One row's part of each array that `forward` returned, in that order, without the rows dimension."""
+
+
+class EncodedRow(msgspec.Struct, frozen=True, gc=False):
+    """A row before it has an id; the fields are those of `Row`."""
+
+    length: int
+    tokens: bytes
+    types: bytes = b""
+    kind: str = ""
+    extra: bytes = b""
+    new_tokens: int = 0
+    streams: bool = False
+
+    def to_row(self, row_id: int, deadline: float) -> Row:
+        """The row as it travels."""
+        row = (row_id, self.length, self.tokens, self.types, self.kind, deadline, self.extra)
+        return Row(*row, self.new_tokens, self.streams)
+
+
+class Encoded(msgspec.Struct, frozen=True):
+    """An item as rows, and what `decode` needs to know of it (offsets, the text, …)."""
+
+    rows: list[EncodedRow]
+    plan: Any = None
+
+
+class SamplingSettings(msgspec.Struct, array_like=True, frozen=True):
+    """How one row is written; None leaves a setting to the checkpoint. top: of `GenerationParameters`."""
+
+    max_new_tokens: int
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    top: int | None = None
+    num_beams: int | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | None = None
+
+    def pack(self) -> bytes:
+        """For `Row.extra`."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def unpack(cls, extra: bytes) -> Self:
+        """From `Row.extra`."""
+        return msgspec.msgpack.decode(extra, type=cls)

@@ -8,7 +8,7 @@ from serving import cost as module
 from serving.cost import FRONT_SECONDS, LEAST_SHARE, choose_split, fit
 from serving.lanes import Split
 from serving.queue import Cost
-from serving.tasks.base import EncodedRow
+from serving.wire.messages import EncodedRow
 
 
 def test_a_line_is_found_again_and_the_budget_is_the_smallest_near_the_peak() -> None:

@@ -21,8 +21,7 @@ from serving.decoding.graph import trace_step
 from serving.decoding.single import SingleDecoder
 from serving.decoding.writer import JOIN_TOKENS, MOST_ALONE, TURN_TOKENS, Writer
 from serving.errors import EngineError
-from serving.generation import Settings
-from serving.wire.messages import Failure, Part, Row
+from serving.wire.messages import Failure, Part, Row, SamplingSettings
 from tests.families import LONGEST, build
 
 CAUSAL = ("gpt2", "llama", "mistral", "gptj")
@@ -58,7 +57,7 @@ def make_writer(module: Any, kind: type[Decoder] | None = None, *, most_width: i
 
 
 def row(number: int, prompt: list[int], *, streams: bool = False, deadline: float = FOREVER, **asked: Any) -> Row:
-    settings = Settings(**{"max_new_tokens": 8, "do_sample": False, **asked})
+    settings = SamplingSettings(**{"max_new_tokens": 8, "do_sample": False, **asked})
     tokens = numpy.asarray(prompt, dtype=numpy.int32).tobytes()
     return Row(number, len(prompt), tokens, b"", "", deadline, settings.pack(), settings.max_new_tokens, streams)
 
