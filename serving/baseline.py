@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from monitoring.metrics import METRICS
 from registry.contract import Baseline
-from serving.metering import LabelNames
+from serving.runtime.instruments import LabelNames
 
 
 class BaselineCount:

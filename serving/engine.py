@@ -23,8 +23,8 @@ import zmq
 
 from registry.imports import without_collector
 from serving.learned import LearnedCost
-from serving.metering import METRICS_FOLDER
 from serving.queue import Cost, Entry, Queue
+from serving.runtime.instruments import METRICS_FOLDER
 from serving.runtime.logs import set_up_logging
 from serving.runtime.priority import give_way, run_gently
 from serving.runtime.server_process import Lifeline

@@ -26,9 +26,10 @@ from serving.headstart import take_head_start
 from serving.holding import Fetched, Holding
 from serving.lastlive import LastLive
 from serving.ledger import Ledger
-from serving.metering import METRICS_FOLDER, forget, restarts, start_counting
+from serving.metering import restarts, start_counting
 from serving.policy import Action, GiveUp, Load, Publish, Snapshot, VersionKey, decide
 from serving.process import EngineProcess, Process, spawn
+from serving.runtime.instruments import METRICS_FOLDER, forget
 from serving.runtime.priority import run_gently
 from serving.runtime.server_process import ENGINES, Lifeline
 from serving.settings import ServingSettings

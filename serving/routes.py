@@ -12,7 +12,7 @@ import zmq
 
 from serving.errors import NotReady, UnknownModel
 from serving.link import Link
-from serving.metering import forget
+from serving.runtime.instruments import forget
 from serving.settings import ServingSettings
 from serving.view import View
 from serving.wire.routing_table import ModelEntry, Table, TableFile

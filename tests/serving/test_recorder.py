@@ -8,8 +8,9 @@ import pytest
 
 from monitoring.metrics import MAX_LABELS, OTHER
 from registry.settings import InvalidSetting
-from serving.metering import FREE_LABELS, FrontMeter, GenerationMeter, LabelNames, instruments
+from serving.metering import FrontMeter, GenerationMeter
 from serving.recorder import Recorder
+from serving.runtime.instruments import FREE_LABELS, LabelNames, instruments
 from serving.runtime.logs import JsonFormatter, RateLimit
 from serving.trail import Stages, Trail
 

@@ -18,7 +18,7 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.errors import ClientGone, EngineLost, Failed, ServingError, TooLarge, Unprocessable
 from serving.holding import WRITING_SECONDS, Holding
-from serving.metering import instruments
+from serving.runtime.instruments import instruments
 from serving.stream import Piece, TextStream
 from tests import local as local_module
 from tests.families import build
