@@ -28,8 +28,8 @@ from bench.processes import BenchError
 from bench.report import rate, table
 from bench.texts import LengthMix, describe_lengths, make_lengths
 from serving.packed import can_pack, pack, unpack
-from serving.padding import pack_rows
 from serving.process import EngineProcess
+from serving.tasks.base.padding import pack_rows
 from serving.wire.engine_orders import EngineOrder
 
 SIZES = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}

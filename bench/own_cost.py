@@ -32,8 +32,8 @@ from serving.front import Front
 from serving.metering import EngineMeter
 from serving.model import Model
 from serving.queue import Cost
-from serving.request import parse_body
 from serving.settings import ServingSettings
+from serving.tasks.base.request import parse_body
 from serving.wire.messages import Outputs, Row, Submit
 from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
 

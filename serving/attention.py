@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from serving.padding import pack_rows, round_up
+from serving.tasks.base.padding import pack_rows, round_up
 
 IMPLEMENTATION = "headwaiter_packed"
 PRODUCT_TOKENS, NEVER = 40, 1 << 30

@@ -17,7 +17,7 @@ from registry.contract import Contract
 from registry.errors import NotGoodEnough
 from registry.history import Evaluation
 from serving.errors import EvaluationError, ServingError
-from serving.scoring import LOWER_IS_BETTER, Scoring
+from serving.tasks.base.scoring import LOWER_IS_BETTER, Scoring
 
 FORM = 'write {"inputs": …, "label": …} a line, as JSON'
 

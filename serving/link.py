@@ -13,9 +13,9 @@ import numpy
 import zmq
 
 from serving.errors import DeadlineExceeded, EngineLost, Failed, QueueFull, ServingError, TooLarge
-from serving.generation import to_arrays
 from serving.stream import TextStream
-from serving.tasks.base import Task
+from serving.tasks.base.generation import to_arrays
+from serving.tasks.base.task import Task
 from serving.wire.messages import (
     Cancel,
     EncodedRow,

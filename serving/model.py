@@ -19,12 +19,12 @@ from registry.contract import Contract
 from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
 from serving.errors import Failed
-from serving.generation import to_arrays
 from serving.lanes import Lanes, Split
-from serving.padding import is_round, pack_rows
 from serving.products import choose_products
 from serving.tasks import get_task
-from serving.tasks.base import Batch, Task, upload
+from serving.tasks.base.generation import to_arrays
+from serving.tasks.base.padding import is_round, pack_rows
+from serving.tasks.base.task import Batch, Task, upload
 from serving.wire.messages import Failure, Part, Row, RowArrays
 
 if TYPE_CHECKING:

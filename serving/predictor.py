@@ -12,8 +12,8 @@ from registry.flavor import read_contract
 from serving.agreement import FLOAT32_TOLERANCE, LOW_PRECISION_TOLERANCE, find_difference
 from serving.baseline import BaselineCount
 from serving.model import Model
-from serving.request import assemble, convert_request
-from serving.tasks.base import Request
+from serving.tasks.base.request import assemble, convert_request
+from serving.tasks.base.task import Request
 
 
 class Predictor:

@@ -17,9 +17,9 @@ from _bentoml_sdk import Service
 from bentoml.exceptions import BentoMLException
 
 from serving.errors import ServingError
-from serving.request import convert_request
 from serving.runtime.logs import set_up_logging
 from serving.settings import ServingSettings
+from serving.tasks.base.request import convert_request
 from serving.trail import Trail
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from serving.detokenizer import TextReader
 from serving.errors import ClientGone, DeadlineExceeded, ServingError
-from serving.generation import TokenScore, read_scores, to_arrays
+from serving.processors.detokenizer import TextReader
+from serving.tasks.base.generation import TokenScore, read_scores, to_arrays
 from serving.trail import Stages
 from serving.wire.messages import Part
 

@@ -24,9 +24,9 @@ from serving.front import Front, Gone
 from serving.metering import EngineMeter
 from serving.model import Model
 from serving.queue import Cost
-from serving.request import parse_body
 from serving.settings import ServingSettings
 from serving.stream import TextStream
+from serving.tasks.base.request import parse_body
 from serving.wire.messages import Row
 from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
 from tests.e2e.server import wait_until

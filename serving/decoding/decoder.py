@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from serving.decoding.cache import RowCache
 from serving.decoding.graph import name_views, trace_step
-from serving.padding import round_up
+from serving.tasks.base.padding import round_up
 from serving.traced import NotTraceable, TracedModule
 
 WIDTH_STEP = 8

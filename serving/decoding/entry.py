@@ -7,7 +7,7 @@ import msgspec
 import numpy
 
 from serving.decoding.sampling import Choice, Sampler
-from serving.detokenizer import TextReader
+from serving.processors.detokenizer import TextReader
 from serving.wire.messages import Part, Row, SamplingSettings
 
 FAIR_SECONDS = 0.01

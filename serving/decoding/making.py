@@ -11,7 +11,7 @@ from serving.decoding.check import choose_decoder, try_out
 from serving.decoding.single import SingleDecoder
 from serving.decoding.writer import Writer
 from serving.errors import EngineError
-from serving.text import TextEncoder
+from serving.processors.tokenizer import TextEncoder
 
 logger = logging.getLogger("headwaiter.engine")
 

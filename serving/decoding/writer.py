@@ -22,9 +22,9 @@ from serving.decoding.decoder import Decoder
 from serving.decoding.entry import Entry, bounded
 from serving.decoding.sampling import Choice, Sampler, choose
 from serving.decoding.search import Search
-from serving.detokenizer import TextReader
 from serving.metering import EngineMeter, GenerationMeter
-from serving.text import TextEncoder
+from serving.processors.detokenizer import TextReader
+from serving.processors.tokenizer import TextEncoder
 from serving.wire.messages import Failure, Part, Row, SamplingSettings
 
 logger = logging.getLogger("headwaiter.engine")

@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 
 from serving.errors import EngineLost, Unprocessable
 from serving.front import Front
-from serving.generation import TokenScore
 from serving.http import encode_json
 from serving.protocols.base import Exchange, timing_header, version_header
 from serving.protocols.forms import named_model, read_form, read_json, renamed
 from serving.protocols.writing import Form, WholeText, gather, refuse_unsupported, shown, to_parameters, usage
-from serving.request import convert_request
 from serving.stream import Piece, TextStream
-from serving.tasks.base import Request, Task
+from serving.tasks.base.generation import TokenScore
+from serving.tasks.base.request import convert_request
+from serving.tasks.base.task import Request, Task
 
 
 class Writer(ABC):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from serving.errors import Malformed, ServingError, Unprocessable
-from serving.tasks.base import Task
+from serving.tasks.base.task import Task
 
 Form = TypeVar("Form")
 _OWN_FIELD = re.compile(r"\bparameters\.(\w+)|\b(inputs)\b")

@@ -5,14 +5,14 @@ from typing import Any
 
 from serving.errors import ServingError, UnknownModel, Unprocessable
 from serving.front import Front, Gone
-from serving.generation import describe_token
 from serving.http import JSON, Header, Whole, encode_json, refusal, respond
 from serving.protocols.base import Exchange, Protocol, as_error, headers_of, no_route, version_header
 from serving.protocols.forms import read_json
 from serving.protocols.openai import OpenAI
-from serving.request import parse_body
 from serving.stream import Piece
-from serving.tasks.base import Request, Task
+from serving.tasks.base.generation import describe_token
+from serving.tasks.base.request import parse_body
+from serving.tasks.base.task import Request, Task
 from serving.trail import Trail
 from serving.wire.routing_table import describe_model
 

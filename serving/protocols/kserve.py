@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 
-from serving.columns import parts_of, takes_text, to_inputs
 from serving.errors import Malformed, NotReady, ServingError, Unprocessable
 from serving.http import JSON, encode_json
 from serving.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.protocols.forms import read_form, read_json
 from serving.protocols.tensors import Tensor, output_form, read_columns, split_body, write_output
-from serving.request import convert_request
-from serving.tasks.base import Request, Task
+from serving.tasks.base.columns import parts_of, takes_text, to_inputs
+from serving.tasks.base.request import convert_request
+from serving.tasks.base.task import Request, Task
 from serving.view import View
 
 HEADER_LENGTH = b"inference-header-content-length"

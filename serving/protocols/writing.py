@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import msgspec
 
 from serving.errors import Unprocessable
-from serving.generation import TokenScore
 from serving.protocols.forms import pick_parameters
 from serving.stream import TextStream
-from serving.tasks.base import Task
+from serving.tasks.base.generation import TokenScore
+from serving.tasks.base.task import Task
 
 MEANINGLESS: Mapping[str, tuple[Any, ...]] = {
     "audio": (),

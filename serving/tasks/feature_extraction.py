@@ -15,8 +15,9 @@ import numpy
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
-from serving.images import ImageReader, collate_images, draw, normalise, probe_image
-from serving.tasks.base import Batch, Served, Task, TextParameters, probe_text, upload
+from serving.processors.images import ImageReader, collate_images, draw, normalise, probe_image
+from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.task import Batch, Served, Task, probe_text, upload
 from serving.wire.messages import Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from serving.errors import Unprocessable
-from serving.generation import (
+from serving.tasks.base.generation import (
     GeneratingTask,
     GenerationDefaults,
     GenerationParameters,
@@ -22,7 +22,7 @@ from serving.generation import (
     count_new_tokens,
     make_rows,
 )
-from serving.tasks.base import Served
+from serving.tasks.base.task import Served
 from serving.wire.messages import Encoded, RowArrays
 
 MAX_BEAMS = 16

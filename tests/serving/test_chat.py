@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from serving.chat import ChatTemplate
 from serving.errors import Unprocessable
+from serving.processors.chat_template import ChatTemplate
 from tests.families import make_tokenizer
 
 MESSAGES = [

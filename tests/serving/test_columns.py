@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from serving.columns import parts_of, takes_text, to_inputs
 from serving.errors import Unprocessable
 from serving.tasks import get_task
+from serving.tasks.base.columns import parts_of, takes_text, to_inputs
 
 PAIR = {"question": ["q"], "context": ["c"]}
 

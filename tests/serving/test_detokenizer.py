@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from serving.detokenizer import Detokenizer, StopFilter
+from serving.processors.detokenizer import Detokenizer, StopFilter
 from tests.families import make_tokenizer
 
 HARD = st.sampled_from(["👩‍👩‍👧", "é", "é", "日本", "🇫🇷", " ", "  ", "naïve", "fox", "\n", "ß", "𝔘", "．", "a"])

@@ -22,7 +22,7 @@ from registry.processors import load_processor
 from serving.errors import EvaluationError
 from serving.evaluation import Evaluator, Labelled
 from serving.predictor import Predictor
-from serving.scoring import accuracy, exact_match, f1_macro, f1_micro, f1_words, mae, precision, recall, rmse
+from serving.tasks.base.scoring import accuracy, exact_match, f1_macro, f1_micro, f1_words, mae, precision, recall, rmse
 from tests.families import build
 
 classes = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), min_size=1, max_size=30)

@@ -17,7 +17,7 @@ from registry.versions import Versions
 from serving.execution import choose_execution, describe_execution, inputs_of
 from serving.model import Model
 from serving.packed import unpack
-from serving.padding import is_round
+from serving.tasks.base.padding import is_round
 from serving.traced import TracedModule
 from tests.families import LONGEST, build
 

@@ -93,7 +93,7 @@ def test_the_windows_of_one_request_are_spread_over_batches(local_of: Any) -> No
 
 def test_case_stays_as_the_tokenizer_has_it(tmp_path: Path) -> None:
     from registry.contract import Contract
-    from serving.text import TextEncoder
+    from serving.processors.tokenizer import TextEncoder
 
     for family, keeps_case in (("roberta", True), ("bart", True), ("bert", False)):
         folder = build(tmp_path / family, family, "AutoModelForSequenceClassification")

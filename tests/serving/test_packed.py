@@ -13,7 +13,7 @@ from registry.heads import HEADS
 from serving.attention import NEVER, PRODUCT_TOKENS, REPEATS, find_least
 from serving.narrowed import can_narrow, narrow
 from serving.packed import FAMILIES, can_pack, pack, unpack
-from serving.padding import BLOCKS, LEAST_IN_BLOCKS, is_round, pack_rows, round_up
+from serving.tasks.base.padding import BLOCKS, LEAST_IN_BLOCKS, is_round, pack_rows, round_up
 
 LONGEST = 160
 SIZES: dict[str, Any] = {

@@ -14,8 +14,8 @@ from registry.processors import load_processor
 from serving.execution import choose_replays, describe_execution
 from serving.model import Model
 from serving.packed import FAMILIES, pack, replay
-from serving.padding import pack_rows
 from serving.replayed import Run
+from serving.tasks.base.padding import pack_rows
 from tests.families import build
 from tests.serving.test_packed import build as build_module
 from tests.serving.test_packed import padded

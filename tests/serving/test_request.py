@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import Malformed, ServingError, TooLarge, Unprocessable
-from serving.request import convert_request, parse_body
 from serving.tasks import get_task, served_tasks
+from serving.tasks.base.request import convert_request, parse_body
 
 TEXT = get_task("text-classification")
 TOKENS = get_task("token-classification")

@@ -9,8 +9,7 @@ from transformers import AutoTokenizer
 
 from registry.contract import Contract, Processor
 from serving.errors import Unprocessable
-from serving.tasks.base import TextParameters
-from serving.text import CHARACTERS_PER_TOKEN, TextEncoder
+from serving.processors.tokenizer import CHARACTERS_PER_TOKEN, TextEncoder, TextParameters
 from tests.small_models import vocabulary
 
 CONTRACT = Contract(

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
-from serving import words as module
-from serving.words import Words
+from serving.processors import word_cache as module
+from serving.processors.word_cache import Words
 from tests.small_models import vocabulary
 
 

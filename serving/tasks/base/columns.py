@@ -6,7 +6,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from serving.errors import Unprocessable
-from serving.tasks.base import Task
+from serving.tasks.base.task import Task
 
 TEXT_COLUMNS = ("inputs", "text")
 """Where the text is looked for in a table of other columns besides."""

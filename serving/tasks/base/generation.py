@@ -12,9 +12,10 @@ import msgspec
 import numpy
 
 from registry.contract import Contract
-from serving.detokenizer import TextReader
 from serving.errors import Unprocessable
-from serving.tasks.base import Batch, Served, Task, TextParameters, probe_text
+from serving.processors.detokenizer import TextReader
+from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.task import Batch, Served, Task, probe_text
 from serving.wire.messages import FINISHES, EncodedRow, Part, RowArrays, SamplingSettings
 
 MOST_TEXTS = 16

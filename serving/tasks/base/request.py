@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from serving.errors import Malformed, TooLarge, Unprocessable
-from serving.tasks.base import Request, Task
+from serving.tasks.base.task import Request, Task
 
 
 @cache

@@ -16,13 +16,13 @@ import numpy
 from registry.contract import Contract
 from registry.errors import ContractError
 from registry.heads import Head, get_head
-from serving.padding import pad_rows
+from serving.tasks.base.padding import pad_rows
 from serving.wire.messages import Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:
     import torch
 
-    from serving.scoring import Scoring
+    from serving.tasks.base.scoring import Scoring
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,6 @@ class NoParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A task without parameters."""
 
 
-class TextParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """truncate: cut an over-long text instead of refusing it. truncation_direction: the side that is cut off."""
-
-    truncate: bool = False
-    truncation_direction: Literal["left", "right"] = "right"
-
-
 class NoDefaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A task without settings in the contract."""
 
@@ -84,7 +77,7 @@ class Task(ABC):
     `parameters`. Defaults: msgspec Struct of the contract's own settings for the task. example: inputs that show the
     task, recorded at logging if the user gives none. takes_files: whether a body that is no
     JSON object is itself the one input. generates: whether rows go on being written, token by token; then an item's
-    rows are its texts, and `decode` gets what `serving.generation.Text.read` reads.
+    rows are its texts, and `decode` gets what `serving.tasks.base.generation.Text.read` reads.
     item_hint: what to send, for who sent something else. embeds: whether an answer is a vector of the input.
     """
 
@@ -143,7 +136,7 @@ class Task(ABC):
 
     def make_encoder(self, folder: Path, contract: Contract) -> Any:
         """What turns inputs into rows: the tokenizer, for text."""
-        from serving.text import TextEncoder
+        from serving.processors.tokenizer import TextEncoder
 
         return TextEncoder(folder, contract)
 

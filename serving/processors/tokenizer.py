@@ -7,17 +7,17 @@ changing it while another thread encodes gives wrong rows.
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
+import msgspec
 from tokenizers import Encoding, Tokenizer
 
 from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
 from serving.errors import Unprocessable
-from serving.tasks.base import TextParameters
+from serving.processors.word_cache import Words
 from serving.wire.messages import EncodedRow
-from serving.words import Words
 
 CHARACTERS_PER_TOKEN = 64
 """A text of more characters than this times `max_tokens` is over-long without being tokenized; ours."""
@@ -25,6 +25,13 @@ MAX_WINDOWS = 256
 """The most windows that one text is cut into; ours."""
 MIN_WINDOW_TOKENS = 8
 """A window has room for at least this many tokens of the text; ours."""
+
+
+class TextParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """truncate: cut an over-long text instead of refusing it. truncation_direction: the side that is cut off."""
+
+    truncate: bool = False
+    truncation_direction: Literal["left", "right"] = "right"
 
 
 class Tokenizers:
