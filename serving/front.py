@@ -25,7 +25,8 @@ from serving.routes import Routes
 from serving.runtime.server_process import Lifeline
 from serving.settings import ServingSettings
 from serving.stream import TextStream
-from serving.tasks.base.task import Request, Task
+from serving.tasks.base.request import Request
+from serving.tasks.base.task import Task
 from serving.trail import Stages, Trail
 from serving.view import View
 from serving.wire.messages import Encoded, RowArrays

@@ -22,7 +22,7 @@ from serving.errors import Failed
 from serving.lanes import Lanes, Split
 from serving.products import choose_products
 from serving.tasks import get_task
-from serving.tasks.base.generation import to_arrays
+from serving.tasks.base.generated_text import to_arrays
 from serving.tasks.base.padding import is_round, pack_rows
 from serving.tasks.base.task import Batch, Task, upload
 from serving.wire.messages import Failure, Part, Row, RowArrays

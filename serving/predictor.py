@@ -12,8 +12,7 @@ from registry.flavor import read_contract
 from serving.agreement import FLOAT32_TOLERANCE, LOW_PRECISION_TOLERANCE, find_difference
 from serving.baseline import BaselineCount
 from serving.model import Model
-from serving.tasks.base.request import assemble, convert_request
-from serving.tasks.base.task import Request
+from serving.tasks.base.request import Request, assemble, convert_request
 
 
 class Predictor:

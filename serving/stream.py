@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from serving.errors import ClientGone, DeadlineExceeded, ServingError
 from serving.processors.detokenizer import TextReader
-from serving.tasks.base.generation import TokenScore, read_scores, to_arrays
+from serving.tasks.base.generated_text import TokenScore, read_scores, to_arrays
 from serving.trail import Stages
 from serving.wire.messages import Part
 

@@ -12,8 +12,8 @@ from serving.errors import NotReady, ServingError
 from serving.link import Link
 from serving.metering import FrontMeter
 from serving.tasks import get_task
-from serving.tasks.base.request import assemble
-from serving.tasks.base.task import Request, Served, Task
+from serving.tasks.base.request import Request, assemble
+from serving.tasks.base.task import Served, Task
 from serving.wire.messages import Encoded, RowArrays
 
 YIELD_SECONDS = 0.002

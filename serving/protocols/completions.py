@@ -16,9 +16,9 @@ from serving.protocols.base import Exchange, timing_header, version_header
 from serving.protocols.forms import named_model, read_form, read_json, renamed
 from serving.protocols.writing import Form, WholeText, gather, refuse_unsupported, shown, to_parameters, usage
 from serving.stream import Piece, TextStream
-from serving.tasks.base.generation import TokenScore
-from serving.tasks.base.request import convert_request
-from serving.tasks.base.task import Request, Task
+from serving.tasks.base.generated_text import TokenScore
+from serving.tasks.base.request import Request, convert_request
+from serving.tasks.base.task import Task
 
 
 class Writer(ABC):

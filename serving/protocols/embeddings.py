@@ -11,8 +11,8 @@ from serving.front import Front
 from serving.http import JSON, encode_json
 from serving.protocols.base import Exchange, headers_of
 from serving.protocols.forms import named_model, pick_parameters, read_form, read_json, renamed
-from serving.tasks.base.request import convert_request
-from serving.tasks.base.task import Request, Task
+from serving.tasks.base.request import Request, convert_request
+from serving.tasks.base.task import Task
 
 
 class Form(msgspec.Struct, frozen=True):

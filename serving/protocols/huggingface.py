@@ -10,9 +10,9 @@ from serving.protocols.base import Exchange, Protocol, as_error, headers_of, no_
 from serving.protocols.forms import read_json
 from serving.protocols.openai import OpenAI
 from serving.stream import Piece
-from serving.tasks.base.generation import describe_token
-from serving.tasks.base.request import parse_body
-from serving.tasks.base.task import Request, Task
+from serving.tasks.base.generated_text import describe_token
+from serving.tasks.base.request import Request, parse_body
+from serving.tasks.base.task import Task
 from serving.trail import Trail
 from serving.wire.routing_table import describe_model
 

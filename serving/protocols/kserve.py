@@ -18,8 +18,8 @@ from serving.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.protocols.forms import read_form, read_json
 from serving.protocols.tensors import Tensor, output_form, read_columns, split_body, write_output
 from serving.tasks.base.columns import parts_of, takes_text, to_inputs
-from serving.tasks.base.request import convert_request
-from serving.tasks.base.task import Request, Task
+from serving.tasks.base.request import Request, convert_request
+from serving.tasks.base.task import Task
 from serving.view import View
 
 HEADER_LENGTH = b"inference-header-content-length"

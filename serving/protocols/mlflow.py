@@ -17,8 +17,8 @@ from serving.http import JSON, encode_json
 from serving.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.protocols.forms import read_form, read_json
 from serving.tasks.base.columns import to_inputs
-from serving.tasks.base.request import convert_request
-from serving.tasks.base.task import Request, Task
+from serving.tasks.base.request import Request, convert_request
+from serving.tasks.base.task import Task
 
 FORMATS = ("inputs", "instances", "dataframe_split", "dataframe_records")
 TEXT = (b"content-type", b"text/plain; charset=utf-8")

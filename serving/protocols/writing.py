@@ -9,7 +9,7 @@ import msgspec
 from serving.errors import Unprocessable
 from serving.protocols.forms import pick_parameters
 from serving.stream import TextStream
-from serving.tasks.base.generation import TokenScore
+from serving.tasks.base.generated_text import TokenScore
 from serving.tasks.base.task import Task
 
 MEANINGLESS: Mapping[str, tuple[Any, ...]] = {

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import msgspec
 
 from serving.errors import Unprocessable
+from serving.tasks.base.generated_text import answer
 from serving.tasks.base.generation import (
     GeneratingTask,
     GenerationDefaults,
     GenerationParameters,
     Positive,
     PositiveNumber,
-    answer,
     count_new_tokens,
     make_rows,
 )

@@ -8,11 +8,11 @@ from typing import Any
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.chat_template import ChatTemplate
+from serving.tasks.base.generated_text import answer
 from serving.tasks.base.generation import (
     GeneratingTask,
     GenerationDefaults,
     GenerationParameters,
-    answer,
     count_new_tokens,
     make_rows,
 )

@@ -7,7 +7,15 @@ from typing import Any
 import msgspec
 
 from serving.errors import Malformed, TooLarge, Unprocessable
-from serving.tasks.base.task import Request, Task
+from serving.tasks.base.task import Task
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A parsed request: items in order, and whether the client sent a list."""
+
+    items: list[Any]
+    many: bool
+    parameters: Any
 
 
 @cache

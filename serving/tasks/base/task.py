@@ -77,7 +77,7 @@ class Task(ABC):
     `parameters`. Defaults: msgspec Struct of the contract's own settings for the task. example: inputs that show the
     task, recorded at logging if the user gives none. takes_files: whether a body that is no
     JSON object is itself the one input. generates: whether rows go on being written, token by token; then an item's
-    rows are its texts, and `decode` gets what `serving.tasks.base.generation.Text.read` reads.
+    rows are its texts, and `decode` gets what `serving.tasks.base.generated_text.Text.read` reads.
     item_hint: what to send, for who sent something else. embeds: whether an answer is a vector of the input.
     """
 
@@ -193,14 +193,6 @@ class Task(ABC):
     @abstractmethod
     def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
         """The answer to one item, plain data for JSON, from its rows in order."""
-
-
-class Request(msgspec.Struct, frozen=True):
-    """A parsed request: items in order, and whether the client sent a list."""
-
-    items: list[Any]
-    many: bool
-    parameters: Any
 
 
 def upload(array: numpy.ndarray[Any, Any], device: "torch.device") -> "torch.Tensor":
