@@ -2,8 +2,8 @@
 
 from itertools import islice
 
-from serving.learned import LearnedCost
-from serving.queue import Cost, Queue
+from serving.engine.batching.online_cost import LearnedCost
+from serving.engine.batching.queue import Cost, Queue
 from serving.wire.messages import Row
 
 KIND = "rows"

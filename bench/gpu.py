@@ -27,7 +27,7 @@ from bench.models import build_artifact
 from bench.processes import BenchError
 from bench.report import rate, table
 from bench.texts import LengthMix, describe_lengths, make_lengths
-from serving.packed import can_pack, pack, unpack
+from serving.engine.optimizations.unpadded import can_pack, pack, unpack
 from serving.process import EngineProcess
 from serving.tasks.base.padding import pack_rows
 from serving.wire.engine_orders import EngineOrder

@@ -21,7 +21,7 @@ from bench.texts import SHORT, make_texts, read_words
 from monitoring.exposition import Baseline, Exposition, ServerStatus, VersionStatus
 from monitoring.instruments import Instruments
 from monitoring.metrics import METRICS
-from serving.metering import EngineMeter, FrontMeter
+from serving.engine.meter import EngineMeter, FrontMeter
 from serving.trail import Stages
 
 CONNECTIONS = 64

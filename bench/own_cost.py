@@ -27,11 +27,11 @@ from registry.cache import fetch
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from serving.engine import Engine
+from serving.engine.batching.queue import Cost
+from serving.engine.engine import Engine
+from serving.engine.meter import EngineMeter
+from serving.engine.model import Model
 from serving.front import Front
-from serving.metering import EngineMeter
-from serving.model import Model
-from serving.queue import Cost
 from serving.settings import ServingSettings
 from serving.tasks.base.request import parse_body
 from serving.wire.messages import Outputs, Row, Submit

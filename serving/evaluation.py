@@ -114,8 +114,8 @@ class Evaluator:
         return scoring.settle(label)
 
     def _predict(self, root: Path, contract: Contract, scoring: Scoring) -> list[Any]:
-        from serving.model import choose_device
-        from serving.predictor import Predictor
+        from serving.engine.model import choose_device
+        from serving.engine.predictor import Predictor
 
         predictor = Predictor(root, contract, device=choose_device("auto"))
         predictions = []

@@ -17,9 +17,9 @@ from typing import Any
 
 import msgspec
 
+from serving.engine.meter import FrontMeter
 from serving.errors import ClientGone, EngineLost, ServingError, Unprocessable
 from serving.link import Link, Waiter, deadline_in
-from serving.metering import FrontMeter
 from serving.recorder import Recorder
 from serving.routes import Routes
 from serving.runtime.server_process import Lifeline

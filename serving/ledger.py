@@ -6,9 +6,9 @@ from collections import deque
 from contextlib import suppress
 
 from registry.references import Reference, ResolvedVersion
+from serving.engine.meter import count_swap, time_swap
 from serving.holding import Holding
 from serving.lastlive import LastLive
-from serving.metering import count_swap, time_swap
 from serving.policy import VersionKey
 from serving.watch import View
 from serving.wire.routing_table import ModelEntry, Swap, Table, VersionEntry

@@ -21,12 +21,12 @@ from registry.cache import fetch
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
 from serving.adoption import enter
+from serving.engine.meter import restarts, start_counting
 from serving.errors import EngineError
 from serving.headstart import take_head_start
 from serving.holding import Fetched, Holding
 from serving.lastlive import LastLive
 from serving.ledger import Ledger
-from serving.metering import restarts, start_counting
 from serving.policy import Action, GiveUp, Load, Publish, Snapshot, VersionKey, decide
 from serving.process import EngineProcess, Process, spawn
 from serving.runtime.instruments import METRICS_FOLDER, forget

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.contract import Contract
-from serving.predictor import Predictor
+from serving.engine.predictor import Predictor
 from serving.tasks import get_task
 from serving.tasks.base.columns import to_inputs
 from serving.tasks.base.task import Task

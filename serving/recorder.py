@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from serving.trail import STAGES, Stages, Trail
 
 if TYPE_CHECKING:
-    from serving.metering import FrontMeter
+    from serving.engine.meter import FrontMeter
     from serving.tracing import Tracer
 
 logger = logging.getLogger("headwaiter.request")

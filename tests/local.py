@@ -15,15 +15,15 @@ import zmq
 
 from registry.flavor import read_contract
 from registry.settings import RegistrySettings
-from serving import engine as engine_module
-from serving.decoding.writer import Reply, Writer
-from serving.engine import make_engine
+from serving.engine import engine as engine_module
+from serving.engine.__main__ import make_engine
+from serving.engine.batching.queue import Cost
+from serving.engine.generation.scheduler import Reply, Writer
+from serving.engine.meter import EngineMeter
+from serving.engine.model import Model
+from serving.engine.optimize import choose_execution
 from serving.errors import ServingError
-from serving.execution import choose_execution
 from serving.front import Front, Gone
-from serving.metering import EngineMeter
-from serving.model import Model
-from serving.queue import Cost
 from serving.settings import ServingSettings
 from serving.stream import TextStream
 from serving.tasks.base.request import parse_body

@@ -51,7 +51,7 @@ def test_a_front_imports_neither_torch_nor_transformers_nor_mlflow() -> None:
 
 def test_counting_and_scraping_need_no_client_library() -> None:
     code = (
-        "import sys, monitoring.instruments, monitoring.exposition, serving.metering; "
+        "import sys, monitoring.instruments, monitoring.exposition, serving.engine.meter; "
         "print('prometheus_client' in sys.modules or 'opentelemetry' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -14,7 +14,7 @@ import pytest
 
 from registry.settings import RegistrySettings
 from registry.tracking import connect
-from serving.agreement import find_difference
+from serving.engine.answer_check import find_difference
 from tests.e2e.server import Server, run_cli, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

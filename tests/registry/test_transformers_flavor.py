@@ -49,7 +49,7 @@ def fetched(settings: RegistrySettings) -> tuple[Path, Contract]:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("family", "task"), CASES)
 def test_a_plainly_logged_model_is_served(tmp_path: Path, settings: RegistrySettings, family: str, task: str) -> None:
-    from serving.predictor import Predictor
+    from serving.engine.predictor import Predictor
 
     log_plainly(build(tmp_path / "saved", family, get_head(task).auto_class), task, settings)
     root, contract = fetched(settings)

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from serving.agreement import find_difference
+from serving.engine.answer_check import find_difference
 
 
 def labelled(**scores: float) -> list[dict[str, Any]]:

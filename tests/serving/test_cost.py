@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving import cost as module
-from serving.cost import FRONT_SECONDS, LEAST_SHARE, choose_split, fit
-from serving.lanes import Split
-from serving.queue import Cost
+from serving.engine import warmup as module
+from serving.engine.batching.queue import Cost
+from serving.engine.parallel import Split
+from serving.engine.warmup import FRONT_SECONDS, LEAST_SHARE, choose_split, fit
 from serving.wire.messages import EncodedRow
 
 

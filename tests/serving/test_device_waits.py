@@ -16,9 +16,9 @@ from registry.flavor import describe
 from registry.heads import get_head
 from registry.layout import MODEL_FOLDER
 from registry.processors import load_processor
-from serving.model import Model
-from serving.narrowed import can_narrow
-from serving.packed import can_pack, pack
+from serving.engine.model import Model
+from serving.engine.optimizations.first_token import can_narrow
+from serving.engine.optimizations.unpadded import can_pack, pack
 from serving.tasks import get_task
 from serving.tasks.fill_mask import Wanted
 from tests.families import build
@@ -44,7 +44,7 @@ CASES = [
 @pytest.fixture
 def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     """The case's, on the `meta` device; packed where a GPU would."""
-    monkeypatch.setattr("serving.model.choose_products", lambda *_: 0)  # a CPU's
+    monkeypatch.setattr("serving.engine.model.choose_products", lambda *_: 0)  # a CPU's
     family, task, _ = request.node.callspec.params["case"]
     folder = build(tmp_path / MODEL_FOLDER, family, get_head(task).auto_class)
     module = load_model(folder, task, dtype="bfloat16")
@@ -76,6 +76,8 @@ def test_no_task_waits_for_the_device(
         return made(*given, **others)
 
     monkeypatch.setattr(torch, "tensor", tensor)
-    monkeypatch.setattr("serving.attention.attend_line", lambda query, *_: query.transpose(1, 2))  # a GPU has its own
+    monkeypatch.setattr(
+        "serving.engine.optimizations.attention.attend_line", lambda query, *_: query.transpose(1, 2)
+    )  # a GPU has its own
     answer = model.task.forward(model.module, batch)
     assert all(each.device.type == "meta" and len(each) == len(LENGTHS) for each in answer)

@@ -15,12 +15,12 @@ from registry.flavor import log_model, read_contract
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from serving.attention import PRODUCT_TOKENS
-from serving.engine import Engine
-from serving.execution import choose_execution
-from serving.metering import EngineMeter
-from serving.model import Model
-from serving.queue import Cost
+from serving.engine.batching.queue import Cost
+from serving.engine.engine import Engine
+from serving.engine.meter import EngineMeter
+from serving.engine.model import Model
+from serving.engine.optimizations.attention import PRODUCT_TOKENS
+from serving.engine.optimize import choose_execution
 from serving.wire.messages import FromEngine, Outputs, Row, Submit, unpack
 from tests import local  # its engines leave at once when they are stopped
 from tests.families import build
@@ -60,7 +60,7 @@ def test_an_engine_learns_what_its_batches_cost(tmp_path: Path) -> None:
 
 
 def test_a_row_that_is_not_finite_spoils_no_other_in_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.execution.find_least", lambda *_: PRODUCT_TOKENS)
+    monkeypatch.setattr("serving.engine.optimize.find_least", lambda *_: PRODUCT_TOKENS)
     model, context = load(tmp_path), zmq.Context()
     choose_execution(model)
     assert model.blocks

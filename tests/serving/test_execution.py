@@ -14,11 +14,11 @@ from registry.flavor import log_model
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from serving.execution import choose_execution, describe_execution, inputs_of
-from serving.model import Model
-from serving.packed import unpack
+from serving.engine.model import Model
+from serving.engine.optimizations.torchscript import TracedModule
+from serving.engine.optimizations.unpadded import unpack
+from serving.engine.optimize import choose_execution, describe_execution, inputs_of
 from serving.tasks.base.padding import is_round
-from serving.traced import TracedModule
 from tests.families import LONGEST, build
 
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -130,7 +130,9 @@ def test_a_model_that_does_not_answer_alike_without_padding_runs_as_a_padded_gra
     model: Model, plain: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "headwaiter.engine")
-    monkeypatch.setattr("serving.attention.attend_line", lambda query, *_: query.transpose(1, 2).contiguous())
+    monkeypatch.setattr(
+        "serving.engine.optimizations.attention.attend_line", lambda query, *_: query.transpose(1, 2).contiguous()
+    )
     choose_execution(model)
     assert "the model does not run packed: its logits differ" in note(caplog)
     assert describe_execution(model) == "graph"

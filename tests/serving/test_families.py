@@ -16,8 +16,8 @@ from registry.heads import HEADS, architectures, model_class, tasks_of
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from serving.packed import FAMILIES as PACKED
-from serving.traced import TracedModule
+from serving.engine.optimizations.torchscript import TracedModule
+from serving.engine.optimizations.unpadded import FAMILIES as PACKED
 from tests.families import FAMILIES, WORDS, build, cells, texts_of
 from tests.local import Local
 from tests.serving.test_packed import READ_FIRST

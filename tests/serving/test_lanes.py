@@ -14,7 +14,7 @@ from registry.flavor import log_model
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from serving.lanes import Lanes, Split
+from serving.engine.parallel import Lanes, Split
 from tests.families import build, texts_of
 from tests.local import Local
 

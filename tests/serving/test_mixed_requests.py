@@ -14,7 +14,7 @@ from registry.heads import get_head
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from serving.agreement import find_difference
+from serving.engine.answer_check import find_difference
 from serving.errors import Malformed, ServingError, Unprocessable
 from tests.families import WORDS, build
 from tests.local import Local
@@ -80,7 +80,7 @@ def test_each_request_gets_its_own_answer_or_its_own_error(local_of: Any, task: 
 
 
 def test_the_windows_of_one_request_are_spread_over_batches(local_of: Any) -> None:
-    from serving.predictor import Predictor
+    from serving.engine.predictor import Predictor
 
     local = local_of("question-answering")
     item = {"question": "where is the fox", "context": " ".join(WORDS * 150)}

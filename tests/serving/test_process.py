@@ -4,8 +4,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving import engine as engine_module
-from serving.engine import await_order
+from serving.engine import __main__ as engine_module
+from serving.engine.__main__ import await_order
 from serving.process import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, STABLE_SECONDS, EngineProcess, spawn
 from serving.wire.engine_orders import EngineOrder, EngineReport, order_path
 

@@ -9,7 +9,7 @@ import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.pytorch_utils import Conv1D
 
-from serving.products import REPEATS, Packed, choose_products
+from serving.engine.optimizations.prepacked_weights import REPEATS, Packed, choose_products
 from tests.families import FAMILIES, build
 
 IN, OUT = 256, 512
@@ -139,7 +139,7 @@ def test_every_family_answers_as_before(
     encoder_only = not model.config.is_encoder_decoder
     inputs = {model.main_input_name: given} | ({} if encoder_only else {"decoder_input_ids": given})
     expected = model(**inputs)[0]
-    monkeypatch.setattr("serving.products._is_faster", lambda *_: True)
+    monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._is_faster", lambda *_: True)
     count = choose_products(model, lambda: model(**inputs))
     assert (count > 0) == (family != "mobilebert"), "which computes with its decoder's weights"
     torch.testing.assert_close(model(**inputs)[0], expected, rtol=1e-4, atol=1e-4)
@@ -149,13 +149,13 @@ def test_a_processor_that_cannot_pack_a_dtype_leaves_weights_as_they_are(monkeyp
     def refuse(_: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("bf16 path needs the cpu support avx_ne_convert or avx512bw, avx512vl and avx512dq")
 
-    monkeypatch.setattr("serving.products._pack", refuse)
+    monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._pack", refuse)
     layer = torch.nn.Linear(IN, OUT, dtype=torch.bfloat16)
     assert choose_products(layer, work, Clock(own=2.0, packed=1.0)) == 0
     assert type(layer) is torch.nn.Linear
 
 
 def test_weights_that_multiply_to_something_else_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.products._pack", lambda weight: weight * 1.01)
+    monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._pack", lambda weight: weight * 1.01)
     layer = torch.nn.Linear(IN, OUT)
     assert choose_products(layer, work, Clock(own=2.0, packed=1.0)) == 0

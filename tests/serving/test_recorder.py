@@ -8,7 +8,7 @@ import pytest
 
 from monitoring.metrics import MAX_LABELS, OTHER
 from registry.settings import InvalidSetting
-from serving.metering import FrontMeter, GenerationMeter
+from serving.engine.meter import FrontMeter, GenerationMeter
 from serving.recorder import Recorder
 from serving.runtime.instruments import FREE_LABELS, LabelNames, instruments
 from serving.runtime.logs import JsonFormatter, RateLimit

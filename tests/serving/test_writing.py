@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from serving.decoding.check import KINDS, choose_decoder, choose_steps, find_difference
-from serving.decoding.decoder import CausalDecoder, Decoder
-from serving.decoding.graph import trace_step
-from serving.decoding.single import SingleDecoder
-from serving.decoding.writer import JOIN_TOKENS, MOST_ALONE, TURN_TOKENS, Writer
+from serving.engine.generation.decoder import CausalDecoder, Decoder
+from serving.engine.generation.scheduler import JOIN_TOKENS, MOST_ALONE, TURN_TOKENS, Writer
+from serving.engine.generation.sequential import SingleDecoder
+from serving.engine.generation.step_graph import trace_step
+from serving.engine.generation.verification import KINDS, choose_decoder, choose_steps, find_difference
 from serving.errors import EngineError
 from serving.wire.messages import Failure, Part, Row, SamplingSettings
 from tests.families import LONGEST, build

@@ -1,7 +1,7 @@
 """What the generating tasks share on the front's side: the request's settings, checked, and the rows of a text.
 
 A text is a row; its settings travel in `Row.extra`. Settings that a request leaves open are the checkpoint's own
-(`generation_config.json`). The engine's side is `serving.decoding`.
+(`generation_config.json`). The engine's side is `serving.engine.generation`.
 """
 
 from collections.abc import Mapping
@@ -95,7 +95,7 @@ class GeneratingTask(Task):
 
     def forward(self, model: Any, batch: Batch) -> NoReturn:
         """Never called."""
-        raise TypeError(f"{self.name} is written token by token: serving.decoding does it")
+        raise TypeError(f"{self.name} is written token by token: serving.engine.generation does it")
 
 
 def count_new_tokens(parameters: GenerationParameters, defaults: GenerationDefaults) -> int:

@@ -32,7 +32,9 @@ class Packed(torch.nn.Linear):
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         """(…, in_features) → (…, out_features)."""
-        if isinstance(given, FakeTensor):  # `serving.traced` looks what the model does, not how
+        if isinstance(
+            given, FakeTensor
+        ):  # `serving.engine.optimizations.torchscript` looks what the model does, not how
             return given.new_zeros((*given.shape[:-1], self.out_features))
         return multiply(given, self.weight, self.bias)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy
 
-from serving.decoding.sampling import Choice, Sampler
+from serving.engine.generation.sampling import Choice, Sampler
 from serving.processors.detokenizer import TextReader
 from serving.wire.messages import Part, Row, SamplingSettings
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from serving.attention import Packing
+from serving.engine.optimizations.attention import Packing
 
 
 class _Layout(NamedTuple):
@@ -27,7 +27,7 @@ LAYOUTS = (
     _Layout("transformer.layer", "attention", "attention.out_lin"),  # DistilBERT
     _Layout("layers", "attn_norm", "attn.Wo"),  # ModernBERT
 )
-"""Of the families of `packed` but ALBERT, whose layers are one and the same (transformers 5.23)."""
+"""Of the families of `unpadded` but ALBERT, whose layers are one and the same (transformers 5.23)."""
 
 
 class _Under(threading.local):
@@ -73,7 +73,9 @@ def narrow(base: Any) -> list[RemovableHandle]:
 def _first(states: torch.Tensor, cuts: torch.Tensor | None) -> torch.Tensor:
     if cuts is None:
         return states[:, :1]
-    begins = cuts[:-1].clamp(max=states.shape[1] - 1)  # rows that are not there begin behind the line, see `replayed`
+    begins = cuts[:-1].clamp(
+        max=states.shape[1] - 1
+    )  # rows that are not there begin behind the line, see `cuda_graphs`
     return states.index_select(1, begins)
 
 

@@ -2,7 +2,7 @@
 
 A batch holds the oldest row, so nothing starves, and others of its kind. Of a model without padding they are those that
 came next. Where rows are padded it is the oldest row's group: all waiting rows of its kind are cut by length into the
-groups that together take least time, see grouping.py; so a row is padded only as far as it saves a forward pass.
+groups that together take least time, see length_groups.py; so a row is padded only as far as it saves a forward pass.
 """
 
 from bisect import bisect_left, insort
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import inf
 
-from serving.grouping import choose_lengths
+from serving.engine.batching.length_groups import choose_lengths
 from serving.wire.messages import Row
 
 Key = tuple[bytes, int]

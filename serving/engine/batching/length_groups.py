@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from serving.queue import Cost
+    from serving.engine.batching.queue import Cost
 
 FULL_BATCHES = 2
 """Lengths further from the oldest row than this many full batches of rows change nothing that matters; ours."""

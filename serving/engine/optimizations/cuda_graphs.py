@@ -48,7 +48,7 @@ class CudaRecorder:
 class _Line:
     """The graph of lines of up to `size` tokens.
 
-    inputs: (1, tokens) each, by name, as an example. packing: see `packed.Packing`. others: what else the encoder is
+    inputs: (1, tokens) each, by name, as an example. packing: see `attention.Packing`. others: what else the encoder is
     called with, by name.
     """
 
@@ -81,7 +81,7 @@ class _Line:
 
 
 class Replayed:
-    """An encoder that is called with a line and its cuts, as `packed` calls it; it has a graph for short lines.
+    """An encoder that is called with a line and its cuts, as `unpadded` calls it; it has a graph for short lines.
 
     longest: tokens of the longest line with a graph, 0 while there is none.
     """

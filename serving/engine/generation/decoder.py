@@ -2,7 +2,7 @@
 token together, and leave when they like.
 
 Two kinds: `CausalDecoder`, and `Seq2SeqDecoder`, whose rows also have the keys and values of the encoder's output. What
-they do must equal transformers' `generate`; `serving.decoding.check` looks before they are used.
+they do must equal transformers' `generate`; `serving.engine.generation.verification` looks before they are used.
 """
 
 import inspect
@@ -16,10 +16,10 @@ from torch.nn.functional import embedding
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from serving.decoding.cache import RowCache
-from serving.decoding.graph import name_views, trace_step
+from serving.engine.generation.kv_cache import RowCache
+from serving.engine.generation.step_graph import name_views, trace_step
+from serving.engine.optimizations.torchscript import NotTraceable, TracedModule
 from serving.tasks.base.padding import round_up
-from serving.traced import NotTraceable, TracedModule
 
 WIDTH_STEP = 8
 """Prompts that are padded to few widths have a multiple of so many tokens; ours."""

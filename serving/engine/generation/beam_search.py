@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from serving.decoding.decoder import Decoder
+from serving.engine.generation.decoder import Decoder
 
 if TYPE_CHECKING:
-    from serving.decoding.entry import Entry
+    from serving.engine.generation.sequence import Entry
 
 
 SETTINGS = (

@@ -9,9 +9,9 @@ from statistics import median
 import numpy
 import torch
 
-from serving.lanes import Lanes, Split
-from serving.model import Model
-from serving.queue import Cost
+from serving.engine.batching.queue import Cost
+from serving.engine.model import Model
+from serving.engine.parallel import Lanes, Split
 from serving.wire.messages import EncodedRow
 
 ENOUGH = 0.95

@@ -9,9 +9,9 @@ from typing import Any
 
 from registry.contract import Baseline, Contract
 from registry.flavor import read_contract
-from serving.agreement import FLOAT32_TOLERANCE, LOW_PRECISION_TOLERANCE, find_difference
-from serving.baseline import BaselineCount
-from serving.model import Model
+from serving.engine.answer_check import FLOAT32_TOLERANCE, LOW_PRECISION_TOLERANCE, find_difference
+from serving.engine.baseline import BaselineCount
+from serving.engine.model import Model
 from serving.tasks.base.request import Request, assemble, convert_request
 
 

@@ -17,12 +17,12 @@ from itertools import accumulate
 
 import torch
 
-from serving.decoding.company import Company
-from serving.decoding.decoder import Decoder
-from serving.decoding.entry import Entry, bounded
-from serving.decoding.sampling import Choice, Sampler, choose
-from serving.decoding.search import Search
-from serving.metering import EngineMeter, GenerationMeter
+from serving.engine.generation.beam_search import Search
+from serving.engine.generation.decode_batch import Company
+from serving.engine.generation.decoder import Decoder
+from serving.engine.generation.sampling import Choice, Sampler, choose
+from serving.engine.generation.sequence import Entry, bounded
+from serving.engine.meter import EngineMeter, GenerationMeter
 from serving.processors.detokenizer import TextReader
 from serving.processors.tokenizer import TextEncoder
 from serving.wire.messages import Failure, Part, Row, SamplingSettings

@@ -15,13 +15,13 @@ import msgspec
 import numpy
 import torch
 
-from serving.attention import NEVER, find_least
-from serving.decoding.check import choose_steps
-from serving.model import Model
-from serving.narrowed import can_narrow
-from serving.packed import can_pack, pack, replay, unpack
-from serving.replayed import LEAST_LINE, CudaRecorder, Record
-from serving.traced import TracedModule, are_alike, check_operations, trace
+from serving.engine.generation.verification import choose_steps
+from serving.engine.model import Model
+from serving.engine.optimizations.attention import NEVER, find_least
+from serving.engine.optimizations.cuda_graphs import LEAST_LINE, CudaRecorder, Record
+from serving.engine.optimizations.first_token import can_narrow
+from serving.engine.optimizations.torchscript import TracedModule, are_alike, check_operations, trace
+from serving.engine.optimizations.unpadded import can_pack, pack, replay, unpack
 from serving.wire.messages import Row
 
 logger = logging.getLogger("headwaiter.engine")
@@ -48,7 +48,7 @@ class NotAlike(Exception):
 def choose_execution(model: Model) -> None:
     """Let a loaded model run in its fastest form from now on. Blocks for several forward passes.
 
-    On a CPU that is a graph, of an encoder of `packed.FAMILIES` a packed one; on a GPU, packed, with graphs of small
+    On a CPU that is a graph, of an encoder of `unpadded.FAMILIES` a packed one; on a GPU, packed, with graphs of small
     batches. Packed ones are narrowed where the head reads first tokens only.
     """
     plain, is_cpu = model.module, model.device.type == "cpu"

@@ -18,7 +18,7 @@ from serving.wire.messages import Row
 if TYPE_CHECKING:
     import numpy
 
-    from serving.model import Model, Pending
+    from serving.engine.model import Model, Pending
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from registry.flavor import read_contract
-from serving.cost import choose_split, measure_cost
+from serving.engine.batching.queue import Cost
+from serving.engine.meter import EngineMeter
+from serving.engine.model import Model, choose_device, choose_dtypes
+from serving.engine.optimizations.torchscript import TracedModule
+from serving.engine.optimize import choose_execution, describe_execution
+from serving.engine.predictor import Predictor
+from serving.engine.warmup import choose_split, measure_cost
 from serving.errors import EngineError
-from serving.execution import choose_execution, describe_execution
-from serving.metering import EngineMeter
-from serving.model import Model, choose_device, choose_dtypes
-from serving.predictor import Predictor
-from serving.queue import Cost
-from serving.traced import TracedModule
 from serving.wire.engine_orders import EngineOrder, EngineReport
 
 

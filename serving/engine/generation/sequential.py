@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from serving.decoding.decoder import Decoder
+from serving.engine.generation.decoder import Decoder
 
 
 class SingleDecoder(Decoder):

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from serving.attention import IMPLEMENTATION, NEVER, Packing, with_blocks
-from serving.narrowed import narrow
-from serving.replayed import Record, Replayed
+from serving.engine.optimizations.attention import IMPLEMENTATION, NEVER, Packing, with_blocks
+from serving.engine.optimizations.cuda_graphs import Record, Replayed
+from serving.engine.optimizations.first_token import narrow
 
 FAMILIES = frozenset(
     {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "albert", "electra", "ernie", "modernbert"}
@@ -31,7 +31,7 @@ def pack(module: Any, *, least: int = NEVER, narrowed: bool = False) -> None:
     """Let the model be called with what `padding.pack_rows` gives, beside its padded rows; `unpack` undoes it.
 
     Rows of equal length may come without; a mask alone is refused, as nothing here would heed it. least: tokens from
-    which on a row attends by products. narrowed: as the head reads first tokens only, see `narrowed`; it is given
+    which on a row attends by products. narrowed: as the head reads first tokens only, see `first_token`; it is given
     states (rows, 1, size).
     """
     base = module.base_model

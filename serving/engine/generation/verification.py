@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from serving.decoding.decoder import CausalDecoder, Decoder, Seq2SeqDecoder
-from serving.decoding.single import SingleDecoder
+from serving.engine.generation.decoder import CausalDecoder, Decoder, Seq2SeqDecoder
+from serving.engine.generation.sequential import SingleDecoder
+from serving.engine.optimizations.torchscript import NotTraceable
 from serving.errors import EngineError
-from serving.traced import NotTraceable
 
 logger = logging.getLogger("headwaiter.engine")
 

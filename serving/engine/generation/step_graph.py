@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from serving.traced import NotTraceable, TracedModule, are_alike, check_operations, trace
+from serving.engine.optimizations.torchscript import NotTraceable, TracedModule, are_alike, check_operations, trace
 
 ROWS, COLUMNS = 3, 11
 """Of what is traced; ours: no size that a model would treat in a special way."""

@@ -7,9 +7,9 @@ import psutil
 import torch
 
 from registry.contract import Contract
-from serving.decoding.check import choose_decoder, try_out
-from serving.decoding.single import SingleDecoder
-from serving.decoding.writer import Writer
+from serving.engine.generation.scheduler import Writer
+from serving.engine.generation.sequential import SingleDecoder
+from serving.engine.generation.verification import choose_decoder, try_out
 from serving.errors import EngineError
 from serving.processors.tokenizer import TextEncoder
 

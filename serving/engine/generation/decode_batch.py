@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from serving.decoding.decoder import Decoder
-from serving.decoding.entry import Entry
+from serving.engine.generation.decoder import Decoder
+from serving.engine.generation.sequence import Entry
 
 
 @dataclass

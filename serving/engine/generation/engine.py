@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from serving.engine import IDLE_MILLISECONDS, Engine
+from serving.engine.engine import IDLE_MILLISECONDS, Engine
 from serving.wire.messages import Failure, Part, Written
 
 if TYPE_CHECKING:
     import zmq
 
-    from serving.decoding.writer import Reply
-    from serving.metering import EngineMeter
-    from serving.model import Model
-    from serving.queue import Cost
+    from serving.engine.batching.queue import Cost
+    from serving.engine.generation.scheduler import Reply
+    from serving.engine.meter import EngineMeter
+    from serving.engine.model import Model
 
 
 class WritingEngine(Engine):

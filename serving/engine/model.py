@@ -18,9 +18,9 @@ from registry.checks import load_model
 from registry.contract import Contract
 from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
+from serving.engine.optimizations.prepacked_weights import choose_products
+from serving.engine.parallel import Lanes, Split
 from serving.errors import Failed
-from serving.lanes import Lanes, Split
-from serving.products import choose_products
 from serving.tasks import get_task
 from serving.tasks.base.generated_text import to_arrays
 from serving.tasks.base.padding import is_round, pack_rows
@@ -28,7 +28,7 @@ from serving.tasks.base.task import Batch, Task, upload
 from serving.wire.messages import Failure, Part, Row, RowArrays
 
 if TYPE_CHECKING:
-    from serving.decoding.writer import Writer
+    from serving.engine.generation.scheduler import Writer
 
 
 def choose_device(wanted: str) -> str:
@@ -78,10 +78,10 @@ class Pending:
 class Model:
     """The head of one version, in eval mode, on one device. Only a graph may be launched from several threads.
 
-    packs: whether the module takes rows without padding, see `packed`. narrows: whether its last layer is for first
-    tokens only, see `narrowed`. blocks: whether its short rows attend in blocks. fills: whether lines are
+    packs: whether the module takes rows without padding, see `unpadded`. narrows: whether its last layer is for first
+    tokens only, see `first_token`. blocks: whether its short rows attend in blocks. fills: whether lines are
     of few sizes, see `padding.round_up`. replays: tokens of the longest batches that are replayed on a GPU, see
-    `replayed`. split: how the cores are used, on a CPU.
+    `cuda_graphs`. split: how the cores are used, on a CPU.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Model:
     @cached_property
     def writer(self) -> "Writer":
         """What writes the rows, of a task that generates; raises EngineError where the model cannot be written with."""
-        from serving.decoding.making import make_writer
+        from serving.engine.generation.factory import make_writer
 
         return make_writer(self.module, self.contract, self.served.encoder, self._cache_bytes)
 
