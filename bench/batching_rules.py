@@ -2,8 +2,9 @@
 
 from itertools import islice
 
+from serving.engine.batching.cost import Cost
 from serving.engine.batching.online_cost import LearnedCost
-from serving.engine.batching.queue import Cost, Queue
+from serving.engine.batching.queue import Queue
 from serving.wire.messages import Row
 
 KIND = "rows"

@@ -27,7 +27,7 @@ from registry.cache import fetch
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from serving.engine.batching.queue import Cost
+from serving.engine.batching.cost import Cost
 from serving.engine.engine import Engine
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model

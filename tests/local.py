@@ -17,7 +17,7 @@ from registry.flavor import read_contract
 from registry.settings import RegistrySettings
 from serving.engine import engine as engine_module
 from serving.engine.__main__ import make_engine
-from serving.engine.batching.queue import Cost
+from serving.engine.batching.cost import Cost
 from serving.engine.generation.scheduler import Reply, Writer
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model

@@ -15,7 +15,7 @@ import msgspec
 import zmq
 
 from registry.imports import without_collector
-from serving.engine.batching.queue import Cost
+from serving.engine.batching.cost import Cost
 from serving.engine.engine import Engine
 from serving.runtime.instruments import METRICS_FOLDER
 from serving.runtime.logs import set_up_logging

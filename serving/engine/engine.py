@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import zmq
 
+from serving.engine.batching.cost import Cost
 from serving.engine.batching.online_cost import LearnedCost
-from serving.engine.batching.queue import Cost, Entry, Queue
+from serving.engine.batching.queue import Entry, Queue
 from serving.wire.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, pack
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from registry.flavor import read_contract
-from serving.engine.batching.queue import Cost
+from serving.engine.batching.cost import Cost
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model, choose_device, choose_dtypes
 from serving.engine.optimizations.torchscript import TracedModule

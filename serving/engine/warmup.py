@@ -9,7 +9,7 @@ from statistics import median
 import numpy
 import torch
 
-from serving.engine.batching.queue import Cost
+from serving.engine.batching.cost import Cost
 from serving.engine.model import Model
 from serving.engine.parallel import Lanes, Split
 from serving.wire.messages import EncodedRow

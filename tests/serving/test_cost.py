@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.engine import warmup as module
-from serving.engine.batching.queue import Cost
+from serving.engine.batching.cost import Cost
 from serving.engine.parallel import Split
 from serving.engine.warmup import FRONT_SECONDS, LEAST_SHARE, choose_split, fit
 from serving.wire.messages import EncodedRow

@@ -15,7 +15,7 @@ from registry.flavor import log_model, read_contract
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from serving.engine.batching.queue import Cost
+from serving.engine.batching.cost import Cost
 from serving.engine.engine import Engine
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model

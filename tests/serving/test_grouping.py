@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.engine.batching.cost import Cost
 from serving.engine.batching.length_groups import MOST_STEPS, best_group, choose_lengths
-from serving.engine.batching.queue import Cost
 
 costs = st.builds(
     Cost,

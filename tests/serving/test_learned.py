@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.engine.batching.cost import Cost
 from serving.engine.batching.online_cost import LearnedCost
-from serving.engine.batching.queue import Cost
 
 MEASURED = Cost(2e-3, 4e-5, 512, square_seconds=4e-8, limit_seconds=0.1)
 TRUE = Cost(4e-3, 3e-5, 512, square_seconds=8e-8)

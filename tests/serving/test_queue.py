@@ -5,8 +5,9 @@ from itertools import islice
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.engine.batching.cost import Cost
 from serving.engine.batching.length_groups import MOST_STEPS
-from serving.engine.batching.queue import Cost, Queue
+from serving.engine.batching.queue import Queue
 from serving.wire.messages import Row
 
 COST = Cost(fixed_seconds=2e-3, token_seconds=4e-5, budget_tokens=512)

@@ -7,10 +7,8 @@ few steps, not a look at all shorter ones. Ours; the method is the convex hull t
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from serving.engine.batching.queue import Cost
+from serving.engine.batching.cost import Cost
 
 FULL_BATCHES = 2
 """Lengths further from the oldest row than this many full batches of rows change nothing that matters; ours."""
@@ -18,9 +16,7 @@ MOST_STEPS = 32
 """Beyond this, neighbouring lengths are grouped as one: a choice takes bounded time."""
 
 
-def choose_lengths(
-    lengths: Sequence[int], counts: Mapping[int, int], oldest: int, cost: "Cost"
-) -> list[tuple[int, int]]:
+def choose_lengths(lengths: Sequence[int], counts: Mapping[int, int], oldest: int, cost: Cost) -> list[tuple[int, int]]:
     """The next batch that holds a row of length `oldest`: (length, rows), longest first; within the cost's bounds.
 
     lengths: those that wait, ascending; counts: how many of each, all > 0.
@@ -31,7 +27,7 @@ def choose_lengths(
     return _cut(near[group], counts, oldest, cost)
 
 
-def best_group(lengths: Sequence[int], sizes: Sequence[int], chosen: int, cost: "Cost") -> slice:
+def best_group(lengths: Sequence[int], sizes: Sequence[int], chosen: int, cost: Cost) -> slice:
     """The part of `lengths` (ascending, `sizes` rows each) that holds index `chosen` in the cheapest cut of them all.
 
     The cost of a group is a forward pass of all its rows, padded to the longest; groups of any size.
@@ -46,7 +42,7 @@ def best_group(lengths: Sequence[int], sizes: Sequence[int], chosen: int, cost: 
     return slice(ends[first - 1] + 1 if first else 0, ends[last - 1] + 1)
 
 
-def _cheapest_cut(lengths: Sequence[int], sizes: Sequence[int], ends: Sequence[int], cost: "Cost") -> list[int]:
+def _cheapest_cut(lengths: Sequence[int], sizes: Sequence[int], ends: Sequence[int], cost: Cost) -> list[int]:
     """Where the group that ends at `ends[k]` begins, as an index of `ends`; groups end at `ends` only.
 
     least[k] is the least cost of everything before `ends[k]`. A group from there costs
@@ -83,7 +79,7 @@ def _cheapest_cut(lengths: Sequence[int], sizes: Sequence[int], ends: Sequence[i
     return starts
 
 
-def _near(lengths: Sequence[int], counts: Mapping[int, int], oldest: int, cost: "Cost") -> list[int]:
+def _near(lengths: Sequence[int], counts: Mapping[int, int], oldest: int, cost: Cost) -> list[int]:
     """The lengths around `oldest`, ascending, as far as `FULL_BATCHES` of rows reach to either side."""
     enough = FULL_BATCHES * cost.most_rows(oldest)
     at = low = bisect_left(lengths, oldest)
@@ -98,7 +94,7 @@ def _near(lengths: Sequence[int], counts: Mapping[int, int], oldest: int, cost: 
     return list(lengths[low:high])
 
 
-def _cut(group: Sequence[int], counts: Mapping[int, int], oldest: int, cost: "Cost") -> list[tuple[int, int]]:
+def _cut(group: Sequence[int], counts: Mapping[int, int], oldest: int, cost: Cost) -> list[tuple[int, int]]:
     """Of a group cut from its longest row down into batches as large as they may be, the first that holds `oldest`."""
     batch: list[tuple[int, int]] = []
     room = 0

@@ -7,7 +7,7 @@ the batches that ran: least squares of relative errors, in which old batches fad
 
 from dataclasses import replace
 
-from serving.engine.batching.queue import Cost
+from serving.engine.batching.cost import Cost
 
 KEEP = 0.995
 """What a batch counts for after one more: some 200 batches matter. Ours."""

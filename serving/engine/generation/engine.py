@@ -8,7 +8,7 @@ from serving.wire.messages import Failure, Part, Written
 if TYPE_CHECKING:
     import zmq
 
-    from serving.engine.batching.queue import Cost
+    from serving.engine.batching.cost import Cost
     from serving.engine.generation.scheduler import Reply
     from serving.engine.meter import EngineMeter
     from serving.engine.model import Model
