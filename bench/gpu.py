@@ -27,9 +27,9 @@ from bench.models import build_artifact
 from bench.processes import BenchError
 from bench.report import rate, table
 from bench.texts import LengthMix, describe_lengths, make_lengths
+from serving.engine.optimizations.packing import pack_rows
 from serving.engine.optimizations.unpadded import can_pack, pack, unpack
 from serving.process import EngineProcess
-from serving.tasks.base.padding import pack_rows
 from serving.wire.engine_orders import EngineOrder
 
 SIZES = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}

@@ -18,12 +18,12 @@ from registry.checks import load_model
 from registry.contract import Contract
 from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
+from serving.engine.optimizations.packing import is_round, pack_rows
 from serving.engine.optimizations.prepacked_weights import choose_products
 from serving.engine.parallel import Lanes, Split
 from serving.errors import Failed
 from serving.tasks import get_task
 from serving.tasks.base.generated_text import to_arrays
-from serving.tasks.base.padding import is_round, pack_rows
 from serving.tasks.base.task import Batch, Task, upload
 from serving.wire.messages import Failure, Part, Row, RowArrays
 
@@ -80,7 +80,7 @@ class Model:
 
     packs: whether the module takes rows without padding, see `unpadded`. narrows: whether its last layer is for first
     tokens only, see `first_token`. blocks: whether its short rows attend in blocks. fills: whether lines are
-    of few sizes, see `padding.round_up`. replays: tokens of the longest batches that are replayed on a GPU, see
+    of few sizes, see `packing.round_up`. replays: tokens of the longest batches that are replayed on a GPU, see
     `cuda_graphs`. split: how the cores are used, on a CPU.
     """
 

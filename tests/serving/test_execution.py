@@ -15,10 +15,10 @@ from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.engine.model import Model
+from serving.engine.optimizations.packing import is_round
 from serving.engine.optimizations.torchscript import TracedModule
 from serving.engine.optimizations.unpadded import unpack
 from serving.engine.optimize import choose_execution, describe_execution, inputs_of
-from serving.tasks.base.padding import is_round
 from tests.families import LONGEST, build
 
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from registry.heads import HEADS
 from serving.engine.optimizations.attention import NEVER, PRODUCT_TOKENS, REPEATS, find_least
 from serving.engine.optimizations.first_token import can_narrow, narrow
+from serving.engine.optimizations.packing import BLOCKS, LEAST_IN_BLOCKS, is_round, pack_rows, round_up
 from serving.engine.optimizations.unpadded import FAMILIES, can_pack, pack, unpack
-from serving.tasks.base.padding import BLOCKS, LEAST_IN_BLOCKS, is_round, pack_rows, round_up
 
 LONGEST = 160
 SIZES: dict[str, Any] = {

@@ -13,9 +13,9 @@ from registry.layout import MODEL_FOLDER
 from registry.processors import load_processor
 from serving.engine.model import Model
 from serving.engine.optimizations.cuda_graphs import Run
+from serving.engine.optimizations.packing import pack_rows
 from serving.engine.optimizations.unpadded import FAMILIES, pack, replay
 from serving.engine.optimize import choose_replays, describe_execution
-from serving.tasks.base.padding import pack_rows
 from tests.families import build
 from tests.serving.test_packed import build as build_module
 from tests.serving.test_packed import padded

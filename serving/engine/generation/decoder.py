@@ -18,8 +18,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from serving.engine.generation.kv_cache import RowCache
 from serving.engine.generation.step_graph import name_views, trace_step
+from serving.engine.optimizations.packing import round_up
 from serving.engine.optimizations.torchscript import NotTraceable, TracedModule
-from serving.tasks.base.padding import round_up
 
 WIDTH_STEP = 8
 """Prompts that are padded to few widths have a multiple of so many tokens; ours."""
@@ -28,7 +28,7 @@ WIDTH_STEP = 8
 class Decoder(ABC):
     """Rows are numbered in the order that they joined; `leave` tells how that changes. Not for several threads.
 
-    most_width: up to this prompts are padded to few widths, see `padding.round_up`; 0: to the longest of them.
+    most_width: up to this prompts are padded to few widths, see `packing.round_up`; 0: to the longest of them.
     """
 
     def __init__(self, module: Any, pad_token_id: int) -> None:

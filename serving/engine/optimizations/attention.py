@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from serving.tasks.base.padding import pack_rows, round_up
+from serving.engine.optimizations.packing import pack_rows, round_up
 
 IMPLEMENTATION = "headwaiter_packed"
 PRODUCT_TOKENS, NEVER = 40, 1 << 30
@@ -28,7 +28,7 @@ REPEATS = 5
 
 
 class Packing(NamedTuple):
-    """How a line is cut into rows. cuts, slots: as `padding.pack_rows` has them, on the device.
+    """How a line is cut into rows. cuts, slots: as `packing.pack_rows` has them, on the device.
 
     longest: tokens of a row. least: tokens from which on a row attends by products. near: (blocks, size, size), what is
     added to the scores of a block's tokens, minus infinity between rows. tokens: (blocks × size,) int64, the token of
@@ -44,7 +44,7 @@ class Packing(NamedTuple):
 
 
 def with_blocks(packing: Packing, owners: torch.Tensor, slots: torch.Tensor, dtype: torch.dtype) -> Packing:
-    """With blocks of short rows. owners, slots: as `padding.pack_rows` has them. dtype: of the model."""
+    """With blocks of short rows. owners, slots: as `packing.pack_rows` has them. dtype: of the model."""
     is_near = owners.unsqueeze(2) == owners.unsqueeze(1)
     near = torch.zeros_like(is_near, dtype=dtype).masked_fill(~is_near, -torch.inf)
     nobodys = torch.zeros_like(owners, dtype=torch.int64).flatten()  # a token to compute with; nothing comes of it

@@ -28,7 +28,7 @@ def can_pack(module: Any, device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def pack(module: Any, *, least: int = NEVER, narrowed: bool = False) -> None:
-    """Let the model be called with what `padding.pack_rows` gives, beside its padded rows; `unpack` undoes it.
+    """Let the model be called with what `packing.pack_rows` gives, beside its padded rows; `unpack` undoes it.
 
     Rows of equal length may come without; a mask alone is refused, as nothing here would heed it. least: tokens from
     which on a row attends by products. narrowed: as the head reads first tokens only, see `first_token`; it is given
