@@ -22,6 +22,7 @@ from serving.engine.generation.scheduler import Reply, Writer
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
 from serving.engine.optimize import choose_execution
+from serving.engine.parallel import Split, make_lanes
 from serving.errors import ServingError
 from serving.front import Front, Gone
 from serving.settings import ServingSettings
@@ -71,6 +72,7 @@ class Local:
         self.model = Recorder(root, self.contract)
         self.model.batches = []
         choose_execution(self.model)
+        self.split = Split()
 
     def answers(self, bodies: Sequence[Any]) -> list[Any]:
         """The answer of each body (bytes, or data for JSON), or the ServingError that it got; in order."""
@@ -117,7 +119,8 @@ class Local:
         address = f"ipc://{self._run}/engine.sock"
         socket.bind(address)
         cost = replace(COST, packs=self.model.packs)
-        engine = make_engine(self.model, cost, socket, EngineMeter("m", "1", self.contract.task))
+        meter = EngineMeter("m", "1", self.contract.task)
+        engine = make_engine(self.model, cost, socket, meter, make_lanes(self.model, self.split))
         thread = threading.Thread(target=engine.run)
         thread.start()
         try:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from serving.engine.loading import Loaded
     from serving.engine.meter import EngineMeter
     from serving.engine.model import Model
+    from serving.engine.parallel import Lanes
 
 LEASE_SECONDS = 0.5
 LAST_SECONDS = 30.0
@@ -63,10 +64,12 @@ class Lease:
         os._exit(0)
 
 
-def make_engine(model: "Model", cost: Cost, socket: "zmq.Socket[bytes]", meter: "EngineMeter") -> Engine:
+def make_engine(
+    model: "Model", cost: Cost, socket: "zmq.Socket[bytes]", meter: "EngineMeter", lanes: "Lanes | None" = None
+) -> Engine:
     """The engine of the model's task."""
     if not model.task.generates:
-        return Engine(model, cost, socket, meter)
+        return Engine(model, cost, socket, meter, lanes)
     from serving.engine.generation.engine import WritingEngine
 
     return WritingEngine(model, cost, socket, meter)
@@ -124,7 +127,7 @@ def main(path: str) -> None:
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.bind(order.address)
-    engine = make_engine(loaded.model, loaded.cost, socket, loaded.meter)
+    engine = make_engine(loaded.model, loaded.cost, socket, loaded.meter, loaded.lanes)
     signal.signal(STOP_SIGNAL, lambda *_: engine.stop())
     lease.on_end(engine.stop)
     # A supervisor signals the whole tree at once; the fronts' accepted requests need the engine until the manager says.

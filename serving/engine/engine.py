@@ -22,9 +22,10 @@ from serving.wire.messages import Cancel, Failure, FromEngine, Outputs, ToEngine
 if TYPE_CHECKING:
     import numpy
 
+    from serving.engine.forward_pass import Pending
     from serving.engine.meter import EngineMeter
-    from serving.engine.model import Model, Pending
-    from serving.engine.parallel import Running
+    from serving.engine.model import Model
+    from serving.engine.parallel import Lanes, Running
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -36,7 +37,15 @@ LINGER_SECONDS = 1.0
 class Engine:
     """The loop around one model. `run` blocks until `stop` was called and all that was accepted is answered."""
 
-    def __init__(self, model: "Model", cost: Cost, socket: "zmq.Socket[bytes]", meter: "EngineMeter") -> None:
+    def __init__(
+        self,
+        model: "Model",
+        cost: Cost,
+        socket: "zmq.Socket[bytes]",
+        meter: "EngineMeter",
+        lanes: "Lanes | None" = None,
+    ) -> None:
+        """lanes: run the model's batches side by side; they are closed when `run` returns."""
         self._model = model
         self._cost = LearnedCost(cost, model.task.probe(model.contract, 1).kind)
         self._socket = socket
@@ -44,11 +53,11 @@ class Engine:
         self._queue: Any = Queue(packs=cost.packs)
         self._in_flight: list[tuple[list[Entry], Pending | Running]] = []
         self._is_cuda = model.device.type == "cuda"
-        self._depth = 2 if self._is_cuda else model.split.lanes
+        self._depth = 2 if self._is_cuda else 1 if lanes is None else lanes.count
         self._free = 0.0
         self._poller = zmq.Poller()
         self._poller.register(socket, zmq.POLLIN)
-        self._lanes = model.make_lanes()
+        self._lanes = lanes
         if self._lanes is not None:
             self._poller.register(self._lanes, zmq.POLLIN)
         self._decoder = msgspec.msgpack.Decoder(ToEngine)

@@ -13,6 +13,7 @@ from serving.engine.meter import EngineMeter
 from serving.engine.model import Model, choose_device, choose_dtypes
 from serving.engine.optimizations.torchscript import TracedModule
 from serving.engine.optimize import choose_execution, describe_execution
+from serving.engine.parallel import Lanes, Split, make_lanes
 from serving.engine.predictor import Predictor
 from serving.engine.warmup import choose_split, measure_cost
 from serving.errors import EngineError
@@ -21,9 +22,10 @@ from serving.wire.engine_orders import EngineOrder, EngineReport
 
 @dataclass(frozen=True)
 class Loaded:
-    """What an engine needs to serve."""
+    """What an engine needs to serve. lanes: run the model's batches side by side; None where one runs at a time."""
 
     model: Model
+    lanes: Lanes | None
     cost: Cost
     meter: EngineMeter
     report: EngineReport
@@ -51,9 +53,10 @@ def load_engine(order: EngineOrder) -> Loaded:
         raise EngineError("; ".join(notes))
     torch.set_num_threads(threads)
     choose_execution(predictor.model)
+    split = Split()
     if device == "cpu":
-        predictor.model.split = choose_split(predictor.model, lanes=isinstance(predictor.model.module, TracedModule))
-    cost, split = measure_cost(predictor.model), predictor.model.split
+        split = choose_split(predictor.model, lanes=isinstance(predictor.model.module, TracedModule))
+    cost = measure_cost(predictor.model)
     report = EngineReport(
         pid=os.getpid(),
         state="ready",
@@ -67,7 +70,7 @@ def load_engine(order: EngineOrder) -> Loaded:
         device_bytes=torch.cuda.memory_reserved(device) if device.startswith("cuda") else 0,
     )
     meter = EngineMeter(order.model, order.version, contract.task, partial(device_bytes, predictor.model.device))
-    return Loaded(predictor.model, cost, meter, report)
+    return Loaded(predictor.model, make_lanes(predictor.model, split), cost, meter, report)
 
 
 def device_bytes(device: torch.device) -> int:

@@ -5,7 +5,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,9 @@ from registry.checks import load_model
 from registry.contract import Contract
 from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
+from serving.engine.forward_pass import Pending
 from serving.engine.optimizations.packing import is_round, pack_rows
 from serving.engine.optimizations.prepacked_weights import choose_products
-from serving.engine.parallel import Lanes, Split
 from serving.errors import Failed
 from serving.tasks import get_task
 from serving.tasks.base.generated_text import to_arrays
@@ -54,34 +53,13 @@ def choose_dtypes(device: str, allowed: str, wanted: str) -> tuple[str, ...]:
     return ("bfloat16", "float32") if fast else ("float32",)
 
 
-@dataclass
-class Pending:
-    """A forward pass under way. arrays: host tensors, valid once `wait` returned. event: a CUDA event, or None."""
-
-    arrays: tuple[torch.Tensor, ...]
-    event: Any
-    began: float
-    seconds: float = 0.0
-
-    def is_done(self) -> bool:
-        """Whether `wait` would return at once."""
-        return self.event is None or bool(self.event.query())
-
-    def wait(self) -> list[numpy.ndarray[Any, Any]]:
-        """The arrays, first dimension rows; blocks until the device is done, and raises what it raised."""
-        if self.event is not None:
-            self.event.synchronize()
-            self.seconds = time.perf_counter() - self.began
-        return [array.numpy() for array in self.arrays]
-
-
 class Model:
     """The head of one version, in eval mode, on one device. Only a graph may be launched from several threads.
 
     packs: whether the module takes rows without padding, see `unpadded`. narrows: whether its last layer is for first
     tokens only, see `first_token`. blocks: whether its short rows attend in blocks. fills: whether lines are
     of few sizes, see `packing.round_up`. replays: tokens of the longest batches that are replayed on a GPU, see
-    `cuda_graphs`. split: how the cores are used, on a CPU.
+    `cuda_graphs`.
     """
 
     def __init__(
@@ -99,7 +77,6 @@ class Model:
         self.narrows = False
         self.blocks = False
         self.replays = 0
-        self.split = Split()
         problem = self.task.problem(contract)
         if problem is not None:
             raise ContractError(problem)
@@ -128,10 +105,6 @@ class Model:
     def is_spoilt(self, arrays: Sequence[numpy.ndarray[Any, Any]]) -> bool:
         """Whether an answer is not finite where rows attend in blocks, in which such a row spoils those beside it."""
         return self.blocks and not all(bool(numpy.isfinite(array).all()) for array in arrays)
-
-    def make_lanes(self) -> Lanes | None:
-        """What runs its batches side by side, where it may and should."""
-        return Lanes(self, self.split) if self.split.lanes > 1 else None
 
     def write(self, rows: Sequence[Row]) -> list[Part]:
         """The texts of rows of a task that generates, whole. Blocks."""

@@ -18,7 +18,8 @@ from serving.wire.messages import Row
 if TYPE_CHECKING:
     import numpy
 
-    from serving.engine.model import Model, Pending
+    from serving.engine.forward_pass import Pending
+    from serving.engine.model import Model
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Split:
 
 
 class Running:
-    """A batch in a lane; as `model.Pending`."""
+    """A batch in a lane; as `forward_pass.Pending`."""
 
     def __init__(self, future: "Future[Pending]") -> None:
         self._future = future
@@ -62,6 +63,7 @@ class Lanes:
     def __init__(self, model: "Model", split: Split) -> None:
         self._model = model
         self._split = split
+        self.count = split.lanes
         self._pool = ThreadPoolExecutor(split.lanes, thread_name_prefix="headwaiter-lane")
         self._ended, self._end = os.pipe()
         os.set_blocking(self._ended, False)
@@ -90,3 +92,8 @@ class Lanes:
     def _run(self, rows: Sequence[Row], threads: int) -> "Pending":
         torch.set_num_threads(threads)  # of the calling thread
         return self._model.launch(rows)
+
+
+def make_lanes(model: "Model", split: Split) -> Lanes | None:
+    """What runs a model's batches side by side, where the split says so."""
+    return Lanes(model, split) if split.lanes > 1 else None

@@ -29,7 +29,7 @@ def local(tmp_path: Path) -> Local:
     run = tmp_path / "run"
     run.mkdir()
     served = Local(root, run)
-    served.model.split = Split(lanes=2, threads=1, alone=2)
+    served.split = Split(lanes=2, threads=1, alone=2)
     return served
 
 
@@ -37,9 +37,9 @@ def test_batches_run_side_by_side_and_every_row_gets_its_own_answer(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = [{"inputs": text} for text in texts_of(240, 1)]  # more than one batch takes
-    local.model.split = Split()
+    local.split = Split()
     expected = local.answers(asked)
-    local.model.split = Split(lanes=2, threads=1, alone=2)
+    local.split = Split(lanes=2, threads=1, alone=2)
     together, launch, seen = threading.Barrier(2), local.model.launch, list[str]()
 
     def launch_together(rows: Any) -> Any:
