@@ -19,9 +19,9 @@ from serving.engine import engine as engine_module
 from serving.engine.__main__ import make_engine
 from serving.engine.batching.cost import Cost
 from serving.engine.generation.scheduler import Reply, Writer
+from serving.engine.loading import optimize
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
-from serving.engine.optimize import choose_execution
 from serving.engine.parallel import Split, make_lanes
 from serving.errors import ServingError
 from serving.front import Front, Gone
@@ -71,7 +71,7 @@ class Local:
         self.contract = read_contract(root)
         self.model = Recorder(root, self.contract)
         self.model.batches = []
-        choose_execution(self.model)
+        optimize(self.model)
         self.split = Split()
 
     def answers(self, bodies: Sequence[Any]) -> list[Any]:

@@ -9,6 +9,7 @@ import torch
 
 from registry.flavor import read_contract
 from serving.engine.batching.cost import Cost
+from serving.engine.generation.verification import choose_steps
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model, choose_device, choose_dtypes
 from serving.engine.optimizations.torchscript import TracedModule
@@ -52,7 +53,7 @@ def load_engine(order: EngineOrder) -> Loaded:
     else:
         raise EngineError("; ".join(notes))
     torch.set_num_threads(threads)
-    choose_execution(predictor.model)
+    optimize(predictor.model)
     split = Split()
     if device == "cpu":
         split = choose_split(predictor.model, lanes=isinstance(predictor.model.module, TracedModule))
@@ -71,6 +72,16 @@ def load_engine(order: EngineOrder) -> Loaded:
     )
     meter = EngineMeter(order.model, order.version, contract.task, partial(device_bytes, predictor.model.device))
     return Loaded(predictor.model, make_lanes(predictor.model, split), cost, meter, report)
+
+
+@torch.inference_mode()
+def optimize(model: Model) -> None:
+    """Let a loaded model run in its fastest form from now on. Blocks for several forward passes."""
+    if model.task.generates:  # which has its own loop
+        choose_steps(model.writer.decoder, model.contract.processor.vocabulary, model.contract.max_tokens)
+        model.writer.decoder.most_width = model.contract.max_tokens if model.fills else 0
+    else:
+        choose_execution(model)
 
 
 def device_bytes(device: torch.device) -> int:

@@ -15,7 +15,6 @@ import msgspec
 import numpy
 import torch
 
-from serving.engine.generation.verification import choose_steps
 from serving.engine.model import Model
 from serving.engine.optimizations.attention import NEVER, find_least
 from serving.engine.optimizations.cuda_graphs import LEAST_LINE, CudaRecorder, Record
@@ -53,10 +52,6 @@ def choose_execution(model: Model) -> None:
     """
     plain, is_cpu = model.module, model.device.type == "cpu"
     packs = can_pack(plain, model.device, getattr(torch, model.dtype))
-    if model.task.generates:  # which has its own loop
-        choose_steps(model.writer.decoder, model.contract.processor.vocabulary, model.contract.max_tokens)
-        model.writer.decoder.most_width = model.contract.max_tokens if model.fills else 0
-        return
     if not (is_cpu or packs):
         return
     longest = model.contract.max_tokens
