@@ -31,7 +31,7 @@ from serving.engine.batching.cost import Cost
 from serving.engine.engine import Engine
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
-from serving.front import Front
+from serving.front.front import Front
 from serving.settings import ServingSettings
 from serving.tasks.base.request import parse_body
 from serving.wire.messages import Outputs, Row, Submit

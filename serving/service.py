@@ -17,13 +17,13 @@ from _bentoml_sdk import Service
 from bentoml.exceptions import BentoMLException
 
 from serving.errors import ServingError
+from serving.front.request_context import Trail
 from serving.runtime.logs import set_up_logging
 from serving.settings import ServingSettings
 from serving.tasks.base.request import convert_request
-from serving.trail import Trail
 
 if TYPE_CHECKING:
-    from serving.front import Front
+    from serving.front.front import Front
 
 _QUIET = {
     "metrics": {"enabled": False},  # ours are served instead: BentoML's have the raw path as a label
@@ -36,7 +36,7 @@ _QUIET = {
 @cache
 def front() -> "Front":
     """This worker's front."""
-    from serving.front import Front
+    from serving.front.front import Front
 
     set_up_logging()
     return Front(ServingSettings.from_environment())
@@ -47,8 +47,8 @@ class FrontService(Service[Any]):
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """BentoML's hook: what the worker serves. Only fronts import it, so that the other processes start sooner."""
-        from serving.app import DataPlane
-        from serving.plain import serve_plainly
+        from serving.front.app import DataPlane
+        from serving.front.fast_path import serve_plainly
 
         plane = DataPlane(front(), super().to_asgi(is_main=is_main))
         serve_plainly(plane.huggingface)

@@ -24,9 +24,9 @@ from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
 from serving.engine.parallel import Split, make_lanes
 from serving.errors import ServingError
-from serving.front import Front, Gone
+from serving.front.front import Front, Gone
+from serving.front.text_stream import TextStream
 from serving.settings import ServingSettings
-from serving.stream import TextStream
 from serving.tasks.base.request import parse_body
 from serving.wire.messages import Row
 from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry

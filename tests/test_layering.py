@@ -40,7 +40,7 @@ def test_nothing_outside_a_tasks_file_branches_on_its_name() -> None:
 
 def test_a_front_imports_neither_torch_nor_transformers_nor_mlflow() -> None:
     code = (
-        "import sys, serving.service, serving.app, serving.front, serving.scrape\n"
+        "import sys, serving.service, serving.front.app, serving.front.front, serving.front.metrics_page\n"
         "from serving.tasks import get_task, served_tasks\n"
         "[get_task(name) for name in served_tasks()]\n"
         "print([name for name in ('torch', 'transformers', 'mlflow') if name in sys.modules])"

@@ -2,13 +2,12 @@
 
 import resource
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
 from monitoring.store import Counter
-from serving.runtime.instruments import LabelNames, instruments
-from serving.trail import STAGES, Stages
+from serving.runtime.instruments import instruments
 
 MEMORY_SECONDS = 1.0
 """How often an engine looks at its memory."""
@@ -53,55 +52,6 @@ class EngineMeter:
             self._next_memory = now + MEMORY_SECONDS
             self._host_memory.set(_resident_bytes())
             self._device_memory.set(self._device_bytes())
-
-
-class FrontMeter:
-    """What a front counts of a version, or with an empty one of requests that no version is charged with."""
-
-    def __init__(self, model: str, version: str, task: str, labels: Sequence[str] = ()) -> None:
-        self._found = instruments()
-        self.fields = {"model": model, "version": version, "task": task}
-        self._labels = (model, version, task)
-        if version:
-            self._in_progress = self._found.requests_in_progress.labels(*self._labels)
-            self._confidence = self._found.confidence.labels(*self._labels)
-            self._stages = tuple(self._found.stage_duration_seconds.labels(*self._labels, stage) for stage in STAGES)
-        self._names = LabelNames(labels)
-        self._durations = cache(
-            lambda protocol, status: self._found.request_duration_seconds.labels(*self._labels, protocol, str(status))
-        )
-        self._predictions: dict[str, Counter] = {}
-
-    def begin(self) -> None:
-        """A request of this version arrived."""
-        self._in_progress.inc()
-
-    def leave(self) -> None:
-        """It needs nothing more from this version."""
-        self._in_progress.dec()
-
-    def end(self, protocol: str, status: int, stages: Stages, reason: str = "") -> None:
-        """A request got its answer, or an error with this reason. protocol: one of the server's own words."""
-        self._durations(protocol, status).observe(stages.ended - stages.began)
-        if reason:
-            self._found.rejected_total.labels(*self._labels, reason).inc()
-        else:
-            encode, queue, forward, decode = self._stages
-            took = stages.seconds()
-            encode.observe(took[0])
-            queue.observe(took[1])
-            forward.observe(took[2])
-            decode.observe(took[3])
-
-    def observe_predictions(self, predictions: Iterable[tuple[str, float]]) -> None:
-        """The labels that were answered, with their scores in 0..1."""
-        for label, score in predictions:
-            bounded = self._names.bounded(label)
-            child = self._predictions.get(bounded)
-            if child is None:
-                child = self._predictions[bounded] = self._found.predictions_total.labels(*self._labels, bounded)
-            child.inc()
-            self._confidence.observe(score)
 
 
 @cache

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from serving import errors
-from serving.protocols.forms import named_model, read_form, read_json, renamed
-from serving.protocols.openai import describe_error
-from serving.protocols.writing import Form, refuse_unsupported, to_parameters
+from serving.front.protocols.forms import named_model, read_form, read_json, renamed
+from serving.front.protocols.openai import describe_error
+from serving.front.protocols.openai_forms import Form, refuse_unsupported, to_parameters
 from serving.tasks import get_task
 
 WRITES = get_task("text-generation")

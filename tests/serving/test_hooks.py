@@ -15,7 +15,7 @@ from mlflow.webhooks.delivery import _generate_hmac_signature
 
 from registry.references import Reference
 from registry.settings import RegistrySettings
-from serving.hooks import MAX_BODY_BYTES, WINDOW_SECONDS, Hooks
+from serving.front.webhook import MAX_BODY_BYTES, WINDOW_SECONDS, Hooks
 from serving.settings import ServingSettings
 from serving.wire.routing_table import TableFile
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from serving.errors import ClientGone, Failed, QueueFull, ServingError
-from serving.http import Events
-from serving.protocols.base import Exchange, Protocol
+from serving.front.asgi import Events
+from serving.front.protocols.base import Exchange, Protocol
 
 
 class Recorded:

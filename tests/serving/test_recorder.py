@@ -8,11 +8,12 @@ import pytest
 
 from monitoring.metrics import MAX_LABELS, OTHER
 from registry.settings import InvalidSetting
-from serving.engine.meter import FrontMeter, GenerationMeter
-from serving.recorder import Recorder
+from serving.engine.meter import GenerationMeter
+from serving.front.meter import FrontMeter
+from serving.front.request_context import Stages, Trail
+from serving.front.request_log import Recorder
 from serving.runtime.instruments import FREE_LABELS, LabelNames, instruments
 from serving.runtime.logs import JsonFormatter, RateLimit
-from serving.trail import Stages, Trail
 
 TRACEPARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

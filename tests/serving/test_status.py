@@ -2,11 +2,12 @@ from typing import Any
 
 import pytest
 
+from serving.front.model_description import describe_model
 from serving.holding import Holding
 from serving.process import EngineProcess
 from serving.status import render_status
 from serving.wire.engine_orders import EngineOrder, EngineReport
-from serving.wire.routing_table import EngineEntry, ModelEntry, Swap, VersionEntry, describe_model
+from serving.wire.routing_table import EngineEntry, ModelEntry, Swap, VersionEntry
 
 NOW = 1_700_000_000.0
 

@@ -17,9 +17,9 @@ from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.errors import ClientGone, EngineLost, Failed, ServingError, TooLarge, Unprocessable
+from serving.front.text_stream import Piece, TextStream
 from serving.holding import WRITING_SECONDS, Holding
 from serving.runtime.instruments import instruments
-from serving.stream import Piece, TextStream
 from tests import local as local_module
 from tests.families import build
 from tests.local import Local

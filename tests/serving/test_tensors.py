@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import Malformed, ServingError, Unprocessable
-from serving.protocols.tensors import Tensor, output_form, read_columns, split_body, write_output
+from serving.front.protocols.kserve_tensors import Tensor, output_form, read_columns, split_body, write_output
 
 
 def packed(elements: list[bytes]) -> bytes:

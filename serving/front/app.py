@@ -5,14 +5,14 @@ hands every other path on, so that a hot request passes no middleware.
 from collections.abc import Awaitable, Callable
 
 from monitoring.exposition import CONTENT_TYPE
-from serving.front import Front
-from serving.hooks import Hooks
-from serving.http import App, Receive, Scope, Send, respond
-from serving.protocols.huggingface import HuggingFace
-from serving.protocols.kserve import KServe
-from serving.protocols.mlflow import Scoring
-from serving.protocols.openai import OpenAI
-from serving.scrape import Scrape
+from serving.front.asgi import App, Receive, Scope, Send, respond
+from serving.front.front import Front
+from serving.front.metrics_page import Scrape
+from serving.front.protocols.huggingface import HuggingFace
+from serving.front.protocols.kserve import KServe
+from serving.front.protocols.mlflow import Scoring
+from serving.front.protocols.openai import OpenAI
+from serving.front.webhook import Hooks
 
 Handler = Callable[[list[str], Scope, Receive, Send], Awaitable[None]]
 

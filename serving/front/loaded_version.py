@@ -8,9 +8,9 @@ from typing import Any
 
 from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
-from serving.engine.meter import FrontMeter
 from serving.errors import NotReady, ServingError
-from serving.link import Link
+from serving.front.engine_link import Link
+from serving.front.meter import FrontMeter
 from serving.tasks import get_task
 from serving.tasks.base.request import Request, assemble
 from serving.tasks.base.task import Served, Task

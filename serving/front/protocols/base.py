@@ -8,8 +8,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from serving.errors import ClientGone, Failed, ServingError, UnknownModel, WrongMethod
-from serving.front import Answer, Front, Gone
-from serving.http import (
+from serving.front.asgi import (
     JSON,
     Events,
     Header,
@@ -22,7 +21,8 @@ from serving.http import (
     refuse,
     respond,
 )
-from serving.trail import Stages, Trail
+from serving.front.front import Answer, Front, Gone
+from serving.front.request_context import Stages, Trail
 
 logger = logging.getLogger("headwaiter.front")
 

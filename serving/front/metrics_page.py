@@ -4,7 +4,7 @@ import asyncio
 
 from monitoring.exposition import Baseline, Exposition, ServerStatus, VersionStatus
 from registry.contract import Baseline as Recorded
-from serving.front import Front
+from serving.front.front import Front
 from serving.runtime.instruments import instruments
 from serving.wire.routing_table import ModelEntry, VersionEntry
 

@@ -5,11 +5,11 @@ from typing import Any
 from typing import Protocol as TypingProtocol
 
 from serving.errors import ServingError
-from serving.front import Front
-from serving.protocols.base import Exchange, Protocol, no_route
-from serving.protocols.completions import Chat, Completions
-from serving.protocols.embeddings import Embeddings
-from serving.protocols.forms import named_model
+from serving.front.front import Front
+from serving.front.protocols.base import Exchange, Protocol, no_route
+from serving.front.protocols.forms import named_model
+from serving.front.protocols.openai_completions import Chat, Completions
+from serving.front.protocols.openai_embeddings import Embeddings
 from serving.wire.routing_table import ModelEntry
 
 ERROR_TYPES = {404: "not_found_error", 429: "rate_limit_error"}

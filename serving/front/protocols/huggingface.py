@@ -4,17 +4,17 @@ from functools import partial
 from typing import Any
 
 from serving.errors import ServingError, UnknownModel, Unprocessable
-from serving.front import Front, Gone
-from serving.http import JSON, Header, Whole, encode_json, refusal, respond
-from serving.protocols.base import Exchange, Protocol, as_error, headers_of, no_route, version_header
-from serving.protocols.forms import read_json
-from serving.protocols.openai import OpenAI
-from serving.stream import Piece
+from serving.front.asgi import JSON, Header, Whole, encode_json, refusal, respond
+from serving.front.front import Front, Gone
+from serving.front.model_description import describe_model
+from serving.front.protocols.base import Exchange, Protocol, as_error, headers_of, no_route, version_header
+from serving.front.protocols.forms import read_json
+from serving.front.protocols.openai import OpenAI
+from serving.front.request_context import Trail
+from serving.front.text_stream import Piece
 from serving.tasks.base.generated_text import describe_token
 from serving.tasks.base.request import Request, parse_body
 from serving.tasks.base.task import Task
-from serving.trail import Trail
-from serving.wire.routing_table import describe_model
 
 
 class HuggingFace(Protocol):

@@ -13,14 +13,14 @@ from typing import Any
 import msgspec
 
 from serving.errors import Malformed, NotReady, ServingError, Unprocessable
-from serving.http import JSON, encode_json
-from serving.protocols.base import Exchange, Protocol, headers_of, no_route
-from serving.protocols.forms import read_form, read_json
-from serving.protocols.tensors import Tensor, output_form, read_columns, split_body, write_output
+from serving.front.asgi import JSON, encode_json
+from serving.front.loaded_version import View
+from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
+from serving.front.protocols.forms import read_form, read_json
+from serving.front.protocols.kserve_tensors import Tensor, output_form, read_columns, split_body, write_output
 from serving.tasks.base.columns import parts_of, takes_text, to_inputs
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import Task
-from serving.view import View
 
 HEADER_LENGTH = b"inference-header-content-length"
 RESERVED = ("binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout")

@@ -12,9 +12,9 @@ from typing import ClassVar
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serving.front import Front
-from serving.http import Header
-from serving.protocols.huggingface import HuggingFace
+from serving.front.asgi import Header
+from serving.front.front import Front
+from serving.front.protocols.huggingface import HuggingFace
 
 PLAIN_ROUTE = re.compile(rb"/models/([\w.@-]+)(?:/versions/(\w+))?")
 UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"}

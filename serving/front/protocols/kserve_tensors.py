@@ -13,7 +13,7 @@ import msgspec
 import numpy
 
 from serving.errors import Malformed, Unprocessable
-from serving.http import encode_json
+from serving.front.asgi import encode_json
 
 BINARY = "binary_data_size"
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from serving.errors import ClientGone, DeadlineExceeded, ServingError
+from serving.front.request_context import Stages
 from serving.processors.detokenizer import TextReader
 from serving.tasks.base.generated_text import TokenScore, read_scores, to_arrays
-from serving.trail import Stages
 from serving.wire.messages import Part
 
 

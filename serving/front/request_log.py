@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from serving.trail import STAGES, Stages, Trail
+from serving.front.request_context import STAGES, Stages, Trail
 
 if TYPE_CHECKING:
-    from serving.engine.meter import FrontMeter
-    from serving.tracing import Tracer
+    from serving.front.meter import FrontMeter
+    from serving.front.tracing import Tracer
 
 logger = logging.getLogger("headwaiter.request")
 
@@ -63,6 +63,6 @@ class Recorder:
 
 
 def _make_tracer() -> "Tracer":
-    from serving.tracing import Tracer
+    from serving.front.tracing import Tracer
 
     return Tracer()

@@ -14,9 +14,9 @@ from hashlib import sha256
 import msgspec
 
 from serving.errors import Malformed, NotReady, ServingError, Unauthorized, UnknownModel, WrongMethod
-from serving.http import JSON, Receive, Scope, Send, encode_json, read_body, refuse, respond
+from serving.front.asgi import JSON, Receive, Scope, Send, encode_json, read_body, refuse, respond
+from serving.front.request_context import Trail
 from serving.settings import ServingSettings
-from serving.trail import Trail
 
 logger = logging.getLogger("headwaiter.front")
 

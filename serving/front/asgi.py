@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from serving.errors import ClientGone, Malformed, ServingError, TooLarge
-from serving.trail import Trail
+from serving.front.request_context import Trail
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

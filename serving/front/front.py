@@ -17,18 +17,18 @@ from typing import Any
 
 import msgspec
 
-from serving.engine.meter import FrontMeter
 from serving.errors import ClientGone, EngineLost, ServingError, Unprocessable
-from serving.link import Link, Waiter, deadline_in
-from serving.recorder import Recorder
-from serving.routes import Routes
+from serving.front.engine_link import Link, Waiter, deadline_in
+from serving.front.loaded_version import View
+from serving.front.meter import FrontMeter
+from serving.front.request_context import Stages, Trail
+from serving.front.request_log import Recorder
+from serving.front.routing import Routes
+from serving.front.text_stream import TextStream
 from serving.runtime.server_process import Lifeline
 from serving.settings import ServingSettings
-from serving.stream import TextStream
 from serving.tasks.base.request import Request
 from serving.tasks.base.task import Task
-from serving.trail import Stages, Trail
-from serving.view import View
 from serving.wire.messages import Encoded, RowArrays
 from serving.wire.routing_table import FRONTS_LOCK, TableFile
 

@@ -10,12 +10,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from serving.errors import EngineLost, Unprocessable
-from serving.front import Front
-from serving.http import encode_json
-from serving.protocols.base import Exchange, timing_header, version_header
-from serving.protocols.forms import named_model, read_form, read_json, renamed
-from serving.protocols.writing import Form, WholeText, gather, refuse_unsupported, shown, to_parameters, usage
-from serving.stream import Piece, TextStream
+from serving.front.asgi import encode_json
+from serving.front.front import Front
+from serving.front.protocols.base import Exchange, timing_header, version_header
+from serving.front.protocols.forms import named_model, read_form, read_json, renamed
+from serving.front.protocols.openai_forms import (
+    Form,
+    WholeText,
+    gather,
+    refuse_unsupported,
+    shown,
+    to_parameters,
+    usage,
+)
+from serving.front.text_stream import Piece, TextStream
 from serving.tasks.base.generated_text import TokenScore
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import Task

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from serving.errors import Malformed, NotReady, ServingError, UnknownModel, Unprocessable
-from serving.http import JSON, encode_json
-from serving.protocols.base import Exchange, Protocol, headers_of, no_route
-from serving.protocols.forms import read_form, read_json
+from serving.front.asgi import JSON, encode_json
+from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
+from serving.front.protocols.forms import read_form, read_json
 from serving.tasks.base.columns import to_inputs
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import Task

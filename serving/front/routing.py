@@ -11,10 +11,10 @@ from typing import Any
 import zmq
 
 from serving.errors import NotReady, UnknownModel
-from serving.link import Link
+from serving.front.engine_link import Link
+from serving.front.loaded_version import View
 from serving.runtime.instruments import forget
 from serving.settings import ServingSettings
-from serving.view import View
 from serving.wire.routing_table import ModelEntry, Table, TableFile
 
 FOLLOW_SECONDS = 0.01

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 
 from registry.settings import InvalidSetting
-from serving.trail import STAGES, Stages, Trail
+from serving.front.request_context import STAGES, Stages, Trail
 
 
 class Tracer:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import msgspec
 
 from serving.errors import Unprocessable
-from serving.protocols.forms import pick_parameters
-from serving.stream import TextStream
+from serving.front.protocols.forms import pick_parameters
+from serving.front.text_stream import TextStream
 from serving.tasks.base.generated_text import TokenScore
 from serving.tasks.base.task import Task
 

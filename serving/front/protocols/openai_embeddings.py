@@ -7,10 +7,10 @@ import msgspec
 import numpy
 
 from serving.errors import Unprocessable
-from serving.front import Front
-from serving.http import JSON, encode_json
-from serving.protocols.base import Exchange, headers_of
-from serving.protocols.forms import named_model, pick_parameters, read_form, read_json, renamed
+from serving.front.asgi import JSON, encode_json
+from serving.front.front import Front
+from serving.front.protocols.base import Exchange, headers_of
+from serving.front.protocols.forms import named_model, pick_parameters, read_form, read_json, renamed
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import Task
 

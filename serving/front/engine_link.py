@@ -13,7 +13,7 @@ import numpy
 import zmq
 
 from serving.errors import DeadlineExceeded, EngineLost, Failed, QueueFull, ServingError, TooLarge
-from serving.stream import TextStream
+from serving.front.text_stream import TextStream
 from serving.tasks.base.generated_text import to_arrays
 from serving.tasks.base.task import Task
 from serving.wire.messages import (
