@@ -29,7 +29,7 @@ from bench.report import rate, table
 from bench.texts import LengthMix, describe_lengths, make_lengths
 from serving.engine.optimizations.packing import pack_rows
 from serving.engine.optimizations.unpadded import can_pack, pack, unpack
-from serving.process import EngineProcess
+from serving.manager.engine_process import EngineProcess
 from serving.wire.engine_orders import EngineOrder
 
 SIZES = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}

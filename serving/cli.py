@@ -145,7 +145,7 @@ for command in (promote, rollback, history):
 @click.option("--keep-previous", type=int, help="Versions kept loaded behind the live one.  [default: 1]")
 def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **options: Any) -> None:
     """Serve models until SIGTERM; an alias is followed from version to version."""
-    from serving.headstart import give_head_start
+    from serving.manager.prestart import give_head_start
     from serving.settings import ServingSettings
 
     names = {"device": "DEVICE", "workers": "WORKERS", "dtype": "DTYPE"}

@@ -60,7 +60,7 @@ class Manager:
     """Reads the registry, starts and stops engines, publishes the routing table. It has no API of its own."""
 
     def __init__(self) -> None:
-        from serving.manager import Manager as Loop
+        from serving.manager.manager import Manager as Loop
 
         set_up_logging()
         self._loop = Loop(ServingSettings.from_environment())

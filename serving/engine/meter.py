@@ -1,12 +1,10 @@
-"""What is counted while serving: thin holders of the metrics' children, so that the hot path looks nothing up."""
+"""What an engine counts: thin holders of the metrics' children, so that the hot path looks nothing up."""
 
 import resource
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 
-from monitoring.store import Counter
 from serving.runtime.instruments import instruments
 
 MEMORY_SECONDS = 1.0
@@ -52,30 +50,6 @@ class EngineMeter:
             self._next_memory = now + MEMORY_SECONDS
             self._host_memory.set(_resident_bytes())
             self._device_memory.set(self._device_bytes())
-
-
-@cache
-def start_counting(model: str) -> None:
-    """Begin the manager's series of a model at 0, so that a rate sees the first swap."""
-    for outcome in ("success", "failure", "crashed"):
-        instruments().swap_total.labels(model, outcome)
-    for start in ("cold", "warm"):
-        instruments().swap_duration_seconds.labels(model, start)
-
-
-def count_swap(model: str, outcome: str) -> None:
-    """The live version changed, or should have. outcome: as in `routing_table.Swap`."""
-    instruments().swap_total.labels(model, outcome).inc()
-
-
-def time_swap(model: str, seconds: float, is_warm: bool) -> None:
-    """Another version went live, so long after its alias moved. is_warm: whether it was loaded before that."""
-    instruments().swap_duration_seconds.labels(model, "warm" if is_warm else "cold").observe(seconds)
-
-
-def restarts(model: str, version: str, task: str) -> Counter:
-    """Counts a version's restarted engines."""
-    return instruments().engine_restarts_total.labels(model, version, task)
 
 
 class GenerationMeter:

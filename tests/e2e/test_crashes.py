@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from registry.versions import Versions
-from serving.policy import CRASH_LIMIT
+from serving.manager.policy import CRASH_LIMIT
 from tests.e2e.conftest import make_home
 from tests.e2e.load import Load
 from tests.e2e.server import Server, wait_until

@@ -6,8 +6,8 @@ import msgspec
 import psutil
 import pytest
 
-from serving.headstart import REPORT, give_head_start, take_head_start
-from serving.process import EngineProcess
+from serving.manager.engine_process import EngineProcess
+from serving.manager.prestart import REPORT, give_head_start, take_head_start
 from serving.runtime.server_process import ENGINES, OWNER, claim, is_alive
 from serving.wire.engine_orders import EngineOrder
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 from registry.references import Reference
 from registry.settings import RegistrySettings
-from serving.lastlive import LastLive
-from serving.ledger import Ledger
-from serving.watch import View
+from serving.manager.last_live import LastLive
+from serving.manager.live_versions import Ledger
+from serving.manager.registry_watch import View
 
 CHAMPION, CANARY, OTHER = (
     Reference("m", alias="champion"),

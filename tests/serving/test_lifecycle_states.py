@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from registry.references import Reference
 from serving.errors import EngineError
-from serving.manager import LONGEST_RETRY_SECONDS
-from serving.policy import CRASH_LIMIT
+from serving.manager.manager import LONGEST_RETRY_SECONDS
+from serving.manager.policy import CRASH_LIMIT
 from serving.wire.version_state import FOLLOWERS, State, check_transition
 from tests.serving.world import Server
 

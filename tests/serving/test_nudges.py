@@ -9,8 +9,8 @@ import pytest
 
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
+from serving.manager.registry_watch import NUDGED_SECONDS, RegistryWatch
 from serving.settings import ServingSettings
-from serving.watch import NUDGED_SECONDS, RegistryWatch
 
 REFERENCE = Reference("m", alias="champion")
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.references import Reference
-from serving.policy import CRASH_LIMIT, Action, GiveUp, Load, Publish, Snapshot, Unload, decide
+from serving.manager.policy import CRASH_LIMIT, Action, GiveUp, Load, Publish, Snapshot, Unload, decide
 from serving.wire.version_state import State
 
 M = Reference("m", alias="champion")

@@ -6,7 +6,13 @@ import pytest
 
 from serving.engine import __main__ as engine_module
 from serving.engine.__main__ import await_order
-from serving.process import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, STABLE_SECONDS, EngineProcess, spawn
+from serving.manager.engine_process import (
+    FIRST_BACKOFF_SECONDS,
+    LONGEST_BACKOFF_SECONDS,
+    STABLE_SECONDS,
+    EngineProcess,
+    spawn,
+)
 from serving.wire.engine_orders import EngineOrder, EngineReport, order_path
 
 NOBODY = 2**22 + 1

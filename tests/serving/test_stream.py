@@ -18,7 +18,7 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.errors import ClientGone, EngineLost, Failed, ServingError, TooLarge, Unprocessable
 from serving.front.text_stream import Piece, TextStream
-from serving.holding import WRITING_SECONDS, Holding
+from serving.manager.managed_version import WRITING_SECONDS, Holding
 from serving.runtime.instruments import instruments
 from tests import local as local_module
 from tests.families import build

@@ -7,8 +7,8 @@ import pytest
 from registry.errors import RegistryUnavailable
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
+from serving.manager.registry_watch import LONGEST_PAUSE_SECONDS, NUDGED_SECONDS, RegistryWatch
 from serving.settings import ServingSettings
-from serving.watch import LONGEST_PAUSE_SECONDS, NUDGED_SECONDS, RegistryWatch
 from tests.e2e.server import wait_until
 
 M = Reference("m", alias="champion")

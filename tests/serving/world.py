@@ -19,12 +19,12 @@ from registry.contract import Contract, Processor
 from registry.errors import DigestMismatch, NotFound, RegistryUnavailable
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
-from serving import adoption
-from serving.holding import Fetched
-from serving.manager import Manager
-from serving.process import EngineProcess
+from serving.manager import recovery
+from serving.manager.engine_process import EngineProcess
+from serving.manager.managed_version import Fetched
+from serving.manager.manager import Manager
+from serving.manager.registry_watch import RegistryWatch
 from serving.settings import ServingSettings
-from serving.watch import RegistryWatch
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import EngineOrder, EngineReport, order_path, read_report
 from serving.wire.routing_table import Table, TableFile
@@ -189,7 +189,7 @@ class Server:
         self.world = World()
         self._patch = pytest.MonkeyPatch()
         self._patch.setattr(WorldEngine, "world", self.world, raising=False)
-        self._patch.setattr(adoption, "EngineProcess", WorldEngine)
+        self._patch.setattr(recovery, "EngineProcess", WorldEngine)
         run = self.home / "run" / "1"
         registry = RegistrySettings(self.home, "sqlite://")
         self.settings = ServingSettings(

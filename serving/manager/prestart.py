@@ -5,7 +5,7 @@ manager runs. It imports meanwhile and waits for its order; its report says so, 
 import subprocess
 from pathlib import Path
 
-from serving.process import Adopted, spawn
+from serving.manager.engine_process import Adopted, spawn
 from serving.runtime.server_process import ENGINES, claim
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import EngineReport, order_path, read_report

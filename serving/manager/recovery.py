@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 
 from registry.flavor import read_contract
-from serving.holding import Holding
-from serving.policy import VersionKey
-from serving.process import EngineProcess
+from serving.manager.engine_process import EngineProcess
+from serving.manager.managed_version import Holding
+from serving.manager.policy import VersionKey
 from serving.runtime.server_process import ENGINES, claim
 from serving.wire.engine_orders import EngineOrder, read_report
 from serving.wire.routing_table import Table, TableFile

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from registry.contract import Contract
-from serving.process import EngineProcess
+from serving.manager.engine_process import EngineProcess
 from serving.tasks import get_task
 from serving.wire.routing_table import EngineEntry, VersionEntry
 from serving.wire.version_state import State, check_transition

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from registry.errors import NotFound
 from registry.references import Reference, ResolvedVersion
 from registry.versions import Versions
-from serving.lastlive import LastLive
+from serving.manager.last_live import LastLive
 from serving.settings import ServingSettings
 
 logger = logging.getLogger("headwaiter.manager")

@@ -6,11 +6,11 @@ from collections import deque
 from contextlib import suppress
 
 from registry.references import Reference, ResolvedVersion
-from serving.engine.meter import count_swap, time_swap
-from serving.holding import Holding
-from serving.lastlive import LastLive
-from serving.policy import VersionKey
-from serving.watch import View
+from serving.manager.last_live import LastLive
+from serving.manager.managed_version import Holding
+from serving.manager.meter import count_swap, time_swap
+from serving.manager.policy import VersionKey
+from serving.manager.registry_watch import View
 from serving.wire.routing_table import ModelEntry, Swap, Table, VersionEntry
 
 logger = logging.getLogger("headwaiter.manager")

@@ -20,20 +20,20 @@ from pathlib import Path
 from registry.cache import fetch
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
-from serving.adoption import enter
-from serving.engine.meter import restarts, start_counting
 from serving.errors import EngineError
-from serving.headstart import take_head_start
-from serving.holding import Fetched, Holding
-from serving.lastlive import LastLive
-from serving.ledger import Ledger
-from serving.policy import Action, GiveUp, Load, Publish, Snapshot, VersionKey, decide
-from serving.process import EngineProcess, Process, spawn
+from serving.manager.engine_process import EngineProcess, Process, spawn
+from serving.manager.last_live import LastLive
+from serving.manager.live_versions import Ledger
+from serving.manager.managed_version import Fetched, Holding
+from serving.manager.meter import restarts, start_counting
+from serving.manager.policy import Action, GiveUp, Load, Publish, Snapshot, VersionKey, decide
+from serving.manager.prestart import take_head_start
+from serving.manager.recovery import enter
+from serving.manager.registry_watch import RegistryWatch
 from serving.runtime.instruments import METRICS_FOLDER, forget
 from serving.runtime.priority import run_gently
 from serving.runtime.server_process import ENGINES, Lifeline
 from serving.settings import ServingSettings
-from serving.watch import RegistryWatch
 from serving.wire.engine_orders import EngineOrder, order_path
 from serving.wire.routing_table import FRONTS_LOCK, ModelEntry, Table, TableFile
 
