@@ -46,7 +46,7 @@ def headwaiter(
         if home is None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwaiter-bench-")))
         environment = environment_of(home)
-        cli = "serving.cli"
+        cli = "serving.commands.main"
         for _ in range(versions):
             run_module([cli, "log", str(folder), "--task", task, "--name", MODEL], environment)
         names = [MODEL]

@@ -52,7 +52,7 @@ def run(seconds: float) -> str:
     with TemporaryDirectory(prefix="hw-bench-") as name:
         home = Path(name)
         environment = environment_of(home)
-        cli = ["serving.cli", "log", str(tiny_classifier()), "--task", "text-classification", "--name", MODEL]
+        cli = ["serving.commands.main", "log", str(tiny_classifier()), "--task", "text-classification", "--name", MODEL]
         run_module(cli, environment)
         registry = RegistrySettings.from_environment(environment)
         root, contract = fetch(Versions(registry).resolve(Reference(MODEL, version="1")), registry)

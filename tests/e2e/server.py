@@ -59,7 +59,7 @@ def inherited() -> dict[str, str]:
 def run_cli(home: Path, *arguments: str, check: bool = True, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the `headwaiter` command in `home`."""
     return subprocess.run(
-        [sys.executable, "-m", "serving.cli", *arguments],
+        [sys.executable, "-m", "serving.commands.main", *arguments],
         env={**inherited(), "HEADWAITER_HOME": str(home), **environ},
         capture_output=True,
         text=True,
@@ -87,7 +87,7 @@ class Server:
         self.http = httpx.Client(base_url=self.url, timeout=60.0)
 
     def __enter__(self) -> Self:
-        command = self.command or (sys.executable, "-m", "serving.cli", "serve", *self.models, *self.options)
+        command = self.command or (sys.executable, "-m", "serving.commands.main", "serve", *self.models, *self.options)
         environ = {"HEADWAITER_POLL_SECONDS": "0.2", **self.environ, "HEADWAITER_HOME": str(self.home)}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import DEPLOYED, Versions
-from serving.deploying import mlflow_errors, read_config, read_uri, to_body
+from serving.client.deployment_options import mlflow_errors, read_config, read_uri, to_body
 from serving.errors import RemoteError
 from tests.e2e.server import free_port
 

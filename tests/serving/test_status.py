@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
+from serving.commands.status_text import render_status
 from serving.front.model_description import describe_model
 from serving.manager.engine_process import EngineProcess
 from serving.manager.managed_version import Holding
-from serving.status import render_status
 from serving.wire.engine_orders import EngineOrder, EngineReport
 from serving.wire.routing_table import EngineEntry, ModelEntry, Swap, VersionEntry
 

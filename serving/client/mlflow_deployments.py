@@ -22,9 +22,9 @@ from registry.layout import FLAVOR
 from registry.references import Reference
 from registry.settings import DEFAULT_ALIAS
 from registry.versions import Versions
-from serving.deploying import mlflow_errors, read_config, read_uri, refusal, registry_settings, to_body
+from serving.client.deployment_options import mlflow_errors, read_config, read_uri, refusal, registry_settings, to_body
+from serving.client.server_client import Remote
 from serving.errors import RemoteError
-from serving.remote import Remote
 
 logger = logging.getLogger("headwaiter.deployments")
 
@@ -63,7 +63,7 @@ def run_local(name: str, model_uri: str, flavor: str | None = None, config: Mapp
     with mlflow_errors():
         reference = read_uri(name, model_uri, flavor)
         options = read_config(config, LOCAL_CONFIG)
-        command = ["-m", "serving.cli", "serve", str(reference)]
+        command = ["-m", "serving.commands.main", "serve", str(reference)]
         for key, value in options.items():
             command += [f"--{key}", str(value)]
         environ = {"MLFLOW_TRACKING_URI": registry_settings().tracking_uri}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry.settings import DEFAULT_ALIAS
-from serving.console import errors
+from serving.commands.errors import errors
 
 if TYPE_CHECKING:
     from registry.history import Move

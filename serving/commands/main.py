@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from serving.console import errors as _errors
-from serving.version_commands import history, promote, rollback
+from serving.commands.errors import errors as _errors
+from serving.commands.versions import history, promote, rollback
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -180,8 +180,8 @@ def status(url: str, as_json: bool) -> None:
     """Show what the server at URL serves: models, versions, states, aliases, engines, memory, recent swaps."""
     import time
 
-    from serving.remote import Remote
-    from serving.status import render_status
+    from serving.client.server_client import Remote
+    from serving.commands.status_text import render_status
 
     with _errors():
         found = Remote(url).status()
@@ -239,7 +239,7 @@ def bench(arguments: tuple[str, ...]) -> None:
 
 def _source_folder() -> str:
     """Where this package lies; worker processes start elsewhere and must find the same code."""
-    return str(Path(__file__).resolve().parent.parent)
+    return str(Path(__file__).resolve().parents[2])
 
 
 def _read_json(text: str) -> Any:
