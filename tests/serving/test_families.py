@@ -20,7 +20,7 @@ from serving.engine.optimizations.torchscript import TracedModule
 from serving.engine.optimizations.unpadded import FAMILIES as PACKED
 from tests.families import FAMILIES, WORDS, build, cells, texts_of
 from tests.local import Local
-from tests.serving.test_packed import READ_FIRST
+from tests.serving.engine.optimizations.test_unpadded import READ_FIRST
 
 TEXTS = texts_of(24, 1)
 PAIRS = list(zip(texts_of(24, 2, 20), texts_of(24, 3, 20), strict=True))

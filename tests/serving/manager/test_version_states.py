@@ -14,7 +14,7 @@ from serving.errors import EngineError
 from serving.manager.manager import LONGEST_RETRY_SECONDS
 from serving.manager.policy import CRASH_LIMIT
 from serving.wire.version_state import FOLLOWERS, State, check_transition
-from tests.serving.world import Server
+from tests.serving.manager.world import Server
 
 ALIASES = ("champion", "canary")
 MODELS = tuple(Reference("m", alias=alias) for alias in ALIASES)

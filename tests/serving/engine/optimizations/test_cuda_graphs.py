@@ -17,8 +17,8 @@ from serving.engine.optimizations.packing import pack_rows
 from serving.engine.optimizations.unpadded import FAMILIES, pack, replay
 from serving.engine.optimize import choose_replays, describe_execution
 from tests.families import build
-from tests.serving.test_packed import build as build_module
-from tests.serving.test_packed import padded
+from tests.serving.engine.optimizations.test_unpadded import build as build_module
+from tests.serving.engine.optimizations.test_unpadded import padded
 
 
 class Recorder:

@@ -22,7 +22,7 @@ from serving.engine.optimizations.unpadded import can_pack, pack
 from serving.tasks import get_task
 from serving.tasks.fill_mask import Wanted
 from tests.families import build
-from tests.serving.test_packed import READ_FIRST
+from tests.serving.engine.optimizations.test_unpadded import READ_FIRST
 
 LENGTHS = (7, 12, 3)
 TARGETS = msgspec.msgpack.encode(Wanted([1, 2], [7, 8, 9]))
