@@ -19,7 +19,7 @@ from bentoml.exceptions import BentoMLException
 from serving.errors import ServingError
 from serving.front.request_context import Trail
 from serving.runtime.logs import set_up_logging
-from serving.settings import ServingSettings
+from serving.settings import ServingSettings, default_workers
 from serving.tasks.base.request import convert_request
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Manager:
 @bentoml.service(
     name="headwaiter",
     service_class=FrontService,
-    workers=int(os.environ.get("HEADWAITER_WORKERS") or 1),
+    workers=int(os.environ.get("HEADWAITER_WORKERS") or default_workers()),
     **_QUIET,
 )
 class Headwaiter:

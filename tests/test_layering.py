@@ -29,7 +29,7 @@ SERVING: Mapping[str, frozenset[str]] = {
     "service": frozenset({"front", "manager", "tasks", "runtime"}),
     "pyfunc": frozenset({"engine", "tasks"}),
     "evaluation": frozenset({"engine", "tasks"}),
-    "settings": frozenset(),
+    "settings": frozenset({"runtime.limits"}),
     "errors": frozenset(),
 }
 """What a folder of serving, or a module beside the folders, may import of the others; inside functions, too."""

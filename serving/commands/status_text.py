@@ -10,13 +10,22 @@ SHOWN_SWAPS = 5
 
 def render_status(found: Mapping[str, Any], now: float) -> str:
     """The text, without a line break at its end. found: `GET /models`. now: seconds since the epoch."""
-    parts = []
+    parts = [_machine(found["machine"])] if "machine" in found else []
     if found["registry_error"]:
         parts.append(f"THE REGISTRY CANNOT BE READ, serving goes on: {found['registry_error']}")
     parts += ["\n".join(_model(model, now)) for model in found["models"]]
     if not found["models"]:
         parts.append("no model is served yet")
     return "\n\n".join(parts)
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    """What the server may use of its machine, and what sets the bound."""
+    cores = f"cores: {machine['cores']} of {machine['machine_cores']} ({machine['cores_by']})"
+    sizes = [_mebibytes(machine[name]) for name in ("memory_bytes", "machine_memory_bytes", "available_bytes")]
+    memory = f"memory: {sizes[0]} of {sizes[1]} ({machine['memory_by']}), {sizes[2]} free"
+    kills = f"  oom kills: {machine['oom_kills']}" if machine["oom_kills"] else ""
+    return f"{cores}  {memory}{kills}"
 
 
 def _model(model: Mapping[str, Any], now: float) -> list[str]:

@@ -19,7 +19,7 @@ from serving.engine.batching.cost import Cost
 from serving.engine.engine import Engine
 from serving.runtime.instruments import METRICS_FOLDER
 from serving.runtime.logs import set_up_logging
-from serving.runtime.priority import give_way, run_gently
+from serving.runtime.priority import OomScore, give_way, run_gently
 from serving.runtime.server_process import Lifeline
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path
@@ -108,6 +108,8 @@ def await_order(path: Path) -> None:
 def main(path: str) -> None:
     """Entry point of the process: load what the order says, report, serve until told to stop."""
     set_up_logging()
+    oom_score = OomScore()
+    oom_score.become("loading")
     await_order(Path(path))
     order = msgspec.json.decode(Path(path).read_bytes(), type=EngineOrder)
     if order.metrics:  # BentoML names it to its own processes; this one may be older
@@ -135,6 +137,7 @@ def main(path: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if loaded.model.task.generates and loaded.model.device.type == "cpu":
         give_way()
+    oom_score.become("serving")
     write_report(report, loaded.report)
     engine.run()
     context.destroy(linger=1000)

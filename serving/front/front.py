@@ -25,6 +25,7 @@ from serving.front.request_context import Stages, Trail
 from serving.front.request_log import Recorder
 from serving.front.routing import Routes
 from serving.front.text_stream import TextStream
+from serving.runtime.limits import read_limits
 from serving.runtime.server_process import Lifeline
 from serving.settings import ServingSettings
 from serving.tasks.base.request import Request
@@ -233,11 +234,13 @@ class Front:
         """What `GET /models` shows beside the models.
 
         named: what the server was started with. deployments: whether it serves what the registry marks as deployed.
+        machine: the cores and the memory that the server may use, see `Limits`.
         """
         return {
             "registry_error": self.routes.table.registry_error or None,
             "named": [str(reference) for reference in self.settings.models],
             "deployments": self.settings.deployments,
+            "machine": msgspec.to_builtins(read_limits()),
         }
 
     def is_alive(self) -> bool:

@@ -50,7 +50,7 @@ class View:
         """The engine with the least that waits; raises NotReady."""
         if not self.accepting:
             raise NotReady(
-                f"no engine of {self.model}/{self.version} answers now: it is loading or restarting, try again",
+                f"no engine of {self.model}/{self.version} takes requests: it is leaving or being restarted, try again",
                 retry_seconds=1.0,
             )
         if len(self.accepting) == 1:

@@ -16,6 +16,7 @@ from serving.front.loaded_version import View
 from serving.runtime.instruments import forget
 from serving.settings import ServingSettings
 from serving.wire.routing_table import ModelEntry, Table, TableFile
+from serving.wire.version_state import State
 
 FOLLOW_SECONDS = 0.01
 """How often the table is looked at: one `stat`."""
@@ -23,6 +24,13 @@ RETRY_SECONDS = 1.0
 """After which a table that could not be followed is tried again."""
 MIN_QUEUE_ROWS = 64
 """The queue takes at least this many of the model's longest rows."""
+
+UNANSWERED: dict[State, str] = {
+    "loading": "is loading",
+    "ready": "has no engine at the moment, it ended and is being restarted",
+    "draining": "is leaving and takes no new requests",
+}
+"""Why a version that a front knows has no engine here, by its state."""
 
 logger = logging.getLogger("headwaiter.front")
 
@@ -88,7 +96,7 @@ class Routes:
                 )
             if known.state == "failed":
                 raise NotReady(f"{name}/{version} could not be loaded: see GET /models/{name}", retry_seconds=10.0)
-            raise NotReady(f"{name}/{version} is {known.state}: try again", retry_seconds=1.0)
+            raise NotReady(f"{name}/{version} {UNANSWERED[known.state]}: try again", retry_seconds=1.0)
         return view
 
     def may_stream(self, name: str) -> bool:

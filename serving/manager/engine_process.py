@@ -3,6 +3,7 @@ back-off.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Protocol
 import msgspec
 import psutil
 
+from serving.runtime.limits import allowed_cores, oom_watch, own_groups, usable_cores
 from serving.runtime.server_process import is_alive
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path, read_report
@@ -90,6 +92,9 @@ def spawn(path: str) -> "subprocess.Popen[bytes]":
         "TRANSFORMERS_VERBOSITY": "error",
     }
     # Its idle threads must not spin on the fronts' cores, but for a moment (some µs), as sleeping and waking cost more.
+    cores, _ = usable_cores(own_groups())
+    if cores < allowed_cores():  # a quota: unlike the affinity, thread pools do not see it
+        environ.setdefault("OMP_NUM_THREADS", str(cores))
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environ.setdefault("GOMP_SPINCOUNT", "1000")
     return subprocess.Popen([sys.executable, "-m", "serving.engine", path], env=environ, stdin=subprocess.DEVNULL)
@@ -99,7 +104,8 @@ class EngineProcess:
     """An engine and its restarts. Not for use from several threads.
 
     report: what it last said; "failed" once it ended. was_ready: whether it ever served; only then is it restarted.
-    crashes: in a row. restarts: since it was first started.
+    crashes: in a row. restarts: since it was first started. is_out_of_memory: whether the kernel killed it for that.
+    peak_bytes: the most memory of its own that `measure` has seen.
     """
 
     def __init__(self, order: EngineOrder) -> None:
@@ -109,6 +115,9 @@ class EngineProcess:
         self.is_stopping = False
         self.crashes = 0
         self.restarts = 0
+        self.is_out_of_memory = False
+        self.peak_bytes = 0
+        self._oom = oom_watch()
         self._process: Process | None = None
         self._started = 0.0
         self._restart_at = 0.0
@@ -158,8 +167,7 @@ class EngineProcess:
         if found is not None and found.pid == self.pid:
             self.report = found
         if self._process.poll() is not None:
-            status = "" if isinstance(self._process, Adopted) else f" with status {self._process.returncode}"
-            return self._end(f"the engine ended{status}", now)
+            return self._end(self._explain(self._process), now)
         if self.crashes and self.report.state == "ready" and now - self._started > STABLE_SECONDS:
             self.crashes = 0
         if self.report.state == "ready" and before != "ready":
@@ -190,11 +198,34 @@ class EngineProcess:
 
     def memory_bytes(self) -> int:
         """What it takes now: resident memory, and on a GPU what it reported to hold there; 0 once it is gone."""
+        return self._resident()[0] + self.report.device_bytes
+
+    def measure(self) -> int:
+        """The host memory that is its own now, without files that are mapped; remembers the most. 0 once it is gone."""
+        resident, shared = self._resident()
+        self.peak_bytes = max(self.peak_bytes, resident - shared)
+        return resident - shared
+
+    def _resident(self) -> tuple[int, int]:
+        """Bytes of resident memory, and those of them that are files or shared."""
         try:
-            resident: int = psutil.Process(self.pid).memory_info().rss if self.pid else 0
+            found = psutil.Process(self.pid).memory_info() if self.pid else None
         except psutil.Error:
-            resident = 0
-        return resident + self.report.device_bytes
+            found = None
+        return (found.rss, getattr(found, "shared", 0)) if found is not None else (0, 0)
+
+    def _explain(self, process: Process) -> str:
+        """How the process ended."""
+        status = process.returncode or 0
+        is_unknown = isinstance(process, Adopted)
+        self.is_out_of_memory = (is_unknown or status == -signal.SIGKILL) and self._oom.explains_one()
+        if status == -signal.SIGKILL or self.is_out_of_memory:
+            reason = "because memory ran out: " if self.is_out_of_memory else "("
+            end = "" if self.is_out_of_memory else ")"
+            return f"the engine was killed by signal 9 {reason}{self._oom.describe()}{end}"
+        if is_unknown:
+            return "the engine ended"
+        return f"the engine was ended by signal {-status}" if status < 0 else f"the engine ended with status {status}"
 
     def _end(self, status: str, now: float) -> str:
         self._process = None

@@ -37,6 +37,10 @@ class Ledger:
                 self.previous[reference] = list(entry.previous.get(text, []))
             self._swaps.extend(entry.swaps)
 
+    def live_keys(self) -> set[VersionKey]:
+        """The versions that some reference serves."""
+        return {(reference.name, version) for reference, version in self.live.items() if version is not None}
+
     def forget_all_but(self, view: View) -> None:
         """Drop the references that are not served any more.
 

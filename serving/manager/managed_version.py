@@ -8,6 +8,7 @@ from pathlib import Path
 
 from registry.contract import Contract
 from serving.manager.engine_process import EngineProcess
+from serving.manager.memory_budget import Footprint, weights_bytes
 from serving.tasks import get_task
 from serving.wire.routing_table import EngineEntry, VersionEntry
 from serving.wire.version_state import State, check_transition
@@ -15,8 +16,8 @@ from serving.wire.version_state import State, check_transition
 Fetched = tuple[Path, Contract]
 """The verified artifact's folder and its contract."""
 
-StartEngines = Callable[[str, str, Path], list[EngineProcess]]
-"""(name, version, root) → its engines, started: one a device."""
+StartEngines = Callable[["Holding"], list[EngineProcess]]
+"""The version → its engines, started: one a device; none where they have to wait for memory."""
 
 MEMORY_STEP_BYTES = 1 << 20
 """Memory is shown in whole MiB, so that the table does not change all the time."""
@@ -30,8 +31,10 @@ WRITING_SECONDS = 600.0
 class Holding:
     """One version. began, failed_at: monotonic seconds. attempt: counts from 1 while it is tried again and again.
 
-    fetching: the download, until it is done. error: why it failed, or why the attempt before this one did. Once ready
-    it stays so while its engines are restarted.
+    fetching: the download, until it is done. error: why it failed, or why the attempt before this one did, or why an
+    engine of it is being restarted: once ready it stays so meanwhile. is_given_up: whether a version that failed is not
+    to be tried again by itself. took_place: whether the live version left so that there is memory for this one.
+    weights_bytes: of its files. need_bytes: memory that its engines were expected to take, 0 where nobody asked.
     """
 
     name: str
@@ -47,15 +50,25 @@ class Holding:
     engines: list[EngineProcess] = field(default_factory=list)
     drain_until: float = 0.0
     memory_bytes: int = 0
+    weights_bytes: int = 0
+    need_bytes: int = 0
+    is_given_up: bool = False
+    took_place: bool = False
 
     @classmethod
     def adopt(cls, root: Path, contract: Contract, engines: Sequence[EngineProcess]) -> "Holding":
         """A version whose engines another manager started; ready if each of them ever was."""
         order = engines[0].order
         held = cls(order.model, order.version, None, root=root, contract=contract, engines=list(engines))
+        held.weights_bytes = weights_bytes(root)
         if all(engine.was_ready for engine in engines):
             held._become("ready")
         return held
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Whether the kernel killed an engine of it because memory ran out."""
+        return any(engine.is_out_of_memory for engine in self.engines)
 
     @property
     def crashes(self) -> int:
@@ -66,15 +79,18 @@ class Holding:
         """Look at the fetch and at the engines; returns what happened: "ready", "failed", "lost", "restarted"."""
         if self.state in ("failed", "draining"):
             return []
-        if self.fetching is not None and self.fetching.done():
+        if self.state == "loading" and not self.engines and (self.fetching is None or self.fetching.done()):
             try:
-                self._take_files(start)
+                self._take_files()
+                self.engines = start(self)
             except Exception as error:  # whatever was raised, it is this version's cause of failure
                 return self.fail(f"{type(error).__name__}: {error}", now)
         happened = [change for engine in self.engines if (change := engine.poll(now)) is not None]
         if self.state == "ready":
+            self.error = next((engine.report.error for engine in self.engines if engine.report.state != "ready"), "")
             return [change for change in happened if change != "ready"]
         if "failed" in happened:
+            self.is_given_up = self.is_out_of_memory
             return self.fail(next(engine.report.error for engine in self.engines if engine.report.error), now)
         if now - self.began > load_seconds:
             return self.fail(f"loading took longer than HEADWAITER_LOAD_SECONDS={load_seconds:g}", now)
@@ -117,6 +133,14 @@ class Holding:
         for engine in self.engines:
             engine.kill()
 
+    def footprints(self) -> list[Footprint]:
+        """What each of its engines took at most so far."""
+        return [Footprint(engine.peak_bytes, self.weights_bytes) for engine in self.engines if engine.peak_bytes]
+
+    def own_bytes(self) -> int:
+        """The host memory that its engines take now and would free; to be called now and then for `footprints`."""
+        return sum(engine.measure() for engine in self.engines)
+
     def measure(self) -> None:
         """Take note of the memory that its engines take."""
         self.memory_bytes = sum(engine.memory_bytes() for engine in self.engines) & -MEMORY_STEP_BYTES
@@ -149,12 +173,12 @@ class Holding:
             ),
         )
 
-    def _take_files(self, start: StartEngines) -> None:
-        """Start the engines on what was fetched; raises what the fetch raised."""
-        assert self.fetching is not None
-        done, self.fetching = self.fetching, None
-        self.root, self.contract = done.result()
-        self.engines = start(self.name, self.version, self.root)
+    def _take_files(self) -> None:
+        """Note what was fetched; raises what the fetch raised."""
+        if self.fetching is not None:
+            done, self.fetching = self.fetching, None
+            self.root, self.contract = done.result()
+            self.weights_bytes = weights_bytes(self.root)
 
     def _become(self, state: State) -> None:
         self.state = check_transition(self.state, state)

@@ -25,12 +25,15 @@ from serving.manager.engine_process import EngineProcess, Process, spawn
 from serving.manager.last_live import LastLive
 from serving.manager.live_versions import Ledger
 from serving.manager.managed_version import Fetched, Holding
+from serving.manager.memory_budget import Refuse, Wait
+from serving.manager.memory_guard import admit_version, find_evictable
 from serving.manager.meter import restarts, start_counting
 from serving.manager.policy import Action, GiveUp, Load, Publish, Snapshot, VersionKey, decide
 from serving.manager.prestart import take_head_start
 from serving.manager.recovery import enter
 from serving.manager.registry_watch import RegistryWatch
 from serving.runtime.instruments import METRICS_FOLDER, forget
+from serving.runtime.limits import Limits, oom_watch, read_limits
 from serving.runtime.priority import run_gently
 from serving.runtime.server_process import ENGINES, Lifeline
 from serving.settings import ServingSettings
@@ -56,6 +59,7 @@ class Manager:
         fetch: Callable[[ResolvedVersion, RegistrySettings], Fetched] = fetch,
         engine: Callable[[EngineOrder], EngineProcess] = EngineProcess,
         watch: RegistryWatch | None = None,
+        limits: Callable[[], Limits] = read_limits,
     ) -> None:
         """Construction is cheap; what is handed in does the work. Raises EngineError if the settings name no model."""
         if not settings.models and not settings.deployments:
@@ -80,6 +84,7 @@ class Manager:
         self._engines_started = 0
         self._measure_at = 0.0
         self._prepared: tuple[str, Process] | None = None
+        self._limits = limits
 
     def run(self) -> None:
         """Serve until `stop` or the server's end; then wait for the fronts to leave, and end the engines."""
@@ -117,13 +122,17 @@ class Manager:
         for holding in list(self._holdings.values()):
             for change in holding.step(now, self._start_engines, self.settings.load_seconds):
                 self._note(holding, change, now)
+            if holding.state == "loading":
+                holding.own_bytes()
             if holding.is_over(now) or self._is_due_again(holding, now):
                 del self._holdings[holding.name, holding.version]
                 forget(holding.name, holding.version)
         if now >= self._measure_at:
             self._measure_at = now + MEASURE_SECONDS
+            oom_watch().settle()
             for holding in self._holdings.values():
                 holding.measure()
+                holding.own_bytes()
         for action in decide(self._snapshot()):
             self._act(action, now)
         self._publish_table()
@@ -197,13 +206,18 @@ class Manager:
             self._failed[name, version] = holding
             self._ledger.fail(holding, self._watch.view, now)
         elif change == "lost":
-            logger.error("an engine of %s/%s ended, %d in a row; it is restarted", name, version, holding.crashes)
+            fields = (name, version, holding.crashes, holding.error)
+            logger.error("an engine of %s/%s ended, %d in a row; it is restarted: %s", *fields)
+            if holding.is_out_of_memory:
+                self._make_room_for(holding, now)
         else:
             restarts(name, version, task).inc()
 
     def _is_due_again(self, holding: Holding, now: float) -> bool:
         """Whether a version that failed to load may be tried again; one that crashed while live is not."""
         if holding.state != "failed" or (holding.name, holding.version) not in self._failed:
+            return False
+        if holding.took_place or (holding.is_given_up and self._is_serving()):
             return False
         pause = min(LONGEST_RETRY_SECONDS, self.settings.retry_seconds * 2 ** min(holding.attempt - 1, 16))
         return bool(now - holding.failed_at > pause)
@@ -225,8 +239,39 @@ class Manager:
         number = f"{time.monotonic_ns() // 1_000_000 % 10**8}-{self._engines_started}"
         return str(self.settings.run / ENGINES / f"{number}.json")
 
-    def _start_engines(self, name: str, version: str, root: Path) -> list[EngineProcess]:
-        return self._start_on(self.settings.devices, name, version, root)
+    def _start_engines(self, held: Holding) -> list[EngineProcess]:
+        """Start them, or none yet where others have to leave first; raises EngineError where there is no memory."""
+        assert held.root is not None
+        if any(other.state == "ready" for other in self._holdings.values()):
+            evictable = self._evictable(held.name if self.settings.replace_live else None)
+            admission = admit_version(held, self._holdings, evictable, len(self.settings.devices), self._limits())
+            if isinstance(admission, Refuse):
+                raise EngineError(admission.reason)
+            if isinstance(admission, Wait):
+                held.took_place |= any(key in self._ledger.live_keys() for key in admission.evict)
+                self._evict(admission.evict, f"so that there is memory for {held.name}/{held.version}")
+                return []
+        return self._start_on(self.settings.devices, held.name, held.version, held.root)
+
+    def _evictable(self, replaced: str | None) -> list[VersionKey]:
+        """Who may leave where memory is short. replaced: the model whose live version may."""
+        wanted = {(found.name, found.version) for found in self._watch.view.targets.values() if found is not None}
+        return find_evictable(self._holdings, self._ledger.live_keys(), wanted, replaced)
+
+    def _evict(self, keys: Iterable[VersionKey], why: str) -> None:
+        for key in keys:
+            logger.warning("%s/%s leaves, %s", *key, why)
+            self._holdings[key].drain(time.monotonic(), self.settings.timeout_seconds + 5)
+
+    def _make_room_for(self, live: Holding, now: float) -> None:
+        """Memory ran out under a version that serves: whatever loads beside it or is only kept warm ends."""
+        why = f"memory ran out beside {live.name}/{live.version}"
+        for other in list(self._holdings.values()):
+            if other.state == "loading" and other.engines:
+                other.is_given_up = True
+                for change in other.fail(f"given up, as {why}: {live.error}", now):
+                    self._note(other, change, now)
+        self._evict(self._evictable(None), f"as {why}")
 
     def _start_on(self, devices: Iterable[str], name: str, version: str, root: Path) -> list[EngineProcess]:
         engines: list[EngineProcess] = []

@@ -1,8 +1,9 @@
 """What the manager does next: a pure function from what is to a list of actions.
 
 The desired versions are declared (what the references resolve to); what is not desired, not live and not kept warm is
-unloaded. A reference's live version changes only to one that is ready, so a failed load leaves the old one live. A live
-version whose engines crash again and again gives way to the one that was live before it.
+unloaded. A reference's live version changes only to one that is ready, so a failed load leaves the old one live. If
+the old one had left so that the new one had memory, it is loaded again. A live version whose engines crash again and
+again gives way to the one that was live before it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,8 @@ def decide(snapshot: Snapshot) -> list[Action]:
         wanted |= _failed_fallbacks(snapshot, reference, live)
         if goal is not None and goal != live and state is None:
             actions.append(Load(reference.name, goal))
+        elif state == "failed" and live not in (None, goal) and (reference.name, live) not in snapshot.states:
+            actions.append(Load(reference.name, str(live)))  # it left so that the goal had room
     actions += _given_up(snapshot, [action for action in actions if isinstance(action, Publish)])
     actions += [Unload(*key) for key in snapshot.states if key not in wanted]
     return list(dict.fromkeys(actions))

@@ -3,7 +3,6 @@
 import logging
 from typing import Any
 
-import psutil
 import torch
 
 from registry.contract import Contract
@@ -12,6 +11,7 @@ from serving.engine.generation.sequential import SingleDecoder
 from serving.engine.generation.verification import choose_decoder, try_out
 from serving.errors import EngineError
 from serving.processors.tokenizer import TextEncoder
+from serving.runtime.limits import available_memory, own_groups
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -61,4 +61,4 @@ def default_bytes(device: torch.device) -> int:
     """A share of what is free, never most of it."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE)
-    return min(HOST_BYTES, psutil.virtual_memory().available // 10)
+    return min(HOST_BYTES, available_memory(own_groups()) // 10)

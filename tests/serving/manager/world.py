@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,12 +25,15 @@ from serving.manager.engine_process import EngineProcess
 from serving.manager.managed_version import Fetched
 from serving.manager.manager import Manager
 from serving.manager.registry_watch import RegistryWatch
+from serving.runtime.control_groups import ControlGroups
+from serving.runtime.limits import Limits, OomWatch
 from serving.settings import ServingSettings
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import EngineOrder, EngineReport, order_path, read_report
 from serving.wire.routing_table import Table, TableFile
 from serving.wire.version_state import State
 
+ENGINE_BYTES = 100 << 20
 CONTRACT = Contract(
     format=1,
     task="text-classification",
@@ -88,12 +92,31 @@ class Body:
         return self.returncode
 
 
+class WorldGroups(ControlGroups):
+    """The control groups of the world."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__()
+        object.__setattr__(self, "world", world)
+
+    def oom_kills(self) -> int:
+        """As of a real group."""
+        world: World = self.world  # type: ignore[attr-defined]
+        return world.oom_kills
+
+    def memory_bytes(self) -> int:
+        """As of a real group."""
+        world: World = self.world  # type: ignore[attr-defined]
+        return world.memory_bytes
+
+
 @dataclass
 class World:
     """What is around the manager.
 
     now: the clock. targets: alias → version in the registry. unfetchable, unloadable: versions that fail in the
-    download, or in their engine. fetched: (now, version) of every download that was begun.
+    download, or in their engine. fetched: (now, version) of every download that was begun. memory_bytes: of the
+    machine, of which each engine takes ENGINE_BYTES. oom_kills: processes that the kernel killed for want of it.
     """
 
     now: float = 1_000_000.0
@@ -103,6 +126,34 @@ class World:
     unloadable: set[str] = field(default_factory=set)
     bodies: list[Body] = field(default_factory=list)
     fetched: list[tuple[float, str]] = field(default_factory=list)
+    memory_bytes: int = 1 << 40
+    oom_kills: int = 0
+
+    @cached_property
+    def oom(self) -> OomWatch:
+        """What explains the ends of engines."""
+        return OomWatch(WorldGroups(self))
+
+    def limits(self) -> Limits:
+        """As `read_limits`."""
+        size, taken = self.memory_bytes, ENGINE_BYTES * len(self.running())
+        return Limits(
+            cores=2,
+            machine_cores=64,
+            cores_by="control group",
+            memory_bytes=size,
+            machine_memory_bytes=1 << 40,
+            memory_by="control group",
+            available_bytes=max(0, size - taken),
+            oom_kills=self.oom_kills,
+        )
+
+    def run_out_of_memory(self, version: str) -> None:
+        """The kernel kills the version's engines, as nothing is free any more."""
+        for body in self.running():
+            if body.order.version == version:
+                body.kill()
+                self.oom_kills += 1
 
     def resolve(self, reference: Reference) -> ResolvedVersion:
         """As `Versions.resolve`."""
@@ -154,6 +205,10 @@ class WorldEngine(EngineProcess):
 
     world: ClassVar[World]
 
+    def __init__(self, order: EngineOrder) -> None:
+        super().__init__(order)
+        self._oom = self.world.oom
+
     def start(self, process: Any = None) -> None:
         """As the real one."""
         Path(self.order.report).unlink(missing_ok=True)
@@ -173,9 +228,9 @@ class WorldEngine(EngineProcess):
             engine._end("the engine ended", engine._started)
         return engine
 
-    def memory_bytes(self) -> int:
-        """The same for all."""
-        return 1 << 20
+    def _resident(self) -> tuple[int, int]:
+        """The same for all that run."""
+        return (ENGINE_BYTES, 0) if self.is_running() else (0, 0)
 
 
 class Server:
@@ -184,7 +239,7 @@ class Server:
     models: what is served. keep_previous: as the setting.
     """
 
-    def __init__(self, models: tuple[Reference, ...], keep_previous: int) -> None:
+    def __init__(self, models: tuple[Reference, ...], keep_previous: int, *, replace_live: bool = False) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="hw"))
         self.world = World()
         self._patch = pytest.MonkeyPatch()
@@ -193,7 +248,11 @@ class Server:
         run = self.home / "run" / "1"
         registry = RegistrySettings(self.home, "sqlite://")
         self.settings = ServingSettings(
-            *(registry, models, run, os.getpid()), keep_previous=keep_previous, poll_seconds=1.0, load_seconds=1e12
+            *(registry, models, run, os.getpid()),
+            keep_previous=keep_previous,
+            replace_live=replace_live,
+            poll_seconds=1.0,
+            load_seconds=1e12,
         )
         self.manager = self._start()
 
@@ -212,6 +271,18 @@ class Server:
     def table(self) -> Table:
         """What the fronts see."""
         return TableFile(self.settings.run).read()
+
+    def settle(self, seconds: float = 1.1, turns: int = 5) -> Table:
+        """Let time pass in which engines load or leave, over and over."""
+        for _ in range(turns):
+            self.step(seconds)
+            self.world.let_engines_go_on()
+        return self.step()
+
+    def move(self, alias: str, version: str) -> Table:
+        """Move the alias, and let what follows from that happen."""
+        self.world.targets[alias] = version
+        return self.settle()
 
     def restart(self) -> None:
         """kill -9 of the manager; its successor begins."""
@@ -232,7 +303,7 @@ class Server:
         watch = RegistryWatch(self.settings, threading_event(), lambda: self.world)  # type: ignore[arg-type,return-value]
         watch._pool.shutdown()
         watch._pool = Inline()  # type: ignore[assignment]
-        manager = Manager(self.settings, fetch=self._fetch, engine=WorldEngine, watch=watch)
+        manager = Manager(self.settings, fetch=self._fetch, engine=WorldEngine, watch=watch, limits=self.world.limits)
         manager._fetchers.shutdown()
         manager._fetchers = Inline()  # type: ignore[assignment]
         manager._adopt()
