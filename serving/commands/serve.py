@@ -44,6 +44,7 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
     os.environ["MLFLOW_TRACKING_URI"] = settings.registry.tracking_uri
     os.environ.setdefault("BENTOML_HOME", str(settings.registry.home / "bentoml" / str(port)))
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: it would keep a thread for each core of the machine
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source_folder(), os.environ.get("PYTHONPATH", "")]))
     with suppress(OSError):  # it is only sooner
         give_head_start(settings.run, os.getpid())

@@ -81,8 +81,8 @@ class Adopted:
         return self.poll()
 
 
-def spawn(path: str) -> "subprocess.Popen[bytes]":
-    """A process for the order in the file `path`. It imports what it needs, and waits for the file."""
+def engine_environ() -> dict[str, str]:
+    """The environment of an engine: this process', and what an engine needs where nobody has set it."""
     environ = {
         **KEPT_MEMORY,
         **os.environ,
@@ -91,13 +91,19 @@ def spawn(path: str) -> "subprocess.Popen[bytes]":
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
     }
-    # Its idle threads must not spin on the fronts' cores, but for a moment (some µs), as sleeping and waking cost more.
     cores, _ = usable_cores(own_groups())
     if cores < allowed_cores():  # a quota: unlike the affinity, thread pools do not see it
         environ.setdefault("OMP_NUM_THREADS", str(cores))
+    # Its idle threads must not spin on the fronts' cores, but for a moment (some µs), as sleeping and waking cost more.
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environ.setdefault("GOMP_SPINCOUNT", "1000")
-    return subprocess.Popen([sys.executable, "-m", "serving.engine", path], env=environ, stdin=subprocess.DEVNULL)
+    return environ
+
+
+def spawn(path: str) -> "subprocess.Popen[bytes]":
+    """A process for the order in the file `path`. It imports what it needs, and waits for the file."""
+    command = [sys.executable, "-m", "serving.engine", path]
+    return subprocess.Popen(command, env=engine_environ(), stdin=subprocess.DEVNULL)
 
 
 class EngineProcess:

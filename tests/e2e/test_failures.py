@@ -138,7 +138,7 @@ def test_an_engine_killed_while_it_loads_leaves_the_old_version_live(shop: Shop)
     with Load(shop.server, "/models/m", 4) as load:
         shop.move(version)
         loading_engine(shop.server, serving).kill()
-        assert_refused(shop, version, "the engine ended with status -9", failures)
+        assert_refused(shop, version, "the engine was killed by signal 9", failures)
         assert shop.server.processes("serving.engine") == [serving]
     assert_undisturbed(load)
 

@@ -29,6 +29,16 @@ def listed(*models: tuple[str, ModelEntry], registry_error: str | None = None) -
     return {"models": [describe_model(name, entry) for name, entry in models], "registry_error": registry_error}
 
 
+def test_what_bounds_the_server_comes_first() -> None:
+    machine = {"cores": 2, "machine_cores": 64, "cores_by": "control group", "oom_kills": 0}
+    machine |= {"memory_bytes": 2**30, "machine_memory_bytes": 2**38, "memory_by": "control group"}
+    found = {**listed(), "machine": {**machine, "available_bytes": 300 << 20}}
+    first = "cores: 2 of 64 (control group)  memory: 1,024 MiB of 262,144 MiB (control group), 300 MiB free"
+    assert render_status(found, NOW).splitlines()[0] == first
+    found["machine"]["oom_kills"] = 3
+    assert render_status(found, NOW).splitlines()[0] == f"{first}  oom kills: 3"
+
+
 REVIEWS = ModelEntry(
     live="9",
     aliases={"champion": "9", "canary": "10"},
