@@ -14,26 +14,26 @@ import pytest
 
 from registry.settings import RegistrySettings
 from registry.tracking import connect
-from serving.agreement import find_difference
+from tests.alike import assert_alike
 from tests.e2e.server import Server, run_cli, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class Load(threading.Thread):
-    """Sends requests one after another until stopped; keeps each status and version."""
+    """Sends requests one after another until stopped; keeps each status, version and best label."""
 
     def __init__(self, server: Server, model: str) -> None:
         super().__init__()
         self._url, self._stop_event = f"{server.url}/models/{model}", threading.Event()
-        self.seen: list[tuple[int, str | None, list[str]]] = []
+        self.seen: list[tuple[int, str | None, str]] = []
 
     def run(self) -> None:
         with httpx.Client(timeout=60) as client:
             while not self._stop_event.is_set():
                 answer = client.post(self._url, json={"inputs": "the same text"})
-                labels = [entry["label"] for entry in answer.json()[0]] if answer.status_code == 200 else []
-                self.seen.append((answer.status_code, answer.headers.get("x-model-version"), labels))
+                label = answer.json()[0][0]["label"] if answer.status_code == 200 else ""
+                self.seen.append((answer.status_code, answer.headers.get("x-model-version"), label))
 
     def __enter__(self) -> "Load":
         self.start()
@@ -51,11 +51,11 @@ def test_an_alias_is_followed_and_rolled_back_without_a_failed_request(small_hom
         run_cli(small_home, "promote", "m", "2", "--why", "better")
         wait_until(lambda: server.live("m") == "2", "version 2 is live")
         own["2"] = server.ask("m", "the same text")
-        assert own["1"] != own["2"]
-        assert find_difference(own["1"], server.ask("m", "the same text", version="1"), 1e-5) is None
+        assert own["1"][0][0]["label"] != own["2"][0][0]["label"], "the answers must prove which version gave them"
+        assert_alike(server.ask("m", "the same text", version="1"), own["1"], server.dtype("m", "1"))
         run_cli(small_home, "rollback", "m", "--why", "worse after all")
         wait_until(lambda: server.live("m") == "1", "version 1 is live again", 10)
-        assert find_difference(own["1"], server.ask("m", "the same text"), 1e-5) is None
+        assert_alike(server.ask("m", "the same text"), own["1"], server.dtype("m", "1"))
         assert server.sample("swap_total", model="m", outcome="success") == 3
         assert server.sample("model_info", model="m", version="1", alias="champion") == 1
         assert server.sample("model_info", model="m", version="2", alias="") == 1
@@ -64,9 +64,9 @@ def test_an_alias_is_followed_and_rolled_back_without_a_failed_request(small_hom
         wait_until(lambda: len(server.processes("serving.engine")) == 2, "its engine has ended")
         assert server.post("m", {"inputs": "x"}, version="2").status_code == 404
     assert {status for status, _, _ in load.seen} == {200}
-    for status, version, labels in load.seen:
+    for status, version, label in load.seen:
         if version in ("1", "2"):
-            assert labels == [entry["label"] for entry in own[version][0]], (status, version)
+            assert label == own[version][0][0]["label"], (status, version)
     assert [version for _, version, _ in load.seen][-1] == "3"
 
 

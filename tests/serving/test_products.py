@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.pytorch_utils import Conv1D
 
 from serving.products import REPEATS, Packed, choose_products
+from tests.alike import assert_alike
 from tests.families import FAMILIES, build
 
 IN, OUT = 256, 512
@@ -51,7 +52,7 @@ def test_products_are_as_torch_makes_them(shape: tuple[int, ...], bias: bool, dt
     plain, layer = chosen(bias=bias, dtype=dtype)
     assert isinstance(layer, Packed)
     given = torch.randn(shape).to(dtype)
-    torch.testing.assert_close(layer(given), plain(given))
+    assert_alike(layer(given), plain(given))
 
 
 @torch.inference_mode()
@@ -65,7 +66,7 @@ def test_a_graph_has_packed_weights(dtype: torch.dtype) -> None:
     assert "mkldnn::_linear_pointwise" in str(graph.inlined_graph)
     for rows in (1, 3, 70):
         given = torch.randn(rows, IN).to(dtype)
-        torch.testing.assert_close(graph(given), plain(given))
+        assert_alike(graph(given), plain(given))
 
 
 @torch.inference_mode()
@@ -75,7 +76,7 @@ def test_weights_that_are_stored_turned_are_packed_as_well() -> None:
     given = torch.randn(2, 5, IN)
     expected = layer(given)
     assert choose_products(layer, work, Clock(own=2.0, packed=1.0)) == 1
-    torch.testing.assert_close(layer(given), expected)
+    assert_alike(layer(given), expected)
 
 
 @torch.inference_mode()
@@ -86,7 +87,7 @@ def test_weights_that_are_an_embedding_too_stay_that(tmp_path: Path) -> None:
     ids = torch.arange(5, 15)[None]
     expected = model(input_ids=ids).logits
     assert choose_products(model, work, Clock(own=2.0, packed=1.0)) > 1
-    torch.testing.assert_close(model(input_ids=ids).logits, expected)
+    assert_alike(model(input_ids=ids).logits, expected)
 
 
 def test_tensors_without_data_show_what_the_layer_does_not_how() -> None:
@@ -142,7 +143,7 @@ def test_every_family_answers_as_before(
     monkeypatch.setattr("serving.products._is_faster", lambda *_: True)
     count = choose_products(model, lambda: model(**inputs))
     assert (count > 0) == (family != "mobilebert"), "which computes with its decoder's weights"
-    torch.testing.assert_close(model(**inputs)[0], expected, rtol=1e-4, atol=1e-4)
+    assert_alike(model(**inputs)[0], expected)
 
 
 def test_a_processor_that_cannot_pack_a_dtype_leaves_weights_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
