@@ -5,7 +5,6 @@ equal, padded and longest, against the model as transformers has it; where it di
 is tried, and the last one is the model itself.
 """
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,8 +22,6 @@ from serving.narrowed import can_narrow
 from serving.packed import can_pack, pack, replay, unpack
 from serving.replayed import LEAST_LINE, CudaRecorder, Record
 from serving.traced import TracedModule, are_alike, check_operations, trace
-
-logger = logging.getLogger("headwaiter.engine")
 
 Inputs = Mapping[str, torch.Tensor]
 SHORT_TOKENS = 11
@@ -54,7 +51,7 @@ def choose_execution(model: Model) -> None:
     plain, is_cpu = model.module, model.device.type == "cpu"
     packs = can_pack(plain, model.device, getattr(torch, model.dtype))
     if model.task.generates:  # which has its own loop
-        choose_steps(model.writer.decoder, model.contract.processor.vocabulary, model.contract.max_tokens)
+        choose_steps(model.writer.decoder, model.contract.processor.vocabulary, model.contract.max_tokens, model.note)
         model.writer.decoder.most_width = model.contract.max_tokens if model.fills else 0
         return
     if not (is_cpu or packs):
@@ -75,7 +72,7 @@ def choose_execution(model: Model) -> None:
         if is_cpu:
             check_operations(plain, *(inputs_of(model, lengths, types=True) for lengths in (few, many)))
     except Exception as error:  # a model may raise anything, and can be served as it is
-        _note("the model runs as it is", error)
+        model.note(_refusal("the model runs as it is", error))
         return
 
     def check() -> None:
@@ -95,7 +92,8 @@ def choose_execution(model: Model) -> None:
             check()
             break
         except Exception as error:  # tracing, too, may raise anything
-            _note(f"the model does not run {form}" if model.packs else "the model runs as it is", error)
+            what = f"the model does not run {form}" if model.packs else "the model runs as it is"
+            model.note(_refusal(what, error))
             model.module = plain
             if model.packs:
                 unpack(plain)
@@ -115,7 +113,7 @@ def choose_replays(
         _find_replays(model, record, clock)
         check()
     except Exception as error:  # torch may raise anything where it cannot record
-        _note("no batch is replayed", error)
+        model.note(_refusal("no batch is replayed", error))
         unpack(model.module)
         pack(model.module, narrowed=model.narrows)
         model.replays = 0
@@ -182,9 +180,9 @@ def _reads_first(model: Model, case: tuple[Sequence[int], bool], expected: Any) 
         hook.remove()
 
 
-def _note(what: str, error: Exception) -> None:
+def _refusal(what: str, error: Exception) -> str:
     reason = str(error) if isinstance(error, NotAlike) else f"{type(error).__name__}: {error}"
-    logger.info("%s: %s", what, reason.partition("\n")[0])
+    return f"{what}: " + reason.partition("\n")[0]
 
 
 def inputs_of(model: Model, lengths: Sequence[int], *, types: bool) -> dict[str, torch.Tensor]:

@@ -61,6 +61,7 @@ def load_engine(order: EngineOrder) -> Loaded:
         dtype=dtype,
         dtype_note="; ".join(notes),
         execution=describe_execution(predictor.model),
+        notes=tuple(predictor.model.notes),
         split=f"{split.lanes} × {split.threads}" if device == "cpu" else "",
         budget_tokens=cost.budget_tokens,
         tokens_per_second=cost.tokens_per_second * split.lanes,

@@ -3,6 +3,7 @@
 `launch` does not wait for a GPU: the engine assembles the next batch while this one runs.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from serving.tasks.base import Batch, RowArrays, Task, upload
 if TYPE_CHECKING:
     from serving.decoding.writer import Writer
 
+logger = logging.getLogger("headwaiter.engine")
+
 
 def choose_device(wanted: str) -> str:
     """Resolve a device: "auto" becomes the first GPU, or else the CPU; any other name is returned as it is."""
@@ -51,6 +54,8 @@ def choose_dtypes(device: str, allowed: str, wanted: str) -> tuple[str, ...]:
         fast = torch.cuda.get_device_capability(device)[0] >= 8
     else:
         fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        if fast and torch._C._has_mkldnn:
+            fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # ONEDNN_MAX_CPU_ISA may forbid it
     return ("bfloat16", "float32") if fast else ("float32",)
 
 
@@ -81,7 +86,7 @@ class Model:
     packs: whether the module takes rows without padding, see `packed`. narrows: whether its last layer is for first
     tokens only, see `narrowed`. blocks: whether its short rows attend in blocks. fills: whether lines are
     of few sizes, see `padding.round_up`. replays: tokens of the longest batches that are replayed on a GPU, see
-    `replayed`. split: how the cores are used, on a CPU.
+    `replayed`. split: how the cores are used, on a CPU. notes: which faster forms it was refused, and why.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class Model:
         self.blocks = False
         self.replays = 0
         self.split = Split()
+        self.notes: list[str] = []
         problem = self.task.problem(contract)
         if problem is not None:
             raise ContractError(problem)
@@ -107,8 +113,14 @@ class Model:
         self.task.prepare(self.module, contract)
         self.served = self.task.serve(root / MODEL_FOLDER, contract)
         self._is_cuda = self.device.type == "cuda"
-        is_onednn = choose_products(self.module, self._try_out) > 0 or dtype != "float32"
+        is_onednn = choose_products(self.module, self._try_out, self.note) > 0 or dtype != "float32"
         self.fills = is_onednn and not self._is_cuda
+
+    def note(self, refusal: str) -> None:
+        """Log why a faster form is refused, and keep it for the engine's report."""
+        logger.info("%s", refusal)
+        if refusal not in self.notes:
+            self.notes.append(refusal)
 
     @torch.inference_mode()
     def launch(self, rows: Sequence[Row]) -> Pending:
@@ -150,7 +162,7 @@ class Model:
         """What writes the rows, of a task that generates; raises EngineError where the model cannot be written with."""
         from serving.decoding.making import make_writer
 
-        return make_writer(self.module, self.contract, self.served.encoder, self._cache_bytes)
+        return make_writer(self.module, self.contract, self.served.encoder, self._cache_bytes, self.note)
 
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:
         """Forward and wait; the arrays of each row, cut to its length where they have tokens."""

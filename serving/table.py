@@ -37,6 +37,7 @@ class EngineEntry(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
     accepting: bool
     execution: str = ""
+    notes: tuple[str, ...] = ()
     split: str = ""
 
 
@@ -188,6 +189,7 @@ def describe_model(name: str, entry: ModelEntry) -> dict[str, Any]:
                         "dtype": engine.dtype,
                         "dtype_note": engine.dtype_note or None,
                         "execution": engine.execution,
+                        "notes": list(engine.notes),
                         "split": engine.split or None,
                         "budget_tokens": engine.budget_tokens,
                         "tokens_per_second": round(engine.tokens_per_second),

@@ -10,6 +10,7 @@ import numpy
 import pytest
 from huggingface_hub import InferenceClient
 
+from tests.abilities import can
 from tests.alike import assert_alike
 from tests.e2e.server import Server, free_port, run_cli
 from tests.small_models import SINGLE_LABELS
@@ -53,7 +54,7 @@ def test_the_openapi_page_shows_the_typed_api(server: Server) -> None:
     assert {"/livez", "/readyz"} <= set(paths)
 
 
-def test_models_are_listed_with_versions_states_and_contract(server: Server) -> None:
+def test_models_are_listed_with_versions_states_and_contract(server: Server, home: Path) -> None:
     listed = server.http.get("/models").json()
     assert {model["name"] for model in listed["models"]} >= {"sentiment", "names", "embedder"}
     described = server.describe("sentiment")
@@ -65,9 +66,15 @@ def test_models_are_listed_with_versions_states_and_contract(server: Server) -> 
     (engine,) = version["engines"]
     assert (engine["device"], engine["dtype"]) == ("cpu", "float32")
     assert engine["execution"] == "packed narrowed graph"
+    assert engine["notes"] == []
     assert re.fullmatch(r"\d+ × \d+", engine["split"])
     assert engine["budget_tokens"] >= 256
-    assert server.describe("sentiment-bf16")["versions"]["1"]["engines"][0]["dtype"] == "bfloat16"
+    (engine,) = server.describe("sentiment-bf16")["versions"]["1"]["engines"]
+    assert engine["dtype"] == "bfloat16"
+    refused = [note for note in engine["notes"] if note.startswith("weights are not packed: RuntimeError: ")]
+    assert bool(refused) != can("packed bfloat16")
+    printed = run_cli(home, "status", server.url).stdout
+    assert all(f"    cpu: {note}\n" in printed for note in engine["notes"])
 
 
 def test_every_answer_names_its_version_and_its_timings(server: Server) -> None:

@@ -135,6 +135,7 @@ def test_a_model_that_does_not_answer_alike_without_padding_runs_as_a_padded_gra
     choose_execution(model)
     assert "the model does not run packed: its logits differ" in note(caplog)
     assert describe_execution(model) == "graph"
+    assert note(caplog) in model.notes
     assert "forward" not in vars(plain.base_model)
     assert plain.config._attn_implementation == "sdpa"
 
