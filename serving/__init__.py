@@ -33,6 +33,7 @@ headstart            the first engine's process starts before BentoML's
 manager, policy      follow the registry: decide, start and stop engines, publish
 holding, process     a version that is held, an engine process that is watched
 report, table        what engines tell the manager, and the manager the fronts
+machine              what a reader of a report needs to know of the machine
 metering, scrape     what is counted, and /metrics
 remote, status       a running server over HTTP, and what it serves, for people
 deployments          a running server as MLflow's deployments target; deploying reads what is asked of it

@@ -4,6 +4,7 @@ Each ability is looked for by using it. `needs` marks a test or a module, `requi
 `can` lets a test ask for what the product does without the ability.
 """
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -45,6 +46,7 @@ def _has_postgres() -> bool:
 ABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "packed bfloat16": (_packs_bfloat16, "oneDNN packs no bfloat16 here: it needs AVX-512 or AVX-NE-CONVERT"),
     "bfloat16 products": (_multiplies_bfloat16, "the processor multiplies no bfloat16: it needs AVX512-BF16 or AMX"),
+    "pinned cores": (lambda: hasattr(os, "sched_setaffinity"), "this system pins no process to a core"),
     "mount": (_mounts, "a disk that can be full needs the right to mount one: run this as root"),
     "promtool": (lambda: shutil.which("promtool") is not None, "not installed: apt-get install prometheus"),
     "prometheus": (lambda: shutil.which("prometheus") is not None, "not installed: apt-get install prometheus"),

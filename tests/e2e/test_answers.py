@@ -21,6 +21,8 @@ from tests.alike import assert_alike
 from tests.e2e.conftest import ask_together
 from tests.e2e.server import Server
 
+pytestmark = pytest.mark.processor
+
 SENTENCE = "Ada went to the Paris office with 12 unbelievable parcels, but Mr. O'Neil isn't in; naïve café owners wait"
 WORDS = SENTENCE.split()
 

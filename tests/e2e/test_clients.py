@@ -15,6 +15,8 @@ from tests.alike import assert_alike
 from tests.e2e.server import Server, free_port, run_cli
 from tests.small_models import SINGLE_LABELS
 
+pytestmark = pytest.mark.processor
+
 
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch) -> None:

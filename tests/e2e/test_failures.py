@@ -27,6 +27,8 @@ from tests.e2e.conftest import make_home
 from tests.e2e.load import Load
 from tests.e2e.server import Server, wait_until
 
+pytestmark = pytest.mark.surroundings
+
 NOWHERE_NEAR = 10**13
 """Rows of a table that would take 1.28 PB."""
 

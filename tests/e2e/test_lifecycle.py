@@ -10,12 +10,15 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 
 from registry.settings import RegistrySettings
 from registry.tracking import connect
 from tests.alike import assert_alike
 from tests.e2e.overlap import held, sent
 from tests.e2e.server import Server, run_cli, wait_until
+
+pytestmark = pytest.mark.surroundings
 
 ROOT = Path(__file__).resolve().parents[2]
 

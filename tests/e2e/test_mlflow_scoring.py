@@ -10,6 +10,8 @@ from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 from tests.alike import assert_alike
 from tests.e2e.server import Server
 
+pytestmark = pytest.mark.processor
+
 TEXTS = ["good", "bad, but not too bad"]
 
 

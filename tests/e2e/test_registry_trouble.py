@@ -17,6 +17,8 @@ from tests.e2e.load import Load
 from tests.e2e.registries import MlflowServer, find_postgres, nonsense, postgres
 from tests.e2e.server import Server, wait_until
 
+pytestmark = pytest.mark.surroundings
+
 DATABASES = ("sqlite", "postgresql")
 
 

@@ -15,6 +15,8 @@ from tests.alike import assert_alike
 from tests.e2e.overlap import has_answer, held_amid_texts, sent
 from tests.e2e.server import Server, wait_until
 
+pytestmark = pytest.mark.surroundings
+
 MESSAGES = [{"role": "user", "content": "the quick fox"}]
 PROMPT = "the quick"
 

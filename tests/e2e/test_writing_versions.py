@@ -20,6 +20,8 @@ from tests.e2e.overlap import has_answer, held_amid_texts, sent
 from tests.e2e.server import Server, wait_until
 from tests.families import build
 
+pytestmark = pytest.mark.surroundings
+
 PROMPT = "the quick"
 LONG = {"max_new_tokens": 280, "do_sample": False}
 STREAMS = 12

@@ -23,6 +23,8 @@ from registry.versions import Versions
 from tests.alike import assert_alike
 from tests.small_models import SINGLE_LABELS, build_model
 
+pytestmark = pytest.mark.processor
+
 TASK = "text-classification"
 
 

@@ -22,6 +22,8 @@ from serving.traced import TracedModule
 from tests.alike import assert_alike
 from tests.families import LONGEST, build
 
+pytestmark = pytest.mark.processor
+
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 

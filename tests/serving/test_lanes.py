@@ -19,6 +19,8 @@ from tests.alike import assert_alike
 from tests.families import build, texts_of
 from tests.local import Local
 
+pytestmark = [pytest.mark.processor, pytest.mark.surroundings]
+
 
 @pytest.fixture
 def local(tmp_path: Path) -> Local:

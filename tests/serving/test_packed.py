@@ -16,6 +16,8 @@ from serving.packed import FAMILIES, can_pack, pack, unpack
 from serving.padding import BLOCKS, LEAST_IN_BLOCKS, is_round, pack_rows, round_up
 from tests.alike import assert_alike
 
+pytestmark = pytest.mark.processor
+
 LONGEST = 160
 SIZES: dict[str, Any] = {
     "vocab_size": 100,

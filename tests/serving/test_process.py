@@ -9,6 +9,8 @@ from serving.engine import await_order
 from serving.process import FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, STABLE_SECONDS, EngineProcess, spawn
 from serving.report import EngineOrder, EngineReport, order_path
 
+pytestmark = pytest.mark.surroundings
+
 NOBODY = 2**22 + 1
 """No process has this id: Linux goes up to 2**22."""
 

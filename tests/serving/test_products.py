@@ -14,6 +14,8 @@ from tests.abilities import can, needs
 from tests.alike import assert_alike
 from tests.families import FAMILIES, build
 
+pytestmark = pytest.mark.processor
+
 IN, OUT = 256, 512
 
 

@@ -21,6 +21,8 @@ from tests.families import build
 from tests.serving.test_packed import build as build_module
 from tests.serving.test_packed import padded
 
+pytestmark = pytest.mark.processor
+
 
 class Recorder:
     """Counts what it records, and what is replayed."""

@@ -25,6 +25,8 @@ from tests.families import build
 from tests.gate import gated
 from tests.local import Local
 
+pytestmark = pytest.mark.surroundings
+
 PROMPT = "the quick brown fox"
 
 

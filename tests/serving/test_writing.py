@@ -25,6 +25,8 @@ from serving.generation import Settings
 from serving.messages import Failure, Part, Row
 from tests.families import LONGEST, build
 
+pytestmark = pytest.mark.processor
+
 CAUSAL = ("gpt2", "llama", "mistral", "gptj")
 SEQ2SEQ = ("t5", "mt5", "bart")
 FOREVER = float("inf")
