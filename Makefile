@@ -43,3 +43,8 @@ bench: $(STAMP)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# The parts of the suite that depend on processor or surroundings, under others; ARGS: which, and after -- pytest's own.
+.PHONY: test-machines
+test-machines: $(STAMP)
+	$(BIN)/python -m tests.machines $(ARGS)

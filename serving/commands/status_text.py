@@ -76,7 +76,10 @@ def _role(model: Mapping[str, Any], version: str) -> str:
 
 
 def _notes(entry: Mapping[str, Any]) -> list[str]:
-    notes = [f"{engine['device']}: {engine['dtype_note']}" for engine in entry["engines"] if engine["dtype_note"]]
+    notes = []
+    for engine in entry["engines"]:
+        told = [engine["dtype_note"] or "", *engine.get("notes", ())]  # a server may be older than this command
+        notes += [f"{engine['device']}: {note}" for note in told if note]
     if entry["error"]:
         notes.append(f"attempt {entry['attempt']}: {entry['error']}")
     return notes

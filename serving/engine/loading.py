@@ -65,6 +65,7 @@ def load_engine(order: EngineOrder) -> Loaded:
         dtype=dtype,
         dtype_note="; ".join(notes),
         execution=describe_execution(predictor.model),
+        notes=tuple(predictor.model.notes),
         split=f"{split.lanes} × {split.threads}" if device == "cpu" else "",
         budget_tokens=cost.budget_tokens,
         tokens_per_second=cost.tokens_per_second * split.lanes,
@@ -78,7 +79,7 @@ def load_engine(order: EngineOrder) -> Loaded:
 def optimize(model: Model) -> None:
     """Let a loaded model run in its fastest form from now on. Blocks for several forward passes."""
     if model.task.generates:  # which has its own loop
-        choose_steps(model.writer.decoder, model.contract.processor.vocabulary, model.contract.max_tokens)
+        choose_steps(model.writer.decoder, model.contract.processor.vocabulary, model.contract.max_tokens, model.note)
         model.writer.decoder.most_width = model.contract.max_tokens if model.fills else 0
     else:
         choose_execution(model)

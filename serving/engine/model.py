@@ -3,6 +3,7 @@
 `launch` does not wait for a GPU: the engine assembles the next batch while this one runs.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -29,6 +30,8 @@ from serving.wire.messages import Failure, Part, Row, RowArrays
 if TYPE_CHECKING:
     from serving.engine.generation.scheduler import Writer
 
+logger = logging.getLogger("headwaiter.engine")
+
 
 def choose_device(wanted: str) -> str:
     """Resolve a device: "auto" becomes the first GPU, or else the CPU; any other name is returned as it is."""
@@ -50,6 +53,8 @@ def choose_dtypes(device: str, allowed: str, wanted: str) -> tuple[str, ...]:
         fast = torch.cuda.get_device_capability(device)[0] >= 8
     else:
         fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        if fast and torch._C._has_mkldnn:
+            fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # ONEDNN_MAX_CPU_ISA may forbid it
     return ("bfloat16", "float32") if fast else ("float32",)
 
 
@@ -59,7 +64,7 @@ class Model:
     packs: whether the module takes rows without padding, see `unpadded`. narrows: whether its last layer is for first
     tokens only, see `first_token`. blocks: whether its short rows attend in blocks. fills: whether lines are
     of few sizes, see `packing.round_up`. replays: tokens of the longest batches that are replayed on a GPU, see
-    `cuda_graphs`.
+    `cuda_graphs`. notes: which faster forms it was refused, and why.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class Model:
         self.narrows = False
         self.blocks = False
         self.replays = 0
+        self.notes: list[str] = []
         problem = self.task.problem(contract)
         if problem is not None:
             raise ContractError(problem)
@@ -84,8 +90,14 @@ class Model:
         self.task.prepare(self.module, contract)
         self.served = self.task.serve(root / MODEL_FOLDER, contract)
         self._is_cuda = self.device.type == "cuda"
-        is_onednn = choose_products(self.module, self._try_out) > 0 or dtype != "float32"
+        is_onednn = choose_products(self.module, self._try_out, self.note) > 0 or dtype != "float32"
         self.fills = is_onednn and not self._is_cuda
+
+    def note(self, refusal: str) -> None:
+        """Log why a faster form is refused, and keep it for the engine's report."""
+        logger.info("%s", refusal)
+        if refusal not in self.notes:
+            self.notes.append(refusal)
 
     @torch.inference_mode()
     def launch(self, rows: Sequence[Row]) -> Pending:
@@ -123,7 +135,7 @@ class Model:
         """What writes the rows, of a task that generates; raises EngineError where the model cannot be written with."""
         from serving.engine.generation.factory import make_writer
 
-        return make_writer(self.module, self.contract, self.served.encoder, self._cache_bytes)
+        return make_writer(self.module, self.contract, self.served.encoder, self._cache_bytes, self.note)
 
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:
         """Forward and wait; the arrays of each row, cut to its length where they have tokens."""

@@ -5,7 +5,6 @@ equal, padded and longest, against the model as transformers has it; where it di
 is tried, and the last one is the model itself.
 """
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,8 +21,6 @@ from serving.engine.optimizations.first_token import can_narrow
 from serving.engine.optimizations.torchscript import TracedModule, are_alike, check_operations, trace
 from serving.engine.optimizations.unpadded import can_pack, pack, replay, unpack
 from serving.wire.messages import Row
-
-logger = logging.getLogger("headwaiter.engine")
 
 Inputs = Mapping[str, torch.Tensor]
 SHORT_TOKENS = 11
@@ -70,7 +67,7 @@ def choose_execution(model: Model) -> None:
         if is_cpu:
             check_operations(plain, *(inputs_of(model, lengths, types=True) for lengths in (few, many)))
     except Exception as error:  # a model may raise anything, and can be served as it is
-        _note("the model runs as it is", error)
+        model.note(_refusal("the model runs as it is", error))
         return
 
     def check() -> None:
@@ -90,7 +87,8 @@ def choose_execution(model: Model) -> None:
             check()
             break
         except Exception as error:  # tracing, too, may raise anything
-            _note(f"the model does not run {form}" if model.packs else "the model runs as it is", error)
+            what = f"the model does not run {form}" if model.packs else "the model runs as it is"
+            model.note(_refusal(what, error))
             model.module = plain
             if model.packs:
                 unpack(plain)
@@ -110,7 +108,7 @@ def choose_replays(
         _find_replays(model, record, clock)
         check()
     except Exception as error:  # torch may raise anything where it cannot record
-        _note("no batch is replayed", error)
+        model.note(_refusal("no batch is replayed", error))
         unpack(model.module)
         pack(model.module, narrowed=model.narrows)
         model.replays = 0
@@ -177,9 +175,9 @@ def _reads_first(model: Model, case: tuple[Sequence[int], bool], expected: Any) 
         hook.remove()
 
 
-def _note(what: str, error: Exception) -> None:
+def _refusal(what: str, error: Exception) -> str:
     reason = str(error) if isinstance(error, NotAlike) else f"{type(error).__name__}: {error}"
-    logger.info("%s: %s", what, reason.partition("\n")[0])
+    return f"{what}: " + reason.partition("\n")[0]
 
 
 def inputs_of(model: Model, lengths: Sequence[int], *, types: bool) -> dict[str, torch.Tensor]:

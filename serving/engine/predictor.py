@@ -9,7 +9,7 @@ from typing import Any
 
 from registry.contract import Baseline, Contract
 from registry.flavor import read_contract
-from serving.engine.answer_check import FLOAT32_TOLERANCE, LOW_PRECISION_TOLERANCE, find_difference
+from serving.engine.answer_check import find_difference, tolerance_of
 from serving.engine.baseline import BaselineCount
 from serving.engine.model import Model
 from serving.tasks.base.request import Request, assemble, convert_request
@@ -66,5 +66,5 @@ class Predictor:
         example = self.contract.example
         if example is None:
             return None
-        tolerance = FLOAT32_TOLERANCE if self.model.dtype == "float32" else LOW_PRECISION_TOLERANCE
-        return find_difference(example.output, self.answer(example.inputs, example.parameters), tolerance)
+        found = self.answer(example.inputs, example.parameters)
+        return find_difference(example.output, found, tolerance_of(self.model.dtype))

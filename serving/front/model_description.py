@@ -30,6 +30,7 @@ def describe_model(name: str, entry: ModelEntry) -> dict[str, Any]:
                         "dtype": engine.dtype,
                         "dtype_note": engine.dtype_note or None,
                         "execution": engine.execution,
+                        "notes": list(engine.notes),
                         "split": engine.split or None,
                         "budget_tokens": engine.budget_tokens,
                         "tokens_per_second": round(engine.tokens_per_second),

@@ -163,6 +163,7 @@ class Holding:
                     dtype=engine.report.dtype,
                     dtype_note=engine.report.dtype_note,
                     execution=engine.report.execution,
+                    notes=engine.report.notes,
                     split=engine.report.split,
                     budget_tokens=engine.report.budget_tokens,
                     tokens_per_second=engine.report.tokens_per_second,

@@ -35,9 +35,9 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     """How far an engine is. state: "waiting" (for its order), "loading", "ready" or "failed"; then error says why.
 
-    dtype_note: why the dtype is not the fastest, or empty. execution: see `describe_execution`. split:
-    on a CPU, forward passes side by side × threads of each. budget_tokens: of a batch. tokens_per_second: measured.
-    device_bytes: memory that it holds on a GPU.
+    dtype_note: why the dtype is not the fastest, or empty. execution: see `describe_execution`. notes: which faster
+    forms the model was refused, and why. split: on a CPU, forward passes side by side × threads of each. budget_tokens:
+    of a batch. tokens_per_second: measured. device_bytes: memory that it holds on a GPU.
     """
 
     pid: int
@@ -47,6 +47,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = ""
     dtype_note: str = ""
     execution: str = ""
+    notes: tuple[str, ...] = ()
     split: str = ""
     budget_tokens: int = 0
     tokens_per_second: float = 0.0

@@ -36,6 +36,7 @@ class EngineEntry(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
     accepting: bool
     execution: str = ""
+    notes: tuple[str, ...] = ()
     split: str = ""
 
 

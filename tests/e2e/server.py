@@ -150,6 +150,10 @@ class Server:
         found: str | None = self.describe(model).get("live")
         return found
 
+    def dtype(self, model: str, version: str) -> str:
+        """That a version answers in."""
+        return str(self.describe(model)["versions"][version]["engines"][0]["dtype"])
+
     def describe(self, model: str) -> dict[str, Any]:
         """`GET /models/{name}`."""
         described: dict[str, Any] = self.http.get(f"/models/{model}").json()

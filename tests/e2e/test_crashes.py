@@ -15,6 +15,8 @@ from tests.e2e.conftest import make_home
 from tests.e2e.load import Load
 from tests.e2e.server import Server, wait_until
 
+pytestmark = pytest.mark.surroundings
+
 
 @dataclass
 class Shop:

@@ -1,6 +1,7 @@
 """A writer for a loaded model: its decoder checked, its cache bounded."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,15 +28,24 @@ GROWTH = 2
 """A cache that grows is there twice for a moment."""
 
 
-def make_writer(module: Any, contract: Contract, encoder: TextEncoder, cache_bytes: int = 0) -> Writer:
-    """Looks how the model must be called; raises EngineError. cache_bytes: of keys and values, 0 for a default."""
+def make_writer(
+    module: Any,
+    contract: Contract,
+    encoder: TextEncoder,
+    cache_bytes: int = 0,
+    note: Callable[[str], None] = logger.warning,
+) -> Writer:
+    """Looks how the model must be called; raises EngineError. cache_bytes: of keys and values, 0 for a default.
+
+    note: is told which better ways are refused, and why.
+    """
     vocabulary = contract.processor.vocabulary
-    decoder = choose_decoder(module, contract.processor.pad_token_id, vocabulary)
+    decoder = choose_decoder(module, contract.processor.pad_token_id, vocabulary, note)
     single = None
     if module.dtype != torch.float32 and not isinstance(decoder, SingleDecoder):
         single = SingleDecoder(module, contract.processor.pad_token_id)
         if problem := try_out(single, vocabulary):
-            logger.warning("rows with a seed share their steps: %s", problem)
+            note(f"rows with a seed share their steps: {problem}")
             single = None
 
     def verify() -> None:

@@ -5,6 +5,7 @@ is written through `generate` itself instead.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,8 +30,13 @@ KINDS: dict[bool, tuple[type[Decoder], ...]] = {
 """By whether there is an encoder: the decoders that may fit a model, best first."""
 
 
-def choose_decoder(module: Any, pad_token_id: int, vocabulary: int) -> Decoder:
-    """The best decoder that writes what `generate` does; raises EngineError where none does. Some forward passes."""
+def choose_decoder(
+    module: Any, pad_token_id: int, vocabulary: int, note: Callable[[str], None] = logger.warning
+) -> Decoder:
+    """The best decoder that writes what `generate` does; raises EngineError where none does. Some forward passes.
+
+    note: is told why better ones are refused.
+    """
     problems = []
     for kind in KINDS[module.config.is_encoder_decoder]:
         decoder = kind(module, pad_token_id)
@@ -38,13 +44,16 @@ def choose_decoder(module: Any, pad_token_id: int, vocabulary: int) -> Decoder:
         if problem is None:
             return decoder
         decoder.unhook()
-        logger.warning("%s does not fit this model: %s", kind.__name__, problem)
+        note(f"{kind.__name__} does not fit this model: {problem}")
         problems.append(problem)
     raise EngineError(f"the model's texts come out otherwise than transformers' generate writes them: {problems[-1]}")
 
 
-def choose_steps(decoder: Decoder, vocabulary: int, max_tokens: int) -> None:
-    """Let a decoder that was chosen take its steps as a graph where it then still writes the same. Blocks."""
+def choose_steps(decoder: Decoder, vocabulary: int, max_tokens: int, note: Callable[[str], None] = logger.info) -> None:
+    """Let a decoder that was chosen take its steps as a graph where it then still writes the same. Blocks.
+
+    note: is told why not.
+    """
     if not isinstance(decoder, CausalDecoder) or decoder.device.type != "cpu":
         return
     try:
@@ -55,7 +64,7 @@ def choose_steps(decoder: Decoder, vocabulary: int, max_tokens: int) -> None:
         problem = str(error) if isinstance(error, NotTraceable) else f"{type(error).__name__}: {error}"
     if problem is not None:
         decoder.untrace()
-        logger.info("steps are taken module by module: %s", problem.partition("\n")[0])
+        note("steps are taken module by module: " + problem.partition("\n")[0])
 
 
 def try_out(decoder: Decoder, vocabulary: int) -> str | None:

@@ -51,12 +51,15 @@ multiply = torch.jit.script_if_tracing(_multiply)  # type: ignore[no-untyped-cal
 
 @torch.inference_mode()
 def choose_products(
-    module: torch.nn.Module, try_out: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+    module: torch.nn.Module,
+    try_out: Callable[[], object],
+    note: Callable[[str], None] = logger.info,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> int:
     """Pack the weights of layers whose shape is faster so; how many that were. Blocks for a moment.
 
     try_out: runs the model. Some compute with a layer's weights themselves, and raise: these are left as they were. So
-    are all where the processor cannot multiply that dtype.
+    are all where the processor cannot multiply that dtype. note: is told why.
     """
     packed: list[tuple[Any, type]] = []
     try:
@@ -69,7 +72,8 @@ def choose_products(
         if packed:
             try_out()
     except Exception as error:  # a model may raise anything
-        logger.info("weights are not packed: %s: %s", type(error).__name__, str(error).partition("\n")[0])
+        reason = str(error).partition("\n")[0]
+        note(f"weights are not packed: {type(error).__name__}: {reason}")
         for each, kind in packed:
             weight = each.weight.to_dense()
             each.weight = torch.nn.Parameter(weight if kind is torch.nn.Linear else weight.t(), requires_grad=False)

@@ -10,15 +10,17 @@ from serving.wire.engine_orders import EngineOrder, EngineReport
 from serving.wire.routing_table import EngineEntry, ModelEntry, Swap, VersionEntry
 
 NOW = 1_700_000_000.0
+NOTES = ("weights are not packed: no AVX-512",)
 
 
-def engine(pid: int, device: str = "cpu", note: str = "") -> EngineEntry:
+def engine(pid: int, device: str = "cpu", note: str = "", notes: tuple[str, ...] = ()) -> EngineEntry:
     return EngineEntry(
         address="ipc:///somewhere",
         pid=pid,
         device=device,
         dtype="float32",
         dtype_note=note,
+        notes=notes,
         budget_tokens=512,
         tokens_per_second=1.0,
         accepting=True,
@@ -50,7 +52,7 @@ REVIEWS = ModelEntry(
             engines=(engine(17, "cuda:0"), engine(123456, "cuda:1", "the example differs in bfloat16")),
         ),
         "9": VersionEntry(state="ready", memory_bytes=120 * 2**20, engines=(engine(16),)),
-        "8": VersionEntry(state="ready", memory_bytes=5 * 2**20, engines=(engine(15),)),
+        "8": VersionEntry(state="ready", memory_bytes=5 * 2**20, engines=(engine(15, notes=NOTES),)),
         "11": VersionEntry(state="failed", attempt=3, error="DigestMismatch: config.json has sha256 0"),
     },
     previous={"reviews@champion": ["8"]},
@@ -83,6 +85,7 @@ def test_versions_engines_memory_and_swaps_stand_in_columns() -> None:
 reviews  live: 9  champion → 9  canary → 10
   version  state   role         memory  restarts     pid  device  dtype    task
   8        ready   previous      5 MiB         0      15  cpu     float32  -
+    cpu: weights are not packed: no AVX-512
   9        ready   champion    120 MiB         0      16  cpu     float32  -
   10       ready   canary    3,072 MiB         2      17  cuda:0  float32  -
                                                   123456  cuda:1  float32
@@ -135,7 +138,9 @@ def test_only_the_latest_swaps_are_shown() -> None:
 def test_a_model_says_how_its_engines_run() -> None:
     names = ("model", "version", "root", "device", "dtype", "address", "report")
     keeper = EngineProcess(EngineOrder(**dict.fromkeys(names, ""), threads=0, server=1))
-    keeper.report = EngineReport(pid=1, state="ready", device="cpu", execution="packed graph", split="2 × 1")
+    keeper.report = EngineReport(
+        pid=1, state="ready", device="cpu", execution="packed graph", notes=("no graph: why",), split="2 × 1"
+    )
     entry = ModelEntry(live="1", aliases={}, versions={"1": Holding("m", "1", None, engines=[keeper]).entry()})
     (engine,) = describe_model("m", entry)["versions"]["1"]["engines"]
-    assert (engine["execution"], engine["split"]) == ("packed graph", "2 × 1")
+    assert (engine["execution"], engine["notes"], engine["split"]) == ("packed graph", ["no graph: why"], "2 × 1")

@@ -16,6 +16,7 @@ def labelled(**scores: float) -> list[dict[str, Any]]:
         ([[0.5] * 16], [[0.501] * 16]),
         ({"score": 0.5, "word": "x", "start": 1}, {"score": 0.51, "word": "x", "start": 1}),
         ([], []),
+        ({"start": 1}, {"start": 1.0}),
     ],
 )
 def test_the_same_answer_within_tolerance_agrees(expected: Any, found: Any) -> None:
@@ -33,6 +34,8 @@ def test_the_same_answer_within_tolerance_agrees(expected: Any, found: Any) -> N
         ([1.0], [float("nan")], "not finite"),
         ({"a": 1}, {"b": 1}, "has fields"),
         (1.0, "1.0", "expected 1.0"),
+        ({"start": 1500}, {"start": 1501}, "start is 1501, expected 1500"),
+        ([1500, 7], [1501, 7], "is 1501, expected 1500"),
     ],
 )
 def test_another_answer_is_told_in_words(expected: Any, found: Any, match: str) -> None:

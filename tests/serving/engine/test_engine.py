@@ -25,6 +25,8 @@ from serving.wire.messages import FromEngine, Outputs, Row, Submit, unpack
 from tests import local  # its engines leave at once when they are stopped
 from tests.families import build
 
+pytestmark = pytest.mark.processor
+
 SLOW = Cost(fixed_seconds=1.0, token_seconds=1e-3, budget_tokens=512)
 """A thousand times what the small model takes."""
 BATCHES = 48

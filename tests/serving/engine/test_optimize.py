@@ -19,7 +19,10 @@ from serving.engine.optimizations.packing import is_round
 from serving.engine.optimizations.torchscript import TracedModule
 from serving.engine.optimizations.unpadded import unpack
 from serving.engine.optimize import choose_execution, describe_execution, inputs_of
+from tests.alike import assert_alike
 from tests.families import LONGEST, build
+
+pytestmark = pytest.mark.processor
 
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -115,14 +118,14 @@ def test_a_packed_narrowed_graph_answers_as_the_model(
     assert describe_execution(model) == "packed narrowed graph"
     inputs = inputs_of(model, lengths, types=types)
     assert ("places" in inputs) == (types or len(set(lengths)) > 1 or (fills and not is_round(lengths)))
-    torch.testing.assert_close(model.module(**inputs).logits, expected, rtol=1e-4, atol=1e-4)
+    assert_alike(model.module(**inputs).logits, expected)
 
 
 def test_what_no_graph_takes_goes_to_the_model(model: Model, plain: Any) -> None:
     choose_execution(model)
     ids = torch.ones(1, 3, dtype=torch.int64)
     embedded = model.module(inputs_embeds=plain.get_input_embeddings()(ids))
-    torch.testing.assert_close(embedded.logits, model.module(input_ids=ids).logits)
+    assert_alike(embedded.logits, model.module(input_ids=ids).logits)
     assert model.module.config is plain.config
 
 
@@ -136,6 +139,7 @@ def test_a_model_that_does_not_answer_alike_without_padding_runs_as_a_padded_gra
     choose_execution(model)
     assert "the model does not run packed: its logits differ" in note(caplog)
     assert describe_execution(model) == "graph"
+    assert note(caplog) in model.notes
     assert "forward" not in vars(plain.base_model)
     assert plain.config._attn_implementation == "sdpa"
 
@@ -150,9 +154,7 @@ def test_a_head_that_reads_all_tokens_is_not_narrowed(tmp_path: Path, caplog: py
     choose_execution(model)
     assert describe_execution(model) == "packed graph"
     assert "narrowed" not in caplog.text, "no form is tried in vain"
-    torch.testing.assert_close(
-        model.module(**inputs_of(model, [9, 4], types=False)).logits, expected, rtol=1e-4, atol=1e-4
-    )
+    assert_alike(model.module(**inputs_of(model, [9, 4], types=False)).logits, expected)
 
 
 def test_a_mask_without_places_is_refused(model: Model, plain: Any) -> None:

@@ -15,8 +15,11 @@ from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.engine.parallel import Lanes, Split
+from tests.alike import assert_alike
 from tests.families import build, texts_of
 from tests.local import Local
+
+pytestmark = [pytest.mark.processor, pytest.mark.surroundings]
 
 
 @pytest.fixture
@@ -51,8 +54,7 @@ def test_batches_run_side_by_side_and_every_row_gets_its_own_answer(
     monkeypatch.setattr(local.model, "launch", launch_together)
     monkeypatch.setattr(local.model, "batches", [])
     for found, wanted in zip(local.answers(asked), expected, strict=True):
-        assert found[0][0]["label"] == wanted[0][0]["label"]
-        assert found[0][0]["score"] == pytest.approx(wanted[0][0]["score"], abs=1e-4)
+        assert_alike(found, wanted)
     assert len(set(seen)) == 2
 
 

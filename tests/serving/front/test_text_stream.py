@@ -22,7 +22,10 @@ from serving.manager.managed_version import WRITING_SECONDS, Holding
 from serving.runtime.instruments import instruments
 from tests import local as local_module
 from tests.families import build
+from tests.gate import gated
 from tests.local import Local
+
+pytestmark = pytest.mark.surroundings
 
 PROMPT = "the quick brown fox"
 
@@ -162,6 +165,7 @@ def test_a_client_that_leaves_frees_its_place_at_once(local: Local) -> None:
             before = counted("generated_tokens_total")
             streams = [await local.stream(front, body(max_new_tokens=300, seed=seed)) for seed in (1, 2)]
             streams.append(await local.stream(front, body(max_new_tokens=300, seed=3), gone=left.wait))
+            gate.allow(290)  # none of them has ended when its client leaves
             for stream in streams:
                 for _ in range(3):
                     await anext(stream)
@@ -171,13 +175,15 @@ def test_a_client_that_leaves_frees_its_place_at_once(local: Local) -> None:
                 async for _ in streams[2]:
                     pass
             await streams[1].close()
+            gate.open()
             while counted("running_rows"):
                 await asyncio.sleep(0.001)
             assert counted("generated_tokens_total") - before < 900
             assert counted("cache_used_tokens") == 0
             assert front.routes.find("m", None).choose_link().outstanding_tokens == 0
 
-    asyncio.run(asyncio.wait_for(ask(), 60))
+    with gated(local.model.writer.decoder) as gate:
+        asyncio.run(asyncio.wait_for(ask(), 60))
 
 
 def test_what_is_written_is_counted(local: Local) -> None:
@@ -221,13 +227,16 @@ def test_an_engine_that_is_gone_ends_its_streams_with_an_error(local: Local) -> 
     async def ask() -> None:
         async with local.running() as front:
             stream = await local.stream(front, body(max_new_tokens=300))
+            gate.allow(10)
             await anext(stream)
             front.routes.find("m", None).choose_link().close()
             with pytest.raises(EngineLost):
                 async for _ in stream:
                     pass
+            gate.open()
 
-    asyncio.run(asyncio.wait_for(ask(), 60))
+    with gated(local.model.writer.decoder) as gate:
+        asyncio.run(asyncio.wait_for(ask(), 60))
 
 
 def test_an_engine_whose_model_does_not_work_any_more_tells_everybody_and_ends(
@@ -264,8 +273,10 @@ def test_an_engine_that_is_told_to_stop_ends_its_streams_first(local: Local) -> 
     async def ask() -> list[Piece]:
         async with local.running() as front:
             stream = await local.stream(front, body(max_new_tokens=100))
+            gate.allow(10)
             await anext(stream)
             engines[-1].stop()
+            gate.open()
             return await read(stream)
 
     engines: list[Any] = []
@@ -277,6 +288,7 @@ def test_an_engine_that_is_told_to_stop_ends_its_streams_first(local: Local) -> 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local_module, "make_engine", remember)
-        pieces = asyncio.run(asyncio.wait_for(ask(), 60))
+        with gated(local.model.writer.decoder) as gate:
+            pieces = asyncio.run(asyncio.wait_for(ask(), 60))
     assert pieces[-1].finish == "length"
     assert pieces[-1].generated_tokens == 100

@@ -24,6 +24,8 @@ from serving.runtime.control_groups import ControlGroups
 from serving.runtime.limits import OomWatch
 from serving.wire.engine_orders import EngineOrder, EngineReport, order_path
 
+pytestmark = pytest.mark.surroundings
+
 NOBODY = 2**22 + 1
 """No process has this id: Linux goes up to 2**22."""
 

@@ -24,6 +24,8 @@ from serving.errors import EngineError
 from serving.wire.messages import Failure, Part, Row, SamplingSettings
 from tests.families import LONGEST, build
 
+pytestmark = pytest.mark.processor
+
 CAUSAL = ("gpt2", "llama", "mistral", "gptj")
 SEQ2SEQ = ("t5", "mt5", "bart")
 FOREVER = float("inf")

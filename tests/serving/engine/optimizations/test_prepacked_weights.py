@@ -10,7 +10,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.pytorch_utils import Conv1D
 
 from serving.engine.optimizations.prepacked_weights import REPEATS, Packed, choose_products
+from tests.abilities import can, needs
+from tests.alike import assert_alike
 from tests.families import FAMILIES, build
+
+pytestmark = pytest.mark.processor
 
 IN, OUT = 256, 512
 
@@ -39,23 +43,26 @@ def chosen(*, bias: bool = True, dtype: torch.dtype = torch.float32) -> tuple[to
     plain = torch.nn.Linear(IN, OUT, bias=bias, dtype=dtype)
     layer = torch.nn.Linear(IN, OUT, bias=bias, dtype=dtype)
     layer.load_state_dict(plain.state_dict())
-    assert choose_products(layer, work, Clock(own=2.0, packed=1.0)) == 1
+    assert choose_products(layer, work, clock=Clock(own=2.0, packed=1.0)) == 1
     return plain, layer
 
 
+DTYPES = [torch.float32, pytest.param(torch.bfloat16, marks=needs("packed bfloat16"))]
+
+
 @torch.inference_mode()
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(IN,), (1, IN), (70, IN), (3, 20, IN)])
 def test_products_are_as_torch_makes_them(shape: tuple[int, ...], bias: bool, dtype: torch.dtype) -> None:
     plain, layer = chosen(bias=bias, dtype=dtype)
     assert isinstance(layer, Packed)
     given = torch.randn(shape).to(dtype)
-    torch.testing.assert_close(layer(given), plain(given))
+    assert_alike(layer(given), plain(given))
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_graph_has_packed_weights(dtype: torch.dtype) -> None:
     plain, layer = chosen(dtype=dtype)
     with warnings.catch_warnings():
@@ -65,7 +72,7 @@ def test_a_graph_has_packed_weights(dtype: torch.dtype) -> None:
     assert "mkldnn::_linear_pointwise" in str(graph.inlined_graph)
     for rows in (1, 3, 70):
         given = torch.randn(rows, IN).to(dtype)
-        torch.testing.assert_close(graph(given), plain(given))
+        assert_alike(graph(given), plain(given))
 
 
 @torch.inference_mode()
@@ -74,8 +81,8 @@ def test_weights_that_are_stored_turned_are_packed_as_well() -> None:
     layer = Conv1D(OUT, IN)
     given = torch.randn(2, 5, IN)
     expected = layer(given)
-    assert choose_products(layer, work, Clock(own=2.0, packed=1.0)) == 1
-    torch.testing.assert_close(layer(given), expected)
+    assert choose_products(layer, work, clock=Clock(own=2.0, packed=1.0)) == 1
+    assert_alike(layer(given), expected)
 
 
 @torch.inference_mode()
@@ -85,8 +92,8 @@ def test_weights_that_are_an_embedding_too_stay_that(tmp_path: Path) -> None:
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     ids = torch.arange(5, 15)[None]
     expected = model(input_ids=ids).logits
-    assert choose_products(model, work, Clock(own=2.0, packed=1.0)) > 1
-    torch.testing.assert_close(model(input_ids=ids).logits, expected)
+    assert choose_products(model, work, clock=Clock(own=2.0, packed=1.0)) > 1
+    assert_alike(model(input_ids=ids).logits, expected)
 
 
 def test_tensors_without_data_show_what_the_layer_does_not_how() -> None:
@@ -98,13 +105,13 @@ def test_tensors_without_data_show_what_the_layer_does_not_how() -> None:
 
 def test_what_is_slower_is_left_as_it_is() -> None:
     layer = torch.nn.Linear(IN, OUT)
-    assert choose_products(layer, work, Clock(own=1.0, packed=1.0)) == 0
+    assert choose_products(layer, work, clock=Clock(own=1.0, packed=1.0)) == 0
     assert type(layer) is torch.nn.Linear
 
 
 @pytest.mark.parametrize("module", [torch.nn.Linear(IN, OUT, dtype=torch.float16), torch.nn.LayerNorm(IN)])
 def test_other_weights_are_left_as_they_are(module: torch.nn.Module) -> None:
-    assert choose_products(module, work, Clock(own=2.0, packed=1.0)) == 0
+    assert choose_products(module, work, clock=Clock(own=2.0, packed=1.0)) == 0
     assert type(module) in (torch.nn.Linear, torch.nn.LayerNorm)
 
 
@@ -118,7 +125,10 @@ def test_a_model_that_does_not_work_with_packed_weights_has_its_own_again(
     torch.manual_seed(0)
     layer = kind(IN, OUT).to(dtype)
     expected = layer.weight.clone()
-    assert choose_products(layer, lambda: torch.ones(OUT, dtype=dtype) @ layer.weight, Clock(own=2.0, packed=1.0)) == 0
+    assert (
+        choose_products(layer, lambda: torch.ones(OUT, dtype=dtype) @ layer.weight, clock=Clock(own=2.0, packed=1.0))
+        == 0
+    )
     assert type(layer) is kind
     assert torch.equal(layer.weight, expected)
     assert "weights are not packed: " in caplog.text
@@ -142,20 +152,35 @@ def test_every_family_answers_as_before(
     monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._is_faster", lambda *_: True)
     count = choose_products(model, lambda: model(**inputs))
     assert (count > 0) == (family != "mobilebert"), "which computes with its decoder's weights"
-    torch.testing.assert_close(model(**inputs)[0], expected, rtol=1e-4, atol=1e-4)
+    assert_alike(model(**inputs)[0], expected)
 
 
-def test_a_processor_that_cannot_pack_a_dtype_leaves_weights_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+@torch.inference_mode()
+def test_a_processor_that_packs_no_bfloat16_leaves_weights_as_they_are_and_says_why() -> None:
+    layer, notes = torch.nn.Linear(IN, OUT, dtype=torch.bfloat16), list[str]()
+    given = torch.randn(3, IN).to(torch.bfloat16)
+    expected = layer(given)
+    packed = choose_products(layer, work, notes.append, Clock(own=2.0, packed=1.0))
+    assert packed == can("packed bfloat16")
+    assert isinstance(layer, Packed) == can("packed bfloat16")
+    assert [note.partition(": mkldnn")[0] for note in notes] == ["weights are not packed: RuntimeError"] * (1 - packed)
+    assert_alike(layer(given), expected)
+
+
+def test_a_layer_that_cannot_be_packed_is_left_as_it_is_and_the_reason_is_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(_: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("bf16 path needs the cpu support avx_ne_convert or avx512bw, avx512vl and avx512dq")
+        raise RuntimeError("bf16 path needs the cpu support avx_ne_convert\nand more")
 
     monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._pack", refuse)
-    layer = torch.nn.Linear(IN, OUT, dtype=torch.bfloat16)
-    assert choose_products(layer, work, Clock(own=2.0, packed=1.0)) == 0
+    layer, notes = torch.nn.Linear(IN, OUT), list[str]()
+    assert choose_products(layer, work, notes.append, Clock(own=2.0, packed=1.0)) == 0
     assert type(layer) is torch.nn.Linear
+    assert notes == ["weights are not packed: RuntimeError: bf16 path needs the cpu support avx_ne_convert"]
 
 
 def test_weights_that_multiply_to_something_else_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._pack", lambda weight: weight * 1.01)
     layer = torch.nn.Linear(IN, OUT)
-    assert choose_products(layer, work, Clock(own=2.0, packed=1.0)) == 0
+    assert choose_products(layer, work, clock=Clock(own=2.0, packed=1.0)) == 0

@@ -14,6 +14,9 @@ from serving.engine.optimizations.attention import NEVER, PRODUCT_TOKENS, REPEAT
 from serving.engine.optimizations.first_token import can_narrow, narrow
 from serving.engine.optimizations.packing import BLOCKS, LEAST_IN_BLOCKS, is_round, pack_rows, round_up
 from serving.engine.optimizations.unpadded import FAMILIES, can_pack, pack, unpack
+from tests.alike import assert_alike
+
+pytestmark = pytest.mark.processor
 
 LONGEST = 160
 SIZES: dict[str, Any] = {
@@ -93,7 +96,7 @@ def test_a_packed_model_answers_as_with_padding(family: str, task: str, narrowed
         for name in expected.keys() & {"logits", "last_hidden_state", "start_logits", "end_logits", "pooler_output"}:
             has_tokens = expected[name].shape[:2] == inputs["input_ids"].shape
             real = inputs["attention_mask"].bool() if has_tokens else slice(None)
-            torch.testing.assert_close(found[name][real], expected[name][real], rtol=1e-4, atol=1e-4)
+            assert_alike(found[name][real], expected[name][real])
         assert torch.equal(model(**shaped(inputs, task))[0], expected[0]), "as before, once it is unpacked"
 
 
