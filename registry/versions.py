@@ -92,7 +92,7 @@ class Versions:
 
         why, who: for the history; who is the user by default. allow_breaking: the reason to promote a version although
         clients of the live one would notice it (`gates.find_differences` says what they notice). evaluate: scores the
-        candidate first, such as `serving.evaluation.Evaluator`. Raises NotFound, HistoryError for an empty reason, or a
+        candidate first, such as `headwaiter.Evaluator`. Raises NotFound, HistoryError for an empty reason, or a
         PromotionRefused; the alias stays where it is then.
         """
         check_reason(why)

@@ -246,6 +246,7 @@ def test_a_bento_is_built_and_served(small_home: Path, tmp_path_factory: Any) ->
 
     source = tmp_path_factory.mktemp("source")
     for name in (
+        "headwaiter.py",
         "serving",
         "registry",
         "monitoring",

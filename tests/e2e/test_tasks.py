@@ -1,4 +1,4 @@
-"""Every task on a real server, asked by the Hugging Face client; and the README's table of tasks, kept true."""
+"""Every task on a real server, asked by the Hugging Face client; and the documented table of tasks, kept true."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ from tests.e2e.conftest import LOGGED, OF_TASKS, ask_together
 from tests.e2e.server import Server
 from tests.families import LABELS, texts_of
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+TASKS_PAGE = Path(__file__).resolve().parents[2] / "docs/tasks.md"
 ROW = re.compile(r"\| ([\w-]+) \| `(\{.*?\})` \| `(.*?)` \|")
 NAMES = {task: name for name, _, task, _ in reversed(LOGGED)} | {task: task for task, _ in OF_TASKS}
 """The model that shows each task."""
@@ -46,8 +46,8 @@ def form(value: Any) -> Any:
     return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
 
 
-def test_the_readme_shows_every_task_with_a_request_and_its_answer(server: Server) -> None:
-    rows = ROW.findall(README.read_text(encoding="utf-8"))
+def test_the_tasks_page_shows_every_task_with_a_request_and_its_answer(server: Server) -> None:
+    rows = ROW.findall(TASKS_PAGE.read_text(encoding="utf-8"))
     assert {task for task, _, _ in rows} == set(NAMES)
     for task, request, answer in rows:
         name = "stars" if "texts" in request else NAMES[task]
@@ -192,7 +192,9 @@ def test_a_long_text_is_cut_into_windows_and_every_entity_keeps_its_place(server
 
 
 def test_requests_of_all_tasks_at_once_get_their_own_answers(server: Server) -> None:
-    rows = [(NAMES[task], json.loads(request)) for task, request, _ in ROW.findall(README.read_text(encoding="utf-8"))]
+    rows = [
+        (NAMES[task], json.loads(request)) for task, request, _ in ROW.findall(TASKS_PAGE.read_text(encoding="utf-8"))
+    ]
     rows = [("stars", body) if "texts" in str(body) else (name, body) for name, body in rows]
     alone = [server.post(name, body).json() for name, body in rows]
     together = ask_together(server, rows * 8)
