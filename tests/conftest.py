@@ -20,6 +20,8 @@ import pytest
 from registry.settings import RegistrySettings
 from tests.small_models import build_model
 
+pytest_plugins = ["tests.parallel", "tests.quick"]
+
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
