@@ -1,4 +1,4 @@
-# make demo   the main job, end to end      make test    all tests
+# make demo   the main job, end to end      make test    all tests (test-fast: those without a server)
 # make check  lint, format, types           make bench   the benchmarks (bench-peers: beside other servers)
 # Each makes the environment first. Without an NVIDIA GPU torch comes from PyTorch's CPU index; TORCH_INDEX=URL names
 # another one, TORCH_INDEX= (empty) means pip's configured sources.
@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench bench-generate bench-peers clean
+.PHONY: demo test test-fast check format bench bench-generate bench-peers clean
 
 $(STAMP): pyproject.toml constraints.txt scripts/install.py
 	@$(PYTHON) -c 'import sys; sys.exit("Headwaiter needs Python 3.11 or newer; set PYTHON=…" if sys.version_info < (3, 11) else 0)'
@@ -18,7 +18,13 @@ demo: $(STAMP)
 	$(BIN)/headwaiter demo $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not server' $(ARGS)
+
+# ARGS='-n 0' runs the tests one after the other.
+PARALLEL := -n auto --dist loadgroup --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff check .

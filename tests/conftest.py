@@ -22,6 +22,8 @@ from serving.runtime.machine import describe_machine
 from tests.header import torch_capability
 from tests.small_models import build_model
 
+pytest_plugins = ["tests.parallel", "tests.quick"]
+
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:

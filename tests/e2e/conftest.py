@@ -12,6 +12,7 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from tests.e2e.server import Server, run_cli
 from tests.families import build
+from tests.quick import copy_home
 from tests.small_models import build_model
 
 LOGGED = (
@@ -103,11 +104,19 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [build_model(root / str(seed), "single", seed) for seed in range(3)]
 
 
-@pytest.fixture
-def small_home(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) -> Path:
-    """A registry of the test's own: three versions of one model, `m`, the first one live."""
+@pytest.fixture(scope="session")
+def small_template(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) -> Path:
+    """The home that each `small_home` begins as."""
     home, versions = make_home(tmp_path_factory, {"m": seeds})
     versions.promote("m", "1", why="start")
+    return home
+
+
+@pytest.fixture
+def small_home(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Path:
+    """A registry of the test's own: three versions of one model, `m`, the first one live."""
+    home = tmp_path_factory.mktemp("h")  # sockets need a short path
+    copy_home(small_template, home)
     return home
 
 

@@ -20,12 +20,24 @@ import psutil
 START_SECONDS = 300.0
 
 
+_claims: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A port that nobody listens on now, below those that the system gives to outgoing connections."""
+    """A port that nobody listens on, below those that the system gives to outgoing connections.
+
+    No other call gives it, here or in other tests on this machine, as long as this process runs: the UDP port of the
+    same number is taken, which servers don't use.
+    """
     while True:
         port = random.randint(10_000, 32_000)
-        if is_free(port):
-            return port
+        claim = socket.socket(type=socket.SOCK_DGRAM)
+        with suppress(OSError):
+            claim.bind(("127.0.0.1", port))
+            if is_free(port):
+                _claims.append(claim)
+                return port
+        claim.close()
 
 
 def is_free(port: int) -> bool:

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Plain:
         self.model = getattr(transformers, auto_class).from_pretrained(folder, dtype=torch.float32).eval()
         self.folder = folder
 
-    @property
+    @cached_property
     def tokenizer(self) -> Any:
         return transformers.AutoTokenizer.from_pretrained(self.folder)
 

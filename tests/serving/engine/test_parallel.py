@@ -85,6 +85,7 @@ def test_the_end_of_a_batch_wakes_whoever_waits_for_it(local: Local) -> None:
         assert len(running.wait()[0]) == 1
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_threads_of_a_lane_are_its_own(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     monkeypatch.setattr(local.model, "launch", lambda rows: seen.append(torch.get_num_threads()))

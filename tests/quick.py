@@ -1,0 +1,61 @@
+"""What takes long and is the same for every test is done once: MLflow's tables, and the registries to begin with."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tables_by_copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """New sqlite registries of this process get MLflow's tables from a file that has them.
+
+    Its migrations wait for the disk some hundred times: up to 8 s a registry. Each run migrates one, for all workers.
+    """
+    import mlflow.store.db.utils as mlflow_tables
+
+    template, migrate = shared_folder(tmp_path_factory) / "tables.db", mlflow_tables._initialize_tables
+
+    def initialize(engine: Any) -> None:
+        if engine.dialect.name != "sqlite":
+            return migrate(engine)
+        with FileLock(template.with_suffix(".lock")):
+            if not template.exists():
+                migrate(engine)
+                copy_tables(Path(engine.url.database), template.with_suffix(".new"))
+                return template.with_suffix(".new").rename(template)
+        return copy_tables(template, Path(engine.url.database))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_tables, "_initialize_tables", initialize)
+        yield
+
+
+def copy_tables(source: Path, target: Path) -> None:
+    """Make sqlite's file `target` the same as `source`; it may be open elsewhere."""
+    with closing(sqlite3.connect(source)) as before, closing(sqlite3.connect(target)) as after:
+        before.backup(after)
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of this run that all workers see."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if base.name.startswith("popen-") else base
+
+
+def copy_home(source: Path, target: Path) -> None:
+    """A home like `source` in the empty folder `target`: files, and the addresses of files that its registry holds."""
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    with closing(sqlite3.connect(target / "mlflow.db")) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            for _, column, kind, *_ in database.execute(f"PRAGMA table_info({table})").fetchall():
+                if kind.upper().startswith(("VARCHAR", "TEXT")):
+                    replaced = f"UPDATE {table} SET {column} = replace({column}, ?, ?) WHERE instr({column}, ?)"
+                    database.execute(replaced, (str(source), str(target), str(source)))
+        database.commit()
