@@ -2,7 +2,6 @@
 
 import os
 from importlib.metadata import version
-from typing import cast
 
 import pytest
 
@@ -13,12 +12,13 @@ def torch_capability(config: pytest.Config) -> str:
     """torch's capability of the processor, as found in the first run with this torch, processor and environment."""
     processor = read_processor(CPUINFO.read_text()) if CPUINFO.exists() else ""
     seen = repr((version("torch"), processor, os.environ.get("ATEN_CPU_CAPABILITY")))
-    if config.cache is None:  # switched off
+    cache = getattr(config, "cache", None)
+    if cache is None:  # switched off
         return _ask()
-    kept = cast("dict[str, str]", config.cache.get("headwaiter/capability", {}))
+    kept: dict[str, str] = cache.get("headwaiter/capability", {})
     if seen not in kept:
         kept[seen] = _ask()
-        config.cache.set("headwaiter/capability", kept)
+        cache.set("headwaiter/capability", kept)
     return kept[seen]
 
 

@@ -17,14 +17,14 @@ from tests.e2e.server import Server, wait_until
 
 
 @contextmanager
-def held(engine: psutil.Process) -> Iterator[psutil.Process]:
-    """The engine stands still within the block; it may be killed there."""
-    _stop(engine)
+def held(process: psutil.Process) -> Iterator[psutil.Process]:
+    """The process stands still within the block; it may be killed there."""
+    _stop(process)
     try:
-        yield engine
+        yield process
     finally:
         with suppress(psutil.NoSuchProcess):
-            engine.resume()
+            process.resume()
 
 
 @contextmanager
