@@ -22,7 +22,7 @@ from serving.engine.model import Model
 from serving.engine.optimizations.attention import PRODUCT_TOKENS
 from serving.engine.optimize import choose_execution
 from serving.wire.messages import FromEngine, Outputs, Row, Submit, unpack
-from tests.serving.engine.test_parallel import local
+from tests import local  # its engines leave at once when they are stopped
 from tests.families import build
 
 pytestmark = pytest.mark.processor

@@ -20,7 +20,7 @@ from serving.errors import ClientGone, EngineLost, Failed, ServingError, TooLarg
 from serving.front.text_stream import Piece, TextStream
 from serving.manager.managed_version import WRITING_SECONDS, Holding
 from serving.runtime.instruments import instruments
-from tests.serving.engine.test_parallel import local as local_module
+from tests import local as local_module
 from tests.families import build
 from tests.gate import gated
 from tests.local import Local
