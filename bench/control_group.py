@@ -1,20 +1,25 @@
-"""Real control groups for processes under test, below the own one; of version 1 or 2, whichever has the controller."""
+"""Real control groups, below the own one; of version 1 or 2, whichever has the controllers."""
 
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import pytest
 
 from serving.runtime.control_groups import ControlGroups
-from tests.e2e.server import wait_until
 
 ENTER = 'for group in $GROUPS_TO_ENTER; do echo $$ >"$group/cgroup.procs"; done; exec "$@"'
+NO_LIMIT = 1 << 50
+END_SECONDS = 60.0
+
+
+class NoControlGroups(Exception):
+    """Control groups cannot be made here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -65,45 +70,42 @@ class RealGroup:
 
 @contextmanager
 def make_group(name: str) -> Iterator[RealGroup]:
-    """A group of the test's own; skips the test, with a reason, where none may be made."""
+    """A group for the block; what still runs in it at the end is killed. Raises NoControlGroups."""
     own = ControlGroups.find()
     if not own.cpu or not own.memory:
-        pytest.skip("needs control groups with the controllers cpu and memory")
-    folders = [folder[0] / f"headwaiter-{name}-{os.getpid()}" for folder in (own.cpu, own.memory)]
+        raise NoControlGroups("there are no control groups with the controllers cpu and memory")
+    folders = list(dict.fromkeys(folder[0] / f"headwaiter-{name}-{os.getpid()}" for folder in (own.cpu, own.memory)))
     try:
-        for folder in dict.fromkeys(folders):
+        for folder in folders:
             folder.mkdir()
-        group = RealGroup(*folders)
-        group.limit_cores(64)
-        group.limit_memory(1 << 50)
+        group = RealGroup(folders[0], folders[-1])
+        group.limit_cores(psutil.cpu_count() or 1)
+        group.limit_memory(NO_LIMIT)
     except OSError as error:
         for folder in folders:
             with suppress(OSError):
                 folder.rmdir()
-        pytest.skip(f"needs the right to make control groups: {error}")
+        raise NoControlGroups(f"control groups may not be made: {error}") from error
     try:
         yield group
     finally:
-        for folder in dict.fromkeys(folders):
+        for folder in folders:
             _end(folder)
 
 
 def _end(folder: Path) -> None:
-    def is_empty() -> bool:
-        pids = [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
-        for pid in pids:
+    """Kill what runs in the group until it can be removed."""
+    deadline = time.monotonic() + END_SECONDS
+    while folder.exists():
+        for pid in (folder / "cgroup.procs").read_text().split():
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return not pids
-
-    wait_until(is_empty, "the group's processes have ended")
-    wait_until(lambda: not folder.exists() or _removed(folder), "the group is gone")
-
-
-def _removed(folder: Path) -> bool:
-    with suppress(OSError):
-        folder.rmdir()
-    return not folder.exists()
+                os.kill(int(pid), signal.SIGKILL)
+        try:
+            folder.rmdir()
+        except OSError:  # its processes have not ended yet
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def take_memory(group: RealGroup, size_bytes: int) -> psutil.Popen:
