@@ -23,6 +23,7 @@ from registry.heads import Head, get_head
 from registry.images import describe_images, image_patches, reads_images
 from registry.layout import FLAVOR, LOADER, MODEL_FOLDER
 from registry.processors import describe_processor, load_processor, longest_row
+from registry.served_classes import check_class
 from registry.settings import RegistrySettings, check_model_name
 from registry.tracking import connect, use_tracking
 
@@ -207,6 +208,9 @@ def describe(
 
     folder = root / MODEL_FOLDER
     check_files(folder)
+    saved = read_config(folder)
+    model_class = check_config(saved, task)
+    check_class(task, model_class, saved)
     config = model.config
     labels = tuple(config.id2label[index] for index in range(config.num_labels)) if _has_labels(model) else ()
     if labels and all(label == f"LABEL_{index}" for index, label in enumerate(labels)):
@@ -222,7 +226,7 @@ def describe(
         format=FORMAT,
         task=task,
         auto_class=get_head(task).auto_class,
-        model_class=check_config(read_config(folder), task),
+        model_class=model_class,
         model_type=config.model_type,
         problem_type=getattr(config, "problem_type", None),
         labels=labels,

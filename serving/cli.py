@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from serving.console import errors as _errors
+from serving.head_commands import heads
 from serving.version_commands import history, promote, rollback
 
 
@@ -23,30 +24,19 @@ def main() -> None:
 
 
 @main.command()
-def heads() -> None:
-    """List the tasks, their AutoModel classes and the architectures that have each head."""
-    from registry.heads import HEADS, architectures
-    from serving.tasks import served_tasks
-
-    served = served_tasks()
-    for head in HEADS.values():
-        mark = "served" if head.task in served else "not served by this release"
-        click.echo(f"{head.task}  {head.auto_class}  ({head.answers}; {mark})")
-        click.echo(click.wrap_text(", ".join(sorted(architectures(head.task))), 110, "    ", "    "))
-
-
-@main.command()
 @click.argument("model")
 @click.option("--task", required=True, help="The task that the model shall do.")
 def check(model: str, task: str) -> None:
     """Say from its configuration alone, without weights, whether MODEL (a folder or a hub id) can do a task."""
     from registry.checks import fetch_config
     from registry.heads import get_head, model_class
+    from registry.served_classes import check_class
 
     with _errors():
         head = get_head(task)
         config = fetch_config(model)
         needed = model_class(task, config["model_type"])
+        check_class(task, needed, config)
     click.echo(f"yes: {config['model_type']} has {head.auto_class} for {task}: {needed}")
     saved = config.get("architectures") or []
     if needed not in saved:
@@ -129,7 +119,7 @@ def log_command(
     click.echo(json.dumps(record) if as_json else logged.version)
 
 
-for command in (promote, rollback, history):
+for command in (heads, promote, rollback, history):
     main.add_command(command)
 
 
