@@ -8,7 +8,7 @@ loaded model answered the example whose output the contract then records. The an
 import importlib
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ def log_model(
     max_tokens: int | None = None,
     sample: Sequence[Any] = (),
     settings: RegistrySettings | None = None,
+    announce: Callable[[str], object] | None = None,
 ) -> LoggedVersion:
     """Log a fine-tuned model with its contract and register it as the next version of `name`. Blocks.
 
@@ -60,9 +61,10 @@ def log_model(
     or its image processor; a folder holds its own. inputs, parameters: the example request that the contract records;
     default: the task's. defaults: the task's own settings, such as `{"pooling": "mean"}`. dtype: "auto", or the only
     one to serve in. max_tokens: a lower bound on rows than the model's own. sample: inputs like those to come, some
-    hundreds, whose answers become the baseline that drift is measured against. Raises HeadError, ArtifactError,
-    ContractError.
+    hundreds, whose answers become the baseline that drift is measured against. announce: is told each step that takes
+    a while, in a few words. Raises HeadError, ArtifactError, ContractError.
     """
+    announce = announce or _keep_quiet
     check_model_name(name)
     head = get_head(task)
     settings = settings or RegistrySettings.from_environment()
@@ -72,8 +74,10 @@ def log_model(
         root = Path(staging)
         folder = Path(model) if isinstance(model, str | Path) else None
         if folder is not None:
+            announce("loading and checking the checkpoint")
             model, tokenizer = _load_folder(folder, head, tokenizer)
         _save(model, tokenizer, root / MODEL_FOLDER)
+        announce("loading it again from the artifact, and answering the example")
         contract = make_contract(
             root,
             model,
@@ -87,6 +91,7 @@ def log_model(
             max_tokens=max_tokens,
             sample=sample,
         )
+        announce(f"registering it as a version of {name}")
         return _register(root, contract, name, settings)
 
 
@@ -173,6 +178,10 @@ def save_model(path: str, mlflow_model: Any, *, root: Path, contract: Contract) 
 
     shutil.copytree(root / MODEL_FOLDER, Path(path) / MODEL_FOLDER, dirs_exist_ok=True)
     write_artifact(Path(path), contract, mlflow_model)
+
+
+def _keep_quiet(step: str) -> None:
+    """Announce nothing."""
 
 
 def _load_folder(folder: Path, head: Head, processor: Any) -> tuple[Any, Any]:

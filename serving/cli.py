@@ -11,6 +11,7 @@ import click
 
 from serving.console import errors as _errors
 from serving.head_commands import heads
+from serving.progress import show_progress
 from serving.version_commands import history, promote, rollback
 
 
@@ -99,7 +100,7 @@ def log_command(
     """Log the checkpoint in folder PATH with its contract and register it; prints the new version's number."""
     from registry.flavor import log_model
 
-    with _errors():
+    with _errors(), show_progress(f"logging {path}") as announce:
         logged = log_model(
             path,
             task=task,
@@ -109,6 +110,7 @@ def log_command(
             dtype=dtype,
             max_tokens=max_tokens,
             sample=_read_sample(sample) if sample is not None else (),
+            announce=announce,
         )
     record = {
         "name": logged.name,
@@ -136,6 +138,7 @@ for command in (heads, promote, rollback, history):
 def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **options: Any) -> None:
     """Serve models until SIGTERM; an alias is followed from version to version."""
     from serving.headstart import give_head_start
+    from serving.load_progress import watch_loading
     from serving.settings import ServingSettings
 
     names = {"device": "DEVICE", "workers": "WORKERS", "dtype": "DTYPE"}
@@ -159,6 +162,7 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_source_folder(), os.environ.get("PYTHONPATH", "")]))
     with suppress(OSError):  # it is only sooner
         give_head_start(settings.run, os.getpid())
+        watch_loading(settings.run, os.getpid())
     command = ["-m", "bentoml", "serve", "serving.service:Headwaiter", "--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, *command])
 
@@ -199,7 +203,9 @@ def export_command(folder: Path, targets: tuple[str, ...], prometheus: str | Non
         promised = Objectives(**{name: value for name, value in objectives.items() if value is not None})
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    for path in export(folder, files(targets or (TARGET,), prometheus or PROMETHEUS, promised)):
+    with show_progress(f"writing to {folder}"):
+        written = export(folder, files(targets or (TARGET,), prometheus or PROMETHEUS, promised))
+    for path in written:
         click.echo(path)
 
 

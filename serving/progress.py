@@ -26,7 +26,7 @@ def show_progress(what: str, stream: TextIO | None = None) -> Iterator[Announce]
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=Console(file=stream), transient=True) as bar:
+    with Progress(*columns, console=Console(file=stream), transient=True, redirect_stdout=False) as bar:
         line = bar.add_task(what, total=None)
         yield lambda step: bar.update(line, description=f"{what}: {step}")
 
