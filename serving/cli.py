@@ -3,15 +3,18 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
+from registry.environment import settings_of
 from serving.console import errors as _errors
 from serving.head_commands import heads
 from serving.progress import show_progress
+from serving.settings import ServingSettings
 from serving.version_commands import history, promote, rollback
 
 
@@ -125,26 +128,39 @@ for command in (heads, promote, rollback, history):
     main.add_command(command)
 
 
+_SETTINGS = settings_of(ServingSettings)
+FC = TypeVar("FC", bound=Callable[..., Any] | click.Command)
+
+
+def _setting(flag: str, field: str) -> Callable[[FC], FC]:
+    """The option that sets this field of the settings: its type, help and default are the field's."""
+    setting = _SETTINGS[field]
+    types = {"whole number": int, "number": float}
+    help_text = f"{setting.meaning}  [default: {setting.shown_default}]"
+    return click.option(flag, field, type=types.get(setting.kind, str), help=help_text)
+
+
 @main.command()
 @click.argument("models", nargs=-1, metavar="[NAME[@ALIAS|/VERSION]]…")
 @click.option("--deployments", is_flag=True, help="Serve what the registry marks as deployed, too.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
-@click.option("--workers", type=int, help="Front processes.  [default: 1]")
-@click.option("--device", help="auto, cpu, cuda, or several as cuda:0,cuda:1.  [default: auto]")
-@click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
-@click.option("--poll-seconds", type=float, help="How often aliases are read.  [default: 2]")
-@click.option("--keep-previous", type=int, help="Versions kept loaded behind the live one.  [default: 1]")
+@_setting("--workers", "workers")
+@_setting("--device", "devices")
+@_setting("--dtype", "dtype")
+@_setting("--poll-seconds", "poll_seconds")
+@_setting("--keep-previous", "keep_previous")
 def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **options: Any) -> None:
-    """Serve models until SIGTERM; an alias is followed from version to version."""
+    """Serve models until SIGTERM; an alias is followed from version to version.
+
+    Every setting is a HEADWAITER_* variable, too; a flag wins.
+    """
     from serving.headstart import give_head_start
     from serving.load_progress import watch_loading
-    from serving.settings import ServingSettings
 
-    names = {"device": "DEVICE", "workers": "WORKERS", "dtype": "DTYPE"}
-    for option, value in options.items():
+    for field, value in options.items():
         if value is not None:
-            os.environ[f"HEADWAITER_{names.get(option, option.upper())}"] = str(value)
+            os.environ[_SETTINGS[field].variable] = str(value)
     if models:
         os.environ["HEADWAITER_MODELS"] = " ".join(models)
     if deployments:

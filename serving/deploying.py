@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import mlflow
+import msgspec
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
@@ -76,7 +76,9 @@ def _read_seconds(key: str, value: Any) -> float:
 def registry_settings() -> RegistrySettings:
     """Headwaiter's own, unless this process has pointed MLflow somewhere else."""
     settings = RegistrySettings.from_environment()
-    return replace(settings, tracking_uri=mlflow.get_tracking_uri()) if mlflow.is_tracking_uri_set() else settings
+    if not mlflow.is_tracking_uri_set():
+        return settings
+    return msgspec.structs.replace(settings, tracking_uri=mlflow.get_tracking_uri())
 
 
 def to_body(inputs: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import bentoml
 from _bentoml_sdk import Service
 from bentoml.exceptions import BentoMLException
 
+from registry.environment import settings_of
 from serving.errors import ServingError
 from serving.logs import set_up_logging
 from serving.request import convert_request
@@ -80,7 +81,7 @@ class Manager:
 @bentoml.service(
     name="headwaiter",
     service_class=FrontService,
-    workers=int(os.environ.get("HEADWAITER_WORKERS") or 1),
+    workers=settings_of(ServingSettings)["workers"].read(os.environ),
     **_QUIET,
 )
 class Headwaiter:
