@@ -14,20 +14,9 @@ from registry.errors import NotFound, RegistryError
 from registry.layout import FLAVOR
 from registry.references import Reference
 from registry.settings import InvalidSetting, RegistrySettings
-from serving.errors import RemoteError
+from serving.errors import RemoteError, mlflow_code
 
 TEXT_COLUMNS = ("inputs", "text")
-CODES = {
-    0: "TEMPORARILY_UNAVAILABLE",
-    400: "INVALID_PARAMETER_VALUE",
-    404: "RESOURCE_DOES_NOT_EXIST",
-    413: "INVALID_PARAMETER_VALUE",
-    422: "INVALID_PARAMETER_VALUE",
-    429: "REQUEST_LIMIT_EXCEEDED",
-    503: "TEMPORARILY_UNAVAILABLE",
-    504: "TEMPORARILY_UNAVAILABLE",
-}
-"""MLflow's error code of a server's HTTP status; all others are INTERNAL_ERROR."""
 
 
 def refusal(message: str, code: str) -> MlflowException:
@@ -101,7 +90,7 @@ def mlflow_errors() -> Iterator[None]:
     try:
         yield
     except RemoteError as error:
-        raise refusal(str(error), CODES.get(error.status, "INTERNAL_ERROR")) from error
+        raise refusal(str(error), mlflow_code(error.status)) from error
     except InvalidSetting as error:
         raise refusal(str(error), "INVALID_PARAMETER_VALUE") from error
     except NotFound as error:
