@@ -8,7 +8,7 @@ from pathlib import Path
 
 from registry.contract import Contract
 from serving.lifecycle import State, check_transition
-from serving.process import EngineProcess
+from serving.process import EngineEvent, EngineProcess
 from serving.table import EngineEntry, VersionEntry
 from serving.tasks import get_task
 
@@ -62,8 +62,8 @@ class Holding:
         """How often in a row an engine of it crashed, the worst of them."""
         return max((engine.crashes for engine in self.engines), default=0)
 
-    def step(self, now: float, start: StartEngines, load_seconds: float) -> list[str]:
-        """Look at the fetch and at the engines; returns what happened: "ready", "failed", "lost", "restarted"."""
+    def step(self, now: float, start: StartEngines, load_seconds: float) -> list[EngineEvent]:
+        """Look at the fetch and at the engines; returns what happened, "ready" once all engines are."""
         if self.state in ("failed", "draining"):
             return []
         if self.fetching is not None and self.fetching.done():
@@ -84,7 +84,7 @@ class Holding:
             return ["ready"]
         return []
 
-    def fail(self, error: str, now: float) -> list[str]:
+    def fail(self, error: str, now: float) -> list[EngineEvent]:
         """Keep the cause, end the engines; returns ["failed"]."""
         self._become("failed")
         self.error, self.failed_at = error, now

@@ -11,7 +11,7 @@ from serving.holding import Holding
 from serving.lastlive import LastLive
 from serving.metering import count_swap, time_swap
 from serving.policy import VersionKey
-from serving.table import ModelEntry, Swap, Table, VersionEntry
+from serving.table import ModelEntry, Swap, SwapOutcome, Table, VersionEntry
 from serving.watch import View
 
 logger = logging.getLogger("headwaiter.manager")
@@ -92,7 +92,7 @@ class Ledger:
         )
 
     def _record(
-        self, reference: Reference, before: str | None, to: str, outcome: str, seconds: float, error: str
+        self, reference: Reference, before: str | None, to: str, outcome: SwapOutcome, seconds: float, error: str
     ) -> None:
         swap = Swap(
             time=round(time.time(), 3),

@@ -7,6 +7,7 @@ has sent and not got back; admission is decided from that, at once and without a
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import assert_never
 
 import msgspec
 import numpy
@@ -14,7 +15,7 @@ import zmq
 
 from serving.errors import DeadlineExceeded, EngineLost, Failed, QueueFull, ServingError, TooLarge
 from serving.generation import to_arrays
-from serving.messages import Cancel, Failure, FromEngine, Outputs, Part, Row, Submit, Written, unpack
+from serving.messages import Cancel, Failure, FailureReason, FromEngine, Outputs, Part, Row, Submit, Written, unpack
 from serving.stream import TextStream
 from serving.tasks.base import EncodedRow, RowArrays, Task
 
@@ -209,8 +210,7 @@ class Link:
         for row_id in message.ids:
             found = self._returned(row_id)
             if found is not None:
-                error = DeadlineExceeded if message.reason == "deadline" else Failed
-                found[0].fail(error(message.message))
+                found[0].fail(_error(message.reason, message.message))
 
     def _forget(self, row_id: int) -> tuple[Waiter, int, Row] | None:
         found = self._rows.pop(row_id, None)
@@ -228,3 +228,13 @@ class Link:
 def deadline_in(seconds: float) -> float:
     """A deadline in seconds of the machine's monotonic clock, which all its processes share."""
     return time.monotonic() + seconds
+
+
+def _error(reason: FailureReason, message: str) -> ServingError:
+    match reason:
+        case "deadline":
+            return DeadlineExceeded(message)
+        case "failed":
+            return Failed(message)
+        case other:
+            assert_never(other)

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 from monitoring.instruments import Instruments
 from monitoring.metrics import MAX_LABELS, OTHER
 from monitoring.store import Counter
+from serving.table import SwapOutcome
 from serving.trail import STAGES, Stages
 
 MEMORY_SECONDS = 1.0
@@ -145,14 +147,14 @@ class FrontMeter:
 @cache
 def start_counting(model: str) -> None:
     """Begin the manager's series of a model at 0, so that a rate sees the first swap."""
-    for outcome in ("success", "failure", "crashed"):
+    for outcome in get_args(SwapOutcome):
         instruments().swap_total.labels(model, outcome)
     for start in ("cold", "warm"):
         instruments().swap_duration_seconds.labels(model, start)
 
 
-def count_swap(model: str, outcome: str) -> None:
-    """The live version changed, or should have. outcome: as in `table.Swap`."""
+def count_swap(model: str, outcome: SwapOutcome) -> None:
+    """The live version changed, or should have."""
     instruments().swap_total.labels(model, outcome).inc()
 
 

@@ -8,13 +8,16 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 import psutil
 
 from serving.lifeline import is_alive
 from serving.report import STOP_SIGNAL, EngineOrder, EngineReport, order_path, read_report, write_report
+
+EngineEvent = Literal["ready", "failed", "lost", "restarted"]
+"""What happens to an engine: it answers, it ended before it ever did, it ended after that, it was started again."""
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 30.0
@@ -140,8 +143,8 @@ class EngineProcess:
         if process is None:
             self._process = spawn(path)
 
-    def poll(self, now: float) -> str | None:
-        """What has happened: "ready", "failed" (before it ever was ready), "lost" (after), "restarted", or None."""
+    def poll(self, now: float) -> EngineEvent | None:
+        """What has happened since the last call, or None."""
         if self._process is None:
             if self._restart_at and now >= self._restart_at and not self.is_stopping:
                 self._restart_at = 0.0
@@ -195,7 +198,7 @@ class EngineProcess:
             resident = 0
         return resident + self.report.device_bytes
 
-    def _end(self, status: str, now: float) -> str:
+    def _end(self, status: str, now: float) -> Literal["failed", "lost"]:
         self._process = None
         self.report = msgspec.structs.replace(self.report, state="failed", error=self.report.error or status)
         if not self.was_ready:

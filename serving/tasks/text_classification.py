@@ -7,13 +7,13 @@ ranks: a query and texts give the texts' indices, best first.
 
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
-from serving.scoring import Scoring, of_classes
+from serving.scoring import Activation, Scoring, of_classes
 from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ class Parameters(TextParameters, frozen=True):
     """
 
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
+    function_to_apply: Activation | None = None
     return_text: bool = False
 
 
-def activation(contract: Contract) -> str:
-    """What turns logits into scores: "none", "sigmoid" or "softmax", by problem type and number of labels."""
+def activation(contract: Contract) -> Activation:
+    """What turns logits into scores, by problem type and number of labels."""
     if contract.problem_type == "regression":
         return "none"
     if contract.problem_type == "multi_label_classification" or len(contract.labels) == 1:
