@@ -16,10 +16,11 @@ import bentoml
 from _bentoml_sdk import Service
 from bentoml.exceptions import BentoMLException
 
+from registry.environment import settings_of
 from serving.errors import ServingError
 from serving.front.request_context import Trail
 from serving.runtime.logs import set_up_logging
-from serving.settings import ServingSettings, default_workers
+from serving.settings import ServingSettings
 from serving.tasks.base.request import convert_request
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Manager:
 @bentoml.service(
     name="headwaiter",
     service_class=FrontService,
-    workers=int(os.environ.get("HEADWAITER_WORKERS") or default_workers()),
+    workers=settings_of(ServingSettings)["workers"].read(os.environ),
     **_QUIET,
 )
 class Headwaiter:

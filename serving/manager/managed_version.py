@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from registry.contract import Contract
-from serving.manager.engine_process import EngineProcess
+from serving.manager.engine_process import EngineEvent, EngineProcess
 from serving.manager.memory_budget import Footprint, weights_bytes
 from serving.tasks import get_task
 from serving.wire.routing_table import EngineEntry, VersionEntry
@@ -75,8 +75,8 @@ class Holding:
         """How often in a row an engine of it crashed, the worst of them."""
         return max((engine.crashes for engine in self.engines), default=0)
 
-    def step(self, now: float, start: StartEngines, load_seconds: float) -> list[str]:
-        """Look at the fetch and at the engines; returns what happened: "ready", "failed", "lost", "restarted"."""
+    def step(self, now: float, start: StartEngines, load_seconds: float) -> list[EngineEvent]:
+        """Look at the fetch and at the engines; returns what happened, "ready" once all engines are."""
         if self.state in ("failed", "draining"):
             return []
         if self.state == "loading" and not self.engines and (self.fetching is None or self.fetching.done()):
@@ -100,7 +100,7 @@ class Holding:
             return ["ready"]
         return []
 
-    def fail(self, error: str, now: float) -> list[str]:
+    def fail(self, error: str, now: float) -> list[EngineEvent]:
         """Keep the cause, end the engines; returns ["failed"]."""
         self._become("failed")
         self.error, self.failed_at = error, now

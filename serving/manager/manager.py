@@ -16,19 +16,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import assert_never
 
 from registry.cache import fetch
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
 from serving.errors import EngineError
-from serving.manager.engine_process import EngineProcess, Process, spawn
+from serving.manager.engine_process import EngineEvent, EngineProcess, Process, spawn
 from serving.manager.last_live import LastLive
 from serving.manager.live_versions import Ledger
 from serving.manager.managed_version import Fetched, Holding
 from serving.manager.memory_budget import Refuse, Wait
 from serving.manager.memory_guard import admit_version, find_evictable
 from serving.manager.meter import restarts, start_counting
-from serving.manager.policy import Action, GiveUp, Load, Publish, Snapshot, VersionKey, decide
+from serving.manager.policy import Action, GiveUp, Load, Publish, Snapshot, Unload, VersionKey, decide
 from serving.manager.prestart import take_head_start
 from serving.manager.recovery import enter
 from serving.manager.registry_watch import RegistryWatch
@@ -152,22 +153,23 @@ class Manager:
         )
 
     def _act(self, action: Action, now: float) -> None:
-        if isinstance(action, Publish):
-            held = self._holdings[action.reference.name, action.version]
-            self._ledger.publish(action.reference, held, self._watch.view, now)
-            return
-        key = (action.name, action.version)
-        if isinstance(action, Load):
-            if key not in self._holdings:  # else it is still draining: load it again once it has left
-                self._load(key)
-        elif isinstance(action, GiveUp):
-            held = self._holdings[key]
-            held.fail(f"its engines crashed {held.crashes} times in a row, the version before it serves again", now)
-            logger.error("%s/%s: %s", *key, held.error)
-        elif self._watch.view.is_known:
-            logger.info("unloading %s/%s", *key)
-            self._failed.pop(key, None)
-            self._holdings[key].drain(now, self.settings.timeout_seconds + 5)
+        match action:
+            case Publish(reference, version):
+                self._ledger.publish(reference, self._holdings[reference.name, version], self._watch.view, now)
+            case Load(name, version):
+                if (name, version) not in self._holdings:  # else it is still draining: load it again once it has left
+                    self._load((name, version))
+            case GiveUp(name, version):
+                held = self._holdings[name, version]
+                held.fail(f"its engines crashed {held.crashes} times in a row, the version before it serves again", now)
+                logger.error("%s/%s: %s", name, version, held.error)
+            case Unload(name, version):
+                if self._watch.view.is_known:
+                    logger.info("unloading %s/%s", name, version)
+                    self._failed.pop((name, version), None)
+                    self._holdings[name, version].drain(now, self.settings.timeout_seconds + 5)
+            case other:
+                assert_never(other)
 
     def _load(self, key: VersionKey) -> None:
         failed = self._failed.get(key)
@@ -193,25 +195,28 @@ class Manager:
         found = next((found for found in seen if (found.name, found.version) == key), None)
         return found or self._last_live.recall(Reference(key[0], version=key[1]))
 
-    def _note(self, holding: Holding, change: str, now: float) -> None:
+    def _note(self, holding: Holding, change: EngineEvent, now: float) -> None:
         name, version = holding.name, holding.version
         task = holding.contract.task if holding.contract else ""
-        if change == "ready":
-            self._failed.pop((name, version), None)
-            holding.measure()
-            restarts(name, version, task)  # from now on there is a series, so that a rate sees the first
-            logger.info("%s/%s is ready after %.1f s", name, version, now - holding.began)
-        elif change == "failed":
-            logger.error("%s/%s could not be loaded: %s", name, version, holding.error)
-            self._failed[name, version] = holding
-            self._ledger.fail(holding, self._watch.view, now)
-        elif change == "lost":
-            fields = (name, version, holding.crashes, holding.error)
-            logger.error("an engine of %s/%s ended, %d in a row; it is restarted: %s", *fields)
-            if holding.is_out_of_memory:
-                self._make_room_for(holding, now)
-        else:
-            restarts(name, version, task).inc()
+        match change:
+            case "ready":
+                self._failed.pop((name, version), None)
+                holding.measure()
+                restarts(name, version, task)  # from now on there is a series, so that a rate sees the first
+                logger.info("%s/%s is ready after %.1f s", name, version, now - holding.began)
+            case "failed":
+                logger.error("%s/%s could not be loaded: %s", name, version, holding.error)
+                self._failed[name, version] = holding
+                self._ledger.fail(holding, self._watch.view, now)
+            case "lost":
+                fields = (name, version, holding.crashes, holding.error)
+                logger.error("an engine of %s/%s ended, %d in a row; it is restarted: %s", *fields)
+                if holding.is_out_of_memory:
+                    self._make_room_for(holding, now)
+            case "restarted":
+                restarts(name, version, task).inc()
+            case other:
+                assert_never(other)
 
     def _is_due_again(self, holding: Holding, now: float) -> bool:
         """Whether a version that failed to load may be tried again; one that crashed while live is not."""

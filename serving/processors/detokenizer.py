@@ -1,6 +1,10 @@
 """Token ids as they come → text as it goes out: no character is split, none comes twice, no stop string shows.
 
 A front reads streams and whole texts with it, an engine looks for stop strings with it; so both see the same text.
+
+`tokenizers.decoders.DecodeStream` (0.23) is not used. It cannot give what it holds when the text ends inside a
+character. Of byte-fallback tokenizers (Llama's first ones) it holds bytes that are no character without bound, gives
+text that the whole decode does not begin with, or raises "Invalid prefix encountered", which would end the row.
 """
 
 from collections.abc import Sequence

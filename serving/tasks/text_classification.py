@@ -7,14 +7,14 @@ ranks: a query and texts give the texts' indices, best first.
 
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
-from serving.tasks.base.scoring import Scoring, of_classes
+from serving.tasks.base.scoring import Activation, Scoring, of_classes
 from serving.tasks.base.task import Batch, Served, Task, probe_text
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
@@ -48,12 +48,12 @@ class Parameters(TextParameters, frozen=True):
     """
 
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
+    function_to_apply: Activation | None = None
     return_text: bool = False
 
 
-def activation(contract: Contract) -> str:
-    """What turns logits into scores: "none", "sigmoid" or "softmax", by problem type and number of labels."""
+def activation(contract: Contract) -> Activation:
+    """What turns logits into scores, by problem type and number of labels."""
     if contract.problem_type == "regression":
         return "none"
     if contract.problem_type == "multi_label_classification" or len(contract.labels) == 1:

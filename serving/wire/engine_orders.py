@@ -2,8 +2,12 @@
 
 import signal
 from pathlib import Path
+from typing import Literal
 
 import msgspec
+
+EngineState = Literal["waiting", "loading", "ready", "failed"]
+"""An engine's state: waiting for its order, loading the version, answering, or ended without having answered."""
 
 STOP_SIGNAL = signal.SIGUSR1
 """From the manager to an engine: finish what you have and leave."""
@@ -33,7 +37,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How far an engine is. state: "waiting" (for its order), "loading", "ready" or "failed"; then error says why.
+    """How far an engine is. error: why its state is "failed".
 
     dtype_note: why the dtype is not the fastest, or empty. execution: see `describe_execution`. notes: which faster
     forms the model was refused, and why. split: on a CPU, forward passes side by side × threads of each. budget_tokens:
@@ -41,7 +45,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     pid: int
-    state: str
+    state: EngineState
     error: str = ""
     device: str = ""
     dtype: str = ""

@@ -8,6 +8,7 @@ dies leaves the last good state behind.
 import os
 import time
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -19,6 +20,10 @@ TABLE = "routes.json"
 HEARTBEAT = "heartbeat"
 NUDGE = "nudge"
 FRONTS_LOCK = "fronts.lock"
+
+
+SwapOutcome = Literal["success", "failure", "crashed"]
+"""How a swap ended: the version serves, it could not be loaded, or it was live and gave way to another one."""
 
 
 class EngineEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,16 +64,16 @@ class VersionEntry(msgspec.Struct, frozen=True, kw_only=True):
 class Swap(msgspec.Struct, frozen=True, kw_only=True):
     """A change of what a reference serves, or an attempt at it.
 
-    time: seconds since the epoch. reference: `name@alias` or `name/version`. outcome: "success", "failure" (the
-    version could not be loaded) or "crashed" (it was live, and gave way to `to_version`). seconds: since the registry
-    was seen to name it. error: why, unless it was a success.
+    time: seconds since the epoch. reference: `name@alias` or `name/version`. outcome: where it is "crashed",
+    `from_version` gave way to `to_version`. seconds: since the registry was seen to name it. error: why, unless it was
+    a success.
     """
 
     time: float
     reference: str
     from_version: str | None
     to_version: str
-    outcome: str
+    outcome: SwapOutcome
     seconds: float
     error: str = ""
 

@@ -8,12 +8,15 @@ import random
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, assert_never, get_args
 
 import numpy
 import torch
 
 from serving.wire.messages import Row, SamplingSettings
+
+Way = Literal["best", "sorted", "all"]
+"""What a token is drawn from: the likeliest few, all tokens sorted, or all as they are."""
 
 MOST_TOP_K = 1024
 """Up to here the best tokens are found without sorting all."""
@@ -61,7 +64,7 @@ class Sampler:
         self._processors = _processors(module, settings, settled("repetition_penalty"), self.is_drawn, row)
 
     @property
-    def way(self) -> str:
+    def way(self) -> Way:
         """Rows of one way are drawn together."""
         if 0 < self.top_k <= MOST_TOP_K:
             return "best"
@@ -96,7 +99,7 @@ def choose(logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequ
             ]
         )
     tokens = scores.argmax(-1)
-    for way in ("best", "sorted", "all"):
+    for way in get_args(Way):
         drawn = [index for index, sampler in enumerate(samplers) if sampler.is_drawn and sampler.way == way]
         if drawn:
             tokens[drawn] = _draw(scores[drawn], [samplers[index] for index in drawn], way)
@@ -105,17 +108,22 @@ def choose(logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequ
     return [told.get(index, Choice(found[index])) if finite[index] else None for index in range(len(found))]
 
 
-def _draw(scores: torch.Tensor, samplers: Sequence[Sampler], way: str) -> torch.Tensor:
+def _draw(scores: torch.Tensor, samplers: Sequence[Sampler], way: Way) -> torch.Tensor:
     def column(values: list[float]) -> torch.Tensor:
         return torch.tensor(values, device=scores.device)[:, None]
 
     # in double precision, so that a sum over a large vocabulary does not depend on how it is computed
     scores = scores.double() / column([sampler.temperature for sampler in samplers])
-    ids = None
-    if way == "best":
-        scores, ids = scores.topk(min(max(sampler.top_k for sampler in samplers), scores.shape[-1]))
-    elif way == "sorted":
-        scores, ids = scores.sort(-1, descending=True)
+    ids: torch.Tensor | None
+    match way:
+        case "best":
+            scores, ids = scores.topk(min(max(sampler.top_k for sampler in samplers), scores.shape[-1]))
+        case "sorted":
+            scores, ids = scores.sort(-1, descending=True)
+        case "all":
+            ids = None
+        case other:
+            assert_never(other)
     if ids is not None:
         rank = torch.arange(scores.shape[-1], device=scores.device)
         most = column([sampler.top_k or scores.shape[-1] for sampler in samplers])

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from serving.errors import Malformed, NotReady, ServingError, UnknownModel, Unprocessable
+from serving.errors import Malformed, NotReady, ServingError, UnknownModel, Unprocessable, mlflow_code
 from serving.front.asgi import JSON, encode_json
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import read_form, read_json
@@ -22,13 +22,6 @@ from serving.tasks.base.task import Task
 
 FORMATS = ("inputs", "instances", "dataframe_split", "dataframe_records")
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
-ERROR_CODES = {
-    400: "BAD_REQUEST",
-    404: "RESOURCE_DOES_NOT_EXIST",
-    429: "REQUEST_LIMIT_EXCEEDED",
-    503: "TEMPORARILY_UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
 
 
 class Split(msgspec.Struct, frozen=True):
@@ -65,8 +58,7 @@ class Scoring(Protocol):
 
     def describe(self, error: ServingError) -> Any:
         """MLflow's own code words."""
-        default = "INTERNAL_ERROR" if error.status >= 500 else "INVALID_PARAMETER_VALUE"
-        return {"error_code": ERROR_CODES.get(error.status, default), "message": error.message}
+        return {"error_code": mlflow_code(error.status), "message": error.message}
 
     def _only_model(self) -> str:
         models = list(self.front.routes.table.models)

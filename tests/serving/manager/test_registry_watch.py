@@ -32,8 +32,8 @@ class Watched:
     """A watch whose time the test tells."""
 
     def __init__(self, home: Path, poll_seconds: float) -> None:
-        settings = ServingSettings(RegistrySettings(home, "sqlite://"), (M,), home, os.getpid())
-        object.__setattr__(settings, "poll_seconds", poll_seconds)
+        registry = RegistrySettings(home, "sqlite://")
+        settings = ServingSettings(registry, (M,), home, os.getpid(), poll_seconds=poll_seconds)
         self.registry = Registry()
         self.watch = RegistryWatch(settings, threading.Event(), lambda: self.registry)  # type: ignore[arg-type,return-value]
 
