@@ -10,6 +10,7 @@ from typing import Any, cast
 import click
 import pytest
 
+from bench.__main__ import BENCHMARKS
 from monitoring.metrics import METRICS, VERSION, Metric
 from registry.settings import InvalidSetting, RegistrySettings
 from serving import errors
@@ -261,6 +262,11 @@ def test_a_command_is_documented_with_all_its_options(name: str) -> None:
     options = [option for option in COMMANDS[name].params if isinstance(option, click.Option) and not option.hidden]
     missing = [option.opts[-1] for option in options if not re.search(rf"{option.opts[-1]}\b", text)]
     assert missing == [], f"docs/commands.md lacks options of {name}"
+
+
+def test_every_benchmark_is_documented_with_its_command() -> None:
+    text = read(ROOT / "docs/performance.md")
+    assert [name for name in BENCHMARKS if f"`make bench ARGS={name}`" not in text] == []
 
 
 # tasks
