@@ -1,5 +1,7 @@
 # make demo   the main job, end to end      make test    all tests (test-fast: those without a server)
 # make check  lint, format, types           make bench   the benchmarks (bench-peers: beside other servers)
+# Each makes the environment first. Without an NVIDIA GPU torch comes from PyTorch's CPU index; TORCH_INDEX=URL names
+# another one, TORCH_INDEX= (empty) means pip's configured sources.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,15 +9,10 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-fast check format bench bench-generate bench-peers clean
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt scripts/install.py
 	@$(PYTHON) -c 'import sys; sys.exit("Headwaiter needs Python 3.11 or newer; set PYTHON=…" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(PYTHON) scripts/install.py "$(VENV)"
 	@touch $@
-
-# An unpinned torch would bring several GB of CUDA packages to a machine without a GPU.
-TORCH := $(shell grep '^torch==' constraints.txt)
 
 demo: $(STAMP)
 	$(BIN)/headwaiter demo $(ARGS)
@@ -49,3 +46,8 @@ bench: $(STAMP)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# The parts of the suite that depend on processor or surroundings, under others; ARGS: which, and after -- pytest's own.
+.PHONY: test-machines
+test-machines: $(STAMP)
+	$(BIN)/python -m tests.machines $(ARGS)

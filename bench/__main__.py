@@ -13,6 +13,7 @@ import psutil
 
 from bench import (
     batch_choice,
+    container,
     flood,
     forward_share,
     generation,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "swaps": swap_latency.run,
     "batches": batch_choice.run,
     "own": own_cost.run,
+    "container": container.run,
     "peers": peer_comparison.run,
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from serving.products import choose_products
+from serving.engine.optimizations.prepacked_weights import choose_products
 
 BLOCK_TOKENS = 32
 

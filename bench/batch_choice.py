@@ -15,7 +15,7 @@ from bench.batching_rules import Headwaiter, InOrder, Nearest, Rule, best_possib
 from bench.load import percentile
 from bench.report import table
 from bench.texts import MIXED, SHORT, LengthMix, make_lengths
-from serving.queue import Cost
+from serving.engine.batching.cost import Cost
 
 COSTS = {
     "bfloat16 with AMX": Cost(4.5e-3, 4.8e-5, 1024, limit_seconds=0.1),

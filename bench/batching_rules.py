@@ -2,9 +2,10 @@
 
 from itertools import islice
 
-from serving.learned import LearnedCost
-from serving.messages import Row
-from serving.queue import Cost, Queue
+from serving.engine.batching.cost import Cost
+from serving.engine.batching.online_cost import LearnedCost
+from serving.engine.batching.queue import Queue
+from serving.wire.messages import Row
 
 KIND = "rows"
 

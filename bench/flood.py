@@ -26,7 +26,7 @@ from bench.prompts import make_prompts
 from bench.report import table
 from bench.results import LoadResult, StreamResult, run_load, run_streams, streams_command
 from bench.texts import SHORT, make_texts, read_words
-from serving.priority import WRITING_NICENESS
+from serving.runtime.priority import WRITING_NICENESS
 
 CONNECTIONS = 8
 STREAMS, LONG_TOKENS = 40, 256

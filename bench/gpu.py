@@ -27,10 +27,10 @@ from bench.models import build_artifact
 from bench.processes import BenchError
 from bench.report import rate, table
 from bench.texts import LengthMix, describe_lengths, make_lengths
-from serving.packed import can_pack, pack, unpack
-from serving.padding import pack_rows
-from serving.process import EngineProcess
-from serving.report import EngineOrder
+from serving.engine.optimizations.packing import pack_rows
+from serving.engine.optimizations.unpadded import can_pack, pack, unpack
+from serving.manager.engine_process import EngineProcess
+from serving.wire.engine_orders import EngineOrder
 
 SIZES = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}
 SMALL = {"base": (2, 32, 2, 64), "large": (3, 64, 4, 128)}

@@ -22,7 +22,7 @@ import zmq
 
 from bench.models import SPECIAL, VOCABULARY
 from bench.processes import ROOT, BenchError
-from serving.messages import Failure, FromEngine, Row, Submit
+from serving.wire.messages import Failure, FromEngine, Row, Submit
 
 KIND = "softmax"
 """Of the rows, as text-classification has it for one label of several."""

@@ -7,6 +7,7 @@ The user's own `HEADWAITER_*` variables hold (all but the home and the list of m
 import contextlib
 import json
 import os
+import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
@@ -36,17 +37,19 @@ def headwaiter(
     versions: int = 1,
     home: Path | None = None,
     writer: Path | None = None,
+    python: str = sys.executable,
 ) -> Iterator[tuple[Server, Engine]]:
     """Serve the checkpoint in `folder` while the block runs. Raises BenchError where a command fails.
 
     versions: how often it is logged; the first one is live. home: a folder of the caller's; default: one of its own.
     writer: a checkpoint that is served beside it as `WRITER`, for text-generation.
+    python: the program that runs the server's modules.
     """
     with contextlib.ExitStack() as stack:
         if home is None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwaiter-bench-")))
         environment = environment_of(home)
-        cli = "serving.cli"
+        cli = "serving.commands.main"
         for _ in range(versions):
             run_module([cli, "log", str(folder), "--task", task, "--name", MODEL], environment)
         names = [MODEL]
@@ -58,7 +61,7 @@ def headwaiter(
         port = free_port()
         root = f"http://127.0.0.1:{port}"
         command = [cli, "serve", *names, "--port", str(port)]
-        pid = stack.enter_context(serving(command, environment, f"{root}/readyz", home / "serve.log"))
+        pid = stack.enter_context(serving(command, environment, f"{root}/readyz", home / "serve.log", python=python))
         url = f"{root}/models/{MODEL}"
         with urllib.request.urlopen(url, timeout=10) as answer:
             engine = read_engine(json.load(answer))

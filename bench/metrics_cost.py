@@ -21,8 +21,9 @@ from bench.texts import SHORT, make_texts, read_words
 from monitoring.exposition import Baseline, Exposition, ServerStatus, VersionStatus
 from monitoring.instruments import Instruments
 from monitoring.metrics import METRICS
-from serving.metering import EngineMeter, FrontMeter
-from serving.trail import Stages
+from serving.engine.meter import EngineMeter
+from serving.front.meter import FrontMeter
+from serving.front.request_context import Stages
 
 CONNECTIONS = 64
 REPEATS = 4_000

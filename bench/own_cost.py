@@ -27,15 +27,15 @@ from registry.cache import fetch
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from serving.engine import Engine
-from serving.front import Front
-from serving.messages import Outputs, Row, Submit
-from serving.metering import EngineMeter
-from serving.model import Model
-from serving.queue import Cost
-from serving.request import parse_body
+from serving.engine.batching.cost import Cost
+from serving.engine.engine import Engine
+from serving.engine.meter import EngineMeter
+from serving.engine.model import Model
+from serving.front.front import Front
 from serving.settings import ServingSettings
-from serving.table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
+from serving.tasks.base.request import parse_body
+from serving.wire.messages import Outputs, Row, Submit
+from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
 
 BATCHES = (1, 8, 64)
 LOADED = (1, 10, 50)
@@ -52,7 +52,7 @@ def run(seconds: float) -> str:
     with TemporaryDirectory(prefix="hw-bench-") as name:
         home = Path(name)
         environment = environment_of(home)
-        cli = ["serving.cli", "log", str(tiny_classifier()), "--task", "text-classification", "--name", MODEL]
+        cli = ["serving.commands.main", "log", str(tiny_classifier()), "--task", "text-classification", "--name", MODEL]
         run_module(cli, environment)
         registry = RegistrySettings.from_environment(environment)
         root, contract = fetch(Versions(registry).resolve(Reference(MODEL, version="1")), registry)

@@ -36,8 +36,10 @@ def run(seconds: float) -> str:
     with tempfile.TemporaryDirectory(prefix="hw-bench-") as name:
         home = Path(name)
         environment = environment_of(home)
-        run_module(["serving.cli", "log", str(folder), "--task", "text-classification", "--name", MODEL], environment)
-        run_module(["serving.cli", "promote", MODEL, "1", "--why", "bench"], environment)
+        run_module(
+            ["serving.commands.main", "log", str(folder), "--task", "text-classification", "--name", MODEL], environment
+        )
+        run_module(["serving.commands.main", "promote", MODEL, "1", "--why", "bench"], environment)
         bare: list[float] = []
         served: list[tuple[float, float]] = []
         for _ in range(rounds):
@@ -69,7 +71,9 @@ def _first_answer(environment: dict[str, str], home: Path) -> tuple[float, float
     body = json.dumps({"inputs": TEXT}).encode()
     url = f"http://127.0.0.1:{port}/models/{MODEL}"
     began = time.perf_counter()
-    with running(["serving.cli", "serve", MODEL, "--port", str(port)], environment, home / "serve.log") as process:
+    with running(
+        ["serving.commands.main", "serve", MODEL, "--port", str(port)], environment, home / "serve.log"
+    ) as process:
         while not _answers(url, body):
             if process.poll() is not None or time.perf_counter() - began > WAIT_SECONDS:
                 raise BenchError(f"there was no answer:\n{(home / 'serve.log').read_text(errors='replace')[-3000:]}")

@@ -11,10 +11,10 @@ from registry.digests import verify_folder
 from registry.errors import ArtifactError, ContractError, DigestMismatch, RegistryUnavailable
 from registry.flavor import read_contract
 from registry.layout import MODEL_FOLDER
-from registry.plain import add_contract, needs_contract
+from registry.references import ResolvedVersion
 from registry.settings import RegistrySettings
 from registry.tracking import connect
-from registry.versions import ResolvedVersion
+from registry.transformers_flavor import add_contract, needs_contract
 
 
 def fetch(version: ResolvedVersion, settings: RegistrySettings) -> tuple[Path, Contract]:

@@ -20,7 +20,7 @@ from registry.contract import FORMAT, Contract, Example
 from registry.digests import digest_folder
 from registry.errors import ContractError, IncompleteArtifact
 from registry.heads import Head, get_head
-from registry.images import describe_images, image_patches, reads_images
+from registry.image_settings import describe_images, image_patches, reads_images
 from registry.layout import FLAVOR, LOADER, MODEL_FOLDER
 from registry.processors import describe_processor, load_processor, longest_row
 from registry.settings import RegistrySettings, check_model_name

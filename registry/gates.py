@@ -10,8 +10,8 @@ from registry.cache import fetch, peek
 from registry.contract import Contract
 from registry.errors import ArtifactError, BreakingChange, ContractError, DamagedVersion, HeadError, RegistryUnavailable
 from registry.history import Evaluation
+from registry.references import ResolvedVersion
 from registry.settings import RegistrySettings
-from registry.versions import ResolvedVersion
 
 Evaluate = Callable[[Path, Contract], Evaluation]
 """From a verified artifact to its score; raises NotGoodEnough where a requirement is missed."""

@@ -1,4 +1,4 @@
-"""How a user names a model: `name`, `name@alias` or `name/version`."""
+"""How a user names a model: `name`, `name@alias` or `name/version`; and the version that was found for it."""
 
 from dataclasses import dataclass
 
@@ -29,3 +29,16 @@ class Reference:
 
     def __str__(self) -> str:
         return f"{self.name}/{self.version}" if self.version else f"{self.name}@{self.alias}"
+
+
+@dataclass(frozen=True)
+class ResolvedVersion:
+    """A version, found once; from here on only the number is used.
+
+    source: MLflow's address of the files. digest: sha256 of its contract as logged, None if it has no such tag.
+    """
+
+    name: str
+    version: str
+    source: str
+    digest: str | None

@@ -5,14 +5,13 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from registry.contract import Contract
 from registry.errors import BreakingChange, HistoryError, NotFound, RegistryError, RegistryUnavailable
 from registry.history import Move, check_reason, earlier_versions, new_key, read_moves
 from registry.layout import FLAVOR
-from registry.references import Reference
+from registry.references import Reference, ResolvedVersion
 from registry.settings import DEFAULT_ALIAS, InvalidSetting, RegistrySettings
 from registry.tracking import connect
 
@@ -21,19 +20,6 @@ if TYPE_CHECKING:
 
 DEPLOYED = f"{FLAVOR}.deployed"
 """A registered model's tag: the alias to serve."""
-
-
-@dataclass(frozen=True)
-class ResolvedVersion:
-    """A version, found once; from here on only the number is used.
-
-    source: MLflow's address of the files. digest: sha256 of its contract as logged, None if it has no such tag.
-    """
-
-    name: str
-    version: str
-    source: str
-    digest: str | None
 
 
 class Versions:
@@ -106,7 +92,7 @@ class Versions:
 
         why, who: for the history; who is the user by default. allow_breaking: the reason to promote a version although
         clients of the live one would notice it (`gates.find_differences` says what they notice). evaluate: scores the
-        candidate first, such as `serving.evaluation.Evaluator`. Raises NotFound, HistoryError for an empty reason, or a
+        candidate first, such as `headwaiter.Evaluator`. Raises NotFound, HistoryError for an empty reason, or a
         PromotionRefused; the alias stays where it is then.
         """
         check_reason(why)

@@ -17,7 +17,7 @@ from registry.contract import Contract
 from registry.errors import NotGoodEnough
 from registry.history import Evaluation
 from serving.errors import EvaluationError, ServingError
-from serving.scoring import LOWER_IS_BETTER, Scoring
+from serving.tasks.base.scoring import LOWER_IS_BETTER, Scoring
 
 FORM = 'write {"inputs": …, "label": …} a line, as JSON'
 
@@ -114,8 +114,8 @@ class Evaluator:
         return scoring.settle(label)
 
     def _predict(self, root: Path, contract: Contract, scoring: Scoring) -> list[Any]:
-        from serving.model import choose_device
-        from serving.predictor import Predictor
+        from serving.engine.model import choose_device
+        from serving.engine.predictor import Predictor
 
         predictor = Predictor(root, contract, device=choose_device("auto"))
         predictions = []

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from registry.contract import Contract
-from serving.columns import to_inputs
-from serving.predictor import Predictor
+from serving.engine.predictor import Predictor
 from serving.tasks import get_task
-from serving.tasks.base import Task
+from serving.tasks.base.columns import to_inputs
+from serving.tasks.base.task import Task
 
 
 def load(root: Path) -> Predictor:
@@ -39,7 +39,7 @@ class PyFunc:
         """One answer per input, in order.
 
         model_input: a text, a list of the task's inputs, or a pandas DataFrame whose columns are read as
-        `serving.columns` says. params: the request's parameters.
+        `serving.tasks.base.columns` says. params: the request's parameters.
         """
         inputs = _to_inputs(model_input, self._predictor.model.task)
         return [self._predictor.answer([entry], params or None)[0] for entry in inputs]

@@ -17,13 +17,13 @@ from _bentoml_sdk import Service
 from bentoml.exceptions import BentoMLException
 
 from serving.errors import ServingError
-from serving.logs import set_up_logging
-from serving.request import convert_request
-from serving.settings import ServingSettings
-from serving.trail import Trail
+from serving.front.request_context import Trail
+from serving.runtime.logs import set_up_logging
+from serving.settings import ServingSettings, default_workers
+from serving.tasks.base.request import convert_request
 
 if TYPE_CHECKING:
-    from serving.front import Front
+    from serving.front.front import Front
 
 _QUIET = {
     "metrics": {"enabled": False},  # ours are served instead: BentoML's have the raw path as a label
@@ -36,7 +36,7 @@ _QUIET = {
 @cache
 def front() -> "Front":
     """This worker's front."""
-    from serving.front import Front
+    from serving.front.front import Front
 
     set_up_logging()
     return Front(ServingSettings.from_environment())
@@ -47,8 +47,8 @@ class FrontService(Service[Any]):
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """BentoML's hook: what the worker serves. Only fronts import it, so that the other processes start sooner."""
-        from serving.app import DataPlane
-        from serving.plain import serve_plainly
+        from serving.front.app import DataPlane
+        from serving.front.fast_path import serve_plainly
 
         plane = DataPlane(front(), super().to_asgi(is_main=is_main))
         serve_plainly(plane.huggingface)
@@ -60,7 +60,7 @@ class Manager:
     """Reads the registry, starts and stops engines, publishes the routing table. It has no API of its own."""
 
     def __init__(self) -> None:
-        from serving.manager import Manager as Loop
+        from serving.manager.manager import Manager as Loop
 
         set_up_logging()
         self._loop = Loop(ServingSettings.from_environment())
@@ -80,7 +80,7 @@ class Manager:
 @bentoml.service(
     name="headwaiter",
     service_class=FrontService,
-    workers=int(os.environ.get("HEADWAITER_WORKERS") or 1),
+    workers=int(os.environ.get("HEADWAITER_WORKERS") or default_workers()),
     **_QUIET,
 )
 class Headwaiter:

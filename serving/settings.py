@@ -8,7 +8,9 @@ from typing import Any
 
 from registry.references import Reference
 from registry.settings import InvalidSetting, RegistrySettings
+from serving.runtime.limits import own_groups, usable_cores
 
+CORES_OF_A_FRONT = 4
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -17,17 +19,19 @@ class ServingSettings:
     """Everything that can be set about a server. Times are in seconds, sizes in bytes or tokens.
 
     models: what to serve. deployments: whether to serve what the registry marks as deployed, too. workers: front
-    processes, >= 1. devices: "auto" or torch device names; one engine each. dtype: "auto" or the one to serve in.
-    poll_seconds: how often aliases are read. keep_previous: versions that stay loaded behind an alias' live one;
-    keep_bytes: what those may take together, 0 for no bound. retry_seconds: after which a version that failed to load
-    is first tried again. webhook_secret: of MLflow's webhook, empty for none. timeout_seconds: a request's deadline.
-    grace_seconds: how long the manager or all engines of a live model may be gone before liveness fails, and how long
-    shutdown waits for accepted requests. load_seconds: how long a version may take to load. queue_tokens: bound of an
-    engine's queue, 0 for what the engine computes in `queue_seconds`. max_body_bytes, max_rows: bounds of one request.
+    processes, one for each four cores if not set. devices: "auto" or torch device names; one engine each. dtype:
+    "auto" or the one to serve in. poll_seconds: how often aliases are read. keep_previous: versions that stay
+    loaded behind an alias' live one; keep_bytes: what those may take together, 0 for no bound. replace_live:
+    whether the live version stops before one loads for which there is no memory beside it; nothing of that model
+    answers meanwhile. retry_seconds: after which a version that failed to load is first tried again.
+    webhook_secret: of MLflow's webhook, empty for none. timeout_seconds: a request's deadline. grace_seconds: how
+    long the manager or all engines of a live model may be gone before liveness fails, and how long shutdown waits
+    for accepted requests. load_seconds: how long a version may take to load. queue_tokens: bound of an engine's
+    queue, 0 for what the engine computes in `queue_seconds`. max_body_bytes, max_rows: bounds of one request.
     threads: of an engine on a CPU, 0 for all cores. cache_bytes: of the keys and values of texts that one engine
-    writes, 0 for a share of what is free. slow_seconds: requests that take longer are logged. log_inputs:
-    whether logged requests show what was asked. run: folder of sockets and the routing table. server: id of the
-    process that all others end with.
+    writes, 0 for a share of what is free. slow_seconds: requests that take longer are logged. log_inputs: whether
+    logged requests show what was asked. run: folder of sockets and the routing table. server: id of the process
+    that all others end with.
     """
 
     registry: RegistrySettings
@@ -41,6 +45,7 @@ class ServingSettings:
     poll_seconds: float = 2.0
     keep_previous: int = 1
     keep_bytes: int = 0
+    replace_live: bool = False
     retry_seconds: float = 30.0
     webhook_secret: str = field(default="", repr=False)
     timeout_seconds: float = 30.0
@@ -82,10 +87,11 @@ class ServingSettings:
             models=tuple(dict.fromkeys(Reference.parse(model) for model in models)),
             devices=devices or ("auto",),
             dtype=read.choice("DTYPE", DTYPES),
-            workers=read.number("WORKERS", int, cls.workers, 1, 256),
+            workers=read.number("WORKERS", int, default_workers(environ), 1, 256),
             poll_seconds=read.number("POLL_SECONDS", float, cls.poll_seconds, 0.05, 3600),
             keep_previous=read.number("KEEP_PREVIOUS", int, cls.keep_previous, 0, 100),
             keep_bytes=read.number("KEEP_BYTES", int, cls.keep_bytes, 0, 2**50),
+            replace_live=read.choice("REPLACE_LIVE", ("0", "1")) == "1",
             retry_seconds=read.number("RETRY_SECONDS", float, cls.retry_seconds, 0.1, 86400),
             webhook_secret=environ.get("HEADWAITER_WEBHOOK_SECRET", ""),
             timeout_seconds=read.number("TIMEOUT_SECONDS", float, cls.timeout_seconds, 0.001, 3600),
@@ -100,6 +106,12 @@ class ServingSettings:
             slow_seconds=read.number("SLOW_SECONDS", float, cls.slow_seconds, 0.001, 3600),
             log_inputs=read.choice("LOG_INPUTS", ("0", "1")) == "1",
         )
+
+
+def default_workers(environ: Mapping[str, str] = os.environ) -> int:
+    """One front process for each four cores that may be used, as an engine takes several times as much; at most 8."""
+    cores, _ = usable_cores(own_groups(), environ)
+    return max(1, min(8, cores // CORES_OF_A_FRONT))
 
 
 class _Reader:

@@ -18,6 +18,8 @@ os.environ.update(
 import pytest
 
 from registry.settings import RegistrySettings
+from serving.runtime.machine import describe_machine
+from tests.header import torch_capability
 from tests.small_models import build_model
 
 pytest_plugins = ["tests.parallel", "tests.quick"]
@@ -50,3 +52,8 @@ def forget_tracking() -> None:
     mlflow.set_registry_uri(None)
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     mlflow.tracking.fluent._active_experiment_id = None
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """The machine, so that a report from elsewhere can be read."""
+    return describe_machine(torch_capability(config))

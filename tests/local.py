@@ -13,22 +13,24 @@ from typing import Any
 import msgspec
 import zmq
 
+from registry.contract import Contract
 from registry.flavor import read_contract
 from registry.settings import RegistrySettings
-from serving import engine as engine_module
-from serving.decoding.writer import Reply, Writer
-from serving.engine import make_engine
+from serving.engine import engine as engine_module
+from serving.engine.__main__ import make_engine
+from serving.engine.batching.cost import Cost
+from serving.engine.generation.scheduler import Reply, Writer
+from serving.engine.loading import optimize
+from serving.engine.meter import EngineMeter
+from serving.engine.model import Model
+from serving.engine.parallel import Split, make_lanes
 from serving.errors import ServingError
-from serving.execution import choose_execution
-from serving.front import Front, Gone
-from serving.messages import Row
-from serving.metering import EngineMeter
-from serving.model import Model
-from serving.queue import Cost
-from serving.request import parse_body
+from serving.front.front import Front, Gone
+from serving.front.text_stream import TextStream
 from serving.settings import ServingSettings
-from serving.stream import TextStream
-from serving.table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
+from serving.tasks.base.request import parse_body
+from serving.wire.messages import Row
+from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
 from tests.e2e.server import wait_until
 
 engine_module.LINGER_SECONDS = 0.0  # these fronts and engines end together
@@ -38,9 +40,13 @@ COST = Cost(fixed_seconds=1.0, token_seconds=1e-6, budget_tokens=2048)
 
 
 class Recorder(Model):
-    """A model that remembers the sizes of its batches."""
+    """A model that remembers the sizes of its batches. may_begin: none begins until it is set."""
 
-    batches: list[int]
+    def __init__(self, root: Path, contract: Contract) -> None:
+        self.batches: list[int] = []
+        self.may_begin = threading.Event()
+        self.may_begin.set()
+        super().__init__(root, contract)
 
     @cached_property
     def writer(self) -> Writer:
@@ -49,6 +55,7 @@ class Recorder(Model):
         step = made.step
 
         def observed() -> list[Reply]:
+            self.may_begin.wait()
             replies = step()
             self.batches.append(made.running)
             return replies
@@ -58,6 +65,7 @@ class Recorder(Model):
 
     def launch(self, rows: Sequence[Row]) -> Any:
         """As the model does."""
+        self.may_begin.wait()
         self.batches.append(len(rows))
         return super().launch(rows)
 
@@ -69,16 +77,26 @@ class Local:
         self.root, self._run = root, run
         self.contract = read_contract(root)
         self.model = Recorder(root, self.contract)
-        self.model.batches = []
-        choose_execution(self.model)
+        optimize(self.model)
+        self.split = Split()
 
     def answers(self, bodies: Sequence[Any]) -> list[Any]:
-        """The answer of each body (bytes, or data for JSON), or the ServingError that it got; in order."""
+        """The answer of each body (bytes, or data for JSON), or the ServingError that it got; in order.
+
+        No batch begins before the engine has been sent all of them.
+        """
         return asyncio.run(self._ask(list(bodies)))
 
     async def _ask(self, bodies: list[Any]) -> list[Any]:
         async with self.running() as front:
-            return await asyncio.gather(*(self.ask(front, body) for body in bodies))
+            self.model.may_begin.clear()
+            try:
+                asked = [asyncio.create_task(self.ask(front, body)) for body in bodies]
+                while sum(task.done() for task in asked) + waiting(front) < len(asked):
+                    await asyncio.sleep(0.001)
+            finally:
+                self.model.may_begin.set()
+            return await asyncio.gather(*asked)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Front]:
@@ -117,7 +135,8 @@ class Local:
         address = f"ipc://{self._run}/engine.sock"
         socket.bind(address)
         cost = replace(COST, packs=self.model.packs)
-        engine = make_engine(self.model, cost, socket, EngineMeter("m", "1", self.contract.task))
+        meter = EngineMeter("m", "1", self.contract.task)
+        engine = make_engine(self.model, cost, socket, meter, make_lanes(self.model, self.split))
         thread = threading.Thread(target=engine.run)
         thread.start()
         try:
@@ -141,3 +160,9 @@ class Local:
         version = VersionEntry(state="ready", root=str(self.root), contract=self.contract, engines=(entry,))
         model = ModelEntry(live="1", aliases={"champion": "1"}, versions={"1": version})
         TableFile(self._run).write(Table(models={"m": model}))
+
+
+def waiting(front: Front) -> int:
+    """Requests whose rows have all been sent to the engine and are not answered."""
+    link = front.routes.find("m", None).choose_link()
+    return 0 if link._outbox else len({waiter for waiter, _, _ in link._rows.values()})

@@ -1,8 +1,12 @@
-"""The folders are the data's way: who may import whom, and what a front must not load."""
+"""The folders show the processes: who may import whom, what a front must not load, and that nothing goes in circles."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,22 +14,155 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("registry", "serving", "monitoring")
 
+PROCESS = frozenset({"tasks", "processors", "wire", "runtime"})
+SERVING: Mapping[str, frozenset[str]] = {
+    "front": PROCESS,
+    "engine": PROCESS,
+    "manager": frozenset({"tasks", "wire", "runtime"}),
+    "tasks": frozenset({"processors", "wire"}),
+    "processors": frozenset({"wire"}),
+    "wire": frozenset(),
+    "runtime": frozenset(),
+    "client": frozenset(),
+    "commands": frozenset({"client", "tasks", "demo", "manager.prestart", "evaluation"}),
+    "demo": frozenset(),
+    "service": frozenset({"front", "manager", "tasks", "runtime"}),
+    "pyfunc": frozenset({"engine", "tasks"}),
+    "evaluation": frozenset({"engine", "tasks"}),
+    "settings": frozenset({"runtime.limits"}),
+    "errors": frozenset(),
+}
+"""What a folder of serving, or a module beside the folders, may import of the others; inside functions, too."""
+FOR_ALL = frozenset({"settings", "errors"})
 
-def imported_packages(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f"{path}: relative import"
-            found.add(node.module.partition(".")[0])
+CHEAP = frozenset({"contract", "errors", "heads", "layout", "references", "settings"})
+"""The modules of registry that load neither MLflow nor torch."""
+REGISTRY: Mapping[str, frozenset[str]] = {
+    "front": CHEAP,
+    "engine": CHEAP | {"checks", "flavor", "imports"},
+    "manager": CHEAP | {"cache", "flavor", "versions"},
+    "tasks": CHEAP,
+    "processors": CHEAP,
+    "wire": CHEAP,
+    "runtime": frozenset(),
+    "client": CHEAP | {"versions"},
+    "commands": CHEAP | {"checks", "flavor", "history", "suggestions", "versions"},
+    "demo": CHEAP | {"flavor", "versions"},
+    "service": frozenset(),
+    "pyfunc": CHEAP,
+    "evaluation": CHEAP | {"history"},
+    "settings": CHEAP,
+    "errors": frozenset(),
+}
+MONITORING: Mapping[str, frozenset[str]] = {
+    "front": frozenset({"exposition", "store"}),
+    "engine": frozenset({"metrics"}),
+    "manager": frozenset({"store"}),
+    "runtime": frozenset({"instruments", "metrics"}),
+    "commands": frozenset({"export", "rules"}),
+    "demo": frozenset({"metrics"}),
+}
+HEAVY = ("torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Import:
+    """A module that a module imports. is_early: with it, not later by a function or for the type checker only."""
+
+    module: str
+    is_early: bool
+
+
+@cache
+def modules() -> Mapping[str, Path]:
+    """Of the three packages, by their names."""
+    found = {}
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
+
+
+@cache
+def imports(name: str) -> tuple[Import, ...]:
+    """Every import of a module."""
+    return tuple(_walk(ast.parse(modules()[name].read_text(encoding="utf-8")), name, is_early=True))
+
+
+def _walk(node: ast.AST, name: str, *, is_early: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        early = is_early and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+        early = early and not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test))
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, early) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"{name}: relative import"
+            for alias in child.names:
+                inner = f"{child.module}.{alias.name}"
+                yield Import(inner if inner in modules() else str(child.module), early)
+        else:
+            yield from _walk(child, name, is_early=early)
+
+
+def of(package: str) -> list[str]:
+    return [name for name in modules() if name.partition(".")[0] == package]
+
+
+def below(module: str, package: str) -> str | None:
+    """A module's name within a package, "" for the package itself; None for a module of another one."""
+    first, _, rest = module.partition(".")
+    return rest if first == package else None
+
+
+def is_allowed(inner: str, allowed: frozenset[str]) -> bool:
+    """Whether a module is one of these, or in a folder that is."""
+    return any(inner == each or inner.startswith(f"{each}.") for each in allowed)
+
+
+@pytest.mark.parametrize("name", of("serving"))
+def test_a_module_imports_only_what_its_folder_may(name: str) -> None:
+    own = name.split(".")[1] if "." in name else ""
+    assert not own or own in SERVING, f"{name} is in no folder of the plan"
+    for each in imports(name):
+        inner = below(each.module, "serving")
+        if inner is not None:
+            allowed = {own} | FOR_ALL | SERVING[own] if own else frozenset[str]()
+            assert is_allowed(inner, frozenset(allowed)), f"{name} imports {each.module}"
+        for package, table in (("registry", REGISTRY), ("monitoring", MONITORING)):
+            inner = below(each.module, package)
+            if inner is not None:
+                assert is_allowed(inner, table.get(own, frozenset())), f"{name} imports {each.module}"
 
 
 @pytest.mark.parametrize("package", ["registry", "monitoring"])
 def test_registry_and_monitoring_import_neither_serving_nor_each_other(package: str) -> None:
-    for path in (ROOT / package).rglob("*.py"):
-        assert not imported_packages(path) & (set(PACKAGES) - {package}), path
+    for name in of(package):
+        found = {each.module.partition(".")[0] for each in imports(name)}
+        assert not found & (set(PACKAGES) - {package}), name
+
+
+def test_only_an_engine_imports_torch_and_transformers_with_its_modules() -> None:
+    found = {
+        name for name in modules() for each in imports(name) if each.is_early and each.module.split(".")[0] in HEAVY
+    }
+    assert found, "the engine does, else this test looks at nothing"
+    assert not [name for name in found if not name.startswith("serving.engine.")]
+
+
+def test_nothing_imports_in_circles() -> None:
+    """Neither while modules are imported, nor later inside of functions, nor for the type checker."""
+    graph = {name: {each.module for each in imports(name) if each.module != name} for name in modules()}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_a_file_beside_the_tasks_is_a_task() -> None:
+    from serving.tasks import get_task, served_tasks
+
+    files = {path.stem for path in (ROOT / "serving" / "tasks").glob("*.py")} - {"__init__"}
+    assert {type(get_task(name)).__module__ for name in served_tasks()} == {f"serving.tasks.{stem}" for stem in files}
 
 
 def test_nothing_outside_a_tasks_file_branches_on_its_name() -> None:
@@ -39,8 +176,9 @@ def test_nothing_outside_a_tasks_file_branches_on_its_name() -> None:
 
 
 def test_a_front_imports_neither_torch_nor_transformers_nor_mlflow() -> None:
+    fronts = ", ".join(name for name in of("serving") if name == "serving.service" or name.startswith("serving.front"))
     code = (
-        "import sys, serving.service, serving.app, serving.front, serving.scrape\n"
+        f"import sys, {fronts}\n"
         "from serving.tasks import get_task, served_tasks\n"
         "[get_task(name) for name in served_tasks()]\n"
         "print([name for name in ('torch', 'transformers', 'mlflow') if name in sys.modules])"
@@ -51,7 +189,8 @@ def test_a_front_imports_neither_torch_nor_transformers_nor_mlflow() -> None:
 
 def test_counting_and_scraping_need_no_client_library() -> None:
     code = (
-        "import sys, monitoring.instruments, monitoring.exposition, serving.metering; "
+        "import sys, monitoring.instruments, monitoring.exposition, "
+        "serving.front.meter, serving.engine.meter, serving.manager.meter; "
         "print('prometheus_client' in sys.modules or 'opentelemetry' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

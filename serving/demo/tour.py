@@ -87,7 +87,7 @@ def _make_versions(home: Path, settings: RegistrySettings, say: Say) -> None:
 @contextmanager
 def _server(home: Path, port: int, say: Say) -> Iterator[httpx.Client]:
     say(f"\n3. headwaiter serve {NAME} --port {port} …")
-    command = [sys.executable, "-m", "serving.cli", "serve", NAME, "--port", str(port)]
+    command = [sys.executable, "-m", "serving.commands.main", "serve", NAME, "--port", str(port)]
     began = time.perf_counter()
     log = home / "server.log"
     with log.open("w") as output:

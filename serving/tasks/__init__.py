@@ -6,13 +6,13 @@ from pathlib import Path
 
 from registry.heads import HEADS, get_head
 from serving.errors import EngineError
-from serving.tasks.base import Task
+from serving.tasks.base.task import Task
 
 
 @cache
 def served_tasks() -> tuple[str, ...]:
     """Names of the tasks that this release serves, from the files in this folder, in the order of the table."""
-    stems = {path.stem for path in Path(__file__).parent.glob("*.py")} - {"__init__", "base"}
+    stems = {path.stem for path in Path(__file__).parent.glob("*.py")} - {"__init__"}
     return tuple(head.task for head in HEADS.values() if _stem(head.task) in stems)
 
 

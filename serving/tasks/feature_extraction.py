@@ -15,9 +15,10 @@ import numpy
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
-from serving.images import ImageReader, collate_images, draw, normalise, probe_image
-from serving.messages import Row
-from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text, upload
+from serving.processors.images import ImageReader, collate_images, draw, normalise, probe_image
+from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.task import Batch, Served, Task, probe_text, upload
+from serving.wire.messages import Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:
     import torch

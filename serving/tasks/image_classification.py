@@ -13,11 +13,11 @@ import msgspec
 import numpy
 
 from registry.contract import Contract
-from serving.images import ImageReader, collate_images, draw, normalise, probe_image
-from serving.messages import Row
-from serving.scoring import Scoring, of_classes
-from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task
+from serving.processors.images import ImageReader, collate_images, draw, normalise, probe_image
+from serving.tasks.base.scoring import Scoring, of_classes
+from serving.tasks.base.task import Batch, Served, Task
 from serving.tasks.text_classification import activation
+from serving.wire.messages import Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:
     import torch

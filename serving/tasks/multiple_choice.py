@@ -11,8 +11,10 @@ import msgspec
 import numpy
 
 from registry.contract import Contract
-from serving.scoring import Scoring, accuracy
-from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task, TextParameters
+from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.scoring import Scoring, accuracy
+from serving.tasks.base.task import Batch, Served, Task
+from serving.wire.messages import Encoded, RowArrays
 
 if TYPE_CHECKING:
     import torch

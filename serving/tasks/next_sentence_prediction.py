@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from registry.contract import Contract
-from serving.scoring import Scoring, accuracy, f1_macro
-from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task, TextParameters
+from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.scoring import Scoring, accuracy, f1_macro
+from serving.tasks.base.task import Batch, Served, Task
+from serving.wire.messages import Encoded, RowArrays
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,9 @@ import numpy
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
-from serving.scoring import Scoring, exact_match, f1_words
-from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task
+from serving.tasks.base.scoring import Scoring, exact_match, f1_words
+from serving.tasks.base.task import Batch, Served, Task
+from serving.wire.messages import Encoded, RowArrays
 
 if TYPE_CHECKING:
     import torch

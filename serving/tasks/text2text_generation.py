@@ -12,17 +12,18 @@ from typing import Any, Literal
 import msgspec
 
 from serving.errors import Unprocessable
-from serving.generation import (
+from serving.tasks.base.generated_text import answer
+from serving.tasks.base.generation import (
     GeneratingTask,
     GenerationDefaults,
     GenerationParameters,
     Positive,
     PositiveNumber,
-    answer,
     count_new_tokens,
     make_rows,
 )
-from serving.tasks.base import Encoded, RowArrays, Served
+from serving.tasks.base.task import Served
+from serving.wire.messages import Encoded, RowArrays
 
 MAX_BEAMS = 16
 

@@ -13,8 +13,10 @@ import msgspec
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
-from serving.scoring import Scoring, of_classes
-from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text
+from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.scoring import Scoring, of_classes
+from serving.tasks.base.task import Batch, Served, Task, probe_text
+from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
 if TYPE_CHECKING:
     import torch

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from registry.contract import Contract
-from serving.chat import ChatTemplate
 from serving.errors import Unprocessable
-from serving.generation import (
+from serving.processors.chat_template import ChatTemplate
+from serving.tasks.base.generated_text import answer
+from serving.tasks.base.generation import (
     GeneratingTask,
     GenerationDefaults,
     GenerationParameters,
-    answer,
     count_new_tokens,
     make_rows,
 )
-from serving.tasks.base import Encoded, RowArrays, Served
+from serving.tasks.base.task import Served
+from serving.wire.messages import Encoded, RowArrays
 
 
 class Parameters(GenerationParameters, frozen=True):

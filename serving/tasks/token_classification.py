@@ -13,8 +13,10 @@ import msgspec
 import numpy
 
 from registry.contract import Contract
-from serving.scoring import LabelledSpan, Scoring, f1_micro, precision, recall
-from serving.tasks.base import Batch, Encoded, RowArrays, Served, Task, TextParameters
+from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.scoring import LabelledSpan, Scoring, f1_micro, precision, recall
+from serving.tasks.base.task import Batch, Served, Task
+from serving.wire.messages import Encoded, RowArrays
 
 if TYPE_CHECKING:
     import torch

@@ -14,9 +14,11 @@ import numpy
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
-from serving.scoring import Scoring, accuracy, f1_macro
-from serving.tasks.base import Batch, Encoded, EncodedRow, RowArrays, Served, Task, TextParameters, probe_text
+from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.scoring import Scoring, accuracy, f1_macro
+from serving.tasks.base.task import Batch, Served, Task, probe_text
 from serving.tasks.text_classification import mark_ends
+from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
 if TYPE_CHECKING:
     import torch

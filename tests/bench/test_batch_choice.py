@@ -3,7 +3,7 @@ import pytest
 from bench.batch_choice import RULES, simulate
 from bench.batching_rules import best_possible
 from bench.texts import MIXED, SHORT, LengthMix, make_lengths
-from serving.queue import Cost
+from serving.engine.batching.cost import Cost
 
 COST = Cost(4.5e-3, 4.8e-5, 1024)
 WIDEST = Cost(4.5e-3, 4.8e-5, 2048)

@@ -17,11 +17,11 @@ ASKED = "the same text"
 
 @dataclass(frozen=True)
 class Seen:
-    """One kind of answer. version: as the answer names it. labels: best first, of a 200. error: of any other."""
+    """One kind of answer. version: as the answer names it. label: the best one, of a 200. error: of any other."""
 
     status: int
     version: str | None
-    labels: tuple[str, ...] = ()
+    label: str = ""
     error: str = ""
 
 
@@ -78,12 +78,12 @@ class Load(threading.Thread):
         before = self.total(version)
         wait_until(lambda: self.total(version) >= before + answers, f"{answers} answers by {version}: {self.seen}", 120)
 
-    def answers(self) -> dict[str, set[tuple[str, ...]]]:
+    def answers(self) -> dict[str, set[str]]:
         """What each version answered."""
-        found: dict[str, set[tuple[str, ...]]] = {}
+        found: dict[str, set[str]] = {}
         for kind in dict(self.seen):
             if kind.status == 200:
-                found.setdefault(str(kind.version), set()).add(kind.labels)
+                found.setdefault(str(kind.version), set()).add(kind.label)
         return found
 
     async def _ask_on(self) -> None:
@@ -126,4 +126,4 @@ async def _read(reader: asyncio.StreamReader) -> Seen:
     status, version = int(first.split()[1]), headers.get("x-model-version")
     if status != 200:
         return Seen(status, version, error=body.decode())
-    return Seen(status, version, tuple(entry["label"] for entry in json.loads(body)[0]))
+    return Seen(status, version, json.loads(body)[0][0]["label"])

@@ -71,7 +71,7 @@ def inherited() -> dict[str, str]:
 def run_cli(home: Path, *arguments: str, check: bool = True, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the `headwaiter` command in `home`."""
     return subprocess.run(
-        [sys.executable, "-m", "serving.cli", *arguments],
+        [sys.executable, "-m", "serving.commands.main", *arguments],
         env={**inherited(), "HEADWAITER_HOME": str(home), **environ},
         capture_output=True,
         text=True,
@@ -99,7 +99,7 @@ class Server:
         self.http = httpx.Client(base_url=self.url, timeout=60.0)
 
     def __enter__(self) -> Self:
-        command = self.command or (sys.executable, "-m", "serving.cli", "serve", *self.models, *self.options)
+        command = self.command or (sys.executable, "-m", "serving.commands.main", "serve", *self.models, *self.options)
         environ = {"HEADWAITER_POLL_SECONDS": "0.2", **self.environ, "HEADWAITER_HOME": str(self.home)}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -161,6 +161,10 @@ class Server:
         """The version that answers, by `GET /models/{name}`."""
         found: str | None = self.describe(model).get("live")
         return found
+
+    def dtype(self, model: str, version: str) -> str:
+        """That a version answers in."""
+        return str(self.describe(model)["versions"][version]["engines"][0]["dtype"])
 
     def describe(self, model: str) -> dict[str, Any]:
         """`GET /models/{name}`."""

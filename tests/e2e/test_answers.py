@@ -16,8 +16,12 @@ from transformers import (
     pipeline,
 )
 
+from serving.engine.answer_check import tolerance_of
+from tests.alike import assert_alike
 from tests.e2e.conftest import ask_together
 from tests.e2e.server import Server
+
+pytestmark = pytest.mark.processor
 
 SENTENCE = "Ada went to the Paris office with 12 unbelievable parcels, but Mr. O'Neil isn't in; naïve café owners wait"
 WORDS = SENTENCE.split()
@@ -60,7 +64,7 @@ def test_text_classification_is_equal(server: Server, models: dict[str, Path], n
     assert {response.status_code for response in responses} == {200}
     for response, (text, pair) in zip(responses, [*((text, None) for text in texts), *pairs], strict=True):
         (answer,) = response.json()
-        assert scores_of(answer) == pytest.approx(classify(models[kind], text, pair), abs=1e-4)
+        assert_alike(scores_of(answer), classify(models[kind], text, pair))
         assert [entry["score"] for entry in answer] == sorted((entry["score"] for entry in answer), reverse=True)
 
 
@@ -69,9 +73,9 @@ def test_bfloat16_gives_the_same_label_and_close_scores(server: Server, models: 
     responses = ask_together(server, [("sentiment-bf16", {"inputs": text}) for text in texts])
     for response, text in zip(responses, texts, strict=True):
         found, expected = scores_of(response.json()[0]), classify(models["single"], text)
-        assert found == pytest.approx(expected, abs=0.03)
+        assert_alike(found, expected, "bfloat16")
         best, second = sorted(expected.values(), reverse=True)[:2]
-        if best - second > 0.03:
+        if best - second > tolerance_of("bfloat16"):
             assert max(found, key=found.__getitem__) == max(expected, key=expected.__getitem__)
 
 
@@ -93,8 +97,7 @@ def test_token_classification_is_equal(server: Server, models: dict[str, Path], 
         found = response.json()
         assert len(found) == len(expected)
         for own, other in zip(found, expected, strict=True):
-            assert own.pop("score") == pytest.approx(float(other.pop("score")), abs=1e-4)
-            assert own == other
+            assert_alike(own, other | {"score": float(other["score"])})
             assert text[own["start"] : own["end"]].lower().replace(" ", "") == text[
                 other["start"] : other["end"]
             ].lower().replace(" ", "")
@@ -118,15 +121,13 @@ def test_feature_extraction_is_equal(server: Server, models: dict[str, Path], po
         expected = {"raw": states, "mean": states.mean(0), "cls": states[0]}[pooling]
         if normalize:
             expected = torch.nn.functional.normalize(expected, dim=-1)
-        assert torch.allclose(torch.tensor(response.json()), expected, atol=1e-4)
+        assert_alike(response.json(), expected)
 
 
 def test_a_list_is_answered_in_order_and_like_single_requests(server: Server) -> None:
     texts = texts_of(50, seed=7)
-    together = server.ask("sentiment", texts)
-    assert [scores_of(answer) for answer in together] == [
-        pytest.approx(scores_of(server.ask("sentiment", text)[0]), abs=1e-5) for text in texts
-    ]
+    alone = [server.ask("sentiment", text)[0] for text in texts]
+    assert_alike(server.ask("sentiment", texts), alone)
     assert len(server.ask("embedder", texts)) == 50
     assert [len(entry) for entry in server.ask("names", texts[:3], aggregation_strategy="none", ignore_labels=[])] == [
         len(server.ask("names", text, aggregation_strategy="none", ignore_labels=[])) for text in texts[:3]
@@ -136,10 +137,8 @@ def test_a_list_is_answered_in_order_and_like_single_requests(server: Server) ->
 def test_top_k_and_another_activation(server: Server) -> None:
     (everything,) = server.ask("sentiment", "fine")
     (best,) = server.ask("sentiment", "fine", top_k=1)
-    assert best == everything[:1]
+    assert_alike(best, everything[:1])
     (raw,) = server.ask("sentiment", "fine", function_to_apply="none")
     (sigmoid,) = server.ask("sentiment", "fine", function_to_apply="sigmoid")
     assert [entry["label"] for entry in raw] == [entry["label"] for entry in sigmoid]
-    assert torch.tensor([entry["score"] for entry in raw]).sigmoid().tolist() == pytest.approx(
-        [entry["score"] for entry in sigmoid], abs=1e-4
-    )
+    assert_alike(torch.tensor([entry["score"] for entry in raw]).sigmoid(), [entry["score"] for entry in sigmoid])

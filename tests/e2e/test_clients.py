@@ -10,8 +10,12 @@ import numpy
 import pytest
 from huggingface_hub import InferenceClient
 
+from tests.abilities import can
+from tests.alike import assert_alike
 from tests.e2e.server import Server, free_port, run_cli
 from tests.small_models import SINGLE_LABELS
+
+pytestmark = pytest.mark.processor
 
 
 @pytest.fixture
@@ -30,14 +34,14 @@ def test_the_hugging_face_client(server: Server, online: None) -> None:
     assert [entity.start for entity in entities] == sorted(entity.start for entity in entities)
     vector = InferenceClient(model=f"{server.url}/models/embedder").feature_extraction("some text", normalize=True)
     assert vector.shape == (32,)
-    assert numpy.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)
+    assert_alike(numpy.linalg.norm(vector), 1.0)
 
 
 def test_the_bentoml_client(server: Server) -> None:
     with bentoml.SyncHTTPClient(server.url) as client:
         answer = client.predict(model="sentiment", inputs=["good", "bad"], parameters={"top_k": 1})
-        assert answer == server.ask("sentiment", ["good", "bad"], top_k=1)
-        assert client.predict(model="stars", inputs="good", version="1") == server.ask("stars", "good")
+        assert_alike(answer, server.ask("sentiment", ["good", "bad"], top_k=1))
+        assert_alike(client.predict(model="stars", inputs="good", version="1"), server.ask("stars", "good"))
         with pytest.raises(bentoml.exceptions.BentoMLException, match="no model 'nobody'"):
             client.predict(model="nobody", inputs="x")
         with pytest.raises(bentoml.exceptions.BentoMLException, match="unknown field `top`"):
@@ -52,7 +56,7 @@ def test_the_openapi_page_shows_the_typed_api(server: Server) -> None:
     assert {"/livez", "/readyz"} <= set(paths)
 
 
-def test_models_are_listed_with_versions_states_and_contract(server: Server) -> None:
+def test_models_are_listed_with_versions_states_and_contract(server: Server, home: Path) -> None:
     listed = server.http.get("/models").json()
     assert {model["name"] for model in listed["models"]} >= {"sentiment", "names", "embedder"}
     described = server.describe("sentiment")
@@ -64,9 +68,15 @@ def test_models_are_listed_with_versions_states_and_contract(server: Server) -> 
     (engine,) = version["engines"]
     assert (engine["device"], engine["dtype"]) == ("cpu", "float32")
     assert engine["execution"] == "packed narrowed graph"
+    assert engine["notes"] == []
     assert re.fullmatch(r"\d+ × \d+", engine["split"])
     assert engine["budget_tokens"] >= 256
-    assert server.describe("sentiment-bf16")["versions"]["1"]["engines"][0]["dtype"] == "bfloat16"
+    (engine,) = server.describe("sentiment-bf16")["versions"]["1"]["engines"]
+    assert engine["dtype"] == "bfloat16"
+    refused = [note for note in engine["notes"] if note.startswith("weights are not packed: RuntimeError: ")]
+    assert bool(refused) != can("packed bfloat16")
+    printed = run_cli(home, "status", server.url).stdout
+    assert all(f"    cpu: {note}\n" in printed for note in engine["notes"])
 
 
 def test_every_answer_names_its_version_and_its_timings(server: Server) -> None:

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
+from tests.alike import assert_alike
 from tests.e2e.server import Server, wait_until
 
 TEXTS = ("a fine film", "a dull and endless film that I left before its end", "well, it was a film")
@@ -63,14 +64,10 @@ def chunked(text: str) -> bytes:
     return head + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
 
 
-def scores(answer: Any) -> dict[str, float]:
-    return {entry["label"]: pytest.approx(entry["score"], abs=1e-4) for entry in answer[0]}
-
-
 def assert_answers(wire: Wire, server: Server, text: str) -> http.client.HTTPMessage:
     status, answer, headers = wire.answer()
     assert status == 200, answer
-    assert scores(answer) == scores(server.ask("sentiment", text))
+    assert_alike(answer, server.ask("sentiment", text))
     assert headers["x-model-version"] == "1"
     assert "forward;dur=" in headers["server-timing"]
     return headers

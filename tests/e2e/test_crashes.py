@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import psutil
 import pytest
 
 from registry.versions import Versions
-from serving.policy import CRASH_LIMIT
+from serving.manager.policy import CRASH_LIMIT
 from tests.e2e.conftest import make_home
 from tests.e2e.load import Load
+from tests.e2e.overlap import held
 from tests.e2e.server import Server, wait_until
+
+pytestmark = pytest.mark.surroundings
 
 
 @dataclass
@@ -79,21 +83,26 @@ def ask(server: Server) -> httpx.Response:
 
 def test_a_killed_front_breaks_its_own_connections_only(shop: Shop) -> None:
     shop.serve("1")
-    with Load(shop.server, "/models/m", 32) as load:
+    loads = [Load(shop.server, "/models/m", 16) for _ in range(2)]
+    with ExitStack() as stack:
         fronts = [found for found in shop.server.processes("worker.service") if is_front(found)]
-        mine, other = (ports_of(front, shop.server.port) & load.open for front in fronts)
-        assert mine
-        assert other
+        for load, other in zip(loads, reversed(fronts), strict=True):
+            with held(other):  # so the connections are the first front's, and then the second's
+                stack.enter_context(load)
+        mine = ports_of(fronts[0], shop.server.port) & loads[0].open
+        assert len(mine) == 16
         fronts[0].kill()
-        wait_until(lambda: len(load.lost) >= len(mine), "they are broken")
-        load.wait_for("1", 320)
+        wait_until(lambda: len(loads[0].lost) >= len(mine), "they are broken")
+        for load in loads:
+            load.wait_for("1", 160)
         wait_until(
             lambda: len([found for found in shop.server.processes("worker.service") if is_front(found)]) == 2,
             "another front takes its place",
         )
         wait_until(shop.server.is_ready, "ready again")
-    assert set(load.lost) == mine
-    assert load.failures() == []
+    assert set(loads[0].lost) == mine
+    assert loads[1].lost == []
+    assert loads[0].failures() == loads[1].failures() == []
 
 
 def is_front(process: psutil.Process) -> bool:

@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from registry.settings import RegistrySettings
 from registry.versions import Versions
+from tests.alike import assert_alike
 from tests.e2e.server import Server, free_port, run_cli, wait_until
 from tests.e2e.test_lifecycle import Load
 
@@ -57,7 +58,7 @@ def test_the_command_line_creates_updates_and_deletes_a_deployment(small_home: P
     texts = small_home / "texts.json"
     texts.write_text(json.dumps([{"text": "good"}, {"text": "bad"}]))
     printed = run_mlflow(small_home, "predict", *target, "--name", "m", "-I", str(texts))
-    assert json.loads(printed) == {"predictions": server.ask("m", ["good", "bad"])}
+    assert_alike(json.loads(printed), {"predictions": server.ask("m", ["good", "bad"])}, server.dtype("m", "1"))
 
     updated = run_mlflow(small_home, "update", *target, "--name", "m", "-m", "models:/m/2", "-C", "why=better")
     assert "Deployment m is updated (with flavor headwaiter)" in updated
@@ -95,10 +96,10 @@ def test_the_client_deploys_predicts_and_says_what_is_wrong(small_home: Path, se
 
     expected = server.ask("m", ["good", "bad"], top_k=1)
     request = {"inputs": ["good", "bad"], "parameters": {"top_k": 1}}
-    assert client.predict("m", request)["predictions"] == expected
+    assert_alike(client.predict("m", request)["predictions"], expected, server.dtype("m", "2"))
     answers = server.ask("m", ["good", "bad"])
     for inputs in (["good", "bad"], pandas.DataFrame({"text": ["good", "bad"], "id": [1, 2]})):
-        assert client.predict("m", inputs)["predictions"] == answers
+        assert_alike(client.predict("m", inputs)["predictions"], answers, server.dtype("m", "2"))
     assert client.predict("m", "good").get_predictions().shape[0] == 1
     assert "top" in refused("INVALID_PARAMETER_VALUE", client.predict, "m", {"inputs": "x", "parameters": {"top": 1}})
 

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from monitoring.gpus import read_gpus
 from monitoring.grafana_json import SWAPS
 from monitoring.metrics import HARDWARE, METRICS, PREFIX
 from monitoring.rules import Objectives, alerts
+from tests.abilities import needs
 from tests.e2e.server import Server, run_cli, wait_until
 from tests.e2e.watcher import Collector, Prometheus, Traffic
 
@@ -30,9 +30,7 @@ TEXTS = ("I love this.", "The parcel came two weeks late, and nobody knew where 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("prometheus") is None, reason="prometheus is not installed: apt-get install prometheus"
-)
+pytestmark = needs("prometheus")
 
 
 @dataclass
@@ -171,7 +169,7 @@ def test_the_stages_add_up_to_the_request(watched: Watched) -> None:
     for number in range(300):
         server.ask("sentiment", TEXTS[number % 4])
     request, stages = (after - then for after, then in zip(totals(server), before, strict=True))
-    assert stages == pytest.approx(request, rel=0.05)
+    assert stages == pytest.approx(request, rel=1e-6), "both are taken from the same readings of the clock"
     assert request > 0
 
 

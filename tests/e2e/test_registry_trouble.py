@@ -12,9 +12,12 @@ from mlflow import MlflowClient
 from registry.flavor import log_model
 from registry.settings import RegistrySettings
 from registry.tracking import connect
+from tests.abilities import require
 from tests.e2e.load import Load
 from tests.e2e.registries import MlflowServer, find_postgres, nonsense, postgres
 from tests.e2e.server import Server, wait_until
+
+pytestmark = pytest.mark.surroundings
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -54,9 +57,9 @@ def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with contextlib.ExitStack() as stack:
         database = f"sqlite:///{home / 'mlflow.db'}"
         if request.param == "postgresql":
+            require("PostgreSQL")
             programs = find_postgres()
-            if programs is None:
-                pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+            assert programs is not None
             database = stack.enter_context(postgres(programs))
         mlflow = stack.enter_context(MlflowServer(home, database))
         settings = RegistrySettings(home, mlflow.url)

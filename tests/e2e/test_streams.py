@@ -1,9 +1,8 @@
 """Texts in the Hugging Face shape, whole and streamed, with its own client; and streams whose client leaves."""
 
 import json
-import os
-import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -12,7 +11,11 @@ import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import TextGenerationError
 
+from tests.alike import assert_alike
+from tests.e2e.overlap import has_answer, held_amid_texts, sent
 from tests.e2e.server import Server, wait_until
+
+pytestmark = pytest.mark.surroundings
 
 MESSAGES = [{"role": "user", "content": "the quick fox"}]
 PROMPT = "the quick"
@@ -44,9 +47,7 @@ def test_text_generation_with_and_without_details_and_stream(client: Callable[[s
     events = list(ask(PROMPT, stream=True, details=True, **settings))
     assert "".join(event.token.text for event in events) == whole
     assert [event.token.id for event in events] == [token.id for token in detailed.details.tokens]
-    assert [event.token.logprob for event in events] == pytest.approx(
-        [token.logprob for token in detailed.details.tokens], abs=1e-4
-    )
+    assert_alike([event.token.logprob for event in events], [token.logprob for token in detailed.details.tokens])
     assert [event.index for event in events] == list(range(1, 9))
     assert events[-1].generated_text == whole
     assert (events[-1].details.finish_reason, events[-1].details.generated_tokens) == ("length", 8)
@@ -124,9 +125,9 @@ def test_a_stream_that_cannot_begin_is_a_plain_error(
 
 
 def test_a_body_may_say_that_it_wants_no_stream(server: Server) -> None:
-    assert server.post("sentiment", {"inputs": "a", "stream": False}).json() == server.ask("sentiment", "a")
+    assert_alike(server.post("sentiment", {"inputs": "a", "stream": False}).json(), server.ask("sentiment", "a"))
     text = 'I like "stream" a lot'
-    assert server.ask("sentiment", text) == server.ask("sentiment", [text])
+    assert_alike(server.ask("sentiment", text), server.ask("sentiment", [text]))
     whole = server.post("text-generation", {"inputs": PROMPT, "parameters": {"do_sample": False}, "stream": None})
     assert whole.status_code == 200
 
@@ -152,29 +153,36 @@ def test_a_client_that_leaves_frees_its_place(server: Server, path: str, body: A
     def left() -> float:
         return server.sample("rejected_total", model="text-generation", reason="client_gone")
 
-    before = left()
-    with httpx.Client(base_url=server.url, timeout=httpx.Timeout(60.0, read=0.05)) as http:
+    client = ExitStack()
+
+    def begin() -> None:
+        client.close()
+        connection = client.enter_context(sent(server, path, body))
         if body.get("stream"):
-            with http.stream("POST", path, json=body, timeout=60.0) as answer:
-                assert next(answer.iter_lines()).startswith("data: ")
-        else:
-            with pytest.raises(httpx.ReadTimeout):
-                http.post(path, json=body)
-    wait_until(lambda: left() == before + 1, "the request is counted as left")
+            wait_until(lambda: has_answer(connection), "its first token has come")
+
+    with client, held_amid_texts(server, "text-generation", begin=begin):
+        before = left()
+        client.close()
+        wait_until(lambda: left() == before + 1, "the request is counted as left")
     for gauge in ("requests_in_progress", "running_rows", "queue_tokens"):
         wait_until(lambda gauge=gauge: server.sample(gauge, model="text-generation") == 0, f"{gauge} is 0")
 
 
 def test_an_engine_that_dies_ends_its_streams_with_an_error_in_each_protocols_shape(server: Server) -> None:
     def stream(path: str, body: Any) -> list[Any]:
-        """Its events, while the engine is killed after the first one."""
-        (engine,) = server.describe("text-generation")["versions"]["1"]["engines"]
-        with server.http.stream("POST", path, json=body) as answer:
-            assert answer.status_code == 200
-            lines = answer.iter_lines()
-            first = next(lines)
-            os.kill(engine["pid"], signal.SIGKILL)
-            found = [json.loads(line.removeprefix("data: ")) for line in (first, *lines) if line]
+        """Its events, while the engine is killed amid them."""
+        client, answers = ExitStack(), list[httpx.Response]()
+
+        def begin() -> None:
+            client.close()
+            answers.append(client.enter_context(server.http.stream("POST", path, json=body)))
+            assert answers[-1].status_code == 200
+
+        with client:
+            with held_amid_texts(server, "text-generation", begin=begin) as engine:
+                engine.kill()
+            found = [json.loads(line.removeprefix("data: ")) for line in answers[-1].iter_lines() if line]
         wait_until(lambda: server.post("text-generation", {"inputs": "a"}).status_code == 200, "another engine answers")
         return found
 

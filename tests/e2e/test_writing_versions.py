@@ -3,7 +3,6 @@
 import json
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,8 +16,11 @@ import transformers
 from registry.flavor import log_model
 from registry.settings import RegistrySettings
 from registry.versions import Versions
+from tests.e2e.overlap import has_answer, held_amid_texts, sent
 from tests.e2e.server import Server, wait_until
 from tests.families import build
+
+pytestmark = pytest.mark.surroundings
 
 PROMPT = "the quick"
 LONG = {"max_new_tokens": 280, "do_sample": False}
@@ -50,12 +52,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) -> tuple[P
 class Streams:
     """`count` clients, each of which reads one long stream after the other until the block ends.
 
-    seen: (version, text, monotonic seconds of its first and of its last event) of each stream.
+    seen: (version, text) of each stream that has ended.
     """
 
     server: Server
     count: int
-    seen: list[tuple[str, str, float, float]] = field(default_factory=list)
+    seen: list[tuple[str, str]] = field(default_factory=list)
     begun: int = 0
     errors: list[BaseException] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -75,6 +77,10 @@ class Streams:
         assert not any(thread.is_alive() for thread in threads), "a stream that never ended"
         assert self.errors == []
 
+    def ended(self, version: str) -> int:
+        """Streams of a version that have ended."""
+        return [written for written, _ in self.seen].count(version)
+
     def _read_on(self) -> None:
         try:
             while not self._stop.is_set():
@@ -87,14 +93,14 @@ class Streams:
         with self.server.http.stream("POST", "/models/w", json=body, timeout=120) as answer:
             assert answer.status_code == 200, answer.read()
             lines = (line for line in answer.iter_lines() if line)
-            events, first = [next(lines)], time.monotonic()
+            events = [next(lines)]
             self.begun += 1
             events += lines
         found: list[Any] = [json.loads(line.removeprefix("data: ")) for line in events]
         assert found[-1]["details"]["generated_tokens"] == LONG["max_new_tokens"], found[-1]
         text = found[-1]["generated_text"]
         assert "".join(event["token"]["text"] for event in found) == text
-        self.seen.append((answer.headers["x-model-version"], text, first, time.monotonic()))
+        self.seen.append((answer.headers["x-model-version"], text))
 
 
 def whole(server: Server, version: str) -> str:
@@ -106,21 +112,23 @@ def whole(server: Server, version: str) -> str:
 def test_streams_end_on_the_version_that_began_them(shop: tuple[Path, Versions], options: tuple[str, ...]) -> None:
     home, versions = shop
     versions.promote("w", "1", why="start")
-    with Server(home, ("w",), options=options) as server:
+    with Server(home, ("w",), {"HEADWAITER_TIMEOUT_SECONDS": "600"}, options) as server:
         expected = {"1": whole(server, "1")}
-        (old,) = server.processes("serving.engine")
         with Streams(server, STREAMS).running() as streams:
-            versions.promote("w", "2", why="better")
-            wait_until(lambda: any(seen[0] == "2" for seen in streams.seen), "version 2 has written a text", 120)
-            expected["2"] = whole(server, "2")
+            with held_amid_texts(server, "w") as old:
+                versions.promote("w", "2", why="better")
+                wait_until(lambda: server.live("w") == "2", "version 2 is live", 120)
+                expected["2"] = whole(server, "2")
+                before = streams.ended("1")
+            wait_until(lambda: streams.ended("1") > before, "what version 1 had begun, it ended after that")
+            if options:
+                wait_until(lambda: not old.is_running() or old.status() == "zombie", "the old version has left")
+            versions.rollback("w", why="worse after all")
+            before = streams.ended("1")
+            wait_until(lambda: streams.ended("1") > before, "version 1 writes again", 120)
         assert expected["1"] != expected["2"], "the texts must prove which version wrote them"
-        assert {(version, text) for version, text, _, _ in streams.seen} == set(expected.items())
-        last_of_old = max(ended for version, _, _, ended in streams.seen if version == "1")
-        first_of_new = min(began for version, _, began, _ in streams.seen if version == "2")
-        assert last_of_old > first_of_new, "streams were running while the version changed"
-        assert server.sample("swap_total", model="w", outcome="success") == 2
-        if options:
-            wait_until(lambda: not old.is_running() or old.status() == "zombie", "the old version has left")
+        assert set(streams.seen) == set(expected.items())
+        assert server.sample("swap_total", model="w", outcome="success") == 3
 
 
 def test_short_texts_and_a_classifier_are_answered_while_long_texts_are_written(shop: tuple[Path, Versions]) -> None:
@@ -128,9 +136,10 @@ def test_short_texts_and_a_classifier_are_answered_while_long_texts_are_written(
     versions.promote("w", "1", why="start")
     with Server(home, ("w", "m")) as server, ExitStack() as stack:
         streams = stack.enter_context(Streams(server, FLOOD).running())
-        for _ in range(5):
-            before = len(streams.seen)
-            assert server.ask("m", "a text")
-            assert server.ask("w", PROMPT, max_new_tokens=1, do_sample=False)
-            assert len(streams.seen) - before < FLOOD, "nobody waits until all that were there have ended"
+        for path, parameters in [("/models/m", {}), ("/models/w", {"max_new_tokens": 1})] * 5:
+            last = len(streams.seen) + FLOOD
+            with sent(server, path, {"inputs": PROMPT, "parameters": parameters}) as short:
+                wait_until(lambda: has_answer(short) or len(streams.seen) >= last, "an answer")  # noqa: B023  # now
+                assert has_answer(short), "nobody waits until all that were there have ended"
+                assert short.recv(15) == b"HTTP/1.1 200 OK"
         assert server.sample("rejected_total", model="m") == 0

@@ -1,7 +1,6 @@
 """Every rule on made-up series, firing and not firing, by Prometheus' own promtool."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,14 @@ import yaml
 
 from monitoring.metrics import METRICS, PREFIX
 from monitoring.rules import DRIFT, RUNBOOKS, SHARE_NOW, WINDOWS, Objectives, alerts, ratio, records
+from tests.abilities import needs
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "monitoring/prometheus/rules.yml"
 VERSION = 'model="m",version="1",task="t"'
 ALERTS = {alert.name: alert for alert in alerts(Objectives())}
 
-needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed: apt-get install prometheus"
-)
+needs_promtool = needs("promtool")
 
 
 def requests(failed: int = 0, slow: int = 0, of: int = 1000) -> dict[str, str]:

@@ -12,8 +12,8 @@ from monitoring.metrics import METRICS
 from registry.contract import Contract
 from registry.flavor import log_model
 from registry.settings import RegistrySettings
-from serving.baseline import BaselineCount
-from serving.cli import main
+from serving.commands.main import main
+from serving.engine.baseline import BaselineCount
 
 SAMPLE = ["short", "a text of several words", "a text of several words, and then of some more of them", "short"]
 

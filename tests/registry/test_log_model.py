@@ -20,7 +20,10 @@ from registry.flavor import log_model, read_contract
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
+from tests.alike import assert_alike
 from tests.small_models import SINGLE_LABELS, build_model
+
+pytestmark = pytest.mark.processor
 
 TASK = "text-classification"
 
@@ -84,8 +87,7 @@ def test_python_function_answers_like_the_contract_says(models: dict[str, Path],
     example = logged.contract.example
     assert example is not None
     for found, expected in zip(loaded.predict(example.inputs), example.output, strict=True):
-        assert [entry["label"] for entry in found] == [entry["label"] for entry in expected]
-        assert [entry["score"] for entry in found] == pytest.approx([entry["score"] for entry in expected], abs=1e-5)
+        assert_alike(found, expected)
 
 
 def test_the_contract_survives_the_way_through_yaml(models: dict[str, Path], settings: RegistrySettings) -> None:

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from registry.errors import UnknownTask
 from registry.heads import HEADS, architectures
 from registry.suggestions import suggest
-from serving.cli import main
+from serving.commands.main import main
 
 
 @pytest.mark.parametrize("task", HEADS)

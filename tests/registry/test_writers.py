@@ -21,6 +21,8 @@ from registry.versions import Versions
 from tests.conftest import forget_tracking
 from tests.e2e.server import free_port, wait_until
 
+pytestmark = pytest.mark.surroundings
+
 WRITERS, MOVES = 3, 6
 WRITE = """
 import sys, time

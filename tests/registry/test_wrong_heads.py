@@ -10,7 +10,7 @@ from registry.errors import IncompleteArtifact, MismatchedHead, RandomHead, Wron
 from registry.flavor import log_model
 from registry.heads import HEADS, get_head, model_class
 from registry.settings import RegistrySettings
-from serving.model import Model
+from serving.engine.model import Model
 from tests.families import build
 
 SWAPS = [

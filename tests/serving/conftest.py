@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.report import EngineOrder
+from serving.wire.engine_orders import EngineOrder
 
 
 @pytest.fixture

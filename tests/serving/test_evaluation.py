@@ -17,12 +17,12 @@ from registry.contract import Contract
 from registry.errors import NotGoodEnough
 from registry.flavor import make_contract, write_artifact
 from registry.heads import get_head
-from registry.images import reads_images
+from registry.image_settings import reads_images
 from registry.processors import load_processor
+from serving.engine.predictor import Predictor
 from serving.errors import EvaluationError
 from serving.evaluation import Evaluator, Labelled
-from serving.predictor import Predictor
-from serving.scoring import accuracy, exact_match, f1_macro, f1_micro, f1_words, mae, precision, recall, rmse
+from serving.tasks.base.scoring import accuracy, exact_match, f1_macro, f1_micro, f1_words, mae, precision, recall, rmse
 from tests.families import build
 
 classes = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), min_size=1, max_size=30)

@@ -17,11 +17,12 @@ from registry.heads import HEADS, architectures, model_class, tasks_of
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from serving.packed import FAMILIES as PACKED
-from serving.traced import TracedModule
+from serving.engine.optimizations.torchscript import TracedModule
+from serving.engine.optimizations.unpadded import FAMILIES as PACKED
+from tests.alike import assert_alike
 from tests.families import FAMILIES, WORDS, build, cells, texts_of
 from tests.local import Local
-from tests.serving.test_packed import READ_FIRST
+from tests.serving.engine.optimizations.test_unpadded import READ_FIRST
 
 TEXTS = texts_of(24, 1)
 PAIRS = list(zip(texts_of(24, 2, 20), texts_of(24, 3, 20), strict=True))
@@ -47,23 +48,21 @@ class Plain:
         return self.model(**self.tokenizer(*texts, return_tensors="pt"))
 
 
-def close(found: Any, expected: Any) -> None:
-    assert numpy.allclose(numpy.asarray(found), numpy.asarray(expected), atol=1e-4), (found, expected)
-
-
 def check_scores(found: list[dict[str, Any]], logits: torch.Tensor, labels: dict[int, str]) -> None:
     expected = {labels[index]: value for index, value in enumerate(logits.softmax(-1).tolist())}
-    assert {entry["label"]: entry["score"] for entry in found} == pytest.approx(expected, abs=1e-4)
+    assert_alike({entry["label"]: entry["score"] for entry in found}, expected)
 
 
 def feature_extraction(plain: Plain, local: Local) -> None:
     half = plain.model.get_encoder() if "t5" in plain.model.config.model_type else plain.model
     if local.contract.processor.image:
-        return images(plain, local, lambda answer, output: close(answer, output.last_hidden_state[0]), pooling="raw")
+        return images(
+            plain, local, lambda answer, output: assert_alike(answer, output.last_hidden_state[0]), pooling="raw"
+        )
     for answer, text in zip(local.answers(bodies(TEXTS, pooling="raw")), TEXTS, strict=True):
-        close(answer, half(**plain.tokenizer(text, return_tensors="pt")).last_hidden_state[0])
+        assert_alike(answer, half(**plain.tokenizer(text, return_tensors="pt")).last_hidden_state[0])
     for answer, text in zip(local.answers(bodies(TEXTS, pooling="last", dimensions=8)), TEXTS, strict=True):
-        close(answer, half(**plain.tokenizer(text, return_tensors="pt")).last_hidden_state[0, -1, :8])
+        assert_alike(answer, half(**plain.tokenizer(text, return_tensors="pt")).last_hidden_state[0, -1, :8])
     return None
 
 
@@ -78,9 +77,10 @@ def token_classification(plain: Plain, local: Local) -> None:
     asked = bodies(TEXTS, aggregation_strategy="none", ignore_labels=[])
     for answer, text in zip(local.answers(asked), TEXTS, strict=True):
         real = ~torch.tensor(plain.tokenizer(text, return_special_tokens_mask=True)["special_tokens_mask"]).bool()
-        best = plain.run(text).logits[0].softmax(-1)[real].max(-1)
-        assert [entry["entity"] for entry in answer] == [plain.model.config.id2label[i] for i in best.indices.tolist()]
-        close([entry["score"] for entry in answer], best.values)
+        scores = plain.run(text).logits[0].softmax(-1)[real]
+        assert_alike([entry["score"] for entry in answer], scores.amax(-1))
+        named = [plain.model.config.label2id[entry["entity"]] for entry in answer]
+        assert_alike(scores[range(len(named)), named], scores.amax(-1))
 
 
 def question_answering(plain: Plain, local: Local) -> None:
@@ -106,7 +106,7 @@ def question_answering(plain: Plain, local: Local) -> None:
             for end in places
             if start <= end < start + 15
         )
-        assert answer["score"] == pytest.approx(best[0], abs=1e-4)
+        assert_alike(answer["score"], best[0])
         assert answer["answer"] == context[answer["start"] : answer["end"]]
 
 
@@ -117,10 +117,11 @@ def fill_mask(plain: Plain, local: Local) -> None:
     for answer, text in zip(answers, texts, strict=True):
         encoded = plain.tokenizer(text, return_tensors="pt")
         places = (encoded["input_ids"][0] == plain.tokenizer.mask_token_id).nonzero()[:, 0]
-        scores = plain.model(**encoded).logits[0, places].softmax(-1).topk(3)
+        scores = plain.model(**encoded).logits[0, places].softmax(-1)
         lists = [answer] if len(places) == 1 else answer
-        close([[entry["score"] for entry in found] for found in lists], scores.values)
-        assert [[entry["token"] for entry in found] for found in lists] == scores.indices.tolist()
+        best = scores.topk(3).values
+        assert_alike([[entry["score"] for entry in found] for found in lists], best)
+        assert_alike(scores.gather(1, torch.tensor([[entry["token"] for entry in found] for found in lists])), best)
     (scored,) = local.answers(bodies(texts[:1], targets=[WORDS[0], WORDS[1]]))
     assert len(scored) == 2
 
@@ -149,15 +150,13 @@ def multiple_choice(plain: Plain, local: Local) -> None:
             encoded = plain.tokenizer(item["prompt"], choice, return_tensors="pt")
             logits.append(plain.model(**{name: tensor.unsqueeze(1) for name, tensor in encoded.items()}).logits[0, 0])
         expected = torch.stack(logits).softmax(-1).tolist()
-        assert {entry["choice"]: entry["score"] for entry in answer} == pytest.approx(
-            dict(enumerate(expected)), abs=1e-4
-        )
+        assert_alike({entry["choice"]: entry["score"] for entry in answer}, dict(enumerate(expected)))
 
 
 def next_sentence_prediction(plain: Plain, local: Local) -> None:
     items = [{"text": text, "text_pair": pair} for text, pair in PAIRS]
     for answer, (text, pair) in zip(local.answers(bodies(items)), PAIRS, strict=True):
-        assert answer["score"] == pytest.approx(plain.run(text, pair).logits[0].softmax(-1)[0].item(), abs=1e-4)
+        assert_alike(answer["score"], plain.run(text, pair).logits[0].softmax(-1)[0].item())
 
 
 def images(plain: Plain, local: Local, check: Callable[[Any, Any], None], **parameters: Any) -> None:

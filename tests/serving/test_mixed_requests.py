@@ -14,10 +14,12 @@ from registry.heads import get_head
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from serving.agreement import find_difference
 from serving.errors import Malformed, ServingError, Unprocessable
+from tests.alike import assert_alike
 from tests.families import WORDS, build
 from tests.local import Local
+
+pytestmark = pytest.mark.processor
 
 TEXT = st.lists(st.sampled_from(WORDS), min_size=1, max_size=60).map(" ".join)
 BAD_TEXT = st.sampled_from(["", "word " * 3000, 7, None, ["a"], [[1, 2], [3]]])
@@ -76,11 +78,11 @@ def test_each_request_gets_its_own_answer_or_its_own_error(local_of: Any, task: 
             assert (type(found), found.message) == (type(expected), expected.message)
         else:
             assert is_good or msgspec.json.encode(body) is not None
-            assert find_difference(expected, found, 1e-4) is None
+            assert_alike(found, expected)
 
 
 def test_the_windows_of_one_request_are_spread_over_batches(local_of: Any) -> None:
-    from serving.predictor import Predictor
+    from serving.engine.predictor import Predictor
 
     local = local_of("question-answering")
     item = {"question": "where is the fox", "context": " ".join(WORDS * 150)}
@@ -88,12 +90,12 @@ def test_the_windows_of_one_request_are_spread_over_batches(local_of: Any) -> No
     (answer,) = local.answers([{"inputs": item, "parameters": {"doc_stride": 32}}])
     assert len(local.model.batches) > 1
     assert max(local.model.batches) > 1
-    assert find_difference(Predictor(local.root).answer(item, {"doc_stride": 32}), answer, 1e-4) is None
+    assert_alike(answer, Predictor(local.root).answer(item, {"doc_stride": 32}))
 
 
 def test_case_stays_as_the_tokenizer_has_it(tmp_path: Path) -> None:
     from registry.contract import Contract
-    from serving.text import TextEncoder
+    from serving.processors.tokenizer import TextEncoder
 
     for family, keeps_case in (("roberta", True), ("bart", True), ("bert", False)):
         folder = build(tmp_path / family, family, "AutoModelForSequenceClassification")

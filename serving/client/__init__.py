@@ -1,0 +1,1 @@
+"""A running server from outside, over HTTP. Imports nothing of the server."""

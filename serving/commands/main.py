@@ -1,0 +1,26 @@
+"""The command line: its commands, which import what they need, so that `--help` is there at once."""
+
+import os
+
+import click
+
+from serving.commands.models import check, heads, log_command, suggest
+from serving.commands.serve import serve
+from serving.commands.tools import bench, demo, monitoring, status
+from serving.commands.versions import history, promote, rollback
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="headwaiter")
+def main() -> None:
+    """Serve fine-tuned Hugging Face models from an MLflow registry: the right head, batched, versioned, measured."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+for command in (heads, check, suggest, log_command, promote, rollback, history, serve, status, monitoring, demo, bench):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The commands about models before they are served: heads, check, suggest, log."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serving.commands.errors import errors
+
+
+@click.command()
+def heads() -> None:
+    """List the tasks, their AutoModel classes and the architectures that have each head."""
+    from registry.heads import HEADS, architectures
+    from serving.tasks import served_tasks
+
+    served = served_tasks()
+    for head in HEADS.values():
+        mark = "served" if head.task in served else "not served by this release"
+        click.echo(f"{head.task}  {head.auto_class}  ({head.answers}; {mark})")
+        click.echo(click.wrap_text(", ".join(sorted(architectures(head.task))), 110, "    ", "    "))
+
+
+@click.command()
+@click.argument("model")
+@click.option("--task", required=True, help="The task that the model shall do.")
+def check(model: str, task: str) -> None:
+    """Say from its configuration alone, without weights, whether MODEL (a folder or a hub id) can do a task."""
+    from registry.checks import fetch_config
+    from registry.heads import get_head, model_class
+
+    with errors():
+        head = get_head(task)
+        config = fetch_config(model)
+        needed = model_class(task, config["model_type"])
+    click.echo(f"yes: {config['model_type']} has {head.auto_class} for {task}: {needed}")
+    saved = config.get("architectures") or []
+    if needed not in saved:
+        was = ", ".join(saved) or "without naming a head"
+        click.echo(f"note: this checkpoint was saved as {was}: fine-tune it with {head.auto_class} before logging")
+
+
+@click.command()
+@click.option("--task", required=True, help="The task that the model shall do.")
+@click.option("--small", "size", flag_value="small", default=None, help="Only cheap ones.")
+@click.option("--accurate", "size", flag_value="accurate", help="Only accurate ones.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def suggest(task: str, size: Any, as_json: bool) -> None:
+    """Name base models to fine-tune for a task, and why."""
+    from registry.heads import get_head, model_class
+    from registry.suggestions import suggest as find
+
+    with errors():
+        head, found = get_head(task), find(task, size)
+        classes = [model_class(task, entry.model_type) for entry in found]
+    if as_json:
+        click.echo(json.dumps([vars(entry) | {"class": name} for entry, name in zip(found, classes, strict=True)]))
+        return
+    click.echo(f"{task} needs {head.auto_class}; to fine-tune, for example:")
+    for entry, name in zip(found, classes, strict=True):
+        click.echo(f"  {entry.model}  {entry.millions:,} M parameters, {entry.longest:,} tokens: {entry.why}  ({name})")
+
+
+@click.command("log")
+@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--task", required=True, help="The task of the checkpoint's head.")
+@click.option("--name", required=True, help="The registered model; a new version of it is made.")
+@click.option("--example", help="The example request's inputs, as JSON; default: the task's own.")
+@click.option(
+    "--default",
+    "defaults",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A default of the task, as pooling=mean.",
+)
+@click.option("--dtype", default="auto", show_default=True, help="auto, or the only dtype to serve in.")
+@click.option("--max-tokens", type=int, help="Refuse longer rows than this; default: the model's own limit.")
+@click.option(
+    "--sample",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file of inputs, one a line as JSON, whose answers become the baseline for drift.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def log_command(
+    path: Path,
+    task: str,
+    name: str,
+    example: str | None,
+    defaults: tuple[str, ...],
+    dtype: str,
+    max_tokens: int | None,
+    sample: Path | None,
+    as_json: bool,
+) -> None:
+    """Log the checkpoint in folder PATH with its contract and register it; prints the new version's number."""
+    from registry.flavor import log_model
+
+    with errors():
+        logged = log_model(
+            path,
+            task=task,
+            name=name,
+            inputs=_read_json(example) if example is not None else None,
+            defaults=dict(_read_default(text) for text in defaults),
+            dtype=dtype,
+            max_tokens=max_tokens,
+            sample=_read_sample(sample) if sample is not None else (),
+        )
+    record = {
+        "name": logged.name,
+        "version": logged.version,
+        "uri": logged.uri,
+        "digest": logged.contract.digest,
+    }
+    click.echo(json.dumps(record) if as_json else logged.version)
+
+
+def _read_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"--example {text!r} is not JSON: {error}") from error
+
+
+def _read_sample(path: Path) -> list[Any]:
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            try:
+                found.append(json.loads(line))
+            except ValueError as error:
+                raise click.UsageError(f"--sample {path}, line {number} is not JSON: {error}") from error
+    if not found:
+        raise click.UsageError(f"--sample {path} has no inputs: write one a line, as JSON")
+    return found
+
+
+def _read_default(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"--default {text!r}: write KEY=VALUE")
+    return key, {"true": True, "false": False}.get(value.lower(), value)

@@ -1,0 +1,129 @@
+"""What a server serves, for people: from the JSON of `GET /models` to lines of text."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+SHOWN_SWAPS = 5
+"""The latest ones of each model; the JSON has more."""
+
+
+def render_status(found: Mapping[str, Any], now: float) -> str:
+    """The text, without a line break at its end. found: `GET /models`. now: seconds since the epoch."""
+    parts = [_machine(found["machine"])] if "machine" in found else []
+    if found["registry_error"]:
+        parts.append(f"THE REGISTRY CANNOT BE READ, serving goes on: {found['registry_error']}")
+    parts += ["\n".join(_model(model, now)) for model in found["models"]]
+    if not found["models"]:
+        parts.append("no model is served yet")
+    return "\n\n".join(parts)
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    """What the server may use of its machine, and what sets the bound."""
+    cores = f"cores: {machine['cores']} of {machine['machine_cores']} ({machine['cores_by']})"
+    sizes = [_mebibytes(machine[name]) for name in ("memory_bytes", "machine_memory_bytes", "available_bytes")]
+    memory = f"memory: {sizes[0]} of {sizes[1]} ({machine['memory_by']}), {sizes[2]} free"
+    kills = f"  oom kills: {machine['oom_kills']}" if machine["oom_kills"] else ""
+    return f"{cores}  {memory}{kills}"
+
+
+def _model(model: Mapping[str, Any], now: float) -> list[str]:
+    lines = [f"{model['name']}  live: {model['live'] or 'none'}"]
+    lines[0] += "".join(f"  {alias} → {version or 'none'}" for alias, version in model["aliases"].items())
+    if model["error"]:
+        lines.append(f"  trouble: {model['error']}")
+    lines += _versions(model)
+    lines += _swaps(model["swaps"], now)
+    return lines
+
+
+def _versions(model: Mapping[str, Any]) -> list[str]:
+    """One row an engine; what went wrong stands under its version."""
+    head = ("version", "state", "role", "memory", "restarts", "pid", "device", "dtype", "task")
+    rows: list[Sequence[str]] = [head]
+    notes: dict[int, list[str]] = {}
+    for version, entry in sorted(model["versions"].items(), key=lambda item: int(item[0])):
+        own = [
+            version,
+            entry["state"],
+            _role(model, version),
+            _mebibytes(entry["memory_bytes"]),
+            str(entry["restarts"]),
+        ]
+        task = entry["contract"]["task"] if entry["contract"] else "-"
+        for engine in entry["engines"] or [{"pid": "-", "device": "-", "dtype": "-"}]:
+            rows.append((*own, str(engine["pid"]), engine["device"], engine["dtype"], task))
+            own, task = [""] * len(own), ""
+        notes[len(rows) - 1] = _notes(entry)
+    if len(rows) == 1:
+        return ["  no version is loaded"]
+    lines = []
+    for index, line in enumerate(_columns(rows, right=(3, 4, 5))):
+        lines.append(f"  {line}")
+        lines += [f"    {note}" for note in notes.get(index, ())]
+    return lines
+
+
+def _role(model: Mapping[str, Any], version: str) -> str:
+    """What the version is for: the aliases that it serves, or to be gone back to."""
+    aliases = [alias for alias, served in model["aliases"].items() if served == version]
+    if aliases:
+        return ", ".join(aliases)
+    if model["live"] == version:
+        return "pinned"
+    return "previous" if any(version in earlier for earlier in model["previous"].values()) else "-"
+
+
+def _notes(entry: Mapping[str, Any]) -> list[str]:
+    notes = []
+    for engine in entry["engines"]:
+        told = [engine["dtype_note"] or "", *engine.get("notes", ())]  # a server may be older than this command
+        notes += [f"{engine['device']}: {note}" for note in told if note]
+    if entry["error"]:
+        notes.append(f"attempt {entry['attempt']}: {entry['error']}")
+    return notes
+
+
+def _swaps(swaps: Sequence[Mapping[str, Any]], now: float) -> list[str]:
+    if not swaps:
+        return []
+    rows: list[Sequence[str]] = []
+    latest = sorted(swaps, key=lambda swap: -swap["time"])[:SHOWN_SWAPS]
+    for swap in latest:
+        at = datetime.fromtimestamp(swap["time"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        change = f"{swap['from_version'] or 'none'} → {swap['to_version']}"
+        rows.append(
+            (at, _ago(now - swap["time"]), swap["reference"], change, swap["outcome"], f"{swap['seconds']:.1f} s")
+        )
+    lines = ["  recent swaps"]
+    for swap, line in zip(latest, _columns(rows, right=(1, 5)), strict=True):
+        lines.append(f"  {line}")
+        if swap["error"]:
+            lines.append(f"    {swap['error']}")
+    return lines
+
+
+def _columns(rows: Sequence[Sequence[str]], right: Iterable[int]) -> list[str]:
+    """The rows with cells as wide as their column's widest; those of `right` end flush."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    flush = set(right)
+    return [
+        "  ".join(
+            cell.rjust(width) if index in flush else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _mebibytes(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.0f} MiB" if size_bytes else "-"
+
+
+def _ago(seconds: float) -> str:
+    """The largest unit that fits; a clock that is ahead of ours reads as now."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit} ago"
+    return "now"

@@ -1,0 +1,74 @@
+"""The commands around a server: status, monitoring, demo, bench."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from serving.commands.errors import errors
+from serving.commands.serve import source_folder
+
+
+@click.command()
+@click.argument("url", default="http://127.0.0.1:3000")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(url: str, as_json: bool) -> None:
+    """Show what the server at URL serves: models, versions, states, aliases, engines, memory, recent swaps."""
+    import time
+
+    from serving.client.server_client import Remote
+    from serving.commands.status_text import render_status
+
+    with errors():
+        found = Remote(url).status()
+    click.echo(json.dumps(found) if as_json else render_status(found, time.time()))
+
+
+@click.group()
+def monitoring() -> None:
+    """What Prometheus, Alertmanager and Grafana need to watch a server."""
+
+
+@monitoring.command("export")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
+@click.option("--target", "targets", multiple=True, metavar="HOST:PORT", help="A server; default: localhost:3000.")
+@click.option("--prometheus", help="Prometheus' address for Grafana.  [default: http://localhost:9090]")
+@click.option("--availability", type=float, help="Share of requests without a 5xx that is promised.  [default: 0.999]")
+@click.option("--latency-seconds", type=float, help="How long an answer may take.  [default: 0.5]")
+@click.option("--latency-share", type=float, help="Share of answers that take no longer.  [default: 0.99]")
+def export_command(folder: Path, targets: tuple[str, ...], prometheus: str | None, **objectives: float | None) -> None:
+    """Write configuration, rules, an Alertmanager example, dashboards and provisioning to DIR, ready to mount."""
+    from monitoring.export import PROMETHEUS, TARGET, export, files
+    from monitoring.rules import Objectives
+
+    try:
+        promised = Objectives(**{name: value for name, value in objectives.items() if value is not None})
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    for path in export(folder, files(targets or (TARGET,), prometheus or PROMETHEUS, promised)):
+        click.echo(path)
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
+@click.option("--once", is_flag=True, help="End when everything has been shown; otherwise stay up until Ctrl-C.")
+@click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="A folder to keep; default: removed.")
+def demo(port: int, once: bool, home: Path | None) -> None:
+    """Fine-tune a small model, log it, serve it, ask it, promote a second version and roll back."""
+    from serving.demo.tour import run_demo
+
+    with errors():
+        run_demo(port=port, once=once, home=home, say=click.echo)
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Run the benchmarks of a source checkout; ARGUMENTS go to `python -m bench`."""
+    import subprocess
+
+    root = Path(source_folder())
+    if not (root / "bench").is_dir():
+        raise click.ClickException("the benchmarks are not in the package: run this in a checkout of the source")
+    sys.exit(subprocess.run([sys.executable, "-m", "bench", *arguments], cwd=root, check=False).returncode)

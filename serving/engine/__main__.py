@@ -1,0 +1,147 @@
+"""The engine's process: wait for the order, load, report, serve; `python -m serving.engine ORDER`."""
+
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import zmq
+
+from registry.imports import without_collector
+from serving.engine.batching.cost import Cost
+from serving.engine.engine import Engine
+from serving.runtime.instruments import METRICS_FOLDER
+from serving.runtime.logs import set_up_logging
+from serving.runtime.priority import OomScore, give_way, run_gently
+from serving.runtime.server_process import Lifeline
+from serving.wire.atomic_file import write_report
+from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path
+
+if TYPE_CHECKING:
+    from serving.engine.loading import Loaded
+    from serving.engine.meter import EngineMeter
+    from serving.engine.model import Model
+    from serving.engine.parallel import Lanes
+
+LEASE_SECONDS = 0.5
+LAST_SECONDS = 30.0
+"""How long an engine without a server may take to finish what it has."""
+LARGE_MODULES = ("serving.engine.loading", "transformers.modeling_utils", "transformers.models.auto")
+"""What every engine needs, and what takes seconds to import."""
+ORDER_SECONDS = 0.01
+"""How often an engine that was started in advance looks for its order."""
+
+
+class Lease:
+    """An engine may live as long as the server does and its order is there; a thread looks. Neither needs the manager.
+
+    At the end: an engine that still loads is gone at once, one that serves is asked to stop, and made to later.
+    """
+
+    def __init__(self, order: EngineOrder) -> None:
+        self._lifeline = Lifeline(order.server)
+        self._order = Path(order_path(order.report))
+        self._stop: Callable[[], None] | None = None
+        threading.Thread(target=self._watch, name="headwaiter-lease", daemon=True).start()
+
+    def on_end(self, stop: "Callable[[], None]") -> None:
+        """From now on, call this at the end."""
+        self._stop = stop
+
+    def _watch(self) -> None:
+        while not self._lifeline.is_cut() and self._order.exists():
+            time.sleep(LEASE_SECONDS)
+        if self._stop is not None:
+            self._stop()
+            time.sleep(LAST_SECONDS)
+        os._exit(0)
+
+
+def make_engine(
+    model: "Model", cost: Cost, socket: "zmq.Socket[bytes]", meter: "EngineMeter", lanes: "Lanes | None" = None
+) -> Engine:
+    """The engine of the model's task."""
+    if not model.task.generates:
+        return Engine(model, cost, socket, meter, lanes)
+    from serving.engine.generation.engine import WritingEngine
+
+    return WritingEngine(model, cost, socket, meter)
+
+
+def import_large_modules() -> None:
+    """Import LARGE_MODULES; the collector need not look through them, now or later."""
+    with without_collector():
+        for module in LARGE_MODULES:
+            import_module(module)
+        gc.freeze()
+
+
+def _load(order: EngineOrder) -> "Loaded":
+    import_large_modules()
+    from serving.engine.loading import load_engine
+
+    return load_engine(order)
+
+
+def await_order(path: Path) -> None:
+    """Import the large modules while the manager still finds out what to serve, and wait until it says so.
+
+    A process whose parent or folder is gone meanwhile ends. Where the order is there, it tells how gently to import.
+    """
+    if path.exists():
+        return
+    parent = os.getppid()
+    import_large_modules()
+    while not path.exists():
+        if os.getppid() != parent or not path.parent.is_dir():
+            sys.exit(0)
+        time.sleep(ORDER_SECONDS)
+
+
+def main(path: str) -> None:
+    """Entry point of the process: load what the order says, report, serve until told to stop."""
+    set_up_logging()
+    oom_score = OomScore()
+    oom_score.become("loading")
+    await_order(Path(path))
+    order = msgspec.json.decode(Path(path).read_bytes(), type=EngineOrder)
+    if order.metrics:  # BentoML names it to its own processes; this one may be older
+        os.environ[METRICS_FOLDER] = order.metrics
+    report = Path(order.report)
+    write_report(report, EngineReport(pid=os.getpid(), state="loading"))
+    lease = Lease(order)
+    try:
+        loaded = run_gently(lambda: _load(order)) if order.gently else _load(order)
+    except Exception as error:  # whatever it is, the manager shows it
+        message = f"{type(error).__name__}: {error}"
+        write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message))
+        raise SystemExit(f"headwaiter engine {order.model}/{order.version}: {message}") from error
+    context = zmq.Context(io_threads=1)
+    socket = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.bind(order.address)
+    engine = make_engine(loaded.model, loaded.cost, socket, loaded.meter, loaded.lanes)
+    signal.signal(STOP_SIGNAL, lambda *_: engine.stop())
+    lease.on_end(engine.stop)
+    # A supervisor signals the whole tree at once; the fronts' accepted requests need the engine until the manager says.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if loaded.model.task.generates and loaded.model.device.type == "cpu":
+        give_way()
+    oom_score.become("serving")
+    write_report(report, loaded.report)
+    engine.run()
+    context.destroy(linger=1000)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,70 @@
+"""Whether two answers say the same: the check of a loaded model against the example that its contract recorded."""
+
+from collections.abc import Sequence
+from math import isfinite, sqrt
+from typing import Any
+
+FLOAT32_TOLERANCE = 1e-3
+LOW_PRECISION_TOLERANCE = 0.03
+
+
+def tolerance_of(dtype: str) -> float:
+    """How far apart two answers of one model in this dtype may be: on other processors or in other batches, sums are
+    rounded otherwise.
+    """
+    return FLOAT32_TOLERANCE if dtype == "float32" else LOW_PRECISION_TOLERANCE
+
+
+def find_difference(expected: Any, found: Any, tolerance: float, where: str = "answer") -> str | None:
+    """The first difference in words, or None.
+
+    Text and whole numbers must be equal; other numbers within `tolerance`; a vector within `tolerance` times its length
+    (or 1). Labelled scores must have the same best label, and each label's score within `tolerance`, whatever their
+    order further down.
+    """
+    if isinstance(expected, dict) and isinstance(found, dict):
+        if expected.keys() != found.keys():
+            return f"{where} has fields {sorted(found)}, expected {sorted(expected)}"
+        return _first(find_difference(expected[key], found[key], tolerance, f"{where}.{key}") for key in expected)
+    if isinstance(expected, list | tuple) and isinstance(found, list | tuple):
+        return _lists(expected, found, tolerance, where)
+    if _are_measured([expected, found]):
+        return _numbers([expected], [found], tolerance, where)
+    return None if expected == found else f"{where} is {found!r}, expected {expected!r}"
+
+
+def _lists(expected: Sequence[Any], found: Sequence[Any], tolerance: float, where: str) -> str | None:
+    if len(expected) != len(found):
+        return f"{where} has {len(found)} entries, expected {len(expected)}"
+    if _are_measured([*expected, *found]):
+        return _numbers(expected, found, tolerance, where)
+    if expected and all(map(_is_labelled, expected)) and all(map(_is_labelled, found)):
+        if expected[0]["label"] != found[0]["label"]:
+            return f"{where} has label {found[0]['label']!r} first, expected {expected[0]['label']!r}"
+        expected, found = (sorted(entries, key=lambda entry: str(entry["label"])) for entries in (expected, found))
+    pairs = enumerate(zip(expected, found, strict=True))
+    return _first(find_difference(one, other, tolerance, f"{where}[{index}]") for index, (one, other) in pairs)
+
+
+def _numbers(expected: Sequence[float], found: Sequence[float], tolerance: float, where: str) -> str | None:
+    if not all(map(isfinite, found)):
+        return f"{where} is not finite"
+    distance = sqrt(sum((one - other) ** 2 for one, other in zip(expected, found, strict=True)))
+    length = max(1.0, sqrt(sum(value * value for value in expected)))
+    if distance <= tolerance * length:
+        return None
+    return f"{where} is off by {distance / length:.2g} of its size, allowed {tolerance:.2g}"
+
+
+def _first(differences: Any) -> str | None:
+    return next((difference for difference in differences if difference is not None), None)
+
+
+def _are_measured(values: Sequence[Any]) -> bool:
+    """Whether they are numbers of which one is no whole number: positions and counts are not measured."""
+    is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return is_number and any(isinstance(value, float) for value in values)
+
+
+def _is_labelled(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"label", "score"}

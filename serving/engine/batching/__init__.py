@@ -1,0 +1,1 @@
+"""Which of the waiting rows share a forward pass, and what it costs."""

@@ -1,0 +1,195 @@
+"""The engine's queue: rows in order of arrival, found again by kind and length. Only the engine's loop touches it.
+
+A batch holds the oldest row, so nothing starves, and others of its kind. Of a model without padding they are those that
+came next. Where rows are padded it is the oldest row's group: all waiting rows of its kind are cut by length into the
+groups that together take least time, see length_groups.py; so a row is padded only as far as it saves a forward pass.
+"""
+
+from bisect import bisect_left, insort
+from collections import deque
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+from serving.engine.batching.cost import Cost
+from serving.engine.batching.length_groups import choose_lengths
+from serving.wire.messages import Row
+
+Key = tuple[bytes, int]
+
+FORGOTTEN = 1024
+"""So many rows that left the queue, and as many as wait, may still be known to it; ours."""
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """A queued row. client: the front's ZeroMQ identity. arrived: monotonic seconds. waits: False once taken."""
+
+    client: bytes
+    row: Row
+    arrived: float
+    length: int
+    waits: bool = True
+
+
+class ByLength:
+    """The rows of one kind that wait for a model that pads them."""
+
+    def __init__(self) -> None:
+        self._lengths: list[int] = []
+        self._counts: dict[int, int] = {}
+        self._rows: dict[int, deque[Entry]] = {}
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def add(self, entry: Entry) -> None:
+        """Put a row behind those of its length."""
+        if entry.length not in self._counts:
+            insort(self._lengths, entry.length)
+            self._counts[entry.length] = 0
+            self._rows[entry.length] = deque()
+        self._counts[entry.length] += 1
+        self._rows[entry.length].append(entry)
+
+    def drop(self, entry: Entry) -> None:
+        """A row no longer waits; it is forgotten when it comes to the front of its length."""
+        self._count_out(entry.length, 1)
+
+    def choose(self, oldest: Entry, cost: Cost) -> list[Entry]:
+        """Remove the next batch, which holds `oldest`."""
+        batch: list[Entry] = []
+        for length, rows in choose_lengths(self._lengths, self._counts, oldest.length, cost):
+            batch += self._take(length, rows)
+        return batch
+
+    def _count_out(self, length: int, rows: int) -> None:
+        left = self._counts[length] - rows
+        if left:
+            self._counts[length] = left
+        else:
+            del self._lengths[bisect_left(self._lengths, length)]
+            del self._counts[length], self._rows[length]
+
+    def _take(self, length: int, rows: int) -> list[Entry]:
+        """The rows of this length that wait longest; at most as many as there are."""
+        waiting = self._rows[length]
+        found: list[Entry] = []
+        while len(found) < rows:
+            entry = waiting.popleft()
+            if entry.waits:
+                found.append(entry)
+        self._count_out(length, rows)
+        return found
+
+
+class InOrder:
+    """The rows of one kind that wait for a model that does not pad them: no row is dearer for those beside it."""
+
+    def __init__(self) -> None:
+        self._rows: deque[Entry] = deque()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, entry: Entry) -> None:
+        """Put a row at the end."""
+        self._rows.append(entry)
+        self._count += 1
+
+    def drop(self, entry: Entry) -> None:
+        """A row no longer waits; it is forgotten when it comes to the front."""
+        self._count -= 1
+
+    def choose(self, oldest: Entry, cost: Cost) -> list[Entry]:
+        """Remove the next batch: the rows from `oldest` on, as many as the cost allows."""
+        batch: list[Entry] = []
+        tokens, seconds = 0, cost.fixed_seconds
+        while self._rows:
+            entry = self._rows[0]
+            if entry.waits:
+                tokens += entry.length
+                seconds += cost.seconds(1, entry.length) - cost.fixed_seconds
+                if batch and (tokens > cost.budget_tokens or seconds > cost.limit_seconds):
+                    break
+                batch.append(entry)
+            self._rows.popleft()
+        self._count -= len(batch)
+        return batch
+
+
+class Queue:
+    """Rows that wait. `tokens` and `len()` count those that still do. packs: as the model does."""
+
+    def __init__(self, *, packs: bool = False) -> None:
+        self._entries: dict[Key, Entry] = {}
+        self._order: deque[Entry] = deque()
+        self._kinds: dict[str, ByLength | InOrder] = {}
+        self._line = InOrder if packs else ByLength
+        self._deadlines: list[tuple[float, int, Entry]] = []
+        self._added = 0
+        self.tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, client: bytes, row: Row, now: float) -> None:
+        """Put a row at the end."""
+        entry = Entry(client, row, now, row.length)
+        self._entries[client, row.id] = entry
+        waiting = self._kinds.get(row.kind)
+        if waiting is None:
+            waiting = self._kinds[row.kind] = self._line()
+        waiting.add(entry)
+        self._order.append(entry)
+        self._added += 1
+        heappush(self._deadlines, (row.deadline, self._added, entry))
+        self.tokens += entry.length
+
+    def cancel(self, client: bytes, ids: list[int]) -> int:
+        """Drop a client's rows that still wait; returns how many did."""
+        found = [entry for row_id in ids if (entry := self._entries.get((client, row_id))) is not None]
+        for entry in found:
+            self._drop(entry)
+        return len(found)
+
+    def expire(self, now: float) -> list[Entry]:
+        """Drop and return the rows whose deadline has passed."""
+        late, deadlines = [], self._deadlines
+        while deadlines and (deadlines[0][0] <= now or not deadlines[0][2].waits):
+            entry = heappop(deadlines)[2]
+            if entry.waits:
+                self._drop(entry)
+                late.append(entry)
+        if len(deadlines) > 2 * len(self._entries) + FORGOTTEN:
+            self._deadlines = [item for item in deadlines if item[2].waits]
+            heapify(self._deadlines)
+        return late
+
+    def choose(self, cost: Cost) -> list[Entry]:
+        """Take the next batch, never empty while anything waits; a row over the budget is taken alone."""
+        if not self._entries:
+            return []
+        while not self._order[0].waits:
+            self._order.popleft()
+        oldest = self._order[0]
+        waiting = self._kinds[oldest.row.kind]
+        batch = waiting.choose(oldest, cost)
+        for entry in batch:
+            self._leave(entry)
+        if not waiting:
+            del self._kinds[oldest.row.kind]
+        return batch
+
+    def _drop(self, entry: Entry) -> None:
+        """A row leaves in another way than in a batch."""
+        self._leave(entry)
+        waiting = self._kinds[entry.row.kind]
+        waiting.drop(entry)
+        if not waiting:
+            del self._kinds[entry.row.kind]
+
+    def _leave(self, entry: Entry) -> None:
+        entry.waits = False
+        self.tokens -= entry.length
+        del self._entries[entry.client, entry.row.id]

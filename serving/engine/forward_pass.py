@@ -1,0 +1,29 @@
+"""A forward pass under way on a model's device."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import torch
+
+
+@dataclass
+class Pending:
+    """A forward pass under way. arrays: host tensors, valid once `wait` returned. event: a CUDA event, or None."""
+
+    arrays: tuple[torch.Tensor, ...]
+    event: Any
+    began: float
+    seconds: float = 0.0
+
+    def is_done(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self.event is None or bool(self.event.query())
+
+    def wait(self) -> list[numpy.ndarray[Any, Any]]:
+        """The arrays, first dimension rows; blocks until the device is done, and raises what it raised."""
+        if self.event is not None:
+            self.event.synchronize()
+            self.seconds = time.perf_counter() - self.began
+        return [array.numpy() for array in self.arrays]

@@ -1,0 +1,272 @@
+"""A model and the rows that it writes now: rows join with a forward pass over their tokens, then all take steps of one
+token together, and leave when they like.
+
+Two kinds: `CausalDecoder`, and `Seq2SeqDecoder`, whose rows also have the keys and values of the encoder's output. What
+they do must equal transformers' `generate`; `serving.engine.generation.verification` looks before they are used.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import torch
+from torch.nn.functional import embedding
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from serving.engine.generation.kv_cache import RowCache
+from serving.engine.generation.step_graph import name_views, trace_step
+from serving.engine.optimizations.packing import round_up
+from serving.engine.optimizations.torchscript import NotTraceable, TracedModule
+
+WIDTH_STEP = 8
+"""Prompts that are padded to few widths have a multiple of so many tokens; ours."""
+
+
+class Decoder(ABC):
+    """Rows are numbered in the order that they joined; `leave` tells how that changes. Not for several threads.
+
+    most_width: up to this prompts are padded to few widths, see `packing.round_up`; 0: to the longest of them.
+    """
+
+    def __init__(self, module: Any, pad_token_id: int) -> None:
+        self.module = module
+        self.device = module.device
+        self._pad = pad_token_id
+        self._arguments = set(inspect.signature(module.forward).parameters)
+        self._caches: list[RowCache] = []
+        self._positions: torch.Tensor | None = None
+        self._hook: Any = None
+        self._graph: TracedModule | None = None
+        self._tells_positions = self._hook_positions()
+        self.most_new_tokens: int | None = None
+        self.most_width = 0
+        config = module.generation_config
+        start = config.decoder_start_token_id
+        start = getattr(module.config, "decoder_start_token_id", None) if start is None else start
+        self.start_token: int = config.bos_token_id if start is None else start
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether steps are taken as a graph."""
+        return self._graph is not None
+
+    @property
+    def cached_tokens(self) -> int:
+        """Places of the cache in use, padding included."""
+        return sum(cache.layout.tokens for cache in self._caches)
+
+    @property
+    def token_bytes(self) -> int:
+        """What a place of the cache takes, 0 while that is not known."""
+        return max((cache.token_bytes for cache in self._caches), default=0)
+
+    @abstractmethod
+    def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Let rows join; the logits of each one's next token, (rows, vocabulary).
+
+        written: what each has written already, of rows that had to leave before.
+        """
+
+    @abstractmethod
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Take each row's newest token in; the logits of the next ones, (rows, vocabulary)."""
+
+    @abstractmethod
+    def history(self, prompt: Sequence[int]) -> list[int]:
+        """What a row's written tokens follow, as `generate` shows it to its rules."""
+
+    def leave(self, gone: set[int]) -> list[int]:
+        """Let rows go; the old numbers of those that stay, in their new order."""
+        orders = [cache.remove(gone) for cache in self._caches]
+        return orders[0]
+
+    def clear(self) -> None:
+        """Let all rows go."""
+        for cache in self._caches:
+            cache.clear()
+
+    def _hook_positions(self) -> bool:
+        """Models that count their positions themselves (BART's relatives) get each row's own instead."""
+        half = self.module.get_decoder() if hasattr(self.module, "get_decoder") else self.module
+        found = getattr(half, "embed_positions", None)
+        if "position_ids" in self._arguments or not isinstance(found, torch.nn.Embedding):
+            return False
+
+        def look_up(table: Any, *_: Any) -> Any:
+            if self._positions is None:
+                return None
+            return embedding(self._positions + getattr(table, "offset", 0), table.weight)
+
+        self._hook = found.register_forward_hook(look_up)
+        return True
+
+    def unhook(self) -> None:
+        """Leave the model as it was."""
+        if self._hook is not None:
+            self._hook.remove()
+
+    def pad_prompts(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompts as `generate` takes them: ids and mask."""
+        ids, mask, _ = self._pad_left(prompts, max(map(len, prompts)))
+        return ids, torch.ones_like(ids) if mask is None else mask
+
+    def _forward(self, positions: torch.Tensor, **arguments: Any) -> torch.Tensor:
+        """The last logits of each row."""
+        if "position_ids" in self._arguments:
+            arguments["position_ids"] = positions
+        if "logits_to_keep" in self._arguments:
+            arguments["logits_to_keep"] = 1
+        self._positions = positions if self._tells_positions else None
+        try:
+            logits: torch.Tensor = self.module(use_cache=True, **arguments).logits
+        finally:
+            self._positions = None
+        return logits[:, -1]
+
+    def width(self, longest: int) -> int:
+        """To how many tokens prompts are padded. Of few sizes, also once multiplied by few rows, up to `most_width`."""
+        width = -(-round_up(longest) // WIDTH_STEP) * WIDTH_STEP
+        return max(longest, min(width, self.most_width))
+
+    def _pad_left(
+        self, rows: Sequence[Sequence[int]], width: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """(rows, width) int64 each: ids, mask or None where nothing is padded, positions."""
+        ids = numpy.full((len(rows), width), self._pad, dtype=numpy.int64)
+        for index, row in enumerate(rows):
+            ids[index, width - len(row) :] = row
+        lengths = torch.tensor([len(row) for row in rows])[:, None]
+        places = torch.arange(width) - (width - lengths)
+        mask = None if bool((lengths == width).all()) else (places >= 0).to(torch.int64).to(self.device)
+        return torch.from_numpy(ids).to(self.device), mask, places.clamp(min=0).to(self.device)
+
+    def _positions_now(self) -> torch.Tensor:
+        return torch.tensor(self._caches[0].layout.lengths, device=self.device)[:, None]
+
+
+class CausalDecoder(Decoder):
+    """A decoder alone: prompt and new tokens are one row."""
+
+    def trace(self, vocabulary: int, max_tokens: int) -> None:
+        """Take steps as a graph from now on, see `graph.trace_step`; raises what it does."""
+        if "position_ids" not in self._arguments:
+            raise NotTraceable("it counts positions itself")
+        cache = DynamicCache()
+        nothing = torch.zeros((1, 1), dtype=torch.int64)
+        self._forward(nothing, input_ids=nothing, past_key_values=cache)
+        like = [part for pair in _states(cache) for part in pair]
+        self._graph = trace_step(self.module, like, vocabulary, max_tokens)
+
+    def untrace(self) -> None:
+        """Take steps as the model does."""
+        self._graph = None
+
+    def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+        """One forward pass over all rows' tokens, padded on the left."""
+        rows = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]
+        ids, mask, positions = self._pad_left(rows, self.width(max(map(len, rows))))
+        cache = DynamicCache()
+        logits = self._forward(positions, input_ids=ids, attention_mask=mask, past_key_values=cache)
+        if not self._caches:
+            self._caches = [RowCache(len(cache.layers))]
+        self._caches[0].insert(_states(cache), [len(row) for row in rows])
+        return logits
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """One forward pass over a token of each row."""
+        (cache,) = self._caches
+        ids, mask = torch.tensor(tokens, device=self.device)[:, None], cache.mask(1, self.device)
+        positions = self._positions_now()
+        if self._graph is None:
+            logits = self._forward(positions, input_ids=ids, attention_mask=mask, past_key_values=cache)
+        else:
+            given = {"input_ids": ids, "position_ids": positions}
+            given |= {} if mask is None else {"attention_mask": mask.bool()[:, None, None]}
+            logits = self._graph(**given, **name_views(cache.views())).logits[:, -1]
+        cache.advance()
+        return logits
+
+    def history(self, prompt: Sequence[int]) -> list[int]:
+        """The prompt."""
+        return list(prompt)
+
+
+class Seq2SeqDecoder(Decoder):
+    """Encoder and decoder: the prompt is encoded once, new tokens follow the decoder's start."""
+
+    def __init__(self, module: Any, pad_token_id: int) -> None:
+        super().__init__(module, pad_token_id)
+        if self._tells_positions:
+            self.most_new_tokens = module.config.max_position_embeddings - 1
+
+    def pad_prompts(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Padded on the right, as encoders are trained."""
+        width = self.width(max(map(len, prompts)))
+        ids = torch.tensor([[*prompt, *[self._pad] * (width - len(prompt))] for prompt in prompts])
+        mask = torch.arange(width) < torch.tensor([len(prompt) for prompt in prompts])[:, None]
+        return ids.to(self.device), mask.to(torch.int64).to(self.device)
+
+    def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+        """The encoder over all prompts, then the decoder over what each row has."""
+        ids, mask = self.pad_prompts(prompts)
+        encoded = self.module.get_encoder()(input_ids=ids, attention_mask=mask)
+        rows = [[self.start_token, *new] for new in written]
+        own, own_mask, positions = self._pad_left(rows, max(map(len, rows)))
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        logits = self._forward(
+            positions,
+            encoder_outputs=encoded,
+            attention_mask=mask,
+            decoder_input_ids=own,
+            decoder_attention_mask=own_mask,
+            past_key_values=cache,
+        )
+        halves = (cache.self_attention_cache, cache.cross_attention_cache)
+        if not self._caches:
+            self._caches = [RowCache(len(half.layers)) for half in halves]
+        self._caches[0].insert(_states(halves[0]), [len(row) for row in rows])
+        sources = _to_the_right(_states(halves[1]), [len(prompt) for prompt in prompts])
+        self._caches[1].insert(sources, [len(prompt) for prompt in prompts], spare=0)
+        return logits
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """One forward pass of the decoder over a token of each row."""
+        own, sources = self._caches
+        # the encoder's output itself is not needed any more, only its shape
+        shape = (own.layout.rows, sources.layout.width, 1)
+        logits = self._forward(
+            self._positions_now(),
+            encoder_outputs=BaseModelOutput(last_hidden_state=torch.zeros((), device=self.device).expand(shape)),
+            attention_mask=sources.mask(0, self.device),
+            decoder_input_ids=torch.tensor(tokens, device=self.device)[:, None],
+            decoder_attention_mask=own.mask(1, self.device),
+            past_key_values=EncoderDecoderCache(own, sources),
+        )
+        own.advance()
+        return logits
+
+    def history(self, prompt: Sequence[int]) -> list[int]:
+        """The decoder's start."""
+        return [self.start_token]
+
+
+def _states(cache: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def _to_the_right(states: list[tuple[torch.Tensor, torch.Tensor]], lengths: Sequence[int]) -> Any:
+    """The states of rows that were padded on the right, padded on the left."""
+    longest = max(lengths)
+    if min(lengths) == states[0][0].shape[2]:
+        return states
+    device = states[0][0].device
+    places = torch.arange(longest, device=device) - (longest - torch.tensor(lengths, device=device)[:, None])
+    index = places.clamp(min=0)[:, None, :, None]
+
+    def shift(part: torch.Tensor) -> torch.Tensor:
+        return part.gather(2, index.expand(-1, part.shape[1], -1, part.shape[3]))
+
+    return [(shift(keys), shift(values)) for keys, values in states]

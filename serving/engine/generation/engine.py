@@ -1,0 +1,47 @@
+"""The engine of a generating task: one loop that drains the socket and lets the writer take a step, over and over."""
+
+from typing import TYPE_CHECKING
+
+from serving.engine.engine import IDLE_MILLISECONDS, Engine
+from serving.wire.messages import Failure, Part, Written
+
+if TYPE_CHECKING:
+    import zmq
+
+    from serving.engine.batching.cost import Cost
+    from serving.engine.generation.scheduler import Reply
+    from serving.engine.meter import EngineMeter
+    from serving.engine.model import Model
+
+
+class WritingEngine(Engine):
+    """As `Engine`; rows get their replies when they end, streams with each step."""
+
+    def __init__(self, model: "Model", cost: "Cost", socket: "zmq.Socket[bytes]", meter: "EngineMeter") -> None:
+        super().__init__(model, cost, socket, meter)
+        self._writer = self._queue = model.writer
+        self._writer.count_in(meter)
+
+    def run(self) -> None:
+        """Serve. Returns after `stop`; raises where the model does not work any more, once everybody was told."""
+        while True:
+            self._drain(0 if self._writer else IDLE_MILLISECONDS)
+            if self._may_leave():
+                return
+            try:
+                self._tell(self._writer.step())
+            except Exception:
+                self._tell(self._writer.take_all("the model failed; its engine starts again: try again"))
+                raise
+            self._meter.observe_queue(self._writer.tokens)
+            self._meter.observe_memory()
+
+    def _tell(self, replies: "list[Reply]") -> None:
+        parts: dict[bytes, list[Part]] = {}
+        for client, reply in replies:
+            if isinstance(reply, Failure):
+                self._reply(client, reply)
+            else:
+                parts.setdefault(client, []).append(reply)
+        for client, written in parts.items():
+            self._reply(client, Written(written))

@@ -1,0 +1,192 @@
+"""From the logits of many rows to each row's next token, by its own settings and its own random numbers.
+
+A row's draw depends on its logits, its settings and its seed only, never on its neighbours: each has a stream of
+uniform numbers of its own, and its token is where the number falls in the cumulated probabilities.
+"""
+
+import random
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import torch
+
+from serving.wire.messages import Row, SamplingSettings
+
+MOST_TOP_K = 1024
+"""Up to here the best tokens are found without sorting all."""
+DEFAULTS: dict[str, Any] = {
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "num_beams": 1,
+}
+"""What transformers' `generate` takes where neither request nor checkpoint says anything (5.23)."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A row's next token. logprob, top: its score and the best (id, score), where the row wants them."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Sampler:
+    """How one row's tokens are chosen; the checkpoint's `generation_config` fills what its settings leave open.
+
+    is_drawn: whether by chance; else the likeliest is taken. beams: of a search.
+    """
+
+    def __init__(self, module: Any, settings: SamplingSettings, row: Row) -> None:
+        config = module.generation_config
+
+        def settled(name: str) -> Any:
+            given = getattr(settings, name)
+            given = getattr(config, name, None) if given is None else given
+            return DEFAULTS[name] if given is None else given
+
+        self.is_drawn = bool(settled("do_sample"))
+        self.temperature = float(settled("temperature"))
+        self.top_k = int(settled("top_k"))
+        self.top_p = float(settled("top_p"))
+        self.beams = int(settled("num_beams"))
+        self.top = settings.top
+        self._random = random.Random(settings.seed)  # noqa: S311  # no secret depends on it
+        self._processors = _processors(module, settings, settled("repetition_penalty"), self.is_drawn, row)
+
+    @property
+    def way(self) -> str:
+        """Rows of one way are drawn together."""
+        if 0 < self.top_k <= MOST_TOP_K:
+            return "best"
+        return "sorted" if self.top_k or self.top_p < 1 else "all"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing changes the logits before the choice."""
+        return not self._processors
+
+    def process(self, ids: Sequence[int], scores: torch.Tensor) -> torch.Tensor:
+        """The (1, vocabulary) scores after penalties and rules. ids: all tokens before, without padding."""
+        changed: torch.Tensor = self._processors(torch.tensor([ids], device=scores.device), scores)
+        return changed
+
+    def uniform(self) -> float:
+        """The row's next random number, in [0, 1)."""
+        return self._random.random()
+
+
+def choose(logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequence[int]]) -> list[Choice | None]:
+    """Each row's next token; None for a row whose logits are not finite. logits: (rows, vocabulary) of any dtype."""
+    logits = logits.float()
+    is_finite = logits.amax(-1).isfinite()  # a masked token may be minus infinity
+    scores = logits
+    if not all(sampler.is_plain for sampler in samplers):
+        parts = [logits[row : row + 1] for row in range(len(samplers))]
+        scores = torch.cat(
+            [
+                part if sampler.is_plain else sampler.process(before, part)
+                for part, sampler, before in zip(parts, samplers, ids, strict=True)
+            ]
+        )
+    tokens = scores.argmax(-1)
+    for way in ("best", "sorted", "all"):
+        drawn = [index for index, sampler in enumerate(samplers) if sampler.is_drawn and sampler.way == way]
+        if drawn:
+            tokens[drawn] = _draw(scores[drawn], [samplers[index] for index in drawn], way)
+    told = _tell(logits, samplers, tokens)
+    found, finite = tokens.tolist(), is_finite.tolist()
+    return [told.get(index, Choice(found[index])) if finite[index] else None for index in range(len(found))]
+
+
+def _draw(scores: torch.Tensor, samplers: Sequence[Sampler], way: str) -> torch.Tensor:
+    def column(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values, device=scores.device)[:, None]
+
+    # in double precision, so that a sum over a large vocabulary does not depend on how it is computed
+    scores = scores.double() / column([sampler.temperature for sampler in samplers])
+    ids = None
+    if way == "best":
+        scores, ids = scores.topk(min(max(sampler.top_k for sampler in samplers), scores.shape[-1]))
+    elif way == "sorted":
+        scores, ids = scores.sort(-1, descending=True)
+    if ids is not None:
+        rank = torch.arange(scores.shape[-1], device=scores.device)
+        most = column([sampler.top_k or scores.shape[-1] for sampler in samplers])
+        scores = scores.masked_fill(rank >= most, -torch.inf)
+        probabilities = scores.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities
+        share = column([sampler.top_p for sampler in samplers])
+        probabilities = probabilities.masked_fill((before >= share) & (rank > 0), 0.0)
+    else:
+        probabilities = scores.softmax(-1)
+    sums = probabilities.cumsum(-1)
+    wanted = column([sampler.uniform() for sampler in samplers]) * sums[:, -1:]
+    places = torch.searchsorted(sums, wanted, right=True).clamp(max=scores.shape[-1] - 1)
+    return (places if ids is None else ids.gather(-1, places))[:, 0]
+
+
+def _tell(logits: torch.Tensor, samplers: Sequence[Sampler], tokens: torch.Tensor) -> dict[int, Choice]:
+    """The choices of those rows that want scores: the model's own, before the settings change them."""
+    wanting = [index for index, sampler in enumerate(samplers) if sampler.top is not None]
+    if not wanting:
+        return {}
+    scores = logits[wanting].log_softmax(-1)
+    taken = scores.gather(1, tokens[wanting][:, None])[:, 0].tolist()
+    best = scores.topk(max(samplers[index].top or 0 for index in wanting))
+    rows = zip(wanting, taken, best.indices.tolist(), best.values.tolist(), strict=True)
+    return {
+        index: Choice(int(tokens[index]), score, tuple(zip(tops, values, strict=True))[: samplers[index].top])
+        for index, score, tops, values in rows
+    }
+
+
+def _processors(module: Any, settings: SamplingSettings, penalty: float, is_drawn: bool, row: Row) -> Any:
+    """Transformers' own, for what the checkpoint's generation_config asks for beside temperature, top_k and top_p."""
+    from transformers import LogitsProcessorList
+
+    config = module.generation_config
+    if penalty == 1.0 and not _asks_for_rules(config):
+        return LogitsProcessorList()
+    config = deepcopy(config)
+    config.repetition_penalty, config.num_beams, config.do_sample = penalty, 1, is_drawn
+    config.temperature = config.top_k = config.top_p = None
+    length = 1 if module.config.is_encoder_decoder else row.length
+    prompt = torch.from_numpy(numpy.frombuffer(row.tokens, dtype=numpy.int32).astype(numpy.int64))[None]
+    prompt = prompt.to(module.device)
+    config.max_length = length + settings.max_new_tokens
+    module._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=prompt.device)
+    return module._get_logits_processor(
+        config, input_ids_seq_length=length, encoder_input_ids=prompt, device=prompt.device, model_kwargs={}
+    )
+
+
+PLAIN_RULES: dict[str, tuple[Any, ...]] = {
+    "no_repeat_ngram_size": (None, 0),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "encoder_repetition_penalty": (None, 1.0),
+    "min_length": (None, 0),
+    "min_new_tokens": (None, 0),
+    "typical_p": (None, 1.0),
+    "epsilon_cutoff": (None, 0.0),
+    "eta_cutoff": (None, 0.0),
+    "guidance_scale": (None, 1, 1.0),
+    **dict.fromkeys(
+        (
+            *("min_p", "top_h", "bad_words_ids", "sequence_bias", "forced_bos_token_id", "forced_eos_token_id"),
+            *("suppress_tokens", "begin_suppress_tokens", "exponential_decay_length_penalty", "watermarking_config"),
+        ),
+        (None,),
+    ),
+}
+"""Rules of a generation_config and the values that mean nothing."""
+
+
+def _asks_for_rules(config: Any) -> bool:
+    return any(getattr(config, name, None) not in values for name, values in PLAIN_RULES.items())

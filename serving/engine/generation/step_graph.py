@@ -1,0 +1,125 @@
+"""A step of a causal model as a TorchScript graph on a CPU: the same kernels, without Python between them.
+
+The graph is given what the model is: a token of each row, its position, a ready mask, and the keys and values of each
+layer as views with one column more, the last one, into which it writes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from serving.engine.optimizations.torchscript import NotTraceable, TracedModule, are_alike, check_operations, trace
+
+ROWS, COLUMNS = 3, 11
+"""Of what is traced; ours: no size that a model would treat in a special way."""
+
+
+class _ViewLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not typed
+    """One layer's keys and values, (rows, heads, columns, size) each; the last column is the step's."""
+
+    is_sliding = False
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        self.keys, self.values = keys, values
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing: they are there."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the step's column."""
+        self.keys[:, :, -1:] = key_states
+        self.values[:, :, -1:] = value_states
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """Columns before the step."""
+        return self.keys.shape[2] - 1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Columns that the step sees, and the first one."""
+        return self.keys.shape[2], 0
+
+    def get_max_length(self) -> int:
+        """No bound of its own."""
+        return -1
+
+
+class _Step(torch.nn.Module):
+    """The model as a function of tensors."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **views: torch.Tensor,
+    ) -> Any:
+        """views: see `name_views`."""
+        parts = list(views.values())
+        layers = [_ViewLayer(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+        return self.module(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            attention_mask=attention_mask,
+            past_key_values=Cache(layers=layers),
+            use_cache=True,
+        )
+
+
+def name_views(views: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Keys and values of each layer in order, as a step takes them."""
+    return {f"view_{index}": view for index, view in enumerate(views)}
+
+
+def trace_step(module: Any, like: Sequence[torch.Tensor], vocabulary: int, max_tokens: int) -> TracedModule:
+    """A graph that takes `input_ids` and `position_ids` (rows, 1), `attention_mask` (rows, 1, 1, columns) bool where a
+    row does not fill all columns, and views.
+
+    like: keys and values of each layer, for the other sizes. max_tokens: positions that must come out alike. Raises
+    NotTraceable where the graph would not do what the model does, and whatever tracing does.
+    """
+    config = module.config.get_text_config(decoder=True)
+    bounds = [name for name in ("sliding_window", "attention_chunk_size") if getattr(config, name, None) is not None]
+    if bounds or set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
+        raise NotTraceable("a ready mask would pass over its windows or chunks")
+    if module.config._attn_implementation != "sdpa":
+        raise NotTraceable("its attention may not take a ready mask")
+    step = _Step(module)
+
+    def inputs(rows: int, columns: int, last: int, *, masked: bool) -> dict[str, torch.Tensor]:
+        draw = torch.Generator().manual_seed(rows * columns)
+        ids = torch.randint(0, vocabulary, (rows, 1), generator=draw)
+        given = {"input_ids": ids, "position_ids": last - torch.arange(rows)[:, None].clamp(max=last)}
+        if masked:
+            given["attention_mask"] = (torch.arange(columns) >= torch.arange(rows)[:, None])[:, None, None]
+        views = [
+            torch.randn((rows, each.shape[1], columns, each.shape[3]), generator=draw).to(each.dtype) for each in like
+        ]
+        return given | name_views(views)
+
+    most = max_tokens - 1
+    for masked in (False, True):
+        check_operations(
+            step,
+            inputs(ROWS, COLUMNS, COLUMNS, masked=masked),
+            inputs(1, 2, 1, masked=masked),
+            inputs(9, 70, most, masked=masked),
+        )
+    traced = trace(step, *(inputs(ROWS, COLUMNS, COLUMNS, masked=masked) for masked in (False, True)))
+    for rows, columns, last in ((1, 2, 1), (1, COLUMNS, most), (ROWS, 40, 20), (9, 70, most)):
+        for masked in (False, True):
+            given, same = (inputs(rows, columns, last, masked=masked) for _ in range(2))  # each writes into its views
+            if masked:
+                given["attention_mask"] = given["attention_mask"][:, 0, 0].to(torch.int64)  # as transformers takes it
+            if not are_alike(traced(**same).logits, step(**given).logits, module.dtype):
+                raise NotTraceable(f"its logits differ for {rows} rows at position {last}")
+    return traced

@@ -1,0 +1,1 @@
+"""Faster forms of a model, each checked against the model as transformers has it before it serves."""

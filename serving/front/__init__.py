@@ -1,0 +1,1 @@
+"""One process that answers requests: HTTP, tokenizing, routing, decoding. No torch, mlflow or transformers."""

@@ -1,0 +1,49 @@
+"""The data plane: a small ASGI app before BentoML's. It answers the protocols of its table and `/metrics` itself and
+hands every other path on, so that a hot request passes no middleware.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from monitoring.exposition import CONTENT_TYPE
+from serving.front.asgi import App, Receive, Scope, Send, respond
+from serving.front.front import Front
+from serving.front.metrics_page import Scrape
+from serving.front.protocols.huggingface import HuggingFace
+from serving.front.protocols.kserve import KServe
+from serving.front.protocols.mlflow import Scoring
+from serving.front.protocols.openai import OpenAI
+from serving.front.webhook import Hooks
+
+Handler = Callable[[list[str], Scope, Receive, Send], Awaitable[None]]
+
+
+class DataPlane:
+    """ASGI app around `inner`, which is BentoML's."""
+
+    def __init__(self, front: Front, inner: App) -> None:
+        self._inner = inner
+        self._scrape = Scrape(front)
+        openai, scoring = OpenAI(front), Scoring(front)
+        self.huggingface = HuggingFace(front, openai)
+        self._handlers: dict[str, Handler] = {
+            "models": self.huggingface,
+            "v1": openai,
+            "v2": KServe(front),
+            "invocations": scoring,
+            "ping": scoring,
+            "version": scoring,
+            "hooks": Hooks(front.settings, front.nudge),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Dispatch by the first part of the path."""
+        if scope["type"] == "http":
+            parts = scope["path"].rstrip("/").split("/")[1:]
+            handler = self._handlers.get(parts[0]) if parts else None
+            if handler is not None:
+                await handler(parts, scope, receive, send)
+                return
+            if parts == ["metrics"]:
+                await respond(send, 200, await self._scrape.render(), [(b"content-type", CONTENT_TYPE.encode())])
+                return
+        await self._inner(scope, receive, send)

@@ -1,0 +1,107 @@
+"""HTTP for every protocol that the data plane speaks: read a body, answer, refuse. ASGI; no routes here."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from serving.errors import ClientGone, Malformed, ServingError, TooLarge
+from serving.front.request_context import Trail
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Header = tuple[bytes, bytes]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Whole = tuple[int, bytes, list[Header]]
+"""A whole answer: status, body, headers without its length."""
+
+JSON = (b"content-type", b"application/json")
+EVENTS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+encode_json = msgspec.json.Encoder().encode
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole body; raises TooLarge past `limit` bytes, and ClientGone."""
+    too_large = TooLarge(f"the body has more than {limit:,} bytes: send less at a time")
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise too_large
+        if name == b"content-encoding" and value != b"identity":
+            raise Malformed(f"content-encoding {value.decode('latin-1')!r} is not supported: send the body as it is")
+    message = await receive()
+    if not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        return body
+    parts, size = [], 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client left")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise too_large
+        if not message.get("more_body"):
+            return b"".join(parts)
+        message = await receive()
+
+
+async def client_left(receive: Receive) -> None:
+    """Returns when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def respond(send: Send, status: int, body: bytes, headers: list[Header]) -> None:
+    """A whole answer; `headers` is completed in place."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def refuse(send: Send, error: ServingError, trail: Trail, body: bytes) -> None:
+    """An error with its status; body: JSON in the protocol's own shape."""
+    await respond(send, *refusal(error, trail, body))
+
+
+def refusal(error: ServingError, trail: Trail, body: bytes) -> Whole:
+    """The same as a whole answer."""
+    headers = [JSON, trail.header]
+    if error.version is not None:
+        headers.append((b"x-model-version", error.version.encode()))
+    if error.retry_seconds is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_seconds))))
+    return error.status, body, headers
+
+
+class Events:
+    """An answer of server-sent events (WHATWG HTML, 9.2). limit_seconds: how long a client may read nothing."""
+
+    def __init__(self, send: Send, limit_seconds: float) -> None:
+        self._send = send
+        self._limit_seconds = limit_seconds
+
+    async def begin(self, headers: Iterable[Header]) -> None:
+        """The status line; from now on errors are events."""
+        await self._send({"type": "http.response.start", "status": 200, "headers": [*EVENTS, *headers]})
+
+    async def tell(self, data: bytes) -> None:
+        """One event; data: a line. Raises ClientGone when the client has read nothing for too long."""
+        await self._write(b"data: " + data + b"\n\n", more=True)
+
+    async def end(self) -> None:
+        """Nothing more comes."""
+        await self._write(b"", more=False)
+
+    async def _write(self, body: bytes, *, more: bool) -> None:
+        try:
+            async with asyncio.timeout(self._limit_seconds):
+                await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError as error:
+            raise ClientGone("the client does not read its stream") from error

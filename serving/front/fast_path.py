@@ -1,0 +1,151 @@
+"""The short way of a plain request: from uvicorn's parser to the data plane and back as one write, without ASGI.
+
+ASGI costs a scope, two messages, a second write and some awaits a request: about as much as everything that Headwaiter
+does itself. A plain request is a whole `POST /models/…` that comes alone on its connection; all others, and those that
+were sent before an answer was there, take uvicorn's own way to the same data plane.
+"""
+
+import asyncio
+import re
+from typing import ClassVar
+
+from uvicorn.config import HTTP_PROTOCOLS
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from serving.front.asgi import Header
+from serving.front.front import Front
+from serving.front.protocols.huggingface import HuggingFace
+
+PLAIN_ROUTE = re.compile(rb"/models/([\w.@-]+)(?:/versions/(\w+))?")
+UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"}
+
+
+def serve_plainly(protocol: HuggingFace) -> None:
+    """Let uvicorn make its connections so; to be called before its configuration is loaded, as a worker's app is."""
+    PlainConnection.front, PlainConnection.protocol = protocol.front, protocol
+    HTTP_PROTOCOLS["auto"] = f"{PlainConnection.__module__}:{PlainConnection.__name__}"
+
+
+class PlainConnection(HttpToolsProtocol):
+    """A connection. A `PlainRequest` stands where uvicorn (0.54) keeps its request's cycle."""
+
+    front: ClassVar[Front]
+    protocol: ClassVar[HuggingFace]
+    cycle: "PlainRequest"  # type: ignore[assignment]  # or uvicorn's own
+
+    def on_message_begin(self) -> None:
+        """Parser: a request begins; the scope waits until it is known to be wanted."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_headers_complete(self) -> None:
+        """Parser: choose the way."""
+        request = self._plain_request()
+        if request is not None:
+            self.cycle = request
+            return
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    def _plain_request(self) -> "PlainRequest | None":
+        is_busy = self.cycle is not None and not self.cycle.response_complete
+        if is_busy or self.parser.get_method() != b"POST" or self.root_path or self.limit_concurrency is not None:
+            return None
+        route = PLAIN_ROUTE.fullmatch(self.url)
+        if route is None or self.parser.get_http_version() != "1.1":
+            return None
+        length = b""
+        for name, value in self.headers:
+            if name == b"content-length":
+                length = value
+            elif name in UNUSUAL:
+                return None
+        if not length.isdigit() or int(length) > self.front.settings.max_body_bytes:
+            return None
+        name, version = route.groups()
+        if self.front.routes.may_stream(name.decode()):
+            return None
+        return PlainRequest(self, name.decode(), None if version is None else version.decode())
+
+
+class PlainRequest:
+    """One plain request and its answer. uvicorn's protocol fills `body`, and calls `set` when something happened."""
+
+    __slots__ = (
+        "_connection",
+        "_has_begun",
+        "_left",
+        "_name",
+        "_version",
+        "body",
+        "disconnected",
+        "headers",
+        "keep_alive",
+        "more_body",
+        "response_complete",
+    )
+
+    def __init__(self, connection: PlainConnection, name: str, version: str | None) -> None:
+        self._connection, self._name, self._version = connection, name, version
+        self._left: asyncio.Future[None] | None = None
+        self._has_begun = False
+        self.headers: list[Header] = connection.headers
+        self.keep_alive = connection.parser.should_keep_alive()
+        self.body = bytearray()
+        self.more_body = True
+        self.disconnected = False
+        self.response_complete = False
+
+    @property
+    def message_event(self) -> "PlainRequest":
+        """What uvicorn sets."""
+        return self
+
+    def set(self) -> None:
+        """Part of the body came, or all of it, or the connection is lost."""
+        if self.disconnected:
+            if self._left is not None and not self._left.done():
+                self._left.set_result(None)
+        elif self.more_body:
+            self._connection.flow.resume_reading()  # paused when much has come; here the body's bound is known
+        elif not self._has_begun:
+            self._has_begun = True
+            task = self._connection.loop.create_task(self._answer())
+            self._connection.tasks.add(task)
+            task.add_done_callback(self._connection.tasks.discard)
+
+    async def _answer(self) -> None:
+        connection = self._connection
+        try:
+            status, body, headers = await connection.protocol.predict(
+                self._name, self._version, bytes(self.body), self.headers, self._until_left
+            )
+        except BaseException:  # the server stops
+            connection.transport.close()
+            raise
+        if connection.flow.write_paused and not self.disconnected:
+            await connection.flow.drain()
+        self.response_complete = True
+        if self.disconnected:
+            return
+        lines = [STATUS_LINE[status]]
+        for name, value in (*connection.server_state.default_headers, *headers):
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"content-length: %d\r\n\r\n" % len(body))
+        lines.append(body)
+        connection.transport.write(b"".join(lines))
+        if not self.keep_alive:
+            connection.transport.close()
+        connection.on_response_complete()
+
+    async def _until_left(self) -> None:
+        self._left = self._connection.loop.create_future()
+        if self.disconnected:
+            return
+        await self._left

@@ -1,0 +1,90 @@
+"""A version as a front serves it: contract, task, tokenizer, links to its engines, meter."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from registry.contract import Contract
+from registry.layout import MODEL_FOLDER
+from serving.errors import NotReady, ServingError
+from serving.front.engine_link import Link
+from serving.front.meter import FrontMeter
+from serving.tasks import get_task
+from serving.tasks.base.request import Request, assemble
+from serving.tasks.base.task import Served, Task
+from serving.wire.messages import Encoded, RowArrays
+
+YIELD_SECONDS = 0.002
+"""How long a request may encode or decode before others get their turn."""
+
+
+@dataclass
+class View:
+    """One loaded version. links: its engines; accepting: those that take new requests."""
+
+    model: str
+    version: str
+    contract: Contract
+    task: Task
+    served: Served
+    meter: FrontMeter
+    links: dict[str, Link] = field(default_factory=dict)
+    accepting: list[Link] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, model: str, version: str, root: Path, contract: Contract) -> "View":
+        """Read the version's tokenizer. Blocks for some milliseconds; runs in a thread."""
+        task = get_task(contract.task)
+        return cls(
+            model=model,
+            version=version,
+            contract=contract,
+            task=task,
+            served=task.serve(root / MODEL_FOLDER, contract),
+            meter=FrontMeter(model, version, contract.task, contract.labels),
+        )
+
+    def choose_link(self) -> Link:
+        """The engine with the least that waits; raises NotReady."""
+        if not self.accepting:
+            raise NotReady(
+                f"no engine of {self.model}/{self.version} takes requests: it is leaving or being restarted, try again",
+                retry_seconds=1.0,
+            )
+        if len(self.accepting) == 1:
+            return self.accepting[0]
+        return min(self.accepting, key=lambda link: link.outstanding_tokens)
+
+    async def encode(self, request: Request) -> list[Encoded]:
+        """The rows of each item, in order. Raises ServingError, which names the item."""
+        encoded, turn = [], time.perf_counter()
+        for index, item in enumerate(request.items):
+            try:
+                if self.contract.processor.image is not None:  # decoding a large image takes milliseconds
+                    encoded.append(await asyncio.to_thread(self.task.encode, item, request.parameters, self.served))
+                else:
+                    encoded.append(self.task.encode(item, request.parameters, self.served))
+            except ServingError as error:
+                if request.many:
+                    error.message = error.message.replace("inputs", f"inputs[{index}]", 1)
+                raise
+            if time.perf_counter() - turn > YIELD_SECONDS:
+                await asyncio.sleep(0)
+                turn = time.perf_counter()
+        return encoded
+
+    async def decode(self, request: Request, encoded: list[Encoded], arrays: list[RowArrays]) -> Any:
+        """The answer, counted by its labels."""
+        answers, turn, first = [], time.perf_counter(), 0
+        for item in encoded:
+            rows = arrays[first : first + len(item.rows)]
+            first += len(item.rows)
+            answers.append(self.task.decode(rows, item.plan, request.parameters, self.served))
+            if time.perf_counter() - turn > YIELD_SECONDS:
+                await asyncio.sleep(0)
+                turn = time.perf_counter()
+        for answer in answers:
+            self.meter.observe_predictions(self.task.predictions(answer))
+        return assemble(answers, request, self.task)

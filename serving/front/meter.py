@@ -1,0 +1,57 @@
+"""What a front counts: thin holders of the metrics' children, so that the hot path looks nothing up."""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+from monitoring.store import Counter
+from serving.front.request_context import STAGES, Stages
+from serving.runtime.instruments import LabelNames, instruments
+
+
+class FrontMeter:
+    """What a front counts of a version, or with an empty one of requests that no version is charged with."""
+
+    def __init__(self, model: str, version: str, task: str, labels: Sequence[str] = ()) -> None:
+        self._found = instruments()
+        self.fields = {"model": model, "version": version, "task": task}
+        self._labels = (model, version, task)
+        if version:
+            self._in_progress = self._found.requests_in_progress.labels(*self._labels)
+            self._confidence = self._found.confidence.labels(*self._labels)
+            self._stages = tuple(self._found.stage_duration_seconds.labels(*self._labels, stage) for stage in STAGES)
+        self._names = LabelNames(labels)
+        self._durations = cache(
+            lambda protocol, status: self._found.request_duration_seconds.labels(*self._labels, protocol, str(status))
+        )
+        self._predictions: dict[str, Counter] = {}
+
+    def begin(self) -> None:
+        """A request of this version arrived."""
+        self._in_progress.inc()
+
+    def leave(self) -> None:
+        """It needs nothing more from this version."""
+        self._in_progress.dec()
+
+    def end(self, protocol: str, status: int, stages: Stages, reason: str = "") -> None:
+        """A request got its answer, or an error with this reason. protocol: one of the server's own words."""
+        self._durations(protocol, status).observe(stages.ended - stages.began)
+        if reason:
+            self._found.rejected_total.labels(*self._labels, reason).inc()
+        else:
+            encode, queue, forward, decode = self._stages
+            took = stages.seconds()
+            encode.observe(took[0])
+            queue.observe(took[1])
+            forward.observe(took[2])
+            decode.observe(took[3])
+
+    def observe_predictions(self, predictions: Iterable[tuple[str, float]]) -> None:
+        """The labels that were answered, with their scores in 0..1."""
+        for label, score in predictions:
+            bounded = self._names.bounded(label)
+            child = self._predictions.get(bounded)
+            if child is None:
+                child = self._predictions[bounded] = self._found.predictions_total.labels(*self._labels, bounded)
+            child.inc()
+            self._confidence.observe(score)

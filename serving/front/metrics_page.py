@@ -1,0 +1,64 @@
+"""The text of `/metrics`: what all processes of the server counted, and what the table says of every version."""
+
+import asyncio
+
+from monitoring.exposition import Baseline, Exposition, ServerStatus, VersionStatus
+from registry.contract import Baseline as Recorded
+from serving.front.front import Front
+from serving.runtime.instruments import instruments
+from serving.wire.routing_table import ModelEntry, VersionEntry
+
+
+class Scrape:
+    """Answers scrapes of one front, one at a time."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._exposition = Exposition(instruments().store.folder)
+        self._turn = asyncio.Lock()
+
+    async def render(self) -> bytes:
+        """The exposition; made in a thread, because reading every process' file takes milliseconds."""
+        async with self._turn:
+            return await asyncio.to_thread(self._exposition.render, server_status(self._front))
+
+
+def server_status(front: Front) -> ServerStatus:
+    """The server now, by the table that this front follows."""
+    models = front.routes.table.models
+    return ServerStatus(
+        versions=tuple(
+            _version_status(front, name, model, version) for name, model in models.items() for version in model.versions
+        ),
+        live={name: _is_live(model) for name, model in models.items()},
+        registry_is_up=not front.routes.table.registry_error,
+        manager_silence_seconds=front.manager_silence_seconds(),
+    )
+
+
+def _is_live(model: ModelEntry) -> bool:
+    live = model.versions.get(model.live) if model.live is not None else None
+    return live is not None and any(engine.accepting for engine in live.engines)
+
+
+def _version_status(front: Front, name: str, model: ModelEntry, version: str) -> VersionStatus:
+    entry: VersionEntry = model.versions[version]
+    engine, contract = entry.engines[0] if entry.engines else None, entry.contract
+    return VersionStatus(
+        model=name,
+        version=version,
+        task=contract.task if contract else "",
+        state=entry.state,
+        aliases=tuple(alias for alias, live in model.aliases.items() if live == version),
+        head=contract.model_class if contract else "",
+        dtype=engine.dtype if engine else "",
+        device=engine.device if engine else "",
+        queue_limit_tokens=sum(
+            front.routes.queue_limit(each.tokens_per_second, contract.max_tokens) for each in entry.engines if contract
+        ),
+        baseline=_baseline(contract.baseline) if contract and contract.baseline else Baseline(),
+    )
+
+
+def _baseline(recorded: Recorded) -> Baseline:
+    return Baseline(labels=recorded.labels, confidence=recorded.confidence, row_tokens=recorded.row_tokens)

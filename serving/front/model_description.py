@@ -1,0 +1,44 @@
+"""What `GET /models` tells of a model."""
+
+from typing import Any
+
+import msgspec
+
+from serving.wire.routing_table import ModelEntry
+
+
+def describe_model(name: str, entry: ModelEntry) -> dict[str, Any]:
+    """What `GET /models/{name}` shows: versions, states, aliases, swaps, contract; no paths and no addresses."""
+    return {
+        "name": name,
+        "live": entry.live,
+        "aliases": entry.aliases,
+        "error": entry.error or None,
+        "previous": entry.previous,
+        "swaps": [msgspec.to_builtins(swap) for swap in entry.swaps],
+        "versions": {
+            version: {
+                "state": found.state,
+                "error": found.error or None,
+                "attempt": found.attempt,
+                "memory_bytes": found.memory_bytes,
+                "restarts": found.restarts,
+                "engines": [
+                    {
+                        "pid": engine.pid,
+                        "device": engine.device,
+                        "dtype": engine.dtype,
+                        "dtype_note": engine.dtype_note or None,
+                        "execution": engine.execution,
+                        "notes": list(engine.notes),
+                        "split": engine.split or None,
+                        "budget_tokens": engine.budget_tokens,
+                        "tokens_per_second": round(engine.tokens_per_second),
+                    }
+                    for engine in found.engines
+                ],
+                "contract": found.contract.to_record() if found.contract else None,
+            }
+            for version, found in entry.versions.items()
+        },
+    }

@@ -1,0 +1,73 @@
+"""Bodies of JSON into checked structs, and errors that name fields as a protocol's clients write them."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import msgspec
+
+from serving.errors import Malformed, ServingError, Unprocessable
+from serving.tasks.base.task import Task
+
+Form = TypeVar("Form")
+_OWN_FIELD = re.compile(r"\bparameters\.(\w+)|\b(inputs)\b")
+_OWN_HINT = re.compile(r'"parameters": \{("\w+": \w+)\}')
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """The object in a JSON body; raises Malformed for anything else."""
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        cause = "it has a lone surrogate" if b"\\ud" in body.lower() else error
+        raise Malformed(f"the body is not JSON ({cause}): send an object in UTF-8") from error
+    if not isinstance(found, dict):
+        raise Malformed(f"the body is JSON of another kind than an object: {type(found).__name__}")
+    return found
+
+
+def read_form(fields: Mapping[str, Any], form: type[Form]) -> Form:
+    """The struct; fields that it does not know are left aside. Raises Unprocessable, which knows the field."""
+    try:
+        return msgspec.convert(fields, form)
+    except msgspec.ValidationError as error:
+        rule, _, path = str(error).partition(" - at `$")
+        field = path.rstrip("`").lstrip(".").replace("[...]", "[]")
+        missing = re.search(r"missing required field `(\w+)`", rule)
+        message = f"{field}: {rule[:1].lower()}{rule[1:]}" if field else rule
+        raise Unprocessable(message, field=field or (missing[1] if missing else "")) from error
+
+
+def named_model(model: str | None) -> tuple[str, str | None]:
+    """A body's `model`, `name[@alias]` or `name/version`, as name and version. Raises Unprocessable for none."""
+    if not model:
+        raise Unprocessable("model is missing: name one of GET /v1/models", field="model")
+    name, _, version = model.partition("/")
+    return name, version or None
+
+
+def pick_parameters(fields: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """The task's own parameters among a body's fields; a null counts as left out."""
+    return {name: fields[name] for name in task.Parameters.__struct_fields__ if fields.get(name) is not None}
+
+
+@contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Within it, errors call the task's fields as the client did. names: ours → theirs, where they differ.
+
+    A task's parameters stand beside the other fields in these protocols.
+    """
+
+    def rename(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        return names.get(name, name)
+
+    try:
+        yield
+    except ServingError as error:
+        found = _OWN_FIELD.search(error.message)
+        if found is not None and not error.field:
+            error.field = rename(found)
+        error.message = _OWN_HINT.sub(r"\1", _OWN_FIELD.sub(rename, error.message))
+        raise

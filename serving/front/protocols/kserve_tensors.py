@@ -1,0 +1,135 @@
+"""The tensors of the Open Inference Protocol v2: JSON or the binary extension ↔ columns of inputs, answers.
+
+Source: kserve/open-inference-protocol, and the binary tensor data extension of NVIDIA Triton. A BYTES element in binary
+form is its length in 4 bytes, little-endian, and then the bytes.
+"""
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy
+
+from serving.errors import Malformed, Unprocessable
+from serving.front.asgi import encode_json
+
+BINARY = "binary_data_size"
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """An input. data: nested or flat lists; unset where it follows the JSON in binary form."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: Any = msgspec.UNSET
+    parameters: dict[str, Any] = {}
+
+
+def split_body(body: bytes, header_length: str) -> tuple[bytes, bytes]:
+    """JSON and what follows it. header_length: of `Inference-Header-Content-Length`, or ""."""
+    if not header_length:
+        return body, b""
+    if not header_length.isdigit() or int(header_length) > len(body):
+        raise Malformed(f"Inference-Header-Content-Length is {header_length!r}, the body has {len(body)} bytes")
+    return body[: int(header_length)], body[int(header_length) :]
+
+
+def read_columns(tensors: Sequence[Tensor], binary: bytes) -> dict[str, list[Any]]:
+    """Each input's elements by its name, one a row; of a second dimension one list a row. Raises Malformed,
+    Unprocessable.
+    """
+    columns: dict[str, list[Any]] = {}
+    for tensor in tensors:
+        where = f"inputs {tensor.name!r}"
+        if tensor.datatype != "BYTES":
+            raise Unprocessable(f"{where} has datatype {tensor.datatype}: send text as BYTES; the server tokenizes it")
+        if tensor.name in columns:
+            raise Malformed(f"{where} comes twice")
+        if tensor.data is msgspec.UNSET:
+            size = tensor.parameters.get(BINARY)
+            if not isinstance(size, int) or not 0 <= size <= len(binary):
+                raise Malformed(f"{where} has neither data nor {BINARY} within the body")
+            elements, binary = _unpack(binary[:size], where), binary[size:]
+        else:
+            elements = _flatten(tensor.data)
+        columns[tensor.name] = _shaped(elements, tensor.shape, where)
+    return columns
+
+
+def write_output(answers: Sequence[Any], *, binary: bool) -> tuple[dict[str, Any], bytes]:
+    """The one output and its binary data: numbers as FP32 where the answers are vectors, else each answer as JSON."""
+    if answers and _is_numeric(answers[0]):
+        try:
+            array = numpy.asarray(answers, dtype="<f4")
+        except ValueError as error:
+            raise Unprocessable(
+                "the answers differ in shape, so they make no tensor: send one input a request, or let them be pooled"
+            ) from error
+        head: dict[str, Any] = {"name": "output", "datatype": "FP32", "shape": list(array.shape)}
+        if not binary:
+            return head | {"data": array.ravel().tolist()}, b""
+        data = array.tobytes()
+    else:
+        texts = [encode_json(answer) for answer in answers]
+        head = {"name": "output", "datatype": "BYTES", "shape": [len(texts)]}
+        if not binary:
+            return head | {"data": [text.decode() for text in texts]}, b""
+        data = b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    return head | {"parameters": {BINARY: len(data)}}, data
+
+
+def output_form(example: Any) -> dict[str, Any]:
+    """The output's declaration. example: an answer of the model, or a list of them."""
+    depth, first = 0, example
+    while isinstance(first, list) and first:
+        first, depth = first[0], depth + 1
+    if depth and isinstance(first, float):
+        return {"name": "output", "datatype": "FP32", "shape": [-1] * depth}
+    return {"name": "output", "datatype": "BYTES", "shape": [-1]}
+
+
+def _is_numeric(answer: Any) -> bool:
+    while isinstance(answer, list) and answer:
+        answer = answer[0]
+    return isinstance(answer, float)
+
+
+def _unpack(data: bytes, where: str) -> list[Any]:
+    elements, at = [], 0
+    while at < len(data):
+        if at + 4 > len(data):
+            raise Malformed(f"{where} ends within an element's length")
+        (size,) = struct.unpack_from("<I", data, at)
+        at += 4
+        if at + size > len(data):
+            raise Malformed(f"{where} ends within an element of {size} bytes")
+        elements.append(_text(data[at : at + size]))
+        at += size
+    return elements
+
+
+def _text(element: bytes) -> Any:
+    try:
+        return element.decode()
+    except UnicodeDecodeError:
+        return element  # a file; a task that takes none says so
+
+
+def _flatten(data: Any) -> list[Any]:
+    if not isinstance(data, list):
+        return [data]
+    return (
+        [element for entry in data for element in _flatten(entry)] if any(isinstance(e, list) for e in data) else data
+    )
+
+
+def _shaped(elements: list[Any], shape: Sequence[int], where: str) -> list[Any]:
+    if not shape or shape[0] < 0 or any(size < 1 for size in shape[1:]) or math.prod(shape) != len(elements):
+        raise Malformed(f"{where} has shape {list(shape)} and {len(elements)} elements")
+    width = math.prod(shape[1:])
+    if len(shape) == 1 or width == 1:
+        return elements
+    return [elements[start : start + width] for start in range(0, len(elements), width)]

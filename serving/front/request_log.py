@@ -1,0 +1,68 @@
+"""What remains of a request besides numbers: a log line if it was slow or failed, spans if someone collects them."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from serving.front.request_context import STAGES, Stages, Trail
+
+if TYPE_CHECKING:
+    from serving.front.meter import FrontMeter
+    from serving.front.tracing import Tracer
+
+logger = logging.getLogger("headwaiter.request")
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+SHOWN_CHARACTERS = 2000
+
+
+class Recorder:
+    """slow_seconds: from when on a request is logged. log_inputs: whether its inputs are shown, up to 2,000 characters.
+
+    Raises InvalidSetting where OpenTelemetry's variables ask for traces and the exporter is not installed.
+    """
+
+    def __init__(self, slow_seconds: float, log_inputs: bool, environ: Mapping[str, str] = os.environ) -> None:
+        self._slow_seconds = slow_seconds
+        self._log_inputs = log_inputs
+        self._tracer = _make_tracer() if any(environ.get(name) for name in ENDPOINTS) else None
+
+    def record(
+        self, trail: Trail | None, meter: "FrontMeter", protocol: str, status: int, reason: str, stages: Stages
+    ) -> None:
+        """A request ended. reason: of its error, or ""."""
+        if self._tracer is not None:
+            self._tracer.record(trail, meter.fields, protocol, status, reason, stages)
+        if status >= 500 or stages.ended - stages.began >= self._slow_seconds:
+            self._log(trail, meter, protocol, status, reason, stages)
+
+    async def close(self) -> None:
+        """Send what is left; bounded by the exporter's own timeout."""
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
+
+    def _log(
+        self, trail: Trail | None, meter: "FrontMeter", protocol: str, status: int, reason: str, stages: Stages
+    ) -> None:
+        fields: dict[str, Any] = {
+            "request_id": trail.request_id if trail else "",
+            "trace_id": trail.trace_id if trail else "",
+            **meter.fields,
+            "protocol": protocol,
+            "status": status,
+            "reason": reason,
+            "seconds": round(stages.ended - stages.began, 6),
+            "stages": dict(zip(STAGES, (round(part, 6) for part in stages.seconds()), strict=True)),
+        }
+        if self._log_inputs:
+            fields["inputs"] = repr(list(stages.items))[:SHOWN_CHARACTERS]
+        level, message = (logging.ERROR, "a request failed") if status >= 500 else (logging.WARNING, "a slow request")
+        logger.log(level, message, extra={"fields": fields})
+
+
+def _make_tracer() -> "Tracer":
+    from serving.front.tracing import Tracer
+
+    return Tracer()

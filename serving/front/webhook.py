@@ -1,0 +1,123 @@
+"""MLflow's webhooks: a signed `POST /hooks/mlflow` says that the registry changed, and the manager looks at once.
+
+Only the signature is believed. What the hook says is not served, it only decides whether to look: the poll stays the
+source of truth, so that a lost, late, repeated or reordered hook can do no harm.
+"""
+
+import hmac
+import logging
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from hashlib import sha256
+
+import msgspec
+
+from serving.errors import Malformed, NotReady, ServingError, Unauthorized, UnknownModel, WrongMethod
+from serving.front.asgi import JSON, Receive, Scope, Send, encode_json, read_body, refuse, respond
+from serving.front.request_context import Trail
+from serving.settings import ServingSettings
+
+logger = logging.getLogger("headwaiter.front")
+
+MAX_BODY_BYTES = 64 * 1024
+WINDOW_SECONDS = 300
+"""How far a hook's time may be from ours: MLflow (3.17) signs once, and then retries for up to three minutes."""
+LOG_SECONDS = 60.0
+"""Refused hooks are logged this often at most: anybody can send them."""
+
+
+class Subject(msgspec.Struct):
+    """What the event happened to. name: the registered model's."""
+
+    name: str
+
+
+class Event(msgspec.Struct):
+    """The part of a webhook's body that is looked at (MLflow 3.17, `mlflow/webhooks/types.py`)."""
+
+    entity: str
+    action: str
+    data: Subject
+
+
+class Hooks:
+    """The route of one front worker."""
+
+    def __init__(self, settings: ServingSettings, nudge: Callable[[], None]) -> None:
+        """nudge: makes the manager look at the registry; raises OSError where no manager is."""
+        self._settings = settings
+        self._nudge = nudge
+        self._log_at = 0.0
+
+    async def __call__(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request: 202 if it is MLflow's, whether or not a model of this server is meant."""
+        trail = Trail.read(scope["headers"])
+        try:
+            event = _parse(await self._read(parts, scope, receive))
+            is_served = self._concerns(event.data.name)
+            if is_served:
+                self._nudge()
+            await respond(send, 202, encode_json({"model": event.data.name, "served": is_served}), [JSON, trail.header])
+        except ServingError as error:
+            await self._refuse(send, error, trail)
+        except OSError:
+            gone = NotReady("the manager is not there now; its next poll follows the change", retry_seconds=1.0)
+            await self._refuse(send, gone, trail)
+
+    async def _read(self, parts: list[str], scope: Scope, receive: Receive) -> bytes:
+        """The body of a hook whose sender knows the secret."""
+        if parts != ["hooks", "mlflow"]:
+            raise UnknownModel("there is no such route; POST /hooks/mlflow")
+        secret = self._settings.webhook_secret
+        if not secret:
+            raise UnknownModel("webhooks are not received here: set HEADWAITER_WEBHOOK_SECRET to the webhook's secret")
+        if scope["method"] != "POST":
+            raise WrongMethod(f"this route takes POST, not {scope['method']}")
+        body = await read_body(scope, receive, MAX_BODY_BYTES)
+        check_signature(secret, dict(scope["headers"]), body, time.time())
+        return body
+
+    def _concerns(self, name: str) -> bool:
+        """Whether the model is one to serve; with deployments, any model may be marked as one."""
+        models = self._settings.models
+        return self._settings.deployments or any(reference.name == name for reference in models)
+
+    async def _refuse(self, send: Send, error: ServingError, trail: Trail) -> None:
+        now = time.monotonic()
+        if now >= self._log_at:
+            self._log_at = now + LOG_SECONDS
+            logger.warning("a webhook was refused with %d: %s", error.status, error.message)
+        await refuse(send, error, trail, encode_json({"error": error.message, "error_type": error.reason}))
+
+
+def check_signature(secret: str, headers: dict[bytes, bytes], body: bytes, now: float) -> None:
+    """Raise Unauthorized unless the sender knows the secret and sent the hook lately.
+
+    headers: names in lower case. now: seconds since the epoch. The scheme is MLflow's (3.17, `mlflow/webhooks/
+    delivery.py`): HMAC-SHA256 over `delivery id.timestamp.body`, in base64 after `v1,`. Takes constant time.
+    """
+    signature = headers.get(b"x-mlflow-signature", b"")
+    delivery = headers.get(b"x-mlflow-delivery-id", b"")
+    timestamp = headers.get(b"x-mlflow-timestamp", b"")
+    signed = hmac.new(secret.encode(errors="surrogateescape"), b".".join((delivery, timestamp, body)), sha256).digest()
+    if not hmac.compare_digest(b"v1," + b64encode(signed), signature):
+        raise Unauthorized(
+            "the webhook's X-MLflow-Signature is missing or wrong: give the webhook in MLflow the secret that this "
+            "server has in HEADWAITER_WEBHOOK_SECRET"
+        )
+    sent = int(timestamp) if timestamp.isdigit() and len(timestamp) < 20 else 0
+    if abs(now - sent) > WINDOW_SECONDS:
+        raise Unauthorized(
+            f"the webhook's X-MLflow-Timestamp is more than {WINDOW_SECONDS} s from this server's time: "
+            "if this is no replay, set both machines' clocks"
+        )
+
+
+def _parse(body: bytes) -> Event:
+    try:
+        return msgspec.json.decode(body, type=Event)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(
+            f'the body is no webhook of MLflow\'s ({error}): it is {{"entity": …, "action": …, "data": {{"name": …}}}}'
+        ) from error

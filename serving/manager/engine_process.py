@@ -1,0 +1,243 @@
+"""One engine process, as the manager sees it: start or adopt it, read its reports, notice its end, restart it with
+back-off.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import psutil
+
+from serving.runtime.limits import allowed_cores, oom_watch, own_groups, usable_cores
+from serving.runtime.server_process import is_alive
+from serving.wire.atomic_file import write_report
+from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path, read_report
+
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 30.0
+KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
+"""For glibc: what a forward pass frees stays for the next one, up to so many bytes a thread. To get each of its large
+tensors anew, page by page, takes up to a sixth of its time."""
+STABLE_SECONDS = 60.0
+"""An engine that served this long has its crashes forgotten."""
+
+
+class Process(Protocol):
+    """What is asked of an operating system's process, one's own child or not."""
+
+    @property
+    def pid(self) -> int: ...  # noqa: D102
+    @property
+    def returncode(self) -> int | None: ...  # noqa: D102
+    def poll(self) -> int | None: ...  # noqa: D102
+    def kill(self) -> None: ...  # noqa: D102
+    def send_signal(self, sig: int, /) -> None: ...  # noqa: D102
+    def wait(self, timeout: float | None = None) -> int | None: ...  # noqa: D102
+
+
+class Adopted:
+    """A running process that another manager started. Its exit status went to somebody else: it reads -1."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+        self.pid = process.pid
+        self.returncode: int | None = None
+
+    @classmethod
+    def find(cls, pid: int, path: str) -> "Adopted | None":
+        """The engine's process `pid`, if it runs and is for the order in the file `path`."""
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if path in process.cmdline():
+                return cls(process)
+        return None
+
+    def poll(self) -> int | None:
+        """-1 once it has ended, None before."""
+        if self.returncode is None and not is_alive(self._process):
+            self.returncode = -1
+        return self.returncode
+
+    def kill(self) -> None:
+        """End it now."""
+        with suppress(psutil.NoSuchProcess):
+            self._process.kill()
+
+    def send_signal(self, sig: int, /) -> None:
+        """Send it a signal, if it still runs."""
+        with suppress(psutil.NoSuchProcess):
+            self._process.send_signal(sig)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Block until it has ended, at most `timeout` seconds."""
+        with suppress(psutil.TimeoutExpired):
+            self._process.wait(timeout)
+        return self.poll()
+
+
+def engine_environ() -> dict[str, str]:
+    """The environment of an engine: this process', and what an engine needs where nobody has set it."""
+    environ = {
+        **KEPT_MEMORY,
+        **os.environ,
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+    cores, _ = usable_cores(own_groups())
+    if cores < allowed_cores():  # a quota: unlike the affinity, thread pools do not see it
+        environ.setdefault("OMP_NUM_THREADS", str(cores))
+    # Its idle threads must not spin on the fronts' cores, but for a moment (some µs), as sleeping and waking cost more.
+    environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environ.setdefault("GOMP_SPINCOUNT", "1000")
+    return environ
+
+
+def spawn(path: str) -> "subprocess.Popen[bytes]":
+    """A process for the order in the file `path`. It imports what it needs, and waits for the file."""
+    command = [sys.executable, "-m", "serving.engine", path]
+    return subprocess.Popen(command, env=engine_environ(), stdin=subprocess.DEVNULL)
+
+
+class EngineProcess:
+    """An engine and its restarts. Not for use from several threads.
+
+    report: what it last said; "failed" once it ended. was_ready: whether it ever served; only then is it restarted.
+    crashes: in a row. restarts: since it was first started. is_out_of_memory: whether the kernel killed it for that.
+    peak_bytes: the most memory of its own that `measure` has seen.
+    """
+
+    def __init__(self, order: EngineOrder) -> None:
+        self.order = order
+        self.report = EngineReport(pid=0, state="loading")
+        self.was_ready = False
+        self.is_stopping = False
+        self.crashes = 0
+        self.restarts = 0
+        self.is_out_of_memory = False
+        self.peak_bytes = 0
+        self._oom = oom_watch()
+        self._process: Process | None = None
+        self._started = 0.0
+        self._restart_at = 0.0
+
+    @classmethod
+    def adopt(cls, order: EngineOrder, report: EngineReport) -> "EngineProcess":
+        """The engine that another manager started; one that has ended meanwhile is noticed by the next `poll`."""
+        engine = cls(order)
+        engine.report = report
+        engine.was_ready = report.state == "ready"
+        engine._started = time.monotonic()
+        engine._process = Adopted.find(report.pid, order_path(order.report))
+        if engine._process is None:
+            engine._end("the engine ended", engine._started)
+        return engine
+
+    @property
+    def pid(self) -> int:
+        """Of the process, 0 while there is none."""
+        return self._process.pid if self._process else 0
+
+    def start(self, process: Process | None = None) -> None:
+        """Start the process; it reports by itself. process: one that waits for this order already."""
+        self._process = process  # so that `kill` ends it where the order cannot be written
+        Path(self.order.report).unlink(missing_ok=True)
+        path = order_path(self.order.report)
+        write_report(Path(path), self.order)
+        self._started = time.monotonic()
+        self.report = EngineReport(pid=0, state="loading")
+        if process is None:
+            self._process = spawn(path)
+
+    def poll(self, now: float) -> str | None:
+        """What has happened: "ready", "failed" (before it ever was ready), "lost" (after), "restarted", or None."""
+        if self._process is None:
+            if self._restart_at and now >= self._restart_at and not self.is_stopping:
+                self._restart_at = 0.0
+                self.restarts += 1
+                try:
+                    self.start()
+                except OSError as error:  # a full disk, no process to be had: it is tried again
+                    return self._end(f"the engine could not be started again: {error}", now)
+                return "restarted"
+            return None
+        before = self.report.state
+        found = read_report(Path(self.order.report))
+        if found is not None and found.pid == self.pid:
+            self.report = found
+        if self._process.poll() is not None:
+            return self._end(self._explain(self._process), now)
+        if self.crashes and self.report.state == "ready" and now - self._started > STABLE_SECONDS:
+            self.crashes = 0
+        if self.report.state == "ready" and before != "ready":
+            self.was_ready = True
+            return "ready"
+        return None
+
+    def stop(self) -> None:
+        """Ask it to finish what it has and leave."""
+        self.is_stopping = True
+        if self._process is not None and self._process.poll() is None:
+            if self.report.state == "ready":
+                self._process.send_signal(STOP_SIGNAL)
+            else:
+                self._process.kill()  # it has nothing to finish
+
+    def kill(self) -> None:
+        """End it now."""
+        self.is_stopping = True
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(timeout=10)
+        Path(order_path(self.order.report)).unlink(missing_ok=True)
+
+    def is_running(self) -> bool:
+        """Whether the process still exists."""
+        return self._process is not None and self._process.poll() is None
+
+    def memory_bytes(self) -> int:
+        """What it takes now: resident memory, and on a GPU what it reported to hold there; 0 once it is gone."""
+        return self._resident()[0] + self.report.device_bytes
+
+    def measure(self) -> int:
+        """The host memory that is its own now, without files that are mapped; remembers the most. 0 once it is gone."""
+        resident, shared = self._resident()
+        self.peak_bytes = max(self.peak_bytes, resident - shared)
+        return resident - shared
+
+    def _resident(self) -> tuple[int, int]:
+        """Bytes of resident memory, and those of them that are files or shared."""
+        try:
+            found = psutil.Process(self.pid).memory_info() if self.pid else None
+        except psutil.Error:
+            found = None
+        return (found.rss, getattr(found, "shared", 0)) if found is not None else (0, 0)
+
+    def _explain(self, process: Process) -> str:
+        """How the process ended."""
+        status = process.returncode or 0
+        is_unknown = isinstance(process, Adopted)
+        self.is_out_of_memory = (is_unknown or status == -signal.SIGKILL) and self._oom.explains_one()
+        if status == -signal.SIGKILL or self.is_out_of_memory:
+            reason = "because memory ran out: " if self.is_out_of_memory else "("
+            end = "" if self.is_out_of_memory else ")"
+            return f"the engine was killed by signal 9 {reason}{self._oom.describe()}{end}"
+        if is_unknown:
+            return "the engine ended"
+        return f"the engine was ended by signal {-status}" if status < 0 else f"the engine ended with status {status}"
+
+    def _end(self, status: str, now: float) -> str:
+        self._process = None
+        self.report = msgspec.structs.replace(self.report, state="failed", error=self.report.error or status)
+        if not self.was_ready:
+            return "failed"
+        self.crashes = 1 if now - self._started > STABLE_SECONDS else self.crashes + 1
+        self._restart_at = now + min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (self.crashes - 1))
+        return "lost"

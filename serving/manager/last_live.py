@@ -1,0 +1,37 @@
+"""What was last live here, kept on disk: a server that starts while the registry is down serves that again."""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from registry.references import Reference, ResolvedVersion
+from registry.settings import RegistrySettings
+from serving.wire.atomic_file import write_report
+
+
+class _Record(msgspec.Struct, frozen=True):
+    version: ResolvedVersion
+
+
+class LastLive:
+    """One small file a reference, under home and the registry's address; shared by all servers of the machine."""
+
+    def __init__(self, settings: RegistrySettings) -> None:
+        registry = hashlib.sha256(settings.tracking_uri.encode()).hexdigest()[:16]
+        self._folder = settings.home / "last-live" / registry
+
+    def remember(self, reference: Reference, version: ResolvedVersion) -> None:
+        """The reference serves this version now."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_report(self._path(reference), _Record(version))
+
+    def recall(self, reference: Reference) -> ResolvedVersion | None:
+        """What it served last, None where nothing is known."""
+        try:
+            return msgspec.json.decode(self._path(reference).read_bytes(), type=_Record).version
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def _path(self, reference: Reference) -> Path:
+        return self._folder / (str(reference).replace("/", "+") + ".json")

@@ -1,0 +1,110 @@
+"""What each reference serves, served before, and how that came about: the manager's memory of swaps."""
+
+import logging
+import time
+from collections import deque
+from contextlib import suppress
+
+from registry.references import Reference, ResolvedVersion
+from serving.manager.last_live import LastLive
+from serving.manager.managed_version import Holding
+from serving.manager.meter import count_swap, time_swap
+from serving.manager.policy import VersionKey
+from serving.manager.registry_watch import View
+from serving.wire.routing_table import ModelEntry, Swap, Table, VersionEntry
+
+logger = logging.getLogger("headwaiter.manager")
+
+SHOWN_SWAPS = 20
+
+
+class Ledger:
+    """live: the version that each reference serves. previous: those that it served before, latest first."""
+
+    def __init__(self, last_live: LastLive) -> None:
+        self._last_live = last_live
+        self._swaps: deque[Swap] = deque(maxlen=SHOWN_SWAPS)
+        self.live: dict[Reference, str | None] = {}
+        self.previous: dict[Reference, list[str]] = {}
+
+    def adopt(self, left: Table, held: dict[VersionKey, Holding]) -> None:
+        """Take over what another manager's table says, as far as the versions are still held."""
+        for entry in left.models.values():
+            for text, version in entry.serves.items():
+                reference = Reference.parse(text)
+                if version is not None and (reference.name, version) in held:
+                    self.live[reference] = version
+                self.previous[reference] = list(entry.previous.get(text, []))
+            self._swaps.extend(entry.swaps)
+
+    def live_keys(self) -> set[VersionKey]:
+        """The versions that some reference serves."""
+        return {(reference.name, version) for reference, version in self.live.items() if version is not None}
+
+    def forget_all_but(self, view: View) -> None:
+        """Drop the references that are not served any more.
+
+        Where another alias of the model is served instead, that one starts with what this one served: the model goes on
+        answering while its new version loads.
+        """
+        for gone in self.live.keys() - view.targets.keys():
+            version = self.live.pop(gone)
+            for heir in view.targets:
+                if heir.name == gone.name and heir.alias and gone.alias and self.live.get(heir) is None:
+                    self.live[heir] = version
+
+    def publish(self, reference: Reference, held: Holding, view: View, now: float) -> None:
+        """The reference serves this version from now on."""
+        before, version = self.live.get(reference), held.version
+        self.live[reference] = version
+        if before is not None:
+            earlier = [old for old in self.previous.get(reference, ()) if old not in (before, version)]
+            self.previous[reference] = [before, *earlier]
+        target = view.targets.get(reference)
+        gave_way = target is not None and target.version != version
+        error = f"version {before} crashed again and again" if gave_way else ""
+        moved = view.moved.get(reference, now)
+        seconds = max(0.0, now - moved)
+        self._record(reference, before, version, "crashed" if gave_way else "success", seconds, error)
+        time_swap(reference.name, seconds, is_warm=held.began < moved)
+        logger.info("%s is served by version %s, before: %s", reference, version, before)
+        if target is not None and not gave_way and held.contract is not None:
+            known = ResolvedVersion(target.name, version, target.source, held.contract.digest)
+            with suppress(OSError):  # a full disk must not stop a swap
+                self._last_live.remember(reference, known)
+                self._last_live.remember(Reference(reference.name, version=version), known)
+
+    def fail(self, held: Holding, view: View, now: float) -> None:
+        """The version could not be loaded; everything that wanted it stays where it is."""
+        for reference, target in view.targets.items():
+            if target is not None and (target.name, target.version) == (held.name, held.version):
+                seconds = max(0.0, now - view.moved.get(reference, now))
+                self._record(reference, self.live.get(reference), held.version, "failure", seconds, held.error)
+
+    def describe(self, name: str, view: View, versions: dict[str, VersionEntry]) -> ModelEntry:
+        """The model's part of the table."""
+        references = [reference for reference in view.targets if reference.name == name]
+        return ModelEntry(
+            live=self.live.get(references[0]) if references else None,
+            aliases={reference.alias: self.live.get(reference) for reference in references if reference.alias},
+            versions=versions,
+            serves={str(reference): self.live.get(reference) for reference in references},
+            previous={str(key): list(self.previous[key]) for key in references if key in self.previous},
+            swaps=tuple(swap for swap in self._swaps if Reference.parse(swap.reference).name == name),
+            error="; ".join(view.problems[reference] for reference in references if reference in view.problems),
+        )
+
+    def _record(
+        self, reference: Reference, before: str | None, to: str, outcome: str, seconds: float, error: str
+    ) -> None:
+        swap = Swap(
+            time=round(time.time(), 3),
+            reference=str(reference),
+            from_version=before,
+            to_version=to,
+            outcome=outcome,
+            seconds=round(seconds, 3),
+            error=error,
+        )
+        self._swaps.append(swap)
+        count_swap(reference.name, outcome)

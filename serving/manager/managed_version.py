@@ -1,0 +1,185 @@
+"""A version that the manager holds: from being fetched, through its engines' lives, to its end."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from registry.contract import Contract
+from serving.manager.engine_process import EngineProcess
+from serving.manager.memory_budget import Footprint, weights_bytes
+from serving.tasks import get_task
+from serving.wire.routing_table import EngineEntry, VersionEntry
+from serving.wire.version_state import State, check_transition
+
+Fetched = tuple[Path, Contract]
+"""The verified artifact's folder and its contract."""
+
+StartEngines = Callable[["Holding"], list[EngineProcess]]
+"""The version → its engines, started: one a device; none where they have to wait for memory."""
+
+MEMORY_STEP_BYTES = 1 << 20
+"""Memory is shown in whole MiB, so that the table does not change all the time."""
+
+
+WRITING_SECONDS = 600.0
+"""How long an engine that writes texts may take to finish them; ours."""
+
+
+@dataclass
+class Holding:
+    """One version. began, failed_at: monotonic seconds. attempt: counts from 1 while it is tried again and again.
+
+    fetching: the download, until it is done. error: why it failed, or why the attempt before this one did, or why an
+    engine of it is being restarted: once ready it stays so meanwhile. is_given_up: whether a version that failed is not
+    to be tried again by itself. took_place: whether the live version left so that there is memory for this one.
+    weights_bytes: of its files. need_bytes: memory that its engines were expected to take, 0 where nobody asked.
+    """
+
+    name: str
+    version: str
+    fetching: "Future[Fetched] | None"
+    attempt: int = 1
+    error: str = ""
+    state: State = "loading"
+    began: float = field(default_factory=time.monotonic)
+    failed_at: float = 0.0
+    root: Path | None = None
+    contract: Contract | None = None
+    engines: list[EngineProcess] = field(default_factory=list)
+    drain_until: float = 0.0
+    memory_bytes: int = 0
+    weights_bytes: int = 0
+    need_bytes: int = 0
+    is_given_up: bool = False
+    took_place: bool = False
+
+    @classmethod
+    def adopt(cls, root: Path, contract: Contract, engines: Sequence[EngineProcess]) -> "Holding":
+        """A version whose engines another manager started; ready if each of them ever was."""
+        order = engines[0].order
+        held = cls(order.model, order.version, None, root=root, contract=contract, engines=list(engines))
+        held.weights_bytes = weights_bytes(root)
+        if all(engine.was_ready for engine in engines):
+            held._become("ready")
+        return held
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Whether the kernel killed an engine of it because memory ran out."""
+        return any(engine.is_out_of_memory for engine in self.engines)
+
+    @property
+    def crashes(self) -> int:
+        """How often in a row an engine of it crashed, the worst of them."""
+        return max((engine.crashes for engine in self.engines), default=0)
+
+    def step(self, now: float, start: StartEngines, load_seconds: float) -> list[str]:
+        """Look at the fetch and at the engines; returns what happened: "ready", "failed", "lost", "restarted"."""
+        if self.state in ("failed", "draining"):
+            return []
+        if self.state == "loading" and not self.engines and (self.fetching is None or self.fetching.done()):
+            try:
+                self._take_files()
+                self.engines = start(self)
+            except Exception as error:  # whatever was raised, it is this version's cause of failure
+                return self.fail(f"{type(error).__name__}: {error}", now)
+        happened = [change for engine in self.engines if (change := engine.poll(now)) is not None]
+        if self.state == "ready":
+            self.error = next((engine.report.error for engine in self.engines if engine.report.state != "ready"), "")
+            return [change for change in happened if change != "ready"]
+        if "failed" in happened:
+            self.is_given_up = self.is_out_of_memory
+            return self.fail(next(engine.report.error for engine in self.engines if engine.report.error), now)
+        if now - self.began > load_seconds:
+            return self.fail(f"loading took longer than HEADWAITER_LOAD_SECONDS={load_seconds:g}", now)
+        if self.engines and all(engine.was_ready for engine in self.engines):
+            self._become("ready")
+            self.error = ""
+            return ["ready"]
+        return []
+
+    def fail(self, error: str, now: float) -> list[str]:
+        """Keep the cause, end the engines; returns ["failed"]."""
+        self._become("failed")
+        self.error, self.failed_at = error, now
+        self.kill()
+        self.engines = []
+        return ["failed"]
+
+    def drain(self, now: float, seconds: float) -> None:
+        """Take no new requests; the engines leave once what they have is answered, at most `seconds` later.
+
+        Streams have no deadline once they have begun; so an engine that writes texts has longer.
+        """
+        self._become("draining")
+        writes = self.contract is not None and get_task(self.contract.task).generates
+        self.drain_until = now + (max(seconds, WRITING_SECONDS) if writes else seconds)
+        if self.fetching is not None:
+            self.fetching.cancel()
+        for engine in self.engines:
+            engine.stop()
+
+    def is_over(self, now: float) -> bool:
+        """Whether a draining version has left; past its time it is made to."""
+        if self.state != "draining" or (now <= self.drain_until and any(map(EngineProcess.is_running, self.engines))):
+            return False
+        self.kill()
+        return True
+
+    def kill(self) -> None:
+        """End its engines now."""
+        for engine in self.engines:
+            engine.kill()
+
+    def footprints(self) -> list[Footprint]:
+        """What each of its engines took at most so far."""
+        return [Footprint(engine.peak_bytes, self.weights_bytes) for engine in self.engines if engine.peak_bytes]
+
+    def own_bytes(self) -> int:
+        """The host memory that its engines take now and would free; to be called now and then for `footprints`."""
+        return sum(engine.measure() for engine in self.engines)
+
+    def measure(self) -> None:
+        """Take note of the memory that its engines take."""
+        self.memory_bytes = sum(engine.memory_bytes() for engine in self.engines) & -MEMORY_STEP_BYTES
+
+    def entry(self) -> VersionEntry:
+        """What the table says of it."""
+        return VersionEntry(
+            state=self.state,
+            error=self.error,
+            attempt=self.attempt,
+            root=str(self.root or ""),
+            contract=self.contract,
+            memory_bytes=self.memory_bytes,
+            restarts=sum(engine.restarts for engine in self.engines),
+            engines=tuple(
+                EngineEntry(
+                    address=engine.order.address,
+                    pid=engine.pid,
+                    device=engine.report.device,
+                    dtype=engine.report.dtype,
+                    dtype_note=engine.report.dtype_note,
+                    execution=engine.report.execution,
+                    notes=engine.report.notes,
+                    split=engine.report.split,
+                    budget_tokens=engine.report.budget_tokens,
+                    tokens_per_second=engine.report.tokens_per_second,
+                    accepting=not engine.is_stopping,
+                )
+                for engine in self.engines
+                if engine.report.state == "ready"
+            ),
+        )
+
+    def _take_files(self) -> None:
+        """Note what was fetched; raises what the fetch raised."""
+        if self.fetching is not None:
+            done, self.fetching = self.fetching, None
+            self.root, self.contract = done.result()
+            self.weights_bytes = weights_bytes(self.root)
+
+    def _become(self, state: State) -> None:
+        self.state = check_transition(self.state, state)

@@ -1,0 +1,102 @@
+"""Whether there is memory for the engines of a version beside what serves: a pure decision, taken before they start.
+
+An estimate may be wrong; then the kernel kills the engine that loads first, see `priority.OOM_SHARES`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.layout import MODEL_FOLDER
+from serving.manager.policy import VersionKey
+from serving.runtime.limits import mebibytes
+
+ENGINE_BYTES = 320 << 20
+"""What an engine takes beside its weights, where none was measured yet; see bench/NOTES.md, "Memory of an engine"."""
+WEIGHTS_SHARE = 1.2
+"""Memory for each byte of weights: on a CPU they are copied into the layout that is multiplied."""
+RESERVE_BYTES = 64 << 20
+"""Left free: what serves grows with its requests, and libraries that are mapped want to stay in memory."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What an engine was measured to take at most. peak_bytes: of its own memory. weights_bytes: of its files."""
+
+    peak_bytes: int
+    weights_bytes: int
+
+
+@dataclass(frozen=True)
+class Room:
+    """The memory at hand. available_bytes: free now. promised_bytes: that engines which load now have yet to take.
+
+    is_leaving: whether some version is on its way out, and will free what it has. limit: in words.
+    """
+
+    available_bytes: int
+    promised_bytes: int = 0
+    is_leaving: bool = False
+    limit: str = ""
+
+    @property
+    def free_bytes(self) -> int:
+        """What a new engine may take."""
+        return max(0, self.available_bytes - self.promised_bytes - RESERVE_BYTES)
+
+
+@dataclass(frozen=True)
+class Start:
+    """There is room: start the engines."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """There will be room once others have left. evict: who has to leave for it, besides those on their way."""
+
+    evict: tuple[VersionKey, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """There is no room. reason: with the figures."""
+
+    reason: str
+
+
+Admission = Start | Wait | Refuse
+
+
+def estimate_bytes(weights_bytes: int, measured: Iterable[Footprint] = ()) -> int:
+    """What an engine with such weights will take: as the measured one with the nearest weights, and the difference."""
+    nearest = min(measured, key=lambda found: abs(found.weights_bytes - weights_bytes), default=None)
+    if nearest is None:
+        return ENGINE_BYTES + round(WEIGHTS_SHARE * weights_bytes)
+    grown = nearest.peak_bytes + round(WEIGHTS_SHARE * (weights_bytes - nearest.weights_bytes))
+    return max(grown, ENGINE_BYTES // 4 + round(WEIGHTS_SHARE * weights_bytes))
+
+
+def admit(need_bytes: int, room: Room, evictable: Sequence[tuple[VersionKey, int]]) -> Admission:
+    """Whether engines that need so much may start. evictable: versions that may leave for them, in this order, and the
+    bytes that each frees. Nobody leaves where all of them together would not free enough.
+    """
+    if need_bytes <= room.free_bytes:
+        return Start()
+    if room.is_leaving:
+        return Wait()
+    missing, evict = need_bytes - room.free_bytes, list[VersionKey]()
+    for key, size_bytes in evictable:
+        evict.append(key)
+        missing -= size_bytes
+        if missing <= 0:
+            return Wait(tuple(evict))
+    return Refuse(
+        f"it needs about {mebibytes(need_bytes)} of memory beside what is served, and {mebibytes(room.free_bytes)} are "
+        f"free: {room.limit}. Raise that, serve less, or set HEADWAITER_REPLACE_LIVE=1, which stops the live version "
+        "before a version for which there is no room loads"
+    )
+
+
+def weights_bytes(root: Path) -> int:
+    """The size of the artifact's weights."""
+    return sum(path.stat().st_size for path in (root / MODEL_FOLDER).glob("*.safetensors"))

@@ -1,0 +1,32 @@
+"""The head start: `headwaiter serve` starts the first engine's process before BentoML's, which take a while until the
+manager runs. It imports meanwhile and waits for its order; its report says so, and there the manager finds it.
+"""
+
+import subprocess
+from pathlib import Path
+
+from serving.manager.engine_process import Adopted, spawn
+from serving.runtime.server_process import ENGINES, claim
+from serving.wire.atomic_file import write_report
+from serving.wire.engine_orders import EngineReport, order_path, read_report
+
+REPORT = "first.json"
+
+
+def give_head_start(run: Path, server: int) -> "subprocess.Popen[bytes]":
+    """Start the process, in the run folder of the server `server`; raises OSError where that cannot be."""
+    claim(run, server)
+    report = run / ENGINES / REPORT
+    process = spawn(order_path(str(report)))
+    write_report(report, EngineReport(pid=process.pid, state="waiting"))
+    return process
+
+
+def take_head_start(run: Path) -> tuple[str, Adopted] | None:
+    """The report's path and the process, if one still waits; once it has its order it is not found again."""
+    report = run / ENGINES / REPORT
+    found = read_report(report)
+    if found is None or found.state != "waiting":
+        return None
+    process = Adopted.find(found.pid, order_path(str(report)))
+    return None if process is None else (str(report), process)

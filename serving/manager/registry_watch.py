@@ -1,0 +1,143 @@
+"""The manager's eye on the registry: what every reference means, asked again and again in a thread of its own.
+
+What cannot be read keeps its last answer, so that serving goes on; a registry in trouble is asked less and less often.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from registry.errors import NotFound
+from registry.references import Reference, ResolvedVersion
+from registry.versions import Versions
+from serving.manager.last_live import LastLive
+from serving.settings import ServingSettings
+
+logger = logging.getLogger("headwaiter.manager")
+
+LONGEST_PAUSE_SECONDS = 30.0
+"""However long the registry has been in trouble, it is asked this often."""
+NUDGED_SECONDS = 0.25
+"""Whoever nudges, and however often: the registry is not asked more often than this, unless polls are."""
+SLOW_SECONDS = 5.0
+"""A registry that has not answered for so long is called slow."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What the registry said. targets: of every reference, None where it names nothing (yet).
+
+    problems: per reference, why it names nothing. error: why the registry could not be read, or empty. moved: when
+    each target was first seen, in monotonic seconds. is_known: False before the registry was asked.
+    """
+
+    targets: Mapping[Reference, ResolvedVersion | None]
+    problems: Mapping[Reference, str] = field(default_factory=dict)
+    error: str = ""
+    moved: Mapping[Reference, float] = field(default_factory=dict)
+    is_known: bool = False
+
+
+class RegistryWatch:
+    """Polls the registry; `view` is the latest answer, replaced as a whole. `step` never blocks."""
+
+    def __init__(
+        self,
+        settings: ServingSettings,
+        woken: threading.Event,
+        connect: Callable[[], Versions] | None = None,
+    ) -> None:
+        """woken: set when `view` was replaced. connect: makes the registry's client, at the first poll."""
+        self._settings = settings
+        self._woken = woken
+        self._connect = connect or (lambda: Versions(settings.registry))
+        self._last_live = LastLive(settings.registry)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="headwaiter-registry")
+        self._versions: Versions | None = None
+        self._polling: Future[View] | None = None
+        self._asked = 0.0
+        self._next = 0.0
+        self._failures = 0
+        self._again = False
+        self.view = View(dict.fromkeys(settings.models))
+
+    def step(self, now: float, *, at_once: bool = False) -> None:
+        """Take an answer that has come; ask if it is time to, or `at_once`.
+
+        Calls with `at_once` that come close together, or while an answer is on its way, are one: the registry is asked
+        once more, and after all of them.
+        """
+        self._again |= at_once
+        if self._polling is not None:
+            if not self._polling.done():
+                if now - self._asked > max(SLOW_SECONDS, 2 * self._settings.poll_seconds) and not self.view.error:
+                    self._take(replace(self.view, error=f"no answer for {now - self._asked:.0f} s"))
+                return
+            polled, self._polling = self._polling, None
+            self._take(polled.result())
+            self._failures = self._failures + 1 if self.view.error else 0
+            pause = self._settings.poll_seconds * 2 ** min(self._failures, 16)
+            self._next = self._asked + min(pause, max(LONGEST_PAUSE_SECONDS, self._settings.poll_seconds))
+        if now >= self._next or (self._again and now - self._asked >= NUDGED_SECONDS):
+            self._asked, self._again = now, False
+            self._polling = self._pool.submit(self._poll)
+            self._polling.add_done_callback(lambda _: self._woken.set())
+
+    def idle_seconds(self, now: float) -> float:
+        """How long `step` has nothing to do, unless an answer comes."""
+        return LONGEST_PAUSE_SECONDS if self._polling is not None else max(0.0, self._next - now)
+
+    def expect(self, references: Iterable[Reference]) -> None:
+        """Before the first answer: these are served already."""
+        self.view = View(dict.fromkeys((*self._settings.models, *references)))
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _take(self, view: View) -> None:
+        if view.error and not self.view.error:
+            logger.warning("the registry cannot be read, serving goes on: %s", view.error)
+        elif self.view.error and not view.error:
+            logger.info("the registry can be read again")
+        for reference, problem in view.problems.items():
+            if self.view.problems.get(reference) != problem:
+                logger.warning("%s: %s", reference, problem)
+        self.view = view
+
+    def _poll(self) -> View:
+        """Ask for every reference; runs in the thread and never raises."""
+        before = self.view
+        targets: dict[Reference, ResolvedVersion | None] = {}
+        problems: dict[Reference, str] = {}
+        error = ""
+        try:
+            references = self._references()
+        except Exception as problem:  # a registry may fail in any way; what is loaded goes on serving
+            references, error = tuple(before.targets), str(problem)
+        for reference in references:
+            targets[reference] = before.targets.get(reference)
+            if error:  # one reference's trouble is everyone's: do not wait for each of them
+                targets[reference] = targets[reference] or self._last_live.recall(reference)
+                continue
+            try:
+                assert self._versions is not None
+                targets[reference] = self._versions.resolve(reference)
+            except NotFound as problem:
+                problems[reference] = str(problem)
+            except Exception as problem:  # as above
+                error = str(problem)
+                targets[reference] = targets[reference] or self._last_live.recall(reference)
+        now = time.monotonic()
+        moved = {key: before.moved.get(key, now) if before.targets.get(key) == targets[key] else now for key in targets}
+        return View(targets, problems, error, moved, is_known=True)
+
+    def _references(self) -> tuple[Reference, ...]:
+        """What to serve: what was named, and what the registry marks as deployed."""
+        if self._versions is None:
+            self._versions = self._connect()
+        deployed = self._versions.deployed() if self._settings.deployments else []
+        return tuple(dict.fromkeys((*self._settings.models, *deployed)))

@@ -1,0 +1,166 @@
+"""Images to pixels, in a front: what the contract says of the image processor, with Pillow alone.
+
+Resizing and cropping are done here on bytes, scaling and normalising in the engine: a colour travels as one byte.
+"""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from functools import cache
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from registry.contract import Contract, ImageSettings
+from registry.errors import ContractError
+from serving.errors import TooLarge, Unprocessable
+from serving.wire.messages import EncodedRow, Row
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 50_000_000
+"""An image of more pixels is refused by its header, before any of them is decoded; ours."""
+
+
+class ImageReader:
+    """The image processor of one version. Usable from several threads."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._settings = settings_of(contract)
+        self._length = contract.max_tokens
+
+    def encode(self, item: str | bytes, kind: str) -> EncodedRow:
+        """The row of an image; its pixels are the row's `extra`. Raises as `read` does."""
+        return EncodedRow(self._length, b"", kind=kind, extra=self.read(item))
+
+    def read(self, item: str | bytes) -> bytes:
+        """The pixels of a file, or of its base64 text or data URL: (3, height, width) uint8, C-ordered.
+
+        Raises TooLarge for too many pixels, Unprocessable for what is no image of `FORMATS` or is broken.
+        """
+        image = _open(item if isinstance(item, bytes) else _decode(item))
+        try:
+            return shape(image, self._settings).tobytes()
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            raise Unprocessable(f"inputs holds an image whose file is broken ({error}): send it again") from error
+
+
+def settings_of(contract: Contract) -> ImageSettings:
+    """The contract's image settings; raises ContractError where it has none."""
+    if contract.processor.image is None:
+        raise ContractError("the contract describes no image processor: log the model again with its image processor")
+    return contract.processor.image
+
+
+def probe_image(contract: Contract, kind: str) -> EncodedRow:
+    """A grey image, for measuring."""
+    settings = settings_of(contract)
+    return EncodedRow(contract.max_tokens, b"", kind=kind, extra=b"\x7f" * (3 * settings.height * settings.width))
+
+
+def collate_images(rows: Sequence[Row], contract: Contract) -> dict[str, numpy.ndarray[Any, Any]]:
+    """`pixel_values`, (rows, 3, height, width) uint8."""
+    settings = settings_of(contract)
+    pixels = numpy.frombuffer(bytearray(b"".join([row.extra for row in rows])), dtype=numpy.uint8)
+    return {"pixel_values": pixels.reshape(len(rows), 3, settings.height, settings.width)}
+
+
+def normalise(pixels: "torch.Tensor", contract: Contract, dtype: "torch.dtype") -> "torch.Tensor":
+    """Scaled and normalised in float32, then in the model's dtype. Engine side."""
+    settings = settings_of(contract)
+    scaled = pixels.float() * settings.scale
+    if settings.mean:
+        scaled = (scaled - _channels(settings.mean, pixels.device)) / _channels(settings.std, pixels.device)
+    return scaled.to(dtype)
+
+
+@cache
+def _channels(values: tuple[float, ...], device: "torch.device") -> "torch.Tensor":
+    """(3, 1, 1) float32, kept: to bring it to a GPU again would wait for all that runs there."""
+    import torch
+
+    return torch.tensor(values).view(3, 1, 1).to(device)
+
+
+def shape(image: "Image", settings: ImageSettings) -> numpy.ndarray[Any, Any]:
+    """Turned upright, in RGB, resized and cropped: (3, height, width) uint8. Raises what Pillow raises."""
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image).convert("RGB")
+    if settings.resize:
+        image = image.resize(_resized(image.size, settings.resize), resample=settings.resample)
+    if settings.crop:
+        image = _crop(image, *settings.crop)
+    return numpy.ascontiguousarray(numpy.asarray(image, dtype=numpy.uint8).transpose(2, 0, 1))
+
+
+def draw(width: int, height: int) -> str:
+    """A data URL of a small coloured image, always the same one."""
+    from PIL import Image
+
+    across, down = numpy.meshgrid(numpy.arange(width), numpy.arange(height))
+    pixels = numpy.stack([across * 255 // width, down * 255 // height, (across * down) % 256], axis=-1)
+    file = BytesIO()
+    Image.fromarray(pixels.astype(numpy.uint8)).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _open(data: bytes) -> "Image":
+    from PIL import Image, UnidentifiedImageError
+
+    Image.MAX_IMAGE_PIXELS = None  # the check below is stricter than Pillow's, and no warning
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise Unprocessable(f"inputs holds no image: send one of {', '.join(FORMATS)}") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise TooLarge(
+            f"inputs holds an image of {width} x {height} pixels, at most {MAX_PIXELS:,} are read: shrink it"
+        )
+    return image
+
+
+def _decode(text: str) -> bytes:
+    """The bytes in base64 or in a data URL."""
+    if text.startswith("data:"):
+        head, comma, text = text.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise Unprocessable("inputs holds a data URL without base64: write data:image/png;base64,…")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        if text.startswith(("http://", "https://", "file:", "/")):  # only now: a JPEG's base64 begins with /9j/
+            raise Unprocessable(
+                "inputs holds an address; this server fetches nothing: send the image itself, as base64"
+            ) from error
+        raise Unprocessable("inputs is not base64: send the file's bytes as the body, base64, or a data URL") from error
+
+
+def _resized(size: tuple[int, int], wanted: tuple[int, ...]) -> tuple[int, int]:
+    """(width, height) after resizing; with one number the shorter edge gets it and the aspect stays.
+
+    The rounding is that of `get_resize_output_image_size` of transformers 5.23.
+    """
+    if len(wanted) == 2:
+        return wanted[1], wanted[0]
+    width, height = size
+    short, long = min(size), max(size)
+    other = int(wanted[0] * long / short)
+    return (wanted[0], other) if width <= height else (other, wanted[0])
+
+
+def _crop(image: "Image", height: int, width: int) -> "Image":
+    """The middle; what lies outside of a smaller image is black. As `center_crop` of transformers 5.23."""
+    top, left = (image.height - height) // 2, (image.width - width) // 2
+    if top >= 0 and left >= 0:
+        return image.crop((left, top, left + width, top + height))
+    from PIL import Image
+
+    canvas = Image.new("RGB", (max(width, image.width), max(height, image.height)))
+    canvas.paste(image, (-((image.width - canvas.width) // 2), -((image.height - canvas.height) // 2)))
+    return _crop(canvas, height, width)

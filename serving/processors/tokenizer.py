@@ -1,0 +1,209 @@
+"""Text to rows of token ids, in a front: the tokenizer's own file, without transformers.
+
+Padding is the engine's work. A front encodes in its event loop only: truncation is a setting of a tokenizer, and
+changing it while another thread encodes gives wrong rows.
+"""
+
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+from weakref import WeakValueDictionary
+
+import msgspec
+from tokenizers import Encoding, Tokenizer
+
+from registry.contract import Contract
+from registry.layout import MODEL_FOLDER
+from serving.errors import Unprocessable
+from serving.processors.word_cache import Words
+from serving.wire.messages import EncodedRow
+
+CHARACTERS_PER_TOKEN = 64
+"""A text of more characters than this times `max_tokens` is over-long without being tokenized; ours."""
+MAX_WINDOWS = 256
+"""The most windows that one text is cut into; ours."""
+MIN_WINDOW_TOKENS = 8
+"""A window has room for at least this many tokens of the text; ours."""
+
+
+class TextParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """truncate: cut an over-long text instead of refusing it. truncation_direction: the side that is cut off."""
+
+    truncate: bool = False
+    truncation_direction: Literal["left", "right"] = "right"
+
+
+class Tokenizers:
+    """A tokenizer's file, read: shared by all versions whose file is the same one, as most versions of a model."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self.exact = self._copy()
+        self.words = Words.of(self.exact)
+        self._cutting: Tokenizer | None = None
+
+    def cutter(self, most: int, *, stride: int = 0, strategy: str = "longest_first", direction: str = "right") -> Any:
+        """The copy whose truncation is set anew for each text; a copy for each setting would cost too much."""
+        if self._cutting is None:
+            self._cutting = self._copy()
+        self._cutting.enable_truncation(most, stride=stride, strategy=strategy, direction=direction)
+        return self._cutting
+
+    def _copy(self) -> Any:
+        tokenizer = Tokenizer.from_file(self._path)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+
+
+_shared: WeakValueDictionary[str, Tokenizers] = WeakValueDictionary()
+"""By the file's digest."""
+
+
+class TextEncoder:
+    """The tokenizer of one version. Not for use from several threads.
+
+    max_tokens: of a row. subword_prefix: what WordPiece writes before the later tokens of a word, None elsewhere.
+    """
+
+    def __init__(self, folder: Path, contract: Contract) -> None:
+        path = folder / "tokenizer.json"
+        digest = contract.files.get(f"{MODEL_FOLDER}/{path.name}", str(path))
+        self._tokenizers = _shared.get(digest) or _shared.setdefault(digest, Tokenizers(path))
+        self._exact = self._tokenizers.exact
+        self._words = self._tokenizers.words
+        self._has_types = "token_type_ids" in contract.processor.inputs
+        self.max_tokens = contract.max_tokens
+        self.max_characters = contract.max_tokens * CHARACTERS_PER_TOKEN
+        self.subword_prefix: str | None = getattr(self._exact.model, "continuing_subword_prefix", None)
+
+    def row(
+        self,
+        text: str,
+        pair: str | None = None,
+        *,
+        parameters: TextParameters | None = None,
+        kind: str = "",
+        max_tokens: int | None = None,
+        special: bool = True,
+    ) -> EncodedRow:
+        """The row that `encode` gives, where nobody asks which token stands where in the text; often much faster."""
+        if pair is None and text and special and self._words is not None and len(text) <= self.max_characters:
+            tokens = self._words.encode(text)
+            length = len(tokens) // 4
+            if 0 < length <= min(max_tokens or self.max_tokens, self.max_tokens):
+                return EncodedRow(length, tokens, b"", kind)
+        return self.encode(text, pair, parameters=parameters, kind=kind, max_tokens=max_tokens, special=special)[0]
+
+    def encode(
+        self,
+        text: str,
+        pair: str | None = None,
+        *,
+        parameters: TextParameters | None = None,
+        kind: str = "",
+        max_tokens: int | None = None,
+        special: bool = True,
+    ) -> tuple[EncodedRow, Encoding]:
+        """One row for a text or a pair of texts, special tokens included.
+
+        parameters: whether an over-long text is cut to `max_tokens` (longest first of a pair; default: the model's),
+        and at which side; else it raises Unprocessable, as an empty one does. special: whether special tokens
+        are added.
+        """
+        if not text or pair == "":
+            raise Unprocessable("inputs holds an empty text: every text needs at least one character")
+        most = min(max_tokens or self.max_tokens, self.max_tokens)
+        limit = self.max_characters
+        truncate = parameters is not None and parameters.truncate
+        direction = parameters.truncation_direction if parameters is not None else "right"
+        if truncate:
+            text, pair = _cut(text, limit, direction), None if pair is None else _cut(pair, limit, direction)
+        elif len(text) + len(pair or "") > limit:
+            raise self._too_long(f"{len(text) + len(pair or ''):,} characters", most)
+        encoding = self._exact.encode(text, pair, add_special_tokens=special)
+        if len(encoding) > most:
+            if not truncate:
+                raise self._too_long(f"{len(encoding):,} tokens", most)
+            cutter = self._tokenizers.cutter(most, direction=direction)
+            encoding = cutter.encode(text, pair, add_special_tokens=special)
+        return self._row(encoding, kind, pair is not None), encoding
+
+    def windows(
+        self, text: str, before: str | None = None, *, stride: int, max_tokens: int | None = None
+    ) -> list[tuple[EncodedRow, Encoding]]:
+        """The text in overlapping windows of at most `max_tokens` tokens (default, and most: the model's).
+
+        before: a text that stands whole before each window, as a question does. stride: tokens that neighbours share.
+        Raises Unprocessable where a text is empty, `before` leaves no room, or there would be too many windows.
+        """
+        if not text or before == "":
+            raise Unprocessable("inputs holds an empty text: every text needs at least one character")
+        most = min(max_tokens or self.max_tokens, self.max_tokens)
+        fixed = self._exact.num_special_tokens_to_add(before is not None)
+        if before is not None:
+            fixed += len(self._exact.encode(before[: self.max_characters], add_special_tokens=False))
+        room = most - fixed
+        if room < MIN_WINDOW_TOKENS:
+            raise Unprocessable(
+                f"a window of {most} tokens has {max(0, room)} left for the text, it needs {MIN_WINDOW_TOKENS}: "
+                "shorten the question, or raise max_seq_len"
+            )
+        stride = min(stride, room // 2)
+        if len(text) > MAX_WINDOWS * (room - stride) * CHARACTERS_PER_TOKEN:
+            raise self._too_many(f"{len(text):,} characters")
+        strategy = "longest_first" if before is None else "only_second"
+        first = self._tokenizers.cutter(most, stride=stride, strategy=strategy).encode(*_in_order(before, text))
+        found = [first, *first.overflowing]
+        if len(found) > MAX_WINDOWS:
+            raise self._too_many(f"{len(found):,} windows")
+        return [(self._row(encoding, "", before is not None), encoding) for encoding in found]
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a text without special tokens; at most `max_characters` of it are read."""
+        ids: list[int] = self._exact.encode(text[: self.max_characters], add_special_tokens=False).ids
+        return ids
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token that is in the vocabulary as it is written, else None."""
+        found: int | None = self._exact.token_to_id(token)
+        return found
+
+    def token_of(self, token_id: int) -> str:
+        """The token as it is written."""
+        return str(self._exact.id_to_token(token_id))
+
+    def join(self, tokens: list[str]) -> str:
+        """Tokens as text, as `convert_tokens_to_string` of transformers' fast tokenizers does it."""
+        decoder = self._exact.decoder
+        return str(decoder.decode(tokens)) if decoder is not None else " ".join(tokens)
+
+    def read(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Ids as text."""
+        return str(self._exact.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    def _row(self, encoding: Encoding, kind: str, is_pair: bool) -> EncodedRow:
+        if not len(encoding):
+            raise Unprocessable("inputs holds a text without a single token: write something the tokenizer knows")
+        types = bytes(encoding.type_ids) if is_pair and self._has_types else b""
+        return EncodedRow(len(encoding), array("i", encoding.ids).tobytes(), types, kind)
+
+    def _too_long(self, size: str, most: int) -> Unprocessable:
+        return Unprocessable(
+            f"inputs has {size}, this model takes at most {most:,} tokens: shorten the text, "
+            'or pass "parameters": {"truncate": true}'
+        )
+
+    def _too_many(self, size: str) -> Unprocessable:
+        return Unprocessable(
+            f"inputs has {size}; a text may be cut into at most {MAX_WINDOWS} windows of this model: send it in parts"
+        )
+
+
+def _cut(text: str, limit: int, direction: str) -> str:
+    return text[:limit] if direction == "right" else text[-limit:]
+
+
+def _in_order(before: str | None, text: str) -> tuple[str, ...]:
+    return (text,) if before is None else (before, text)

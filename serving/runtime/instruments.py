@@ -1,0 +1,44 @@
+"""The metrics of this process, counted in the folder that all processes of a server share."""
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from monitoring.instruments import Instruments
+from monitoring.metrics import MAX_LABELS, OTHER
+
+FREE_LABELS = 10
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable with the folder that a server's processes count in; BentoML names and empties it."""
+
+
+@cache
+def instruments() -> Instruments:
+    """This process' metrics, in the folder of METRICS_FOLDER."""
+    folder = os.environ.get(METRICS_FOLDER)
+    return Instruments(Path(folder) if folder else None)
+
+
+def forget(model: str, version: str) -> None:
+    """A version has left: let the series that this process counted for it leave too."""
+    instruments().forget(model, version)
+
+
+class LabelNames:
+    """What is counted by name: a contract's labels, and what is left of them without a prefix such as `B-`.
+
+    Anything else counts as OTHER; where the contract names no labels, the first FREE_LABELS words of the task do not.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self._free = 0 if labels else FREE_LABELS
+        known = labels[:MAX_LABELS]
+        self._known = {*known, *(label.split("-", 1)[-1] for label in known)}
+
+    def bounded(self, label: str) -> str:
+        """The label, or OTHER."""
+        if label not in self._known and self._free:
+            self._free -= 1
+            self._known.add(label)
+        return label if label in self._known else OTHER

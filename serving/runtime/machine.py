@@ -1,0 +1,52 @@
+"""The machine that this process runs on, in a line: what a reader of a report needs to know of it."""
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+CPUINFO = Path("/proc/cpuinfo")
+FLAGS = (
+    *("avx2", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("avx_vnni", "avx_ne_convert", "amx_tile", "amx_bf16", "amx_int8"),
+    *("asimd", "bf16", "i8mm", "sve"),
+)
+"""Of x86 and ARM: those that decide how torch and oneDNN compute."""
+HELD_BY = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "OMP_NUM_THREADS")
+"""Variables that keep torch and its libraries from using all of it."""
+
+
+def read_processor(cpuinfo: str) -> tuple[str, tuple[str, ...]]:
+    """(name, those of FLAGS that it has), from the text of /proc/cpuinfo; an empty name where that has none."""
+    found: dict[str, str] = {}
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip().lower(), value.strip())
+    has = set((found.get("flags") or found.get("features") or "").split())
+    return found.get("model name", ""), tuple(flag for flag in FLAGS if flag in has)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_machine(capability: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Processor, flags, cores, memory, Python and torch. capability: `torch.backends.cpu.get_cpu_capability()`."""
+    name, flags = read_processor(CPUINFO.read_text() if CPUINFO.exists() else "")
+    memory = psutil.virtual_memory()
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:
+        torch = "none"
+    parts = [
+        " ".join([name or platform.processor() or platform.machine(), *flags]),
+        f"{usable_cores()} of {os.cpu_count()} cores",
+        f"{memory.total / 2**30:.1f} GiB of memory, {memory.available / 2**30:.1f} free",
+        f"Python {platform.python_version()}, torch {torch} {capability}",
+    ]
+    parts += [f"{name}={environ[name]}" for name in HELD_BY if environ.get(name)]
+    return "; ".join(parts)

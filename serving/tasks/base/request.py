@@ -1,0 +1,129 @@
+"""From a body to a checked request of one task, and from its items' answers to the answer. Front side."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from serving.errors import Malformed, TooLarge, Unprocessable
+from serving.tasks.base.task import Task
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A parsed request: items in order, and whether the client sent a list."""
+
+    items: list[Any]
+    many: bool
+    parameters: Any
+
+
+@cache
+def _form(task: Task, *, wide: bool) -> type[msgspec.Struct]:
+    """The type of the task's body: `{"inputs": item or [item, …], "parameters": {…}}`.
+
+    wide: the parameters may also stand beside `inputs`, as the Hugging Face client sends those of some tasks.
+    """
+    beside = [
+        (field.encode_name, field.type | msgspec.UnsetType, msgspec.UNSET)
+        for field in (msgspec.structs.fields(task.Parameters) if wide else ())
+    ]
+    return msgspec.defstruct(
+        "Body",
+        [
+            ("inputs", task.Item | list[task.Item]),  # type: ignore[name-defined]  # a type known at run time
+            ("parameters", task.Parameters | None, None),
+            *beside,
+        ],
+        forbid_unknown_fields=True,
+        frozen=True,
+    )
+
+
+@cache
+def _decoder(task: Task, *, wide: bool) -> "msgspec.json.Decoder[Any]":
+    return msgspec.json.Decoder(_form(task, wide=wide))
+
+
+def parse_body(body: bytes, task: Task, max_rows: int) -> Request:
+    """The request in a JSON body, or of a task that takes files the file itself.
+
+    Raises Malformed (not JSON), Unprocessable (field and rule) or TooLarge.
+    """
+    if task.takes_files and body and body.lstrip()[:1] != b"{":
+        return Request([body], False, task.Parameters())
+    try:
+        try:
+            form = _decoder(task, wide=False).decode(body)
+        except msgspec.ValidationError:  # the rarer form, or an error: the wide form tells
+            form = _decoder(task, wide=True).decode(body)
+        return _checked(form, task, max_rows)
+    except msgspec.ValidationError as error:
+        raise Unprocessable(_explain(error, task)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        cause = "or it has a lone surrogate" if b"\\ud" in body.lower() else error
+        raise Malformed(
+            f'the body is not JSON ({cause}): send {{"inputs": …, "parameters": {{…}}}} in UTF-8'
+        ) from error
+
+
+def convert_request(inputs: Any, parameters: Any, task: Task, max_rows: int) -> Request:
+    """The same from plain data; raises Unprocessable or TooLarge."""
+    try:
+        form = msgspec.convert({"inputs": inputs, "parameters": parameters}, _form(task, wide=True))
+    except msgspec.ValidationError as error:
+        raise Unprocessable(_explain(error, task)) from error
+    request = _checked(form, task, max_rows)
+    for item in request.items:
+        _check_unicode(item)
+    return request
+
+
+def assemble(answers: Sequence[Any], request: Request, task: Task) -> Any:
+    """The items' answers in the form that the client asked for: a list for a list."""
+    return list(answers) if request.many or task.nests(request.items[0]) else answers[0]
+
+
+def _checked(form: Any, task: Task, max_rows: int) -> Request:
+    many = isinstance(form.inputs, list)
+    items = form.inputs if many else [form.inputs]
+    if not items:
+        raise Unprocessable("inputs is an empty list: it needs at least one input")
+    if len(items) > max_rows:
+        raise TooLarge(
+            f"inputs has {len(items):,} entries, a request may have {max_rows:,}: send them in several requests"
+        )
+    return Request(items, many, _parameters(form, task))
+
+
+def _parameters(form: Any, task: Task) -> Any:
+    parameters = form.parameters if form.parameters is not None else task.Parameters()
+    beside = {name: value for name in form.__struct_fields__[2:] if (value := getattr(form, name)) is not msgspec.UNSET}
+    try:
+        return msgspec.structs.replace(parameters, **beside) if beside else parameters
+    except ValueError as error:  # the rules that hold between parameters
+        raise Unprocessable(str(error)) from error
+
+
+def _check_unicode(item: Any) -> None:
+    """JSON bodies cannot hold lone surrogates past the decoder; plain data can."""
+    texts = (
+        [item] if isinstance(item, str) else [getattr(item, name) for name in getattr(item, "__struct_fields__", ())]
+    )
+    for text in texts:
+        if isinstance(text, str):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise Unprocessable(
+                    f"inputs holds a lone surrogate at character {error.start}: send valid Unicode"
+                ) from error
+
+
+def _explain(error: Exception, task: Task) -> str:
+    """Msgspec's message with the path as users write it: `inputs[0]: expected str, got int`, and what to send."""
+    rule, _, path = str(error).partition(" - at `$")
+    rule = rule[:1].lower() + rule[1:]
+    where = path.rstrip("`").lstrip(".").replace("[...]", "[…]")
+    hint = f"; {task.item_hint}" if where.startswith("inputs") and "got `" in rule else ""
+    return f"{where}: {rule}{hint}" if where else rule

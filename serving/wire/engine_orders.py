@@ -1,0 +1,69 @@
+"""What an engine says of itself, in a file that the manager reads; and what the manager tells the engine to do."""
+
+import signal
+from pathlib import Path
+
+import msgspec
+
+STOP_SIGNAL = signal.SIGUSR1
+"""From the manager to an engine: finish what you have and leave."""
+
+
+class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What to load and where to answer.
+
+    root: the verified artifact. device, dtype: as set, "auto" allowed. address: a ZeroMQ address to bind. report: the
+    file to report to. threads: on a CPU, 0 for all cores. server: id of the server process, with which the engine ends.
+    gently: whether something is served already, which loading may not starve. cache_bytes: of a task that generates.
+    metrics: the folder that the server's processes count in, or empty.
+    """
+
+    model: str
+    version: str
+    root: str
+    device: str
+    dtype: str
+    address: str
+    report: str
+    threads: int
+    server: int
+    gently: bool = False
+    cache_bytes: int = 0
+    metrics: str = ""
+
+
+class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an engine is. state: "waiting" (for its order), "loading", "ready" or "failed"; then error says why.
+
+    dtype_note: why the dtype is not the fastest, or empty. execution: see `describe_execution`. notes: which faster
+    forms the model was refused, and why. split: on a CPU, forward passes side by side × threads of each. budget_tokens:
+    of a batch. tokens_per_second: measured. device_bytes: memory that it holds on a GPU.
+    """
+
+    pid: int
+    state: str
+    error: str = ""
+    device: str = ""
+    dtype: str = ""
+    dtype_note: str = ""
+    execution: str = ""
+    notes: tuple[str, ...] = ()
+    split: str = ""
+    budget_tokens: int = 0
+    tokens_per_second: float = 0.0
+    device_bytes: int = 0
+
+
+def order_path(report: str) -> str:
+    """The file of the order of the engine that reports to `report`. It is the engine's lease as well: an engine whose
+    order is gone leaves.
+    """
+    return report.removesuffix(".json") + ".order"
+
+
+def read_report(path: Path) -> EngineReport | None:
+    """The last report, None before the first."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=EngineReport)
+    except FileNotFoundError:
+        return None

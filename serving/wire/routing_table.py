@@ -1,0 +1,165 @@
+"""The routing table: which version of which model is served by which engine, and which one is live.
+
+The manager writes it, the fronts read it: one small file, replaced in one step when something changes, and a second one
+whose modification time is the manager's heartbeat. A front that starts late reads the same truth, and a manager that
+dies leaves the last good state behind.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from registry.contract import Contract
+from serving.wire.atomic_file import write_report
+from serving.wire.version_state import State
+
+TABLE = "routes.json"
+HEARTBEAT = "heartbeat"
+NUDGE = "nudge"
+FRONTS_LOCK = "fronts.lock"
+
+
+class EngineEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine that answers at `address`. accepting: False once it only finishes what it has.
+
+    The others as in `EngineReport`.
+    """
+
+    address: str
+    pid: int
+    device: str
+    dtype: str
+    dtype_note: str
+    budget_tokens: int
+    tokens_per_second: float
+    accepting: bool
+    execution: str = ""
+    notes: tuple[str, ...] = ()
+    split: str = ""
+
+
+class VersionEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A version. error: why it failed, also while it is tried again. attempt: from 1. root: its artifact's folder.
+
+    memory_bytes: of its engines. restarts: of its engines, since they were first started.
+    """
+
+    state: State
+    error: str = ""
+    attempt: int = 1
+    root: str = ""
+    contract: Contract | None = None
+    memory_bytes: int = 0
+    restarts: int = 0
+    engines: tuple[EngineEntry, ...] = ()
+
+
+class Swap(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of what a reference serves, or an attempt at it.
+
+    time: seconds since the epoch. reference: `name@alias` or `name/version`. outcome: "success", "failure" (the
+    version could not be loaded) or "crashed" (it was live, and gave way to `to_version`). seconds: since the registry
+    was seen to name it. error: why, unless it was a success.
+    """
+
+    time: float
+    reference: str
+    from_version: str | None
+    to_version: str
+    outcome: str
+    seconds: float
+    error: str = ""
+
+
+class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A model. live: the version that answers when none is named. aliases: alias → version that it serves.
+
+    serves, previous: per reference, the version that it serves and those that it served before, latest first.
+    """
+
+    live: str | None
+    aliases: dict[str, str | None]
+    versions: dict[str, VersionEntry]
+    serves: dict[str, str | None] = {}
+    previous: dict[str, list[str]] = {}
+    swaps: tuple[Swap, ...] = ()
+    error: str = ""
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether nothing refers to it any more: its versions only finish what they have."""
+        return self.live is None and not self.serves
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is served. registry_error: why the registry could not be read at the last poll, or empty.
+
+    is_known: whether the registry has been asked what to serve.
+    """
+
+    models: dict[str, ModelEntry] = {}
+    registry_error: str = ""
+    is_known: bool = False
+
+
+class TableFile:
+    """The table's place in a server's run folder, for its one writer and its readers."""
+
+    def __init__(self, run: Path) -> None:
+        self._path = run / TABLE
+        self._heartbeat = run / HEARTBEAT
+        self._nudge = run / NUDGE
+        self._nudged = 0
+        self._seen: tuple[int, int] | None = None
+
+    def write(self, table: Table) -> None:
+        """Replace the table."""
+        write_report(self._path, table)
+
+    def beat(self) -> None:
+        """Say that the manager lives."""
+        self._heartbeat.touch()
+
+    def nudge(self) -> None:
+        """Ask the manager to look at the registry at once; raises OSError if its folder is gone."""
+        self._nudge.touch()
+        now = time.time_ns()  # the kernel's own time steps in milliseconds: two nudges in one step would look like one
+        os.utime(self._nudge, ns=(now, now))
+
+    def was_nudged(self) -> bool:
+        """Whether somebody did since the last call."""
+        try:
+            seen = os.stat(self._nudge).st_mtime_ns
+        except FileNotFoundError:
+            return False
+        before, self._nudged = self._nudged, seen
+        return seen != before
+
+    def read(self) -> Table:
+        """The table as it is, an empty one where there is none that can be read."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Table)
+        except (OSError, msgspec.DecodeError):
+            return Table()
+
+    def read_if_changed(self) -> Table | None:
+        """The table if it was replaced since the last call, else None."""
+        try:
+            stat = os.stat(self._path)
+            seen = (stat.st_ino, stat.st_mtime_ns)
+            if seen == self._seen:
+                return None
+            table = msgspec.json.decode(self._path.read_bytes(), type=Table)
+        except FileNotFoundError:
+            return None
+        self._seen = seen
+        return table
+
+    def silence_seconds(self) -> float:
+        """Seconds since the manager's last heartbeat; infinite before the first."""
+        try:
+            return max(0.0, time.time() - os.stat(self._heartbeat).st_mtime)
+        except FileNotFoundError:
+            return float("inf")

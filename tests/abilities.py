@@ -1,0 +1,76 @@
+"""What a test may need of its machine, by name: a test without it is skipped, and says what was missing.
+
+Each ability is looked for by using it. `needs` marks a test or a module, `require` skips from within a fixture, and
+`can` lets a test ask for what the product does without the ability.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+
+
+def _packs_bfloat16() -> bool:
+    import torch
+
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _multiplies_bfloat16() -> bool:
+    import torch
+
+    return _packs_bfloat16() and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _mounts() -> bool:
+    if shutil.which("mount") is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            return False
+        subprocess.run(["umount", folder], check=True)
+    return True
+
+
+def _has_postgres() -> bool:
+    from tests.e2e.registries import find_postgres
+
+    return find_postgres() is not None
+
+
+ABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
+    "packed bfloat16": (_packs_bfloat16, "oneDNN packs no bfloat16 here: it needs AVX-512 or AVX-NE-CONVERT"),
+    "bfloat16 products": (_multiplies_bfloat16, "the processor multiplies no bfloat16: it needs AVX512-BF16 or AMX"),
+    "pinned cores": (lambda: hasattr(os, "sched_setaffinity"), "this system pins no process to a core"),
+    "mount": (_mounts, "a disk that can be full needs the right to mount one: run this as root"),
+    "promtool": (lambda: shutil.which("promtool") is not None, "not installed: apt-get install prometheus"),
+    "prometheus": (lambda: shutil.which("prometheus") is not None, "not installed: apt-get install prometheus"),
+    "PostgreSQL": (_has_postgres, "not installed: apt-get install postgresql"),
+}
+"""By name: how to find out, and what to say where it is missing."""
+
+
+@cache
+def can(ability: str) -> bool:
+    """Whether this machine has it."""
+    return ABILITIES[ability][0]()
+
+
+def needs(ability: str) -> pytest.MarkDecorator:
+    """A mark for tests that are skipped without it."""
+    return pytest.mark.skipif(not can(ability), reason=_reason(ability))
+
+
+def require(ability: str) -> None:
+    """Skip the test, or those of a fixture, without it."""
+    if not can(ability):
+        pytest.skip(_reason(ability))
+
+
+def _reason(ability: str) -> str:
+    return f"needs {ability}: {ABILITIES[ability][1]}"

@@ -1,0 +1,66 @@
+"""Models that plain mlflow.transformers logged get a contract of their own, or a clear refusal."""
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import transformers
+
+from registry.cache import fetch
+from registry.contract import Contract
+from registry.errors import ContractError
+from registry.heads import get_head
+from registry.references import Reference
+from registry.settings import RegistrySettings
+from registry.tracking import use_tracking
+from registry.versions import Versions
+from tests.families import build
+
+CASES = [
+    ("bert", "text-classification"),
+    ("bert", "zero-shot-classification"),
+    ("bert", "token-classification"),
+    ("bert", "feature-extraction"),
+    ("roberta", "fill-mask"),
+    ("gpt2", "text-generation"),
+    ("vit", "image-classification"),
+]
+
+
+def log_plainly(folder: Path, task: str, settings: RegistrySettings, claimed: str | None = None) -> None:
+    """As MLflow's documentation shows it: the components, and the task."""
+    model = getattr(transformers, get_head(task).auto_class).from_pretrained(folder)
+    components: dict[str, Any] = {"model": model}
+    if "vit" in str(model.config.model_type):
+        components["image_processor"] = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    else:
+        components["tokenizer"] = transformers.AutoTokenizer.from_pretrained(folder)
+    use_tracking(settings)
+    mlflow.transformers.log_model(
+        components, name="m", task=claimed or task, registered_model_name="m", pip_requirements=["transformers"]
+    )
+
+
+def fetched(settings: RegistrySettings) -> tuple[Path, Contract]:
+    return fetch(Versions(settings).resolve(Reference("m", version="1")), settings)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_a_plainly_logged_model_is_served(tmp_path: Path, settings: RegistrySettings, family: str, task: str) -> None:
+    from serving.engine.predictor import Predictor
+
+    log_plainly(build(tmp_path / "saved", family, get_head(task).auto_class), task, settings)
+    root, contract = fetched(settings)
+    assert (contract.task, contract.auto_class) == (task, get_head(task).auto_class)
+    assert contract.example is not None
+    assert Predictor(root, contract).find_difference() is None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_plainly_logged_model_under_another_task_is_refused(tmp_path: Path, settings: RegistrySettings) -> None:
+    log_plainly(build(tmp_path / "saved", "bert", "AutoModelForMaskedLM"), "fill-mask", settings, "text-classification")
+    with pytest.raises(ContractError, match="WrongHead: text-classification needs BertForSequenceClassification"):
+        fetched(settings)
+    assert not list(settings.cache.iterdir())

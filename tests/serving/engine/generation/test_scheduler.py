@@ -1,0 +1,597 @@
+"""Rows that are written together: each comes out as transformers' `generate` writes it alone, whatever its company."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import DataDependentOutputException
+
+from serving.engine.generation.decoder import CausalDecoder, Decoder
+from serving.engine.generation.scheduler import JOIN_TOKENS, MOST_ALONE, TURN_TOKENS, Writer
+from serving.engine.generation.sequential import SingleDecoder
+from serving.engine.generation.step_graph import trace_step
+from serving.engine.generation.verification import KINDS, choose_decoder, choose_steps, find_difference
+from serving.errors import EngineError
+from serving.wire.messages import Failure, Part, Row, SamplingSettings
+from tests.families import LONGEST, build
+
+pytestmark = pytest.mark.processor
+
+CAUSAL = ("gpt2", "llama", "mistral", "gptj")
+SEQ2SEQ = ("t5", "mt5", "bart")
+FOREVER = float("inf")
+
+
+@cache
+def load(family: str, auto_class: str = "", dtype: torch.dtype = torch.float32) -> Any:
+    """A tiny model with random weights."""
+    auto_class = auto_class or ("AutoModelForSeq2SeqLM" if family in SEQ2SEQ else "AutoModelForCausalLM")
+    folder = build(Path(mkdtemp()), family, auto_class)
+    module = getattr(transformers, auto_class).from_pretrained(folder, dtype=dtype).eval()
+    module.generation_config.pad_token_id = 0
+    module.generation_config.max_length = None
+    return module
+
+
+class Encoder:
+    """Reads each token as a letter, so that stop strings can be asked for."""
+
+    def read(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        return "".join(chr(ord("a") + token % 26) for token in ids)
+
+
+def make_writer(module: Any, kind: type[Decoder] | None = None, *, most_width: int = 0, **bounds: Any) -> Writer:
+    kind = kind or KINDS[module.config.is_encoder_decoder][0]
+    alone = SingleDecoder(module, 0) if module.dtype != torch.float32 else None
+    given: Any = {"limit_tokens": 100_000, "max_rows": 8, "alone": alone, **bounds}
+    decoder = kind(module, 0)
+    decoder.most_width = most_width
+    return Writer(decoder, Encoder(), **given)  # type: ignore[arg-type]  # reads like a TextEncoder
+
+
+def row(number: int, prompt: list[int], *, streams: bool = False, deadline: float = FOREVER, **asked: Any) -> Row:
+    settings = SamplingSettings(**{"max_new_tokens": 8, "do_sample": False, **asked})
+    tokens = numpy.asarray(prompt, dtype=numpy.int32).tobytes()
+    return Row(number, len(prompt), tokens, b"", "", deadline, settings.pack(), settings.max_new_tokens, streams)
+
+
+def prompt_of(number: int, vocabulary: int = 40) -> list[int]:
+    """A prompt of 1 to 40 tokens."""
+    return [(number * 31 + 7 * place) % (vocabulary - 5) + 5 for place in range(1 + (number * 13) % 40)]
+
+
+@dataclass
+class Found:
+    """What came of rows."""
+
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+    finishes: dict[int, str] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
+    parts: dict[int, list[Part]] = field(default_factory=dict)
+
+    def take(self, replies: list[tuple[bytes, Part | Failure]]) -> None:
+        for _, reply in replies:
+            if isinstance(reply, Failure):
+                self.failures |= dict.fromkeys(reply.ids, reply.reason)
+                continue
+            assert reply.id not in self.finishes, "nothing comes after the end"
+            new = numpy.frombuffer(reply.tokens, dtype=numpy.int32).tolist()
+            self.tokens.setdefault(reply.id, []).extend(new)
+            self.parts.setdefault(reply.id, []).append(reply)
+            assert reply.written == len(self.tokens[reply.id])
+            if reply.finish:
+                self.finishes[reply.id] = reply.finish
+
+
+def finish(writer: Writer, found: Found | None = None) -> Found:
+    found = found or Found()
+    for _ in range(5000):
+        if not writer:
+            return found
+        found.take(writer.step())
+    raise AssertionError("the writer does not come to an end")
+
+
+def alone(module: Any, prompt: list[int], **asked: Any) -> list[int]:
+    """What `generate` writes."""
+    ids = torch.tensor([prompt])
+    made = module.generate(
+        ids, attention_mask=torch.ones_like(ids), **{"max_new_tokens": 8, "do_sample": False, **asked}
+    )
+    return list(made[0, 1 if module.config.is_encoder_decoder else len(prompt) :].tolist())
+
+
+@pytest.mark.parametrize("most_width", [0, 39, 512])
+@pytest.mark.parametrize("family", [*CAUSAL, *SEQ2SEQ])
+def test_rows_that_join_and_leave_midway_are_written_as_generate_writes_each(family: str, most_width: int) -> None:
+    module = load(family)
+    writer, found = make_writer(module, max_rows=5, most_width=most_width), Found()
+    asked = {number: 3 + (number * 5) % 17 for number in range(14)}
+    for number, most in asked.items():  # a new one each step: lengths differ, and rows join and leave all the time
+        writer.add(b"front", row(number, prompt_of(number), max_new_tokens=most, streams=number % 2 == 0), 0.0)
+        found.take(writer.step())
+    finish(writer, found)
+    for number, most in asked.items():
+        assert found.tokens[number] == alone(module, prompt_of(number), max_new_tokens=most), number
+        assert found.finishes[number] == "length"
+        assert len(found.parts[number]) == (most if number % 2 == 0 else 1)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral"])
+def test_steps_as_a_graph_write_the_same(family: str) -> None:
+    module = load(family)
+    writer, found = make_writer(module, max_rows=5), Found()
+    decoder = writer.decoder
+    choose_steps(decoder, module.config.vocab_size, LONGEST)
+    assert decoder.is_traced
+    forward = decoder._forward
+    prefills: list[int] = []
+    decoder._forward = lambda *given, **named: (prefills.append(1), forward(*given, **named))[1]  # type: ignore[method-assign]
+    for number in range(10):
+        writer.add(b"front", row(number, prompt_of(number), max_new_tokens=3 + number), 0.0)
+        found.take(writer.step())
+    finish(writer, found)
+    for number in range(10):
+        assert found.tokens[number] == alone(module, prompt_of(number), max_new_tokens=3 + number), number
+    assert len(prefills) <= 10, "every step went through the graph"
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"sliding_window": 8}, "a ready mask would pass over its windows or chunks"),
+        ({"attention_chunk_size": 8}, "a ready mask would pass over its windows or chunks"),
+        (
+            {"layer_types": ["full_attention", "chunked_attention"]},
+            "a ready mask would pass over its windows or chunks",
+        ),
+        ({"attn_implementation": "eager"}, "its attention may not take a ready mask"),
+    ],
+)
+def test_a_model_that_a_ready_mask_does_not_suit_keeps_its_steps(
+    changed: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "headwaiter.engine")
+    folder = build(Path(mkdtemp()), "mistral", "AutoModelForCausalLM")
+    given: Any = {"dtype": torch.float32, "attn_implementation": changed.pop("attn_implementation", "sdpa")}
+    module = transformers.AutoModelForCausalLM.from_pretrained(folder, **given).eval()
+    for name, value in changed.items():
+        setattr(module.config, name, value)
+    decoder = CausalDecoder(module, 0)
+    choose_steps(decoder, module.config.vocab_size, LONGEST)
+    assert not decoder.is_traced
+    assert f"steps are taken module by module: {reason}" in caplog.text
+
+
+class Late(torch.nn.Module):
+    """Llama's, whose logits are other ones from a position on."""
+
+    def __init__(self, module: Any, first: int) -> None:
+        super().__init__()
+        self.module, self.first = module, first
+
+    def forward(self, position_ids: torch.Tensor, **given: Any) -> Any:
+        output = self.module(position_ids=position_ids, **given)
+        output.logits = output.logits * (2 if position_ids.max() >= self.first else 1)
+        return output
+
+
+@torch.inference_mode()
+def test_a_step_that_looks_at_its_position_is_not_traced() -> None:
+    module = load("llama")
+    late = Late(module, first=LONGEST - 1)
+    late.config, late.dtype = module.config, module.dtype
+    cache = module(torch.tensor([[5]]), use_cache=True).past_key_values
+    like = [part for layer in cache.layers for part in (layer.keys, layer.values)]
+    with pytest.raises(DataDependentOutputException):
+        trace_step(late, like, module.config.vocab_size, LONGEST)
+
+
+@pytest.mark.parametrize("family", [*CAUSAL, *SEQ2SEQ])
+def test_every_kind_of_decoder_that_is_tried_writes_the_same(family: str) -> None:
+    module = load(family)
+    for kind in KINDS[module.config.is_encoder_decoder]:
+        assert find_difference(kind(module, 0), module.config.vocab_size) is None
+
+
+def test_a_sliding_window_looks_back_as_far_as_generate_does() -> None:
+    folder = build(Path(mkdtemp()), "mistral", "AutoModelForCausalLM")
+    module = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, sliding_window=8).eval()
+    module.generation_config.max_length = None
+    writer = make_writer(module)
+    for number in range(6):
+        writer.add(b"f", row(number, prompt_of(number), max_new_tokens=12), 0.0)
+    found = finish(writer)
+    for number in range(6):
+        assert found.tokens[number] == alone(module, prompt_of(number), max_new_tokens=12, pad_token_id=0)
+
+
+class Miscounting(CausalDecoder):
+    """Counts positions from 1."""
+
+    def _forward(self, positions: torch.Tensor, **arguments: Any) -> torch.Tensor:
+        return super()._forward(positions + 1, **arguments)
+
+
+def test_a_decoder_that_does_not_fit_is_found_out_and_the_next_one_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("gpt2")
+    assert "other logits" in str(find_difference(Miscounting(module, 0), module.config.vocab_size))
+    monkeypatch.setitem(KINDS, False, (Miscounting, SingleDecoder))
+    assert isinstance(choose_decoder(module, 0, module.config.vocab_size), SingleDecoder)
+    monkeypatch.setitem(KINDS, False, (Miscounting,))
+    with pytest.raises(EngineError, match="come out otherwise"):
+        choose_decoder(module, 0, module.config.vocab_size)
+
+
+DRAWN = (
+    {"seed": 1, "temperature": 1.5},
+    {"seed": 1, "temperature": 0.7, "top_k": 5},
+    {"seed": 2, "top_p": 0.8, "top_k": 2000},
+    {"seed": 3, "top_p": 0.9, "repetition_penalty": 1.3},
+    {"seed": 4, "top_k": 1},
+)
+
+
+def draw(number: int) -> dict[str, Any]:
+    return {"do_sample": True, **DRAWN[number % len(DRAWN)]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_the_same_seed_gives_the_same_text_in_any_company(family: str, dtype: torch.dtype) -> None:
+    module = load(family, dtype=dtype)
+    by_itself = {}
+    for number in range(10):
+        writer = make_writer(module)
+        writer.add(b"f", row(number, prompt_of(number), **draw(number)), 0.0)
+        by_itself |= finish(writer).tokens
+    writer, found = make_writer(module, max_rows=4), Found()
+    for number in reversed(range(10)):
+        writer.add(b"f", row(number, prompt_of(number), **draw(number)), 0.0)
+        writer.add(b"g", row(number, prompt_of(number + 1), do_sample=True), 0.0)
+        found.take([reply for reply in writer.step() if reply[0] == b"f"])
+    while writer:
+        found.take([reply for reply in writer.step() if reply[0] == b"f"])
+    assert found.tokens == by_itself
+    assert by_itself[4] == alone(module, prompt_of(4)), "the best of one is the likeliest"
+    assert by_itself[0] != by_itself[5] or prompt_of(0) == prompt_of(5)
+
+
+def test_rows_that_step_by_themselves_leave_half_of_the_cache_to_others() -> None:
+    writer, found = make_writer(load("llama", dtype=torch.bfloat16), limit_tokens=200), Found()
+    for number in range(3):
+        asked = row(number, prompt_of(0), do_sample=True, seed=number, max_new_tokens=60)
+        writer.add(b"f", asked, 0.0)
+    writer.add(b"f", row(3, prompt_of(0), max_new_tokens=60), 0.0)
+    found.take(writer.step())
+    assert writer.running == 2, "one of them, and the one that has no seed"
+    assert set(finish(writer, found).finishes) == set(range(4))
+
+
+@dataclass
+class Failing:
+    """A module that fails on prompts with this token."""
+
+    module: Any
+    token: int
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+    def __call__(self, input_ids: torch.Tensor, **given: Any) -> Any:
+        if input_ids.shape[1] > 1 and (input_ids == self.token).any():
+            raise RuntimeError("no memory")
+        return self.module(input_ids=input_ids, **given)
+
+
+def test_a_row_that_fails_to_join_by_itself_costs_nobody_else() -> None:
+    module = load("llama", dtype=torch.bfloat16)
+    prompts = {1: [5, 6, 7], 2: [5, 9, 7], 3: [8, 6, 5]}
+    asked: Any = {"do_sample": True, "seed": 1}
+    by_itself = {}
+    for number, prompt in prompts.items():
+        writer = make_writer(module)
+        writer.add(b"f", row(number, prompt, **asked), 0.0)
+        by_itself |= finish(writer).tokens
+    failing = SingleDecoder(module, 0)
+    failing.module = Failing(module, token=9)
+    writer = make_writer(module, alone=failing)
+    for number, prompt in prompts.items():
+        writer.add(b"f", row(number, prompt, **asked), 0.0)
+    found = finish(writer)
+    assert found.failures == {2: "failed"}
+    assert found.tokens == {number: by_itself[number] for number in (1, 3)}
+
+
+def test_few_rows_step_by_themselves_at_a_time() -> None:
+    writer, found = make_writer(load("llama", dtype=torch.bfloat16), max_rows=MOST_ALONE + 2), Found()
+    for number in range(6):
+        writer.add(b"f", row(number, prompt_of(number), do_sample=True, seed=number, max_new_tokens=40), 0.0)
+    writer.step()
+    assert writer.running == MOST_ALONE
+    for number in (6, 7):
+        writer.add(b"f", row(number, prompt_of(number), max_new_tokens=2), 0.0)
+    while not found.finishes:
+        found.take(writer.step())
+    assert set(found.finishes) == {6, 7}, "others need not wait for them"
+    assert set(finish(writer, found).finishes) == set(range(8))
+
+
+def test_each_row_has_its_own_settings_and_penalties_are_those_of_generate() -> None:
+    module = load("gpt2")
+    asked: list[dict[str, Any]] = [{}, {"repetition_penalty": 1.8}, {"repetition_penalty": 0.5}, {"max_new_tokens": 3}]
+    writer = make_writer(module)
+    for number, each in enumerate(asked):
+        writer.add(b"f", row(number, prompt_of(2), **each), 0.0)
+    found = finish(writer)
+    for number, each in enumerate(asked):
+        assert found.tokens[number] == alone(module, prompt_of(2), **each)
+    assert found.tokens[0] != found.tokens[1]
+
+
+def test_what_the_checkpoint_asks_for_holds_where_the_request_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("bart")
+    config = transformers.GenerationConfig(
+        **{**module.generation_config.to_diff_dict(), "forced_bos_token_id": 9, "no_repeat_ngram_size": 2}
+    )
+    config.max_length = None
+    monkeypatch.setattr(module, "generation_config", config)
+    writer = make_writer(module)
+    for number in range(4):
+        writer.add(b"f", row(number, prompt_of(number), do_sample=None, max_new_tokens=20), 0.0)
+    found = finish(writer)
+    for number in range(4):
+        assert found.tokens[number] == alone(module, prompt_of(number), max_new_tokens=20)
+        assert found.tokens[number][0] == 9
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "gpt2"])
+def test_beams_are_those_of_generate_and_run_beside_other_rows(family: str) -> None:
+    module = load(family)
+    writer, found = make_writer(module, most_width=512), Found()
+    search = {"num_beams": 3, "length_penalty": 0.8, "max_new_tokens": 7}
+    for number in range(3):
+        writer.add(b"f", row(number, prompt_of(5), **search), 0.0)
+        writer.add(b"f", row(number + 10, prompt_of(number), max_new_tokens=3), 0.0)
+    while 12 not in found.finishes:
+        found.take(writer.step())
+    assert not found.tokens.keys() & {0, 1, 2}, "short rows end while a search goes on"
+    finish(writer, found)
+    for number in range(3):
+        assert found.tokens[number] == alone(module, prompt_of(5), **search)
+        assert found.tokens[number + 10] == alone(module, prompt_of(number), max_new_tokens=3)
+
+
+def test_an_end_token_ends_a_row_and_a_stop_string_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("gpt2")
+    expected = alone(module, prompt_of(3), max_new_tokens=12)
+    stop = Encoder().read(expected[1:3])
+    writer = make_writer(module)
+    writer.add(b"f", row(1, prompt_of(3), max_new_tokens=12, stop=(stop, "-")), 0.0)
+    found = finish(writer)
+    assert found.finishes == {1: "stop_sequence"}
+    written = Encoder().read(expected)
+    assert Encoder().read(found.tokens[1]) == written[: written.index(stop) + len(stop)]
+    end = expected[5]
+    monkeypatch.setattr(module.generation_config, "eos_token_id", end)
+    writer = make_writer(module)
+    writer.add(b"f", row(2, prompt_of(3), max_new_tokens=12), 0.0)
+    found = finish(writer)
+    assert found.finishes == {2: "eos_token"}
+    assert found.tokens[2] == expected[: expected.index(end) + 1]
+
+
+def test_a_cancelled_row_leaves_at_once_and_a_late_one_with_the_next_step() -> None:
+    module = load("llama")
+    writer = make_writer(module)
+    for number in range(3):
+        writer.add(b"f", row(number, prompt_of(number), max_new_tokens=200, streams=True), 0.0)
+    writer.add(b"f", row(7, prompt_of(7), max_new_tokens=200, deadline=0.0), 0.0)
+    found = Found()
+    found.take(writer.step())
+    assert found.failures == {7: "deadline"}
+    assert (writer.running, len(writer)) == (3, 3)
+    assert writer.cancel(b"other", [0, 1]) == 0
+    assert writer.cancel(b"f", [0, 1]) == 2
+    assert (writer.running, len(writer)) == (1, 1)
+    found.take(writer.step())
+    assert writer.cancel(b"f", [2]) == 1
+    assert (len(writer), writer.cached_tokens) == (0, 0)
+
+
+def test_short_rows_overtake_long_ones_and_nobody_waits_for_ever() -> None:
+    module = load("gpt2")
+    writer, found = make_writer(module, max_rows=2), Found()
+    for number in range(4):
+        writer.add(b"f", row(number, prompt_of(1), max_new_tokens=150, streams=True), 0.0)
+    for _ in range(TURN_TOKENS + 1):
+        found.take(writer.step())
+    writer.add(b"f", row(9, prompt_of(2), max_new_tokens=2), 0.5)
+    steps = 0
+    while 9 not in found.finishes:
+        found.take(writer.step())
+        steps += 1
+    assert steps <= 3, "a short row need not wait until a long one ends"
+    number = 100
+    while len(found.finishes.keys() & {0, 1, 2, 3}) < 4:  # short ones keep coming; the long ones end all the same
+        number += 1
+        writer.add(b"f", row(number, prompt_of(2), max_new_tokens=2), number / 50)
+        found.take(writer.step())
+        assert number < 3000
+    expected = alone(module, prompt_of(1), max_new_tokens=150)
+    assert all(found.tokens[number] == expected for number in range(4)), "who lost its place goes on with its text"
+
+
+def test_rows_of_one_length_join_together_and_who_is_due_first_is_never_passed_over() -> None:
+    module = load("llama")
+    writer, found = make_writer(module, max_rows=30, pass_tokens=20), Found()
+    for number in range(6):  # of 2 and of 9 tokens in turn
+        writer.add(b"f", row(number, [5, 6] * (1 + number % 2 * 4), max_new_tokens=8, streams=True), 0.0)
+    for begun in ({0, 2, 4}, {0, 1, 2, 3, 4}, {0, 1, 2, 3, 4, 5}):
+        found.take(writer.step())
+        assert {number: len(parts) for number, parts in found.parts.items()} == dict.fromkeys(begun, 1)
+    writer.add(b"f", row(9, [5] * 19, max_new_tokens=8, streams=True), 0.0)
+    for number in range(10, 20):  # later ones that would fit together without it
+        writer.add(b"f", row(number, [5, 6], max_new_tokens=8, streams=True), 1.0)
+    found.take(writer.step())
+    assert {number for number in found.parts if number > 5} == {9}
+
+
+def test_prompts_have_few_widths_up_to_the_most_and_what_joins_is_counted_with_them() -> None:
+    decoder = CausalDecoder(load("llama"), 0)
+    assert [decoder.width(longest) for longest in (1, 9, 69, 300)] == [1, 9, 69, 300]
+    decoder.most_width = 70
+    assert [decoder.width(longest) for longest in (1, 8, 9, 65, 69, 70, 75)] == [8, 8, 16, 70, 70, 70, 75]
+    decoder.most_width = 4096
+    assert len({decoder.width(longest) for longest in range(1, 2049)}) == 16 + 8 * 4
+    writer, found = make_writer(load("llama"), max_rows=100, pass_tokens=40, most_width=512), Found()
+    for number in range(9):
+        writer.add(b"front", row(number, prompt_of(0), max_new_tokens=2), 0.0)
+    found.take(writer.step())
+    assert writer.running == 40 // 8
+    finish(writer, found)
+
+
+def test_between_two_steps_no_more_join_than_others_may_wait_for() -> None:
+    module = load("llama")
+    writer, found = make_writer(module, max_rows=100, pass_tokens=40), Found()
+    writer.add(b"f", row(0, [5, 6], max_new_tokens=50, streams=True), 0.0)
+    found.take(writer.step())
+    joined = 0
+    while len(found.parts[0]) == 1:
+        joined += 1
+        writer.add(b"f", row(joined, [5] * 30, max_new_tokens=2), 1.0)
+        found.take(writer.step())
+    assert abs(30 * (joined - 1) - JOIN_TOKENS) < 30
+
+
+def test_rows_fit_the_cache_even_when_each_is_as_long_as_it_may_get() -> None:
+    module = load("gpt2")
+    writer, found = make_writer(module, limit_tokens=120), Found()
+    for number in range(9):
+        writer.add(b"f", row(number, prompt_of(number), max_new_tokens=15), 0.0)
+    while writer:
+        found.take(writer.step())
+        assert writer.cached_tokens <= 120 or writer.running == 1
+    assert len(found.finishes) == 9
+
+
+class Fragile(CausalDecoder):
+    """Fails where told."""
+
+    fails: Callable[[list[int]], bool] = staticmethod(lambda tokens: False)
+
+    def join(self, prompts: Any, written: Any) -> torch.Tensor:
+        if any(13 in prompt for prompt in prompts):
+            raise RuntimeError("no thirteen")
+        return super().join(prompts, written)
+
+    def step(self, tokens: Any) -> torch.Tensor:
+        if type(self).fails(list(tokens)):
+            raise RuntimeError("a step failed")
+        return super().step(tokens)
+
+
+def test_a_row_at_fault_fails_alone_and_a_failed_step_fails_its_rows_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("gpt2")
+    looked: list[bool] = []
+    writer = Writer(
+        Fragile(module, 0),
+        Encoder(),  # type: ignore[arg-type]  # reads like a TextEncoder
+        limit_tokens=10_000,
+        max_rows=8,
+        verify=lambda: looked.append(True),
+    )
+    writer.add(b"f", row(1, [5, 6, 7]), 0.0)
+    writer.add(b"f", row(2, [12, 13]), 0.0)
+    found = finish(writer)
+    assert found.failures == {2: "failed"}
+    assert found.tokens[1] == alone(module, [5, 6, 7])
+    assert looked == [True], "whether the model still works is looked at"
+    monkeypatch.setattr(Fragile, "fails", staticmethod(lambda tokens: len(tokens) == 2))
+    writer.add(b"f", row(3, [5, 6, 7]), 0.0)
+    writer.add(b"f", row(4, [8, 9]), 0.0)
+    found = finish(writer)
+    assert found.failures == {3: "failed", 4: "failed"}
+    writer.add(b"f", row(5, [5, 6, 7]), 0.0)
+    assert finish(writer).tokens[5] == alone(module, [5, 6, 7])
+
+
+def test_a_model_that_does_not_work_any_more_is_told_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise EngineError("the model does not work any more")
+
+    writer = Writer(
+        Fragile(load("gpt2"), 0),
+        Encoder(),  # type: ignore[arg-type]  # reads like a TextEncoder
+        limit_tokens=10_000,
+        max_rows=1,
+        verify=broken,
+    )
+    monkeypatch.setattr(Fragile, "fails", staticmethod(lambda tokens: True))
+    for number in range(3):
+        writer.add(b"f", row(number, prompt_of(number)), 0.0)
+    writer.step()
+    with pytest.raises(EngineError):
+        writer.step()
+    found = Found()
+    found.take(writer.take_all("starts again"))
+    assert found.failures == dict.fromkeys(range(3), "failed")
+    assert not writer
+
+
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(0, 30), st.integers(1, 40), st.integers(0, 5), st.booleans()),
+        st.tuples(st.just("cancel"), st.integers(0, 30)),
+        st.tuples(st.just("step"), st.integers(1, 8)),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(actions=ACTIONS, limit=st.integers(60, 400), family=st.sampled_from(["llama", "bart"]))
+def test_any_arrivals_cancellations_and_settings_leave_every_row_its_own_text(
+    actions: list[Any], limit: int, family: str
+) -> None:
+    module = load(family)
+    writer, found = make_writer(module, limit_tokens=limit, max_rows=4), Found()
+    asked: dict[int, tuple[int, dict[str, Any]]] = {}
+    cancelled: set[int] = set()
+    for number, action in enumerate(actions):
+        if action[0] == "add":
+            _, prompt, most, kind, streams = action
+            wanted = {"max_new_tokens": most, **({} if kind == 5 else draw(kind))}
+            asked[number] = (prompt, wanted)
+            writer.add(b"f", row(number, prompt_of(prompt), streams=streams, **wanted), number / 10)
+        elif action[0] == "cancel" and asked:
+            victim = sorted(asked)[action[1] % len(asked)]
+            if writer.cancel(b"f", [victim]):
+                cancelled.add(victim)
+        for _ in range(action[1] if action[0] == "step" else 1):
+            found.take(writer.step())
+    finish(writer, found)
+    assert writer.cached_tokens == 0
+    assert found.finishes.keys() == asked.keys() - cancelled
+    for number in found.finishes:
+        prompt, wanted = asked[number]
+        assert found.tokens[number] == reference(family, prompt, tuple(sorted(wanted.items())))
+
+
+@cache
+def reference(family: str, prompt: int, wanted: tuple[tuple[str, Any], ...]) -> list[int]:
+    """The row written alone."""
+    writer = make_writer(load(family))
+    writer.add(b"f", row(0, prompt_of(prompt), **dict(wanted)), 0.0)
+    return finish(writer).tokens[0]

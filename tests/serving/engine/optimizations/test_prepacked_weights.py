@@ -1,0 +1,186 @@
+"""Products come out as torch's own, with weights as they are or packed, and packed where that is faster."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.pytorch_utils import Conv1D
+
+from serving.engine.optimizations.prepacked_weights import REPEATS, Packed, choose_products
+from tests.abilities import can, needs
+from tests.alike import assert_alike
+from tests.families import FAMILIES, build
+
+pytestmark = pytest.mark.processor
+
+IN, OUT = 256, 512
+
+
+class Clock:
+    """Stands still but for the seconds of torch's own products, and of packed ones, over and over."""
+
+    def __init__(self, own: float, packed: float) -> None:
+        self._seconds = [own] * REPEATS + [packed] * REPEATS
+        self._now, self._calls = 0.0, 0
+
+    def __call__(self) -> float:
+        self._calls += 1
+        if self._calls % 2 == 0:
+            self._now += self._seconds[(self._calls // 2 - 1) % len(self._seconds)]
+        return self._now
+
+
+def work() -> None:
+    """A model that works."""
+
+
+def chosen(*, bias: bool = True, dtype: torch.dtype = torch.float32) -> tuple[torch.nn.Linear, torch.nn.Linear]:
+    """A layer, and one of the same weights that is packed."""
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(IN, OUT, bias=bias, dtype=dtype)
+    layer = torch.nn.Linear(IN, OUT, bias=bias, dtype=dtype)
+    layer.load_state_dict(plain.state_dict())
+    assert choose_products(layer, work, clock=Clock(own=2.0, packed=1.0)) == 1
+    return plain, layer
+
+
+DTYPES = [torch.float32, pytest.param(torch.bfloat16, marks=needs("packed bfloat16"))]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(IN,), (1, IN), (70, IN), (3, 20, IN)])
+def test_products_are_as_torch_makes_them(shape: tuple[int, ...], bias: bool, dtype: torch.dtype) -> None:
+    plain, layer = chosen(bias=bias, dtype=dtype)
+    assert isinstance(layer, Packed)
+    given = torch.randn(shape).to(dtype)
+    assert_alike(layer(given), plain(given))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_graph_has_packed_weights(dtype: torch.dtype) -> None:
+    plain, layer = chosen(dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that tracing is deprecated
+        given = torch.randn(3, IN).to(dtype)
+        graph = torch.jit.freeze(torch.jit.trace(layer.eval(), given, check_trace=False))
+    assert "mkldnn::_linear_pointwise" in str(graph.inlined_graph)
+    for rows in (1, 3, 70):
+        given = torch.randn(rows, IN).to(dtype)
+        assert_alike(graph(given), plain(given))
+
+
+@torch.inference_mode()
+def test_weights_that_are_stored_turned_are_packed_as_well() -> None:
+    torch.manual_seed(0)
+    layer = Conv1D(OUT, IN)
+    given = torch.randn(2, 5, IN)
+    expected = layer(given)
+    assert choose_products(layer, work, clock=Clock(own=2.0, packed=1.0)) == 1
+    assert_alike(layer(given), expected)
+
+
+@torch.inference_mode()
+def test_weights_that_are_an_embedding_too_stay_that(tmp_path: Path) -> None:
+    folder = build(tmp_path, "bert", "AutoModelForMaskedLM")
+    model = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    ids = torch.arange(5, 15)[None]
+    expected = model(input_ids=ids).logits
+    assert choose_products(model, work, clock=Clock(own=2.0, packed=1.0)) > 1
+    assert_alike(model(input_ids=ids).logits, expected)
+
+
+def test_tensors_without_data_show_what_the_layer_does_not_how() -> None:
+    plain, layer = chosen()
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        given = fake.from_tensor(torch.randn(7, IN))
+        assert layer(given).shape == plain(given).shape
+
+
+def test_what_is_slower_is_left_as_it_is() -> None:
+    layer = torch.nn.Linear(IN, OUT)
+    assert choose_products(layer, work, clock=Clock(own=1.0, packed=1.0)) == 0
+    assert type(layer) is torch.nn.Linear
+
+
+@pytest.mark.parametrize("module", [torch.nn.Linear(IN, OUT, dtype=torch.float16), torch.nn.LayerNorm(IN)])
+def test_other_weights_are_left_as_they_are(module: torch.nn.Module) -> None:
+    assert choose_products(module, work, clock=Clock(own=2.0, packed=1.0)) == 0
+    assert type(module) in (torch.nn.Linear, torch.nn.LayerNorm)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", [torch.nn.Linear, Conv1D])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_does_not_work_with_packed_weights_has_its_own_again(
+    kind: type, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "headwaiter.engine")
+    torch.manual_seed(0)
+    layer = kind(IN, OUT).to(dtype)
+    expected = layer.weight.clone()
+    assert (
+        choose_products(layer, lambda: torch.ones(OUT, dtype=dtype) @ layer.weight, clock=Clock(own=2.0, packed=1.0))
+        == 0
+    )
+    assert type(layer) is kind
+    assert torch.equal(layer.weight, expected)
+    assert "weights are not packed: " in caplog.text
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("family", "auto_class"),
+    [(family, "AutoModel") for family in FAMILIES if not family.startswith("gpt")]
+    + [(family, "AutoModelForCausalLM") for family in ("gpt2", "gptj", "llama")]
+    + [(family, "AutoModelForMaskedLM") for family in ("albert", "deberta-v2", "electra", "mobilebert", "modernbert")],
+)
+def test_every_family_answers_as_before(
+    family: str, auto_class: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = getattr(transformers, auto_class).from_pretrained(build(tmp_path, family, auto_class)).eval()
+    given = torch.rand(1, 3, 32, 32) if family == "vit" else torch.arange(5, 15)[None]
+    encoder_only = not model.config.is_encoder_decoder
+    inputs = {model.main_input_name: given} | ({} if encoder_only else {"decoder_input_ids": given})
+    expected = model(**inputs)[0]
+    monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._is_faster", lambda *_: True)
+    count = choose_products(model, lambda: model(**inputs))
+    assert (count > 0) == (family != "mobilebert"), "which computes with its decoder's weights"
+    assert_alike(model(**inputs)[0], expected)
+
+
+@torch.inference_mode()
+def test_a_processor_that_packs_no_bfloat16_leaves_weights_as_they_are_and_says_why() -> None:
+    layer, notes = torch.nn.Linear(IN, OUT, dtype=torch.bfloat16), list[str]()
+    given = torch.randn(3, IN).to(torch.bfloat16)
+    expected = layer(given)
+    packed = choose_products(layer, work, notes.append, Clock(own=2.0, packed=1.0))
+    assert packed == can("packed bfloat16")
+    assert isinstance(layer, Packed) == can("packed bfloat16")
+    assert [note.partition(": mkldnn")[0] for note in notes] == ["weights are not packed: RuntimeError"] * (1 - packed)
+    assert_alike(layer(given), expected)
+
+
+def test_a_layer_that_cannot_be_packed_is_left_as_it_is_and_the_reason_is_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("bf16 path needs the cpu support avx_ne_convert\nand more")
+
+    monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._pack", refuse)
+    layer, notes = torch.nn.Linear(IN, OUT), list[str]()
+    assert choose_products(layer, work, notes.append, Clock(own=2.0, packed=1.0)) == 0
+    assert type(layer) is torch.nn.Linear
+    assert notes == ["weights are not packed: RuntimeError: bf16 path needs the cpu support avx_ne_convert"]
+
+
+def test_weights_that_multiply_to_something_else_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._pack", lambda weight: weight * 1.01)
+    layer = torch.nn.Linear(IN, OUT)
+    assert choose_products(layer, work, clock=Clock(own=2.0, packed=1.0)) == 0

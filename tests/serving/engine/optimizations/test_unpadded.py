@@ -1,0 +1,170 @@
+"""Encoders without padding: every family and head, beside the same model with padding."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.heads import HEADS
+from serving.engine.optimizations.attention import NEVER, PRODUCT_TOKENS, REPEATS, find_least
+from serving.engine.optimizations.first_token import can_narrow, narrow
+from serving.engine.optimizations.packing import BLOCKS, LEAST_IN_BLOCKS, is_round, pack_rows, round_up
+from serving.engine.optimizations.unpadded import FAMILIES, can_pack, pack, unpack
+from tests.alike import assert_alike
+
+pytestmark = pytest.mark.processor
+
+LONGEST = 160
+SIZES: dict[str, Any] = {
+    "vocab_size": 100,
+    "max_position_embeddings": LONGEST + 2,
+    "pad_token_id": 1,
+    "initializer_range": 0.2,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "cls_token_id": 2,
+    "sep_token_id": 3,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "dim": 32,
+    "n_layers": 2,
+    "n_heads": 2,
+    "hidden_dim": 64,
+    "local_attention": 16,
+    "global_attn_every_n_layers": 2,
+}
+TASKS = [task for task, head in HEADS.items() if not task.startswith(("image", "text2text", "text-gen"))]
+HAVE_TYPES = ("bert", "albert", "electra", "ernie")
+
+
+def build(family: str, task: str) -> Any:
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(family, **SIZES)
+    return getattr(transformers, HEADS[task].auto_class).from_config(config).eval()
+
+
+def cells() -> list[tuple[str, str]]:
+    found = []
+    for task in TASKS:
+        heads = getattr(transformers, HEADS[task].auto_class)._model_mapping
+        found += [(family, task) for family in sorted(FAMILIES) if transformers.CONFIG_MAPPING[family] in heads]
+    return found
+
+
+def padded(lengths: list[int], family: str) -> dict[str, torch.Tensor]:
+    ids = torch.randint(4, 100, (len(lengths), max(lengths)))
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    ids[mask == 0] = 1
+    ids[0, lengths[0] // 2] = 1  # what looks like padding may stand in a text, too
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    return inputs | ({"token_type_ids": torch.randint(0, 2, ids.shape)} if family in HAVE_TYPES else {})
+
+
+def shaped(inputs: dict[str, torch.Tensor], task: str) -> dict[str, torch.Tensor]:
+    rows = ("input_ids", "attention_mask", "token_type_ids") if task == "multiple-choice" else ()
+    return {name: each.unsqueeze(1) if name in rows else each for name, each in inputs.items()}
+
+
+READ_FIRST = ("text-classification", "zero-shot-classification", "multiple-choice", "next-sentence-prediction")
+
+
+@pytest.mark.parametrize("least", [NEVER, 40])
+@pytest.mark.parametrize(
+    ("family", "task", "narrowed"),
+    [(*cell, False) for cell in cells()]
+    + [(family, task, True) for family, task in cells() if task in READ_FIRST and family != "albert"],
+)
+@torch.inference_mode()
+def test_a_packed_model_answers_as_with_padding(family: str, task: str, narrowed: bool, least: int) -> None:
+    model = build(family, task)
+    assert can_narrow(model.base_model) == (family != "albert")
+    assert can_pack(model, torch.device("cpu"), torch.float32)
+    for lengths in ([5, 30, 17, 17, 1], [7, 7], [LONGEST], [60, 2], [90, 3, 64, 9, 9, 50, 1, 65, 90], [6, 3, 40] * 11):
+        inputs = padded(lengths, family)
+        expected = model(**shaped(inputs, task))
+        pack(model, least=least, narrowed=narrowed)
+        arrays = pack_rows(lengths, blocks=least < NEVER, filled=least < NEVER)
+        line = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        found = model(**shaped(inputs | line, task))
+        unpack(model)
+        for name in expected.keys() & {"logits", "last_hidden_state", "start_logits", "end_logits", "pooler_output"}:
+            has_tokens = expected[name].shape[:2] == inputs["input_ids"].shape
+            real = inputs["attention_mask"].bool() if has_tokens else slice(None)
+            assert_alike(found[name][real], expected[name][real])
+        assert torch.equal(model(**shaped(inputs, task))[0], expected[0]), "as before, once it is unpacked"
+
+
+def test_an_encoder_whose_last_layer_is_not_its_own_is_not_narrowed() -> None:
+    with pytest.raises(ValueError, match="ask `can_narrow`"):
+        narrow(build("albert", "text-classification").base_model)
+    nothing = transformers.BertConfig(**SIZES | {"num_hidden_layers": 0})
+    assert not can_narrow(transformers.BertModel(nothing))
+
+
+def test_decoders_and_a_gpu_in_float32_are_not_packed() -> None:
+    config = transformers.BertConfig(**SIZES, is_decoder=True)
+    assert not can_pack(transformers.BertLMHeadModel(config), torch.device("cpu"), torch.float32)
+    assert not can_pack(build("bert", "fill-mask"), torch.device("cuda"), torch.float32)
+    assert can_pack(build("bert", "fill-mask"), torch.device("cuda"), torch.bfloat16)
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=12))
+def test_the_line_holds_each_row_once_and_in_order(lengths: list[int]) -> None:
+    line = pack_rows(lengths)
+    places, positions, cuts = (line[name].tolist() for name in ("places", "positions", "cuts"))
+    longest = max(lengths)
+    assert len(places) == len(positions) == cuts[-1] == sum(lengths)
+    assert sorted(places) == [row * longest + at for row, length in enumerate(lengths) for at in range(length)]
+    spans = [(places[begin], end - begin) for begin, end in pairwise(cuts)]
+    assert sorted(spans) == [(row * longest, length) for row, length in enumerate(lengths)]
+    assert [length for _, length in spans] == sorted(lengths)
+    assert positions == [at for _, length in spans for at in range(length)]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=40))
+def test_a_filled_line_is_of_one_of_few_sizes_and_holds_nothing_else(lengths: list[int]) -> None:
+    line, filled = pack_rows(lengths), pack_rows(lengths, filled=True)
+    tokens, rows = sum(lengths), len(lengths)
+    assert (filled["places"].size, filled["cuts"].size - 1) == (round_up(tokens), round_up(rows))
+    for name, count in (("places", tokens), ("positions", tokens), ("cuts", rows + 1)):
+        assert (filled[name][:count] == line[name]).all()
+        assert filled[name].dtype == line[name].dtype
+    assert (filled["places"][tokens:] == rows * max(lengths)).all()
+    assert (filled["cuts"][rows:] == tokens).all()
+    assert is_round(lengths) == (filled["places"].size == tokens and filled["cuts"].size == rows + 1)
+
+
+def test_there_are_few_sizes_and_each_is_near() -> None:
+    assert len({round_up(count) for count in range(1, 4097)}) == 16 + 8 * 8
+    assert all(count <= round_up(count) <= max(count, count * 9 / 8) for count in range(1, 4097))
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=40))
+def test_blocks_hold_each_short_row_once_and_whole(lengths: list[int]) -> None:
+    line = pack_rows(lengths, blocks=True)
+    owners, slots, size = line["owners"], line["slots"].tolist(), line["owners"].shape[1]
+    assert size == BLOCKS[max(lengths) > BLOCKS[0]]
+    short = sorted(length for length in lengths if length <= size)
+    short = short if len(short) >= LEAST_IN_BLOCKS else []
+    assert len(slots) == sum(short)
+    assert owners.size - (owners == -1).sum() == len(slots)
+    at = 0
+    for row, length in enumerate(short):
+        places = slots[at : at + length]
+        assert places == list(range(places[0], places[0] + length))
+        assert places[0] // size == places[-1] // size, "a row lies in one block"
+        assert set(owners.flat[places]) == {row}
+        at += length
+
+
+@pytest.mark.parametrize(("line", "blocks", "least"), [(2.0, 1.0, PRODUCT_TOKENS), (1.0, 1.0, NEVER)])
+def test_rows_attend_by_products_where_that_is_faster(line: float, blocks: float, least: int) -> None:
+    seconds = [0.0, line] * REPEATS + [0.0, blocks] * REPEATS
+    now = iter([sum(seconds[: index + 1]) for index in range(len(seconds))])
+    assert find_least(build("bert", "fill-mask"), torch.bfloat16, lambda: next(now)) == least

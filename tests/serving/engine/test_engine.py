@@ -1,0 +1,103 @@
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy
+import pytest
+import torch
+import zmq
+
+from registry.cache import fetch
+from registry.flavor import log_model, read_contract
+from registry.references import Reference
+from registry.settings import RegistrySettings
+from registry.versions import Versions
+from serving.engine.batching.cost import Cost
+from serving.engine.engine import Engine
+from serving.engine.meter import EngineMeter
+from serving.engine.model import Model
+from serving.engine.optimizations.attention import PRODUCT_TOKENS
+from serving.engine.optimize import choose_execution
+from serving.wire.messages import FromEngine, Outputs, Row, Submit, unpack
+from tests import local  # its engines leave at once when they are stopped
+from tests.families import build
+
+pytestmark = pytest.mark.processor
+
+SLOW = Cost(fixed_seconds=1.0, token_seconds=1e-3, budget_tokens=512)
+"""A thousand times what the small model takes."""
+BATCHES = 48
+
+
+def load(home: Path) -> Model:
+    registry = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
+    folder = build(home / "model", "bert", "AutoModelForSequenceClassification")
+    logged = log_model(folder, task="text-classification", name="m", settings=registry)
+    root, _ = fetch(Versions(registry).resolve(Reference("m", version=logged.version)), registry)
+    return Model(root, read_contract(root))
+
+
+def test_an_engine_learns_what_its_batches_cost(tmp_path: Path) -> None:
+    model, context = load(tmp_path), zmq.Context()
+    router, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    router.bind(f"ipc://{tmp_path}/e")
+    client.connect(f"ipc://{tmp_path}/e")
+    engine = Engine(model, SLOW, router, EngineMeter("m", "1", "text-classification"))
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    kind = model.task.probe(model.contract, 8).kind
+    for number in range(BATCHES):
+        row = Row(number, 8, numpy.full(8, 5, numpy.int32).tobytes(), b"", kind, 1e12)
+        client.send(msgspec.msgpack.encode(Submit([row])))
+        assert client.poll(30_000), "no reply in 30 s"
+        assert isinstance(msgspec.msgpack.decode(client.recv(), type=FromEngine), Outputs)
+    engine.stop()
+    thread.join(30)
+    context.destroy(linger=0)
+    assert local.engine_module.LINGER_SECONDS == 0.0
+    assert engine._cost.now.seconds(1, 8) < SLOW.seconds(1, 8) / 2
+
+
+def test_a_row_that_is_not_finite_spoils_no_other_in_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.engine.optimize.find_least", lambda *_: PRODUCT_TOKENS)
+    model, context = load(tmp_path), zmq.Context()
+    choose_execution(model)
+    assert model.blocks
+    with torch.inference_mode():
+        model.module.get_input_embeddings().weight[7] = torch.nan
+    router, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    router.bind(f"ipc://{tmp_path}/e")
+    client.connect(f"ipc://{tmp_path}/e")
+    engine = Engine(model, replace(SLOW, packs=True), router, EngineMeter("m", "1", "text-classification"))
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    kind = model.task.probe(model.contract, 8).kind
+    tokens = {number: 7 if number == 2 else 9 + number for number in range(6)}
+    rows = [
+        Row(number, 5 + number, numpy.full(5 + number, token, numpy.int32).tobytes(), b"", kind, 1e12)
+        for number, token in tokens.items()
+    ]
+    client.send(msgspec.msgpack.encode(Submit(rows)))
+    found: dict[int, bool] = {}
+    while len(found) < len(rows):
+        assert client.poll(30_000), "no reply in 30 s"
+        reply = msgspec.msgpack.decode(client.recv(), type=FromEngine)
+        assert isinstance(reply, Outputs)
+        found |= dict(zip(reply.ids, numpy.isfinite(unpack(reply.arrays[0])).all(-1).tolist(), strict=True))
+    engine.stop()
+    thread.join(30)
+    context.destroy(linger=0)
+    assert found == {number: number != 2 for number in tokens}
+
+
+def test_a_batch_that_waited_for_the_one_before_had_the_device_from_its_end() -> None:
+    gpu: Any = SimpleNamespace(_is_cuda=True, _free=0.0)
+    pending = [
+        SimpleNamespace(began=began, seconds=seconds) for began, seconds in ((1.0, 0.5), (1.2, 0.8), (3.0, 0.25))
+    ]
+    assert [Engine._device_seconds(gpu, each) for each in pending] == [0.5, 0.5, 0.25]
+    cpu: Any = SimpleNamespace(_is_cuda=False, _free=0.0)
+    assert [Engine._device_seconds(cpu, each) for each in pending] == [0.5, 0.8, 0.25], "each lane has its own core"

@@ -1,0 +1,163 @@
+"""A form stands for a model only where it answers as the model does, with any rows."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from registry.cache import fetch
+from registry.flavor import log_model
+from registry.references import Reference
+from registry.settings import RegistrySettings
+from registry.versions import Versions
+from serving.engine.model import Model
+from serving.engine.optimizations.packing import is_round
+from serving.engine.optimizations.torchscript import TracedModule
+from serving.engine.optimizations.unpadded import unpack
+from serving.engine.optimize import choose_execution, describe_execution, inputs_of
+from tests.alike import assert_alike
+from tests.families import LONGEST, build
+
+pytestmark = pytest.mark.processor
+
+Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A small classifier."""
+    return load(tmp_path_factory.mktemp("traced"), "bert")
+
+
+def load(home: Path, family: str) -> Model:
+    registry = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
+    folder = build(home / "model", family, "AutoModelForSequenceClassification")
+    logged = log_model(folder, task="text-classification", name="m", settings=registry)
+    return Model(*fetch(Versions(registry).resolve(Reference("m", version=logged.version)), registry))
+
+
+class Changed(torch.nn.Module):
+    """The classifier, whose logits become `change(logits, input_ids)`."""
+
+    def __init__(self, module: torch.nn.Module, change: Change) -> None:
+        super().__init__()
+        self.module, self.change = module, change
+        self.config = SimpleNamespace(model_type="changed")
+
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        """As the classifier's."""
+        output = self.module(**inputs)
+        output.logits = self.change(output.logits, inputs["input_ids"])
+        return output
+
+
+def traced(model: Model, change: Change, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(model, "module", Changed(model.module, change).eval())
+    choose_execution(model)
+    return isinstance(model.module, TracedModule)
+
+
+def note(caplog: pytest.LogCaptureFixture) -> str:
+    return caplog.messages[-1]
+
+
+def test_a_change_that_is_the_same_for_all_rows_is_traced(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert traced(model, lambda logits, ids: logits * 2 + ids.shape[1], monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda logits, ids: logits * 2 if ids.shape[1] > 300 else logits, "how many or how long"),
+        (lambda logits, ids: logits * 2 if len(ids) > 2 else logits, "how many or how long"),
+        (lambda logits, ids: logits * 2 if ids.max() > 40 else logits, "DataDependent"),
+        (lambda logits, ids: logits * float(ids.sum()), "DataDependent"),
+        (lambda logits, ids: logits * len(ids.unique()), "DynamicOutputShape"),
+        (lambda logits, ids: logits * (1 + int(ids.shape[1]) ** 0.5), "logits differ"),
+        (lambda logits, ids: logits + (0.1 if int(ids.shape[1]) == 17 else 0.0), "logits differ"),
+        (lambda logits, ids: logits + min(int(ids.shape[1]), 50), "logits differ"),
+        (lambda logits, ids: logits + torch.rand_like(logits), "logits differ"),
+    ],
+)
+def test_a_change_that_depends_on_the_rows_is_not_traced(
+    model: Model, change: Change, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "headwaiter.engine")
+    assert not traced(model, change, monkeypatch)
+    assert describe_execution(model) == "module by module"
+    assert note(caplog).startswith("the model runs as it is: ")
+    assert reason in note(caplog)
+
+
+@pytest.fixture
+def plain(model: Model) -> Iterator[Any]:
+    """The classifier's module as it is before and after the test."""
+    module = model.module
+    yield module
+    if model.packs:
+        unpack(module)
+    model.module, model.packs, model.narrows = module, False, False
+
+
+@pytest.mark.parametrize(
+    "lengths", [[1], [LONGEST], [3, LONGEST], [1, 1, 1], [40, 2, 17], [5] * 30, [9, 4, 9, 4, 9], [7, 2, 30] * 13]
+)
+@pytest.mark.parametrize("types", [False, True])
+@pytest.mark.parametrize("fills", [False, True])
+@torch.inference_mode()
+def test_a_packed_narrowed_graph_answers_as_the_model(
+    model: Model, plain: Any, lengths: list[int], types: bool, fills: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "fills", fills)
+    expected = plain(**inputs_of(model, lengths, types=types)).logits
+    choose_execution(model)
+    assert describe_execution(model) == "packed narrowed graph"
+    inputs = inputs_of(model, lengths, types=types)
+    assert ("places" in inputs) == (types or len(set(lengths)) > 1 or (fills and not is_round(lengths)))
+    assert_alike(model.module(**inputs).logits, expected)
+
+
+def test_what_no_graph_takes_goes_to_the_model(model: Model, plain: Any) -> None:
+    choose_execution(model)
+    ids = torch.ones(1, 3, dtype=torch.int64)
+    embedded = model.module(inputs_embeds=plain.get_input_embeddings()(ids))
+    assert_alike(embedded.logits, model.module(input_ids=ids).logits)
+    assert model.module.config is plain.config
+
+
+def test_a_model_that_does_not_answer_alike_without_padding_runs_as_a_padded_graph(
+    model: Model, plain: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "headwaiter.engine")
+    monkeypatch.setattr(
+        "serving.engine.optimizations.attention.attend_line", lambda query, *_: query.transpose(1, 2).contiguous()
+    )
+    choose_execution(model)
+    assert "the model does not run packed: its logits differ" in note(caplog)
+    assert describe_execution(model) == "graph"
+    assert note(caplog) in model.notes
+    assert "forward" not in vars(plain.base_model)
+    assert plain.config._attn_implementation == "sdpa"
+
+
+@torch.inference_mode()
+def test_a_head_that_reads_all_tokens_is_not_narrowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "headwaiter.engine")
+    model = load(tmp_path, "modernbert")
+    plain = model.module
+    plain.config.classifier_pooling = "mean"
+    expected = plain(**inputs_of(model, [9, 4], types=False)).logits
+    choose_execution(model)
+    assert describe_execution(model) == "packed graph"
+    assert "narrowed" not in caplog.text, "no form is tried in vain"
+    assert_alike(model.module(**inputs_of(model, [9, 4], types=False)).logits, expected)
+
+
+def test_a_mask_without_places_is_refused(model: Model, plain: Any) -> None:
+    choose_execution(model)
+    with pytest.raises(ValueError, match="places"):
+        plain(input_ids=torch.ones(1, 3, dtype=torch.int64), attention_mask=torch.ones(1, 3))

@@ -1,0 +1,99 @@
+"""Batches side by side: the engine's loop hands them out and is woken when they end."""
+
+import threading
+from contextlib import closing
+from pathlib import Path
+from select import select
+from typing import Any
+
+import pytest
+import torch
+
+from registry.cache import fetch
+from registry.flavor import log_model
+from registry.references import Reference
+from registry.settings import RegistrySettings
+from registry.versions import Versions
+from serving.engine.parallel import Lanes, Split
+from tests.alike import assert_alike
+from tests.families import build, texts_of
+from tests.local import Local
+
+pytestmark = [pytest.mark.processor, pytest.mark.surroundings]
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Local:
+    """A classifier with two lanes."""
+    registry = RegistrySettings.from_environment({"HEADWAITER_HOME": str(tmp_path / "home")})
+    folder = build(tmp_path / "model", "bert", "AutoModelForSequenceClassification")
+    logged = log_model(folder, task="text-classification", name="m", settings=registry)
+    root, _ = fetch(Versions(registry).resolve(Reference("m", version=logged.version)), registry)
+    run = tmp_path / "run"
+    run.mkdir()
+    served = Local(root, run)
+    served.split = Split(lanes=2, threads=1, alone=2)
+    return served
+
+
+def test_batches_run_side_by_side_and_every_row_gets_its_own_answer(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [{"inputs": text} for text in texts_of(240, 1)]  # more than one batch takes
+    local.split = Split()
+    expected = local.answers(asked)
+    local.split = Split(lanes=2, threads=1, alone=2)
+    together, launch, seen = threading.Barrier(2), local.model.launch, list[str]()
+
+    def launch_together(rows: Any) -> Any:
+        if not seen:
+            together.wait(30)  # nobody's batch ends before another one has begun
+        seen.append(threading.current_thread().name)
+        return launch(rows)
+
+    monkeypatch.setattr(local.model, "launch", launch_together)
+    monkeypatch.setattr(local.model, "batches", [])
+    for found, wanted in zip(local.answers(asked), expected, strict=True):
+        assert_alike(found, wanted)
+    assert len(set(seen)) == 2
+
+
+def test_a_row_that_fails_in_a_lane_costs_its_neighbours_nothing(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = local.model.launch
+
+    def refuse_long(rows: Any) -> Any:
+        if any(row.length > 30 for row in rows):
+            raise RuntimeError("too long for this model")
+        return launch(rows)
+
+    monkeypatch.setattr(local.model, "launch", refuse_long)
+    asked = [{"inputs": "the fox " * count} for count in (2, 3, 40, 4, 2)]
+    answers = local.answers(asked)
+    assert [isinstance(answer, list) for answer in answers] == [True, True, False, True, True]
+    assert "failed on this input" in str(answers[2])
+
+
+def test_the_end_of_a_batch_wakes_whoever_waits_for_it(local: Local) -> None:
+    with closing(Lanes(local.model, Split(lanes=2))) as lanes:
+        assert select([lanes], [], [], 0)[0] == []
+        running = lanes.launch([local.model.task.probe(local.contract, 9).to_row(0, 0.0)])
+        assert select([lanes], [], [], 60)[0] == [lanes]
+        assert running.is_done()
+        lanes.clear()
+        assert select([lanes], [], [], 0)[0] == []
+        lanes.clear()
+        assert len(running.wait()[0]) == 1
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_of_a_lane_are_its_own(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(local.model, "launch", lambda rows: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    row = local.model.task.probe(local.contract, 9).to_row(0, 0.0)
+    for tokens in (9, 10):
+        with closing(Lanes(local.model, Split(lanes=2, threads=1, alone=before, alone_tokens=tokens))) as lanes:
+            for rows, is_alone in (([row], False), ([row], True), ([row, row], True)):
+                lanes.launch(rows, is_alone=is_alone)._future.result()
+    assert seen == [1, before, 1, 1, 1, 1]
+    assert torch.get_num_threads() == before

@@ -1,0 +1,96 @@
+"""Tensors of the Open Inference Protocol: what is written is read again, and what is broken is refused."""
+
+import json
+import struct
+from typing import Any
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.errors import Malformed, ServingError, Unprocessable
+from serving.front.protocols.kserve_tensors import Tensor, output_form, read_columns, split_body, write_output
+
+
+def packed(elements: list[bytes]) -> bytes:
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+
+
+@given(st.lists(st.lists(st.text(), max_size=5), min_size=1, max_size=3))
+def test_binary_and_json_give_the_same_columns(columns: list[list[str]]) -> None:
+    data = [packed([text.encode() for text in column]) for column in columns]
+    binary = [
+        Tensor(f"c{at}", [len(column)], "BYTES", parameters={"binary_data_size": len(part)})
+        for at, (column, part) in enumerate(zip(columns, data, strict=True))
+    ]
+    plain = [Tensor(f"c{at}", [len(column)], "BYTES", data=column) for at, column in enumerate(columns)]
+    assert read_columns(binary, b"".join(data)) == read_columns(plain, b"")
+    assert list(read_columns(plain, b"").values()) == columns
+
+
+@given(st.binary(max_size=60), st.integers(-1, 70), st.lists(st.integers(-1, 5), max_size=3))
+def test_any_bytes_give_columns_or_an_error_of_ours(data: bytes, size: int, shape: list[int]) -> None:
+    try:
+        read_columns([Tensor("text", shape, "BYTES", parameters={"binary_data_size": size})], data)
+    except ServingError as error:
+        assert error.status in (400, 422)
+
+
+def test_a_second_dimension_is_a_list_a_row() -> None:
+    flat = Tensor("choices", [2, 3], "BYTES", data=list("abcdef"))
+    nested = Tensor("choices", [2, 3], "BYTES", data=[list("abc"), list("def")])
+    for tensor in (flat, nested):
+        assert read_columns([tensor], b"") == {"choices": [["a", "b", "c"], ["d", "e", "f"]]}
+    assert read_columns([Tensor("text", [2, 1], "BYTES", data=[["a"], ["b"]])], b"") == {"text": ["a", "b"]}
+
+
+@pytest.mark.parametrize("rows", [[[0.5, 1.5]], [[[1.0], [2.0]], [[3.0], [4.0]]]])
+def test_vectors_are_one_tensor_of_numbers(rows: Any) -> None:
+    head, data = write_output(rows, binary=True)
+    shape = list(numpy.shape(rows))
+    assert (head["datatype"], head["shape"], head["parameters"]["binary_data_size"]) == ("FP32", shape, len(data))
+    numpy.testing.assert_array_equal(numpy.frombuffer(data, dtype="<f4").reshape(shape), rows)
+    head, data = write_output(rows, binary=False)
+    assert (numpy.reshape(head["data"], shape).tolist(), data) == (rows, b"")
+
+
+def test_any_other_answer_is_json() -> None:
+    answers = [{"answer": "naïf"}, [{"label": "a"}], []]
+    head, _ = write_output(answers, binary=False)
+    assert (head["datatype"], head["shape"]) == ("BYTES", [3])
+    assert [json.loads(text) for text in head["data"]] == answers
+    assert write_output(answers, binary=True)[1] == packed([text.encode() for text in head["data"]])
+
+
+def test_vectors_of_different_lengths_make_no_tensor() -> None:
+    with pytest.raises(Unprocessable, match="differ in shape"):
+        write_output([[[1.0]], [[1.0], [2.0]]], binary=True)
+
+
+@pytest.mark.parametrize(
+    ("example", "datatype", "shape"),
+    [
+        ([[0.1, 0.2], [0.3, 0.4]], "FP32", [-1, -1]),
+        ([[[0.1]], [[0.2]]], "FP32", [-1, -1, -1]),
+        ([[{"label": "a"}]], "BYTES", [-1]),
+        ({"answer": "a"}, "BYTES", [-1]),
+        (None, "BYTES", [-1]),
+    ],
+)
+def test_the_output_is_declared_from_the_contracts_example(example: Any, datatype: str, shape: list[int]) -> None:
+    assert output_form(example) == {"name": "output", "datatype": datatype, "shape": shape}
+
+
+@pytest.mark.parametrize("shape", [[], [-1], [0, 0], [10**12, 0], [1, -1], [3]])
+def test_a_shape_that_does_not_fit_is_refused(shape: list[int]) -> None:
+    with pytest.raises(Malformed, match="has shape"):
+        read_columns([Tensor("text", shape, "BYTES", data=[])], b"")
+
+
+def test_the_header_splits_json_from_what_follows() -> None:
+    assert split_body(b"{}rest", "2") == (b"{}", b"rest")
+    assert split_body(b"{}", "") == (b"{}", b"")
+    for length in ("7", "-1", "x"):
+        with pytest.raises(Malformed, match="the body has 2 bytes"):
+            split_body(b"{}", length)

@@ -1,0 +1,181 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+import pytest
+
+from serving.engine import __main__ as engine_module
+from serving.engine.__main__ import await_order
+from serving.manager import engine_process as process_module
+from serving.manager.engine_process import (
+    FIRST_BACKOFF_SECONDS,
+    LONGEST_BACKOFF_SECONDS,
+    STABLE_SECONDS,
+    Adopted,
+    EngineProcess,
+    engine_environ,
+    spawn,
+)
+from serving.runtime.control_groups import ControlGroups
+from serving.runtime.limits import OomWatch
+from serving.wire.engine_orders import EngineOrder, EngineReport, order_path
+
+pytestmark = pytest.mark.surroundings
+
+NOBODY = 2**22 + 1
+"""No process has this id: Linux goes up to 2**22."""
+
+
+@pytest.fixture
+def engine(order: EngineOrder) -> Iterator[EngineProcess]:
+    """One that served and has ended."""
+    engine = EngineProcess.adopt(order, EngineReport(pid=NOBODY, state="ready"))
+    yield engine
+    engine.kill()
+
+
+def test_an_engine_that_crashes_on_and_on_is_restarted_later_and_later(engine: EngineProcess) -> None:
+    lost_at = engine._started
+    for crash in range(1, 9):
+        pause = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (crash - 1))
+        assert (engine.crashes, engine.restarts) == (crash, crash - 1)
+        assert engine.poll(lost_at + pause * 0.99) is None
+        assert engine.poll(lost_at + pause * 1.01) == "restarted"
+        psutil.Process(engine.pid).kill()
+        psutil.Process(engine.pid).wait(10)
+        lost_at = engine._started + 1
+        assert engine.poll(lost_at) == "lost"
+
+
+def test_an_engine_that_served_long_enough_has_its_crashes_forgotten(engine: EngineProcess) -> None:
+    for expected in (2, 1):
+        assert engine.poll(engine._started + LONGEST_BACKOFF_SECONDS * 2) == "restarted"
+        psutil.Process(engine.pid).kill()
+        psutil.Process(engine.pid).wait(10)
+        engine.poll(engine._started + (1 if expected == 2 else STABLE_SECONDS + 1))
+        assert engine.crashes == expected
+
+
+def test_an_engine_that_cannot_be_started_again_is_tried_again(engine: EngineProcess, order: EngineOrder) -> None:
+    order_file = Path(order.report).with_suffix(".order")
+    order_file.mkdir()  # so that the order cannot be written
+    now = engine._started + 1
+    assert engine.poll(now) == "lost"
+    order_file.rmdir()
+    assert engine.crashes == 2
+    assert engine.poll(now + FIRST_BACKOFF_SECONDS * 2) == "restarted"
+
+
+@dataclass
+class Ended:
+    """A process of this manager's that has ended."""
+
+    returncode: int | None
+    pid: int = NOBODY
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def kill(self) -> None:
+        raise AssertionError("it has ended")
+
+    def send_signal(self, sig: int, /) -> None:
+        raise AssertionError("it has ended")
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        return self.returncode
+
+
+class Kills(ControlGroups):
+    """Control groups in which the kernel has killed so many processes."""
+
+    counts: ClassVar[Iterator[int]]
+
+    def oom_kills(self) -> int:
+        return next(self.counts)
+
+    def memory_bytes(self) -> int:
+        return 900 << 20
+
+
+@pytest.mark.parametrize(
+    ("returncode", "kills", "reason"),
+    [
+        (1, [0], "the engine ended with status 1"),
+        (-15, [0], "the engine was ended by signal 15"),
+        (
+            -9,
+            [0, 0, 0],
+            "the engine was killed by signal 9 (the control group's oom_kill count is 0, its memory limit is 900 MiB)",
+        ),
+        (
+            -9,
+            [2, 3, 3],
+            "the engine was killed by signal 9 because memory ran out: the control group's oom_kill count is 3, "
+            "its memory limit is 900 MiB",
+        ),
+    ],
+)
+def test_an_engine_that_ended_says_how(order: EngineOrder, returncode: int, kills: list[int], reason: str) -> None:
+    Kills.counts = iter(kills)
+    engine = EngineProcess(order)
+    engine._oom = OomWatch(Kills())
+    engine._process = Ended(returncode)
+    assert engine.poll(1.0) == "failed"
+    assert engine.report.error == reason
+    assert engine.is_out_of_memory == (len(set(kills)) > 1)
+
+
+def test_an_adopted_engine_whose_status_nobody_knows_was_killed_if_the_kernel_says_so(order: EngineOrder) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        adopted = Adopted(psutil.Process(process.pid))
+    Kills.counts = iter([2, 3, 3])
+    engine = EngineProcess(order)
+    engine._oom = OomWatch(Kills())
+    engine._process = adopted
+    assert engine.poll(1.0) == "failed"
+    assert "signal 9 because memory ran out" in engine.report.error
+
+
+@pytest.mark.parametrize(("allowed", "expected"), [(64, "2"), (2, None)])
+def test_thread_pools_are_told_of_a_quota(monkeypatch: pytest.MonkeyPatch, allowed: int, expected: str | None) -> None:
+    """What the affinity allows they see by themselves, and count hyper-threads in their own way."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(process_module, "usable_cores", lambda _: (2, "control group"))
+    monkeypatch.setattr(process_module, "allowed_cores", lambda: allowed)
+    assert engine_environ().get("OMP_NUM_THREADS") == expected
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert engine_environ()["OMP_NUM_THREADS"] == "7", "what an operator sets counts"
+
+
+def test_an_engine_whose_order_is_there_imports_nothing_before_it_knows_how_gently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "LARGE_MODULES", ("no.such.module",))
+    (tmp_path / "1.order").touch()
+    await_order(tmp_path / "1.order")
+    with pytest.raises(ModuleNotFoundError):
+        await_order(tmp_path / "2.order")
+
+
+def test_a_process_that_waits_for_its_order_ends_with_its_folder(order: EngineOrder, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    waiting = spawn(str(folder / "1.order"))
+    folder.rmdir()
+    assert waiting.wait(60) == 0
+
+
+def test_a_process_whose_order_cannot_be_written_is_ended(order: EngineOrder) -> None:
+    waiting = spawn(order_path(order.report))
+    Path(order_path(order.report)).mkdir()  # where the file should go
+    engine = EngineProcess(order)
+    with pytest.raises(OSError, match="director"):
+        engine.start(waiting)
+    Path(order_path(order.report)).rmdir()
+    engine.kill()
+    assert waiting.poll() is not None

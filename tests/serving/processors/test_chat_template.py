@@ -1,0 +1,109 @@
+"""Chat templates give what transformers' own rendering gives, and no way out of the sandbox."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.errors import Unprocessable
+from serving.processors.chat_template import ChatTemplate
+from tests.families import make_tokenizer
+
+MESSAGES = [
+    {"role": "system", "content": "Be brief. "},
+    {"role": "user", "content": "naïve <b>café</b> 🙂?"},
+    {"role": "assistant", "content": "No.\n", "name": "Ada"},
+    {"role": "user", "content": "Why?"},
+]
+CHATML = (
+    "{% for message in messages %}\n"
+    "    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}\n"
+    "{% endfor %}\n"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+LLAMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] | trim %}"
+    "{% set messages = messages[1:] %}{% endif %}{% for message in messages %}{% if loop.index0 % 2 != "
+    "(message['role'] == 'assistant') | int %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% if message['role'] == 'user' %}[INST] {% if loop.first and system is defined %}{{ system }} {% endif %}"
+    "{{ message.content }} [/INST]{% else %}{% generation %} {{ message.content }}{{ eos_token }}{% endgeneration %}"
+    "{% endif %}{% endfor %}"
+)
+MACRO = (
+    "{% set ns = namespace(count=0) %}{% macro show(m) %}{{ m | tojson(indent=1) }}{% endmacro %}"
+    "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}{% set ns.count = ns.count + 1 %}"
+    "{{ ns.count }}: {{ show(m) }}{% endfor %}{{ tools is none }} {{ dict(a=1) | tojson }} {{ mood | default('-') }}"
+)
+
+
+def saved(folder: Path, template: Any) -> Any:
+    """A tokenizer with this template, saved in the folder; it stays as it was."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=make_tokenizer("llama").backend_tokenizer, bos_token="<s>", eos_token="</s>"
+    )
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA, MACRO], ids=["chatml", "llama", "macro"])
+def test_a_template_renders_as_transformers_renders_it(tmp_path: Path, template: str) -> None:
+    tokenizer = saved(tmp_path, template)
+    found = ChatTemplate.find(tmp_path)
+    assert found is not None
+    for messages in (MESSAGES, MESSAGES[1:2], MESSAGES[1:]):
+        expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert found.render(messages) == expected
+    expected = tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True, mood="good")
+    assert found.render(MESSAGES, mood="good") == expected
+
+
+def test_of_several_templates_the_default_one_is_taken(tmp_path: Path) -> None:
+    saved(tmp_path, {"default": CHATML, "tool_use": "{{ raise_exception('not me') }}"})
+    found = ChatTemplate.find(tmp_path)
+    assert found is not None
+    assert found.render(MESSAGES[1:2]).startswith("<|im_start|>user")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"chat_template": "{{ bos_token }}{{ messages[0].content }}", "bos_token": {"content": "<s>"}}',
+        '{"chat_template": [{"name": "default", "template": "{{ bos_token }}{{ messages[0].content }}"}],'
+        ' "bos_token": "<s>"}',
+    ],
+)
+def test_older_folders_have_it_in_the_tokenizers_configuration(tmp_path: Path, config: str) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(config, encoding="utf-8")
+    found = ChatTemplate.find(tmp_path)
+    assert found is not None
+    assert found.render([{"role": "user", "content": "hi"}]) == "<s>hi"
+
+
+def test_without_a_template_there_is_none(tmp_path: Path) -> None:
+    saved(tmp_path, None)
+    assert ChatTemplate.find(tmp_path) is None
+    assert ChatTemplate.find(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ raise_exception('only users may speak') }}", "only users may speak"),
+        ("{{ messages[0].content.nothing.more }}", "UndefinedError"),
+        ("{{ messages[0].content + 1 }}", "TypeError"),
+        ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+        ("{{ messages.append(1) }}", "SecurityError"),
+        ("{{ namespace(__init__=1) }}", "SecurityError"),
+        ("{% set ns = namespace() %}{% set ns.__class__ = 1 %}", "SecurityError"),
+        ("{{ cycler.__init__.__globals__ }}", "SecurityError"),
+        ("{{ strftime_now.__globals__['os'] }}", "SecurityError"),
+        ("{% for _ in range(10**9) %}{% endfor %}", "range"),
+    ],
+)
+def test_a_template_that_fails_or_breaks_out_is_an_error_of_the_request(template: str, words: str) -> None:
+    with pytest.raises(Unprocessable, match=words) as caught:
+        ChatTemplate(template, {}).render([{"role": "user", "content": "hi"}])
+    assert caught.value.field == "messages"

@@ -1,0 +1,90 @@
+"""Text as tokens come: whole characters, each once; nothing of a stop string."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+
+from serving.processors.detokenizer import Detokenizer, StopFilter
+from tests.families import make_tokenizer
+
+HARD = st.sampled_from(["👩‍👩‍👧", "é", "é", "日本", "🇫🇷", " ", "  ", "naïve", "fox", "\n", "ß", "𝔘", "．", "a"])
+TEXT = st.lists(HARD, min_size=1, max_size=20).map("".join) | st.text(min_size=1, max_size=20)
+
+
+class Encoder:
+    """What a TextEncoder reads with."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def read(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+
+
+def byte_fallback() -> Tokenizer:
+    """As Llama's first tokenizers: pieces, and a token for each byte of what no piece has."""
+    vocabulary = [("<unk>", 0.0), *((f"<0x{byte:02X}>", -9.0) for byte in range(256)), ("▁", -3.0), ("fox", -2.0)]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return tokenizer
+
+
+TOKENIZERS = {
+    "byte-level": lambda: make_tokenizer("gpt2").backend_tokenizer,
+    "unigram": lambda: make_tokenizer("llama").backend_tokenizer,
+    "wordpiece": lambda: make_tokenizer("bert").backend_tokenizer,
+    "byte-fallback": byte_fallback,
+}
+
+
+def pieces(tokenizer: Any, ids: list[int]) -> list[str]:
+    detokenizer = Detokenizer(Encoder(tokenizer))
+    return [*(detokenizer.push([token]) for token in ids), detokenizer.finish()]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@settings(max_examples=150, deadline=None)
+@given(text=TEXT)
+def test_pieces_are_whole_characters_and_together_the_text(kind: str, text: str) -> None:
+    tokenizer = TOKENIZERS[kind]()
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    found = pieces(tokenizer, ids)
+    assert "".join(found) == tokenizer.decode(ids)
+    if "\ufffd" not in text:
+        assert not any("\ufffd" in piece for piece in found)
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "unigram", "wordpiece"])
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_any_tokens_come_to_the_same_text_one_by_one_or_at_once(kind: str, data: st.DataObject) -> None:
+    tokenizer = TOKENIZERS[kind]()
+    ids = data.draw(st.lists(st.integers(0, tokenizer.get_vocab_size() - 1), max_size=40))
+    whole = Detokenizer(Encoder(tokenizer))
+    joined = "".join(pieces(tokenizer, ids))
+    assert joined == whole.push(ids) + whole.finish() == tokenizer.decode(ids)
+
+
+@given(
+    parts=st.lists(st.text("abc", min_size=1, max_size=3), max_size=12),
+    stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
+)
+def test_nothing_of_the_first_stop_string_or_after_it_comes_through(parts: list[str], stops: list[str]) -> None:
+    text = "".join(parts)
+    cut, grown = len(text), ""
+    for part in parts:  # the first end of a part at which a stop string is there decides
+        grown += part
+        found = [place for stop in stops if (place := grown.find(stop)) >= 0]
+        if found:
+            cut = min(found)
+            break
+    stopping = StopFilter(stops)
+    through = "".join(stopping.push(part) for part in parts)
+    assert text[:cut].startswith(through)
+    assert through + stopping.finish() == text[:cut]
+    assert stopping.has_stopped == (cut < len(text) or any(stop in text for stop in stops))

@@ -1,0 +1,31 @@
+"""The commit hooks and the CI workflow run what `make` runs."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def read_yaml(path: str) -> Any:
+    return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+
+
+def test_the_commit_hooks_are_the_checks_of_make_check() -> None:
+    command = ["make", "--no-print-directory", "--dry-run", "--always-make", "VENV=.venv", "check"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    checks = [line for line in printed.splitlines() if line.startswith(".venv/bin/")]
+    (repository,) = read_yaml(".pre-commit-config.yaml")["repos"]
+    assert len(checks) == 3
+    assert [hook["entry"] for hook in repository["hooks"]] == checks
+
+
+def test_the_workflow_runs_the_three_targets_with_pinned_actions() -> None:
+    steps = [step for job in read_yaml(".github/workflows/ci.yml")["jobs"].values() for step in job["steps"]]
+    assert {"make check", "make test", "make demo ARGS=--once"} <= {step.get("run") for step in steps}
+    actions = [step["uses"] for step in steps if "uses" in step]
+    assert actions
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in actions)
