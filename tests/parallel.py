@@ -23,11 +23,6 @@ MAX_WORKERS = 8
 """More than this wait for the longest group."""
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers."""
-    config.addinivalue_line("markers", "server: starts a server or its engines; set for all of tests/e2e")
-
-
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Models run on one thread in the tests' own process, as threads of several workers would wait for each other.
@@ -88,15 +83,15 @@ def find_group(item: pytest.Item, *, is_large: bool) -> str | None:
 
     is_large: whether its file has many small tests, to be spread even if each worker then makes its own model.
     """
-    fixtures = getattr(item, "fixturenames", ())
+    fixtures, file = getattr(item, "fixturenames", ()), str(item.path.relative_to(END_TO_END.parent))
     if not _has_server(item):
-        return item.path.stem if _shares_in_module(item) and not is_large else None
+        return file if _shares_in_module(item) and not is_large else None
     if "small_home" in fixtures:
         return None
     if "server" in fixtures:
         return SHARED_SERVER
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    return "-".join(filter(None, (item.path.stem, str(parameters.get("shop", "")))))
+    return "-".join(filter(None, (file, str(parameters.get("shop", "")))))
 
 
 def _has_server(item: pytest.Item) -> bool:
