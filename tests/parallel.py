@@ -4,6 +4,7 @@ Without `-n` this only puts the marker on tests that start a server.
 """
 
 import os
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -15,13 +16,11 @@ SHARED_SERVER = "shared-server"
 """The group of the tests that use the session's server, of which each worker would start its own."""
 WORKER_BYTES = 4 << 30
 """Memory of a worker with the servers of its test; the largest tests need about 3 GiB."""
+MANY_TESTS = 40
+"""A file of so many tests is spread over the workers."""
+GROUP = pytest.StashKey[str | None]()
 MAX_WORKERS = 8
 """More than this wait for the longest group."""
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers."""
-    config.addinivalue_line("markers", "server: starts a server; set for all of tests/e2e")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,44 +54,62 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests of servers; in parallel they come first, the longest group at the front."""
+    """Mark tests of servers; in parallel they come first, the shared server's at the front."""
     for item in items:
         if END_TO_END in item.path.parents:
             item.add_marker("server")
     if hasattr(config, "workerinput"):
+        counts = Counter(item.path for item in items)
+        for item in items:
+            item.stash[GROUP] = find_group(item, is_large=counts[item.path] >= MANY_TESTS)
         items.sort(key=_rank)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> Generator[None, None, None]:
     """Tell the scheduler each test's group, after an @ as `--dist loadgroup` has it; reports keep the test's name."""
-    if not hasattr(session.config, "workerinput"):
-        return (yield)
-    names = [item.nodeid for item in session.items]
-    for item, name in zip(session.items, names, strict=True):
-        if group := group_of(item):
-            item._nodeid = f"{name}@{group}"
+    names = [(item, item.nodeid) for item in session.items if item.stash.get(GROUP, None)]
+    for item, name in names:
+        item._nodeid = f"{name}@{item.stash[GROUP]}"
     try:
         return (yield)
     finally:
-        for item, name in zip(session.items, names, strict=True):
+        for item, name in names:
             item._nodeid = name
 
 
-def group_of(item: pytest.Item) -> str | None:
-    """The tests that share a server or a registry with it; None for a test that shares none."""
-    fixtures = getattr(item, "fixturenames", ())
-    if item.get_closest_marker("server") is None or "small_home" in fixtures:
+def find_group(item: pytest.Item, *, is_large: bool) -> str | None:
+    """The tests that one worker shall run because they share a server, a registry or a model; None for none.
+
+    is_large: whether its file has many small tests, to be spread even if each worker then makes its own model.
+    """
+    fixtures, file = getattr(item, "fixturenames", ()), str(item.path.relative_to(END_TO_END.parent))
+    if not _has_server(item):
+        return file if _shares_in_module(item) and not is_large else None
+    if "small_home" in fixtures:
         return None
     if "server" in fixtures:
         return SHARED_SERVER
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    return "-".join(filter(None, (item.path.stem, str(parameters.get("shop", "")))))
+    return "-".join(filter(None, (file, str(parameters.get("shop", "")))))
+
+
+def _has_server(item: pytest.Item) -> bool:
+    return item.get_closest_marker("server") is not None
+
+
+def _shares_in_module(item: pytest.Item) -> bool:
+    """Whether it uses a fixture that is made once a module; pytest has no public way to ask for a fixture's scope."""
+    info = getattr(item, "_fixtureinfo", None)
+    return info is not None and any(found[-1].scope == "module" for found in info.name2fixturedefs.values())
 
 
 def _rank(item: pytest.Item) -> int:
-    """Its place: the shared server's tests, those of a module's server, those of a server of their own, all others."""
-    group = group_of(item)
-    if group is not None:
-        return 0 if group == SHARED_SERVER else 1
-    return 2 if item.get_closest_marker("server") else 3
+    """Its place: the shared server's tests, those of a module's server, those of a server of their own, all others.
+
+    Of the others groups come first, as single tests fill what they leave.
+    """
+    group = item.stash[GROUP]
+    if _has_server(item):
+        return 2 if group is None else int(group != SHARED_SERVER)
+    return 4 if group is None else 3

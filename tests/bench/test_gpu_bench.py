@@ -13,6 +13,9 @@ MISSING = ("mlflow", "bentoml", "prometheus_client", "starlette", "opentelemetry
 """What a machine that only computes may lack."""
 
 
+pytestmark = pytest.mark.server
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What the benchmark prints where none of MISSING is installed, neither for it nor for its engines and clients."""

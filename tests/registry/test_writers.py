@@ -64,7 +64,7 @@ def mlflow_server(folder: Path, database: str) -> Iterator[str]:
         process.wait(30)
 
 
-@pytest.fixture(params=["sqlite", "server"])
+@pytest.fixture(params=["sqlite", pytest.param("server", marks=pytest.mark.server)])
 def settings(request: pytest.FixtureRequest, tmp_path: Path, models: dict[str, Path]) -> Iterator[RegistrySettings]:
     """A registry with two versions of "m"."""
     database = f"sqlite:///{tmp_path / 'mlflow.db'}"
