@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from serving.engine.__main__ import main
+from serving.commands.main import main
 from serving.demo.tour import next_steps
 
 LINES = next_steps(Path("/tmp/demo"), 3000)

@@ -10,8 +10,8 @@ from serving.commands.main import main
 from serving.settings import ServingSettings
 
 
-def read(tmp_path: Path, **environ: str) -> ServingSettings:
-    return ServingSettings.from_environment({"HEADWAITER_HOME": str(tmp_path), **environ}, instance=7)
+def read(**environ: str) -> ServingSettings:
+    return ServingSettings.from_environment({"HEADWAITER_HOME": "/tmp/h", **environ}, instance=7)
 
 
 def test_defaults_need_nothing() -> None:
@@ -23,7 +23,6 @@ def test_defaults_need_nothing() -> None:
 
 def test_variables_are_read_once_and_checked() -> None:
     settings = read(
-        Path("/tmp/h"),
         HEADWAITER_MODELS="a b@canary a c/3",
         HEADWAITER_DEVICE="cuda:0, cuda:1",
         HEADWAITER_POLL_SECONDS="0.5",
@@ -49,12 +48,12 @@ def test_variables_are_read_once_and_checked() -> None:
 )
 def test_a_bad_value_is_refused_loudly(key: str, value: str, rule: str) -> None:
     with pytest.raises(InvalidSetting, match=rule):
-        read(Path("/tmp/h"), **{f"HEADWAITER_{key}": value})
+        read(**{f"HEADWAITER_{key}": value})
 
 
 def test_a_home_too_deep_for_sockets_is_refused() -> None:
     with pytest.raises(InvalidSetting, match="at most 50"):
-        read(Path("/tmp") / ("x" * 70))
+        read(HEADWAITER_HOME="/tmp/" + "x" * 70)
 
 
 SETTINGS = settings_of(ServingSettings)
@@ -62,18 +61,18 @@ NUMBERS = [setting for setting in SETTINGS.values() if "number" in setting.kind]
 
 
 @pytest.mark.parametrize("setting", NUMBERS, ids=lambda setting: setting.field)
-def test_both_bounds_of_a_number_are_allowed_and_nothing_beyond(setting: Setting, tmp_path: Path) -> None:
+def test_both_bounds_of_a_number_are_allowed_and_nothing_beyond(setting: Setting) -> None:
     step = 1 if setting.kind == "whole number" else setting.least / 2
     for bound, beyond in ((setting.least, setting.least - step), (setting.most, setting.most + step)):
-        assert getattr(read(tmp_path, **{setting.variable: str(bound)}), setting.field) == bound
+        assert getattr(read(**{setting.variable: str(bound)}), setting.field) == bound
         with pytest.raises(InvalidSetting, match=f"{setting.variable}='{beyond}' is not allowed: give a "):
-            read(tmp_path, **{setting.variable: str(beyond)})
+            read(**{setting.variable: str(beyond)})
 
 
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=lambda setting: setting.field)
-def test_an_empty_value_counts_as_unset(setting: Setting, tmp_path: Path) -> None:
+def test_an_empty_value_counts_as_unset(setting: Setting) -> None:
     empty = "" if setting.field == "webhook_secret" else " "
-    found = getattr(read(tmp_path, **{setting.variable: empty}), setting.field)
+    found = getattr(read(**{setting.variable: empty}), setting.field)
     assert found == (() if setting.field == "models" else setting.read({}))
 
 
