@@ -139,7 +139,7 @@ class Engines:
         self._run, self._root, self._plan = run, root, plan
         self._started: list[EngineProcess] = []
 
-    def start(self, version: str, *, gently: bool = False) -> EngineProcess:
+    def start(self, version: str, *, low_priority: bool = False) -> EngineProcess:
         """Blocks until it serves; raises BenchError."""
         order = EngineOrder(
             model="bert",
@@ -151,7 +151,7 @@ class Engines:
             report=f"{self._run}/{version}.json",
             threads=0,
             server=os.getpid(),
-            gently=gently,
+            low_priority=low_priority,
         )
         engine = EngineProcess(order)
         self._started.append(engine)
@@ -232,7 +232,7 @@ def swap(
     clients.tell("phase")
     time.sleep(plan.seconds)
     clients.tell("phase")
-    second = engines.start("2", gently=True)
+    second = engines.start("2", low_priority=True)
     used["two engines"] = engines.memory()
     clients.tell(f"phase\nmove {second.order.address}")
     time.sleep(plan.seconds)

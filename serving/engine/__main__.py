@@ -19,8 +19,8 @@ from serving.engine.batching.cost import Cost
 from serving.engine.engine import Engine
 from serving.runtime.instruments import METRICS_FOLDER
 from serving.runtime.logs import set_up_logging
-from serving.runtime.priority import OomScore, give_way, run_gently
-from serving.runtime.server_process import Lifeline
+from serving.runtime.priority import OomScore, give_way, run_at_low_priority
+from serving.runtime.server_process import ServerProcess
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path
 
@@ -46,7 +46,7 @@ class Lease:
     """
 
     def __init__(self, order: EngineOrder) -> None:
-        self._lifeline = Lifeline(order.server)
+        self._lifeline = ServerProcess(order.server)
         self._order = Path(order_path(order.report))
         self._stop: Callable[[], None] | None = None
         threading.Thread(target=self._watch, name="headwaiter-lease", daemon=True).start()
@@ -93,7 +93,8 @@ def _load(order: EngineOrder) -> "Loaded":
 def await_order(path: Path) -> None:
     """Import the large modules while the manager still finds out what to serve, and wait until it says so.
 
-    A process whose parent or folder is gone meanwhile ends. Where the order is there, it tells how gently to import.
+    A process whose parent or folder disappears meanwhile ends. If the order is there already, nothing is imported
+    before it has told the priority.
     """
     if path.exists():
         return
@@ -118,7 +119,7 @@ def main(path: str) -> None:
     write_report(report, EngineReport(pid=os.getpid(), state="loading"))
     lease = Lease(order)
     try:
-        loaded = run_gently(lambda: _load(order)) if order.gently else _load(order)
+        loaded = run_at_low_priority(lambda: _load(order)) if order.low_priority else _load(order)
     except Exception as error:  # whatever it is, the manager shows it
         message = f"{type(error).__name__}: {error}"
         write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message))

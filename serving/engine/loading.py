@@ -38,7 +38,7 @@ def load_engine(order: EngineOrder) -> Loaded:
     Raises EngineError where none agrees, HeadError or ArtifactError where the artifact cannot be loaded.
     """
     threads = order.threads or torch.get_num_threads()
-    if order.gently:
+    if order.low_priority:
         torch.set_num_threads(1)
     root = Path(order.root)
     contract = read_contract(root)

@@ -26,7 +26,7 @@ from serving.front.request_log import Recorder
 from serving.front.routing import Routes
 from serving.front.text_stream import TextStream
 from serving.runtime.limits import read_limits
-from serving.runtime.server_process import Lifeline
+from serving.runtime.server_process import ServerProcess
 from serving.settings import ServingSettings
 from serving.tasks.base.request import Request
 from serving.tasks.base.task import Task
@@ -72,7 +72,7 @@ class Front:
         self._watched: dict[Waiter, tuple[Link, Gone, float]] = {}
         self._watchers: dict[Waiter, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._lifeline = Lifeline(settings.server)
+        self._lifeline = ServerProcess(settings.server)
         self._is_leaving = False
         self._started = time.monotonic()
         self._recorder = Recorder(settings.slow_seconds, settings.log_inputs)

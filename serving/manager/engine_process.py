@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import msgspec
 import psutil
 
+from serving.runtime.backoff import backoff_seconds
 from serving.runtime.limits import allowed_cores, oom_watch, own_groups, usable_cores
 from serving.runtime.server_process import is_alive
 from serving.wire.atomic_file import write_report
@@ -23,7 +24,7 @@ EngineEvent = Literal["ready", "failed", "lost", "restarted"]
 """What happens to an engine: it answers, it ended before it ever did, it ended after that, it was started again."""
 
 FIRST_BACKOFF_SECONDS = 0.5
-LONGEST_BACKOFF_SECONDS = 30.0
+MAX_BACKOFF_SECONDS = 30.0
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
 """For glibc: what a forward pass frees stays for the next one, up to so many bytes a thread. To get each of its large
 tensors anew, page by page, takes up to a sixth of its time."""
@@ -242,5 +243,5 @@ class EngineProcess:
         if not self.was_ready:
             return "failed"
         self.crashes = 1 if now - self._started > STABLE_SECONDS else self.crashes + 1
-        self._restart_at = now + min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (self.crashes - 1))
+        self._restart_at = now + backoff_seconds(FIRST_BACKOFF_SECONDS, self.crashes, MAX_BACKOFF_SECONDS)
         return "lost"

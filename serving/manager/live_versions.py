@@ -7,10 +7,10 @@ from contextlib import suppress
 
 from registry.references import Reference, ResolvedVersion
 from serving.manager.last_live import LastLive
-from serving.manager.managed_version import Holding
+from serving.manager.managed_version import ManagedVersion
 from serving.manager.meter import count_swap, time_swap
 from serving.manager.policy import VersionKey
-from serving.manager.registry_watch import View
+from serving.manager.registry_watch import RegistrySnapshot
 from serving.wire.routing_table import ModelEntry, Swap, SwapOutcome, Table, VersionEntry
 
 logger = logging.getLogger("headwaiter.manager")
@@ -18,7 +18,7 @@ logger = logging.getLogger("headwaiter.manager")
 SHOWN_SWAPS = 20
 
 
-class Ledger:
+class LiveVersions:
     """live: the version that each reference serves. previous: those that it served before, latest first."""
 
     def __init__(self, last_live: LastLive) -> None:
@@ -27,7 +27,7 @@ class Ledger:
         self.live: dict[Reference, str | None] = {}
         self.previous: dict[Reference, list[str]] = {}
 
-    def adopt(self, left: Table, held: dict[VersionKey, Holding]) -> None:
+    def adopt(self, left: Table, held: dict[VersionKey, ManagedVersion]) -> None:
         """Take over what another manager's table says, as far as the versions are still held."""
         for entry in left.models.values():
             for text, version in entry.serves.items():
@@ -41,7 +41,7 @@ class Ledger:
         """The versions that some reference serves."""
         return {(reference.name, version) for reference, version in self.live.items() if version is not None}
 
-    def forget_all_but(self, view: View) -> None:
+    def forget_all_but(self, view: RegistrySnapshot) -> None:
         """Drop the references that are not served any more.
 
         Where another alias of the model is served instead, that one starts with what this one served: the model goes on
@@ -53,7 +53,7 @@ class Ledger:
                 if heir.name == gone.name and heir.alias and gone.alias and self.live.get(heir) is None:
                     self.live[heir] = version
 
-    def publish(self, reference: Reference, held: Holding, view: View, now: float) -> None:
+    def publish(self, reference: Reference, held: ManagedVersion, view: RegistrySnapshot, now: float) -> None:
         """The reference serves this version from now on."""
         before, version = self.live.get(reference), held.version
         self.live[reference] = version
@@ -74,14 +74,14 @@ class Ledger:
                 self._last_live.remember(reference, known)
                 self._last_live.remember(Reference(reference.name, version=version), known)
 
-    def fail(self, held: Holding, view: View, now: float) -> None:
+    def fail(self, held: ManagedVersion, view: RegistrySnapshot, now: float) -> None:
         """The version could not be loaded; everything that wanted it stays where it is."""
         for reference, target in view.targets.items():
             if target is not None and (target.name, target.version) == (held.name, held.version):
                 seconds = max(0.0, now - view.moved.get(reference, now))
                 self._record(reference, self.live.get(reference), held.version, "failure", seconds, held.error)
 
-    def describe(self, name: str, view: View, versions: dict[str, VersionEntry]) -> ModelEntry:
+    def describe(self, name: str, view: RegistrySnapshot, versions: dict[str, VersionEntry]) -> ModelEntry:
         """The model's part of the table."""
         references = [reference for reference in view.targets if reference.name == name]
         return ModelEntry(

@@ -16,7 +16,7 @@ from serving.wire.version_state import State, check_transition
 Fetched = tuple[Path, Contract]
 """The verified artifact's folder and its contract."""
 
-StartEngines = Callable[["Holding"], list[EngineProcess]]
+StartEngines = Callable[["ManagedVersion"], list[EngineProcess]]
 """The version → its engines, started: one a device; none where they have to wait for memory."""
 
 MEMORY_STEP_BYTES = 1 << 20
@@ -24,11 +24,11 @@ MEMORY_STEP_BYTES = 1 << 20
 
 
 WRITING_SECONDS = 600.0
-"""How long an engine that writes texts may take to finish them; ours."""
+"""How long an engine that generates text may take to finish; far longer than a text of the default length takes."""
 
 
 @dataclass
-class Holding:
+class ManagedVersion:
     """One version. began, failed_at: monotonic seconds. attempt: counts from 1 while it is tried again and again.
 
     fetching: the download, until it is done. error: why it failed, or why the attempt before this one did, or why an
@@ -56,7 +56,7 @@ class Holding:
     took_place: bool = False
 
     @classmethod
-    def adopt(cls, root: Path, contract: Contract, engines: Sequence[EngineProcess]) -> "Holding":
+    def adopt(cls, root: Path, contract: Contract, engines: Sequence[EngineProcess]) -> "ManagedVersion":
         """A version whose engines another manager started; ready if each of them ever was."""
         order = engines[0].order
         held = cls(order.model, order.version, None, root=root, contract=contract, engines=list(engines))

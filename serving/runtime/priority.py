@@ -56,7 +56,7 @@ class OomScore:
             self._path.write_text(str(self._base + round(OOM_SHARES[rank] * (1000 - self._base))))
 
 
-def run_gently(work: Callable[[], Result]) -> Result:
+def run_at_low_priority(work: Callable[[], Result]) -> Result:
     """What `work` returns or raises, done in a thread of low priority that ends with it. Blocks."""
     with ThreadPoolExecutor(1, thread_name_prefix="headwaiter-loading", initializer=lower_priority) as pool:
         return pool.submit(work).result()

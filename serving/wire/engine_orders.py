@@ -18,7 +18,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     root: the verified artifact. device, dtype: as set, "auto" allowed. address: a ZeroMQ address to bind. report: the
     file to report to. threads: on a CPU, 0 for all cores. server: id of the server process, with which the engine ends.
-    gently: whether something is served already, which loading may not starve. cache_bytes: of a task that generates.
+    low_priority: whether loading yields to what is served already. cache_bytes: of a task that generates.
     metrics: the folder that the server's processes count in, or empty.
     """
 
@@ -31,7 +31,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     report: str
     threads: int
     server: int
-    gently: bool = False
+    low_priority: bool = False
     cache_bytes: int = 0
     metrics: str = ""
 

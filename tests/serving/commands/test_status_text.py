@@ -5,7 +5,7 @@ import pytest
 from serving.commands.status_text import render_status
 from serving.front.model_description import describe_model
 from serving.manager.engine_process import EngineProcess
-from serving.manager.managed_version import Holding
+from serving.manager.managed_version import ManagedVersion
 from serving.wire.engine_orders import EngineOrder, EngineReport
 from serving.wire.routing_table import EngineEntry, ModelEntry, Swap, VersionEntry
 
@@ -141,6 +141,6 @@ def test_a_model_says_how_its_engines_run() -> None:
     keeper.report = EngineReport(
         pid=1, state="ready", device="cpu", execution="packed graph", notes=("no graph: why",), split="2 × 1"
     )
-    entry = ModelEntry(live="1", aliases={}, versions={"1": Holding("m", "1", None, engines=[keeper]).entry()})
+    entry = ModelEntry(live="1", aliases={}, versions={"1": ManagedVersion("m", "1", None, engines=[keeper]).entry()})
     (engine,) = describe_model("m", entry)["versions"]["1"]["engines"]
     assert (engine["execution"], engine["notes"], engine["split"]) == ("packed graph", ["no graph: why"], "2 × 1")

@@ -18,7 +18,7 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.errors import ClientGone, EngineLost, Failed, ServingError, TooLarge, Unprocessable
 from serving.front.text_stream import Piece, TextStream
-from serving.manager.managed_version import WRITING_SECONDS, Holding
+from serving.manager.managed_version import WRITING_SECONDS, ManagedVersion
 from serving.runtime.instruments import instruments
 from tests import local as local_module
 from tests.families import build
@@ -261,7 +261,7 @@ def test_an_engine_whose_model_does_not_work_any_more_tells_everybody_and_ends(
 
 def test_a_version_that_is_unloaded_has_time_to_end_its_streams(local: Local) -> None:
     def drained(contract: Contract) -> float:
-        held = Holding("m", "1", None, contract=contract)
+        held = ManagedVersion("m", "1", None, contract=contract)
         held.drain(100.0, 35.0)
         return held.drain_until
 

@@ -1,4 +1,4 @@
-"""The life of versions, whatever happens in whatever order: the real manager, policy, ledger, watch and holdings in a
+"""The life of versions, whatever happens in whatever order: the real manager, policy, ledger, watch and versions in a
 world of their own. The legal transitions are `lifecycle.FOLLOWERS`; the manager raises on any other.
 """
 
@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from registry.references import Reference
 from serving.errors import EngineError
-from serving.manager.manager import LONGEST_RETRY_SECONDS
+from serving.manager.manager import MAX_RETRY_SECONDS
 from serving.manager.policy import CRASH_LIMIT
 from serving.wire.version_state import FOLLOWERS, State, check_transition
 from tests.serving.manager.world import Server
@@ -197,7 +197,7 @@ class Life(RuleBasedStateMachine):
         for times in getattr(self, "tries", {}).values():
             pauses = [later - earlier for earlier, later in pairwise(times)]
             for number, pause in enumerate(pauses):
-                assert pause >= min(self.server.settings.retry_seconds * 2**number, LONGEST_RETRY_SECONDS)
+                assert pause >= min(self.server.settings.retry_seconds * 2**number, MAX_RETRY_SECONDS)
 
     @invariant()
     def few_are_held(self) -> None:
@@ -213,7 +213,7 @@ class Life(RuleBasedStateMachine):
 
     def is_healthy(self, version: str) -> bool:
         """Whether it is ready, and no engine of it crashed lately."""
-        held = self.server.manager._holdings.get(("m", version))
+        held = self.server.manager._versions.get(("m", version))
         running = {body.order.version for body in self.world.running()}
         return held is not None and held.state == "ready" and held.crashes == 0 and version in running
 
@@ -224,7 +224,7 @@ class Life(RuleBasedStateMachine):
         self.world.unloadable.clear()
         for _ in range(6):
             self.tries.clear()
-            self.step(LONGEST_RETRY_SECONDS + 1)
+            self.step(MAX_RETRY_SECONDS + 1)
             self.world.let_engines_go_on()
             self.step(0.05)
             self.world.let_engines_go_on()
