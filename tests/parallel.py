@@ -3,13 +3,13 @@
 Without `-n` this only puts the marker on tests that start a server.
 """
 
-import os
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+
+from serving.runtime.limits import read_limits
 
 END_TO_END = Path(__file__).parent / "e2e"
 SHARED_SERVER = "shared-server"
@@ -47,9 +47,9 @@ def two_threads(one_thread: None) -> Iterator[None]:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """The workers of `-n auto`: one more than there are cores, because tests of servers wait half of their time."""
-    cores = len(os.sched_getaffinity(0))
-    wanted = cores if "not server" in config.option.markexpr else cores + 1
-    return max(1, min(wanted, MAX_WORKERS, psutil.virtual_memory().available // WORKER_BYTES))
+    limits = read_limits()
+    wanted = limits.cores + ("not server" not in config.option.markexpr)
+    return max(1, min(wanted, MAX_WORKERS, limits.available_bytes // WORKER_BYTES))
 
 
 @pytest.hookimpl(tryfirst=True)
