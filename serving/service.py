@@ -17,7 +17,7 @@ from _bentoml_sdk import Service
 from bentoml.exceptions import BentoMLException
 
 from serving.errors import ServingError
-from serving.front.request_context import Trail
+from serving.front.request_context import RequestContext
 from serving.runtime.logs import set_up_logging
 from serving.settings import ServingSettings, default_workers
 from serving.tasks.base.request import convert_request
@@ -112,15 +112,15 @@ class Headwaiter:
         ctx: bentoml.Context,
     ) -> Any:
         """Answer one input or a list of inputs with a model's live version, or with the version that is named."""
-        limit, trail = front().settings.max_rows, Trail.read(ctx.request.headers.raw)
-        ctx.response.headers["x-request-id"] = trail.request_id
+        limit, context = front().settings.max_rows, RequestContext.read(ctx.request.headers.raw)
+        ctx.response.headers["x-request-id"] = context.request_id
         try:
             answer = await front().answer(
                 model,
                 version,
                 lambda task: convert_request(inputs, parameters, task, limit),
                 protocol="bentoml",
-                trail=trail,
+                context=context,
             )
         except ServingError as error:
             raise _as_bentoml(error) from error

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from monitoring.exposition import CONTENT_TYPE
 from serving.front.asgi import App, Receive, Scope, Send, respond
 from serving.front.front import Front
-from serving.front.metrics_page import Scrape
+from serving.front.metrics_page import MetricsPage
 from serving.front.protocols.huggingface import HuggingFace
 from serving.front.protocols.kserve import KServe
-from serving.front.protocols.mlflow import Scoring
+from serving.front.protocols.mlflow import MLflowScoring
 from serving.front.protocols.openai import OpenAI
 from serving.front.webhook import Hooks
 
@@ -22,8 +22,8 @@ class DataPlane:
 
     def __init__(self, front: Front, inner: App) -> None:
         self._inner = inner
-        self._scrape = Scrape(front)
-        openai, scoring = OpenAI(front), Scoring(front)
+        self._scrape = MetricsPage(front)
+        openai, scoring = OpenAI(front), MLflowScoring(front)
         self.huggingface = HuggingFace(front, openai)
         self._handlers: dict[str, Handler] = {
             "models": self.huggingface,

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 
 from serving.errors import ClientGone, Malformed, ServingError, TooLarge
-from serving.front.request_context import Trail
+from serving.front.request_context import RequestContext
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Header = tuple[bytes, bytes]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Whole = tuple[int, bytes, list[Header]]
+Response = tuple[int, bytes, list[Header]]
 """A whole answer: status, body, headers without its length."""
 
 JSON = (b"content-type", b"application/json")
@@ -65,14 +65,14 @@ async def respond(send: Send, status: int, body: bytes, headers: list[Header]) -
     await send({"type": "http.response.body", "body": body})
 
 
-async def refuse(send: Send, error: ServingError, trail: Trail, body: bytes) -> None:
+async def refuse(send: Send, error: ServingError, context: RequestContext, body: bytes) -> None:
     """An error with its status; body: JSON in the protocol's own shape."""
-    await respond(send, *refusal(error, trail, body))
+    await respond(send, *refusal(error, context, body))
 
 
-def refusal(error: ServingError, trail: Trail, body: bytes) -> Whole:
+def refusal(error: ServingError, context: RequestContext, body: bytes) -> Response:
     """The same as a whole answer."""
-    headers = [JSON, trail.header]
+    headers = [JSON, context.header]
     if error.version is not None:
         headers.append((b"x-model-version", error.version.encode()))
     if error.retry_seconds is not None:

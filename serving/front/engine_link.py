@@ -80,7 +80,7 @@ class StreamWaiter(Waiter):
         self._stream.fail(error)
 
 
-class Link:
+class EngineLink:
     """One engine, as a front sees it. bound_tokens: the most that this front may have in the engine's queue."""
 
     def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, task: Task, bound_tokens: int) -> None:
@@ -149,7 +149,7 @@ class Link:
             self.abandon(waiter, DeadlineExceeded("the answer did not come before the deadline: try again later"))
 
     def close(self) -> None:
-        """The engine is gone: fail what waits."""
+        """The engine is disconnected: fail what waits."""
         self._loop.remove_reader(self._fd)
         self._socket.close()
         lost = {waiter for waiter, _, _ in self._rows.values()}

@@ -18,15 +18,15 @@ from typing import Any
 import msgspec
 
 from serving.errors import ClientGone, EngineLost, ServingError, Unprocessable
-from serving.front.engine_link import Link, Waiter, deadline_in
-from serving.front.loaded_version import View
+from serving.front.engine_link import EngineLink, Waiter, deadline_in
+from serving.front.loaded_version import LoadedVersion
 from serving.front.meter import FrontMeter
-from serving.front.request_context import Stages, Trail
-from serving.front.request_log import Recorder
-from serving.front.routing import Routes
+from serving.front.request_context import RequestContext, StageTimes
+from serving.front.request_log import RequestLog
+from serving.front.routing import Routing
 from serving.front.text_stream import TextStream
 from serving.runtime.limits import read_limits
-from serving.runtime.server_process import Lifeline
+from serving.runtime.server_process import ServerProcess
 from serving.settings import ServingSettings
 from serving.tasks.base.request import Request
 from serving.tasks.base.task import Task
@@ -39,7 +39,7 @@ WATCH_SECONDS = 0.2
 ATTEMPTS = 3
 """A request whose engine ends is tried so often; more than twice where a version's engines end one after another."""
 
-Gone = Callable[[], Awaitable[Any]]
+Disconnected = Callable[[], Awaitable[Any]]
 """Returns when the client has left."""
 
 
@@ -49,7 +49,7 @@ class Answer:
 
     value: Any
     version: str
-    stages: Stages
+    stages: StageTimes
 
 
 class Call(msgspec.Struct):
@@ -57,9 +57,9 @@ class Call(msgspec.Struct):
 
     read: Callable[[Task], Request]
     write: Callable[[Any], Any]
-    gone: Gone | None
+    disconnected: Disconnected | None
     deadline: float
-    stages: Stages
+    stages: StageTimes
 
 
 class Front:
@@ -68,14 +68,14 @@ class Front:
     def __init__(self, settings: ServingSettings) -> None:
         self.settings = settings
         self._file = TableFile(settings.run)
-        self.routes = Routes(settings, self._file)
-        self._watched: dict[Waiter, tuple[Link, Gone, float]] = {}
+        self.routing = Routing(settings, self._file)
+        self._watched: dict[Waiter, tuple[EngineLink, Disconnected, float]] = {}
         self._watchers: dict[Waiter, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._lifeline = Lifeline(settings.server)
+        self._server = ServerProcess(settings.server)
         self._is_leaving = False
         self._started = time.monotonic()
-        self._recorder = Recorder(settings.slow_seconds, settings.log_inputs)
+        self._request_log = RequestLog(settings.slow_seconds, settings.log_inputs)
         self._strangers: dict[str, FrontMeter] = {}
 
     async def start(self) -> None:
@@ -91,16 +91,16 @@ class Front:
         access.handlers, access.propagate = [], False
         gc.collect()
         gc.freeze()  # what was imported stays; the collector need not look through it while requests are served
-        await self.routes.catch_up()
-        self._tasks = [asyncio.create_task(self.routes.follow()), asyncio.create_task(self._tick())]
+        await self.routing.catch_up()
+        self._tasks = [asyncio.create_task(self.routing.follow()), asyncio.create_task(self._tick())]
 
     async def stop(self) -> None:
         """Let go of everything; what still waits fails."""
         for task in self._tasks:
             task.cancel()
-        self.routes.close()
+        self.routing.close()
         self._lock.close()
-        await self._recorder.close()
+        await self._request_log.close()
 
     async def answer(
         self,
@@ -110,39 +110,39 @@ class Front:
         *,
         protocol: str,
         write: Callable[[Any], Any] = lambda value: value,
-        gone: Gone | None = None,
-        trail: Trail | None = None,
+        disconnected: Disconnected | None = None,
+        context: RequestContext | None = None,
     ) -> Answer:
         """The answer of `name` (or `name@alias`), at a version or the live one, counted under `protocol`.
 
         read: parses the request; its time counts as encoding. write: gives the answer its final form; counts as
-        decoding. gone: returns when the client has left; then its rows leave the queue. trail: names the request in
-        logs and traces. Raises ServingError, which knows the version once one was chosen.
+        decoding. disconnected: returns when the client has left; then its rows leave the queue. context: names the
+        request in logs and traces. Raises ServingError, which knows the version once one was chosen.
         """
-        stages, status, reason, view = Stages(), 500, "failed", None
-        call, left = Call(read, write, gone, deadline_in(self.settings.timeout_seconds), stages), ATTEMPTS
+        stages, status, reason, loaded = StageTimes(), 500, "failed", None
+        call, left = Call(read, write, disconnected, deadline_in(self.settings.timeout_seconds), stages), ATTEMPTS
         try:
             while True:
-                view = self.routes.find(name, version)
+                loaded = self.routing.find(name, version)
                 try:
-                    value = await self._attempt(view, call)
+                    value = await self._attempt(loaded, call)
                     break
                 except EngineLost:  # again on another engine; without a version named, on what is live now
                     left -= 1
                     if not left:
                         raise
             status, reason = 200, ""
-            return Answer(value, view.version, stages)
+            return Answer(value, loaded.version, stages)
         except ServingError as error:
             status, reason = error.status, error.reason
-            if view is not None:
-                error.version = view.version
+            if loaded is not None:
+                error.version = loaded.version
             raise
         finally:
             stages.ended = time.perf_counter()
-            meter = view.meter if view is not None else self._stranger(name)
+            meter = loaded.meter if loaded is not None else self._stranger(name)
             meter.end(protocol, status, stages, reason)
-            self._recorder.record(trail, meter, protocol, status, reason, stages)
+            self._request_log.record(context, meter, protocol, status, reason, stages)
 
     async def stream(
         self,
@@ -151,58 +151,58 @@ class Front:
         read: Callable[[Task], Request],
         *,
         protocol: str,
-        gone: Gone | None = None,
-        trail: Trail | None = None,
+        disconnected: Disconnected | None = None,
+        context: RequestContext | None = None,
     ) -> TextStream:
         """The texts of `name` (or `name@alias`) as they are written; the arguments are those of `answer`.
 
         Returns once the rows are in the queue, and raises ServingError before. What happens later is raised by the
         stream. It counts as a request until it is closed.
         """
-        stages = Stages()
-        view: View | None = None
+        stages = StageTimes()
+        loaded: LoadedVersion | None = None
         try:
-            view = self.routes.find(name, version)
-            request = read(view.task)
-            if not view.task.generates:
-                raise Unprocessable(f"{view.model} does {view.task.name}: only tasks that write texts can stream")
+            loaded = self.routing.find(name, version)
+            request = read(loaded.task)
+            if not loaded.task.generates:
+                raise Unprocessable(f"{loaded.model} does {loaded.task.name}: only tasks that write texts can stream")
             stages.items = request.items
-            encoded = await view.encode(request)
+            encoded = await loaded.encode(request)
             stages.sent = time.perf_counter()
-            return self._open_stream(view, request, encoded, stages, protocol, gone, trail)
+            return self._open_stream(loaded, request, encoded, stages, protocol, disconnected, context)
         except ServingError as error:
-            if view is not None:
-                error.version = view.version
+            if loaded is not None:
+                error.version = loaded.version
             stages.ended = time.perf_counter()
-            meter = view.meter if view is not None else self._stranger(name)
+            meter = loaded.meter if loaded is not None else self._stranger(name)
             meter.end(protocol, error.status, stages, error.reason)
-            self._recorder.record(trail, meter, protocol, error.status, error.reason, stages)
+            self._request_log.record(context, meter, protocol, error.status, error.reason, stages)
             raise
 
     def _open_stream(
         self,
-        view: View,
+        loaded: LoadedVersion,
         request: Request,
         encoded: list[Encoded],
-        stages: Stages,
+        stages: StageTimes,
         protocol: str,
-        gone: Gone | None,
-        trail: Trail | None,
+        disconnected: Disconnected | None,
+        context: RequestContext | None,
     ) -> TextStream:
         rows = [msgspec.structs.replace(row, streams=True) for item in encoded for row in item.rows]
         stream = TextStream(
-            version=view.version,
+            version=loaded.version,
             stages=stages,
-            encoder=view.served.encoder,
+            encoder=loaded.served.encoder,
             stops=request.parameters.stop or (),
             rows=len(rows),
             prompt_tokens=sum(item.rows[0].length for item in encoded),
             wait_seconds=self.settings.timeout_seconds,
-            before=[view.task.text_before(item.plan, request.parameters) for item in encoded for _ in item.rows],
+            before=[loaded.task.text_before(item.plan, request.parameters) for item in encoded for _ in item.rows],
         )
-        link = view.choose_link()
+        link = loaded.choose_link()
         waiter = link.submit(rows, deadline_in(self.settings.timeout_seconds), stream)
-        watcher = asyncio.create_task(self._watch(waiter, link, gone)) if gone is not None else None
+        watcher = asyncio.create_task(self._watch(waiter, link, disconnected)) if disconnected is not None else None
 
         def end(error: ServingError | None) -> None:
             if watcher is not None:
@@ -210,12 +210,12 @@ class Front:
             link.abandon(waiter, error or ClientGone("the stream was closed"))
             stages.received = stages.ended = time.perf_counter()
             status, reason = (200, "") if error is None else (error.status, error.reason)
-            view.meter.leave()
-            view.meter.end(protocol, status, stages, reason)
-            self._recorder.record(trail, view.meter, protocol, status, reason, stages)
+            loaded.meter.leave()
+            loaded.meter.end(protocol, status, stages, reason)
+            self._request_log.record(context, loaded.meter, protocol, status, reason, stages)
 
         stream.on_close = end
-        view.meter.begin()
+        loaded.meter.begin()
         return stream
 
     def manager_silence_seconds(self) -> float:
@@ -228,7 +228,7 @@ class Front:
 
     def is_ready(self) -> bool:
         """Whether the live version of every model answers here; while nothing is deployed, who deploys must get in."""
-        return self.routes.is_ready()
+        return self.routing.is_ready()
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models` shows beside the models.
@@ -237,7 +237,7 @@ class Front:
         machine: the cores and the memory that the server may use, see `Limits`.
         """
         return {
-            "registry_error": self.routes.table.registry_error or None,
+            "registry_error": self.routing.table.registry_error or None,
             "named": [str(reference) for reference in self.settings.models],
             "deployments": self.settings.deployments,
             "machine": msgspec.to_builtins(read_limits()),
@@ -248,28 +248,28 @@ class Front:
         grace, now = self.settings.grace_seconds, time.monotonic()
         if now - self._started < grace:
             return True
-        return self._file.silence_seconds() <= grace and self.routes.unserved_seconds(now) <= grace
+        return self._file.silence_seconds() <= grace and self.routing.unserved_seconds(now) <= grace
 
-    async def _attempt(self, view: View, call: Call) -> Any:
-        view.meter.begin()
+    async def _attempt(self, loaded: LoadedVersion, call: Call) -> Any:
+        loaded.meter.begin()
         try:
-            request = call.read(view.task)
+            request = call.read(loaded.task)
             call.stages.items = request.items
-            encoded = await view.encode(request)
+            encoded = await loaded.encode(request)
             call.stages.tokens = sum(item.rows[0].length for item in encoded)
             call.stages.sent = time.perf_counter()
-            link = view.choose_link()
+            link = loaded.choose_link()
             waiter = link.submit([row for item in encoded for row in item.rows], call.deadline)
-            arrays = await self._wait(waiter, link, call.gone)
+            arrays = await self._wait(waiter, link, call.disconnected)
             call.stages.received = time.perf_counter()
             call.stages.forward_seconds = waiter.forward_seconds
-            return call.write(await view.decode(request, encoded, arrays))
+            return call.write(await loaded.decode(request, encoded, arrays))
         finally:
-            view.meter.leave()
+            loaded.meter.leave()
 
-    async def _wait(self, waiter: Waiter, link: Link, gone: Gone | None) -> list[RowArrays]:
-        if gone is not None:
-            self._watched[waiter] = (link, gone, time.monotonic())
+    async def _wait(self, waiter: Waiter, link: EngineLink, disconnected: Disconnected | None) -> list[RowArrays]:
+        if disconnected is not None:
+            self._watched[waiter] = (link, disconnected, time.monotonic())
         try:
             return await waiter.done
         except asyncio.CancelledError:
@@ -283,7 +283,7 @@ class Front:
     def _stranger(self, name: str) -> FrontMeter:
         """Counts what no version is charged with: of a model that is served here, or of none."""
         model = name.partition("@")[0]
-        model = model if model in self.routes.table.models else ""
+        model = model if model in self.routing.table.models else ""
         meter = self._strangers.get(model)
         if meter is None:
             meter = self._strangers[model] = FrontMeter(model, "", "")
@@ -293,16 +293,16 @@ class Front:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
-            if self._lifeline.is_cut() and not self._is_leaving:
+            if self._server.is_gone() and not self._is_leaving:
                 self._is_leaving = True
-                os.kill(os.getpid(), signal.SIGTERM)  # the server is gone: finish what is here and leave
-            for link in self.routes.links():
+                os.kill(os.getpid(), signal.SIGTERM)  # the server is disconnected: finish what is here and leave
+            for link in self.routing.links():
                 link.abandon_late(now)
-            for waiter, (link, gone, since) in self._watched.items():
+            for waiter, (link, disconnected, since) in self._watched.items():
                 if now - since > WATCH_SECONDS and waiter not in self._watchers:
-                    self._watchers[waiter] = asyncio.create_task(self._watch(waiter, link, gone))
-            self.routes.note_unserved(now)
+                    self._watchers[waiter] = asyncio.create_task(self._watch(waiter, link, disconnected))
+            self.routing.note_unserved(now)
 
-    async def _watch(self, waiter: Waiter, link: Link, gone: Gone) -> None:
-        await gone()
+    async def _watch(self, waiter: Waiter, link: EngineLink, disconnected: Disconnected) -> None:
+        await disconnected()
         link.abandon(waiter, ClientGone("the client left"))

@@ -9,7 +9,7 @@ from typing import Any
 from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
 from serving.errors import NotReady, ServingError
-from serving.front.engine_link import Link
+from serving.front.engine_link import EngineLink
 from serving.front.meter import FrontMeter
 from serving.tasks import get_task
 from serving.tasks.base.request import Request, assemble
@@ -21,7 +21,7 @@ YIELD_SECONDS = 0.002
 
 
 @dataclass
-class View:
+class LoadedVersion:
     """One loaded version. links: its engines; accepting: those that take new requests."""
 
     model: str
@@ -30,11 +30,11 @@ class View:
     task: Task
     served: Served
     meter: FrontMeter
-    links: dict[str, Link] = field(default_factory=dict)
-    accepting: list[Link] = field(default_factory=list)
+    links: dict[str, EngineLink] = field(default_factory=dict)
+    accepting: list[EngineLink] = field(default_factory=list)
 
     @classmethod
-    def load(cls, model: str, version: str, root: Path, contract: Contract) -> "View":
+    def load(cls, model: str, version: str, root: Path, contract: Contract) -> "LoadedVersion":
         """Read the version's tokenizer. Blocks for some milliseconds; runs in a thread."""
         task = get_task(contract.task)
         return cls(
@@ -46,7 +46,7 @@ class View:
             meter=FrontMeter(model, version, contract.task, contract.labels),
         )
 
-    def choose_link(self) -> Link:
+    def choose_link(self) -> EngineLink:
         """The engine with the least that waits; raises NotReady."""
         if not self.accepting:
             raise NotReady(

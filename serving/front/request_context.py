@@ -18,14 +18,14 @@ _numbers = itertools.count(int.from_bytes(os.urandom(4)))
 STAGES = ("encode", "queue", "forward", "decode")
 
 
-class Trail(msgspec.Struct, frozen=True):
+class RequestContext(msgspec.Struct, frozen=True):
     """request_id: the client's `X-Request-Id` if it is fit for a log, else one of our own. traceparent: W3C, or ""."""
 
     request_id: str
     traceparent: str = ""
 
     @classmethod
-    def read(cls, headers: Iterable[tuple[bytes, bytes]]) -> "Trail":
+    def read(cls, headers: Iterable[tuple[bytes, bytes]]) -> "RequestContext":
         """From ASGI's headers; what is not well formed is left aside, as the W3C asks for."""
         request_id, traceparent = b"", b""
         for name, value in headers:
@@ -47,7 +47,7 @@ class Trail(msgspec.Struct, frozen=True):
 
 
 @dataclass(slots=True)
-class Stages:
+class StageTimes:
     """When a request passed from stage to stage, on `time.perf_counter`'s clock; 0 for what was not reached.
 
     forward_seconds: of the forward passes that its rows were in. tokens: of the inputs, special ones included; of one

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from serving.front.request_context import STAGES, Stages, Trail
+from serving.front.request_context import STAGES, RequestContext, StageTimes
 
 if TYPE_CHECKING:
     from serving.front.meter import FrontMeter
@@ -18,7 +18,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 SHOWN_CHARACTERS = 2000
 
 
-class Recorder:
+class RequestLog:
     """slow_seconds: from when on a request is logged. log_inputs: whether its inputs are shown, up to 2,000 characters.
 
     Raises InvalidSetting where OpenTelemetry's variables ask for traces and the exporter is not installed.
@@ -30,13 +30,19 @@ class Recorder:
         self._tracer = _make_tracer() if any(environ.get(name) for name in ENDPOINTS) else None
 
     def record(
-        self, trail: Trail | None, meter: "FrontMeter", protocol: str, status: int, reason: str, stages: Stages
+        self,
+        context: RequestContext | None,
+        meter: "FrontMeter",
+        protocol: str,
+        status: int,
+        reason: str,
+        stages: StageTimes,
     ) -> None:
         """A request ended. reason: of its error, or ""."""
         if self._tracer is not None:
-            self._tracer.record(trail, meter.fields, protocol, status, reason, stages)
+            self._tracer.record(context, meter.fields, protocol, status, reason, stages)
         if status >= 500 or stages.ended - stages.began >= self._slow_seconds:
-            self._log(trail, meter, protocol, status, reason, stages)
+            self._log(context, meter, protocol, status, reason, stages)
 
     async def close(self) -> None:
         """Send what is left; bounded by the exporter's own timeout."""
@@ -44,11 +50,17 @@ class Recorder:
             await asyncio.to_thread(self._tracer.close)
 
     def _log(
-        self, trail: Trail | None, meter: "FrontMeter", protocol: str, status: int, reason: str, stages: Stages
+        self,
+        context: RequestContext | None,
+        meter: "FrontMeter",
+        protocol: str,
+        status: int,
+        reason: str,
+        stages: StageTimes,
     ) -> None:
         fields: dict[str, Any] = {
-            "request_id": trail.request_id if trail else "",
-            "trace_id": trail.trace_id if trail else "",
+            "request_id": context.request_id if context else "",
+            "trace_id": context.trace_id if context else "",
             **meter.fields,
             "protocol": protocol,
             "status": status,

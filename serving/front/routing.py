@@ -1,4 +1,4 @@
-"""What a front serves: follows the routing table, keeps a view of every loaded version, finds the one that is asked.
+"""What a front serves: follows the routing table, keeps each loaded version, finds the one that is asked.
 
 Runs in the front's event loop. What is new is loaded beside what serves, then the front switches in one step.
 """
@@ -11,8 +11,8 @@ from typing import Any
 import zmq
 
 from serving.errors import NotReady, UnknownModel
-from serving.front.engine_link import Link
-from serving.front.loaded_version import View
+from serving.front.engine_link import EngineLink
+from serving.front.loaded_version import LoadedVersion
 from serving.runtime.instruments import forget
 from serving.settings import ServingSettings
 from serving.wire.routing_table import ModelEntry, Table, TableFile
@@ -35,14 +35,14 @@ UNANSWERED: dict[State, str] = {
 logger = logging.getLogger("headwaiter.front")
 
 
-class Routes:
+class Routing:
     """The table as it was last followed, and the views of its loaded versions. Construct it anywhere."""
 
     def __init__(self, settings: ServingSettings, file: TableFile) -> None:
         self.table = Table()
         self._settings = settings
         self._file = file
-        self._views: dict[tuple[str, str], View] = {}
+        self._loaded: dict[tuple[str, str], LoadedVersion] = {}
         self._writers: set[str] = set()
         self._unserved_since: dict[str, float] = {}
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
@@ -72,12 +72,12 @@ class Routes:
             link.close()
         self._context.destroy(linger=0)
 
-    def links(self) -> list[Link]:
+    def links(self) -> list[EngineLink]:
         """To all engines."""
-        return [link for view in self._views.values() for link in view.links.values()]
+        return [link for loaded in self._loaded.values() for link in loaded.links.values()]
 
-    def find(self, name: str, version: str | None) -> View:
-        """The view of `name` or `name@alias`, at a version or the live one. Raises UnknownModel, NotReady."""
+    def find(self, name: str, version: str | None) -> LoadedVersion:
+        """The loaded of `name` or `name@alias`, at a version or the live one. Raises UnknownModel, NotReady."""
         name, _, alias = name.partition("@")
         entry = self.table.models.get(name)
         if entry is None or entry.is_leaving:
@@ -87,8 +87,8 @@ class Routes:
             raise UnknownModel(f"there is no model {name!r} here; served: {served}")
         if version is None:
             version = self._live(name, entry, alias)
-        view = self._views.get((name, version))
-        if view is None:
+        loaded = self._loaded.get((name, version))
+        if loaded is None:
             known = entry.versions.get(version)
             if known is None:
                 raise UnknownModel(
@@ -97,10 +97,10 @@ class Routes:
             if known.state == "failed":
                 raise NotReady(f"{name}/{version} could not be loaded: see GET /models/{name}", retry_seconds=10.0)
             raise NotReady(f"{name}/{version} {UNANSWERED[known.state]}: try again", retry_seconds=1.0)
-        return view
+        return loaded
 
     def may_stream(self, name: str) -> bool:
-        """Whether `name` or `name@alias` writes texts, so that a request may ask for them piece by piece."""
+        """Whether `name` or `name@alias` writes texts, so that a request may ask for a stream."""
         return name.partition("@")[0] in self._writers
 
     def is_ready(self) -> bool:
@@ -121,8 +121,8 @@ class Routes:
         return max((now - since for since in self._unserved_since.values()), default=0.0)
 
     def _answers(self, name: str, version: str) -> bool:
-        view = self._views.get((name, version))
-        return view is not None and bool(view.accepting)
+        loaded = self._loaded.get((name, version))
+        return loaded is not None and bool(loaded.accepting)
 
     def _live(self, name: str, entry: ModelEntry, alias: str) -> str:
         if alias and alias not in entry.aliases:
@@ -138,31 +138,31 @@ class Routes:
             (name, version): entry for name, model in table.models.items() for version, entry in model.versions.items()
         }
         for (name, version), entry in wanted.items():
-            known = self._views.get((name, version))
+            known = self._loaded.get((name, version))
             stale = known is not None and entry.contract is not None and known.contract != entry.contract
             if entry.engines and entry.contract is not None and (known is None or stale):
-                view = await asyncio.to_thread(View.load, name, version, Path(entry.root), entry.contract)
+                loaded = await asyncio.to_thread(LoadedVersion.load, name, version, Path(entry.root), entry.contract)
                 if stale and known is not None:
                     self._close_links(known, keep=set())
-                self._views[name, version] = view
-        for key, view in list(self._views.items()):
+                self._loaded[name, version] = loaded
+        for key, loaded in list(self._loaded.items()):
             engines = wanted[key].engines if key in wanted else ()
             for engine in engines:
-                if engine.address not in view.links:
-                    view.links[engine.address] = Link(self._context, engine.address, view.task, 0)
-                link = view.links[engine.address]
+                if engine.address not in loaded.links:
+                    loaded.links[engine.address] = EngineLink(self._context, engine.address, loaded.task, 0)
+                link = loaded.links[engine.address]
                 link.tokens_per_second = max(1.0, engine.tokens_per_second)
-                link.bound_tokens = self._bound(link.tokens_per_second, view.contract.max_tokens)
-            view.accepting = [view.links[engine.address] for engine in engines if engine.accepting]
+                link.bound_tokens = self._bound(link.tokens_per_second, loaded.contract.max_tokens)
+            loaded.accepting = [loaded.links[engine.address] for engine in engines if engine.accepting]
         for key in _versions(self.table) - wanted.keys():
             forget(*key)
         self.table = table
-        for key, view in list(self._views.items()):
+        for key, loaded in list(self._loaded.items()):
             engines = wanted[key].engines if key in wanted else ()
-            self._close_links(view, keep={engine.address for engine in engines})
-            if not view.links:
-                del self._views[key]
-        self._writers = {name for (name, _), view in self._views.items() if view.task.generates}
+            self._close_links(loaded, keep={engine.address for engine in engines})
+            if not loaded.links:
+                del self._loaded[key]
+        self._writers = {name for (name, _), loaded in self._loaded.items() if loaded.task.generates}
 
     def queue_limit(self, tokens_per_second: float, longest: int) -> int:
         """What an engine's queue takes in all, in tokens. longest: the longest row that its model takes."""
@@ -174,9 +174,9 @@ class Routes:
         return max(1, self.queue_limit(tokens_per_second, longest) // self._settings.workers)
 
     @staticmethod
-    def _close_links(view: View, keep: set[str]) -> None:
-        for address in [address for address in view.links if address not in keep]:
-            view.links.pop(address).close()
+    def _close_links(loaded: LoadedVersion, keep: set[str]) -> None:
+        for address in [address for address in loaded.links if address not in keep]:
+            loaded.links.pop(address).close()
 
 
 def _versions(table: Table) -> set[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""A request whose texts are sent as they are written: parts from an engine in, pieces of text out. Runs in a front."""
+"""A request whose texts are sent as they are written: parts from an engine in, deltas of text out. Runs in a front."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from serving.errors import ClientGone, DeadlineExceeded, ServingError
-from serving.front.request_context import Stages
+from serving.front.request_context import StageTimes
 from serving.processors.detokenizer import TextReader
 from serving.tasks.base.generated_text import TokenScore, read_scores, to_arrays
 from serving.wire.messages import Part
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextDelta:
     """What came of one text. index: which text of the request, inputs in order and each one's texts in order.
 
-    text: what is certain now, may be empty; together the pieces are the whole text. token_ids: the tokens that this
+    text: what is certain now, may be empty; together the deltas are the whole text. token_ids: the tokens that this
     text was read from. logprobs: of the same tokens, empty unless asked for. finish: empty while more comes, else a
     word of `messages.FINISHES`. generated_tokens: of the text so far.
     """
@@ -56,12 +56,12 @@ class _Reader:
 class TextStream:
     """The texts of a request as they are written. Iterate over it once; call `close` when done or before.
 
-    version: who writes. stages: the request's times. wait_seconds: how long the next piece may take.
+    version: who writes. stages: the request's times. wait_seconds: how long the next delta may take.
     before: what stands before each text. on_close: is told of the error that ended the stream, None for none.
     """
 
     version: str
-    stages: Stages
+    stages: StageTimes
     encoder: Any
     stops: Sequence[str]
     rows: int
@@ -80,7 +80,7 @@ class TextStream:
 
     @property
     def usage(self) -> Usage:
-        """What was read and written so far; all of it after the last piece."""
+        """What was read and written so far; all of it after the last delta."""
         return Usage(self.prompt_tokens, sum(reader.written for reader in self._readers))
 
     def put(self, index: int, part: Part) -> None:
@@ -91,12 +91,12 @@ class TextStream:
         """Nothing more comes."""
         self._parts.put_nowait(error)
 
-    def __aiter__(self) -> AsyncIterator[Piece]:
-        """The pieces in the order that they came; raises ServingError where the stream breaks off."""
+    def __aiter__(self) -> AsyncIterator[TextDelta]:
+        """The deltas in the order that they came; raises ServingError where the stream breaks off."""
         return self
 
-    async def __anext__(self) -> Piece:
-        """The next piece."""
+    async def __anext__(self) -> TextDelta:
+        """The next delta."""
         if self.is_closed or not self._open:
             if self._error is not None:
                 raise self._error
@@ -129,7 +129,7 @@ class TextStream:
             self._end(ClientGone("cancelled"))
             raise
 
-    def _read(self, index: int, part: Part) -> Piece:
+    def _read(self, index: int, part: Part) -> TextDelta:
         reader, arrays = self._readers[index], to_arrays(part)
         ids: list[int] = arrays[0].tolist()
         text = "" if reader.written else (self.before[index] if self.before else "")
@@ -144,13 +144,13 @@ class TextStream:
         if not held:
             reader.ids, reader.scores = [], []
         self.stages.forward_seconds = max(self.stages.forward_seconds, part.forward_seconds)
-        return Piece(index, text, ids, scores, part.finish, part.written)
+        return TextDelta(index, text, ids, scores, part.finish, part.written)
 
     def _end(self, error: ServingError | None) -> None:
         if self.is_closed:
             return
         self.is_closed, self._error = True, error
         if error is not None:
-            self._parts.put_nowait(error)  # whoever waits for a piece now wakes
+            self._parts.put_nowait(error)  # whoever waits for a delta now wakes
         if self.on_close is not None:
             self.on_close(error)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 
 from registry.settings import InvalidSetting
-from serving.front.request_context import STAGES, Stages, Trail
+from serving.front.request_context import STAGES, RequestContext, StageTimes
 
 
 class Tracer:
@@ -36,22 +36,22 @@ class Tracer:
 
     def record(
         self,
-        trail: Trail | None,
+        context: RequestContext | None,
         fields: Mapping[str, str],
         protocol: str,
         status: int,
         reason: str,
-        stages: Stages,
+        stages: StageTimes,
     ) -> None:
         """A span of the request under the caller's, and one below it for each stage that it reached."""
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
-        carrier = {"traceparent": trail.traceparent} if trail and trail.traceparent else {}
+        carrier = {"traceparent": context.traceparent} if context and context.traceparent else {}
         began = time.time_ns() - int((time.perf_counter() - stages.began) * 1e9)
         attributes: dict[str, str | int] = {
             **{f"headwaiter.{name}": value for name, value in fields.items()},
             "headwaiter.protocol": protocol,
-            "headwaiter.request_id": trail.request_id if trail else "",
+            "headwaiter.request_id": context.request_id if context else "",
             "http.response.status_code": status,
         }
         span = self._tracer.start_span(

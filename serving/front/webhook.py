@@ -15,7 +15,7 @@ import msgspec
 
 from serving.errors import Malformed, NotReady, ServingError, Unauthorized, UnknownModel, WrongMethod
 from serving.front.asgi import JSON, Receive, Scope, Send, encode_json, read_body, refuse, respond
-from serving.front.request_context import Trail
+from serving.front.request_context import RequestContext
 from serving.settings import ServingSettings
 
 logger = logging.getLogger("headwaiter.front")
@@ -52,18 +52,20 @@ class Hooks:
 
     async def __call__(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request: 202 if it is MLflow's, whether or not a model of this server is meant."""
-        trail = Trail.read(scope["headers"])
+        context = RequestContext.read(scope["headers"])
         try:
             event = _parse(await self._read(parts, scope, receive))
             is_served = self._concerns(event.data.name)
             if is_served:
                 self._nudge()
-            await respond(send, 202, encode_json({"model": event.data.name, "served": is_served}), [JSON, trail.header])
+            await respond(
+                send, 202, encode_json({"model": event.data.name, "served": is_served}), [JSON, context.header]
+            )
         except ServingError as error:
-            await self._refuse(send, error, trail)
+            await self._refuse(send, error, context)
         except OSError:
             gone = NotReady("the manager is not there now; its next poll follows the change", retry_seconds=1.0)
-            await self._refuse(send, gone, trail)
+            await self._refuse(send, gone, context)
 
     async def _read(self, parts: list[str], scope: Scope, receive: Receive) -> bytes:
         """The body of a hook whose sender knows the secret."""
@@ -83,12 +85,12 @@ class Hooks:
         models = self._settings.models
         return self._settings.deployments or any(reference.name == name for reference in models)
 
-    async def _refuse(self, send: Send, error: ServingError, trail: Trail) -> None:
+    async def _refuse(self, send: Send, error: ServingError, context: RequestContext) -> None:
         now = time.monotonic()
         if now >= self._log_at:
             self._log_at = now + LOG_SECONDS
             logger.warning("a webhook was refused with %d: %s", error.status, error.message)
-        await refuse(send, error, trail, encode_json({"error": error.message, "error_type": error.reason}))
+        await refuse(send, error, context, encode_json({"error": error.message, "error_type": error.reason}))
 
 
 def check_signature(secret: str, headers: dict[bytes, bytes], body: bytes, now: float) -> None:

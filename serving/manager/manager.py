@@ -35,7 +35,7 @@ from serving.manager.registry_watch import RegistryWatch
 from serving.runtime.instruments import METRICS_FOLDER, forget
 from serving.runtime.limits import Limits, oom_watch, read_limits
 from serving.runtime.priority import run_gently
-from serving.runtime.server_process import ENGINES, Lifeline
+from serving.runtime.server_process import ENGINES, ServerProcess
 from serving.settings import ServingSettings
 from serving.wire.engine_orders import EngineOrder, order_path
 from serving.wire.routing_table import FRONTS_LOCK, ModelEntry, Table, TableFile
@@ -78,7 +78,7 @@ class Manager:
         self._ledger = Ledger(self._last_live)
         self._holdings: dict[VersionKey, Holding] = {}
         self._failed: dict[VersionKey, Holding] = {}
-        self._lifeline = Lifeline(settings.server)
+        self._server = ServerProcess(settings.server)
         self._table: Table | None = None
         self._is_unwritten = False
         self._engines_started = 0
@@ -93,7 +93,7 @@ class Manager:
             self._prepare()
         next_beat = 0.0
         try:
-            while not self._stop.is_set() and not self._lifeline.is_cut():
+            while not self._stop.is_set() and not self._server.is_gone():
                 now = time.monotonic()
                 try:
                     self.step(now)
@@ -108,7 +108,7 @@ class Manager:
                 self._woken.clear()
         finally:
             self._shut_down()
-            if self._lifeline.is_cut():
+            if self._server.is_gone():
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def stop(self) -> None:

@@ -16,7 +16,7 @@ LOOK_SECONDS = 0.5
 """A look at the process table costs some 20 µs; nobody looks more often than this."""
 
 
-class Lifeline:
+class ServerProcess:
     """The server process `pid`. It is known by its start time as well, so that a reused id is not taken for it."""
 
     def __init__(self, pid: int) -> None:
@@ -28,7 +28,7 @@ class Lifeline:
         except psutil.NoSuchProcess:
             self.identity = ""
 
-    def is_cut(self) -> bool:
+    def is_gone(self) -> bool:
         """Whether the server is gone, by the last look."""
         now = time.monotonic()
         if self._process is not None and now - self._looked > LOOK_SECONDS:
@@ -43,7 +43,7 @@ def claim(run: Path, server: int) -> bool:
 
     Folders of servers that were killed are removed; engines follow their folder.
     """
-    identity = Lifeline(server).identity
+    identity = ServerProcess(server).identity
     owner = run / OWNER
     is_own = owner.is_file() and owner.read_text() == identity
     if not is_own:
@@ -51,7 +51,7 @@ def claim(run: Path, server: int) -> bool:
     for other in run.parent.glob("*/" + OWNER):
         if (
             other.parent != run
-            and Lifeline(int(other.read_text().partition("@")[0] or 0)).identity != other.read_text()
+            and ServerProcess(int(other.read_text().partition("@")[0] or 0)).identity != other.read_text()
         ):
             shutil.rmtree(other.parent, ignore_errors=True)
     (run / ENGINES).mkdir(parents=True, exist_ok=True)

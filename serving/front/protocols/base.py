@@ -21,8 +21,8 @@ from serving.front.asgi import (
     refuse,
     respond,
 )
-from serving.front.front import Answer, Front, Gone
-from serving.front.request_context import Stages, Trail
+from serving.front.front import Answer, Disconnected, Front
+from serving.front.request_context import RequestContext, StageTimes
 
 logger = logging.getLogger("headwaiter.front")
 
@@ -34,11 +34,11 @@ class Exchange:
     scope: Scope
     receive: Receive
     send: Send
-    trail: Trail
+    context: RequestContext
     events: Events | None = None
 
     @property
-    def gone(self) -> Gone:
+    def disconnected(self) -> Disconnected:
         """Returns when the client has left."""
         return partial(client_left, self.receive)
 
@@ -57,7 +57,7 @@ class Exchange:
 
     async def respond(self, body: bytes, *headers: Header, status: int = 200) -> None:
         """The whole answer."""
-        await respond(self.send, status, body, [*headers, self.trail.header])
+        await respond(self.send, status, body, [*headers, self.context.header])
 
     async def respond_json(self, value: Any, *headers: Header, status: int = 200) -> None:
         """The whole answer, as JSON."""
@@ -66,7 +66,7 @@ class Exchange:
     async def begin_events(self, limit_seconds: float, *headers: Header) -> Events:
         """The answer as server-sent events; limit_seconds: how long the client may read nothing."""
         events = Events(self.send, limit_seconds)
-        await events.begin([*headers, self.trail.header])
+        await events.begin([*headers, self.context.header])
         self.events = events
         return events
 
@@ -82,11 +82,11 @@ class Protocol(ABC):
 
     async def __call__(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; parts: of its path, the first one included."""
-        exchange = Exchange(scope, receive, send, Trail.read(scope["headers"]))
+        exchange = Exchange(scope, receive, send, RequestContext.read(scope["headers"]))
         try:
             await self.route(parts, exchange)
         except Exception as raised:  # the edge: our bug must not leave the client without an answer
-            await self._refuse(exchange, as_error(raised, exchange.trail))
+            await self._refuse(exchange, as_error(raised, exchange.context))
 
     @abstractmethod
     async def route(self, parts: list[str], exchange: Exchange) -> None:
@@ -99,18 +99,18 @@ class Protocol(ABC):
     async def _refuse(self, exchange: Exchange, error: ServingError) -> None:
         body = encode_json(self.describe(error))
         if exchange.events is None:
-            await refuse(exchange.send, error, exchange.trail, body)
+            await refuse(exchange.send, error, exchange.context, body)
         elif not isinstance(error, ClientGone):  # too late for a status: the last event tells
             with suppress(ClientGone):
                 await exchange.events.tell(body)
                 await exchange.events.end()
 
 
-def as_error(raised: Exception, trail: Trail) -> ServingError:
+def as_error(raised: Exception, context: RequestContext) -> ServingError:
     """What a client is told; of a bug of ours it does not see the insides, which the log keeps."""
     if isinstance(raised, ServingError):
         return raised
-    logger.error("a request failed", exc_info=raised, extra={"fields": {"request_id": trail.request_id}})
+    logger.error("a request failed", exc_info=raised, extra={"fields": {"request_id": context.request_id}})
     return Failed("the server failed on this request; its log says why")
 
 
@@ -129,7 +129,7 @@ def version_header(version: str) -> Header:
     return b"x-model-version", version.encode()
 
 
-def timing_header(stages: Stages) -> Header:
+def timing_header(stages: StageTimes) -> Header:
     """Where the time went."""
     encode, queue, forward, decode = stages.seconds()
     timing = (

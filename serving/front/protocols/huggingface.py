@@ -4,14 +4,14 @@ from functools import partial
 from typing import Any
 
 from serving.errors import ServingError, UnknownModel, Unprocessable
-from serving.front.asgi import JSON, Header, Whole, encode_json, refusal, respond
-from serving.front.front import Front, Gone
+from serving.front.asgi import JSON, Header, Response, encode_json, refusal, respond
+from serving.front.front import Disconnected, Front
 from serving.front.model_description import describe_model
 from serving.front.protocols.base import Exchange, Protocol, as_error, headers_of, no_route, version_header
 from serving.front.protocols.forms import read_json
 from serving.front.protocols.openai import OpenAI
-from serving.front.request_context import Trail
-from serving.front.text_stream import Piece
+from serving.front.request_context import RequestContext
+from serving.front.text_stream import TextDelta
 from serving.tasks.base.generated_text import describe_token
 from serving.tasks.base.request import Request, parse_body
 from serving.tasks.base.task import Task
@@ -48,48 +48,52 @@ class HuggingFace(Protocol):
         return {"error": error.message, "error_type": error.reason}
 
     async def _list(self, exchange: Exchange) -> None:
-        models = [describe_model(name, entry) for name, entry in self.front.routes.table.models.items()]
+        models = [describe_model(name, entry) for name, entry in self.front.routing.table.models.items()]
         await exchange.respond_json({"models": models, **self.front.describe()})
 
     async def _describe(self, name: str, exchange: Exchange) -> None:
-        entry = self.front.routes.table.models.get(name)
+        entry = self.front.routing.table.models.get(name)
         if entry is None:
-            self.front.routes.find(name, None)
+            self.front.routing.find(name, None)
             raise UnknownModel(f"ask for the model by its name alone, without an alias: {name}")
         await exchange.respond_json(describe_model(name, entry))
 
-    async def predict(self, name: str, version: str | None, body: bytes, headers: list[Header], gone: Gone) -> Whole:
-        """The answer of a POST that streams nothing. gone: returns when the client has left. Never raises."""
-        trail = Trail.read(headers)
+    async def predict(
+        self, name: str, version: str | None, body: bytes, headers: list[Header], disconnected: Disconnected
+    ) -> Response:
+        """The answer of a POST that streams nothing. disconnected: returns when the client has left. Never raises."""
+        context = RequestContext.read(headers)
         try:
             wants_stream, body = _take_stream(body)
             if wants_stream:
-                task = self.front.routes.find(name, version).task
+                task = self.front.routing.find(name, version).task
                 raise Unprocessable(f"{name} does {task.name}: only tasks that write texts can stream")
-            return await self._whole(name, version, body, trail, gone)
+            return await self._whole(name, version, body, context, disconnected)
         except Exception as raised:  # the edge, as for every protocol
-            error = as_error(raised, trail)
-            return refusal(error, trail, encode_json(self.describe(error)))
+            error = as_error(raised, context)
+            return refusal(error, context, encode_json(self.describe(error)))
 
     async def _predict(self, name: str, version: str | None, exchange: Exchange) -> None:
         wants_stream, body = _take_stream(await exchange.body(self.front.settings.max_body_bytes))
         if wants_stream:
             await self._stream(name, version, body, exchange)
             return
-        whole = await self._whole(name, version, body, exchange.trail, exchange.gone)
+        whole = await self._whole(name, version, body, exchange.context, exchange.disconnected)
         await respond(exchange.send, *whole)
 
-    async def _whole(self, name: str, version: str | None, body: bytes, trail: Trail, gone: Gone) -> Whole:
+    async def _whole(
+        self, name: str, version: str | None, body: bytes, context: RequestContext, disconnected: Disconnected
+    ) -> Response:
         answer = await self.front.answer(
             name,
             version,
             partial(parse_body, body, max_rows=self.front.settings.max_rows),
             protocol=self.name,
             write=encode_json,
-            gone=gone,
-            trail=trail,
+            disconnected=disconnected,
+            context=context,
         )
-        return 200, answer.value, [JSON, *headers_of(answer), trail.header]
+        return 200, answer.value, [JSON, *headers_of(answer), context.header]
 
     async def _stream(self, name: str, version: str | None, body: bytes, exchange: Exchange) -> None:
         settings, seed = self.front.settings, None
@@ -104,22 +108,22 @@ class HuggingFace(Protocol):
             return request
 
         stream = await self.front.stream(
-            name, version, read, protocol=self.name, gone=exchange.gone, trail=exchange.trail
+            name, version, read, protocol=self.name, disconnected=exchange.disconnected, context=exchange.context
         )
         async with stream:
             events = await exchange.begin_events(settings.timeout_seconds, version_header(stream.version))
             whole, count, last_id = "", 0, 0
-            async for piece in stream:
-                whole += piece.text
-                last_id = piece.token_ids[-1] if piece.token_ids else last_id
-                tokens = _tokens(piece, last_id)
+            async for delta in stream:
+                whole += delta.text
+                last_id = delta.token_ids[-1] if delta.token_ids else last_id
+                tokens = _tokens(delta, last_id)
                 for place, token in enumerate(tokens, start=1):
                     count += 1
                     ended: dict[str, Any] = {"generated_text": None, "details": None}
-                    if piece.finish and place == len(tokens):
+                    if delta.finish and place == len(tokens):
                         details = {
-                            "finish_reason": piece.finish,
-                            "generated_tokens": piece.generated_tokens,
+                            "finish_reason": delta.finish,
+                            "generated_tokens": delta.generated_tokens,
                             "input_length": stream.prompt_tokens,
                             "seed": seed,
                         }
@@ -128,24 +132,24 @@ class HuggingFace(Protocol):
             await events.end()
 
 
-def _tokens(piece: Piece, last_id: int) -> list[dict[str, Any]]:
-    """A piece as one event for each of its tokens, the text with the last; their texts together are the whole text.
+def _tokens(delta: TextDelta, last_id: int) -> list[dict[str, Any]]:
+    """A delta as one event for each of its tokens, the text with the last; their texts together are the whole text.
 
     An end that tells no token, because a stop string swallowed it, is an event with the last one that was told.
     """
-    if not piece.token_ids and not piece.text and not piece.finish:
+    if not delta.token_ids and not delta.text and not delta.finish:
         return []
     found: list[dict[str, Any]] = [
         {"token": {"id": token, "text": "", "logprob": None, "special": False}}
-        for token in piece.token_ids or (last_id,)
+        for token in delta.token_ids or (last_id,)
     ]
-    for entry, score in zip(found, piece.logprobs, strict=False):
+    for entry, score in zip(found, delta.logprobs, strict=False):
         entry["token"] = describe_token(score) | {"text": ""}
         if score.top:
             entry["top_tokens"] = [
                 {"id": other, "text": text, "logprob": value, "special": False} for other, text, value in score.top
             ]
-    found[-1]["token"]["text"] = piece.text
+    found[-1]["token"]["text"] = delta.text
     return found
 
 

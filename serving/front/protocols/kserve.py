@@ -14,7 +14,7 @@ import msgspec
 
 from serving.errors import Malformed, NotReady, ServingError, Unprocessable
 from serving.front.asgi import JSON, encode_json
-from serving.front.loaded_version import View
+from serving.front.loaded_version import LoadedVersion
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import read_form, read_json
 from serving.front.protocols.kserve_tensors import Tensor, output_form, read_columns, split_body, write_output
@@ -34,7 +34,7 @@ class Wanted(msgspec.Struct, frozen=True):
     parameters: dict[str, Any] = {}
 
 
-class Form(msgspec.Struct, frozen=True):
+class InferenceForm(msgspec.Struct, frozen=True):
     """An inference request."""
 
     inputs: list[Tensor]
@@ -75,11 +75,11 @@ class KServe(Protocol):
     async def _model(self, name: str, version: str | None, rest: list[str], exchange: Exchange) -> None:
         if not rest:
             exchange.expect("GET")
-            await exchange.respond_json(_metadata(self.front.routes.find(name, version), list(self._versions(name))))
+            await exchange.respond_json(_metadata(self.front.routing.find(name, version), list(self._versions(name))))
         elif rest == ["ready"]:
             exchange.expect("GET")
-            view = self.front.routes.find(name, version)
-            view.choose_link()
+            loaded = self.front.routing.find(name, version)
+            loaded.choose_link()
             await exchange.respond_json({"name": name, "ready": True})
         elif rest == ["infer"]:
             exchange.expect("POST")
@@ -88,7 +88,7 @@ class KServe(Protocol):
             raise no_route("of a model there are /ready and /infer")
 
     def _versions(self, name: str) -> list[str]:
-        return list(self.front.routes.table.models[name.partition("@")[0]].versions)
+        return list(self.front.routing.table.models[name.partition("@")[0]].versions)
 
     async def _tell(self, exchange: Exchange, word: str, is_so: bool) -> None:
         exchange.expect("GET")
@@ -100,7 +100,7 @@ class KServe(Protocol):
         settings = self.front.settings
         body = await exchange.body(settings.max_body_bytes)
         head, binary = split_body(body, exchange.header(HEADER_LENGTH))
-        form = read_form(read_json(head), Form)
+        form = read_form(read_json(head), InferenceForm)
         unknown = [wanted.name for wanted in form.outputs if wanted.name != "output"]
         if unknown:
             raise Unprocessable(f"outputs names {unknown[0]!r}: there is one output, 'output'")
@@ -123,8 +123,8 @@ class KServe(Protocol):
             read,
             protocol=self.name,
             write=lambda answers: write_output(answers, binary=as_binary),
-            gone=exchange.gone,
-            trail=exchange.trail,
+            disconnected=exchange.disconnected,
+            context=exchange.context,
         )
         output, data = answer.value
         told = {"model_name": name, "model_version": answer.version, "outputs": [output]}
@@ -141,13 +141,13 @@ def _server() -> dict[str, Any]:
     return {"name": "headwaiter", "version": installed("headwaiter"), "extensions": ["binary_tensor_data"]}
 
 
-def _metadata(view: View, versions: list[str]) -> dict[str, Any]:
-    example = view.contract.example
-    parts = {"text": False} if takes_text(view.task) else parts_of(view.task)
+def _metadata(loaded: LoadedVersion, versions: list[str]) -> dict[str, Any]:
+    example = loaded.contract.example
+    parts = {"text": False} if takes_text(loaded.task) else parts_of(loaded.task)
     return {
-        "name": view.model,
+        "name": loaded.model,
         "versions": versions,
-        "platform": f"headwaiter_{view.contract.task}",
+        "platform": f"headwaiter_{loaded.contract.task}",
         "inputs": [
             {"name": name, "datatype": "BYTES", "shape": [-1, -1] if is_list else [-1]}
             for name, is_list in parts.items()

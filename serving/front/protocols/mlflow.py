@@ -31,18 +31,18 @@ ERROR_CODES = {
 }
 
 
-class Split(msgspec.Struct, frozen=True):
+class SplitTable(msgspec.Struct, frozen=True):
     """A table as pandas' `to_dict(orient="split")` writes it."""
 
     columns: list[str]
     data: list[list[Any]]
 
 
-class _SplitForm(msgspec.Struct, frozen=True):
-    dataframe_split: Split
+class _SplitTableForm(msgspec.Struct, frozen=True):
+    dataframe_split: SplitTable
 
 
-class Scoring(Protocol):
+class MLflowScoring(Protocol):
     """The scoring routes; without a name in the path they ask the one model that is served."""
 
     name = "mlflow"
@@ -69,7 +69,7 @@ class Scoring(Protocol):
         return {"error_code": ERROR_CODES.get(error.status, default), "message": error.message}
 
     def _only_model(self) -> str:
-        models = list(self.front.routes.table.models)
+        models = list(self.front.routing.table.models)
         if len(models) != 1:
             raise UnknownModel(f"name a model, /invocations/{{name}}; served: {', '.join(models) or 'none yet'}")
         return models[0]
@@ -93,7 +93,13 @@ class Scoring(Protocol):
             return convert_request(inputs, found.get("params"), task, settings.max_rows)
 
         answer = await self.front.answer(
-            name, None, read, protocol=self.name, write=_write, gone=exchange.gone, trail=exchange.trail
+            name,
+            None,
+            read,
+            protocol=self.name,
+            write=_write,
+            disconnected=exchange.disconnected,
+            context=exchange.context,
         )
         await exchange.respond(answer.value, JSON, *headers_of(answer))
 
@@ -107,7 +113,7 @@ def _read_inputs(form: str, value: Any, task: Task) -> list[Any]:
         case "csv":
             return to_inputs(value, task)
         case "dataframe_split":
-            split = read_form({form: value}, _SplitForm).dataframe_split
+            split = read_form({form: value}, _SplitTableForm).dataframe_split
             if any(len(row) != len(split.columns) for row in split.data):
                 raise Unprocessable(
                     f"dataframe_split: every row of data needs {len(split.columns)} values, one a column"

@@ -15,7 +15,7 @@ from serving.front.front import Front
 from serving.front.protocols.base import Exchange, timing_header, version_header
 from serving.front.protocols.forms import named_model, read_form, read_json, renamed
 from serving.front.protocols.openai_forms import (
-    Form,
+    GenerationForm,
     WholeText,
     gather,
     refuse_unsupported,
@@ -23,16 +23,16 @@ from serving.front.protocols.openai_forms import (
     to_parameters,
     usage,
 )
-from serving.front.text_stream import Piece, TextStream
+from serving.front.text_stream import TextDelta, TextStream
 from serving.tasks.base.generated_text import TokenScore
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import Task
 
 
-class Writer(ABC):
+class CompletionRoute(ABC):
     """One of the two routes. Subclasses say what a prompt is and how a choice looks."""
 
-    form: ClassVar[type[Form]]
+    form: ClassVar[type[GenerationForm]]
     prefix: ClassVar[str]
     """Of an answer's id."""
     kind: ClassVar[str]
@@ -52,8 +52,8 @@ class Writer(ABC):
         """A whole text."""
 
     @abstractmethod
-    def chunks(self, piece: Piece, form: Any, begun: set[int]) -> Iterator[dict[str, Any]]:
-        """The choices of the chunks that a piece makes. begun: the texts that had one; is added to."""
+    def chunks(self, delta: TextDelta, form: Any, begun: set[int]) -> Iterator[dict[str, Any]]:
+        """The choices of the chunks that a delta makes. begun: the texts that had one; is added to."""
 
     async def answer(self, model: str | None, exchange: Exchange) -> None:
         """model: where the path names it."""
@@ -63,7 +63,7 @@ class Writer(ABC):
             refuse_unsupported(fields)
             stream = await self._open(model, form, fields, exchange)
             head = {
-                "id": f"{self.prefix}-{exchange.trail.request_id}",
+                "id": f"{self.prefix}-{exchange.context.request_id}",
                 "created": int(time.time()),
                 "model": form.model or model,
                 "system_fingerprint": f"{model or form.model}/{stream.version}",
@@ -81,7 +81,9 @@ class Writer(ABC):
         body = head | {"object": self.kind, "choices": choices, "usage": usage(stream)}
         await exchange.respond_json(body, version_header(stream.version), timing_header(stream.stages))
 
-    async def _open(self, model: str | None, form: Form, fields: dict[str, Any], exchange: Exchange) -> TextStream:
+    async def _open(
+        self, model: str | None, form: GenerationForm, fields: dict[str, Any], exchange: Exchange
+    ) -> TextStream:
         name, version = named_model(model or form.model)
 
         def read(task: Task) -> Request:
@@ -90,16 +92,16 @@ class Writer(ABC):
             return self.read(form, fields, model or form.model or "", task)
 
         return await self._front.stream(
-            name, version, read, protocol="openai", gone=exchange.gone, trail=exchange.trail
+            name, version, read, protocol="openai", disconnected=exchange.disconnected, context=exchange.context
         )
 
-    async def _tell(self, stream: TextStream, form: Form, head: dict[str, Any], exchange: Exchange) -> None:
+    async def _tell(self, stream: TextStream, form: GenerationForm, head: dict[str, Any], exchange: Exchange) -> None:
         events = await exchange.begin_events(self._front.settings.timeout_seconds, version_header(stream.version))
         head |= {"object": self.chunk_kind}
         more: dict[str, Any] = {"usage": None} if form.has_usage else {}
         begun: set[int] = set()
-        async for piece in stream:
-            for choice in self.chunks(piece, form, begun):
+        async for delta in stream:
+            for choice in self.chunks(delta, form, begun):
                 await events.tell(encode_json(head | {"choices": [choice]} | more))
         if form.has_usage:
             await events.tell(encode_json(head | {"choices": [], "usage": usage(stream)}))
@@ -107,7 +109,7 @@ class Writer(ABC):
         await events.end()
 
 
-class CompletionForm(Form, frozen=True, kw_only=True):
+class CompletionForm(GenerationForm, frozen=True, kw_only=True):
     """prompt: a text or several. logprobs: likeliest tokens told for each place. echo: the prompt comes first."""
 
     prompt: Any
@@ -115,7 +117,7 @@ class CompletionForm(Form, frozen=True, kw_only=True):
     echo: bool | None = None
 
 
-class Completions(Writer):
+class Completions(CompletionRoute):
     """Texts that go on from prompts; of a text2text model, texts made from them."""
 
     form = CompletionForm
@@ -140,19 +142,19 @@ class Completions(Writer):
         scores = None if form.logprobs is None else _completion_scores(text.tokens)
         return {"index": index, "text": text.text, "finish_reason": text.finish_reason, "logprobs": scores}
 
-    def chunks(self, piece: Piece, form: Any, begun: set[int]) -> Iterator[dict[str, Any]]:
+    def chunks(self, delta: TextDelta, form: Any, begun: set[int]) -> Iterator[dict[str, Any]]:
         """One, unless nothing is new."""
-        tokens = shown(piece.logprobs)
-        if piece.text or tokens or piece.finish:
+        tokens = shown(delta.logprobs)
+        if delta.text or tokens or delta.finish:
             yield {
-                "index": piece.index,
-                "text": piece.text,
-                "finish_reason": piece.finish_reason,
+                "index": delta.index,
+                "text": delta.text,
+                "finish_reason": delta.finish_reason,
                 "logprobs": None if form.logprobs is None else _completion_scores(tokens),
             }
 
 
-class ChatForm(Form, frozen=True, kw_only=True):
+class ChatForm(GenerationForm, frozen=True, kw_only=True):
     """messages: see `_messages`. chat_template_kwargs: more variables for the template, as `enable_thinking`."""
 
     messages: list[dict[str, Any]]
@@ -162,7 +164,7 @@ class ChatForm(Form, frozen=True, kw_only=True):
     chat_template_kwargs: dict[str, Any] = {}
 
 
-class Chat(Writer):
+class Chat(CompletionRoute):
     """The assistant's next message."""
 
     form = ChatForm
@@ -174,7 +176,7 @@ class Chat(Writer):
     def read(self, form: Any, fields: dict[str, Any], model: str, task: Task) -> Request:
         """One input, the rendered chat."""
         # nothing else runs between the front's own look at the table and this one, so it is the same version
-        template = self._front.routes.find(*named_model(model)).served.chat
+        template = self._front.routing.find(*named_model(model)).served.chat
         if template is None:
             raise Unprocessable(
                 f"model {model!r} has no chat template: ask /v1/completions, or log a tokenizer that has one",
@@ -199,16 +201,16 @@ class Chat(Writer):
             "logprobs": _chat_scores(text.tokens) if form.logprobs else None,
         }
 
-    def chunks(self, piece: Piece, form: Any, begun: set[int]) -> Iterator[dict[str, Any]]:
+    def chunks(self, delta: TextDelta, form: Any, begun: set[int]) -> Iterator[dict[str, Any]]:
         """First the role, then what is new, and why it ended by itself."""
-        if piece.index not in begun:
-            begun.add(piece.index)
-            yield _delta(piece.index, {"role": "assistant", "content": ""})
-        tokens = shown(piece.logprobs)
-        if piece.text or tokens:
-            yield _delta(piece.index, {"content": piece.text}, _chat_scores(tokens) if form.logprobs else None)
-        if piece.finish:
-            yield _delta(piece.index, {}, None, piece.finish_reason)
+        if delta.index not in begun:
+            begun.add(delta.index)
+            yield _delta(delta.index, {"role": "assistant", "content": ""})
+        tokens = shown(delta.logprobs)
+        if delta.text or tokens:
+            yield _delta(delta.index, {"content": delta.text}, _chat_scores(tokens) if form.logprobs else None)
+        if delta.finish:
+            yield _delta(delta.index, {}, None, delta.finish_reason)
 
 
 def _delta(index: int, delta: dict[str, str], scores: Any = None, finish_reason: str | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import Task
 
 
-class Form(msgspec.Struct, frozen=True):
+class EmbeddingForm(msgspec.Struct, frozen=True):
     """input: a text or a list of texts. encoding_format: of the vectors; base64 is of little-endian float32."""
 
     input: Any
@@ -33,7 +33,7 @@ class Embeddings:
         """model: where the path names it."""
         settings = self._front.settings
         fields = read_json(await exchange.body(settings.max_body_bytes))
-        form = read_form(fields, Form)
+        form = read_form(fields, EmbeddingForm)
         if _holds_ids(form.input):
             raise Unprocessable("input holds token ids: send text; the server tokenizes it itself", field="input")
 
@@ -54,14 +54,20 @@ class Embeddings:
         with renamed({"inputs": "input"}):
             name, version = named_model(model or form.model)
             answer = await self._front.answer(
-                name, version, read, protocol="openai", write=write, gone=exchange.gone, trail=exchange.trail
+                name,
+                version,
+                read,
+                protocol="openai",
+                write=write,
+                disconnected=exchange.disconnected,
+                context=exchange.context,
             )
         usage = {"prompt_tokens": answer.stages.tokens, "total_tokens": answer.stages.tokens}
         body = {"object": "list", "data": answer.value, "model": form.model or model, "usage": usage}
         await exchange.respond(encode_json(body), JSON, *headers_of(answer))
 
 
-def _entry(index: int, vector: list[float], form: Form) -> dict[str, Any]:
+def _entry(index: int, vector: list[float], form: EmbeddingForm) -> dict[str, Any]:
     embedding: Any = vector
     if form.encoding_format == "base64":
         embedding = base64.b64encode(numpy.asarray(vector, dtype="<f4").tobytes()).decode()

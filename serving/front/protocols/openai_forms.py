@@ -40,7 +40,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool = False
 
 
-class Form(msgspec.Struct, frozen=True, kw_only=True):
+class GenerationForm(msgspec.Struct, frozen=True, kw_only=True):
     """What both routes' bodies have. A temperature of 0 takes the likeliest tokens."""
 
     model: str | None = None
@@ -67,7 +67,7 @@ def refuse_unsupported(fields: Mapping[str, Any]) -> None:
             raise Unprocessable(f"{name} is not supported by this server: leave it out", field=name)
 
 
-def to_parameters(form: Form, fields: Mapping[str, Any], task: Task, **more: Any) -> dict[str, Any]:
+def to_parameters(form: GenerationForm, fields: Mapping[str, Any], task: Task, **more: Any) -> dict[str, Any]:
     """The task's parameters. Those that OpenAI has no name for, as `top_k`, stand in the body under the task's own."""
     is_greedy = form.temperature == 0
     parameters = pick_parameters(fields, task)
@@ -86,7 +86,7 @@ def to_parameters(form: Form, fields: Mapping[str, Any], task: Task, **more: Any
 
 @dataclass
 class WholeText:
-    """A text that was gathered from its pieces. finish_reason: as OpenAI has it."""
+    """A text that was gathered from its deltas. finish_reason: as OpenAI has it."""
 
     text: str = ""
     finish_reason: str = "stop"
@@ -96,11 +96,11 @@ class WholeText:
 async def gather(stream: TextStream) -> Sequence[WholeText]:
     """All texts of a stream, by index; raises what the stream raises."""
     texts = [WholeText() for _ in range(stream.rows)]
-    async for piece in stream:
-        found = texts[piece.index]
-        found.text += piece.text
-        found.tokens += shown(piece.logprobs)
-        found.finish_reason = piece.finish_reason or found.finish_reason
+    async for delta in stream:
+        found = texts[delta.index]
+        found.text += delta.text
+        found.tokens += shown(delta.logprobs)
+        found.finish_reason = delta.finish_reason or found.finish_reason
     return texts
 
 
