@@ -6,6 +6,8 @@ BentoML's: processes, health routes, the typed API and its OpenAPI page, `bentom
 """
 
 import asyncio
+import gc
+import logging
 import os
 import threading
 from functools import cache
@@ -23,7 +25,7 @@ from serving.settings import ServingSettings, default_workers
 from serving.tasks.base.request import convert_request
 
 if TYPE_CHECKING:
-    from serving.front.front import Front
+    from serving.front.front import Answer, Front
 
 _QUIET = {
     "metrics": {"enabled": False},  # ours are served instead: BentoML's have the raw path as a label
@@ -94,6 +96,7 @@ class Headwaiter:
     @bentoml.on_startup
     async def start(self) -> None:
         """Follow the routing table."""
+        _settle_process()
         await front().start()
 
     @bentoml.on_shutdown
@@ -115,7 +118,7 @@ class Headwaiter:
         limit, context = front().settings.max_rows, RequestContext.read(ctx.request.headers.raw)
         ctx.response.headers["x-request-id"] = context.request_id
         try:
-            answer = await front().answer(
+            answer: Answer[object] = await front().answer(
                 model,
                 version,
                 lambda task: convert_request(inputs, parameters, task, limit),
@@ -131,6 +134,14 @@ class Headwaiter:
 
     async def __is_ready__(self) -> bool:
         return front().is_ready()
+
+
+def _settle_process() -> None:
+    """Set this worker process' global state, once everything is imported."""
+    access = logging.getLogger("uvicorn.access")  # uvicorn formats a line a request for its handlers; nobody reads it
+    access.handlers, access.propagate = [], False
+    gc.collect()
+    gc.freeze()  # what was imported stays, so the collector need not look through it while requests are served
 
 
 def _as_bentoml(error: ServingError) -> BentoMLException:

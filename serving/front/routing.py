@@ -40,6 +40,7 @@ class Routing:
 
     def __init__(self, settings: ServingSettings, file: TableFile) -> None:
         self.table = Table()
+        self._pending: Table | None = None
         self._settings = settings
         self._file = file
         self._loaded: dict[tuple[str, str], LoadedVersion] = {}
@@ -48,23 +49,25 @@ class Routing:
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
 
     async def catch_up(self) -> None:
-        """Follow the table once, if there is one."""
-        if (table := self._file.read_if_changed()) is not None:
-            await self._apply(table)
+        """Follow the table once, if there is one. What cannot be followed is left to `follow`."""
+        await self._follow_once()
 
     async def follow(self) -> None:
-        """Follow the table from now on. What cannot be read here leaves what serves as it is, and is retried."""
-        table: Table | None = None
+        """Follow the table from now on. A table that cannot be read or applied leaves what serves as it is."""
         while True:
-            table = self._file.read_if_changed() or table
-            try:
-                if table is not None:
-                    await self._apply(table)
-                    table = None
-                await asyncio.sleep(FOLLOW_SECONDS)
-            except Exception:  # a broken version must not end the following of all others
-                logger.exception("the routing table could not be followed; it is tried again")
-                await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(FOLLOW_SECONDS if await self._follow_once() else RETRY_SECONDS)
+
+    async def _follow_once(self) -> bool:
+        """Whether the newest table is followed; it is tried again by the next call if not."""
+        try:
+            self._pending = self._file.read_if_changed() or self._pending
+            if self._pending is not None:
+                await self._apply(self._pending)
+                self._pending = None
+        except Exception:  # neither a broken version nor a table that cannot be read may end the following
+            logger.exception("the routing table could not be followed; it is tried again")
+            return False
+        return True
 
     def close(self) -> None:
         """Let go of all engines; what still waits fails."""
@@ -83,7 +86,7 @@ class Routing:
         if entry is None or entry.is_leaving:
             if not self.table.models and not self.table.is_known:
                 raise NotReady("the server is starting and serves nothing yet: try again", retry_seconds=1.0)
-            served = ", ".join(key for key, found in self.table.models.items() if not found.is_leaving) or "none"
+            served = ", ".join(self.served_models()) or "none"
             raise UnknownModel(f"there is no model {name!r} here; served: {served}")
         if version is None:
             version = self._live(name, entry, alias)
@@ -99,13 +102,21 @@ class Routing:
             raise NotReady(f"{name}/{version} {UNANSWERED[known.state]}: try again", retry_seconds=1.0)
         return loaded
 
+    def served_models(self) -> dict[str, ModelEntry]:
+        """The models that take requests: those that something still refers to."""
+        return {name: entry for name, entry in self.table.models.items() if not entry.is_leaving}
+
+    def knows(self, name: str) -> bool:
+        """Whether the table has a model of that name."""
+        return name in self.table.models
+
     def may_stream(self, name: str) -> bool:
         """Whether `name` or `name@alias` writes texts, so that a request may ask for a stream."""
         return name.partition("@")[0] in self._writers
 
     def is_ready(self) -> bool:
         """Whether the live version of every model answers here; while nothing is deployed, who deploys must get in."""
-        served = {name: entry for name, entry in self.table.models.items() if not entry.is_leaving}
+        served = self.served_models()
         if not served:
             return self._settings.deployments and self.table.is_known
         return all(entry.live is not None and self._answers(name, entry.live) for name, entry in served.items())

@@ -145,7 +145,10 @@ class TableFile:
             return Table()
 
     def read_if_changed(self) -> Table | None:
-        """The table if it was replaced since the last call, else None."""
+        """The table if it was replaced since the last call that returned it, else None.
+
+        Raises OSError, or msgspec.DecodeError for a table of another release.
+        """
         try:
             stat = os.stat(self._path)
             seen = (stat.st_ino, stat.st_mtime_ns)
@@ -158,8 +161,8 @@ class TableFile:
         return table
 
     def silence_seconds(self) -> float:
-        """Seconds since the manager's last heartbeat; infinite before the first."""
+        """Seconds since the manager's last heartbeat; infinite before the first, and where it cannot be looked at."""
         try:
             return max(0.0, time.time() - os.stat(self._heartbeat).st_mtime)
-        except FileNotFoundError:
+        except OSError:
             return float("inf")

@@ -21,7 +21,8 @@ from serving.front.asgi import (
     refuse,
     respond,
 )
-from serving.front.front import Answer, Disconnected, Front
+from serving.front.disconnects import Disconnected
+from serving.front.front import Answer, Front
 from serving.front.request_context import RequestContext, StageTimes
 
 logger = logging.getLogger("headwaiter.front")
@@ -119,7 +120,7 @@ def no_route(choices: str) -> UnknownModel:
     return UnknownModel(f"there is no such route; {choices}")
 
 
-def headers_of(answer: Answer) -> list[Header]:
+def headers_of(answer: Answer[Any]) -> list[Header]:
     """What every answer carries: who gave it, and where the time went."""
     return [version_header(answer.version), timing_header(answer.stages)]
 

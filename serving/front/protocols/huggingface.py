@@ -5,7 +5,8 @@ from typing import Any
 
 from serving.errors import ServingError, UnknownModel, Unprocessable
 from serving.front.asgi import JSON, Header, Response, encode_json, refusal, respond
-from serving.front.front import Disconnected, Front
+from serving.front.disconnects import Disconnected
+from serving.front.front import Front
 from serving.front.model_description import describe_model
 from serving.front.protocols.base import Exchange, Protocol, as_error, headers_of, no_route, version_header
 from serving.front.protocols.forms import read_json
@@ -48,13 +49,13 @@ class HuggingFace(Protocol):
         return {"error": error.message, "error_type": error.reason}
 
     async def _list(self, exchange: Exchange) -> None:
-        models = [describe_model(name, entry) for name, entry in self.front.routing.table.models.items()]
+        models = [describe_model(name, entry) for name, entry in self.front.models().items()]
         await exchange.respond_json({"models": models, **self.front.describe()})
 
     async def _describe(self, name: str, exchange: Exchange) -> None:
-        entry = self.front.routing.table.models.get(name)
+        entry = self.front.models().get(name)
         if entry is None:
-            self.front.routing.find(name, None)
+            self.front.find(name, None)
             raise UnknownModel(f"ask for the model by its name alone, without an alias: {name}")
         await exchange.respond_json(describe_model(name, entry))
 
@@ -66,7 +67,7 @@ class HuggingFace(Protocol):
         try:
             wants_stream, body = _take_stream(body)
             if wants_stream:
-                task = self.front.routing.find(name, version).task
+                task = self.front.find(name, version).task
                 raise Unprocessable(f"{name} does {task.name}: only tasks that write texts can stream")
             return await self._whole(name, version, body, context, disconnected)
         except Exception as raised:  # the edge, as for every protocol
@@ -111,6 +112,7 @@ class HuggingFace(Protocol):
             name, version, read, protocol=self.name, disconnected=exchange.disconnected, context=exchange.context
         )
         async with stream:
+            await stream.start()
             events = await exchange.begin_events(settings.timeout_seconds, version_header(stream.version))
             whole, count, last_id = "", 0, 0
             async for delta in stream:

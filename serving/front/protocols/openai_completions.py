@@ -1,7 +1,7 @@
 """`POST /v1/completions` and `/v1/chat/completions`: texts, whole or as they are written.
 
-Both go through `Front.stream`, also where the answer is whole: then a text may take longer than a request's deadline,
-as long as its tokens come in time, and a client that leaves frees its rows at once.
+Both go through `Front.stream`, also where the answer is whole: a text may take longer than a request's deadline, as
+long as its tokens come in time.
 """
 
 import time
@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from serving.errors import EngineLost, Unprocessable
+from serving.errors import Unprocessable
 from serving.front.asgi import encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, timing_header, version_header
@@ -62,22 +62,13 @@ class CompletionRoute(ABC):
             form = read_form(fields, self.form)
             refuse_unsupported(fields)
             stream = await self._open(model, form, fields, exchange)
-            head = {
-                "id": f"{self.prefix}-{exchange.context.request_id}",
-                "created": int(time.time()),
-                "model": form.model or model,
-                "system_fingerprint": f"{model or form.model}/{stream.version}",
-            }
             async with stream:
                 if form.stream:
-                    await self._tell(stream, form, head, exchange)
+                    await self._tell(stream, form, model, exchange)
                     return
-                try:
-                    texts = await gather(stream)
-                except EngineLost:  # once more, as nothing has left yet
-                    stream = await self._open(model, form, fields, exchange)
-                    texts = await gather(stream)
+                texts = await gather(stream)
         choices = [self.choice(index, text, form) for index, text in enumerate(texts)]
+        head = self._head(stream, form, model, exchange)
         body = head | {"object": self.kind, "choices": choices, "usage": usage(stream)}
         await exchange.respond_json(body, version_header(stream.version), timing_header(stream.stages))
 
@@ -95,10 +86,11 @@ class CompletionRoute(ABC):
             name, version, read, protocol="openai", disconnected=exchange.disconnected, context=exchange.context
         )
 
-    async def _tell(self, stream: TextStream, form: GenerationForm, head: dict[str, Any], exchange: Exchange) -> None:
+    async def _tell(self, stream: TextStream, form: GenerationForm, model: str | None, exchange: Exchange) -> None:
+        await stream.start()
         events = await exchange.begin_events(self._front.settings.timeout_seconds, version_header(stream.version))
-        head |= {"object": self.chunk_kind}
-        more: dict[str, Any] = {"usage": None} if form.has_usage else {}
+        head = self._head(stream, form, model, exchange) | {"object": self.chunk_kind}
+        more: dict[str, object] = {"usage": None} if form.has_usage else {}
         begun: set[int] = set()
         async for delta in stream:
             for choice in self.chunks(delta, form, begun):
@@ -107,6 +99,17 @@ class CompletionRoute(ABC):
             await events.tell(encode_json(head | {"choices": [], "usage": usage(stream)}))
         await events.tell(b"[DONE]")
         await events.end()
+
+    def _head(
+        self, stream: TextStream, form: GenerationForm, model: str | None, exchange: Exchange
+    ) -> dict[str, object]:
+        """What the answer, or each chunk of it, begins with."""
+        return {
+            "id": f"{self.prefix}-{exchange.context.request_id}",
+            "created": int(time.time()),
+            "model": form.model or model,
+            "system_fingerprint": f"{model or form.model}/{stream.version}",
+        }
 
 
 class CompletionForm(GenerationForm, frozen=True, kw_only=True):
@@ -176,7 +179,7 @@ class Chat(CompletionRoute):
     def read(self, form: Any, fields: dict[str, Any], model: str, task: Task) -> Request:
         """One input, the rendered chat."""
         # nothing else runs between the front's own look at the table and this one, so it is the same version
-        template = self._front.routing.find(*named_model(model)).served.chat
+        template = self._front.find(*named_model(model)).served.chat
         if template is None:
             raise Unprocessable(
                 f"model {model!r} has no chat template: ask /v1/completions, or log a tokenizer that has one",

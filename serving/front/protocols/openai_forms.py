@@ -95,8 +95,9 @@ class WholeText:
 
 async def gather(stream: TextStream) -> Sequence[WholeText]:
     """All texts of a stream, by index; raises what the stream raises."""
+    deltas = await stream.collect()
     texts = [WholeText() for _ in range(stream.rows)]
-    async for delta in stream:
+    for delta in deltas:
         found = texts[delta.index]
         found.text += delta.text
         found.tokens += shown(delta.logprobs)
