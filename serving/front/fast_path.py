@@ -67,7 +67,7 @@ class PlainConnection(HttpToolsProtocol):
         if not length.isdigit() or int(length) > self.front.settings.max_body_bytes:
             return None
         name, version = route.groups()
-        if self.front.routing.may_stream(name.decode()):
+        if self.front.may_stream(name.decode()):
             return None
         return PlainRequest(self, name.decode(), None if version is None else version.decode())
 

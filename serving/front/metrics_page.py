@@ -25,7 +25,7 @@ class MetricsPage:
 
 def server_status(front: Front) -> ServerStatus:
     """The server now, by the table that this front follows."""
-    models = front.routing.table.models
+    models = front.models()
     return ServerStatus(
         versions=tuple(
             _version_status(front, name, model, version) for name, model in models.items() for version in model.versions

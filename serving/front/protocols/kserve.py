@@ -75,10 +75,10 @@ class KServe(Protocol):
     async def _model(self, name: str, version: str | None, rest: list[str], exchange: Exchange) -> None:
         if not rest:
             exchange.expect("GET")
-            await exchange.respond_json(_metadata(self.front.routing.find(name, version), list(self._versions(name))))
+            await exchange.respond_json(_metadata(self.front.find(name, version), list(self._versions(name))))
         elif rest == ["ready"]:
             exchange.expect("GET")
-            loaded = self.front.routing.find(name, version)
+            loaded = self.front.find(name, version)
             loaded.choose_link()
             await exchange.respond_json({"name": name, "ready": True})
         elif rest == ["infer"]:
@@ -88,7 +88,7 @@ class KServe(Protocol):
             raise no_route("of a model there are /ready and /infer")
 
     def _versions(self, name: str) -> list[str]:
-        return list(self.front.routing.table.models[name.partition("@")[0]].versions)
+        return list(self.front.models()[name.partition("@")[0]].versions)
 
     async def _tell(self, exchange: Exchange, word: str, is_so: bool) -> None:
         exchange.expect("GET")

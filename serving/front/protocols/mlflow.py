@@ -69,7 +69,7 @@ class MLflowScoring(Protocol):
         return {"error_code": ERROR_CODES.get(error.status, default), "message": error.message}
 
     def _only_model(self) -> str:
-        models = list(self.front.routing.table.models)
+        models = list(self.front.served_models())
         if len(models) != 1:
             raise UnknownModel(f"name a model, /invocations/{{name}}; served: {', '.join(models) or 'none yet'}")
         return models[0]

@@ -57,12 +57,12 @@ class OpenAI(Protocol):
         return describe_error(error)
 
     async def _models(self, name: str, exchange: Exchange) -> None:
-        models = self.front.routing.table.models
+        models = self.front.served_models()
         if not name:
             listed = [_describe_model(found, entry) for found, entry in models.items()]
             await exchange.respond_json({"object": "list", "data": listed})
             return
-        self.front.routing.find(*named_model(name))
+        self.front.find(*named_model(name))
         await exchange.respond_json(_describe_model(name, models[re.split("[@/]", name)[0]]))
 
 
