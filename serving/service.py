@@ -50,10 +50,11 @@ class FrontService(Service[Any]):
     def to_asgi(self, is_main: bool = True) -> Any:
         """BentoML's hook: what the worker serves. Only fronts import it, so that the other processes start sooner."""
         from serving.front.app import DataPlane
-        from serving.front.fast_path import serve_plainly
+        from serving.front.fast_path_check import enable_fast_path
 
         plane = DataPlane(front(), super().to_asgi(is_main=is_main))
-        serve_plainly(plane.huggingface)
+        if front().settings.fast_path:
+            enable_fast_path(plane.huggingface)
         return plane
 
 

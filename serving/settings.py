@@ -30,8 +30,8 @@ class ServingSettings:
     queue, 0 for what the engine computes in `queue_seconds`. max_body_bytes, max_rows: bounds of one request.
     threads: of an engine on a CPU, 0 for all cores. cache_bytes: of the keys and values of texts that one engine
     writes, 0 for a share of what is free. slow_seconds: requests that take longer are logged. log_inputs: whether
-    logged requests show what was asked. run: folder of sockets and the routing table. server: id of the process
-    that all others end with.
+    logged requests show what was asked. fast_path: whether plain requests may pass ASGI by. run: folder of sockets and
+    the routing table. server: id of the process that all others end with.
     """
 
     registry: RegistrySettings
@@ -59,6 +59,7 @@ class ServingSettings:
     cache_bytes: int = 0
     slow_seconds: float = 1.0
     log_inputs: bool = False
+    fast_path: bool = True
 
     @classmethod
     def from_environment(
@@ -105,6 +106,7 @@ class ServingSettings:
             cache_bytes=read.number("CACHE_BYTES", int, cls.cache_bytes, 0, 2**50),
             slow_seconds=read.number("SLOW_SECONDS", float, cls.slow_seconds, 0.001, 3600),
             log_inputs=read.choice("LOG_INPUTS", ("0", "1")) == "1",
+            fast_path=read.choice("FAST_PATH", ("1", "0")) == "1",
         )
 
 

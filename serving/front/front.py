@@ -239,7 +239,7 @@ class Front:
         call.tracked.begin_attempt(loaded)
         request = call.read(loaded.task)
         if streams and not loaded.task.generates:
-            raise Unprocessable(f"{loaded.model} does {loaded.task.name}: only tasks that write texts can stream")
+            raise only_text_streams(loaded.model, loaded.task)
         stages.items = request.items
         encoded = await loaded.encode(request)
         stages.tokens = sum(item.rows[0].length for item in encoded)
@@ -271,3 +271,8 @@ class Front:
             link.abandon_late(now)
         self._disconnects.tick(now)
         self.routing.note_unserved(now)
+
+
+def only_text_streams(model: str, task: Task) -> Unprocessable:
+    """The error of a stream that a model's task cannot have."""
+    return Unprocessable(f"{model} does {task.name}: only tasks that write texts can stream")

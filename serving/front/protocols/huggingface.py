@@ -1,12 +1,11 @@
 """`/models…`: the shape of the Hugging Face inference API and of text-generation-inference, and what is served."""
 
-from functools import partial
 from typing import Any
 
 from serving.errors import ServingError, UnknownModel, Unprocessable
 from serving.front.asgi import JSON, Header, Response, encode_json, refusal, respond
 from serving.front.disconnects import Disconnected
-from serving.front.front import Front
+from serving.front.front import Front, only_text_streams
 from serving.front.model_description import describe_model
 from serving.front.protocols.base import Exchange, Protocol, as_error, headers_of, no_route, version_header
 from serving.front.protocols.forms import read_json
@@ -66,10 +65,7 @@ class HuggingFace(Protocol):
         context = RequestContext.read(headers)
         try:
             wants_stream, body = _take_stream(body)
-            if wants_stream:
-                task = self.front.find(name, version).task
-                raise Unprocessable(f"{name} does {task.name}: only tasks that write texts can stream")
-            return await self._whole(name, version, body, context, disconnected)
+            return await self._whole(name, version, body, context, disconnected, wants_stream=wants_stream)
         except Exception as raised:  # the edge, as for every protocol
             error = as_error(raised, context)
             return refusal(error, context, encode_json(self.describe(error)))
@@ -83,16 +79,23 @@ class HuggingFace(Protocol):
         await respond(exchange.send, *whole)
 
     async def _whole(
-        self, name: str, version: str | None, body: bytes, context: RequestContext, disconnected: Disconnected
+        self,
+        name: str,
+        version: str | None,
+        body: bytes,
+        context: RequestContext,
+        disconnected: Disconnected,
+        *,
+        wants_stream: bool = False,
     ) -> Response:
+        def read(task: Task) -> Request:
+            request = parse_body(body, task, self.front.settings.max_rows)
+            if wants_stream:
+                raise only_text_streams(name.partition("@")[0], task)
+            return request
+
         answer = await self.front.answer(
-            name,
-            version,
-            partial(parse_body, body, max_rows=self.front.settings.max_rows),
-            protocol=self.name,
-            write=encode_json,
-            disconnected=disconnected,
-            context=context,
+            name, version, read, protocol=self.name, write=encode_json, disconnected=disconnected, context=context
         )
         return 200, answer.value, [JSON, *headers_of(answer), context.header]
 
