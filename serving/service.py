@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import threading
+import warnings
 from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -141,6 +142,7 @@ def _settle_process() -> None:
     """Set this worker process' global state, once everything is imported."""
     access = logging.getLogger("uvicorn.access")  # uvicorn formats a line a request for its handlers; nobody reads it
     access.handlers, access.propagate = [], False
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's; the client is told, see `images`
     gc.collect()
     gc.freeze()  # what was imported stays, so the collector need not look through it while requests are served
 
