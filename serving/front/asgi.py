@@ -14,6 +14,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Header = tuple[bytes, bytes]
+JsonObject = dict[str, object]
+"""An object of JSON, as plain data."""
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Response = tuple[int, bytes, list[Header]]
 """A whole answer: status, body, headers without its length."""

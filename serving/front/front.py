@@ -40,15 +40,16 @@ RETRY_SECONDS = 1.0
 
 AnyWaiter = TypeVar("AnyWaiter", bound=Waiter)
 Value = TypeVar("Value")
+Value_co = TypeVar("Value_co", covariant=True)
 
 logger = logging.getLogger("headwaiter.front")
 
 
 @dataclass(frozen=True)
-class Answer(Generic[Value]):
+class Answer(Generic[Value_co]):
     """The answer as `write` made it, the version that gave it, and when the request passed each stage."""
 
-    value: Value
+    value: Value_co
     version: str
     stages: StageTimes
 

@@ -1,13 +1,12 @@
 """What `GET /models` tells of a model."""
 
-from typing import Any
-
 import msgspec
 
+from serving.front.asgi import JsonObject
 from serving.wire.routing_table import ModelEntry
 
 
-def describe_model(name: str, entry: ModelEntry) -> dict[str, Any]:
+def describe_model(name: str, entry: ModelEntry) -> JsonObject:
     """What `GET /models/{name}` shows: versions, states, aliases, swaps, contract; no paths and no addresses."""
     return {
         "name": name,

@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
@@ -60,7 +59,7 @@ class StageTimes:
     ended: float = 0.0
     forward_seconds: float = 0.0
     tokens: int = 0
-    items: Sequence[Any] = ()
+    items: Sequence[object] = ()
 
     def seconds(self) -> tuple[float, float, float, float]:
         """Time in encode, queue, forward, decode; they add up to the request. 0 for a stage that it did not reach.

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from serving.front.request_context import STAGES, RequestContext, StageTimes
 
@@ -58,7 +58,7 @@ class RequestLog:
         reason: str,
         stages: StageTimes,
     ) -> None:
-        fields: dict[str, Any] = {
+        fields: dict[str, object] = {
             "request_id": context.request_id if context else "",
             "trace_id": context.trace_id if context else "",
             **meter.fields,

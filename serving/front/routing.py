@@ -6,7 +6,6 @@ Runs in the front's event loop. What is new is loaded beside what serves, then t
 import asyncio
 import logging
 from pathlib import Path
-from typing import Any
 
 import zmq
 
@@ -46,7 +45,7 @@ class Routing:
         self._loaded: dict[tuple[str, str], LoadedVersion] = {}
         self._writers: set[str] = set()
         self._unserved_since: dict[str, float] = {}
-        self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
 
     async def catch_up(self) -> None:
         """Follow the table once, if there is one. What cannot be followed is left to `follow`."""

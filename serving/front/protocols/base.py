@@ -5,13 +5,14 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from serving.errors import ClientGone, Failed, ServingError, UnknownModel, WrongMethod
 from serving.front.asgi import (
     JSON,
     Events,
     Header,
+    JsonObject,
     Receive,
     Scope,
     Send,
@@ -60,7 +61,7 @@ class Exchange:
         """The whole answer."""
         await respond(self.send, status, body, [*headers, self.context.header])
 
-    async def respond_json(self, value: Any, *headers: Header, status: int = 200) -> None:
+    async def respond_json(self, value: object, *headers: Header, status: int = 200) -> None:
         """The whole answer, as JSON."""
         await self.respond(encode_json(value), JSON, *headers, status=status)
 
@@ -94,7 +95,7 @@ class Protocol(ABC):
         """Answer, or raise ServingError: before the answer has begun, or while it is a stream of events."""
 
     @abstractmethod
-    def describe(self, error: ServingError) -> Any:
+    def describe(self, error: ServingError) -> JsonObject:
         """The body that tells of an error, plain data for JSON."""
 
     async def _refuse(self, exchange: Exchange, error: ServingError) -> None:
@@ -120,7 +121,7 @@ def no_route(choices: str) -> UnknownModel:
     return UnknownModel(f"there is no such route; {choices}")
 
 
-def headers_of(answer: Answer[Any]) -> list[Header]:
+def headers_of(answer: Answer[object]) -> list[Header]:
     """What every answer carries: who gave it, and where the time went."""
     return [version_header(answer.version), timing_header(answer.stages)]
 

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from serving.errors import Malformed, ServingError, Unprocessable
+from serving.front.asgi import JsonObject
 from serving.tasks.base.task import Task
 
 Form = TypeVar("Form")
@@ -15,7 +16,7 @@ _OWN_FIELD = re.compile(r"\bparameters\.(\w+)|\b(inputs)\b")
 _OWN_HINT = re.compile(r'"parameters": \{("\w+": \w+)\}')
 
 
-def read_json(body: bytes) -> dict[str, Any]:
+def read_json(body: bytes) -> JsonObject:
     """The object in a JSON body; raises Malformed for anything else."""
     try:
         found = msgspec.json.decode(body)
@@ -27,7 +28,7 @@ def read_json(body: bytes) -> dict[str, Any]:
     return found
 
 
-def read_form(fields: Mapping[str, Any], form: type[Form]) -> Form:
+def read_form(fields: Mapping[str, object], form: type[Form]) -> Form:
     """The struct; fields that it does not know are left aside. Raises Unprocessable, which knows the field."""
     try:
         return msgspec.convert(fields, form)
@@ -47,7 +48,7 @@ def named_model(model: str | None) -> tuple[str, str | None]:
     return name, version or None
 
 
-def pick_parameters(fields: Mapping[str, Any], task: Task) -> dict[str, Any]:
+def pick_parameters(fields: Mapping[str, object], task: Task) -> JsonObject:
     """The task's own parameters among a body's fields; a null counts as left out."""
     return {name: fields[name] for name in task.Parameters.__struct_fields__ if fields.get(name) is not None}
 

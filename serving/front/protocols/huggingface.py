@@ -1,9 +1,7 @@
 """`/models…`: the shape of the Hugging Face inference API and of text-generation-inference, and what is served."""
 
-from typing import Any
-
 from serving.errors import ServingError, UnknownModel, Unprocessable
-from serving.front.asgi import JSON, Header, Response, encode_json, refusal, respond
+from serving.front.asgi import JSON, Header, JsonObject, Response, encode_json, refusal, respond
 from serving.front.disconnects import Disconnected
 from serving.front.front import Front, only_text_streams
 from serving.front.model_description import describe_model
@@ -43,7 +41,7 @@ class HuggingFace(Protocol):
         else:
             raise no_route("POST /models/{name} or /models/{name}/versions/{version}")
 
-    def describe(self, error: ServingError) -> Any:
+    def describe(self, error: ServingError) -> JsonObject:
         """As text-generation-inference does it."""
         return {"error": error.message, "error_type": error.reason}
 
@@ -124,7 +122,7 @@ class HuggingFace(Protocol):
                 tokens = _tokens(delta, last_id)
                 for place, token in enumerate(tokens, start=1):
                     count += 1
-                    ended: dict[str, Any] = {"generated_text": None, "details": None}
+                    ended: JsonObject = {"generated_text": None, "details": None}
                     if delta.finish and place == len(tokens):
                         details = {
                             "finish_reason": delta.finish,
@@ -137,24 +135,26 @@ class HuggingFace(Protocol):
             await events.end()
 
 
-def _tokens(delta: TextDelta, last_id: int) -> list[dict[str, Any]]:
+def _tokens(delta: TextDelta, last_id: int) -> list[JsonObject]:
     """A delta as one event for each of its tokens, the text with the last; their texts together are the whole text.
 
     An end that tells no token, because a stop string swallowed it, is an event with the last one that was told.
     """
     if not delta.token_ids and not delta.text and not delta.finish:
         return []
-    found: list[dict[str, Any]] = [
-        {"token": {"id": token, "text": "", "logprob": None, "special": False}}
-        for token in delta.token_ids or (last_id,)
-    ]
-    for entry, score in zip(found, delta.logprobs, strict=False):
-        entry["token"] = describe_token(score) | {"text": ""}
-        if score.top:
-            entry["top_tokens"] = [
-                {"id": other, "text": text, "logprob": value, "special": False} for other, text, value in score.top
+    found: list[JsonObject] = []
+    ids = delta.token_ids or (last_id,)
+    for place, token_id in enumerate(ids, start=1):
+        score = delta.logprobs[place - 1] if place <= len(delta.logprobs) else None
+        text = delta.text if place == len(ids) else ""
+        token = (
+            {"id": token_id, "text": "", "logprob": None, "special": False} if score is None else describe_token(score)
+        )
+        found.append({"token": token | {"text": text}})
+        if score is not None and score.top:
+            found[-1]["top_tokens"] = [
+                {"id": other, "text": word, "logprob": value, "special": False} for other, word, value in score.top
             ]
-    found[-1]["token"]["text"] = delta.text
     return found
 
 

@@ -8,12 +8,11 @@ FP32, any other answer as JSON in BYTES.
 import base64
 from functools import cache
 from importlib.metadata import version as installed
-from typing import Any
 
 import msgspec
 
 from serving.errors import Malformed, NotReady, ServingError, Unprocessable
-from serving.front.asgi import JSON, encode_json
+from serving.front.asgi import JSON, JsonObject, encode_json
 from serving.front.loaded_version import LoadedVersion
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import read_form, read_json
@@ -31,7 +30,7 @@ class Wanted(msgspec.Struct, frozen=True):
     """An output that is asked for."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: JsonObject = {}
 
 
 class InferenceForm(msgspec.Struct, frozen=True):
@@ -39,7 +38,7 @@ class InferenceForm(msgspec.Struct, frozen=True):
 
     inputs: list[Tensor]
     id: str | None = None
-    parameters: dict[str, Any] = {}
+    parameters: JsonObject = {}
     outputs: list[Wanted] = []
 
 
@@ -68,7 +67,7 @@ class KServe(Protocol):
                     "/v2, /v2/health/live, /v2/health/ready, /v2/models/{name}[/versions/{v}][/ready|/infer]"
                 )
 
-    def describe(self, error: ServingError) -> Any:
+    def describe(self, error: ServingError) -> JsonObject:
         """One field."""
         return {"error": error.message}
 
@@ -137,11 +136,11 @@ class KServe(Protocol):
 
 
 @cache
-def _server() -> dict[str, Any]:
+def _server() -> JsonObject:
     return {"name": "headwaiter", "version": installed("headwaiter"), "extensions": ["binary_tensor_data"]}
 
 
-def _metadata(loaded: LoadedVersion, versions: list[str]) -> dict[str, Any]:
+def _metadata(loaded: LoadedVersion, versions: list[str]) -> JsonObject:
     example = loaded.contract.example
     parts = {"text": False} if takes_text(loaded.task) else parts_of(loaded.task)
     return {

@@ -1,10 +1,10 @@
 """`/v1…`: OpenAI's routes and the shape of its errors. Next: embeddings, completions, which answer the bodies."""
 
 import re
-from typing import Any
 from typing import Protocol as TypingProtocol
 
 from serving.errors import ServingError
+from serving.front.asgi import JsonObject
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, Protocol, no_route
 from serving.front.protocols.forms import named_model
@@ -52,7 +52,7 @@ class OpenAI(Protocol):
         else:
             raise no_route(f"GET /v1/models, POST {', '.join(f'/v1/{route}' for route in self._routes)}")
 
-    def describe(self, error: ServingError) -> Any:
+    def describe(self, error: ServingError) -> JsonObject:
         """With the field that broke a rule as `param`."""
         return describe_error(error)
 
@@ -66,7 +66,7 @@ class OpenAI(Protocol):
         await exchange.respond_json(_describe_model(name, models[re.split("[@/]", name)[0]]))
 
 
-def describe_error(error: ServingError) -> dict[str, Any]:
+def describe_error(error: ServingError) -> JsonObject:
     """An error in OpenAI's shape; of a request's own error the field that it names is `param`."""
     kind = ERROR_TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
     return {
@@ -79,6 +79,6 @@ def describe_error(error: ServingError) -> dict[str, Any]:
     }
 
 
-def _describe_model(name: str, entry: ModelEntry) -> dict[str, Any]:
+def _describe_model(name: str, entry: ModelEntry) -> JsonObject:
     live = [swap.time for swap in entry.swaps if swap.outcome == "success" and swap.to_version == entry.live]
     return {"id": name, "object": "model", "created": int(max(live, default=0)), "owned_by": "headwaiter"}

@@ -7,10 +7,10 @@ long as its tokens come in time.
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from serving.errors import Unprocessable
-from serving.front.asgi import encode_json
+from serving.front.asgi import JsonObject, encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, timing_header, version_header
 from serving.front.protocols.forms import named_model, read_form, read_json, renamed
@@ -28,11 +28,13 @@ from serving.tasks.base.generated_text import TokenScore
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import Task
 
+FormType = TypeVar("FormType", bound=GenerationForm)
 
-class CompletionRoute(ABC):
+
+class CompletionRoute(ABC, Generic[FormType]):
     """One of the two routes. Subclasses say what a prompt is and how a choice looks."""
 
-    form: ClassVar[type[GenerationForm]]
+    form: type[FormType]
     prefix: ClassVar[str]
     """Of an answer's id."""
     kind: ClassVar[str]
@@ -44,15 +46,15 @@ class CompletionRoute(ABC):
         self._front = front
 
     @abstractmethod
-    def read(self, form: Any, fields: dict[str, Any], model: str, task: Task) -> Request:
+    def read(self, form: FormType, fields: JsonObject, model: str, task: Task) -> Request:
         """The task's request; raises Unprocessable."""
 
     @abstractmethod
-    def choice(self, index: int, text: WholeText, form: Any) -> dict[str, Any]:
+    def choice(self, index: int, text: WholeText, form: FormType) -> JsonObject:
         """A whole text."""
 
     @abstractmethod
-    def chunks(self, delta: TextDelta, form: Any, begun: set[int]) -> Iterator[dict[str, Any]]:
+    def chunks(self, delta: TextDelta, form: FormType, begun: set[int]) -> Iterator[JsonObject]:
         """The choices of the chunks that a delta makes. begun: the texts that had one; is added to."""
 
     async def answer(self, model: str | None, exchange: Exchange) -> None:
@@ -72,9 +74,7 @@ class CompletionRoute(ABC):
         body = head | {"object": self.kind, "choices": choices, "usage": usage(stream)}
         await exchange.respond_json(body, version_header(stream.version), timing_header(stream.stages))
 
-    async def _open(
-        self, model: str | None, form: GenerationForm, fields: dict[str, Any], exchange: Exchange
-    ) -> TextStream:
+    async def _open(self, model: str | None, form: FormType, fields: JsonObject, exchange: Exchange) -> TextStream:
         name, version = named_model(model or form.model)
 
         def read(task: Task) -> Request:
@@ -86,7 +86,7 @@ class CompletionRoute(ABC):
             name, version, read, protocol="openai", disconnected=exchange.disconnected, context=exchange.context
         )
 
-    async def _tell(self, stream: TextStream, form: GenerationForm, model: str | None, exchange: Exchange) -> None:
+    async def _tell(self, stream: TextStream, form: FormType, model: str | None, exchange: Exchange) -> None:
         await stream.start()
         events = await exchange.begin_events(self._front.settings.timeout_seconds, version_header(stream.version))
         head = self._head(stream, form, model, exchange) | {"object": self.chunk_kind}
@@ -100,9 +100,7 @@ class CompletionRoute(ABC):
         await events.tell(b"[DONE]")
         await events.end()
 
-    def _head(
-        self, stream: TextStream, form: GenerationForm, model: str | None, exchange: Exchange
-    ) -> dict[str, object]:
+    def _head(self, stream: TextStream, form: FormType, model: str | None, exchange: Exchange) -> dict[str, object]:
         """What the answer, or each chunk of it, begins with."""
         return {
             "id": f"{self.prefix}-{exchange.context.request_id}",
@@ -115,12 +113,12 @@ class CompletionRoute(ABC):
 class CompletionForm(GenerationForm, frozen=True, kw_only=True):
     """prompt: a text or several. logprobs: likeliest tokens told for each place. echo: the prompt comes first."""
 
-    prompt: Any
+    prompt: object
     logprobs: int | None = None
     echo: bool | None = None
 
 
-class Completions(CompletionRoute):
+class Completions(CompletionRoute[CompletionForm]):
     """Texts that go on from prompts; of a text2text model, texts made from them."""
 
     form = CompletionForm
@@ -128,24 +126,24 @@ class Completions(CompletionRoute):
     kind = chunk_kind = "text_completion"
     names = {"inputs": "prompt", "max_new_tokens": "max_tokens"}
 
-    def read(self, form: Any, fields: dict[str, Any], model: str, task: Task) -> Request:
+    def read(self, form: CompletionForm, fields: JsonObject, model: str, task: Task) -> Request:
         """One input a prompt."""
         prompts = form.prompt if isinstance(form.prompt, list) else [form.prompt]
         if prompts and not isinstance(prompts[0], str):
             raise Unprocessable("prompt: send a text or texts; the server tokenizes them itself", field="prompt")
-        more: dict[str, Any] = {"logprobs": form.logprobs}
+        more: JsonObject = {"logprobs": form.logprobs}
         if form.echo:
             if form.logprobs is not None or "return_full_text" not in task.Parameters.__struct_fields__:
                 raise Unprocessable("echo is of prompts without logprobs, and of text-generation", field="echo")
             more["return_full_text"] = True
         return convert_request(prompts, to_parameters(form, fields, task, **more), task, self._front.settings.max_rows)
 
-    def choice(self, index: int, text: WholeText, form: Any) -> dict[str, Any]:
+    def choice(self, index: int, text: WholeText, form: CompletionForm) -> JsonObject:
         """Its text and why it ended."""
         scores = None if form.logprobs is None else _completion_scores(text.tokens)
         return {"index": index, "text": text.text, "finish_reason": text.finish_reason, "logprobs": scores}
 
-    def chunks(self, delta: TextDelta, form: Any, begun: set[int]) -> Iterator[dict[str, Any]]:
+    def chunks(self, delta: TextDelta, form: CompletionForm, begun: set[int]) -> Iterator[JsonObject]:
         """One, unless nothing is new."""
         tokens = shown(delta.logprobs)
         if delta.text or tokens or delta.finish:
@@ -160,14 +158,14 @@ class Completions(CompletionRoute):
 class ChatForm(GenerationForm, frozen=True, kw_only=True):
     """messages: see `_messages`. chat_template_kwargs: more variables for the template, as `enable_thinking`."""
 
-    messages: list[dict[str, Any]]
+    messages: list[JsonObject]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: JsonObject = {}
 
 
-class Chat(CompletionRoute):
+class Chat(CompletionRoute[ChatForm]):
     """The assistant's next message."""
 
     form = ChatForm
@@ -176,7 +174,7 @@ class Chat(CompletionRoute):
     chunk_kind = "chat.completion.chunk"
     names = {"inputs": "messages", "max_new_tokens": "max_completion_tokens", "logprobs": "top_logprobs"}
 
-    def read(self, form: Any, fields: dict[str, Any], model: str, task: Task) -> Request:
+    def read(self, form: ChatForm, fields: JsonObject, model: str, task: Task) -> Request:
         """One input, the rendered chat."""
         # nothing else runs between the front's own look at the table and this one, so it is the same version
         template = self._front.find(*named_model(model)).served.chat
@@ -195,7 +193,7 @@ class Chat(CompletionRoute):
         }
         return convert_request([prompt], to_parameters(form, fields, task, **more), task, self._front.settings.max_rows)
 
-    def choice(self, index: int, text: WholeText, form: Any) -> dict[str, Any]:
+    def choice(self, index: int, text: WholeText, form: ChatForm) -> JsonObject:
         """The message and why it ended."""
         return {
             "index": index,
@@ -204,7 +202,7 @@ class Chat(CompletionRoute):
             "logprobs": _chat_scores(text.tokens) if form.logprobs else None,
         }
 
-    def chunks(self, delta: TextDelta, form: Any, begun: set[int]) -> Iterator[dict[str, Any]]:
+    def chunks(self, delta: TextDelta, form: ChatForm, begun: set[int]) -> Iterator[JsonObject]:
         """First the role, then what is new, and why it ended by itself."""
         if delta.index not in begun:
             begun.add(delta.index)
@@ -216,18 +214,20 @@ class Chat(CompletionRoute):
             yield _delta(delta.index, {}, None, delta.finish_reason)
 
 
-def _delta(index: int, delta: dict[str, str], scores: Any = None, finish_reason: str | None = None) -> dict[str, Any]:
+def _delta(
+    index: int, delta: dict[str, str], scores: JsonObject | None = None, finish_reason: str | None = None
+) -> JsonObject:
     return {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": scores}
 
 
-def _messages(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _messages(messages: Sequence[JsonObject]) -> list[JsonObject]:
     """The same with their text parts joined by line ends; raises Unprocessable for what is not text."""
     if not messages:
         raise Unprocessable("messages is an empty list: it needs at least one message", field="messages")
     return [message | {"content": _content(message, f"messages[{at}]")} for at, message in enumerate(messages)]
 
 
-def _content(message: dict[str, Any], where: str) -> str | None:
+def _content(message: JsonObject, where: str) -> str | None:
     if not isinstance(message.get("role"), str):
         raise Unprocessable(f"{where}.role: expected a text, as user, assistant or system", field="messages")
     content = message.get("content")
@@ -244,7 +244,7 @@ def _content(message: dict[str, Any], where: str) -> str | None:
     return content
 
 
-def _completion_scores(tokens: Sequence[TokenScore]) -> dict[str, Any]:
+def _completion_scores(tokens: Sequence[TokenScore]) -> JsonObject:
     offsets, at = [], 0
     for token in tokens:
         offsets.append(at)
@@ -257,7 +257,7 @@ def _completion_scores(tokens: Sequence[TokenScore]) -> dict[str, Any]:
     }
 
 
-def _chat_scores(tokens: Sequence[TokenScore]) -> dict[str, Any]:
+def _chat_scores(tokens: Sequence[TokenScore]) -> JsonObject:
     return {
         "content": [
             _scored(token.text, token.logprob)
@@ -268,6 +268,6 @@ def _chat_scores(tokens: Sequence[TokenScore]) -> dict[str, Any]:
     }
 
 
-def _scored(text: str, logprob: float) -> dict[str, Any]:
+def _scored(text: str, logprob: float) -> JsonObject:
     is_whole = "\ufffd" not in text
     return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if is_whole else None}

@@ -7,7 +7,7 @@ import msgspec
 import numpy
 
 from serving.errors import Unprocessable
-from serving.front.asgi import JSON, encode_json
+from serving.front.asgi import JSON, JsonObject, encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, headers_of
 from serving.front.protocols.forms import named_model, pick_parameters, read_form, read_json, renamed
@@ -18,7 +18,7 @@ from serving.tasks.base.task import Task
 class EmbeddingForm(msgspec.Struct, frozen=True):
     """input: a text or a list of texts. encoding_format: of the vectors; base64 is of little-endian float32."""
 
-    input: Any
+    input: object
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
 
@@ -67,12 +67,12 @@ class Embeddings:
         await exchange.respond(encode_json(body), JSON, *headers_of(answer))
 
 
-def _entry(index: int, vector: list[float], form: EmbeddingForm) -> dict[str, Any]:
-    embedding: Any = vector
+def _entry(index: int, vector: list[float], form: EmbeddingForm) -> JsonObject:
+    embedding: object = vector
     if form.encoding_format == "base64":
         embedding = base64.b64encode(numpy.asarray(vector, dtype="<f4").tobytes()).decode()
     return {"object": "embedding", "index": index, "embedding": embedding}
 
 
-def _holds_ids(given: Any) -> bool:
+def _holds_ids(given: object) -> bool:
     return isinstance(given, list) and bool(given) and isinstance(given[0], int | list)

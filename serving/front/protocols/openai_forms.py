@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
 from serving.errors import Unprocessable
+from serving.front.asgi import JsonObject
 from serving.front.protocols.forms import pick_parameters
 from serving.front.text_stream import TextStream
 from serving.tasks.base.generated_text import TokenScore
 from serving.tasks.base.task import Task
 
-MEANINGLESS: Mapping[str, tuple[Any, ...]] = {
+MEANINGLESS: Mapping[str, tuple[object, ...]] = {
     "audio": (),
     "best_of": (1,),
     "frequency_penalty": (0,),
@@ -59,7 +60,7 @@ class GenerationForm(msgspec.Struct, frozen=True, kw_only=True):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-def refuse_unsupported(fields: Mapping[str, Any]) -> None:
+def refuse_unsupported(fields: Mapping[str, object]) -> None:
     """Raise Unprocessable for a field that asks for what is not done here; others that are unknown mean nothing."""
     for name, harmless in MEANINGLESS.items():
         value = fields.get(name)
@@ -67,7 +68,7 @@ def refuse_unsupported(fields: Mapping[str, Any]) -> None:
             raise Unprocessable(f"{name} is not supported by this server: leave it out", field=name)
 
 
-def to_parameters(form: GenerationForm, fields: Mapping[str, Any], task: Task, **more: Any) -> dict[str, Any]:
+def to_parameters(form: GenerationForm, fields: Mapping[str, object], task: Task, **more: object) -> JsonObject:
     """The task's parameters. Those that OpenAI has no name for, as `top_k`, stand in the body under the task's own."""
     is_greedy = form.temperature == 0
     parameters = pick_parameters(fields, task)
