@@ -246,8 +246,7 @@ class EngineLink:
         for row_id in message.ids:
             found = self._returned(row_id)
             if found is not None:
-                error = DeadlineExceeded if message.reason == "deadline" else Failed
-                found[0].fail(error(message.message))
+                found[0].fail(_error_of(message))
 
     def _forget(self, row_id: int) -> tuple[Waiter, int, Row] | None:
         found = self._rows.pop(row_id, None)
@@ -263,6 +262,20 @@ class EngineLink:
         if found is not None:
             self._in_flight -= 1
         return found
+
+
+def _error_of(failure: Failure) -> ServingError:
+    error: ServingError
+    match failure.reason:
+        case "failed":
+            error = Failed(failure.message)
+        case "deadline":
+            error = DeadlineExceeded(failure.message)
+        case "stopping":
+            error = EngineLost(failure.message, retry_seconds=1.0)
+        case _:
+            assert_never(failure.reason)
+    return error
 
 
 def deadline_in(seconds: float) -> float:

@@ -21,7 +21,7 @@ from serving.front.disconnects import Disconnected, Disconnects
 from serving.front.engine_link import EngineLink, StreamWaiter, Waiter, deadline_in
 from serving.front.health import Health
 from serving.front.loaded_version import LoadedVersion
-from serving.front.request_context import RequestContext, StageTimes
+from serving.front.request_context import ProtocolName, RequestContext, StageTimes
 from serving.front.request_log import RequestLog
 from serving.front.request_tracker import RequestTracker, TrackedRequest
 from serving.front.routing import Routing
@@ -113,7 +113,7 @@ class Front:
         version: str | None,
         read: Callable[[Task], Request],
         *,
-        protocol: str,
+        protocol: ProtocolName,
         write: Callable[[Any], Value] = lambda value: value,
         disconnected: Disconnected | None = None,
         context: RequestContext | None = None,
@@ -136,7 +136,7 @@ class Front:
         version: str | None,
         read: Callable[[Task], Request],
         *,
-        protocol: str,
+        protocol: ProtocolName,
         disconnected: Disconnected | None = None,
         context: RequestContext | None = None,
     ) -> TextStream:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 from monitoring.store import Counter
-from serving.front.request_context import STAGES, StageTimes
+from serving.front.request_context import STAGES, ProtocolName, StageTimes
 from serving.runtime.instruments import LabelNames, instruments
 
 
@@ -33,7 +33,7 @@ class FrontMeter:
         """It needs nothing more from this version."""
         self._in_progress.dec()
 
-    def end(self, protocol: str, status: int, stages: StageTimes, reason: str = "") -> None:
+    def end(self, protocol: ProtocolName, status: int, stages: StageTimes, reason: str = "") -> None:
         """A request got its answer, or an error with this reason. protocol: one of the server's own words."""
         self._durations(protocol, status).observe(stages.ended - stages.began)
         if reason:

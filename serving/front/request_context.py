@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 
@@ -15,6 +16,8 @@ _ours = os.urandom(8).hex()
 """The first half of the ids that this process gives."""
 _numbers = itertools.count(int.from_bytes(os.urandom(4)))
 STAGES = ("encode", "queue", "forward", "decode")
+ProtocolName = Literal["huggingface", "openai", "kserve", "mlflow", "bentoml"]
+"""The protocols by their name in metrics and logs."""
 
 
 class RequestContext(msgspec.Struct, frozen=True):

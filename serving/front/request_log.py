@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from serving.front.request_context import STAGES, RequestContext, StageTimes
+from serving.front.request_context import STAGES, ProtocolName, RequestContext, StageTimes
 
 if TYPE_CHECKING:
     from serving.front.meter import FrontMeter
@@ -33,7 +33,7 @@ class RequestLog:
         self,
         context: RequestContext | None,
         meter: "FrontMeter",
-        protocol: str,
+        protocol: ProtocolName,
         status: int,
         reason: str,
         stages: StageTimes,
@@ -53,7 +53,7 @@ class RequestLog:
         self,
         context: RequestContext | None,
         meter: "FrontMeter",
-        protocol: str,
+        protocol: ProtocolName,
         status: int,
         reason: str,
         stages: StageTimes,

@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 from serving.errors import ClientGone, EngineLost, Failed, ServingError
 from serving.front.loaded_version import LoadedVersion
 from serving.front.meter import FrontMeter
-from serving.front.request_context import RequestContext, StageTimes
+from serving.front.request_context import ProtocolName, RequestContext, StageTimes
 from serving.front.request_log import RequestLog
 
 MAX_ATTEMPTS = 3
@@ -29,7 +29,7 @@ class RequestTracker:
         self._is_served = is_served
         self._unattributed: dict[str, FrontMeter] = {}
 
-    def track(self, name: str, protocol: str, context: RequestContext | None) -> "TrackedRequest":
+    def track(self, name: str, protocol: ProtocolName, context: RequestContext | None) -> "TrackedRequest":
         """A request that arrives now, for `name` or `name@alias`."""
         return TrackedRequest(self, name, protocol, context)
 
@@ -61,7 +61,9 @@ class TrackedRequest:
         "stages",
     )
 
-    def __init__(self, tracker: RequestTracker, name: str, protocol: str, context: RequestContext | None) -> None:
+    def __init__(
+        self, tracker: RequestTracker, name: str, protocol: ProtocolName, context: RequestContext | None
+    ) -> None:
         self._tracker, self._name, self._protocol, self._context = tracker, name, protocol, context
         self._attempts_left = MAX_ATTEMPTS
         self._is_open, self._stays_open = True, False

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 
 from registry.settings import InvalidSetting
-from serving.front.request_context import STAGES, RequestContext, StageTimes
+from serving.front.request_context import STAGES, ProtocolName, RequestContext, StageTimes
 
 
 class Tracer:
@@ -38,7 +38,7 @@ class Tracer:
         self,
         context: RequestContext | None,
         fields: Mapping[str, str],
-        protocol: str,
+        protocol: ProtocolName,
         status: int,
         reason: str,
         stages: StageTimes,

@@ -11,7 +11,7 @@ from serving.manager.managed_version import Holding
 from serving.manager.meter import count_swap, time_swap
 from serving.manager.policy import VersionKey
 from serving.manager.registry_watch import View
-from serving.wire.routing_table import ModelEntry, Swap, Table, VersionEntry
+from serving.wire.routing_table import ModelEntry, Swap, SwapOutcome, Table, VersionEntry
 
 logger = logging.getLogger("headwaiter.manager")
 
@@ -95,7 +95,7 @@ class Ledger:
         )
 
     def _record(
-        self, reference: Reference, before: str | None, to: str, outcome: str, seconds: float, error: str
+        self, reference: Reference, before: str | None, to: str, outcome: SwapOutcome, seconds: float, error: str
     ) -> None:
         swap = Swap(
             time=round(time.time(), 3),

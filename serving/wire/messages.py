@@ -4,7 +4,7 @@ Token ids travel as int32 bytes.
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 import numpy
@@ -100,11 +100,15 @@ FINISHES = ("length", "eos_token", "stop_sequence")
 Hugging Face inference API."""
 
 
+FailureReason = Literal["failed", "deadline", "stopping"]
+"""Why a row got no answer: the model failed on it, its deadline passed, or the engine stops."""
+
+
 class Failure(msgspec.Struct, array_like=True, tag=1):
-    """Rows that got no answer. reason: "failed", "deadline" or "stopping"."""
+    """Rows that get no answer."""
 
     ids: list[int]
-    reason: str
+    reason: FailureReason
     message: str
 
 

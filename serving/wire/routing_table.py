@@ -8,6 +8,7 @@ dies leaves the last good state behind.
 import os
 import time
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -56,6 +57,10 @@ class VersionEntry(msgspec.Struct, frozen=True, kw_only=True):
     engines: tuple[EngineEntry, ...] = ()
 
 
+SwapOutcome = Literal["success", "failure", "crashed"]
+"""How a swap ended: the version is served; it could not be loaded; or it was live and crashed, see `Swap`."""
+
+
 class Swap(msgspec.Struct, frozen=True, kw_only=True):
     """A change of what a reference serves, or an attempt at it.
 
@@ -68,7 +73,7 @@ class Swap(msgspec.Struct, frozen=True, kw_only=True):
     reference: str
     from_version: str | None
     to_version: str
-    outcome: str
+    outcome: SwapOutcome
     seconds: float
     error: str = ""
 

@@ -24,7 +24,7 @@ from serving.front.asgi import (
 )
 from serving.front.disconnects import Disconnected
 from serving.front.front import Answer, Front
-from serving.front.request_context import RequestContext, StageTimes
+from serving.front.request_context import ProtocolName, RequestContext, StageTimes
 
 logger = logging.getLogger("headwaiter.front")
 
@@ -76,7 +76,7 @@ class Exchange:
 class Protocol(ABC):
     """One protocol's routes over one front. Subclasses are the ASGI apps of the first part of a path."""
 
-    name: ClassVar[str]
+    name: ClassVar[ProtocolName]
     """Of the metrics' label."""
 
     def __init__(self, front: Front) -> None:
