@@ -1,8 +1,8 @@
 """The BentoML services: `Headwaiter`, whose workers are the fronts, and the manager that it depends on.
 
 `bentoml serve serving.service:Headwaiter` runs both; `headwaiter serve` does that with its flags in the environment.
-The data plane goes round BentoML's middleware, which costs more than a small model's forward pass; everything else is
-BentoML's: processes, health routes, the typed API and its OpenAPI page, `bentoml build`.
+The data plane bypasses BentoML's middleware, which costs more than a small model's forward pass. BentoML provides the
+rest: processes, health routes, the typed API and its OpenAPI page, `bentoml build`.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from serving.front.front import Answer, Front
 
 _QUIET = {
-    "metrics": {"enabled": False},  # ours are served instead: BentoML's have the raw path as a label
+    "metrics": {"enabled": False},  # the data plane has its own; BentoML's label every raw path
     "logging": {"access": {"enabled": False}},
     "tracing": {"excluded_urls": ".*"},  # spans are recorded even when nobody samples them
     "traffic": {"timeout": 3600},  # a request's own deadline is shorter
@@ -38,7 +38,7 @@ _QUIET = {
 
 @cache
 def front() -> "Front":
-    """This worker's front."""
+    """The front of this worker process."""
     from serving.front.front import Front
 
     set_up_logging()
@@ -49,7 +49,7 @@ class FrontService(Service[Any]):
     """A BentoML service whose ASGI app has the data plane before it."""
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        """BentoML's hook: what the worker serves. Only fronts import it, so that the other processes start sooner."""
+        """BentoML's hook: the app that a worker serves. The front is imported here, as the manager needs none."""
         from serving.front.app import DataPlane
         from serving.front.fast_path_check import enable_fast_path
 
@@ -140,11 +140,11 @@ class Headwaiter:
 
 def _settle_process() -> None:
     """Set this worker process' global state, once everything is imported."""
-    access = logging.getLogger("uvicorn.access")  # uvicorn formats a line a request for its handlers; nobody reads it
+    access = logging.getLogger("uvicorn.access")  # with handlers, uvicorn formats a line for each request
     access.handlers, access.propagate = [], False
-    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's; the client is told, see `images`
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # by Pillow; `images` refuses such images
     gc.collect()
-    gc.freeze()  # what was imported stays, so the collector need not look through it while requests are served
+    gc.freeze()  # imported objects stay: the collector need not scan them while requests are served
 
 
 def _as_bentoml(error: ServingError) -> BentoMLException:

@@ -19,7 +19,7 @@ from serving.engine.batching.cost import Cost
 from serving.engine.engine import Engine
 from serving.runtime.instruments import METRICS_FOLDER
 from serving.runtime.logs import set_up_logging
-from serving.runtime.priority import OomScore, give_way, run_gently
+from serving.runtime.priority import OomScore, lower_process_priority, run_gently
 from serving.runtime.server_process import ServerProcess
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path
@@ -136,7 +136,7 @@ def main(path: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if loaded.model.task.generates and loaded.model.device.type == "cpu":
-        give_way()
+        lower_process_priority()
     oom_score.become("serving")
     write_report(report, loaded.report)
     engine.run()

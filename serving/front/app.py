@@ -1,5 +1,6 @@
-"""The data plane: a small ASGI app before BentoML's. It answers the protocols of its table and `/metrics` itself and
-hands every other path on, so that a hot request passes no middleware.
+"""The data plane: an ASGI app around BentoML's.
+
+It answers the protocols of its table and `/metrics` itself, without BentoML's middleware, and passes other paths on.
 """
 
 from collections.abc import Awaitable, Callable
@@ -36,7 +37,7 @@ class DataPlane:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Dispatch by the first part of the path."""
+        """Dispatch by the first segment of the path."""
         if scope["type"] == "http":
             parts = scope["path"].rstrip("/").split("/")[1:]
             handler = self._handlers.get(parts[0]) if parts else None

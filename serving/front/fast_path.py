@@ -102,16 +102,16 @@ class FastRequest:
 
     @property
     def message_event(self) -> "FastRequest":
-        """What uvicorn sets."""
+        """The event that uvicorn sets."""
         return self
 
     def set(self) -> None:
-        """Part of the body came, or all of it, or the connection is lost."""
+        """Uvicorn tells that a part of the body came, or the last part, or that the connection is lost."""
         if self.disconnected:
             if self._left is not None and not self._left.done():
                 self._left.set_result(None)
         elif self.more_body:
-            self._connection.flow.resume_reading()  # paused when much has come; here the body's bound is known
+            self._connection.flow.resume_reading()  # uvicorn pauses after 64 KiB; here the body's length is bounded
         elif not self._has_begun:
             self._has_begun = True
             task = self._connection.loop.create_task(self._answer())

@@ -17,12 +17,12 @@ from serving.tasks.base.task import Served, Task
 from serving.wire.messages import Encoded, RowArrays
 
 YIELD_SECONDS = 0.002
-"""How long a request may encode or decode before others get their turn."""
+"""How long a request may encode or decode before the event loop runs others."""
 
 
 @dataclass
 class LoadedVersion:
-    """One loaded version. links: its engines; accepting: those that take new requests."""
+    """One loaded version. links: of its engines, by address. accepting: those that take new requests."""
 
     model: str
     version: str
@@ -47,7 +47,7 @@ class LoadedVersion:
         )
 
     def choose_link(self) -> EngineLink:
-        """The engine with the least that waits; raises NotReady."""
+        """The link to the engine with the fewest outstanding tokens. Raises NotReady."""
         if not self.accepting:
             raise NotReady(
                 f"no engine of {self.model}/{self.version} takes requests: it is leaving or being restarted, try again",
@@ -76,7 +76,7 @@ class LoadedVersion:
         return encoded
 
     async def decode(self, request: Request, encoded: list[Encoded], arrays: list[RowArrays]) -> Any:
-        """The answer, counted by its labels."""
+        """The answer. Its labels are counted."""
         answers, turn, first = [], time.perf_counter(), 0
         for item in encoded:
             rows = arrays[first : first + len(item.rows)]

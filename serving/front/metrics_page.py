@@ -1,4 +1,4 @@
-"""The text of `/metrics`: what all processes of the server counted, and what the table says of every version."""
+"""The text of `/metrics`: the counts of all processes of the server, and the state of every version in the table."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from serving.wire.routing_table import ModelEntry, VersionEntry
 
 
 class MetricsPage:
-    """Answers scrapes of one front, one at a time."""
+    """Renders the page, one scrape at a time."""
 
     def __init__(self, front: Front) -> None:
         self._front = front
@@ -24,7 +24,7 @@ class MetricsPage:
 
 
 def server_status(front: Front) -> ServerStatus:
-    """The server now, by the table that this front follows."""
+    """The server's state by this front's routing table."""
     models = front.models()
     return ServerStatus(
         versions=tuple(

@@ -1,4 +1,4 @@
-"""What `GET /models` tells of a model."""
+"""The description of a model in `GET /models`."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from serving.wire.routing_table import ModelEntry
 
 
 def describe_model(name: str, entry: ModelEntry) -> JsonObject:
-    """What `GET /models/{name}` shows: versions, states, aliases, swaps, contract; no paths and no addresses."""
+    """Versions, states, aliases, swaps and contract of a model, without paths and addresses."""
     return {
         "name": name,
         "live": entry.live,

@@ -1,4 +1,4 @@
-"""What remains of a request besides numbers: a log line if it was slow or failed, spans if someone collects them."""
+"""Log lines of slow and failed requests, and traces of all requests if a collector is configured."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ SHOWN_CHARACTERS = 2000
 
 
 class RequestLog:
-    """slow_seconds: from when on a request is logged. log_inputs: whether its inputs are shown, up to 2,000 characters.
+    """slow_seconds: requests that took longer are logged. log_inputs: whether with inputs, up to SHOWN_CHARACTERS.
 
     Raises InvalidSetting where OpenTelemetry's variables ask for traces and the exporter is not installed.
     """
@@ -38,14 +38,14 @@ class RequestLog:
         reason: str,
         stages: StageTimes,
     ) -> None:
-        """A request ended. reason: of its error, or ""."""
+        """Log and trace a request that ended. reason: of its error, or ""."""
         if self._tracer is not None:
             self._tracer.record(context, meter.fields, protocol, status, reason, stages)
         if status >= 500 or stages.ended - stages.began >= self._slow_seconds:
             self._log(context, meter, protocol, status, reason, stages)
 
     async def close(self) -> None:
-        """Send what is left; bounded by the exporter's own timeout."""
+        """Send the remaining spans; bounded by the exporter's own timeout."""
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
 

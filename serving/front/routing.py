@@ -1,6 +1,6 @@
-"""What a front serves: follows the routing table, keeps each loaded version, finds the one that is asked.
+"""Follows the routing table and finds the version that a request asks for.
 
-Runs in the front's event loop. What is new is loaded beside what serves, then the front switches in one step.
+Runs in the front's event loop. New versions are loaded beside those that serve, then the front switches in one step.
 """
 
 import asyncio
@@ -18,24 +18,24 @@ from serving.wire.routing_table import ModelEntry, Table, TableFile
 from serving.wire.version_state import State
 
 FOLLOW_SECONDS = 0.01
-"""How often the table is looked at: one `stat`."""
+"""How often the table is checked for a change, which costs one `stat`."""
 RETRY_SECONDS = 1.0
-"""After which a table that could not be followed is tried again."""
+"""How long to wait after a table could not be read or applied."""
 MIN_QUEUE_ROWS = 64
-"""The queue takes at least this many of the model's longest rows."""
+"""Rows of the model's maximum length that an engine's queue holds at least."""
 
 UNANSWERED: dict[State, str] = {
     "loading": "is loading",
     "ready": "has no engine at the moment, it ended and is being restarted",
     "draining": "is leaving and takes no new requests",
 }
-"""Why a version that a front knows has no engine here, by its state."""
+"""Why a version in the table has no engine that answers, by the version's state."""
 
 logger = logging.getLogger("headwaiter.front")
 
 
 class Routing:
-    """The table as it was last followed, and the views of its loaded versions. Construct it anywhere."""
+    """The routing table that was applied last, and its loaded versions. Construct it anywhere."""
 
     def __init__(self, settings: ServingSettings, file: TableFile) -> None:
         self.table = Table()
@@ -43,43 +43,43 @@ class Routing:
         self._settings = settings
         self._file = file
         self._loaded: dict[tuple[str, str], LoadedVersion] = {}
-        self._writers: set[str] = set()
+        self._generating: set[str] = set()
         self._unserved_since: dict[str, float] = {}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
 
     async def catch_up(self) -> None:
-        """Follow the table once, if there is one. What cannot be followed is left to `follow`."""
+        """Apply the table once, if there is one. If that fails, `follow` tries again."""
         await self._follow_once()
 
     async def follow(self) -> None:
-        """Follow the table from now on. A table that cannot be read or applied leaves what serves as it is."""
+        """Apply every new table, endlessly. A table that cannot be read or applied changes nothing and is retried."""
         while True:
             await asyncio.sleep(FOLLOW_SECONDS if await self._follow_once() else RETRY_SECONDS)
 
     async def _follow_once(self) -> bool:
-        """Whether the newest table is followed; it is tried again by the next call if not."""
+        """Apply the newest table. Returns whether that succeeded; if not, the next call tries again."""
         try:
             self._pending = self._file.read_if_changed() or self._pending
             if self._pending is not None:
                 await self._apply(self._pending)
                 self._pending = None
-        except Exception:  # neither a broken version nor a table that cannot be read may end the following
-            logger.exception("the routing table could not be followed; it is tried again")
+        except Exception:  # the front goes on serving by the table that it has
+            logger.exception("the routing table could not be read or applied; it is tried again")
             return False
         return True
 
     def close(self) -> None:
-        """Let go of all engines; what still waits fails."""
+        """Close the links to all engines. Requests that wait fail."""
         for link in self.links():
             link.close()
         self._context.destroy(linger=0)
 
     def links(self) -> list[EngineLink]:
-        """To all engines."""
+        """The links to all engines."""
         return [link for loaded in self._loaded.values() for link in loaded.links.values()]
 
     def find(self, name: str, version: str | None) -> LoadedVersion:
-        """The loaded of `name` or `name@alias`, at a version or the live one. Raises UnknownModel, NotReady."""
+        """The given or else the live version of `name` or `name@alias`. Raises UnknownModel, NotReady."""
         name, _, alias = name.partition("@")
         entry = self.table.models.get(name)
         if entry is None or entry.is_leaving:
@@ -102,7 +102,7 @@ class Routing:
         return loaded
 
     def served_models(self) -> dict[str, ModelEntry]:
-        """The models that take requests: those that something still refers to."""
+        """The models that take requests: those that a reference still names."""
         return {name: entry for name, entry in self.table.models.items() if not entry.is_leaving}
 
     def knows(self, name: str) -> bool:
@@ -110,24 +110,27 @@ class Routing:
         return name in self.table.models
 
     def may_stream(self, name: str) -> bool:
-        """Whether `name` or `name@alias` writes texts, so that a request may ask for a stream."""
-        return name.partition("@")[0] in self._writers
+        """Whether the model `name` or `name@alias` generates text, so that a request may ask for a stream."""
+        return name.partition("@")[0] in self._generating
 
     def is_ready(self) -> bool:
-        """Whether the live version of every model answers here; while nothing is deployed, who deploys must get in."""
+        """Whether the live version of every model answers here.
+
+        A server that follows deployments is ready without any, because it is deployed to through this server.
+        """
         served = self.served_models()
         if not served:
             return self._settings.deployments and self.table.is_known
         return all(entry.live is not None and self._answers(name, entry.live) for name, entry in served.items())
 
     def note_unserved(self, now: float) -> None:
-        """Remember since when a model's live version has had no engine; to be called again and again."""
+        """Record since when a model's live version has had no engine. To be called regularly."""
         live = ((name, entry.live) for name, entry in self.table.models.items())
         unserved = [name for name, version in live if version is not None and not self._answers(name, version)]
         self._unserved_since = {name: self._unserved_since.get(name, now) for name in unserved}
 
     def unserved_seconds(self, now: float) -> float:
-        """For how long some model's live version has had no engine; 0 where all have one."""
+        """The longest time for which a model's live version has had no engine; 0 if all have one."""
         return max((now - since for since in self._unserved_since.values()), default=0.0)
 
     def _answers(self, name: str, version: str) -> bool:
@@ -143,7 +146,7 @@ class Routing:
         return live
 
     async def _apply(self, table: Table) -> None:
-        """Load what is new beside what serves, switch in one step, then close what is gone."""
+        """Load new versions beside those that serve, switch in one step, then close the links to removed engines."""
         wanted = {
             (name, version): entry for name, model in table.models.items() for version, entry in model.versions.items()
         }
@@ -172,10 +175,10 @@ class Routing:
             self._close_links(loaded, keep={engine.address for engine in engines})
             if not loaded.links:
                 del self._loaded[key]
-        self._writers = {name for (name, _), loaded in self._loaded.items() if loaded.task.generates}
+        self._generating = {name for (name, _), loaded in self._loaded.items() if loaded.task.generates}
 
     def queue_limit(self, tokens_per_second: float, longest: int) -> int:
-        """What an engine's queue takes in all, in tokens. longest: the longest row that its model takes."""
+        """The bound of an engine's queue, in tokens. longest: tokens of the longest row that its model takes."""
         by_time = int(tokens_per_second * self._settings.queue_seconds)
         return self._settings.queue_tokens or max(by_time, MIN_QUEUE_ROWS * longest)
 

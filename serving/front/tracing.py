@@ -1,7 +1,7 @@
 """Spans of requests and their stages for an OpenTelemetry collector, made when a request ends.
 
-Used only where `OTEL_EXPORTER_OTLP_ENDPOINT` is set. OpenTelemetry's own variables hold: headers, sampler, service
-name, size of the queue (which drops spans when it is full, so a slow collector never slows a request).
+Used only where `OTEL_EXPORTER_OTLP_ENDPOINT` is set. OpenTelemetry's own variables apply: headers, sampler, service
+name, queue size. A full queue drops spans, so a slow collector never slows a request.
 """
 
 import os
@@ -43,7 +43,7 @@ class Tracer:
         reason: str,
         stages: StageTimes,
     ) -> None:
-        """A span of the request under the caller's, and one below it for each stage that it reached."""
+        """Make a span of the request below the caller's, and one below it for each stage that it reached."""
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
         carrier = {"traceparent": context.traceparent} if context and context.traceparent else {}
@@ -74,5 +74,5 @@ class Tracer:
         span.end(at)
 
     def close(self) -> None:
-        """Send what is left. Blocks, up to the exporter's timeout."""
+        """Send the remaining spans. Blocks, up to the exporter's timeout."""
         self._provider.shutdown()

@@ -1,4 +1,4 @@
-"""Bodies of JSON into checked structs, and errors that name fields as a protocol's clients write them."""
+"""JSON bodies to checked structs, and errors that name fields as the protocol's clients write them."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ _OWN_HINT = re.compile(r'"parameters": \{("\w+": \w+)\}')
 
 
 def read_json(body: bytes) -> JsonObject:
-    """The object in a JSON body; raises Malformed for anything else."""
+    """Decode a JSON object. Raises Malformed for anything else."""
     try:
         found = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -29,7 +29,7 @@ def read_json(body: bytes) -> JsonObject:
 
 
 def read_form(fields: Mapping[str, object], form: type[Form]) -> Form:
-    """The struct; fields that it does not know are left aside. Raises Unprocessable, which knows the field."""
+    """Convert to the struct `form`; unknown fields are ignored. Raises Unprocessable, which has the field."""
     try:
         return msgspec.convert(fields, form)
     except msgspec.ValidationError as error:
@@ -41,7 +41,7 @@ def read_form(fields: Mapping[str, object], form: type[Form]) -> Form:
 
 
 def named_model(model: str | None) -> tuple[str, str | None]:
-    """A body's `model`, `name[@alias]` or `name/version`, as name and version. Raises Unprocessable for none."""
+    """Split a body's `model`, `name[@alias]` or `name/version`, into name and version. Raises Unprocessable."""
     if not model:
         raise Unprocessable("model is missing: name one of GET /v1/models", field="model")
     name, _, version = model.partition("/")
@@ -49,15 +49,15 @@ def named_model(model: str | None) -> tuple[str, str | None]:
 
 
 def pick_parameters(fields: Mapping[str, object], task: Task) -> JsonObject:
-    """The task's own parameters among a body's fields; a null counts as left out."""
+    """The task's own parameters among a body's fields. null counts as absent."""
     return {name: fields[name] for name in task.Parameters.__struct_fields__ if fields.get(name) is not None}
 
 
 @contextmanager
 def renamed(names: Mapping[str, str]) -> Iterator[None]:
-    """Within it, errors call the task's fields as the client did. names: ours → theirs, where they differ.
+    """Context manager that renames the task's fields in errors. names: the task's → the client's, where they differ.
 
-    A task's parameters stand beside the other fields in these protocols.
+    `parameters.` is dropped, because these protocols have the parameters beside the other fields.
     """
 
     def rename(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""`/models…`: the shape of the Hugging Face inference API and of text-generation-inference, and what is served."""
+"""`/models…`: the Hugging Face inference API, text-generation-inference's streams, and the list of models."""
 
 from serving.errors import ServingError, UnknownModel, Unprocessable
 from serving.front.asgi import JSON, Header, JsonObject, Response, encode_json, refusal, respond
@@ -25,7 +25,7 @@ class HuggingFace(Protocol):
         self._openai = openai
 
     async def route(self, parts: list[str], exchange: Exchange) -> None:
-        """By the parts after `models`."""
+        """Dispatch by the segments after `models`."""
         all_parts, parts = parts, parts[1:]
         method = exchange.scope["method"]
         if not parts:
@@ -42,7 +42,7 @@ class HuggingFace(Protocol):
             raise no_route("POST /models/{name} or /models/{name}/versions/{version}")
 
     def describe(self, error: ServingError) -> JsonObject:
-        """As text-generation-inference does it."""
+        """As in text-generation-inference."""
         return {"error": error.message, "error_type": error.reason}
 
     async def _list(self, exchange: Exchange) -> None:
@@ -59,7 +59,7 @@ class HuggingFace(Protocol):
     async def predict(
         self, name: str, version: str | None, body: bytes, headers: list[Header], disconnected: Disconnected
     ) -> Response:
-        """The answer of a POST that streams nothing. disconnected: returns when the client has left. Never raises."""
+        """The answer of a POST that is no stream. disconnected: returns when the client has left. Never raises."""
         context = RequestContext.read(headers)
         try:
             wants_stream, body = _take_stream(body)
@@ -136,9 +136,9 @@ class HuggingFace(Protocol):
 
 
 def _tokens(delta: TextDelta, last_id: int) -> list[JsonObject]:
-    """A delta as one event for each of its tokens, the text with the last; their texts together are the whole text.
+    """One event for each token of a delta. The last event has the delta's text, the others an empty text.
 
-    An end that tells no token, because a stop string swallowed it, is an event with the last one that was told.
+    If a stop string swallowed the last tokens, the last event repeats the last token that was sent.
     """
     if not delta.token_ids and not delta.text and not delta.finish:
         return []
@@ -159,7 +159,7 @@ def _tokens(delta: TextDelta, last_id: int) -> list[JsonObject]:
 
 
 def _take_stream(body: bytes) -> tuple[bool, bytes]:
-    """Whether a body asks for a stream, and the body without that field."""
+    """Whether a body asks for a stream, and the body without the field `stream`."""
     if b'"stream"' not in body:
         return False, body
     fields = read_json(body)

@@ -1,8 +1,8 @@
 """`/v2…`: the Open Inference Protocol v2, as KServe and Triton speak it.
 
-An input is a tensor of text, BYTES, one element a row: `text` or `inputs`, or one for each part of the task's inputs,
-as `question` and `context`. The request's `parameters` are the task's. The output is one tensor, `output`: vectors as
-FP32, any other answer as JSON in BYTES.
+An input is a BYTES tensor of text with one element per row: `text` or `inputs`, or one tensor for each part of the
+task's inputs, such as `question` and `context`. The request's `parameters` are the task's. The one output tensor is
+`output`: vectors as FP32, other answers as JSON in BYTES.
 """
 
 import base64
@@ -23,11 +23,11 @@ from serving.tasks.base.task import Task
 
 HEADER_LENGTH = b"inference-header-content-length"
 RESERVED = ("binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout")
-"""The protocol's own parameters of a request, and Triton's, which mean nothing here."""
+"""Request parameters of the protocol and of Triton, which are not passed to the task."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """An output that is asked for."""
+    """A requested output."""
 
     name: str
     parameters: JsonObject = {}
@@ -48,7 +48,7 @@ class KServe(Protocol):
     name = "kserve"
 
     async def route(self, parts: list[str], exchange: Exchange) -> None:
-        """By the parts after `v2`."""
+        """Dispatch by the segments after `v2`."""
         match parts[1:]:
             case []:
                 exchange.expect("GET")
@@ -68,7 +68,7 @@ class KServe(Protocol):
                 )
 
     def describe(self, error: ServingError) -> JsonObject:
-        """One field."""
+        """An object with the one field `error`."""
         return {"error": error.message}
 
     async def _model(self, name: str, version: str | None, rest: list[str], exchange: Exchange) -> None:

@@ -1,4 +1,4 @@
-"""The tensors of the Open Inference Protocol v2: JSON or the binary extension ↔ columns of inputs, answers.
+"""The tensors of the Open Inference Protocol v2, as JSON or in the binary extension: columns of inputs, and answers.
 
 Source: kserve/open-inference-protocol, and the binary tensor data extension of NVIDIA Triton. A BYTES element in binary
 form is its length in 4 bytes, little-endian, and then the bytes.
@@ -28,7 +28,7 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 def split_body(body: bytes, header_length: str) -> tuple[bytes, bytes]:
-    """JSON and what follows it. header_length: of `Inference-Header-Content-Length`, or ""."""
+    """Split a body into JSON and binary data. header_length: the value of `Inference-Header-Content-Length`, or ""."""
     if not header_length:
         return body, b""
     if not header_length.isdigit() or int(header_length) > len(body):
@@ -37,8 +37,9 @@ def split_body(body: bytes, header_length: str) -> tuple[bytes, bytes]:
 
 
 def read_columns(tensors: Sequence[Tensor], binary: bytes) -> dict[str, list[object]]:
-    """Each input's elements by its name, one a row; of a second dimension one list a row. Raises Malformed,
-    Unprocessable.
+    """The elements of each tensor by its name, one per row, or one list per row if there is a second dimension.
+
+    Raises Malformed, Unprocessable.
     """
     columns: dict[str, list[object]] = {}
     for tensor in tensors:
@@ -59,7 +60,7 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes) -> dict[str, list[obj
 
 
 def write_output(answers: Sequence[object], *, binary: bool) -> tuple[JsonObject, bytes]:
-    """The one output and its binary data: numbers as FP32 where the answers are vectors, else each answer as JSON."""
+    """The output tensor and its binary data: FP32 if the answers are vectors, else each answer as JSON in BYTES."""
     if answers and _is_numeric(answers[0]):
         try:
             array = numpy.asarray(answers, dtype="<f4")
@@ -81,7 +82,7 @@ def write_output(answers: Sequence[object], *, binary: bool) -> tuple[JsonObject
 
 
 def output_form(example: object) -> JsonObject:
-    """The output's declaration. example: an answer of the model, or a list of them."""
+    """The output's metadata. example: an answer of the model, or a list of answers."""
     depth, first = 0, example
     while isinstance(first, list) and first:
         first, depth = first[0], depth + 1
@@ -115,7 +116,7 @@ def _text(element: bytes) -> str | bytes:
     try:
         return element.decode()
     except UnicodeDecodeError:
-        return element  # a file; a task that takes none says so
+        return element  # a file; tasks that take no files refuse it
 
 
 def _flatten(data: object) -> list[object]:

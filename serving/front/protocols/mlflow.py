@@ -1,7 +1,7 @@
 """`/invocations[/{name}]`, `/ping`, `/version`: MLflow's scoring protocol (3.17), as `mlflow models serve` has it.
 
-A body has exactly one of `inputs`, `instances`, `dataframe_split` and `dataframe_records`, and may have `params`, which
-are the task's parameters; or it is a table in CSV. The answer is `{"predictions": […]}`, one a row.
+A body is a table in CSV, or has exactly one of `inputs`, `instances`, `dataframe_split` and `dataframe_records`, and
+may have `params`: the task's parameters. The answer is `{"predictions": […]}`, one per row.
 """
 
 import csv
@@ -46,12 +46,12 @@ class _SplitTableForm(msgspec.Struct, frozen=True):
 
 
 class MLflowScoring(Protocol):
-    """The scoring routes; without a name in the path they ask the one model that is served."""
+    """The scoring routes. Without a model name in the path, the only served model answers."""
 
     name = "mlflow"
 
     async def route(self, parts: list[str], exchange: Exchange) -> None:
-        """By the whole path."""
+        """Dispatch by the whole path."""
         match parts:
             case ["ping"]:
                 if not self.front.is_ready():
@@ -67,7 +67,7 @@ class MLflowScoring(Protocol):
                 raise no_route("POST /invocations/{name}, or /invocations where one model is served")
 
     def describe(self, error: ServingError) -> JsonObject:
-        """MLflow's own code words."""
+        """With MLflow's error codes."""
         default = "INTERNAL_ERROR" if error.status >= 500 else "INVALID_PARAMETER_VALUE"
         return {"error_code": ERROR_CODES.get(error.status, default), "message": error.message}
 
@@ -139,7 +139,7 @@ def _read_inputs(form: Format, value: object, task: Task) -> list[object]:
 
 
 def _plain(value: object, task: Task) -> list[object]:
-    """Inputs as the task has them: one, a list of them, or their columns."""
+    """The inputs of a body in the task's own form: one input, a list of inputs, or their columns."""
     if isinstance(value, Mapping):
         if value and all(isinstance(column, list) for column in value.values()):
             return to_inputs(value, task)

@@ -1,6 +1,6 @@
-"""`POST /v1/completions` and `/v1/chat/completions`: texts, whole or as they are written.
+"""`POST /v1/completions` and `/v1/chat/completions`: generated texts, complete or streamed.
 
-Both go through `Front.stream`, also where the answer is whole: a text may take longer than a request's deadline, as
+Both go through `Front.stream`, also for complete answers: a text may take longer than a request's deadline, as
 long as its tokens come in time.
 """
 
@@ -32,33 +32,33 @@ FormType = TypeVar("FormType", bound=GenerationForm)
 
 
 class CompletionRoute(ABC, Generic[FormType]):
-    """One of the two routes. Subclasses say what a prompt is and how a choice looks."""
+    """One of the two routes. Subclasses define the prompt and the shape of a choice."""
 
     form: type[FormType]
     prefix: ClassVar[str]
-    """Of an answer's id."""
+    """The prefix of an answer's id."""
     kind: ClassVar[str]
     chunk_kind: ClassVar[str]
     names: ClassVar[dict[str, str]]
-    """The task's fields as the route's clients call them."""
+    """The task's field names → the route's, where they differ."""
 
     def __init__(self, front: Front) -> None:
         self._front = front
 
     @abstractmethod
     def read(self, form: FormType, fields: JsonObject, model: str, task: Task) -> Request:
-        """The task's request; raises Unprocessable."""
+        """Make the task's request. Raises Unprocessable."""
 
     @abstractmethod
     def choice(self, index: int, text: WholeText, form: FormType) -> JsonObject:
-        """A whole text."""
+        """The choice of a complete text."""
 
     @abstractmethod
     def chunks(self, delta: TextDelta, form: FormType, begun: set[int]) -> Iterator[JsonObject]:
-        """The choices of the chunks that a delta makes. begun: the texts that had one; is added to."""
+        """The choices of a delta's chunks. begun: the texts that had a chunk; this one is added."""
 
     async def answer(self, model: str | None, exchange: Exchange) -> None:
-        """model: where the path names it."""
+        """Answer one request. `model` from the path overrides the body's."""
         fields = read_json(await exchange.body(self._front.settings.max_body_bytes))
         with renamed(self.names):
             form = read_form(fields, self.form)
@@ -101,7 +101,7 @@ class CompletionRoute(ABC, Generic[FormType]):
         await events.end()
 
     def _head(self, stream: TextStream, form: FormType, model: str | None, exchange: Exchange) -> dict[str, object]:
-        """What the answer, or each chunk of it, begins with."""
+        """The fields that a complete answer and each chunk have in common."""
         return {
             "id": f"{self.prefix}-{exchange.context.request_id}",
             "created": int(time.time()),
@@ -111,7 +111,7 @@ class CompletionRoute(ABC, Generic[FormType]):
 
 
 class CompletionForm(GenerationForm, frozen=True, kw_only=True):
-    """prompt: a text or several. logprobs: likeliest tokens told for each place. echo: the prompt comes first."""
+    """prompt: one text or several. logprobs: likeliest tokens per position. echo: whether the prompt comes first."""
 
     prompt: object
     logprobs: int | None = None
@@ -119,7 +119,7 @@ class CompletionForm(GenerationForm, frozen=True, kw_only=True):
 
 
 class Completions(CompletionRoute[CompletionForm]):
-    """Texts that go on from prompts; of a text2text model, texts made from them."""
+    """Continuations of prompts; of a text2text model, the texts generated from prompts."""
 
     form = CompletionForm
     prefix = "cmpl"
@@ -127,7 +127,7 @@ class Completions(CompletionRoute[CompletionForm]):
     names = {"inputs": "prompt", "max_new_tokens": "max_tokens"}
 
     def read(self, form: CompletionForm, fields: JsonObject, model: str, task: Task) -> Request:
-        """One input a prompt."""
+        """One input per prompt."""
         prompts = form.prompt if isinstance(form.prompt, list) else [form.prompt]
         if prompts and not isinstance(prompts[0], str):
             raise Unprocessable("prompt: send a text or texts; the server tokenizes them itself", field="prompt")
@@ -139,12 +139,12 @@ class Completions(CompletionRoute[CompletionForm]):
         return convert_request(prompts, to_parameters(form, fields, task, **more), task, self._front.settings.max_rows)
 
     def choice(self, index: int, text: WholeText, form: CompletionForm) -> JsonObject:
-        """Its text and why it ended."""
+        """Text, finish reason, scores."""
         scores = None if form.logprobs is None else _completion_scores(text.tokens)
         return {"index": index, "text": text.text, "finish_reason": text.finish_reason, "logprobs": scores}
 
     def chunks(self, delta: TextDelta, form: CompletionForm, begun: set[int]) -> Iterator[JsonObject]:
-        """One, unless nothing is new."""
+        """One chunk, unless the delta is empty."""
         tokens = shown(delta.logprobs)
         if delta.text or tokens or delta.finish:
             yield {
@@ -156,7 +156,7 @@ class Completions(CompletionRoute[CompletionForm]):
 
 
 class ChatForm(GenerationForm, frozen=True, kw_only=True):
-    """messages: see `_messages`. chat_template_kwargs: more variables for the template, as `enable_thinking`."""
+    """messages: see `_messages`. chat_template_kwargs: further variables of the template, such as `enable_thinking`."""
 
     messages: list[JsonObject]
     max_completion_tokens: int | None = None
@@ -166,7 +166,7 @@ class ChatForm(GenerationForm, frozen=True, kw_only=True):
 
 
 class Chat(CompletionRoute[ChatForm]):
-    """The assistant's next message."""
+    """The assistant's next message in a chat."""
 
     form = ChatForm
     prefix = "chatcmpl"
@@ -175,8 +175,8 @@ class Chat(CompletionRoute[ChatForm]):
     names = {"inputs": "messages", "max_new_tokens": "max_completion_tokens", "logprobs": "top_logprobs"}
 
     def read(self, form: ChatForm, fields: JsonObject, model: str, task: Task) -> Request:
-        """One input, the rendered chat."""
-        # nothing else runs between the front's own look at the table and this one, so it is the same version
+        """One input: the chat, rendered with the model's template."""
+        # the front found the version in this same turn of the event loop, so this is the same one
         template = self._front.find(*named_model(model)).served.chat
         if template is None:
             raise Unprocessable(
@@ -194,7 +194,7 @@ class Chat(CompletionRoute[ChatForm]):
         return convert_request([prompt], to_parameters(form, fields, task, **more), task, self._front.settings.max_rows)
 
     def choice(self, index: int, text: WholeText, form: ChatForm) -> JsonObject:
-        """The message and why it ended."""
+        """Message, finish reason, scores."""
         return {
             "index": index,
             "message": {"role": "assistant", "content": text.text},
@@ -203,7 +203,7 @@ class Chat(CompletionRoute[ChatForm]):
         }
 
     def chunks(self, delta: TextDelta, form: ChatForm, begun: set[int]) -> Iterator[JsonObject]:
-        """First the role, then what is new, and why it ended by itself."""
+        """First a chunk with the role, then the text, then a chunk with the finish reason."""
         if delta.index not in begun:
             begun.add(delta.index)
             yield _delta(delta.index, {"role": "assistant", "content": ""})
@@ -221,7 +221,7 @@ def _delta(
 
 
 def _messages(messages: Sequence[JsonObject]) -> list[JsonObject]:
-    """The same with their text parts joined by line ends; raises Unprocessable for what is not text."""
+    """Messages whose text parts are joined by line breaks. Raises Unprocessable for parts that are not text."""
     if not messages:
         raise Unprocessable("messages is an empty list: it needs at least one message", field="messages")
     return [message | {"content": _content(message, f"messages[{at}]")} for at, message in enumerate(messages)]

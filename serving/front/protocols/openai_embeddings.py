@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: one vector a text, from a model whose task makes vectors."""
+"""`POST /v1/embeddings`: one vector per text, from a model whose task makes embeddings."""
 
 import base64
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from serving.tasks.base.task import Task
 
 
 class EmbeddingForm(msgspec.Struct, frozen=True):
-    """input: a text or a list of texts. encoding_format: of the vectors; base64 is of little-endian float32."""
+    """input: a text or a list of texts. encoding_format: of the vectors; base64 encodes little-endian float32."""
 
     input: object
     model: str | None = None
@@ -24,13 +24,13 @@ class EmbeddingForm(msgspec.Struct, frozen=True):
 
 
 class Embeddings:
-    """The route. Parameters of the task, `dimensions` among them, stand beside `input`."""
+    """The route. The task's parameters, such as `dimensions`, are fields beside `input`."""
 
     def __init__(self, front: Front) -> None:
         self._front = front
 
     async def answer(self, model: str | None, exchange: Exchange) -> None:
-        """model: where the path names it."""
+        """Answer one request. `model` from the path overrides the body's."""
         settings = self._front.settings
         fields = read_json(await exchange.body(settings.max_body_bytes))
         form = read_form(fields, EmbeddingForm)

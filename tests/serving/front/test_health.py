@@ -82,7 +82,7 @@ def test_a_table_that_cannot_be_read_for_a_while_is_followed_later(
     routings.append(Routing(settings, file))
     assert asyncio.run(asyncio.wait_for(followed(routings[0], settings, file), 20))
     assert [record.getMessage() for record in logged.records].count(
-        "the routing table could not be followed; it is tried again"
+        "the routing table could not be read or applied; it is tried again"
     ) == 3
 
 
