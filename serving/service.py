@@ -54,8 +54,7 @@ class FrontService(Service[Any]):
         from serving.front.fast_path_check import enable_fast_path
 
         plane = DataPlane(front(), super().to_asgi(is_main=is_main))
-        if front().settings.fast_path:
-            enable_fast_path(plane.huggingface)
+        enable_fast_path(plane.huggingface)
         return plane
 
 

@@ -30,10 +30,12 @@ logger = logging.getLogger("headwaiter.front")
 
 
 def enable_fast_path(protocol: "HuggingFace") -> bool:
-    """Let uvicorn make its connections with the fast path; whether it could, else the log says why.
+    """Let uvicorn make its connections with the fast path. Returns whether they will be; if not, the log says why.
 
-    To be called in a worker process before uvicorn's configuration is loaded.
+    Does nothing if the setting says so. To be called in a worker process before uvicorn's configuration is loaded.
     """
+    if not protocol.front.settings.fast_path:
+        return False
     try:
         check_uvicorn()
         from serving.front.fast_path import use_for_connections

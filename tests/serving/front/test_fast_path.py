@@ -143,6 +143,13 @@ def test_another_uvicorn_is_told_apart_and_all_requests_take_asgi(
     assert "all requests take ASGI" in record.getMessage()
 
 
+def test_the_setting_switches_it_off(make_front: MakeFront, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HTTP_PROTOCOLS, "auto", HTTP_PROTOCOLS["auto"])
+    before = dict(HTTP_PROTOCOLS)
+    assert not enable_fast_path(DataPlane(make_front(fast_path=False), no_other_app).huggingface)
+    assert before == HTTP_PROTOCOLS
+
+
 def test_enabled_means_that_uvicorn_makes_such_connections(
     make_front: MakeFront, monkeypatch: pytest.MonkeyPatch
 ) -> None:
