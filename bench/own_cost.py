@@ -3,6 +3,7 @@ and a front's for each request, however many versions are loaded.
 """
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -96,6 +97,8 @@ async def request_micros(model: Model, root: Path, home: Path, loaded: int, seco
     thread.start()
     front = Front(ServingSettings(RegistrySettings(run, ""), (), run, os.getpid(), timeout_seconds=60))
     TableFile(run).write(_table(model, root, run, loaded))
+    gc.collect()
+    gc.freeze()  # as a front's process does
     await front.start()
     while not front.is_ready():
         await asyncio.sleep(0.01)

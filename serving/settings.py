@@ -110,6 +110,10 @@ class ServingSettings(msgspec.Struct, frozen=True):
     ] = 1.0
     log_inputs: Annotated[bool, Meta(description="1: the log lines of slow requests show what was asked.")] = False
 
+    fast_path: Annotated[
+        bool, Meta(description="1: plain requests take a short way through the HTTP server; 0: all go through ASGI.")
+    ] = True
+
     def __repr__(self) -> str:
         shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "webhook_secret")
         return f"{type(self).__name__}({', '.join(shown)})"

@@ -25,7 +25,7 @@ from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
 from serving.engine.parallel import Split, make_lanes
 from serving.errors import ServingError
-from serving.front.front import Front, Gone
+from serving.front.front import Disconnected, Front
 from serving.front.text_stream import TextStream
 from serving.settings import ServingSettings
 from serving.tasks.base.request import parse_body
@@ -123,10 +123,10 @@ class Local:
             return error
         return msgspec.json.decode(msgspec.json.encode(answer.value))
 
-    async def stream(self, front: Front, body: Any, gone: Gone | None = None) -> TextStream:
+    async def stream(self, front: Front, body: Any, disconnected: Disconnected | None = None) -> TextStream:
         """The texts of a body, as they are written; raises ServingError."""
         read = partial(parse_body, msgspec.json.encode(body), max_rows=100)
-        return await front.stream("m", None, read, protocol="huggingface", gone=gone)
+        return await front.stream("m", None, read, protocol="huggingface", disconnected=disconnected)
 
     @contextmanager
     def _engine(self) -> Any:
@@ -164,5 +164,5 @@ class Local:
 
 def waiting(front: Front) -> int:
     """Requests whose rows have all been sent to the engine and are not answered."""
-    link = front.routes.find("m", None).choose_link()
+    link = front.find("m", None).choose_link()
     return 0 if link._outbox else len({waiter for waiter, _, _ in link._rows.values()})

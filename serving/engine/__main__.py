@@ -19,7 +19,7 @@ from serving.engine.batching.cost import Cost
 from serving.engine.engine import Engine
 from serving.runtime.instruments import METRICS_FOLDER
 from serving.runtime.logs import set_up_logging
-from serving.runtime.priority import OomScore, give_way, run_at_low_priority
+from serving.runtime.priority import OomScore, lower_process_priority, run_at_low_priority
 from serving.runtime.server_process import ServerProcess
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path
@@ -46,7 +46,7 @@ class Lease:
     """
 
     def __init__(self, order: EngineOrder) -> None:
-        self._lifeline = ServerProcess(order.server)
+        self._server = ServerProcess(order.server)
         self._order = Path(order_path(order.report))
         self._stop: Callable[[], None] | None = None
         threading.Thread(target=self._watch, name="headwaiter-lease", daemon=True).start()
@@ -56,7 +56,7 @@ class Lease:
         self._stop = stop
 
     def _watch(self) -> None:
-        while not self._lifeline.is_cut() and self._order.exists():
+        while not self._server.is_gone() and self._order.exists():
             time.sleep(LEASE_SECONDS)
         if self._stop is not None:
             self._stop()
@@ -137,7 +137,7 @@ def main(path: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if loaded.model.task.generates and loaded.model.device.type == "cpu":
-        give_way()
+        lower_process_priority()
     oom_score.become("serving")
     write_report(report, loaded.report)
     engine.run()

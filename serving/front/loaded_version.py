@@ -9,7 +9,7 @@ from typing import Any
 from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
 from serving.errors import NotReady, ServingError
-from serving.front.engine_link import Link
+from serving.front.engine_link import EngineLink
 from serving.front.meter import FrontMeter
 from serving.tasks import get_task
 from serving.tasks.base.request import Request, assemble
@@ -17,12 +17,12 @@ from serving.tasks.base.task import Served, Task
 from serving.wire.messages import Encoded, RowArrays
 
 YIELD_SECONDS = 0.002
-"""How long a request may encode or decode before others get their turn."""
+"""How long a request may encode or decode before the event loop runs others."""
 
 
 @dataclass
-class View:
-    """One loaded version. links: its engines; accepting: those that take new requests."""
+class LoadedVersion:
+    """One loaded version. links: of its engines, by address. accepting: those that take new requests."""
 
     model: str
     version: str
@@ -30,11 +30,11 @@ class View:
     task: Task
     served: Served
     meter: FrontMeter
-    links: dict[str, Link] = field(default_factory=dict)
-    accepting: list[Link] = field(default_factory=list)
+    links: dict[str, EngineLink] = field(default_factory=dict)
+    accepting: list[EngineLink] = field(default_factory=list)
 
     @classmethod
-    def load(cls, model: str, version: str, root: Path, contract: Contract) -> "View":
+    def load(cls, model: str, version: str, root: Path, contract: Contract) -> "LoadedVersion":
         """Read the version's tokenizer. Blocks for some milliseconds; runs in a thread."""
         task = get_task(contract.task)
         return cls(
@@ -46,8 +46,8 @@ class View:
             meter=FrontMeter(model, version, contract.task, contract.labels),
         )
 
-    def choose_link(self) -> Link:
-        """The engine with the least that waits; raises NotReady."""
+    def choose_link(self) -> EngineLink:
+        """The link to the engine with the fewest outstanding tokens. Raises NotReady."""
         if not self.accepting:
             raise NotReady(
                 f"no engine of {self.model}/{self.version} takes requests: it is leaving or being restarted, try again",
@@ -76,7 +76,7 @@ class View:
         return encoded
 
     async def decode(self, request: Request, encoded: list[Encoded], arrays: list[RowArrays]) -> Any:
-        """The answer, counted by its labels."""
+        """The answer. Its labels are counted."""
         answers, turn, first = [], time.perf_counter(), 0
         for item in encoded:
             rows = arrays[first : first + len(item.rows)]

@@ -92,7 +92,7 @@ class Manager:
             self._starter.prestart()
         next_beat = 0.0
         try:
-            while not self._stop.is_set() and not self._server.is_cut():
+            while not self._stop.is_set() and not self._server.is_gone():
                 now = time.monotonic()
                 try:
                     self.step(now)
@@ -107,7 +107,7 @@ class Manager:
                 self._woken.clear()
         finally:
             self._shut_down()
-            if self._server.is_cut():
+            if self._server.is_gone():
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def stop(self) -> None:

@@ -112,9 +112,12 @@ def draw(width: int, height: int) -> str:
 def _open(data: bytes) -> "Image":
     from PIL import Image, UnidentifiedImageError
 
-    Image.MAX_IMAGE_PIXELS = None  # the check below is stricter than Pillow's, and no warning
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own bounds, above ours
+        raise TooLarge(
+            f"inputs holds an image of too many pixels, at most {MAX_PIXELS:,} are read: shrink it"
+        ) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise Unprocessable(f"inputs holds no image: send one of {', '.join(FORMATS)}") from error
     width, height = image.size

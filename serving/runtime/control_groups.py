@@ -1,7 +1,7 @@
 """The Linux control groups that bound this process: CPU quota, memory limit and what the kernel killed for it.
 
-A limit of any level holds, so each question is answered over all levels, from the process' own group up to the root of
-the hierarchy, as far as it is visible. Files and formats: admin-guide/cgroup-v2, admin-guide/cgroup-v1/memory and
+The limits of all levels apply, so each question is answered over all levels, from the process' own group up to the root
+of the hierarchy, as far as it is visible. Files and formats: admin-guide/cgroup-v2, admin-guide/cgroup-v1/memory and
 scheduler/sched-bwc of Linux' documentation. Both versions may be mounted side by side. Elsewhere than on Linux nothing
 is bounded.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 UNLIMITED = 1 << 60
-"""Version 1 says "no limit" by a number near 2^63, rounded to pages; nothing real is larger than this."""
+"""Version 1 writes "no limit" as a number near 2^63, rounded to pages. Larger values count as no limit."""
 
 
 @dataclass(frozen=True)

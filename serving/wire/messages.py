@@ -100,11 +100,12 @@ FINISHES = ("length", "eos_token", "stop_sequence")
 Hugging Face inference API."""
 
 
-FailureReason = Literal["failed", "deadline"]
+FailureReason = Literal["failed", "deadline", "stopping"]
+"""Why a row got no answer: the model failed on it, its deadline passed, or the engine stops."""
 
 
 class Failure(msgspec.Struct, array_like=True, tag=1):
-    """Rows that got no answer. reason: the model failed on them, or their deadline passed."""
+    """Rows that get no answer."""
 
     ids: list[int]
     reason: FailureReason

@@ -35,6 +35,11 @@ def test_variables_are_read_once_and_checked() -> None:
     assert settings.run == Path("/tmp/h/run/7").resolve()
 
 
+def test_the_fast_path_can_be_switched_off() -> None:
+    assert read().fast_path
+    assert not read(HEADWAITER_FAST_PATH="0").fast_path
+
+
 @pytest.mark.parametrize(
     ("key", "value", "rule"),
     [

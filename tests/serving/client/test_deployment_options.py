@@ -22,7 +22,7 @@ from serving.errors import (
     Unprocessable,
     mlflow_code,
 )
-from serving.front.protocols.mlflow import Scoring
+from serving.front.protocols.mlflow import MLflowScoring
 from tests.e2e.server import free_port
 
 
@@ -118,7 +118,7 @@ def test_mlflow_itself_has_that_status_for_the_code(status: int) -> None:
 
 @pytest.mark.parametrize("kind", [DeadlineExceeded, Malformed, QueueFull, TooLarge, Unprocessable])
 def test_the_scoring_route_and_the_deployments_client_say_the_same(kind: type[ServingError]) -> None:
-    said = Scoring.describe(None, kind("no"))["error_code"]  # type: ignore[arg-type]
+    said = MLflowScoring.describe(None, kind("no"))["error_code"]  # type: ignore[arg-type]
     with pytest.raises(MlflowException) as caught, mlflow_errors():
         raise RemoteError("no", kind.status)
     assert caught.value.error_code == said
