@@ -14,10 +14,11 @@ class Company:
     decoder: Decoder
     entries: list[Entry] = field(default_factory=list)
 
-    def leave(self, places: set[int]) -> None:
-        """Let the rows of these numbers go."""
-        if places:
-            self.entries = [self.entries[place] for place in self.decoder.leave(places)]
+    def leave(self, places: set[int]) -> list[int]:
+        """Let the rows of these numbers go; the old numbers of those that stay, in their new order."""
+        stay = self.decoder.leave(places) if places else list(range(len(self.entries)))
+        self.entries = [self.entries[place] for place in stay]
+        return stay
 
     def drop(self, is_meant: Callable[[Entry], bool]) -> list[Entry]:
         """Let some rows go; which they were."""

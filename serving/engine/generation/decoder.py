@@ -7,7 +7,7 @@ they do must equal transformers' `generate`; `serving.engine.generation.verifica
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -23,6 +23,19 @@ from serving.engine.optimizations.torchscript import NotTraceable, TracedModule
 
 WIDTH_STEP = 8
 """Prompts that are padded to few widths have a multiple of so many tokens; ours."""
+
+
+class StepFailed(Exception):
+    """Some rows' step raised and the others' did not.
+
+    errors: what was raised, by the row's number. logits: as `Decoder.step` returns them; those of failed rows mean
+    nothing.
+    """
+
+    def __init__(self, errors: Mapping[int, Exception], logits: torch.Tensor) -> None:
+        super().__init__(f"the steps of {len(errors)} rows failed")
+        self.errors = errors
+        self.logits = logits
 
 
 class Decoder(ABC):
@@ -72,7 +85,10 @@ class Decoder(ABC):
 
     @abstractmethod
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Take each row's newest token in; the logits of the next ones, (rows, vocabulary)."""
+        """Take each row's newest token in; the logits of the next ones, (rows, vocabulary).
+
+        Raises StepFailed where rows are stepped one by one and some fail; whatever else it raises concerns all rows.
+        """
 
     @abstractmethod
     def history(self, prompt: Sequence[int]) -> list[int]:

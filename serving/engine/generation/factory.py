@@ -9,7 +9,7 @@ import torch
 from registry.contract import Contract
 from serving.engine.generation.scheduler import Writer
 from serving.engine.generation.sequential import SingleDecoder
-from serving.engine.generation.verification import choose_decoder, try_out
+from serving.engine.generation.verification import check_sampling, choose_decoder, try_out
 from serving.errors import EngineError
 from serving.processors.tokenizer import TextEncoder
 from serving.runtime.limits import available_memory, own_groups
@@ -41,6 +41,7 @@ def make_writer(
     """
     vocabulary = contract.processor.vocabulary
     decoder = choose_decoder(module, contract.processor.pad_token_id, vocabulary, note)
+    check_sampling(decoder, vocabulary)
     single = None
     if module.dtype != torch.float32 and not isinstance(decoder, SingleDecoder):
         single = SingleDecoder(module, contract.processor.pad_token_id)

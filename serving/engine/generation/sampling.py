@@ -4,6 +4,7 @@ A row's draw depends on its logits, its settings and its seed only, never on its
 uniform numbers of its own, and its token is where the number falls in the cumulated probabilities.
 """
 
+import logging
 import random
 from collections.abc import Sequence
 from copy import deepcopy
@@ -15,8 +16,12 @@ import torch
 
 from serving.wire.messages import Row, SamplingSettings
 
+logger = logging.getLogger("headwaiter.engine")
+
 MOST_TOP_K = 1024
 """Up to here the best tokens are found without sorting all."""
+NOT_FINITE = "the model answered with a number that is not finite"
+RULE_FAILED = "a sampling rule failed on this text"
 DEFAULTS: dict[str, Any] = {
     "do_sample": False,
     "temperature": 1.0,
@@ -30,11 +35,15 @@ DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """A row's next token. logprob, top: its score and the best (id, score), where the row wants them."""
+    """A row's next token. logprob, top: its score and the best (id, score), where the row wants them.
+
+    problem: why the row has no next token; "" where it has one.
+    """
 
     token: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+    problem: str = ""
 
 
 class Sampler:
@@ -82,19 +91,14 @@ class Sampler:
         return self._random.random()
 
 
-def choose(logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequence[int]]) -> list[Choice | None]:
-    """Each row's next token; None for a row whose logits are not finite. logits: (rows, vocabulary) of any dtype."""
+def choose(logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequence[int]]) -> list[Choice]:
+    """Each row's next token. logits: (rows, vocabulary) of any dtype. ids: see `Sampler.process`.
+
+    A row has a problem instead of a token where its logits are not finite or one of its rules raises.
+    """
     logits = logits.float()
     is_finite = logits.amax(-1).isfinite()  # a masked token may be minus infinity
-    scores = logits
-    if not all(sampler.is_plain for sampler in samplers):
-        parts = [logits[row : row + 1] for row in range(len(samplers))]
-        scores = torch.cat(
-            [
-                part if sampler.is_plain else sampler.process(before, part)
-                for part, sampler, before in zip(parts, samplers, ids, strict=True)
-            ]
-        )
+    scores, problems = _apply_rules(logits, samplers, ids)
     tokens = scores.argmax(-1)
     for way in ("best", "sorted", "all"):
         drawn = [index for index, sampler in enumerate(samplers) if sampler.is_drawn and sampler.way == way]
@@ -102,7 +106,30 @@ def choose(logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequ
             tokens[drawn] = _draw(scores[drawn], [samplers[index] for index in drawn], way)
     told = _tell(logits, samplers, tokens)
     found, finite = tokens.tolist(), is_finite.tolist()
-    return [told.get(index, Choice(found[index])) if finite[index] else None for index in range(len(found))]
+    problems |= {index: NOT_FINITE for index in range(len(found)) if not finite[index]}
+    return [
+        Choice(found[index], problem=problems[index]) if index in problems else told.get(index) or Choice(found[index])
+        for index in range(len(found))
+    ]
+
+
+def _apply_rules(
+    logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, dict[int, str]]:
+    """Apply each row's penalties and rules; the scores, and the problem of each row whose rules raise."""
+    problems: dict[int, str] = {}
+    if all(sampler.is_plain for sampler in samplers):
+        return logits, problems
+    parts = [logits[row : row + 1] for row in range(len(samplers))]
+    for index, (sampler, before) in enumerate(zip(samplers, ids, strict=True)):
+        if sampler.is_plain:
+            continue
+        try:
+            parts[index] = sampler.process(before, parts[index])
+        except Exception as error:  # a rule is transformers' code and may raise anything; it must cost its row only
+            logger.error("a sampling rule failed on a row: %s", type(error).__name__)
+            problems[index] = RULE_FAILED
+    return torch.cat(parts), problems
 
 
 def _draw(scores: torch.Tensor, samplers: Sequence[Sampler], way: str) -> torch.Tensor:

@@ -19,7 +19,7 @@ import torch
 
 from serving.engine.generation.beam_search import Search
 from serving.engine.generation.decode_batch import Company
-from serving.engine.generation.decoder import Decoder
+from serving.engine.generation.decoder import Decoder, StepFailed
 from serving.engine.generation.sampling import Choice, Sampler, choose
 from serving.engine.generation.sequence import Entry, bounded
 from serving.engine.meter import EngineMeter, GenerationMeter
@@ -84,6 +84,10 @@ class Writer:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running) + (len(self._search.entries) if self._search else 0)
 
+    def __bool__(self) -> bool:
+        """Whether a step has something to do or to tell."""
+        return len(self) > 0 or bool(self._replies)
+
     @property
     def tokens(self) -> int:
         """Tokens that waiting rows may come to."""
@@ -108,13 +112,22 @@ class Writer:
         self._meters = (meter, GenerationMeter(**meter.fields))
 
     def add(self, client: bytes, row: Row, now: float) -> None:
-        """A row waits from now on."""
+        """A row waits from now on. One whose settings or sampling cannot be set up fails; the next step tells."""
+        try:
+            entry = self._make_entry(client, row, now)
+        except Exception as error:  # sampling is transformers' code and may raise anything; it must cost its row only
+            logger.error("the sampling of a row could not be set up: %s", type(error).__name__)
+            self._replies.append((client, Failure([row.id], "failed", "the row's sampling could not be set up")))
+            return
+        insort(self._waiting, entry, key=_due)
+
+    def _make_entry(self, client: bytes, row: Row, now: float) -> Entry:
         settings = bounded(SamplingSettings.unpack(row.extra), self.decoder.most_new_tokens)
         reader = TextReader(self._encoder, settings.stop) if settings.stop else None
         sampler = Sampler(self.decoder.module, settings, row)
         entry = Entry(client, row, now, settings, self._ends, sampler, reader)
         entry.is_alone = self._alone is not None and settings.seed is not None and sampler.is_drawn
-        insort(self._waiting, entry, key=_due)
+        return entry
 
     @torch.inference_mode()
     def cancel(self, client: bytes, ids: Sequence[int]) -> int:
@@ -267,6 +280,12 @@ class Writer:
             return
         try:
             logits = company.decoder.step([entry.tokens[-1] for entry in company.entries])
+        except StepFailed as failed:
+            at_fault = [company.entries[place] for place in failed.errors]
+            stay = company.leave(set(failed.errors))
+            self._take(failed.logits[stay], company, company.entries)
+            self._fault(at_fault, next(iter(failed.errors.values())))
+            return
         except Exception as error:  # as above
             self._fault(company.clear(), error)
             return
@@ -279,8 +298,8 @@ class Writer:
         gone = set()
         first = len(company.entries) - len(entries)
         for place, (entry, choice) in enumerate(zip(entries, choices, strict=True), first):
-            if choice is None:
-                self._fail(entry, "the model answered with a number that is not finite")
+            if choice.problem:
+                self._fail(entry, choice.problem)
                 gone.add(place)
                 continue
             finish = entry.take(choice)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from serving.engine.generation.decoder import Decoder
+from serving.engine.generation.decoder import Decoder, StepFailed
 
 
 class SingleDecoder(Decoder):
@@ -42,13 +42,22 @@ class SingleDecoder(Decoder):
         return torch.cat(found)
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """A forward pass for each row."""
-        found = []
+        """A forward pass for each row; raises StepFailed, or the error itself where all rows fail."""
+        found: dict[int, torch.Tensor] = {}
+        errors: dict[int, Exception] = {}
         for row, token in enumerate(tokens):
-            logits, self._pasts[row] = self._call([token], self._pasts[row], self._encoded[row])
-            self._lengths[row] += 1
-            found.append(logits)
-        return torch.cat(found)
+            try:
+                found[row], self._pasts[row] = self._call([token], self._pasts[row], self._encoded[row])
+                self._lengths[row] += 1
+            except Exception as error:  # a model may raise anything; it must cost its own row only
+                errors[row] = error
+        if not found:
+            raise errors[0]
+        any_logits = next(iter(found.values()))
+        logits = torch.cat([found.get(row, any_logits) for row in range(len(tokens))])
+        if errors:
+            raise StepFailed(errors, logits)
+        return logits
 
     def width(self, longest: int) -> int:
         """Nothing is padded."""

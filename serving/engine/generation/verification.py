@@ -8,12 +8,15 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import torch
 
 from serving.engine.generation.decoder import CausalDecoder, Decoder, Seq2SeqDecoder
+from serving.engine.generation.sampling import Sampler, choose
 from serving.engine.generation.sequential import SingleDecoder
 from serving.engine.optimizations.torchscript import NotTraceable
 from serving.errors import EngineError
+from serving.wire.messages import Row, SamplingSettings
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -98,6 +101,33 @@ def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
             logits += list(decoder.join([prompts[2]], [[]]))
             running.append(2)
     return None
+
+
+def check_sampling(decoder: Decoder, vocabulary: int) -> None:
+    """Set up and apply the sampling of one row, as requests will have it; raises EngineError where that fails.
+
+    Sampling rules are set up by private methods of transformers, which no other check of a load calls. Looked at:
+    what the checkpoint asks for, greedily and drawn, and the same with a repetition penalty.
+    """
+    prompt = [5 % vocabulary, 7 % vocabulary]
+    row = Row(0, len(prompt), numpy.asarray(prompt, dtype=numpy.int32).tobytes(), b"", "", 0.0)
+    asked = [
+        SamplingSettings(TOKENS, do_sample=is_drawn, repetition_penalty=penalty, seed=0, top=1)
+        for is_drawn in (False, True)
+        for penalty in (None, 1.2)
+    ]
+    try:
+        with torch.inference_mode():
+            logits = decoder.join([prompt], [[]])
+            for settings in asked:
+                sampler = Sampler(decoder.module, settings, row)
+                sampler.process(decoder.history(prompt), logits.float())
+                choose(logits, [sampler], [decoder.history(prompt)])
+    except Exception as error:  # transformers' code may raise anything
+        problem = f"{type(error).__name__}: {error}"
+        raise EngineError(f"the model's sampling cannot be set up as transformers' generate does: {problem}") from error
+    finally:
+        decoder.clear()
 
 
 def _generate(module: Any, prompt: list[int]) -> tuple[list[torch.Tensor], list[int]]:

@@ -19,7 +19,13 @@ from serving.engine.generation.decoder import CausalDecoder, Decoder
 from serving.engine.generation.scheduler import JOIN_TOKENS, MOST_ALONE, TURN_TOKENS, Writer
 from serving.engine.generation.sequential import SingleDecoder
 from serving.engine.generation.step_graph import trace_step
-from serving.engine.generation.verification import KINDS, choose_decoder, choose_steps, find_difference
+from serving.engine.generation.verification import (
+    KINDS,
+    check_sampling,
+    choose_decoder,
+    choose_steps,
+    find_difference,
+)
 from serving.errors import EngineError
 from serving.wire.messages import Failure, Part, Row, SamplingSettings
 from tests.families import LONGEST, build
@@ -547,6 +553,129 @@ def test_a_model_that_does_not_work_any_more_is_told_and_nobody_waits(monkeypatc
     found.take(writer.take_all("starts again"))
     assert found.failures == dict.fromkeys(range(3), "failed")
     assert not writer
+
+
+class Rule(transformers.LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
+    """A sampling rule that fails on rows whose text has this token."""
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if (input_ids == self.token).any():
+            raise RuntimeError("a rule failed")
+        return scores
+
+
+def test_a_row_whose_sampling_cannot_be_set_up_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("gpt2")
+    expected = alone(module, [5, 6, 7])
+
+    def missing(*given: Any, **named: Any) -> Any:
+        raise AttributeError("a private method of transformers is gone")
+
+    monkeypatch.setattr(module, "_get_logits_processor", missing)
+    writer = make_writer(module)
+    writer.add(b"f", row(1, [5, 6, 7]), 0.0)
+    writer.add(b"f", row(2, [5, 6, 7], repetition_penalty=1.5), 0.0)
+    broken = row(3, [5, 6, 7])
+    broken.extra = b"no settings"
+    writer.add(b"f", broken, 0.0)
+    found = finish(writer)
+    assert found.failures == {2: "failed", 3: "failed"}
+    assert found.tokens == {1: expected}
+    writer.add(b"f", row(4, [5, 6, 7], repetition_penalty=1.5), 0.0)
+    assert writer, "its failure is still to be told"
+    assert finish(writer).failures == {4: "failed"}
+
+
+def test_a_row_whose_rule_fails_midway_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("gpt2")
+    expected = {1: alone(module, [5, 6, 7]), 3: alone(module, [12, 13])}
+    monkeypatch.setattr(
+        module, "_get_logits_processor", lambda *given, **named: transformers.LogitsProcessorList([Rule(13)])
+    )
+    writer = make_writer(module)
+    writer.add(b"f", row(1, [5, 6, 7], repetition_penalty=1.5), 0.0)
+    writer.add(b"f", row(2, [12, 13], repetition_penalty=1.5), 0.0)
+    writer.add(b"f", row(3, [12, 13]), 0.0)
+    found = finish(writer)
+    assert found.failures == {2: "failed"}
+    assert found.tokens == expected
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_a_model_whose_sampling_cannot_be_set_up_is_not_loaded(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load(family)
+    check_sampling(KINDS[module.config.is_encoder_decoder][0](module, 0), module.config.vocab_size)
+
+    def missing(*given: Any, **named: Any) -> Any:
+        raise AttributeError("a private method of transformers is gone")
+
+    monkeypatch.setattr(module, "_prepare_special_tokens", missing)
+    with pytest.raises(EngineError, match="sampling .* AttributeError: a private method"):
+        check_sampling(KINDS[module.config.is_encoder_decoder][0](module, 0), module.config.vocab_size)
+
+
+@dataclass
+class FailingStep:
+    """A module that fails on steps at this token."""
+
+    module: Any
+    token: int
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+    def __call__(self, input_ids: torch.Tensor, **given: Any) -> Any:
+        if input_ids.shape[1] == 1 and (input_ids == self.token).any():
+            raise RuntimeError("no memory")
+        return self.module(input_ids=input_ids, **given)
+
+
+@pytest.mark.parametrize("by_themselves", [True, False])
+def test_of_rows_that_step_one_by_one_only_the_one_at_fault_fails(*, by_themselves: bool) -> None:
+    module = load("llama", dtype=torch.bfloat16 if by_themselves else torch.float32)
+    prompts = {1: [5, 6, 7], 2: [9, 9, 9, 9], 3: [8, 6, 5]}
+    asked: Any = {"do_sample": True, "seed": 1} if by_themselves else {}
+    by_itself = {}
+    for number, prompt in prompts.items():
+        writer = make_writer(module)
+        writer.add(b"f", row(number, prompt, **asked), 0.0)
+        by_itself |= finish(writer).tokens
+    token = next(token for token in by_itself[2][:-1] if token not in by_itself[1] + by_itself[3])
+    failing = SingleDecoder(module, 0)
+    failing.module = FailingStep(module, token)
+    if by_themselves:
+        writer = make_writer(module, alone=failing)
+    else:
+        writer = Writer(failing, Encoder(), limit_tokens=100_000, max_rows=8)  # type: ignore[arg-type]  # as above
+    for number, prompt in prompts.items():
+        writer.add(b"f", row(number, prompt, **asked), 0.0)
+    found = finish(writer)
+    assert found.failures == {2: "failed"}
+    assert found.tokens == {number: by_itself[number] for number in (1, 3)}
+    assert writer.cached_tokens == 0
+
+
+def test_what_waits_is_counted_as_it_comes_and_goes() -> None:
+    writer, found = make_writer(load("gpt2"), max_rows=1), Found()
+    for number in range(4):
+        deadline = 0.0 if number == 2 else FOREVER
+        writer.add(b"f", row(number, [5, 6, 7], max_new_tokens=40, deadline=deadline, streams=True), 0.0)
+    assert writer.tokens == 4 * 43
+    found.take(writer.step())
+    assert (writer.tokens, found.failures) == (2 * 43, {2: "deadline"})
+    for _ in range(TURN_TOKENS):
+        found.take(writer.step())
+    writer.add(b"f", row(9, [5, 6], max_new_tokens=2), 0.0)
+    assert writer.tokens == 2 * 43 + 4
+    found.take(writer.step())
+    assert (writer.tokens, writer.running) == (3 * 43, 1), "the one that lost its place waits again"
+    assert writer.cancel(b"f", [0, 1, 3]) == 3
+    assert writer.tokens == 0
+    finish(writer, found)
+    assert writer.tokens == 0
 
 
 ACTIONS = st.lists(
