@@ -22,11 +22,11 @@ from serving.wire.messages import (
     Failure,
     FromEngine,
     Outputs,
-    Part,
     Row,
     RowArrays,
     Submit,
-    Written,
+    TokenDelta,
+    TokenDeltas,
     unpack,
 )
 
@@ -53,7 +53,7 @@ class Waiter:
         if not self._missing and not self.done.done():
             self.done.set_result(self._arrays)
 
-    def take(self, index: int, part: Part) -> None:
+    def take(self, index: int, part: TokenDelta) -> None:
         """A row's text came, whole."""
         self.put(index, to_arrays(part), part.forward_seconds)
 
@@ -70,7 +70,7 @@ class StreamWaiter(Waiter):
         super().__init__(stream.rows, deadline)
         self._stream = stream
 
-    def take(self, index: int, part: Part) -> None:
+    def take(self, index: int, part: TokenDelta) -> None:
         """Tokens of a row came."""
         self.deadline = float("inf")
         self._stream.put(index, part)
@@ -190,7 +190,7 @@ class Link:
             message = self._decoder.decode(frame)
             if isinstance(message, Outputs):
                 self._deliver(message)
-            elif isinstance(message, Written):
+            elif isinstance(message, TokenDeltas):
                 self._hand_on(message)
             else:
                 self._fail(message)
@@ -204,15 +204,15 @@ class Link:
             if found is None:
                 continue
             waiter, position, row = found
-            has_tokens = self._task.has_tokens(row.kind)
+            has_tokens = self._task.has_tokens(row.batch_key)
             own = [array[index, :length] if has_tokens else array[index] for array in arrays]
             if not finite and not all(numpy.isfinite(array).all() for array in own):
                 waiter.fail(Failed("the model answered with a number that is not finite"))
             else:
                 waiter.put(position, own, message.forward_seconds)
 
-    def _hand_on(self, message: Written) -> None:
-        for part in message.parts:
+    def _hand_on(self, message: TokenDeltas) -> None:
+        for part in message.deltas:
             found = self._returned(part.id) if part.finish else self._rows.get(part.id)
             if found is not None:
                 found[0].take(found[1], part)

@@ -198,7 +198,9 @@ class Front:
             rows=len(rows),
             prompt_tokens=sum(item.rows[0].length for item in encoded),
             wait_seconds=self.settings.timeout_seconds,
-            before=[view.task.text_before(item.plan, request.parameters) for item in encoded for _ in item.rows],
+            before=[
+                view.task.text_before(item.decode_context, request.parameters) for item in encoded for _ in item.rows
+            ],
         )
         link = view.choose_link()
         waiter = link.submit(rows, deadline_in(self.settings.timeout_seconds), stream)

@@ -13,7 +13,7 @@ from serving.front.engine_link import Link
 from serving.front.meter import FrontMeter
 from serving.tasks import get_task
 from serving.tasks.base.request import Request, assemble
-from serving.tasks.base.task import Served, Task
+from serving.tasks.base.task import Task, VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 YIELD_SECONDS = 0.002
@@ -28,7 +28,7 @@ class View:
     version: str
     contract: Contract
     task: Task
-    served: Served
+    served: VersionContext
     meter: FrontMeter
     links: dict[str, Link] = field(default_factory=dict)
     accepting: list[Link] = field(default_factory=list)
@@ -67,7 +67,7 @@ class View:
                 else:
                     encoded.append(self.task.encode(item, request.parameters, self.served))
             except ServingError as error:
-                if request.many:
+                if request.is_list:
                     error.message = error.message.replace("inputs", f"inputs[{index}]", 1)
                 raise
             if time.perf_counter() - turn > YIELD_SECONDS:
@@ -81,7 +81,7 @@ class View:
         for item in encoded:
             rows = arrays[first : first + len(item.rows)]
             first += len(item.rows)
-            answers.append(self.task.decode(rows, item.plan, request.parameters, self.served))
+            answers.append(self.task.decode(rows, item.decode_context, request.parameters, self.served))
             if time.perf_counter() - turn > YIELD_SECONDS:
                 await asyncio.sleep(0)
                 turn = time.perf_counter()

@@ -9,7 +9,7 @@ from serving.errors import ClientGone, DeadlineExceeded, ServingError
 from serving.front.request_context import Stages
 from serving.processors.detokenizer import TextReader
 from serving.tasks.base.generated_text import TokenScore, read_scores, to_arrays
-from serving.wire.messages import Part
+from serving.wire.messages import TokenDelta
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Piece:
 
     text: what is certain now, may be empty; together the pieces are the whole text. token_ids: the tokens that this
     text was read from. logprobs: of the same tokens, empty unless asked for. finish: empty while more comes, else a
-    word of `messages.FINISHES`. generated_tokens: of the text so far.
+    word of `messages.FINISH_REASONS`. generated_tokens: of the text so far.
     """
 
     index: int
@@ -69,7 +69,7 @@ class TextStream:
     wait_seconds: float
     before: Sequence[str] = ()
     on_close: Callable[[ServingError | None], None] | None = None
-    _parts: "asyncio.Queue[tuple[int, Part] | ServingError]" = field(default_factory=asyncio.Queue)
+    _parts: "asyncio.Queue[tuple[int, TokenDelta] | ServingError]" = field(default_factory=asyncio.Queue)
 
     def __post_init__(self) -> None:
         """Ready for parts."""
@@ -83,7 +83,7 @@ class TextStream:
         """What was read and written so far; all of it after the last piece."""
         return Usage(self.prompt_tokens, sum(reader.written for reader in self._readers))
 
-    def put(self, index: int, part: Part) -> None:
+    def put(self, index: int, part: TokenDelta) -> None:
         """A part of a row came."""
         self._parts.put_nowait((index, part))
 
@@ -120,7 +120,7 @@ class TextStream:
         """Close."""
         await self.close()
 
-    async def _next(self) -> tuple[int, Part] | ServingError:
+    async def _next(self) -> tuple[int, TokenDelta] | ServingError:
         try:
             return await asyncio.wait_for(self._parts.get(), self.wait_seconds)
         except TimeoutError:
@@ -129,7 +129,7 @@ class TextStream:
             self._end(ClientGone("cancelled"))
             raise
 
-    def _read(self, index: int, part: Part) -> Piece:
+    def _read(self, index: int, part: TokenDelta) -> Piece:
         reader, arrays = self._readers[index], to_arrays(part)
         ids: list[int] = arrays[0].tolist()
         text = "" if reader.written else (self.before[index] if self.before else "")

@@ -8,7 +8,7 @@ from typing import Any
 
 UNFINISHED = "\ufffd"
 """What a decoder writes for bytes that are no character, or not yet."""
-MOST_UNFINISHED = 3
+MAX_UNFINISHED = 3
 """A character has at most 4 bytes, so at most this many places at the end may still become one."""
 PATIENCE_TOKENS = 8
 """Some decoders spoil a whole run of bytes while its end lacks some; so long they are waited for. Ours."""
@@ -33,7 +33,7 @@ class Detokenizer:
         text = self._read()
         held = len(text) - len(text.rstrip(UNFINISHED))
         if len(self._newest) > PATIENCE_TOKENS:
-            held = min(held, MOST_UNFINISHED)
+            held = min(held, MAX_UNFINISHED)
         new = text[self._given : len(text) - held]
         self._given = max(self._given, len(text) - held)
         if new and not held:

@@ -33,9 +33,9 @@ class ImageReader:
         self._settings = settings_of(contract)
         self._length = contract.max_tokens
 
-    def encode(self, item: str | bytes, kind: str) -> EncodedRow:
-        """The row of an image; its pixels are the row's `extra`. Raises as `read` does."""
-        return EncodedRow(self._length, b"", kind=kind, extra=self.read(item))
+    def encode(self, item: str | bytes, batch_key: str) -> EncodedRow:
+        """The row of an image; its pixels are the row's `payload`. Raises as `read` does."""
+        return EncodedRow(self._length, b"", batch_key=batch_key, payload=self.read(item))
 
     def read(self, item: str | bytes) -> bytes:
         """The pixels of a file, or of its base64 text or data URL: (3, height, width) uint8, C-ordered.
@@ -56,16 +56,18 @@ def settings_of(contract: Contract) -> ImageSettings:
     return contract.processor.image
 
 
-def probe_image(contract: Contract, kind: str) -> EncodedRow:
+def probe_image(contract: Contract, batch_key: str) -> EncodedRow:
     """A grey image, for measuring."""
     settings = settings_of(contract)
-    return EncodedRow(contract.max_tokens, b"", kind=kind, extra=b"\x7f" * (3 * settings.height * settings.width))
+    return EncodedRow(
+        contract.max_tokens, b"", batch_key=batch_key, payload=b"\x7f" * (3 * settings.height * settings.width)
+    )
 
 
 def collate_images(rows: Sequence[Row], contract: Contract) -> dict[str, numpy.ndarray[Any, Any]]:
     """`pixel_values`, (rows, 3, height, width) uint8."""
     settings = settings_of(contract)
-    pixels = numpy.frombuffer(bytearray(b"".join([row.extra for row in rows])), dtype=numpy.uint8)
+    pixels = numpy.frombuffer(bytearray(b"".join([row.payload for row in rows])), dtype=numpy.uint8)
     return {"pixel_values": pixels.reshape(len(rows), 3, settings.height, settings.width)}
 
 

@@ -16,7 +16,7 @@ from tokenizers import Encoding, Tokenizer
 from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
 from serving.errors import Unprocessable
-from serving.processors.word_cache import Words
+from serving.processors.word_cache import WordCache
 from serving.wire.messages import EncodedRow
 
 CHARACTERS_PER_TOKEN = 64
@@ -40,7 +40,7 @@ class Tokenizers:
     def __init__(self, path: Path) -> None:
         self._path = str(path)
         self.exact = self._copy()
-        self.words = Words.of(self.exact)
+        self.words = WordCache.of(self.exact)
         self._cutting: Tokenizer | None = None
 
     def cutter(self, most: int, *, stride: int = 0, strategy: str = "longest_first", direction: str = "right") -> Any:
@@ -84,7 +84,7 @@ class TextEncoder:
         pair: str | None = None,
         *,
         parameters: TextParameters | None = None,
-        kind: str = "",
+        batch_key: str = "",
         max_tokens: int | None = None,
         special: bool = True,
     ) -> EncodedRow:
@@ -93,8 +93,10 @@ class TextEncoder:
             tokens = self._words.encode(text)
             length = len(tokens) // 4
             if 0 < length <= min(max_tokens or self.max_tokens, self.max_tokens):
-                return EncodedRow(length, tokens, b"", kind)
-        return self.encode(text, pair, parameters=parameters, kind=kind, max_tokens=max_tokens, special=special)[0]
+                return EncodedRow(length, tokens, b"", batch_key)
+        return self.encode(
+            text, pair, parameters=parameters, batch_key=batch_key, max_tokens=max_tokens, special=special
+        )[0]
 
     def encode(
         self,
@@ -102,7 +104,7 @@ class TextEncoder:
         pair: str | None = None,
         *,
         parameters: TextParameters | None = None,
-        kind: str = "",
+        batch_key: str = "",
         max_tokens: int | None = None,
         special: bool = True,
     ) -> tuple[EncodedRow, Encoding]:
@@ -128,7 +130,7 @@ class TextEncoder:
                 raise self._too_long(f"{len(encoding):,} tokens", most)
             cutter = self._tokenizers.cutter(most, direction=direction)
             encoding = cutter.encode(text, pair, add_special_tokens=special)
-        return self._row(encoding, kind, pair is not None), encoding
+        return self._row(encoding, batch_key, pair is not None), encoding
 
     def windows(
         self, text: str, before: str | None = None, *, stride: int, max_tokens: int | None = None
@@ -183,11 +185,11 @@ class TextEncoder:
         """Ids as text."""
         return str(self._exact.decode(ids, skip_special_tokens=skip_special_tokens))
 
-    def _row(self, encoding: Encoding, kind: str, is_pair: bool) -> EncodedRow:
+    def _row(self, encoding: Encoding, batch_key: str, is_pair: bool) -> EncodedRow:
         if not len(encoding):
             raise Unprocessable("inputs holds a text without a single token: write something the tokenizer knows")
         types = bytes(encoding.type_ids) if is_pair and self._has_types else b""
-        return EncodedRow(len(encoding), array("i", encoding.ids).tobytes(), types, kind)
+        return EncodedRow(len(encoding), array("i", encoding.ids).tobytes(), types, batch_key)
 
     def _too_long(self, size: str, most: int) -> Unprocessable:
         return Unprocessable(

@@ -17,7 +17,7 @@ NORMALIZERS = (None, "BertNormalizer")
 PRE_TOKENIZERS = ("BertPreTokenizer",)
 
 
-class Words(dict[str, bytes]):
+class WordCache(dict[str, bytes]):
     """The ids of words, int32 bytes; a word that is missing is tokenized when it is asked for."""
 
     def __init__(self, tokenizer: Any, before: bytes, after: bytes) -> None:
@@ -26,7 +26,7 @@ class Words(dict[str, bytes]):
         self._before, self._after = before, after
 
     @classmethod
-    def of(cls, tokenizer: Any) -> "Words | None":
+    def of(cls, tokenizer: Any) -> "WordCache | None":
         """The table of a `tokenizers.Tokenizer` that neither cuts nor pads; None where a word is not alone."""
         parts = json.loads(tokenizer.to_str())
         kinds = {key: (parts.get(key) or {}).get("type") for key in ("normalizer", "pre_tokenizer", "model")}

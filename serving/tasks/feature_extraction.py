@@ -17,7 +17,7 @@ from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.images import ImageReader, collate_images, draw, normalise, probe_image
 from serving.processors.tokenizer import TextParameters
-from serving.tasks.base.task import Batch, Served, Task, probe_text, upload
+from serving.tasks.base.task import Batch, Task, VersionContext, probe_text, upload
 from serving.wire.messages import Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ class FeatureExtraction(Task):
         """A sentence-transformers folder says how it pools, whether it normalises, and its prompts."""
         return _sentence_transformer(folder)
 
-    def has_tokens(self, kind: str) -> bool:
+    def has_tokens(self, batch_key: str) -> bool:
         """Only raw states have a tokens dimension."""
-        return kind == "raw"
+        return batch_key == "raw"
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
         """Pooled as the contract says."""
@@ -71,26 +71,26 @@ class FeatureExtraction(Task):
         """An image model's vectors are those of its patches."""
         return ImageReader(contract) if contract.processor.image else super().make_encoder(folder, contract)
 
-    def make_example(self, served: Served) -> list[Any]:
+    def make_example(self, version: VersionContext) -> list[Any]:
         """Texts or images."""
-        return [draw(48, 32), draw(80, 120)] if served.contract.processor.image else list(self.example)
+        return [draw(48, 32), draw(80, 120)] if version.contract.processor.image else list(self.example)
 
     def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, numpy.ndarray[Any, Any]]:
         """Token ids or pixels."""
         return collate_images(rows, contract) if contract.processor.image else super().collate(rows, contract)
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
         """One row a text; its kind is the pooling."""
-        defaults = served.defaults
+        defaults = version.defaults
         if parameters.prompt_name is not None:
             if parameters.prompt_name not in defaults.prompts:
                 known = ", ".join(defaults.prompts) or "none"
                 raise Unprocessable(f"parameters.prompt_name {parameters.prompt_name!r} is unknown; known: {known}")
             item = defaults.prompts[parameters.prompt_name] + item
-        kind = parameters.pooling or defaults.pooling
-        if served.contract.processor.image:
-            return Encoded([served.encoder.encode(item, kind)])
-        return Encoded([served.encoder.row(item, parameters=parameters, kind=kind)])
+        batch_key = parameters.pooling or defaults.pooling
+        if version.contract.processor.image:
+            return Encoded([version.encoder.encode(item, batch_key)])
+        return Encoded([version.encoder.row(item, parameters=parameters, batch_key=batch_key)])
 
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
         """Pooled, in float32 on the device."""
@@ -101,27 +101,27 @@ class FeatureExtraction(Task):
             states = model(pixel_values=pixels).last_hidden_state.float()
         else:
             states = _text_half(model)(**batch.inputs).last_hidden_state.float()
-        if batch.kind == "mean" and batch.contract.processor.image:
+        if batch.key == "mean" and batch.contract.processor.image:
             states = states.mean(1)
-        elif batch.kind == "mean":
+        elif batch.key == "mean":
             mask = batch.mask().unsqueeze(-1).to(states.dtype)
             states = (states * mask).sum(1) / mask.sum(1)
-        elif batch.kind == "cls":
+        elif batch.key == "cls":
             states = states[:, 0]
-        elif batch.kind == "last":
+        elif batch.key == "last":
             rows = torch.arange(len(batch.lengths), device=states.device)
             states = states[rows, upload(numpy.asarray(batch.lengths) - 1, states.device)]
         return (states,)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
         """A list of floats, or for raw a list of lists, one a token, special tokens included."""
         (states,) = rows[0]
-        dimensions = parameters.dimensions or served.defaults.dimensions
+        dimensions = parameters.dimensions or version.defaults.dimensions
         if dimensions is not None:
             if dimensions > states.shape[-1]:
                 raise Unprocessable(f"parameters.dimensions is {dimensions}, this model has {states.shape[-1]}")
             states = states[..., :dimensions]
-        if served.defaults.normalize if parameters.normalize is None else parameters.normalize:
+        if version.defaults.normalize if parameters.normalize is None else parameters.normalize:
             states = states / numpy.maximum(numpy.linalg.norm(states, axis=-1, keepdims=True), 1e-12)
         return states.tolist()
 

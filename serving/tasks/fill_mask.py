@@ -15,7 +15,7 @@ from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.scoring import Scoring, accuracy
-from serving.tasks.base.task import Batch, Served, Task, probe_text, upload
+from serving.tasks.base.task import Batch, Task, VersionContext, probe_text, upload
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Parameters(TextParameters, frozen=True):
 
 
 class Wanted(msgspec.Struct, array_like=True, frozen=True):
-    """What a row wants, as its `extra`: the masks' places, and the ids to score, empty for the best of all."""
+    """What a row wants, as its `payload`: the masks' places, and the ids to score, empty for the best of all."""
 
     places: list[int]
     targets: list[int]
@@ -63,9 +63,9 @@ class FillMask(Task):
             contract, length, _kind(Parameters().top_k), msgspec.msgpack.encode(Wanted([length // 2], []))
         )
 
-    def make_example(self, served: Served) -> list[Any]:
+    def make_example(self, version: VersionContext) -> list[Any]:
         """The mask is written as the tokenizer writes it."""
-        mask = served.encoder.token_of(served.contract.processor.mask_token_id)
+        mask = version.encoder.token_of(version.contract.processor.mask_token_id)
         return [
             f"Paris is the {mask} of France.",
             f"The {mask} sat on the mat, and nobody knew where it had come from.",
@@ -75,39 +75,41 @@ class FillMask(Task):
         """By the likeliest token of a text's only mask."""
         return Scoring(str, "the mask's token", lambda answer: answer[0]["token_str"].strip(), {"accuracy": accuracy})
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
         """One row a text."""
-        row, encoding = served.encoder.encode(item, parameters=parameters)
-        mask = served.contract.processor.mask_token_id
+        row, encoding = version.encoder.encode(item, parameters=parameters)
+        mask = version.contract.processor.mask_token_id
         places = [place for place, token in enumerate(encoding.ids) if token == mask]
         if not places:
             raise Unprocessable(
-                f"inputs has no {served.encoder.token_of(mask)}: write it where a token is to be filled in"
+                f"inputs has no {version.encoder.token_of(mask)}: write it where a token is to be filled in"
             )
-        targets = _target_ids(parameters.targets, served)
-        extra = msgspec.msgpack.encode(Wanted(places, targets))
-        kind = "targets" if targets else _kind(parameters.top_k)
-        return Encoded([EncodedRow(row.length, row.tokens, row.types, kind, extra)], (encoding.ids, places, targets))
+        targets = _target_ids(parameters.targets, version)
+        payload = msgspec.msgpack.encode(Wanted(places, targets))
+        batch_key = "targets" if targets else _kind(parameters.top_k)
+        return Encoded(
+            [EncodedRow(row.length, row.tokens, row.types, batch_key, payload)], (encoding.ids, places, targets)
+        )
 
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
         """Probabilities over the vocabulary at the masks, reduced to the candidates."""
         import torch
 
-        wanted = [msgspec.msgpack.decode(extra, type=Wanted) for extra in batch.extras]
+        wanted = [msgspec.msgpack.decode(payload, type=Wanted) for payload in batch.payloads]
         logits = model(**batch.inputs).logits
         places = _table([found.places for found in wanted], logits.device)
         rows = torch.arange(len(wanted), device=logits.device).unsqueeze(1)
         scores = logits[rows, places].float().softmax(-1)
-        if batch.kind == "targets":
+        if batch.key == "targets":
             ids = _table([found.targets for found in wanted], logits.device)
             ids = ids.unsqueeze(1).expand(-1, places.shape[1], -1)
             return scores.gather(-1, ids), ids.to(torch.int32)
-        best, ids = scores.topk(min(int(batch.kind), scores.shape[-1]))
+        best, ids = scores.topk(min(int(batch.key), scores.shape[-1]))
         return best, ids.to(torch.int32)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
         """`[{"score", "token", "token_str", "sequence"}, …]`, or for several masks one such list each."""
-        ids, places, targets = plan
+        ids, places, targets = decode_context
         scores, tokens = rows[0]
         count = min(parameters.top_k, len(targets) or parameters.top_k)
         answer = []
@@ -116,7 +118,7 @@ class FillMask(Task):
             order = numpy.argsort(-scores[index, :width], kind="stable")[:count].tolist()
             answer.append(
                 [
-                    _candidate(ids, place, int(tokens[index, at]), float(scores[index, at]), len(places) == 1, served)
+                    _candidate(ids, place, int(tokens[index, at]), float(scores[index, at]), len(places) == 1, version)
                     for at in order
                 ]
             )
@@ -124,23 +126,23 @@ class FillMask(Task):
 
 
 def _candidate(
-    ids: Sequence[int], place: int, token: int, score: float, is_only: bool, served: Served
+    ids: Sequence[int], place: int, token: int, score: float, is_only: bool, version: VersionContext
 ) -> dict[str, Any]:
     filled = [token if at == place else found for at, found in enumerate(ids)]
     return {
         "score": score,
         "token": token,
-        "token_str": served.encoder.read([token], skip_special_tokens=False),
-        "sequence": served.encoder.read(filled, skip_special_tokens=is_only),
+        "token_str": version.encoder.read([token], skip_special_tokens=False),
+        "sequence": version.encoder.read(filled, skip_special_tokens=is_only),
     }
 
 
-def _target_ids(targets: Any, served: Served) -> list[int]:
+def _target_ids(targets: Any, version: VersionContext) -> list[int]:
     """Ids of the targets, each once; of one that is not in the vocabulary, its first token's."""
     ids: list[int] = []
     for target in [targets] if isinstance(targets, str) else targets or ():
-        found = served.encoder.id_of(target)
-        tokens = [found] if found is not None else served.encoder.tokenize(target)[:1]
+        found = version.encoder.id_of(target)
+        tokens = [found] if found is not None else version.encoder.tokenize(target)[:1]
         if not tokens:
             raise Unprocessable(f"parameters.targets holds {target!r}, of which the tokenizer makes no token")
         ids += tokens

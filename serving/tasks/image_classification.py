@@ -15,7 +15,7 @@ import numpy
 from registry.contract import Contract
 from serving.processors.images import ImageReader, collate_images, draw, normalise, probe_image
 from serving.tasks.base.scoring import Scoring, of_classes
-from serving.tasks.base.task import Batch, Served, Task
+from serving.tasks.base.task import Batch, Task, VersionContext
 from serving.tasks.text_classification import activation
 from serving.wire.messages import Encoded, EncodedRow, Row, RowArrays
 
@@ -63,7 +63,7 @@ class ImageClassification(Task):
                 )
         return None
 
-    def make_example(self, served: Served) -> list[Any]:
+    def make_example(self, version: VersionContext) -> list[Any]:
         """Two small images that were drawn for the purpose."""
         return [draw(48, 32), draw(80, 120)]
 
@@ -79,9 +79,9 @@ class ImageClassification(Task):
         """By the best label, the labels above one half, or the number."""
         return of_classes(contract, activation(contract))
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
         """One row an image."""
-        return Encoded([served.encoder.encode(item, parameters.function_to_apply or activation(served.contract))])
+        return Encoded([version.encoder.encode(item, parameters.function_to_apply or activation(version.contract))])
 
     def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, numpy.ndarray[Any, Any]]:
         """(rows, 3, height, width) uint8."""
@@ -93,17 +93,17 @@ class ImageClassification(Task):
 
         pixels = normalise(batch.inputs["pixel_values"], batch.contract, model.dtype)
         logits = model(pixel_values=pixels).logits.float()
-        if batch.kind == "softmax":
+        if batch.key == "softmax":
             logits = logits.softmax(-1)
-        elif batch.kind == "sigmoid":
+        elif batch.key == "sigmoid":
             logits = logits.sigmoid()
         scores, labels = logits.topk(min(MAX_LABELS, logits.shape[-1]))
         return scores, labels.to(torch.int32)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
         """`[{"label": …, "score": …}, …]`, best first."""
         scores, labels = (part.tolist() for part in rows[0])
-        names = served.contract.labels
+        names = version.contract.labels
         return [
             {"label": names[label], "score": score}
             for label, score in zip(labels[: parameters.top_k], scores[: parameters.top_k], strict=True)

@@ -13,7 +13,7 @@ import numpy
 from registry.contract import Contract
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.scoring import Scoring, accuracy
-from serving.tasks.base.task import Batch, Served, Task
+from serving.tasks.base.task import Batch, Task, VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ class MultipleChoice(Task):
             int, "the right choice's number, from 0", lambda answer: answer[0]["choice"], {"accuracy": accuracy}
         )
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
         """One row an ending."""
         return Encoded(
-            [served.encoder.row(item.prompt, choice, parameters=parameters) for choice in item.choices],
+            [version.encoder.row(item.prompt, choice, parameters=parameters) for choice in item.choices],
             item.choices,
         )
 
@@ -60,13 +60,13 @@ class MultipleChoice(Task):
         one = {name: each.unsqueeze(1) if name in padded else each for name, each in batch.inputs.items()}
         return (model(**one).logits.float(),)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
         """`[{"choice": index, "text": …, "score": …}, …]`, best first; the scores sum to 1."""
         logits = numpy.asarray([float(row[0][0]) for row in rows])
         exponents = numpy.exp(logits - logits.max())
         scores = (exponents / exponents.sum()).tolist()
         order = sorted(range(len(scores)), key=lambda index: -scores[index])
-        return [{"choice": index, "text": plan[index], "score": scores[index]} for index in order]
+        return [{"choice": index, "text": decode_context[index], "score": scores[index]} for index in order]
 
 
 TASK = MultipleChoice()

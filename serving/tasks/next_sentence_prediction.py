@@ -8,7 +8,7 @@ import msgspec
 from registry.contract import Contract
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.scoring import Scoring, accuracy, f1_macro
-from serving.tasks.base.task import Batch, Served, Task
+from serving.tasks.base.task import Batch, Task, VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 if TYPE_CHECKING:
@@ -44,15 +44,15 @@ class NextSentencePrediction(Task):
         metrics = {"accuracy": accuracy, "f1_macro": f1_macro}
         return Scoring(bool, "true where the second text follows the first", lambda answer: answer["follows"], metrics)
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
         """One row a pair."""
-        return Encoded([served.encoder.row(item.text, item.text_pair, parameters=parameters)])
+        return Encoded([version.encoder.row(item.text, item.text_pair, parameters=parameters)])
 
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
         """The softmax's first part."""
         return (model(**batch.inputs).logits.float().softmax(-1)[:, 0],)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
         """`{"follows": …, "score": …}`: score is the probability that the second text follows the first."""
         score = float(rows[0][0])
         return {"follows": score >= 0.5, "score": score}

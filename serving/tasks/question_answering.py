@@ -16,7 +16,7 @@ import numpy
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.tasks.base.scoring import Scoring, exact_match, f1_words
-from serving.tasks.base.task import Batch, Served, Task
+from serving.tasks.base.task import Batch, Task, VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class QuestionAnswering(Task):
         },
     )
 
-    def has_tokens(self, kind: str) -> bool:
+    def has_tokens(self, batch_key: str) -> bool:
         """Always."""
         return True
 
@@ -90,15 +90,15 @@ class QuestionAnswering(Task):
             settle=lambda accepted: [accepted] if isinstance(accepted, str) else accepted,
         )
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
         """One row a window."""
         if parameters.max_question_len is not None:
-            tokens = len(served.encoder.tokenize(item.question))
+            tokens = len(version.encoder.tokenize(item.question))
             if tokens > parameters.max_question_len:
                 raise Unprocessable(
                     f"inputs.question has {tokens} tokens, parameters.max_question_len is {parameters.max_question_len}"
                 )
-        found = served.encoder.windows(
+        found = version.encoder.windows(
             item.context, item.question, stride=parameters.doc_stride, max_tokens=parameters.max_seq_len
         )
         return Encoded([row for row, _ in found], (item.context, [encoding for _, encoding in found]))
@@ -108,13 +108,13 @@ class QuestionAnswering(Task):
         output = model(**batch.inputs)
         return output.start_logits.float(), output.end_logits.float()
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
         """`{"score", "start", "end", "answer"}`, or a list of them."""
-        context, encodings = plan
+        context, encodings = decode_context
         spans: dict[tuple[int, int], Span] = {}
         nothing = 1.0
         for encoding, (starts, ends) in zip(encodings, rows, strict=True):
-            found, none = _read_window(encoding, starts, ends, parameters, served.contract.processor.cls_token_id)
+            found, none = _read_window(encoding, starts, ends, parameters, version.contract.processor.cls_token_id)
             nothing = min(nothing, none)
             for span in found:
                 known = spans.get((span.start, span.end))

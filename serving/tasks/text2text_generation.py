@@ -22,7 +22,7 @@ from serving.tasks.base.generation import (
     count_new_tokens,
     make_rows,
 )
-from serving.tasks.base.task import Served
+from serving.tasks.base.task import VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 MAX_BEAMS = 16
@@ -86,7 +86,7 @@ class Text2TextGeneration(GeneratingTask):
         prefix = ((specific or {}).get(self.name) or {}).get("prefix")
         return {"prefix": prefix} if isinstance(prefix, str) else {}
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
         """A row for each text that is made."""
         if parameters.num_beams is not None and parameters.num_beams > MAX_BEAMS:
             raise Unprocessable(f"parameters.num_beams is {parameters.num_beams}, at most {MAX_BEAMS} are searched")
@@ -94,16 +94,16 @@ class Text2TextGeneration(GeneratingTask):
             raise Unprocessable("parameters.logprobs and details are not known of beams: leave num_beams out")
         if not item:
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
-        count = count_new_tokens(parameters, served.defaults)
-        row = served.encoder.row(
-            served.defaults.prefix + item, parameters=parameters, special=parameters.add_special_tokens
+        count = count_new_tokens(parameters, version.defaults)
+        row = version.encoder.row(
+            version.defaults.prefix + item, parameters=parameters, special=parameters.add_special_tokens
         )
         search = {name: getattr(parameters, name) for name in ("num_beams", "length_penalty", "early_stopping")}
         return Encoded(make_rows(row, parameters, count, **search))
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
         """`[{"generated_text": …}, …]`, or the field of the task that the model was logged for."""
-        return answer(rows, parameters, served, self._field)
+        return answer(rows, parameters, version, self._field)
 
 
 TASKS = {

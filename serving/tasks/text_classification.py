@@ -15,7 +15,7 @@ from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.scoring import Scoring, of_classes
-from serving.tasks.base.task import Batch, Served, Task, probe_text
+from serving.tasks.base.task import Batch, Task, VersionContext, probe_text
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def mark_ends(row: EncodedRow, contract: Contract) -> EncodedRow:
     ends = sum(row.tokens[start : start + 4] == end for start in range(0, len(row.tokens), 4))
     if not ends:
         raise Unprocessable("inputs has no end token after tokenizing, and this model reads its answer there")
-    return msgspec.structs.replace(row, kind=f"{row.kind}/{ends}")
+    return msgspec.structs.replace(row, batch_key=f"{row.batch_key}/{ends}")
 
 
 class TextClassification(Task):
@@ -88,7 +88,7 @@ class TextClassification(Task):
         "What time does it open?",
     )
 
-    def nests(self, item: Any) -> bool:
+    def wraps_single_answer(self, item: Any) -> bool:
         """Labels are in a list of lists, a ranking is not."""
         return isinstance(item, str) or item.texts is None
 
@@ -109,9 +109,9 @@ class TextClassification(Task):
         """By the best label, the labels above one half, or the number."""
         return of_classes(contract, activation(contract))
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
         """One row a text or pair; a ranking has one row a text."""
-        contract = served.contract
+        contract = version.contract
         most = min(len(contract.labels), MAX_LABELS)
         if isinstance(item, str) or item.texts is None:
             pairs = [(item, None) if isinstance(item, str) else (item.text, item.text_pair)]
@@ -123,8 +123,8 @@ class TextClassification(Task):
             pairs = [(item.query, text) for text in item.texts]
             if most != 1:
                 raise Unprocessable(f"texts are ranked by a model with one label, this one has {most}: send text")
-        kind = parameters.function_to_apply or activation(contract)
-        rows = [served.encoder.row(*pair, parameters=parameters, kind=kind) for pair in pairs]
+        batch_key = parameters.function_to_apply or activation(contract)
+        rows = [version.encoder.row(*pair, parameters=parameters, batch_key=batch_key) for pair in pairs]
         return Encoded([mark_ends(row, contract) for row in rows], None if isinstance(item, str) else item.texts)
 
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
@@ -132,7 +132,7 @@ class TextClassification(Task):
         import torch
 
         logits = model(**batch.inputs).logits.float()
-        function = batch.kind.partition("/")[0]
+        function = batch.key.partition("/")[0]
         if function == "softmax":
             logits = logits.softmax(-1)
         elif function == "sigmoid":
@@ -140,12 +140,12 @@ class TextClassification(Task):
         scores, labels = logits.topk(min(MAX_LABELS, logits.shape[-1]))
         return scores, labels.to(torch.int32)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
         """`[{"label": …, "score": …}, …]`, or of a ranking `[{"index": …, "score": …}, …]`; best first."""
-        if plan is not None:
-            return _rank(plan, [float(scores[0]) for scores, _ in rows], parameters)
+        if decode_context is not None:
+            return _rank(decode_context, [float(scores[0]) for scores, _ in rows], parameters)
         scores, labels = (part.tolist() for part in rows[0])
-        names = served.contract.labels
+        names = version.contract.labels
         return [
             {"label": names[label], "score": score}
             for label, score in zip(labels[: parameters.top_k], scores[: parameters.top_k], strict=True)

@@ -16,7 +16,7 @@ from serving.tasks.base.generation import (
     count_new_tokens,
     make_rows,
 )
-from serving.tasks.base.task import Served
+from serving.tasks.base.task import VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 
@@ -34,19 +34,19 @@ class TextGeneration(GeneratingTask):
     Defaults = GenerationDefaults
     example = ("Once upon a time", "The quick brown fox jumps over the lazy dog, and then")
 
-    def serve(self, folder: Path, contract: Contract) -> Served:
+    def serve(self, folder: Path, contract: Contract) -> VersionContext:
         """With the tokenizer's chat template."""
         return replace(super().serve(folder, contract), chat=ChatTemplate.find(folder))
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
         """A row for each text. Without a number of new tokens there are as many as the model has room for."""
-        count, longest = count_new_tokens(parameters, served.defaults), served.contract.max_tokens
+        count, longest = count_new_tokens(parameters, version.defaults), version.contract.max_tokens
         if parameters.max_new_tokens and count >= longest:
             raise Unprocessable(
                 f"parameters.max_new_tokens is {count:,}; this model takes {longest:,} tokens, the prompt included"
             )
         needed = count if parameters.max_new_tokens or parameters.truncate else 1
-        row, _ = served.encoder.encode(
+        row, _ = version.encoder.encode(
             item,
             parameters=parameters,
             max_tokens=max(1, longest - needed),
@@ -54,13 +54,13 @@ class TextGeneration(GeneratingTask):
         )
         return Encoded(make_rows(row, parameters, min(count, max(1, longest - row.length))), item)
 
-    def text_before(self, plan: Any, parameters: Any) -> str:
+    def text_before(self, decode_context: Any, parameters: Any) -> str:
         """The prompt, where it was asked for."""
-        return plan if parameters.return_full_text else ""
+        return decode_context if parameters.return_full_text else ""
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
         """`[{"generated_text": …}, …]`, an entry for each text."""
-        return answer(rows, parameters, served, "generated_text", self.text_before(plan, parameters))
+        return answer(rows, parameters, version, "generated_text", self.text_before(decode_context, parameters))
 
 
 TASK = TextGeneration()

@@ -15,7 +15,7 @@ import numpy
 from registry.contract import Contract
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.scoring import LabelledSpan, Scoring, f1_micro, precision, recall
-from serving.tasks.base.task import Batch, Served, Task
+from serving.tasks.base.task import Batch, Task, VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class TokenClassification(Task):
         "Angela flew from Paris to New York with Air France, and wrote to the United Nations from there.",
     )
 
-    def has_tokens(self, kind: str) -> bool:
+    def has_tokens(self, batch_key: str) -> bool:
         """Always."""
         return True
 
@@ -108,41 +108,41 @@ class TokenClassification(Task):
             parameters={"aggregation_strategy": "simple"} if is_split else {},
         )
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
         """One row a text, or one a window of a text that is longer than the model."""
         if parameters.truncate:
-            found = [served.encoder.encode(item, parameters=parameters)]
+            found = [version.encoder.encode(item, parameters=parameters)]
         else:
-            found = served.encoder.windows(item, stride=parameters.stride)
+            found = version.encoder.windows(item, stride=parameters.stride)
         return Encoded([row for row, _ in found], Plan(item, [encoding for _, encoding in found]))
 
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
         """Scores of every label for every token."""
         return (model(**batch.inputs).logits.float().softmax(-1),)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
         """`[{"entity_group" or "entity", "score", "word", "start", "end"}, …]` in the text's order."""
-        strategy = parameters.aggregation_strategy or served.defaults.aggregation_strategy
+        strategy = parameters.aggregation_strategy or version.defaults.aggregation_strategy
         answer: list[dict[str, Any]] = []
-        for encoding, (scores,) in zip(plan.windows, rows, strict=True):
-            tokens = _tokens(plan.text, encoding, scores, served)
+        for encoding, (scores,) in zip(decode_context.windows, rows, strict=True):
+            tokens = _tokens(decode_context.text, encoding, scores, version)
             answer += [
                 entry
-                for entry in _entries(tokens, strategy, served)
+                for entry in _entries(tokens, strategy, version)
                 if entry.get("entity", entry.get("entity_group")) not in parameters.ignore_labels
             ]
-        return answer if len(plan.windows) == 1 else _settle(answer)
+        return answer if len(decode_context.windows) == 1 else _settle(answer)
 
 
-def _entries(tokens: Sequence[Token], strategy: str, served: Served) -> list[dict[str, Any]]:
-    labels = served.contract.labels
+def _entries(tokens: Sequence[Token], strategy: str, version: VersionContext) -> list[dict[str, Any]]:
+    labels = version.contract.labels
     if strategy == "none":
         return [_describe(_judge(token, token.scores, labels)) for token in tokens]
     if strategy == "simple":
         entities = [_judge(token, token.scores, labels) for token in tokens]
     else:
-        entities = [_agree(word, strategy, labels, served) for word in _words(tokens)]
-    return [_merge(group, served) for group in _groups(entities)]
+        entities = [_agree(word, strategy, labels, version) for word in _words(tokens)]
+    return [_merge(group, version) for group in _groups(entities)]
 
 
 def _settle(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -172,17 +172,17 @@ def _describe(entity: Entity) -> dict[str, Any]:
     }
 
 
-def _tokens(text: str, encoding: "Encoding", scores: Scores, served: Served) -> list[Token]:
+def _tokens(text: str, encoding: "Encoding", scores: Scores, version: VersionContext) -> list[Token]:
     found = []
     for index, (special, (start, end)) in enumerate(zip(encoding.special_tokens_mask, encoding.offsets, strict=True)):
         if special:
             continue
         word, characters = encoding.tokens[index], text[start:end]
-        if served.encoder.subword_prefix:
+        if version.encoder.subword_prefix:
             is_subword = len(word) != len(characters)
         else:
             is_subword = start > 0 and " " not in text[start - 1 : start + 1]
-        if encoding.ids[index] == served.contract.processor.unk_token_id:
+        if encoding.ids[index] == version.contract.processor.unk_token_id:
             word, is_subword = characters, False
         found.append(Token(word, scores[index], start, end, index, is_subword))
     return found
@@ -203,14 +203,14 @@ def _words(tokens: Sequence[Token]) -> list[list[Token]]:
     return words
 
 
-def _agree(word: list[Token], strategy: str, labels: Sequence[str], served: Served) -> Entity:
+def _agree(word: list[Token], strategy: str, labels: Sequence[str], version: VersionContext) -> Entity:
     if strategy == "first":
         scores = word[0].scores
     elif strategy == "max":
         scores = max(word, key=lambda token: token.scores.max()).scores
     else:
         scores = numpy.stack([token.scores for token in word]).mean(axis=0)
-    text = served.encoder.join([token.word for token in word])
+    text = version.encoder.join([token.word for token in word])
     whole = Token(text, scores, word[0].start, word[-1].end, word[0].index, False)
     return _judge(whole, scores, labels)
 
@@ -230,11 +230,11 @@ def _tag(label: str) -> tuple[bool, str]:
     return label.startswith("B-"), label[2:] if label.startswith(("B-", "I-")) else label
 
 
-def _merge(group: Sequence[Entity], served: Served) -> dict[str, Any]:
+def _merge(group: Sequence[Entity], version: VersionContext) -> dict[str, Any]:
     return {
         "entity_group": group[0].label.split("-", 1)[-1],
         "score": float(numpy.mean([entity.score for entity in group])),
-        "word": served.encoder.join([entity.word for entity in group]),
+        "word": version.encoder.join([entity.word for entity in group]),
         "start": group[0].start,
         "end": group[-1].end,
     }

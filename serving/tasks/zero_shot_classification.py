@@ -16,7 +16,7 @@ from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.scoring import Scoring, accuracy, f1_macro
-from serving.tasks.base.task import Batch, Served, Task, probe_text
+from serving.tasks.base.task import Batch, Task, VersionContext, probe_text
 from serving.tasks.text_classification import mark_ends
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
@@ -79,34 +79,34 @@ class ZeroShotClassification(Task):
         metrics = {"accuracy": accuracy, "f1_macro": f1_macro}
         return Scoring(str, "one of the candidate labels", lambda answer: answer[0]["label"], metrics)
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
         """One row a label, as premise and hypothesis."""
-        labels = _candidates(parameters, served)
-        template = parameters.hypothesis_template or served.defaults.hypothesis_template
+        labels = _candidates(parameters, version)
+        template = parameters.hypothesis_template or version.defaults.hypothesis_template
         if "{}" not in template:
             raise Unprocessable(f"parameters.hypothesis_template {template!r} has no {{}} where the label goes")
-        rows = [served.encoder.row(item, template.replace("{}", label), parameters=parameters) for label in labels]
-        return Encoded([mark_ends(row, served.contract) for row in rows], labels)
+        rows = [version.encoder.row(item, template.replace("{}", label), parameters=parameters) for label in labels]
+        return Encoded([mark_ends(row, version.contract) for row in rows], labels)
 
     def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
         """The logits."""
         return (model(**batch.inputs).logits.float(),)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
         """`[{"label": …, "score": …}, …]` over the candidate labels, best first."""
         logits = numpy.stack([row[0] for row in rows])
-        entailment = _entailment(served.contract) or 0
-        if parameters.multi_label or len(plan) == 1:
+        entailment = _entailment(version.contract) or 0
+        if parameters.multi_label or len(decode_context) == 1:
             contradiction = -1 if entailment == 0 else 0
             scores = _softmax(logits[:, [contradiction, entailment]], axis=1)[:, 1]
         else:
             scores = _softmax(logits[:, entailment], axis=0)
         order = numpy.argsort(-scores, kind="stable").tolist()
-        return [{"label": plan[index], "score": float(scores[index])} for index in order]
+        return [{"label": decode_context[index], "score": float(scores[index])} for index in order]
 
 
-def _candidates(parameters: Any, served: Served) -> list[str]:
-    given = parameters.candidate_labels or served.defaults.candidate_labels
+def _candidates(parameters: Any, version: VersionContext) -> list[str]:
+    given = parameters.candidate_labels or version.defaults.candidate_labels
     labels = [label.strip() for label in (given.split(",") if isinstance(given, str) else given)]
     if not labels or not all(labels):
         raise Unprocessable("parameters.candidate_labels needs at least one label, and none may be empty")

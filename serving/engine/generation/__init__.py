@@ -1,5 +1,5 @@
 """Texts are written token by token, on the engine's side. Why not transformers' own continuous batching: it draws all
-rows from one generator, so that a seed gives another text in other company; it is wrong for models whose attention it
+rows from one generator, so that a seed gives another text in other batch; it is wrong for models whose attention it
 cannot replace; and its thread may die behind a manager that looks alive. Here one loop owns everything.
 
 engine        the loop of an engine whose task generates

@@ -8,7 +8,7 @@ from serving.engine.generation.sequence import Entry
 
 
 @dataclass
-class Company:
+class DecodeBatch:
     """entries: the rows, numbered as the decoder numbers them."""
 
     decoder: Decoder

@@ -41,7 +41,7 @@ class StepFailed(Exception):
 class Decoder(ABC):
     """Rows are numbered in the order that they joined; `leave` tells how that changes. Not for several threads.
 
-    most_width: up to this prompts are padded to few widths, see `packing.round_up`; 0: to the longest of them.
+    max_width: up to this prompts are padded to few widths, see `packing.round_up`; 0: to the longest of them.
     """
 
     def __init__(self, module: Any, pad_token_id: int) -> None:
@@ -54,8 +54,8 @@ class Decoder(ABC):
         self._hook: Any = None
         self._graph: TracedModule | None = None
         self._tells_positions = self._hook_positions()
-        self.most_new_tokens: int | None = None
-        self.most_width = 0
+        self.max_new_tokens: int | None = None
+        self.max_width = 0
         config = module.generation_config
         start = config.decoder_start_token_id
         start = getattr(module.config, "decoder_start_token_id", None) if start is None else start
@@ -143,9 +143,9 @@ class Decoder(ABC):
         return logits[:, -1]
 
     def width(self, longest: int) -> int:
-        """To how many tokens prompts are padded. Of few sizes, also once multiplied by few rows, up to `most_width`."""
+        """To how many tokens prompts are padded. Of few sizes, also once multiplied by few rows, up to `max_width`."""
         width = -(-round_up(longest) // WIDTH_STEP) * WIDTH_STEP
-        return max(longest, min(width, self.most_width))
+        return max(longest, min(width, self.max_width))
 
     def _pad_left(
         self, rows: Sequence[Sequence[int]], width: int
@@ -216,7 +216,7 @@ class Seq2SeqDecoder(Decoder):
     def __init__(self, module: Any, pad_token_id: int) -> None:
         super().__init__(module, pad_token_id)
         if self._tells_positions:
-            self.most_new_tokens = module.config.max_position_embeddings - 1
+            self.max_new_tokens = module.config.max_position_embeddings - 1
 
     def pad_prompts(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Padded on the right, as encoders are trained."""

@@ -1,4 +1,4 @@
-"""A writer for a loaded model: its decoder checked, its cache bounded."""
+"""A scheduler for a loaded model: its decoder checked, its cache bounded."""
 
 import logging
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from registry.contract import Contract
-from serving.engine.generation.scheduler import Writer
-from serving.engine.generation.sequential import SingleDecoder
+from serving.engine.generation.scheduler import Scheduler
+from serving.engine.generation.sequential import SequentialDecoder
 from serving.engine.generation.verification import check_sampling, choose_decoder, try_out
 from serving.errors import EngineError
 from serving.processors.tokenizer import TextEncoder
@@ -28,13 +28,13 @@ GROWTH = 2
 """A cache that grows is there twice for a moment."""
 
 
-def make_writer(
+def make_scheduler(
     module: Any,
     contract: Contract,
     encoder: TextEncoder,
     cache_bytes: int = 0,
     note: Callable[[str], None] = logger.warning,
-) -> Writer:
+) -> Scheduler:
     """Looks how the model must be called; raises EngineError. cache_bytes: of keys and values, 0 for a default.
 
     note: is told which better ways are refused, and why.
@@ -43,8 +43,8 @@ def make_writer(
     decoder = choose_decoder(module, contract.processor.pad_token_id, vocabulary, note)
     check_sampling(decoder, vocabulary)
     single = None
-    if module.dtype != torch.float32 and not isinstance(decoder, SingleDecoder):
-        single = SingleDecoder(module, contract.processor.pad_token_id)
+    if module.dtype != torch.float32 and not isinstance(decoder, SequentialDecoder):
+        single = SequentialDecoder(module, contract.processor.pad_token_id)
         if problem := try_out(single, vocabulary):
             note(f"rows with a seed share their steps: {problem}")
             single = None
@@ -57,7 +57,7 @@ def make_writer(
     rows = MAX_ROWS.get(module.device.type, MAX_ROWS["cpu"])
     budget = (cache_bytes or default_bytes(module.device)) // GROWTH
     limit = budget // decoder.token_bytes if decoder.token_bytes else rows * contract.max_tokens
-    return Writer(
+    return Scheduler(
         decoder,
         encoder,
         alone=single,

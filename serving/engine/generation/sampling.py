@@ -18,7 +18,7 @@ from serving.wire.messages import Row, SamplingSettings
 
 logger = logging.getLogger("headwaiter.engine")
 
-MOST_TOP_K = 1024
+MAX_TOP_K = 1024
 """Up to here the best tokens are found without sorting all."""
 NOT_FINITE = "the model answered with a number that is not finite"
 RULE_FAILED = "a sampling rule failed on this text"
@@ -72,7 +72,7 @@ class Sampler:
     @property
     def way(self) -> str:
         """Rows of one way are drawn together."""
-        if 0 < self.top_k <= MOST_TOP_K:
+        if 0 < self.top_k <= MAX_TOP_K:
             return "best"
         return "sorted" if self.top_k or self.top_p < 1 else "all"
 

@@ -5,7 +5,7 @@ waits is let in by a time of its own: when it arrived, and later the more it may
 ones, and nobody waits for ever. A long row that was written for a while gives its place to one that is due before it,
 and goes on later, with the same text.
 
-In reduced precision sums are rounded otherwise in other company, and a draw may fall on another token. So there a row
+In reduced precision sums are rounded otherwise in other batch, and a draw may fall on another token. So there a row
 with a seed takes its steps by itself and does not give way; such rows are few, and have half of the cache at most.
 """
 
@@ -18,29 +18,29 @@ from itertools import accumulate
 import torch
 
 from serving.engine.generation.beam_search import Search
-from serving.engine.generation.decode_batch import Company
+from serving.engine.generation.decode_batch import DecodeBatch
 from serving.engine.generation.decoder import Decoder, StepFailed
 from serving.engine.generation.sampling import Choice, Sampler, choose
 from serving.engine.generation.sequence import Entry, bounded
 from serving.engine.meter import EngineMeter, GenerationMeter
 from serving.processors.detokenizer import TextReader
 from serving.processors.tokenizer import TextEncoder
-from serving.wire.messages import Failure, Part, Row, SamplingSettings
+from serving.wire.messages import Failure, Finish, Row, SamplingSettings, TokenDelta
 
 logger = logging.getLogger("headwaiter.engine")
 
-TURN_TOKENS = 32
+MIN_ADMITTED_TOKENS = 32
 """A row that has a place keeps it for at least this many tokens; ours."""
-MOST_ALONE = 4
+MAX_ISOLATED = 4
 """Rows that take their steps by themselves at a time, as others wait for each of these steps; ours."""
-JOIN_TOKENS = 512
+MAX_PREFILL_TOKENS = 512
 """Tokens of the rows that join between two steps, padding included, so that others need not wait long; ours."""
 
-Reply = tuple[bytes, Part | Failure]
+Reply = tuple[bytes, TokenDelta | Failure]
 """To whom, what."""
 
 
-class Writer:
+class Scheduler:
     """All rows of one engine. Not for several threads.
 
     alone: of rows with a seed, where they must take their steps by themselves. limit_tokens: places of the cache.
@@ -57,12 +57,12 @@ class Writer:
         alone: Decoder | None = None,
         limit_tokens: int,
         max_rows: int,
-        pass_tokens: int = JOIN_TOKENS,
+        pass_tokens: int = MAX_PREFILL_TOKENS,
         verify: Callable[[], None] = lambda: None,
     ) -> None:
-        self._together = Company(decoder)
-        self._alone = None if alone is None else Company(alone)
-        self._companies = [self._together] if self._alone is None else [self._together, self._alone]
+        self._together = DecodeBatch(decoder)
+        self._alone = None if alone is None else DecodeBatch(alone)
+        self._batches = [self._together] if self._alone is None else [self._together, self._alone]
         self._encoder = encoder
         self._limit = limit_tokens
         self._max_rows = max_rows
@@ -95,7 +95,7 @@ class Writer:
 
     @property
     def _running(self) -> list[Entry]:
-        return [entry for company in self._companies for entry in company.entries]
+        return [entry for batch in self._batches for entry in batch.entries]
 
     @property
     def running(self) -> int:
@@ -105,7 +105,7 @@ class Writer:
     @property
     def cached_tokens(self) -> int:
         """Places of the cache in use."""
-        return sum(company.decoder.cached_tokens for company in self._companies)
+        return sum(batch.decoder.cached_tokens for batch in self._batches)
 
     def count_in(self, meter: EngineMeter) -> None:
         """Count in this version's metrics from now on."""
@@ -122,7 +122,7 @@ class Writer:
         insort(self._waiting, entry, key=_due)
 
     def _make_entry(self, client: bytes, row: Row, now: float) -> Entry:
-        settings = bounded(SamplingSettings.unpack(row.extra), self.decoder.most_new_tokens)
+        settings = bounded(SamplingSettings.unpack(row.payload), self.decoder.max_new_tokens)
         reader = TextReader(self._encoder, settings.stop) if settings.stop else None
         sampler = Sampler(self.decoder.module, settings, row)
         entry = Entry(client, row, now, settings, self._ends, sampler, reader)
@@ -142,11 +142,11 @@ class Writer:
         Raises what `verify` does, after a fault; then the model is of no use, and what `take_all` gives got no answer.
         """
         self._expire(time.monotonic())
-        joined = self._let_in(JOIN_TOKENS - self._joined_tokens)
+        joined = self._let_in(MAX_PREFILL_TOKENS - self._joined_tokens)
         self._joined_tokens = self._joined_tokens + joined if joined else 0
         if not joined:  # who joined has a token to be told first
-            for company in self._companies:
-                self._advance(company)
+            for batch in self._batches:
+                self._advance(batch)
         self._advance_search()
         self._count()
         replies, self._replies = self._replies, []
@@ -175,8 +175,8 @@ class Writer:
             gone += found
             self._search.drop(found)
             self._search = self._search if self._search.entries else None
-        for company in self._companies:
-            gone += company.drop(is_meant)
+        for batch in self._batches:
+            gone += batch.drop(is_meant)
         return gone
 
     def _let_in(self, most_tokens: int) -> int:
@@ -206,8 +206,8 @@ class Writer:
             longest = max(longest, length)
         joining = self._alike_in_length(joining)
         if joining:
-            for company in self._companies:
-                self._join(company, [entry for entry in joining if entry.is_alone == (company is self._alone)])
+            for batch in self._batches:
+                self._join(batch, [entry for entry in joining if entry.is_alone == (batch is self._alone)])
         return len(joining) * self.decoder.width(max((entry.length for entry in joining), default=0))
 
     def _alike_in_length(self, entries: list[Entry]) -> list[Entry]:
@@ -219,7 +219,7 @@ class Writer:
 
     def _alike(self, entry: Entry) -> list[Entry]:
         """Waiting rows that one search can take: of one setting, as many as fit. A seed is one row's alone."""
-        alike = [other for other in self._waiting if other.row.extra == entry.row.extra]
+        alike = [other for other in self._waiting if other.row.payload == entry.row.payload]
         longest = max(other.longest for other in alike)
         most = min(self._max_rows, self._limit // longest) // entry.sampler.beams
         return alike[: max(1, most)] if entry.settings.seed is None else [entry]
@@ -234,11 +234,11 @@ class Writer:
     def _may_be_alone(self, entry: Entry, joining: list[Entry]) -> bool:
         """Whether a row that takes its steps by itself leaves enough to the others; the first one always may start."""
         rows = [row.longest for row in [*self._running, *joining] if row.is_alone]
-        return not rows or (len(rows) < MOST_ALONE and sum(rows) + entry.longest <= self._limit // 2)
+        return not rows or (len(rows) < MAX_ISOLATED and sum(rows) + entry.longest <= self._limit // 2)
 
     def _give_way(self, entry: Entry) -> bool:
         """Let the row that is due last, if it had its turn and is due after `entry`, lose its place."""
-        late = [(row.due, place) for place, row in enumerate(self._together.entries) if row.turn >= TURN_TOKENS]
+        late = [(row.due, place) for place, row in enumerate(self._together.entries) if row.turn >= MIN_ADMITTED_TOKENS]
         due, place = max(late, default=(0.0, 0))
         if due <= entry.due:
             return False
@@ -250,7 +250,7 @@ class Writer:
             self._meters[1].observe_preemption()
         return True
 
-    def _join(self, company: Company, entries: list[Entry]) -> None:
+    def _join(self, batch: DecodeBatch, entries: list[Entry]) -> None:
         if not entries:
             return
         self._waiting = [entry for entry in self._waiting if entry not in entries]
@@ -258,45 +258,45 @@ class Writer:
         for entry in entries:
             entry.started = entry.started or now
         try:
-            logits = company.decoder.join([entry.prompt for entry in entries], [entry.tokens for entry in entries])
+            logits = batch.decoder.join([entry.prompt for entry in entries], [entry.tokens for entry in entries])
         except Exception as error:  # a model may raise anything; it must cost its own row only
             if len(entries) > 1:
                 self._waiting[:0] = entries  # until each has its turn, so that none is forgotten
                 for entry in entries:
-                    self._join(company, [entry])
+                    self._join(batch, [entry])
                 return
             self._fault(entries, error)
             return
         if self._meters is not None:
             lengths = [entry.length for entry in entries]
-            self._meters[0].observe_batch(lengths, len(lengths) * company.decoder.width(max(lengths)))
+            self._meters[0].observe_batch(lengths, len(lengths) * batch.decoder.width(max(lengths)))
             self._meters[1].observe_prompt(sum(len(entry.prompt) for entry in entries if not entry.tokens))
-        company.entries += entries
-        self._take(logits, company, entries)
+        batch.entries += entries
+        self._take(logits, batch, entries)
 
-    def _advance(self, company: Company) -> None:
+    def _advance(self, batch: DecodeBatch) -> None:
         """A step of all rows."""
-        if not company.entries:
+        if not batch.entries:
             return
         try:
-            logits = company.decoder.step([entry.tokens[-1] for entry in company.entries])
+            logits = batch.decoder.step([entry.tokens[-1] for entry in batch.entries])
         except StepFailed as failed:
-            at_fault = [company.entries[place] for place in failed.errors]
-            stay = company.leave(set(failed.errors))
-            self._take(failed.logits[stay], company, company.entries)
+            at_fault = [batch.entries[place] for place in failed.errors]
+            stay = batch.leave(set(failed.errors))
+            self._take(failed.logits[stay], batch, batch.entries)
             self._fault(at_fault, next(iter(failed.errors.values())))
             return
         except Exception as error:  # as above
-            self._fault(company.clear(), error)
+            self._fault(batch.clear(), error)
             return
-        self._take(logits, company, company.entries)
+        self._take(logits, batch, batch.entries)
 
-    def _take(self, logits: torch.Tensor, company: Company, entries: list[Entry]) -> None:
-        """A token for each of the rows, which are the company's last ones."""
+    def _take(self, logits: torch.Tensor, batch: DecodeBatch, entries: list[Entry]) -> None:
+        """A token for each of the rows, which are the batch's last ones."""
         now = time.monotonic()
         choices = choose(logits, [entry.sampler for entry in entries], [self._ids(entry) for entry in entries])
         gone = set()
-        first = len(company.entries) - len(entries)
+        first = len(batch.entries) - len(entries)
         for place, (entry, choice) in enumerate(zip(entries, choices, strict=True), first):
             if choice.problem:
                 self._fail(entry, choice.problem)
@@ -314,7 +314,7 @@ class Writer:
                 self._count_end(entry, now)
         if self._meters is not None:
             self._meters[1].observe_tokens(len(entries))
-        company.leave(gone)
+        batch.leave(gone)
 
     def _ids(self, entry: Entry) -> list[int]:
         return [] if entry.sampler.is_plain else [*self.decoder.history(entry.prompt), *entry.tokens]
@@ -333,7 +333,7 @@ class Writer:
         self._search = None
         for entry in entries:
             entry.first = time.monotonic()
-            finish = next((word for token in entry.found if (word := entry.take(Choice(token)))), "length")
+            finish: Finish = next((word for token in entry.found if (word := entry.take(Choice(token)))), "length")
             self._replies.append((entry.client, entry.part(finish)))
             if self._meters is not None:
                 self._meters[1].observe_tokens(len(entry.tokens))

@@ -1,4 +1,4 @@
-"""A row on its way through the writer: what it asks for, what was written of it, what was sent."""
+"""A row on its way through the scheduler: what it asks for, what was written of it, what was sent."""
 
 import time
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import numpy
 
 from serving.engine.generation.sampling import Choice, Sampler
 from serving.processors.detokenizer import TextReader
-from serving.wire.messages import Part, Row, SamplingSettings
+from serving.wire.messages import Finish, Row, SamplingSettings, TokenDelta
 
 FAIR_SECONDS = 0.01
 """A row is let in as if it had arrived this much later for each token that it may write; ours."""
@@ -54,7 +54,7 @@ class Entry:
         """Its tokens now."""
         return len(self.prompt) + len(self.tokens)
 
-    def take(self, choice: Choice) -> str:
+    def take(self, choice: Choice) -> Finish:
         """The row's next token comes; the word for its end, or ""."""
         self.choices.append(choice)
         self.tokens.append(choice.token)
@@ -67,10 +67,10 @@ class Entry:
                 return "stop_sequence"
         return "length" if len(self.tokens) >= self.settings.max_new_tokens else ""
 
-    def part(self, finish: str) -> Part:
+    def part(self, finish: Finish) -> TokenDelta:
         """What was not sent yet."""
         new, self.sent = self.choices[self.sent :], len(self.choices)
-        part = Part(
+        part = TokenDelta(
             self.row.id,
             numpy.asarray([choice.token for choice in new], dtype=numpy.int32).tobytes(),
             finish,

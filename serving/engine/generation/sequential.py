@@ -8,7 +8,7 @@ import torch
 from serving.engine.generation.decoder import Decoder, StepFailed
 
 
-class SingleDecoder(Decoder):
+class SequentialDecoder(Decoder):
     """As `Decoder`, row by row, as `generate` would call the model for one row without padding."""
 
     def __init__(self, module: Any, pad_token_id: int) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from serving.engine.generation.decoder import CausalDecoder, Decoder, Seq2SeqDecoder
 from serving.engine.generation.sampling import Sampler, choose
-from serving.engine.generation.sequential import SingleDecoder
+from serving.engine.generation.sequential import SequentialDecoder
 from serving.engine.optimizations.torchscript import NotTraceable
 from serving.errors import EngineError
 from serving.wire.messages import Row, SamplingSettings
@@ -27,8 +27,8 @@ LOW_PRECISION_TOLERANCE = 0.05
 
 
 KINDS: dict[bool, tuple[type[Decoder], ...]] = {
-    False: (CausalDecoder, SingleDecoder),
-    True: (Seq2SeqDecoder, SingleDecoder),
+    False: (CausalDecoder, SequentialDecoder),
+    True: (Seq2SeqDecoder, SequentialDecoder),
 }
 """By whether there is an encoder: the decoders that may fit a model, best first."""
 

@@ -98,7 +98,7 @@ class HuggingFace(Protocol):
             nonlocal seed
             request = parse_body(body, task, settings.max_rows)
             if task.generates:
-                if request.many or request.parameters.texts > 1:
+                if request.is_list or request.parameters.texts > 1:
                     raise Unprocessable("stream is of one text: send one input, and ask for one text")
                 seed = request.parameters.seed
             return request

@@ -16,7 +16,7 @@ def parts_of(task: Task) -> dict[str, bool]:
     """The parts of an input, as question and context, and whether each is a list; empty where an input is one text."""
     forms = get_args(task.Item) or (task.Item,)
     return {
-        field.name: any(get_origin(kind) is list for kind in (field.type, *get_args(field.type)))
+        field.name: any(get_origin(each) is list for each in (field.type, *get_args(field.type)))
         for form in forms
         if isinstance(form, type) and issubclass(form, msgspec.Struct)
         for field in msgspec.structs.fields(form)

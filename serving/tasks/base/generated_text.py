@@ -7,11 +7,11 @@ from typing import Any, Self
 import numpy
 
 from serving.processors.detokenizer import TextReader
-from serving.tasks.base.task import Served
-from serving.wire.messages import FINISHES, Part, RowArrays
+from serving.tasks.base.task import VersionContext
+from serving.wire.messages import FINISH_REASONS, RowArrays, TokenDelta
 
 
-def to_arrays(part: Part) -> RowArrays:
+def to_arrays(part: TokenDelta) -> RowArrays:
     """A whole text as a row's arrays, which `Text.read` reads: ids, scores, top ids, top scores, (finish,)."""
     ids = numpy.frombuffer(part.tokens, dtype=numpy.int32)
     shape = (len(ids), -1) if len(ids) else (0, 0)
@@ -20,7 +20,7 @@ def to_arrays(part: Part) -> RowArrays:
         numpy.frombuffer(part.logprobs, dtype=numpy.float32),
         numpy.frombuffer(part.top_ids, dtype=numpy.int32).reshape(shape),
         numpy.frombuffer(part.top_logprobs, dtype=numpy.float32).reshape(shape),
-        numpy.asarray([FINISHES.index(part.finish) if part.finish else -1]),
+        numpy.asarray([FINISH_REASONS.index(part.finish) if part.finish else -1]),
     ]
 
 
@@ -40,7 +40,7 @@ class TokenScore:
 
 @dataclass(frozen=True)
 class Text:
-    """One text, whole. finish: a word of `messages.FINISHES`. tokens: all that were written, empty without scores.
+    """One text, whole. finish: a word of `messages.FINISH_REASONS`. tokens: all written, empty without scores.
 
     generated_tokens: how many were written, those of a stop string included.
     """
@@ -55,7 +55,7 @@ class Text:
         """From a row's arrays."""
         ids = arrays[0].tolist()
         text = TextReader(encoder, stops).push(ids, is_last=True)
-        return cls(text, FINISHES[int(arrays[4][0])], len(ids), read_scores(arrays, encoder))
+        return cls(text, FINISH_REASONS[int(arrays[4][0])], len(ids), read_scores(arrays, encoder))
 
 
 def read_scores(arrays: RowArrays, encoder: Any) -> tuple[TokenScore, ...]:
@@ -75,14 +75,16 @@ def read_scores(arrays: RowArrays, encoder: Any) -> tuple[TokenScore, ...]:
     return tuple(found)
 
 
-def answer(rows: Sequence[RowArrays], parameters: Any, served: Served, field: str, before: str = "") -> list[Any]:
+def answer(
+    rows: Sequence[RowArrays], parameters: Any, version: VersionContext, field: str, before: str = ""
+) -> list[Any]:
     """An input's texts as the Hugging Face inference API has them: `[{field: text, "details": …}, …]`.
 
     before: what stands before each text.
     """
     answers: list[dict[str, Any]] = []
     for arrays in rows:
-        text = Text.read(arrays, parameters.stop or (), served.encoder)
+        text = Text.read(arrays, parameters.stop or (), version.encoder)
         answers.append({field: before + text.text})
         if parameters.details:
             answers[-1]["details"] = describe(text, parameters.seed)

@@ -1,6 +1,6 @@
 """What the generating tasks share on the front's side: the request's settings, checked, and the rows of a text.
 
-A text is a row; its settings travel in `Row.extra`. Settings that a request leaves open are the checkpoint's own
+A text is a row; its settings travel in `Row.payload`. Settings that a request leaves open are the checkpoint's own
 (`generation_config.json`). The engine's side is `serving.engine.generation`.
 """
 
@@ -15,9 +15,9 @@ from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.task import Batch, Task, probe_text
 from serving.wire.messages import EncodedRow, SamplingSettings
 
-MOST_TEXTS = 16
+MAX_TEXTS = 16
 """Texts that may be asked for one input; ours."""
-MOST_LOGPROBS = 20
+MAX_LOGPROBS = 20
 """Likeliest tokens that may be asked for each place; as OpenAI has it."""
 
 PROBE_TOKENS = 16
@@ -26,8 +26,8 @@ PROBE_TOKENS = 16
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0.0, le=100.0)]
 Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=MOST_TEXTS)]
-Top = Annotated[int, msgspec.Meta(ge=0, le=MOST_LOGPROBS)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_TEXTS)]
+Top = Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)]
 Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -85,7 +85,7 @@ class GeneratingTask(Task):
     def probe(self, contract: Contract, length: int) -> EncodedRow:
         """A text and some tokens after it, `length` together."""
         new = min(PROBE_TOKENS, length // 2)
-        row = probe_text(contract, length - new, extra=SamplingSettings(max(1, new), do_sample=False).pack())
+        row = probe_text(contract, length - new, payload=SamplingSettings(max(1, new), do_sample=False).pack())
         return msgspec.structs.replace(row, new_tokens=max(1, new))
 
     def prepare(self, model: Any, contract: Contract) -> None:
@@ -132,5 +132,5 @@ def make_rows(row: EncodedRow, parameters: GenerationParameters, count: int, **s
     rows = []
     for index in range(parameters.texts):
         own = settings if seed is None else msgspec.structs.replace(settings, seed=(seed + index) % 2**63)
-        rows.append(EncodedRow(row.length, row.tokens, kind=row.kind, extra=own.pack(), new_tokens=count))
+        rows.append(EncodedRow(row.length, row.tokens, batch_key=row.batch_key, payload=own.pack(), new_tokens=count))
     return rows

@@ -14,7 +14,7 @@ class Request(msgspec.Struct, frozen=True):
     """A parsed request: items in order, and whether the client sent a list."""
 
     items: list[Any]
-    many: bool
+    is_list: bool
     parameters: Any
 
 
@@ -81,19 +81,19 @@ def convert_request(inputs: Any, parameters: Any, task: Task, max_rows: int) -> 
 
 def assemble(answers: Sequence[Any], request: Request, task: Task) -> Any:
     """The items' answers in the form that the client asked for: a list for a list."""
-    return list(answers) if request.many or task.nests(request.items[0]) else answers[0]
+    return list(answers) if request.is_list or task.wraps_single_answer(request.items[0]) else answers[0]
 
 
 def _checked(form: Any, task: Task, max_rows: int) -> Request:
-    many = isinstance(form.inputs, list)
-    items = form.inputs if many else [form.inputs]
+    is_list = isinstance(form.inputs, list)
+    items = form.inputs if is_list else [form.inputs]
     if not items:
         raise Unprocessable("inputs is an empty list: it needs at least one input")
     if len(items) > max_rows:
         raise TooLarge(
             f"inputs has {len(items):,} entries, a request may have {max_rows:,}: send them in several requests"
         )
-    return Request(items, many, _parameters(form, task))
+    return Request(items, is_list, _parameters(form, task))
 
 
 def _parameters(form: Any, task: Task) -> Any:

@@ -30,14 +30,14 @@ class Batch:
     """Rows of one kind on the engine's device.
 
     inputs: what the task's `collate` made, as tensors; for text (rows, tokens) int64, and `attention_mask` is absent
-    when nothing is padded. lengths: tokens of each row. kind: as the task's `encode` gave it. extras: each row's own.
+    when nothing is padded. lengths: tokens of each row. key: the rows' `batch_key`. payloads: of each row.
     contract: of the version.
     """
 
     inputs: Mapping[str, "torch.Tensor"]
     lengths: Sequence[int]
-    kind: str
-    extras: Sequence[bytes]
+    key: str
+    payloads: Sequence[bytes]
     contract: Contract
 
     def mask(self) -> "torch.Tensor":
@@ -57,7 +57,7 @@ class NoDefaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 @dataclass(frozen=True)
-class Served:
+class VersionContext:
     """What a task's front side may know of a version.
 
     encoder: its tokenizer; of an image task its image reader. defaults: the contract's, as the task's `Defaults`.
@@ -130,9 +130,11 @@ class Task(ABC):
         """How a front would read inputs otherwise than transformers' `processor`, and what to do; or None."""
         return None
 
-    def serve(self, folder: Path, contract: Contract) -> Served:
+    def serve(self, folder: Path, contract: Contract) -> VersionContext:
         """The front's side of a version whose `save_pretrained` folder this is. Blocks for some milliseconds."""
-        return Served(contract, self.make_encoder(folder, contract), msgspec.convert(contract.defaults, self.Defaults))
+        return VersionContext(
+            contract, self.make_encoder(folder, contract), msgspec.convert(contract.defaults, self.Defaults)
+        )
 
     def make_encoder(self, folder: Path, contract: Contract) -> Any:
         """What turns inputs into rows: the tokenizer, for text."""
@@ -140,18 +142,18 @@ class Task(ABC):
 
         return TextEncoder(folder, contract)
 
-    def make_example(self, served: Served) -> list[Any]:
+    def make_example(self, version: VersionContext) -> list[Any]:
         """The inputs of the example request, where the user gives none."""
         return list(self.example)
 
     def prepare(self, model: Any, contract: Contract) -> None:  # noqa: B027  # most tasks need nothing
         """Set what the loaded model needs before its first forward pass. Engine side."""
 
-    def has_tokens(self, kind: str) -> bool:
+    def has_tokens(self, batch_key: str) -> bool:
         """Whether `forward`'s arrays of this kind are (rows, tokens, …) and so are cut to each row's length."""
         return False
 
-    def nests(self, item: Any) -> bool:
+    def wraps_single_answer(self, item: Any) -> bool:
         """Whether the answer to a single input is a list of one, as the Hugging Face inference API has some."""
         return False
 
@@ -163,7 +165,7 @@ class Task(ABC):
         """(label, score in 0..1) of each prediction in an item's answer, for metrics; empty for unlabelled tasks."""
         return ()
 
-    def text_before(self, plan: Any, parameters: Any) -> str:
+    def text_before(self, decode_context: Any, parameters: Any) -> str:
         """What stands before each text of an item, of a task that generates."""
         return ""
 
@@ -176,7 +178,7 @@ class Task(ABC):
         return type(self).scoring is not Task.scoring
 
     @abstractmethod
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
         """Rows for one item; raises Unprocessable, naming field and rule."""
 
     def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, numpy.ndarray[Any, Any]]:
@@ -191,7 +193,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
         """The answer to one item, plain data for JSON, from its rows in order."""
 
 
@@ -203,11 +205,11 @@ def upload(array: numpy.ndarray[Any, Any], device: "torch.device") -> "torch.Ten
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
-def probe_text(contract: Contract, length: int, kind: str = "", extra: bytes = b"") -> EncodedRow:
+def probe_text(contract: Contract, length: int, batch_key: str = "", payload: bytes = b"") -> EncodedRow:
     """A row of `length` ordinary tokens, which ends as the contract's texts do."""
     special = {contract.processor.pad_token_id, contract.processor.eos_token_id, contract.processor.mask_token_id}
     ordinary = [token for token in range(min(contract.processor.vocabulary, 64)) if token not in special]
     ids = numpy.resize(numpy.asarray(ordinary or [0], dtype=numpy.int32), length)
     if contract.processor.eos_token_id is not None:
         ids[-1] = contract.processor.eos_token_id
-    return EncodedRow(length, ids.tobytes(), kind=kind, extra=extra)
+    return EncodedRow(length, ids.tobytes(), batch_key=batch_key, payload=payload)
