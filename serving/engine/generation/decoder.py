@@ -77,7 +77,7 @@ class Decoder(ABC):
         return max((cache.token_bytes for cache in self._caches), default=0)
 
     @abstractmethod
-    def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
         """Let rows join; the logits of each one's next token, (rows, vocabulary).
 
         written: what each has written already, of rows that had to leave before.
@@ -94,7 +94,7 @@ class Decoder(ABC):
     def history(self, prompt: Sequence[int]) -> list[int]:
         """What a row's written tokens follow, as `generate` shows it to its rules."""
 
-    def leave(self, gone: set[int]) -> list[int]:
+    def remove(self, gone: set[int]) -> list[int]:
         """Let rows go; the old numbers of those that stay, in their new order."""
         orders = [cache.remove(gone) for cache in self._caches]
         return orders[0]
@@ -180,7 +180,7 @@ class CausalDecoder(Decoder):
         """Take steps as the model does."""
         self._graph = None
 
-    def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
         """One forward pass over all rows' tokens, padded on the left."""
         rows = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]
         ids, mask, positions = self._pad_left(rows, self.width(max(map(len, rows))))
@@ -225,7 +225,7 @@ class Seq2SeqDecoder(Decoder):
         mask = torch.arange(width) < torch.tensor([len(prompt) for prompt in prompts])[:, None]
         return ids.to(self.device), mask.to(torch.int64).to(self.device)
 
-    def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
         """The encoder over all prompts, then the decoder over what each row has."""
         ids, mask = self.pad_prompts(prompts)
         encoded = self.module.get_encoder()(input_ids=ids, attention_mask=mask)

@@ -60,7 +60,7 @@ def make_scheduler(
     return Scheduler(
         decoder,
         encoder,
-        alone=single,
+        isolated=single,
         limit_tokens=max(limit, contract.max_tokens),
         max_rows=rows,
         pass_tokens=PASS_TOKENS.get(module.device.type, PASS_TOKENS["cpu"]),

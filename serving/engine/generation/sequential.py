@@ -23,7 +23,7 @@ class SequentialDecoder(Decoder):
         """Tokens of all rows."""
         return sum(self._lengths)
 
-    def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
         """A forward pass for each row."""
         found, pasts, lengths, states = list[torch.Tensor](), list[Any](), list[int](), list[Any]()
         for prompt, new in zip(prompts, written, strict=True):
@@ -63,7 +63,7 @@ class SequentialDecoder(Decoder):
         """Nothing is padded."""
         return longest
 
-    def leave(self, gone: set[int]) -> list[int]:
+    def remove(self, gone: set[int]) -> list[int]:
         """Let rows go; those that stay keep their order."""
         stay = [row for row in range(len(self._pasts)) if row not in gone]
         for values in (self._pasts, self._lengths, self._encoded):
@@ -72,7 +72,7 @@ class SequentialDecoder(Decoder):
 
     def clear(self) -> None:
         """Let all rows go."""
-        self.leave(set(range(len(self._pasts))))
+        self.remove(set(range(len(self._pasts))))
 
     def history(self, prompt: Sequence[int]) -> list[int]:
         """The prompt, or the decoder's start."""

@@ -87,7 +87,7 @@ def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
     expected = [_generate(decoder.module, prompt) for prompt in prompts]
     tolerance = TOLERANCE.get(decoder.module.dtype, LOW_PRECISION_TOLERANCE)
     running, places = [1, 0], [0, 0, 0]
-    logits = list(decoder.join([prompts[row] for row in running], [[], []]))
+    logits = list(decoder.prefill([prompts[row] for row in running], [[], []]))
     while running:
         for row, found in zip(running, logits, strict=True):
             wanted = expected[row][0][places[row]]
@@ -95,10 +95,10 @@ def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
                 return f"{type(decoder.module).__name__} gives other logits at token {places[row]} of row {row}"
             places[row] += 1
         gone = {place for place, row in enumerate(running) if places[row] == len(expected[row][1])}
-        running = [running[place] for place in decoder.leave(gone)]
+        running = [running[place] for place in decoder.remove(gone)]
         logits = list(decoder.step([expected[row][1][places[row] - 1] for row in running])) if running else []
         if places == [2, 2, 0]:
-            logits += list(decoder.join([prompts[2]], [[]]))
+            logits += list(decoder.prefill([prompts[2]], [[]]))
             running.append(2)
     return None
 
@@ -118,7 +118,7 @@ def check_sampling(decoder: Decoder, vocabulary: int) -> None:
     ]
     try:
         with torch.inference_mode():
-            logits = decoder.join([prompt], [[]])
+            logits = decoder.prefill([prompt], [[]])
             for settings in asked:
                 sampler = Sampler(decoder.module, settings, row)
                 sampler.process(decoder.history(prompt), logits.float())

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
+from serving.engine.generation.admission import MAX_ISOLATED, MIN_ADMITTED_TOKENS
 from serving.engine.generation.decoder import CausalDecoder, Decoder
-from serving.engine.generation.scheduler import MAX_ISOLATED, MAX_PREFILL_TOKENS, MIN_ADMITTED_TOKENS, Scheduler
+from serving.engine.generation.scheduler import MAX_PREFILL_TOKENS, Scheduler
 from serving.engine.generation.sequential import SequentialDecoder
 from serving.engine.generation.step_graph import trace_step
 from serving.engine.generation.verification import (
@@ -57,8 +58,8 @@ class Encoder:
 
 def make_scheduler(module: Any, kind: type[Decoder] | None = None, *, max_width: int = 0, **bounds: Any) -> Scheduler:
     kind = kind or KINDS[module.config.is_encoder_decoder][0]
-    alone = SequentialDecoder(module, 0) if module.dtype != torch.float32 else None
-    given: Any = {"limit_tokens": 100_000, "max_rows": 8, "alone": alone, **bounds}
+    isolated = SequentialDecoder(module, 0) if module.dtype != torch.float32 else None
+    given: Any = {"limit_tokens": 100_000, "max_rows": 8, "isolated": isolated, **bounds}
     decoder = kind(module, 0)
     decoder.max_width = max_width
     return Scheduler(decoder, Encoder(), **given)  # type: ignore[arg-type]  # reads like a TextEncoder
@@ -310,7 +311,7 @@ def test_a_row_that_fails_to_join_by_itself_costs_nobody_else() -> None:
         by_itself |= finish(scheduler).tokens
     failing = SequentialDecoder(module, 0)
     failing.module = Failing(module, token=9)
-    scheduler = make_scheduler(module, alone=failing)
+    scheduler = make_scheduler(module, isolated=failing)
     for number, prompt in prompts.items():
         scheduler.add(b"f", row(number, prompt, **asked), 0.0)
     found = finish(scheduler)
@@ -496,10 +497,10 @@ class Fragile(CausalDecoder):
 
     fails: Callable[[list[int]], bool] = staticmethod(lambda tokens: False)
 
-    def join(self, prompts: Any, written: Any) -> torch.Tensor:
+    def prefill(self, prompts: Any, written: Any) -> torch.Tensor:
         if any(13 in prompt for prompt in prompts):
             raise RuntimeError("no thirteen")
-        return super().join(prompts, written)
+        return super().prefill(prompts, written)
 
     def step(self, tokens: Any) -> torch.Tensor:
         if type(self).fails(list(tokens)):
@@ -647,7 +648,7 @@ def test_of_rows_that_step_one_by_one_only_the_one_at_fault_fails(*, by_themselv
     failing = SequentialDecoder(module, 0)
     failing.module = FailingStep(module, token)
     if by_themselves:
-        scheduler = make_scheduler(module, alone=failing)
+        scheduler = make_scheduler(module, isolated=failing)
     else:
         scheduler = Scheduler(failing, Encoder(), limit_tokens=100_000, max_rows=8)  # type: ignore[arg-type]  # as above
     for number, prompt in prompts.items():
