@@ -24,7 +24,7 @@ from serving.engine.optimizations.prepacked_weights import choose_products
 from serving.errors import Failed
 from serving.tasks import get_task
 from serving.tasks.base.generated_text import to_arrays
-from serving.tasks.base.task import Batch, Task, upload
+from serving.tasks.base.task import AnyTask, Batch, upload
 from serving.wire.messages import Failure, Row, RowArrays, TokenDelta
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Model:
         """root: the artifact's folder, verified. cache_bytes: of a task that generates, for keys and values; 0 for a
         default. Blocks while weights are read; raises HeadError or ArtifactError.
         """
-        self.task: Task = get_task(contract.task)
+        self.task: AnyTask = get_task(contract.task)
         self.contract = contract
         self._cache_bytes = cache_bytes
         self.device = torch.device(device)
@@ -135,7 +135,7 @@ class Model:
         """What writes the rows, of a task that generates; raises EngineError where the model cannot be written with."""
         from serving.engine.generation.factory import make_scheduler
 
-        return make_scheduler(self.module, self.contract, self.served.encoder, self._cache_bytes, self.note)
+        return make_scheduler(self.module, self.contract, self.served.tokenizer, self._cache_bytes, self.note)
 
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:
         """Forward and wait; the arrays of each row, cut to its length where they have tokens."""
@@ -167,6 +167,6 @@ class Model:
         )
 
 
-def cut(arrays: Sequence[numpy.ndarray[Any, Any]], index: int, length: int, task: Task, batch_key: str) -> RowArrays:
+def cut(arrays: Sequence[numpy.ndarray[Any, Any]], index: int, length: int, task: AnyTask, batch_key: str) -> RowArrays:
     """One row's arrays, without its padding."""
     return [array[index, :length] if task.has_tokens(batch_key) else array[index] for array in arrays]

@@ -15,7 +15,7 @@ import zmq
 from serving.errors import DeadlineExceeded, EngineLost, Failed, QueueFull, ServingError, TooLarge
 from serving.front.text_stream import TextStream
 from serving.tasks.base.generated_text import to_arrays
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 from serving.wire.messages import (
     Cancel,
     EncodedRow,
@@ -83,7 +83,9 @@ class StreamWaiter(Waiter):
 class Link:
     """One engine, as a front sees it. bound_tokens: the most that this front may have in the engine's queue."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, task: Task, bound_tokens: int) -> None:
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, task: AnyTask, bound_tokens: int
+    ) -> None:
         self.address = address
         self.bound_tokens = bound_tokens
         self.tokens_per_second = 1.0

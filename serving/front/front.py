@@ -29,7 +29,7 @@ from serving.runtime.limits import read_limits
 from serving.runtime.server_process import Lifeline
 from serving.settings import ServingSettings
 from serving.tasks.base.request import Request
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 from serving.wire.messages import Encoded, RowArrays
 from serving.wire.routing_table import FRONTS_LOCK, TableFile
 
@@ -55,7 +55,7 @@ class Answer:
 class Call(msgspec.Struct):
     """A request on its way: how to read it, how to write its answer, who waits for it, until when, where time went."""
 
-    read: Callable[[Task], Request]
+    read: Callable[[AnyTask], Request]
     write: Callable[[Any], Any]
     gone: Gone | None
     deadline: float
@@ -106,7 +106,7 @@ class Front:
         self,
         name: str,
         version: str | None,
-        read: Callable[[Task], Request],
+        read: Callable[[AnyTask], Request],
         *,
         protocol: str,
         write: Callable[[Any], Any] = lambda value: value,
@@ -148,7 +148,7 @@ class Front:
         self,
         name: str,
         version: str | None,
-        read: Callable[[Task], Request],
+        read: Callable[[AnyTask], Request],
         *,
         protocol: str,
         gone: Gone | None = None,
@@ -183,7 +183,7 @@ class Front:
         self,
         view: View,
         request: Request,
-        encoded: list[Encoded],
+        encoded: list[Encoded[object]],
         stages: Stages,
         protocol: str,
         gone: Gone | None,
@@ -193,7 +193,7 @@ class Front:
         stream = TextStream(
             version=view.version,
             stages=stages,
-            encoder=view.served.encoder,
+            encoder=view.served.tokenizer,
             stops=request.parameters.stop or (),
             rows=len(rows),
             prompt_tokens=sum(item.rows[0].length for item in encoded),

@@ -13,7 +13,7 @@ from serving.front.engine_link import Link
 from serving.front.meter import FrontMeter
 from serving.tasks import get_task
 from serving.tasks.base.request import Request, assemble
-from serving.tasks.base.task import Task, VersionContext
+from serving.tasks.base.task import AnyTask, VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 YIELD_SECONDS = 0.002
@@ -27,7 +27,7 @@ class View:
     model: str
     version: str
     contract: Contract
-    task: Task
+    task: AnyTask
     served: VersionContext
     meter: FrontMeter
     links: dict[str, Link] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class View:
             return self.accepting[0]
         return min(self.accepting, key=lambda link: link.outstanding_tokens)
 
-    async def encode(self, request: Request) -> list[Encoded]:
+    async def encode(self, request: Request) -> list[Encoded[object]]:
         """The rows of each item, in order. Raises ServingError, which names the item."""
         encoded, turn = [], time.perf_counter()
         for index, item in enumerate(request.items):
@@ -75,7 +75,7 @@ class View:
                 turn = time.perf_counter()
         return encoded
 
-    async def decode(self, request: Request, encoded: list[Encoded], arrays: list[RowArrays]) -> Any:
+    async def decode(self, request: Request, encoded: list[Encoded[object]], arrays: list[RowArrays]) -> Any:
         """The answer, counted by its labels."""
         answers, turn, first = [], time.perf_counter(), 0
         for item in encoded:

@@ -16,12 +16,13 @@ import numpy
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.images import ImageReader, collate_images, draw, normalise, probe_image
-from serving.processors.tokenizer import TextParameters
+from serving.processors.tokenizer import TextEncoder, TextParameters
 from serving.tasks.base.task import Batch, Task, VersionContext, probe_text, upload
-from serving.wire.messages import Encoded, EncodedRow, Row, RowArrays
+from serving.wire.messages import AnyArray, Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 Pooling = Literal["raw", "mean", "cls", "last"]
 Dimensions = Annotated[int, msgspec.Meta(ge=1)]
@@ -45,16 +46,16 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     prompts: dict[str, str] = {}
 
 
-class FeatureExtraction(Task):
+class FeatureExtraction(Task[str, Parameters, None]):
     """(rows, tokens, hidden) states → (rows, hidden) float32, or (rows, tokens, hidden) when raw."""
 
     name = "feature-extraction"
-    Parameters = Parameters
-    Defaults = Defaults
+    parameters_type = Parameters
+    defaults_type = Defaults
     embeds = True
     example = ("A short text.", "Another text, with a few more words in it than the first one has.")
 
-    def folder_settings(self, folder: Path) -> dict[str, Any]:
+    def folder_settings(self, folder: Path) -> dict[str, object]:
         """A sentence-transformers folder says how it pools, whether it normalises, and its prompts."""
         return _sentence_transformer(folder)
 
@@ -67,21 +68,21 @@ class FeatureExtraction(Task):
         pooling = msgspec.convert(contract.defaults, Defaults).pooling
         return probe_image(contract, pooling) if contract.processor.image else probe_text(contract, length, pooling)
 
-    def make_encoder(self, folder: Path, contract: Contract) -> Any:
+    def make_encoder(self, folder: Path, contract: Contract) -> "TextEncoder | ImageReader":
         """An image model's vectors are those of its patches."""
         return ImageReader(contract) if contract.processor.image else super().make_encoder(folder, contract)
 
-    def make_example(self, version: VersionContext) -> list[Any]:
+    def make_example(self, version: VersionContext) -> list[object]:
         """Texts or images."""
         return [draw(48, 32), draw(80, 120)] if version.contract.processor.image else list(self.example)
 
-    def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, numpy.ndarray[Any, Any]]:
+    def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, AnyArray]:
         """Token ids or pixels."""
         return collate_images(rows, contract) if contract.processor.image else super().collate(rows, contract)
 
-    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
-        """One row a text; its kind is the pooling."""
-        defaults = version.defaults
+    def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[None]:
+        """One row per text; its batch key is the pooling."""
+        defaults: Defaults = version.defaults
         if parameters.prompt_name is not None:
             if parameters.prompt_name not in defaults.prompts:
                 known = ", ".join(defaults.prompts) or "none"
@@ -89,10 +90,10 @@ class FeatureExtraction(Task):
             item = defaults.prompts[parameters.prompt_name] + item
         batch_key = parameters.pooling or defaults.pooling
         if version.contract.processor.image:
-            return Encoded([version.encoder.encode(item, batch_key)])
-        return Encoded([version.encoder.row(item, parameters=parameters, batch_key=batch_key)])
+            return Encoded([version.image_reader.encode(item, batch_key)], None)
+        return Encoded([version.tokenizer.row(item, parameters=parameters, batch_key=batch_key)], None)
 
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """Pooled, in float32 on the device."""
         import torch
 
@@ -113,7 +114,9 @@ class FeatureExtraction(Task):
             states = states[rows, upload(numpy.asarray(batch.lengths) - 1, states.device)]
         return (states,)
 
-    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
+    def decode(
+        self, rows: Sequence[RowArrays], decode_context: None, parameters: Parameters, version: VersionContext
+    ) -> list[float] | list[list[float]]:
         """A list of floats, or for raw a list of lists, one a token, special tokens included."""
         (states,) = rows[0]
         dimensions = parameters.dimensions or version.defaults.dimensions
@@ -123,16 +126,17 @@ class FeatureExtraction(Task):
             states = states[..., :dimensions]
         if version.defaults.normalize if parameters.normalize is None else parameters.normalize:
             states = states / numpy.maximum(numpy.linalg.norm(states, axis=-1, keepdims=True), 1e-12)
-        return states.tolist()
+        vectors: list[float] | list[list[float]] = states.tolist()
+        return vectors
 
 
-def _text_half(model: Any) -> Any:
-    """The model itself; of one whose decoder cannot start from the text alone (T5), the encoder."""
+def _text_half(model: "PreTrainedModel") -> "PreTrainedModel":
+    """The encoder of a model whose decoder does not accept the text alone (T5), else the model itself."""
     return model.get_encoder() if hasattr(model, "_shift_right") else model
 
 
-def _sentence_transformer(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _sentence_transformer(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = {}
     pooling = _read(folder / "1_Pooling" / "config.json")
     for key, value in (("mean_tokens", "mean"), ("cls_token", "cls"), ("lasttoken", "last")):
         if pooling.get(f"pooling_mode_{key}"):

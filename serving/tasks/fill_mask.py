@@ -6,7 +6,8 @@ leave the device.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import msgspec
 import numpy
@@ -20,9 +21,10 @@ from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 MAX_CANDIDATES = 100
-"""The most candidates that one mask gets."""
+"""The most candidates for one mask."""
 
 
 class Parameters(TextParameters, frozen=True):
@@ -33,20 +35,38 @@ class Parameters(TextParameters, frozen=True):
 
 
 class Wanted(msgspec.Struct, array_like=True, frozen=True):
-    """What a row wants, as its `payload`: the masks' places, and the ids to score, empty for the best of all."""
+    """A row's `payload`: the places of its masks, and the ids to score, empty for the best of all."""
 
     places: list[int]
     targets: list[int]
 
 
-class FillMask(Task):
+@dataclass(frozen=True)
+class Masks:
+    """A text's ids, the places of its masks, and the target ids, empty for the best of all."""
+
+    ids: Sequence[int]
+    places: Sequence[int]
+    targets: Sequence[int]
+
+
+class Candidate(TypedDict):
+    """A token for a mask. token: its id. sequence: the text with it."""
+
+    score: float
+    token: int
+    token_str: str
+    sequence: str
+
+
+class FillMask(Task[str, Parameters, Masks]):
     """(rows, tokens, vocabulary) logits → for each mask the candidates' scores (float32) and ids (int32).
 
     The arrays are (rows, masks, candidates), padded with zeros.
     """
 
     name = "fill-mask"
-    Parameters = Parameters
+    parameters_type = Parameters
     example = ()
 
     def problem(self, contract: Contract) -> str | None:
@@ -60,12 +80,12 @@ class FillMask(Task):
     def probe(self, contract: Contract, length: int) -> EncodedRow:
         """One mask, its best candidates."""
         return probe_text(
-            contract, length, _kind(Parameters().top_k), msgspec.msgpack.encode(Wanted([length // 2], []))
+            contract, length, _batch_key(Parameters().top_k), msgspec.msgpack.encode(Wanted([length // 2], []))
         )
 
-    def make_example(self, version: VersionContext) -> list[Any]:
+    def make_example(self, version: VersionContext) -> list[object]:
         """The mask is written as the tokenizer writes it."""
-        mask = version.encoder.token_of(version.contract.processor.mask_token_id)
+        mask = version.tokenizer.token_of(version.contract.processor.mask_token_id or 0)
         return [
             f"Paris is the {mask} of France.",
             f"The {mask} sat on the mat, and nobody knew where it had come from.",
@@ -75,23 +95,23 @@ class FillMask(Task):
         """By the likeliest token of a text's only mask."""
         return Scoring(str, "the mask's token", lambda answer: answer[0]["token_str"].strip(), {"accuracy": accuracy})
 
-    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
+    def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[Masks]:
         """One row a text."""
-        row, encoding = version.encoder.encode(item, parameters=parameters)
+        row, encoding = version.tokenizer.encode(item, parameters=parameters)
         mask = version.contract.processor.mask_token_id
         places = [place for place, token in enumerate(encoding.ids) if token == mask]
         if not places:
             raise Unprocessable(
-                f"inputs has no {version.encoder.token_of(mask)}: write it where a token is to be filled in"
+                f"inputs has no {version.tokenizer.token_of(mask or 0)}: write it where a token is to be filled in"
             )
         targets = _target_ids(parameters.targets, version)
         payload = msgspec.msgpack.encode(Wanted(places, targets))
-        batch_key = "targets" if targets else _kind(parameters.top_k)
+        batch_key = "targets" if targets else _batch_key(parameters.top_k)
         return Encoded(
-            [EncodedRow(row.length, row.tokens, row.types, batch_key, payload)], (encoding.ids, places, targets)
+            [EncodedRow(row.length, row.tokens, row.types, batch_key, payload)], Masks(encoding.ids, places, targets)
         )
 
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """Probabilities over the vocabulary at the masks, reduced to the candidates."""
         import torch
 
@@ -107,9 +127,11 @@ class FillMask(Task):
         best, ids = scores.topk(min(int(batch.key), scores.shape[-1]))
         return best, ids.to(torch.int32)
 
-    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
+    def decode(
+        self, rows: Sequence[RowArrays], masks: Masks, parameters: Parameters, version: VersionContext
+    ) -> list[Candidate] | list[list[Candidate]]:
         """`[{"score", "token", "token_str", "sequence"}, …]`, or for several masks one such list each."""
-        ids, places, targets = decode_context
+        ids, places, targets = masks.ids, masks.places, masks.targets
         scores, tokens = rows[0]
         count = min(parameters.top_k, len(targets) or parameters.top_k)
         answer = []
@@ -127,29 +149,29 @@ class FillMask(Task):
 
 def _candidate(
     ids: Sequence[int], place: int, token: int, score: float, is_only: bool, version: VersionContext
-) -> dict[str, Any]:
+) -> Candidate:
     filled = [token if at == place else found for at, found in enumerate(ids)]
     return {
         "score": score,
         "token": token,
-        "token_str": version.encoder.read([token], skip_special_tokens=False),
-        "sequence": version.encoder.read(filled, skip_special_tokens=is_only),
+        "token_str": version.tokenizer.read([token], skip_special_tokens=False),
+        "sequence": version.tokenizer.read(filled, skip_special_tokens=is_only),
     }
 
 
-def _target_ids(targets: Any, version: VersionContext) -> list[int]:
+def _target_ids(targets: tuple[str, ...] | str | None, version: VersionContext) -> list[int]:
     """Ids of the targets, each once; of one that is not in the vocabulary, its first token's."""
     ids: list[int] = []
     for target in [targets] if isinstance(targets, str) else targets or ():
-        found = version.encoder.id_of(target)
-        tokens = [found] if found is not None else version.encoder.tokenize(target)[:1]
+        found = version.tokenizer.id_of(target)
+        tokens = [found] if found is not None else version.tokenizer.tokenize(target)[:1]
         if not tokens:
             raise Unprocessable(f"parameters.targets holds {target!r}, of which the tokenizer makes no token")
         ids += tokens
     return list(dict.fromkeys(ids))
 
 
-def _kind(top_k: int) -> str:
+def _batch_key(top_k: int) -> str:
     """The next of a few sizes, so that requests with different `top_k` share batches."""
     return str(next(size for size in (5, 20, MAX_CANDIDATES) if top_k <= size))
 

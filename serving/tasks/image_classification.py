@@ -7,20 +7,22 @@ import base64
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import numpy
 
 from registry.contract import Contract
 from serving.processors.images import ImageReader, collate_images, draw, normalise, probe_image
+from serving.tasks.base.answers import LabelScore, best_labels
 from serving.tasks.base.scoring import Scoring, of_classes
 from serving.tasks.base.task import Batch, Task, VersionContext
-from serving.tasks.text_classification import activation
-from serving.wire.messages import Encoded, EncodedRow, Row, RowArrays
+from serving.tasks.text_classification import Activation, activation
+from serving.wire.messages import AnyArray, Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, ProcessorMixin
 
 MAX_LABELS = 1000
 
@@ -29,14 +31,14 @@ class Parameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """top_k: labels in the answer, best first. function_to_apply: instead of the contract's."""
 
     top_k: Annotated[int, msgspec.Meta(ge=1, le=MAX_LABELS)] = 5
-    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
+    function_to_apply: Activation | None = None
 
 
-class ImageClassification(Task):
+class ImageClassification(Task[str | bytes, Parameters, None]):
     """(rows, labels) logits → the best labels' scores (rows, k) float32 and indices (rows, k) int32, best first."""
 
     name = "image-classification"
-    Parameters = Parameters
+    parameters_type = Parameters
     example = ()
     takes_files = True
     item_hint = "send the image file's bytes as the body, or base64 or a data URL as inputs"
@@ -45,7 +47,7 @@ class ImageClassification(Task):
         """What reads images."""
         return ImageReader(contract)
 
-    def compare(self, processor: Any, contract: Contract) -> str | None:
+    def compare(self, processor: "ProcessorMixin", contract: Contract) -> str | None:
         """Whether the images of the example come out as the processor makes them."""
         import torch
         from PIL import Image
@@ -63,7 +65,7 @@ class ImageClassification(Task):
                 )
         return None
 
-    def make_example(self, version: VersionContext) -> list[Any]:
+    def make_example(self, version: VersionContext) -> list[object]:
         """Two small images that were drawn for the purpose."""
         return [draw(48, 32), draw(80, 120)]
 
@@ -71,7 +73,7 @@ class ImageClassification(Task):
         """An image."""
         return probe_image(contract, activation(contract))
 
-    def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
+    def predictions(self, answer: list[LabelScore]) -> Sequence[tuple[str, float]]:
         """The best label."""
         return ((answer[0]["label"], answer[0]["score"]),) if 0.0 <= answer[0]["score"] <= 1.0 else ()
 
@@ -79,15 +81,16 @@ class ImageClassification(Task):
         """By the best label, the labels above one half, or the number."""
         return of_classes(contract, activation(contract))
 
-    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
+    def encode(self, item: str | bytes, parameters: Parameters, version: VersionContext) -> Encoded[None]:
         """One row an image."""
-        return Encoded([version.encoder.encode(item, parameters.function_to_apply or activation(version.contract))])
+        key = parameters.function_to_apply or activation(version.contract)
+        return Encoded([version.image_reader.encode(item, key)], None)
 
-    def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, numpy.ndarray[Any, Any]]:
+    def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, AnyArray]:
         """(rows, 3, height, width) uint8."""
         return collate_images(rows, contract)
 
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """Scaled and normalised in float32, then in the model's dtype; scores in float32, sorted on the device."""
         import torch
 
@@ -100,14 +103,11 @@ class ImageClassification(Task):
         scores, labels = logits.topk(min(MAX_LABELS, logits.shape[-1]))
         return scores, labels.to(torch.int32)
 
-    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
+    def decode(
+        self, rows: Sequence[RowArrays], decode_context: None, parameters: Parameters, version: VersionContext
+    ) -> list[LabelScore]:
         """`[{"label": …, "score": …}, …]`, best first."""
-        scores, labels = (part.tolist() for part in rows[0])
-        names = version.contract.labels
-        return [
-            {"label": names[label], "score": score}
-            for label, score in zip(labels[: parameters.top_k], scores[: parameters.top_k], strict=True)
-        ]
+        return best_labels(rows[0], version.contract.labels, parameters.top_k)
 
 
 TASK = ImageClassification()

@@ -8,23 +8,24 @@ words. Spans that two windows both find are one answer, with the better score.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import msgspec
 import numpy
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
+from serving.tasks.base.answers import softmax
 from serving.tasks.base.scoring import Scoring, exact_match, f1_words
 from serving.tasks.base.task import Batch, Task, VersionContext
-from serving.wire.messages import Encoded, RowArrays
+from serving.wire.messages import AnyArray, Encoded, RowArrays
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Encoding
+    from transformers import PreTrainedModel
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Vector = numpy.ndarray[Any, Any]
 MASKED = -10_000.0
 
 
@@ -53,6 +54,14 @@ class Parameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 @dataclass(frozen=True)
+class Windows:
+    """A context and the encodings of its windows, for the offsets."""
+
+    context: str
+    encodings: "Sequence[Encoding]"
+
+
+@dataclass(frozen=True)
 class Span:
     """A candidate answer: characters of the context, and its score in 0..1."""
 
@@ -61,12 +70,21 @@ class Span:
     end: int
 
 
-class QuestionAnswering(Task):
+class Answer(TypedDict):
+    """A span of the context. start, end: its characters, `end` not included. score: 0..1."""
+
+    score: float
+    start: int
+    end: int
+    answer: str
+
+
+class QuestionAnswering(Task[Question, Parameters, Windows]):
     """(rows, tokens) start and end logits → themselves, float32, cut to each row's tokens: two numbers a token."""
 
     name = "question-answering"
-    Item = Question
-    Parameters = Parameters
+    item_type = Question
+    parameters_type = Parameters
     item_hint = 'send {"question": …, "context": …}'
     example = (
         {"question": "Where do I live?", "context": "My name is Wolfgang and I live in Berlin."},
@@ -90,30 +108,32 @@ class QuestionAnswering(Task):
             settle=lambda accepted: [accepted] if isinstance(accepted, str) else accepted,
         )
 
-    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
+    def encode(self, item: Question, parameters: Parameters, version: VersionContext) -> Encoded[Windows]:
         """One row a window."""
         if parameters.max_question_len is not None:
-            tokens = len(version.encoder.tokenize(item.question))
+            tokens = len(version.tokenizer.tokenize(item.question))
             if tokens > parameters.max_question_len:
                 raise Unprocessable(
                     f"inputs.question has {tokens} tokens, parameters.max_question_len is {parameters.max_question_len}"
                 )
-        found = version.encoder.windows(
+        found = version.tokenizer.windows(
             item.context, item.question, stride=parameters.doc_stride, max_tokens=parameters.max_seq_len
         )
-        return Encoded([row for row, _ in found], (item.context, [encoding for _, encoding in found]))
+        return Encoded([row for row, _ in found], Windows(item.context, [encoding for _, encoding in found]))
 
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """Where answers start and end."""
         output = model(**batch.inputs)
         return output.start_logits.float(), output.end_logits.float()
 
-    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
+    def decode(
+        self, rows: Sequence[RowArrays], windows: Windows, parameters: Parameters, version: VersionContext
+    ) -> Answer | list[Answer]:
         """`{"score", "start", "end", "answer"}`, or a list of them."""
-        context, encodings = decode_context
+        context = windows.context
         spans: dict[tuple[int, int], Span] = {}
         nothing = 1.0
-        for encoding, (starts, ends) in zip(encodings, rows, strict=True):
+        for encoding, (starts, ends) in zip(windows.encodings, rows, strict=True):
             found, none = _read_window(encoding, starts, ends, parameters, version.contract.processor.cls_token_id)
             nothing = min(nothing, none)
             for span in found:
@@ -123,7 +143,7 @@ class QuestionAnswering(Task):
         if parameters.handle_impossible_answer:
             spans[0, 0] = Span(nothing, 0, 0)
         best = sorted(spans.values(), key=lambda span: -span.score)[: parameters.top_k]
-        answers = [
+        answers: list[Answer] = [
             {"score": span.score, "start": span.start, "end": span.end, "answer": context[span.start : span.end]}
             for span in best
         ] or [{"score": 0.0, "start": 0, "end": 0, "answer": ""}]
@@ -131,12 +151,12 @@ class QuestionAnswering(Task):
 
 
 def _read_window(
-    encoding: "Encoding", starts: Vector, ends: Vector, parameters: Any, cls_token_id: int | None
+    encoding: "Encoding", starts: AnyArray, ends: AnyArray, parameters: Parameters, cls_token_id: int | None
 ) -> tuple[list[Span], float]:
     """The window's best spans, and the probability that it has no answer."""
     in_context = numpy.asarray([sequence == 1 for sequence in encoding.sequence_ids])
     counted = in_context | (numpy.asarray(encoding.ids) == (-1 if cls_token_id is None else cls_token_id))
-    first, last = (_softmax(numpy.where(counted, logits, MASKED)) for logits in (starts, ends))
+    first, last = (softmax(numpy.where(counted, logits, MASKED)) for logits in (starts, ends))
     nothing = float(first[0] * last[0])
     first, last = numpy.where(in_context, first, 0.0), numpy.where(in_context, last, 0.0)
     scores = numpy.tril(numpy.triu(numpy.outer(first, last)), parameters.max_answer_len - 1)
@@ -159,11 +179,6 @@ def _characters(encoding: "Encoding", start: int, end: int, align_to_words: bool
         if words[0] is not None and words[1] is not None:
             return int(words[0][0]), int(words[1][1])
     return first, last
-
-
-def _softmax(logits: Vector) -> Vector:
-    exponents = numpy.exp(logits - logits.max())
-    return numpy.asarray(exponents / exponents.sum())
 
 
 TASK = QuestionAnswering()

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from serving.errors import Unprocessable
-from serving.tasks.base.generated_text import answer
+from serving.tasks.base.generated_text import GeneratedText, answer
 from serving.tasks.base.generation import (
     GeneratingTask,
     GenerationDefaults,
@@ -65,11 +65,11 @@ class Defaults(GenerationDefaults, frozen=True):
     prefix: str = ""
 
 
-class Text2TextGeneration(GeneratingTask):
+class Text2TextGeneration(GeneratingTask[Parameters, None]):
     """Text → texts made from it."""
 
-    Parameters = Parameters
-    Defaults = Defaults
+    parameters_type = Parameters
+    defaults_type = Defaults
     example = (
         "The quick brown fox jumps over the lazy dog.",
         "It rained all day, so the match was put off until Monday.",
@@ -79,14 +79,14 @@ class Text2TextGeneration(GeneratingTask):
         self.name = name
         self._field = field
 
-    def folder_settings(self, folder: Path) -> dict[str, Any]:
+    def folder_settings(self, folder: Path) -> dict[str, object]:
         """The prefix of this very task."""
         path = folder / "config.json"
         specific = json.loads(path.read_text(encoding="utf-8")).get("task_specific_params") if path.is_file() else None
         prefix = ((specific or {}).get(self.name) or {}).get("prefix")
         return {"prefix": prefix} if isinstance(prefix, str) else {}
 
-    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
+    def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[None]:
         """A row for each text that is made."""
         if parameters.num_beams is not None and parameters.num_beams > MAX_BEAMS:
             raise Unprocessable(f"parameters.num_beams is {parameters.num_beams}, at most {MAX_BEAMS} are searched")
@@ -95,13 +95,15 @@ class Text2TextGeneration(GeneratingTask):
         if not item:
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
         count = count_new_tokens(parameters, version.defaults)
-        row = version.encoder.row(
+        row = version.tokenizer.row(
             version.defaults.prefix + item, parameters=parameters, special=parameters.add_special_tokens
         )
         search = {name: getattr(parameters, name) for name in ("num_beams", "length_penalty", "early_stopping")}
-        return Encoded(make_rows(row, parameters, count, **search))
+        return Encoded(make_rows(row, parameters, count, **search), None)
 
-    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
+    def decode(
+        self, rows: Sequence[RowArrays], decode_context: None, parameters: Parameters, version: VersionContext
+    ) -> list[GeneratedText]:
         """`[{"generated_text": …}, …]`, or the field of the task that the model was logged for."""
         return answer(rows, parameters, version, self._field)
 

@@ -7,22 +7,36 @@ ranks: a query and texts give the texts' indices, best first.
 
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypedDict, final
 
 import msgspec
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.answers import LabelScore, best_labels
 from serving.tasks.base.scoring import Scoring, of_classes
 from serving.tasks.base.task import Batch, Task, VersionContext, probe_text
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 MAX_LABELS = 512
-"""The most labels that one answer names; beyond them the head's best ones leave the device."""
+"""The most labels of one answer. Of a head with more labels only the best ones leave the device."""
+
+
+Activation = Literal["softmax", "sigmoid", "none"]
+
+
+@final
+class Ranked(TypedDict):
+    """A ranked text. index: its place in the request."""
+
+    index: int
+    score: float
+    text: NotRequired[str]
 
 
 class Pair(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -48,12 +62,12 @@ class Parameters(TextParameters, frozen=True):
     """
 
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
+    function_to_apply: Activation | None = None
     return_text: bool = False
 
 
-def activation(contract: Contract) -> str:
-    """What turns logits into scores: "none", "sigmoid" or "softmax", by problem type and number of labels."""
+def activation(contract: Contract) -> Activation:
+    """What turns logits into scores, by problem type and number of labels."""
     if contract.problem_type == "regression":
         return "none"
     if contract.problem_type == "multi_label_classification" or len(contract.labels) == 1:
@@ -76,19 +90,19 @@ def mark_ends(row: EncodedRow, contract: Contract) -> EncodedRow:
     return msgspec.structs.replace(row, batch_key=f"{row.batch_key}/{ends}")
 
 
-class TextClassification(Task):
+class TextClassification(Task[str | Pair, Parameters, list[str] | None]):
     """(rows, labels) logits → the best labels' scores (rows, k) float32 and indices (rows, k) int32, best first."""
 
     name = "text-classification"
-    Item = str | Pair
-    Parameters = Parameters
+    item_type = str | Pair
+    parameters_type = Parameters
     example = (
         "I love this.",
         "The parcel came two weeks late, and nobody at the desk could tell me where it had been all that time.",
         "What time does it open?",
     )
 
-    def wraps_single_answer(self, item: Any) -> bool:
+    def wraps_single_answer(self, item: str | Pair) -> bool:
         """Labels are in a list of lists, a ranking is not."""
         return isinstance(item, str) or item.texts is None
 
@@ -96,11 +110,11 @@ class TextClassification(Task):
         """With the contract's own activation."""
         return mark_ends(probe_text(contract, length, activation(contract)), contract)
 
-    def prepare(self, model: Any, contract: Contract) -> None:
+    def prepare(self, model: "PreTrainedModel", contract: Contract) -> None:
         """A decoder reads its answer at a row's last token that is no padding (transformers 5.23), so it must know."""
         model.config.get_text_config().pad_token_id = contract.processor.pad_token_id
 
-    def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
+    def predictions(self, answer: list[LabelScore] | list[Ranked]) -> Sequence[tuple[str, float]]:
         """The best label; a regression's number is no confidence and is left out, as a ranking is."""
         best = answer[0]
         return ((best["label"], best["score"]),) if "label" in best and 0.0 <= best["score"] <= 1.0 else ()
@@ -109,25 +123,25 @@ class TextClassification(Task):
         """By the best label, the labels above one half, or the number."""
         return of_classes(contract, activation(contract))
 
-    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
+    def encode(self, item: str | Pair, parameters: Parameters, version: VersionContext) -> Encoded[list[str] | None]:
         """One row a text or pair; a ranking has one row a text."""
         contract = version.contract
         most = min(len(contract.labels), MAX_LABELS)
         if isinstance(item, str) or item.texts is None:
-            pairs = [(item, None) if isinstance(item, str) else (item.text, item.text_pair)]
+            pairs = [(item, None) if isinstance(item, str) else (item.text or "", item.text_pair)]
             if parameters.top_k is not None and parameters.top_k > most:
                 raise Unprocessable(
                     f"parameters.top_k is {parameters.top_k}, this model has {most} labels to choose from"
                 )
         else:
-            pairs = [(item.query, text) for text in item.texts]
+            pairs = [(item.query or "", text) for text in item.texts]
             if most != 1:
                 raise Unprocessable(f"texts are ranked by a model with one label, this one has {most}: send text")
         batch_key = parameters.function_to_apply or activation(contract)
-        rows = [version.encoder.row(*pair, parameters=parameters, batch_key=batch_key) for pair in pairs]
+        rows = [version.tokenizer.row(*pair, parameters=parameters, batch_key=batch_key) for pair in pairs]
         return Encoded([mark_ends(row, contract) for row in rows], None if isinstance(item, str) else item.texts)
 
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """Scores in float32, sorted on the device."""
         import torch
 
@@ -140,19 +154,20 @@ class TextClassification(Task):
         scores, labels = logits.topk(min(MAX_LABELS, logits.shape[-1]))
         return scores, labels.to(torch.int32)
 
-    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
+    def decode(
+        self,
+        rows: Sequence[RowArrays],
+        texts: list[str] | None,
+        parameters: Parameters,
+        version: VersionContext,
+    ) -> list[LabelScore] | list[Ranked]:
         """`[{"label": …, "score": …}, …]`, or of a ranking `[{"index": …, "score": …}, …]`; best first."""
-        if decode_context is not None:
-            return _rank(decode_context, [float(scores[0]) for scores, _ in rows], parameters)
-        scores, labels = (part.tolist() for part in rows[0])
-        names = version.contract.labels
-        return [
-            {"label": names[label], "score": score}
-            for label, score in zip(labels[: parameters.top_k], scores[: parameters.top_k], strict=True)
-        ]
+        if texts is not None:
+            return _rank(texts, [float(scores[0]) for scores, _ in rows], parameters)
+        return best_labels(rows[0], version.contract.labels, parameters.top_k)
 
 
-def _rank(texts: Sequence[str], scores: Sequence[float], parameters: Any) -> list[dict[str, Any]]:
+def _rank(texts: Sequence[str], scores: Sequence[float], parameters: Parameters) -> list[Ranked]:
     order = sorted(range(len(texts)), key=lambda index: -scores[index])[: parameters.top_k]
     if parameters.return_text:
         return [{"index": index, "score": scores[index], "text": texts[index]} for index in order]

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.chat_template import ChatTemplate
-from serving.tasks.base.generated_text import answer
+from serving.tasks.base.generated_text import GeneratedText, answer
 from serving.tasks.base.generation import (
     GeneratingTask,
     GenerationDefaults,
@@ -26,19 +25,19 @@ class Parameters(GenerationParameters, frozen=True):
     return_full_text: bool = False
 
 
-class TextGeneration(GeneratingTask):
+class TextGeneration(GeneratingTask[Parameters, str]):
     """Prompt → texts. Prompt and new tokens together fit the model."""
 
     name = "text-generation"
-    Parameters = Parameters
-    Defaults = GenerationDefaults
+    parameters_type = Parameters
+    defaults_type = GenerationDefaults
     example = ("Once upon a time", "The quick brown fox jumps over the lazy dog, and then")
 
     def serve(self, folder: Path, contract: Contract) -> VersionContext:
         """With the tokenizer's chat template."""
         return replace(super().serve(folder, contract), chat=ChatTemplate.find(folder))
 
-    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
+    def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[str]:
         """A row for each text. Without a number of new tokens there are as many as the model has room for."""
         count, longest = count_new_tokens(parameters, version.defaults), version.contract.max_tokens
         if parameters.max_new_tokens and count >= longest:
@@ -46,7 +45,7 @@ class TextGeneration(GeneratingTask):
                 f"parameters.max_new_tokens is {count:,}; this model takes {longest:,} tokens, the prompt included"
             )
         needed = count if parameters.max_new_tokens or parameters.truncate else 1
-        row, _ = version.encoder.encode(
+        row, _ = version.tokenizer.encode(
             item,
             parameters=parameters,
             max_tokens=max(1, longest - needed),
@@ -54,13 +53,15 @@ class TextGeneration(GeneratingTask):
         )
         return Encoded(make_rows(row, parameters, min(count, max(1, longest - row.length))), item)
 
-    def text_before(self, decode_context: Any, parameters: Any) -> str:
+    def text_before(self, prompt: str, parameters: Parameters) -> str:
         """The prompt, where it was asked for."""
-        return decode_context if parameters.return_full_text else ""
+        return prompt if parameters.return_full_text else ""
 
-    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
+    def decode(
+        self, rows: Sequence[RowArrays], prompt: str, parameters: Parameters, version: VersionContext
+    ) -> list[GeneratedText]:
         """`[{"generated_text": …}, …]`, an entry for each text."""
-        return answer(rows, parameters, version, "generated_text", self.text_before(decode_context, parameters))
+        return answer(rows, parameters, version, "generated_text", self.text_before(prompt, parameters))
 
 
 TASK = TextGeneration()

@@ -7,10 +7,11 @@ agree ("first", "average", "max"), and how neighbours of one label become a grou
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypedDict
 
 import msgspec
 import numpy
+from numpy.typing import NDArray
 
 from registry.contract import Contract
 from serving.processors.tokenizer import TextParameters
@@ -21,11 +22,12 @@ from serving.wire.messages import Encoded, RowArrays
 if TYPE_CHECKING:
     import torch
     from tokenizers import Encoding
+    from transformers import PreTrainedModel
 
 Strategy = Literal["none", "simple", "first", "average", "max"]
-Scores = numpy.ndarray[Any, numpy.dtype[numpy.float32]]
+Scores = NDArray[numpy.float32]
 STRIDE_TOKENS = 64
-"""How many tokens the windows of a long text share unless the request says otherwise; ours."""
+"""Default of the tokens that neighbouring windows of a long text share. Untuned: a few sentences."""
 
 
 class Parameters(TextParameters, frozen=True):
@@ -46,11 +48,11 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Windows:
     """The text and the encodings of its windows, for the offsets."""
 
     text: str
-    windows: "Sequence[Encoding]"
+    encodings: "Sequence[Encoding]"
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,24 @@ class Entity:
     index: int
 
 
-class TokenClassification(Task):
+class LabelledEntity(TypedDict):
+    """A span of an answer: `entity_group`, or `entity` and `index` of a token by itself."""
+
+    entity: NotRequired[str]
+    entity_group: NotRequired[str]
+    index: NotRequired[int]
+    score: float
+    word: str
+    start: int
+    end: int
+
+
+class TokenClassification(Task[str, Parameters, Windows]):
     """(rows, tokens, labels) logits → softmax over labels, float32, cut to each row's tokens."""
 
     name = "token-classification"
-    Parameters = Parameters
-    Defaults = Defaults
+    parameters_type = Parameters
+    defaults_type = Defaults
     example = (
         "My name is Wolfgang and I live in Berlin.",
         "Angela flew from Paris to New York with Air France, and wrote to the United Nations from there.",
@@ -92,7 +106,7 @@ class TokenClassification(Task):
         """Always."""
         return True
 
-    def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
+    def predictions(self, answer: list[LabelledEntity]) -> Sequence[tuple[str, float]]:
         """Every span."""
         return [(entry.get("entity_group") or entry["entity"], entry["score"]) for entry in answer]
 
@@ -108,33 +122,35 @@ class TokenClassification(Task):
             parameters={"aggregation_strategy": "simple"} if is_split else {},
         )
 
-    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
+    def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[Windows]:
         """One row a text, or one a window of a text that is longer than the model."""
         if parameters.truncate:
-            found = [version.encoder.encode(item, parameters=parameters)]
+            found = [version.tokenizer.encode(item, parameters=parameters)]
         else:
-            found = version.encoder.windows(item, stride=parameters.stride)
-        return Encoded([row for row, _ in found], Plan(item, [encoding for _, encoding in found]))
+            found = version.tokenizer.windows(item, stride=parameters.stride)
+        return Encoded([row for row, _ in found], Windows(item, [encoding for _, encoding in found]))
 
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """Scores of every label for every token."""
         return (model(**batch.inputs).logits.float().softmax(-1),)
 
-    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
+    def decode(
+        self, rows: Sequence[RowArrays], windows: Windows, parameters: Parameters, version: VersionContext
+    ) -> list[LabelledEntity]:
         """`[{"entity_group" or "entity", "score", "word", "start", "end"}, …]` in the text's order."""
         strategy = parameters.aggregation_strategy or version.defaults.aggregation_strategy
-        answer: list[dict[str, Any]] = []
-        for encoding, (scores,) in zip(decode_context.windows, rows, strict=True):
-            tokens = _tokens(decode_context.text, encoding, scores, version)
+        answer: list[LabelledEntity] = []
+        for encoding, (scores,) in zip(windows.encodings, rows, strict=True):
+            tokens = _tokens(windows.text, encoding, scores, version)
             answer += [
                 entry
                 for entry in _entries(tokens, strategy, version)
                 if entry.get("entity", entry.get("entity_group")) not in parameters.ignore_labels
             ]
-        return answer if len(decode_context.windows) == 1 else _settle(answer)
+        return answer if len(windows.encodings) == 1 else _settle(answer)
 
 
-def _entries(tokens: Sequence[Token], strategy: str, version: VersionContext) -> list[dict[str, Any]]:
+def _entries(tokens: Sequence[Token], strategy: str, version: VersionContext) -> list[LabelledEntity]:
     labels = version.contract.labels
     if strategy == "none":
         return [_describe(_judge(token, token.scores, labels)) for token in tokens]
@@ -145,12 +161,12 @@ def _entries(tokens: Sequence[Token], strategy: str, version: VersionContext) ->
     return [_merge(group, version) for group in _groups(entities)]
 
 
-def _settle(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _settle(entries: list[LabelledEntity]) -> list[LabelledEntity]:
     """Of spans from neighbouring windows that overlap, the longer one, or else the surer one, stays.
 
     The rule is `TokenClassificationPipeline.aggregate_overlapping_entities` of transformers 5.23.
     """
-    settled: list[dict[str, Any]] = []
+    settled: list[LabelledEntity] = []
     for entry in sorted(entries, key=lambda entry: entry["start"]):
         if settled and settled[-1]["start"] <= entry["start"] < settled[-1]["end"]:
             lengths = [found["end"] - found["start"] for found in (entry, settled[-1])]
@@ -161,7 +177,7 @@ def _settle(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return settled
 
 
-def _describe(entity: Entity) -> dict[str, Any]:
+def _describe(entity: Entity) -> LabelledEntity:
     return {
         "entity": entity.label,
         "score": entity.score,
@@ -178,7 +194,7 @@ def _tokens(text: str, encoding: "Encoding", scores: Scores, version: VersionCon
         if special:
             continue
         word, characters = encoding.tokens[index], text[start:end]
-        if version.encoder.subword_prefix:
+        if version.tokenizer.subword_prefix:
             is_subword = len(word) != len(characters)
         else:
             is_subword = start > 0 and " " not in text[start - 1 : start + 1]
@@ -210,7 +226,7 @@ def _agree(word: list[Token], strategy: str, labels: Sequence[str], version: Ver
         scores = max(word, key=lambda token: token.scores.max()).scores
     else:
         scores = numpy.stack([token.scores for token in word]).mean(axis=0)
-    text = version.encoder.join([token.word for token in word])
+    text = version.tokenizer.join([token.word for token in word])
     whole = Token(text, scores, word[0].start, word[-1].end, word[0].index, False)
     return _judge(whole, scores, labels)
 
@@ -230,11 +246,11 @@ def _tag(label: str) -> tuple[bool, str]:
     return label.startswith("B-"), label[2:] if label.startswith(("B-", "I-")) else label
 
 
-def _merge(group: Sequence[Entity], version: VersionContext) -> dict[str, Any]:
+def _merge(group: Sequence[Entity], version: VersionContext) -> LabelledEntity:
     return {
         "entity_group": group[0].label.split("-", 1)[-1],
         "score": float(numpy.mean([entity.score for entity in group])),
-        "word": version.encoder.join([entity.word for entity in group]),
+        "word": version.tokenizer.join([entity.word for entity in group]),
         "start": group[0].start,
         "end": group[-1].end,
     }

@@ -7,7 +7,7 @@ entailment.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import numpy
@@ -15,6 +15,7 @@ import numpy
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.answers import LabelScore, softmax
 from serving.tasks.base.scoring import Scoring, accuracy, f1_macro
 from serving.tasks.base.task import Batch, Task, VersionContext, probe_text
 from serving.tasks.text_classification import mark_ends
@@ -22,6 +23,7 @@ from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 MAX_CANDIDATES = 512
 
@@ -44,12 +46,12 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     candidate_labels: tuple[str, ...] = ()
 
 
-class ZeroShotClassification(Task):
+class ZeroShotClassification(Task[str, Parameters, list[str]]):
     """(rows, labels) logits → themselves, float32: three numbers a row, put together over an item's rows."""
 
     name = "zero-shot-classification"
-    Parameters = Parameters
-    Defaults = Defaults
+    parameters_type = Parameters
+    defaults_type = Defaults
     example = ("The new phone has a brilliant screen.", "The match went into extra time after a late goal.")
     example_parameters = {"candidate_labels": ["technology", "sports", "politics"]}
 
@@ -66,11 +68,11 @@ class ZeroShotClassification(Task):
         """One hypothesis."""
         return mark_ends(probe_text(contract, length), contract)
 
-    def prepare(self, model: Any, contract: Contract) -> None:
+    def prepare(self, model: "PreTrainedModel", contract: Contract) -> None:
         """As text-classification does."""
         model.config.get_text_config().pad_token_id = contract.processor.pad_token_id
 
-    def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
+    def predictions(self, answer: list[LabelScore]) -> Sequence[tuple[str, float]]:
         """None: the labels are the client's own, and would be a series each."""
         return ()
 
@@ -79,33 +81,35 @@ class ZeroShotClassification(Task):
         metrics = {"accuracy": accuracy, "f1_macro": f1_macro}
         return Scoring(str, "one of the candidate labels", lambda answer: answer[0]["label"], metrics)
 
-    def encode(self, item: Any, parameters: Any, version: VersionContext) -> Encoded:
+    def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[list[str]]:
         """One row a label, as premise and hypothesis."""
         labels = _candidates(parameters, version)
         template = parameters.hypothesis_template or version.defaults.hypothesis_template
         if "{}" not in template:
             raise Unprocessable(f"parameters.hypothesis_template {template!r} has no {{}} where the label goes")
-        rows = [version.encoder.row(item, template.replace("{}", label), parameters=parameters) for label in labels]
+        rows = [version.tokenizer.row(item, template.replace("{}", label), parameters=parameters) for label in labels]
         return Encoded([mark_ends(row, version.contract) for row in rows], labels)
 
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """The logits."""
         return (model(**batch.inputs).logits.float(),)
 
-    def decode(self, rows: Sequence[RowArrays], decode_context: Any, parameters: Any, version: VersionContext) -> Any:
+    def decode(
+        self, rows: Sequence[RowArrays], labels: list[str], parameters: Parameters, version: VersionContext
+    ) -> list[LabelScore]:
         """`[{"label": …, "score": …}, …]` over the candidate labels, best first."""
         logits = numpy.stack([row[0] for row in rows])
         entailment = _entailment(version.contract) or 0
-        if parameters.multi_label or len(decode_context) == 1:
+        if parameters.multi_label or len(labels) == 1:
             contradiction = -1 if entailment == 0 else 0
-            scores = _softmax(logits[:, [contradiction, entailment]], axis=1)[:, 1]
+            scores = softmax(logits[:, [contradiction, entailment]], axis=1)[:, 1]
         else:
-            scores = _softmax(logits[:, entailment], axis=0)
+            scores = softmax(logits[:, entailment], axis=0)
         order = numpy.argsort(-scores, kind="stable").tolist()
-        return [{"label": decode_context[index], "score": float(scores[index])} for index in order]
+        return [{"label": labels[index], "score": float(scores[index])} for index in order]
 
 
-def _candidates(parameters: Any, version: VersionContext) -> list[str]:
+def _candidates(parameters: Parameters, version: VersionContext) -> list[str]:
     given = parameters.candidate_labels or version.defaults.candidate_labels
     labels = [label.strip() for label in (given.split(",") if isinstance(given, str) else given)]
     if not labels or not all(labels):
@@ -119,11 +123,6 @@ def _candidates(parameters: Any, version: VersionContext) -> list[str]:
 
 def _entailment(contract: Contract) -> int | None:
     return next((index for index, label in enumerate(contract.labels) if label.lower().startswith("entail")), None)
-
-
-def _softmax(values: Any, axis: int) -> Any:
-    exponents = numpy.exp(values - values.max(axis=axis, keepdims=True))
-    return exponents / exponents.sum(axis=axis, keepdims=True)
 
 
 TASK = ZeroShotClassification()

@@ -4,7 +4,7 @@ Token ids travel as int32 bytes.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import msgspec
 import numpy
@@ -135,6 +135,9 @@ def unpack(array: Array) -> AnyArray:
 RowArrays = Sequence[AnyArray]
 """One row of each array that `forward` returned, in that order, without the rows dimension."""
 
+Context = TypeVar("Context")
+"""What a task's `decode` needs of an item beside its rows' arrays."""
+
 
 class EncodedRow(msgspec.Struct, frozen=True, gc=False):
     """A row before it has an id and a deadline; the fields are those of `Row`."""
@@ -153,11 +156,11 @@ class EncodedRow(msgspec.Struct, frozen=True, gc=False):
         return Row(*row, self.new_tokens, self.streams)
 
 
-class Encoded(msgspec.Struct, frozen=True):
+class Encoded(msgspec.Struct, Generic[Context], frozen=True):
     """An item as rows. decode_context: what `decode` needs beside the rows' arrays (offsets, the text, …)."""
 
     rows: list[EncodedRow]
-    decode_context: Any = None
+    decode_context: Context
 
 
 class SamplingSettings(msgspec.Struct, array_like=True, frozen=True):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from serving.errors import Malformed, ServingError, Unprocessable
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 Form = TypeVar("Form")
 _OWN_FIELD = re.compile(r"\bparameters\.(\w+)|\b(inputs)\b")
@@ -47,9 +47,9 @@ def named_model(model: str | None) -> tuple[str, str | None]:
     return name, version or None
 
 
-def pick_parameters(fields: Mapping[str, Any], task: Task) -> dict[str, Any]:
+def pick_parameters(fields: Mapping[str, Any], task: AnyTask) -> dict[str, Any]:
     """The task's own parameters among a body's fields; a null counts as left out."""
-    return {name: fields[name] for name in task.Parameters.__struct_fields__ if fields.get(name) is not None}
+    return {name: fields[name] for name in task.parameters_type.__struct_fields__ if fields.get(name) is not None}
 
 
 @contextmanager

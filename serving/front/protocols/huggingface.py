@@ -14,7 +14,7 @@ from serving.front.request_context import Trail
 from serving.front.text_stream import Piece
 from serving.tasks.base.generated_text import describe_token
 from serving.tasks.base.request import Request, parse_body
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 
 class HuggingFace(Protocol):
@@ -94,7 +94,7 @@ class HuggingFace(Protocol):
     async def _stream(self, name: str, version: str | None, body: bytes, exchange: Exchange) -> None:
         settings, seed = self.front.settings, None
 
-        def read(task: Task) -> Request:
+        def read(task: AnyTask) -> Request:
             nonlocal seed
             request = parse_body(body, task, settings.max_rows)
             if task.generates:

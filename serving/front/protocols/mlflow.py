@@ -18,7 +18,7 @@ from serving.front.protocols.base import Exchange, Protocol, headers_of, no_rout
 from serving.front.protocols.forms import read_form, read_json
 from serving.tasks.base.columns import to_inputs
 from serving.tasks.base.request import Request, convert_request
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 FORMATS = ("inputs", "instances", "dataframe_split", "dataframe_records")
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
@@ -88,7 +88,7 @@ class Scoring(Protocol):
                 f"the body must have exactly one of {', '.join(FORMATS)}; it has {', '.join(found) or 'none'}"
             )
 
-        def read(task: Task) -> Request:
+        def read(task: AnyTask) -> Request:
             inputs = _read_inputs(given[0], found[given[0]], task)
             return convert_request(inputs, found.get("params"), task, settings.max_rows)
 
@@ -102,7 +102,7 @@ def _write(answers: Any) -> bytes:
     return encode_json({"predictions": answers})
 
 
-def _read_inputs(form: str, value: Any, task: Task) -> list[Any]:
+def _read_inputs(form: str, value: Any, task: AnyTask) -> list[Any]:
     match form:
         case "csv":
             return to_inputs(value, task)
@@ -119,7 +119,7 @@ def _read_inputs(form: str, value: Any, task: Task) -> list[Any]:
             return _plain(value, task)
 
 
-def _plain(value: Any, task: Task) -> list[Any]:
+def _plain(value: Any, task: AnyTask) -> list[Any]:
     """Inputs as the task has them: one, a list of them, or their columns."""
     if isinstance(value, Mapping):
         if value and all(isinstance(column, list) for column in value.values()):

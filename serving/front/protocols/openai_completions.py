@@ -26,7 +26,7 @@ from serving.front.protocols.openai_forms import (
 from serving.front.text_stream import Piece, TextStream
 from serving.tasks.base.generated_text import TokenScore
 from serving.tasks.base.request import Request, convert_request
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 
 class Writer(ABC):
@@ -44,7 +44,7 @@ class Writer(ABC):
         self._front = front
 
     @abstractmethod
-    def read(self, form: Any, fields: dict[str, Any], model: str, task: Task) -> Request:
+    def read(self, form: Any, fields: dict[str, Any], model: str, task: AnyTask) -> Request:
         """The task's request; raises Unprocessable."""
 
     @abstractmethod
@@ -84,7 +84,7 @@ class Writer(ABC):
     async def _open(self, model: str | None, form: Form, fields: dict[str, Any], exchange: Exchange) -> TextStream:
         name, version = named_model(model or form.model)
 
-        def read(task: Task) -> Request:
+        def read(task: AnyTask) -> Request:
             if not task.generates:
                 raise Unprocessable(f"model {name!r} does {task.name}: it writes no texts")
             return self.read(form, fields, model or form.model or "", task)
@@ -123,14 +123,14 @@ class Completions(Writer):
     kind = chunk_kind = "text_completion"
     names = {"inputs": "prompt", "max_new_tokens": "max_tokens"}
 
-    def read(self, form: Any, fields: dict[str, Any], model: str, task: Task) -> Request:
+    def read(self, form: Any, fields: dict[str, Any], model: str, task: AnyTask) -> Request:
         """One input a prompt."""
         prompts = form.prompt if isinstance(form.prompt, list) else [form.prompt]
         if prompts and not isinstance(prompts[0], str):
             raise Unprocessable("prompt: send a text or texts; the server tokenizes them itself", field="prompt")
         more: dict[str, Any] = {"logprobs": form.logprobs}
         if form.echo:
-            if form.logprobs is not None or "return_full_text" not in task.Parameters.__struct_fields__:
+            if form.logprobs is not None or "return_full_text" not in task.parameters_type.__struct_fields__:
                 raise Unprocessable("echo is of prompts without logprobs, and of text-generation", field="echo")
             more["return_full_text"] = True
         return convert_request(prompts, to_parameters(form, fields, task, **more), task, self._front.settings.max_rows)
@@ -171,7 +171,7 @@ class Chat(Writer):
     chunk_kind = "chat.completion.chunk"
     names = {"inputs": "messages", "max_new_tokens": "max_completion_tokens", "logprobs": "top_logprobs"}
 
-    def read(self, form: Any, fields: dict[str, Any], model: str, task: Task) -> Request:
+    def read(self, form: Any, fields: dict[str, Any], model: str, task: AnyTask) -> Request:
         """One input, the rendered chat."""
         # nothing else runs between the front's own look at the table and this one, so it is the same version
         template = self._front.routes.find(*named_model(model)).served.chat

@@ -10,7 +10,7 @@ from serving.errors import Unprocessable
 from serving.front.protocols.forms import pick_parameters
 from serving.front.text_stream import TextStream
 from serving.tasks.base.generated_text import TokenScore
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 MEANINGLESS: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
@@ -67,7 +67,7 @@ def refuse_unsupported(fields: Mapping[str, Any]) -> None:
             raise Unprocessable(f"{name} is not supported by this server: leave it out", field=name)
 
 
-def to_parameters(form: Form, fields: Mapping[str, Any], task: Task, **more: Any) -> dict[str, Any]:
+def to_parameters(form: Form, fields: Mapping[str, Any], task: AnyTask, **more: Any) -> dict[str, Any]:
     """The task's parameters. Those that OpenAI has no name for, as `top_k`, stand in the body under the task's own."""
     is_greedy = form.temperature == 0
     parameters = pick_parameters(fields, task)

@@ -5,23 +5,26 @@ A text is a row; its settings travel in `Row.payload`. Settings that a request l
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NoReturn, TypeVar
 
 import msgspec
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
-from serving.tasks.base.task import Batch, Task, probe_text
+from serving.tasks.base.task import Batch, Context, Task, probe_text
 from serving.wire.messages import EncodedRow, SamplingSettings
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 MAX_TEXTS = 16
-"""Texts that may be asked for one input; ours."""
+"""Most texts for one input. Untuned: bounds what one request may cost."""
 MAX_LOGPROBS = 20
-"""Likeliest tokens that may be asked for each place; as OpenAI has it."""
+"""Most likeliest tokens for each position, as in OpenAI's API."""
 
 PROBE_TOKENS = 16
-"""New tokens of a measured row; ours."""
+"""New tokens of a row for measuring. Untuned: enough that steps outweigh the prefill."""
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0.0, le=100.0)]
@@ -76,11 +79,14 @@ class GenerationDefaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True
     limit_new_tokens: Positive = 2048
 
 
-class GeneratingTask(Task):
+Parameters = TypeVar("Parameters", bound=GenerationParameters)
+
+
+class GeneratingTask(Task[str, Parameters, Context], Generic[Parameters, Context]):
     """A task whose rows are written token by token; the engine does it, not a forward pass of the task's own."""
 
     generates = True
-    example_parameters: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 8, "do_sample": False}
+    example_parameters: ClassVar[Mapping[str, object]] = {"max_new_tokens": 8, "do_sample": False}
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
         """A text and some tokens after it, `length` together."""
@@ -88,12 +94,12 @@ class GeneratingTask(Task):
         row = probe_text(contract, length - new, payload=SamplingSettings(max(1, new), do_sample=False).pack())
         return msgspec.structs.replace(row, new_tokens=max(1, new))
 
-    def prepare(self, model: Any, contract: Contract) -> None:
+    def prepare(self, model: "PreTrainedModel", contract: Contract) -> None:
         """Finished rows are filled with the contract's padding; the request's number of tokens is the only limit."""
         model.generation_config.pad_token_id = contract.processor.pad_token_id
         model.generation_config.max_length = None
 
-    def forward(self, model: Any, batch: Batch) -> NoReturn:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> NoReturn:
         """Never called."""
         raise TypeError(f"{self.name} is written token by token: serving.engine.generation does it")
 

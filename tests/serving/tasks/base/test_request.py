@@ -23,7 +23,7 @@ def test_one_input_and_a_list_are_told_apart() -> None:
     assert (one.items, one.is_list) == (["a"], False)
     assert many.is_list
     assert [getattr(item, "text_pair", item) for item in many.items] == ["a", "c"]
-    assert parse({"inputs": "a", "parameters": None}).parameters == TEXT.Parameters()
+    assert parse({"inputs": "a", "parameters": None}).parameters == TEXT.parameters_type()
 
 
 @pytest.mark.parametrize(
