@@ -7,6 +7,7 @@ has sent and not got back; admission is decided from that, at once and without a
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import assert_never
 
 import msgspec
 import numpy
@@ -20,6 +21,7 @@ from serving.wire.messages import (
     Cancel,
     EncodedRow,
     Failure,
+    FailureReason,
     FromEngine,
     Outputs,
     Row,
@@ -223,8 +225,7 @@ class Link:
         for row_id in message.ids:
             found = self._returned(row_id)
             if found is not None:
-                error = DeadlineExceeded if message.reason == "deadline" else Failed
-                found[0].fail(error(message.message))
+                found[0].fail(_error(message.reason, message.message))
 
     def _forget(self, row_id: int) -> tuple[Waiter, int, Row] | None:
         found = self._rows.pop(row_id, None)
@@ -242,3 +243,13 @@ class Link:
 def deadline_in(seconds: float) -> float:
     """A deadline in seconds of the machine's monotonic clock, which all its processes share."""
     return time.monotonic() + seconds
+
+
+def _error(reason: FailureReason, message: str) -> ServingError:
+    match reason:
+        case "deadline":
+            return DeadlineExceeded(message)
+        case "failed":
+            return Failed(message)
+        case other:
+            assert_never(other)

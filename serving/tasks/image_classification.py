@@ -15,9 +15,9 @@ import numpy
 from registry.contract import Contract
 from serving.processors.images import ImageReader, collate_images, draw, normalise, probe_image
 from serving.tasks.base.answers import LabelScore, best_labels
-from serving.tasks.base.scoring import Scoring, of_classes
+from serving.tasks.base.scoring import Activation, Scoring, of_classes
 from serving.tasks.base.task import Batch, Task, VersionContext
-from serving.tasks.text_classification import Activation, activation
+from serving.tasks.text_classification import activation
 from serving.wire.messages import AnyArray, Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ ranks: a query and texts give the texts' indices, best first.
 
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypedDict, final
+from typing import TYPE_CHECKING, Annotated, NotRequired, TypedDict, final
 
 import msgspec
 
@@ -15,7 +15,7 @@ from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.answers import LabelScore, best_labels
-from serving.tasks.base.scoring import Scoring, of_classes
+from serving.tasks.base.scoring import Activation, Scoring, of_classes
 from serving.tasks.base.task import Batch, Task, VersionContext, probe_text
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 MAX_LABELS = 512
 """The most labels of one answer. Of a head with more labels only the best ones leave the device."""
-
-
-Activation = Literal["softmax", "sigmoid", "none"]
 
 
 @final

@@ -7,7 +7,7 @@ agree ("first", "average", "max"), and how neighbours of one label become a grou
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypedDict, assert_never
 
 import msgspec
 import numpy
@@ -150,14 +150,17 @@ class TokenClassification(Task[str, Parameters, Windows]):
         return answer if len(windows.encodings) == 1 else _settle(answer)
 
 
-def _entries(tokens: Sequence[Token], strategy: str, version: VersionContext) -> list[LabelledEntity]:
+def _entries(tokens: Sequence[Token], strategy: Strategy, version: VersionContext) -> list[LabelledEntity]:
     labels = version.contract.labels
-    if strategy == "none":
-        return [_describe(_judge(token, token.scores, labels)) for token in tokens]
-    if strategy == "simple":
-        entities = [_judge(token, token.scores, labels) for token in tokens]
-    else:
-        entities = [_agree(word, strategy, labels, version) for word in _words(tokens)]
+    match strategy:
+        case "none":
+            return [_describe(_judge(token, token.scores, labels)) for token in tokens]
+        case "simple":
+            entities = [_judge(token, token.scores, labels) for token in tokens]
+        case "first" | "average" | "max":
+            entities = [_agree(word, strategy, labels, version) for word in _words(tokens)]
+        case other:
+            assert_never(other)
     return [_merge(group, version) for group in _groups(entities)]
 
 
@@ -219,13 +222,18 @@ def _words(tokens: Sequence[Token]) -> list[list[Token]]:
     return words
 
 
-def _agree(word: list[Token], strategy: str, labels: Sequence[str], version: VersionContext) -> Entity:
-    if strategy == "first":
-        scores = word[0].scores
-    elif strategy == "max":
-        scores = max(word, key=lambda token: token.scores.max()).scores
-    else:
-        scores = numpy.stack([token.scores for token in word]).mean(axis=0)
+def _agree(
+    word: list[Token], strategy: Literal["first", "average", "max"], labels: Sequence[str], version: VersionContext
+) -> Entity:
+    match strategy:
+        case "first":
+            scores = word[0].scores
+        case "max":
+            scores = max(word, key=lambda token: token.scores.max()).scores
+        case "average":
+            scores = numpy.stack([token.scores for token in word]).mean(axis=0)
+        case other:
+            assert_never(other)
     text = version.tokenizer.join([token.word for token in word])
     whole = Token(text, scores, word[0].start, word[-1].end, word[0].index, False)
     return _judge(whole, scores, labels)

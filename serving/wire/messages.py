@@ -12,8 +12,8 @@ import numpy
 AnyArray = numpy.ndarray[Any, Any]
 """An array whose shape and dtype its user states."""
 
-FailureReason = Literal["failed", "deadline", "stopping"]
-"""Why a row got no answer: the model failed on it, its deadline passed, or the engine stops."""
+FailureReason = Literal["failed", "deadline"]
+"""Why a row got no answer: the model failed on it, or its deadline passed."""
 FinishReason = Literal["length", "eos_token", "stop_sequence"]
 """Why a text ended: `max_new_tokens` were generated, an end token came, or a stop string came. Named as in the Hugging
 Face inference API."""

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, assert_never, get_args
 
 import numpy
 import torch
@@ -18,8 +18,11 @@ from serving.wire.messages import Row, SamplingSettings
 
 logger = logging.getLogger("headwaiter.engine")
 
+Way = Literal["best", "sorted", "all"]
+"""What a token is drawn from: the best few, all tokens sorted by score, or all tokens as they are."""
+
 MAX_TOP_K = 1024
-"""Up to here the best tokens are found without sorting all."""
+"""Up to this `top_k` the best tokens are found without sorting all. Untuned."""
 NOT_FINITE = "the model answered with a number that is not finite"
 RULE_FAILED = "a sampling rule failed on this text"
 DEFAULTS: dict[str, Any] = {
@@ -70,8 +73,8 @@ class Sampler:
         self._processors = _processors(module, settings, settled("repetition_penalty"), self.is_drawn, row)
 
     @property
-    def way(self) -> str:
-        """Rows of one way are drawn together."""
+    def way(self) -> Way:
+        """How the token is drawn; rows that are drawn alike are drawn together."""
         if 0 < self.top_k <= MAX_TOP_K:
             return "best"
         return "sorted" if self.top_k or self.top_p < 1 else "all"
@@ -100,7 +103,7 @@ def choose(logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequ
     is_finite = logits.amax(-1).isfinite()  # a masked token may be minus infinity
     scores, problems = _apply_rules(logits, samplers, ids)
     tokens = scores.argmax(-1)
-    for way in ("best", "sorted", "all"):
+    for way in get_args(Way):
         drawn = [index for index, sampler in enumerate(samplers) if sampler.is_drawn and sampler.way == way]
         if drawn:
             tokens[drawn] = _draw(scores[drawn], [samplers[index] for index in drawn], way)
@@ -132,17 +135,22 @@ def _apply_rules(
     return torch.cat(parts), problems
 
 
-def _draw(scores: torch.Tensor, samplers: Sequence[Sampler], way: str) -> torch.Tensor:
+def _draw(scores: torch.Tensor, samplers: Sequence[Sampler], way: Way) -> torch.Tensor:
     def column(values: list[float]) -> torch.Tensor:
         return torch.tensor(values, device=scores.device)[:, None]
 
     # in double precision, so that a sum over a large vocabulary does not depend on how it is computed
     scores = scores.double() / column([sampler.temperature for sampler in samplers])
-    ids = None
-    if way == "best":
-        scores, ids = scores.topk(min(max(sampler.top_k for sampler in samplers), scores.shape[-1]))
-    elif way == "sorted":
-        scores, ids = scores.sort(-1, descending=True)
+    ids: torch.Tensor | None
+    match way:
+        case "best":
+            scores, ids = scores.topk(min(max(sampler.top_k for sampler in samplers), scores.shape[-1]))
+        case "sorted":
+            scores, ids = scores.sort(-1, descending=True)
+        case "all":
+            ids = None
+        case other:
+            assert_never(other)
     if ids is not None:
         rank = torch.arange(scores.shape[-1], device=scores.device)
         most = column([sampler.top_k or scores.shape[-1] for sampler in samplers])

@@ -10,11 +10,14 @@ import string
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from registry.contract import Contract
+
+Activation = Literal["softmax", "sigmoid", "none"]
+"""What turns a classifier's logits into scores."""
 
 Metric = Callable[[Sequence[Any], Sequence[Any]], float]
 """(predictions, labels), both in order and of one length → the score."""
@@ -105,7 +108,7 @@ def f1_words(predictions: Sequence[str], labels: Sequence[Sequence[str]]) -> flo
     return sum(max(_overlap(_words(one), _words(other)) for other in accepted) for one, accepted in pairs) / len(labels)
 
 
-def of_classes(contract: Contract, activation: str) -> Scoring:
+def of_classes(contract: Contract, activation: Activation) -> Scoring:
     """The scoring of a classifier whose answer is `[{"label", "score"}, …]`, by its activation."""
     if activation == "none" or len(contract.labels) == 1:
         metrics: dict[str, Metric] = {"mae": mae, "rmse": rmse}
