@@ -1,8 +1,8 @@
-"""feature-extraction: a vector for each text, or one for each of its tokens.
+"""feature-extraction: a vector for each text, or for each of its tokens.
 
-Pooling follows sentence-transformers (`1_Pooling/config.json` in a checkpoint's folder says which): the mean over real
-tokens, the first token, or the last real one. Normalised vectors have Euclidean length 1. Fewer dimensions are the
-first ones of the vector, as models trained for that (Matryoshka) expect; they are cut before normalising.
+Pooling follows sentence-transformers (`1_Pooling/config.json` of a checkpoint): the mean over real tokens, the first
+token, or the last real token. Normalised vectors have Euclidean length 1. Fewer dimensions are the first ones of the
+vector, as in models trained for that (Matryoshka); vectors are cut before they are normalised.
 """
 
 import json
@@ -38,7 +38,7 @@ class Parameters(TextParameters, frozen=True):
 
 
 class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What a request without parameters gets. prompts: what is written before a text, by name."""
+    """What a request without parameters gets. prompts: prefixes of a text, by name."""
 
     pooling: Pooling = "raw"
     normalize: bool = False
@@ -56,7 +56,7 @@ class FeatureExtraction(Task[str, Parameters, None]):
     example = ("A short text.", "Another text, with a few more words in it than the first one has.")
 
     def folder_settings(self, folder: Path) -> dict[str, object]:
-        """A sentence-transformers folder says how it pools, whether it normalises, and its prompts."""
+        """Pooling, normalisation and prompts of a sentence-transformers folder."""
         return _sentence_transformer(folder)
 
     def has_tokens(self, batch_key: str) -> bool:
@@ -64,12 +64,12 @@ class FeatureExtraction(Task[str, Parameters, None]):
         return batch_key == "raw"
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
-        """Pooled as the contract says."""
+        """A text or image with the contract's pooling."""
         pooling = msgspec.convert(contract.defaults, Defaults).pooling
         return probe_image(contract, pooling) if contract.processor.image else probe_text(contract, length, pooling)
 
     def make_encoder(self, folder: Path, contract: Contract) -> "TextEncoder | ImageReader":
-        """An image model's vectors are those of its patches."""
+        """The image reader of an image model, or the tokenizer."""
         return ImageReader(contract) if contract.processor.image else super().make_encoder(folder, contract)
 
     def make_example(self, version: VersionContext) -> list[object]:
@@ -117,7 +117,7 @@ class FeatureExtraction(Task[str, Parameters, None]):
     def decode(
         self, rows: Sequence[RowArrays], decode_context: None, parameters: Parameters, version: VersionContext
     ) -> list[float] | list[list[float]]:
-        """A list of floats, or for raw a list of lists, one a token, special tokens included."""
+        """A list of floats; for raw states a list of them per token, special tokens included."""
         (states,) = rows[0]
         dimensions = parameters.dimensions or version.defaults.dimensions
         if dimensions is not None:

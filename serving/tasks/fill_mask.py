@@ -28,7 +28,7 @@ MAX_CANDIDATES = 100
 
 
 class Parameters(TextParameters, frozen=True):
-    """top_k: candidates a mask, best first. targets: only these tokens are scored."""
+    """top_k: candidates per mask, best first. targets: only these tokens are scored."""
 
     top_k: Annotated[int, msgspec.Meta(ge=1, le=MAX_CANDIDATES)] = 5
     targets: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=1000)] | str | None = None
@@ -70,7 +70,7 @@ class FillMask(Task[str, Parameters, Masks]):
     example = ()
 
     def problem(self, contract: Contract) -> str | None:
-        """The tokenizer must have a mask."""
+        """The tokenizer must have a mask token."""
         if contract.processor.mask_token_id is None:
             return (
                 "the tokenizer has no mask token: set tokenizer.mask_token to the one that the model was trained with"
@@ -78,13 +78,13 @@ class FillMask(Task[str, Parameters, Masks]):
         return None
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
-        """One mask, its best candidates."""
+        """A text with one mask."""
         return probe_text(
             contract, length, _batch_key(Parameters().top_k), msgspec.msgpack.encode(Wanted([length // 2], []))
         )
 
     def make_example(self, version: VersionContext) -> list[object]:
-        """The mask is written as the tokenizer writes it."""
+        """Texts with the tokenizer's own mask token."""
         mask = version.tokenizer.token_of(version.contract.processor.mask_token_id or 0)
         return [
             f"Paris is the {mask} of France.",
@@ -92,11 +92,11 @@ class FillMask(Task[str, Parameters, Masks]):
         ]
 
     def scoring(self, contract: Contract) -> Scoring:
-        """By the likeliest token of a text's only mask."""
+        """By the likeliest token for a text's only mask."""
         return Scoring(str, "the mask's token", lambda answer: answer[0]["token_str"].strip(), {"accuracy": accuracy})
 
     def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[Masks]:
-        """One row a text."""
+        """One row per text."""
         row, encoding = version.tokenizer.encode(item, parameters=parameters)
         mask = version.contract.processor.mask_token_id
         places = [place for place, token in enumerate(encoding.ids) if token == mask]
@@ -112,7 +112,7 @@ class FillMask(Task[str, Parameters, Masks]):
         )
 
     def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
-        """Probabilities over the vocabulary at the masks, reduced to the candidates."""
+        """The probabilities at the masks, reduced to the candidates."""
         import torch
 
         wanted = [msgspec.msgpack.decode(payload, type=Wanted) for payload in batch.payloads]
@@ -130,7 +130,7 @@ class FillMask(Task[str, Parameters, Masks]):
     def decode(
         self, rows: Sequence[RowArrays], masks: Masks, parameters: Parameters, version: VersionContext
     ) -> list[Candidate] | list[list[Candidate]]:
-        """`[{"score", "token", "token_str", "sequence"}, …]`, or for several masks one such list each."""
+        """`[{"score", "token", "token_str", "sequence"}, …]`, or one such list per mask."""
         ids, places, targets = masks.ids, masks.places, masks.targets
         scores, tokens = rows[0]
         count = min(parameters.top_k, len(targets) or parameters.top_k)
@@ -160,7 +160,7 @@ def _candidate(
 
 
 def _target_ids(targets: tuple[str, ...] | str | None, version: VersionContext) -> list[int]:
-    """Ids of the targets, each once; of one that is not in the vocabulary, its first token's."""
+    """Ids of the targets, each once. A target that is not in the vocabulary stands for its first token."""
     ids: list[int] = []
     for target in [targets] if isinstance(targets, str) else targets or ():
         found = version.tokenizer.id_of(target)
@@ -172,7 +172,7 @@ def _target_ids(targets: tuple[str, ...] | str | None, version: VersionContext) 
 
 
 def _batch_key(top_k: int) -> str:
-    """The next of a few sizes, so that requests with different `top_k` share batches."""
+    """Round `top_k` up to one of few sizes, so that requests with different ones share batches."""
     return str(next(size for size in (5, 20, MAX_CANDIDATES) if top_k <= size))
 
 

@@ -1,6 +1,6 @@
 """image-classification: a label for an image, sent as the file's bytes, as base64 or as a data URL.
 
-The scores follow transformers' `ImageClassificationPipeline` (5.23), which has the rules of text-classification.
+The scores are those of transformers' `ImageClassificationPipeline` (5.23), with the rules of text-classification.
 """
 
 import base64
@@ -44,11 +44,11 @@ class ImageClassification(Task[str | bytes, Parameters, None]):
     item_hint = "send the image file's bytes as the body, or base64 or a data URL as inputs"
 
     def make_encoder(self, folder: Path, contract: Contract) -> ImageReader:
-        """What reads images."""
+        """The image reader."""
         return ImageReader(contract)
 
     def compare(self, processor: "ProcessorMixin", contract: Contract) -> str | None:
-        """Whether the images of the example come out as the processor makes them."""
+        """Compare the pixels of test images with the processor's."""
         import torch
         from PIL import Image
 
@@ -66,7 +66,7 @@ class ImageClassification(Task[str | bytes, Parameters, None]):
         return None
 
     def make_example(self, version: VersionContext) -> list[object]:
-        """Two small images that were drawn for the purpose."""
+        """Two small drawn images."""
         return [draw(48, 32), draw(80, 120)]
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
@@ -82,7 +82,7 @@ class ImageClassification(Task[str | bytes, Parameters, None]):
         return of_classes(contract, activation(contract))
 
     def encode(self, item: str | bytes, parameters: Parameters, version: VersionContext) -> Encoded[None]:
-        """One row an image."""
+        """One row per image."""
         key = parameters.function_to_apply or activation(version.contract)
         return Encoded([version.image_reader.encode(item, key)], None)
 

@@ -1,7 +1,7 @@
 """multiple-choice: the best of several endings of a prompt.
 
-A multiple-choice head scores each ending by itself, and the softmax runs over an item's endings. So each ending is a
-row of its own: items with different numbers of endings share batches.
+The head scores each ending by itself, and the softmax is over an item's endings. So each ending is a row, and items
+with different numbers of endings share batches.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Choice(TypedDict):
 
 
 class MultipleChoice(Task[Question, TextParameters, list[str]]):
-    """(rows, 1) logits, one a prompt with one ending → themselves, float32."""
+    """(rows, 1) logits, a row per prompt and ending → themselves, float32."""
 
     name = "multiple-choice"
     item_type = Question
@@ -58,7 +58,7 @@ class MultipleChoice(Task[Question, TextParameters, list[str]]):
         )
 
     def encode(self, item: Question, parameters: TextParameters, version: VersionContext) -> Encoded[list[str]]:
-        """One row an ending."""
+        """One row per ending."""
         return Encoded(
             [version.tokenizer.row(item.prompt, choice, parameters=parameters) for choice in item.choices],
             item.choices,

@@ -53,11 +53,11 @@ class NextSentencePrediction(Task[Texts, TextParameters, None]):
         return Scoring(bool, "true where the second text follows the first", lambda answer: answer["follows"], metrics)
 
     def encode(self, item: Texts, parameters: TextParameters, version: VersionContext) -> Encoded[None]:
-        """One row a pair."""
+        """One row per pair."""
         return Encoded([version.tokenizer.row(item.text, item.text_pair, parameters=parameters)], None)
 
     def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
-        """The softmax's first part."""
+        """The probability of index 0."""
         return (model(**batch.inputs).logits.float().softmax(-1)[:, 0],)
 
     def decode(

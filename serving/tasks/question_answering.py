@@ -37,11 +37,11 @@ class Question(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Parameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """top_k: answers, best first; one is not put into a list. max_answer_len: of an answer, in tokens.
+    """top_k: answers, best first; a single answer is not in a list. max_answer_len: tokens of an answer.
 
-    max_seq_len: tokens of a window, at most the model's. doc_stride: tokens that neighbours share, half a window by
-    default and at most. handle_impossible_answer: whether an empty answer may be the best. align_to_words: whether
-    answers end at words. max_question_len: tokens that the question may have.
+    max_seq_len: tokens of a window, at most the model's. doc_stride: tokens that neighbouring windows share, at most
+    half a window. handle_impossible_answer: whether the empty answer is a candidate. align_to_words: whether answers
+    begin and end at words. max_question_len: most tokens of the question.
     """
 
     top_k: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
@@ -63,7 +63,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Span:
-    """A candidate answer: characters of the context, and its score in 0..1."""
+    """A candidate answer: characters of the context, score in 0..1."""
 
     score: float
     start: int
@@ -80,7 +80,7 @@ class Answer(TypedDict):
 
 
 class QuestionAnswering(Task[Question, Parameters, Windows]):
-    """(rows, tokens) start and end logits → themselves, float32, cut to each row's tokens: two numbers a token."""
+    """(rows, tokens) start and end logits → themselves, float32, cut to each row's tokens."""
 
     name = "question-answering"
     item_type = Question
@@ -99,7 +99,7 @@ class QuestionAnswering(Task[Question, Parameters, Windows]):
         return True
 
     def scoring(self, contract: Contract) -> Scoring:
-        """As SQuAD's script does it; several answers may be accepted."""
+        """By SQuAD's metrics; several answers may be accepted."""
         return Scoring(
             str | Annotated[list[str], msgspec.Meta(min_length=1)],
             "the right answer, or a list of those that are accepted",
@@ -109,7 +109,7 @@ class QuestionAnswering(Task[Question, Parameters, Windows]):
         )
 
     def encode(self, item: Question, parameters: Parameters, version: VersionContext) -> Encoded[Windows]:
-        """One row a window."""
+        """One row per window."""
         if parameters.max_question_len is not None:
             tokens = len(version.tokenizer.tokenize(item.question))
             if tokens > parameters.max_question_len:
@@ -122,7 +122,7 @@ class QuestionAnswering(Task[Question, Parameters, Windows]):
         return Encoded([row for row, _ in found], Windows(item.context, [encoding for _, encoding in found]))
 
     def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
-        """Where answers start and end."""
+        """Start and end logits."""
         output = model(**batch.inputs)
         return output.start_logits.float(), output.end_logits.float()
 
@@ -153,7 +153,7 @@ class QuestionAnswering(Task[Question, Parameters, Windows]):
 def _read_window(
     encoding: "Encoding", starts: AnyArray, ends: AnyArray, parameters: Parameters, cls_token_id: int | None
 ) -> tuple[list[Span], float]:
-    """The window's best spans, and the probability that it has no answer."""
+    """A window's best spans, and the probability that it has no answer."""
     in_context = numpy.asarray([sequence == 1 for sequence in encoding.sequence_ids])
     counted = in_context | (numpy.asarray(encoding.ids) == (-1 if cls_token_id is None else cls_token_id))
     first, last = (softmax(numpy.where(counted, logits, MASKED)) for logits in (starts, ends))

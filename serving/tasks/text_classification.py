@@ -1,8 +1,8 @@
 """text-classification: a label, labels or a number for a text or a pair of texts.
 
-The scores follow transformers' own pipeline: regression gives the raw number, several labels at once or a single label
-the sigmoid, else the softmax (`TextClassificationPipeline.postprocess`, transformers 5). A model with one label also
-ranks: a query and texts give the texts' indices, best first.
+The scores are those of transformers' pipeline (`TextClassificationPipeline.postprocess`, transformers 5): the raw
+number for a regression, the sigmoid for several labels at once or a single label, else the softmax. A model with one
+label also ranks texts by a query.
 """
 
 from array import array
@@ -37,7 +37,7 @@ class Ranked(TypedDict):
 
 
 class Pair(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A text and the text to judge it with; or a query and the texts to rank by how well they answer it."""
+    """A text and optionally a second one; or a query and the texts to rank by how well they answer it."""
 
     text: str | None = None
     text_pair: str | None = None
@@ -55,7 +55,7 @@ class Pair(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class Parameters(TextParameters, frozen=True):
     """top_k: labels in the answer, best first; all by default. function_to_apply: instead of the contract's.
 
-    return_text: whether ranked texts stand in the answer.
+    return_text: whether the answer has the ranked texts.
     """
 
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
@@ -73,7 +73,7 @@ def activation(contract: Contract) -> Activation:
 
 
 def mark_ends(row: EncodedRow, contract: Contract) -> EncodedRow:
-    """The row, its kind completed by its number of end tokens where the head reads its answer at the last of them.
+    """Add the number of end tokens to a row's batch key, where the head reads its answer at the last of them.
 
     Sequence classifiers with encoder and decoder (T5, BART) refuse a batch whose rows differ in that number
     (transformers 5.23), so such rows do not share one. Raises Unprocessable for a row that has none.
@@ -100,19 +100,19 @@ class TextClassification(Task[str | Pair, Parameters, list[str] | None]):
     )
 
     def wraps_single_answer(self, item: str | Pair) -> bool:
-        """Labels are in a list of lists, a ranking is not."""
+        """Labels are a list of lists, a ranking is a list."""
         return isinstance(item, str) or item.texts is None
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
-        """With the contract's own activation."""
+        """A text with the contract's activation."""
         return mark_ends(probe_text(contract, length, activation(contract)), contract)
 
     def prepare(self, model: "PreTrainedModel", contract: Contract) -> None:
-        """A decoder reads its answer at a row's last token that is no padding (transformers 5.23), so it must know."""
+        """Set the padding token: a decoder reads its answer at a row's last other token (transformers 5.23)."""
         model.config.get_text_config().pad_token_id = contract.processor.pad_token_id
 
     def predictions(self, answer: list[LabelScore] | list[Ranked]) -> Sequence[tuple[str, float]]:
-        """The best label; a regression's number is no confidence and is left out, as a ranking is."""
+        """The best label. Regressions and rankings have no confidence in 0..1 and are left out."""
         best = answer[0]
         return ((best["label"], best["score"]),) if "label" in best and 0.0 <= best["score"] <= 1.0 else ()
 
@@ -121,7 +121,7 @@ class TextClassification(Task[str | Pair, Parameters, list[str] | None]):
         return of_classes(contract, activation(contract))
 
     def encode(self, item: str | Pair, parameters: Parameters, version: VersionContext) -> Encoded[list[str] | None]:
-        """One row a text or pair; a ranking has one row a text."""
+        """One row per text or pair; a ranking has one row per text."""
         contract = version.contract
         most = min(len(contract.labels), MAX_LABELS)
         if isinstance(item, str) or item.texts is None:

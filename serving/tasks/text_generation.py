@@ -1,4 +1,4 @@
-"""text-generation: text that goes on from a prompt, greedily or drawn."""
+"""text-generation: text that continues a prompt, by greedy search or sampling."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,13 +20,13 @@ from serving.wire.messages import Encoded, RowArrays
 
 
 class Parameters(GenerationParameters, frozen=True):
-    """return_full_text: whether the prompt stands before what was written."""
+    """return_full_text: whether the answer begins with the prompt."""
 
     return_full_text: bool = False
 
 
 class TextGeneration(GeneratingTask[Parameters, str]):
-    """Prompt → texts. Prompt and new tokens together fit the model."""
+    """Prompt → texts. Prompt and new tokens together are within the model's limit."""
 
     name = "text-generation"
     parameters_type = Parameters
@@ -34,11 +34,11 @@ class TextGeneration(GeneratingTask[Parameters, str]):
     example = ("Once upon a time", "The quick brown fox jumps over the lazy dog, and then")
 
     def serve(self, folder: Path, contract: Contract) -> VersionContext:
-        """With the tokenizer's chat template."""
+        """Read the tokenizer's chat template, too."""
         return replace(super().serve(folder, contract), chat=ChatTemplate.find(folder))
 
     def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[str]:
-        """A row for each text. Without a number of new tokens there are as many as the model has room for."""
+        """A row per text. Without max_new_tokens a text may fill the model's limit, up to the contract's default."""
         count, longest = count_new_tokens(parameters, version.defaults), version.contract.max_tokens
         if parameters.max_new_tokens and count >= longest:
             raise Unprocessable(
@@ -54,13 +54,13 @@ class TextGeneration(GeneratingTask[Parameters, str]):
         return Encoded(make_rows(row, parameters, min(count, max(1, longest - row.length))), item)
 
     def text_before(self, prompt: str, parameters: Parameters) -> str:
-        """The prompt, where it was asked for."""
+        """The prompt, where it was requested."""
         return prompt if parameters.return_full_text else ""
 
     def decode(
         self, rows: Sequence[RowArrays], prompt: str, parameters: Parameters, version: VersionContext
     ) -> list[GeneratedText]:
-        """`[{"generated_text": …}, …]`, an entry for each text."""
+        """`[{"generated_text": …}, …]`, an entry per text."""
         return answer(rows, parameters, version, "generated_text", self.text_before(prompt, parameters))
 
 

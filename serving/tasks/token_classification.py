@@ -31,9 +31,9 @@ STRIDE_TOKENS = 64
 
 
 class Parameters(TextParameters, frozen=True):
-    """aggregation_strategy: instead of the contract's. ignore_labels: labels that are left out of the answer.
+    """aggregation_strategy: instead of the contract's. ignore_labels: labels to leave out of the answer.
 
-    stride: tokens that the windows of a text longer than the model share; at most half a window is used.
+    stride: tokens that neighbouring windows of a long text share, at most half a window.
     """
 
     aggregation_strategy: Strategy | None = None
@@ -49,7 +49,7 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 @dataclass(frozen=True)
 class Windows:
-    """The text and the encodings of its windows, for the offsets."""
+    """A text and the encodings of its windows, for the offsets."""
 
     text: str
     encodings: "Sequence[Encoding]"
@@ -57,7 +57,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Token:
-    """A token or a word: its scores (labels,) float32 summing to 1, its characters, its place in the row."""
+    """A token or word. scores: (labels,) float32, sum 1. start, end: characters. index: position in the row."""
 
     word: str
     scores: Scores
@@ -69,7 +69,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Entity:
-    """A token or a word with the label that was chosen for it."""
+    """A token or word with its label."""
 
     label: str
     score: float
@@ -111,7 +111,7 @@ class TokenClassification(Task[str, Parameters, Windows]):
         return [(entry.get("entity_group") or entry["entity"], entry["score"]) for entry in answer]
 
     def scoring(self, contract: Contract) -> Scoring:
-        """By whole entities: a label and its characters must both be right."""
+        """By whole entities: both label and characters must be right."""
         is_split = contract.defaults.get("aggregation_strategy") == "none"
         return Scoring(
             list[LabelledSpan],
@@ -123,7 +123,7 @@ class TokenClassification(Task[str, Parameters, Windows]):
         )
 
     def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[Windows]:
-        """One row a text, or one a window of a text that is longer than the model."""
+        """One row per text, or one per window of a text longer than the model's limit."""
         if parameters.truncate:
             found = [version.tokenizer.encode(item, parameters=parameters)]
         else:
@@ -137,7 +137,7 @@ class TokenClassification(Task[str, Parameters, Windows]):
     def decode(
         self, rows: Sequence[RowArrays], windows: Windows, parameters: Parameters, version: VersionContext
     ) -> list[LabelledEntity]:
-        """`[{"entity_group" or "entity", "score", "word", "start", "end"}, …]` in the text's order."""
+        """`[{"entity_group" or "entity", "score", "word", "start", "end"}, …]` in the order of the text."""
         strategy = parameters.aggregation_strategy or version.defaults.aggregation_strategy
         answer: list[LabelledEntity] = []
         for encoding, (scores,) in zip(windows.encodings, rows, strict=True):
@@ -165,7 +165,7 @@ def _entries(tokens: Sequence[Token], strategy: Strategy, version: VersionContex
 
 
 def _settle(entries: list[LabelledEntity]) -> list[LabelledEntity]:
-    """Of spans from neighbouring windows that overlap, the longer one, or else the surer one, stays.
+    """Of overlapping spans of neighbouring windows keep the longer one, or of equally long ones the more probable.
 
     The rule is `TokenClassificationPipeline.aggregate_overlapping_entities` of transformers 5.23.
     """

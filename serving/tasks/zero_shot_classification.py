@@ -1,9 +1,9 @@
-"""zero-shot-classification: labels that come with the request, judged by a model of natural language inference.
+"""zero-shot-classification: labels of the request, scored by a model of natural language inference.
 
-Each label becomes a hypothesis, and the text its premise: one row a label. The rules are those of transformers'
+The text is the premise and each label a hypothesis, one row per label. The rules are those of transformers'
 `ZeroShotClassificationPipeline` (5.23): the softmax of the entailment logits over the labels; or, for several labels at
-once and for a single one, entailment against contradiction for each. The label whose name starts with "entail" means
-entailment.
+once and for a single label, entailment against contradiction for each. The entailment label is the one whose name
+starts with "entail".
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ MAX_CANDIDATES = 512
 class Parameters(TextParameters, frozen=True):
     """candidate_labels: at least one. hypothesis_template: has `{}` where the label goes; default: the contract's.
 
-    multi_label: whether each label is judged by itself, so that several may be true.
+    multi_label: whether each label is scored by itself, so that several can be true.
     """
 
     candidate_labels: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_CANDIDATES)] | str = ()
@@ -40,14 +40,14 @@ class Parameters(TextParameters, frozen=True):
 
 
 class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What a request without a template gets; and what the example of the contract asks for."""
+    """The template and labels of a request without them."""
 
     hypothesis_template: str = "This example is {}."
     candidate_labels: tuple[str, ...] = ()
 
 
 class ZeroShotClassification(Task[str, Parameters, list[str]]):
-    """(rows, labels) logits → themselves, float32: three numbers a row, put together over an item's rows."""
+    """(rows, labels) logits → themselves, float32. `decode` combines an item's rows."""
 
     name = "zero-shot-classification"
     parameters_type = Parameters
@@ -56,7 +56,7 @@ class ZeroShotClassification(Task[str, Parameters, list[str]]):
     example_parameters = {"candidate_labels": ["technology", "sports", "politics"]}
 
     def problem(self, contract: Contract) -> str | None:
-        """The labels must say which one is entailment."""
+        """One label must be entailment."""
         if _entailment(contract) is None:
             return (
                 f"none of the labels ({', '.join(contract.labels)}) starts with 'entail': zero-shot-classification "
@@ -69,11 +69,11 @@ class ZeroShotClassification(Task[str, Parameters, list[str]]):
         return mark_ends(probe_text(contract, length), contract)
 
     def prepare(self, model: "PreTrainedModel", contract: Contract) -> None:
-        """As text-classification does."""
+        """Set the padding token, as text-classification does."""
         model.config.get_text_config().pad_token_id = contract.processor.pad_token_id
 
     def predictions(self, answer: list[LabelScore]) -> Sequence[tuple[str, float]]:
-        """None: the labels are the client's own, and would be a series each."""
+        """None: each of the clients' labels would be a metric series."""
         return ()
 
     def scoring(self, contract: Contract) -> Scoring:
@@ -82,7 +82,7 @@ class ZeroShotClassification(Task[str, Parameters, list[str]]):
         return Scoring(str, "one of the candidate labels", lambda answer: answer[0]["label"], metrics)
 
     def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[list[str]]:
-        """One row a label, as premise and hypothesis."""
+        """One row per label, as premise and hypothesis."""
         labels = _candidates(parameters, version)
         template = parameters.hypothesis_template or version.defaults.hypothesis_template
         if "{}" not in template:

@@ -1,7 +1,7 @@
-"""From the logits of many rows to each row's next token, by its own settings and its own random numbers.
+"""The logits of many rows → each row's next token, by the row's own settings and random numbers.
 
-A row's draw depends on its logits, its settings and its seed only, never on its neighbours: each has a stream of
-uniform numbers of its own, and its token is where the number falls in the cumulated probabilities.
+A row's draw depends on its logits, its settings and its seed, never on the other rows of the batch. Each row has a
+stream of uniform numbers of its own; its token is where the number falls in the cumulative probabilities.
 """
 
 import logging
@@ -9,12 +9,15 @@ import random
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal, assert_never, get_args
+from typing import TYPE_CHECKING, Literal, assert_never, get_args
 
 import numpy
 import torch
 
 from serving.wire.messages import Row, SamplingSettings
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -25,7 +28,7 @@ MAX_TOP_K = 1024
 """Up to this `top_k` the best tokens are found without sorting all. Untuned."""
 NOT_FINITE = "the model answered with a number that is not finite"
 RULE_FAILED = "a sampling rule failed on this text"
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, bool | int | float] = {
     "do_sample": False,
     "temperature": 1.0,
     "top_k": 50,
@@ -33,12 +36,12 @@ DEFAULTS: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "num_beams": 1,
 }
-"""What transformers' `generate` takes where neither request nor checkpoint says anything (5.23)."""
+"""The values of transformers' `generate` (5.23) where neither request nor checkpoint has one."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A row's next token. logprob, top: its score and the best (id, score), where the row wants them.
+    """A row's next token. logprob, top: its score and the best (id, score), where the request asks for them.
 
     problem: why the row has no next token; "" where it has one.
     """
@@ -50,18 +53,19 @@ class Choice:
 
 
 class Sampler:
-    """How one row's tokens are chosen; the checkpoint's `generation_config` fills what its settings leave open.
+    """How one row's tokens are chosen. Its settings come before the checkpoint's `generation_config`.
 
-    is_drawn: whether by chance; else the likeliest is taken. beams: of a search.
+    is_drawn: whether tokens are drawn; else the likeliest is taken. beams: of a search, 1 for none.
     """
 
-    def __init__(self, module: Any, settings: SamplingSettings, row: Row) -> None:
+    def __init__(self, module: "PreTrainedModel", settings: SamplingSettings, row: Row) -> None:
         config = module.generation_config
 
-        def settled(name: str) -> Any:
+        def settled(name: str) -> bool | int | float:
             given = getattr(settings, name)
             given = getattr(config, name, None) if given is None else given
-            return DEFAULTS[name] if given is None else given
+            value: bool | int | float = DEFAULTS[name] if given is None else given
+            return value
 
         self.is_drawn = bool(settled("do_sample"))
         self.temperature = float(settled("temperature"))
@@ -70,7 +74,7 @@ class Sampler:
         self.beams = int(settled("num_beams"))
         self.top = settings.top
         self._random = random.Random(settings.seed)  # noqa: S311  # no secret depends on it
-        self._processors = _processors(module, settings, settled("repetition_penalty"), self.is_drawn, row)
+        self._processors = _processors(module, settings, float(settled("repetition_penalty")), self.is_drawn, row)
 
     @property
     def way(self) -> Way:
@@ -81,11 +85,11 @@ class Sampler:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing changes the logits before the choice."""
+        """Whether the row has no logits processors."""
         return not self._processors
 
     def process(self, ids: Sequence[int], scores: torch.Tensor) -> torch.Tensor:
-        """The (1, vocabulary) scores after penalties and rules. ids: all tokens before, without padding."""
+        """Apply penalties and rules to (1, vocabulary) scores. ids: all tokens before, without padding."""
         changed: torch.Tensor = self._processors(torch.tensor([ids], device=scores.device), scores)
         return changed
 
@@ -168,7 +172,7 @@ def _draw(scores: torch.Tensor, samplers: Sequence[Sampler], way: Way) -> torch.
 
 
 def _tell(logits: torch.Tensor, samplers: Sequence[Sampler], tokens: torch.Tensor) -> dict[int, Choice]:
-    """The choices of those rows that want scores: the model's own, before the settings change them."""
+    """The choices of rows that ask for scores: the model's own, before the settings change them."""
     wanting = [index for index, sampler in enumerate(samplers) if sampler.top is not None]
     if not wanting:
         return {}
@@ -182,8 +186,10 @@ def _tell(logits: torch.Tensor, samplers: Sequence[Sampler], tokens: torch.Tenso
     }
 
 
-def _processors(module: Any, settings: SamplingSettings, penalty: float, is_drawn: bool, row: Row) -> Any:
-    """Transformers' own, for what the checkpoint's generation_config asks for beside temperature, top_k and top_p."""
+def _processors(
+    module: "PreTrainedModel", settings: SamplingSettings, penalty: float, is_drawn: bool, row: Row
+) -> "LogitsProcessorList":
+    """The logits processors of transformers for the repetition penalty and the checkpoint's generation_config."""
     from transformers import LogitsProcessorList
 
     config = module.generation_config
@@ -202,7 +208,7 @@ def _processors(module: Any, settings: SamplingSettings, penalty: float, is_draw
     )
 
 
-PLAIN_RULES: dict[str, tuple[Any, ...]] = {
+PLAIN_RULES: dict[str, tuple[float | None, ...]] = {
     "no_repeat_ngram_size": (None, 0),
     "encoder_no_repeat_ngram_size": (None, 0),
     "encoder_repetition_penalty": (None, 1.0),
@@ -220,8 +226,8 @@ PLAIN_RULES: dict[str, tuple[Any, ...]] = {
         (None,),
     ),
 }
-"""Rules of a generation_config and the values that mean nothing."""
+"""Rules of a generation_config, and the values that switch each off."""
 
 
-def _asks_for_rules(config: Any) -> bool:
+def _asks_for_rules(config: "GenerationConfig") -> bool:
     return any(getattr(config, name, None) not in values for name, values in PLAIN_RULES.items())

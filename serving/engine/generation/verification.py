@@ -1,12 +1,12 @@
-"""Whether a model's rows, written together, come out as transformers' `generate` writes each alone.
+"""Whether a decoder generates what transformers' `generate` does for each row alone.
 
-Looked at before a version serves: models differ in how they count positions and keep state, and one that does not fit
-is written through `generate` itself instead.
+Checked before a version serves, because models differ in how they count positions and keep state. A model that cannot
+be batched gets the sequential decoder.
 """
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy
 import torch
@@ -18,27 +18,30 @@ from serving.engine.optimizations.torchscript import NotTraceable
 from serving.errors import EngineError
 from serving.wire.messages import Row, SamplingSettings
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 logger = logging.getLogger("headwaiter.engine")
 
 TOKENS = 6
 TOLERANCE = {torch.float32: 1e-3}
 LOW_PRECISION_TOLERANCE = 0.05
-"""Of a row's logits, as shares of the largest; sums are rounded otherwise in another batch."""
+"""Tolerances of a row's logits, as shares of the largest: the rounding of sums depends on the batch."""
 
 
 KINDS: dict[bool, tuple[type[Decoder], ...]] = {
     False: (CausalDecoder, SequentialDecoder),
     True: (Seq2SeqDecoder, SequentialDecoder),
 }
-"""By whether there is an encoder: the decoders that may fit a model, best first."""
+"""Whether a model has an encoder → the decoders that may fit it, best first."""
 
 
 def choose_decoder(
-    module: Any, pad_token_id: int, vocabulary: int, note: Callable[[str], None] = logger.warning
+    module: "PreTrainedModel", pad_token_id: int, vocabulary: int, note: Callable[[str], None] = logger.warning
 ) -> Decoder:
-    """The best decoder that writes what `generate` does; raises EngineError where none does. Some forward passes.
+    """The best decoder that generates what `generate` does. Blocks for some forward passes.
 
-    note: is told why better ones are refused.
+    note: called with the reason for each better one that is refused. Raises EngineError where none fits.
     """
     problems = []
     for kind in KINDS[module.config.is_encoder_decoder]:
@@ -53,9 +56,9 @@ def choose_decoder(
 
 
 def choose_steps(decoder: Decoder, vocabulary: int, max_tokens: int, note: Callable[[str], None] = logger.info) -> None:
-    """Let a decoder that was chosen take its steps as a graph where it then still writes the same. Blocks.
+    """Run a chosen decoder's steps as a graph if it then still generates the same. Blocks.
 
-    note: is told why not.
+    note: called with the reason if not.
     """
     if not isinstance(decoder, CausalDecoder) or decoder.device.type != "cpu":
         return
@@ -71,7 +74,7 @@ def choose_steps(decoder: Decoder, vocabulary: int, max_tokens: int, note: Calla
 
 
 def try_out(decoder: Decoder, vocabulary: int) -> str | None:
-    """What is wrong with the decoder in words, or None; its rows are gone after that."""
+    """How the decoder differs from `generate`, in words, or None. It has no rows afterwards."""
     try:
         with torch.inference_mode():
             problem = find_difference(decoder, vocabulary)
@@ -82,7 +85,7 @@ def try_out(decoder: Decoder, vocabulary: int) -> str | None:
 
 
 def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
-    """Write rows of several lengths, of which one joins and others leave midway; the first difference, or None."""
+    """Generate for rows of several lengths, one added and others removed midway; the first difference, or None."""
     prompts = [[(7 * place + 3 * row + 5) % vocabulary for place in range(2 + 3 * row)] for row in range(3)]
     expected = [_generate(decoder.module, prompt) for prompt in prompts]
     tolerance = TOLERANCE.get(decoder.module.dtype, LOW_PRECISION_TOLERANCE)
@@ -130,8 +133,8 @@ def check_sampling(decoder: Decoder, vocabulary: int) -> None:
         decoder.clear()
 
 
-def _generate(module: Any, prompt: list[int]) -> tuple[list[torch.Tensor], list[int]]:
-    """The logits of each new token and the tokens; greedily."""
+def _generate(module: "PreTrainedModel", prompt: list[int]) -> tuple[list[torch.Tensor], list[int]]:
+    """The logits of each new token, and the tokens, by greedy search."""
     ids = torch.tensor([prompt], device=module.device)
     made = module.generate(
         input_ids=ids,
