@@ -244,11 +244,10 @@ class Scheduler:
         for place, (sequence, choice) in enumerate(
             zip(sequences, batch.choose_tokens(logits, sequences), strict=True), first
         ):
-            if choice.problem:
-                self._fail(sequence, choice.problem)
+            finish = self._append(sequence, choice)
+            if finish is None:
                 ended.add(place)
                 continue
-            finish = sequence.append(choice)
             if not sequence.first_token:
                 sequence.first_token = now
                 if self._meters is not None:
@@ -261,6 +260,18 @@ class Scheduler:
         if self._meters is not None:
             self._meters[1].observe_tokens(len(sequences))
         batch.remove(ended)
+
+    def _append(self, sequence: Sequence, choice: Choice) -> Finish | None:
+        """Append a row's next token; None where the row failed instead."""
+        if choice.problem:
+            self._fail(sequence, choice.problem)
+            return None
+        try:
+            return sequence.append(choice)
+        except Exception as error:  # reading its text is the tokenizer's code and may raise anything
+            logger.error("the text of a row could not be read: %s", type(error).__name__)
+            self._fail(sequence, "the generated text could not be read")
+            return None
 
     def _advance_search(self) -> None:
         """Take a step of the beam search, if one runs."""
@@ -278,10 +289,13 @@ class Scheduler:
         self._search = None
         for sequence in sequences:
             sequence.first_token = time.monotonic()
-            finish: Finish = ""
+            finish: Finish | None = ""
             for token in sequence.searched_tokens:
-                if finish := sequence.append(Choice(token)):
+                finish = self._append(sequence, Choice(token))
+                if finish != "":
                     break
+            if finish is None:
+                continue
             self._replies.append((sequence.client, sequence.take_delta(finish or "length")))
             if self._meters is not None:
                 self._meters[1].observe_tokens(len(sequence.tokens))

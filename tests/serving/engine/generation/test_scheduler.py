@@ -605,6 +605,22 @@ def test_a_row_whose_rule_fails_midway_fails_alone(monkeypatch: pytest.MonkeyPat
     assert found.tokens == expected
 
 
+def test_a_row_whose_text_cannot_be_read_fails_alone() -> None:
+    module = load("gpt2")
+    expected = alone(module, [5, 6, 7])
+
+    class Broken(Encoder):
+        def read(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+            raise ValueError("no such token")
+
+    scheduler = Scheduler(CausalDecoder(module, 0), Broken(), limit_tokens=1000, max_rows=8)  # type: ignore[arg-type]
+    scheduler.add(b"f", row(1, [5, 6, 7]), 0.0)
+    scheduler.add(b"f", row(2, [5, 6, 7], stop=("-",)), 0.0)
+    found = finish(scheduler)
+    assert found.failures == {2: "failed"}
+    assert found.tokens == {1: expected}
+
+
 @pytest.mark.parametrize("family", ["gpt2", "bart"])
 def test_a_model_whose_sampling_cannot_be_set_up_is_not_loaded(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = load(family)
