@@ -73,7 +73,7 @@ def row_micros(model: Model, home: Path, rows: int, seconds: float) -> float:
     address = f"ipc://{home}/e{rows}"
     socket.bind(address)
     engine = _engine(model, socket, rows * TOKENS)
-    kind = model.task.probe(model.contract, 1).kind
+    kind = model.task.probe(model.contract, 1).batch_key
     arguments = [sys.executable, "-m", "bench.own_cost", address, str(rows), str(seconds), kind]
     client = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE)
     threading.Thread(target=_stop_after, args=(client, engine)).start()

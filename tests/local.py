@@ -19,7 +19,7 @@ from registry.settings import RegistrySettings
 from serving.engine import engine as engine_module
 from serving.engine.__main__ import make_engine
 from serving.engine.batching.cost import Cost
-from serving.engine.generation.scheduler import Reply, Writer
+from serving.engine.generation.scheduler import Reply, Scheduler
 from serving.engine.loading import optimize
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
@@ -49,9 +49,9 @@ class Recorder(Model):
         super().__init__(root, contract)
 
     @cached_property
-    def writer(self) -> Writer:
+    def scheduler(self) -> Scheduler:
         """As the model's."""
-        made = super().writer
+        made = super().scheduler
         step = made.step
 
         def observed() -> list[Reply]:

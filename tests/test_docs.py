@@ -278,6 +278,6 @@ def test_a_task_is_documented_with_its_parameters(task: str) -> None:
 
     text = read(ROOT / "docs/tasks.md")
     assert re.search(rf"^\| {task} \|", text, re.MULTILINE)
-    missing = [name for name in get_task(task).Parameters.__struct_fields__ if f"`{name}`" not in text]
+    missing = [name for name in get_task(task).parameters_type.__struct_fields__ if f"`{name}`" not in text]
     assert missing == []
     assert task in read(ROOT / "README.md")

@@ -47,7 +47,7 @@ class Engine:
     ) -> None:
         """lanes: run the model's batches side by side; they are closed when `run` returns."""
         self._model = model
-        self._cost = LearnedCost(cost, model.task.probe(model.contract, 1).kind)
+        self._cost = LearnedCost(cost, model.task.probe(model.contract, 1).batch_key)
         self._socket = socket
         self._meter = meter
         self._queue: Any = Queue(packs=cost.packs)
@@ -151,7 +151,7 @@ class Engine:
             return
         lengths = [entry.length for entry in batch]
         tokens, pairs = self._cost.now.work(lengths)
-        self._cost.observe(batch[0].row.kind, tokens, pairs, self._device_seconds(pending))
+        self._cost.observe(batch[0].row.batch_key, tokens, pairs, self._device_seconds(pending))
         self._meter.observe_batch(lengths, tokens)
         self._send(batch, arrays, pending.seconds)
 

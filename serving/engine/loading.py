@@ -79,8 +79,10 @@ def load_engine(order: EngineOrder) -> Loaded:
 def optimize(model: Model) -> None:
     """Let a loaded model run in its fastest form from now on. Blocks for several forward passes."""
     if model.task.generates:  # which has its own loop
-        choose_steps(model.writer.decoder, model.contract.processor.vocabulary, model.contract.max_tokens, model.note)
-        model.writer.decoder.most_width = model.contract.max_tokens if model.fills else 0
+        choose_steps(
+            model.scheduler.decoder, model.contract.processor.vocabulary, model.contract.max_tokens, model.note
+        )
+        model.scheduler.decoder.max_width = model.contract.max_tokens if model.fills else 0
     else:
         choose_execution(model)
 

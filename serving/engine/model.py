@@ -24,11 +24,11 @@ from serving.engine.optimizations.prepacked_weights import choose_products
 from serving.errors import Failed
 from serving.tasks import get_task
 from serving.tasks.base.generated_text import to_arrays
-from serving.tasks.base.task import Batch, Task, upload
-from serving.wire.messages import Failure, Part, Row, RowArrays
+from serving.tasks.base.task import AnyTask, Batch, upload
+from serving.wire.messages import Failure, Row, RowArrays, TokenDelta
 
 if TYPE_CHECKING:
-    from serving.engine.generation.scheduler import Writer
+    from serving.engine.generation.scheduler import Scheduler
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -73,7 +73,7 @@ class Model:
         """root: the artifact's folder, verified. cache_bytes: of a task that generates, for keys and values; 0 for a
         default. Blocks while weights are read; raises HeadError or ArtifactError.
         """
-        self.task: Task = get_task(contract.task)
+        self.task: AnyTask = get_task(contract.task)
         self.contract = contract
         self._cache_bytes = cache_bytes
         self.device = torch.device(device)
@@ -118,38 +118,38 @@ class Model:
         """Whether an answer is not finite where rows attend in blocks, in which such a row spoils those beside it."""
         return self.blocks and not all(bool(numpy.isfinite(array).all()) for array in arrays)
 
-    def write(self, rows: Sequence[Row]) -> list[Part]:
+    def write(self, rows: Sequence[Row]) -> list[TokenDelta]:
         """The texts of rows of a task that generates, whole. Blocks."""
-        writer, found = self.writer, dict[int, Part]()
+        scheduler, found = self.scheduler, dict[int, TokenDelta]()
         for row in rows:
-            writer.add(b"", msgspec.structs.replace(row, deadline=float("inf"), streams=False), 0.0)
-        while writer:
-            for _, reply in writer.step():
+            scheduler.add(b"", msgspec.structs.replace(row, deadline=float("inf"), streams=False), 0.0)
+        while scheduler:
+            for _, reply in scheduler.step():
                 if isinstance(reply, Failure):
                     raise Failed(reply.message)
                 found[reply.id] = reply
         return [found[row.id] for row in rows]
 
     @cached_property
-    def writer(self) -> "Writer":
+    def scheduler(self) -> "Scheduler":
         """What writes the rows, of a task that generates; raises EngineError where the model cannot be written with."""
-        from serving.engine.generation.factory import make_writer
+        from serving.engine.generation.factory import make_scheduler
 
-        return make_writer(self.module, self.contract, self.served.encoder, self._cache_bytes, self.note)
+        return make_scheduler(self.module, self.contract, self.served.tokenizer, self._cache_bytes, self.note)
 
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:
         """Forward and wait; the arrays of each row, cut to its length where they have tokens."""
         if self.task.generates:
             return [to_arrays(part) for part in self.write(rows)]
         arrays = self.launch(rows).wait()
-        return [cut(arrays, index, row.length, self.task, row.kind) for index, row in enumerate(rows)]
+        return [cut(arrays, index, row.length, self.task, row.batch_key) for index, row in enumerate(rows)]
 
     def _try_out(self) -> None:
         try:
             lengths = (1, min(3, self.contract.max_tokens))
             self.run([self.task.probe(self.contract, length).to_row(row, 0.0) for row, length in enumerate(lengths)])
         except Exception:
-            self.__dict__.pop("writer", None)
+            self.__dict__.pop("scheduler", None)
             raise
 
     def batch(self, rows: Sequence[Row]) -> Batch:
@@ -161,12 +161,12 @@ class Model:
         return Batch(
             {name: upload(array, self.device) for name, array in inputs.items()},
             lengths,
-            rows[0].kind,
-            [row.extra for row in rows],
+            rows[0].batch_key,
+            [row.payload for row in rows],
             self.contract,
         )
 
 
-def cut(arrays: Sequence[numpy.ndarray[Any, Any]], index: int, length: int, task: Task, kind: str) -> RowArrays:
+def cut(arrays: Sequence[numpy.ndarray[Any, Any]], index: int, length: int, task: AnyTask, batch_key: str) -> RowArrays:
     """One row's arrays, without its padding."""
-    return [array[index, :length] if task.has_tokens(kind) else array[index] for array in arrays]
+    return [array[index, :length] if task.has_tokens(batch_key) else array[index] for array in arrays]

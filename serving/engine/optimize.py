@@ -153,7 +153,7 @@ def describe_execution(model: Model) -> str:
 
     Of a GPU also up to how many tokens a batch is replayed.
     """
-    is_graph = model.writer.decoder.is_traced if model.task.generates else isinstance(model.module, TracedModule)
+    is_graph = model.scheduler.decoder.is_traced if model.task.generates else isinstance(model.module, TracedModule)
     words = ["packed"] * model.packs + ["narrowed"] * model.narrows + ["graph"] * is_graph
     replays = f", replayed up to {model.replays} tokens" if model.replays else ""
     return (" ".join(words) or "module by module") + replays

@@ -51,7 +51,7 @@ class Predictor:
         """An item's answer, and how many tokens each of its rows has."""
         encoded = self.model.task.encode(item, request.parameters, self._served)
         arrays = [self.model.run([row.to_row(0, 0.0)])[0] for row in encoded.rows]
-        answer = self.model.task.decode(arrays, encoded.plan, request.parameters, self._served)
+        answer = self.model.task.decode(arrays, encoded.decode_context, request.parameters, self._served)
         return answer, [row.length for row in encoded.rows]
 
     def example(self, inputs: Any, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -16,18 +16,18 @@ import zmq
 
 from serving.errors import DeadlineExceeded, EngineLost, Failed, QueueFull, ServingError, TooLarge
 from serving.tasks.base.generated_text import to_arrays
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 from serving.wire.messages import (
     Cancel,
     EncodedRow,
     Failure,
     FromEngine,
     Outputs,
-    Part,
     Row,
     RowArrays,
     Submit,
-    Written,
+    TokenDelta,
+    TokenDeltas,
     unpack,
 )
 
@@ -58,7 +58,7 @@ class Waiter:
         if not self._missing and not self.done.done():
             self.done.set_result(self._arrays)
 
-    def take(self, index: int, part: Part) -> None:
+    def take(self, index: int, part: TokenDelta) -> None:
         """Take a row's whole text."""
         self.put(index, to_arrays(part), part.forward_seconds)
 
@@ -76,9 +76,9 @@ class StreamWaiter(Waiter):
 
     def __init__(self, rows: int, deadline: float) -> None:
         super().__init__(rows, deadline)
-        self.parts: asyncio.Queue[tuple[int, Part] | ServingError] = asyncio.Queue()
+        self.parts: asyncio.Queue[tuple[int, TokenDelta] | ServingError] = asyncio.Queue()
 
-    def take(self, index: int, part: Part) -> None:
+    def take(self, index: int, part: TokenDelta) -> None:
         """Hand a row's newest tokens on."""
         self.deadline = float("inf")
         self.parts.put_nowait((index, part))
@@ -91,7 +91,9 @@ class StreamWaiter(Waiter):
 class EngineLink:
     """One engine, as a front sees it. bound_tokens: how many tokens this front may have in the engine's queue."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, task: Task, bound_tokens: int) -> None:
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, task: AnyTask, bound_tokens: int
+    ) -> None:
         self.address = address
         self.bound_tokens = bound_tokens
         self.tokens_per_second = 1.0
@@ -213,7 +215,7 @@ class EngineLink:
             match message:
                 case Outputs():
                     self._deliver(message)
-                case Written():
+                case TokenDeltas():
                     self._hand_on(message)
                 case Failure():
                     self._fail(message)
@@ -229,15 +231,15 @@ class EngineLink:
             if found is None:
                 continue
             waiter, position, row = found
-            has_tokens = self._task.has_tokens(row.kind)
+            has_tokens = self._task.has_tokens(row.batch_key)
             own = [array[index, :length] if has_tokens else array[index] for array in arrays]
             if not finite and not all(numpy.isfinite(array).all() for array in own):
                 waiter.fail(Failed("the model answered with a number that is not finite"))
             else:
                 waiter.put(position, own, message.forward_seconds)
 
-    def _hand_on(self, message: Written) -> None:
-        for part in message.parts:
+    def _hand_on(self, message: TokenDeltas) -> None:
+        for part in message.deltas:
             found = self._returned(part.id) if part.finish else self._rows.get(part.id)
             if found is not None:
                 found[0].take(found[1], part)
@@ -271,8 +273,6 @@ def _error_of(failure: Failure) -> ServingError:
             error = Failed(failure.message)
         case "deadline":
             error = DeadlineExceeded(failure.message)
-        case "stopping":
-            error = EngineLost(failure.message, retry_seconds=1.0)
         case _:
             assert_never(failure.reason)
     return error

@@ -30,7 +30,7 @@ from serving.runtime.limits import read_limits
 from serving.runtime.server_process import ServerProcess
 from serving.settings import ServingSettings
 from serving.tasks.base.request import Request
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 from serving.wire.messages import Encoded
 from serving.wire.routing_table import FRONTS_LOCK, ModelEntry, TableFile
 
@@ -59,7 +59,7 @@ class Call(msgspec.Struct, frozen=True):
 
     name: str
     version: str | None
-    read: Callable[[Task], Request]
+    read: Callable[[AnyTask], Request]
     disconnected: Disconnected | None
     tracked: TrackedRequest
 
@@ -69,7 +69,7 @@ class Submission(msgspec.Struct, Generic[AnyWaiter], frozen=True):
 
     loaded: LoadedVersion
     request: Request
-    encoded: list[Encoded]
+    encoded: list[Encoded[object]]
     link: EngineLink
     waiter: AnyWaiter
 
@@ -111,7 +111,7 @@ class Front:
         self,
         name: str,
         version: str | None,
-        read: Callable[[Task], Request],
+        read: Callable[[AnyTask], Request],
         *,
         protocol: ProtocolName,
         write: Callable[[Any], Value] = lambda value: value,
@@ -134,7 +134,7 @@ class Front:
         self,
         name: str,
         version: str | None,
-        read: Callable[[Task], Request],
+        read: Callable[[AnyTask], Request],
         *,
         protocol: ProtocolName,
         disconnected: Disconnected | None = None,
@@ -224,10 +224,10 @@ class Front:
         return StreamSource(
             version=sent.loaded.version,
             waiter=sent.waiter,
-            encoder=sent.loaded.served.encoder,
+            encoder=sent.loaded.served.tokenizer,
             stops=parameters.stop or (),
             prompt_tokens=call.tracked.stages.tokens,
-            before=[task.text_before(item.plan, parameters) for item in sent.encoded for _ in item.rows],
+            before=[task.text_before(item.decode_context, parameters) for item in sent.encoded for _ in item.rows],
             close=close,
         )
 
@@ -274,6 +274,6 @@ class Front:
         self.routing.note_unserved(now)
 
 
-def only_text_streams(model: str, task: Task) -> Unprocessable:
+def only_text_streams(model: str, task: AnyTask) -> Unprocessable:
     """The error of a stream that a model's task cannot have."""
     return Unprocessable(f"{model} does {task.name}: only tasks that write texts can stream")

@@ -13,7 +13,7 @@ from serving.front.engine_link import EngineLink
 from serving.front.meter import FrontMeter
 from serving.tasks import get_task
 from serving.tasks.base.request import Request, assemble
-from serving.tasks.base.task import Served, Task
+from serving.tasks.base.task import AnyTask, VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 YIELD_SECONDS = 0.002
@@ -27,8 +27,8 @@ class LoadedVersion:
     model: str
     version: str
     contract: Contract
-    task: Task
-    served: Served
+    task: AnyTask
+    served: VersionContext
     meter: FrontMeter
     links: dict[str, EngineLink] = field(default_factory=dict)
     accepting: list[EngineLink] = field(default_factory=list)
@@ -57,7 +57,7 @@ class LoadedVersion:
             return self.accepting[0]
         return min(self.accepting, key=lambda link: link.outstanding_tokens)
 
-    async def encode(self, request: Request) -> list[Encoded]:
+    async def encode(self, request: Request) -> list[Encoded[object]]:
         """The rows of each item, in order. Raises ServingError, which names the item."""
         encoded, turn = [], time.perf_counter()
         for index, item in enumerate(request.items):
@@ -67,7 +67,7 @@ class LoadedVersion:
                 else:
                     encoded.append(self.task.encode(item, request.parameters, self.served))
             except ServingError as error:
-                if request.many:
+                if request.is_list:
                     error.message = error.message.replace("inputs", f"inputs[{index}]", 1)
                 raise
             if time.perf_counter() - turn > YIELD_SECONDS:
@@ -75,13 +75,13 @@ class LoadedVersion:
                 turn = time.perf_counter()
         return encoded
 
-    async def decode(self, request: Request, encoded: list[Encoded], arrays: list[RowArrays]) -> Any:
+    async def decode(self, request: Request, encoded: list[Encoded[object]], arrays: list[RowArrays]) -> Any:
         """The answer. Its labels are counted."""
         answers, turn, first = [], time.perf_counter(), 0
         for item in encoded:
             rows = arrays[first : first + len(item.rows)]
             first += len(item.rows)
-            answers.append(self.task.decode(rows, item.plan, request.parameters, self.served))
+            answers.append(self.task.decode(rows, item.decode_context, request.parameters, self.served))
             if time.perf_counter() - turn > YIELD_SECONDS:
                 await asyncio.sleep(0)
                 turn = time.perf_counter()

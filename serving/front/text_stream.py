@@ -14,8 +14,9 @@ from serving.front.engine_link import StreamWaiter
 from serving.front.request_context import StageTimes
 from serving.front.request_tracker import TrackedRequest
 from serving.processors.detokenizer import TextReader
+from serving.processors.tokenizer import TextEncoder
 from serving.tasks.base.generated_text import TokenScore, read_scores, to_arrays
-from serving.wire.messages import Part
+from serving.wire.messages import TokenDelta
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class TextDelta:
 
     text: what is certain now, may be empty; together the deltas are the whole text. token_ids: the tokens that this
     text was read from. logprobs: of the same tokens, empty unless asked for. finish: empty while more comes, else one
-    of `messages.FINISHES`. generated_tokens: of the text so far.
+    of `messages.FINISH_REASONS`. generated_tokens: of the text so far.
     """
 
     index: int
@@ -58,7 +59,7 @@ class StreamSource:
 
     version: str
     waiter: StreamWaiter
-    encoder: object
+    encoder: TextEncoder
     stops: Sequence[str]
     prompt_tokens: int
     before: Sequence[str]
@@ -193,7 +194,7 @@ class TextStream:
                 self._has_begun = True
                 return delta
 
-    async def _next_part(self) -> tuple[int, Part]:
+    async def _next_part(self) -> tuple[int, TokenDelta]:
         parts = self._source.waiter.parts
         try:
             found = parts.get_nowait() if not parts.empty() else await asyncio.wait_for(parts.get(), self._wait_seconds)
@@ -203,7 +204,7 @@ class TextStream:
             raise found
         return found
 
-    def _read(self, index: int, part: Part) -> TextDelta:
+    def _read(self, index: int, part: TokenDelta) -> TextDelta:
         reader, arrays = self._readers[index], to_arrays(part)
         ids: list[int] = arrays[0].tolist()
         text = "" if reader.written else self._source.before[index]

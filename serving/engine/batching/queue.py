@@ -137,9 +137,9 @@ class Queue:
         """Put a row at the end."""
         entry = Entry(client, row, now, row.length)
         self._entries[client, row.id] = entry
-        waiting = self._kinds.get(row.kind)
+        waiting = self._kinds.get(row.batch_key)
         if waiting is None:
-            waiting = self._kinds[row.kind] = self._line()
+            waiting = self._kinds[row.batch_key] = self._line()
         waiting.add(entry)
         self._order.append(entry)
         self._added += 1
@@ -173,21 +173,21 @@ class Queue:
         while not self._order[0].waits:
             self._order.popleft()
         oldest = self._order[0]
-        waiting = self._kinds[oldest.row.kind]
+        waiting = self._kinds[oldest.row.batch_key]
         batch = waiting.choose(oldest, cost)
         for entry in batch:
             self._leave(entry)
         if not waiting:
-            del self._kinds[oldest.row.kind]
+            del self._kinds[oldest.row.batch_key]
         return batch
 
     def _drop(self, entry: Entry) -> None:
         """A row leaves in another way than in a batch."""
         self._leave(entry)
-        waiting = self._kinds[entry.row.kind]
+        waiting = self._kinds[entry.row.batch_key]
         waiting.drop(entry)
         if not waiting:
-            del self._kinds[entry.row.kind]
+            del self._kinds[entry.row.batch_key]
 
     def _leave(self, entry: Entry) -> None:
         entry.waits = False

@@ -9,7 +9,7 @@ import msgspec
 
 from serving.errors import Malformed, ServingError, Unprocessable
 from serving.front.asgi import JsonObject
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 Form = TypeVar("Form")
 _OWN_FIELD = re.compile(r"\bparameters\.(\w+)|\b(inputs)\b")
@@ -48,9 +48,9 @@ def named_model(model: str | None) -> tuple[str, str | None]:
     return name, version or None
 
 
-def pick_parameters(fields: Mapping[str, object], task: Task) -> JsonObject:
+def pick_parameters(fields: Mapping[str, object], task: AnyTask) -> JsonObject:
     """The task's own parameters among a body's fields. null counts as absent."""
-    return {name: fields[name] for name in task.Parameters.__struct_fields__ if fields.get(name) is not None}
+    return {name: fields[name] for name in task.parameters_type.__struct_fields__ if fields.get(name) is not None}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from serving.front.request_context import RequestContext
 from serving.front.text_stream import TextDelta
 from serving.tasks.base.generated_text import describe_token
 from serving.tasks.base.request import Request, parse_body
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 
 class HuggingFace(Protocol):
@@ -86,7 +86,7 @@ class HuggingFace(Protocol):
         *,
         wants_stream: bool = False,
     ) -> Response:
-        def read(task: Task) -> Request:
+        def read(task: AnyTask) -> Request:
             request = parse_body(body, task, self.front.settings.max_rows)
             if wants_stream:
                 raise only_text_streams(name.partition("@")[0], task)
@@ -100,11 +100,11 @@ class HuggingFace(Protocol):
     async def _stream(self, name: str, version: str | None, body: bytes, exchange: Exchange) -> None:
         settings, seed = self.front.settings, None
 
-        def read(task: Task) -> Request:
+        def read(task: AnyTask) -> Request:
             nonlocal seed
             request = parse_body(body, task, settings.max_rows)
             if task.generates:
-                if request.many or request.parameters.texts > 1:
+                if request.is_list or request.parameters.texts > 1:
                     raise Unprocessable("stream is of one text: send one input, and ask for one text")
                 seed = request.parameters.seed
             return request

@@ -19,7 +19,7 @@ from serving.front.protocols.forms import read_form, read_json
 from serving.front.protocols.kserve_tensors import Tensor, output_form, read_columns, split_body, write_output
 from serving.tasks.base.columns import parts_of, takes_text, to_inputs
 from serving.tasks.base.request import Request, convert_request
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 HEADER_LENGTH = b"inference-header-content-length"
 RESERVED = ("binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout")
@@ -110,7 +110,7 @@ class KServe(Protocol):
         for wanted in form.outputs:
             as_binary = bool(wanted.parameters.get("binary_data", as_binary))
 
-        def read(task: Task) -> Request:
+        def read(task: AnyTask) -> Request:
             inputs = to_inputs(read_columns(form.inputs, binary), task)
             if task.takes_files:
                 inputs = [base64.b64encode(entry).decode() if isinstance(entry, bytes) else entry for entry in inputs]

@@ -19,11 +19,11 @@ from serving.front.protocols.base import Exchange, Protocol, headers_of, no_rout
 from serving.front.protocols.forms import read_form, read_json
 from serving.tasks.base.columns import to_inputs
 from serving.tasks.base.request import Request, convert_request
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 Format = Literal["inputs", "instances", "dataframe_split", "dataframe_records"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-ReadInputs = Callable[[Task], list[object]]
+ReadInputs = Callable[[AnyTask], list[object]]
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
 
 
@@ -78,7 +78,7 @@ class MLflowScoring(Protocol):
             raise Malformed(f"content-type {kind} is not read: send application/json or text/csv")
         read_inputs, params = _read_table(body) if kind == "text/csv" else _read_object(body)
 
-        def read(task: Task) -> Request:
+        def read(task: AnyTask) -> Request:
             return convert_request(read_inputs(task), params, task, settings.max_rows)
 
         answer = await self.front.answer(
@@ -111,7 +111,7 @@ def _read_object(body: bytes) -> tuple[ReadInputs, object]:
     return partial(_read_inputs, given[0], found[given[0]]), found.get("params")
 
 
-def _read_inputs(form: Format, value: object, task: Task) -> list[object]:
+def _read_inputs(form: Format, value: object, task: AnyTask) -> list[object]:
     match form:
         case "dataframe_split":
             split = read_form({form: value}, _SplitTableForm).dataframe_split
@@ -130,7 +130,7 @@ def _read_inputs(form: Format, value: object, task: Task) -> list[object]:
     return inputs
 
 
-def _plain(value: object, task: Task) -> list[object]:
+def _plain(value: object, task: AnyTask) -> list[object]:
     """The inputs of a body in the task's own form: one input, a list of inputs, or their columns."""
     if isinstance(value, Mapping):
         if value and all(isinstance(column, list) for column in value.values()):

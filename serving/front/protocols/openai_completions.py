@@ -26,7 +26,7 @@ from serving.front.protocols.openai_forms import (
 from serving.front.text_stream import TextDelta, TextStream
 from serving.tasks.base.generated_text import TokenScore
 from serving.tasks.base.request import Request, convert_request
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 FormType = TypeVar("FormType", bound=GenerationForm)
 
@@ -46,7 +46,7 @@ class CompletionRoute(ABC, Generic[FormType]):
         self._front = front
 
     @abstractmethod
-    def read(self, form: FormType, fields: JsonObject, model: str, task: Task) -> Request:
+    def read(self, form: FormType, fields: JsonObject, model: str, task: AnyTask) -> Request:
         """Make the task's request. Raises Unprocessable."""
 
     @abstractmethod
@@ -77,7 +77,7 @@ class CompletionRoute(ABC, Generic[FormType]):
     async def _open(self, model: str | None, form: FormType, fields: JsonObject, exchange: Exchange) -> TextStream:
         name, version = named_model(model or form.model)
 
-        def read(task: Task) -> Request:
+        def read(task: AnyTask) -> Request:
             if not task.generates:
                 raise Unprocessable(f"model {name!r} does {task.name}: it writes no texts")
             return self.read(form, fields, model or form.model or "", task)
@@ -126,14 +126,14 @@ class Completions(CompletionRoute[CompletionForm]):
     kind = chunk_kind = "text_completion"
     names = {"inputs": "prompt", "max_new_tokens": "max_tokens"}
 
-    def read(self, form: CompletionForm, fields: JsonObject, model: str, task: Task) -> Request:
+    def read(self, form: CompletionForm, fields: JsonObject, model: str, task: AnyTask) -> Request:
         """One input per prompt."""
         prompts = form.prompt if isinstance(form.prompt, list) else [form.prompt]
         if prompts and not isinstance(prompts[0], str):
             raise Unprocessable("prompt: send a text or texts; the server tokenizes them itself", field="prompt")
         more: JsonObject = {"logprobs": form.logprobs}
         if form.echo:
-            if form.logprobs is not None or "return_full_text" not in task.Parameters.__struct_fields__:
+            if form.logprobs is not None or "return_full_text" not in task.parameters_type.__struct_fields__:
                 raise Unprocessable("echo is of prompts without logprobs, and of text-generation", field="echo")
             more["return_full_text"] = True
         return convert_request(prompts, to_parameters(form, fields, task, **more), task, self._front.settings.max_rows)
@@ -174,7 +174,7 @@ class Chat(CompletionRoute[ChatForm]):
     chunk_kind = "chat.completion.chunk"
     names = {"inputs": "messages", "max_new_tokens": "max_completion_tokens", "logprobs": "top_logprobs"}
 
-    def read(self, form: ChatForm, fields: JsonObject, model: str, task: Task) -> Request:
+    def read(self, form: ChatForm, fields: JsonObject, model: str, task: AnyTask) -> Request:
         """One input: the chat, rendered with the model's template."""
         # the front found the version in this same turn of the event loop, so this is the same one
         template = self._front.find(*named_model(model)).served.chat

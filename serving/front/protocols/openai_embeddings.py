@@ -12,7 +12,7 @@ from serving.front.front import Front
 from serving.front.protocols.base import Exchange, headers_of
 from serving.front.protocols.forms import named_model, pick_parameters, read_form, read_json, renamed
 from serving.tasks.base.request import Request, convert_request
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 
 class EmbeddingForm(msgspec.Struct, frozen=True):
@@ -37,7 +37,7 @@ class Embeddings:
         if _holds_ids(form.input):
             raise Unprocessable("input holds token ids: send text; the server tokenizes it itself", field="input")
 
-        def read(task: Task) -> Request:
+        def read(task: AnyTask) -> Request:
             if not task.embeds:
                 raise Unprocessable(f"model {form.model or model!r} does {task.name}: it makes no embeddings")
             return convert_request(form.input, pick_parameters(fields, task), task, settings.max_rows)

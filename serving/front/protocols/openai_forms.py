@@ -11,7 +11,7 @@ from serving.front.asgi import JsonObject
 from serving.front.protocols.forms import pick_parameters
 from serving.front.text_stream import TextStream
 from serving.tasks.base.generated_text import TokenScore
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "audio": (),
@@ -68,7 +68,7 @@ def refuse_unsupported(fields: Mapping[str, object]) -> None:
             raise Unprocessable(f"{name} is not supported by this server: leave it out", field=name)
 
 
-def to_parameters(form: GenerationForm, fields: Mapping[str, object], task: Task, **more: object) -> JsonObject:
+def to_parameters(form: GenerationForm, fields: Mapping[str, object], task: AnyTask, **more: object) -> JsonObject:
     """The task's parameters. Those without an OpenAI name, such as `top_k`, have the task's own names in the body."""
     is_greedy = form.temperature == 0
     parameters = pick_parameters(fields, task)

@@ -27,9 +27,9 @@ from tests.serving.engine.optimizations.test_unpadded import READ_FIRST
 LENGTHS = (7, 12, 3)
 TARGETS = msgspec.msgpack.encode(Wanted([1, 2], [7, 8, 9]))
 CASES = [
-    *[("bert", "feature-extraction", {"kind": kind}) for kind in ("raw", "mean", "cls", "last")],
-    ("vit", "feature-extraction", {"kind": "mean"}),
-    *[("bert", "fill-mask", each) for each in ({}, {"kind": "targets", "extra": TARGETS})],
+    *[("bert", "feature-extraction", {"batch_key": kind}) for kind in ("raw", "mean", "cls", "last")],
+    ("vit", "feature-extraction", {"batch_key": "mean"}),
+    *[("bert", "fill-mask", each) for each in ({}, {"batch_key": "targets", "payload": TARGETS})],
     ("bert", "text-classification", {}),
     ("bert", "token-classification", {}),
     ("bert", "question-answering", {}),
@@ -62,7 +62,9 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return model
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join([*case[:2], case[2].get("kind", "")]).rstrip("-"))
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: "-".join([*case[:2], case[2].get("batch_key", "")]).rstrip("-")
+)
 @torch.inference_mode()
 def test_no_task_waits_for_the_device(
     model: Model, case: tuple[str, str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch

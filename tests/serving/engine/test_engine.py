@@ -48,7 +48,7 @@ def test_an_engine_learns_what_its_batches_cost(tmp_path: Path) -> None:
     engine = Engine(model, SLOW, router, EngineMeter("m", "1", "text-classification"))
     thread = threading.Thread(target=engine.run)
     thread.start()
-    kind = model.task.probe(model.contract, 8).kind
+    kind = model.task.probe(model.contract, 8).batch_key
     for number in range(BATCHES):
         row = Row(number, 8, numpy.full(8, 5, numpy.int32).tobytes(), b"", kind, 1e12)
         client.send(msgspec.msgpack.encode(Submit([row])))
@@ -74,7 +74,7 @@ def test_a_row_that_is_not_finite_spoils_no_other_in_its_block(tmp_path: Path, m
     engine = Engine(model, replace(SLOW, packs=True), router, EngineMeter("m", "1", "text-classification"))
     thread = threading.Thread(target=engine.run)
     thread.start()
-    kind = model.task.probe(model.contract, 8).kind
+    kind = model.task.probe(model.contract, 8).batch_key
     tokens = {number: 7 if number == 2 else 9 + number for number in range(6)}
     rows = [
         Row(number, 5 + number, numpy.full(5 + number, token, numpy.int32).tobytes(), b"", kind, 1e12)

@@ -17,7 +17,7 @@ from serving.front.meter import FrontMeter
 from serving.settings import ServingSettings
 from serving.tasks.base.request import Request
 from serving.tasks.base.task import Task
-from serving.wire.messages import Encoded, EncodedRow, Part
+from serving.wire.messages import Encoded, EncodedRow, TokenDelta
 from serving.wire.routing_table import ModelEntry, Table, VersionEntry
 
 MakeFront = Callable[..., Front]
@@ -82,7 +82,7 @@ def write(text: str, *, end: bool = True) -> Callable[[Waiter], None]:
         for place, letter in enumerate(text, start=1):
             finish = "length" if end and place == len(text) else ""
             tokens = numpy.asarray([ord(letter) - ord("a")], dtype=numpy.int32).tobytes()
-            waiter.take(0, Part(1, tokens, finish, place))
+            waiter.take(0, TokenDelta(1, tokens, finish, place))
         if not end:
             waiter.fail(LOST)
 

@@ -11,7 +11,7 @@ import zmq
 from serving.errors import DeadlineExceeded, EngineLost
 from serving.front.engine_link import MAX_ENDED, EngineLink, StreamWaiter, Waiter
 from serving.tasks import get_task
-from serving.wire.messages import EncodedRow, Part
+from serving.wire.messages import EncodedRow, TokenDelta
 
 ROW = EncodedRow(1, b"")
 
@@ -59,7 +59,7 @@ def test_a_stream_whose_tokens_come_has_no_deadline_any_more(tmp_path: Path) -> 
         begun, waiting = StreamWaiter(1, 1.0), StreamWaiter(1, 1.0)
         for waiter in (begun, waiting):
             link.submit([ROW], waiter)
-        begun.take(0, Part(1, b"", "", 1))
+        begun.take(0, TokenDelta(1, b"", "", 1))
         begun.parts.get_nowait()
         link.abandon_late(2.0)
         assert begun.parts.empty()

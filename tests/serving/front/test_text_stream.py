@@ -182,7 +182,7 @@ def test_a_client_that_leaves_frees_its_place_at_once(local: Local) -> None:
             assert counted("cache_used_tokens") == 0
             assert front.find("m", None).choose_link().outstanding_tokens == 0
 
-    with gated(local.model.writer.decoder) as gate:
+    with gated(local.model.scheduler.decoder) as gate:
         asyncio.run(asyncio.wait_for(ask(), 60))
 
 
@@ -200,7 +200,7 @@ def test_what_is_written_is_counted(local: Local) -> None:
 def test_a_fault_in_the_middle_of_a_stream_ends_it_with_an_error_and_others_go_on(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = local.model.writer.decoder
+    decoder = local.model.scheduler.decoder
     step, seen = decoder.step, []
 
     def fail(tokens: Any) -> Any:
@@ -235,7 +235,7 @@ def test_an_engine_that_is_gone_ends_its_streams_with_an_error(local: Local) -> 
                     pass
             gate.open()
 
-    with gated(local.model.writer.decoder) as gate:
+    with gated(local.model.scheduler.decoder) as gate:
         asyncio.run(asyncio.wait_for(ask(), 60))
 
 
@@ -245,8 +245,8 @@ def test_an_engine_whose_model_does_not_work_any_more_tells_everybody_and_ends(
     def broken(*_: Any) -> Any:
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(local.model.writer.decoder, "step", broken)
-    monkeypatch.setattr(local.model.writer, "_verify", broken)
+    monkeypatch.setattr(local.model.scheduler.decoder, "step", broken)
+    monkeypatch.setattr(local.model.scheduler, "_verify", broken)
     ended: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", ended.append)
 
@@ -288,7 +288,7 @@ def test_an_engine_that_is_told_to_stop_ends_its_streams_first(local: Local) -> 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local_module, "make_engine", remember)
-        with gated(local.model.writer.decoder) as gate:
+        with gated(local.model.scheduler.decoder) as gate:
             deltas = asyncio.run(asyncio.wait_for(ask(), 60))
     assert deltas[-1].finish == "length"
     assert deltas[-1].generated_tokens == 100

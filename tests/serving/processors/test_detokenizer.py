@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from serving.processors.detokenizer import MOST_UNFINISHED, Detokenizer, StopFilter
+from serving.processors.detokenizer import MAX_UNFINISHED, Detokenizer, StopFilter
 from tests.families import make_tokenizer
 
 HARD = st.sampled_from(["👩‍👩‍👧", "é", "é", "日本", "🇫🇷", " ", "  ", "naïve", "fox", "\n", "ß", "𝔘", "．", "a"])
@@ -75,7 +75,7 @@ def test_bytes_that_are_no_character_are_given_before_the_end() -> None:
     tokenizer = byte_fallback()
     found = pieces(tokenizer, [tokenizer.token_to_id("<0xE6>")] * 40)
     assert "".join(found) == "\ufffd" * 40
-    assert len("".join(found[:-1])) >= 40 - MOST_UNFINISHED
+    assert len("".join(found[:-1])) >= 40 - MAX_UNFINISHED
 
 
 @given(

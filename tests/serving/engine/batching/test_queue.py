@@ -38,7 +38,7 @@ def test_every_row_is_served_once_and_the_oldest_is_in_every_batch(
         oldest = min(waiting)
         ids = [entry.row.id for entry in batch]
         assert oldest in ids
-        assert len({entry.row.kind for entry in batch}) == 1
+        assert len({entry.row.batch_key for entry in batch}) == 1
         for index in ids:
             del waiting[index]
         assert queue.tokens == sum(length for _, length, _ in waiting.values())
