@@ -16,7 +16,7 @@ import zmq
 from registry.contract import Contract
 from registry.flavor import read_contract
 from registry.settings import RegistrySettings
-from serving.engine import engine as engine_module
+from serving.engine import socket_loop
 from serving.engine.__main__ import make_engine
 from serving.engine.batching.cost import Cost
 from serving.engine.generation.scheduler import Reply, Writer
@@ -33,8 +33,8 @@ from serving.wire.messages import Row
 from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
 from tests.e2e.server import wait_until
 
-engine_module.LINGER_SECONDS = 0.0  # these fronts and engines end together
-engine_module.IDLE_MILLISECONDS = 20
+socket_loop.LINGER_SECONDS = 0.0  # these fronts and engines end together
+socket_loop.IDLE_MILLISECONDS = 20
 COST = Cost(fixed_seconds=1.0, token_seconds=1e-6, budget_tokens=2048)
 """Padding is nearly free here, so that rows of all lengths share batches."""
 

@@ -25,6 +25,7 @@ from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path
 
 if TYPE_CHECKING:
+    from serving.engine.generation.engine import GenerationEngine
     from serving.engine.loading import Loaded
     from serving.engine.meter import EngineMeter
     from serving.engine.model import Model
@@ -66,13 +67,13 @@ class Lease:
 
 def make_engine(
     model: "Model", cost: Cost, socket: "zmq.Socket[bytes]", meter: "EngineMeter", lanes: "Lanes | None" = None
-) -> Engine:
+) -> "Engine | GenerationEngine":
     """The engine of the model's task."""
     if not model.task.generates:
         return Engine(model, cost, socket, meter, lanes)
-    from serving.engine.generation.engine import WritingEngine
+    from serving.engine.generation.engine import GenerationEngine
 
-    return WritingEngine(model, cost, socket, meter)
+    return GenerationEngine(model.writer, socket, meter)
 
 
 def import_large_modules() -> None:

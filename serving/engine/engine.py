@@ -8,30 +8,23 @@ or hands them to lanes. Replies go to the fronts.
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
-
-import msgspec
-import zmq
+from typing import TYPE_CHECKING
 
 from serving.engine.batching.cost import Cost
 from serving.engine.batching.online_cost import LearnedCost
 from serving.engine.batching.queue import Entry, Queue
-from serving.wire.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, pack
+from serving.engine.socket_loop import SocketLoop
+from serving.wire.messages import Failure, Outputs, pack
 
 if TYPE_CHECKING:
-    import numpy
+    import zmq
 
-    from serving.engine.forward_pass import Pending
+    from serving.engine.forward_pass import Array, Pending
     from serving.engine.meter import EngineMeter
     from serving.engine.model import Model
     from serving.engine.parallel import Lanes, Running
 
 logger = logging.getLogger("headwaiter.engine")
-
-IDLE_MILLISECONDS = 500
-LINGER_SECONDS = 1.0
-"""After the stop signal: how long nothing may have come in before the engine leaves."""
 
 
 class Engine:
@@ -48,50 +41,38 @@ class Engine:
         """lanes: run the model's batches side by side; they are closed when `run` returns."""
         self._model = model
         self._cost = LearnedCost(cost, model.task.probe(model.contract, 1).kind)
-        self._socket = socket
         self._meter = meter
-        self._queue: Any = Queue(packs=cost.packs)
+        self._queue = Queue(packs=cost.packs)
         self._in_flight: list[tuple[list[Entry], Pending | Running]] = []
         self._is_cuda = model.device.type == "cuda"
         self._depth = 2 if self._is_cuda else 1 if lanes is None else lanes.count
         self._free = 0.0
-        self._poller = zmq.Poller()
-        self._poller.register(socket, zmq.POLLIN)
         self._lanes = lanes
-        if self._lanes is not None:
-            self._poller.register(self._lanes, zmq.POLLIN)
-        self._decoder = msgspec.msgpack.Decoder(ToEngine)
-        self._encoder = msgspec.msgpack.Encoder()
-        self._stopping = False
-        self._last_heard = time.monotonic()
+        self._loop = SocketLoop(socket, self._queue, meter, () if lanes is None else (lanes,))
 
     def stop(self) -> None:
         """Leave once everything that was accepted is answered and nothing has come in for a moment."""
-        self._stopping = True
+        self._loop.stop()
 
     def run(self) -> None:
         """Serve. Returns after `stop`."""
-        while True:
-            self._drain(self._patience())
-            if self._may_leave():
-                break
-            self._drop_expired()
-            while len(self._in_flight) < self._depth and (batch := self._queue.choose(self._cost.now)):
-                self._launch(batch)
-            self._finish_some()
-            self._meter.observe_queue(self._queue.tokens)
-            self._meter.observe_memory()
-
+        self._loop.run(self._step, self._patience, self._is_idle)
         if self._lanes is not None:
             self._lanes.close()
 
-    def _patience(self) -> int:
+    def _step(self) -> None:
+        self._drop_expired()
+        while len(self._in_flight) < self._depth and (batch := self._queue.choose(self._cost.now)):
+            self._launch(batch)
+        self._finish_some()
+
+    def _patience(self) -> int | None:
         """For how many milliseconds nothing needs to be done unless something comes in or a lane ends its batch."""
         if self._queue and len(self._in_flight) < self._depth:
             return 0
         if self._is_cuda and self._in_flight:
             return 0 if len(self._in_flight) == self._depth else 1
-        return IDLE_MILLISECONDS
+        return None
 
     def _finish_some(self) -> None:
         """Answer what is done. A GPU that has enough to do is waited for, as it wakes nobody."""
@@ -104,30 +85,12 @@ class Engine:
             self._in_flight.remove(each)
             self._finish(*each)
 
-    def _may_leave(self) -> bool:
-        quiet = time.monotonic() - self._last_heard > LINGER_SECONDS
-        return self._stopping and quiet and not self._queue and not self._in_flight
-
-    def _drain(self, milliseconds: int) -> None:
-        if milliseconds and not self._poller.poll(milliseconds):
-            return
-        now = time.monotonic()
-        while True:
-            try:
-                client, frame = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._last_heard = now
-            message = self._decoder.decode(frame)
-            if isinstance(message, Cancel):
-                self._queue.cancel(client, message.ids)
-            else:
-                for row in message.rows:
-                    self._queue.add(client, row, now)
+    def _is_idle(self) -> bool:
+        return not self._queue and not self._in_flight
 
     def _drop_expired(self) -> None:
         for entry in self._queue.expire(time.monotonic()):
-            self._reply(entry.client, Failure([entry.row.id], "deadline", "the deadline passed in the queue"))
+            self._loop.reply(entry.client, Failure([entry.row.id], "deadline", "the deadline passed in the queue"))
 
     def _launch(self, batch: list[Entry]) -> None:
         rows = [entry.row for entry in batch]
@@ -166,7 +129,7 @@ class Engine:
         """Run the rows of a failed batch one by one, so that only the one at fault fails."""
         if len(batch) == 1:
             logger.error("the model failed on a row: %s", type(error).__name__, extra={"fields": self._meter.fields})
-            self._reply(batch[0].client, Failure([batch[0].row.id], "failed", "the model failed on this input"))
+            self._loop.reply(batch[0].client, Failure([batch[0].row.id], "failed", "the model failed on this input"))
             return
         for entry in batch:
             try:
@@ -175,7 +138,7 @@ class Engine:
             except Exception as own:  # as above
                 self._isolate([entry], own)
 
-    def _send(self, batch: Sequence[Entry], arrays: "Sequence[numpy.ndarray[Any, Any]]", seconds: float) -> None:
+    def _send(self, batch: Sequence[Entry], arrays: "Sequence[Array]", seconds: float) -> None:
         clients: dict[bytes, list[int]] = {}
         for index, entry in enumerate(batch):
             clients.setdefault(entry.client, []).append(index)
@@ -186,8 +149,4 @@ class Engine:
                 arrays=[pack(array, indexes) for array in arrays],
                 forward_seconds=seconds,
             )
-            self._reply(client, outputs)
-
-    def _reply(self, client: bytes, message: FromEngine) -> None:
-        with suppress(zmq.ZMQError):  # the front is gone; its clients are too
-            self._socket.send_multipart((client, self._encoder.encode(message)), zmq.NOBLOCK)
+            self._loop.reply(client, outputs)

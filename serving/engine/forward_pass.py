@@ -2,10 +2,12 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 import torch
+from numpy.typing import NDArray
+
+Array = NDArray[numpy.generic]
 
 
 @dataclass
@@ -13,15 +15,15 @@ class Pending:
     """A forward pass under way. arrays: host tensors, valid once `wait` returned. event: a CUDA event, or None."""
 
     arrays: tuple[torch.Tensor, ...]
-    event: Any
+    event: torch.cuda.Event | None
     began: float
     seconds: float = 0.0
 
     def is_done(self) -> bool:
         """Whether `wait` would return at once."""
-        return self.event is None or bool(self.event.query())
+        return self.event is None or bool(self.event.query())  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
-    def wait(self) -> list[numpy.ndarray[Any, Any]]:
+    def wait(self) -> list[Array]:
         """The arrays, first dimension rows; blocks until the device is done, and raises what it raised."""
         if self.event is not None:
             self.event.synchronize()

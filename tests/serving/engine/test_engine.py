@@ -57,7 +57,7 @@ def test_an_engine_learns_what_its_batches_cost(tmp_path: Path) -> None:
     engine.stop()
     thread.join(30)
     context.destroy(linger=0)
-    assert local.engine_module.LINGER_SECONDS == 0.0
+    assert local.socket_loop.LINGER_SECONDS == 0.0
     assert engine._cost.now.seconds(1, 8) < SLOW.seconds(1, 8) / 2
 
 
