@@ -17,10 +17,10 @@ from registry.contract import Contract
 from registry.flavor import read_contract
 from registry.settings import RegistrySettings
 from serving.engine import socket_loop
-from serving.engine.__main__ import make_engine
+from serving.engine.assembly import make_engine, optimize_model
 from serving.engine.batching.cost import Cost
+from serving.engine.generation.model import GenerationModel
 from serving.engine.generation.scheduler import Reply, Writer
-from serving.engine.loading import optimize
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
 from serving.engine.parallel import Split, make_lanes
@@ -28,6 +28,7 @@ from serving.errors import ServingError
 from serving.front.front import Front, Gone
 from serving.front.text_stream import TextStream
 from serving.settings import ServingSettings
+from serving.tasks import get_task
 from serving.tasks.base.request import parse_body
 from serving.wire.messages import Row
 from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
@@ -48,6 +49,16 @@ class Recorder(Model):
         self.may_begin.set()
         super().__init__(root, contract)
 
+    def launch(self, rows: Sequence[Row]) -> Any:
+        """As the model does."""
+        self.may_begin.wait()
+        self.batches.append(len(rows))
+        return super().launch(rows)
+
+
+class GenerationRecorder(Recorder, GenerationModel):
+    """A generating model that remembers how many rows each step decodes."""
+
     @cached_property
     def writer(self) -> Writer:
         """As the model's."""
@@ -63,12 +74,6 @@ class Recorder(Model):
         made.step = observed  # type: ignore[method-assign]  # the rows of each step are looked at
         return made
 
-    def launch(self, rows: Sequence[Row]) -> Any:
-        """As the model does."""
-        self.may_begin.wait()
-        self.batches.append(len(rows))
-        return super().launch(rows)
-
 
 class Local:
     """One version of the model "m"; `answers` sends many requests at once. Use it as a context manager."""
@@ -76,8 +81,9 @@ class Local:
     def __init__(self, root: Path, run: Path) -> None:
         self.root, self._run = root, run
         self.contract = read_contract(root)
-        self.model = Recorder(root, self.contract)
-        optimize(self.model)
+        kind = GenerationRecorder if get_task(self.contract.task).generates else Recorder
+        self.model = kind(root, self.contract)
+        optimize_model(self.model)
         self.split = Split()
 
     def answers(self, bodies: Sequence[Any]) -> list[Any]:
@@ -134,7 +140,7 @@ class Local:
         socket = context.socket(zmq.ROUTER)
         address = f"ipc://{self._run}/engine.sock"
         socket.bind(address)
-        cost = replace(COST, packs=self.model.packs)
+        cost = replace(COST, packs=self.model.form.is_packed)
         meter = EngineMeter("m", "1", self.contract.task)
         engine = make_engine(self.model, cost, socket, meter, make_lanes(self.model, self.split))
         thread = threading.Thread(target=engine.run)

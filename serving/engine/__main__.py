@@ -15,8 +15,6 @@ import msgspec
 import zmq
 
 from registry.imports import without_collector
-from serving.engine.batching.cost import Cost
-from serving.engine.engine import Engine
 from serving.runtime.instruments import METRICS_FOLDER
 from serving.runtime.logs import set_up_logging
 from serving.runtime.priority import OomScore, give_way, run_gently
@@ -25,11 +23,7 @@ from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path
 
 if TYPE_CHECKING:
-    from serving.engine.generation.engine import GenerationEngine
     from serving.engine.loading import Loaded
-    from serving.engine.meter import EngineMeter
-    from serving.engine.model import Model
-    from serving.engine.parallel import Lanes
 
 LEASE_SECONDS = 0.5
 LAST_SECONDS = 30.0
@@ -63,17 +57,6 @@ class Lease:
             self._stop()
             time.sleep(LAST_SECONDS)
         os._exit(0)
-
-
-def make_engine(
-    model: "Model", cost: Cost, socket: "zmq.Socket[bytes]", meter: "EngineMeter", lanes: "Lanes | None" = None
-) -> "Engine | GenerationEngine":
-    """The engine of the model's task."""
-    if not model.task.generates:
-        return Engine(model, cost, socket, meter, lanes)
-    from serving.engine.generation.engine import GenerationEngine
-
-    return GenerationEngine(model.writer, socket, meter)
 
 
 def import_large_modules() -> None:
@@ -130,13 +113,15 @@ def main(path: str) -> None:
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.bind(order.address)
+    from serving.engine.assembly import make_engine  # with the large modules, which are imported by now
+
     engine = make_engine(loaded.model, loaded.cost, socket, loaded.meter, loaded.lanes)
     signal.signal(STOP_SIGNAL, lambda *_: engine.stop())
     lease.on_end(engine.stop)
     # A supervisor signals the whole tree at once; the fronts' accepted requests need the engine until the manager says.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if loaded.model.task.generates and loaded.model.device.type == "cpu":
+    if loaded.yields_cores:
         give_way()
     oom_score.become("serving")
     write_report(report, loaded.report)

@@ -8,12 +8,10 @@ from pathlib import Path
 import torch
 
 from registry.flavor import read_contract
+from serving.engine.assembly import optimize_model, yields_cores
 from serving.engine.batching.cost import Cost
-from serving.engine.generation.verification import choose_steps
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model, choose_device, choose_dtypes
-from serving.engine.optimizations.torchscript import TracedModule
-from serving.engine.optimize import choose_execution, describe_execution
 from serving.engine.parallel import Lanes, Split, make_lanes
 from serving.engine.predictor import Predictor
 from serving.engine.warmup import choose_split, measure_cost
@@ -23,13 +21,18 @@ from serving.wire.engine_orders import EngineOrder, EngineReport
 
 @dataclass(frozen=True)
 class Loaded:
-    """What an engine needs to serve. lanes: run the model's batches side by side; None where one runs at a time."""
+    """What an engine needs to serve.
+
+    lanes: run the model's batches side by side; None where one runs at a time. yields_cores: whether the engine runs at
+    low priority.
+    """
 
     model: Model
     lanes: Lanes | None
     cost: Cost
     meter: EngineMeter
     report: EngineReport
+    yields_cores: bool
 
 
 def load_engine(order: EngineOrder) -> Loaded:
@@ -53,10 +56,10 @@ def load_engine(order: EngineOrder) -> Loaded:
     else:
         raise EngineError("; ".join(notes))
     torch.set_num_threads(threads)
-    optimize(predictor.model)
+    optimize_model(predictor.model)
     split = Split()
     if device == "cpu":
-        split = choose_split(predictor.model, lanes=isinstance(predictor.model.module, TracedModule))
+        split = choose_split(predictor.model, lanes=predictor.model.form.is_thread_safe)
     cost = measure_cost(predictor.model)
     report = EngineReport(
         pid=os.getpid(),
@@ -64,7 +67,7 @@ def load_engine(order: EngineOrder) -> Loaded:
         device=device,
         dtype=dtype,
         dtype_note="; ".join(notes),
-        execution=describe_execution(predictor.model),
+        execution=predictor.model.form.describe(),
         notes=tuple(predictor.model.notes),
         split=f"{split.lanes} × {split.threads}" if device == "cpu" else "",
         budget_tokens=cost.budget_tokens,
@@ -72,17 +75,8 @@ def load_engine(order: EngineOrder) -> Loaded:
         device_bytes=torch.cuda.memory_reserved(device) if device.startswith("cuda") else 0,
     )
     meter = EngineMeter(order.model, order.version, contract.task, partial(device_bytes, predictor.model.device))
-    return Loaded(predictor.model, make_lanes(predictor.model, split), cost, meter, report)
-
-
-@torch.inference_mode()
-def optimize(model: Model) -> None:
-    """Let a loaded model run in its fastest form from now on. Blocks for several forward passes."""
-    if model.task.generates:  # which has its own loop
-        choose_steps(model.writer.decoder, model.contract.processor.vocabulary, model.contract.max_tokens, model.note)
-        model.writer.decoder.most_width = model.contract.max_tokens if model.fills else 0
-    else:
-        choose_execution(model)
+    lanes = make_lanes(predictor.model, split)
+    return Loaded(predictor.model, lanes, cost, meter, report, yields_cores(predictor.model))
 
 
 def device_bytes(device: torch.device) -> int:

@@ -6,11 +6,9 @@
 import logging
 import time
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
 import numpy
 import torch
 
@@ -18,17 +16,13 @@ from registry.checks import load_model
 from registry.contract import Contract
 from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
-from serving.engine.forward_pass import Pending
+from serving.engine.forward_pass import Array, Pending
+from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.packing import is_round, pack_rows
 from serving.engine.optimizations.prepacked_weights import choose_products
-from serving.errors import Failed
 from serving.tasks import get_task
-from serving.tasks.base.generated_text import to_arrays
 from serving.tasks.base.task import Batch, Task, upload
-from serving.wire.messages import Failure, Part, Row, RowArrays
-
-if TYPE_CHECKING:
-    from serving.engine.generation.scheduler import Writer
+from serving.wire.messages import Row, RowArrays
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -59,39 +53,40 @@ def choose_dtypes(device: str, allowed: str, wanted: str) -> tuple[str, ...]:
 
 
 class Model:
-    """The head of one version, in eval mode, on one device. Only a graph may be launched from several threads.
+    """The head of one version, in eval mode, on one device.
 
-    packs: whether the module takes rows without padding, see `unpadded`. narrows: whether its last layer is for first
-    tokens only, see `first_token`. blocks: whether its short rows attend in blocks. fills: whether lines are
-    of few sizes, see `packing.round_up`. replays: tokens of the longest batches that are replayed on a GPU, see
-    `cuda_graphs`. notes: which faster forms it was refused, and why.
+    form: how it is executed; replaced in one step. notes: which optimisations it was refused, and why. `launch` may be
+    called from several threads only where `form.is_thread_safe`.
     """
 
     def __init__(
         self, root: Path, contract: Contract, *, device: str = "cpu", dtype: str = "float32", cache_bytes: int = 0
     ) -> None:
-        """root: the artifact's folder, verified. cache_bytes: of a task that generates, for keys and values; 0 for a
-        default. Blocks while weights are read; raises HeadError or ArtifactError.
+        """root: the artifact's folder, verified. cache_bytes: of a generating task's key-value cache, 0 for a default.
+
+        Blocks while weights are read. Raises HeadError or ArtifactError.
         """
         self.task: Task = get_task(contract.task)
         self.contract = contract
-        self._cache_bytes = cache_bytes
+        self.cache_bytes = cache_bytes
         self.device = torch.device(device)
         self.dtype = dtype
-        self.packs = False
-        self.narrows = False
-        self.blocks = False
-        self.replays = 0
         self.notes: list[str] = []
         problem = self.task.problem(contract)
         if problem is not None:
             raise ContractError(problem)
-        self.module = load_model(root / MODEL_FOLDER, contract.task, dtype=dtype).to(self.device)
-        self.task.prepare(self.module, contract)
+        module = load_model(root / MODEL_FOLDER, contract.task, dtype=dtype).to(self.device)
+        self.task.prepare(module, contract)
+        self.form = ExecutionForm(module)
         self.served = self.task.serve(root / MODEL_FOLDER, contract)
         self._is_cuda = self.device.type == "cuda"
-        is_onednn = choose_products(self.module, self._try_out, self.note) > 0 or dtype != "float32"
-        self.fills = is_onednn and not self._is_cuda
+        is_onednn = choose_products(module, self._try_out, self.note) > 0 or dtype != "float32"
+        self.form = ExecutionForm(module, is_bucketed=is_onednn and not self._is_cuda)
+
+    @property
+    def module(self) -> Any:
+        """What runs a forward pass."""
+        return self.form.module
 
     def note(self, refusal: str) -> None:
         """Log why a faster form is refused, and keep it for the engine's report."""
@@ -104,7 +99,7 @@ class Model:
         """Start a forward pass over rows of one kind; on a CPU it is finished on return."""
         began = time.perf_counter()
         batch = self.batch(rows)
-        arrays = self.task.forward(self.module, batch)
+        arrays = self.task.forward(self.form.module, batch)
         if not self._is_cuda:
             return Pending(arrays, None, began, time.perf_counter() - began)
         hosts = tuple(torch.empty(array.shape, dtype=array.dtype, pin_memory=True) for array in arrays)
@@ -114,50 +109,27 @@ class Model:
         event.record()
         return Pending(hosts, event, began)
 
-    def is_spoilt(self, arrays: Sequence[numpy.ndarray[Any, Any]]) -> bool:
+    def is_spoilt(self, arrays: Sequence[Array]) -> bool:
         """Whether an answer is not finite where rows attend in blocks, in which such a row spoils those beside it."""
-        return self.blocks and not all(bool(numpy.isfinite(array).all()) for array in arrays)
-
-    def write(self, rows: Sequence[Row]) -> list[Part]:
-        """The texts of rows of a task that generates, whole. Blocks."""
-        writer, found = self.writer, dict[int, Part]()
-        for row in rows:
-            writer.add(b"", msgspec.structs.replace(row, deadline=float("inf"), streams=False), 0.0)
-        while writer:
-            for _, reply in writer.step():
-                if isinstance(reply, Failure):
-                    raise Failed(reply.message)
-                found[reply.id] = reply
-        return [found[row.id] for row in rows]
-
-    @cached_property
-    def writer(self) -> "Writer":
-        """What writes the rows, of a task that generates; raises EngineError where the model cannot be written with."""
-        from serving.engine.generation.factory import make_writer
-
-        return make_writer(self.module, self.contract, self.served.encoder, self._cache_bytes, self.note)
+        return self.form.has_block_attention and not all(bool(numpy.isfinite(array).all()) for array in arrays)
 
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:
         """Forward and wait; the arrays of each row, cut to its length where they have tokens."""
-        if self.task.generates:
-            return [to_arrays(part) for part in self.write(rows)]
         arrays = self.launch(rows).wait()
         return [cut(arrays, index, row.length, self.task, row.kind) for index, row in enumerate(rows)]
 
     def _try_out(self) -> None:
-        try:
-            lengths = (1, min(3, self.contract.max_tokens))
-            self.run([self.task.probe(self.contract, length).to_row(row, 0.0) for row, length in enumerate(lengths)])
-        except Exception:
-            self.__dict__.pop("writer", None)
-            raise
+        lengths = (1, min(3, self.contract.max_tokens))
+        self.run([self.task.probe(self.contract, length).to_row(row, 0.0) for row, length in enumerate(lengths)])
 
-    def batch(self, rows: Sequence[Row]) -> Batch:
-        """Rows of one kind as the task takes them."""
+    def batch(self, rows: Sequence[Row], form: ExecutionForm | None = None) -> Batch:
+        """Rows of one kind as the task takes them, for the module of `form` (the model's own if None)."""
+        form = form or self.form
         inputs, lengths = self.task.collate(rows, self.contract), [row.length for row in rows]
-        needs_line = len(inputs) > 1 or self.replays  # ids alone are equally long
-        if self.packs and (needs_line or (self.fills and not is_round(lengths))):
-            inputs |= pack_rows(lengths, blocks=self.blocks, filled=self.fills)
+        has_padding = len(inputs) > 1  # rows of equal length come as token ids alone
+        needs_packing = has_padding or form.cuda_graph_tokens > 0 or (form.is_bucketed and not is_round(lengths))
+        if form.is_packed and needs_packing:
+            inputs |= pack_rows(lengths, blocks=form.has_block_attention, filled=form.is_bucketed)
         return Batch(
             {name: upload(array, self.device) for name, array in inputs.items()},
             lengths,
@@ -167,6 +139,6 @@ class Model:
         )
 
 
-def cut(arrays: Sequence[numpy.ndarray[Any, Any]], index: int, length: int, task: Task, kind: str) -> RowArrays:
+def cut(arrays: Sequence[Array], index: int, length: int, task: Task, kind: str) -> RowArrays:
     """One row's arrays, without its padding."""
     return [array[index, :length] if task.has_tokens(kind) else array[index] for array in arrays]

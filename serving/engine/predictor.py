@@ -10,8 +10,8 @@ from typing import Any
 from registry.contract import Baseline, Contract
 from registry.flavor import read_contract
 from serving.engine.answer_check import find_difference, tolerance_of
+from serving.engine.assembly import make_model
 from serving.engine.baseline import BaselineCount
-from serving.engine.model import Model
 from serving.tasks.base.request import Request, assemble, convert_request
 
 
@@ -28,7 +28,7 @@ class Predictor:
         cache_bytes: int = 0,
     ) -> None:
         self.contract = contract or read_contract(root)
-        self.model = Model(root, self.contract, device=device, dtype=dtype, cache_bytes=cache_bytes)
+        self.model = make_model(root, self.contract, device=device, dtype=dtype, cache_bytes=cache_bytes)
         self._served = self.model.served
 
     def answer(self, inputs: Any, parameters: dict[str, Any] | None = None) -> Any:

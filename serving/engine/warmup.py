@@ -108,7 +108,7 @@ def measure_cost(model: Model, clock: Callable[[], float] = time.perf_counter) -
         rows *= 2
     large = model.task.probe(model.contract, longest)
     cost = fit(typical.length, sizes, seconds, large.length, _time(model, large, 1, clock))
-    return replace(cost, packs=model.packs)
+    return replace(cost, packs=model.form.is_packed)
 
 
 def fit(typical: int, sizes: list[int], seconds: list[float], longest: int, longest_seconds: float) -> Cost:

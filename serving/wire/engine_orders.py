@@ -35,9 +35,9 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     """How far an engine is. state: "waiting" (for its order), "loading", "ready" or "failed"; then error says why.
 
-    dtype_note: why the dtype is not the fastest, or empty. execution: see `describe_execution`. notes: which faster
-    forms the model was refused, and why. split: on a CPU, forward passes side by side × threads of each. budget_tokens:
-    of a batch. tokens_per_second: measured. device_bytes: memory that it holds on a GPU.
+    dtype_note: why the dtype is not the fastest, or empty. execution: the model's optimisations by name, or "eager".
+    notes: which optimisations the model was refused, and why. split: on a CPU, forward passes side by side × threads of
+    each. budget_tokens: of a batch. tokens_per_second: measured. device_bytes: memory that it holds on a GPU.
     """
 
     pid: int

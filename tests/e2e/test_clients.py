@@ -67,7 +67,7 @@ def test_models_are_listed_with_versions_states_and_contract(server: Server, hom
     assert version["contract"]["model_class"] == "BertForSequenceClassification"
     (engine,) = version["engines"]
     assert (engine["device"], engine["dtype"]) == ("cpu", "float32")
-    assert engine["execution"] == "packed narrowed graph"
+    assert engine["execution"] == "packed sequences, first-token pruning, TorchScript"
     assert engine["notes"] == []
     assert re.fullmatch(r"\d+ × \d+", engine["split"])
     assert engine["budget_tokens"] >= 256

@@ -4,6 +4,7 @@ Run on torch's `meta` device, which has no values: whoever looks at one fails th
 of Python's numbers, made on the device, would wait as well.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from registry.heads import get_head
 from registry.layout import MODEL_FOLDER
 from registry.processors import load_processor
 from serving.engine.model import Model
+from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.first_token import can_narrow
 from serving.engine.optimizations.unpadded import can_pack, pack
 from serving.tasks import get_task
@@ -55,8 +57,8 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     if can_pack(model.module, torch.device("cuda"), torch.bfloat16):
         narrowed = can_narrow(model.module.base_model) and task in READ_FIRST
         pack(model.module, narrowed=narrowed)
-        model.packs = True
-    model.fills = False  # a CPU's
+        model.form = ExecutionForm(model.module, is_packed=True)
+    model.form = replace(model.form, is_bucketed=False)  # a CPU's
     model.module.to("meta")
     model.device = torch.device("meta")
     return model

@@ -20,7 +20,7 @@ from serving.engine.engine import Engine
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
 from serving.engine.optimizations.attention import PRODUCT_TOKENS
-from serving.engine.optimize import choose_execution
+from serving.engine.optimize import optimize
 from serving.wire.messages import FromEngine, Outputs, Row, Submit, unpack
 from tests import local  # its engines leave at once when they are stopped
 from tests.families import build
@@ -64,8 +64,8 @@ def test_an_engine_learns_what_its_batches_cost(tmp_path: Path) -> None:
 def test_a_row_that_is_not_finite_spoils_no_other_in_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.engine.optimize.find_least", lambda *_: PRODUCT_TOKENS)
     model, context = load(tmp_path), zmq.Context()
-    choose_execution(model)
-    assert model.blocks
+    model.form = optimize(model)
+    assert model.form.has_block_attention
     with torch.inference_mode():
         model.module.get_input_embeddings().weight[7] = torch.nan
     router, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)

@@ -13,9 +13,10 @@ from registry.layout import MODEL_FOLDER
 from registry.processors import load_processor
 from serving.engine.model import Model
 from serving.engine.optimizations.cuda_graphs import Run
+from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.packing import pack_rows
 from serving.engine.optimizations.unpadded import FAMILIES, pack, replay
-from serving.engine.optimize import choose_replays, describe_execution
+from serving.engine.optimize import choose_cuda_graphs
 from tests.alike import assert_alike
 from tests.families import build
 from tests.serving.engine.optimizations.test_unpadded import build as build_module
@@ -83,7 +84,7 @@ def model(tmp_path: Path) -> Model:
     contract = describe(tmp_path, module, processor, "text-classification", defaults={}, dtype="auto", max_tokens=None)
     model = Model(tmp_path, contract)
     pack(model.module)
-    model.packs = True
+    model.form = ExecutionForm(model.module, is_packed=True)
     return model
 
 
@@ -103,9 +104,9 @@ def clock(model: Model, recorder: Recorder, launched: Callable[[int], float], re
 def test_batches_are_replayed_up_to_the_size_at_which_that_is_not_faster(model: Model) -> None:
     recorder = Recorder()
     passes = clock(model, recorder, lambda tokens: 3.0 if tokens < 257 else 1.0, 2.0)
-    choose_replays(model, recorder, lambda: None, passes)
-    assert model.replays == 256
-    assert describe_execution(model) == "packed, replayed up to 256 tokens"
+    model.form = choose_cuda_graphs(model, model.form, recorder, accept, passes)
+    assert model.form.cuda_graph_tokens == 256
+    assert model.form.describe() == "packed sequences, CUDA graphs up to 256 tokens"
     before = recorder.replays
     for lengths, is_replayed in (([32] * 8, True), ([32] * 8 + [1], False), ([9], True)):
         rows = [model.task.probe(model.contract, length).to_row(0, 0.0) for length in lengths]
@@ -116,24 +117,29 @@ def test_batches_are_replayed_up_to_the_size_at_which_that_is_not_faster(model: 
 
 def test_a_model_that_is_never_faster_replayed_is_launched(model: Model) -> None:
     recorder = Recorder()
-    choose_replays(model, recorder, lambda: None, clock(model, recorder, lambda _: 1.0, 2.0))
-    assert model.replays == 0
-    assert describe_execution(model) == "packed"
+    passes = clock(model, recorder, lambda _: 1.0, 2.0)
+    model.form = choose_cuda_graphs(model, model.form, recorder, accept, passes)
+    assert model.form.cuda_graph_tokens == 0
+    assert model.form.describe() == "packed sequences"
+
+
+def accept(_: ExecutionForm) -> None:
+    """Whatever it answers."""
 
 
 def fail(*_: Any) -> Any:
     raise RuntimeError("operation not permitted when stream is capturing")
 
 
-@pytest.mark.parametrize(("record", "check"), [(fail, lambda: None), (Recorder(), fail)])
+@pytest.mark.parametrize(("record", "check"), [(fail, accept), (Recorder(), fail)])
 def test_what_cannot_be_recorded_or_answers_otherwise_is_launched(
     model: Model, record: Any, check: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "headwaiter.engine")
     rows = [model.task.probe(model.contract, length).to_row(0, 0.0) for length in (5, 7)]
     expected = model.run(rows)
-    choose_replays(model, record, check)
-    assert "no batch is replayed: RuntimeError: operation not permitted" in caplog.messages[-1]
-    assert describe_execution(model) == "packed"
+    model.form = choose_cuda_graphs(model, model.form, record, check)
+    assert "no batch runs as a CUDA graph: RuntimeError: operation not permitted" in caplog.messages[-1]
+    assert model.form.describe() == "packed sequences"
     for found, wanted in zip(model.run(rows), expected, strict=True):
         assert_alike(found[0], wanted[0])
