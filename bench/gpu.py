@@ -29,6 +29,7 @@ from bench.report import rate, table
 from bench.texts import LengthMix, describe_lengths, make_lengths
 from serving.engine.optimizations.packing import pack_rows
 from serving.engine.optimizations.unpadded import can_pack, pack, unpack
+from serving.engine.process_state import prepare_process
 from serving.manager.engine_process import EngineProcess
 from serving.wire.engine_orders import EngineOrder
 
@@ -308,6 +309,7 @@ def main() -> int:
     dtype = options.dtype or ("bfloat16" if is_cuda else "float32")
     plan = Plan(options.device, dtype, options.small, options.seconds, options.rows)
     transformers.utils.logging.disable_progress_bar()
+    prepare_process()
     where = torch.cuda.get_device_name(options.device) if is_cuda else f"{len(os.sched_getaffinity(0))} cores"
     print(f"# The engine on {where}: torch {torch.__version__}, transformers {transformers.__version__}\n")
     print(f"{CLIENTS} clients, {plan.under_way} rows under way each, {IN_MESSAGE} in a message.")

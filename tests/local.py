@@ -24,6 +24,7 @@ from serving.engine.generation.scheduler import Reply, Writer
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
 from serving.engine.parallel import Split, make_lanes
+from serving.engine.process_state import prepare_process
 from serving.errors import ServingError
 from serving.front.front import Front, Gone
 from serving.front.text_stream import TextStream
@@ -36,6 +37,7 @@ from tests.e2e.server import wait_until
 
 socket_loop.LINGER_SECONDS = 0.0  # these fronts and engines end together
 socket_loop.IDLE_MILLISECONDS = 20
+prepare_process()  # as an engine's entry point does
 COST = Cost(fixed_seconds=1.0, token_seconds=1e-6, budget_tokens=2048)
 """Padding is nearly free here, so that rows of all lengths share batches."""
 

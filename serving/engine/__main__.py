@@ -70,7 +70,9 @@ def import_large_modules() -> None:
 def _load(order: EngineOrder) -> "Loaded":
     import_large_modules()
     from serving.engine.loading import load_engine
+    from serving.engine.process_state import prepare_process
 
+    prepare_process()
     return load_engine(order)
 
 

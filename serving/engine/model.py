@@ -20,6 +20,7 @@ from serving.engine.forward_pass import Array, Pending
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.packing import is_round, pack_rows
 from serving.engine.optimizations.prepacked_weights import choose_products
+from serving.engine.optimizations.torch_private import multiplies_bfloat16
 from serving.tasks import get_task
 from serving.tasks.base.task import Batch, Task, upload
 from serving.wire.messages import Row, RowArrays
@@ -43,13 +44,9 @@ def choose_dtypes(device: str, allowed: str, wanted: str) -> tuple[str, ...]:
     fixed = wanted if wanted != "auto" else allowed
     if fixed != "auto":
         return (fixed,)
-    if device.startswith("cuda"):
-        fast = torch.cuda.get_device_capability(device)[0] >= 8
-    else:
-        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        if fast and torch._C._has_mkldnn:
-            fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # ONEDNN_MAX_CPU_ISA may forbid it
-    return ("bfloat16", "float32") if fast else ("float32",)
+    is_cuda = device.startswith("cuda")
+    is_fast = torch.cuda.get_device_capability(device)[0] >= 8 if is_cuda else multiplies_bfloat16()
+    return ("bfloat16", "float32") if is_fast else ("float32",)
 
 
 class Model:

@@ -201,4 +201,6 @@ def find_least(module: Any, dtype: torch.dtype, clock: Callable[[], float] = tim
     return PRODUCT_TOKENS if took[0] >= FASTER * took[1] else NEVER
 
 
-ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _attention)
+def register_attention() -> None:
+    """Let transformers find the packed attention as `IMPLEMENTATION`. Changes its table for the whole process."""
+    ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _attention)

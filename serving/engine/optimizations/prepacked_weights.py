@@ -12,9 +12,10 @@ from math import prod
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
+
+from serving.engine.optimizations.torch_private import has_onednn, is_fake, linear_prepacked, prepack_weight
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -32,21 +33,9 @@ class Packed(torch.nn.Linear):
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         """(…, in_features) → (…, out_features)."""
-        if isinstance(
-            given, FakeTensor
-        ):  # `serving.engine.optimizations.torchscript` looks what the model does, not how
+        if is_fake(given):  # `torch_private.operations_of` records what the layer does, not which kernel does it
             return given.new_zeros((*given.shape[:-1], self.out_features))
-        return multiply(given, self.weight, self.bias)
-
-
-def _multiply(given: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(given, weight, bias, "none", [], "")
-    return result
-
-
-multiply: Callable[..., torch.Tensor]
-multiply = torch.jit.script_if_tracing(_multiply)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-"""(given, weight, bias) → given times weight, which may be packed, plus bias. A trace cannot hold its empty list."""
+        return linear_prepacked(given, self.weight, self.bias)
 
 
 @torch.inference_mode()
@@ -63,10 +52,10 @@ def choose_products(
     """
     packed: list[tuple[Any, type]] = []
     try:
-        for each, kind in _find_faster(module, clock) if torch._C._has_mkldnn else []:
+        for each, kind in _find_faster(module, clock) if has_onednn() else []:
             weight = each.weight if kind is torch.nn.Linear else each.weight.t().contiguous()
             each.out_features, each.in_features = weight.shape
-            each.weight = torch.nn.Parameter(_pack(weight), requires_grad=False)
+            each.weight = torch.nn.Parameter(prepack_weight(weight, MANY_ROWS), requires_grad=False)
             each.__class__ = Packed
             packed.append((each, kind))
         if packed:
@@ -101,22 +90,17 @@ def _find_faster(module: torch.nn.Module, clock: Callable[[], float]) -> list[tu
     return found
 
 
-def _pack(weight: torch.Tensor) -> torch.Tensor:
-    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, MANY_ROWS)
-    return packed
-
-
 def _is_faster(weight: torch.Tensor, clock: Callable[[], float]) -> bool:
     """Over all products alike, and in the large one, which decides what a busy model gets done; and as right."""
-    packed, gains = _pack(weight), list[float]()
+    packed, gains = prepack_weight(weight, MANY_ROWS), list[float]()
     for rows in (*FEW_ROWS, min(MANY_ROWS, max(FEW_ROWS[-1], BUSY // weight.numel()))):
         given = torch.linspace(-1, 1, rows * weight.shape[1], dtype=weight.dtype).view(rows, -1)
         expected = linear(given, weight)
         tolerance = TOLERANCE[weight.dtype] * float(expected.abs().max())
-        if not torch.allclose(multiply(given, packed, None), expected, rtol=0.0, atol=tolerance):
+        if not torch.allclose(linear_prepacked(given, packed, None), expected, rtol=0.0, atol=tolerance):
             return False
         best = []
-        for way, layout in ((linear, weight), (multiply, packed)):
+        for way, layout in ((linear, weight), (linear_prepacked, packed)):
             best.append(float("inf"))
             for _ in range(REPEATS):
                 began = clock()

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from serving.engine.optimizations.torch_private import operations_of
 
 Inputs = Mapping[str, torch.Tensor]
 FILL: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -20,10 +20,6 @@ FILL: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "token_type_ids": torch.zeros_like,
 }
 """What an input that is left out means, from the token ids."""
-SAME = {"aten.alias.default": "aten.slice.Tensor"}
-"""A slice of everything is an alias."""
-
-
 TOLERANCE = 1e-4
 LOW_PRECISION_TOLERANCE = 5e-2
 """Of the largest value. A form that is wrong is off by far more, other kernels by less than 3e-2 (bfloat16)."""
@@ -65,10 +61,8 @@ class TracedModule:
 def trace(module: torch.nn.Module, *examples: Inputs) -> TracedModule:
     """The module with a graph for the inputs of each example, of which the last has all inputs there are.
 
-    Changes torch's TorchScript executor to the one that does not make a program for each shape. Raises whatever
-    tracing does.
+    Raises whatever tracing does.
     """
-    torch._C._jit_set_profiling_executor(False)  # torch has no public way
     return TracedModule(module, {tuple(inputs): _graph(module, inputs) for inputs in examples})
 
 
@@ -103,30 +97,11 @@ def _graph(module: torch.nn.Module, inputs: Inputs) -> Any:
         torch.set_num_threads(threads)
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Writes down every operation."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # as above
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.append(SAME.get(str(func), str(func)))
-        return func(*args, **(kwargs or {}))
-
-
 def check_operations(module: torch.nn.Module, *inputs: Inputs) -> None:
     """Raises NotTraceable where inputs of one shape cost other operations than those of another.
 
-    Runs on tensors without data; raises torch's errors where the model looks at values.
+    Runs on tensors without data. Raises torch's errors where the model looks at values, and MissingName.
     """
-    first, *others = (_operations(module, each) for each in inputs)
+    first, *others = (operations_of(module, each) for each in inputs)
     if any(other != first for other in others):
         raise NotTraceable("what it does depends on how many or how long its rows are")
-
-
-def _operations(module: torch.nn.Module, inputs: Inputs) -> list[str]:
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, _Operations() as operations:
-        module(**{name: fake.from_tensor(tensor) for name, tensor in inputs.items()})
-    seen: list[str] = operations.seen
-    return seen

@@ -170,10 +170,10 @@ def test_a_processor_that_packs_no_bfloat16_leaves_weights_as_they_are_and_says_
 def test_a_layer_that_cannot_be_packed_is_left_as_it_is_and_the_reason_is_noted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(_: torch.Tensor) -> torch.Tensor:
+    def refuse(*_: object) -> torch.Tensor:
         raise RuntimeError("bf16 path needs the cpu support avx_ne_convert\nand more")
 
-    monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._pack", refuse)
+    monkeypatch.setattr("serving.engine.optimizations.prepacked_weights.prepack_weight", refuse)
     layer, notes = torch.nn.Linear(IN, OUT), list[str]()
     assert choose_products(layer, work, notes.append, Clock(own=2.0, packed=1.0)) == 0
     assert type(layer) is torch.nn.Linear
@@ -181,6 +181,8 @@ def test_a_layer_that_cannot_be_packed_is_left_as_it_is_and_the_reason_is_noted(
 
 
 def test_weights_that_multiply_to_something_else_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._pack", lambda weight: weight * 1.01)
+    monkeypatch.setattr(
+        "serving.engine.optimizations.prepacked_weights.prepack_weight", lambda weight, _: weight * 1.01
+    )
     layer = torch.nn.Linear(IN, OUT)
     assert choose_products(layer, work, clock=Clock(own=2.0, packed=1.0)) == 0
