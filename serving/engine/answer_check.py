@@ -4,16 +4,6 @@ from collections.abc import Sequence
 from math import isfinite, sqrt
 from typing import Any
 
-FLOAT32_TOLERANCE = 1e-3
-LOW_PRECISION_TOLERANCE = 0.03
-
-
-def tolerance_of(dtype: str) -> float:
-    """How far apart two answers of one model in this dtype may be: on other processors or in other batches, sums are
-    rounded otherwise.
-    """
-    return FLOAT32_TOLERANCE if dtype == "float32" else LOW_PRECISION_TOLERANCE
-
 
 def find_difference(expected: Any, found: Any, tolerance: float, where: str = "answer") -> str | None:
     """The first difference in words, or None.

@@ -5,7 +5,6 @@ single, equal, padded and longest rows. Where it differs or cannot be made, the 
 the model itself.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,6 +21,7 @@ from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.first_token import can_narrow
 from serving.engine.optimizations.torchscript import are_alike, check_operations, trace
 from serving.engine.optimizations.unpadded import can_pack, pack, replay, unpack
+from serving.engine.timing import CLOCK, Clock, least_seconds
 from serving.wire.messages import Row
 
 Inputs = Mapping[str, torch.Tensor]
@@ -156,7 +156,7 @@ class _Reference:
 
 @torch.inference_mode()
 def choose_cuda_graphs(
-    model: Model, form: ExecutionForm, record: Record, check: Check, clock: Callable[[], float] = time.perf_counter
+    model: Model, form: ExecutionForm, record: Record, check: Check, clock: Clock = CLOCK
 ) -> ExecutionForm:
     """A packed form with CUDA graphs of small batches where these are faster and pass `check`; else the form itself.
 
@@ -173,7 +173,7 @@ def choose_cuda_graphs(
     return recorded
 
 
-def _record_graphs(model: Model, form: ExecutionForm, record: Record, clock: Callable[[], float]) -> ExecutionForm:
+def _record_graphs(model: Model, form: ExecutionForm, record: Record, clock: Clock) -> ExecutionForm:
     """Record graphs up to the size at which they are not faster than launching the kernels.
 
     A size is timed with the fewest tokens that it is used for, so with the most padding.
@@ -184,14 +184,7 @@ def _record_graphs(model: Model, form: ExecutionForm, record: Record, clock: Cal
     typical = min(GRAPH_ROW_TOKENS, model.contract.max_tokens)
 
     def time_of(call: Callable[[], object]) -> float:
-        took = []
-        for _ in range(REPEATS):
-            began = clock()
-            call()
-            if model.device.type == "cuda":
-                torch.cuda.synchronize(model.device)
-            took.append(clock() - began)
-        return min(took)
+        return least_seconds(partial(_run_to_end, call, model.device), REPEATS, clock)
 
     while replayed.longest < MAX_GRAPH_TOKENS:
         rows, rest = divmod(max(LEAST_LINE, 2 * replayed.longest) // 2 + 1, typical)
@@ -205,6 +198,12 @@ def _record_graphs(model: Model, form: ExecutionForm, record: Record, clock: Cal
             replayed.shorten()
             break
     return replace(form, cuda_graph_tokens=replayed.longest)
+
+
+def _run_to_end(call: Callable[[], object], device: torch.device) -> None:
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _refusal(what: str, error: Exception) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 
 from registry.contract import Baseline, Contract
 from registry.flavor import read_contract
-from serving.engine.answer_check import find_difference, tolerance_of
+from serving.engine.answer_check import find_difference
 from serving.engine.assembly import make_model
 from serving.engine.baseline import BaselineCount
+from serving.engine.tolerances import ANSWER
 from serving.tasks.base.request import Request, assemble, convert_request
 
 
@@ -67,4 +68,4 @@ class Predictor:
         if example is None:
             return None
         found = self.answer(example.inputs, example.parameters)
-        return find_difference(example.output, found, tolerance_of(self.model.dtype))
+        return find_difference(example.output, found, ANSWER.of(self.model.dtype))

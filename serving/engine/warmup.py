@@ -1,9 +1,10 @@
 """What a forward pass costs on this device, measured at warm-up, and the token budget that follows from it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from statistics import median
 
 import numpy
@@ -12,7 +13,8 @@ import torch
 from serving.engine.batching.cost import Cost
 from serving.engine.model import Model
 from serving.engine.parallel import Lanes, Split
-from serving.wire.messages import EncodedRow
+from serving.engine.timing import CLOCK, Clock, least_seconds, seconds_of
+from serving.wire.messages import EncodedRow, Row
 
 ENOUGH = 0.95
 """The budget is the smallest batch that reaches this share of the peak tokens a second."""
@@ -43,7 +45,7 @@ LEAST_SHARE = 0.05
 measured otherwise is noise, and the cost that is learned later could not grow from nothing. Ours."""
 
 
-def choose_split(model: Model, *, lanes: bool, clock: Callable[[], float] = time.perf_counter) -> Split:
+def choose_split(model: Model, *, lanes: bool, clock: Clock = CLOCK) -> Split:
     """The least cores with which typical batches are served almost as fast as in any other way; sets torch's threads.
 
     The fronts need cores too: rows come as fast as the forward passes allow, or as all work together on all cores does.
@@ -73,7 +75,7 @@ def _share(cores: int, seconds: float, front: float, most: int) -> float:
     return max(seconds, (cores * seconds + front) / most)
 
 
-def _with_alone(model: Model, split: Split, counts: Sequence[int], clock: Callable[[], float]) -> Split:
+def _with_alone(model: Model, split: Split, counts: Sequence[int], clock: Clock) -> Split:
     """The split with the threads that make a row without company sooner, from the least length on at which they do."""
     longest = model.contract.max_tokens
     length = min(SHORT_TOKENS, longest)
@@ -89,7 +91,7 @@ def _with_alone(model: Model, split: Split, counts: Sequence[int], clock: Callab
         length = min(2 * length, longest)
 
 
-def measure_cost(model: Model, clock: Callable[[], float] = time.perf_counter) -> Cost:
+def measure_cost(model: Model, clock: Clock = CLOCK) -> Cost:
     """Run batches of 1, 2, 4, … typical rows and one longest row; fit the cost and choose the budget. Blocks."""
     longest = model.contract.max_tokens
     typical = model.task.probe(model.contract, min(TYPICAL_TOKENS, longest))
@@ -155,37 +157,30 @@ def _is_past_peak(sizes: list[int], seconds: list[float]) -> bool:
     return len(rates) > 3 and max(rates[-2:]) < 1.02 * max(rates[:-2])
 
 
-def _time_alone(model: Model, row: EncodedRow, clock: Callable[[], float]) -> float:
+def _time_alone(model: Model, row: EncodedRow, clock: Clock) -> float:
     """Seconds of a row that comes after a rest, when a forward pass' threads sleep."""
     seconds = []
     for _ in range(REPEATS):
         time.sleep(REST_SECONDS)
-        began = clock()
-        model.run([row.to_row(0, 0.0)])
-        seconds.append(clock() - began)
+        seconds.append(seconds_of(partial(model.run, [row.to_row(0, 0.0)]), clock))
     return median(seconds)
 
 
-def _time_split(model: Model, row: EncodedRow, split: Split, clock: Callable[[], float]) -> float:
+def _time_split(model: Model, row: EncodedRow, split: Split, clock: Clock) -> float:
     """Seconds in which every lane runs a typical batch."""
     batch = [row.to_row(index, 0.0) for index in range(TYPICAL_ROWS)]
     if split.lanes == 1:
         torch.set_num_threads(split.threads)
-        began = clock()
-        model.run(batch)
-        return clock() - began
+        return seconds_of(partial(model.run, batch), clock)
     with closing(Lanes(model, split)) as lanes:
-        began = clock()
-        for running in [lanes.launch(batch) for _ in range(split.lanes)]:
-            running.wait()
-        return clock() - began
+        return seconds_of(partial(_run_side_by_side, lanes, batch), clock)
 
 
-def _time(model: Model, row: EncodedRow, rows: int, clock: Callable[[], float]) -> float:
+def _run_side_by_side(lanes: Lanes, batch: Sequence[Row]) -> None:
+    for running in [lanes.launch(batch) for _ in range(lanes.count)]:
+        running.wait()
+
+
+def _time(model: Model, row: EncodedRow, rows: int, clock: Clock) -> float:
     batch = [row.to_row(index, 0.0) for index in range(rows)]
-    took: list[float] = []
-    while len(took) < 2 or (len(took) < REPEATS and sum(took) < REPEAT_SECONDS):
-        began = clock()
-        model.run(batch)
-        took.append(clock() - began)
-    return min(took)
+    return least_seconds(partial(model.run, batch), REPEATS, clock, enough_seconds=REPEAT_SECONDS)

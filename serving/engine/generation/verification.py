@@ -13,15 +13,12 @@ import torch
 from serving.engine.generation.decoder import CausalDecoder, Decoder, Seq2SeqDecoder
 from serving.engine.generation.sequential import SingleDecoder
 from serving.engine.optimizations.torchscript import NotTraceable
+from serving.engine.tolerances import DECODING
 from serving.errors import EngineError
 
 logger = logging.getLogger("headwaiter.engine")
 
 TOKENS = 6
-TOLERANCE = {torch.float32: 1e-3}
-LOW_PRECISION_TOLERANCE = 0.05
-"""Of a row's logits, as shares of the largest; sums are rounded otherwise in another batch."""
-
 
 KINDS: dict[bool, tuple[type[Decoder], ...]] = {
     False: (CausalDecoder, SingleDecoder),
@@ -82,7 +79,7 @@ def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
     """Write rows of several lengths, of which one joins and others leave midway; the first difference, or None."""
     prompts = [[(7 * place + 3 * row + 5) % vocabulary for place in range(2 + 3 * row)] for row in range(3)]
     expected = [_generate(decoder.module, prompt) for prompt in prompts]
-    tolerance = TOLERANCE.get(decoder.module.dtype, LOW_PRECISION_TOLERANCE)
+    tolerance = DECODING.of(decoder.module.dtype)
     running, places = [1, 0], [0, 0, 0]
     logits = list(decoder.join([prompts[row] for row in running], [[], []]))
     while running:

@@ -5,8 +5,8 @@ torch's kernel for rows; where that is found to be slow, short rows fill blocks 
 tokens of a block, each to those of its own row, and long ones by products, too.
 """
 
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from serving.engine.optimizations.packing import pack_rows, round_up
+from serving.engine.timing import CLOCK, Clock, least_seconds
 
 IMPLEMENTATION = "headwaiter_packed"
 PRODUCT_TOKENS, NEVER = 40, 1 << 30
@@ -181,7 +182,7 @@ attend_line = torch.jit.script_if_tracing(_attend_line)  # type: ignore[no-untyp
 
 
 @torch.inference_mode()
-def find_least(module: Any, dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter) -> int:
+def find_least(module: Any, dtype: torch.dtype, clock: Clock = CLOCK) -> int:
     """The length from which on rows had better attend by products on this CPU, short ones in blocks; `NEVER` for none.
 
     Blocks for some ms.
@@ -191,13 +192,11 @@ def find_least(module: Any, dtype: torch.dtype, clock: Callable[[], float] = tim
     line = pack_rows(TYPICAL, blocks=True)
     cuts, owners, slots = (torch.from_numpy(line[name]) for name in ("cuts", "owners", "slots"))
     states = torch.zeros((1, sum(TYPICAL), heads, width // heads), dtype=dtype).transpose(1, 2)
-    took = []
-    for packing in (Packing(cuts), with_blocks(Packing(cuts, least=PRODUCT_TOKENS), owners, slots, dtype)):
-        took.append(float("inf"))
-        for _ in range(REPEATS):
-            began = clock()
-            _attention(module, states, states, states, None, packing)
-            took[-1] = min(took[-1], clock() - began)
+    forms = (Packing(cuts), with_blocks(Packing(cuts, least=PRODUCT_TOKENS), owners, slots, dtype))
+    took = [
+        least_seconds(partial(_attention, module, states, states, states, None, packing), REPEATS, clock)
+        for packing in forms
+    ]
     return PRODUCT_TOKENS if took[0] >= FASTER * took[1] else NEVER
 
 

@@ -6,8 +6,8 @@ Engine side, once a model is loaded.
 """
 
 import logging
-import time
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -16,11 +16,13 @@ from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from serving.engine.optimizations.torch_private import has_onednn, is_fake, linear_prepacked, prepack_weight
+from serving.engine.timing import CLOCK, Clock, least_seconds
+from serving.engine.tolerances import LINEAR
 
 logger = logging.getLogger("headwaiter.engine")
 
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
-"""The dtypes of weights that are packed, and how far a product may be from torch's own, of the largest."""
+DTYPES = (torch.float32, torch.bfloat16)
+"""Of the weights that oneDNN prepacks."""
 FEW_ROWS = (1, 8)
 """Tokens of the small products that are measured: of one text that is written, and of some."""
 MANY_ROWS, BUSY = 256, 1 << 28
@@ -43,7 +45,7 @@ def choose_products(
     module: torch.nn.Module,
     try_out: Callable[[], object],
     note: Callable[[str], None] = logger.info,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = CLOCK,
 ) -> int:
     """Pack the weights of layers whose shape is faster so; how many that were. Blocks for a moment.
 
@@ -71,7 +73,7 @@ def choose_products(
     return len(packed)
 
 
-def _find_faster(module: torch.nn.Module, clock: Callable[[], float]) -> list[tuple[Any, type]]:
+def _find_faster(module: torch.nn.Module, clock: Clock) -> list[tuple[Any, type]]:
     """Layers and their classes."""
     faster: dict[tuple[int, int, torch.dtype], bool] = {}
     found: list[tuple[Any, type]] = []
@@ -79,7 +81,7 @@ def _find_faster(module: torch.nn.Module, clock: Callable[[], float]) -> list[tu
         kind = type(each)
         if kind not in (torch.nn.Linear, Conv1D):
             continue
-        if each.weight.dtype not in TOLERANCE or each.weight.device.type != "cpu":
+        if each.weight.dtype not in DTYPES or each.weight.device.type != "cpu":
             continue
         weight = each.weight if kind is torch.nn.Linear else each.weight.t().contiguous()
         shape = (*weight.shape, weight.dtype)
@@ -90,21 +92,16 @@ def _find_faster(module: torch.nn.Module, clock: Callable[[], float]) -> list[tu
     return found
 
 
-def _is_faster(weight: torch.Tensor, clock: Callable[[], float]) -> bool:
+def _is_faster(weight: torch.Tensor, clock: Clock) -> bool:
     """Over all products alike, and in the large one, which decides what a busy model gets done; and as right."""
     packed, gains = prepack_weight(weight, MANY_ROWS), list[float]()
     for rows in (*FEW_ROWS, min(MANY_ROWS, max(FEW_ROWS[-1], BUSY // weight.numel()))):
         given = torch.linspace(-1, 1, rows * weight.shape[1], dtype=weight.dtype).view(rows, -1)
         expected = linear(given, weight)
-        tolerance = TOLERANCE[weight.dtype] * float(expected.abs().max())
+        tolerance = LINEAR.of(weight.dtype) * float(expected.abs().max())
         if not torch.allclose(linear_prepacked(given, packed, None), expected, rtol=0.0, atol=tolerance):
             return False
-        best = []
-        for way, layout in ((linear, weight), (linear_prepacked, packed)):
-            best.append(float("inf"))
-            for _ in range(REPEATS):
-                began = clock()
-                way(given, layout, None)
-                best[-1] = min(best[-1], clock() - began)
-        gains.append(best[0] / best[1])
+        plain = least_seconds(partial(linear, given, weight, None), REPEATS, clock)
+        prepacked = least_seconds(partial(linear_prepacked, given, packed, None), REPEATS, clock)
+        gains.append(plain / prepacked)
     return prod(gains) > 1 and gains[-1] >= 1

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from serving.engine.optimizations.torch_private import operations_of
+from serving.engine.tolerances import FORWARD_PASS
 
 Inputs = Mapping[str, torch.Tensor]
 FILL: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -20,14 +21,11 @@ FILL: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "token_type_ids": torch.zeros_like,
 }
 """What an input that is left out means, from the token ids."""
-TOLERANCE = 1e-4
-LOW_PRECISION_TOLERANCE = 5e-2
-"""Of the largest value. A form that is wrong is off by far more, other kernels by less than 3e-2 (bfloat16)."""
 
 
 def are_alike(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
     """Whether a form's output may stand for the model's. dtype: of the model."""
-    tolerance = TOLERANCE if dtype == torch.float32 else LOW_PRECISION_TOLERANCE
+    tolerance = FORWARD_PASS.of(dtype)
     wanted = expected.float()
     return torch.allclose(found.float(), wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max()))
 
