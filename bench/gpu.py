@@ -47,7 +47,7 @@ LOAD_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What the command line asked for. dtype: of the engine and of the limit; the pipeline has its own on a GPU.
+    """What the command packed asked for. dtype: of the engine and of the limit; the pipeline has its own on a GPU.
 
     under_way: rows of each client.
     """
@@ -97,8 +97,8 @@ def _inputs(ids: torch.Tensor, mask: torch.Tensor | None, packs: bool) -> dict[s
     if mask is None:
         return {"input_ids": ids}
     inputs = {"input_ids": ids, "attention_mask": mask}
-    line = pack_rows(mask.sum(1).tolist()) if packs else {}
-    return inputs | {name: torch.from_numpy(array).to(ids.device) for name, array in line.items()}
+    packed = pack_rows(mask.sum(1).tolist()) if packs else {}
+    return inputs | {name: torch.from_numpy(array).to(ids.device) for name, array in packed.items()}
 
 
 def _run(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> None:

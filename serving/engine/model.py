@@ -18,8 +18,8 @@ from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
 from serving.engine.forward_pass import Array, Pending
 from serving.engine.optimizations.execution_form import ExecutionForm
-from serving.engine.optimizations.packing import is_round, pack_rows
-from serving.engine.optimizations.prepacked_weights import choose_products
+from serving.engine.optimizations.packing import has_bucket_sizes, pack_rows
+from serving.engine.optimizations.prepacked_weights import prepack_weights
 from serving.engine.optimizations.torch_private import multiplies_bfloat16
 from serving.tasks import get_task
 from serving.tasks.base.task import Batch, Task, upload
@@ -77,7 +77,7 @@ class Model:
         self.form = ExecutionForm(module)
         self.served = self.task.serve(root / MODEL_FOLDER, contract)
         self._is_cuda = self.device.type == "cuda"
-        is_onednn = choose_products(module, self._try_out, self.note) > 0 or dtype != "float32"
+        is_onednn = prepack_weights(module, self._try_out, self.note) > 0 or dtype != "float32"
         self.form = ExecutionForm(module, is_bucketed=is_onednn and not self._is_cuda)
 
     @property
@@ -123,10 +123,10 @@ class Model:
         """Rows of one kind as the task takes them, for the module of `form` (the model's own if None)."""
         form = form or self.form
         inputs, lengths = self.task.collate(rows, self.contract), [row.length for row in rows]
-        has_padding = len(inputs) > 1  # rows of equal length come as token ids alone
-        needs_packing = has_padding or form.cuda_graph_tokens > 0 or (form.is_bucketed and not is_round(lengths))
-        if form.is_packed and needs_packing:
-            inputs |= pack_rows(lengths, blocks=form.has_block_attention, filled=form.is_bucketed)
+        is_uneven = len(inputs) > 1  # rows of equal length come as token ids alone
+        needs_bucket = form.is_bucketed and not has_bucket_sizes(lengths)
+        if form.is_packed and (is_uneven or needs_bucket or form.cuda_graph_tokens > 0):
+            inputs |= pack_rows(lengths, blocks=form.has_block_attention, bucketed=form.is_bucketed)
         return Batch(
             {name: upload(array, self.device) for name, array in inputs.items()},
             lengths,

@@ -15,12 +15,12 @@ import numpy
 import torch
 
 from serving.engine.model import Model
-from serving.engine.optimizations.attention import NEVER, find_least
-from serving.engine.optimizations.cuda_graphs import LEAST_LINE, CudaRecorder, Record
+from serving.engine.optimizations.attention import NEVER, find_min_bmm_tokens
+from serving.engine.optimizations.cuda_graphs import MIN_GRAPH_TOKENS, CudaRecorder, Record
 from serving.engine.optimizations.execution_form import ExecutionForm
-from serving.engine.optimizations.first_token import can_narrow
+from serving.engine.optimizations.first_token import can_prune
 from serving.engine.optimizations.torchscript import are_alike, check_operations, trace
-from serving.engine.optimizations.unpadded import can_pack, pack, replay, unpack
+from serving.engine.optimizations.unpadded import can_pack, pack, unpack, use_cuda_graphs
 from serving.engine.timing import CLOCK, Clock, least_seconds
 from serving.wire.messages import Row
 
@@ -32,7 +32,8 @@ MIXED_LENGTHS = (9, 3, 70, 20, 9, 1, 45, 33, 5, 7, 2, 12, 9, 4, 6, 8, 17)
 """Lengths of the rows that exercise attention blocks and bucketing: short and long ones, 17 being no bucket size."""
 OUTPUTS = ("logits", "last_hidden_state", "start_logits", "end_logits")
 GRAPH_ROW_TOKENS = 32
-"""Length of the rows with which CUDA graphs are timed: see bench/NOTES.md, "The forward pass on a GPU"."""
+"""Length of the rows with which CUDA graphs are timed: that of a short text, see bench/NOTES.md, "The forward pass on a
+GPU"."""
 MAX_GRAPH_TOKENS = 4096
 """Larger batches get no CUDA graph: launching their kernels takes a small share of their time."""
 REPEATS = 5
@@ -57,7 +58,7 @@ def optimize(model: Model) -> ExecutionForm:
         return plain
     try:
         reference = _Reference(model)
-        can_be_pruned = can_be_packed and can_narrow(plain.module.base_model) and reference.reads_first_token_only()
+        can_be_pruned = can_be_packed and can_prune(plain.module.base_model) and reference.reads_first_token_only()
         if is_cpu:
             check_operations(plain.module, *reference.extremes())
     except Exception as error:  # a model may raise anything, and can be served as it is
@@ -94,9 +95,9 @@ def _make(model: Model, form: ExecutionForm) -> ExecutionForm:
     """The form, its module changed as it says and traced on a CPU. Packing changes the module in place."""
     is_cpu = model.device.type == "cpu"
     if form.is_packed:
-        least = find_least(form.module, getattr(torch, model.dtype)) if is_cpu else NEVER
-        form = replace(form, has_block_attention=least < NEVER)
-        pack(form.module, least=least, narrowed=form.prunes_to_first_token)
+        min_bmm_tokens = find_min_bmm_tokens(form.module, getattr(torch, model.dtype)) if is_cpu else NEVER
+        form = replace(form, has_block_attention=min_bmm_tokens < NEVER)
+        pack(form.module, min_bmm_tokens=min_bmm_tokens, pruned=form.prunes_to_first_token)
     if not is_cpu:
         return form
     short = min(SHORT_TOKENS, model.contract.max_tokens)
@@ -168,7 +169,7 @@ def choose_cuda_graphs(
     except Exception as error:  # torch may raise anything where it cannot record
         model.note(_refusal("no batch runs as a CUDA graph", error))
         unpack(form.module)
-        pack(form.module, narrowed=form.prunes_to_first_token)
+        pack(form.module, pruned=form.prunes_to_first_token)
         return form
     return recorded
 
@@ -178,26 +179,26 @@ def _record_graphs(model: Model, form: ExecutionForm, record: Record, clock: Clo
 
     A size is timed with the fewest tokens that it is used for, so with the most padding.
     """
-    replayed = replay(form.module, record)
-    packed_always = replace(form, cuda_graph_tokens=LEAST_LINE)  # a graph needs packed inputs of equal rows, too
+    encoder = use_cuda_graphs(form.module, record)
+    packed_always = replace(form, cuda_graph_tokens=MIN_GRAPH_TOKENS)  # a graph needs packed inputs of equal rows, too
     has_types = "token_type_ids" in model.contract.processor.inputs
     typical = min(GRAPH_ROW_TOKENS, model.contract.max_tokens)
 
     def time_of(call: Callable[[], object]) -> float:
         return least_seconds(partial(_run_to_end, call, model.device), REPEATS, clock)
 
-    while replayed.longest < MAX_GRAPH_TOKENS:
-        rows, rest = divmod(max(LEAST_LINE, 2 * replayed.longest) // 2 + 1, typical)
+    while encoder.max_tokens < MAX_GRAPH_TOKENS:
+        rows, rest = divmod(max(MIN_GRAPH_TOKENS, 2 * encoder.max_tokens) // 2 + 1, typical)
         lengths = [typical] * rows + [rest] * (rest > 0)
         kinds = (False, True) if has_types else (False,)
         given = [inputs_of(model, lengths, types=types, form=packed_always) for types in kinds]
         calls = [partial(form.module, **inputs) for inputs in given]
         launched = time_of(calls[0])
-        replayed.extend(calls)
+        encoder.record_larger(calls)
         if time_of(calls[0]) >= launched:
-            replayed.shorten()
+            encoder.drop_largest()
             break
-    return replace(form, cuda_graph_tokens=replayed.longest)
+    return replace(form, cuda_graph_tokens=encoder.max_tokens)
 
 
 def _run_to_end(call: Callable[[], object], device: torch.device) -> None:

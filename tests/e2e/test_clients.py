@@ -73,7 +73,7 @@ def test_models_are_listed_with_versions_states_and_contract(server: Server, hom
     assert engine["budget_tokens"] >= 256
     (engine,) = server.describe("sentiment-bf16")["versions"]["1"]["engines"]
     assert engine["dtype"] == "bfloat16"
-    refused = [note for note in engine["notes"] if note.startswith("weights are not packed: RuntimeError: ")]
+    refused = [note for note in engine["notes"] if note.startswith("weights are not prepacked: RuntimeError: ")]
     assert bool(refused) != can("packed bfloat16")
     printed = run_cli(home, "status", server.url).stdout
     assert all(f"    cpu: {note}\n" in printed for note in engine["notes"])

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from serving.engine.generation.kv_cache import RowCache
 from serving.engine.generation.step_graph import name_views, trace_step
-from serving.engine.optimizations.packing import round_up
+from serving.engine.optimizations.packing import bucket_size
 from serving.engine.optimizations.torchscript import NotTraceable, TracedModule
 
 WIDTH_STEP = 8
@@ -28,7 +28,7 @@ WIDTH_STEP = 8
 class Decoder(ABC):
     """Rows are numbered in the order that they joined; `leave` tells how that changes. Not for several threads.
 
-    most_width: up to this prompts are padded to few widths, see `packing.round_up`; 0: to the longest of them.
+    most_width: up to this prompts are padded to few widths, see `packing.bucket_size`; 0: to the longest of them.
     """
 
     def __init__(self, module: Any, pad_token_id: int) -> None:
@@ -128,7 +128,7 @@ class Decoder(ABC):
 
     def width(self, longest: int) -> int:
         """To how many tokens prompts are padded. Of few sizes, also once multiplied by few rows, up to `most_width`."""
-        width = -(-round_up(longest) // WIDTH_STEP) * WIDTH_STEP
+        width = -(-bucket_size(longest) // WIDTH_STEP) * WIDTH_STEP
         return max(longest, min(width, self.most_width))
 
     def _pad_left(

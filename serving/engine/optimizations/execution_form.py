@@ -15,8 +15,8 @@ class ExecutionForm:
     module: called with the task's inputs. is_packed: rows come as packed sequences without padding, see `unpadded`.
     prunes_to_first_token: the last layer computes first tokens only, see `first_token`. has_block_attention: short rows
     share attention blocks, see `attention`. is_bucketed: packed batches and prompts are padded to bucket sizes, see
-    `packing.round_up`. is_torchscript: forward passes, or a generating task's decode steps, run as a TorchScript graph.
-    cuda_graph_tokens: tokens of the largest batch that runs as a CUDA graph, 0 for none.
+    `packing.bucket_size`. is_torchscript: forward passes, or decode steps of a generating task, run as a TorchScript
+    graph. cuda_graph_tokens: tokens of the largest batch that runs as a CUDA graph, 0 for none.
     """
 
     module: Any

@@ -1,8 +1,8 @@
 """The forward pass as a TorchScript graph: the same kernels in the same order, without Python between them.
 
-Transformers spends about 0.7 ms of Python on a layer's modules and on the mask (AMD EPYC, float32), a graph a fifth.
-A graph is only what the model did once, so the model may not look at values, and must do the same operations for few
-short rows as for many longest ones.
+Transformers spends about 0.7 ms of Python on a layer's modules and on the mask (AMD EPYC, float32), a graph a fifth of
+it. A graph repeats what the model did once, so the model may not branch on values, and must do the same operations for
+few short rows as for many long ones.
 """
 
 import warnings
@@ -16,7 +16,8 @@ from serving.engine.optimizations.torch_private import operations_of
 from serving.engine.tolerances import FORWARD_PASS
 
 Inputs = Mapping[str, torch.Tensor]
-FILL: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+Graph = Callable[..., dict[str, torch.Tensor]]
+DEFAULT_INPUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "attention_mask": torch.ones_like,
     "token_type_ids": torch.zeros_like,
 }
@@ -24,7 +25,7 @@ FILL: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def are_alike(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether a form's output may stand for the model's. dtype: of the model."""
+    """Whether a form's output may replace the model's. dtype: of the model."""
     tolerance = FORWARD_PASS.of(dtype)
     wanted = expected.float()
     return torch.allclose(found.float(), wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max()))
@@ -35,10 +36,10 @@ class NotTraceable(Exception):
 
 
 class TracedModule:
-    """A module that is called with the inputs that it was traced with, or with some of them; else it is the module."""
+    """A module with graphs for the inputs that it was traced with; it runs itself for any others."""
 
-    def __init__(self, module: torch.nn.Module, graphs: Mapping[tuple[str, ...], Any]) -> None:
-        """graphs: by the names of their inputs in order; the last one takes what the others do not."""
+    def __init__(self, module: torch.nn.Module, graphs: Mapping[tuple[str, ...], Graph]) -> None:
+        """graphs: by the names of their inputs in order; the last one takes a subset of its inputs, too."""
         self._module = module
         self._graphs = graphs
         self._names = list(graphs)[-1]
@@ -52,7 +53,8 @@ class TracedModule:
         if not inputs.keys() <= set(names):
             return self._module(**inputs)
         if len(inputs) < len(names):
-            inputs = {name: inputs[name] if name in inputs else FILL[name](inputs["input_ids"]) for name in names}
+            ids = inputs["input_ids"]
+            inputs = {name: inputs[name] if name in inputs else DEFAULT_INPUTS[name](ids) for name in names}
         return SimpleNamespace(**self._graphs[names](*inputs.values()))
 
 
@@ -61,11 +63,11 @@ def trace(module: torch.nn.Module, *examples: Inputs) -> TracedModule:
 
     Raises whatever tracing does.
     """
-    return TracedModule(module, {tuple(inputs): _graph(module, inputs) for inputs in examples})
+    return TracedModule(module, {tuple(inputs): _trace(module, inputs) for inputs in examples})
 
 
-class _Named(torch.nn.Module):
-    """The module with a plain dict of tensors as its output, as a graph can give it."""
+class _NamedOutputs(torch.nn.Module):
+    """The module with a plain dict of tensors as its output, which a graph can return."""
 
     OUTPUTS = ("logits", "last_hidden_state", "start_logits", "end_logits")
 
@@ -79,16 +81,16 @@ class _Named(torch.nn.Module):
         return {name: output[name] for name in self.OUTPUTS if name in output}
 
 
-def _graph(module: torch.nn.Module, inputs: Inputs) -> Any:
+def _trace(module: torch.nn.Module, inputs: Inputs) -> Graph:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # many small steps: to wake a thread for each takes longer
+    torch.set_num_threads(1)  # waking a thread for each of many small steps takes longer than the steps
     try:
-        with warnings.catch_warnings():  # that it is deprecated, and of each look at a shape: both are taken care of
+        with warnings.catch_warnings():  # of deprecation, and of shapes that are read, which `check_operations` checks
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-                _Named(module, list(inputs)).eval(), tuple(inputs.values()), check_trace=False, strict=False
+                _NamedOutputs(module, list(inputs)).eval(), tuple(inputs.values()), check_trace=False, strict=False
             )
-            graph = torch.jit.freeze(traced)
+            graph: Graph = torch.jit.freeze(traced)
         graph(*inputs.values())  # the first run optimises it
         return graph
     finally:
@@ -98,7 +100,7 @@ def _graph(module: torch.nn.Module, inputs: Inputs) -> Any:
 def check_operations(module: torch.nn.Module, *inputs: Inputs) -> None:
     """Raises NotTraceable where inputs of one shape cost other operations than those of another.
 
-    Runs on tensors without data. Raises torch's errors where the model looks at values, and MissingName.
+    Runs on tensors without data. Raises torch's errors where the model branches on values, and MissingName.
     """
     first, *others = (operations_of(module, each) for each in inputs)
     if any(other != first for other in others):

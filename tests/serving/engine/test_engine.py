@@ -19,7 +19,7 @@ from serving.engine.batching.cost import Cost
 from serving.engine.engine import Engine
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
-from serving.engine.optimizations.attention import PRODUCT_TOKENS
+from serving.engine.optimizations.attention import BMM_TOKENS
 from serving.engine.optimize import optimize
 from serving.wire.messages import FromEngine, Outputs, Row, Submit, unpack
 from tests import local  # its engines leave at once when they are stopped
@@ -62,7 +62,7 @@ def test_an_engine_learns_what_its_batches_cost(tmp_path: Path) -> None:
 
 
 def test_a_row_that_is_not_finite_spoils_no_other_in_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.engine.optimize.find_least", lambda *_: PRODUCT_TOKENS)
+    monkeypatch.setattr("serving.engine.optimize.find_min_bmm_tokens", lambda *_: BMM_TOKENS)
     model, context = load(tmp_path), zmq.Context()
     model.form = optimize(model)
     assert model.form.has_block_attention

@@ -17,7 +17,7 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.engine.model import Model
 from serving.engine.optimizations.execution_form import ExecutionForm
-from serving.engine.optimizations.packing import is_round
+from serving.engine.optimizations.packing import has_bucket_sizes
 from serving.engine.optimizations.torchscript import TracedModule
 from serving.engine.optimizations.unpadded import unpack
 from serving.engine.optimize import inputs_of, optimize
@@ -118,7 +118,7 @@ def test_a_packed_narrowed_graph_answers_as_the_model(
     model.form = optimize(model)
     assert model.form.describe() == "packed sequences, first-token pruning, TorchScript"
     inputs = inputs_of(model, lengths, types=types)
-    assert ("places" in inputs) == (types or len(set(lengths)) > 1 or (fills and not is_round(lengths)))
+    assert ("indices" in inputs) == (types or len(set(lengths)) > 1 or (fills and not has_bucket_sizes(lengths)))
     assert_alike(model.module(**inputs).logits, expected)
 
 
@@ -135,7 +135,7 @@ def test_a_model_that_does_not_answer_alike_without_padding_runs_as_a_padded_gra
 ) -> None:
     caplog.set_level(logging.INFO, "headwaiter.engine")
     monkeypatch.setattr(
-        "serving.engine.optimizations.attention.attend_line", lambda query, *_: query.transpose(1, 2).contiguous()
+        "serving.engine.optimizations.attention.attend_packed", lambda query, *_: query.transpose(1, 2).contiguous()
     )
     model.form = optimize(model)
     assert "the model does not run with packed sequences: its logits differ" in note(caplog)
@@ -160,5 +160,5 @@ def test_a_head_that_reads_all_tokens_is_not_narrowed(tmp_path: Path, caplog: py
 
 def test_a_mask_without_places_is_refused(model: Model, plain: Any) -> None:
     model.form = optimize(model)
-    with pytest.raises(ValueError, match="places"):
+    with pytest.raises(ValueError, match="indices"):
         plain(input_ids=torch.ones(1, 3, dtype=torch.int64), attention_mask=torch.ones(1, 3))

@@ -1,4 +1,4 @@
-"""Recorded forward passes of small batches, with a recorder for a CPU, which computes again what a GPU would replay."""
+"""CUDA graphs of small batches, with a recorder for a CPU, which computes again what a GPU would replay."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from serving.engine.model import Model
 from serving.engine.optimizations.cuda_graphs import Run
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.packing import pack_rows
-from serving.engine.optimizations.unpadded import FAMILIES, pack, replay
+from serving.engine.optimizations.unpadded import FAMILIES, pack, use_cuda_graphs
 from serving.engine.optimize import choose_cuda_graphs
 from tests.alike import assert_alike
 from tests.families import build
@@ -49,25 +49,27 @@ def packed(lengths: list[int], family: str, *, types: bool = True) -> dict[str, 
     return inputs | {name: torch.from_numpy(array) for name, array in pack_rows(lengths).items()}
 
 
-@pytest.mark.parametrize("narrowed", [False, True])
+@pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @torch.inference_mode()
-def test_a_replayed_batch_is_answered_as_a_launched_one(family: str, narrowed: bool) -> None:
-    if narrowed and family == "albert":
+def test_a_replayed_batch_is_answered_as_a_launched_one(family: str, pruned: bool) -> None:
+    if pruned and family == "albert":
         pytest.skip("its layers are one and the same")
-    model, recorder = build_module(family, ("token-classification", "text-classification")[narrowed]), Recorder()
-    pack(model, narrowed=narrowed)
+    model, recorder = build_module(family, ("token-classification", "text-classification")[pruned]), Recorder()
+    pack(model, pruned=pruned)
     lines = [[5, 30, 17, 17, 1], [7, 7], [1], [60, 4], [20] * 3, [3] * 16, [1] * 17, [64, 64], [65, 64], [2] * 40]
     cases = [packed(lengths, family, types=types) for lengths in lines for types in (True, False)]
     expected = [model(**case).logits for case in cases]
-    replayed = replay(model, recorder)
+    replayed = use_cuda_graphs(model, recorder)
     for lengths in ([40], [100]):
-        replayed.extend([lambda types=types: model(**packed(lengths, family, types=types)) for types in (True, False)])  # noqa: B023  # called here
+        replayed.record_larger(
+            [lambda types=types: model(**packed(lengths, family, types=types)) for types in (True, False)]
+        )  # noqa: B023  # called here
     for case, wanted in zip(cases, expected, strict=True):
         before = recorder.replays
         found = model(**case).logits
         real = case["attention_mask"].bool()
-        answers = slice(None) if narrowed else real
+        answers = slice(None) if pruned else real
         assert_alike(found[answers], wanted[answers])
         rows, tokens = len(real), int(real.sum())
         assert (recorder.replays > before) == (tokens <= 128 and rows <= 32)
@@ -94,7 +96,7 @@ def clock(model: Model, recorder: Recorder, launched: Callable[[int], float], re
 
     def spend(_module: Any, _args: Any, inputs: Any, _output: Any) -> None:
         nonlocal now, seen
-        now += replayed if recorder.replays > seen else launched(inputs["places"].numel())
+        now += replayed if recorder.replays > seen else launched(inputs["indices"].numel())
         seen = recorder.replays
 
     model.module.register_forward_hook(spend, with_kwargs=True)
