@@ -159,15 +159,8 @@ class ManagedVersion:
                 EngineEntry(
                     address=engine.order.address,
                     pid=engine.pid,
-                    device=engine.report.device,
-                    dtype=engine.report.dtype,
-                    dtype_note=engine.report.dtype_note,
-                    execution=engine.report.execution,
-                    notes=engine.report.notes,
-                    split=engine.report.split,
-                    budget_tokens=engine.report.budget_tokens,
-                    tokens_per_second=engine.report.tokens_per_second,
                     accepting=not engine.is_stopping,
+                    **engine.report.properties(),
                 )
                 for engine in self.engines
                 if engine.report.state == "ready"

@@ -2,7 +2,7 @@
 
 import signal
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -36,17 +36,14 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     metrics: str = ""
 
 
-class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How far an engine is. error: why its state is "failed".
+class EngineProperties(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine found out while it loaded: part of its report, and of its entry in the routing table.
 
-    dtype_note: why the dtype is not the fastest, or empty. execution: see `describe_execution`. notes: which faster
-    forms the model was refused, and why. split: on a CPU, forward passes side by side × threads of each. budget_tokens:
-    of a batch. tokens_per_second: measured. device_bytes: memory that it holds on a GPU.
+    dtype_note: why the dtype is not the fastest, or empty. execution: the model's optimisations by name, or "eager".
+    notes: which optimisations the model was refused, and why. split: on a CPU, forward passes side by side × threads of
+    each. budget_tokens: of a batch. tokens_per_second: measured.
     """
 
-    pid: int
-    state: EngineState
-    error: str = ""
     device: str = ""
     dtype: str = ""
     dtype_note: str = ""
@@ -55,6 +52,21 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     split: str = ""
     budget_tokens: int = 0
     tokens_per_second: float = 0.0
+
+    def properties(self) -> dict[str, Any]:
+        """These fields by name, to make a record of another class of them."""
+        return {name: getattr(self, name) for name in EngineProperties.__struct_fields__}
+
+
+class EngineReport(EngineProperties, frozen=True, kw_only=True):
+    """How far an engine is. state: "waiting" (for its order), "loading", "ready" or "failed"; then error says why.
+
+    device_bytes: memory that it holds on a GPU.
+    """
+
+    pid: int
+    state: EngineState
+    error: str = ""
     device_bytes: int = 0
 
 

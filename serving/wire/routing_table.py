@@ -14,6 +14,7 @@ import msgspec
 
 from registry.contract import Contract
 from serving.wire.atomic_file import write_report
+from serving.wire.engine_orders import EngineProperties
 from serving.wire.version_state import State
 
 TABLE = "routes.json"
@@ -22,23 +23,12 @@ NUDGE = "nudge"
 FRONTS_LOCK = "fronts.lock"
 
 
-class EngineEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine that answers at `address`. accepting: False once it only completes the requests that it has.
-
-    The others as in `EngineReport`.
-    """
+class EngineEntry(EngineProperties, frozen=True, kw_only=True):
+    """An engine that answers at `address`. accepting: False once it only finishes what it has."""
 
     address: str
     pid: int
-    device: str
-    dtype: str
-    dtype_note: str
-    budget_tokens: int
-    tokens_per_second: float
     accepting: bool
-    execution: str = ""
-    notes: tuple[str, ...] = ()
-    split: str = ""
 
 
 class VersionEntry(msgspec.Struct, frozen=True, kw_only=True):

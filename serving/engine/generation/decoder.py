@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from serving.engine.generation.kv_cache import RowCache
 from serving.engine.generation.step_graph import name_views, trace_step
-from serving.engine.optimizations.packing import round_up
+from serving.engine.optimizations.packing import bucket_size
 from serving.engine.optimizations.torchscript import NotTraceable, TracedModule
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Decoder(ABC):
 
     def width(self, longest: int) -> int:
         """The width to which prompts are padded: bucketed up to `max_width`, so that few shapes occur."""
-        width = -(-round_up(longest) // WIDTH_STEP) * WIDTH_STEP
+        width = -(-bucket_size(longest) // WIDTH_STEP) * WIDTH_STEP
         return max(longest, min(width, self.max_width))
 
     def _pad_left(

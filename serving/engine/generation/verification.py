@@ -15,6 +15,7 @@ from serving.engine.generation.decoder import CausalDecoder, Decoder, Seq2SeqDec
 from serving.engine.generation.sampling import Sampler, choose
 from serving.engine.generation.sequential import SequentialDecoder
 from serving.engine.optimizations.torchscript import NotTraceable
+from serving.engine.tolerances import DECODING
 from serving.errors import EngineError
 from serving.wire.messages import Row, SamplingSettings
 
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("headwaiter.engine")
 
 TOKENS = 6
-TOLERANCE = {torch.float32: 1e-3}
-LOW_PRECISION_TOLERANCE = 0.05
-"""Tolerances of a row's logits, as shares of the largest: the rounding of sums depends on the batch."""
-
 
 KINDS: dict[bool, tuple[type[Decoder], ...]] = {
     False: (CausalDecoder, SequentialDecoder),
@@ -88,7 +85,7 @@ def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
     """Generate for rows of several lengths, one added and others removed midway; the first difference, or None."""
     prompts = [[(7 * place + 3 * row + 5) % vocabulary for place in range(2 + 3 * row)] for row in range(3)]
     expected = [_generate(decoder.module, prompt) for prompt in prompts]
-    tolerance = TOLERANCE.get(decoder.module.dtype, LOW_PRECISION_TOLERANCE)
+    tolerance = DECODING.of(decoder.module.dtype)
     running, places = [1, 0], [0, 0, 0]
     logits = list(decoder.prefill([prompts[row] for row in running], [[], []]))
     while running:

@@ -4,6 +4,7 @@ Run on torch's `meta` device, which has no values: whoever looks at one fails th
 of Python's numbers, made on the device, would wait as well.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from registry.heads import get_head
 from registry.layout import MODEL_FOLDER
 from registry.processors import load_processor
 from serving.engine.model import Model
-from serving.engine.optimizations.first_token import can_narrow
+from serving.engine.optimizations.execution_form import ExecutionForm
+from serving.engine.optimizations.first_token import can_prune
 from serving.engine.optimizations.unpadded import can_pack, pack
 from serving.tasks import get_task
 from serving.tasks.fill_mask import Wanted
@@ -44,7 +46,7 @@ CASES = [
 @pytest.fixture
 def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     """The case's, on the `meta` device; packed where a GPU would."""
-    monkeypatch.setattr("serving.engine.model.choose_products", lambda *_: 0)  # a CPU's
+    monkeypatch.setattr("serving.engine.model.prepack_weights", lambda *_: 0)  # a CPU's
     family, task, _ = request.node.callspec.params["case"]
     folder = build(tmp_path / MODEL_FOLDER, family, get_head(task).auto_class)
     module = load_model(folder, task, dtype="bfloat16")
@@ -53,10 +55,10 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     contract = describe(tmp_path, module, processor, task, defaults=defaults, dtype="auto", max_tokens=None)
     model = Model(tmp_path, contract, dtype="bfloat16")
     if can_pack(model.module, torch.device("cuda"), torch.bfloat16):
-        narrowed = can_narrow(model.module.base_model) and task in READ_FIRST
-        pack(model.module, narrowed=narrowed)
-        model.packs = True
-    model.fills = False  # a CPU's
+        pruned = can_prune(model.module.base_model) and task in READ_FIRST
+        pack(model.module, pruned=pruned)
+        model.form = ExecutionForm(model.module, is_packed=True)
+    model.form = replace(model.form, is_bucketed=False)  # a CPU's
     model.module.to("meta")
     model.device = torch.device("meta")
     return model
@@ -79,7 +81,7 @@ def test_no_task_waits_for_the_device(
 
     monkeypatch.setattr(torch, "tensor", tensor)
     monkeypatch.setattr(
-        "serving.engine.optimizations.attention.attend_line", lambda query, *_: query.transpose(1, 2)
+        "serving.engine.optimizations.attention.attend_packed", lambda query, *_: query.transpose(1, 2)
     )  # a GPU has its own
     answer = model.task.forward(model.module, batch)
     assert all(each.device.type == "meta" and len(each) == len(LENGTHS) for each in answer)

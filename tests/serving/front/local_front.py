@@ -15,6 +15,7 @@ from serving.front.front import Front
 from serving.front.loaded_version import LoadedVersion
 from serving.front.meter import FrontMeter
 from serving.settings import ServingSettings
+from serving.tasks.base.generation import GenerationParameters
 from serving.tasks.base.request import Request
 from serving.tasks.base.task import Task
 from serving.wire.messages import Encoded, EncodedRow, TokenDelta
@@ -25,14 +26,15 @@ MakeFront = Callable[..., Front]
 LOST = EngineLost("the engine stopped", retry_seconds=1.0)
 
 
-class Letters(Task):
+class Letters(Task[Any, GenerationParameters, None]):
     """Writes letters; token 0 is "a"."""
 
     name = "text-generation"
+    parameters_type = GenerationParameters
     generates = True
 
     def encode(self, item: Any, parameters: Any, served: Any) -> Encoded:
-        return Encoded([EncodedRow(len(item), b"")])
+        return Encoded([EncodedRow(len(item), b"")], None)
 
     def forward(self, model: Any, batch: Any) -> Any:
         raise NotImplementedError
@@ -105,7 +107,7 @@ def make_front(run: Path, *, versions: Sequence[str] = ("1",), task: Task | None
     found = {version: VersionEntry(state="ready") for version in versions}
     front.routing.table = Table(models={"m": ModelEntry(live=versions[0], aliases={}, versions=found)})
     contract: Any = SimpleNamespace(processor=SimpleNamespace(image=None))
-    served: Any = SimpleNamespace(encoder=Alphabet())
+    served: Any = SimpleNamespace(tokenizer=Alphabet())
     for version in versions:
         meter = FrontMeter("m", version, "text-generation")
         loaded = LoadedVersion("m", version, contract, task or Letters(), served, meter)
