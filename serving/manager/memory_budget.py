@@ -29,7 +29,8 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Room:
-    """The memory at hand. available_bytes: free now. promised_bytes: that engines which load now have yet to take.
+    """The memory at hand. available_bytes: free now. promised_bytes: that engines which load or are restarted now have
+    yet to take.
 
     is_leaving: whether some version is on its way out, and will free what it has. limit: in words.
     """
