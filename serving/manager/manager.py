@@ -119,7 +119,7 @@ class Manager:
         """One turn: look at the registry's answer and at every version, act, publish."""
         self._watch.step(now, at_once=self._file.was_nudged())
         for managed in list(self._versions.values()):
-            for change in managed.step(now, self._start_engines, self.settings.load_seconds):
+            for change in managed.step(now, partial(self._start_engines, now), self.settings.load_seconds):
                 self._note(managed, change, now)
             if managed.state == "loading":
                 managed.own_bytes()
@@ -222,21 +222,22 @@ class Manager:
         """Whether a version that failed to load may be tried again; one that crashed while live is not."""
         if managed.state != "failed" or (managed.name, managed.version) not in self._failed:
             return False
-        if managed.took_place or (managed.is_given_up and self._is_serving()):
+        others = [live for name, live in self._live_versions.live_keys() if name == managed.name]
+        if managed.took_place or (managed.is_given_up and any(live != managed.version for live in others)):
             return False
         pause = backoff_seconds(self.settings.retry_seconds, managed.attempt, MAX_RETRY_SECONDS)
         return bool(now - managed.failed_at > pause)
 
-    def _start_engines(self, held: ManagedVersion) -> list[EngineProcess]:
+    def _start_engines(self, now: float, held: ManagedVersion) -> list[EngineProcess]:
         """Start them, or none yet where others have to leave first; raises EngineError where there is no memory."""
-        if any(other.state == "ready" for other in self._versions.values()):
+        if any(other.state in ("ready", "draining") for other in self._versions.values()):
             evictable = self._evictable(held.name if self.settings.replace_live else None)
             admission = admit_version(held, self._versions, evictable, len(self.settings.devices), self._limits())
             if isinstance(admission, Refuse):
                 raise EngineError(admission.reason)
             if isinstance(admission, Wait):
                 held.took_place |= any(key in self._live_versions.live_keys() for key in admission.evict)
-                self._evict(admission.evict, f"so that there is memory for {held.name}/{held.version}")
+                self._evict(admission.evict, f"so that there is memory for {held.name}/{held.version}", now)
                 return []
         return self._start_on(self.settings.devices, held)
 
@@ -249,10 +250,10 @@ class Manager:
         wanted = {(found.name, found.version) for found in self._watch.view.targets.values() if found is not None}
         return find_evictable(self._versions, self._live_versions.live_keys(), wanted, replaced)
 
-    def _evict(self, keys: Iterable[VersionKey], why: str) -> None:
+    def _evict(self, keys: Iterable[VersionKey], why: str, now: float) -> None:
         for key in keys:
             logger.warning("%s/%s leaves, %s", *key, why)
-            self._versions[key].drain(time.monotonic(), self.settings.timeout_seconds + 5)
+            self._versions[key].drain(now, self.settings.timeout_seconds + 5)
 
     def _make_room_for(self, live: ManagedVersion, now: float) -> None:
         """Memory ran out under a version that serves: whatever loads beside it or is only kept warm ends."""
@@ -262,7 +263,7 @@ class Manager:
                 other.is_given_up = True
                 for change in other.fail(f"given up, as {why}: {live.error}", now):
                     self._note(other, change, now)
-        self._evict(self._evictable(None), f"as {why}")
+        self._evict(self._evictable(None), f"as {why}", now)
 
     def _publish_table(self) -> None:
         view = self._watch.view
