@@ -26,7 +26,7 @@ from serving.manager.engine_starter import EngineStarter
 from serving.manager.last_live import LastLive
 from serving.manager.live_versions import LiveVersions
 from serving.manager.managed_version import Fetched, ManagedVersion
-from serving.manager.memory_budget import Refuse, Wait
+from serving.manager.memory_budget import Admission, Refuse, Wait
 from serving.manager.memory_guard import admit_version, find_evictable
 from serving.manager.meter import restarts, start_counting
 from serving.manager.policy import Action, GiveUp, Load, Publish, Snapshot, Unload, VersionKey, decide
@@ -48,6 +48,10 @@ BEAT_SECONDS = 1.0
 MEASURE_SECONDS = 5.0
 MAX_RETRY_SECONDS = 3600.0
 """A version that fails again and again is tried again this often, however many attempts there were."""
+
+REPLACE_ADVICE = (
+    ", or set HEADWAITER_REPLACE_LIVE=1, which stops the live version before a version for which there is no room loads"
+)
 
 
 class Manager:
@@ -231,15 +235,20 @@ class Manager:
     def _start_engines(self, now: float, held: ManagedVersion) -> list[EngineProcess]:
         """Start them, or none yet where others have to leave first; raises EngineError where there is no memory."""
         if any(other.state in ("ready", "draining") for other in self._versions.values()):
-            evictable = self._evictable(held.name if self.settings.replace_live else None)
-            admission = admit_version(held, self._versions, evictable, len(self.settings.devices), self._limits())
+            admission = self._admit(held, replace_live=self.settings.replace_live)
             if isinstance(admission, Refuse):
-                raise EngineError(admission.reason)
+                helps = not isinstance(self._admit(held, replace_live=True), Refuse)
+                raise EngineError(admission.reason + (REPLACE_ADVICE if helps else ""))
             if isinstance(admission, Wait):
                 held.took_place |= any(key in self._live_versions.live_keys() for key in admission.evict)
                 self._evict(admission.evict, f"so that there is memory for {held.name}/{held.version}", now)
                 return []
         return self._start_on(self.settings.devices, held)
+
+    def _admit(self, held: ManagedVersion, *, replace_live: bool) -> Admission:
+        """Whether its engines may start. replace_live: whether the live version may leave for it."""
+        evictable = self._evictable(held.name if replace_live else None)
+        return admit_version(held, self._versions, evictable, len(self.settings.devices), self._limits())
 
     def _start_on(self, devices: Iterable[str], held: ManagedVersion) -> list[EngineProcess]:
         assert held.root is not None

@@ -93,8 +93,7 @@ def admit(need_bytes: int, room: Room, evictable: Sequence[tuple[VersionKey, int
             return Wait(tuple(evict))
     return Refuse(
         f"it needs about {mebibytes(need_bytes)} of memory beside what is served, and {mebibytes(room.free_bytes)} are "
-        f"free: {room.limit}. Raise that, serve less, or set HEADWAITER_REPLACE_LIVE=1, which stops the live version "
-        "before a version for which there is no room loads"
+        f"free: {room.limit}. Raise that, or serve less"
     )
 
 

@@ -19,7 +19,11 @@ def admit_version(
     evictable: who may leave for it.
     """
     measured = [found for other in versions.values() for found in other.footprints()]
-    loading = [other for other in versions.values() if other.state == "loading" and other.engines]
+    loading = [
+        other  # what has left for one that waits is for that one
+        for other in versions.values()
+        if other is not held and other.state == "loading" and (other.engines or other.took_place)
+    ]
     for other in (held, *loading):
         if not other.need_bytes:  # one that loads may have started before anything served
             other.need_bytes = devices * estimate_bytes(other.weights_bytes, measured)

@@ -76,3 +76,12 @@ def test_to_wait_for_memory_is_not_to_load() -> None:
     for seconds in (500, 1000, 1500):
         assert version.step(began + seconds, lambda _: [], load_seconds=600) == []
     assert version.state == "loading"
+
+
+def test_the_memory_that_a_live_version_left_is_for_the_one_that_took_its_place(order: EngineOrder) -> None:
+    key, waiting = held("2", "loading")
+    waiting.took_place = True
+    _, new = held("3", "loading")
+    versions = dict([held("1", "ready", Engine(order, "ready", 80 * MIB, 100 * MIB))])
+    assert isinstance(admit_version(waiting, {**versions, key: waiting}, [], 1, limits(100 * MIB)), Start)
+    assert isinstance(admit_version(new, {**versions, key: waiting}, [], 1, limits(100 * MIB)), Refuse)

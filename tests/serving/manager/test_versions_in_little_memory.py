@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from registry.layout import MODEL_FOLDER
 from registry.references import Reference
 from serving.manager.memory_budget import RESERVE_BYTES
 from tests.serving.manager.world import ENGINE_BYTES, Server
@@ -54,8 +55,20 @@ def test_a_version_that_does_not_fit_beside_the_live_one_is_not_started(start: S
     assert started(server, "2") == 0
     for words in ("needs about 100 MiB", "50 MiB are free", "the limit is 214 MiB, set by the control group"):
         assert words in error(server, "2")
+    assert "set HEADWAITER_REPLACE_LIVE=1" in error(server, "2")
     (swap,) = (swap for swap in server.table().models["m"].swaps if swap.outcome == "failure")
     assert "needs about 100 MiB" in swap.error
+
+
+def test_to_replace_the_live_version_is_only_advised_where_it_helps(start: Start) -> None:
+    server = start(engines=1.5)
+    weights = server.home / "cache" / "2" / MODEL_FOLDER / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    with weights.open("wb") as file:
+        file.truncate(ENGINE_BYTES)
+    server.move("champion", "2")
+    assert "220 MiB of memory beside" in error(server, "2")
+    assert "REPLACE_LIVE" not in error(server, "2")
 
 
 def test_it_is_started_once_there_is_memory(start: Start) -> None:
