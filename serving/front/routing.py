@@ -87,11 +87,13 @@ class Routing:
                 raise NotReady("the server is starting and serves nothing yet: try again", retry_seconds=1.0)
             served = ", ".join(self.served_models()) or "none"
             raise UnknownModel(f"there is no model {name!r} here; served: {served}")
-        if version is None:
-            version = self._live(name, entry, alias)
+        is_named, version = version is not None, version or self._live(name, entry, alias)
         loaded = self._loaded.get((name, version))
         if loaded is None:
             known = entry.versions.get(version)
+            if known is None and not is_named:
+                why = "has left so that another version has memory"
+                raise NotReady(f"{name}/{version} {why}: try again", retry_seconds=1.0)
             if known is None:
                 raise UnknownModel(
                     f"{name} has no version {version!r} here; loaded: {', '.join(entry.versions) or 'none'}"
@@ -125,8 +127,11 @@ class Routing:
 
     def note_unserved(self, now: float) -> None:
         """Record since when a model's live version has had no engine. To be called regularly."""
-        live = ((name, entry.live) for name, entry in self.table.models.items())
-        unserved = [name for name, version in live if version is not None and not self._answers(name, version)]
+        unserved = [
+            name
+            for name, entry in self.table.models.items()
+            if entry.live is not None and not self._answers(name, entry.live) and not _is_being_replaced(entry)
+        ]
         self._unserved_since = {name: self._unserved_since.get(name, now) for name in unserved}
 
     def unserved_seconds(self, now: float) -> float:
@@ -142,6 +147,8 @@ class Routing:
             raise UnknownModel(f"{name} is not served at alias {alias!r}; served: {', '.join(entry.aliases) or 'none'}")
         live = entry.aliases[alias] if alias else entry.live
         if live is None:
+            if entry.versions and all(found.state == "failed" for found in entry.versions.values()):
+                raise NotReady(f"no version of {name} could be loaded: see GET /models/{name}", retry_seconds=10.0)
             raise NotReady(f"no version of {name} is loaded yet: {entry.error or 'try again'}", retry_seconds=1.0)
         return live
 
@@ -190,6 +197,13 @@ class Routing:
     def _close_links(loaded: LoadedVersion, keep: set[str]) -> None:
         for address in [address for address in loaded.links if address not in keep]:
             loaded.links.pop(address).close()
+
+
+def _is_being_replaced(entry: ModelEntry) -> bool:
+    """Whether the live version has left so that another one has memory, which loads, or loads again itself."""
+    live = entry.versions.get(entry.live or "")
+    has_left = live is None or live.state in ("loading", "draining")
+    return has_left and any(found.state == "loading" for found in entry.versions.values())
 
 
 def _versions(table: Table) -> set[tuple[str, str]]:

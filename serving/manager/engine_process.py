@@ -164,7 +164,7 @@ class EngineProcess:
         """What has happened since the last call, or None."""
         if self._process is None:
             if self._restart_at and now >= self._restart_at and not self.is_stopping:
-                self._restart_at = 0.0
+                self._restart_at, self.is_out_of_memory = 0.0, False
                 self.restarts += 1
                 try:
                     self.start()

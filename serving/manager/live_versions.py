@@ -28,11 +28,13 @@ class LiveVersions:
         self.previous: dict[Reference, list[str]] = {}
 
     def adopt(self, left: Table, held: dict[VersionKey, ManagedVersion]) -> None:
-        """Take over what another manager's table says, as far as the versions are still held."""
+        """Take over what another manager's table says, as far as a version is still held or had left on purpose."""
         for entry in left.models.values():
             for text, version in entry.serves.items():
                 reference = Reference.parse(text)
-                if version is not None and (reference.name, version) in held:
+                known = entry.versions.get(version or "")
+                has_left = known is None or known.state != "ready"  # so that another one has memory
+                if version is not None and ((reference.name, version) in held or has_left):
                     self.live[reference] = version
                 self.previous[reference] = list(entry.previous.get(text, []))
             self._swaps.extend(entry.swaps)

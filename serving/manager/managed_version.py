@@ -31,9 +31,10 @@ WRITING_SECONDS = 600.0
 class ManagedVersion:
     """One version. began, failed_at: monotonic seconds. attempt: counts from 1 while it is tried again and again.
 
-    fetching: the download, until it is done. error: why it failed, or why the attempt before this one did, or why an
-    engine of it is being restarted: once ready it stays so meanwhile. is_given_up: whether a version that failed is not
-    to be tried again by itself. took_place: whether the live version left so that there is memory for this one.
+    began: when it began to load, later where it had to wait for memory. fetching: the download, until it is done.
+    error: why it failed, or why the attempt before this one did, or why an engine of it is being restarted: once ready
+    it stays so meanwhile. is_given_up: whether it failed because memory ran out, and is not to be tried again beside a
+    live version. took_place: whether the live version left so that there is memory for this one.
     weights_bytes: of its files. need_bytes: memory that its engines were expected to take, 0 where nobody asked.
     """
 
@@ -83,6 +84,7 @@ class ManagedVersion:
             try:
                 self._take_files()
                 self.engines = start(self)
+                self.began = self.began if self.engines else now  # to wait for memory is not to load
             except Exception as error:  # whatever was raised, it is this version's cause of failure
                 return self.fail(f"{type(error).__name__}: {error}", now)
         happened = [change for engine in self.engines if (change := engine.poll(now)) is not None]
@@ -134,12 +136,18 @@ class ManagedVersion:
             engine.kill()
 
     def footprints(self) -> list[Footprint]:
-        """What each of its engines took at most so far."""
-        return [Footprint(engine.peak_bytes, self.weights_bytes) for engine in self.engines if engine.peak_bytes]
+        """What each of its engines took at most, once it has loaded."""
+        loaded = [engine for engine in self.engines if engine.was_ready and engine.peak_bytes]
+        return [Footprint(engine.peak_bytes, self.weights_bytes) for engine in loaded]
 
     def own_bytes(self) -> int:
         """The host memory that its engines take now and would free; to be called now and then for `footprints`."""
         return sum(engine.measure() for engine in self.engines)
+
+    def returning_bytes(self) -> int:
+        """The host memory that its engines will take again which ended and are being restarted."""
+        returning = [engine for engine in self.engines if engine.was_ready and engine.report.state != "ready"]
+        return sum(max(0, engine.peak_bytes - engine.measure()) for engine in returning)
 
     def measure(self) -> None:
         """Take note of the memory that its engines take."""

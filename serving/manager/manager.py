@@ -26,7 +26,7 @@ from serving.manager.engine_starter import EngineStarter
 from serving.manager.last_live import LastLive
 from serving.manager.live_versions import LiveVersions
 from serving.manager.managed_version import Fetched, ManagedVersion
-from serving.manager.memory_budget import Refuse, Wait
+from serving.manager.memory_budget import Admission, Refuse, Wait
 from serving.manager.memory_guard import admit_version, find_evictable
 from serving.manager.meter import restarts, start_counting
 from serving.manager.policy import Action, GiveUp, Load, Publish, Snapshot, Unload, VersionKey, decide
@@ -48,6 +48,10 @@ BEAT_SECONDS = 1.0
 MEASURE_SECONDS = 5.0
 MAX_RETRY_SECONDS = 3600.0
 """A version that fails again and again is tried again this often, however many attempts there were."""
+
+REPLACE_ADVICE = (
+    ", or set HEADWAITER_REPLACE_LIVE=1, which stops the live version before a version for which there is no room loads"
+)
 
 
 class Manager:
@@ -119,7 +123,7 @@ class Manager:
         """One turn: look at the registry's answer and at every version, act, publish."""
         self._watch.step(now, at_once=self._file.was_nudged())
         for managed in list(self._versions.values()):
-            for change in managed.step(now, self._start_engines, self.settings.load_seconds):
+            for change in managed.step(now, partial(self._start_engines, now), self.settings.load_seconds):
                 self._note(managed, change, now)
             if managed.state == "loading":
                 managed.own_bytes()
@@ -222,23 +226,29 @@ class Manager:
         """Whether a version that failed to load may be tried again; one that crashed while live is not."""
         if managed.state != "failed" or (managed.name, managed.version) not in self._failed:
             return False
-        if managed.took_place or (managed.is_given_up and self._is_serving()):
+        others = [live for name, live in self._live_versions.live_keys() if name == managed.name]
+        if managed.took_place or (managed.is_given_up and any(live != managed.version for live in others)):
             return False
         pause = backoff_seconds(self.settings.retry_seconds, managed.attempt, MAX_RETRY_SECONDS)
         return bool(now - managed.failed_at > pause)
 
-    def _start_engines(self, held: ManagedVersion) -> list[EngineProcess]:
+    def _start_engines(self, now: float, held: ManagedVersion) -> list[EngineProcess]:
         """Start them, or none yet where others have to leave first; raises EngineError where there is no memory."""
-        if any(other.state == "ready" for other in self._versions.values()):
-            evictable = self._evictable(held.name if self.settings.replace_live else None)
-            admission = admit_version(held, self._versions, evictable, len(self.settings.devices), self._limits())
+        if any(other.state in ("ready", "draining") for other in self._versions.values()):
+            admission = self._admit(held, replace_live=self.settings.replace_live)
             if isinstance(admission, Refuse):
-                raise EngineError(admission.reason)
+                helps = not isinstance(self._admit(held, replace_live=True), Refuse)
+                raise EngineError(admission.reason + (REPLACE_ADVICE if helps else ""))
             if isinstance(admission, Wait):
                 held.took_place |= any(key in self._live_versions.live_keys() for key in admission.evict)
-                self._evict(admission.evict, f"so that there is memory for {held.name}/{held.version}")
+                self._evict(admission.evict, f"so that there is memory for {held.name}/{held.version}", now)
                 return []
         return self._start_on(self.settings.devices, held)
+
+    def _admit(self, held: ManagedVersion, *, replace_live: bool) -> Admission:
+        """Whether its engines may start. replace_live: whether the live version may leave for it."""
+        evictable = self._evictable(held.name if replace_live else None)
+        return admit_version(held, self._versions, evictable, len(self.settings.devices), self._limits())
 
     def _start_on(self, devices: Iterable[str], held: ManagedVersion) -> list[EngineProcess]:
         assert held.root is not None
@@ -249,10 +259,10 @@ class Manager:
         wanted = {(found.name, found.version) for found in self._watch.view.targets.values() if found is not None}
         return find_evictable(self._versions, self._live_versions.live_keys(), wanted, replaced)
 
-    def _evict(self, keys: Iterable[VersionKey], why: str) -> None:
+    def _evict(self, keys: Iterable[VersionKey], why: str, now: float) -> None:
         for key in keys:
             logger.warning("%s/%s leaves, %s", *key, why)
-            self._versions[key].drain(time.monotonic(), self.settings.timeout_seconds + 5)
+            self._versions[key].drain(now, self.settings.timeout_seconds + 5)
 
     def _make_room_for(self, live: ManagedVersion, now: float) -> None:
         """Memory ran out under a version that serves: whatever loads beside it or is only kept warm ends."""
@@ -262,7 +272,7 @@ class Manager:
                 other.is_given_up = True
                 for change in other.fail(f"given up, as {why}: {live.error}", now):
                     self._note(other, change, now)
-        self._evict(self._evictable(None), f"as {why}")
+        self._evict(self._evictable(None), f"as {why}", now)
 
     def _publish_table(self) -> None:
         view = self._watch.view

@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 
 from serving.manager.managed_version import ManagedVersion
 from serving.manager.memory_budget import Admission, Room, admit, estimate_bytes
-from serving.manager.policy import VersionKey
+from serving.manager.policy import CRASH_LIMIT, VersionKey
 from serving.runtime.limits import Limits, mebibytes
 
 ManagedVersions = Mapping[VersionKey, ManagedVersion]
@@ -18,13 +18,24 @@ def admit_version(
 
     evictable: who may leave for it.
     """
-    if not held.need_bytes:
-        measured = [found for other in versions.values() for found in other.footprints()]
-        held.need_bytes = devices * estimate_bytes(held.weights_bytes, measured)
-    loading = [other for other in versions.values() if other.state == "loading" and other.engines]
+    measured = [found for other in versions.values() for found in other.footprints()]
+    loading = [
+        other  # what has left for one that waits is for that one
+        for other in versions.values()
+        if other is not held and other.state == "loading" and (other.engines or other.took_place)
+    ]
+    for other in (held, *loading):
+        if not other.need_bytes:  # one that loads may have started before anything served
+            other.need_bytes = devices * estimate_bytes(other.weights_bytes, measured)
+    promised = sum(max(0, other.need_bytes - other.own_bytes()) for other in loading)
+    promised += sum(
+        other.returning_bytes()
+        for other in versions.values()
+        if other.state == "ready" and other.crashes < CRASH_LIMIT  # one that crashes more often gives way
+    )
     room = Room(
         limits.available_bytes,
-        sum(max(0, other.need_bytes - other.own_bytes()) for other in loading),
+        promised,
         any(other.state == "draining" for other in versions.values()),
         f"the limit is {mebibytes(limits.memory_bytes)}, set by the {limits.memory_by}",
     )

@@ -29,8 +29,8 @@ class ControlGroups:
     def find(cls, root: Path = Path("/")) -> "ControlGroups":
         """Those of this process, by `/proc/self` below `root`. Never raises: what cannot be read bounds nothing."""
         try:
-            own = (root / "proc/self/cgroup").read_text().splitlines()
-            mounts = (root / "proc/self/mountinfo").read_text().splitlines()
+            own = (root / "proc/self/cgroup").read_text(errors="replace").splitlines()
+            mounts = (root / "proc/self/mountinfo").read_text(errors="replace").splitlines()
         except OSError:
             return cls()
         paths: dict[str, str] = {}
@@ -66,7 +66,8 @@ class ControlGroups:
 
     def _limits(self) -> Iterator[tuple[int, Path]]:
         for folder in self.memory:
-            limits = [_number(folder / name) for name in ("memory.max", "memory.limit_in_bytes")]
+            # Past "high" the kernel kills nobody, but slows all allocations down until nothing serves any more.
+            limits = [_number(folder / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
             # Version 1 names the least limit of the levels above, too, which a namespace may hide.
             limits.append(_fields(folder / "memory.stat").get("hierarchical_memory_limit"))
             if bounds := [limit for limit in limits if limit is not None and limit < UNLIMITED]:

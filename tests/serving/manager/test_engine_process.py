@@ -179,3 +179,9 @@ def test_a_process_whose_order_cannot_be_written_is_ended(order: EngineOrder) ->
     Path(order_path(order.report)).rmdir()
     engine.kill()
     assert waiting.poll() is not None
+
+
+def test_an_engine_that_runs_again_was_not_killed_for_want_of_memory(engine: EngineProcess) -> None:
+    engine.is_out_of_memory = True
+    assert engine.poll(engine._started + MAX_BACKOFF_SECONDS) == "restarted"
+    assert not engine.is_out_of_memory

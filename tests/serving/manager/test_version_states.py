@@ -89,6 +89,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: not self.world.unloadable)
     def crash_again_and_again(self, alias: str) -> None:
         """The version that was live before serves again, if there is one that is warm."""
+        self.step()  # what was not to stay warm has begun to leave
         live, before = self.served[alias], next(iter(self.previous(alias)), "")
         is_alone = list(self.served.values()).count(live) == 1 and self.world.targets.get(alias) == live
         may_give_way = is_alone and self.states.get(before) == "ready" and self.is_healthy(before)
@@ -234,6 +235,8 @@ class Life(RuleBasedStateMachine):
             if target is not None and target not in gave_up:
                 assert self.server.serves(alias) == target
         wanted = {version for version in (*self.served.values(), *self.world.targets.values()) if version}
+        named = self.server.manager._watch.view.targets.values()
+        wanted |= {found.version for found in named if found is not None}  # an alias that is gone means what it meant
         for alias in ALIASES:
             wanted |= set(self.previous(alias)[: self.keep])
         assert set(self.states) <= wanted
