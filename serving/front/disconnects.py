@@ -31,8 +31,7 @@ class Disconnects:
 
     def forget(self, waiter: Waiter) -> None:
         """The request waits no longer, or was never expected."""
-        self._unwatched.pop(waiter, None)
-        if watcher := self._watchers.pop(waiter, None):
+        if self._unwatched.pop(waiter, None) is None and (watcher := self._watchers.pop(waiter, None)):
             watcher.cancel()
 
     def tick(self, now: float) -> None:

@@ -10,13 +10,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from serving.errors import ClientGone, Unprocessable
+from serving.errors import ClientGone, EngineLost, Unprocessable
 from serving.front.disconnects import Disconnected, Disconnects
 from serving.front.engine_link import EngineLink, StreamWaiter, Waiter, deadline_in
 from serving.front.health import Health
@@ -45,8 +44,7 @@ Value_co = TypeVar("Value_co", covariant=True)
 logger = logging.getLogger("headwaiter.front")
 
 
-@dataclass(frozen=True)
-class Answer(Generic[Value_co]):
+class Answer(msgspec.Struct, Generic[Value_co], frozen=True):
     """The answer as `write` made it, the version that gave it, and when the request passed each stage."""
 
     value: Value_co
@@ -128,7 +126,11 @@ class Front:
         with self._tracker.track(name, protocol, context) as tracked:
             deadline = deadline_in(self.settings.timeout_seconds)
             call = Call(name, version, read, disconnected, tracked)
-            return await tracked.retry(partial(self._answer_once, call, deadline, write))
+            while True:
+                try:
+                    return await self._answer_once(call, deadline, write)
+                except EngineLost as error:
+                    tracked.allow_retry(error)
 
     async def stream(
         self,
@@ -236,7 +238,7 @@ class Front:
     ) -> Submission[AnyWaiter]:
         """One attempt, up to the engine's queue."""
         stages = call.tracked.stages
-        loaded = self.find(call.name, call.version)
+        loaded = self.routing.find(call.name, call.version)
         call.tracked.begin_attempt(loaded)
         request = call.read(loaded.task)
         if streams and not loaded.task.generates:

@@ -5,9 +5,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from serving.errors import ClientGone, EngineLost, Failed, ServingError
 from serving.front.loaded_version import LoadedVersion
@@ -17,8 +17,6 @@ from serving.front.request_log import RequestLog
 
 MAX_ATTEMPTS = 3
 """Engines that a request is sent to before it fails, because the engines of a version may end one after another."""
-
-Result = TypeVar("Result")
 
 
 class RequestTracker:
@@ -77,14 +75,6 @@ class TrackedRequest:
         self.loaded = loaded
         self.stages.forward_seconds = 0.0
         loaded.meter.begin()
-
-    async def retry(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
-        """What `attempt` returns; it is made again while it raises EngineLost and a retry is allowed."""
-        while True:
-            try:
-                return await attempt()
-            except EngineLost as error:
-                self.allow_retry(error)
 
     def allow_retry(self, error: EngineLost) -> None:
         """Return if the request may be sent to another engine; else raise `error`."""

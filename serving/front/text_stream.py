@@ -125,8 +125,14 @@ class TextStream:
 
     async def open(self) -> None:
         """Send the request to an engine. Raises ServingError."""
-        self._source = await self._request.retry(self._open_source)
-        self._readers = [_Reader(self._source) for _ in self._source.before]
+        source = None
+        while source is None:
+            try:
+                source = await self._open_source()
+            except EngineLost as error:
+                self._request.allow_retry(error)
+        self._source = source
+        self._readers = [_Reader(source) for _ in source.before]
         self._unfinished = len(self._readers)
         self._attempt += 1
 
