@@ -284,7 +284,7 @@ def measure_model(size: str, mixes: Sequence[str], plan: Plan) -> str:
         [
             f"## BERT-{size}",
             table(["lengths", "", "sequences/s", "tokens/s", "of the limit", "× the pipeline"], rows),
-            f"The engine ran {report.execution}, in {report.dtype}, up to {report.budget_tokens:,} tokens a batch.",
+            f"Execution: {report.execution}; {report.dtype}; up to {report.budget_tokens:,} tokens a batch.",
             describe_swap(fed),
             table(["memory", "used"], [[name, each] for name, each in used.items()]),
         ]

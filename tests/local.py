@@ -23,7 +23,7 @@ from serving.engine.generation.model import GenerationModel
 from serving.engine.generation.scheduler import Reply, Writer
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
-from serving.engine.parallel import Split, make_lanes
+from serving.engine.parallel import CpuPlan, make_pool
 from serving.engine.process_state import prepare_process
 from serving.errors import ServingError
 from serving.front.front import Front, Gone
@@ -86,7 +86,7 @@ class Local:
         kind = GenerationRecorder if get_task(self.contract.task).generates else Recorder
         self.model = kind(root, self.contract)
         optimize_model(self.model)
-        self.split = Split()
+        self.plan = CpuPlan()
 
     def answers(self, bodies: Sequence[Any]) -> list[Any]:
         """The answer of each body (bytes, or data for JSON), or the ServingError that it got; in order.
@@ -142,9 +142,9 @@ class Local:
         socket = context.socket(zmq.ROUTER)
         address = f"ipc://{self._run}/engine.sock"
         socket.bind(address)
-        cost = replace(COST, packs=self.model.form.is_packed)
+        cost = replace(COST, is_packed=self.model.form.is_packed)
         meter = EngineMeter("m", "1", self.contract.task)
-        engine = make_engine(self.model, cost, socket, meter, make_lanes(self.model, self.split))
+        engine = make_engine(self.model, cost, socket, meter, make_pool(self.model, self.plan))
         thread = threading.Thread(target=engine.run)
         thread.start()
         try:

@@ -1,4 +1,4 @@
-"""The engine's process: wait for the order, load, report, serve; `python -m serving.engine ORDER`."""
+"""An engine's process, `python -m serving.engine ORDER`: wait for the order, load, report, serve."""
 
 import gc
 import os
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from serving.engine.loading import Loaded
 
 LEASE_SECONDS = 0.5
-LAST_SECONDS = 30.0
-"""How long an engine without a server may take to finish what it has."""
+MAX_STOP_SECONDS = 30.0
+"""How long an engine without a server may take to answer its accepted rows."""
 LARGE_MODULES = ("serving.engine.loading", "transformers.modeling_utils", "transformers.models.auto")
-"""What every engine needs, and what takes seconds to import."""
+"""Modules that every engine needs and that take seconds to import."""
 ORDER_SECONDS = 0.01
-"""How often an engine that was started in advance looks for its order."""
+"""How often a prestarted engine looks for its order."""
 
 
 class Lease:
-    """An engine may live as long as the server does and its order is there; a thread looks. Neither needs the manager.
+    """Ends the engine once its server is gone or its order is deleted. A thread watches both, without the manager.
 
-    At the end: an engine that still loads is gone at once, one that serves is asked to stop, and made to later.
+    An engine that is still loading exits at once. A serving one is asked to stop, and exits after `MAX_STOP_SECONDS`.
     """
 
     def __init__(self, order: EngineOrder) -> None:
@@ -47,7 +47,7 @@ class Lease:
         threading.Thread(target=self._watch, name="headwaiter-lease", daemon=True).start()
 
     def on_end(self, stop: "Callable[[], None]") -> None:
-        """From now on, call this at the end."""
+        """Call `stop` at the end instead of exiting at once."""
         self._stop = stop
 
     def _watch(self) -> None:
@@ -55,12 +55,12 @@ class Lease:
             time.sleep(LEASE_SECONDS)
         if self._stop is not None:
             self._stop()
-            time.sleep(LAST_SECONDS)
+            time.sleep(MAX_STOP_SECONDS)
         os._exit(0)
 
 
 def import_large_modules() -> None:
-    """Import LARGE_MODULES; the collector need not look through them, now or later."""
+    """Import LARGE_MODULES with the garbage collector off, and exempt them from later collections."""
     with without_collector():
         for module in LARGE_MODULES:
             import_module(module)
@@ -77,9 +77,10 @@ def _load(order: EngineOrder) -> "Loaded":
 
 
 def await_order(path: Path) -> None:
-    """Import the large modules while the manager still finds out what to serve, and wait until it says so.
+    """Import the large modules while the manager still resolves what to serve, then wait for the order's file.
 
-    A process whose parent or folder is gone meanwhile ends. Where the order is there, it tells how gently to import.
+    Exits where the parent or the folder is gone meanwhile. Returns at once where the order exists already, as it tells
+    at which priority to import.
     """
     if path.exists():
         return
@@ -92,7 +93,7 @@ def await_order(path: Path) -> None:
 
 
 def main(path: str) -> None:
-    """Entry point of the process: load what the order says, report, serve until told to stop."""
+    """Entry point of the process: load the order's version, report, serve until told to stop."""
     set_up_logging()
     oom_score = OomScore()
     oom_score.become("loading")
@@ -117,7 +118,7 @@ def main(path: str) -> None:
     socket.bind(order.address)
     from serving.engine.assembly import make_engine  # with the large modules, which are imported by now
 
-    engine = make_engine(loaded.model, loaded.cost, socket, loaded.meter, loaded.lanes)
+    engine = make_engine(loaded.model, loaded.cost, socket, loaded.meter, loaded.pool)
     signal.signal(STOP_SIGNAL, lambda *_: engine.stop())
     lease.on_end(engine.stop)
     # A supervisor signals the whole tree at once; the fronts' accepted requests need the engine until the manager says.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from serving.engine.batching.cost import Cost
     from serving.engine.meter import EngineMeter
-    from serving.engine.parallel import Lanes
+    from serving.engine.parallel import ForwardPool
 
 
 def make_model(
@@ -44,12 +44,12 @@ def optimize_model(model: Model) -> None:
 
 
 def make_engine(
-    model: Model, cost: "Cost", socket: "zmq.Socket[bytes]", meter: "EngineMeter", lanes: "Lanes | None" = None
+    model: Model, cost: "Cost", socket: "zmq.Socket[bytes]", meter: "EngineMeter", pool: "ForwardPool | None" = None
 ) -> Engine | GenerationEngine:
-    """The loop that serves the model. lanes: of a model whose forward passes run side by side."""
+    """The loop that serves the model. pool: of a model whose forward passes run side by side."""
     if isinstance(model, GenerationModel):
         return GenerationEngine(model.writer, socket, meter)
-    return Engine(model, cost, socket, meter, lanes)
+    return Engine(model, cost, socket, meter, pool)
 
 
 def yields_cores(model: Model) -> bool:

@@ -1,4 +1,4 @@
-"""A forward pass under way on a model's device."""
+"""One forward pass on a model's device, under way or finished."""
 
 import time
 from dataclasses import dataclass
@@ -11,8 +11,11 @@ Array = NDArray[numpy.generic]
 
 
 @dataclass
-class Pending:
-    """A forward pass under way. arrays: host tensors, valid once `wait` returned. event: a CUDA event, or None."""
+class ForwardPass:
+    """A forward pass. arrays: host tensors, valid once `wait` returned. event: of a GPU, None on a CPU.
+
+    began: seconds of `time.perf_counter`. seconds: how long it took, on a GPU known once `wait` returned.
+    """
 
     arrays: tuple[torch.Tensor, ...]
     event: torch.cuda.Event | None

@@ -1,4 +1,4 @@
-"""A loaded model on its device: rows of token ids → one forward pass → small arrays on the host. Engine side.
+"""A loaded model on its device: rows of token ids → one forward pass → small arrays on the host.
 
 `launch` does not wait for a GPU: the engine assembles the next batch while this one runs.
 """
@@ -7,16 +7,16 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy
 import torch
+from transformers.modeling_utils import PreTrainedModel
 
 from registry.checks import load_model
 from registry.contract import Contract
 from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
-from serving.engine.forward_pass import Array, Pending
+from serving.engine.forward_pass import Array, ForwardPass
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.packing import has_bucket_sizes, pack_rows
 from serving.engine.optimizations.prepacked_weights import prepack_weights
@@ -29,7 +29,7 @@ logger = logging.getLogger("headwaiter.engine")
 
 
 def choose_device(wanted: str) -> str:
-    """Resolve a device: "auto" becomes the first GPU, or else the CPU; any other name is returned as it is."""
+    """The device to use: for "auto" the first GPU, or the CPU where there is none; else the one named."""
     if wanted != "auto":
         return wanted
     return "cuda:0" if torch.cuda.is_available() else "cpu"
@@ -81,37 +81,39 @@ class Model:
         self.form = ExecutionForm(module, is_bucketed=is_onednn and not self._is_cuda)
 
     @property
-    def module(self) -> Any:
+    def module(self) -> PreTrainedModel:
         """What runs a forward pass."""
         return self.form.module
 
     def note(self, refusal: str) -> None:
-        """Log why a faster form is refused, and keep it for the engine's report."""
+        """Log why an optimisation is refused, and keep the reason for the engine's report."""
         logger.info("%s", refusal)
         if refusal not in self.notes:
             self.notes.append(refusal)
 
     @torch.inference_mode()
-    def launch(self, rows: Sequence[Row]) -> Pending:
+    def launch(self, rows: Sequence[Row]) -> ForwardPass:
         """Start a forward pass over rows of one kind; on a CPU it is finished on return."""
         began = time.perf_counter()
         batch = self.batch(rows)
         arrays = self.task.forward(self.form.module, batch)
         if not self._is_cuda:
-            return Pending(arrays, None, began, time.perf_counter() - began)
+            return ForwardPass(arrays, None, began, time.perf_counter() - began)
         hosts = tuple(torch.empty(array.shape, dtype=array.dtype, pin_memory=True) for array in arrays)
         for host, array in zip(hosts, arrays, strict=True):
             host.copy_(array, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         event.record()
-        return Pending(hosts, event, began)
+        return ForwardPass(hosts, event, began)
 
     def is_spoilt(self, arrays: Sequence[Array]) -> bool:
-        """Whether an answer is not finite where rows attend in blocks, in which such a row spoils those beside it."""
+        """Whether a batch must be run again row by row: in an attention block, one row that is not finite makes others
+        so.
+        """
         return self.form.has_block_attention and not all(bool(numpy.isfinite(array).all()) for array in arrays)
 
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:
-        """Forward and wait; the arrays of each row, cut to its length where they have tokens."""
+        """Run one forward pass; the arrays of each row, cut to its length where they have tokens. Blocks."""
         arrays = self.launch(rows).wait()
         return [cut(arrays, index, row.length, self.task, row.kind) for index, row in enumerate(rows)]
 
@@ -137,5 +139,5 @@ class Model:
 
 
 def cut(arrays: Sequence[Array], index: int, length: int, task: Task, kind: str) -> RowArrays:
-    """One row's arrays, without its padding."""
+    """One row's arrays, without padding."""
     return [array[index, :length] if task.has_tokens(kind) else array[index] for array in arrays]

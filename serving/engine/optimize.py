@@ -8,11 +8,11 @@ the model itself.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import msgspec
 import numpy
 import torch
+from transformers.modeling_outputs import BaseModelOutput
 
 from serving.engine.model import Model
 from serving.engine.optimizations.attention import NEVER, find_min_bmm_tokens
@@ -137,7 +137,7 @@ class _Reference:
         if {name for name in OUTPUTS if getattr(expected, name, None) is not None} != {"logits"}:
             return False
 
-        def lose(_module: object, _args: object, output: Any) -> None:
+        def lose(_module: object, _args: object, output: BaseModelOutput) -> None:
             output.last_hidden_state[:, 1:] = torch.nan
 
         plain = self._model.form.module
@@ -253,17 +253,17 @@ class _Recorded(Exception):
 class _Recorder:
     """Stands in for the module until it is called."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: object) -> None:
         self._module = module
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._module, name)
 
     def __call__(self, **inputs: torch.Tensor) -> None:
         raise _Recorded(inputs)
 
 
-def _compare(found: Any, expected: Any, inputs: Inputs, dtype: torch.dtype) -> None:
+def _compare(found: object, expected: object, inputs: Inputs, dtype: torch.dtype) -> None:
     """Raises DifferentAnswer where an output differs at a token that is not padding."""
     real = inputs["attention_mask"].bool() if "attention_mask" in inputs else slice(None)
     for name in OUTPUTS:

@@ -21,8 +21,8 @@ on a GPU"."""
 WARM_UPS = 2
 """Runs before recording, as libraries choose kernels and take memory in their first ones."""
 
-Run = Callable[[], Any]
-Record = Callable[[Run], tuple[Run, Any]]
+Run = Callable[[], BaseModelOutput]
+Record = Callable[[Run], tuple[Callable[[], object], BaseModelOutput]]
 """Runs something once; returns how to run it again, and its output, which is in the same memory each time."""
 Key = tuple[int, tuple[str, ...]]
 """Tokens of a graph and the names of its inputs."""
@@ -35,7 +35,7 @@ class CudaRecorder:
         self._device = device
         self._pool: Any = None
 
-    def __call__(self, run: Run) -> tuple[Run, Any]:
+    def __call__(self, run: Run) -> tuple[Callable[[], object], BaseModelOutput]:
         """See `Record`. Raises what torch does where something cannot be recorded."""
         with torch.cuda.device(self._device):
             aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped

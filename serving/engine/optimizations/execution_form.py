@@ -1,7 +1,8 @@
 """How a loaded model is executed, as one frozen record: `optimize` returns it and a `Model` takes it in one step."""
 
 from dataclasses import dataclass
-from typing import Any
+
+from transformers.modeling_utils import PreTrainedModel
 
 from serving.engine.optimizations.torchscript import TracedModule
 
@@ -12,14 +13,14 @@ EAGER = "eager"
 class ExecutionForm:
     """What runs a model's forward passes, and which optimisations it has.
 
-    module: called with the task's inputs. is_packed: rows come as packed sequences without padding, see `unpadded`.
-    prunes_to_first_token: the last layer computes first tokens only, see `first_token`. has_block_attention: short rows
-    share attention blocks, see `attention`. is_bucketed: packed batches and prompts are padded to bucket sizes, see
-    `packing.bucket_size`. is_torchscript: forward passes, or decode steps of a generating task, run as a TorchScript
-    graph. cuda_graph_tokens: tokens of the largest batch that runs as a CUDA graph, 0 for none.
+    module: called with the task's inputs; a `TracedModule` may take its place. is_packed: rows come as a packed
+    sequence, see `unpadded`. prunes_to_first_token: the last layer computes first tokens only, see `first_token`.
+    has_block_attention: short rows share attention blocks, see `attention`. is_bucketed: packed batches and prompts are
+    padded to bucket sizes, see `packing.bucket_size`. is_torchscript: forward passes, or decode steps of a generating
+    task, run as a TorchScript graph. cuda_graph_tokens: tokens of the largest batch that runs as a CUDA graph, or 0.
     """
 
-    module: Any
+    module: PreTrainedModel
     is_packed: bool = False
     prunes_to_first_token: bool = False
     has_block_attention: bool = False

@@ -5,7 +5,6 @@ tokens that no head reads. With six layers that saves an eighth of all multiplic
 """
 
 import threading
-from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -64,12 +63,12 @@ def prune(base: PreTrainedModel) -> list[RemovableHandle]:
         raise ValueError(f"{type(base).__name__} has no last layer with a known layout: ask `can_prune` before")
     state = _ThreadState()
 
-    def begin(_: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def begin(_: object, args: tuple[torch.Tensor, ...], kwargs: dict[str, Any]) -> tuple[object, dict[str, Any]]:
         packing: Packing = kwargs["packing"]
         state.states, state.cu_seqlens = args[0], packing.cu_seqlens
         return (_first(args[0], state.cu_seqlens), *args[1:]), kwargs
 
-    def attend(_: object, args: tuple[Any, ...]) -> Any:
+    def attend(_: object, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         states = state.states
         del state.states  # frees the memory in time
         return states, *args[1:]

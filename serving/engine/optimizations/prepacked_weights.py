@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from math import prod
-from typing import Any
 
 import torch
 from torch.nn.functional import linear
@@ -28,7 +27,7 @@ LARGE_ROWS, MAX_MULTIPLICATIONS = 256, 1 << 28
 """Tokens of the large product that is timed, fewer where it would take more multiplications than this."""
 REPEATS = 3
 
-Layer = tuple[Any, type]
+Layer = tuple[torch.nn.Linear | Conv1D, type]
 """A layer and its class before prepacking, `torch.nn.Linear` or `Conv1D`."""
 
 
@@ -75,7 +74,7 @@ def prepack_weights(
     return len(prepacked)
 
 
-def _weight_of(layer: Any, kind: type) -> torch.Tensor:
+def _weight_of(layer: torch.nn.Linear | Conv1D, kind: type) -> torch.Tensor:
     """A layer's weight as (out_features, in_features); Conv1D stores the transpose."""
     weight: torch.Tensor = layer.weight
     return weight if kind is torch.nn.Linear else weight.t().contiguous()

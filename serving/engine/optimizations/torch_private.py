@@ -34,7 +34,7 @@ class MissingName(Exception):
 
 def lookup(name: str) -> Any:
     """The object of a name of `WITHOUT`; raises MissingName."""
-    found: Any = torch
+    found: object = torch
     for part in name.split("."):
         found = getattr(found, part, None)
     if found is None:
@@ -111,7 +111,11 @@ def operations_of(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -
 
     class Recorder(base):  # type: ignore[misc]  # it is looked up
         def __torch_dispatch__(
-            self, func: Callable[..., object], _types: object, args: Sequence[object] = (), kwargs: Any = None
+            self,
+            func: Callable[..., object],
+            _types: object,
+            args: Sequence[object] = (),
+            kwargs: Mapping[str, object] | None = None,
         ) -> object:
             seen.append(ALIASES.get(str(func), str(func)))
             return func(*args, **(kwargs or {}))

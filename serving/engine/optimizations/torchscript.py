@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from transformers.utils import ModelOutput
 
 from serving.engine.optimizations.torch_private import operations_of
 from serving.engine.tolerances import FORWARD_PASS
@@ -47,8 +48,8 @@ class TracedModule:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
 
-    def __call__(self, **inputs: torch.Tensor) -> Any:
-        """The model's output by name, without what no task reads."""
+    def __call__(self, **inputs: torch.Tensor) -> SimpleNamespace | ModelOutput:
+        """The model's outputs by name, without those that no task reads."""
         names = tuple(inputs) if tuple(inputs) in self._graphs else self._names
         if not inputs.keys() <= set(names):
             return self._module(**inputs)

@@ -73,7 +73,7 @@ def _forward(
     cu_seqlens: torch.Tensor | None = None,
     segment_ids: torch.Tensor | None = None,
     slot_index: torch.Tensor | None = None,
-    **others: Any,
+    **others: object,
 ) -> BaseModelOutput:
     """The encoder's output for padded rows, computed on the packed sequence."""
     if indices is None or positions is None:

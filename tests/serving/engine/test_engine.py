@@ -71,7 +71,7 @@ def test_a_row_that_is_not_finite_spoils_no_other_in_its_block(tmp_path: Path, m
     router, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
     router.bind(f"ipc://{tmp_path}/e")
     client.connect(f"ipc://{tmp_path}/e")
-    engine = Engine(model, replace(SLOW, packs=True), router, EngineMeter("m", "1", "text-classification"))
+    engine = Engine(model, replace(SLOW, is_packed=True), router, EngineMeter("m", "1", "text-classification"))
     thread = threading.Thread(target=engine.run)
     thread.start()
     kind = model.task.probe(model.contract, 8).kind
@@ -100,4 +100,4 @@ def test_a_batch_that_waited_for_the_one_before_had_the_device_from_its_end() ->
     ]
     assert [Engine._device_seconds(gpu, each) for each in pending] == [0.5, 0.5, 0.25]
     cpu: Any = SimpleNamespace(_is_cuda=False, _free=0.0)
-    assert [Engine._device_seconds(cpu, each) for each in pending] == [0.5, 0.8, 0.25], "each lane has its own core"
+    assert [Engine._device_seconds(cpu, each) for each in pending] == [0.5, 0.8, 0.25], "each has its own core"

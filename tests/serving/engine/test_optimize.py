@@ -110,7 +110,7 @@ def plain(model: Model) -> Iterator[Any]:
 @pytest.mark.parametrize("types", [False, True])
 @pytest.mark.parametrize("fills", [False, True])
 @torch.inference_mode()
-def test_a_packed_narrowed_graph_answers_as_the_model(
+def test_a_packed_pruned_graph_answers_as_the_model(
     model: Model, plain: Any, lengths: list[int], types: bool, fills: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model, "form", replace(model.form, is_bucketed=fills))
@@ -146,7 +146,7 @@ def test_a_model_that_does_not_answer_alike_without_padding_runs_as_a_padded_gra
 
 
 @torch.inference_mode()
-def test_a_head_that_reads_all_tokens_is_not_narrowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_head_that_reads_all_tokens_is_not_pruned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "headwaiter.engine")
     model = load(tmp_path, "modernbert")
     plain = model.module

@@ -1,3 +1,5 @@
+import inspect
+
 from serving.wire.engine_orders import EngineProperties, EngineReport
 from serving.wire.routing_table import EngineEntry
 
@@ -11,4 +13,6 @@ def test_the_routing_table_shows_every_property_that_an_engine_reports() -> None
 
 def test_properties_are_declared_once() -> None:
     for record in (EngineEntry, EngineReport):
-        assert not set(EngineProperties.__struct_fields__) & set(vars(record).get("__annotations__", {}))
+        own = inspect.get_annotations(record)
+        assert own
+        assert not set(EngineProperties.__struct_fields__) & set(own)

@@ -1,6 +1,7 @@
 """CUDA graphs of small batches, with a recorder for a CPU, which computes again what a GPU would replay."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def packed(lengths: list[int], family: str, *, types: bool = True) -> dict[str, 
 @pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @torch.inference_mode()
-def test_a_replayed_batch_is_answered_as_a_launched_one(family: str, pruned: bool) -> None:
+def test_a_batch_in_a_graph_is_answered_as_a_launched_one(family: str, pruned: bool) -> None:
     if pruned and family == "albert":
         pytest.skip("its layers are one and the same")
     model, recorder = build_module(family, ("token-classification", "text-classification")[pruned]), Recorder()
@@ -62,9 +63,8 @@ def test_a_replayed_batch_is_answered_as_a_launched_one(family: str, pruned: boo
     expected = [model(**case).logits for case in cases]
     replayed = use_cuda_graphs(model, recorder)
     for lengths in ([40], [100]):
-        replayed.record_larger(
-            [lambda types=types: model(**packed(lengths, family, types=types)) for types in (True, False)]
-        )  # noqa: B023  # called here
+        inputs = [packed(lengths, family, types=types) for types in (True, False)]
+        replayed.record_larger([partial(model, **each) for each in inputs])
     for case, wanted in zip(cases, expected, strict=True):
         before = recorder.replays
         found = model(**case).logits
@@ -103,7 +103,7 @@ def clock(model: Model, recorder: Recorder, launched: Callable[[int], float], re
     return lambda: now
 
 
-def test_batches_are_replayed_up_to_the_size_at_which_that_is_not_faster(model: Model) -> None:
+def test_batches_run_in_graphs_up_to_the_size_at_which_that_is_not_faster(model: Model) -> None:
     recorder = Recorder()
     passes = clock(model, recorder, lambda tokens: 3.0 if tokens < 257 else 1.0, 2.0)
     model.form = choose_cuda_graphs(model, model.form, recorder, accept, passes)
@@ -117,7 +117,7 @@ def test_batches_are_replayed_up_to_the_size_at_which_that_is_not_faster(model: 
         before = recorder.replays
 
 
-def test_a_model_that_is_never_faster_replayed_is_launched(model: Model) -> None:
+def test_a_model_that_is_never_faster_in_a_graph_is_launched(model: Model) -> None:
     recorder = Recorder()
     passes = clock(model, recorder, lambda _: 1.0, 2.0)
     model.form = choose_cuda_graphs(model, model.form, recorder, accept, passes)

@@ -100,7 +100,7 @@ def test_a_packed_model_answers_as_with_padding(family: str, task: str, pruned: 
         assert torch.equal(model(**shaped(inputs, task))[0], expected[0]), "as before, once it is unpacked"
 
 
-def test_an_encoder_whose_last_layer_is_not_its_own_is_not_narrowed() -> None:
+def test_an_encoder_whose_last_layer_is_not_its_own_is_not_pruned() -> None:
     with pytest.raises(ValueError, match="ask `can_prune`"):
         prune(build("albert", "text-classification").base_model)
     nothing = transformers.BertConfig(**SIZES | {"num_hidden_layers": 0})
@@ -115,7 +115,7 @@ def test_decoders_and_a_gpu_in_float32_are_not_packed() -> None:
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=12))
-def test_the_line_holds_each_row_once_and_in_order(lengths: list[int]) -> None:
+def test_a_packed_sequence_holds_each_row_once_and_in_order(lengths: list[int]) -> None:
     packed = pack_rows(lengths)
     indices, positions, cu_seqlens = (packed[name].tolist() for name in ("indices", "positions", "cu_seqlens"))
     longest = max(lengths)
@@ -128,7 +128,7 @@ def test_the_line_holds_each_row_once_and_in_order(lengths: list[int]) -> None:
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=40))
-def test_a_filled_line_is_of_one_of_few_sizes_and_holds_nothing_else(lengths: list[int]) -> None:
+def test_a_bucketed_sequence_has_a_bucket_size_and_holds_nothing_else(lengths: list[int]) -> None:
     packed, bucketed = pack_rows(lengths), pack_rows(lengths, bucketed=True)
     tokens, rows = sum(lengths), len(lengths)
     assert (bucketed["indices"].size, bucketed["cu_seqlens"].size - 1) == (bucket_size(tokens), bucket_size(rows))
@@ -140,7 +140,7 @@ def test_a_filled_line_is_of_one_of_few_sizes_and_holds_nothing_else(lengths: li
     assert has_bucket_sizes(lengths) == (bucketed["indices"].size == tokens and bucketed["cu_seqlens"].size == rows + 1)
 
 
-def test_there_are_few_sizes_and_each_is_near() -> None:
+def test_there_are_few_bucket_sizes_and_each_is_near() -> None:
     assert len({bucket_size(count) for count in range(1, 4097)}) == 16 + 8 * 8
     assert all(count <= bucket_size(count) <= max(count, count * 9 / 8) for count in range(1, 4097))
 
@@ -164,7 +164,7 @@ def test_blocks_hold_each_short_row_once_and_whole(lengths: list[int]) -> None:
 
 
 @pytest.mark.parametrize(("packed", "blocks", "min_bmm_tokens"), [(2.0, 1.0, BMM_TOKENS), (1.0, 1.0, NEVER)])
-def test_rows_attend_by_products_where_that_is_faster(packed: float, blocks: float, min_bmm_tokens: int) -> None:
+def test_rows_use_batched_products_where_that_is_faster(packed: float, blocks: float, min_bmm_tokens: int) -> None:
     seconds = [0.0, packed] * REPEATS + [0.0, blocks] * REPEATS
     now = iter([sum(seconds[: index + 1]) for index in range(len(seconds))])
     assert find_min_bmm_tokens(build("bert", "fill-mask"), torch.bfloat16, lambda: next(now)) == min_bmm_tokens
