@@ -100,6 +100,4 @@ def test_a_batch_that_waited_for_the_one_before_had_the_device_from_its_end() ->
     ]
     assert [Engine._device_seconds(gpu, each) for each in pending] == [0.5, 0.5, 0.25]
     cpu: Any = SimpleNamespace(_is_cuda=False, _free=0.0)
-    assert [Engine._device_seconds(cpu, each) for each in pending] == [0.5, 0.8, 0.25], (
-        "each thread of a pool has its own core"
-    )
+    assert [Engine._device_seconds(cpu, each) for each in pending] == [0.5, 0.8, 0.25], "each has its own core"

@@ -164,9 +164,7 @@ def test_blocks_hold_each_short_row_once_and_whole(lengths: list[int]) -> None:
 
 
 @pytest.mark.parametrize(("packed", "blocks", "min_bmm_tokens"), [(2.0, 1.0, BMM_TOKENS), (1.0, 1.0, NEVER)])
-def test_rows_attend_by_batched_products_where_that_is_faster(
-    packed: float, blocks: float, min_bmm_tokens: int
-) -> None:
+def test_rows_use_batched_products_where_that_is_faster(packed: float, blocks: float, min_bmm_tokens: int) -> None:
     seconds = [0.0, packed] * REPEATS + [0.0, blocks] * REPEATS
     now = iter([sum(seconds[: index + 1]) for index in range(len(seconds))])
     assert find_min_bmm_tokens(build("bert", "fill-mask"), torch.bfloat16, lambda: next(now)) == min_bmm_tokens
