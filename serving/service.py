@@ -67,6 +67,9 @@ class Manager:
         from serving.manager.manager import Manager as Loop
 
         set_up_logging()
+        # A registry in trouble must be noticed soon. MLflow's own defaults are 120 s and 7 retries.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         self._loop = Loop(ServingSettings.from_environment())
         self._thread = threading.Thread(target=self._loop.run, name="headwaiter-manager")
         self._thread.start()

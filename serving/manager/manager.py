@@ -69,8 +69,6 @@ class Manager:
         """Construction is cheap; what is handed in does the work. Raises EngineError if the settings name no model."""
         if not settings.models and not settings.deployments:
             raise EngineError("nothing to serve: name models on the command line, or in HEADWAITER_MODELS")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # MLflow's own: 120 s, and 7 retries
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         self.settings = settings
         self._fetch = fetch
         self._starter = EngineStarter(settings, engine)
