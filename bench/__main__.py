@@ -46,7 +46,7 @@ ON_REQUEST = ("peers",)
 """Only run where they are named: they install other servers."""
 
 QUIET = 0.05
-"""Share of all cores that other processes may use; ours."""
+"""Share of all cores that other processes may use: with more, figures differ from run to run by more than noise."""
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from serving.engine.optimizations.prepacked_weights import choose_products
+from serving.engine.optimizations.prepacked_weights import prepack_weights
 
 BLOCK_TOKENS = 32
 
@@ -47,7 +47,7 @@ def generate(model: Any, prompts: list[list[int]], new_tokens: int) -> int:
 @torch.inference_mode()
 def products(model: Any, prompts: list[list[int]], new_tokens: int) -> int:
     """Every weight times one row, as often as there would be tokens; their number."""
-    choose_products(model, lambda: None)
+    prepack_weights(model, lambda: None)
     layers = [each for each in model.modules() if isinstance(each, torch.nn.Linear)]
     rows = [torch.ones(1, each.in_features, dtype=model.dtype) for each in layers]
     for _ in range(len(prompts) * new_tokens):

@@ -3,7 +3,7 @@
 from itertools import islice
 
 from serving.engine.batching.cost import Cost
-from serving.engine.batching.online_cost import LearnedCost
+from serving.engine.batching.online_cost import OnlineCost
 from serving.engine.batching.queue import Queue
 from serving.wire.messages import Row
 
@@ -75,7 +75,7 @@ class Headwaiter(Rule):
     def __init__(self, cost: Cost) -> None:
         super().__init__(cost)
         self._queue = Queue()
-        self._learned = LearnedCost(cost, KIND)
+        self._online_cost = OnlineCost(cost, KIND)
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -86,12 +86,12 @@ class Headwaiter(Rule):
 
     def choose(self) -> list[int]:
         """Take the next batch."""
-        return [entry.row.id for entry in self._queue.choose(self._learned.now)]
+        return [entry.row.id for entry in self._queue.choose(self._online_cost.now)]
 
     def ran(self, rows: int, longest: int, began: float, ended: float) -> None:
         """As the engine does."""
         padded = rows * longest
-        self._learned.observe(KIND, padded, padded * longest, ended - began)
+        self._online_cost.observe(KIND, padded, padded * longest, ended - began)
 
 
 def best_possible(lengths: list[int], cost: Cost) -> float:
@@ -103,6 +103,6 @@ def best_possible(lengths: list[int], cost: Cost) -> float:
     ordered = sorted(lengths)
     least = [0.0]
     for end, longest in enumerate(ordered, 1):
-        rows = range(1, min(end, cost.most_rows(longest)) + 1)
+        rows = range(1, min(end, cost.max_rows(longest)) + 1)
         least.append(min(least[end - count] + cost.seconds(count, longest) for count in rows))
     return least[-1]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import cast
 
 PAUSE_SECONDS = 0.02
-"""A client that was refused or cut off waits this long, so that a full server is not drowned in retries; ours."""
+"""Pause of a client that was refused or cut off, so that retries do not overload a full server."""
 
 
 @dataclass(frozen=True)

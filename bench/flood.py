@@ -26,7 +26,7 @@ from bench.prompts import make_prompts
 from bench.report import table
 from bench.results import LoadResult, StreamResult, run_load, run_streams, streams_command
 from bench.texts import SHORT, make_texts, read_words
-from serving.runtime.priority import WRITING_NICENESS
+from serving.runtime.priority import GENERATION_NICENESS
 
 CONNECTIONS = 8
 STREAMS, LONG_TOKENS = 40, 256
@@ -34,7 +34,7 @@ SHORT_STREAMS, SHORT_TOKENS, SHORT_TEXTS = 4, 8, 40
 ROUNDS = 3
 SETTLE_SECONDS = 3.0
 """Until all streams of the flood have begun."""
-BUSY = f"import os\nos.nice({WRITING_NICENESS})\nwhile True: pass"
+BUSY = f"import os\nos.nice({GENERATION_NICENESS})\nwhile True: pass"
 
 Times = Sequence[tuple[float, float]]
 """The p50 and the p99 of each round, in ms."""

@@ -29,6 +29,7 @@ from bench.report import rate, table
 from bench.texts import LengthMix, describe_lengths, make_lengths
 from serving.engine.optimizations.packing import pack_rows
 from serving.engine.optimizations.unpadded import can_pack, pack, unpack
+from serving.engine.process_state import prepare_process
 from serving.manager.engine_process import EngineProcess
 from serving.wire.engine_orders import EngineOrder
 
@@ -46,7 +47,7 @@ LOAD_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What the command line asked for. dtype: of the engine and of the limit; the pipeline has its own on a GPU.
+    """What the command packed asked for. dtype: of the engine and of the limit; the pipeline has its own on a GPU.
 
     under_way: rows of each client.
     """
@@ -96,8 +97,8 @@ def _inputs(ids: torch.Tensor, mask: torch.Tensor | None, packs: bool) -> dict[s
     if mask is None:
         return {"input_ids": ids}
     inputs = {"input_ids": ids, "attention_mask": mask}
-    line = pack_rows(mask.sum(1).tolist()) if packs else {}
-    return inputs | {name: torch.from_numpy(array).to(ids.device) for name, array in line.items()}
+    packed = pack_rows(mask.sum(1).tolist()) if packs else {}
+    return inputs | {name: torch.from_numpy(array).to(ids.device) for name, array in packed.items()}
 
 
 def _run(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> None:
@@ -139,7 +140,7 @@ class Engines:
         self._run, self._root, self._plan = run, root, plan
         self._started: list[EngineProcess] = []
 
-    def start(self, version: str, *, gently: bool = False) -> EngineProcess:
+    def start(self, version: str, *, low_priority: bool = False) -> EngineProcess:
         """Blocks until it serves; raises BenchError."""
         order = EngineOrder(
             model="bert",
@@ -151,7 +152,7 @@ class Engines:
             report=f"{self._run}/{version}.json",
             threads=0,
             server=os.getpid(),
-            gently=gently,
+            low_priority=low_priority,
         )
         engine = EngineProcess(order)
         self._started.append(engine)
@@ -232,7 +233,7 @@ def swap(
     clients.tell("phase")
     time.sleep(plan.seconds)
     clients.tell("phase")
-    second = engines.start("2", gently=True)
+    second = engines.start("2", low_priority=True)
     used["two engines"] = engines.memory()
     clients.tell(f"phase\nmove {second.order.address}")
     time.sleep(plan.seconds)
@@ -283,7 +284,7 @@ def measure_model(size: str, mixes: Sequence[str], plan: Plan) -> str:
         [
             f"## BERT-{size}",
             table(["lengths", "", "sequences/s", "tokens/s", "of the limit", "× the pipeline"], rows),
-            f"The engine ran {report.execution}, in {report.dtype}, up to {report.budget_tokens:,} tokens a batch.",
+            f"Execution: {report.execution}; {report.dtype}; up to {report.budget_tokens:,} tokens a batch.",
             describe_swap(fed),
             table(["memory", "used"], [[name, each] for name, each in used.items()]),
         ]
@@ -308,6 +309,7 @@ def main() -> int:
     dtype = options.dtype or ("bfloat16" if is_cuda else "float32")
     plan = Plan(options.device, dtype, options.small, options.seconds, options.rows)
     transformers.utils.logging.disable_progress_bar()
+    prepare_process()
     where = torch.cuda.get_device_name(options.device) if is_cuda else f"{len(os.sched_getaffinity(0))} cores"
     print(f"# The engine on {where}: torch {torch.__version__}, transformers {transformers.__version__}\n")
     print(f"{CLIENTS} clients, {plan.under_way} rows under way each, {IN_MESSAGE} in a message.")

@@ -23,7 +23,7 @@ from monitoring.instruments import Instruments
 from monitoring.metrics import METRICS
 from serving.engine.meter import EngineMeter
 from serving.front.meter import FrontMeter
-from serving.front.request_context import Stages
+from serving.front.request_context import StageTimes
 
 CONNECTIONS = 64
 REPEATS = 4_000
@@ -62,7 +62,7 @@ def counting_seconds() -> float:
     front = FrontMeter("m", "1", "text-classification", ("good", "bad"))
     engine = EngineMeter("m", "1", "text-classification")
     lengths = [12] * ROWS
-    stages = Stages()  # the answer's Server-Timing header needs it, counted or not
+    stages = StageTimes()  # the answer's Server-Timing header needs it, counted or not
     stages.sent = stages.received = stages.ended = stages.began
     began = time.process_time()
     for _ in range(REPEATS):

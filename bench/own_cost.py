@@ -3,6 +3,7 @@ and a front's for each request, however many versions are loaded.
 """
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from serving.engine.batching.cost import Cost
 from serving.engine.engine import Engine
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
+from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.front.front import Front
 from serving.settings import ServingSettings
 from serving.tasks.base.request import parse_body
@@ -57,12 +59,15 @@ def run(seconds: float) -> str:
         registry = RegistrySettings.from_environment(environment)
         root, contract = fetch(Versions(registry).resolve(Reference(MODEL, version="1")), registry)
         model = Model(root, contract)
-        labels = len(contract.labels)
-        model.module = lambda **inputs: SimpleNamespace(logits=torch.zeros(len(inputs["input_ids"]), labels))
+        model.form = ExecutionForm(partial(_answer_at_once, len(contract.labels)))
         engine = [[str(rows), f"{row_micros(model, home, rows, seconds):.1f}"] for rows in BATCHES]
         front = [[str(loaded), *asyncio.run(request_micros(model, root, home, loaded, seconds))] for loaded in LOADED]
     heads = ["rows a batch", "engine, µs a row (bound: 10 at 64)"], ["versions loaded", "front, µs a request"]
     return "\n\n".join(["## Own cost: a model that answers at once", table(heads[0], engine), table(heads[1], front)])
+
+
+def _answer_at_once(labels: int, input_ids: torch.Tensor, **_: torch.Tensor) -> SimpleNamespace:
+    return SimpleNamespace(logits=torch.zeros(len(input_ids), labels))
 
 
 def row_micros(model: Model, home: Path, rows: int, seconds: float) -> float:
@@ -72,7 +77,7 @@ def row_micros(model: Model, home: Path, rows: int, seconds: float) -> float:
     address = f"ipc://{home}/e{rows}"
     socket.bind(address)
     engine = _engine(model, socket, rows * TOKENS)
-    kind = model.task.probe(model.contract, 1).kind
+    kind = model.task.probe(model.contract, 1).batch_key
     arguments = [sys.executable, "-m", "bench.own_cost", address, str(rows), str(seconds), kind]
     client = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE)
     threading.Thread(target=_stop_after, args=(client, engine)).start()
@@ -96,6 +101,8 @@ async def request_micros(model: Model, root: Path, home: Path, loaded: int, seco
     thread.start()
     front = Front(ServingSettings(RegistrySettings(run, ""), (), run, os.getpid(), timeout_seconds=60))
     TableFile(run).write(_table(model, root, run, loaded))
+    gc.collect()
+    gc.freeze()  # as a front's process does
     await front.start()
     while not front.is_ready():
         await asyncio.sleep(0.01)

@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import NormalDist
 
 BLOCK = 200
-"""Texts in a row that share one distribution of lengths, so that a run which stops anywhere saw the same mix; ours."""
+"""The lengths of each block of so many texts follow the whole distribution, so that a run that stops anywhere has seen
+the same mix."""
 
 
 @dataclass(frozen=True)

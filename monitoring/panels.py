@@ -7,7 +7,7 @@ from typing import Literal
 from monitoring.queries import quantile
 
 Steps = tuple[tuple[float, str], ...]
-FEW_ERRORS: Steps = ((0, "green"), (0.001, "orange"), (0.01, "red"))
+MIN_ERRORS: Steps = ((0, "green"), (0.001, "orange"), (0.01, "red"))
 
 
 @dataclass(frozen=True)

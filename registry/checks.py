@@ -10,6 +10,7 @@ from typing import Any
 
 from registry.errors import IncompleteArtifact, MismatchedHead, RandomHead, UnsafeArtifact, WrongHead
 from registry.heads import get_head, model_class
+from registry.served_classes import check_class
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"})
 
@@ -81,6 +82,7 @@ def load_model(folder: Path, task: str, *, dtype: str) -> Any:
     config = read_config(folder)
     check_files(folder)
     expected = check_config(config, task)
+    check_class(task, expected, config)
     auto_class = getattr(transformers, get_head(task).auto_class)
     model, report = auto_class.from_pretrained(
         folder,

@@ -8,7 +8,7 @@ loaded model answered the example whose output the contract then records. The an
 import importlib
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from registry.heads import Head, get_head
 from registry.image_settings import describe_images, image_patches, reads_images
 from registry.layout import FLAVOR, LOADER, MODEL_FOLDER
 from registry.processors import describe_processor, load_processor, longest_row
+from registry.served_classes import check_class
 from registry.settings import RegistrySettings, check_model_name
 from registry.tracking import connect, use_tracking
 
@@ -52,6 +53,7 @@ def log_model(
     max_tokens: int | None = None,
     sample: Sequence[Any] = (),
     settings: RegistrySettings | None = None,
+    announce: Callable[[str], object] | None = None,
 ) -> LoggedVersion:
     """Log a fine-tuned model with its contract and register it as the next version of `name`. Blocks.
 
@@ -59,9 +61,10 @@ def log_model(
     or its image processor; a folder holds its own. inputs, parameters: the example request that the contract records;
     default: the task's. defaults: the task's own settings, such as `{"pooling": "mean"}`. dtype: "auto", or the only
     one to serve in. max_tokens: a lower bound on rows than the model's own. sample: inputs like those to come, some
-    hundreds, whose answers become the baseline that drift is measured against. Raises HeadError, ArtifactError,
-    ContractError.
+    hundreds, whose answers become the baseline that drift is measured against. announce: is told each step that takes
+    a while, in a few words. Raises HeadError, ArtifactError, ContractError.
     """
+    announce = announce or _keep_quiet
     check_model_name(name)
     head = get_head(task)
     settings = settings or RegistrySettings.from_environment()
@@ -71,8 +74,10 @@ def log_model(
         root = Path(staging)
         folder = Path(model) if isinstance(model, str | Path) else None
         if folder is not None:
+            announce("loading and checking the checkpoint")
             model, tokenizer = _load_folder(folder, head, tokenizer)
         _save(model, tokenizer, root / MODEL_FOLDER)
+        announce("loading it again from the artifact, and answering the example")
         contract = make_contract(
             root,
             model,
@@ -86,6 +91,7 @@ def log_model(
             max_tokens=max_tokens,
             sample=sample,
         )
+        announce(f"registering it as a version of {name}")
         return _register(root, contract, name, settings)
 
 
@@ -174,6 +180,10 @@ def save_model(path: str, mlflow_model: Any, *, root: Path, contract: Contract) 
     write_artifact(Path(path), contract, mlflow_model)
 
 
+def _keep_quiet(step: str) -> None:
+    """Announce nothing."""
+
+
 def _load_folder(folder: Path, head: Head, processor: Any) -> tuple[Any, Any]:
     if not folder.is_dir():
         raise IncompleteArtifact(f"{folder} is not a folder: pass one that save_pretrained wrote")
@@ -207,6 +217,9 @@ def describe(
 
     folder = root / MODEL_FOLDER
     check_files(folder)
+    saved = read_config(folder)
+    model_class = check_config(saved, task)
+    check_class(task, model_class, saved)
     config = model.config
     labels = tuple(config.id2label[index] for index in range(config.num_labels)) if _has_labels(model) else ()
     if labels and all(label == f"LABEL_{index}" for index, label in enumerate(labels)):
@@ -222,7 +235,7 @@ def describe(
         format=FORMAT,
         task=task,
         auto_class=get_head(task).auto_class,
-        model_class=check_config(read_config(folder), task),
+        model_class=model_class,
         model_type=config.model_type,
         problem_type=getattr(config, "problem_type", None),
         labels=labels,

@@ -17,7 +17,8 @@ class Head:
 
     task: the Hugging Face task name. auto_class: the transformers AutoModel class.
     mapping: the table in `modeling_auto` from model_type to class name. answers: what a user gets, in a few words.
-    same_as: the task that this one is another name of, or empty.
+    same_as: the task that this one is another name of, or empty. reads: what a model of the task may read.
+    generates: whether the answer is written token by token.
     """
 
     task: str
@@ -25,12 +26,14 @@ class Head:
     mapping: str
     answers: str
     same_as: str = ""
+    reads: tuple[str, ...] = ("text",)
+    generates: bool = False
 
 
 HEADS: Mapping[str, Head] = {
     head.task: head
     for head in (
-        Head("feature-extraction", "AutoModel", "MODEL_MAPPING_NAMES", "vectors"),
+        Head("feature-extraction", "AutoModel", "MODEL_MAPPING_NAMES", "vectors", reads=("text", "images")),
         Head(
             "text-classification",
             "AutoModelForSequenceClassification",
@@ -61,12 +64,14 @@ HEADS: Mapping[str, Head] = {
             "AutoModelForCausalLM",
             "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
             "text that goes on",
+            generates=True,
         ),
         Head(
             "text2text-generation",
             "AutoModelForSeq2SeqLM",
             "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
             "text made from text",
+            generates=True,
         ),
         Head(
             "summarization",
@@ -74,6 +79,7 @@ HEADS: Mapping[str, Head] = {
             "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
             "a shorter text",
             same_as="text2text-generation",
+            generates=True,
         ),
         Head(
             "translation",
@@ -81,6 +87,7 @@ HEADS: Mapping[str, Head] = {
             "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
             "the text in another language",
             same_as="text2text-generation",
+            generates=True,
         ),
         Head(
             "multiple-choice",
@@ -99,6 +106,7 @@ HEADS: Mapping[str, Head] = {
             "AutoModelForImageClassification",
             "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
             "a label per image",
+            reads=("images",),
         ),
     )
 }

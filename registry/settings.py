@@ -3,37 +3,42 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from registry.errors import RegistryError
+import msgspec
+from msgspec import Meta
+
+from registry.environment import InvalidSetting, read_settings
+
+__all__ = ["DEFAULT_ALIAS", "InvalidSetting", "RegistrySettings", "check_model_name"]
 
 DEFAULT_ALIAS = "champion"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-class InvalidSetting(RegistryError):
-    """A setting's value breaks its rule."""
+class RegistrySettings(msgspec.Struct, frozen=True):
+    """Where the registry and its local cache are."""
 
-
-@dataclass(frozen=True)
-class RegistrySettings:
-    """Where the registry and its local cache are.
-
-    home: the one folder for cache, sockets and run state (`HEADWAITER_HOME`).
-    tracking_uri: MLflow's own address (`MLFLOW_TRACKING_URI`); default: a sqlite file under home.
-    """
-
-    home: Path
-    tracking_uri: str
+    home: Annotated[
+        Path,
+        Meta(description="The one folder for cache, sockets and run state.", extra={"default": "~/.headwaiter"}),
+    ]
+    tracking_uri: Annotated[
+        str,
+        Meta(
+            description="MLflow's own address.",
+            extra={"variable": "MLFLOW_TRACKING_URI", "default": "a sqlite file under HEADWAITER_HOME"},
+        ),
+    ]
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "RegistrySettings":
-        """Read `HEADWAITER_HOME` and `MLFLOW_TRACKING_URI`; an empty value counts as unset."""
-        home = Path(environ.get("HEADWAITER_HOME") or "~/.headwaiter").expanduser().resolve()
-        uri = environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
-        return cls(home=home, tracking_uri=uri)
+        """Read the variables; an empty value counts as unset."""
+        read = read_settings(cls, environ)
+        home = Path(read["home"] or "~/.headwaiter").expanduser().resolve()
+        return cls(home=home, tracking_uri=read["tracking_uri"] or f"sqlite:///{home / 'mlflow.db'}")
 
     @property
     def cache(self) -> Path:

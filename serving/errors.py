@@ -16,6 +16,22 @@ ServingError
 
 from typing import ClassVar
 
+MLFLOW_CODES = {
+    400: "BAD_REQUEST",
+    404: "RESOURCE_DOES_NOT_EXIST",
+    429: "REQUEST_LIMIT_EXCEEDED",
+    503: "TEMPORARILY_UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+"""HTTP status → MLflow's error code. Of several that MLflow (3.17) has for a status it is the one that says most."""
+
+
+def mlflow_code(status: int) -> str:
+    """MLflow's error code for a refusal with this HTTP status; 0 where no server answered."""
+    if status == 0:
+        return "TEMPORARILY_UNAVAILABLE"
+    return MLFLOW_CODES.get(status, "INVALID_PARAMETER_VALUE" if 400 <= status < 500 else "INTERNAL_ERROR")
+
 
 class ServingError(Exception):
     """Base class. status: HTTP status. reason: a short fixed word for metrics and clients.

@@ -10,7 +10,7 @@ from registry.contract import Contract
 from serving.engine.predictor import Predictor
 from serving.tasks import get_task
 from serving.tasks.base.columns import to_inputs
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 
 def load(root: Path) -> Predictor:
@@ -50,7 +50,7 @@ def _load_pyfunc(path: str) -> PyFunc:
     return PyFunc(load(Path(path)))
 
 
-def _to_inputs(model_input: Any, task: Task) -> list[Any]:
+def _to_inputs(model_input: Any, task: AnyTask) -> list[Any]:
     if hasattr(model_input, "columns"):
         return to_inputs({str(name): list(model_input[name]) for name in model_input.columns}, task)
     return list(model_input) if isinstance(model_input, list | tuple) else [model_input]

@@ -1,13 +1,16 @@
 """The BentoML services: `Headwaiter`, whose workers are the fronts, and the manager that it depends on.
 
 `bentoml serve serving.service:Headwaiter` runs both; `headwaiter serve` does that with its flags in the environment.
-The data plane goes round BentoML's middleware, which costs more than a small model's forward pass; everything else is
-BentoML's: processes, health routes, the typed API and its OpenAPI page, `bentoml build`.
+The data plane bypasses BentoML's middleware, which costs more than a small model's forward pass. BentoML provides the
+rest: processes, health routes, the typed API and its OpenAPI page, `bentoml build`.
 """
 
 import asyncio
+import gc
+import logging
 import os
 import threading
+import warnings
 from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -16,17 +19,18 @@ import bentoml
 from _bentoml_sdk import Service
 from bentoml.exceptions import BentoMLException
 
+from registry.environment import settings_of
 from serving.errors import ServingError
-from serving.front.request_context import Trail
+from serving.front.request_context import RequestContext
 from serving.runtime.logs import set_up_logging
-from serving.settings import ServingSettings, default_workers
+from serving.settings import ServingSettings
 from serving.tasks.base.request import convert_request
 
 if TYPE_CHECKING:
-    from serving.front.front import Front
+    from serving.front.front import Answer, Front
 
 _QUIET = {
-    "metrics": {"enabled": False},  # ours are served instead: BentoML's have the raw path as a label
+    "metrics": {"enabled": False},  # the data plane has its own; BentoML's label every raw path
     "logging": {"access": {"enabled": False}},
     "tracing": {"excluded_urls": ".*"},  # spans are recorded even when nobody samples them
     "traffic": {"timeout": 3600},  # a request's own deadline is shorter
@@ -35,7 +39,7 @@ _QUIET = {
 
 @cache
 def front() -> "Front":
-    """This worker's front."""
+    """The front of this worker process."""
     from serving.front.front import Front
 
     set_up_logging()
@@ -46,12 +50,12 @@ class FrontService(Service[Any]):
     """A BentoML service whose ASGI app has the data plane before it."""
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        """BentoML's hook: what the worker serves. Only fronts import it, so that the other processes start sooner."""
+        """BentoML's hook: the app that a worker serves. The front is imported here, as the manager needs none."""
         from serving.front.app import DataPlane
-        from serving.front.fast_path import serve_plainly
+        from serving.front.fast_path_check import enable_fast_path
 
         plane = DataPlane(front(), super().to_asgi(is_main=is_main))
-        serve_plainly(plane.huggingface)
+        enable_fast_path(plane.huggingface)
         return plane
 
 
@@ -63,6 +67,9 @@ class Manager:
         from serving.manager.manager import Manager as Loop
 
         set_up_logging()
+        # A registry in trouble must be noticed soon. MLflow's own defaults are 120 s and 7 retries.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         self._loop = Loop(ServingSettings.from_environment())
         self._thread = threading.Thread(target=self._loop.run, name="headwaiter-manager")
         self._thread.start()
@@ -80,7 +87,7 @@ class Manager:
 @bentoml.service(
     name="headwaiter",
     service_class=FrontService,
-    workers=int(os.environ.get("HEADWAITER_WORKERS") or default_workers()),
+    workers=settings_of(ServingSettings)["workers"].read(os.environ),
     **_QUIET,
 )
 class Headwaiter:
@@ -94,6 +101,7 @@ class Headwaiter:
     @bentoml.on_startup
     async def start(self) -> None:
         """Follow the routing table."""
+        _settle_process()
         await front().start()
 
     @bentoml.on_shutdown
@@ -112,15 +120,15 @@ class Headwaiter:
         ctx: bentoml.Context,
     ) -> Any:
         """Answer one input or a list of inputs with a model's live version, or with the version that is named."""
-        limit, trail = front().settings.max_rows, Trail.read(ctx.request.headers.raw)
-        ctx.response.headers["x-request-id"] = trail.request_id
+        limit, context = front().settings.max_rows, RequestContext.read(ctx.request.headers.raw)
+        ctx.response.headers["x-request-id"] = context.request_id
         try:
-            answer = await front().answer(
+            answer: Answer[object] = await front().answer(
                 model,
                 version,
                 lambda task: convert_request(inputs, parameters, task, limit),
                 protocol="bentoml",
-                trail=trail,
+                context=context,
             )
         except ServingError as error:
             raise _as_bentoml(error) from error
@@ -131,6 +139,15 @@ class Headwaiter:
 
     async def __is_ready__(self) -> bool:
         return front().is_ready()
+
+
+def _settle_process() -> None:
+    """Set this worker process' global state, once everything is imported."""
+    access = logging.getLogger("uvicorn.access")  # with handlers, uvicorn formats a line for each request
+    access.handlers, access.propagate = [], False
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # by Pillow; `images` refuses such images
+    gc.collect()
+    gc.freeze()  # imported objects stay: the collector need not scan them while requests are served
 
 
 def _as_bentoml(error: ServingError) -> BentoMLException:

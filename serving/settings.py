@@ -1,64 +1,122 @@
-"""The server's settings: flags become `HEADWAITER_*` variables, read once in each process and refused loudly."""
+"""The server's settings, declared once: flags become `HEADWAITER_*` variables, read once in each process."""
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
+import msgspec
+from msgspec import Meta
+
+from registry.environment import read_settings
 from registry.references import Reference
 from registry.settings import InvalidSetting, RegistrySettings
 from serving.runtime.limits import own_groups, usable_cores
 
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+MAX_RUN_FOLDER = 70
+"""Characters of the run folder's path, so that a socket in it stays within the 107 bytes of a socket's path."""
 CORES_OF_A_FRONT = 4
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-@dataclass(frozen=True)
-class ServingSettings:
+def default_workers(environ: Mapping[str, str] = os.environ) -> int:
+    """One front process for each four cores that may be used, as an engine takes several times as much; at most 8."""
+    cores, _ = usable_cores(own_groups(), environ)
+    return max(1, min(8, cores // CORES_OF_A_FRONT))
+
+
+class ServingSettings(msgspec.Struct, frozen=True):
     """Everything that can be set about a server. Times are in seconds, sizes in bytes or tokens.
 
-    models: what to serve. deployments: whether to serve what the registry marks as deployed, too. workers: front
-    processes, one for each four cores if not set. devices: "auto" or torch device names; one engine each. dtype:
-    "auto" or the one to serve in. poll_seconds: how often aliases are read. keep_previous: versions that stay
-    loaded behind an alias' live one; keep_bytes: what those may take together, 0 for no bound. replace_live:
-    whether the live version stops before one loads for which there is no memory beside it; nothing of that model
-    answers meanwhile. retry_seconds: after which a version that failed to load is first tried again.
-    webhook_secret: of MLflow's webhook, empty for none. timeout_seconds: a request's deadline. grace_seconds: how
-    long the manager or all engines of a live model may be gone before liveness fails, and how long shutdown waits
-    for accepted requests. load_seconds: how long a version may take to load. queue_tokens: bound of an engine's
-    queue, 0 for what the engine computes in `queue_seconds`. max_body_bytes, max_rows: bounds of one request.
-    threads: of an engine on a CPU, 0 for all cores. cache_bytes: of the keys and values of texts that one engine
-    writes, 0 for a share of what is free. slow_seconds: requests that take longer are logged. log_inputs: whether
-    logged requests show what was asked. run: folder of sockets and the routing table. server: id of the process
-    that all others end with.
+    run: folder of sockets and the routing table. server: id of the process that all others end with.
     """
 
     registry: RegistrySettings
-    models: tuple[Reference, ...]
+    models: Annotated[tuple[Reference, ...], Meta(description="What to serve, separated by spaces.")]
     run: Path
     server: int
-    deployments: bool = False
-    workers: int = 1
-    devices: tuple[str, ...] = ("auto",)
-    dtype: str = "auto"
-    poll_seconds: float = 2.0
-    keep_previous: int = 1
-    keep_bytes: int = 0
-    replace_live: bool = False
-    retry_seconds: float = 30.0
-    webhook_secret: str = field(default="", repr=False)
-    timeout_seconds: float = 30.0
-    grace_seconds: float = 30.0
-    load_seconds: float = 600.0
-    queue_tokens: int = 0
-    queue_seconds: float = 10.0
-    max_body_bytes: int = 8 * 1024 * 1024
-    max_rows: int = 1024
-    threads: int = 0
-    cache_bytes: int = 0
-    slow_seconds: float = 1.0
-    log_inputs: bool = False
+    deployments: Annotated[bool, Meta(description="1: serve what the registry marks as deployed, too.")] = False
+    workers: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=256,
+            description="Front processes.",
+            extra={"default": "one for each four cores, at most 8", "derive": default_workers},
+        ),
+    ] = 1
+    devices: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="auto, cpu, cuda, or several as cuda:0,cuda:1; one engine each.",
+            extra={"variable": "HEADWAITER_DEVICE", "default": "auto"},
+        ),
+    ] = ("auto",)
+    dtype: Annotated[Dtype, Meta(description="The dtype to serve in; auto is the fastest that keeps the answers.")] = (
+        "auto"
+    )
+    poll_seconds: Annotated[float, Meta(ge=0.05, le=3600, description="How often aliases are read.")] = 2.0
+    keep_previous: Annotated[int, Meta(ge=0, le=100, description="Versions kept loaded behind the live one.")] = 1
+    keep_bytes: Annotated[
+        int, Meta(ge=0, le=2**50, description="Memory that the versions behind the live ones may take; 0: no bound.")
+    ] = 0
+    replace_live: Annotated[
+        bool,
+        Meta(
+            description="1: where there is no memory for a new version beside the live one, the live one stops first; "
+            "nothing of that model answers meanwhile."
+        ),
+    ] = False
+    retry_seconds: Annotated[
+        float, Meta(ge=0.1, le=86400, description="First pause before a version that failed to load is tried again.")
+    ] = 30.0
+    webhook_secret: Annotated[str, Meta(description="Of MLflow's webhook; without it /hooks/mlflow is closed.")] = ""
+    timeout_seconds: Annotated[float, Meta(ge=0.001, le=3600, description="A request's deadline.")] = 30.0
+    grace_seconds: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=3600,
+            description="How long the manager or a live model's engines may be gone before /livez fails, and how long "
+            "shutdown waits for accepted requests.",
+        ),
+    ] = 30.0
+    load_seconds: Annotated[float, Meta(ge=1, le=86400, description="How long a version may take to load.")] = 600.0
+    queue_tokens: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10**9,
+            description="Bound of an engine's queue; 0: what it computes in HEADWAITER_QUEUE_SECONDS. A text counts "
+            "with all that it may come to.",
+        ),
+    ] = 0
+    queue_seconds: Annotated[float, Meta(ge=0.01, le=3600, description="Work that may wait for an engine.")] = 10.0
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=2**31, description="Bytes of one request's body.")] = 8 * 2**20
+    max_rows: Annotated[int, Meta(ge=1, le=10**6, description="Rows of one request.")] = 1024
+    threads: Annotated[int, Meta(ge=0, le=1024, description="Of an engine on a CPU; 0: all cores.")] = 0
+    cache_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**50,
+            description="Keys and values of the texts that one engine writes; 0: 1 GiB, or a tenth of the free memory "
+            "if that is less; on a GPU half of what is free.",
+        ),
+    ] = 0
+    slow_seconds: Annotated[
+        float, Meta(ge=0.001, le=3600, description="Requests that take longer are logged with their stages.")
+    ] = 1.0
+    log_inputs: Annotated[bool, Meta(description="1: the log lines of slow requests show what was asked.")] = False
+
+    fast_path: Annotated[
+        bool, Meta(description="1: plain requests take a short way through the HTTP server; 0: all go through ASGI.")
+    ] = True
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "webhook_secret")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @classmethod
     def from_environment(
@@ -69,70 +127,15 @@ class ServingSettings:
         instance: what the processes of one server share, their common parent's id by default; names the run folder.
         """
         registry = RegistrySettings.from_environment(environ)
-        read = _Reader(environ)
         server = os.getppid() if instance is None else instance
         run = registry.home / "run" / str(server)
-        if len(str(run)) > 70:
+        if len(str(run)) > MAX_RUN_FOLDER:
             raise InvalidSetting(
                 f"HEADWAITER_HOME={registry.home} is too long: a socket's path may have 107 bytes, so choose a folder "
                 "whose path has at most 50"
             )
-        devices = tuple(part.strip() for part in environ.get("HEADWAITER_DEVICE", "auto").split(",") if part.strip())
-        models = environ.get("HEADWAITER_MODELS", "").split()
-        return cls(
-            registry=registry,
-            run=run,
-            server=server,
-            deployments=read.choice("DEPLOYMENTS", ("0", "1")) == "1",
-            models=tuple(dict.fromkeys(Reference.parse(model) for model in models)),
-            devices=devices or ("auto",),
-            dtype=read.choice("DTYPE", DTYPES),
-            workers=read.number("WORKERS", int, default_workers(environ), 1, 256),
-            poll_seconds=read.number("POLL_SECONDS", float, cls.poll_seconds, 0.05, 3600),
-            keep_previous=read.number("KEEP_PREVIOUS", int, cls.keep_previous, 0, 100),
-            keep_bytes=read.number("KEEP_BYTES", int, cls.keep_bytes, 0, 2**50),
-            replace_live=read.choice("REPLACE_LIVE", ("0", "1")) == "1",
-            retry_seconds=read.number("RETRY_SECONDS", float, cls.retry_seconds, 0.1, 86400),
-            webhook_secret=environ.get("HEADWAITER_WEBHOOK_SECRET", ""),
-            timeout_seconds=read.number("TIMEOUT_SECONDS", float, cls.timeout_seconds, 0.001, 3600),
-            grace_seconds=read.number("GRACE_SECONDS", float, cls.grace_seconds, 0.1, 3600),
-            load_seconds=read.number("LOAD_SECONDS", float, cls.load_seconds, 1, 86400),
-            queue_tokens=read.number("QUEUE_TOKENS", int, cls.queue_tokens, 0, 10**9),
-            queue_seconds=read.number("QUEUE_SECONDS", float, cls.queue_seconds, 0.01, 3600),
-            max_body_bytes=read.number("MAX_BODY_BYTES", int, cls.max_body_bytes, 1024, 2**31),
-            max_rows=read.number("MAX_ROWS", int, cls.max_rows, 1, 10**6),
-            threads=read.number("THREADS", int, cls.threads, 0, 1024),
-            cache_bytes=read.number("CACHE_BYTES", int, cls.cache_bytes, 0, 2**50),
-            slow_seconds=read.number("SLOW_SECONDS", float, cls.slow_seconds, 0.001, 3600),
-            log_inputs=read.choice("LOG_INPUTS", ("0", "1")) == "1",
-        )
-
-
-def default_workers(environ: Mapping[str, str] = os.environ) -> int:
-    """One front process for each four cores that may be used, as an engine takes several times as much; at most 8."""
-    cores, _ = usable_cores(own_groups(), environ)
-    return max(1, min(8, cores // CORES_OF_A_FRONT))
-
-
-class _Reader:
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self.environ = environ
-
-    def number(self, key: str, kind: Callable[[str], Any], default: Any, low: float, high: float) -> Any:
-        text = self.environ.get(f"HEADWAITER_{key}", "").strip()
-        if not text:
-            return default
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            noun = "a whole number" if kind is int else "a number"
-            raise InvalidSetting(f"HEADWAITER_{key}={text!r} is not allowed: give {noun} from {low} to {high}")
-        return value
-
-    def choice(self, key: str, choices: tuple[str, ...]) -> str:
-        value = self.environ.get(f"HEADWAITER_{key}", "").strip() or choices[0]
-        if value not in choices:
-            raise InvalidSetting(f"HEADWAITER_{key}={value!r} is not allowed: choose one of {', '.join(choices)}")
-        return value
+        read = read_settings(cls, environ)
+        models = tuple(dict.fromkeys(Reference.parse(model) for model in (read.pop("models") or "").split()))
+        given = read.pop("devices")
+        devices = tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
+        return cls(registry=registry, run=run, server=server, models=models, devices=devices or ("auto",), **read)

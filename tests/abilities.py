@@ -15,15 +15,15 @@ import pytest
 
 
 def _packs_bfloat16() -> bool:
-    import torch
+    from serving.engine.optimizations.torch_private import packs_bfloat16
 
-    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return packs_bfloat16()
 
 
 def _multiplies_bfloat16() -> bool:
-    import torch
+    from serving.engine.optimizations.torch_private import multiplies_bfloat16
 
-    return _packs_bfloat16() and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return _packs_bfloat16() and multiplies_bfloat16()
 
 
 def _mounts() -> bool:

@@ -16,25 +16,28 @@ import zmq
 from registry.contract import Contract
 from registry.flavor import read_contract
 from registry.settings import RegistrySettings
-from serving.engine import engine as engine_module
-from serving.engine.__main__ import make_engine
+from serving.engine import socket_loop
+from serving.engine.assembly import make_engine, optimize_model
 from serving.engine.batching.cost import Cost
-from serving.engine.generation.scheduler import Reply, Writer
-from serving.engine.loading import optimize
+from serving.engine.generation.model import GenerationModel
+from serving.engine.generation.scheduler import Reply, Scheduler
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
-from serving.engine.parallel import Split, make_lanes
+from serving.engine.parallel import CpuPlan, make_pool
+from serving.engine.process_state import prepare_process
 from serving.errors import ServingError
-from serving.front.front import Front, Gone
+from serving.front.front import Disconnected, Front
 from serving.front.text_stream import TextStream
 from serving.settings import ServingSettings
+from serving.tasks import get_task
 from serving.tasks.base.request import parse_body
 from serving.wire.messages import Row
 from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
 from tests.e2e.server import wait_until
 
-engine_module.LINGER_SECONDS = 0.0  # these fronts and engines end together
-engine_module.IDLE_MILLISECONDS = 20
+socket_loop.LINGER_SECONDS = 0.0  # these fronts and engines end together
+socket_loop.IDLE_MILLISECONDS = 20
+prepare_process()  # as an engine's entry point does
 COST = Cost(fixed_seconds=1.0, token_seconds=1e-6, budget_tokens=2048)
 """Padding is nearly free here, so that rows of all lengths share batches."""
 
@@ -48,10 +51,20 @@ class Recorder(Model):
         self.may_begin.set()
         super().__init__(root, contract)
 
+    def launch(self, rows: Sequence[Row]) -> Any:
+        """As the model does."""
+        self.may_begin.wait()
+        self.batches.append(len(rows))
+        return super().launch(rows)
+
+
+class GenerationRecorder(Recorder, GenerationModel):
+    """A generating model that remembers how many rows each step decodes."""
+
     @cached_property
-    def writer(self) -> Writer:
+    def scheduler(self) -> Scheduler:
         """As the model's."""
-        made = super().writer
+        made = super().scheduler
         step = made.step
 
         def observed() -> list[Reply]:
@@ -63,12 +76,6 @@ class Recorder(Model):
         made.step = observed  # type: ignore[method-assign]  # the rows of each step are looked at
         return made
 
-    def launch(self, rows: Sequence[Row]) -> Any:
-        """As the model does."""
-        self.may_begin.wait()
-        self.batches.append(len(rows))
-        return super().launch(rows)
-
 
 class Local:
     """One version of the model "m"; `answers` sends many requests at once. Use it as a context manager."""
@@ -76,9 +83,10 @@ class Local:
     def __init__(self, root: Path, run: Path) -> None:
         self.root, self._run = root, run
         self.contract = read_contract(root)
-        self.model = Recorder(root, self.contract)
-        optimize(self.model)
-        self.split = Split()
+        kind = GenerationRecorder if get_task(self.contract.task).generates else Recorder
+        self.model = kind(root, self.contract)
+        optimize_model(self.model)
+        self.plan = CpuPlan()
 
     def answers(self, bodies: Sequence[Any]) -> list[Any]:
         """The answer of each body (bytes, or data for JSON), or the ServingError that it got; in order.
@@ -123,10 +131,10 @@ class Local:
             return error
         return msgspec.json.decode(msgspec.json.encode(answer.value))
 
-    async def stream(self, front: Front, body: Any, gone: Gone | None = None) -> TextStream:
+    async def stream(self, front: Front, body: Any, disconnected: Disconnected | None = None) -> TextStream:
         """The texts of a body, as they are written; raises ServingError."""
         read = partial(parse_body, msgspec.json.encode(body), max_rows=100)
-        return await front.stream("m", None, read, protocol="huggingface", gone=gone)
+        return await front.stream("m", None, read, protocol="huggingface", disconnected=disconnected)
 
     @contextmanager
     def _engine(self) -> Any:
@@ -134,9 +142,9 @@ class Local:
         socket = context.socket(zmq.ROUTER)
         address = f"ipc://{self._run}/engine.sock"
         socket.bind(address)
-        cost = replace(COST, packs=self.model.packs)
+        cost = replace(COST, is_packed=self.model.form.is_packed)
         meter = EngineMeter("m", "1", self.contract.task)
-        engine = make_engine(self.model, cost, socket, meter, make_lanes(self.model, self.split))
+        engine = make_engine(self.model, cost, socket, meter, make_pool(self.model, self.plan))
         thread = threading.Thread(target=engine.run)
         thread.start()
         try:
@@ -164,5 +172,5 @@ class Local:
 
 def waiting(front: Front) -> int:
     """Requests whose rows have all been sent to the engine and are not answered."""
-    link = front.routes.find("m", None).choose_link()
+    link = front.find("m", None).choose_link()
     return 0 if link._outbox else len({waiter for waiter, _, _ in link._rows.values()})

@@ -19,7 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from serving.runtime.machine import CPUINFO, read_processor, usable_cores
+from serving.runtime.limits import allowed_cores
+from serving.runtime.machine import CPUINFO, read_processor
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "build" / "machines"
@@ -66,7 +67,7 @@ def one_core() -> Iterator[Place]:
 @contextmanager
 def busy() -> Iterator[Place]:
     """Every core has another process to run all the time."""
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(usable_cores())]
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(allowed_cores())]
     try:
         yield Place()
     finally:

@@ -29,3 +29,10 @@ def test_the_workflow_runs_the_three_targets_with_pinned_actions() -> None:
     actions = [step["uses"] for step in steps if "uses" in step]
     assert actions
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in actions)
+
+
+def test_every_make_target_is_documented() -> None:
+    targets = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    text = (ROOT / "docs/development.md").read_text(encoding="utf-8")
+    assert {"demo", "test", "check"} <= set(targets)
+    assert [target for target in targets if f"| `make {target}` |" not in text] == []

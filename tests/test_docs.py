@@ -10,6 +10,7 @@ from typing import Any, cast
 import click
 import pytest
 
+from bench.__main__ import BENCHMARKS
 from monitoring.metrics import METRICS, VERSION, Metric
 from registry.settings import InvalidSetting, RegistrySettings
 from serving import errors
@@ -263,6 +264,11 @@ def test_a_command_is_documented_with_all_its_options(name: str) -> None:
     assert missing == [], f"docs/commands.md lacks options of {name}"
 
 
+def test_every_benchmark_is_documented_with_its_command() -> None:
+    text = read(ROOT / "docs/performance.md")
+    assert [name for name in BENCHMARKS if f"`make bench ARGS={name}`" not in text] == []
+
+
 # tasks
 
 
@@ -272,6 +278,6 @@ def test_a_task_is_documented_with_its_parameters(task: str) -> None:
 
     text = read(ROOT / "docs/tasks.md")
     assert re.search(rf"^\| {task} \|", text, re.MULTILINE)
-    missing = [name for name in get_task(task).Parameters.__struct_fields__ if f"`{name}`" not in text]
+    missing = [name for name in get_task(task).parameters_type.__struct_fields__ if f"`{name}`" not in text]
     assert missing == []
     assert task in read(ROOT / "README.md")

@@ -24,7 +24,7 @@ SERVING: Mapping[str, frozenset[str]] = {
     "wire": frozenset(),
     "runtime": frozenset(),
     "client": frozenset(),
-    "commands": frozenset({"client", "tasks", "demo", "manager.prestart", "evaluation"}),
+    "commands": frozenset({"client", "tasks", "demo", "manager.prestart", "evaluation", "wire.routing_table"}),
     "demo": frozenset(),
     "service": frozenset({"front", "manager", "tasks", "runtime"}),
     "pyfunc": frozenset({"engine", "tasks"}),
@@ -35,7 +35,7 @@ SERVING: Mapping[str, frozenset[str]] = {
 """What a folder of serving, or a module beside the folders, may import of the others; inside functions, too."""
 FOR_ALL = frozenset({"settings", "errors"})
 
-CHEAP = frozenset({"contract", "errors", "heads", "layout", "references", "settings"})
+CHEAP = frozenset({"contract", "environment", "errors", "heads", "layout", "references", "settings"})
 """The modules of registry that load neither MLflow nor torch."""
 REGISTRY: Mapping[str, frozenset[str]] = {
     "front": CHEAP,
@@ -46,9 +46,9 @@ REGISTRY: Mapping[str, frozenset[str]] = {
     "wire": CHEAP,
     "runtime": frozenset(),
     "client": CHEAP | {"versions"},
-    "commands": CHEAP | {"checks", "flavor", "history", "suggestions", "versions"},
+    "commands": CHEAP | {"checks", "flavor", "history", "served_classes", "suggestions", "versions"},
     "demo": CHEAP | {"flavor", "versions"},
-    "service": frozenset(),
+    "service": CHEAP,
     "pyfunc": CHEAP,
     "evaluation": CHEAP | {"history"},
     "settings": CHEAP,

@@ -1,6 +1,6 @@
 """Service overview: what is served, traffic, errors, latency, saturation."""
 
-from monitoring.panels import FEW_ERRORS, Dashboard, Panel, by, legend, quantiles
+from monitoring.panels import MIN_ERRORS, Dashboard, Panel, by, legend, quantiles
 from monitoring.queries import OF_MODEL, each, mean, quantile, rate, share, total
 
 COUNT = "_count"
@@ -53,7 +53,7 @@ TRAFFIC = (
         "Requests that ended with a 5xx status, of all.",
         "percentunit",
         ((share("request_duration_seconds", "model", part='status=~"5.."', suffix=COUNT), legend("model")),),
-        steps=FEW_ERRORS,
+        steps=MIN_ERRORS,
     ),
     Panel(
         "Requests by protocol and status",

@@ -1,6 +1,6 @@
 """Rollout: which version answers, how it changed, and the old one beside the new."""
 
-from monitoring.panels import FEW_ERRORS, Dashboard, Panel, by, legend, quantiles
+from monitoring.panels import MIN_ERRORS, Dashboard, Panel, by, legend, quantiles
 from monitoring.queries import OF_MODEL, mean, quantile_so_far, share, share_of_all, total
 
 VERSION = ("model", "version")
@@ -66,7 +66,7 @@ SIDE_BY_SIDE = (
         "percentunit",
         ((share("request_duration_seconds", *VERSION, part='status=~"5.."', suffix="_count"), legend(*VERSION)),),
         width=12,
-        steps=FEW_ERRORS,
+        steps=MIN_ERRORS,
     ),
     Panel(
         "Label shares by version",

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import mlflow
+import msgspec
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
@@ -14,20 +14,9 @@ from registry.errors import NotFound, RegistryError
 from registry.layout import FLAVOR
 from registry.references import Reference
 from registry.settings import InvalidSetting, RegistrySettings
-from serving.errors import RemoteError
+from serving.errors import RemoteError, mlflow_code
 
 TEXT_COLUMNS = ("inputs", "text")
-CODES = {
-    0: "TEMPORARILY_UNAVAILABLE",
-    400: "INVALID_PARAMETER_VALUE",
-    404: "RESOURCE_DOES_NOT_EXIST",
-    413: "INVALID_PARAMETER_VALUE",
-    422: "INVALID_PARAMETER_VALUE",
-    429: "REQUEST_LIMIT_EXCEEDED",
-    503: "TEMPORARILY_UNAVAILABLE",
-    504: "TEMPORARILY_UNAVAILABLE",
-}
-"""MLflow's error code of a server's HTTP status; all others are INTERNAL_ERROR."""
 
 
 def refusal(message: str, code: str) -> MlflowException:
@@ -76,7 +65,9 @@ def _read_seconds(key: str, value: Any) -> float:
 def registry_settings() -> RegistrySettings:
     """Headwaiter's own, unless this process has pointed MLflow somewhere else."""
     settings = RegistrySettings.from_environment()
-    return replace(settings, tracking_uri=mlflow.get_tracking_uri()) if mlflow.is_tracking_uri_set() else settings
+    if not mlflow.is_tracking_uri_set():
+        return settings
+    return msgspec.structs.replace(settings, tracking_uri=mlflow.get_tracking_uri())
 
 
 def to_body(inputs: Any) -> dict[str, Any]:
@@ -99,7 +90,7 @@ def mlflow_errors() -> Iterator[None]:
     try:
         yield
     except RemoteError as error:
-        raise refusal(str(error), CODES.get(error.status, "INTERNAL_ERROR")) from error
+        raise refusal(str(error), mlflow_code(error.status)) from error
     except InvalidSetting as error:
         raise refusal(str(error), "INVALID_PARAMETER_VALUE") from error
     except NotFound as error:

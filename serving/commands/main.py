@@ -4,7 +4,8 @@ import os
 
 import click
 
-from serving.commands.models import check, heads, log_command, suggest
+from serving.commands.heads import heads
+from serving.commands.models import check, log_command, suggest
 from serving.commands.serve import serve
 from serving.commands.tools import bench, demo, monitoring, status
 from serving.commands.versions import history, promote, rollback

@@ -1,4 +1,4 @@
-"""The commands about models before they are served: heads, check, suggest, log."""
+"""The commands about a model before it is served: check, suggest, log."""
 
 import json
 from pathlib import Path
@@ -7,19 +7,7 @@ from typing import Any
 import click
 
 from serving.commands.errors import errors
-
-
-@click.command()
-def heads() -> None:
-    """List the tasks, their AutoModel classes and the architectures that have each head."""
-    from registry.heads import HEADS, architectures
-    from serving.tasks import served_tasks
-
-    served = served_tasks()
-    for head in HEADS.values():
-        mark = "served" if head.task in served else "not served by this release"
-        click.echo(f"{head.task}  {head.auto_class}  ({head.answers}; {mark})")
-        click.echo(click.wrap_text(", ".join(sorted(architectures(head.task))), 110, "    ", "    "))
+from serving.commands.progress import show_progress
 
 
 @click.command()
@@ -29,11 +17,13 @@ def check(model: str, task: str) -> None:
     """Say from its configuration alone, without weights, whether MODEL (a folder or a hub id) can do a task."""
     from registry.checks import fetch_config
     from registry.heads import get_head, model_class
+    from registry.served_classes import check_class
 
     with errors():
         head = get_head(task)
         config = fetch_config(model)
         needed = model_class(task, config["model_type"])
+        check_class(task, needed, config)
     click.echo(f"yes: {config['model_type']} has {head.auto_class} for {task}: {needed}")
     saved = config.get("architectures") or []
     if needed not in saved:
@@ -96,7 +86,7 @@ def log_command(
     """Log the checkpoint in folder PATH with its contract and register it; prints the new version's number."""
     from registry.flavor import log_model
 
-    with errors():
+    with errors(), show_progress(f"logging {path}") as announce:
         logged = log_model(
             path,
             task=task,
@@ -106,6 +96,7 @@ def log_command(
             dtype=dtype,
             max_tokens=max_tokens,
             sample=_read_sample(sample) if sample is not None else (),
+            announce=announce,
         )
     record = {
         "name": logged.name,

@@ -2,13 +2,27 @@
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
+from registry.environment import settings_of
 from serving.commands.errors import errors
+from serving.settings import ServingSettings
+
+_SETTINGS = settings_of(ServingSettings)
+FC = TypeVar("FC", bound=Callable[..., Any] | click.Command)
+
+
+def _setting(flag: str, field: str) -> Callable[[FC], FC]:
+    """The option that sets this field of the settings: its type, help and default are the field's."""
+    setting = _SETTINGS[field]
+    types = {"whole number": int, "number": float}
+    help_text = f"{setting.meaning}  [default: {setting.shown_default}]"
+    return click.option(flag, field, type=types.get(setting.kind, str), help=help_text)
 
 
 @click.command()
@@ -16,20 +30,22 @@ from serving.commands.errors import errors
 @click.option("--deployments", is_flag=True, help="Serve what the registry marks as deployed, too.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
-@click.option("--workers", type=int, help="Front processes.  [default: 1]")
-@click.option("--device", help="auto, cpu, cuda, or several as cuda:0,cuda:1.  [default: auto]")
-@click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
-@click.option("--poll-seconds", type=float, help="How often aliases are read.  [default: 2]")
-@click.option("--keep-previous", type=int, help="Versions kept loaded behind the live one.  [default: 1]")
+@_setting("--workers", "workers")
+@_setting("--device", "devices")
+@_setting("--dtype", "dtype")
+@_setting("--poll-seconds", "poll_seconds")
+@_setting("--keep-previous", "keep_previous")
 def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **options: Any) -> None:
-    """Serve models until SIGTERM; an alias is followed from version to version."""
-    from serving.manager.prestart import give_head_start
-    from serving.settings import ServingSettings
+    """Serve models until SIGTERM; an alias is followed from version to version.
 
-    names = {"device": "DEVICE", "workers": "WORKERS", "dtype": "DTYPE"}
-    for option, value in options.items():
+    Every setting is a HEADWAITER_* variable, too; a flag wins.
+    """
+    from serving.commands.load_progress import watch_loading
+    from serving.manager.prestart import prestart_engine
+
+    for field, value in options.items():
         if value is not None:
-            os.environ[f"HEADWAITER_{names.get(option, option.upper())}"] = str(value)
+            os.environ[_SETTINGS[field].variable] = str(value)
     if models:
         os.environ["HEADWAITER_MODELS"] = " ".join(models)
     if deployments:
@@ -47,7 +63,8 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: it would keep a thread for each core of the machine
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source_folder(), os.environ.get("PYTHONPATH", "")]))
     with suppress(OSError):  # it is only sooner
-        give_head_start(settings.run, os.getpid())
+        prestart_engine(settings.run, os.getpid())
+        watch_loading(settings.run, os.getpid())
     command = ["-m", "bentoml", "serve", "serving.service:Headwaiter", "--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, *command])
 

@@ -59,7 +59,7 @@ def _versions(model: Mapping[str, Any]) -> list[str]:
     if len(rows) == 1:
         return ["  no version is loaded"]
     lines = []
-    for index, line in enumerate(_columns(rows, right=(3, 4, 5))):
+    for index, line in enumerate(format_columns(rows, right=(3, 4, 5))):
         lines.append(f"  {line}")
         lines += [f"    {note}" for note in notes.get(index, ())]
     return lines
@@ -97,14 +97,14 @@ def _swaps(swaps: Sequence[Mapping[str, Any]], now: float) -> list[str]:
             (at, _ago(now - swap["time"]), swap["reference"], change, swap["outcome"], f"{swap['seconds']:.1f} s")
         )
     lines = ["  recent swaps"]
-    for swap, line in zip(latest, _columns(rows, right=(1, 5)), strict=True):
+    for swap, line in zip(latest, format_columns(rows, right=(1, 5)), strict=True):
         lines.append(f"  {line}")
         if swap["error"]:
             lines.append(f"    {swap['error']}")
     return lines
 
 
-def _columns(rows: Sequence[Sequence[str]], right: Iterable[int]) -> list[str]:
+def format_columns(rows: Sequence[Sequence[str]], right: Iterable[int]) -> list[str]:
     """The rows with cells as wide as their column's widest; those of `right` end flush."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     flush = set(right)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from serving.commands.errors import errors
+from serving.commands.progress import show_progress
 from serving.commands.serve import source_folder
 
 
@@ -46,7 +47,9 @@ def export_command(folder: Path, targets: tuple[str, ...], prometheus: str | Non
         promised = Objectives(**{name: value for name, value in objectives.items() if value is not None})
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    for path in export(folder, files(targets or (TARGET,), prometheus or PROMETHEUS, promised)):
+    with show_progress(f"writing to {folder}"):
+        written = export(folder, files(targets or (TARGET,), prometheus or PROMETHEUS, promised))
+    for path in written:
         click.echo(path)
 
 

@@ -104,7 +104,11 @@ def history(name: str, alias: str | None, as_json: bool) -> None:
     from registry.versions import Versions
 
     with errors():
-        show_moves(Versions().history(name, alias), as_json)
+        moves = Versions().history(name, alias)
+    show_moves(moves, as_json)
+    if not moves and not as_json:
+        which = f"{name}@{alias}" if alias else f"an alias of {name}"
+        click.echo(f"no move of {which} is recorded: promote and rollback record theirs, MLflow itself none", err=True)
 
 
 def show_moves(moves: "list[Move]", as_json: bool) -> None:

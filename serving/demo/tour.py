@@ -145,12 +145,26 @@ def _burst(client: httpx.Client) -> None:
             answer.raise_for_status()
 
 
-def _stay(home: Path, port: int, say: Say) -> None:
+def next_steps(home: Path, port: int) -> list[str]:
+    """The lines that say what can be done with the server that stays up: commands, and addresses to look at."""
     url = f"http://127.0.0.1:{port}"
-    say(f"\nThe server stays up until Ctrl-C. In another terminal:\n\n  export HEADWAITER_HOME={home}")
-    say(f"""  curl {url}/models/{NAME} -d '{{"inputs": "my order arrived broken"}}'""")
-    say(f"  headwaiter status {url}\n  headwaiter promote {NAME} 2 --why 'by hand'\n  headwaiter history {NAME}")
-    say(f"  curl {url}/metrics\n\nThe API's page is {url}/ ; the dashboard is monitoring/grafana/dashboards.")
+    return [
+        "The server stays up until Ctrl-C. In another terminal:",
+        "",
+        f"  export HEADWAITER_HOME={home}",
+        f"""  curl {url}/models/{NAME} -d '{{"inputs": "my order arrived broken"}}'""",
+        f"  headwaiter status {url}",
+        f"  headwaiter promote {NAME} 2 --why 'by hand'",
+        f"  headwaiter history {NAME}",
+        f"  curl {url}/metrics",
+        f"  headwaiter monitoring export {home}/monitoring",
+        "",
+        f"The API's page is {url}/ ; the last command writes the dashboards and alerting rules.",
+    ]
+
+
+def _stay(home: Path, port: int, say: Say) -> None:
+    say("\n" + "\n".join(next_steps(home, port)))
     try:
         signal.pause()
     except KeyboardInterrupt:

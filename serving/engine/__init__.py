@@ -1,5 +1,20 @@
-"""One process for one version on one device: it owns the model, the device and the queue.
+"""An engine: one process for one version on one device. It owns the model, the device and the queue.
 
 `python -m serving.engine ORDER` waits for its order, loads, reports and serves. Only modules of this folder import
 torch and transformers at module level.
+
+__main__       the process: order, lease, signals
+process_state  what torch and transformers keep for a whole process
+loading        order → a model that is loaded, checked, optimised and measured
+assembly       which model, optimisation and loop a task gets
+model          rows → one forward pass → arrays
+predictor      request → answer in this process; checks the contract's example
+answer_check   whether two answers agree, within `tolerances`
+optimize       the execution form of a model, from `optimizations`
+warmup         threads, cost and token budget, measured with `timing`
+socket_loop    the loop around the socket
+engine         the loop's steps for forward passes: `batching`, `forward_pass`, `parallel`
+generation     the loop's steps for texts, token by token
+meter          an engine's metrics
+baseline       the distribution of answers that a contract records
 """

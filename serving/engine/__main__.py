@@ -1,4 +1,4 @@
-"""The engine's process: wait for the order, load, report, serve; `python -m serving.engine ORDER`."""
+"""An engine's process, `python -m serving.engine ORDER`: wait for the order, load, report, serve."""
 
 import gc
 import os
@@ -15,68 +15,52 @@ import msgspec
 import zmq
 
 from registry.imports import without_collector
-from serving.engine.batching.cost import Cost
-from serving.engine.engine import Engine
 from serving.runtime.instruments import METRICS_FOLDER
 from serving.runtime.logs import set_up_logging
-from serving.runtime.priority import OomScore, give_way, run_gently
-from serving.runtime.server_process import Lifeline
+from serving.runtime.priority import OomScore, lower_process_priority, run_at_low_priority
+from serving.runtime.server_process import ServerProcess
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path
 
 if TYPE_CHECKING:
     from serving.engine.loading import Loaded
-    from serving.engine.meter import EngineMeter
-    from serving.engine.model import Model
-    from serving.engine.parallel import Lanes
 
 LEASE_SECONDS = 0.5
-LAST_SECONDS = 30.0
-"""How long an engine without a server may take to finish what it has."""
+MAX_STOP_SECONDS = 30.0
+"""How long an engine without a server may take to answer its accepted rows."""
 LARGE_MODULES = ("serving.engine.loading", "transformers.modeling_utils", "transformers.models.auto")
-"""What every engine needs, and what takes seconds to import."""
+"""Modules that every engine needs and that take seconds to import."""
 ORDER_SECONDS = 0.01
-"""How often an engine that was started in advance looks for its order."""
+"""How often a prestarted engine looks for its order."""
 
 
 class Lease:
-    """An engine may live as long as the server does and its order is there; a thread looks. Neither needs the manager.
+    """Ends the engine once its server is gone or its order is deleted. A thread watches both, without the manager.
 
-    At the end: an engine that still loads is gone at once, one that serves is asked to stop, and made to later.
+    An engine that is still loading exits at once. A serving one is asked to stop, and exits after `MAX_STOP_SECONDS`.
     """
 
     def __init__(self, order: EngineOrder) -> None:
-        self._lifeline = Lifeline(order.server)
+        self._server = ServerProcess(order.server)
         self._order = Path(order_path(order.report))
         self._stop: Callable[[], None] | None = None
         threading.Thread(target=self._watch, name="headwaiter-lease", daemon=True).start()
 
     def on_end(self, stop: "Callable[[], None]") -> None:
-        """From now on, call this at the end."""
+        """Call `stop` at the end instead of exiting at once."""
         self._stop = stop
 
     def _watch(self) -> None:
-        while not self._lifeline.is_cut() and self._order.exists():
+        while not self._server.is_gone() and self._order.exists():
             time.sleep(LEASE_SECONDS)
         if self._stop is not None:
             self._stop()
-            time.sleep(LAST_SECONDS)
+            time.sleep(MAX_STOP_SECONDS)
         os._exit(0)
 
 
-def make_engine(
-    model: "Model", cost: Cost, socket: "zmq.Socket[bytes]", meter: "EngineMeter", lanes: "Lanes | None" = None
-) -> Engine:
-    """The engine of the model's task."""
-    if not model.task.generates:
-        return Engine(model, cost, socket, meter, lanes)
-    from serving.engine.generation.engine import WritingEngine
-
-    return WritingEngine(model, cost, socket, meter)
-
-
 def import_large_modules() -> None:
-    """Import LARGE_MODULES; the collector need not look through them, now or later."""
+    """Import LARGE_MODULES with the garbage collector off, and exempt them from later collections."""
     with without_collector():
         for module in LARGE_MODULES:
             import_module(module)
@@ -86,14 +70,17 @@ def import_large_modules() -> None:
 def _load(order: EngineOrder) -> "Loaded":
     import_large_modules()
     from serving.engine.loading import load_engine
+    from serving.engine.process_state import prepare_process
 
+    prepare_process()
     return load_engine(order)
 
 
 def await_order(path: Path) -> None:
-    """Import the large modules while the manager still finds out what to serve, and wait until it says so.
+    """Import the large modules while the manager still resolves what to serve, then wait for the order's file.
 
-    A process whose parent or folder is gone meanwhile ends. Where the order is there, it tells how gently to import.
+    Exits where the parent or the folder is gone meanwhile. Returns at once where the order exists already, as it tells
+    at which priority to import.
     """
     if path.exists():
         return
@@ -106,7 +93,7 @@ def await_order(path: Path) -> None:
 
 
 def main(path: str) -> None:
-    """Entry point of the process: load what the order says, report, serve until told to stop."""
+    """Entry point of the process: load the order's version, report, serve until told to stop."""
     set_up_logging()
     oom_score = OomScore()
     oom_score.become("loading")
@@ -118,7 +105,7 @@ def main(path: str) -> None:
     write_report(report, EngineReport(pid=os.getpid(), state="loading"))
     lease = Lease(order)
     try:
-        loaded = run_gently(lambda: _load(order)) if order.gently else _load(order)
+        loaded = run_at_low_priority(lambda: _load(order)) if order.low_priority else _load(order)
     except Exception as error:  # whatever it is, the manager shows it
         message = f"{type(error).__name__}: {error}"
         write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message))
@@ -129,14 +116,16 @@ def main(path: str) -> None:
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.bind(order.address)
-    engine = make_engine(loaded.model, loaded.cost, socket, loaded.meter, loaded.lanes)
+    from serving.engine.assembly import make_engine  # with the large modules, which are imported by now
+
+    engine = make_engine(loaded.model, loaded.cost, socket, loaded.meter, loaded.pool)
     signal.signal(STOP_SIGNAL, lambda *_: engine.stop())
     lease.on_end(engine.stop)
     # A supervisor signals the whole tree at once; the fronts' accepted requests need the engine until the manager says.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if loaded.model.task.generates and loaded.model.device.type == "cpu":
-        give_way()
+    if loaded.yields_cores:
+        lower_process_priority()
     oom_score.become("serving")
     write_report(report, loaded.report)
     engine.run()

@@ -1,26 +1,15 @@
-"""Whether two answers say the same: the check of a loaded model against the example that its contract recorded."""
+"""Whether two answers agree: the check of a loaded model against the example that its contract recorded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isfinite, sqrt
-from typing import Any
-
-FLOAT32_TOLERANCE = 1e-3
-LOW_PRECISION_TOLERANCE = 0.03
+from typing import Any, TypeGuard
 
 
-def tolerance_of(dtype: str) -> float:
-    """How far apart two answers of one model in this dtype may be: on other processors or in other batches, sums are
-    rounded otherwise.
-    """
-    return FLOAT32_TOLERANCE if dtype == "float32" else LOW_PRECISION_TOLERANCE
-
-
-def find_difference(expected: Any, found: Any, tolerance: float, where: str = "answer") -> str | None:
+def find_difference(expected: object, found: object, tolerance: float, where: str = "answer") -> str | None:
     """The first difference in words, or None.
 
-    Text and whole numbers must be equal; other numbers within `tolerance`; a vector within `tolerance` times its length
-    (or 1). Labelled scores must have the same best label, and each label's score within `tolerance`, whatever their
-    order further down.
+    Text and whole numbers must be equal. Other numbers may differ by `tolerance`, a vector by `tolerance` times its
+    length or 1, whichever is larger. Labelled scores must have the same best label; the others may be in any order.
     """
     if isinstance(expected, dict) and isinstance(found, dict):
         if expected.keys() != found.keys():
@@ -28,8 +17,9 @@ def find_difference(expected: Any, found: Any, tolerance: float, where: str = "a
         return _first(find_difference(expected[key], found[key], tolerance, f"{where}.{key}") for key in expected)
     if isinstance(expected, list | tuple) and isinstance(found, list | tuple):
         return _lists(expected, found, tolerance, where)
-    if _are_measured([expected, found]):
-        return _numbers([expected], [found], tolerance, where)
+    pair = [expected, found]
+    if _are_measured(pair):
+        return _numbers(pair[:1], pair[1:], tolerance, where)
     return None if expected == found else f"{where} is {found!r}, expected {expected!r}"
 
 
@@ -56,15 +46,15 @@ def _numbers(expected: Sequence[float], found: Sequence[float], tolerance: float
     return f"{where} is off by {distance / length:.2g} of its size, allowed {tolerance:.2g}"
 
 
-def _first(differences: Any) -> str | None:
+def _first(differences: Iterable[str | None]) -> str | None:
     return next((difference for difference in differences if difference is not None), None)
 
 
-def _are_measured(values: Sequence[Any]) -> bool:
-    """Whether they are numbers of which one is no whole number: positions and counts are not measured."""
+def _are_measured(values: Sequence[object]) -> TypeGuard[Sequence[float]]:
+    """Whether all are numbers and one is not whole. Positions and counts are whole and compared exactly."""
     is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     return is_number and any(isinstance(value, float) for value in values)
 
 
-def _is_labelled(value: Any) -> bool:
+def _is_labelled(value: object) -> bool:
     return isinstance(value, dict) and value.keys() == {"label", "score"}

@@ -1,4 +1,4 @@
-"""From a model's answers to an evaluation sample to the contract's baseline: shares in the metrics' own buckets."""
+"""A contract's baseline: the distribution of a model's answers to an evaluation sample, in the metrics' own buckets."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -10,7 +10,7 @@ from serving.runtime.instruments import LabelNames
 
 
 class BaselineCount:
-    """Counts as the metrics do. labels: the contract's."""
+    """Counts answers in the metrics' buckets. labels: the contract's."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self._names = LabelNames(labels)
@@ -19,7 +19,7 @@ class BaselineCount:
         self._buckets: dict[str, Counter[str]] = {"confidence": Counter(), "row_tokens": Counter()}
 
     def add(self, predictions: Iterable[tuple[str, float]], lengths: Iterable[int]) -> None:
-        """One input's answered labels with their scores, and the tokens of its rows."""
+        """Count one input. predictions: its labels with their scores. lengths: the tokens of its rows."""
         self._rows += 1
         for label, score in predictions:
             self._labels[self._names.bounded(label)] += 1
@@ -28,7 +28,7 @@ class BaselineCount:
             self._count("row_tokens", length)
 
     def shares(self) -> Baseline:
-        """What was added, each part summing to 1, or empty where nothing was counted."""
+        """The distributions: each sums to 1, or is empty where nothing was counted."""
         return Baseline(
             rows=self._rows,
             labels=_shares(self._labels, sorted(self._labels)),

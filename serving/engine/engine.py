@@ -1,41 +1,34 @@
-"""The engine: one process for one version on one device. It owns the model, the device and the queue.
+"""The engine of tasks with one forward pass a row: one version on one device, with its queue.
 
-One loop: drain the socket, choose a batch, forward, reply. Nothing else touches the queue, so there are no locks. On a
-GPU two batches are in flight: the next one is assembled while the current one runs. On a CPU the loop runs them itself,
-or hands them to lanes. Replies go to the fronts.
+One loop drains the socket, chooses a batch, runs it and replies. Nothing else touches the queue, so there are no locks.
+On a GPU two batches are in flight: the next one is assembled while the current one runs. On a CPU the loop runs batches
+itself or hands them to a `ForwardPool`.
 """
 
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
-
-import msgspec
-import zmq
+from typing import TYPE_CHECKING
 
 from serving.engine.batching.cost import Cost
-from serving.engine.batching.online_cost import LearnedCost
+from serving.engine.batching.online_cost import OnlineCost
 from serving.engine.batching.queue import Entry, Queue
-from serving.wire.messages import Cancel, Failure, FromEngine, Outputs, ToEngine, pack
+from serving.engine.socket_loop import SocketLoop
+from serving.wire.messages import Failure, Outputs, pack
 
 if TYPE_CHECKING:
-    import numpy
+    import zmq
 
-    from serving.engine.forward_pass import Pending
+    from serving.engine.forward_pass import Array, ForwardPass
     from serving.engine.meter import EngineMeter
     from serving.engine.model import Model
-    from serving.engine.parallel import Lanes, Running
+    from serving.engine.parallel import ForwardPool, PooledPass
 
 logger = logging.getLogger("headwaiter.engine")
 
-IDLE_MILLISECONDS = 500
-LINGER_SECONDS = 1.0
-"""After the stop signal: how long nothing may have come in before the engine leaves."""
-
 
 class Engine:
-    """The loop around one model. `run` blocks until `stop` was called and all that was accepted is answered."""
+    """The loop around one model. `run` blocks until `stop` was called and every accepted row is answered."""
 
     def __init__(
         self,
@@ -43,60 +36,50 @@ class Engine:
         cost: Cost,
         socket: "zmq.Socket[bytes]",
         meter: "EngineMeter",
-        lanes: "Lanes | None" = None,
+        pool: "ForwardPool | None" = None,
     ) -> None:
-        """lanes: run the model's batches side by side; they are closed when `run` returns."""
+        """pool: runs the model's batches side by side; it is closed when `run` returns."""
         self._model = model
-        self._cost = LearnedCost(cost, model.task.probe(model.contract, 1).kind)
-        self._socket = socket
+        self._cost = OnlineCost(cost, model.task.probe(model.contract, 1).batch_key)
         self._meter = meter
-        self._queue: Any = Queue(packs=cost.packs)
-        self._in_flight: list[tuple[list[Entry], Pending | Running]] = []
+        self._queue = Queue(is_packed=cost.is_packed)
+        self._in_flight: list[tuple[list[Entry], ForwardPass | PooledPass]] = []
         self._is_cuda = model.device.type == "cuda"
-        self._depth = 2 if self._is_cuda else 1 if lanes is None else lanes.count
+        self._depth = 2 if self._is_cuda else 1 if pool is None else pool.count
         self._free = 0.0
-        self._poller = zmq.Poller()
-        self._poller.register(socket, zmq.POLLIN)
-        self._lanes = lanes
-        if self._lanes is not None:
-            self._poller.register(self._lanes, zmq.POLLIN)
-        self._decoder = msgspec.msgpack.Decoder(ToEngine)
-        self._encoder = msgspec.msgpack.Encoder()
-        self._stopping = False
-        self._last_heard = time.monotonic()
+        self._pool = pool
+        self._loop = SocketLoop(socket, self._queue, meter, () if pool is None else (pool,))
 
     def stop(self) -> None:
-        """Leave once everything that was accepted is answered and nothing has come in for a moment."""
-        self._stopping = True
+        """Leave once every accepted row is answered and no message has arrived for a moment."""
+        self._loop.stop()
 
     def run(self) -> None:
         """Serve. Returns after `stop`."""
-        while True:
-            self._drain(self._patience())
-            if self._may_leave():
-                break
-            self._drop_expired()
-            while len(self._in_flight) < self._depth and (batch := self._queue.choose(self._cost.now)):
-                self._launch(batch)
-            self._finish_some()
-            self._meter.observe_queue(self._queue.tokens)
-            self._meter.observe_memory()
+        self._loop.run(self._step, self._patience, self._is_idle)
+        if self._pool is not None:
+            self._pool.close()
 
-        if self._lanes is not None:
-            self._lanes.close()
+    def _step(self) -> None:
+        self._drop_expired()
+        while len(self._in_flight) < self._depth and (batch := self._queue.choose(self._cost.now)):
+            self._launch(batch)
+        self._finish_some()
 
-    def _patience(self) -> int:
-        """For how many milliseconds nothing needs to be done unless something comes in or a lane ends its batch."""
+    def _patience(self) -> int | None:
+        """Milliseconds until the next step has work; None where only a message or the pool makes work."""
         if self._queue and len(self._in_flight) < self._depth:
             return 0
         if self._is_cuda and self._in_flight:
             return 0 if len(self._in_flight) == self._depth else 1
-        return IDLE_MILLISECONDS
+        return None
 
     def _finish_some(self) -> None:
-        """Answer what is done. A GPU that has enough to do is waited for, as it wakes nobody."""
-        if self._lanes is not None:
-            self._lanes.clear()  # before looking, so that no end is overlooked
+        """Reply to the batches that are done. With both GPU slots in flight, block on the oldest batch: a CUDA event
+        cannot wake a poll.
+        """
+        if self._pool is not None:
+            self._pool.clear()  # before looking, so that a pass that ends meanwhile wakes the next poll
         done = [each for each in self._in_flight if each[1].is_done()]
         if not done and self._is_cuda and len(self._in_flight) == self._depth:
             done = self._in_flight[:1]
@@ -104,45 +87,27 @@ class Engine:
             self._in_flight.remove(each)
             self._finish(*each)
 
-    def _may_leave(self) -> bool:
-        quiet = time.monotonic() - self._last_heard > LINGER_SECONDS
-        return self._stopping and quiet and not self._queue and not self._in_flight
-
-    def _drain(self, milliseconds: int) -> None:
-        if milliseconds and not self._poller.poll(milliseconds):
-            return
-        now = time.monotonic()
-        while True:
-            try:
-                client, frame = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._last_heard = now
-            message = self._decoder.decode(frame)
-            if isinstance(message, Cancel):
-                self._queue.cancel(client, message.ids)
-            else:
-                for row in message.rows:
-                    self._queue.add(client, row, now)
+    def _is_idle(self) -> bool:
+        return not self._queue and not self._in_flight
 
     def _drop_expired(self) -> None:
         for entry in self._queue.expire(time.monotonic()):
-            self._reply(entry.client, Failure([entry.row.id], "deadline", "the deadline passed in the queue"))
+            self._loop.reply(entry.client, Failure([entry.row.id], "deadline", "the deadline passed in the queue"))
 
     def _launch(self, batch: list[Entry]) -> None:
         rows = [entry.row for entry in batch]
         try:
-            if self._lanes is None:
-                pending: Pending | Running = self._model.launch(rows)
+            if self._pool is None:
+                forward_pass: ForwardPass | PooledPass = self._model.launch(rows)
             else:
-                pending = self._lanes.launch(rows, is_alone=not self._in_flight)
-            self._in_flight.append((batch, pending))
+                forward_pass = self._pool.launch(rows, is_idle=not self._in_flight)
+            self._in_flight.append((batch, forward_pass))
         except Exception as error:  # a model may raise anything; it must cost its own row only
             self._isolate(batch, error)
 
-    def _finish(self, batch: list[Entry], pending: "Pending | Running") -> None:
+    def _finish(self, batch: list[Entry], forward_pass: "ForwardPass | PooledPass") -> None:
         try:
-            arrays = pending.wait()
+            arrays = forward_pass.wait()
         except Exception as error:  # as above
             self._isolate(batch, error)
             return
@@ -151,31 +116,34 @@ class Engine:
             return
         lengths = [entry.length for entry in batch]
         tokens, pairs = self._cost.now.work(lengths)
-        self._cost.observe(batch[0].row.kind, tokens, pairs, self._device_seconds(pending))
+        self._cost.observe(batch[0].row.batch_key, tokens, pairs, self._device_seconds(forward_pass))
         self._meter.observe_batch(lengths, tokens)
-        self._send(batch, arrays, pending.seconds)
+        self._send(batch, arrays, forward_pass.seconds)
 
-    def _device_seconds(self, pending: "Pending | Running") -> float:
-        """How long a batch had its device; of batches in flight together each has a GPU after the last."""
-        ended = pending.began + pending.seconds
-        began = max(pending.began, self._free) if self._is_cuda else pending.began
+    def _device_seconds(self, forward_pass: "ForwardPass | PooledPass") -> float:
+        """How long a batch occupied its device. Of two batches in flight on a GPU, the second starts when the first
+        ends; in a pool each has its own core.
+        """
+        ended = forward_pass.began + forward_pass.seconds
+        began = max(forward_pass.began, self._free) if self._is_cuda else forward_pass.began
         self._free = ended
         return ended - began
 
     def _isolate(self, batch: Sequence[Entry], error: Exception) -> None:
-        """Run the rows of a failed batch one by one, so that only the one at fault fails."""
+        """Run the rows of a failed batch one by one, so that only the row at fault fails."""
         if len(batch) == 1:
             logger.error("the model failed on a row: %s", type(error).__name__, extra={"fields": self._meter.fields})
-            self._reply(batch[0].client, Failure([batch[0].row.id], "failed", "the model failed on this input"))
+            self._loop.reply(batch[0].client, Failure([batch[0].row.id], "failed", "the model failed on this input"))
             return
         for entry in batch:
             try:
-                pending = self._model.launch([entry.row])
-                self._send([entry], pending.wait(), pending.seconds)
+                forward_pass = self._model.launch([entry.row])
+                self._send([entry], forward_pass.wait(), forward_pass.seconds)
             except Exception as own:  # as above
                 self._isolate([entry], own)
 
-    def _send(self, batch: Sequence[Entry], arrays: "Sequence[numpy.ndarray[Any, Any]]", seconds: float) -> None:
+    def _send(self, batch: Sequence[Entry], arrays: "Sequence[Array]", seconds: float) -> None:
+        """Reply to the rows of a batch, one message for each client."""
         clients: dict[bytes, list[int]] = {}
         for index, entry in enumerate(batch):
             clients.setdefault(entry.client, []).append(index)
@@ -186,8 +154,4 @@ class Engine:
                 arrays=[pack(array, indexes) for array in arrays],
                 forward_seconds=seconds,
             )
-            self._reply(client, outputs)
-
-    def _reply(self, client: bytes, message: FromEngine) -> None:
-        with suppress(zmq.ZMQError):  # the front is gone; its clients are too
-            self._socket.send_multipart((client, self._encoder.encode(message)), zmq.NOBLOCK)
+            self._loop.reply(client, outputs)

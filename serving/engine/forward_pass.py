@@ -1,27 +1,32 @@
-"""A forward pass under way on a model's device."""
+"""One forward pass on a model's device, under way or finished."""
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 import torch
+from numpy.typing import NDArray
+
+Array = NDArray[numpy.generic]
 
 
 @dataclass
-class Pending:
-    """A forward pass under way. arrays: host tensors, valid once `wait` returned. event: a CUDA event, or None."""
+class ForwardPass:
+    """A forward pass. arrays: host tensors, valid once `wait` returned. event: of a GPU, None on a CPU.
+
+    began: seconds of `time.perf_counter`. seconds: how long it took, on a GPU known once `wait` returned.
+    """
 
     arrays: tuple[torch.Tensor, ...]
-    event: Any
+    event: torch.cuda.Event | None
     began: float
     seconds: float = 0.0
 
     def is_done(self) -> bool:
         """Whether `wait` would return at once."""
-        return self.event is None or bool(self.event.query())
+        return self.event is None or bool(self.event.query())  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
-    def wait(self) -> list[numpy.ndarray[Any, Any]]:
+    def wait(self) -> list[Array]:
         """The arrays, first dimension rows; blocks until the device is done, and raises what it raised."""
         if self.event is not None:
             self.event.synchronize()

@@ -1,4 +1,4 @@
-"""From an order to a loaded, checked and measured model: the slow part of an engine's life, before it serves."""
+"""From an order to a model that is loaded, checked, optimised and measured: everything before an engine serves."""
 
 import os
 from dataclasses import dataclass
@@ -8,37 +8,40 @@ from pathlib import Path
 import torch
 
 from registry.flavor import read_contract
+from serving.engine.assembly import optimize_model, yields_cores
 from serving.engine.batching.cost import Cost
-from serving.engine.generation.verification import choose_steps
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model, choose_device, choose_dtypes
-from serving.engine.optimizations.torchscript import TracedModule
-from serving.engine.optimize import choose_execution, describe_execution
-from serving.engine.parallel import Lanes, Split, make_lanes
+from serving.engine.parallel import CpuPlan, ForwardPool, make_pool
 from serving.engine.predictor import Predictor
-from serving.engine.warmup import choose_split, measure_cost
+from serving.engine.warmup import choose_cpu_plan, measure_cost
 from serving.errors import EngineError
 from serving.wire.engine_orders import EngineOrder, EngineReport
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What an engine needs to serve. lanes: run the model's batches side by side; None where one runs at a time."""
+    """What an engine needs to serve.
+
+    pool: runs forward passes side by side; None where one runs at a time. yields_cores: whether the engine runs at low
+    priority.
+    """
 
     model: Model
-    lanes: Lanes | None
+    pool: ForwardPool | None
     cost: Cost
     meter: EngineMeter
     report: EngineReport
+    yields_cores: bool
 
 
 def load_engine(order: EngineOrder) -> Loaded:
-    """Load in the fastest dtype whose answer to the contract's example agrees with the recorded one. Blocks.
+    """Load in the fastest dtype that answers the contract's example as recorded, optimise and measure. Blocks.
 
-    Raises EngineError where none agrees, HeadError or ArtifactError where the artifact cannot be loaded.
+    Raises EngineError where no dtype does, HeadError or ArtifactError where the artifact cannot be loaded.
     """
     threads = order.threads or torch.get_num_threads()
-    if order.gently:
+    if order.low_priority:
         torch.set_num_threads(1)
     root = Path(order.root)
     contract = read_contract(root)
@@ -53,10 +56,10 @@ def load_engine(order: EngineOrder) -> Loaded:
     else:
         raise EngineError("; ".join(notes))
     torch.set_num_threads(threads)
-    optimize(predictor.model)
-    split = Split()
+    optimize_model(predictor.model)
+    plan = CpuPlan()
     if device == "cpu":
-        split = choose_split(predictor.model, lanes=isinstance(predictor.model.module, TracedModule))
+        plan = choose_cpu_plan(predictor.model, parallel=predictor.model.form.is_thread_safe)
     cost = measure_cost(predictor.model)
     report = EngineReport(
         pid=os.getpid(),
@@ -64,27 +67,18 @@ def load_engine(order: EngineOrder) -> Loaded:
         device=device,
         dtype=dtype,
         dtype_note="; ".join(notes),
-        execution=describe_execution(predictor.model),
+        execution=predictor.model.form.describe(),
         notes=tuple(predictor.model.notes),
-        split=f"{split.lanes} × {split.threads}" if device == "cpu" else "",
+        split=f"{plan.passes} × {plan.threads}" if device == "cpu" else "",
         budget_tokens=cost.budget_tokens,
-        tokens_per_second=cost.tokens_per_second * split.lanes,
+        tokens_per_second=cost.tokens_per_second * plan.passes,
         device_bytes=torch.cuda.memory_reserved(device) if device.startswith("cuda") else 0,
     )
     meter = EngineMeter(order.model, order.version, contract.task, partial(device_bytes, predictor.model.device))
-    return Loaded(predictor.model, make_lanes(predictor.model, split), cost, meter, report)
-
-
-@torch.inference_mode()
-def optimize(model: Model) -> None:
-    """Let a loaded model run in its fastest form from now on. Blocks for several forward passes."""
-    if model.task.generates:  # which has its own loop
-        choose_steps(model.writer.decoder, model.contract.processor.vocabulary, model.contract.max_tokens, model.note)
-        model.writer.decoder.most_width = model.contract.max_tokens if model.fills else 0
-    else:
-        choose_execution(model)
+    pool = make_pool(predictor.model, plan)
+    return Loaded(predictor.model, pool, cost, meter, report, yields_cores(predictor.model))
 
 
 def device_bytes(device: torch.device) -> int:
-    """What this process holds on a GPU, in use or kept for later; 0 on a CPU."""
+    """Memory that this process has reserved on a GPU; 0 on a CPU."""
     return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0

@@ -1,4 +1,4 @@
-"""What an engine counts: thin holders of the metrics' children, so that the hot path looks nothing up."""
+"""An engine's metrics, with the children of its labels looked up once, not on the hot path."""
 
 import resource
 import time
@@ -8,12 +8,12 @@ from pathlib import Path
 from serving.runtime.instruments import instruments
 
 MEMORY_SECONDS = 1.0
-"""How often an engine looks at its memory."""
+"""How often an engine measures its memory."""
 PAGE_BYTES = resource.getpagesize()
 
 
 class EngineMeter:
-    """What an engine counts of its version. device_bytes: what it holds on a GPU now."""
+    """The metrics of every engine. device_bytes: measures the memory that it holds on a GPU."""
 
     def __init__(self, model: str, version: str, task: str, device_bytes: Callable[[], int] = lambda: 0) -> None:
         found = instruments()
@@ -30,7 +30,7 @@ class EngineMeter:
         self._next_memory = 0.0
 
     def observe_batch(self, lengths: Sequence[int], tokens: int) -> None:
-        """A batch whose rows have these numbers of tokens. tokens: with their padding."""
+        """A batch ran. lengths: tokens of its rows. tokens: of the batch with padding."""
         real = sum(lengths)
         self._rows.observe(len(lengths))
         self._tokens.observe(tokens)
@@ -40,11 +40,11 @@ class EngineMeter:
             self._lengths.observe(length)
 
     def observe_queue(self, tokens: int) -> None:
-        """Tokens that wait now."""
+        """Tokens that wait in the queue now."""
         self._queue.set(tokens)
 
     def observe_memory(self) -> None:
-        """Look at this process' memory, if that was not done just now."""
+        """Measure this process's memory, at most once in `MEMORY_SECONDS`."""
         now = time.monotonic()
         if now >= self._next_memory:
             self._next_memory = now + MEMORY_SECONDS
@@ -53,7 +53,7 @@ class EngineMeter:
 
 
 class GenerationMeter:
-    """What a generating engine counts of its version."""
+    """The further metrics of an engine whose task generates."""
 
     def __init__(self, model: str, version: str, task: str) -> None:
         found, labels = instruments(), (model, version, task)
@@ -68,31 +68,31 @@ class GenerationMeter:
         self._preemptions = found.preemptions_total.labels(*labels)
 
     def observe_prompt(self, tokens: int) -> None:
-        """A prompt was taken in."""
+        """A prompt was prefilled."""
         self._prompt.inc(tokens)
 
     def observe_first_token(self, seconds: float) -> None:
-        """A row got its first new token, so long after it arrived."""
+        """A row got its first new token. seconds: since it arrived."""
         self._first.observe(seconds)
 
     def observe_tokens(self, tokens: int) -> None:
-        """New tokens of all rows in one step."""
+        """Rows got new tokens in one step. tokens: of all of them."""
         self._generated.inc(tokens)
 
     def observe_end(self, tokens: int, seconds: float) -> None:
-        """A row ended: `tokens` new ones after the first took `seconds`."""
+        """A row ended. tokens: new ones after the first. seconds: for these."""
         if tokens > 0:
             self._each.observe(seconds / tokens)
 
     def observe_batch(self, running: int, waiting: int, cache_used: int, cache_limit: int) -> None:
-        """Rows that run and wait now, and tokens that the cache holds and can hold."""
+        """running, waiting: rows now. cache_used, cache_limit: tokens in the cache now, and at most."""
         self._running.set(running)
         self._waiting.set(waiting)
         self._cache_used.set(cache_used)
         self._cache_limit.set(cache_limit)
 
     def observe_preemption(self) -> None:
-        """A row lost its place in the cache."""
+        """A running row was preempted."""
         self._preemptions.inc()
 
 

@@ -1,203 +1,241 @@
-"""How a model is executed: as transformers has it, without padding, as a graph, or both.
+"""Which form a model is executed in: as transformers runs it, or packed, pruned to the first token, as a graph.
 
-A form is only faster, so it may stand for the model only where it answers as the model does. It is tried on rows alone,
-equal, padded and longest, against the model as transformers has it; where it differs, or cannot be made, the next one
-is tried, and the last one is the model itself.
+A form replaces the model only where it gives the same answers. It is compared with the model as transformers runs it on
+single, equal, padded and longest rows. Where it differs or cannot be made, the next candidate is tried; the last one is
+the model itself.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import msgspec
 import numpy
 import torch
+from transformers.modeling_outputs import BaseModelOutput
 
 from serving.engine.model import Model
-from serving.engine.optimizations.attention import NEVER, find_least
-from serving.engine.optimizations.cuda_graphs import LEAST_LINE, CudaRecorder, Record
-from serving.engine.optimizations.first_token import can_narrow
-from serving.engine.optimizations.torchscript import TracedModule, are_alike, check_operations, trace
-from serving.engine.optimizations.unpadded import can_pack, pack, replay, unpack
+from serving.engine.optimizations.attention import NEVER, find_min_bmm_tokens
+from serving.engine.optimizations.cuda_graphs import MIN_GRAPH_TOKENS, CudaRecorder, Record
+from serving.engine.optimizations.execution_form import ExecutionForm
+from serving.engine.optimizations.first_token import can_prune
+from serving.engine.optimizations.torchscript import are_alike, check_operations, trace
+from serving.engine.optimizations.unpadded import can_pack, pack, unpack, use_cuda_graphs
+from serving.engine.timing import CLOCK, Clock, least_seconds
 from serving.wire.messages import Row
 
 Inputs = Mapping[str, torch.Tensor]
+Check = Callable[[ExecutionForm], None]
 SHORT_TOKENS = 11
-"""Length of the rows that are traced; ours: no length that a model would treat in a special way."""
-MIXED = (9, 3, 70, 20, 9, 1, 45, 33, 5, 7, 2, 12, 9, 4, 6, 8, 17)
-"""Lengths of rows of which some are short enough for blocks, of a number that is rounded up; ours."""
+"""Length of the traced rows: no length for which a model has a special case."""
+MIXED_LENGTHS = (9, 3, 70, 20, 9, 1, 45, 33, 5, 7, 2, 12, 9, 4, 6, 8, 17)
+"""Lengths of the rows that exercise attention blocks and bucketing: short and long ones, 17 being no bucket size."""
 OUTPUTS = ("logits", "last_hidden_state", "start_logits", "end_logits")
-REPLAYED_TOKENS = 32
-"""Length of the rows with which replayed batches are measured; ours."""
-MOST_REPLAYED = 4096
-"""Tokens of the longest batches that are replayed, if no shorter ones are launched as fast; ours."""
+GRAPH_ROW_TOKENS = 32
+"""Length of the rows with which CUDA graphs are timed: that of a short text, see bench/NOTES.md, "The forward pass on a
+GPU"."""
+MAX_GRAPH_TOKENS = 4096
+"""Larger batches get no CUDA graph: launching their kernels takes a small share of their time."""
 REPEATS = 5
-"""Of each measured forward pass; the best one counts."""
+"""Forward passes of a timed call; the fastest one counts."""
 
 
-class NotAlike(Exception):
-    """A form would not stand for the model; the message says why."""
+class DifferentAnswer(Exception):
+    """A form answers otherwise than the model; the message says where."""
 
 
 @torch.inference_mode()
-def choose_execution(model: Model) -> None:
-    """Let a loaded model run in its fastest form from now on. Blocks for several forward passes.
+def optimize(model: Model) -> ExecutionForm:
+    """The fastest form that answers as `model` does. Blocks for several forward passes.
 
-    On a CPU that is a graph, of an encoder of `unpadded.FAMILIES` a packed one; on a GPU, packed, with graphs of small
-    batches. Packed ones are narrowed where the head reads first tokens only.
+    On a CPU that is a TorchScript graph, for encoders of `unpadded.FAMILIES` of packed sequences; on a GPU packed
+    sequences with CUDA graphs of small batches. A packed form is pruned to the first token where the head reads no
+    other.
     """
-    plain, is_cpu = model.module, model.device.type == "cpu"
-    packs = can_pack(plain, model.device, getattr(torch, model.dtype))
-    if not (is_cpu or packs):
-        return
-    longest = model.contract.max_tokens
-    short = min(SHORT_TOKENS, longest)
-    few, many = [short, max(1, short - 3)], [longest, *[max(1, longest - 1)] * 3]
-    cases = (
-        ([1], False),
-        ([min(short + 6, longest)] * 3, True),
-        ([longest, min(5, longest)], True),
-        ([min(length, longest) for length in MIXED], True),
-        ([longest], False),
-    )
+    plain, is_cpu = model.form, model.device.type == "cpu"
+    can_be_packed = can_pack(plain.module, model.device, getattr(torch, model.dtype))
+    if not (is_cpu or can_be_packed):
+        return plain
     try:
-        expected = [plain(**inputs_of(model, lengths, types=types)) for lengths, types in cases]
-        may_narrow = packs and can_narrow(plain.base_model) and _reads_first(model, cases[1], expected[1])
+        reference = _Reference(model)
+        can_be_pruned = can_be_packed and can_prune(plain.module.base_model) and reference.reads_first_token_only()
         if is_cpu:
-            check_operations(plain, *(inputs_of(model, lengths, types=True) for lengths in (few, many)))
+            check_operations(plain.module, *reference.extremes())
     except Exception as error:  # a model may raise anything, and can be served as it is
-        model.note(_refusal("the model runs as it is", error))
-        return
-
-    def check() -> None:
-        for (lengths, types), wanted in zip(cases, expected, strict=True):
-            _compare(model, wanted, inputs_of(model, lengths, types=types))
-
-    for form in ["narrowed"] * may_narrow + ["packed"] * packs + ["padded"] * is_cpu:
-        model.packs, model.narrows = form != "padded", form == "narrowed"
+        model.note(_refusal("the model runs eagerly", error))
+        return plain
+    for name, candidate in _candidates(plain, packed=can_be_packed, pruned=can_be_pruned, padded=is_cpu):
         try:
-            if model.packs:
-                least = find_least(plain, getattr(torch, model.dtype)) if is_cpu else NEVER
-                model.blocks = least < NEVER
-                pack(plain, least=least, narrowed=model.narrows)
-            if is_cpu:
-                alike, mixed = inputs_of(model, [short] * 2, types=False), inputs_of(model, few, types=True)
-                model.module = trace(plain, alike, mixed)
-            check()
+            form = _make(model, candidate)
+            reference.check(form)
             break
         except Exception as error:  # tracing, too, may raise anything
-            what = f"the model does not run {form}" if model.packs else "the model runs as it is"
+            what = f"the model does not run with {name}" if candidate.is_packed else "the model runs eagerly"
             model.note(_refusal(what, error))
-            model.module = plain
-            if model.packs:
-                unpack(plain)
-                model.blocks = False
+            if candidate.is_packed:
+                unpack(plain.module)
     else:
-        model.packs = model.narrows = False
-    if model.packs and not is_cpu:
-        choose_replays(model, CudaRecorder(model.device), check)
+        return plain
+    return form if is_cpu else choose_cuda_graphs(model, form, CudaRecorder(model.device), reference.check)
+
+
+def _candidates(
+    plain: ExecutionForm, *, packed: bool, pruned: bool, padded: bool
+) -> Iterator[tuple[str, ExecutionForm]]:
+    """The forms to try by name, fastest first."""
+    if pruned:
+        yield "first-token pruning", replace(plain, is_packed=True, prunes_to_first_token=True)
+    if packed:
+        yield "packed sequences", replace(plain, is_packed=True)
+    if padded:
+        yield "TorchScript", plain
+
+
+def _make(model: Model, form: ExecutionForm) -> ExecutionForm:
+    """The form, its module changed as it says and traced on a CPU. Packing changes the module in place."""
+    is_cpu = model.device.type == "cpu"
+    if form.is_packed:
+        min_bmm_tokens = find_min_bmm_tokens(form.module, getattr(torch, model.dtype)) if is_cpu else NEVER
+        form = replace(form, has_block_attention=min_bmm_tokens < NEVER)
+        pack(form.module, min_bmm_tokens=min_bmm_tokens, pruned=form.prunes_to_first_token)
+    if not is_cpu:
+        return form
+    short = min(SHORT_TOKENS, model.contract.max_tokens)
+    equal = inputs_of(model, [short] * 2, types=False, form=form)
+    mixed = inputs_of(model, [short, max(1, short - 3)], types=True, form=form)
+    return replace(form, module=trace(form.module, equal, mixed), is_torchscript=True)
+
+
+class _Reference:
+    """Answers of the model as transformers runs it, to compare forms with."""
+
+    def __init__(self, model: Model) -> None:
+        longest = model.contract.max_tokens
+        short = min(SHORT_TOKENS, longest)
+        self._model = model
+        self._longest, self._short = longest, short
+        self._equal = [min(short + 6, longest)] * 3
+        self._cases: tuple[tuple[Sequence[int], bool], ...] = (
+            ([1], False),
+            (self._equal, True),
+            ([longest, min(5, longest)], True),
+            ([min(length, longest) for length in MIXED_LENGTHS], True),
+            ([longest], False),
+        )
+        plain = model.form.module
+        self._expected = [plain(**inputs_of(model, lengths, types=types)) for lengths, types in self._cases]
+
+    def extremes(self) -> list[dict[str, torch.Tensor]]:
+        """Inputs of few short rows, and of many longest ones."""
+        few = [self._short, max(1, self._short - 3)]
+        many = [self._longest, *[max(1, self._longest - 1)] * 3]
+        return [inputs_of(self._model, lengths, types=True) for lengths in (few, many)]
+
+    def reads_first_token_only(self) -> bool:
+        """Whether the head answers the same where the states of all other tokens are lost."""
+        expected = self._expected[1]
+        if {name for name in OUTPUTS if getattr(expected, name, None) is not None} != {"logits"}:
+            return False
+
+        def lose(_module: object, _args: object, output: BaseModelOutput) -> None:
+            output.last_hidden_state[:, 1:] = torch.nan
+
+        plain = self._model.form.module
+        hook = plain.base_model.register_forward_hook(lose)
+        try:
+            found = plain(**inputs_of(self._model, self._equal, types=True))
+            return torch.equal(found.logits, expected.logits)
+        finally:
+            hook.remove()
+
+    def check(self, form: ExecutionForm) -> None:
+        """Raises DifferentAnswer where the form answers otherwise, or what it raises itself."""
+        for (lengths, types), expected in zip(self._cases, self._expected, strict=True):
+            inputs = inputs_of(self._model, lengths, types=types, form=form)
+            _compare(form.module(**inputs), expected, inputs, getattr(torch, self._model.dtype))
 
 
 @torch.inference_mode()
-def choose_replays(
-    model: Model, record: Record, check: Callable[[], None], clock: Callable[[], float] = time.perf_counter
-) -> None:
-    """Let a packed model replay its small batches if it then passes `check`. Blocks for some forward passes of each."""
-    try:
-        _find_replays(model, record, clock)
-        check()
-    except Exception as error:  # torch may raise anything where it cannot record
-        model.note(_refusal("no batch is replayed", error))
-        unpack(model.module)
-        pack(model.module, narrowed=model.narrows)
-        model.replays = 0
+def choose_cuda_graphs(
+    model: Model, form: ExecutionForm, record: Record, check: Check, clock: Clock = CLOCK
+) -> ExecutionForm:
+    """A packed form with CUDA graphs of small batches where these are faster and pass `check`; else the form itself.
 
-
-def _find_replays(model: Model, record: Record, clock: Callable[[], float]) -> None:
-    """Replay batches up to the size at which that is not faster than to launch them.
-
-    A size is tried with the fewest tokens that it is for, so with the most that it computes for nobody.
+    Blocks for some forward passes of each size.
     """
-    replayed = replay(model.module, record)
-    model.replays = LEAST_LINE  # rows of one length, too, come as a line from now on
+    try:
+        recorded = _record_graphs(model, form, record, clock)
+        check(recorded)
+    except Exception as error:  # torch may raise anything where it cannot record
+        model.note(_refusal("no batch runs as a CUDA graph", error))
+        unpack(form.module)
+        pack(form.module, pruned=form.prunes_to_first_token)
+        return form
+    return recorded
+
+
+def _record_graphs(model: Model, form: ExecutionForm, record: Record, clock: Clock) -> ExecutionForm:
+    """Record graphs up to the size at which they are not faster than launching the kernels.
+
+    A size is timed with the fewest tokens that it is used for, so with the most padding.
+    """
+    encoder = use_cuda_graphs(form.module, record)
+    packed_always = replace(form, cuda_graph_tokens=MIN_GRAPH_TOKENS)  # a graph needs packed inputs of equal rows, too
     has_types = "token_type_ids" in model.contract.processor.inputs
-    typical = min(REPLAYED_TOKENS, model.contract.max_tokens)
+    typical = min(GRAPH_ROW_TOKENS, model.contract.max_tokens)
 
-    def time_of(call: Callable[[], Any]) -> float:
-        took = []
-        for _ in range(REPEATS):
-            began = clock()
-            call()
-            if model.device.type == "cuda":
-                torch.cuda.synchronize(model.device)
-            took.append(clock() - began)
-        return min(took)
+    def time_of(call: Callable[[], object]) -> float:
+        return least_seconds(partial(_run_to_end, call, model.device), REPEATS, clock)
 
-    while replayed.longest < MOST_REPLAYED:
-        rows, rest = divmod(max(LEAST_LINE, 2 * replayed.longest) // 2 + 1, typical)
+    while encoder.max_tokens < MAX_GRAPH_TOKENS:
+        rows, rest = divmod(max(MIN_GRAPH_TOKENS, 2 * encoder.max_tokens) // 2 + 1, typical)
         lengths = [typical] * rows + [rest] * (rest > 0)
         kinds = (False, True) if has_types else (False,)
-        calls = [partial(model.module, **inputs_of(model, lengths, types=types)) for types in kinds]
+        given = [inputs_of(model, lengths, types=types, form=packed_always) for types in kinds]
+        calls = [partial(form.module, **inputs) for inputs in given]
         launched = time_of(calls[0])
-        replayed.extend(calls)
+        encoder.record_larger(calls)
         if time_of(calls[0]) >= launched:
-            replayed.shorten()
+            encoder.drop_largest()
             break
-    model.replays = replayed.longest
+    return replace(form, cuda_graph_tokens=encoder.max_tokens)
 
 
-def describe_execution(model: Model) -> str:
-    """How a model runs: "packed" (without padding), "narrowed" (its last layer for first tokens only), "graph", several
-    of these, or "module by module" as transformers.
-
-    Of a GPU also up to how many tokens a batch is replayed.
-    """
-    is_graph = model.writer.decoder.is_traced if model.task.generates else isinstance(model.module, TracedModule)
-    words = ["packed"] * model.packs + ["narrowed"] * model.narrows + ["graph"] * is_graph
-    replays = f", replayed up to {model.replays} tokens" if model.replays else ""
-    return (" ".join(words) or "module by module") + replays
-
-
-def _reads_first(model: Model, case: tuple[Sequence[int], bool], expected: Any) -> bool:
-    """Whether the head answers the same where all states but those of first tokens are lost."""
-    if {name for name in OUTPUTS if getattr(expected, name, None) is not None} != {"logits"}:
-        return False
-
-    def lose(_module: Any, _args: Any, output: Any) -> None:
-        output.last_hidden_state[:, 1:] = torch.nan
-
-    hook = model.module.base_model.register_forward_hook(lose)
-    try:
-        lengths, types = case
-        return torch.equal(model.module(**inputs_of(model, lengths, types=types)).logits, expected.logits)
-    finally:
-        hook.remove()
+def _run_to_end(call: Callable[[], object], device: torch.device) -> None:
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _refusal(what: str, error: Exception) -> str:
-    reason = str(error) if isinstance(error, NotAlike) else f"{type(error).__name__}: {error}"
+    reason = str(error) if isinstance(error, DifferentAnswer) else f"{type(error).__name__}: {error}"
     return f"{what}: " + reason.partition("\n")[0]
 
 
-def inputs_of(model: Model, lengths: Sequence[int], *, types: bool) -> dict[str, torch.Tensor]:
-    """What the task calls the model with, for rows of these lengths with random ordinary tokens."""
+def inputs_of(
+    model: Model, lengths: Sequence[int], *, types: bool, form: ExecutionForm | None = None
+) -> dict[str, torch.Tensor]:
+    """What the task calls the module of `form` (the model's own if None) with, for rows of random ordinary tokens.
+
+    types: whether the second half of each row has token type 1, where the model has types.
+    """
+    form = form or model.form
     rows = [_row(model, length, index, types) for index, length in enumerate(lengths)]
     try:
-        model.task.forward(_Recorder(model.module), model.batch(rows))
+        model.task.forward(_Recorder(form.module), model.batch(rows, form))
     except _Recorded as recorded:
         return recorded.inputs
-    raise NotAlike("the task calls a part of it only")
+    raise DifferentAnswer("the task calls a part of the model only")
 
 
 def _row(model: Model, length: int, index: int, types: bool) -> Row:
-    """A row like the task's probe, its tokens in another order for each index; types: the second half is of type 1."""
+    """A row like the task's probe, its tokens in another order for each index."""
     contract = model.contract
     row = model.task.probe(contract, length).to_row(index, 0.0)
     if contract.processor.image is not None:
         return row
     ids = numpy.frombuffer(row.tokens, dtype=numpy.int32).copy()
-    ordinary = ids[:-1]  # the last one may be what a text ends with
+    ordinary = ids[:-1]  # the last one may be a text's end token
     ordinary[:] = numpy.random.default_rng(index).permuted(ordinary)
     has_types = types and "token_type_ids" in contract.processor.inputs
     kinds = bytes(length - length // 2) + b"\1" * (length // 2) if has_types else b""
@@ -205,7 +243,7 @@ def _row(model: Model, length: int, index: int, types: bool) -> Row:
 
 
 class _Recorded(Exception):
-    """What the module is called with."""
+    """Carries the inputs that the module was called with."""
 
     def __init__(self, inputs: dict[str, torch.Tensor]) -> None:
         super().__init__()
@@ -213,21 +251,20 @@ class _Recorded(Exception):
 
 
 class _Recorder:
-    """Stands for the module until it is called."""
+    """Stands in for the module until it is called."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: object) -> None:
         self._module = module
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._module, name)
 
-    def __call__(self, **inputs: torch.Tensor) -> Any:
+    def __call__(self, **inputs: torch.Tensor) -> None:
         raise _Recorded(inputs)
 
 
-def _compare(model: Model, expected: Any, inputs: Inputs) -> None:
-    """What stands at padding is nobody's answer."""
-    found = model.module(**inputs)
+def _compare(found: object, expected: object, inputs: Inputs, dtype: torch.dtype) -> None:
+    """Raises DifferentAnswer where an output differs at a token that is not padding."""
     real = inputs["attention_mask"].bool() if "attention_mask" in inputs else slice(None)
     for name in OUTPUTS:
         wanted = getattr(expected, name, None)
@@ -235,6 +272,6 @@ def _compare(model: Model, expected: Any, inputs: Inputs) -> None:
             continue
         has_tokens = name != "logits" or wanted.ndim > 2
         answer, wanted = (each[real] if has_tokens else each for each in (getattr(found, name), wanted))
-        if not are_alike(answer, wanted, getattr(torch, model.dtype)):
+        if not are_alike(answer, wanted, dtype):
             shape = tuple(next(iter(inputs.values())).shape)
-            raise NotAlike(f"its {name} differ for rows of shape {shape}")
+            raise DifferentAnswer(f"its {name} differ for rows of shape {shape}")

@@ -1,7 +1,8 @@
-"""Batches side by side on a CPU: each lane is a thread that runs one forward pass at a time, all on the same model.
+"""Forward passes side by side on a CPU: threads that each run one forward pass at a time, on the same model.
 
-Two forward passes on a core each get more done than one after the other on both: no kernel waits for its slowest part,
-and none has too little to divide. Only a graph runs so, as Python's modules would wait for each other.
+Two forward passes on one core each get more done than one after the other on both cores: no kernel waits for its
+slowest part, and none has too little work to divide. Only a TorchScript graph runs so, because Python modules would
+wait for each other's GIL.
 """
 
 import os
@@ -9,40 +10,39 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from serving.wire.messages import Row
 
 if TYPE_CHECKING:
-    import numpy
-
-    from serving.engine.forward_pass import Pending
+    from serving.engine.forward_pass import Array, ForwardPass
     from serving.engine.model import Model
 
 
 @dataclass(frozen=True)
-class Split:
-    """How an engine uses its cores. lanes: forward passes at a time. threads: of each.
+class CpuPlan:
+    """How an engine uses its cores. passes: forward passes at a time. threads: of each.
 
-    alone: threads of a row that has no company and at least `alone_tokens` tokens.
+    single_row_threads: of a forward pass over one row of at least `single_row_tokens` tokens while no other one runs.
     """
 
-    lanes: int = 1
+    passes: int = 1
     threads: int = 1
-    alone: int = 1
-    alone_tokens: int = 0
+    single_row_threads: int = 1
+    single_row_tokens: int = 0
 
-    def threads_for(self, rows: Sequence[Row], *, is_alone: bool) -> int:
-        """Threads of a forward pass. is_alone: whether no other one runs."""
-        return self.alone if is_alone and len(rows) == 1 and rows[0].length >= self.alone_tokens else self.threads
+    def threads_for(self, rows: Sequence[Row], *, is_idle: bool) -> int:
+        """Threads of a forward pass. is_idle: whether no other one runs."""
+        is_single = is_idle and len(rows) == 1 and rows[0].length >= self.single_row_tokens
+        return self.single_row_threads if is_single else self.threads
 
 
-class Running:
-    """A batch in a lane; as `forward_pass.Pending`."""
+class PooledPass:
+    """A forward pass in a pool, used as a `forward_pass.ForwardPass`."""
 
-    def __init__(self, future: "Future[Pending]") -> None:
+    def __init__(self, future: "Future[ForwardPass]") -> None:
         self._future = future
         self.began = self.seconds = 0.0
 
@@ -50,50 +50,50 @@ class Running:
         """Whether `wait` would return at once."""
         return self._future.done()
 
-    def wait(self) -> "list[numpy.ndarray[Any, Any]]":
+    def wait(self) -> "list[Array]":
         """The arrays, first dimension rows; blocks until they are there, and raises what the model raised."""
-        pending = self._future.result()
-        self.began, self.seconds = pending.began, pending.seconds
-        return pending.wait()
+        forward_pass = self._future.result()
+        self.began, self.seconds = forward_pass.began, forward_pass.seconds
+        return forward_pass.wait()
 
 
-class Lanes:
-    """The lanes of one engine. A batch that ends makes `fileno` readable, so that whoever polls it wakes up."""
+class ForwardPool:
+    """The threads of one engine. Its `fileno` becomes readable when a forward pass ends, which wakes a poll."""
 
-    def __init__(self, model: "Model", split: Split) -> None:
+    def __init__(self, model: "Model", plan: CpuPlan) -> None:
         self._model = model
-        self._split = split
-        self.count = split.lanes
-        self._pool = ThreadPoolExecutor(split.lanes, thread_name_prefix="headwaiter-lane")
-        self._ended, self._end = os.pipe()
-        os.set_blocking(self._ended, False)
+        self._plan = plan
+        self.count = plan.passes
+        self._threads = ThreadPoolExecutor(plan.passes, thread_name_prefix="headwaiter-forward")
+        self._readable, self._writable = os.pipe()
+        os.set_blocking(self._readable, False)
 
-    def launch(self, rows: Sequence[Row], *, is_alone: bool = False) -> Running:
-        """Start a forward pass in a free lane. is_alone: whether no other one runs."""
-        future = self._pool.submit(self._run, rows, self._split.threads_for(rows, is_alone=is_alone))
-        future.add_done_callback(lambda _: os.write(self._end, b"\0"))
-        return Running(future)
+    def launch(self, rows: Sequence[Row], *, is_idle: bool = False) -> PooledPass:
+        """Start a forward pass. is_idle: whether no other one runs."""
+        future = self._threads.submit(self._run, rows, self._plan.threads_for(rows, is_idle=is_idle))
+        future.add_done_callback(lambda _: os.write(self._writable, b"\0"))
+        return PooledPass(future)
 
     def fileno(self) -> int:
-        """What becomes readable."""
-        return self._ended
+        """The file descriptor to poll."""
+        return self._readable
 
     def clear(self) -> None:
-        """Make `fileno` unreadable until another batch ends."""
+        """Make `fileno` unreadable until another forward pass ends."""
         with suppress(BlockingIOError):
-            os.read(self._ended, 4096)
+            os.read(self._readable, 4096)
 
     def close(self) -> None:
-        """End the threads, once their batches are done."""
-        self._pool.shutdown()
-        os.close(self._ended)
-        os.close(self._end)
+        """End the threads once their forward passes are done."""
+        self._threads.shutdown()
+        os.close(self._readable)
+        os.close(self._writable)
 
-    def _run(self, rows: Sequence[Row], threads: int) -> "Pending":
+    def _run(self, rows: Sequence[Row], threads: int) -> "ForwardPass":
         torch.set_num_threads(threads)  # of the calling thread
         return self._model.launch(rows)
 
 
-def make_lanes(model: "Model", split: Split) -> Lanes | None:
-    """What runs a model's batches side by side, where the split says so."""
-    return Lanes(model, split) if split.lanes > 1 else None
+def make_pool(model: "Model", plan: CpuPlan) -> ForwardPool | None:
+    """A pool for a plan of several forward passes at a time, else None."""
+    return ForwardPool(model, plan) if plan.passes > 1 else None

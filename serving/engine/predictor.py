@@ -1,6 +1,7 @@
-"""A model in this very process: request → answer, one item at a time, with the same task code as the server.
+"""A model in the caller's process: request → answer, one item at a time, with the server's own task code.
 
-The engine checks a loaded version with it, logging records the example's output with it, and `python_function` is it.
+An engine checks a loaded version with it, logging records the example's output with it, and MLflow's `python_function`
+and `evaluation` answer with it.
 """
 
 from collections.abc import Sequence
@@ -9,14 +10,15 @@ from typing import Any
 
 from registry.contract import Baseline, Contract
 from registry.flavor import read_contract
-from serving.engine.answer_check import find_difference, tolerance_of
+from serving.engine.answer_check import find_difference
+from serving.engine.assembly import make_model
 from serving.engine.baseline import BaselineCount
-from serving.engine.model import Model
+from serving.engine.tolerances import ANSWER
 from serving.tasks.base.request import Request, assemble, convert_request
 
 
 class Predictor:
-    """The artifact at `root`, loaded. Not for use from several threads."""
+    """The artifact at `root`, loaded. Not thread-safe."""
 
     def __init__(
         self,
@@ -28,18 +30,18 @@ class Predictor:
         cache_bytes: int = 0,
     ) -> None:
         self.contract = contract or read_contract(root)
-        self.model = Model(root, self.contract, device=device, dtype=dtype, cache_bytes=cache_bytes)
+        self.model = make_model(root, self.contract, device=device, dtype=dtype, cache_bytes=cache_bytes)
         self._served = self.model.served
 
-    def answer(self, inputs: Any, parameters: dict[str, Any] | None = None) -> Any:
-        """The answer to a request; every item is a forward pass of its own. Raises ServingError."""
+    def answer(self, inputs: object, parameters: dict[str, Any] | None = None) -> Any:
+        """The answer to a request, each item in a forward pass of its own. Raises ServingError."""
         task = self.model.task
         request = convert_request(inputs, parameters, task, max_rows=1_000_000)
         answers = [self._answer(item, request)[0] for item in request.items]
         return assemble(answers, request, task)
 
-    def baseline(self, sample: Sequence[Any]) -> Baseline:
-        """What the model answers to a sample of inputs, as shares. Raises ServingError for one that it cannot take."""
+    def baseline(self, sample: Sequence[object]) -> Baseline:
+        """The distribution of the model's answers to a sample of inputs. Raises ServingError where it refuses one."""
         request = convert_request(list(sample), None, self.model.task, max_rows=1_000_000)
         count = BaselineCount(self.contract.labels)
         for item in request.items:
@@ -47,24 +49,24 @@ class Predictor:
             count.add(self.model.task.predictions(answer), lengths)
         return count.shares()
 
-    def _answer(self, item: Any, request: Request) -> tuple[Any, list[int]]:
-        """An item's answer, and how many tokens each of its rows has."""
+    def _answer(self, item: object, request: Request) -> tuple[Any, list[int]]:
+        """An item's answer, and the tokens of each of its rows."""
         encoded = self.model.task.encode(item, request.parameters, self._served)
         arrays = [self.model.run([row.to_row(0, 0.0)])[0] for row in encoded.rows]
-        answer = self.model.task.decode(arrays, encoded.plan, request.parameters, self._served)
+        answer = self.model.task.decode(arrays, encoded.decode_context, request.parameters, self._served)
         return answer, [row.length for row in encoded.rows]
 
-    def example(self, inputs: Any, parameters: dict[str, Any]) -> dict[str, Any]:
-        """A record of `inputs` (the task's own example if None), `parameters` and the answer to them."""
+    def example(self, inputs: object, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The contract's record of an example: `inputs` (the task's own if None), `parameters` and the answer."""
         task = self.model.task
         inputs = task.make_example(self._served) if inputs is None else inputs
         parameters = parameters or dict(task.example_parameters)
         return {"inputs": inputs, "parameters": parameters, "output": self.answer(inputs, parameters)}
 
     def find_difference(self) -> str | None:
-        """How the contract's example comes out otherwise than recorded, or None; also None without an example."""
+        """How the answer to the contract's example differs from the recorded one; None where it agrees or is absent."""
         example = self.contract.example
         if example is None:
             return None
         found = self.answer(example.inputs, example.parameters)
-        return find_difference(example.output, found, tolerance_of(self.model.dtype))
+        return find_difference(example.output, found, ANSWER.of(self.model.dtype))

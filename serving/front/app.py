@@ -1,5 +1,6 @@
-"""The data plane: a small ASGI app before BentoML's. It answers the protocols of its table and `/metrics` itself and
-hands every other path on, so that a hot request passes no middleware.
+"""The data plane: an ASGI app around BentoML's.
+
+It answers the protocols of its table and `/metrics` itself, without BentoML's middleware, and passes other paths on.
 """
 
 from collections.abc import Awaitable, Callable
@@ -7,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from monitoring.exposition import CONTENT_TYPE
 from serving.front.asgi import App, Receive, Scope, Send, respond
 from serving.front.front import Front
-from serving.front.metrics_page import Scrape
+from serving.front.metrics_page import MetricsPage
 from serving.front.protocols.huggingface import HuggingFace
 from serving.front.protocols.kserve import KServe
-from serving.front.protocols.mlflow import Scoring
+from serving.front.protocols.mlflow import MLflowScoring
 from serving.front.protocols.openai import OpenAI
 from serving.front.webhook import Hooks
 
@@ -22,8 +23,8 @@ class DataPlane:
 
     def __init__(self, front: Front, inner: App) -> None:
         self._inner = inner
-        self._scrape = Scrape(front)
-        openai, scoring = OpenAI(front), Scoring(front)
+        self._scrape = MetricsPage(front)
+        openai, scoring = OpenAI(front), MLflowScoring(front)
         self.huggingface = HuggingFace(front, openai)
         self._handlers: dict[str, Handler] = {
             "models": self.huggingface,
@@ -36,7 +37,7 @@ class DataPlane:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Dispatch by the first part of the path."""
+        """Dispatch by the first segment of the path."""
         if scope["type"] == "http":
             parts = scope["path"].rstrip("/").split("/")[1:]
             handler = self._handlers.get(parts[0]) if parts else None

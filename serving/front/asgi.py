@@ -1,4 +1,4 @@
-"""HTTP for every protocol that the data plane speaks: read a body, answer, refuse. ASGI; no routes here."""
+"""HTTP over ASGI for all protocols: read a body, send an answer, an error or a stream of events."""
 
 import asyncio
 import math
@@ -8,15 +8,17 @@ from typing import Any
 import msgspec
 
 from serving.errors import ClientGone, Malformed, ServingError, TooLarge
-from serving.front.request_context import Trail
+from serving.front.request_context import RequestContext
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Header = tuple[bytes, bytes]
+JsonObject = dict[str, object]
+"""An object of JSON, as plain data."""
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Whole = tuple[int, bytes, list[Header]]
-"""A whole answer: status, body, headers without its length."""
+Response = tuple[int, bytes, list[Header]]
+"""A complete answer: status, body, headers without content-length."""
 
 JSON = (b"content-type", b"application/json")
 EVENTS = [
@@ -28,7 +30,7 @@ encode_json = msgspec.json.Encoder().encode
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body; raises TooLarge past `limit` bytes, and ClientGone."""
+    """Read the whole body. Raises TooLarge past `limit` bytes, Malformed for an encoded body, ClientGone."""
     too_large = TooLarge(f"the body has more than {limit:,} bytes: send less at a time")
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > limit:
@@ -59,20 +61,20 @@ async def client_left(receive: Receive) -> None:
 
 
 async def respond(send: Send, status: int, body: bytes, headers: list[Header]) -> None:
-    """A whole answer; `headers` is completed in place."""
+    """Send a complete answer. Appends to `headers`."""
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-async def refuse(send: Send, error: ServingError, trail: Trail, body: bytes) -> None:
-    """An error with its status; body: JSON in the protocol's own shape."""
-    await respond(send, *refusal(error, trail, body))
+async def refuse(send: Send, error: ServingError, context: RequestContext, body: bytes) -> None:
+    """Send an error. body: JSON in the protocol's own shape."""
+    await respond(send, *refusal(error, context, body))
 
 
-def refusal(error: ServingError, trail: Trail, body: bytes) -> Whole:
-    """The same as a whole answer."""
-    headers = [JSON, trail.header]
+def refusal(error: ServingError, context: RequestContext, body: bytes) -> Response:
+    """An error as a complete answer."""
+    headers = [JSON, context.header]
     if error.version is not None:
         headers.append((b"x-model-version", error.version.encode()))
     if error.retry_seconds is not None:
@@ -81,22 +83,22 @@ def refusal(error: ServingError, trail: Trail, body: bytes) -> Whole:
 
 
 class Events:
-    """An answer of server-sent events (WHATWG HTML, 9.2). limit_seconds: how long a client may read nothing."""
+    """An answer of server-sent events (WHATWG HTML, 9.2). limit_seconds: how long one event may take to be sent."""
 
     def __init__(self, send: Send, limit_seconds: float) -> None:
         self._send = send
         self._limit_seconds = limit_seconds
 
     async def begin(self, headers: Iterable[Header]) -> None:
-        """The status line; from now on errors are events."""
+        """Send status and headers. From then on errors are sent as events."""
         await self._send({"type": "http.response.start", "status": 200, "headers": [*EVENTS, *headers]})
 
     async def tell(self, data: bytes) -> None:
-        """One event; data: a line. Raises ClientGone when the client has read nothing for too long."""
+        """Send one event. data: one line. Raises ClientGone if the client does not read it in time."""
         await self._write(b"data: " + data + b"\n\n", more=True)
 
     async def end(self) -> None:
-        """Nothing more comes."""
+        """End the answer."""
         await self._write(b"", more=False)
 
     async def _write(self, body: bytes, *, more: bool) -> None:

@@ -1,37 +1,40 @@
-"""A front's connection to one engine: rows out, arrays in, and who waits for them. Runs in the front's event loop.
+"""A front's connection to one engine: rows out, arrays in, and the requests that wait for them.
 
-Rows of all requests that are handled in one turn of the loop leave in one message. The link counts the tokens that it
-has sent and not got back; admission is decided from that, at once and without asking anyone.
+Runs in the front's event loop. Rows of all requests that are handled in one turn of the loop leave in one message. The
+link counts the tokens that it has sent and not got back, and admits requests by that count, without asking the engine.
 """
 
 import asyncio
 import time
 from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
+from typing import assert_never
 
 import msgspec
 import numpy
 import zmq
 
 from serving.errors import DeadlineExceeded, EngineLost, Failed, QueueFull, ServingError, TooLarge
-from serving.front.text_stream import TextStream
 from serving.tasks.base.generated_text import to_arrays
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 from serving.wire.messages import (
     Cancel,
     EncodedRow,
     Failure,
     FromEngine,
     Outputs,
-    Part,
     Row,
     RowArrays,
     Submit,
-    Written,
+    TokenDelta,
+    TokenDeltas,
     unpack,
 )
 
 GATHER_SECONDS = 0.001
-"""How long rows may wait for company while the engine is busy with earlier ones; ours."""
+"""While the engine is busy, rows wait this long for others that share their message: less than a short forward pass."""
+MAX_ENDED = 1024
+"""Requests that ended, beyond as many as wait, whose deadlines may still be in the heap."""
 
 
 class Waiter:
@@ -42,54 +45,63 @@ class Waiter:
         self.deadline = deadline
         self.forward_seconds = 0.0
         self.ids: list[int] = []
+        self.rows_left = 0
+        """Rows that the link has neither got back nor given up."""
         self._arrays: list[RowArrays] = [()] * rows
         self._missing = rows
 
     def put(self, index: int, arrays: RowArrays, forward_seconds: float) -> None:
-        """A row came back."""
+        """Take a row's arrays."""
         self._arrays[index] = arrays
         self.forward_seconds = max(self.forward_seconds, forward_seconds)
         self._missing -= 1
         if not self._missing and not self.done.done():
             self.done.set_result(self._arrays)
 
-    def take(self, index: int, part: Part) -> None:
-        """A row's text came, whole."""
+    def take(self, index: int, part: TokenDelta) -> None:
+        """Take a row's whole text."""
         self.put(index, to_arrays(part), part.forward_seconds)
 
     def fail(self, error: ServingError) -> None:
-        """Nothing more comes."""
+        """End the wait."""
         if not self.done.done():
             self.done.set_exception(error)
 
 
 class StreamWaiter(Waiter):
-    """A request whose texts are handed on as they come. Its deadline is that of its first tokens."""
+    """A request whose tokens are handed on as they come, in `parts`, which an error ends.
 
-    def __init__(self, stream: TextStream, deadline: float) -> None:
-        super().__init__(stream.rows, deadline)
-        self._stream = stream
+    deadline: of the first tokens.
+    """
 
-    def take(self, index: int, part: Part) -> None:
-        """Tokens of a row came."""
+    def __init__(self, rows: int, deadline: float) -> None:
+        super().__init__(rows, deadline)
+        self.parts: asyncio.Queue[tuple[int, TokenDelta] | ServingError] = asyncio.Queue()
+
+    def take(self, index: int, part: TokenDelta) -> None:
+        """Hand a row's newest tokens on."""
         self.deadline = float("inf")
-        self._stream.put(index, part)
+        self.parts.put_nowait((index, part))
 
     def fail(self, error: ServingError) -> None:
-        """Nothing more comes."""
-        self._stream.fail(error)
+        """End the stream."""
+        self.parts.put_nowait(error)
 
 
-class Link:
-    """One engine, as a front sees it. bound_tokens: the most that this front may have in the engine's queue."""
+class EngineLink:
+    """One engine, as a front sees it. bound_tokens: how many tokens this front may have in the engine's queue."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, task: Task, bound_tokens: int) -> None:
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, task: AnyTask, bound_tokens: int
+    ) -> None:
         self.address = address
         self.bound_tokens = bound_tokens
         self.tokens_per_second = 1.0
         self.outstanding_tokens = 0
         self._task = task
         self._rows: dict[int, tuple[Waiter, int, Row]] = {}
+        self._deadlines: list[tuple[float, int, Waiter]] = []
+        self._waiting = 0
         self._next_id = 0
         self._outbox: list[Row] = []
         self._in_flight = 0
@@ -104,12 +116,29 @@ class Link:
         self._fd = int(self._socket.getsockopt(zmq.FD))
         self._loop.add_reader(self._fd, self._receive)
 
-    def submit(self, rows: Sequence[EncodedRow], deadline: float, stream: TextStream | None = None) -> Waiter:
-        """Send rows for a forward pass; all of them or none. Raises TooLarge or QueueFull.
+    def submit(self, rows: Sequence[EncodedRow], waiter: Waiter) -> None:
+        """Send a request's rows for a forward pass; all of them or none. Raises TooLarge, QueueFull or EngineLost.
 
-        stream: takes the rows' tokens as they are written.
+        waiter: made for as many rows; takes what comes back.
         """
+        if self._socket.closed:
+            raise EngineLost("the engine has stopped: try again", retry_seconds=1.0)
         tokens = sum(row.length + row.new_tokens for row in rows)
+        self._admit(tokens)
+        for index, encoded in enumerate(rows):
+            self._next_id += 1
+            row = encoded.to_row(self._next_id, waiter.deadline)
+            self._rows[row.id] = (waiter, index, row)
+            waiter.ids.append(row.id)
+            if not self._outbox:
+                self._schedule_flush()
+            self._outbox.append(row)
+        waiter.rows_left = len(rows)
+        self._waiting += 1
+        heappush(self._deadlines, (waiter.deadline, self._next_id, waiter))
+        self.outstanding_tokens += tokens
+
+    def _admit(self, tokens: int) -> None:
         if tokens > self.bound_tokens:
             raise TooLarge(
                 f"the request has {tokens:,} tokens, the queue takes {self.bound_tokens:,}: send it in several requests"
@@ -120,45 +149,40 @@ class Link:
                 f"the queue is full ({self.outstanding_tokens:,} of {self.bound_tokens:,} tokens): try again later",
                 retry_seconds=seconds,
             )
-        waiter = Waiter(len(rows), deadline) if stream is None else StreamWaiter(stream, deadline)
-        for index, encoded in enumerate(rows):
-            self._next_id += 1
-            row = encoded.to_row(self._next_id, deadline)
-            self._rows[row.id] = (waiter, index, row)
-            waiter.ids.append(row.id)
-            if not self._outbox:
-                self._schedule_flush()
-            self._outbox.append(row)
-        self.outstanding_tokens += tokens
-        return waiter
 
     def abandon(self, waiter: Waiter, error: ServingError) -> None:
-        """Nobody waits any more: tell the engine to drop what it has not begun."""
+        """End a request's wait with `error`, and tell the engine to drop the rows that it has not begun."""
         ids = [row_id for row_id in waiter.ids if self._forget(row_id) is not None]
-        gone, waiting = set(ids), len(self._outbox)
-        self._outbox = [row for row in self._outbox if row.id not in gone]
-        self._in_flight -= len(ids) - (waiting - len(self._outbox))
+        dropped, unsent = set(ids), len(self._outbox)
+        self._outbox = [row for row in self._outbox if row.id not in dropped]
+        self._in_flight -= len(ids) - (unsent - len(self._outbox))
         if ids:
             self._send(Cancel(ids))
         waiter.fail(error)
 
     def abandon_late(self, now: float) -> None:
         """Fail every request whose deadline has passed; `now` is in monotonic seconds."""
-        late = {waiter for waiter, _, _ in self._rows.values() if waiter.deadline <= now}
-        for waiter in late:
-            self.abandon(waiter, DeadlineExceeded("the answer did not come before the deadline: try again later"))
+        deadlines = self._deadlines
+        while deadlines and (deadlines[0][0] <= now or not deadlines[0][2].rows_left):
+            waiter = heappop(deadlines)[2]
+            if waiter.rows_left and waiter.deadline <= now:
+                self.abandon(waiter, DeadlineExceeded("the answer did not come before the deadline: try again later"))
+        if len(deadlines) > 2 * self._waiting + MAX_ENDED:
+            self._deadlines = [entry for entry in deadlines if entry[2].rows_left]
+            heapify(self._deadlines)
 
     def close(self) -> None:
-        """The engine is gone: fail what waits."""
+        """The engine is disconnected: fail what waits."""
         self._loop.remove_reader(self._fd)
         self._socket.close()
         lost = {waiter for waiter, _, _ in self._rows.values()}
         self._rows.clear()
+        self._deadlines.clear()
         for waiter in lost:
             waiter.fail(EngineLost("the engine stopped before it answered: try again", retry_seconds=1.0))
 
     def _schedule_flush(self) -> None:
-        """At the end of this turn where the engine is idle; while it is busy rows gather for a moment."""
+        """Send at the end of this turn of the loop if the engine is idle, else after GATHER_SECONDS."""
         if self._in_flight:
             self._loop.call_later(GATHER_SECONDS, self._flush)
         else:
@@ -181,19 +205,22 @@ class Link:
             self._receive()
 
     def _receive(self) -> None:
-        """Take every reply that is there. The descriptor only signals changes, so this goes on until none is left."""
+        """Take every reply that is there: the descriptor signals changes only, so nothing may be left."""
         while not self._socket.closed:
             try:
                 frame = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            message = self._decoder.decode(frame)
-            if isinstance(message, Outputs):
-                self._deliver(message)
-            elif isinstance(message, Written):
-                self._hand_on(message)
-            else:
-                self._fail(message)
+            message: FromEngine = self._decoder.decode(frame)
+            match message:
+                case Outputs():
+                    self._deliver(message)
+                case TokenDeltas():
+                    self._hand_on(message)
+                case Failure():
+                    self._fail(message)
+                case _:
+                    assert_never(message)
             self._flush()  # the engine is free again
 
     def _deliver(self, message: Outputs) -> None:
@@ -204,15 +231,15 @@ class Link:
             if found is None:
                 continue
             waiter, position, row = found
-            has_tokens = self._task.has_tokens(row.kind)
+            has_tokens = self._task.has_tokens(row.batch_key)
             own = [array[index, :length] if has_tokens else array[index] for array in arrays]
             if not finite and not all(numpy.isfinite(array).all() for array in own):
                 waiter.fail(Failed("the model answered with a number that is not finite"))
             else:
                 waiter.put(position, own, message.forward_seconds)
 
-    def _hand_on(self, message: Written) -> None:
-        for part in message.parts:
+    def _hand_on(self, message: TokenDeltas) -> None:
+        for part in message.deltas:
             found = self._returned(part.id) if part.finish else self._rows.get(part.id)
             if found is not None:
                 found[0].take(found[1], part)
@@ -221,13 +248,15 @@ class Link:
         for row_id in message.ids:
             found = self._returned(row_id)
             if found is not None:
-                error = DeadlineExceeded if message.reason == "deadline" else Failed
-                found[0].fail(error(message.message))
+                found[0].fail(_error_of(message))
 
     def _forget(self, row_id: int) -> tuple[Waiter, int, Row] | None:
         found = self._rows.pop(row_id, None)
         if found is not None:
             self.outstanding_tokens -= found[2].tokens_in_all
+            found[0].rows_left -= 1
+            if not found[0].rows_left:
+                self._waiting -= 1
         return found
 
     def _returned(self, row_id: int) -> tuple[Waiter, int, Row] | None:
@@ -235,6 +264,18 @@ class Link:
         if found is not None:
             self._in_flight -= 1
         return found
+
+
+def _error_of(failure: Failure) -> ServingError:
+    error: ServingError
+    match failure.reason:
+        case "failed":
+            error = Failed(failure.message)
+        case "deadline":
+            error = DeadlineExceeded(failure.message)
+        case _:
+            assert_never(failure.reason)
+    return error
 
 
 def deadline_in(seconds: float) -> float:

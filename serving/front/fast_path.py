@@ -1,8 +1,8 @@
-"""The short way of a plain request: from uvicorn's parser to the data plane and back as one write, without ASGI.
+"""A plain request, from uvicorn's parser to the data plane and back in one write, without ASGI.
 
 ASGI costs a scope, two messages, a second write and some awaits a request: about as much as everything that Headwaiter
-does itself. A plain request is a whole `POST /models/…` that comes alone on its connection; all others, and those that
-were sent before an answer was there, take uvicorn's own way to the same data plane.
+does itself. A plain request is a whole `POST /models/…` that comes alone on its connection. All others, and pipelined
+ones, take uvicorn's ASGI way to the same data plane. `fast_path_check` enables this module.
 """
 
 import asyncio
@@ -16,31 +16,31 @@ from serving.front.asgi import Header
 from serving.front.front import Front
 from serving.front.protocols.huggingface import HuggingFace
 
-PLAIN_ROUTE = re.compile(rb"/models/([\w.@-]+)(?:/versions/(\w+))?")
-UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"}
+ROUTE = re.compile(rb"/models/([\w.@-]+)(?:/versions/(\w+))?")
+UNUSUAL_HEADERS = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"}
 
 
-def serve_plainly(protocol: HuggingFace) -> None:
-    """Let uvicorn make its connections so; to be called before its configuration is loaded, as a worker's app is."""
-    PlainConnection.front, PlainConnection.protocol = protocol.front, protocol
-    HTTP_PROTOCOLS["auto"] = f"{PlainConnection.__module__}:{PlainConnection.__name__}"
+def use_for_connections(protocol: HuggingFace) -> None:
+    """Let uvicorn make connections of this class. To be called before its configuration is loaded."""
+    FastConnection.front, FastConnection.protocol = protocol.front, protocol
+    HTTP_PROTOCOLS["auto"] = f"{FastConnection.__module__}:{FastConnection.__name__}"
 
 
-class PlainConnection(HttpToolsProtocol):
-    """A connection. A `PlainRequest` stands where uvicorn (0.54) keeps its request's cycle."""
+class FastConnection(HttpToolsProtocol):
+    """A connection. Of a plain request, a `FastRequest` stands in for uvicorn's (0.54) `RequestResponseCycle`."""
 
     front: ClassVar[Front]
     protocol: ClassVar[HuggingFace]
-    cycle: "PlainRequest"  # type: ignore[assignment]  # or uvicorn's own
+    cycle: "FastRequest"  # type: ignore[assignment]  # or uvicorn's own
 
     def on_message_begin(self) -> None:
-        """Parser: a request begins; the scope waits until it is known to be wanted."""
+        """Parser: a request begins. The ASGI scope is made later, if it is needed."""
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
 
     def on_headers_complete(self) -> None:
-        """Parser: choose the way."""
+        """Parser: choose between the fast path and ASGI."""
         request = self._plain_request()
         if request is not None:
             self.cycle = request
@@ -51,29 +51,29 @@ class PlainConnection(HttpToolsProtocol):
         self.headers.extend(headers)
         super().on_headers_complete()
 
-    def _plain_request(self) -> "PlainRequest | None":
+    def _plain_request(self) -> "FastRequest | None":
         is_busy = self.cycle is not None and not self.cycle.response_complete
         if is_busy or self.parser.get_method() != b"POST" or self.root_path or self.limit_concurrency is not None:
             return None
-        route = PLAIN_ROUTE.fullmatch(self.url)
+        route = ROUTE.fullmatch(self.url)
         if route is None or self.parser.get_http_version() != "1.1":
             return None
         length = b""
         for name, value in self.headers:
             if name == b"content-length":
                 length = value
-            elif name in UNUSUAL:
+            elif name in UNUSUAL_HEADERS:
                 return None
         if not length.isdigit() or int(length) > self.front.settings.max_body_bytes:
             return None
         name, version = route.groups()
-        if self.front.routes.may_stream(name.decode()):
+        if self.front.may_stream(name.decode()):
             return None
-        return PlainRequest(self, name.decode(), None if version is None else version.decode())
+        return FastRequest(self, name.decode(), None if version is None else version.decode())
 
 
-class PlainRequest:
-    """One plain request and its answer. uvicorn's protocol fills `body`, and calls `set` when something happened."""
+class FastRequest:
+    """One plain request and its answer. uvicorn's connection fills `body`, and calls `set` when something happened."""
 
     __slots__ = (
         "_connection",
@@ -89,7 +89,7 @@ class PlainRequest:
         "response_complete",
     )
 
-    def __init__(self, connection: PlainConnection, name: str, version: str | None) -> None:
+    def __init__(self, connection: FastConnection, name: str, version: str | None) -> None:
         self._connection, self._name, self._version = connection, name, version
         self._left: asyncio.Future[None] | None = None
         self._has_begun = False
@@ -101,17 +101,17 @@ class PlainRequest:
         self.response_complete = False
 
     @property
-    def message_event(self) -> "PlainRequest":
-        """What uvicorn sets."""
+    def message_event(self) -> "FastRequest":
+        """The event that uvicorn sets."""
         return self
 
     def set(self) -> None:
-        """Part of the body came, or all of it, or the connection is lost."""
+        """Uvicorn tells that a part of the body came, or the last part, or that the connection is lost."""
         if self.disconnected:
             if self._left is not None and not self._left.done():
                 self._left.set_result(None)
         elif self.more_body:
-            self._connection.flow.resume_reading()  # paused when much has come; here the body's bound is known
+            self._connection.flow.resume_reading()  # uvicorn pauses after 64 KiB; here the body's length is bounded
         elif not self._has_begun:
             self._has_begun = True
             task = self._connection.loop.create_task(self._answer())

@@ -1,65 +1,75 @@
-"""The front: chooses the version, encodes, sends rows to an engine, decodes. No torch here.
+"""The front: chooses the version of a request, encodes it, sends its rows to an engine, decodes what comes back.
 
-A request goes through `answer`, from whatever protocol it came. Everything runs in one event loop; a clock tick looks
-at deadlines and at clients that left.
+Requests of all protocols go through `answer` or `stream`. Everything runs in one event loop. No torch here.
 """
 
 import asyncio
 import fcntl
-import gc
 import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from serving.errors import ClientGone, EngineLost, ServingError, Unprocessable
-from serving.front.engine_link import Link, Waiter, deadline_in
-from serving.front.loaded_version import View
-from serving.front.meter import FrontMeter
-from serving.front.request_context import Stages, Trail
-from serving.front.request_log import Recorder
-from serving.front.routing import Routes
-from serving.front.text_stream import TextStream
+from serving.errors import ClientGone, EngineLost, Unprocessable
+from serving.front.disconnects import Disconnected, Disconnects
+from serving.front.engine_link import EngineLink, StreamWaiter, Waiter, deadline_in
+from serving.front.health import Health
+from serving.front.loaded_version import LoadedVersion
+from serving.front.request_context import ProtocolName, RequestContext, StageTimes
+from serving.front.request_log import RequestLog
+from serving.front.request_tracker import RequestTracker, TrackedRequest
+from serving.front.routing import Routing
+from serving.front.text_stream import StreamSource, TextStream
 from serving.runtime.limits import read_limits
-from serving.runtime.server_process import Lifeline
+from serving.runtime.server_process import ServerProcess
 from serving.settings import ServingSettings
 from serving.tasks.base.request import Request
-from serving.tasks.base.task import Task
-from serving.wire.messages import Encoded, RowArrays
-from serving.wire.routing_table import FRONTS_LOCK, TableFile
+from serving.tasks.base.task import AnyTask
+from serving.wire.messages import Encoded
+from serving.wire.routing_table import FRONTS_LOCK, ModelEntry, TableFile
 
 TICK_SECONDS = 0.05
-WATCH_SECONDS = 0.2
-"""A request that waits longer than this has its connection watched, so that a client that left frees its place."""
-ATTEMPTS = 3
-"""A request whose engine ends is tried so often; more than twice where a version's engines end one after another."""
+RETRY_SECONDS = 1.0
+"""After a tick that failed, the next one comes so much later, so that the log is not flooded."""
 
-Gone = Callable[[], Awaitable[Any]]
-"""Returns when the client has left."""
+AnyWaiter = TypeVar("AnyWaiter", bound=Waiter)
+Value = TypeVar("Value")
+Value_co = TypeVar("Value_co", covariant=True)
+
+logger = logging.getLogger("headwaiter.front")
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The answer as `write` made it; who gave it; and where the time went."""
+class Answer(msgspec.Struct, Generic[Value_co], frozen=True):
+    """The answer as `write` made it, the version that gave it, and when the request passed each stage."""
 
-    value: Any
+    value: Value_co
     version: str
-    stages: Stages
+    stages: StageTimes
 
 
-class Call(msgspec.Struct):
-    """A request on its way: how to read it, how to write its answer, who waits for it, until when, where time went."""
+class Call(msgspec.Struct, frozen=True):
+    """What `answer` and `stream` are asked: the model, how to read the request, and who waits for it."""
 
-    read: Callable[[Task], Request]
-    write: Callable[[Any], Any]
-    gone: Gone | None
-    deadline: float
-    stages: Stages
+    name: str
+    version: str | None
+    read: Callable[[AnyTask], Request]
+    disconnected: Disconnected | None
+    tracked: TrackedRequest
+
+
+class Submission(msgspec.Struct, Generic[AnyWaiter], frozen=True):
+    """A request that was sent to one engine of a version."""
+
+    loaded: LoadedVersion
+    request: Request
+    encoded: list[Encoded[object]]
+    link: EngineLink
+    waiter: AnyWaiter
 
 
 class Front:
@@ -68,15 +78,13 @@ class Front:
     def __init__(self, settings: ServingSettings) -> None:
         self.settings = settings
         self._file = TableFile(settings.run)
-        self.routes = Routes(settings, self._file)
-        self._watched: dict[Waiter, tuple[Link, Gone, float]] = {}
-        self._watchers: dict[Waiter, asyncio.Task[None]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._lifeline = Lifeline(settings.server)
+        self.routing = Routing(settings, self._file)
+        self.health = Health(settings, self._file, self.routing)
+        self._disconnects = Disconnects()
+        self._server = ServerProcess(settings.server)
         self._is_leaving = False
-        self._started = time.monotonic()
-        self._recorder = Recorder(settings.slow_seconds, settings.log_inputs)
-        self._strangers: dict[str, FrontMeter] = {}
+        self._request_log = RequestLog(settings.slow_seconds, settings.log_inputs)
+        self._tracker = RequestTracker(self._request_log, self.routing.knows)
 
     async def start(self) -> None:
         """Follow the table from now on; holds the lock that tells the manager that fronts still live.
@@ -86,223 +94,188 @@ class Front:
         self.settings.run.mkdir(parents=True, exist_ok=True)
         self._lock = (self.settings.run / FRONTS_LOCK).open("a")
         fcntl.flock(self._lock, fcntl.LOCK_SH)
-        # uvicorn formats a line for each request where this logger has a handler, and then drops it
-        access = logging.getLogger("uvicorn.access")
-        access.handlers, access.propagate = [], False
-        gc.collect()
-        gc.freeze()  # what was imported stays; the collector need not look through it while requests are served
-        await self.routes.catch_up()
-        self._tasks = [asyncio.create_task(self.routes.follow()), asyncio.create_task(self._tick())]
+        await self.routing.catch_up()
+        self.health.supervise("follow the routing table", self.routing.follow())
+        self.health.supervise("tick", self._tick())
 
     async def stop(self) -> None:
         """Let go of everything; what still waits fails."""
-        for task in self._tasks:
-            task.cancel()
-        self.routes.close()
+        self.health.close()
+        self.routing.close()
         self._lock.close()
-        await self._recorder.close()
+        await self._request_log.close()
 
     async def answer(
         self,
         name: str,
         version: str | None,
-        read: Callable[[Task], Request],
+        read: Callable[[AnyTask], Request],
         *,
-        protocol: str,
-        write: Callable[[Any], Any] = lambda value: value,
-        gone: Gone | None = None,
-        trail: Trail | None = None,
-    ) -> Answer:
+        protocol: ProtocolName,
+        write: Callable[[Any], Value] = lambda value: value,
+        disconnected: Disconnected | None = None,
+        context: RequestContext | None = None,
+    ) -> Answer[Value]:
         """The answer of `name` (or `name@alias`), at a version or the live one, counted under `protocol`.
 
         read: parses the request; its time counts as encoding. write: gives the answer its final form; counts as
-        decoding. gone: returns when the client has left; then its rows leave the queue. trail: names the request in
-        logs and traces. Raises ServingError, which knows the version once one was chosen.
+        decoding. disconnected: returns when the client has left; then its rows leave the queue. context: names the
+        request in logs and traces. Raises ServingError, which knows the version once one was chosen. If the engine is
+        lost, another one is asked: of what is live by then, unless a version is named.
         """
-        stages, status, reason, view = Stages(), 500, "failed", None
-        call, left = Call(read, write, gone, deadline_in(self.settings.timeout_seconds), stages), ATTEMPTS
-        try:
+        with self._tracker.track(name, protocol, context) as tracked:
+            deadline = deadline_in(self.settings.timeout_seconds)
+            call = Call(name, version, read, disconnected, tracked)
             while True:
-                view = self.routes.find(name, version)
                 try:
-                    value = await self._attempt(view, call)
-                    break
-                except EngineLost:  # again on another engine; without a version named, on what is live now
-                    left -= 1
-                    if not left:
-                        raise
-            status, reason = 200, ""
-            return Answer(value, view.version, stages)
-        except ServingError as error:
-            status, reason = error.status, error.reason
-            if view is not None:
-                error.version = view.version
-            raise
-        finally:
-            stages.ended = time.perf_counter()
-            meter = view.meter if view is not None else self._stranger(name)
-            meter.end(protocol, status, stages, reason)
-            self._recorder.record(trail, meter, protocol, status, reason, stages)
+                    return await self._answer_once(call, deadline, write)
+                except EngineLost as error:
+                    tracked.allow_retry(error)
 
     async def stream(
         self,
         name: str,
         version: str | None,
-        read: Callable[[Task], Request],
+        read: Callable[[AnyTask], Request],
         *,
-        protocol: str,
-        gone: Gone | None = None,
-        trail: Trail | None = None,
+        protocol: ProtocolName,
+        disconnected: Disconnected | None = None,
+        context: RequestContext | None = None,
     ) -> TextStream:
         """The texts of `name` (or `name@alias`) as they are written; the arguments are those of `answer`.
 
         Returns once the rows are in the queue, and raises ServingError before. What happens later is raised by the
         stream. It counts as a request until it is closed.
         """
-        stages = Stages()
-        view: View | None = None
-        try:
-            view = self.routes.find(name, version)
-            request = read(view.task)
-            if not view.task.generates:
-                raise Unprocessable(f"{view.model} does {view.task.name}: only tasks that write texts can stream")
-            stages.items = request.items
-            encoded = await view.encode(request)
-            stages.sent = time.perf_counter()
-            return self._open_stream(view, request, encoded, stages, protocol, gone, trail)
-        except ServingError as error:
-            if view is not None:
-                error.version = view.version
-            stages.ended = time.perf_counter()
-            meter = view.meter if view is not None else self._stranger(name)
-            meter.end(protocol, error.status, stages, error.reason)
-            self._recorder.record(trail, meter, protocol, error.status, error.reason, stages)
-            raise
+        with self._tracker.track(name, protocol, context) as tracked:
+            call = Call(name, version, read, disconnected, tracked)
+            stream = TextStream(tracked, partial(self._open_source, call), self.settings.timeout_seconds)
+            await stream.open()
+            tracked.stay_open()
+            return stream
 
-    def _open_stream(
-        self,
-        view: View,
-        request: Request,
-        encoded: list[Encoded],
-        stages: Stages,
-        protocol: str,
-        gone: Gone | None,
-        trail: Trail | None,
-    ) -> TextStream:
-        rows = [msgspec.structs.replace(row, streams=True) for item in encoded for row in item.rows]
-        stream = TextStream(
-            version=view.version,
-            stages=stages,
-            encoder=view.served.encoder,
-            stops=request.parameters.stop or (),
-            rows=len(rows),
-            prompt_tokens=sum(item.rows[0].length for item in encoded),
-            wait_seconds=self.settings.timeout_seconds,
-            before=[view.task.text_before(item.plan, request.parameters) for item in encoded for _ in item.rows],
-        )
-        link = view.choose_link()
-        waiter = link.submit(rows, deadline_in(self.settings.timeout_seconds), stream)
-        watcher = asyncio.create_task(self._watch(waiter, link, gone)) if gone is not None else None
+    def find(self, name: str, version: str | None) -> LoadedVersion:
+        """The version that a request for `name` (or `name@alias`) gets. Raises UnknownModel, NotReady."""
+        return self.routing.find(name, version)
 
-        def end(error: ServingError | None) -> None:
-            if watcher is not None:
-                watcher.cancel()
-            link.abandon(waiter, error or ClientGone("the stream was closed"))
-            stages.received = stages.ended = time.perf_counter()
-            status, reason = (200, "") if error is None else (error.status, error.reason)
-            view.meter.leave()
-            view.meter.end(protocol, status, stages, reason)
-            self._recorder.record(trail, view.meter, protocol, status, reason, stages)
+    def models(self) -> Mapping[str, ModelEntry]:
+        """Every model in the routing table, those that are leaving included."""
+        return self.routing.table.models
 
-        stream.on_close = end
-        view.meter.begin()
-        return stream
+    def served_models(self) -> Mapping[str, ModelEntry]:
+        """The models that take requests."""
+        return self.routing.served_models()
+
+    def may_stream(self, name: str) -> bool:
+        """Whether a request for `name` (or `name@alias`) may ask for a stream."""
+        return self.routing.may_stream(name)
+
+    def is_alive(self) -> bool:
+        """Whether the front works; see `Health.is_alive`."""
+        return self.health.is_alive()
+
+    def is_ready(self) -> bool:
+        """Whether the live version of every model answers here; see `Routing.is_ready`."""
+        return self.routing.is_ready()
 
     def manager_silence_seconds(self) -> float:
-        """Seconds since the manager's last sign of life; infinite before the first."""
+        """Seconds since the manager's last heartbeat; infinite before the first."""
         return self._file.silence_seconds()
 
     def nudge(self) -> None:
-        """Let the manager look at the registry at once."""
+        """Let the manager look at the registry at once. Raises OSError where no manager is."""
         self._file.nudge()
 
-    def is_ready(self) -> bool:
-        """Whether the live version of every model answers here; while nothing is deployed, who deploys must get in."""
-        return self.routes.is_ready()
-
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What `GET /models` shows beside the models.
 
         named: what the server was started with. deployments: whether it serves what the registry marks as deployed.
         machine: the cores and the memory that the server may use, see `Limits`.
         """
         return {
-            "registry_error": self.routes.table.registry_error or None,
+            "registry_error": self.routing.table.registry_error or None,
             "named": [str(reference) for reference in self.settings.models],
             "deployments": self.settings.deployments,
             "machine": msgspec.to_builtins(read_limits()),
         }
 
-    def is_alive(self) -> bool:
-        """False when the manager, or every engine of a live model, has been gone for longer than the grace period."""
-        grace, now = self.settings.grace_seconds, time.monotonic()
-        if now - self._started < grace:
-            return True
-        return self._file.silence_seconds() <= grace and self.routes.unserved_seconds(now) <= grace
-
-    async def _attempt(self, view: View, call: Call) -> Any:
-        view.meter.begin()
+    async def _answer_once(self, call: Call, deadline: float, write: Callable[[Any], Value]) -> Answer[Value]:
+        stages = call.tracked.stages
+        sent = await self._submit(call, lambda rows: Waiter(rows, deadline))
         try:
-            request = call.read(view.task)
-            call.stages.items = request.items
-            encoded = await view.encode(request)
-            call.stages.tokens = sum(item.rows[0].length for item in encoded)
-            call.stages.sent = time.perf_counter()
-            link = view.choose_link()
-            waiter = link.submit([row for item in encoded for row in item.rows], call.deadline)
-            arrays = await self._wait(waiter, link, call.gone)
-            call.stages.received = time.perf_counter()
-            call.stages.forward_seconds = waiter.forward_seconds
-            return call.write(await view.decode(request, encoded, arrays))
-        finally:
-            view.meter.leave()
-
-    async def _wait(self, waiter: Waiter, link: Link, gone: Gone | None) -> list[RowArrays]:
-        if gone is not None:
-            self._watched[waiter] = (link, gone, time.monotonic())
-        try:
-            return await waiter.done
+            arrays = await sent.waiter.done
         except asyncio.CancelledError:
-            link.abandon(waiter, ClientGone("cancelled"))
+            sent.link.abandon(sent.waiter, ClientGone("cancelled"))
             raise
         finally:
-            self._watched.pop(waiter, None)
-            if watcher := self._watchers.pop(waiter, None):
-                watcher.cancel()
+            self._disconnects.forget(sent.waiter)
+        stages.received = time.perf_counter()
+        stages.forward_seconds = sent.waiter.forward_seconds
+        value = write(await sent.loaded.decode(sent.request, sent.encoded, arrays))
+        return Answer(value, sent.loaded.version, stages)
 
-    def _stranger(self, name: str) -> FrontMeter:
-        """Counts what no version is charged with: of a model that is served here, or of none."""
-        model = name.partition("@")[0]
-        model = model if model in self.routes.table.models else ""
-        meter = self._strangers.get(model)
-        if meter is None:
-            meter = self._strangers[model] = FrontMeter(model, "", "")
-        return meter
+    async def _open_source(self, call: Call) -> StreamSource:
+        deadline = deadline_in(self.settings.timeout_seconds)  # of each attempt: a stream that is collected may be long
+        sent = await self._submit(call, lambda rows: StreamWaiter(rows, deadline), streams=True)
+        parameters, task = sent.request.parameters, sent.loaded.task
+
+        def close() -> None:
+            self._disconnects.forget(sent.waiter)
+            sent.link.abandon(sent.waiter, ClientGone("the stream was closed"))
+
+        return StreamSource(
+            version=sent.loaded.version,
+            waiter=sent.waiter,
+            encoder=sent.loaded.served.tokenizer,
+            stops=parameters.stop or (),
+            prompt_tokens=call.tracked.stages.tokens,
+            before=[task.text_before(item.decode_context, parameters) for item in sent.encoded for _ in item.rows],
+            close=close,
+        )
+
+    async def _submit(
+        self, call: Call, make_waiter: Callable[[int], AnyWaiter], *, streams: bool = False
+    ) -> Submission[AnyWaiter]:
+        """One attempt, up to the engine's queue."""
+        stages = call.tracked.stages
+        loaded = self.routing.find(call.name, call.version)
+        call.tracked.begin_attempt(loaded)
+        request = call.read(loaded.task)
+        if streams and not loaded.task.generates:
+            raise only_text_streams(loaded.model, loaded.task)
+        stages.items = request.items
+        encoded = await loaded.encode(request)
+        stages.tokens = sum(item.rows[0].length for item in encoded)
+        stages.sent = time.perf_counter()
+        rows = [row for item in encoded for row in item.rows]
+        if streams:
+            rows = [msgspec.structs.replace(row, streams=True) for row in rows]
+        link, waiter = loaded.choose_link(), make_waiter(len(rows))
+        link.submit(rows, waiter)
+        if call.disconnected is not None:
+            self._disconnects.expect(waiter, link, call.disconnected)
+        return Submission(loaded, request, encoded, link, waiter)
 
     async def _tick(self) -> None:
+        """Look at the clock again and again; a tick that fails is logged, and the next one comes later."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            now = time.monotonic()
-            if self._lifeline.is_cut() and not self._is_leaving:
-                self._is_leaving = True
-                os.kill(os.getpid(), signal.SIGTERM)  # the server is gone: finish what is here and leave
-            for link in self.routes.links():
-                link.abandon_late(now)
-            for waiter, (link, gone, since) in self._watched.items():
-                if now - since > WATCH_SECONDS and waiter not in self._watchers:
-                    self._watchers[waiter] = asyncio.create_task(self._watch(waiter, link, gone))
-            self.routes.note_unserved(now)
+            try:
+                self._look(time.monotonic())
+            except Exception:
+                logger.exception("deadlines and disconnects could not be looked at; it is tried again")
+                await asyncio.sleep(RETRY_SECONDS)
 
-    async def _watch(self, waiter: Waiter, link: Link, gone: Gone) -> None:
-        await gone()
-        link.abandon(waiter, ClientGone("the client left"))
+    def _look(self, now: float) -> None:
+        if self._server.is_gone() and not self._is_leaving:
+            self._is_leaving = True
+            os.kill(os.getpid(), signal.SIGTERM)  # finish what is here and leave
+        for link in self.routing.links():
+            link.abandon_late(now)
+        self._disconnects.tick(now)
+        self.routing.note_unserved(now)
+
+
+def only_text_streams(model: str, task: AnyTask) -> Unprocessable:
+    """The error of a stream that a model's task cannot have."""
+    return Unprocessable(f"{model} does {task.name}: only tasks that write texts can stream")

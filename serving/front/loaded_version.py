@@ -9,32 +9,32 @@ from typing import Any
 from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
 from serving.errors import NotReady, ServingError
-from serving.front.engine_link import Link
+from serving.front.engine_link import EngineLink
 from serving.front.meter import FrontMeter
 from serving.tasks import get_task
 from serving.tasks.base.request import Request, assemble
-from serving.tasks.base.task import Served, Task
+from serving.tasks.base.task import AnyTask, VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 YIELD_SECONDS = 0.002
-"""How long a request may encode or decode before others get their turn."""
+"""How long a request may encode or decode before the event loop runs others."""
 
 
 @dataclass
-class View:
-    """One loaded version. links: its engines; accepting: those that take new requests."""
+class LoadedVersion:
+    """One loaded version. links: of its engines, by address. accepting: those that take new requests."""
 
     model: str
     version: str
     contract: Contract
-    task: Task
-    served: Served
+    task: AnyTask
+    served: VersionContext
     meter: FrontMeter
-    links: dict[str, Link] = field(default_factory=dict)
-    accepting: list[Link] = field(default_factory=list)
+    links: dict[str, EngineLink] = field(default_factory=dict)
+    accepting: list[EngineLink] = field(default_factory=list)
 
     @classmethod
-    def load(cls, model: str, version: str, root: Path, contract: Contract) -> "View":
+    def load(cls, model: str, version: str, root: Path, contract: Contract) -> "LoadedVersion":
         """Read the version's tokenizer. Blocks for some milliseconds; runs in a thread."""
         task = get_task(contract.task)
         return cls(
@@ -46,8 +46,8 @@ class View:
             meter=FrontMeter(model, version, contract.task, contract.labels),
         )
 
-    def choose_link(self) -> Link:
-        """The engine with the least that waits; raises NotReady."""
+    def choose_link(self) -> EngineLink:
+        """The link to the engine with the fewest outstanding tokens. Raises NotReady."""
         if not self.accepting:
             raise NotReady(
                 f"no engine of {self.model}/{self.version} takes requests: it is leaving or being restarted, try again",
@@ -57,7 +57,7 @@ class View:
             return self.accepting[0]
         return min(self.accepting, key=lambda link: link.outstanding_tokens)
 
-    async def encode(self, request: Request) -> list[Encoded]:
+    async def encode(self, request: Request) -> list[Encoded[object]]:
         """The rows of each item, in order. Raises ServingError, which names the item."""
         encoded, turn = [], time.perf_counter()
         for index, item in enumerate(request.items):
@@ -67,7 +67,7 @@ class View:
                 else:
                     encoded.append(self.task.encode(item, request.parameters, self.served))
             except ServingError as error:
-                if request.many:
+                if request.is_list:
                     error.message = error.message.replace("inputs", f"inputs[{index}]", 1)
                 raise
             if time.perf_counter() - turn > YIELD_SECONDS:
@@ -75,13 +75,13 @@ class View:
                 turn = time.perf_counter()
         return encoded
 
-    async def decode(self, request: Request, encoded: list[Encoded], arrays: list[RowArrays]) -> Any:
-        """The answer, counted by its labels."""
+    async def decode(self, request: Request, encoded: list[Encoded[object]], arrays: list[RowArrays]) -> Any:
+        """The answer. Its labels are counted."""
         answers, turn, first = [], time.perf_counter(), 0
         for item in encoded:
             rows = arrays[first : first + len(item.rows)]
             first += len(item.rows)
-            answers.append(self.task.decode(rows, item.plan, request.parameters, self.served))
+            answers.append(self.task.decode(rows, item.decode_context, request.parameters, self.served))
             if time.perf_counter() - turn > YIELD_SECONDS:
                 await asyncio.sleep(0)
                 turn = time.perf_counter()

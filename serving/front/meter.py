@@ -1,15 +1,15 @@
-"""What a front counts: thin holders of the metrics' children, so that the hot path looks nothing up."""
+"""What a front counts. The metrics' children are looked up once, not for each request."""
 
 from collections.abc import Iterable, Sequence
 from functools import cache
 
 from monitoring.store import Counter
-from serving.front.request_context import STAGES, Stages
+from serving.front.request_context import STAGES, ProtocolName, StageTimes
 from serving.runtime.instruments import LabelNames, instruments
 
 
 class FrontMeter:
-    """What a front counts of a version, or with an empty one of requests that no version is charged with."""
+    """Counts the requests of one version; with an empty version, requests that reached none."""
 
     def __init__(self, model: str, version: str, task: str, labels: Sequence[str] = ()) -> None:
         self._found = instruments()
@@ -26,15 +26,15 @@ class FrontMeter:
         self._predictions: dict[str, Counter] = {}
 
     def begin(self) -> None:
-        """A request of this version arrived."""
+        """A request is in progress at this version."""
         self._in_progress.inc()
 
     def leave(self) -> None:
-        """It needs nothing more from this version."""
+        """It is so no longer."""
         self._in_progress.dec()
 
-    def end(self, protocol: str, status: int, stages: Stages, reason: str = "") -> None:
-        """A request got its answer, or an error with this reason. protocol: one of the server's own words."""
+    def end(self, protocol: ProtocolName, status: int, stages: StageTimes, reason: str = "") -> None:
+        """Count a request that ended, with an answer or with an error of this reason."""
         self._durations(protocol, status).observe(stages.ended - stages.began)
         if reason:
             self._found.rejected_total.labels(*self._labels, reason).inc()
@@ -47,7 +47,7 @@ class FrontMeter:
             decode.observe(took[3])
 
     def observe_predictions(self, predictions: Iterable[tuple[str, float]]) -> None:
-        """The labels that were answered, with their scores in 0..1."""
+        """Count the predicted labels, with their scores in 0..1."""
         for label, score in predictions:
             bounded = self._names.bounded(label)
             child = self._predictions.get(bounded)

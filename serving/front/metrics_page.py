@@ -1,4 +1,4 @@
-"""The text of `/metrics`: what all processes of the server counted, and what the table says of every version."""
+"""The text of `/metrics`: the counts of all processes of the server, and the state of every version in the table."""
 
 import asyncio
 
@@ -9,8 +9,8 @@ from serving.runtime.instruments import instruments
 from serving.wire.routing_table import ModelEntry, VersionEntry
 
 
-class Scrape:
-    """Answers scrapes of one front, one at a time."""
+class MetricsPage:
+    """Renders the page, one scrape at a time."""
 
     def __init__(self, front: Front) -> None:
         self._front = front
@@ -24,14 +24,14 @@ class Scrape:
 
 
 def server_status(front: Front) -> ServerStatus:
-    """The server now, by the table that this front follows."""
-    models = front.routes.table.models
+    """The server's state by this front's routing table."""
+    models = front.models()
     return ServerStatus(
         versions=tuple(
             _version_status(front, name, model, version) for name, model in models.items() for version in model.versions
         ),
         live={name: _is_live(model) for name, model in models.items()},
-        registry_is_up=not front.routes.table.registry_error,
+        registry_is_up=not front.routing.table.registry_error,
         manager_silence_seconds=front.manager_silence_seconds(),
     )
 
@@ -54,7 +54,7 @@ def _version_status(front: Front, name: str, model: ModelEntry, version: str) ->
         dtype=engine.dtype if engine else "",
         device=engine.device if engine else "",
         queue_limit_tokens=sum(
-            front.routes.queue_limit(each.tokens_per_second, contract.max_tokens) for each in entry.engines if contract
+            front.routing.queue_limit(each.tokens_per_second, contract.max_tokens) for each in entry.engines if contract
         ),
         baseline=_baseline(contract.baseline) if contract and contract.baseline else Baseline(),
     )

@@ -1,14 +1,13 @@
-"""What `GET /models` tells of a model."""
-
-from typing import Any
+"""The description of a model in `GET /models`."""
 
 import msgspec
 
+from serving.front.asgi import JsonObject
 from serving.wire.routing_table import ModelEntry
 
 
-def describe_model(name: str, entry: ModelEntry) -> dict[str, Any]:
-    """What `GET /models/{name}` shows: versions, states, aliases, swaps, contract; no paths and no addresses."""
+def describe_model(name: str, entry: ModelEntry) -> JsonObject:
+    """Versions, states, aliases, swaps and contract of a model, without paths and addresses."""
     return {
         "name": name,
         "live": entry.live,

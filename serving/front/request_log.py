@@ -1,12 +1,12 @@
-"""What remains of a request besides numbers: a log line if it was slow or failed, spans if someone collects them."""
+"""Log lines of slow and failed requests, and traces of all requests if a collector is configured."""
 
 import asyncio
 import logging
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from serving.front.request_context import STAGES, Stages, Trail
+from serving.front.request_context import STAGES, ProtocolName, RequestContext, StageTimes
 
 if TYPE_CHECKING:
     from serving.front.meter import FrontMeter
@@ -18,8 +18,8 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 SHOWN_CHARACTERS = 2000
 
 
-class Recorder:
-    """slow_seconds: from when on a request is logged. log_inputs: whether its inputs are shown, up to 2,000 characters.
+class RequestLog:
+    """slow_seconds: requests that took longer are logged. log_inputs: whether with inputs, up to SHOWN_CHARACTERS.
 
     Raises InvalidSetting where OpenTelemetry's variables ask for traces and the exporter is not installed.
     """
@@ -30,25 +30,37 @@ class Recorder:
         self._tracer = _make_tracer() if any(environ.get(name) for name in ENDPOINTS) else None
 
     def record(
-        self, trail: Trail | None, meter: "FrontMeter", protocol: str, status: int, reason: str, stages: Stages
+        self,
+        context: RequestContext | None,
+        meter: "FrontMeter",
+        protocol: ProtocolName,
+        status: int,
+        reason: str,
+        stages: StageTimes,
     ) -> None:
-        """A request ended. reason: of its error, or ""."""
+        """Log and trace a request that ended. reason: of its error, or ""."""
         if self._tracer is not None:
-            self._tracer.record(trail, meter.fields, protocol, status, reason, stages)
+            self._tracer.record(context, meter.fields, protocol, status, reason, stages)
         if status >= 500 or stages.ended - stages.began >= self._slow_seconds:
-            self._log(trail, meter, protocol, status, reason, stages)
+            self._log(context, meter, protocol, status, reason, stages)
 
     async def close(self) -> None:
-        """Send what is left; bounded by the exporter's own timeout."""
+        """Send the remaining spans; bounded by the exporter's own timeout."""
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
 
     def _log(
-        self, trail: Trail | None, meter: "FrontMeter", protocol: str, status: int, reason: str, stages: Stages
+        self,
+        context: RequestContext | None,
+        meter: "FrontMeter",
+        protocol: ProtocolName,
+        status: int,
+        reason: str,
+        stages: StageTimes,
     ) -> None:
-        fields: dict[str, Any] = {
-            "request_id": trail.request_id if trail else "",
-            "trace_id": trail.trace_id if trail else "",
+        fields: dict[str, object] = {
+            "request_id": context.request_id if context else "",
+            "trace_id": context.trace_id if context else "",
             **meter.fields,
             "protocol": protocol,
             "status": status,

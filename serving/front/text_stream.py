@@ -1,24 +1,31 @@
-"""A request whose texts are sent as they are written: parts from an engine in, pieces of text out. Runs in a front."""
+"""A request whose texts are sent as they are written: tokens from an engine in, deltas of text out.
+
+A lost engine is replaced as long as nothing of the stream has left the server; see `serving.front.request_tracker`.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
-from serving.errors import ClientGone, DeadlineExceeded, ServingError
-from serving.front.request_context import Stages
+from serving.errors import ClientGone, DeadlineExceeded, EngineLost, ServingError
+from serving.front.engine_link import StreamWaiter
+from serving.front.request_context import StageTimes
+from serving.front.request_tracker import TrackedRequest
 from serving.processors.detokenizer import TextReader
+from serving.processors.tokenizer import TextEncoder
 from serving.tasks.base.generated_text import TokenScore, read_scores, to_arrays
-from serving.wire.messages import Part
+from serving.wire.messages import TokenDelta
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextDelta:
     """What came of one text. index: which text of the request, inputs in order and each one's texts in order.
 
-    text: what is certain now, may be empty; together the pieces are the whole text. token_ids: the tokens that this
-    text was read from. logprobs: of the same tokens, empty unless asked for. finish: empty while more comes, else a
-    word of `messages.FINISHES`. generated_tokens: of the text so far.
+    text: what is certain now, may be empty; together the deltas are the whole text. token_ids: the tokens that this
+    text was read from. logprobs: of the same tokens, empty unless asked for. finish: empty while more comes, else one
+    of `messages.FINISH_REASONS`. generated_tokens: of the text so far.
     """
 
     index: int
@@ -42,115 +49,187 @@ class Usage:
     generated_tokens: int
 
 
+@dataclass(frozen=True)
+class StreamSource:
+    """The engine that writes a stream's texts.
+
+    version: of the model. waiter: takes the tokens. encoder: the version's tokenizer. stops: stop strings.
+    before: what stands before each text. close: frees the places of rows that are still written.
+    """
+
+    version: str
+    waiter: StreamWaiter
+    encoder: TextEncoder
+    stops: Sequence[str]
+    prompt_tokens: int
+    before: Sequence[str]
+    close: Callable[[], None]
+
+
 class _Reader:
     """One text on its way. Tokens are held back with the text that is read from them."""
 
-    def __init__(self, encoder: Any, stops: Sequence[str]) -> None:
-        self.text = TextReader(encoder, stops)
+    def __init__(self, source: StreamSource) -> None:
+        self.text = TextReader(source.encoder, source.stops)
         self.ids: list[int] = []
         self.scores: list[TokenScore] = []
         self.written = 0
 
 
-@dataclass(eq=False)
 class TextStream:
-    """The texts of a request as they are written. Iterate over it once; call `close` when done or before.
+    """The texts of a request as they are written. Call `open`, iterate once, and `close` when done or before.
 
-    version: who writes. stages: the request's times. wait_seconds: how long the next piece may take.
-    before: what stands before each text. on_close: is told of the error that ended the stream, None for none.
+    As a context manager it closes with the block. request: ends when the stream closes. open_source: sends the request
+    to an engine. wait_seconds: how long the next delta may take.
     """
 
-    version: str
-    stages: Stages
-    encoder: Any
-    stops: Sequence[str]
-    rows: int
-    prompt_tokens: int
-    wait_seconds: float
-    before: Sequence[str] = ()
-    on_close: Callable[[ServingError | None], None] | None = None
-    _parts: "asyncio.Queue[tuple[int, Part] | ServingError]" = field(default_factory=asyncio.Queue)
-
-    def __post_init__(self) -> None:
-        """Ready for parts."""
-        self._readers = [_Reader(self.encoder, self.stops) for _ in range(self.rows)]
-        self._open = self.rows
-        self._error: ServingError | None = None
+    def __init__(
+        self, request: TrackedRequest, open_source: Callable[[], Awaitable[StreamSource]], wait_seconds: float
+    ) -> None:
+        self._request = request
+        self._open_source = open_source
+        self._wait_seconds = wait_seconds
+        self._source: StreamSource
+        self._readers: list[_Reader] = []
+        self._unfinished = 0
+        self._attempt = 0
+        self._first: TextDelta | None = None
+        self._has_begun = self._is_collected = False
+        self._error: BaseException | None = None
         self.is_closed = False
 
     @property
+    def version(self) -> str:
+        """Who writes. It may change until the first delta."""
+        return self._source.version
+
+    @property
+    def rows(self) -> int:
+        """The number of texts."""
+        return len(self._readers)
+
+    @property
+    def stages(self) -> StageTimes:
+        """The request's times, complete once the stream is closed."""
+        return self._request.stages
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The tokens of all inputs."""
+        return self._source.prompt_tokens
+
+    @property
     def usage(self) -> Usage:
-        """What was read and written so far; all of it after the last piece."""
+        """What was read and written so far; all of it after the last delta."""
         return Usage(self.prompt_tokens, sum(reader.written for reader in self._readers))
 
-    def put(self, index: int, part: Part) -> None:
-        """A part of a row came."""
-        self._parts.put_nowait((index, part))
+    async def open(self) -> None:
+        """Send the request to an engine. Raises ServingError."""
+        source = None
+        while source is None:
+            try:
+                source = await self._open_source()
+            except EngineLost as error:
+                self._request.allow_retry(error)
+        self._source = source
+        self._readers = [_Reader(source) for _ in source.before]
+        self._unfinished = len(self._readers)
+        self._attempt += 1
 
-    def fail(self, error: ServingError) -> None:
-        """Nothing more comes."""
-        self._parts.put_nowait(error)
+    async def start(self) -> None:
+        """Wait for the first delta, with which the iteration then begins. Raises ServingError.
 
-    def __aiter__(self) -> AsyncIterator[Piece]:
-        """The pieces in the order that they came; raises ServingError where the stream breaks off."""
+        From then on neither the version nor the engine changes.
+        """
+        self._first = await anext(self)
+
+    async def collect(self) -> list[TextDelta]:
+        """All deltas. Nothing leaves the server before the last one, so a lost engine is replaced at any time."""
+        self._is_collected = True
+        deltas: list[TextDelta] = []
+        attempt = self._attempt
+        async for delta in self:
+            if self._attempt != attempt:
+                deltas, attempt = [], self._attempt
+            deltas.append(delta)
+        return deltas
+
+    def __aiter__(self) -> AsyncIterator[TextDelta]:
+        """The deltas in the order that they came; raises ServingError where the stream breaks off."""
         return self
 
-    async def __anext__(self) -> Piece:
-        """The next piece."""
-        if self.is_closed or not self._open:
+    async def __anext__(self) -> TextDelta:
+        """The next delta."""
+        if self._first is not None and not self.is_closed:
+            first, self._first = self._first, None
+            return first
+        if self.is_closed or not self._unfinished:
             if self._error is not None:
                 raise self._error
             await self.close()
             raise StopAsyncIteration
-        found = await self._next() if self._parts.empty() else self._parts.get_nowait()
-        if isinstance(found, ServingError):
-            self._end(found)
-            raise found
-        return self._read(*found)
-
-    async def close(self) -> None:
-        """Let go: rows that are still written lose their place. Harmless when called again."""
-        self._end(ClientGone("the stream was closed") if self._open else None)
-
-    async def __aenter__(self) -> Self:
-        """The stream itself; leaving the block closes it."""
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Close."""
-        await self.close()
-
-    async def _next(self) -> tuple[int, Part] | ServingError:
         try:
-            return await asyncio.wait_for(self._parts.get(), self.wait_seconds)
-        except TimeoutError:
-            return DeadlineExceeded("the next token did not come in time: try again later")
-        except asyncio.CancelledError:
-            self._end(ClientGone("cancelled"))
+            return await self._next_delta()
+        except BaseException as error:
+            self._end(error)
             raise
 
-    def _read(self, index: int, part: Part) -> Piece:
+    async def close(self) -> None:
+        """End the stream: rows that are still written lose their place. Later calls do nothing."""
+        self._end(ClientGone("the stream was closed") if self._unfinished else None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if error is not None:
+            self._end(error)
+        await self.close()
+
+    async def _next_delta(self) -> TextDelta:
+        while True:
+            try:
+                delta = self._read(*await self._next_part())
+            except EngineLost as error:
+                if self._has_begun and not self._is_collected:
+                    raise
+                self._request.allow_retry(error)
+                self._source.close()
+                await self.open()
+            else:
+                self._has_begun = True
+                return delta
+
+    async def _next_part(self) -> tuple[int, TokenDelta]:
+        parts = self._source.waiter.parts
+        try:
+            found = parts.get_nowait() if not parts.empty() else await asyncio.wait_for(parts.get(), self._wait_seconds)
+        except TimeoutError as error:
+            raise DeadlineExceeded("the next token did not come in time: try again later") from error
+        if isinstance(found, ServingError):
+            raise found
+        return found
+
+    def _read(self, index: int, part: TokenDelta) -> TextDelta:
         reader, arrays = self._readers[index], to_arrays(part)
         ids: list[int] = arrays[0].tolist()
-        text = "" if reader.written else (self.before[index] if self.before else "")
+        text = "" if reader.written else self._source.before[index]
         reader.written = part.written
         reader.ids += ids
-        reader.scores += read_scores(arrays, self.encoder)
+        reader.scores += read_scores(arrays, self._source.encoder)
         text += reader.text.push(ids, is_last=bool(part.finish))
         if part.finish:
-            self._open -= 1
+            self._unfinished -= 1
         held = reader.text.is_holding or (reader.text.has_stopped and not text)
         ids, scores = ([], []) if held else (reader.ids, reader.scores)
         if not held:
             reader.ids, reader.scores = [], []
         self.stages.forward_seconds = max(self.stages.forward_seconds, part.forward_seconds)
-        return Piece(index, text, ids, scores, part.finish, part.written)
+        return TextDelta(index, text, ids, scores, part.finish, part.written)
 
-    def _end(self, error: ServingError | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         if self.is_closed:
             return
         self.is_closed, self._error = True, error
-        if error is not None:
-            self._parts.put_nowait(error)  # whoever waits for a piece now wakes
-        if self.on_close is not None:
-            self.on_close(error)
+        self._source.close()  # also wakes who waits for a delta
+        self._request.end(error)

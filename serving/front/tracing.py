@@ -1,7 +1,7 @@
 """Spans of requests and their stages for an OpenTelemetry collector, made when a request ends.
 
-Used only where `OTEL_EXPORTER_OTLP_ENDPOINT` is set. OpenTelemetry's own variables hold: headers, sampler, service
-name, size of the queue (which drops spans when it is full, so a slow collector never slows a request).
+Used only where `OTEL_EXPORTER_OTLP_ENDPOINT` is set. OpenTelemetry's own variables apply: headers, sampler, service
+name, queue size. A full queue drops spans, so a slow collector never slows a request.
 """
 
 import os
@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 
 from registry.settings import InvalidSetting
-from serving.front.request_context import STAGES, Stages, Trail
+from serving.front.request_context import STAGES, ProtocolName, RequestContext, StageTimes
 
 
 class Tracer:
@@ -36,22 +36,22 @@ class Tracer:
 
     def record(
         self,
-        trail: Trail | None,
+        context: RequestContext | None,
         fields: Mapping[str, str],
-        protocol: str,
+        protocol: ProtocolName,
         status: int,
         reason: str,
-        stages: Stages,
+        stages: StageTimes,
     ) -> None:
-        """A span of the request under the caller's, and one below it for each stage that it reached."""
+        """Make a span of the request below the caller's, and one below it for each stage that it reached."""
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
-        carrier = {"traceparent": trail.traceparent} if trail and trail.traceparent else {}
+        carrier = {"traceparent": context.traceparent} if context and context.traceparent else {}
         began = time.time_ns() - int((time.perf_counter() - stages.began) * 1e9)
         attributes: dict[str, str | int] = {
             **{f"headwaiter.{name}": value for name, value in fields.items()},
             "headwaiter.protocol": protocol,
-            "headwaiter.request_id": trail.request_id if trail else "",
+            "headwaiter.request_id": context.request_id if context else "",
             "http.response.status_code": status,
         }
         span = self._tracer.start_span(
@@ -74,5 +74,5 @@ class Tracer:
         span.end(at)
 
     def close(self) -> None:
-        """Send what is left. Blocks, up to the exporter's timeout."""
+        """Send the remaining spans. Blocks, up to the exporter's timeout."""
         self._provider.shutdown()

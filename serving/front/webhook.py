@@ -1,7 +1,7 @@
 """MLflow's webhooks: a signed `POST /hooks/mlflow` says that the registry changed, and the manager looks at once.
 
-Only the signature is believed. What the hook says is not served, it only decides whether to look: the poll stays the
-source of truth, so that a lost, late, repeated or reordered hook can do no harm.
+Only signed hooks are accepted. A hook only triggers a poll of the registry, which stays the source of truth: a lost,
+late, repeated or reordered hook does no harm.
 """
 
 import hmac
@@ -15,26 +15,26 @@ import msgspec
 
 from serving.errors import Malformed, NotReady, ServingError, Unauthorized, UnknownModel, WrongMethod
 from serving.front.asgi import JSON, Receive, Scope, Send, encode_json, read_body, refuse, respond
-from serving.front.request_context import Trail
+from serving.front.request_context import RequestContext
 from serving.settings import ServingSettings
 
 logger = logging.getLogger("headwaiter.front")
 
 MAX_BODY_BYTES = 64 * 1024
 WINDOW_SECONDS = 300
-"""How far a hook's time may be from ours: MLflow (3.17) signs once, and then retries for up to three minutes."""
+"""How much a hook's timestamp may differ from this clock. MLflow (3.17) signs once and retries for three minutes."""
 LOG_SECONDS = 60.0
-"""Refused hooks are logged this often at most: anybody can send them."""
+"""How often refused hooks are logged at most, because anybody can send them."""
 
 
 class Subject(msgspec.Struct):
-    """What the event happened to. name: the registered model's."""
+    """The event's subject. name: of the registered model."""
 
     name: str
 
 
 class Event(msgspec.Struct):
-    """The part of a webhook's body that is looked at (MLflow 3.17, `mlflow/webhooks/types.py`)."""
+    """The fields of a webhook's body that are read (MLflow 3.17, `mlflow/webhooks/types.py`)."""
 
     entity: str
     action: str
@@ -51,22 +51,24 @@ class Hooks:
         self._log_at = 0.0
 
     async def __call__(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request: 202 if it is MLflow's, whether or not a model of this server is meant."""
-        trail = Trail.read(scope["headers"])
+        """Answer one request: 202 for a signed hook, whether or not this server has the model."""
+        context = RequestContext.read(scope["headers"])
         try:
             event = _parse(await self._read(parts, scope, receive))
             is_served = self._concerns(event.data.name)
             if is_served:
                 self._nudge()
-            await respond(send, 202, encode_json({"model": event.data.name, "served": is_served}), [JSON, trail.header])
+            await respond(
+                send, 202, encode_json({"model": event.data.name, "served": is_served}), [JSON, context.header]
+            )
         except ServingError as error:
-            await self._refuse(send, error, trail)
+            await self._refuse(send, error, context)
         except OSError:
             gone = NotReady("the manager is not there now; its next poll follows the change", retry_seconds=1.0)
-            await self._refuse(send, gone, trail)
+            await self._refuse(send, gone, context)
 
     async def _read(self, parts: list[str], scope: Scope, receive: Receive) -> bytes:
-        """The body of a hook whose sender knows the secret."""
+        """Read the body and check its signature."""
         if parts != ["hooks", "mlflow"]:
             raise UnknownModel("there is no such route; POST /hooks/mlflow")
         secret = self._settings.webhook_secret
@@ -79,20 +81,20 @@ class Hooks:
         return body
 
     def _concerns(self, name: str) -> bool:
-        """Whether the model is one to serve; with deployments, any model may be marked as one."""
+        """Whether the hook's model is served; if deployments are followed, any model may be."""
         models = self._settings.models
         return self._settings.deployments or any(reference.name == name for reference in models)
 
-    async def _refuse(self, send: Send, error: ServingError, trail: Trail) -> None:
+    async def _refuse(self, send: Send, error: ServingError, context: RequestContext) -> None:
         now = time.monotonic()
         if now >= self._log_at:
             self._log_at = now + LOG_SECONDS
             logger.warning("a webhook was refused with %d: %s", error.status, error.message)
-        await refuse(send, error, trail, encode_json({"error": error.message, "error_type": error.reason}))
+        await refuse(send, error, context, encode_json({"error": error.message, "error_type": error.reason}))
 
 
 def check_signature(secret: str, headers: dict[bytes, bytes], body: bytes, now: float) -> None:
-    """Raise Unauthorized unless the sender knows the secret and sent the hook lately.
+    """Raise Unauthorized unless the hook is signed with the secret and recent.
 
     headers: names in lower case. now: seconds since the epoch. The scheme is MLflow's (3.17, `mlflow/webhooks/
     delivery.py`): HMAC-SHA256 over `delivery id.timestamp.body`, in base64 after `v1,`. Takes constant time.

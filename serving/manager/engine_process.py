@@ -9,18 +9,22 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 import psutil
 
+from serving.runtime.backoff import backoff_seconds
 from serving.runtime.limits import allowed_cores, oom_watch, own_groups, usable_cores
 from serving.runtime.server_process import is_alive
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path, read_report
 
+EngineEvent = Literal["ready", "failed", "lost", "restarted"]
+"""What happens to an engine: it answers, it ended before it ever did, it ended after that, it was started again."""
+
 FIRST_BACKOFF_SECONDS = 0.5
-LONGEST_BACKOFF_SECONDS = 30.0
+MAX_BACKOFF_SECONDS = 30.0
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
 """For glibc: what a forward pass frees stays for the next one, up to so many bytes a thread. To get each of its large
 tensors anew, page by page, takes up to a sixth of its time."""
@@ -156,11 +160,11 @@ class EngineProcess:
         if process is None:
             self._process = spawn(path)
 
-    def poll(self, now: float) -> str | None:
-        """What has happened: "ready", "failed" (before it ever was ready), "lost" (after), "restarted", or None."""
+    def poll(self, now: float) -> EngineEvent | None:
+        """What has happened since the last call, or None."""
         if self._process is None:
             if self._restart_at and now >= self._restart_at and not self.is_stopping:
-                self._restart_at = 0.0
+                self._restart_at, self.is_out_of_memory = 0.0, False
                 self.restarts += 1
                 try:
                     self.start()
@@ -233,11 +237,11 @@ class EngineProcess:
             return "the engine ended"
         return f"the engine was ended by signal {-status}" if status < 0 else f"the engine ended with status {status}"
 
-    def _end(self, status: str, now: float) -> str:
+    def _end(self, status: str, now: float) -> Literal["failed", "lost"]:
         self._process = None
         self.report = msgspec.structs.replace(self.report, state="failed", error=self.report.error or status)
         if not self.was_ready:
             return "failed"
         self.crashes = 1 if now - self._started > STABLE_SECONDS else self.crashes + 1
-        self._restart_at = now + min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (self.crashes - 1))
+        self._restart_at = now + backoff_seconds(FIRST_BACKOFF_SECONDS, self.crashes, MAX_BACKOFF_SECONDS)
         return "lost"

@@ -7,18 +7,18 @@ from contextlib import suppress
 
 from registry.references import Reference, ResolvedVersion
 from serving.manager.last_live import LastLive
-from serving.manager.managed_version import Holding
+from serving.manager.managed_version import ManagedVersion
 from serving.manager.meter import count_swap, time_swap
 from serving.manager.policy import VersionKey
-from serving.manager.registry_watch import View
-from serving.wire.routing_table import ModelEntry, Swap, Table, VersionEntry
+from serving.manager.registry_watch import RegistrySnapshot
+from serving.wire.routing_table import ModelEntry, Swap, SwapOutcome, Table, VersionEntry
 
 logger = logging.getLogger("headwaiter.manager")
 
 SHOWN_SWAPS = 20
 
 
-class Ledger:
+class LiveVersions:
     """live: the version that each reference serves. previous: those that it served before, latest first."""
 
     def __init__(self, last_live: LastLive) -> None:
@@ -27,12 +27,14 @@ class Ledger:
         self.live: dict[Reference, str | None] = {}
         self.previous: dict[Reference, list[str]] = {}
 
-    def adopt(self, left: Table, held: dict[VersionKey, Holding]) -> None:
-        """Take over what another manager's table says, as far as the versions are still held."""
+    def adopt(self, left: Table, held: dict[VersionKey, ManagedVersion]) -> None:
+        """Take over what another manager's table says, as far as a version is still held or had left on purpose."""
         for entry in left.models.values():
             for text, version in entry.serves.items():
                 reference = Reference.parse(text)
-                if version is not None and (reference.name, version) in held:
+                known = entry.versions.get(version or "")
+                has_left = known is None or known.state != "ready"  # so that another one has memory
+                if version is not None and ((reference.name, version) in held or has_left):
                     self.live[reference] = version
                 self.previous[reference] = list(entry.previous.get(text, []))
             self._swaps.extend(entry.swaps)
@@ -41,7 +43,7 @@ class Ledger:
         """The versions that some reference serves."""
         return {(reference.name, version) for reference, version in self.live.items() if version is not None}
 
-    def forget_all_but(self, view: View) -> None:
+    def forget_all_but(self, view: RegistrySnapshot) -> None:
         """Drop the references that are not served any more.
 
         Where another alias of the model is served instead, that one starts with what this one served: the model goes on
@@ -53,7 +55,7 @@ class Ledger:
                 if heir.name == gone.name and heir.alias and gone.alias and self.live.get(heir) is None:
                     self.live[heir] = version
 
-    def publish(self, reference: Reference, held: Holding, view: View, now: float) -> None:
+    def publish(self, reference: Reference, held: ManagedVersion, view: RegistrySnapshot, now: float) -> None:
         """The reference serves this version from now on."""
         before, version = self.live.get(reference), held.version
         self.live[reference] = version
@@ -74,14 +76,14 @@ class Ledger:
                 self._last_live.remember(reference, known)
                 self._last_live.remember(Reference(reference.name, version=version), known)
 
-    def fail(self, held: Holding, view: View, now: float) -> None:
+    def fail(self, held: ManagedVersion, view: RegistrySnapshot, now: float) -> None:
         """The version could not be loaded; everything that wanted it stays where it is."""
         for reference, target in view.targets.items():
             if target is not None and (target.name, target.version) == (held.name, held.version):
                 seconds = max(0.0, now - view.moved.get(reference, now))
                 self._record(reference, self.live.get(reference), held.version, "failure", seconds, held.error)
 
-    def describe(self, name: str, view: View, versions: dict[str, VersionEntry]) -> ModelEntry:
+    def describe(self, name: str, view: RegistrySnapshot, versions: dict[str, VersionEntry]) -> ModelEntry:
         """The model's part of the table."""
         references = [reference for reference in view.targets if reference.name == name]
         return ModelEntry(
@@ -95,7 +97,7 @@ class Ledger:
         )
 
     def _record(
-        self, reference: Reference, before: str | None, to: str, outcome: str, seconds: float, error: str
+        self, reference: Reference, before: str | None, to: str, outcome: SwapOutcome, seconds: float, error: str
     ) -> None:
         swap = Swap(
             time=round(time.time(), 3),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from registry.contract import Contract
-from serving.manager.engine_process import EngineProcess
+from serving.manager.engine_process import EngineEvent, EngineProcess
 from serving.manager.memory_budget import Footprint, weights_bytes
 from serving.tasks import get_task
 from serving.wire.routing_table import EngineEntry, VersionEntry
@@ -16,7 +16,7 @@ from serving.wire.version_state import State, check_transition
 Fetched = tuple[Path, Contract]
 """The verified artifact's folder and its contract."""
 
-StartEngines = Callable[["Holding"], list[EngineProcess]]
+StartEngines = Callable[["ManagedVersion"], list[EngineProcess]]
 """The version → its engines, started: one a device; none where they have to wait for memory."""
 
 MEMORY_STEP_BYTES = 1 << 20
@@ -24,16 +24,17 @@ MEMORY_STEP_BYTES = 1 << 20
 
 
 WRITING_SECONDS = 600.0
-"""How long an engine that writes texts may take to finish them; ours."""
+"""How long an engine that generates text may take to finish; far longer than a text of the default length takes."""
 
 
 @dataclass
-class Holding:
+class ManagedVersion:
     """One version. began, failed_at: monotonic seconds. attempt: counts from 1 while it is tried again and again.
 
-    fetching: the download, until it is done. error: why it failed, or why the attempt before this one did, or why an
-    engine of it is being restarted: once ready it stays so meanwhile. is_given_up: whether a version that failed is not
-    to be tried again by itself. took_place: whether the live version left so that there is memory for this one.
+    began: when it began to load, later where it had to wait for memory. fetching: the download, until it is done.
+    error: why it failed, or why the attempt before this one did, or why an engine of it is being restarted: once ready
+    it stays so meanwhile. is_given_up: whether it failed because memory ran out, and is not to be tried again beside a
+    live version. took_place: whether the live version left so that there is memory for this one.
     weights_bytes: of its files. need_bytes: memory that its engines were expected to take, 0 where nobody asked.
     """
 
@@ -56,7 +57,7 @@ class Holding:
     took_place: bool = False
 
     @classmethod
-    def adopt(cls, root: Path, contract: Contract, engines: Sequence[EngineProcess]) -> "Holding":
+    def adopt(cls, root: Path, contract: Contract, engines: Sequence[EngineProcess]) -> "ManagedVersion":
         """A version whose engines another manager started; ready if each of them ever was."""
         order = engines[0].order
         held = cls(order.model, order.version, None, root=root, contract=contract, engines=list(engines))
@@ -75,14 +76,15 @@ class Holding:
         """How often in a row an engine of it crashed, the worst of them."""
         return max((engine.crashes for engine in self.engines), default=0)
 
-    def step(self, now: float, start: StartEngines, load_seconds: float) -> list[str]:
-        """Look at the fetch and at the engines; returns what happened: "ready", "failed", "lost", "restarted"."""
+    def step(self, now: float, start: StartEngines, load_seconds: float) -> list[EngineEvent]:
+        """Look at the fetch and at the engines; returns what happened, "ready" once all engines are."""
         if self.state in ("failed", "draining"):
             return []
         if self.state == "loading" and not self.engines and (self.fetching is None or self.fetching.done()):
             try:
                 self._take_files()
                 self.engines = start(self)
+                self.began = self.began if self.engines else now  # to wait for memory is not to load
             except Exception as error:  # whatever was raised, it is this version's cause of failure
                 return self.fail(f"{type(error).__name__}: {error}", now)
         happened = [change for engine in self.engines if (change := engine.poll(now)) is not None]
@@ -100,7 +102,7 @@ class Holding:
             return ["ready"]
         return []
 
-    def fail(self, error: str, now: float) -> list[str]:
+    def fail(self, error: str, now: float) -> list[EngineEvent]:
         """Keep the cause, end the engines; returns ["failed"]."""
         self._become("failed")
         self.error, self.failed_at = error, now
@@ -134,12 +136,18 @@ class Holding:
             engine.kill()
 
     def footprints(self) -> list[Footprint]:
-        """What each of its engines took at most so far."""
-        return [Footprint(engine.peak_bytes, self.weights_bytes) for engine in self.engines if engine.peak_bytes]
+        """What each of its engines took at most, once it has loaded."""
+        loaded = [engine for engine in self.engines if engine.was_ready and engine.peak_bytes]
+        return [Footprint(engine.peak_bytes, self.weights_bytes) for engine in loaded]
 
     def own_bytes(self) -> int:
         """The host memory that its engines take now and would free; to be called now and then for `footprints`."""
         return sum(engine.measure() for engine in self.engines)
+
+    def returning_bytes(self) -> int:
+        """The host memory that its engines will take again which ended and are being restarted."""
+        returning = [engine for engine in self.engines if engine.was_ready and engine.report.state != "ready"]
+        return sum(max(0, engine.peak_bytes - engine.measure()) for engine in returning)
 
     def measure(self) -> None:
         """Take note of the memory that its engines take."""
@@ -159,15 +167,8 @@ class Holding:
                 EngineEntry(
                     address=engine.order.address,
                     pid=engine.pid,
-                    device=engine.report.device,
-                    dtype=engine.report.dtype,
-                    dtype_note=engine.report.dtype_note,
-                    execution=engine.report.execution,
-                    notes=engine.report.notes,
-                    split=engine.report.split,
-                    budget_tokens=engine.report.budget_tokens,
-                    tokens_per_second=engine.report.tokens_per_second,
                     accepting=not engine.is_stopping,
+                    **engine.report.properties(),
                 )
                 for engine in self.engines
                 if engine.report.state == "ready"

@@ -15,29 +15,30 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
+from typing import assert_never
 
 from registry.cache import fetch
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
 from serving.errors import EngineError
-from serving.manager.engine_process import EngineProcess, Process, spawn
+from serving.manager.engine_process import EngineEvent, EngineProcess
+from serving.manager.engine_starter import EngineStarter
 from serving.manager.last_live import LastLive
-from serving.manager.live_versions import Ledger
-from serving.manager.managed_version import Fetched, Holding
-from serving.manager.memory_budget import Refuse, Wait
+from serving.manager.live_versions import LiveVersions
+from serving.manager.managed_version import Fetched, ManagedVersion
+from serving.manager.memory_budget import Admission, Refuse, Wait
 from serving.manager.memory_guard import admit_version, find_evictable
 from serving.manager.meter import restarts, start_counting
-from serving.manager.policy import Action, GiveUp, Load, Publish, Snapshot, VersionKey, decide
-from serving.manager.prestart import take_head_start
+from serving.manager.policy import Action, GiveUp, Load, Publish, Snapshot, Unload, VersionKey, decide
 from serving.manager.recovery import enter
 from serving.manager.registry_watch import RegistryWatch
-from serving.runtime.instruments import METRICS_FOLDER, forget
+from serving.runtime.backoff import backoff_seconds
+from serving.runtime.instruments import forget
 from serving.runtime.limits import Limits, oom_watch, read_limits
-from serving.runtime.priority import run_gently
-from serving.runtime.server_process import ENGINES, Lifeline
+from serving.runtime.priority import run_at_low_priority
+from serving.runtime.server_process import ServerProcess
 from serving.settings import ServingSettings
-from serving.wire.engine_orders import EngineOrder, order_path
+from serving.wire.engine_orders import EngineOrder
 from serving.wire.routing_table import FRONTS_LOCK, ModelEntry, Table, TableFile
 
 logger = logging.getLogger("headwaiter.manager")
@@ -45,8 +46,12 @@ logger = logging.getLogger("headwaiter.manager")
 STEP_SECONDS = 0.05
 BEAT_SECONDS = 1.0
 MEASURE_SECONDS = 5.0
-LONGEST_RETRY_SECONDS = 3600.0
+MAX_RETRY_SECONDS = 3600.0
 """A version that fails again and again is tried again this often, however many attempts there were."""
+
+REPLACE_ADVICE = (
+    ", or set HEADWAITER_REPLACE_LIVE=1, which stops the live version before a version for which there is no room loads"
+)
 
 
 class Manager:
@@ -64,36 +69,32 @@ class Manager:
         """Construction is cheap; what is handed in does the work. Raises EngineError if the settings name no model."""
         if not settings.models and not settings.deployments:
             raise EngineError("nothing to serve: name models on the command line, or in HEADWAITER_MODELS")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # MLflow's own: 120 s, and 7 retries
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         self.settings = settings
         self._fetch = fetch
-        self._engine = engine
+        self._starter = EngineStarter(settings, engine)
         self._stop = threading.Event()
         self._woken = threading.Event()
         self._watch = watch or RegistryWatch(settings, self._woken)
         self._last_live = LastLive(settings.registry)
         self._file = TableFile(settings.run)
         self._fetchers = ThreadPoolExecutor(max_workers=8, thread_name_prefix="headwaiter-fetch")
-        self._ledger = Ledger(self._last_live)
-        self._holdings: dict[VersionKey, Holding] = {}
-        self._failed: dict[VersionKey, Holding] = {}
-        self._lifeline = Lifeline(settings.server)
+        self._live_versions = LiveVersions(self._last_live)
+        self._versions: dict[VersionKey, ManagedVersion] = {}
+        self._failed: dict[VersionKey, ManagedVersion] = {}
+        self._server = ServerProcess(settings.server)
         self._table: Table | None = None
         self._is_unwritten = False
-        self._engines_started = 0
         self._measure_at = 0.0
-        self._prepared: tuple[str, Process] | None = None
         self._limits = limits
 
     def run(self) -> None:
         """Serve until `stop` or the server's end; then wait for the fronts to leave, and end the engines."""
         self._adopt()
-        if not self._holdings:
-            self._prepare()
+        if not self._versions:
+            self._starter.prestart()
         next_beat = 0.0
         try:
-            while not self._stop.is_set() and not self._lifeline.is_cut():
+            while not self._stop.is_set() and not self._server.is_gone():
                 now = time.monotonic()
                 try:
                     self.step(now)
@@ -108,7 +109,7 @@ class Manager:
                 self._woken.clear()
         finally:
             self._shut_down()
-            if self._lifeline.is_cut():
+            if self._server.is_gone():
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def stop(self) -> None:
@@ -119,55 +120,56 @@ class Manager:
     def step(self, now: float) -> None:
         """One turn: look at the registry's answer and at every version, act, publish."""
         self._watch.step(now, at_once=self._file.was_nudged())
-        for holding in list(self._holdings.values()):
-            for change in holding.step(now, self._start_engines, self.settings.load_seconds):
-                self._note(holding, change, now)
-            if holding.state == "loading":
-                holding.own_bytes()
-            if holding.is_over(now) or self._is_due_again(holding, now):
-                del self._holdings[holding.name, holding.version]
-                forget(holding.name, holding.version)
+        for managed in list(self._versions.values()):
+            for change in managed.step(now, partial(self._start_engines, now), self.settings.load_seconds):
+                self._note(managed, change, now)
+            if managed.state == "loading":
+                managed.own_bytes()
+            if managed.is_over(now) or self._is_due_again(managed, now):
+                del self._versions[managed.name, managed.version]
+                forget(managed.name, managed.version)
         if now >= self._measure_at:
             self._measure_at = now + MEASURE_SECONDS
             oom_watch().settle()
-            for holding in self._holdings.values():
-                holding.measure()
-                holding.own_bytes()
+            for managed in self._versions.values():
+                managed.measure()
+                managed.own_bytes()
         for action in decide(self._snapshot()):
             self._act(action, now)
         self._publish_table()
 
     def _snapshot(self) -> Snapshot:
         view = self._watch.view
-        self._ledger.forget_all_but(view)
+        self._live_versions.forget_all_but(view)
         return Snapshot(
             targets={key: found.version if found else None for key, found in view.targets.items()},
-            live=self._ledger.live,
-            previous=self._ledger.previous,
-            states={key: held.state for key, held in self._holdings.items() if held.state != "draining"},
+            live=self._live_versions.live,
+            previous=self._live_versions.previous,
+            states={key: held.state for key, held in self._versions.items() if held.state != "draining"},
             keep_previous=self.settings.keep_previous,
             keep_bytes=self.settings.keep_bytes,
-            memory={key: held.memory_bytes for key, held in self._holdings.items()},
-            crashes={key: held.crashes for key, held in self._holdings.items()},
+            memory={key: held.memory_bytes for key, held in self._versions.items()},
+            crashes={key: held.crashes for key, held in self._versions.items()},
         )
 
     def _act(self, action: Action, now: float) -> None:
-        if isinstance(action, Publish):
-            held = self._holdings[action.reference.name, action.version]
-            self._ledger.publish(action.reference, held, self._watch.view, now)
-            return
-        key = (action.name, action.version)
-        if isinstance(action, Load):
-            if key not in self._holdings:  # else it is still draining: load it again once it has left
-                self._load(key)
-        elif isinstance(action, GiveUp):
-            held = self._holdings[key]
-            held.fail(f"its engines crashed {held.crashes} times in a row, the version before it serves again", now)
-            logger.error("%s/%s: %s", *key, held.error)
-        elif self._watch.view.is_known:
-            logger.info("unloading %s/%s", *key)
-            self._failed.pop(key, None)
-            self._holdings[key].drain(now, self.settings.timeout_seconds + 5)
+        match action:
+            case Publish(reference, version):
+                self._live_versions.publish(reference, self._versions[reference.name, version], self._watch.view, now)
+            case Load(name, version):
+                if (name, version) not in self._versions:  # else it is still draining: load it again once it has left
+                    self._load((name, version))
+            case GiveUp(name, version):
+                held = self._versions[name, version]
+                held.fail(f"its engines crashed {held.crashes} times in a row, the version before it serves again", now)
+                logger.error("%s/%s: %s", name, version, held.error)
+            case Unload(name, version):
+                if self._watch.view.is_known:
+                    logger.info("unloading %s/%s", name, version)
+                    self._failed.pop((name, version), None)
+                    self._versions[name, version].drain(now, self.settings.timeout_seconds + 5)
+            case other:
+                assert_never(other)
 
     def _load(self, key: VersionKey) -> None:
         failed = self._failed.get(key)
@@ -177,15 +179,17 @@ class Manager:
         resolved = self._resolved(key)
         if resolved is not None:
             work = partial(self._fetch, resolved, self.settings.registry)
-            fetching = self._fetchers.submit(run_gently, work) if self._is_serving() else self._fetchers.submit(work)
+            fetching = (
+                self._fetchers.submit(run_at_low_priority, work) if self._is_serving() else self._fetchers.submit(work)
+            )
         else:
             fetching = Future()
             fetching.set_exception(EngineError("the registry no longer names it, and it is not in the cache"))
-        self._holdings[key] = Holding(*key, fetching, attempt=attempt, error=error)
+        self._versions[key] = ManagedVersion(*key, fetching, attempt=attempt, error=error)
 
     def _is_serving(self) -> bool:
         """Whether something is live, which loading may not starve."""
-        return any(self._ledger.live.values())
+        return any(self._live_versions.live.values())
 
     def _resolved(self, key: VersionKey) -> ResolvedVersion | None:
         """Where the version's files are: by the registry, or by what was live before."""
@@ -193,120 +197,88 @@ class Manager:
         found = next((found for found in seen if (found.name, found.version) == key), None)
         return found or self._last_live.recall(Reference(key[0], version=key[1]))
 
-    def _note(self, holding: Holding, change: str, now: float) -> None:
-        name, version = holding.name, holding.version
-        task = holding.contract.task if holding.contract else ""
-        if change == "ready":
-            self._failed.pop((name, version), None)
-            holding.measure()
-            restarts(name, version, task)  # from now on there is a series, so that a rate sees the first
-            logger.info("%s/%s is ready after %.1f s", name, version, now - holding.began)
-        elif change == "failed":
-            logger.error("%s/%s could not be loaded: %s", name, version, holding.error)
-            self._failed[name, version] = holding
-            self._ledger.fail(holding, self._watch.view, now)
-        elif change == "lost":
-            fields = (name, version, holding.crashes, holding.error)
-            logger.error("an engine of %s/%s ended, %d in a row; it is restarted: %s", *fields)
-            if holding.is_out_of_memory:
-                self._make_room_for(holding, now)
-        else:
-            restarts(name, version, task).inc()
+    def _note(self, managed: ManagedVersion, change: EngineEvent, now: float) -> None:
+        name, version = managed.name, managed.version
+        task = managed.contract.task if managed.contract else ""
+        match change:
+            case "ready":
+                self._failed.pop((name, version), None)
+                managed.measure()
+                restarts(name, version, task)  # from now on there is a series, so that a rate sees the first
+                logger.info("%s/%s is ready after %.1f s", name, version, now - managed.began)
+            case "failed":
+                logger.error("%s/%s could not be loaded: %s", name, version, managed.error)
+                self._failed[name, version] = managed
+                self._live_versions.fail(managed, self._watch.view, now)
+            case "lost":
+                fields = (name, version, managed.crashes, managed.error)
+                logger.error("an engine of %s/%s ended, %d in a row; it is restarted: %s", *fields)
+                if managed.is_out_of_memory:
+                    self._make_room_for(managed, now)
+            case "restarted":
+                restarts(name, version, task).inc()
+            case other:
+                assert_never(other)
 
-    def _is_due_again(self, holding: Holding, now: float) -> bool:
+    def _is_due_again(self, managed: ManagedVersion, now: float) -> bool:
         """Whether a version that failed to load may be tried again; one that crashed while live is not."""
-        if holding.state != "failed" or (holding.name, holding.version) not in self._failed:
+        if managed.state != "failed" or (managed.name, managed.version) not in self._failed:
             return False
-        if holding.took_place or (holding.is_given_up and self._is_serving()):
+        others = [live for name, live in self._live_versions.live_keys() if name == managed.name]
+        if managed.took_place or (managed.is_given_up and any(live != managed.version for live in others)):
             return False
-        pause = min(LONGEST_RETRY_SECONDS, self.settings.retry_seconds * 2 ** min(holding.attempt - 1, 16))
-        return bool(now - holding.failed_at > pause)
+        pause = backoff_seconds(self.settings.retry_seconds, managed.attempt, MAX_RETRY_SECONDS)
+        return bool(now - managed.failed_at > pause)
 
-    def _prepare(self) -> None:
-        """Start the first engine before it is known what it shall serve, if nobody did: imports take their time."""
-        self._prepared = take_head_start(self.settings.run)
-        if self._prepared is None:
-            report = self._next_report()
-            with suppress(OSError):  # it is only sooner
-                self._prepared = (report, spawn(order_path(report)))
-
-    def _take_prepared(self) -> tuple[str, Process] | None:
-        prepared, self._prepared = self._prepared, None
-        return prepared if prepared is not None and prepared[1].poll() is None else None
-
-    def _next_report(self) -> str:
-        self._engines_started += 1
-        number = f"{time.monotonic_ns() // 1_000_000 % 10**8}-{self._engines_started}"
-        return str(self.settings.run / ENGINES / f"{number}.json")
-
-    def _start_engines(self, held: Holding) -> list[EngineProcess]:
+    def _start_engines(self, now: float, held: ManagedVersion) -> list[EngineProcess]:
         """Start them, or none yet where others have to leave first; raises EngineError where there is no memory."""
-        assert held.root is not None
-        if any(other.state == "ready" for other in self._holdings.values()):
-            evictable = self._evictable(held.name if self.settings.replace_live else None)
-            admission = admit_version(held, self._holdings, evictable, len(self.settings.devices), self._limits())
+        if any(other.state in ("ready", "draining") for other in self._versions.values()):
+            admission = self._admit(held, replace_live=self.settings.replace_live)
             if isinstance(admission, Refuse):
-                raise EngineError(admission.reason)
+                helps = not isinstance(self._admit(held, replace_live=True), Refuse)
+                raise EngineError(admission.reason + (REPLACE_ADVICE if helps else ""))
             if isinstance(admission, Wait):
-                held.took_place |= any(key in self._ledger.live_keys() for key in admission.evict)
-                self._evict(admission.evict, f"so that there is memory for {held.name}/{held.version}")
+                held.took_place |= any(key in self._live_versions.live_keys() for key in admission.evict)
+                self._evict(admission.evict, f"so that there is memory for {held.name}/{held.version}", now)
                 return []
-        return self._start_on(self.settings.devices, held.name, held.version, held.root)
+        return self._start_on(self.settings.devices, held)
+
+    def _admit(self, held: ManagedVersion, *, replace_live: bool) -> Admission:
+        """Whether its engines may start. replace_live: whether the live version may leave for it."""
+        evictable = self._evictable(held.name if replace_live else None)
+        return admit_version(held, self._versions, evictable, len(self.settings.devices), self._limits())
+
+    def _start_on(self, devices: Iterable[str], held: ManagedVersion) -> list[EngineProcess]:
+        assert held.root is not None
+        return self._starter.start(devices, held.name, held.version, held.root, low_priority=self._is_serving())
 
     def _evictable(self, replaced: str | None) -> list[VersionKey]:
         """Who may leave where memory is short. replaced: the model whose live version may."""
         wanted = {(found.name, found.version) for found in self._watch.view.targets.values() if found is not None}
-        return find_evictable(self._holdings, self._ledger.live_keys(), wanted, replaced)
+        return find_evictable(self._versions, self._live_versions.live_keys(), wanted, replaced)
 
-    def _evict(self, keys: Iterable[VersionKey], why: str) -> None:
+    def _evict(self, keys: Iterable[VersionKey], why: str, now: float) -> None:
         for key in keys:
             logger.warning("%s/%s leaves, %s", *key, why)
-            self._holdings[key].drain(time.monotonic(), self.settings.timeout_seconds + 5)
+            self._versions[key].drain(now, self.settings.timeout_seconds + 5)
 
-    def _make_room_for(self, live: Holding, now: float) -> None:
+    def _make_room_for(self, live: ManagedVersion, now: float) -> None:
         """Memory ran out under a version that serves: whatever loads beside it or is only kept warm ends."""
         why = f"memory ran out beside {live.name}/{live.version}"
-        for other in list(self._holdings.values()):
+        for other in list(self._versions.values()):
             if other.state == "loading" and other.engines:
                 other.is_given_up = True
                 for change in other.fail(f"given up, as {why}: {live.error}", now):
                     self._note(other, change, now)
-        self._evict(self._evictable(None), f"as {why}")
-
-    def _start_on(self, devices: Iterable[str], name: str, version: str, root: Path) -> list[EngineProcess]:
-        engines: list[EngineProcess] = []
-        for device in devices:
-            report, process = self._take_prepared() or (self._next_report(), None)
-            order = EngineOrder(
-                model=name,
-                version=version,
-                root=str(root),
-                device=device,
-                dtype=self.settings.dtype,
-                address=f"ipc://{report.removesuffix('.json')}.sock",
-                report=report,
-                threads=self.settings.threads,
-                server=self.settings.server,
-                gently=self._is_serving(),
-                cache_bytes=self.settings.cache_bytes,
-                metrics=os.environ.get(METRICS_FOLDER, ""),
-            )
-            engines.append(self._engine(order))
-            try:
-                engines[-1].start(process)
-            except OSError:
-                for engine in engines:
-                    engine.kill()
-                raise
-        return engines
+        self._evict(self._evictable(None), f"as {why}", now)
 
     def _publish_table(self) -> None:
         view = self._watch.view
         models: dict[str, ModelEntry] = {}
-        leaving = [name for name, _ in self._holdings]  # one that is deployed no more finishes what it has
+        leaving = [name for name, _ in self._versions]  # one that is deployed no more finishes what it has
         for name in dict.fromkeys((*(reference.name for reference in view.targets), *leaving)):
-            versions = {version: held.entry() for (owner, version), held in self._holdings.items() if owner == name}
-            models[name] = self._ledger.describe(name, view, versions)
+            versions = {version: held.entry() for (owner, version), held in self._versions.items() if owner == name}
+            models[name] = self._live_versions.describe(name, view, versions)
             start_counting(name)
         table = Table(models=models, registry_error=view.error, is_known=view.is_known)
         if table == self._table:
@@ -322,10 +294,10 @@ class Manager:
 
     def _adopt(self) -> None:
         """Go on from where a manager that was killed has left; its fronts must not see an emptier table meanwhile."""
-        left, self._holdings = enter(self.settings.run, self.settings.server)
-        self._ledger.adopt(left, self._holdings)
-        self._watch.expect(self._ledger.live)
-        for (name, version), held in self._holdings.items():
+        left, self._versions = enter(self.settings.run, self.settings.server)
+        self._live_versions.adopt(left, self._versions)
+        self._watch.expect(self._live_versions.live)
+        for (name, version), held in self._versions.items():
             before = left.models[name].versions.get(version) if name in left.models else None
             if before is not None and before.state == "draining":
                 held.drain(time.monotonic(), self.settings.timeout_seconds + 5)
@@ -333,7 +305,7 @@ class Manager:
                 self._complete(held)
         self._publish_table()
 
-    def _complete(self, held: Holding) -> None:
+    def _complete(self, held: ManagedVersion) -> None:
         """Start the engines that an adopted version lacks: they had not said yet who they are when the manager died."""
         missing = list(self.settings.devices)
         for engine in held.engines:
@@ -341,7 +313,7 @@ class Manager:
                 missing.remove(engine.order.device)
         if missing and held.root is not None:
             with suppress(OSError):  # a full disk: fewer engines are better than none
-                started = self._start_on(missing, held.name, held.version, held.root)
+                started = self._start_on(missing, held)
                 for engine in started:
                     engine.was_ready = held.state == "ready"  # then one that fails is restarted, the others serve on
                 held.engines += started
@@ -358,9 +330,8 @@ class Manager:
                 except BlockingIOError:
                     self._file.beat()
                     time.sleep(STEP_SECONDS)
-        for holding in self._holdings.values():
-            holding.kill()
-        if self._prepared is not None:
-            self._prepared[1].kill()
+        for managed in self._versions.values():
+            managed.kill()
+        self._starter.close()
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         shutil.rmtree(self.settings.run, ignore_errors=True)

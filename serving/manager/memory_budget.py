@@ -29,7 +29,8 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Room:
-    """The memory at hand. available_bytes: free now. promised_bytes: that engines which load now have yet to take.
+    """The memory at hand. available_bytes: free now. promised_bytes: that engines which load or are restarted now have
+    yet to take.
 
     is_leaving: whether some version is on its way out, and will free what it has. limit: in words.
     """
@@ -92,8 +93,7 @@ def admit(need_bytes: int, room: Room, evictable: Sequence[tuple[VersionKey, int
             return Wait(tuple(evict))
     return Refuse(
         f"it needs about {mebibytes(need_bytes)} of memory beside what is served, and {mebibytes(room.free_bytes)} are "
-        f"free: {room.limit}. Raise that, serve less, or set HEADWAITER_REPLACE_LIVE=1, which stops the live version "
-        "before a version for which there is no room loads"
+        f"free: {room.limit}. Raise that, or serve less"
     )
 
 

@@ -1,22 +1,24 @@
 """What the manager counts."""
 
 from functools import cache
+from typing import get_args
 
 from monitoring.store import Counter
 from serving.runtime.instruments import instruments
+from serving.wire.routing_table import SwapOutcome
 
 
 @cache
 def start_counting(model: str) -> None:
     """Begin the manager's series of a model at 0, so that a rate sees the first swap."""
-    for outcome in ("success", "failure", "crashed"):
+    for outcome in get_args(SwapOutcome):
         instruments().swap_total.labels(model, outcome)
     for start in ("cold", "warm"):
         instruments().swap_duration_seconds.labels(model, start)
 
 
-def count_swap(model: str, outcome: str) -> None:
-    """The live version changed, or should have. outcome: as in `routing_table.Swap`."""
+def count_swap(model: str, outcome: SwapOutcome) -> None:
+    """The live version changed, or should have."""
     instruments().swap_total.labels(model, outcome).inc()
 
 

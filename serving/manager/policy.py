@@ -88,7 +88,7 @@ def decide(snapshot: Snapshot) -> list[Action]:
             actions.append(Publish(reference, goal))
             continue
         wanted |= _failed_fallbacks(snapshot, reference, live)
-        if goal is not None and goal != live and state is None:
+        if goal is not None and state is None:  # the live version, too: it may have left so that another one had room
             actions.append(Load(reference.name, goal))
         elif state == "failed" and live not in (None, goal) and (reference.name, live) not in snapshot.states:
             actions.append(Load(reference.name, str(live)))  # it left so that the goal had room

@@ -13,7 +13,7 @@ from serving.wire.engine_orders import EngineReport, order_path, read_report
 REPORT = "first.json"
 
 
-def give_head_start(run: Path, server: int) -> "subprocess.Popen[bytes]":
+def prestart_engine(run: Path, server: int) -> "subprocess.Popen[bytes]":
     """Start the process, in the run folder of the server `server`; raises OSError where that cannot be."""
     claim(run, server)
     report = run / ENGINES / REPORT
@@ -22,7 +22,7 @@ def give_head_start(run: Path, server: int) -> "subprocess.Popen[bytes]":
     return process
 
 
-def take_head_start(run: Path) -> tuple[str, Adopted] | None:
+def take_prestarted(run: Path) -> tuple[str, Adopted] | None:
     """The report's path and the process, if one still waits; once it has its order it is not found again."""
     report = run / ENGINES / REPORT
     found = read_report(report)

@@ -10,7 +10,7 @@ import msgspec
 
 from registry.flavor import read_contract
 from serving.manager.engine_process import EngineProcess
-from serving.manager.managed_version import Holding
+from serving.manager.managed_version import ManagedVersion
 from serving.manager.policy import VersionKey
 from serving.runtime.server_process import ENGINES, claim
 from serving.wire.engine_orders import EngineOrder, read_report
@@ -19,14 +19,14 @@ from serving.wire.routing_table import Table, TableFile
 logger = logging.getLogger("headwaiter.manager")
 
 
-def enter(run: Path, server: int) -> tuple[Table, dict[VersionKey, Holding]]:
+def enter(run: Path, server: int) -> tuple[Table, dict[VersionKey, ManagedVersion]]:
     """Make the run folder this server's own: what its last manager left in the table, and the versions it held."""
     if not claim(run, server):
         return Table(), {}
     return TableFile(run).read(), _adopt(run / ENGINES)
 
 
-def _adopt(folder: Path) -> dict[VersionKey, Holding]:
+def _adopt(folder: Path) -> dict[VersionKey, ManagedVersion]:
     engines: dict[VersionKey, list[EngineProcess]] = defaultdict(list)
     for path in sorted(folder.glob("*.order")):
         try:
@@ -41,6 +41,6 @@ def _adopt(folder: Path) -> dict[VersionKey, Holding]:
     held = {}
     for (name, version), found in engines.items():
         root = Path(found[0].order.root)
-        held[name, version] = Holding.adopt(root, read_contract(root), found)
+        held[name, version] = ManagedVersion.adopt(root, read_contract(root), found)
         logger.info("adopted %s/%s with %d engines", name, version, len(found))
     return held

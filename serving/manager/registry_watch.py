@@ -14,11 +14,12 @@ from registry.errors import NotFound
 from registry.references import Reference, ResolvedVersion
 from registry.versions import Versions
 from serving.manager.last_live import LastLive
+from serving.runtime.backoff import backoff_seconds
 from serving.settings import ServingSettings
 
 logger = logging.getLogger("headwaiter.manager")
 
-LONGEST_PAUSE_SECONDS = 30.0
+MAX_PAUSE_SECONDS = 30.0
 """However long the registry has been in trouble, it is asked this often."""
 NUDGED_SECONDS = 0.25
 """Whoever nudges, and however often: the registry is not asked more often than this, unless polls are."""
@@ -27,7 +28,7 @@ SLOW_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class View:
+class RegistrySnapshot:
     """What the registry said. targets: of every reference, None where it names nothing (yet).
 
     problems: per reference, why it names nothing. error: why the registry could not be read, or empty. moved: when
@@ -57,12 +58,12 @@ class RegistryWatch:
         self._last_live = LastLive(settings.registry)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="headwaiter-registry")
         self._versions: Versions | None = None
-        self._polling: Future[View] | None = None
+        self._polling: Future[RegistrySnapshot] | None = None
         self._asked = 0.0
         self._next = 0.0
         self._failures = 0
         self._again = False
-        self.view = View(dict.fromkeys(settings.models))
+        self.view = RegistrySnapshot(dict.fromkeys(settings.models))
 
     def step(self, now: float, *, at_once: bool = False) -> None:
         """Take an answer that has come; ask if it is time to, or `at_once`.
@@ -79,8 +80,8 @@ class RegistryWatch:
             polled, self._polling = self._polling, None
             self._take(polled.result())
             self._failures = self._failures + 1 if self.view.error else 0
-            pause = self._settings.poll_seconds * 2 ** min(self._failures, 16)
-            self._next = self._asked + min(pause, max(LONGEST_PAUSE_SECONDS, self._settings.poll_seconds))
+            longest = max(MAX_PAUSE_SECONDS, self._settings.poll_seconds)
+            self._next = self._asked + backoff_seconds(self._settings.poll_seconds, 1 + self._failures, longest)
         if now >= self._next or (self._again and now - self._asked >= NUDGED_SECONDS):
             self._asked, self._again = now, False
             self._polling = self._pool.submit(self._poll)
@@ -88,17 +89,17 @@ class RegistryWatch:
 
     def idle_seconds(self, now: float) -> float:
         """How long `step` has nothing to do, unless an answer comes."""
-        return LONGEST_PAUSE_SECONDS if self._polling is not None else max(0.0, self._next - now)
+        return MAX_PAUSE_SECONDS if self._polling is not None else max(0.0, self._next - now)
 
     def expect(self, references: Iterable[Reference]) -> None:
         """Before the first answer: these are served already."""
-        self.view = View(dict.fromkeys((*self._settings.models, *references)))
+        self.view = RegistrySnapshot(dict.fromkeys((*self._settings.models, *references)))
 
     def close(self) -> None:
         """Ask no more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _take(self, view: View) -> None:
+    def _take(self, view: RegistrySnapshot) -> None:
         if view.error and not self.view.error:
             logger.warning("the registry cannot be read, serving goes on: %s", view.error)
         elif self.view.error and not view.error:
@@ -108,7 +109,7 @@ class RegistryWatch:
                 logger.warning("%s: %s", reference, problem)
         self.view = view
 
-    def _poll(self) -> View:
+    def _poll(self) -> RegistrySnapshot:
         """Ask for every reference; runs in the thread and never raises."""
         before = self.view
         targets: dict[Reference, ResolvedVersion | None] = {}
@@ -133,7 +134,7 @@ class RegistryWatch:
                 targets[reference] = targets[reference] or self._last_live.recall(reference)
         now = time.monotonic()
         moved = {key: before.moved.get(key, now) if before.targets.get(key) == targets[key] else now for key in targets}
-        return View(targets, problems, error, moved, is_known=True)
+        return RegistrySnapshot(targets, problems, error, moved, is_known=True)
 
     def _references(self) -> tuple[Reference, ...]:
         """What to serve: what was named, and what the registry marks as deployed."""

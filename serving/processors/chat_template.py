@@ -1,22 +1,27 @@
-"""Messages of a chat → the prompt that the model was trained on: the tokenizer's own template, without transformers.
+"""Messages of a chat → the model's prompt, by the tokenizer's own template and without transformers.
 
-The environment is that of transformers' `render_jinja_template` (5.23): templates come with a checkpoint, so they run
+The environment is that of transformers' `render_jinja_template` (5.23). Templates come with a checkpoint, so they run
 in Jinja's immutable sandbox and see plain data only.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from serving.errors import Unprocessable
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from jinja2.nodes import Node
+    from jinja2.parser import Parser
 
 SPECIAL_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 
 class ChatTemplate:
-    """A version's template. special: its special tokens by name, which templates read. Raises jinja2.TemplateError."""
+    """A version's template. special: its special tokens by name, for the template. Raises jinja2.TemplateError."""
 
     def __init__(self, source: str, special: Mapping[str, str]) -> None:
         self._template = _environment().from_string(source)
@@ -24,7 +29,7 @@ class ChatTemplate:
 
     @classmethod
     def find(cls, folder: Path) -> Self | None:
-        """The template in a `save_pretrained` folder, the default one of several; None where there is none."""
+        """Read the template in a `save_pretrained` folder, the default one of several; None where there is none."""
         settings = _read(folder / "tokenizer_config.json")
         path = folder / "chat_template.jinja"
         source = path.read_text(encoding="utf-8") if path.is_file() else _default(settings.get("chat_template"))
@@ -33,8 +38,8 @@ class ChatTemplate:
         found = _read(folder / "special_tokens_map.json") | settings
         return cls(source, {name: text for name in SPECIAL_TOKENS if (text := _text(found.get(name)))})
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
-        """The prompt up to where the assistant's turn begins. Raises Unprocessable where the template refuses."""
+    def render(self, messages: Sequence[Mapping[str, object]], **variables: object) -> str:
+        """The prompt up to the start of the assistant's message. Raises Unprocessable where the template refuses."""
         try:
             given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
             return str(self._template.render(self._special | variables | given))
@@ -44,33 +49,33 @@ class ChatTemplate:
             ) from error
 
 
-def _environment() -> Any:
+def _environment() -> "Environment":
     import jinja2
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """`{% generation %}` marks what an assistant wrote, for training; here it is as if it were not there."""
+        """Ignores `{% generation %}`, which marks the assistant's messages for training."""
 
         tags = {"generation"}
 
-        def parse(self, parser: Any) -> Any:
+        def parse(self, parser: "Parser") -> "Node":
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return jinja2.nodes.CallBlock(self.call_method("_render"), [], [], body).set_lineno(line)
 
-        def _render(self, caller: Any) -> str:
+        def _render(self, caller: Callable[[], str]) -> str:
             return str(caller())
 
     class Namespace(jinja2.utils.Namespace):
-        """One that takes no names with an underscore before them, which would lead into Python's insides."""
+        """Refuses names that begin with an underscore, which would reach Python's internals."""
 
-        def __setitem__(self, name: str, value: Any) -> None:
+        def __setitem__(self, name: str, value: object) -> None:
             if name.startswith("_"):
                 raise jinja2.exceptions.SecurityError(f"a template may not set {name!r}")
             super().__setitem__(name, value)
 
-    def namespace(*args: Any, **given: Any) -> Namespace:
+    def namespace(*args: Mapping[str, object], **given: object) -> Namespace:
         found = Namespace()
         for name, value in dict(*args, **given).items():
             found[name] = value
@@ -85,19 +90,25 @@ def _environment() -> Any:
     environment.filters["tojson"] = _to_json
     environment.globals.update(
         raise_exception=refuse,
-        strftime_now=lambda form: datetime.now().strftime(form),  # noqa: DTZ005  # the local day, as transformers has it
+        strftime_now=lambda form: datetime.now().strftime(form),  # noqa: DTZ005  # the local day, as in transformers
         dict=lambda *args, **given: dict(*args, **given),
         namespace=namespace,
     )
     return environment
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, **more: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, **more)
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _default(found: Any) -> str | None:
-    """The default one: templates are one text, or texts by name, or a list of names with texts."""
+def _default(found: str | dict[str, str] | list[Mapping[str, str]] | None) -> str | None:
+    """The default template of: one template, templates by name, or a list of names and templates."""
     if isinstance(found, list):
         found = dict(_named(found))
     return found.get("default") if isinstance(found, dict) else found
@@ -108,8 +119,8 @@ def _named(entries: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, str]]:
         yield entry["name"], entry["template"]
 
 
-def _text(token: Any) -> str:
-    """A token as transformers writes it: a text, or an object that has it."""
+def _text(token: str | dict[str, str] | None) -> str:
+    """A special token's text. transformers saves it as a text or as an object that has it."""
     return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 
 

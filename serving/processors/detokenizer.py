@@ -1,26 +1,38 @@
-"""Token ids as they come → text as it goes out: no character is split, none comes twice, no stop string shows.
+"""Token ids → text, piece by piece: no character is split or repeated, and no stop string is shown.
 
-A front reads streams and whole texts with it, an engine looks for stop strings with it; so both see the same text.
+A front reads streams and complete texts with it and an engine finds stop strings with it, so both see the same text.
+
+`tokenizers.decoders.DecodeStream` (0.23) is not used. It cannot give what it holds when the text ends inside a
+character. Of byte-fallback tokenizers (Llama's first ones) it holds bytes that are no character without bound, gives
+text that the whole decode does not begin with, or raises "Invalid prefix encountered", which would end the row.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 UNFINISHED = "\ufffd"
-"""What a decoder writes for bytes that are no character, or not yet."""
-MOST_UNFINISHED = 3
-"""A character has at most 4 bytes, so at most this many places at the end may still become one."""
+"""The decoder's text for bytes that are not a character, or not yet a complete one."""
+MAX_UNFINISHED = 3
+"""At most this many trailing bytes can be part of one incomplete character, since UTF-8 has at most 4 bytes each."""
 PATIENCE_TOKENS = 8
-"""Some decoders spoil a whole run of bytes while its end lacks some; so long they are waited for. Ours."""
+"""Some decoders replace a whole run of bytes while its last character is incomplete. For this many tokens the whole run
+is held back. Untuned: twice the tokens that one character can take."""
+
+
+class TokenReader(Protocol):
+    """What turns token ids into text, as `TextEncoder` does."""
+
+    def read(self, ids: Sequence[int]) -> str:
+        """Decode ids, without special tokens."""
 
 
 class Detokenizer:
-    """The text of one row. encoder: the version's TextEncoder.
+    """The text of one row. encoder: the version's tokenizer.
 
-    Only the newest tokens are decoded, after those before them, because many decoders look at the token before.
+    Only the newest tokens are decoded, together with some tokens before them: many decoders look at the previous token.
     """
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: TokenReader) -> None:
         self._encoder = encoder
         self._context: list[int] = []
         self._context_text = ""
@@ -28,12 +40,12 @@ class Detokenizer:
         self._given = 0
 
     def push(self, ids: Sequence[int]) -> str:
-        """The text that these tokens complete; may be empty."""
+        """Append tokens; the text that they complete, which may be empty."""
         self._newest.extend(ids)
         text = self._read()
         held = len(text) - len(text.rstrip(UNFINISHED))
         if len(self._newest) > PATIENCE_TOKENS:
-            held = min(held, MOST_UNFINISHED)
+            held = min(held, MAX_UNFINISHED)
         new = text[self._given : len(text) - held]
         self._given = max(self._given, len(text) - held)
         if new and not held:
@@ -42,14 +54,14 @@ class Detokenizer:
         return new
 
     def finish(self) -> str:
-        """What was held back, now that nothing more comes."""
+        """The text that was held back. No more tokens follow."""
         text = self._read()
         new, self._given = text[self._given :], len(text)
         return new
 
     def _read(self) -> str:
-        """The text of the newest tokens. Some decoders spoil a whole run of bytes while its last character lacks some;
-        then these tokens are read alone.
+        """The text of the newest tokens. They are decoded by themselves where the decoder changes the text before them,
+        as some do for a run of bytes whose last character is incomplete.
         """
         text = str(self._encoder.read(self._context + self._newest))
         if text.startswith(self._context_text):
@@ -58,9 +70,9 @@ class Detokenizer:
 
 
 class StopFilter:
-    """Lets text through up to the first of the stop strings; what may be the beginning of one is held back.
+    """Passes text up to the first stop string, and holds back what can be the beginning of one.
 
-    has_stopped: whether one came; after that nothing comes through.
+    has_stopped: whether a stop string came. No text passes after it.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -70,11 +82,11 @@ class StopFilter:
 
     @property
     def is_holding(self) -> bool:
-        """Whether some text is undecided."""
+        """Whether text is held back."""
         return bool(self._held)
 
     def push(self, text: str) -> str:
-        """What is certain to stand before any stop string."""
+        """Append text; what of it is certainly not part of a stop string."""
         if self.has_stopped or not self._stops:
             return "" if self.has_stopped else text
         text = self._held + text
@@ -87,7 +99,7 @@ class StopFilter:
         return text[: len(text) - held]
 
     def finish(self) -> str:
-        """What was held back, now that nothing more comes."""
+        """The text that was held back. No more text follows."""
         held, self._held = self._held, ""
         return held
 
@@ -95,7 +107,7 @@ class StopFilter:
 class TextReader:
     """Detokenizer and StopFilter together: the text of one row as a client sees it."""
 
-    def __init__(self, encoder: Any, stops: Sequence[str]) -> None:
+    def __init__(self, encoder: TokenReader, stops: Sequence[str]) -> None:
         self._detokenizer = Detokenizer(encoder)
         self._filter = StopFilter(stops)
 
@@ -106,11 +118,11 @@ class TextReader:
 
     @property
     def is_holding(self) -> bool:
-        """Whether some text is undecided, because it may be the beginning of a stop string."""
+        """Whether text is held back because it can be the beginning of a stop string."""
         return self._filter.is_holding
 
     def push(self, ids: Sequence[int], *, is_last: bool = False) -> str:
-        """The text that these tokens make certain; with the last ones all that is left."""
+        """Append tokens; the text that is certain. With the last tokens that is all remaining text."""
         text = self._filter.push(self._detokenizer.push(ids))
         if is_last:
             text += self._filter.push(self._detokenizer.finish())
@@ -119,6 +131,6 @@ class TextReader:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How long an end of `text` is that is a proper beginning of `stop`."""
+    """Length of the longest end of `text` that is a proper beginning of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

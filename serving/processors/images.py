@@ -1,6 +1,6 @@
-"""Images to pixels, in a front: what the contract says of the image processor, with Pillow alone.
+"""Images → pixels as the contract describes the image processor, with Pillow alone. Front side.
 
-Resizing and cropping are done here on bytes, scaling and normalising in the engine: a colour travels as one byte.
+A front resizes and crops, the engine scales and normalises. So a colour travels as one byte.
 """
 
 import base64
@@ -8,14 +8,14 @@ import binascii
 from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy
 
 from registry.contract import Contract, ImageSettings
 from registry.errors import ContractError
 from serving.errors import TooLarge, Unprocessable
-from serving.wire.messages import EncodedRow, Row
+from serving.wire.messages import AnyArray, EncodedRow, Row
 
 if TYPE_CHECKING:
     import torch
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
-"""An image of more pixels is refused by its header, before any of them is decoded; ours."""
+"""An image of more pixels is refused by its header, before it is decoded. Untuned: 50 megapixels take 150 MB."""
 
 
 class ImageReader:
-    """The image processor of one version. Usable from several threads."""
+    """The image processor of one version. Safe for several threads."""
 
     def __init__(self, contract: Contract) -> None:
         self._settings = settings_of(contract)
         self._length = contract.max_tokens
 
-    def encode(self, item: str | bytes, kind: str) -> EncodedRow:
-        """The row of an image; its pixels are the row's `extra`. Raises as `read` does."""
-        return EncodedRow(self._length, b"", kind=kind, extra=self.read(item))
+    def encode(self, item: str | bytes, batch_key: str) -> EncodedRow:
+        """The row of an image, its pixels as `payload`. Raises what `read` does."""
+        return EncodedRow(self._length, b"", batch_key=batch_key, payload=self.read(item))
 
     def read(self, item: str | bytes) -> bytes:
-        """The pixels of a file, or of its base64 text or data URL: (3, height, width) uint8, C-ordered.
+        """The pixels of a file, given as bytes, base64 or data URL: (3, height, width) uint8, C-ordered.
 
-        Raises TooLarge for too many pixels, Unprocessable for what is no image of `FORMATS` or is broken.
+        Raises TooLarge for too many pixels, Unprocessable for a broken file or one of none of the `FORMATS`.
         """
         image = _open(item if isinstance(item, bytes) else _decode(item))
         try:
@@ -56,16 +56,18 @@ def settings_of(contract: Contract) -> ImageSettings:
     return contract.processor.image
 
 
-def probe_image(contract: Contract, kind: str) -> EncodedRow:
-    """A grey image, for measuring."""
+def probe_image(contract: Contract, batch_key: str) -> EncodedRow:
+    """The row of a grey image, for measuring."""
     settings = settings_of(contract)
-    return EncodedRow(contract.max_tokens, b"", kind=kind, extra=b"\x7f" * (3 * settings.height * settings.width))
+    return EncodedRow(
+        contract.max_tokens, b"", batch_key=batch_key, payload=b"\x7f" * (3 * settings.height * settings.width)
+    )
 
 
-def collate_images(rows: Sequence[Row], contract: Contract) -> dict[str, numpy.ndarray[Any, Any]]:
+def collate_images(rows: Sequence[Row], contract: Contract) -> dict[str, AnyArray]:
     """`pixel_values`, (rows, 3, height, width) uint8."""
     settings = settings_of(contract)
-    pixels = numpy.frombuffer(bytearray(b"".join([row.extra for row in rows])), dtype=numpy.uint8)
+    pixels = numpy.frombuffer(bytearray(b"".join([row.payload for row in rows])), dtype=numpy.uint8)
     return {"pixel_values": pixels.reshape(len(rows), 3, settings.height, settings.width)}
 
 
@@ -80,14 +82,14 @@ def normalise(pixels: "torch.Tensor", contract: Contract, dtype: "torch.dtype") 
 
 @cache
 def _channels(values: tuple[float, ...], device: "torch.device") -> "torch.Tensor":
-    """(3, 1, 1) float32, kept: to bring it to a GPU again would wait for all that runs there."""
+    """(3, 1, 1) float32. Cached, because a copy to a GPU would wait for all that runs there."""
     import torch
 
     return torch.tensor(values).view(3, 1, 1).to(device)
 
 
-def shape(image: "Image", settings: ImageSettings) -> numpy.ndarray[Any, Any]:
-    """Turned upright, in RGB, resized and cropped: (3, height, width) uint8. Raises what Pillow raises."""
+def shape(image: "Image", settings: ImageSettings) -> AnyArray:
+    """Turn upright, convert to RGB, resize and crop: (3, height, width) uint8. Raises what Pillow does."""
     from PIL import ImageOps
 
     image = ImageOps.exif_transpose(image).convert("RGB")
@@ -99,7 +101,7 @@ def shape(image: "Image", settings: ImageSettings) -> numpy.ndarray[Any, Any]:
 
 
 def draw(width: int, height: int) -> str:
-    """A data URL of a small coloured image, always the same one."""
+    """The data URL of a coloured test image, always the same for a size."""
     from PIL import Image
 
     across, down = numpy.meshgrid(numpy.arange(width), numpy.arange(height))
@@ -112,9 +114,12 @@ def draw(width: int, height: int) -> str:
 def _open(data: bytes) -> "Image":
     from PIL import Image, UnidentifiedImageError
 
-    Image.MAX_IMAGE_PIXELS = None  # the check below is stricter than Pillow's, and no warning
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own bounds, above ours
+        raise TooLarge(
+            f"inputs holds an image of too many pixels, at most {MAX_PIXELS:,} are read: shrink it"
+        ) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise Unprocessable(f"inputs holds no image: send one of {', '.join(FORMATS)}") from error
     width, height = image.size
@@ -126,7 +131,7 @@ def _open(data: bytes) -> "Image":
 
 
 def _decode(text: str) -> bytes:
-    """The bytes in base64 or in a data URL."""
+    """Decode base64 or a data URL."""
     if text.startswith("data:"):
         head, comma, text = text.partition(",")
         if not comma or not head.endswith(";base64"):
@@ -142,7 +147,7 @@ def _decode(text: str) -> bytes:
 
 
 def _resized(size: tuple[int, int], wanted: tuple[int, ...]) -> tuple[int, int]:
-    """(width, height) after resizing; with one number the shorter edge gets it and the aspect stays.
+    """(width, height) after resizing. One wanted number is the shorter edge's, at the same aspect ratio.
 
     The rounding is that of `get_resize_output_image_size` of transformers 5.23.
     """
@@ -155,7 +160,7 @@ def _resized(size: tuple[int, int], wanted: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _crop(image: "Image", height: int, width: int) -> "Image":
-    """The middle; what lies outside of a smaller image is black. As `center_crop` of transformers 5.23."""
+    """Crop the centre; a smaller image is padded with black. As `center_crop` of transformers 5.23."""
     top, left = (image.height - height) // 2, (image.width - width) // 2
     if top >= 0 and left >= 0:
         return image.crop((left, top, left + width, top + height))

@@ -1,13 +1,13 @@
-"""Text to rows of token ids, in a front: the tokenizer's own file, without transformers.
+"""Text → rows of token ids, by the tokenizer's own file and without transformers. Front side.
 
-Padding is the engine's work. A front encodes in its event loop only: truncation is a setting of a tokenizer, and
-changing it while another thread encodes gives wrong rows.
+The engine pads. A front encodes in its event loop only: truncation is a setting of a tokenizer, and changing it while
+another thread encodes gives wrong rows.
 """
 
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -16,41 +16,48 @@ from tokenizers import Encoding, Tokenizer
 from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
 from serving.errors import Unprocessable
-from serving.processors.word_cache import Words
+from serving.processors.word_cache import WordCache
 from serving.wire.messages import EncodedRow
 
 CHARACTERS_PER_TOKEN = 64
-"""A text of more characters than this times `max_tokens` is over-long without being tokenized; ours."""
+"""A text of more characters than this times `max_tokens` is over-long and not tokenized. Untuned: far above the 4 to 5
+of real text."""
 MAX_WINDOWS = 256
-"""The most windows that one text is cut into; ours."""
+"""Most windows of one text. Untuned: bounds what one request may cost."""
 MIN_WINDOW_TOKENS = 8
-"""A window has room for at least this many tokens of the text; ours."""
+"""Least tokens of the text in a window. Untuned: below it windows are nearly all overlap."""
+
+
+Direction = Literal["left", "right"]
+"""The side at which text is cut off."""
 
 
 class TextParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """truncate: cut an over-long text instead of refusing it. truncation_direction: the side that is cut off."""
 
     truncate: bool = False
-    truncation_direction: Literal["left", "right"] = "right"
+    truncation_direction: Direction = "right"
 
 
 class Tokenizers:
-    """A tokenizer's file, read: shared by all versions whose file is the same one, as most versions of a model."""
+    """A tokenizer's file in memory, shared by all versions that have the same file."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
         self.exact = self._copy()
-        self.words = Words.of(self.exact)
+        self.words = WordCache.of(self.exact)
         self._cutting: Tokenizer | None = None
 
-    def cutter(self, most: int, *, stride: int = 0, strategy: str = "longest_first", direction: str = "right") -> Any:
-        """The copy whose truncation is set anew for each text; a copy for each setting would cost too much."""
+    def cutter(
+        self, most: int, *, stride: int = 0, strategy: str = "longest_first", direction: Direction = "right"
+    ) -> Tokenizer:
+        """The copy that truncates, with these settings until the next call. A copy per setting would cost too much."""
         if self._cutting is None:
             self._cutting = self._copy()
         self._cutting.enable_truncation(most, stride=stride, strategy=strategy, direction=direction)
         return self._cutting
 
-    def _copy(self) -> Any:
+    def _copy(self) -> Tokenizer:
         tokenizer = Tokenizer.from_file(self._path)
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -58,13 +65,13 @@ class Tokenizers:
 
 
 _shared: WeakValueDictionary[str, Tokenizers] = WeakValueDictionary()
-"""By the file's digest."""
+"""Tokenizers in use, by the file's digest."""
 
 
 class TextEncoder:
-    """The tokenizer of one version. Not for use from several threads.
+    """The tokenizer of one version. Not for several threads.
 
-    max_tokens: of a row. subword_prefix: what WordPiece writes before the later tokens of a word, None elsewhere.
+    max_tokens: of a row. subword_prefix: WordPiece's prefix of a word's later tokens, None for other tokenizers.
     """
 
     def __init__(self, folder: Path, contract: Contract) -> None:
@@ -84,17 +91,19 @@ class TextEncoder:
         pair: str | None = None,
         *,
         parameters: TextParameters | None = None,
-        kind: str = "",
+        batch_key: str = "",
         max_tokens: int | None = None,
         special: bool = True,
     ) -> EncodedRow:
-        """The row that `encode` gives, where nobody asks which token stands where in the text; often much faster."""
+        """The row that `encode` returns, without the tokens' places in the text; often much faster."""
         if pair is None and text and special and self._words is not None and len(text) <= self.max_characters:
             tokens = self._words.encode(text)
             length = len(tokens) // 4
             if 0 < length <= min(max_tokens or self.max_tokens, self.max_tokens):
-                return EncodedRow(length, tokens, b"", kind)
-        return self.encode(text, pair, parameters=parameters, kind=kind, max_tokens=max_tokens, special=special)[0]
+                return EncodedRow(length, tokens, b"", batch_key)
+        return self.encode(
+            text, pair, parameters=parameters, batch_key=batch_key, max_tokens=max_tokens, special=special
+        )[0]
 
     def encode(
         self,
@@ -102,15 +111,15 @@ class TextEncoder:
         pair: str | None = None,
         *,
         parameters: TextParameters | None = None,
-        kind: str = "",
+        batch_key: str = "",
         max_tokens: int | None = None,
         special: bool = True,
     ) -> tuple[EncodedRow, Encoding]:
         """One row for a text or a pair of texts, special tokens included.
 
-        parameters: whether an over-long text is cut to `max_tokens` (longest first of a pair; default: the model's),
-        and at which side; else it raises Unprocessable, as an empty one does. special: whether special tokens
-        are added.
+        parameters: whether an over-long text is cut to `max_tokens` (default: the model's; of a pair the longer text is
+        cut first), and at which side. special: whether special tokens are added. Raises Unprocessable for an over-long
+        text that is not cut, and for an empty one.
         """
         if not text or pair == "":
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
@@ -128,14 +137,14 @@ class TextEncoder:
                 raise self._too_long(f"{len(encoding):,} tokens", most)
             cutter = self._tokenizers.cutter(most, direction=direction)
             encoding = cutter.encode(text, pair, add_special_tokens=special)
-        return self._row(encoding, kind, pair is not None), encoding
+        return self._row(encoding, batch_key, pair is not None), encoding
 
     def windows(
         self, text: str, before: str | None = None, *, stride: int, max_tokens: int | None = None
     ) -> list[tuple[EncodedRow, Encoding]]:
         """The text in overlapping windows of at most `max_tokens` tokens (default, and most: the model's).
 
-        before: a text that stands whole before each window, as a question does. stride: tokens that neighbours share.
+        before: a text that precedes each window in full, as a question does. stride: tokens that neighbours share.
         Raises Unprocessable where a text is empty, `before` leaves no room, or there would be too many windows.
         """
         if not text or before == "":
@@ -161,33 +170,33 @@ class TextEncoder:
         return [(self._row(encoding, "", before is not None), encoding) for encoding in found]
 
     def tokenize(self, text: str) -> list[int]:
-        """The ids of a text without special tokens; at most `max_characters` of it are read."""
+        """The ids of a text without special tokens. At most `max_characters` are read."""
         ids: list[int] = self._exact.encode(text[: self.max_characters], add_special_tokens=False).ids
         return ids
 
     def id_of(self, token: str) -> int | None:
-        """The id of a token that is in the vocabulary as it is written, else None."""
+        """The id of a token of the vocabulary, None for another text."""
         found: int | None = self._exact.token_to_id(token)
         return found
 
     def token_of(self, token_id: int) -> str:
-        """The token as it is written."""
+        """The vocabulary's text of a token."""
         return str(self._exact.id_to_token(token_id))
 
     def join(self, tokens: list[str]) -> str:
-        """Tokens as text, as `convert_tokens_to_string` of transformers' fast tokenizers does it."""
+        """Join tokens to text as `convert_tokens_to_string` of transformers' fast tokenizers does."""
         decoder = self._exact.decoder
         return str(decoder.decode(tokens)) if decoder is not None else " ".join(tokens)
 
     def read(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Ids as text."""
+        """Decode ids."""
         return str(self._exact.decode(ids, skip_special_tokens=skip_special_tokens))
 
-    def _row(self, encoding: Encoding, kind: str, is_pair: bool) -> EncodedRow:
+    def _row(self, encoding: Encoding, batch_key: str, is_pair: bool) -> EncodedRow:
         if not len(encoding):
             raise Unprocessable("inputs holds a text without a single token: write something the tokenizer knows")
         types = bytes(encoding.type_ids) if is_pair and self._has_types else b""
-        return EncodedRow(len(encoding), array("i", encoding.ids).tobytes(), types, kind)
+        return EncodedRow(len(encoding), array("i", encoding.ids).tobytes(), types, batch_key)
 
     def _too_long(self, size: str, most: int) -> Unprocessable:
         return Unprocessable(
@@ -201,9 +210,9 @@ class TextEncoder:
         )
 
 
-def _cut(text: str, limit: int, direction: str) -> str:
+def _cut(text: str, limit: int, direction: Direction) -> str:
     return text[:limit] if direction == "right" else text[-limit:]
 
 
-def _in_order(before: str | None, text: str) -> tuple[str, ...]:
-    return (text,) if before is None else (before, text)
+def _in_order(before: str | None, text: str) -> tuple[str, str | None]:
+    return (text, None) if before is None else (before, text)

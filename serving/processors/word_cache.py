@@ -1,33 +1,34 @@
-"""Token ids of a text from a table of words: what BERT's kind of tokenizer gives, more than ten times faster.
+"""A cache of words' token ids: a BERT tokenizer's ids of a text, more than ten times faster.
 
-BERT's normalizer works on single characters, its pre-tokenizer cuts at every space, and WordPiece looks at one word at
-a time (tokenizers 0.22), so a text's ids are those of its words between spaces, in a row. Text is written with few
-different words, and a word is tokenized once. Other tokenizers let a space belong to a word; they get no table.
+BERT's normalizer works on single characters, its pre-tokenizer splits at every space, and WordPiece reads one word at a
+time (tokenizers 0.22). So a text's ids are the ids of its words between spaces, one after the other. Text has few
+different words, and each is tokenized once. Tokenizers for which a space can belong to a word get no cache.
 """
 
 import json
 from array import array
-from typing import Any
+
+from tokenizers import Tokenizer
 
 MAX_WORDS = 1 << 16
-"""The table is emptied when it has as many; ours: about 10 MB."""
+"""The cache is emptied at this size. Untuned: about 10 MB."""
 MAX_CHARACTERS = 32
-"""Longer words are tokenized each time; ours."""
+"""Longer words are not cached. Untuned: words of a language are shorter."""
 NORMALIZERS = (None, "BertNormalizer")
 PRE_TOKENIZERS = ("BertPreTokenizer",)
 
 
-class Words(dict[str, bytes]):
-    """The ids of words, int32 bytes; a word that is missing is tokenized when it is asked for."""
+class WordCache(dict[str, bytes]):
+    """Word → ids, int32 bytes. A missing word is tokenized when it is looked up."""
 
-    def __init__(self, tokenizer: Any, before: bytes, after: bytes) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: bytes, after: bytes) -> None:
         super().__init__()
         self._tokenizer = tokenizer
         self._before, self._after = before, after
 
     @classmethod
-    def of(cls, tokenizer: Any) -> "Words | None":
-        """The table of a `tokenizers.Tokenizer` that neither cuts nor pads; None where a word is not alone."""
+    def of(cls, tokenizer: Tokenizer) -> "WordCache | None":
+        """The cache of a tokenizer that neither truncates nor pads; None where a word's ids can depend on the next."""
         parts = json.loads(tokenizer.to_str())
         kinds = {key: (parts.get(key) or {}).get("type") for key in ("normalizer", "pre_tokenizer", "model")}
         if (
@@ -37,7 +38,7 @@ class Words(dict[str, bytes]):
             or any(" " in token["content"] for token in parts["added_tokens"])
         ):
             return None
-        around = tokenizer.encode("a")  # special tokens stand before and after the text
+        around = tokenizer.encode("a")  # special tokens come before and after the text
         mask = around.special_tokens_mask
         start, length = mask.index(0), mask.count(0)
         return cls(tokenizer, _pack(around.ids[:start]), _pack(around.ids[start + length :]))

@@ -1,1 +1,1 @@
-"""What every process of a server has: its log, its priority, the server process that it lives with, its metrics."""
+"""What every process of a server has: log, metrics, priority, limits, and the server process that it ends with."""

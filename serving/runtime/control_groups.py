@@ -1,7 +1,7 @@
 """The Linux control groups that bound this process: CPU quota, memory limit and what the kernel killed for it.
 
-A limit of any level holds, so each question is answered over all levels, from the process' own group up to the root of
-the hierarchy, as far as it is visible. Files and formats: admin-guide/cgroup-v2, admin-guide/cgroup-v1/memory and
+The limits of all levels apply, so each question is answered over all levels, from the process' own group up to the root
+of the hierarchy, as far as it is visible. Files and formats: admin-guide/cgroup-v2, admin-guide/cgroup-v1/memory and
 scheduler/sched-bwc of Linux' documentation. Both versions may be mounted side by side. Elsewhere than on Linux nothing
 is bounded.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 UNLIMITED = 1 << 60
-"""Version 1 says "no limit" by a number near 2^63, rounded to pages; nothing real is larger than this."""
+"""Version 1 writes "no limit" as a number near 2^63, rounded to pages. Larger values count as no limit."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class ControlGroups:
     def find(cls, root: Path = Path("/")) -> "ControlGroups":
         """Those of this process, by `/proc/self` below `root`. Never raises: what cannot be read bounds nothing."""
         try:
-            own = (root / "proc/self/cgroup").read_text().splitlines()
-            mounts = (root / "proc/self/mountinfo").read_text().splitlines()
+            own = (root / "proc/self/cgroup").read_text(errors="replace").splitlines()
+            mounts = (root / "proc/self/mountinfo").read_text(errors="replace").splitlines()
         except OSError:
             return cls()
         paths: dict[str, str] = {}
@@ -66,7 +66,8 @@ class ControlGroups:
 
     def _limits(self) -> Iterator[tuple[int, Path]]:
         for folder in self.memory:
-            limits = [_number(folder / name) for name in ("memory.max", "memory.limit_in_bytes")]
+            # Past "high" the kernel kills nobody, but slows all allocations down until nothing serves any more.
+            limits = [_number(folder / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
             # Version 1 names the least limit of the levels above, too, which a namespace may hide.
             limits.append(_fields(folder / "memory.stat").get("hierarchical_memory_limit"))
             if bounds := [limit for limit in limits if limit is not None and limit < UNLIMITED]:

@@ -9,6 +9,7 @@ from monitoring.instruments import Instruments
 from monitoring.metrics import MAX_LABELS, OTHER
 
 FREE_LABELS = 10
+"""Label values of a model without labels, so that the number of series stays small."""
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The variable with the folder that a server's processes count in; BentoML names and empties it."""
 
@@ -21,14 +22,14 @@ def instruments() -> Instruments:
 
 
 def forget(model: str, version: str) -> None:
-    """A version has left: let the series that this process counted for it leave too."""
+    """Remove the series that this process counted for a version that was unloaded."""
     instruments().forget(model, version)
 
 
 class LabelNames:
-    """What is counted by name: a contract's labels, and what is left of them without a prefix such as `B-`.
+    """Label values of predictions: a contract's labels, with and without a prefix such as `B-`.
 
-    Anything else counts as OTHER; where the contract names no labels, the first FREE_LABELS words of the task do not.
+    Any other value counts as OTHER. Where the contract has no labels, the first FREE_LABELS values are kept.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:

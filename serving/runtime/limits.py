@@ -1,6 +1,6 @@
-"""The cores and the memory that a server may use: the machine's, or less where something bounds the process.
+"""The cores and the memory that a server may use: the machine's, or less where the process is limited.
 
-Whatever is a share of the machine (threads, front processes, caches) follows these, not what the machine has.
+Thread counts, front processes and caches are sized by these limits, not by the machine.
 """
 
 import math
@@ -50,7 +50,7 @@ def usable_cores(groups: ControlGroups, environ: Mapping[str, str] = os.environ)
 
 
 def allowed_cores() -> int:
-    """How many cores the scheduler may run this process on, which every thread pool sees by itself."""
+    """How many cores the scheduler may run this process on: its CPU affinity."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -71,7 +71,7 @@ def available_memory(groups: ControlGroups) -> int:
 
 
 def read_limits(groups: ControlGroups | None = None) -> Limits:
-    """All of them, as they are now. Takes less than a millisecond."""
+    """The current limits. Takes less than a millisecond."""
     groups = groups or own_groups()
     (cores, cores_by), (memory, memory_by) = usable_cores(groups), usable_memory(groups)
     return Limits(
@@ -87,7 +87,7 @@ def read_limits(groups: ControlGroups | None = None) -> Limits:
 
 
 class OomWatch:
-    """Tells which ended processes the kernel killed because memory ran out: each kill in the group explains one.
+    """Tells which processes ended because memory ran out: each OOM kill in the control group explains one end.
 
     Not for use from several threads.
     """
@@ -97,25 +97,25 @@ class OomWatch:
         self._explained = self._seen = groups.oom_kills()
 
     def explains_one(self) -> bool:
-        """Whether there was a kill that explains no other end; it then explains the one that is asked about."""
+        """Whether there was a kill that explains no other end. That kill then explains this one."""
         is_explained = self._groups.oom_kills() > self._explained
         self._explained += is_explained
         return is_explained
 
     def settle(self) -> None:
-        """Forget kills that were there at the last call already: they were of processes that nobody asks about."""
+        """Forget the kills that the previous call saw already: they were of processes that are not asked about."""
         self._explained = max(self._explained, self._seen)
         self._seen = self._groups.oom_kills()
 
     def describe(self) -> str:
-        """The group's count and limit, for the reason of a killed process."""
+        """The group's kill count and memory limit, for the error of a killed process."""
         limit = self._groups.memory_bytes()
         bound = f"its memory limit is {mebibytes(limit)}" if limit is not None else "it has no memory limit"
         return f"the control group's oom_kill count is {self._groups.oom_kills()}, {bound}"
 
 
 def mebibytes(size_bytes: int) -> str:
-    """The size for people."""
+    """The size in MiB, as text."""
     return f"{size_bytes / 2**20:,.0f} MiB"
 
 

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line on standard error, the same from fronts, manager and engines."""
+"""The log of fronts, manager and engines: one JSON object a line, on standard error."""
 
 import json
 import logging
@@ -28,9 +28,9 @@ class JsonFormatter(logging.Formatter):
 
 
 class RateLimit(logging.Filter):
-    """Lets a second's first LINES_PER_SECOND lines pass; the next one that passes tells how many did not.
+    """Passes the first LINES_PER_SECOND lines of each second; the next line that passes says how many were dropped.
 
-    A flood of failing requests must cost neither the disk nor the event loop.
+    A flood of failing requests must fill neither the disk nor the event loop.
     """
 
     def __init__(self, lines: int = LINES_PER_SECOND) -> None:

@@ -1,4 +1,4 @@
-"""The machine that this process runs on, in a line: what a reader of a report needs to know of it."""
+"""A description of this machine in one line, for reports and issue texts."""
 
 import os
 import platform
@@ -8,15 +8,17 @@ from pathlib import Path
 
 import psutil
 
+from serving.runtime.limits import allowed_cores
+
 CPUINFO = Path("/proc/cpuinfo")
 FLAGS = (
     *("avx2", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
     *("avx_vnni", "avx_ne_convert", "amx_tile", "amx_bf16", "amx_int8"),
     *("asimd", "bf16", "i8mm", "sve"),
 )
-"""Of x86 and ARM: those that decide how torch and oneDNN compute."""
-HELD_BY = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "OMP_NUM_THREADS")
-"""Variables that keep torch and its libraries from using all of it."""
+"""The processor features of x86 and ARM that torch and oneDNN choose their kernels by."""
+LIMITING_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "OMP_NUM_THREADS")
+"""Variables that keep torch and its libraries from using some of these features or cores."""
 
 
 def read_processor(cpuinfo: str) -> tuple[str, tuple[str, ...]]:
@@ -29,11 +31,6 @@ def read_processor(cpuinfo: str) -> tuple[str, tuple[str, ...]]:
     return found.get("model name", ""), tuple(flag for flag in FLAGS if flag in has)
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def describe_machine(capability: str, environ: Mapping[str, str] = os.environ) -> str:
     """Processor, flags, cores, memory, Python and torch. capability: `torch.backends.cpu.get_cpu_capability()`."""
     name, flags = read_processor(CPUINFO.read_text() if CPUINFO.exists() else "")
@@ -44,9 +41,9 @@ def describe_machine(capability: str, environ: Mapping[str, str] = os.environ) -
         torch = "none"
     parts = [
         " ".join([name or platform.processor() or platform.machine(), *flags]),
-        f"{usable_cores()} of {os.cpu_count()} cores",
+        f"{allowed_cores()} of {os.cpu_count()} cores",
         f"{memory.total / 2**30:.1f} GiB of memory, {memory.available / 2**30:.1f} free",
         f"Python {platform.python_version()}, torch {torch} {capability}",
     ]
-    parts += [f"{name}={environ[name]}" for name in HELD_BY if environ.get(name)]
+    parts += [f"{name}={environ[name]}" for name in LIMITING_VARIABLES if environ.get(name)]
     return "; ".join(parts)

@@ -1,6 +1,6 @@
-"""What ties a server's processes together: each lives only as long as the server process that all of them belong to.
+"""The server process, BentoML's supervisor, with which all other processes of a server end.
 
-The server is BentoML's supervisor. A manager that dies does not take its engines along; a server that dies does.
+Engines survive the end of their manager, and end with the server process.
 """
 
 import shutil
@@ -13,11 +13,11 @@ ENGINES = "engines"
 """The folder of the engines' orders, reports and sockets, in the run folder."""
 OWNER = "server"
 LOOK_SECONDS = 0.5
-"""A look at the process table costs some 20 µs; nobody looks more often than this."""
+"""How often the process table is read at most; one reading takes about 20 µs."""
 
 
-class Lifeline:
-    """The server process `pid`. It is known by its start time as well, so that a reused id is not taken for it."""
+class ServerProcess:
+    """The server process `pid`, identified by its start time as well, because ids are reused."""
 
     def __init__(self, pid: int) -> None:
         self._looked = 0.0
@@ -28,8 +28,8 @@ class Lifeline:
         except psutil.NoSuchProcess:
             self.identity = ""
 
-    def is_cut(self) -> bool:
-        """Whether the server is gone, by the last look."""
+    def is_gone(self) -> bool:
+        """Whether the server process has ended, by the latest reading."""
         now = time.monotonic()
         if self._process is not None and now - self._looked > LOOK_SECONDS:
             self._looked = now
@@ -39,11 +39,11 @@ class Lifeline:
 
 
 def claim(run: Path, server: int) -> bool:
-    """Make the run folder this server's own, with a folder for its engines; whether it was before.
+    """Claim the run folder for this server and make the engines' folder in it. Returns whether it was claimed before.
 
-    Folders of servers that were killed are removed; engines follow their folder.
+    Run folders of servers that were killed are removed; their engines end when their folder is gone.
     """
-    identity = Lifeline(server).identity
+    identity = ServerProcess(server).identity
     owner = run / OWNER
     is_own = owner.is_file() and owner.read_text() == identity
     if not is_own:
@@ -51,7 +51,7 @@ def claim(run: Path, server: int) -> bool:
     for other in run.parent.glob("*/" + OWNER):
         if (
             other.parent != run
-            and Lifeline(int(other.read_text().partition("@")[0] or 0)).identity != other.read_text()
+            and ServerProcess(int(other.read_text().partition("@")[0] or 0)).identity != other.read_text()
         ):
             shutil.rmtree(other.parent, ignore_errors=True)
     (run / ENGINES).mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def claim(run: Path, server: int) -> bool:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it runs; a zombie, which only waits to be reaped, does not."""
+    """Whether the process runs. A zombie, which waits to be reaped, does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

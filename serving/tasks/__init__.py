@@ -1,4 +1,4 @@
-"""One file a task. A file here that defines a Task subclass is a task; nothing else needs to know of it."""
+"""One file per task. A file in this folder that defines a Task subclass is a task; nothing else has to name it."""
 
 import importlib
 from functools import cache
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from registry.heads import HEADS, get_head
 from serving.errors import EngineError
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 
 @cache
@@ -17,13 +17,13 @@ def served_tasks() -> tuple[str, ...]:
 
 
 @cache
-def get_task(name: str) -> Task:
+def get_task(name: str) -> AnyTask:
     """The task's one object; raises UnknownTask, or EngineError for a task that this release does not serve."""
     get_head(name)
     if name not in served_tasks():
         raise EngineError(f"{name} is not served by this release; it serves: {', '.join(served_tasks())}")
     module = importlib.import_module(f"serving.tasks.{_stem(name)}")
-    task: Task = module.TASKS[name] if hasattr(module, "TASKS") else module.TASK
+    task: AnyTask = module.TASKS[name] if hasattr(module, "TASKS") else module.TASK
     return task
 
 

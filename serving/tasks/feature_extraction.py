@@ -1,8 +1,8 @@
-"""feature-extraction: a vector for each text, or one for each of its tokens.
+"""feature-extraction: a vector for each text, or for each of its tokens.
 
-Pooling follows sentence-transformers (`1_Pooling/config.json` in a checkpoint's folder says which): the mean over real
-tokens, the first token, or the last real one. Normalised vectors have Euclidean length 1. Fewer dimensions are the
-first ones of the vector, as models trained for that (Matryoshka) expect; they are cut before normalising.
+Pooling follows sentence-transformers (`1_Pooling/config.json` of a checkpoint): the mean over real tokens, the first
+token, or the last real token. Normalised vectors have Euclidean length 1. Fewer dimensions are the first ones of the
+vector, as in models trained for that (Matryoshka); vectors are cut before they are normalised.
 """
 
 import json
@@ -16,12 +16,13 @@ import numpy
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.images import ImageReader, collate_images, draw, normalise, probe_image
-from serving.processors.tokenizer import TextParameters
-from serving.tasks.base.task import Batch, Served, Task, probe_text, upload
-from serving.wire.messages import Encoded, EncodedRow, Row, RowArrays
+from serving.processors.tokenizer import TextEncoder, TextParameters
+from serving.tasks.base.task import Batch, Task, VersionContext, probe_text, upload
+from serving.wire.messages import AnyArray, Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 Pooling = Literal["raw", "mean", "cls", "last"]
 Dimensions = Annotated[int, msgspec.Meta(ge=1)]
@@ -37,7 +38,7 @@ class Parameters(TextParameters, frozen=True):
 
 
 class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What a request without parameters gets. prompts: what is written before a text, by name."""
+    """What a request without parameters gets. prompts: prefixes of a text, by name."""
 
     pooling: Pooling = "raw"
     normalize: bool = False
@@ -45,54 +46,54 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     prompts: dict[str, str] = {}
 
 
-class FeatureExtraction(Task):
+class FeatureExtraction(Task[str, Parameters, None]):
     """(rows, tokens, hidden) states → (rows, hidden) float32, or (rows, tokens, hidden) when raw."""
 
     name = "feature-extraction"
-    Parameters = Parameters
-    Defaults = Defaults
+    parameters_type = Parameters
+    defaults_type = Defaults
     embeds = True
     example = ("A short text.", "Another text, with a few more words in it than the first one has.")
 
-    def folder_settings(self, folder: Path) -> dict[str, Any]:
-        """A sentence-transformers folder says how it pools, whether it normalises, and its prompts."""
+    def folder_settings(self, folder: Path) -> dict[str, object]:
+        """Pooling, normalisation and prompts of a sentence-transformers folder."""
         return _sentence_transformer(folder)
 
-    def has_tokens(self, kind: str) -> bool:
+    def has_tokens(self, batch_key: str) -> bool:
         """Only raw states have a tokens dimension."""
-        return kind == "raw"
+        return batch_key == "raw"
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
-        """Pooled as the contract says."""
+        """A text or image with the contract's pooling."""
         pooling = msgspec.convert(contract.defaults, Defaults).pooling
         return probe_image(contract, pooling) if contract.processor.image else probe_text(contract, length, pooling)
 
-    def make_encoder(self, folder: Path, contract: Contract) -> Any:
-        """An image model's vectors are those of its patches."""
+    def make_encoder(self, folder: Path, contract: Contract) -> "TextEncoder | ImageReader":
+        """The image reader of an image model, or the tokenizer."""
         return ImageReader(contract) if contract.processor.image else super().make_encoder(folder, contract)
 
-    def make_example(self, served: Served) -> list[Any]:
+    def make_example(self, version: VersionContext) -> list[object]:
         """Texts or images."""
-        return [draw(48, 32), draw(80, 120)] if served.contract.processor.image else list(self.example)
+        return [draw(48, 32), draw(80, 120)] if version.contract.processor.image else list(self.example)
 
-    def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, numpy.ndarray[Any, Any]]:
+    def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, AnyArray]:
         """Token ids or pixels."""
         return collate_images(rows, contract) if contract.processor.image else super().collate(rows, contract)
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
-        """One row a text; its kind is the pooling."""
-        defaults = served.defaults
+    def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[None]:
+        """One row per text; its batch key is the pooling."""
+        defaults: Defaults = version.defaults
         if parameters.prompt_name is not None:
             if parameters.prompt_name not in defaults.prompts:
                 known = ", ".join(defaults.prompts) or "none"
                 raise Unprocessable(f"parameters.prompt_name {parameters.prompt_name!r} is unknown; known: {known}")
             item = defaults.prompts[parameters.prompt_name] + item
-        kind = parameters.pooling or defaults.pooling
-        if served.contract.processor.image:
-            return Encoded([served.encoder.encode(item, kind)])
-        return Encoded([served.encoder.row(item, parameters=parameters, kind=kind)])
+        batch_key = parameters.pooling or defaults.pooling
+        if version.contract.processor.image:
+            return Encoded([version.image_reader.encode(item, batch_key)], None)
+        return Encoded([version.tokenizer.row(item, parameters=parameters, batch_key=batch_key)], None)
 
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """Pooled, in float32 on the device."""
         import torch
 
@@ -101,38 +102,41 @@ class FeatureExtraction(Task):
             states = model(pixel_values=pixels).last_hidden_state.float()
         else:
             states = _text_half(model)(**batch.inputs).last_hidden_state.float()
-        if batch.kind == "mean" and batch.contract.processor.image:
+        if batch.key == "mean" and batch.contract.processor.image:
             states = states.mean(1)
-        elif batch.kind == "mean":
+        elif batch.key == "mean":
             mask = batch.mask().unsqueeze(-1).to(states.dtype)
             states = (states * mask).sum(1) / mask.sum(1)
-        elif batch.kind == "cls":
+        elif batch.key == "cls":
             states = states[:, 0]
-        elif batch.kind == "last":
+        elif batch.key == "last":
             rows = torch.arange(len(batch.lengths), device=states.device)
             states = states[rows, upload(numpy.asarray(batch.lengths) - 1, states.device)]
         return (states,)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
-        """A list of floats, or for raw a list of lists, one a token, special tokens included."""
+    def decode(
+        self, rows: Sequence[RowArrays], decode_context: None, parameters: Parameters, version: VersionContext
+    ) -> list[float] | list[list[float]]:
+        """A list of floats; for raw states a list of them per token, special tokens included."""
         (states,) = rows[0]
-        dimensions = parameters.dimensions or served.defaults.dimensions
+        dimensions = parameters.dimensions or version.defaults.dimensions
         if dimensions is not None:
             if dimensions > states.shape[-1]:
                 raise Unprocessable(f"parameters.dimensions is {dimensions}, this model has {states.shape[-1]}")
             states = states[..., :dimensions]
-        if served.defaults.normalize if parameters.normalize is None else parameters.normalize:
+        if version.defaults.normalize if parameters.normalize is None else parameters.normalize:
             states = states / numpy.maximum(numpy.linalg.norm(states, axis=-1, keepdims=True), 1e-12)
-        return states.tolist()
+        vectors: list[float] | list[list[float]] = states.tolist()
+        return vectors
 
 
-def _text_half(model: Any) -> Any:
-    """The model itself; of one whose decoder cannot start from the text alone (T5), the encoder."""
+def _text_half(model: "PreTrainedModel") -> "PreTrainedModel":
+    """The encoder of a model whose decoder does not accept the text alone (T5), else the model itself."""
     return model.get_encoder() if hasattr(model, "_shift_right") else model
 
 
-def _sentence_transformer(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _sentence_transformer(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = {}
     pooling = _read(folder / "1_Pooling" / "config.json")
     for key, value in (("mean_tokens", "mean"), ("cls_token", "cls"), ("lasttoken", "last")):
         if pooling.get(f"pooling_mode_{key}"):

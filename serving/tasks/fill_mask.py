@@ -6,7 +6,8 @@ leave the device.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import msgspec
 import numpy
@@ -15,42 +16,61 @@ from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.scoring import Scoring, accuracy
-from serving.tasks.base.task import Batch, Served, Task, probe_text, upload
+from serving.tasks.base.task import Batch, Task, VersionContext, probe_text, upload
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 MAX_CANDIDATES = 100
-"""The most candidates that one mask gets."""
+"""The most candidates for one mask."""
 
 
 class Parameters(TextParameters, frozen=True):
-    """top_k: candidates a mask, best first. targets: only these tokens are scored."""
+    """top_k: candidates per mask, best first. targets: only these tokens are scored."""
 
     top_k: Annotated[int, msgspec.Meta(ge=1, le=MAX_CANDIDATES)] = 5
     targets: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=1000)] | str | None = None
 
 
 class Wanted(msgspec.Struct, array_like=True, frozen=True):
-    """What a row wants, as its `extra`: the masks' places, and the ids to score, empty for the best of all."""
+    """A row's `payload`: the places of its masks, and the ids to score, empty for the best of all."""
 
     places: list[int]
     targets: list[int]
 
 
-class FillMask(Task):
+@dataclass(frozen=True)
+class Masks:
+    """A text's ids, the places of its masks, and the target ids, empty for the best of all."""
+
+    ids: Sequence[int]
+    places: Sequence[int]
+    targets: Sequence[int]
+
+
+class Candidate(TypedDict):
+    """A token for a mask. token: its id. sequence: the text with it."""
+
+    score: float
+    token: int
+    token_str: str
+    sequence: str
+
+
+class FillMask(Task[str, Parameters, Masks]):
     """(rows, tokens, vocabulary) logits → for each mask the candidates' scores (float32) and ids (int32).
 
     The arrays are (rows, masks, candidates), padded with zeros.
     """
 
     name = "fill-mask"
-    Parameters = Parameters
+    parameters_type = Parameters
     example = ()
 
     def problem(self, contract: Contract) -> str | None:
-        """The tokenizer must have a mask."""
+        """The tokenizer must have a mask token."""
         if contract.processor.mask_token_id is None:
             return (
                 "the tokenizer has no mask token: set tokenizer.mask_token to the one that the model was trained with"
@@ -58,56 +78,60 @@ class FillMask(Task):
         return None
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
-        """One mask, its best candidates."""
+        """A text with one mask."""
         return probe_text(
-            contract, length, _kind(Parameters().top_k), msgspec.msgpack.encode(Wanted([length // 2], []))
+            contract, length, _batch_key(Parameters().top_k), msgspec.msgpack.encode(Wanted([length // 2], []))
         )
 
-    def make_example(self, served: Served) -> list[Any]:
-        """The mask is written as the tokenizer writes it."""
-        mask = served.encoder.token_of(served.contract.processor.mask_token_id)
+    def make_example(self, version: VersionContext) -> list[object]:
+        """Texts with the tokenizer's own mask token."""
+        mask = version.tokenizer.token_of(version.contract.processor.mask_token_id or 0)
         return [
             f"Paris is the {mask} of France.",
             f"The {mask} sat on the mat, and nobody knew where it had come from.",
         ]
 
     def scoring(self, contract: Contract) -> Scoring:
-        """By the likeliest token of a text's only mask."""
+        """By the likeliest token for a text's only mask."""
         return Scoring(str, "the mask's token", lambda answer: answer[0]["token_str"].strip(), {"accuracy": accuracy})
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
-        """One row a text."""
-        row, encoding = served.encoder.encode(item, parameters=parameters)
-        mask = served.contract.processor.mask_token_id
+    def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[Masks]:
+        """One row per text."""
+        row, encoding = version.tokenizer.encode(item, parameters=parameters)
+        mask = version.contract.processor.mask_token_id
         places = [place for place, token in enumerate(encoding.ids) if token == mask]
         if not places:
             raise Unprocessable(
-                f"inputs has no {served.encoder.token_of(mask)}: write it where a token is to be filled in"
+                f"inputs has no {version.tokenizer.token_of(mask or 0)}: write it where a token is to be filled in"
             )
-        targets = _target_ids(parameters.targets, served)
-        extra = msgspec.msgpack.encode(Wanted(places, targets))
-        kind = "targets" if targets else _kind(parameters.top_k)
-        return Encoded([EncodedRow(row.length, row.tokens, row.types, kind, extra)], (encoding.ids, places, targets))
+        targets = _target_ids(parameters.targets, version)
+        payload = msgspec.msgpack.encode(Wanted(places, targets))
+        batch_key = "targets" if targets else _batch_key(parameters.top_k)
+        return Encoded(
+            [EncodedRow(row.length, row.tokens, row.types, batch_key, payload)], Masks(encoding.ids, places, targets)
+        )
 
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
-        """Probabilities over the vocabulary at the masks, reduced to the candidates."""
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
+        """The probabilities at the masks, reduced to the candidates."""
         import torch
 
-        wanted = [msgspec.msgpack.decode(extra, type=Wanted) for extra in batch.extras]
+        wanted = [msgspec.msgpack.decode(payload, type=Wanted) for payload in batch.payloads]
         logits = model(**batch.inputs).logits
         places = _table([found.places for found in wanted], logits.device)
         rows = torch.arange(len(wanted), device=logits.device).unsqueeze(1)
         scores = logits[rows, places].float().softmax(-1)
-        if batch.kind == "targets":
+        if batch.key == "targets":
             ids = _table([found.targets for found in wanted], logits.device)
             ids = ids.unsqueeze(1).expand(-1, places.shape[1], -1)
             return scores.gather(-1, ids), ids.to(torch.int32)
-        best, ids = scores.topk(min(int(batch.kind), scores.shape[-1]))
+        best, ids = scores.topk(min(int(batch.key), scores.shape[-1]))
         return best, ids.to(torch.int32)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
-        """`[{"score", "token", "token_str", "sequence"}, …]`, or for several masks one such list each."""
-        ids, places, targets = plan
+    def decode(
+        self, rows: Sequence[RowArrays], masks: Masks, parameters: Parameters, version: VersionContext
+    ) -> list[Candidate] | list[list[Candidate]]:
+        """`[{"score", "token", "token_str", "sequence"}, …]`, or one such list per mask."""
+        ids, places, targets = masks.ids, masks.places, masks.targets
         scores, tokens = rows[0]
         count = min(parameters.top_k, len(targets) or parameters.top_k)
         answer = []
@@ -116,7 +140,7 @@ class FillMask(Task):
             order = numpy.argsort(-scores[index, :width], kind="stable")[:count].tolist()
             answer.append(
                 [
-                    _candidate(ids, place, int(tokens[index, at]), float(scores[index, at]), len(places) == 1, served)
+                    _candidate(ids, place, int(tokens[index, at]), float(scores[index, at]), len(places) == 1, version)
                     for at in order
                 ]
             )
@@ -124,31 +148,31 @@ class FillMask(Task):
 
 
 def _candidate(
-    ids: Sequence[int], place: int, token: int, score: float, is_only: bool, served: Served
-) -> dict[str, Any]:
+    ids: Sequence[int], place: int, token: int, score: float, is_only: bool, version: VersionContext
+) -> Candidate:
     filled = [token if at == place else found for at, found in enumerate(ids)]
     return {
         "score": score,
         "token": token,
-        "token_str": served.encoder.read([token], skip_special_tokens=False),
-        "sequence": served.encoder.read(filled, skip_special_tokens=is_only),
+        "token_str": version.tokenizer.read([token], skip_special_tokens=False),
+        "sequence": version.tokenizer.read(filled, skip_special_tokens=is_only),
     }
 
 
-def _target_ids(targets: Any, served: Served) -> list[int]:
-    """Ids of the targets, each once; of one that is not in the vocabulary, its first token's."""
+def _target_ids(targets: tuple[str, ...] | str | None, version: VersionContext) -> list[int]:
+    """Ids of the targets, each once. A target that is not in the vocabulary stands for its first token."""
     ids: list[int] = []
     for target in [targets] if isinstance(targets, str) else targets or ():
-        found = served.encoder.id_of(target)
-        tokens = [found] if found is not None else served.encoder.tokenize(target)[:1]
+        found = version.tokenizer.id_of(target)
+        tokens = [found] if found is not None else version.tokenizer.tokenize(target)[:1]
         if not tokens:
             raise Unprocessable(f"parameters.targets holds {target!r}, of which the tokenizer makes no token")
         ids += tokens
     return list(dict.fromkeys(ids))
 
 
-def _kind(top_k: int) -> str:
-    """The next of a few sizes, so that requests with different `top_k` share batches."""
+def _batch_key(top_k: int) -> str:
+    """Round `top_k` up to one of few sizes, so that requests with different ones share batches."""
     return str(next(size for size in (5, 20, MAX_CANDIDATES) if top_k <= size))
 
 

@@ -1,26 +1,28 @@
 """image-classification: a label for an image, sent as the file's bytes, as base64 or as a data URL.
 
-The scores follow transformers' `ImageClassificationPipeline` (5.23), which has the rules of text-classification.
+The scores are those of transformers' `ImageClassificationPipeline` (5.23), with the rules of text-classification.
 """
 
 import base64
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import numpy
 
 from registry.contract import Contract
 from serving.processors.images import ImageReader, collate_images, draw, normalise, probe_image
-from serving.tasks.base.scoring import Scoring, of_classes
-from serving.tasks.base.task import Batch, Served, Task
+from serving.tasks.base.answers import LabelScore, best_labels
+from serving.tasks.base.scoring import Activation, Scoring, of_classes
+from serving.tasks.base.task import Batch, Task, VersionContext
 from serving.tasks.text_classification import activation
-from serving.wire.messages import Encoded, EncodedRow, Row, RowArrays
+from serving.wire.messages import AnyArray, Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, ProcessorMixin
 
 MAX_LABELS = 1000
 
@@ -29,24 +31,24 @@ class Parameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """top_k: labels in the answer, best first. function_to_apply: instead of the contract's."""
 
     top_k: Annotated[int, msgspec.Meta(ge=1, le=MAX_LABELS)] = 5
-    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
+    function_to_apply: Activation | None = None
 
 
-class ImageClassification(Task):
+class ImageClassification(Task[str | bytes, Parameters, None]):
     """(rows, labels) logits → the best labels' scores (rows, k) float32 and indices (rows, k) int32, best first."""
 
     name = "image-classification"
-    Parameters = Parameters
+    parameters_type = Parameters
     example = ()
     takes_files = True
     item_hint = "send the image file's bytes as the body, or base64 or a data URL as inputs"
 
     def make_encoder(self, folder: Path, contract: Contract) -> ImageReader:
-        """What reads images."""
+        """The image reader."""
         return ImageReader(contract)
 
-    def compare(self, processor: Any, contract: Contract) -> str | None:
-        """Whether the images of the example come out as the processor makes them."""
+    def compare(self, processor: "ProcessorMixin", contract: Contract) -> str | None:
+        """Compare the pixels of test images with the processor's."""
         import torch
         from PIL import Image
 
@@ -63,15 +65,15 @@ class ImageClassification(Task):
                 )
         return None
 
-    def make_example(self, served: Served) -> list[Any]:
-        """Two small images that were drawn for the purpose."""
+    def make_example(self, version: VersionContext) -> list[object]:
+        """Two small drawn images."""
         return [draw(48, 32), draw(80, 120)]
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
         """An image."""
         return probe_image(contract, activation(contract))
 
-    def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
+    def predictions(self, answer: list[LabelScore]) -> Sequence[tuple[str, float]]:
         """The best label."""
         return ((answer[0]["label"], answer[0]["score"]),) if 0.0 <= answer[0]["score"] <= 1.0 else ()
 
@@ -79,35 +81,33 @@ class ImageClassification(Task):
         """By the best label, the labels above one half, or the number."""
         return of_classes(contract, activation(contract))
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
-        """One row an image."""
-        return Encoded([served.encoder.encode(item, parameters.function_to_apply or activation(served.contract))])
+    def encode(self, item: str | bytes, parameters: Parameters, version: VersionContext) -> Encoded[None]:
+        """One row per image."""
+        key = parameters.function_to_apply or activation(version.contract)
+        return Encoded([version.image_reader.encode(item, key)], None)
 
-    def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, numpy.ndarray[Any, Any]]:
+    def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, AnyArray]:
         """(rows, 3, height, width) uint8."""
         return collate_images(rows, contract)
 
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """Scaled and normalised in float32, then in the model's dtype; scores in float32, sorted on the device."""
         import torch
 
         pixels = normalise(batch.inputs["pixel_values"], batch.contract, model.dtype)
         logits = model(pixel_values=pixels).logits.float()
-        if batch.kind == "softmax":
+        if batch.key == "softmax":
             logits = logits.softmax(-1)
-        elif batch.kind == "sigmoid":
+        elif batch.key == "sigmoid":
             logits = logits.sigmoid()
         scores, labels = logits.topk(min(MAX_LABELS, logits.shape[-1]))
         return scores, labels.to(torch.int32)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(
+        self, rows: Sequence[RowArrays], decode_context: None, parameters: Parameters, version: VersionContext
+    ) -> list[LabelScore]:
         """`[{"label": …, "score": …}, …]`, best first."""
-        scores, labels = (part.tolist() for part in rows[0])
-        names = served.contract.labels
-        return [
-            {"label": names[label], "score": score}
-            for label, score in zip(labels[: parameters.top_k], scores[: parameters.top_k], strict=True)
-        ]
+        return best_labels(rows[0], version.contract.labels, parameters.top_k)
 
 
 TASK = ImageClassification()

@@ -1,23 +1,25 @@
 """multiple-choice: the best of several endings of a prompt.
 
-A multiple-choice head scores each ending by itself, and the softmax runs over an item's endings. So each ending is a
-row of its own: items with different numbers of endings share batches.
+The head scores each ending by itself, and the softmax is over an item's endings. So each ending is a row, and items
+with different numbers of endings share batches.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import msgspec
 import numpy
 
 from registry.contract import Contract
 from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.answers import softmax
 from serving.tasks.base.scoring import Scoring, accuracy
-from serving.tasks.base.task import Batch, Served, Task
+from serving.tasks.base.task import Batch, Task, VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 MAX_CHOICES = 256
 
@@ -29,12 +31,20 @@ class Question(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     choices: Annotated[list[str], msgspec.Meta(min_length=2, max_length=MAX_CHOICES)]
 
 
-class MultipleChoice(Task):
-    """(rows, 1) logits, one a prompt with one ending → themselves, float32."""
+class Choice(TypedDict):
+    """An ending of an answer. choice: its place in the request. score: its probability among the endings."""
+
+    choice: int
+    text: str
+    score: float
+
+
+class MultipleChoice(Task[Question, TextParameters, list[str]]):
+    """(rows, 1) logits, a row per prompt and ending → themselves, float32."""
 
     name = "multiple-choice"
-    Item = Question
-    Parameters = TextParameters
+    item_type = Question
+    parameters_type = TextParameters
     item_hint = 'send {"prompt": …, "choices": […]}'
     example = (
         {"prompt": "It rains, so I take", "choices": ["an umbrella.", "a sunshade that is far too small for two."]},
@@ -47,26 +57,26 @@ class MultipleChoice(Task):
             int, "the right choice's number, from 0", lambda answer: answer[0]["choice"], {"accuracy": accuracy}
         )
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
-        """One row an ending."""
+    def encode(self, item: Question, parameters: TextParameters, version: VersionContext) -> Encoded[list[str]]:
+        """One row per ending."""
         return Encoded(
-            [served.encoder.row(item.prompt, choice, parameters=parameters) for choice in item.choices],
+            [version.tokenizer.row(item.prompt, choice, parameters=parameters) for choice in item.choices],
             item.choices,
         )
 
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """The head takes (items, endings, tokens); every row is an item with one ending."""
         padded = ("input_ids", "attention_mask", "token_type_ids")
         one = {name: each.unsqueeze(1) if name in padded else each for name, each in batch.inputs.items()}
         return (model(**one).logits.float(),)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(
+        self, rows: Sequence[RowArrays], choices: list[str], parameters: TextParameters, version: VersionContext
+    ) -> list[Choice]:
         """`[{"choice": index, "text": …, "score": …}, …]`, best first; the scores sum to 1."""
-        logits = numpy.asarray([float(row[0][0]) for row in rows])
-        exponents = numpy.exp(logits - logits.max())
-        scores = (exponents / exponents.sum()).tolist()
+        scores = softmax(numpy.asarray([float(row[0][0]) for row in rows])).tolist()
         order = sorted(range(len(scores)), key=lambda index: -scores[index])
-        return [{"choice": index, "text": plan[index], "score": scores[index]} for index in order]
+        return [{"choice": index, "text": choices[index], "score": scores[index]} for index in order]
 
 
 TASK = MultipleChoice()

@@ -8,23 +8,24 @@ words. Spans that two windows both find are one answer, with the better score.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import msgspec
 import numpy
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
+from serving.tasks.base.answers import softmax
 from serving.tasks.base.scoring import Scoring, exact_match, f1_words
-from serving.tasks.base.task import Batch, Served, Task
-from serving.wire.messages import Encoded, RowArrays
+from serving.tasks.base.task import Batch, Task, VersionContext
+from serving.wire.messages import AnyArray, Encoded, RowArrays
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Encoding
+    from transformers import PreTrainedModel
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Vector = numpy.ndarray[Any, Any]
 MASKED = -10_000.0
 
 
@@ -36,11 +37,11 @@ class Question(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Parameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """top_k: answers, best first; one is not put into a list. max_answer_len: of an answer, in tokens.
+    """top_k: answers, best first; a single answer is not in a list. max_answer_len: tokens of an answer.
 
-    max_seq_len: tokens of a window, at most the model's. doc_stride: tokens that neighbours share, half a window by
-    default and at most. handle_impossible_answer: whether an empty answer may be the best. align_to_words: whether
-    answers end at words. max_question_len: tokens that the question may have.
+    max_seq_len: tokens of a window, at most the model's. doc_stride: tokens that neighbouring windows share, at most
+    half a window. handle_impossible_answer: whether the empty answer is a candidate. align_to_words: whether answers
+    begin and end at words. max_question_len: most tokens of the question.
     """
 
     top_k: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
@@ -53,20 +54,37 @@ class Parameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 @dataclass(frozen=True)
+class Windows:
+    """A context and the encodings of its windows, for the offsets."""
+
+    context: str
+    encodings: "Sequence[Encoding]"
+
+
+@dataclass(frozen=True)
 class Span:
-    """A candidate answer: characters of the context, and its score in 0..1."""
+    """A candidate answer: characters of the context, score in 0..1."""
 
     score: float
     start: int
     end: int
 
 
-class QuestionAnswering(Task):
-    """(rows, tokens) start and end logits → themselves, float32, cut to each row's tokens: two numbers a token."""
+class Answer(TypedDict):
+    """A span of the context. start, end: its characters, `end` not included. score: 0..1."""
+
+    score: float
+    start: int
+    end: int
+    answer: str
+
+
+class QuestionAnswering(Task[Question, Parameters, Windows]):
+    """(rows, tokens) start and end logits → themselves, float32, cut to each row's tokens."""
 
     name = "question-answering"
-    Item = Question
-    Parameters = Parameters
+    item_type = Question
+    parameters_type = Parameters
     item_hint = 'send {"question": …, "context": …}'
     example = (
         {"question": "Where do I live?", "context": "My name is Wolfgang and I live in Berlin."},
@@ -76,12 +94,12 @@ class QuestionAnswering(Task):
         },
     )
 
-    def has_tokens(self, kind: str) -> bool:
+    def has_tokens(self, batch_key: str) -> bool:
         """Always."""
         return True
 
     def scoring(self, contract: Contract) -> Scoring:
-        """As SQuAD's script does it; several answers may be accepted."""
+        """By SQuAD's metrics; several answers may be accepted."""
         return Scoring(
             str | Annotated[list[str], msgspec.Meta(min_length=1)],
             "the right answer, or a list of those that are accepted",
@@ -90,31 +108,33 @@ class QuestionAnswering(Task):
             settle=lambda accepted: [accepted] if isinstance(accepted, str) else accepted,
         )
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
-        """One row a window."""
+    def encode(self, item: Question, parameters: Parameters, version: VersionContext) -> Encoded[Windows]:
+        """One row per window."""
         if parameters.max_question_len is not None:
-            tokens = len(served.encoder.tokenize(item.question))
+            tokens = len(version.tokenizer.tokenize(item.question))
             if tokens > parameters.max_question_len:
                 raise Unprocessable(
                     f"inputs.question has {tokens} tokens, parameters.max_question_len is {parameters.max_question_len}"
                 )
-        found = served.encoder.windows(
+        found = version.tokenizer.windows(
             item.context, item.question, stride=parameters.doc_stride, max_tokens=parameters.max_seq_len
         )
-        return Encoded([row for row, _ in found], (item.context, [encoding for _, encoding in found]))
+        return Encoded([row for row, _ in found], Windows(item.context, [encoding for _, encoding in found]))
 
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
-        """Where answers start and end."""
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
+        """Start and end logits."""
         output = model(**batch.inputs)
         return output.start_logits.float(), output.end_logits.float()
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(
+        self, rows: Sequence[RowArrays], windows: Windows, parameters: Parameters, version: VersionContext
+    ) -> Answer | list[Answer]:
         """`{"score", "start", "end", "answer"}`, or a list of them."""
-        context, encodings = plan
+        context = windows.context
         spans: dict[tuple[int, int], Span] = {}
         nothing = 1.0
-        for encoding, (starts, ends) in zip(encodings, rows, strict=True):
-            found, none = _read_window(encoding, starts, ends, parameters, served.contract.processor.cls_token_id)
+        for encoding, (starts, ends) in zip(windows.encodings, rows, strict=True):
+            found, none = _read_window(encoding, starts, ends, parameters, version.contract.processor.cls_token_id)
             nothing = min(nothing, none)
             for span in found:
                 known = spans.get((span.start, span.end))
@@ -123,7 +143,7 @@ class QuestionAnswering(Task):
         if parameters.handle_impossible_answer:
             spans[0, 0] = Span(nothing, 0, 0)
         best = sorted(spans.values(), key=lambda span: -span.score)[: parameters.top_k]
-        answers = [
+        answers: list[Answer] = [
             {"score": span.score, "start": span.start, "end": span.end, "answer": context[span.start : span.end]}
             for span in best
         ] or [{"score": 0.0, "start": 0, "end": 0, "answer": ""}]
@@ -131,12 +151,12 @@ class QuestionAnswering(Task):
 
 
 def _read_window(
-    encoding: "Encoding", starts: Vector, ends: Vector, parameters: Any, cls_token_id: int | None
+    encoding: "Encoding", starts: AnyArray, ends: AnyArray, parameters: Parameters, cls_token_id: int | None
 ) -> tuple[list[Span], float]:
-    """The window's best spans, and the probability that it has no answer."""
+    """A window's best spans, and the probability that it has no answer."""
     in_context = numpy.asarray([sequence == 1 for sequence in encoding.sequence_ids])
     counted = in_context | (numpy.asarray(encoding.ids) == (-1 if cls_token_id is None else cls_token_id))
-    first, last = (_softmax(numpy.where(counted, logits, MASKED)) for logits in (starts, ends))
+    first, last = (softmax(numpy.where(counted, logits, MASKED)) for logits in (starts, ends))
     nothing = float(first[0] * last[0])
     first, last = numpy.where(in_context, first, 0.0), numpy.where(in_context, last, 0.0)
     scores = numpy.tril(numpy.triu(numpy.outer(first, last)), parameters.max_answer_len - 1)
@@ -159,11 +179,6 @@ def _characters(encoding: "Encoding", start: int, end: int, align_to_words: bool
         if words[0] is not None and words[1] is not None:
             return int(words[0][0]), int(words[1][1])
     return first, last
-
-
-def _softmax(logits: Vector) -> Vector:
-    exponents = numpy.exp(logits - logits.max())
-    return numpy.asarray(exponents / exponents.sum())
 
 
 TASK = QuestionAnswering()

@@ -1,7 +1,7 @@
-"""text2text-generation: text made from text, greedily, drawn, or by beams; also logged as summarization or translation.
+"""text2text-generation, summarization and translation: text from text, by greedy search, sampling or beam search.
 
-The three differ in the field of their answer, as the Hugging Face inference API has it, and in the prefix that their
-contract puts before each text, which a checkpoint's `task_specific_params` may name.
+The three differ in the field of their answer, as in the Hugging Face inference API, and in their contract's prefix of
+each text, which a checkpoint's `task_specific_params` can state.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from serving.errors import Unprocessable
-from serving.tasks.base.generated_text import answer
+from serving.tasks.base.generated_text import GeneratedText, answer
 from serving.tasks.base.generation import (
     GeneratingTask,
     GenerationDefaults,
@@ -22,7 +22,7 @@ from serving.tasks.base.generation import (
     count_new_tokens,
     make_rows,
 )
-from serving.tasks.base.task import Served
+from serving.tasks.base.task import VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 MAX_BEAMS = 16
@@ -32,7 +32,8 @@ class Parameters(GenerationParameters, frozen=True):
     """num_beams: beams of a search, 1 for none. length_penalty: of beams, above 1 favours longer texts.
 
     early_stopping: whether the search ends with the first `num_beams` finished texts. generate_parameters, truncation,
-    clean_up_tokenization_spaces: as the Hugging Face client sends them; any settings, `truncate`, and false.
+    clean_up_tokenization_spaces: the Hugging Face client's names for further settings, for `truncate`, and for what
+    must be false.
     """
 
     num_beams: Positive | None = None
@@ -43,7 +44,7 @@ class Parameters(GenerationParameters, frozen=True):
     clean_up_tokenization_spaces: bool | None = None
 
     def __post_init__(self) -> None:
-        """What stands in the Hugging Face client's own places goes where the other settings are."""
+        """Move settings from the Hugging Face client's fields to their own."""
         if self.clean_up_tokenization_spaces:
             raise ValueError("clean_up_tokenization_spaces is not done here: leave it out")
         if self.truncation is not None:
@@ -60,16 +61,16 @@ class Parameters(GenerationParameters, frozen=True):
 
 
 class Defaults(GenerationDefaults, frozen=True):
-    """prefix: written before each text, as in "summarize: "."""
+    """prefix: of each text, as in "summarize: "."""
 
     prefix: str = ""
 
 
-class Text2TextGeneration(GeneratingTask):
-    """Text → texts made from it."""
+class Text2TextGeneration(GeneratingTask[Parameters, None]):
+    """Text → texts."""
 
-    Parameters = Parameters
-    Defaults = Defaults
+    parameters_type = Parameters
+    defaults_type = Defaults
     example = (
         "The quick brown fox jumps over the lazy dog.",
         "It rained all day, so the match was put off until Monday.",
@@ -79,31 +80,33 @@ class Text2TextGeneration(GeneratingTask):
         self.name = name
         self._field = field
 
-    def folder_settings(self, folder: Path) -> dict[str, Any]:
-        """The prefix of this very task."""
+    def folder_settings(self, folder: Path) -> dict[str, object]:
+        """The prefix for this task."""
         path = folder / "config.json"
         specific = json.loads(path.read_text(encoding="utf-8")).get("task_specific_params") if path.is_file() else None
         prefix = ((specific or {}).get(self.name) or {}).get("prefix")
         return {"prefix": prefix} if isinstance(prefix, str) else {}
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
-        """A row for each text that is made."""
+    def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[None]:
+        """A row per generated text."""
         if parameters.num_beams is not None and parameters.num_beams > MAX_BEAMS:
             raise Unprocessable(f"parameters.num_beams is {parameters.num_beams}, at most {MAX_BEAMS} are searched")
         if (parameters.num_beams or 1) > 1 and parameters.top is not None:
             raise Unprocessable("parameters.logprobs and details are not known of beams: leave num_beams out")
         if not item:
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
-        count = count_new_tokens(parameters, served.defaults)
-        row = served.encoder.row(
-            served.defaults.prefix + item, parameters=parameters, special=parameters.add_special_tokens
+        count = count_new_tokens(parameters, version.defaults)
+        row = version.tokenizer.row(
+            version.defaults.prefix + item, parameters=parameters, special=parameters.add_special_tokens
         )
         search = {name: getattr(parameters, name) for name in ("num_beams", "length_penalty", "early_stopping")}
-        return Encoded(make_rows(row, parameters, count, **search))
+        return Encoded(make_rows(row, parameters, count, **search), None)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
-        """`[{"generated_text": …}, …]`, or the field of the task that the model was logged for."""
-        return answer(rows, parameters, served, self._field)
+    def decode(
+        self, rows: Sequence[RowArrays], decode_context: None, parameters: Parameters, version: VersionContext
+    ) -> list[GeneratedText]:
+        """`[{"generated_text": …}, …]`, with the field of the task that the model was logged for."""
+        return answer(rows, parameters, version, self._field)
 
 
 TASKS = {

@@ -1,32 +1,43 @@
 """text-classification: a label, labels or a number for a text or a pair of texts.
 
-The scores follow transformers' own pipeline: regression gives the raw number, several labels at once or a single label
-the sigmoid, else the softmax (`TextClassificationPipeline.postprocess`, transformers 5). A model with one label also
-ranks: a query and texts give the texts' indices, best first.
+The scores are those of transformers' pipeline (`TextClassificationPipeline.postprocess`, transformers 5): the raw
+number for a regression, the sigmoid for several labels at once or a single label, else the softmax. A model with one
+label also ranks texts by a query.
 """
 
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, NotRequired, TypedDict, final
 
 import msgspec
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
-from serving.tasks.base.scoring import Scoring, of_classes
-from serving.tasks.base.task import Batch, Served, Task, probe_text
+from serving.tasks.base.answers import LabelScore, best_labels
+from serving.tasks.base.scoring import Activation, Scoring, of_classes
+from serving.tasks.base.task import Batch, Task, VersionContext, probe_text
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 MAX_LABELS = 512
-"""The most labels that one answer names; beyond them the head's best ones leave the device."""
+"""The most labels of one answer. Of a head with more labels only the best ones leave the device."""
+
+
+@final
+class Ranked(TypedDict):
+    """A ranked text. index: its place in the request."""
+
+    index: int
+    score: float
+    text: NotRequired[str]
 
 
 class Pair(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A text and the text to judge it with; or a query and the texts to rank by how well they answer it."""
+    """A text and optionally a second one; or a query and the texts to rank by how well they answer it."""
 
     text: str | None = None
     text_pair: str | None = None
@@ -44,16 +55,16 @@ class Pair(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class Parameters(TextParameters, frozen=True):
     """top_k: labels in the answer, best first; all by default. function_to_apply: instead of the contract's.
 
-    return_text: whether ranked texts stand in the answer.
+    return_text: whether the answer has the ranked texts.
     """
 
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
+    function_to_apply: Activation | None = None
     return_text: bool = False
 
 
-def activation(contract: Contract) -> str:
-    """What turns logits into scores: "none", "sigmoid" or "softmax", by problem type and number of labels."""
+def activation(contract: Contract) -> Activation:
+    """What turns logits into scores, by problem type and number of labels."""
     if contract.problem_type == "regression":
         return "none"
     if contract.problem_type == "multi_label_classification" or len(contract.labels) == 1:
@@ -62,7 +73,7 @@ def activation(contract: Contract) -> str:
 
 
 def mark_ends(row: EncodedRow, contract: Contract) -> EncodedRow:
-    """The row, its kind completed by its number of end tokens where the head reads its answer at the last of them.
+    """Add the number of end tokens to a row's batch key, where the head reads its answer at the last of them.
 
     Sequence classifiers with encoder and decoder (T5, BART) refuse a batch whose rows differ in that number
     (transformers 5.23), so such rows do not share one. Raises Unprocessable for a row that has none.
@@ -73,35 +84,35 @@ def mark_ends(row: EncodedRow, contract: Contract) -> EncodedRow:
     ends = sum(row.tokens[start : start + 4] == end for start in range(0, len(row.tokens), 4))
     if not ends:
         raise Unprocessable("inputs has no end token after tokenizing, and this model reads its answer there")
-    return msgspec.structs.replace(row, kind=f"{row.kind}/{ends}")
+    return msgspec.structs.replace(row, batch_key=f"{row.batch_key}/{ends}")
 
 
-class TextClassification(Task):
+class TextClassification(Task[str | Pair, Parameters, list[str] | None]):
     """(rows, labels) logits → the best labels' scores (rows, k) float32 and indices (rows, k) int32, best first."""
 
     name = "text-classification"
-    Item = str | Pair
-    Parameters = Parameters
+    item_type = str | Pair
+    parameters_type = Parameters
     example = (
         "I love this.",
         "The parcel came two weeks late, and nobody at the desk could tell me where it had been all that time.",
         "What time does it open?",
     )
 
-    def nests(self, item: Any) -> bool:
-        """Labels are in a list of lists, a ranking is not."""
+    def wraps_single_answer(self, item: str | Pair) -> bool:
+        """Labels are a list of lists, a ranking is a list."""
         return isinstance(item, str) or item.texts is None
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
-        """With the contract's own activation."""
+        """A text with the contract's activation."""
         return mark_ends(probe_text(contract, length, activation(contract)), contract)
 
-    def prepare(self, model: Any, contract: Contract) -> None:
-        """A decoder reads its answer at a row's last token that is no padding (transformers 5.23), so it must know."""
+    def prepare(self, model: "PreTrainedModel", contract: Contract) -> None:
+        """Set the padding token: a decoder reads its answer at a row's last other token (transformers 5.23)."""
         model.config.get_text_config().pad_token_id = contract.processor.pad_token_id
 
-    def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
-        """The best label; a regression's number is no confidence and is left out, as a ranking is."""
+    def predictions(self, answer: list[LabelScore] | list[Ranked]) -> Sequence[tuple[str, float]]:
+        """The best label. Regressions and rankings have no confidence in 0..1 and are left out."""
         best = answer[0]
         return ((best["label"], best["score"]),) if "label" in best and 0.0 <= best["score"] <= 1.0 else ()
 
@@ -109,30 +120,30 @@ class TextClassification(Task):
         """By the best label, the labels above one half, or the number."""
         return of_classes(contract, activation(contract))
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
-        """One row a text or pair; a ranking has one row a text."""
-        contract = served.contract
+    def encode(self, item: str | Pair, parameters: Parameters, version: VersionContext) -> Encoded[list[str] | None]:
+        """One row per text or pair; a ranking has one row per text."""
+        contract = version.contract
         most = min(len(contract.labels), MAX_LABELS)
         if isinstance(item, str) or item.texts is None:
-            pairs = [(item, None) if isinstance(item, str) else (item.text, item.text_pair)]
+            pairs = [(item, None) if isinstance(item, str) else (item.text or "", item.text_pair)]
             if parameters.top_k is not None and parameters.top_k > most:
                 raise Unprocessable(
                     f"parameters.top_k is {parameters.top_k}, this model has {most} labels to choose from"
                 )
         else:
-            pairs = [(item.query, text) for text in item.texts]
+            pairs = [(item.query or "", text) for text in item.texts]
             if most != 1:
                 raise Unprocessable(f"texts are ranked by a model with one label, this one has {most}: send text")
-        kind = parameters.function_to_apply or activation(contract)
-        rows = [served.encoder.row(*pair, parameters=parameters, kind=kind) for pair in pairs]
+        batch_key = parameters.function_to_apply or activation(contract)
+        rows = [version.tokenizer.row(*pair, parameters=parameters, batch_key=batch_key) for pair in pairs]
         return Encoded([mark_ends(row, contract) for row in rows], None if isinstance(item, str) else item.texts)
 
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """Scores in float32, sorted on the device."""
         import torch
 
         logits = model(**batch.inputs).logits.float()
-        function = batch.kind.partition("/")[0]
+        function = batch.key.partition("/")[0]
         if function == "softmax":
             logits = logits.softmax(-1)
         elif function == "sigmoid":
@@ -140,19 +151,20 @@ class TextClassification(Task):
         scores, labels = logits.topk(min(MAX_LABELS, logits.shape[-1]))
         return scores, labels.to(torch.int32)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(
+        self,
+        rows: Sequence[RowArrays],
+        texts: list[str] | None,
+        parameters: Parameters,
+        version: VersionContext,
+    ) -> list[LabelScore] | list[Ranked]:
         """`[{"label": …, "score": …}, …]`, or of a ranking `[{"index": …, "score": …}, …]`; best first."""
-        if plan is not None:
-            return _rank(plan, [float(scores[0]) for scores, _ in rows], parameters)
-        scores, labels = (part.tolist() for part in rows[0])
-        names = served.contract.labels
-        return [
-            {"label": names[label], "score": score}
-            for label, score in zip(labels[: parameters.top_k], scores[: parameters.top_k], strict=True)
-        ]
+        if texts is not None:
+            return _rank(texts, [float(scores[0]) for scores, _ in rows], parameters)
+        return best_labels(rows[0], version.contract.labels, parameters.top_k)
 
 
-def _rank(texts: Sequence[str], scores: Sequence[float], parameters: Any) -> list[dict[str, Any]]:
+def _rank(texts: Sequence[str], scores: Sequence[float], parameters: Parameters) -> list[Ranked]:
     order = sorted(range(len(texts)), key=lambda index: -scores[index])[: parameters.top_k]
     if parameters.return_text:
         return [{"index": index, "score": scores[index], "text": texts[index]} for index in order]

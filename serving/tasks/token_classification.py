@@ -7,31 +7,33 @@ agree ("first", "average", "max"), and how neighbours of one label become a grou
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, TypedDict, assert_never
 
 import msgspec
 import numpy
+from numpy.typing import NDArray
 
 from registry.contract import Contract
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.scoring import LabelledSpan, Scoring, f1_micro, precision, recall
-from serving.tasks.base.task import Batch, Served, Task
+from serving.tasks.base.task import Batch, Task, VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Encoding
+    from transformers import PreTrainedModel
 
 Strategy = Literal["none", "simple", "first", "average", "max"]
-Scores = numpy.ndarray[Any, numpy.dtype[numpy.float32]]
+Scores = NDArray[numpy.float32]
 STRIDE_TOKENS = 64
-"""How many tokens the windows of a long text share unless the request says otherwise; ours."""
+"""Default of the tokens that neighbouring windows of a long text share. Untuned: a few sentences."""
 
 
 class Parameters(TextParameters, frozen=True):
-    """aggregation_strategy: instead of the contract's. ignore_labels: labels that are left out of the answer.
+    """aggregation_strategy: instead of the contract's. ignore_labels: labels to leave out of the answer.
 
-    stride: tokens that the windows of a text longer than the model share; at most half a window is used.
+    stride: tokens that neighbouring windows of a long text share, at most half a window.
     """
 
     aggregation_strategy: Strategy | None = None
@@ -46,16 +48,16 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The text and the encodings of its windows, for the offsets."""
+class Windows:
+    """A text and the encodings of its windows, for the offsets."""
 
     text: str
-    windows: "Sequence[Encoding]"
+    encodings: "Sequence[Encoding]"
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token or a word: its scores (labels,) float32 summing to 1, its characters, its place in the row."""
+    """A token or word. scores: (labels,) float32, sum 1. start, end: characters. index: position in the row."""
 
     word: str
     scores: Scores
@@ -67,7 +69,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Entity:
-    """A token or a word with the label that was chosen for it."""
+    """A token or word with its label."""
 
     label: str
     score: float
@@ -77,27 +79,39 @@ class Entity:
     index: int
 
 
-class TokenClassification(Task):
+class LabelledEntity(TypedDict):
+    """A span of an answer: `entity_group`, or `entity` and `index` of a token by itself."""
+
+    entity: NotRequired[str]
+    entity_group: NotRequired[str]
+    index: NotRequired[int]
+    score: float
+    word: str
+    start: int
+    end: int
+
+
+class TokenClassification(Task[str, Parameters, Windows]):
     """(rows, tokens, labels) logits → softmax over labels, float32, cut to each row's tokens."""
 
     name = "token-classification"
-    Parameters = Parameters
-    Defaults = Defaults
+    parameters_type = Parameters
+    defaults_type = Defaults
     example = (
         "My name is Wolfgang and I live in Berlin.",
         "Angela flew from Paris to New York with Air France, and wrote to the United Nations from there.",
     )
 
-    def has_tokens(self, kind: str) -> bool:
+    def has_tokens(self, batch_key: str) -> bool:
         """Always."""
         return True
 
-    def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
+    def predictions(self, answer: list[LabelledEntity]) -> Sequence[tuple[str, float]]:
         """Every span."""
         return [(entry.get("entity_group") or entry["entity"], entry["score"]) for entry in answer]
 
     def scoring(self, contract: Contract) -> Scoring:
-        """By whole entities: a label and its characters must both be right."""
+        """By whole entities: both label and characters must be right."""
         is_split = contract.defaults.get("aggregation_strategy") == "none"
         return Scoring(
             list[LabelledSpan],
@@ -108,49 +122,54 @@ class TokenClassification(Task):
             parameters={"aggregation_strategy": "simple"} if is_split else {},
         )
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
-        """One row a text, or one a window of a text that is longer than the model."""
+    def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[Windows]:
+        """One row per text, or one per window of a text longer than the model's limit."""
         if parameters.truncate:
-            found = [served.encoder.encode(item, parameters=parameters)]
+            found = [version.tokenizer.encode(item, parameters=parameters)]
         else:
-            found = served.encoder.windows(item, stride=parameters.stride)
-        return Encoded([row for row, _ in found], Plan(item, [encoding for _, encoding in found]))
+            found = version.tokenizer.windows(item, stride=parameters.stride)
+        return Encoded([row for row, _ in found], Windows(item, [encoding for _, encoding in found]))
 
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """Scores of every label for every token."""
         return (model(**batch.inputs).logits.float().softmax(-1),)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
-        """`[{"entity_group" or "entity", "score", "word", "start", "end"}, …]` in the text's order."""
-        strategy = parameters.aggregation_strategy or served.defaults.aggregation_strategy
-        answer: list[dict[str, Any]] = []
-        for encoding, (scores,) in zip(plan.windows, rows, strict=True):
-            tokens = _tokens(plan.text, encoding, scores, served)
+    def decode(
+        self, rows: Sequence[RowArrays], windows: Windows, parameters: Parameters, version: VersionContext
+    ) -> list[LabelledEntity]:
+        """`[{"entity_group" or "entity", "score", "word", "start", "end"}, …]` in the order of the text."""
+        strategy = parameters.aggregation_strategy or version.defaults.aggregation_strategy
+        answer: list[LabelledEntity] = []
+        for encoding, (scores,) in zip(windows.encodings, rows, strict=True):
+            tokens = _tokens(windows.text, encoding, scores, version)
             answer += [
                 entry
-                for entry in _entries(tokens, strategy, served)
+                for entry in _entries(tokens, strategy, version)
                 if entry.get("entity", entry.get("entity_group")) not in parameters.ignore_labels
             ]
-        return answer if len(plan.windows) == 1 else _settle(answer)
+        return answer if len(windows.encodings) == 1 else _settle(answer)
 
 
-def _entries(tokens: Sequence[Token], strategy: str, served: Served) -> list[dict[str, Any]]:
-    labels = served.contract.labels
-    if strategy == "none":
-        return [_describe(_judge(token, token.scores, labels)) for token in tokens]
-    if strategy == "simple":
-        entities = [_judge(token, token.scores, labels) for token in tokens]
-    else:
-        entities = [_agree(word, strategy, labels, served) for word in _words(tokens)]
-    return [_merge(group, served) for group in _groups(entities)]
+def _entries(tokens: Sequence[Token], strategy: Strategy, version: VersionContext) -> list[LabelledEntity]:
+    labels = version.contract.labels
+    match strategy:
+        case "none":
+            return [_describe(_judge(token, token.scores, labels)) for token in tokens]
+        case "simple":
+            entities = [_judge(token, token.scores, labels) for token in tokens]
+        case "first" | "average" | "max":
+            entities = [_agree(word, strategy, labels, version) for word in _words(tokens)]
+        case other:
+            assert_never(other)
+    return [_merge(group, version) for group in _groups(entities)]
 
 
-def _settle(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of spans from neighbouring windows that overlap, the longer one, or else the surer one, stays.
+def _settle(entries: list[LabelledEntity]) -> list[LabelledEntity]:
+    """Of overlapping spans of neighbouring windows keep the longer one, or of equally long ones the more probable.
 
     The rule is `TokenClassificationPipeline.aggregate_overlapping_entities` of transformers 5.23.
     """
-    settled: list[dict[str, Any]] = []
+    settled: list[LabelledEntity] = []
     for entry in sorted(entries, key=lambda entry: entry["start"]):
         if settled and settled[-1]["start"] <= entry["start"] < settled[-1]["end"]:
             lengths = [found["end"] - found["start"] for found in (entry, settled[-1])]
@@ -161,7 +180,7 @@ def _settle(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return settled
 
 
-def _describe(entity: Entity) -> dict[str, Any]:
+def _describe(entity: Entity) -> LabelledEntity:
     return {
         "entity": entity.label,
         "score": entity.score,
@@ -172,17 +191,17 @@ def _describe(entity: Entity) -> dict[str, Any]:
     }
 
 
-def _tokens(text: str, encoding: "Encoding", scores: Scores, served: Served) -> list[Token]:
+def _tokens(text: str, encoding: "Encoding", scores: Scores, version: VersionContext) -> list[Token]:
     found = []
     for index, (special, (start, end)) in enumerate(zip(encoding.special_tokens_mask, encoding.offsets, strict=True)):
         if special:
             continue
         word, characters = encoding.tokens[index], text[start:end]
-        if served.encoder.subword_prefix:
+        if version.tokenizer.subword_prefix:
             is_subword = len(word) != len(characters)
         else:
             is_subword = start > 0 and " " not in text[start - 1 : start + 1]
-        if encoding.ids[index] == served.contract.processor.unk_token_id:
+        if encoding.ids[index] == version.contract.processor.unk_token_id:
             word, is_subword = characters, False
         found.append(Token(word, scores[index], start, end, index, is_subword))
     return found
@@ -203,14 +222,19 @@ def _words(tokens: Sequence[Token]) -> list[list[Token]]:
     return words
 
 
-def _agree(word: list[Token], strategy: str, labels: Sequence[str], served: Served) -> Entity:
-    if strategy == "first":
-        scores = word[0].scores
-    elif strategy == "max":
-        scores = max(word, key=lambda token: token.scores.max()).scores
-    else:
-        scores = numpy.stack([token.scores for token in word]).mean(axis=0)
-    text = served.encoder.join([token.word for token in word])
+def _agree(
+    word: list[Token], strategy: Literal["first", "average", "max"], labels: Sequence[str], version: VersionContext
+) -> Entity:
+    match strategy:
+        case "first":
+            scores = word[0].scores
+        case "max":
+            scores = max(word, key=lambda token: token.scores.max()).scores
+        case "average":
+            scores = numpy.stack([token.scores for token in word]).mean(axis=0)
+        case other:
+            assert_never(other)
+    text = version.tokenizer.join([token.word for token in word])
     whole = Token(text, scores, word[0].start, word[-1].end, word[0].index, False)
     return _judge(whole, scores, labels)
 
@@ -230,11 +254,11 @@ def _tag(label: str) -> tuple[bool, str]:
     return label.startswith("B-"), label[2:] if label.startswith(("B-", "I-")) else label
 
 
-def _merge(group: Sequence[Entity], served: Served) -> dict[str, Any]:
+def _merge(group: Sequence[Entity], version: VersionContext) -> LabelledEntity:
     return {
         "entity_group": group[0].label.split("-", 1)[-1],
         "score": float(numpy.mean([entity.score for entity in group])),
-        "word": served.encoder.join([entity.word for entity in group]),
+        "word": version.tokenizer.join([entity.word for entity in group]),
         "start": group[0].start,
         "end": group[-1].end,
     }

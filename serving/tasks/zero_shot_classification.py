@@ -1,13 +1,13 @@
-"""zero-shot-classification: labels that come with the request, judged by a model of natural language inference.
+"""zero-shot-classification: labels of the request, scored by a model of natural language inference.
 
-Each label becomes a hypothesis, and the text its premise: one row a label. The rules are those of transformers'
+The text is the premise and each label a hypothesis, one row per label. The rules are those of transformers'
 `ZeroShotClassificationPipeline` (5.23): the softmax of the entailment logits over the labels; or, for several labels at
-once and for a single one, entailment against contradiction for each. The label whose name starts with "entail" means
-entailment.
+once and for a single label, entailment against contradiction for each. The entailment label is the one whose name
+starts with "entail".
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import numpy
@@ -15,13 +15,15 @@ import numpy
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.answers import LabelScore, softmax
 from serving.tasks.base.scoring import Scoring, accuracy, f1_macro
-from serving.tasks.base.task import Batch, Served, Task, probe_text
+from serving.tasks.base.task import Batch, Task, VersionContext, probe_text
 from serving.tasks.text_classification import mark_ends
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 MAX_CANDIDATES = 512
 
@@ -29,7 +31,7 @@ MAX_CANDIDATES = 512
 class Parameters(TextParameters, frozen=True):
     """candidate_labels: at least one. hypothesis_template: has `{}` where the label goes; default: the contract's.
 
-    multi_label: whether each label is judged by itself, so that several may be true.
+    multi_label: whether each label is scored by itself, so that several can be true.
     """
 
     candidate_labels: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_CANDIDATES)] | str = ()
@@ -38,23 +40,23 @@ class Parameters(TextParameters, frozen=True):
 
 
 class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What a request without a template gets; and what the example of the contract asks for."""
+    """The template and labels of a request without them."""
 
     hypothesis_template: str = "This example is {}."
     candidate_labels: tuple[str, ...] = ()
 
 
-class ZeroShotClassification(Task):
-    """(rows, labels) logits → themselves, float32: three numbers a row, put together over an item's rows."""
+class ZeroShotClassification(Task[str, Parameters, list[str]]):
+    """(rows, labels) logits → themselves, float32. `decode` combines an item's rows."""
 
     name = "zero-shot-classification"
-    Parameters = Parameters
-    Defaults = Defaults
+    parameters_type = Parameters
+    defaults_type = Defaults
     example = ("The new phone has a brilliant screen.", "The match went into extra time after a late goal.")
     example_parameters = {"candidate_labels": ["technology", "sports", "politics"]}
 
     def problem(self, contract: Contract) -> str | None:
-        """The labels must say which one is entailment."""
+        """One label must be entailment."""
         if _entailment(contract) is None:
             return (
                 f"none of the labels ({', '.join(contract.labels)}) starts with 'entail': zero-shot-classification "
@@ -66,12 +68,12 @@ class ZeroShotClassification(Task):
         """One hypothesis."""
         return mark_ends(probe_text(contract, length), contract)
 
-    def prepare(self, model: Any, contract: Contract) -> None:
-        """As text-classification does."""
+    def prepare(self, model: "PreTrainedModel", contract: Contract) -> None:
+        """Set the padding token, as text-classification does."""
         model.config.get_text_config().pad_token_id = contract.processor.pad_token_id
 
-    def predictions(self, answer: Any) -> Sequence[tuple[str, float]]:
-        """None: the labels are the client's own, and would be a series each."""
+    def predictions(self, answer: list[LabelScore]) -> Sequence[tuple[str, float]]:
+        """None: each of the clients' labels would be a metric series."""
         return ()
 
     def scoring(self, contract: Contract) -> Scoring:
@@ -79,34 +81,36 @@ class ZeroShotClassification(Task):
         metrics = {"accuracy": accuracy, "f1_macro": f1_macro}
         return Scoring(str, "one of the candidate labels", lambda answer: answer[0]["label"], metrics)
 
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
-        """One row a label, as premise and hypothesis."""
-        labels = _candidates(parameters, served)
-        template = parameters.hypothesis_template or served.defaults.hypothesis_template
+    def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[list[str]]:
+        """One row per label, as premise and hypothesis."""
+        labels = _candidates(parameters, version)
+        template = parameters.hypothesis_template or version.defaults.hypothesis_template
         if "{}" not in template:
             raise Unprocessable(f"parameters.hypothesis_template {template!r} has no {{}} where the label goes")
-        rows = [served.encoder.row(item, template.replace("{}", label), parameters=parameters) for label in labels]
-        return Encoded([mark_ends(row, served.contract) for row in rows], labels)
+        rows = [version.tokenizer.row(item, template.replace("{}", label), parameters=parameters) for label in labels]
+        return Encoded([mark_ends(row, version.contract) for row in rows], labels)
 
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """The logits."""
         return (model(**batch.inputs).logits.float(),)
 
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(
+        self, rows: Sequence[RowArrays], labels: list[str], parameters: Parameters, version: VersionContext
+    ) -> list[LabelScore]:
         """`[{"label": …, "score": …}, …]` over the candidate labels, best first."""
         logits = numpy.stack([row[0] for row in rows])
-        entailment = _entailment(served.contract) or 0
-        if parameters.multi_label or len(plan) == 1:
+        entailment = _entailment(version.contract) or 0
+        if parameters.multi_label or len(labels) == 1:
             contradiction = -1 if entailment == 0 else 0
-            scores = _softmax(logits[:, [contradiction, entailment]], axis=1)[:, 1]
+            scores = softmax(logits[:, [contradiction, entailment]], axis=1)[:, 1]
         else:
-            scores = _softmax(logits[:, entailment], axis=0)
+            scores = softmax(logits[:, entailment], axis=0)
         order = numpy.argsort(-scores, kind="stable").tolist()
-        return [{"label": plan[index], "score": float(scores[index])} for index in order]
+        return [{"label": labels[index], "score": float(scores[index])} for index in order]
 
 
-def _candidates(parameters: Any, served: Served) -> list[str]:
-    given = parameters.candidate_labels or served.defaults.candidate_labels
+def _candidates(parameters: Parameters, version: VersionContext) -> list[str]:
+    given = parameters.candidate_labels or version.defaults.candidate_labels
     labels = [label.strip() for label in (given.split(",") if isinstance(given, str) else given)]
     if not labels or not all(labels):
         raise Unprocessable("parameters.candidate_labels needs at least one label, and none may be empty")
@@ -119,11 +123,6 @@ def _candidates(parameters: Any, served: Served) -> list[str]:
 
 def _entailment(contract: Contract) -> int | None:
     return next((index for index, label in enumerate(contract.labels) if label.lower().startswith("entail")), None)
-
-
-def _softmax(values: Any, axis: int) -> Any:
-    exponents = numpy.exp(values - values.max(axis=axis, keepdims=True))
-    return exponents / exponents.sum(axis=axis, keepdims=True)
 
 
 TASK = ZeroShotClassification()

@@ -2,8 +2,12 @@
 
 import signal
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
+
+EngineState = Literal["waiting", "loading", "ready", "failed"]
+"""An engine's state: waiting for its order, loading the version, answering, or ended without having answered."""
 
 STOP_SIGNAL = signal.SIGUSR1
 """From the manager to an engine: finish what you have and leave."""
@@ -14,7 +18,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     root: the verified artifact. device, dtype: as set, "auto" allowed. address: a ZeroMQ address to bind. report: the
     file to report to. threads: on a CPU, 0 for all cores. server: id of the server process, with which the engine ends.
-    gently: whether something is served already, which loading may not starve. cache_bytes: of a task that generates.
+    low_priority: whether loading yields to what is served already. cache_bytes: of a task that generates.
     metrics: the folder that the server's processes count in, or empty.
     """
 
@@ -27,22 +31,19 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     report: str
     threads: int
     server: int
-    gently: bool = False
+    low_priority: bool = False
     cache_bytes: int = 0
     metrics: str = ""
 
 
-class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How far an engine is. state: "waiting" (for its order), "loading", "ready" or "failed"; then error says why.
+class EngineProperties(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine found out while it loaded: part of its report, and of its entry in the routing table.
 
-    dtype_note: why the dtype is not the fastest, or empty. execution: see `describe_execution`. notes: which faster
-    forms the model was refused, and why. split: on a CPU, forward passes side by side × threads of each. budget_tokens:
-    of a batch. tokens_per_second: measured. device_bytes: memory that it holds on a GPU.
+    dtype_note: why the dtype is not the fastest, or empty. execution: the model's optimisations by name, or "eager".
+    notes: which optimisations the model was refused, and why. split: on a CPU, forward passes side by side × threads of
+    each. budget_tokens: of a batch. tokens_per_second: measured.
     """
 
-    pid: int
-    state: str
-    error: str = ""
     device: str = ""
     dtype: str = ""
     dtype_note: str = ""
@@ -51,6 +52,21 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     split: str = ""
     budget_tokens: int = 0
     tokens_per_second: float = 0.0
+
+    def properties(self) -> dict[str, Any]:
+        """These fields by name, to make a record of another class of them."""
+        return {name: getattr(self, name) for name in EngineProperties.__struct_fields__}
+
+
+class EngineReport(EngineProperties, frozen=True, kw_only=True):
+    """How far an engine is. state: "waiting" (for its order), "loading", "ready" or "failed"; then error says why.
+
+    device_bytes: memory that it holds on a GPU.
+    """
+
+    pid: int
+    state: EngineState
+    error: str = ""
     device_bytes: int = 0
 
 

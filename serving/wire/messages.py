@@ -1,49 +1,63 @@
-"""What crosses from a front to an engine and back, as msgpack over ZeroMQ; and what becomes of it on either side.
+"""The messages between a front and an engine, as msgpack over ZeroMQ, and their forms on either side.
 
 Token ids travel as int32 bytes.
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import msgspec
 import numpy
 
+AnyArray = numpy.ndarray[Any, Any]
+"""An array whose shape and dtype its user states."""
+
+FailureReason = Literal["failed", "deadline"]
+"""Why a row got no answer: the model failed on it, or its deadline passed."""
+FinishReason = Literal["length", "eos_token", "stop_sequence"]
+"""Why a text ended: `max_new_tokens` were generated, an end token came, or a stop string came. Named as in the Hugging
+Face inference API."""
+Finish = FinishReason | Literal[""]
+"""A finish reason, or "" while more tokens follow."""
+FINISH_REASONS: tuple[FinishReason, ...] = ("length", "eos_token", "stop_sequence")
+"""The finish reasons in the order of their numbers in `RowArrays`."""
+
 
 class Row(msgspec.Struct, array_like=True, gc=False):
-    """One row that wants a forward pass.
+    """One row for the model.
 
-    id: chosen by the front, unique in its connection. length: number of tokens, special ones included; of an image,
-    its patches. tokens: int32 bytes, 4 per token. types: int8 bytes, 1 per token, empty where all are 0. kind: rows of
-    one kind share a batch; a task's own word. deadline: seconds of the machine's monotonic clock after which nobody
-    waits. extra: what else the task's `forward` needs of this row, in its own form. new_tokens: the most that are
-    written after it. streams: whether they are sent as they come.
+    id: chosen by the front, unique in its connection. length: number of tokens, special tokens included; of an
+    image, its patches. tokens: int32 bytes, 4 per token. types: int8 bytes, 1 per token, empty where all are 0.
+    batch_key: rows share a batch only with rows of the same key; a task defines its values. deadline: seconds of
+    the machine's monotonic clock, after which the answer is no longer wanted. payload: what else the task's
+    `forward` needs of this row, in the task's own encoding. new_tokens: the most tokens to generate for it.
+    streams: whether tokens are sent as they are generated.
     """
 
     id: int
     length: int
     tokens: bytes
     types: bytes
-    kind: str
+    batch_key: str
     deadline: float
-    extra: bytes = b""
+    payload: bytes = b""
     new_tokens: int = 0
     streams: bool = False
 
     @property
     def tokens_in_all(self) -> int:
-        """What the row may come to, its new tokens included; the queue's bound counts it."""
+        """The row's length with all its new tokens; the queue's bound counts it."""
         return self.length + self.new_tokens
 
 
 class Submit(msgspec.Struct, array_like=True, tag=0):
-    """Rows that want an answer."""
+    """Rows to answer."""
 
     rows: list[Row]
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=1):
-    """Rows whose client left or whose deadline passed."""
+    """Rows whose answer is no longer wanted: the client disconnected or the deadline passed."""
 
     ids: list[int]
 
@@ -57,10 +71,10 @@ class Array(msgspec.Struct, array_like=True, gc=False):
 
 
 class Outputs(msgspec.Struct, array_like=True, tag=0):
-    """What the head gave for some rows of one batch; each array's first dimension is the rows, in the order of ids.
+    """The head's arrays for some rows of one batch; each array's first dimension is the rows, in the order of ids.
 
-    lengths: tokens of each row; a per-token array is padded to the batch's longest. forward_seconds: of the batch.
-    last: whether these rows are done, as all but streamed ones are.
+    lengths: tokens of each row; a per-token array is padded to the batch's longest row. forward_seconds: duration of
+    the batch's forward pass. last: whether these rows are complete.
     """
 
     ids: list[int]
@@ -70,18 +84,18 @@ class Outputs(msgspec.Struct, array_like=True, tag=0):
     last: bool = True
 
 
-class Part(msgspec.Struct, array_like=True, gc=False):
-    """Tokens that were written for a row: the newest ones of a stream, or all.
+class TokenDelta(msgspec.Struct, array_like=True, gc=False):
+    """Newly generated tokens of one row: those of one step of a stream, or all tokens of the row.
 
-    tokens: int32 bytes. finish: "" while more come, else a word of `FINISHES`. written: tokens of the row so far.
-    logprobs: float32 bytes, one a token, empty unless asked for. top_ids, top_logprobs: int32 and float32 bytes, the
-    likeliest tokens at each place, best first; as many as were asked for. forward_seconds: from the row's first forward
-    pass until now.
+    tokens: int32 bytes. written: tokens generated for the row so far. logprobs:
+    float32 bytes, one per token, empty unless requested. top_ids, top_logprobs: int32 and float32 bytes, the likeliest
+    tokens at each position, best first; as many as were requested. forward_seconds: from the row's first forward pass
+    until now.
     """
 
     id: int
     tokens: bytes
-    finish: str
+    finish: Finish
     written: int
     logprobs: bytes = b""
     top_ids: bytes = b""
@@ -89,70 +103,71 @@ class Part(msgspec.Struct, array_like=True, gc=False):
     forward_seconds: float = 0.0
 
 
-class Written(msgspec.Struct, array_like=True, tag=2):
-    """Parts of some rows, at most one a row."""
+class TokenDeltas(msgspec.Struct, array_like=True, tag=2):
+    """New tokens of some rows, at most one delta per row."""
 
-    parts: list[Part]
-
-
-FINISHES = ("length", "eos_token", "stop_sequence")
-"""Why a text ended: it has all the tokens that it may have, the model ended it, or a stop string came. As in the
-Hugging Face inference API."""
+    deltas: list[TokenDelta]
 
 
 class Failure(msgspec.Struct, array_like=True, tag=1):
-    """Rows that got no answer. reason: "failed", "deadline" or "stopping"."""
+    """Rows that get no answer."""
 
     ids: list[int]
-    reason: str
+    reason: FailureReason
     message: str
 
 
 ToEngine = Submit | Cancel
-FromEngine = Outputs | Failure | Written
+FromEngine = Outputs | Failure | TokenDeltas
 
 
-def pack(array: numpy.ndarray[Any, Any], indexes: Sequence[int]) -> Array:
-    """Those rows of an array as a message; all of them in order without a copy of the index."""
+def pack(array: AnyArray, indexes: Sequence[int]) -> Array:
+    """Pack some rows of an array. All rows are packed without copying the array first."""
     part = array if len(indexes) == array.shape[0] else array[indexes]
     return Array(part.dtype.name, list(part.shape), part.tobytes())
 
 
-def unpack(array: Array) -> numpy.ndarray[Any, Any]:
-    """The array of a message, read-only, without a copy."""
+def unpack(array: Array) -> AnyArray:
+    """View a message's array, read-only, without a copy."""
     return numpy.frombuffer(array.data, dtype=array.dtype).reshape(array.shape)
 
 
-RowArrays = Sequence[numpy.ndarray[Any, Any]]
-"""One row's part of each array that `forward` returned, in that order, without the rows dimension."""
+RowArrays = Sequence[AnyArray]
+"""One row of each array that `forward` returned, in that order, without the rows dimension."""
+
+Context = TypeVar("Context")
+"""What a task's `decode` needs of an item beside its rows' arrays."""
 
 
 class EncodedRow(msgspec.Struct, frozen=True, gc=False):
-    """A row before it has an id; the fields are those of `Row`."""
+    """A row before it has an id and a deadline; the fields are those of `Row`."""
 
     length: int
     tokens: bytes
     types: bytes = b""
-    kind: str = ""
-    extra: bytes = b""
+    batch_key: str = ""
+    payload: bytes = b""
     new_tokens: int = 0
     streams: bool = False
 
     def to_row(self, row_id: int, deadline: float) -> Row:
-        """The row as it travels."""
-        row = (row_id, self.length, self.tokens, self.types, self.kind, deadline, self.extra)
+        """Complete the row for sending."""
+        row = (row_id, self.length, self.tokens, self.types, self.batch_key, deadline, self.payload)
         return Row(*row, self.new_tokens, self.streams)
 
 
-class Encoded(msgspec.Struct, frozen=True):
-    """An item as rows, and what `decode` needs to know of it (offsets, the text, …)."""
+class Encoded(msgspec.Struct, Generic[Context], frozen=True):
+    """An item as rows. decode_context: what `decode` needs beside the rows' arrays (offsets, the text, …)."""
 
     rows: list[EncodedRow]
-    plan: Any = None
+    decode_context: Context
 
 
 class SamplingSettings(msgspec.Struct, array_like=True, frozen=True):
-    """How one row is written; None leaves a setting to the checkpoint. top: of `GenerationParameters`."""
+    """How one row's tokens are generated; None leaves a setting to the checkpoint's `generation_config`.
+
+    top: see `GenerationParameters.top`.
+    """
 
     max_new_tokens: int
     do_sample: bool | None = None
@@ -168,10 +183,10 @@ class SamplingSettings(msgspec.Struct, array_like=True, frozen=True):
     early_stopping: bool | None = None
 
     def pack(self) -> bytes:
-        """For `Row.extra`."""
+        """Encode as a `Row.payload`."""
         return msgspec.msgpack.encode(self)
 
     @classmethod
-    def unpack(cls, extra: bytes) -> Self:
-        """From `Row.extra`."""
-        return msgspec.msgpack.decode(extra, type=cls)
+    def unpack(cls, payload: bytes) -> Self:
+        """Decode a `Row.payload`."""
+        return msgspec.msgpack.decode(payload, type=cls)

@@ -1,18 +1,20 @@
 """The routing table: which version of which model is served by which engine, and which one is live.
 
-The manager writes it, the fronts read it: one small file, replaced in one step when something changes, and a second one
-whose modification time is the manager's heartbeat. A front that starts late reads the same truth, and a manager that
-dies leaves the last good state behind.
+The manager writes the table and the fronts read it. It is one small file, which is replaced atomically. The
+modification time of a second file is the manager's heartbeat. A front that starts later reads the same state, and a
+manager that dies leaves its last state behind.
 """
 
 import os
 import time
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from registry.contract import Contract
 from serving.wire.atomic_file import write_report
+from serving.wire.engine_orders import EngineProperties
 from serving.wire.version_state import State
 
 TABLE = "routes.json"
@@ -21,29 +23,18 @@ NUDGE = "nudge"
 FRONTS_LOCK = "fronts.lock"
 
 
-class EngineEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine that answers at `address`. accepting: False once it only finishes what it has.
-
-    The others as in `EngineReport`.
-    """
+class EngineEntry(EngineProperties, frozen=True, kw_only=True):
+    """An engine that answers at `address`. accepting: False once it only finishes what it has."""
 
     address: str
     pid: int
-    device: str
-    dtype: str
-    dtype_note: str
-    budget_tokens: int
-    tokens_per_second: float
     accepting: bool
-    execution: str = ""
-    notes: tuple[str, ...] = ()
-    split: str = ""
 
 
 class VersionEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A version. error: why it failed, also while it is tried again. attempt: from 1. root: its artifact's folder.
+    """A version. error: why it failed, also while it is retried. attempt: counted from 1. root: the artifact's folder.
 
-    memory_bytes: of its engines. restarts: of its engines, since they were first started.
+    memory_bytes: of the version's engines. restarts: of its engines, since they were first started.
     """
 
     state: State
@@ -56,19 +47,23 @@ class VersionEntry(msgspec.Struct, frozen=True, kw_only=True):
     engines: tuple[EngineEntry, ...] = ()
 
 
+SwapOutcome = Literal["success", "failure", "crashed"]
+"""How a swap ended: the version is served; it could not be loaded; or it was live and crashed, see `Swap`."""
+
+
 class Swap(msgspec.Struct, frozen=True, kw_only=True):
     """A change of what a reference serves, or an attempt at it.
 
-    time: seconds since the epoch. reference: `name@alias` or `name/version`. outcome: "success", "failure" (the
-    version could not be loaded) or "crashed" (it was live, and gave way to `to_version`). seconds: since the registry
-    was seen to name it. error: why, unless it was a success.
+    time: seconds since the epoch. reference: `name@alias` or `name/version`. outcome: where it is "crashed",
+    `from_version` gave way to `to_version`. seconds: since the registry was seen to name it. error: why, unless it was
+    a success.
     """
 
     time: float
     reference: str
     from_version: str | None
     to_version: str
-    outcome: str
+    outcome: SwapOutcome
     seconds: float
     error: str = ""
 
@@ -89,7 +84,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_leaving(self) -> bool:
-        """Whether nothing refers to it any more: its versions only finish what they have."""
+        """Whether no reference names it any more, so that its versions only complete the requests that they have."""
         return self.live is None and not self.serves
 
 
@@ -115,21 +110,21 @@ class TableFile:
         self._seen: tuple[int, int] | None = None
 
     def write(self, table: Table) -> None:
-        """Replace the table."""
+        """Replace the table atomically."""
         write_report(self._path, table)
 
     def beat(self) -> None:
-        """Say that the manager lives."""
+        """Give the manager's heartbeat."""
         self._heartbeat.touch()
 
     def nudge(self) -> None:
-        """Ask the manager to look at the registry at once; raises OSError if its folder is gone."""
+        """Ask the manager to poll the registry at once. Raises OSError if the folder is gone."""
         self._nudge.touch()
         now = time.time_ns()  # the kernel's own time steps in milliseconds: two nudges in one step would look like one
         os.utime(self._nudge, ns=(now, now))
 
     def was_nudged(self) -> bool:
-        """Whether somebody did since the last call."""
+        """Whether `nudge` was called since the last call."""
         try:
             seen = os.stat(self._nudge).st_mtime_ns
         except FileNotFoundError:
@@ -138,14 +133,17 @@ class TableFile:
         return seen != before
 
     def read(self) -> Table:
-        """The table as it is, an empty one where there is none that can be read."""
+        """The current table; an empty one if there is none that can be read."""
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=Table)
         except (OSError, msgspec.DecodeError):
             return Table()
 
     def read_if_changed(self) -> Table | None:
-        """The table if it was replaced since the last call, else None."""
+        """The table if it was replaced since the last call that returned it, else None.
+
+        Raises OSError, or msgspec.DecodeError for a table of another release.
+        """
         try:
             stat = os.stat(self._path)
             seen = (stat.st_ino, stat.st_mtime_ns)
@@ -158,8 +156,8 @@ class TableFile:
         return table
 
     def silence_seconds(self) -> float:
-        """Seconds since the manager's last heartbeat; infinite before the first."""
+        """Seconds since the manager's last heartbeat; infinite before the first, and where it cannot be looked at."""
         try:
             return max(0.0, time.time() - os.stat(self._heartbeat).st_mtime)
-        except FileNotFoundError:
+        except OSError:
             return float("inf")

@@ -38,7 +38,7 @@ def test_each_mix_is_measured_without_and_with_an_engine(report: str) -> None:
 
 
 def test_the_engine_says_how_it_ran(report: str) -> None:
-    assert "The engine ran packed narrowed graph, in float32, " in report
+    assert "Execution: packed sequences, first-token pruning, TorchScript; float32; " in report
 
 
 def test_no_row_is_lost_while_versions_are_swapped(report: str) -> None:

@@ -16,7 +16,7 @@ from transformers import (
     pipeline,
 )
 
-from serving.engine.answer_check import tolerance_of
+from serving.engine.tolerances import ANSWER
 from tests.alike import assert_alike
 from tests.e2e.conftest import ask_together
 from tests.e2e.server import Server
@@ -75,7 +75,7 @@ def test_bfloat16_gives_the_same_label_and_close_scores(server: Server, models: 
         found, expected = scores_of(response.json()[0]), classify(models["single"], text)
         assert_alike(found, expected, "bfloat16")
         best, second = sorted(expected.values(), reverse=True)[:2]
-        if best - second > tolerance_of("bfloat16"):
+        if best - second > ANSWER.of("bfloat16"):
             assert max(found, key=found.__getitem__) == max(expected, key=expected.__getitem__)
 
 

@@ -67,13 +67,13 @@ def test_models_are_listed_with_versions_states_and_contract(server: Server, hom
     assert version["contract"]["model_class"] == "BertForSequenceClassification"
     (engine,) = version["engines"]
     assert (engine["device"], engine["dtype"]) == ("cpu", "float32")
-    assert engine["execution"] == "packed narrowed graph"
+    assert engine["execution"] == "packed sequences, first-token pruning, TorchScript"
     assert engine["notes"] == []
     assert re.fullmatch(r"\d+ × \d+", engine["split"])
     assert engine["budget_tokens"] >= 256
     (engine,) = server.describe("sentiment-bf16")["versions"]["1"]["engines"]
     assert engine["dtype"] == "bfloat16"
-    refused = [note for note in engine["notes"] if note.startswith("weights are not packed: RuntimeError: ")]
+    refused = [note for note in engine["notes"] if note.startswith("weights are not prepacked: RuntimeError: ")]
     assert bool(refused) != can("packed bfloat16")
     printed = run_cli(home, "status", server.url).stdout
     assert all(f"    cpu: {note}\n" in printed for note in engine["notes"])

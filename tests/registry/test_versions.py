@@ -2,13 +2,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from registry.cache import fetch
 from registry.errors import HistoryError, NotFound, RegistryUnavailable
 from registry.flavor import log_model
 from registry.references import Reference
 from registry.settings import RegistrySettings
+from registry.tracking import connect
 from registry.versions import Versions
+from serving.commands.main import main
 
 
 @pytest.fixture
@@ -78,3 +81,16 @@ def test_files_are_found_whatever_registry_the_process_itself_uses(versions: Ver
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'another.db'}")
     root, contract = fetch(versions.resolve(Reference("m", version="2")), versions.settings)
     assert root.name == contract.digest
+
+
+def test_the_history_of_a_model_that_never_moved_says_so(settings: RegistrySettings) -> None:
+    connect(settings).create_registered_model("still")
+    shown = CliRunner().invoke(main, ["history", "still"])
+    assert (shown.exit_code, shown.stdout) == (0, "")
+    assert shown.stderr.startswith("no move of an alias of still is recorded")
+    assert "no move of still@beta" in CliRunner().invoke(main, ["history", "still", "--alias", "beta"]).stderr
+    as_json = CliRunner().invoke(main, ["history", "still", "--json"])
+    assert (as_json.stdout, as_json.stderr) == ("[]\n", "")
+    unknown = CliRunner().invoke(main, ["history", "nobody", "--json"])
+    assert unknown.exit_code == 1
+    assert "nobody" in unknown.stderr

@@ -230,8 +230,9 @@ def test_served_answers_are_those_of_plain_transformers(
     local = Local(root, run)
     generates = local.model.task.generates
     assert isinstance(local.model.module, TracedModule) != (generates or (family, task) in MODULE_BY_MODULE)
-    assert local.model.packs == (family in PACKED and not generates)
-    assert local.model.narrows == (local.model.packs and task in READ_FIRST and family != "albert")
+    form = local.model.form
+    assert form.is_packed == (family in PACKED and not generates)
+    assert form.prunes_to_first_token == (form.is_packed and task in READ_FIRST and family != "albert")
     CHECKS[task](Plain(root / "model", HEADS[task].auto_class), local)
     assert max(local.model.batches) > 1, "rows of several lengths must have shared a batch"
 

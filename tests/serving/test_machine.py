@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from serving.runtime.machine import describe_machine, read_processor, usable_cores
+from serving.runtime.limits import allowed_cores
+from serving.runtime.machine import describe_machine, read_processor
 from tests.abilities import needs
 
 pytestmark = pytest.mark.surroundings
@@ -33,7 +34,7 @@ def test_a_processors_name_and_the_flags_that_matter_are_read(cpuinfo: str, foun
 def test_a_machine_is_described_in_one_line_with_what_holds_it_back() -> None:
     line = describe_machine("AVX2", {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": ""})
     assert "\n" not in line
-    assert f"; {usable_cores()} of {os.cpu_count()} cores; " in line
+    assert f"; {allowed_cores()} of {os.cpu_count()} cores; " in line
     assert line.endswith(" AVX2; ONEDNN_MAX_CPU_ISA=AVX2")
 
 
@@ -42,6 +43,6 @@ def test_only_cores_that_the_process_may_use_are_counted() -> None:
     allowed = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(allowed)})
-        assert usable_cores() == 1
+        assert allowed_cores() == 1
     finally:
         os.sched_setaffinity(0, allowed)

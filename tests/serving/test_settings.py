@@ -1,14 +1,17 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from registry.environment import Setting, settings_of
 from registry.references import Reference
-from registry.settings import InvalidSetting
+from registry.settings import InvalidSetting, RegistrySettings
+from serving.commands.main import main
 from serving.settings import ServingSettings
 
 
-def read(tmp_path: Path, **environ: str) -> ServingSettings:
-    return ServingSettings.from_environment({"HEADWAITER_HOME": str(tmp_path), **environ}, instance=7)
+def read(**environ: str) -> ServingSettings:
+    return ServingSettings.from_environment({"HEADWAITER_HOME": "/tmp/h", **environ}, instance=7)
 
 
 def test_defaults_need_nothing() -> None:
@@ -20,7 +23,6 @@ def test_defaults_need_nothing() -> None:
 
 def test_variables_are_read_once_and_checked() -> None:
     settings = read(
-        Path("/tmp/h"),
         HEADWAITER_MODELS="a b@canary a c/3",
         HEADWAITER_DEVICE="cuda:0, cuda:1",
         HEADWAITER_POLL_SECONDS="0.5",
@@ -33,6 +35,11 @@ def test_variables_are_read_once_and_checked() -> None:
     assert settings.run == Path("/tmp/h/run/7").resolve()
 
 
+def test_the_fast_path_can_be_switched_off() -> None:
+    assert read().fast_path
+    assert not read(HEADWAITER_FAST_PATH="0").fast_path
+
+
 @pytest.mark.parametrize(
     ("key", "value", "rule"),
     [
@@ -40,14 +47,57 @@ def test_variables_are_read_once_and_checked() -> None:
         ("WORKERS", "two", "a whole number from 1 to 256"),
         ("POLL_SECONDS", "nan", "a number from 0.05 to 3600"),
         ("DTYPE", "int8", "choose one of auto, float32"),
+        ("LOG_INPUTS", "yes", "choose one of 0, 1"),
         ("MODELS", "a//3", "NAME/VERSION"),
     ],
 )
 def test_a_bad_value_is_refused_loudly(key: str, value: str, rule: str) -> None:
     with pytest.raises(InvalidSetting, match=rule):
-        read(Path("/tmp/h"), **{f"HEADWAITER_{key}": value})
+        read(**{f"HEADWAITER_{key}": value})
 
 
 def test_a_home_too_deep_for_sockets_is_refused() -> None:
     with pytest.raises(InvalidSetting, match="at most 50"):
-        read(Path("/tmp") / ("x" * 70))
+        read(HEADWAITER_HOME="/tmp/" + "x" * 70)
+
+
+SETTINGS = settings_of(ServingSettings)
+NUMBERS = [setting for setting in SETTINGS.values() if "number" in setting.kind]
+
+
+@pytest.mark.parametrize("setting", NUMBERS, ids=lambda setting: setting.field)
+def test_both_bounds_of_a_number_are_allowed_and_nothing_beyond(setting: Setting) -> None:
+    step = 1 if setting.kind == "whole number" else setting.least / 2
+    for bound, beyond in ((setting.least, setting.least - step), (setting.most, setting.most + step)):
+        assert getattr(read(**{setting.variable: str(bound)}), setting.field) == bound
+        with pytest.raises(InvalidSetting, match=f"{setting.variable}='{beyond}' is not allowed: give a "):
+            read(**{setting.variable: str(beyond)})
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=lambda setting: setting.field)
+def test_an_empty_value_counts_as_unset(setting: Setting) -> None:
+    empty = "" if setting.field == "webhook_secret" else " "
+    found = getattr(read(**{setting.variable: empty}), setting.field)
+    assert found == (() if setting.field == "models" else setting.read({}))
+
+
+def test_each_field_is_declared_with_a_meaning_and_a_default_within_its_bounds() -> None:
+    undeclared = set(ServingSettings.__struct_fields__) - SETTINGS.keys()
+    assert undeclared == {"registry", "run", "server"}
+    assert len({setting.variable for setting in SETTINGS.values()}) == len(SETTINGS)
+    for setting in SETTINGS.values():
+        assert setting.meaning.endswith(".")
+    for setting in NUMBERS:
+        assert setting.least <= setting.default <= setting.most, setting.field
+
+
+def test_the_registrys_settings_are_declared_in_the_same_way() -> None:
+    declared = settings_of(RegistrySettings)
+    assert [setting.variable for setting in declared.values()] == ["HEADWAITER_HOME", "MLFLOW_TRACKING_URI"]
+    assert declared["home"].shown_default == "~/.headwaiter"
+
+
+def test_flags_take_their_help_from_the_settings() -> None:
+    shown = " ".join(CliRunner().invoke(main, ["serve", "--help"]).stdout.split())
+    for field in ("workers", "devices", "dtype", "poll_seconds", "keep_previous"):
+        assert f"{SETTINGS[field].meaning} [default: {SETTINGS[field].shown_default}]" in shown

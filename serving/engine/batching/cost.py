@@ -1,4 +1,4 @@
-"""What a forward pass costs, as a function of its rows' lengths."""
+"""The cost model of a forward pass, a function of its rows' lengths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from math import inf
 
 @dataclass(frozen=True)
 class Cost:
-    """What a forward pass costs, fitted to measurements: `seconds(rows, longest)`.
+    """The cost of a forward pass, fitted to measurements.
 
-    fixed_seconds: whatever is in it. token_seconds: of each token, padding too. square_seconds: of each pair of tokens
-    of a row, as attention sees them. budget_tokens: the largest padded size of a batch, rows times longest row.
-    limit_seconds: a batch of several rows shall not take longer. packs: whether rows are not padded.
+    fixed_seconds: of any batch. token_seconds: of each token, padding included. square_seconds: of each pair of tokens
+    of a row, which is attention's cost. budget_tokens: the largest batch in tokens, padding included. limit_seconds: a
+    batch of several rows must not take longer. is_packed: whether rows are not padded.
     """
 
     fixed_seconds: float
@@ -19,24 +19,21 @@ class Cost:
     budget_tokens: int
     square_seconds: float = 0.0
     limit_seconds: float = inf
-    packs: bool = False
+    is_packed: bool = False
 
     def seconds(self, rows: int, longest: int) -> float:
-        """The expected time of a forward pass of rows of one length."""
+        """The expected time of a forward pass over rows of `longest` tokens."""
         return self.fixed_seconds + rows * longest * (self.token_seconds + self.square_seconds * longest)
 
     def work(self, lengths: Sequence[int]) -> tuple[int, int]:
-        """Tokens that a forward pass of these rows computes, and pairs of tokens of a row.
-
-        Without those that make the size of a line a round one.
-        """
-        if self.packs:
+        """Tokens and pairs of tokens that a forward pass over these rows computes, without the padding of buckets."""
+        if self.is_packed:
             return sum(lengths), sum(length * length for length in lengths)
         padded = len(lengths) * max(lengths)
         return padded, padded * max(lengths)
 
-    def most_rows(self, longest: int) -> int:
-        """How many rows of this length a batch may have, at least one."""
+    def max_rows(self, longest: int) -> int:
+        """The most rows of this length that a batch may have, at least one."""
         longest = max(1, longest)
         rows = self.budget_tokens // longest
         if rows > 1 and self.seconds(rows, longest) > self.limit_seconds:
@@ -45,10 +42,10 @@ class Cost:
 
     @property
     def slack_tokens(self) -> float:
-        """How many tokens of padding cost as much as one more forward pass."""
+        """Tokens of padding that cost as much as one more forward pass."""
         return self.fixed_seconds / self.token_seconds
 
     @property
     def tokens_per_second(self) -> float:
-        """Padded tokens a second in batches of the budget."""
+        """Tokens a second in batches of the budget, padding included."""
         return self.budget_tokens / (self.fixed_seconds + self.token_seconds * self.budget_tokens)

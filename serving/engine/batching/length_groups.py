@@ -1,8 +1,8 @@
-"""Which lengths share a forward pass: waiting rows by length and a cost come in, the best group around one leaves.
+"""Which lengths share a padded batch: the waiting rows by length and a cost come in, the best group around one leaves.
 
-Rows sorted by length and cut into groups, each padded to its longest row: the cut that costs least in all is found by
-dynamic programming. As a row is dearer the longer the batch, the choices form a hull of lines, and each length costs a
-few steps, not a look at all shorter ones. Ours; the method is the convex hull trick of optimal 1-D clustering.
+Rows sorted by length are cut into groups, each padded to its longest row. Dynamic programming finds the cut with the
+least total cost. A row costs more the longer its group's longest row is, so the candidates form a lower hull of lines,
+and each length takes a few steps instead of a look at all shorter ones: the convex hull trick of 1-D clustering.
 """
 
 from bisect import bisect_left
@@ -11,15 +11,16 @@ from collections.abc import Mapping, Sequence
 from serving.engine.batching.cost import Cost
 
 FULL_BATCHES = 2
-"""Lengths further from the oldest row than this many full batches of rows change nothing that matters; ours."""
-MOST_STEPS = 32
-"""Beyond this, neighbouring lengths are grouped as one: a choice takes bounded time."""
+"""Lengths further from the oldest row than this many full batches of rows are not considered: they hardly change the
+group; see bench/NOTES.md, "Choosing a batch"."""
+MAX_STEPS = 32
+"""With more lengths than this, neighbouring ones are treated as one, which bounds the time of a choice."""
 
 
 def choose_lengths(lengths: Sequence[int], counts: Mapping[int, int], oldest: int, cost: Cost) -> list[tuple[int, int]]:
-    """The next batch that holds a row of length `oldest`: (length, rows), longest first; within the cost's bounds.
+    """The next batch with a row of length `oldest`, within the cost's bounds: (length, rows), longest first.
 
-    lengths: those that wait, ascending; counts: how many of each, all > 0.
+    lengths: of the waiting rows, ascending. counts: rows of each length, all > 0.
     """
     near = _near(lengths, counts, oldest, cost)
     sizes = [counts[length] for length in near]
@@ -28,11 +29,11 @@ def choose_lengths(lengths: Sequence[int], counts: Mapping[int, int], oldest: in
 
 
 def best_group(lengths: Sequence[int], sizes: Sequence[int], chosen: int, cost: Cost) -> slice:
-    """The part of `lengths` (ascending, `sizes` rows each) that holds index `chosen` in the cheapest cut of them all.
+    """The group with index `chosen` in the cheapest cut of `lengths` (ascending, `sizes` rows each).
 
-    The cost of a group is a forward pass of all its rows, padded to the longest; groups of any size.
+    A group costs one forward pass over all its rows, padded to the longest, whatever its size.
     """
-    step = -(-len(lengths) // MOST_STEPS)
+    step = -(-len(lengths) // MAX_STEPS)
     ends = range((len(lengths) - 1) % step, len(lengths), step)
     starts = _cheapest_cut(lengths, sizes, ends, cost)
     last = len(ends)
@@ -43,11 +44,11 @@ def best_group(lengths: Sequence[int], sizes: Sequence[int], chosen: int, cost: 
 
 
 def _cheapest_cut(lengths: Sequence[int], sizes: Sequence[int], ends: Sequence[int], cost: Cost) -> list[int]:
-    """Where the group that ends at `ends[k]` begins, as an index of `ends`; groups end at `ends` only.
+    """For each k, the start of the group that ends at `ends[k]`, as an index of `ends`. Groups end at `ends` only.
 
-    least[k] is the least cost of everything before `ends[k]`. A group from there costs
-    `least[k] + fixed + (rows - before[k]) * row`: in `row`, which grows, a line of slope -before[k], which falls. So
-    the best line only moves on, and a line that is never the lowest is dropped for good.
+    least[k] is the least cost of all rows before `ends[k]`, before[k] their number. A group that starts there costs
+    `least[k] + fixed + (rows - before[k]) * row`. As a function of `row`, which only grows, that is a line of slope
+    -before[k], which only falls. So the lowest line only moves on, and one that is never the lowest is dropped.
     """
     fixed, token, square = cost.fixed_seconds, cost.token_seconds, cost.square_seconds
     least, before, starts, hull = [0.0], [0], [], [0]
@@ -80,8 +81,8 @@ def _cheapest_cut(lengths: Sequence[int], sizes: Sequence[int], ends: Sequence[i
 
 
 def _near(lengths: Sequence[int], counts: Mapping[int, int], oldest: int, cost: Cost) -> list[int]:
-    """The lengths around `oldest`, ascending, as far as `FULL_BATCHES` of rows reach to either side."""
-    enough = FULL_BATCHES * cost.most_rows(oldest)
+    """The lengths around `oldest`, ascending, up to `FULL_BATCHES` of rows on either side."""
+    enough = FULL_BATCHES * cost.max_rows(oldest)
     at = low = bisect_left(lengths, oldest)
     rows = 0
     while low and rows < enough:
@@ -95,7 +96,7 @@ def _near(lengths: Sequence[int], counts: Mapping[int, int], oldest: int, cost: 
 
 
 def _cut(group: Sequence[int], counts: Mapping[int, int], oldest: int, cost: Cost) -> list[tuple[int, int]]:
-    """Of a group cut from its longest row down into batches as large as they may be, the first that holds `oldest`."""
+    """The batch with `oldest` of a group that is cut, from its longest row down, into the largest allowed batches."""
     batch: list[tuple[int, int]] = []
     room = 0
     for length in reversed(group):
@@ -104,7 +105,7 @@ def _cut(group: Sequence[int], counts: Mapping[int, int], oldest: int, cost: Cos
             if not room:
                 if batch and batch[-1][0] <= oldest:
                     return batch
-                batch, room = [], cost.most_rows(length)
+                batch, room = [], cost.max_rows(length)
             rows = min(left, room)
             batch.append((length, rows))
             left -= rows

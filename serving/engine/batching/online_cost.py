@@ -1,30 +1,32 @@
-"""The cost of a forward pass as the engine sees it while it serves: batches with their times come in, a `Cost` leaves.
+"""The cost model fitted online: batches with their times come in, a `Cost` leaves.
 
-The warm-up measured a few shapes on a quiet engine; live traffic has other shapes, neighbours on the machine and a
-clock that changes. So each part of the measured cost (fixed, per token, per pair of tokens) gets a factor, fitted to
-the batches that ran: least squares of relative errors, in which old batches fade out.
+The warm-up measures a few shapes on an idle engine. Live traffic has other shapes, other processes on the machine and a
+processor clock that changes. So each part of the measured cost (fixed, per token, per pair of tokens) gets a factor,
+fitted to the batches that ran by least squares of relative errors with exponentially decaying weights.
 """
 
 from dataclasses import replace
 
 from serving.engine.batching.cost import Cost
 
-KEEP = 0.995
-"""What a batch counts for after one more: some 200 batches matter. Ours."""
-PULL = 0.5
-"""Batches that speak for the warm-up's proportions; what the traffic's shapes leave open stays as measured. Ours."""
-WILD = 2.0
-"""A time further than this ratio from the expected one counts as if it were there: a stopped process is no trend."""
-LEAST = 0.05
-"""The least factor of any part, relative to the mean one; so no cost is ever zero or negative."""
+DECAY = 0.995
+"""Weight that a batch keeps with each further one: about 200 batches matter; tuned, see bench/NOTES.md, "Choosing a
+batch"."""
+PRIOR_BATCHES = 0.5
+"""Weight, in batches, of the warm-up's proportions, which hold where the traffic's shapes determine none; tuned, see
+bench/NOTES.md, "Choosing a batch"."""
+MAX_DEVIATION = 2.0
+"""A time is clipped to this ratio of the expected one: a process that was stopped is no trend."""
+MIN_FACTOR = 0.05
+"""The least factor of a part, relative to the mean factor: no cost becomes zero or negative."""
 BATCHES = 16
-"""The cost is renewed after so many."""
+"""The cost is updated after so many."""
 
 
-class LearnedCost:
-    """`now` begins as measured and follows what `observe` is told. kind: of rows like those that were measured.
+class OnlineCost:
+    """`now` starts as the measured cost and follows the batches that `observe` gets.
 
-    Rows of other kinds may cost anything (a text to generate, say) and teach nothing.
+    kind: of the measured rows. Rows of other kinds may cost anything, so their batches are ignored.
     """
 
     def __init__(self, measured: Cost, kind: str) -> None:
@@ -38,15 +40,15 @@ class LearnedCost:
         self._batches = 0
 
     def observe(self, kind: str, tokens: int, pairs: int, seconds: float) -> None:
-        """A batch of this `Cost.work` had its device for so long."""
+        """A batch of this `Cost.work` occupied its device for so long."""
         if kind == self._kind:
-            self._learn(tokens, pairs, seconds)
+            self._fit(tokens, pairs, seconds)
             self._batches += 1
             if self._batches % BATCHES == 0:
-                self.now = self._renewed()
+                self.now = self._updated()
 
-    def _learn(self, tokens: int, pairs: int, seconds: float) -> None:
-        """Add the batch to the faded sums of products, then better each factor once, the others as they are."""
+    def _fit(self, tokens: int, pairs: int, seconds: float) -> None:
+        """Add the batch to the decaying sums of products, then improve each factor once (coordinate descent)."""
         measured = self._measured
         square = measured.square_seconds * pairs
         whole = measured.fixed_seconds + measured.token_seconds * tokens + square
@@ -55,17 +57,17 @@ class LearnedCost:
         b = 1.0 - a - c
         f, g, h = self._factors
         expected = f * a + g * b + h * c
-        ratio = min(max(seconds / whole, expected / WILD), expected * WILD)
+        ratio = min(max(seconds / whole, expected / MAX_DEVIATION), expected * MAX_DEVIATION)
         aa, ab, ac, bb, bc, cc = self._products
-        aa, ab, ac = KEEP * aa + a * a, KEEP * ab + a * b, KEEP * ac + a * c
-        bb, bc, cc = KEEP * bb + b * b, KEEP * bc + b * c, KEEP * cc + c * c
+        aa, ab, ac = DECAY * aa + a * a, DECAY * ab + a * b, DECAY * ac + a * c
+        bb, bc, cc = DECAY * bb + b * b, DECAY * bc + b * c, DECAY * cc + c * c
         ya, yb, yc = self._found
-        ya, yb, yc = KEEP * ya + ratio * a, KEEP * yb + ratio * b, KEEP * yc + ratio * c
-        level = KEEP * self._level + (1.0 - KEEP) * ratio
-        pull, least = PULL * level, LEAST * level
-        f = max(least, (ya + pull - ab * g - ac * h) / (aa + PULL))
-        g = max(least, (yb + pull - ab * f - bc * h) / (bb + PULL))
-        h = max(least, (yc + pull - ac * f - bc * g) / (cc + PULL))
+        ya, yb, yc = DECAY * ya + ratio * a, DECAY * yb + ratio * b, DECAY * yc + ratio * c
+        level = DECAY * self._level + (1.0 - DECAY) * ratio
+        prior, least = PRIOR_BATCHES * level, MIN_FACTOR * level
+        f = max(least, (ya + prior - ab * g - ac * h) / (aa + PRIOR_BATCHES))
+        g = max(least, (yb + prior - ab * f - bc * h) / (bb + PRIOR_BATCHES))
+        h = max(least, (yc + prior - ac * f - bc * g) / (cc + PRIOR_BATCHES))
         self._factors, self._products, self._found, self._level = (
             (f, g, h),
             (aa, ab, ac, bb, bc, cc),
@@ -73,8 +75,8 @@ class LearnedCost:
             level,
         )
 
-    def _renewed(self) -> Cost:
-        """The measured cost times the factors; batches grow as a forward pass's fixed part does, twofold at most."""
+    def _updated(self) -> Cost:
+        """The measured cost times the factors. The budget grows with the fixed part, at most twofold."""
         fixed, token, square = self._factors
         growth = min(2.0, max(0.5, fixed / token))
         measured = self._measured

@@ -1,8 +1,8 @@
-"""The engine's queue: rows in order of arrival, found again by kind and length. Only the engine's loop touches it.
+"""The engine's queue: rows in order of arrival, indexed by kind and length. Only the engine's loop touches it.
 
-A batch holds the oldest row, so nothing starves, and others of its kind. Of a model without padding they are those that
-came next. Where rows are padded it is the oldest row's group: all waiting rows of its kind are cut by length into the
-groups that together take least time, see length_groups.py; so a row is padded only as far as it saves a forward pass.
+A batch holds the oldest row, so that nothing starves, and others of its kind. A model that packs rows takes the next
+ones in order. For a model that pads rows, `length_groups` cuts the waiting rows of the kind by length into the groups
+that take the least time together, and the batch is the oldest row's group.
 """
 
 from bisect import bisect_left, insort
@@ -16,13 +16,13 @@ from serving.wire.messages import Row
 
 Key = tuple[bytes, int]
 
-FORGOTTEN = 1024
-"""So many rows that left the queue, and as many as wait, may still be known to it; ours."""
+MAX_STALE = 1024
+"""The deadline heap is rebuilt once it holds this many rows more than twice those that wait."""
 
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """A queued row. client: the front's ZeroMQ identity. arrived: monotonic seconds. waits: False once taken."""
+    """A queued row. client: the front's ZeroMQ identity. arrived: monotonic seconds. waits: False once it has left."""
 
     client: bytes
     row: Row
@@ -32,7 +32,7 @@ class Entry:
 
 
 class ByLength:
-    """The rows of one kind that wait for a model that pads them."""
+    """Waiting rows of one kind, for a model that pads rows."""
 
     def __init__(self) -> None:
         self._lengths: list[int] = []
@@ -43,7 +43,7 @@ class ByLength:
         return len(self._lengths)
 
     def add(self, entry: Entry) -> None:
-        """Put a row behind those of its length."""
+        """Append a row to those of its length."""
         if entry.length not in self._counts:
             insort(self._lengths, entry.length)
             self._counts[entry.length] = 0
@@ -52,7 +52,7 @@ class ByLength:
         self._rows[entry.length].append(entry)
 
     def drop(self, entry: Entry) -> None:
-        """A row no longer waits; it is forgotten when it comes to the front of its length."""
+        """Count out a row that no longer waits; it is removed when it is the first of its length."""
         self._count_out(entry.length, 1)
 
     def choose(self, oldest: Entry, cost: Cost) -> list[Entry]:
@@ -71,7 +71,7 @@ class ByLength:
             del self._counts[length], self._rows[length]
 
     def _take(self, length: int, rows: int) -> list[Entry]:
-        """The rows of this length that wait longest; at most as many as there are."""
+        """Remove the oldest rows of this length. rows: at most as many as wait."""
         waiting = self._rows[length]
         found: list[Entry] = []
         while len(found) < rows:
@@ -83,7 +83,7 @@ class ByLength:
 
 
 class InOrder:
-    """The rows of one kind that wait for a model that does not pad them: no row is dearer for those beside it."""
+    """Waiting rows of one kind, for a model that packs rows: a row costs the same in any batch."""
 
     def __init__(self) -> None:
         self._rows: deque[Entry] = deque()
@@ -93,16 +93,16 @@ class InOrder:
         return self._count
 
     def add(self, entry: Entry) -> None:
-        """Put a row at the end."""
+        """Append a row."""
         self._rows.append(entry)
         self._count += 1
 
     def drop(self, entry: Entry) -> None:
-        """A row no longer waits; it is forgotten when it comes to the front."""
+        """Count out a row that no longer waits; it is removed when it is the first."""
         self._count -= 1
 
     def choose(self, oldest: Entry, cost: Cost) -> list[Entry]:
-        """Remove the next batch: the rows from `oldest` on, as many as the cost allows."""
+        """Remove the next batch: the rows from `oldest` on, as many as the cost's bounds allow."""
         batch: list[Entry] = []
         tokens, seconds = 0, cost.fixed_seconds
         while self._rows:
@@ -119,13 +119,13 @@ class InOrder:
 
 
 class Queue:
-    """Rows that wait. `tokens` and `len()` count those that still do. packs: as the model does."""
+    """Waiting rows; `tokens` and `len()` count them. is_packed: whether the model packs rows."""
 
-    def __init__(self, *, packs: bool = False) -> None:
+    def __init__(self, *, is_packed: bool = False) -> None:
         self._entries: dict[Key, Entry] = {}
         self._order: deque[Entry] = deque()
         self._kinds: dict[str, ByLength | InOrder] = {}
-        self._line = InOrder if packs else ByLength
+        self._waiting_class = InOrder if is_packed else ByLength
         self._deadlines: list[tuple[float, int, Entry]] = []
         self._added = 0
         self.tokens = 0
@@ -134,12 +134,12 @@ class Queue:
         return len(self._entries)
 
     def add(self, client: bytes, row: Row, now: float) -> None:
-        """Put a row at the end."""
+        """Append a row. now: monotonic seconds."""
         entry = Entry(client, row, now, row.length)
         self._entries[client, row.id] = entry
-        waiting = self._kinds.get(row.kind)
+        waiting = self._kinds.get(row.batch_key)
         if waiting is None:
-            waiting = self._kinds[row.kind] = self._line()
+            waiting = self._kinds[row.batch_key] = self._waiting_class()
         waiting.add(entry)
         self._order.append(entry)
         self._added += 1
@@ -147,7 +147,7 @@ class Queue:
         self.tokens += entry.length
 
     def cancel(self, client: bytes, ids: list[int]) -> int:
-        """Drop a client's rows that still wait; returns how many did."""
+        """Drop those rows of a client that still wait; their number."""
         found = [entry for row_id in ids if (entry := self._entries.get((client, row_id))) is not None]
         for entry in found:
             self._drop(entry)
@@ -161,33 +161,33 @@ class Queue:
             if entry.waits:
                 self._drop(entry)
                 late.append(entry)
-        if len(deadlines) > 2 * len(self._entries) + FORGOTTEN:
+        if len(deadlines) > 2 * len(self._entries) + MAX_STALE:
             self._deadlines = [item for item in deadlines if item[2].waits]
             heapify(self._deadlines)
         return late
 
     def choose(self, cost: Cost) -> list[Entry]:
-        """Take the next batch, never empty while anything waits; a row over the budget is taken alone."""
+        """Remove the next batch, never empty while a row waits. A row over the budget is a batch of its own."""
         if not self._entries:
             return []
         while not self._order[0].waits:
             self._order.popleft()
         oldest = self._order[0]
-        waiting = self._kinds[oldest.row.kind]
+        waiting = self._kinds[oldest.row.batch_key]
         batch = waiting.choose(oldest, cost)
         for entry in batch:
             self._leave(entry)
         if not waiting:
-            del self._kinds[oldest.row.kind]
+            del self._kinds[oldest.row.batch_key]
         return batch
 
     def _drop(self, entry: Entry) -> None:
-        """A row leaves in another way than in a batch."""
+        """Remove a row that is cancelled or expired."""
         self._leave(entry)
-        waiting = self._kinds[entry.row.kind]
+        waiting = self._kinds[entry.row.batch_key]
         waiting.drop(entry)
         if not waiting:
-            del self._kinds[entry.row.kind]
+            del self._kinds[entry.row.batch_key]
 
     def _leave(self, entry: Entry) -> None:
         entry.waits = False

@@ -1,17 +1,21 @@
-"""Texts are written token by token, on the engine's side. Why not transformers' own continuous batching: it draws all
-rows from one generator, so that a seed gives another text in other company; it is wrong for models whose attention it
-cannot replace; and its thread may die behind a manager that looks alive. Here one loop owns everything.
+"""Token-by-token generation in an engine.
+
+transformers' own continuous batching is not used. It draws all rows from one random generator, so that a seed gives
+another text when other rows share the batch. It is wrong for models whose attention it cannot replace. And its thread
+can die behind a manager that still looks alive. Here one loop owns everything.
 
 engine        the loop of an engine whose task generates
-scheduler     which rows are decoded and which wait, and what the fronts are told
+scheduler     all sequences of the engine; what is sent to the fronts
+waiting       the sequences that wait, in order of priority
+admission     which of them enter a batch before the next step
 sequence      one row from its prompt to its last token
-decode_batch  the rows that take their steps together
-decoder       a model's rows: prefill, one step for all, removal
-sequential    the same row by row, for models that cannot be decoded together
+decode_batch  the sequences that a decoder steps together
+decoder       a model and its rows: prefill, one step for all rows, removal
+sequential    the same row by row, for models that cannot be batched
 kv_cache      keys and values of rows that come and go
 sampling      logits → each row's next token
 beam_search   beams, by `generate` itself
-verification  which decoder writes what `generate` does
+verification  which decoder generates what `generate` does
 step_graph    a step as a TorchScript graph
 factory       a scheduler for a model, in a memory budget
 """

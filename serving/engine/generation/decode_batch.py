@@ -1,33 +1,74 @@
-"""Rows that are written in one decoder, in its order."""
+"""The sequences that a decoder steps together, in the decoder's order."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from serving.engine.generation.decoder import Decoder
-from serving.engine.generation.sequence import Entry
+import torch
+
+from serving.engine.generation.decoder import Decoder, StepFailed
+from serving.engine.generation.sampling import Choice, choose
+from serving.engine.generation.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class Step:
+    """logits: of the sequences still in the batch, (rows, vocabulary). failed: those that were removed; error: why."""
+
+    logits: torch.Tensor | None
+    failed: list[Sequence] = field(default_factory=list)
+    error: Exception | None = None
 
 
 @dataclass
-class Company:
-    """entries: the rows, numbered as the decoder numbers them."""
+class DecodeBatch:
+    """sequences: numbered as the decoder numbers its rows."""
 
     decoder: Decoder
-    entries: list[Entry] = field(default_factory=list)
+    sequences: list[Sequence] = field(default_factory=list)
 
-    def leave(self, places: set[int]) -> None:
-        """Let the rows of these numbers go."""
-        if places:
-            self.entries = [self.entries[place] for place in self.decoder.leave(places)]
+    def prefill(self, sequences: list[Sequence]) -> torch.Tensor:
+        """Add sequences by a forward pass over all their tokens; the logits of each one's next token.
 
-    def drop(self, is_meant: Callable[[Entry], bool]) -> list[Entry]:
-        """Let some rows go; which they were."""
-        places = {place for place, entry in enumerate(self.entries) if is_meant(entry)}
-        gone = [self.entries[place] for place in places]
-        self.leave(places)
-        return gone
+        Raises what the model does; then none was added.
+        """
+        prompts, generated = [each.prompt for each in sequences], [each.tokens for each in sequences]
+        logits = self.decoder.prefill(prompts, generated)
+        self.sequences += sequences
+        return logits
 
-    def clear(self) -> list[Entry]:
-        """Let all rows go, whatever state the decoder is in; which they were."""
-        gone, self.entries = self.entries, []
+    def step(self) -> Step:
+        """A forward pass over the newest token of each sequence. Sequences that fail are removed."""
+        try:
+            return Step(self.decoder.step([sequence.tokens[-1] for sequence in self.sequences]))
+        except StepFailed as failure:
+            failed = [self.sequences[place] for place in failure.errors]
+            kept = self.remove(set(failure.errors))
+            return Step(failure.logits[kept], failed, next(iter(failure.errors.values())))
+        except Exception as error:  # a model may raise anything; which rows are at fault is not known
+            return Step(None, self.clear(), error)
+
+    def choose_tokens(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Choice]:
+        """Each sequence's next token."""
+        ids = [
+            [] if each.sampler.is_plain else [*self.decoder.history(each.prompt), *each.tokens] for each in sequences
+        ]
+        return choose(logits, [each.sampler for each in sequences], ids)
+
+    def remove(self, places: set[int]) -> list[int]:
+        """Remove the sequences of these numbers; the old numbers of the remaining ones, in their new order."""
+        kept = self.decoder.remove(places) if places else list(range(len(self.sequences)))
+        self.sequences = [self.sequences[place] for place in kept]
+        return kept
+
+    def discard(self, is_meant: Callable[[Sequence], bool]) -> list[Sequence]:
+        """Remove the sequences for which `is_meant` is true; those sequences."""
+        places = {place for place, sequence in enumerate(self.sequences) if is_meant(sequence)}
+        found = [self.sequences[place] for place in places]
+        self.remove(places)
+        return found
+
+    def clear(self) -> list[Sequence]:
+        """Remove all sequences, whatever state the decoder is in; those sequences."""
+        found, self.sequences = self.sequences, []
         self.decoder.clear()
-        return gone
+        return found

@@ -1,48 +1,68 @@
-"""A model and the rows that it writes now: rows join with a forward pass over their tokens, then all take steps of one
-token together, and leave when they like.
+"""A model and the rows that it generates for. Rows are prefilled by a forward pass over their tokens, take steps of one
+token together, and are removed between steps.
 
-Two kinds: `CausalDecoder`, and `Seq2SeqDecoder`, whose rows also have the keys and values of the encoder's output. What
-they do must equal transformers' `generate`; `serving.engine.generation.verification` looks before they are used.
+`CausalDecoder` has a decoder alone. The rows of `Seq2SeqDecoder` also have the keys and values of the encoder's output.
+Both must equal transformers' `generate`; `serving.engine.generation.verification` checks that before they are used.
 """
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy
 import torch
 from torch.nn.functional import embedding
 from transformers import DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
 
 from serving.engine.generation.kv_cache import RowCache
 from serving.engine.generation.step_graph import name_views, trace_step
-from serving.engine.optimizations.packing import round_up
+from serving.engine.optimizations.packing import bucket_size
 from serving.engine.optimizations.torchscript import NotTraceable, TracedModule
 
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+    from transformers import PreTrainedModel
+
 WIDTH_STEP = 8
-"""Prompts that are padded to few widths have a multiple of so many tokens; ours."""
+"""Bucketed prompt widths are multiples of this. Untuned: keeps the number of kernels small that oneDNN compiles."""
+
+
+class StepFailed(Exception):
+    """The steps of some rows raised, the others' did not.
+
+    errors: what was raised, by the row's number. logits: as `Decoder.step` returns them; those of failed rows mean
+    nothing.
+    """
+
+    def __init__(self, errors: Mapping[int, Exception], logits: torch.Tensor) -> None:
+        super().__init__(f"the steps of {len(errors)} rows failed")
+        self.errors = errors
+        self.logits = logits
 
 
 class Decoder(ABC):
-    """Rows are numbered in the order that they joined; `leave` tells how that changes. Not for several threads.
+    """Rows are numbered in the order of their prefill; `remove` returns how that changes. Not for several threads.
 
-    most_width: up to this prompts are padded to few widths, see `packing.round_up`; 0: to the longest of them.
+    max_width: prompts up to this length are padded to bucketed widths, see `width`; 0: to the longest prompt.
+    max_new_tokens: the most tokens that the model has positions for, None for no such bound. start_token: of the
+    decoder's input in a model with an encoder.
     """
 
-    def __init__(self, module: Any, pad_token_id: int) -> None:
+    def __init__(self, module: "PreTrainedModel", pad_token_id: int) -> None:
         self.module = module
         self.device = module.device
         self._pad = pad_token_id
         self._arguments = set(inspect.signature(module.forward).parameters)
         self._caches: list[RowCache] = []
         self._positions: torch.Tensor | None = None
-        self._hook: Any = None
+        self._hook: RemovableHandle | None = None
         self._graph: TracedModule | None = None
         self._tells_positions = self._hook_positions()
-        self.most_new_tokens: int | None = None
-        self.most_width = 0
+        self.max_new_tokens: int | None = None
+        self.max_width = 0
         config = module.generation_config
         start = config.decoder_start_token_id
         start = getattr(module.config, "decoder_start_token_id", None) if start is None else start
@@ -50,61 +70,64 @@ class Decoder(ABC):
 
     @property
     def is_traced(self) -> bool:
-        """Whether steps are taken as a graph."""
+        """Whether steps run as a TorchScript graph."""
         return self._graph is not None
 
     @property
     def cached_tokens(self) -> int:
-        """Places of the cache in use, padding included."""
+        """Cache positions in use, padding included."""
         return sum(cache.layout.tokens for cache in self._caches)
 
     @property
     def token_bytes(self) -> int:
-        """What a place of the cache takes, 0 while that is not known."""
+        """Bytes of one cache position; 0 before the first prefill."""
         return max((cache.token_bytes for cache in self._caches), default=0)
 
     @abstractmethod
-    def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Let rows join; the logits of each one's next token, (rows, vocabulary).
+    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Add rows by a forward pass over their tokens; the logits of each one's next token, (rows, vocabulary).
 
-        written: what each has written already, of rows that had to leave before.
+        written: tokens generated already, of rows that were preempted.
         """
 
     @abstractmethod
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Take each row's newest token in; the logits of the next ones, (rows, vocabulary)."""
+        """A forward pass over each row's newest token; the logits of the next ones, (rows, vocabulary).
+
+        Raises StepFailed where rows are stepped one by one and some fail; whatever else it raises concerns all rows.
+        """
 
     @abstractmethod
     def history(self, prompt: Sequence[int]) -> list[int]:
-        """What a row's written tokens follow, as `generate` shows it to its rules."""
+        """The tokens before a row's generated ones, as `generate` passes them to logits processors."""
 
-    def leave(self, gone: set[int]) -> list[int]:
-        """Let rows go; the old numbers of those that stay, in their new order."""
+    def remove(self, gone: set[int]) -> list[int]:
+        """Remove rows; the old numbers of the remaining ones, in their new order."""
         orders = [cache.remove(gone) for cache in self._caches]
         return orders[0]
 
     def clear(self) -> None:
-        """Let all rows go."""
+        """Remove all rows."""
         for cache in self._caches:
             cache.clear()
 
     def _hook_positions(self) -> bool:
-        """Models that count their positions themselves (BART's relatives) get each row's own instead."""
+        """Set each row's positions in models that compute positions themselves (BART and similar)."""
         half = self.module.get_decoder() if hasattr(self.module, "get_decoder") else self.module
         found = getattr(half, "embed_positions", None)
         if "position_ids" in self._arguments or not isinstance(found, torch.nn.Embedding):
             return False
 
-        def look_up(table: Any, *_: Any) -> Any:
+        def look_up(*_: object) -> torch.Tensor | None:
             if self._positions is None:
                 return None
-            return embedding(self._positions + getattr(table, "offset", 0), table.weight)
+            return embedding(self._positions + getattr(found, "offset", 0), found.weight)
 
         self._hook = found.register_forward_hook(look_up)
         return True
 
     def unhook(self) -> None:
-        """Leave the model as it was."""
+        """Remove the hook from the model."""
         if self._hook is not None:
             self._hook.remove()
 
@@ -113,7 +136,7 @@ class Decoder(ABC):
         ids, mask, _ = self._pad_left(prompts, max(map(len, prompts)))
         return ids, torch.ones_like(ids) if mask is None else mask
 
-    def _forward(self, positions: torch.Tensor, **arguments: Any) -> torch.Tensor:
+    def _forward(self, positions: torch.Tensor, **arguments: object) -> torch.Tensor:
         """The last logits of each row."""
         if "position_ids" in self._arguments:
             arguments["position_ids"] = positions
@@ -127,9 +150,9 @@ class Decoder(ABC):
         return logits[:, -1]
 
     def width(self, longest: int) -> int:
-        """To how many tokens prompts are padded. Of few sizes, also once multiplied by few rows, up to `most_width`."""
-        width = -(-round_up(longest) // WIDTH_STEP) * WIDTH_STEP
-        return max(longest, min(width, self.most_width))
+        """The width to which prompts are padded: bucketed up to `max_width`, so that few shapes occur."""
+        width = -(-bucket_size(longest) // WIDTH_STEP) * WIDTH_STEP
+        return max(longest, min(width, self.max_width))
 
     def _pad_left(
         self, rows: Sequence[Sequence[int]], width: int
@@ -148,10 +171,10 @@ class Decoder(ABC):
 
 
 class CausalDecoder(Decoder):
-    """A decoder alone: prompt and new tokens are one row."""
+    """A decoder alone: a row is its prompt and its new tokens."""
 
     def trace(self, vocabulary: int, max_tokens: int) -> None:
-        """Take steps as a graph from now on, see `graph.trace_step`; raises what it does."""
+        """Run steps as a TorchScript graph from now on. Raises what `step_graph.trace_step` does."""
         if "position_ids" not in self._arguments:
             raise NotTraceable("it counts positions itself")
         cache = DynamicCache()
@@ -161,10 +184,10 @@ class CausalDecoder(Decoder):
         self._graph = trace_step(self.module, like, vocabulary, max_tokens)
 
     def untrace(self) -> None:
-        """Take steps as the model does."""
+        """Run steps by the model's modules again."""
         self._graph = None
 
-    def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
         """One forward pass over all rows' tokens, padded on the left."""
         rows = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]
         ids, mask, positions = self._pad_left(rows, self.width(max(map(len, rows))))
@@ -195,12 +218,12 @@ class CausalDecoder(Decoder):
 
 
 class Seq2SeqDecoder(Decoder):
-    """Encoder and decoder: the prompt is encoded once, new tokens follow the decoder's start."""
+    """Encoder and decoder: the prompt is encoded once, new tokens follow the start token."""
 
-    def __init__(self, module: Any, pad_token_id: int) -> None:
+    def __init__(self, module: "PreTrainedModel", pad_token_id: int) -> None:
         super().__init__(module, pad_token_id)
         if self._tells_positions:
-            self.most_new_tokens = module.config.max_position_embeddings - 1
+            self.max_new_tokens = module.config.max_position_embeddings - 1
 
     def pad_prompts(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Padded on the right, as encoders are trained."""
@@ -209,8 +232,8 @@ class Seq2SeqDecoder(Decoder):
         mask = torch.arange(width) < torch.tensor([len(prompt) for prompt in prompts])[:, None]
         return ids.to(self.device), mask.to(torch.int64).to(self.device)
 
-    def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
-        """The encoder over all prompts, then the decoder over what each row has."""
+    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+        """The encoder over all prompts, then the decoder over the start token and the generated tokens."""
         ids, mask = self.pad_prompts(prompts)
         encoded = self.module.get_encoder()(input_ids=ids, attention_mask=mask)
         rows = [[self.start_token, *new] for new in written]
@@ -235,7 +258,7 @@ class Seq2SeqDecoder(Decoder):
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """One forward pass of the decoder over a token of each row."""
         own, sources = self._caches
-        # the encoder's output itself is not needed any more, only its shape
+        # of the encoder's output only the shape is needed now
         shape = (own.layout.rows, sources.layout.width, 1)
         logits = self._forward(
             self._positions_now(),
@@ -249,16 +272,18 @@ class Seq2SeqDecoder(Decoder):
         return logits
 
     def history(self, prompt: Sequence[int]) -> list[int]:
-        """The decoder's start."""
+        """The start token."""
         return [self.start_token]
 
 
-def _states(cache: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _states(cache: Cache) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def _to_the_right(states: list[tuple[torch.Tensor, torch.Tensor]], lengths: Sequence[int]) -> Any:
-    """The states of rows that were padded on the right, padded on the left."""
+def _to_the_right(
+    states: list[tuple[torch.Tensor, torch.Tensor]], lengths: Sequence[int]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Move the states of right-padded rows to the right, so that their padding is on the left."""
     longest = max(lengths)
     if min(lengths) == states[0][0].shape[2]:
         return states

@@ -1,47 +1,49 @@
-"""The engine of a generating task: one loop that drains the socket and lets the writer take a step, over and over."""
+"""The engine of a generating task: one loop that drains the socket and lets the scheduler take a step.
+
+A row gets one reply when its text ends; a streamed row gets one with each step.
+"""
 
 from typing import TYPE_CHECKING
 
-from serving.engine.engine import IDLE_MILLISECONDS, Engine
-from serving.wire.messages import Failure, Part, Written
+from serving.engine.socket_loop import SocketLoop
+from serving.wire.messages import Failure, TokenDelta, TokenDeltas
 
 if TYPE_CHECKING:
     import zmq
 
-    from serving.engine.batching.cost import Cost
-    from serving.engine.generation.scheduler import Reply
+    from serving.engine.generation.scheduler import Reply, Scheduler
     from serving.engine.meter import EngineMeter
-    from serving.engine.model import Model
 
 
-class WritingEngine(Engine):
-    """As `Engine`; rows get their replies when they end, streams with each step."""
+class GenerationEngine:
+    """The loop around one scheduler. `run` blocks until `stop` was called and every accepted row is answered."""
 
-    def __init__(self, model: "Model", cost: "Cost", socket: "zmq.Socket[bytes]", meter: "EngineMeter") -> None:
-        super().__init__(model, cost, socket, meter)
-        self._writer = self._queue = model.writer
-        self._writer.count_in(meter)
+    def __init__(self, scheduler: "Scheduler", socket: "zmq.Socket[bytes]", meter: "EngineMeter") -> None:
+        self._scheduler = scheduler
+        self._scheduler.count_in(meter)
+        self._loop = SocketLoop(socket, scheduler, meter)
+
+    def stop(self) -> None:
+        """Leave once every accepted row is answered and no message has arrived for a moment."""
+        self._loop.stop()
 
     def run(self) -> None:
-        """Serve. Returns after `stop`; raises where the model does not work any more, once everybody was told."""
-        while True:
-            self._drain(0 if self._writer else IDLE_MILLISECONDS)
-            if self._may_leave():
-                return
-            try:
-                self._tell(self._writer.step())
-            except Exception:
-                self._tell(self._writer.take_all("the model failed; its engine starts again: try again"))
-                raise
-            self._meter.observe_queue(self._writer.tokens)
-            self._meter.observe_memory()
+        """Serve. Returns after `stop`; raises where the model no longer works, once every row got a failure."""
+        self._loop.run(self._step, lambda: 0 if self._scheduler else None, lambda: not self._scheduler)
 
-    def _tell(self, replies: "list[Reply]") -> None:
-        parts: dict[bytes, list[Part]] = {}
+    def _step(self) -> None:
+        try:
+            self._send(self._scheduler.step())
+        except Exception:
+            self._send(self._scheduler.take_all("the model failed; its engine starts again: try again"))
+            raise
+
+    def _send(self, replies: "list[Reply]") -> None:
+        parts: dict[bytes, list[TokenDelta]] = {}
         for client, reply in replies:
             if isinstance(reply, Failure):
-                self._reply(client, reply)
+                self._loop.reply(client, reply)
             else:
                 parts.setdefault(client, []).append(reply)
         for client, written in parts.items():
-            self._reply(client, Written(written))
+            self._loop.reply(client, TokenDeltas(written))

@@ -1,49 +1,53 @@
-"""A writer for a loaded model: its decoder checked, its cache bounded."""
+"""A scheduler for a loaded model: verifies its decoder and sizes its cache."""
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from registry.contract import Contract
-from serving.engine.generation.scheduler import Writer
-from serving.engine.generation.sequential import SingleDecoder
-from serving.engine.generation.verification import choose_decoder, try_out
+from serving.engine.generation.scheduler import Scheduler
+from serving.engine.generation.sequential import SequentialDecoder
+from serving.engine.generation.verification import check_sampling, choose_decoder, try_out
 from serving.errors import EngineError
 from serving.processors.tokenizer import TextEncoder
 from serving.runtime.limits import available_memory, own_groups
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 logger = logging.getLogger("headwaiter.engine")
 
 MAX_ROWS = {"cpu": 64, "cuda": 256}
-"""Rows that are written together at most, by kind of device; ours."""
+"""Most sequences at a time, by device type. Untuned."""
 PASS_TOKENS = {"cpu": 192, "cuda": 512}
-"""Tokens of rows that join in one forward pass, by kind of device: a CPU is busy with fewer; ours."""
+"""Tokens of one prefill, by device type. Tuned on a CPU, see bench/NOTES.md, Writing texts; untuned on a GPU."""
 HOST_BYTES = 1 << 30
-"""Of the cache on a CPU, unless that is more than a tenth of what is free; ours."""
+"""Size of the cache on a CPU, at most a tenth of the free memory. Untuned."""
 DEVICE_SHARE = 0.5
-"""Of what a GPU has free once the model is loaded; ours."""
+"""Share of a GPU's free memory for the cache, once the model is loaded. Untuned: leaves room for activations."""
 GROWTH = 2
-"""A cache that grows is there twice for a moment."""
+"""A growing cache briefly exists twice."""
 
 
-def make_writer(
-    module: Any,
+def make_scheduler(
+    module: "PreTrainedModel",
     contract: Contract,
     encoder: TextEncoder,
     cache_bytes: int = 0,
     note: Callable[[str], None] = logger.warning,
-) -> Writer:
-    """Looks how the model must be called; raises EngineError. cache_bytes: of keys and values, 0 for a default.
+) -> Scheduler:
+    """Choose and verify a model's decoder. cache_bytes: of keys and values, 0 for a default. Blocks.
 
-    note: is told which better ways are refused, and why.
+    note: called with the reason for each better decoder that is refused. Raises EngineError where none fits.
     """
     vocabulary = contract.processor.vocabulary
     decoder = choose_decoder(module, contract.processor.pad_token_id, vocabulary, note)
+    check_sampling(decoder, vocabulary)
     single = None
-    if module.dtype != torch.float32 and not isinstance(decoder, SingleDecoder):
-        single = SingleDecoder(module, contract.processor.pad_token_id)
+    if module.dtype != torch.float32 and not isinstance(decoder, SequentialDecoder):
+        single = SequentialDecoder(module, contract.processor.pad_token_id)
         if problem := try_out(single, vocabulary):
             note(f"rows with a seed share their steps: {problem}")
             single = None
@@ -56,10 +60,10 @@ def make_writer(
     rows = MAX_ROWS.get(module.device.type, MAX_ROWS["cpu"])
     budget = (cache_bytes or default_bytes(module.device)) // GROWTH
     limit = budget // decoder.token_bytes if decoder.token_bytes else rows * contract.max_tokens
-    return Writer(
+    return Scheduler(
         decoder,
         encoder,
-        alone=single,
+        isolated=single,
         limit_tokens=max(limit, contract.max_tokens),
         max_rows=rows,
         pass_tokens=PASS_TOKENS.get(module.device.type, PASS_TOKENS["cpu"]),
@@ -68,7 +72,7 @@ def make_writer(
 
 
 def default_bytes(device: torch.device) -> int:
-    """A share of what is free, never most of it."""
+    """Default bytes of the cache: a share of the device's free memory."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * DEVICE_SHARE)
     return min(HOST_BYTES, available_memory(own_groups()) // 10)

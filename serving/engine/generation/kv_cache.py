@@ -1,25 +1,24 @@
-"""The key-value cache of the rows that are written now: rows join and leave between steps, and nobody else is copied.
+"""The key-value cache of running rows. Rows are inserted and removed between steps without copying the others.
 
-Rows share columns and end at the same one, so that distances between columns are distances between tokens, which is
-all that relative positions and sliding windows look at. A row's newest token stands in the last column, and before its
-first one is padding.
+Rows share columns and end at the same column. So distances between columns are distances between tokens, which is all
+that relative positions and sliding windows depend on. A row's newest token is in the last column, and padding precedes
+its first token.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 SPARE_ROWS = 8
 SPARE_COLUMNS = 64
-"""Room that is made when rows or columns run out; ours."""
+"""Rows and columns added when the buffers are full. Untuned: a few steps' worth of either."""
 
 
 class Layout:
-    """Which rows and columns of the buffers are in use; one for all layers.
+    """The rows and columns of the buffers in use, shared by all layers.
 
-    rows: in use, the first ones. start, end: columns in use, [start, end). lengths: tokens of each row.
+    rows: number in use, the first ones. start, end: columns in use, [start, end). lengths: tokens of each row.
     """
 
     def __init__(self) -> None:
@@ -35,7 +34,7 @@ class Layout:
 
     @property
     def tokens(self) -> int:
-        """Places in use, padding included."""
+        """Positions in use, padding included."""
         return self.rows * self.width
 
 
@@ -51,19 +50,19 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not ty
 
     @property
     def keys(self) -> torch.Tensor:
-        """What is in use."""
+        """Keys in use."""
         return self.view(0)
 
     @property
     def values(self) -> torch.Tensor:
-        """What is in use."""
+        """Values in use."""
         return self.view(1)
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Nothing: buffers are made by `insert`."""
+        """Do nothing: `insert` makes the buffers."""
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write each row's newest token into the column after the last; it counts once `RowCache.advance` is called."""
         end = self.layout.end
@@ -76,15 +75,15 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not ty
         return self.layout.width
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Columns that the step will see, and the first one."""
+        """Columns that the step attends to, and the first of them."""
         return self.layout.width + query_length, 0
 
     def get_max_length(self) -> int:
-        """No bound of its own."""
+        """No bound."""
         return -1
 
     def reserve(self, rows: int, columns: int, at: int, like: Sequence[torch.Tensor]) -> None:
-        """Buffers of this size, with what is in use from column `at` on. like: keys and values, for the other sizes."""
+        """Enlarge the buffers; what is in use then begins at column `at`. like: keys, values, for other sizes."""
         layout, old = self.layout, self._buffers
         self._buffers = [
             states.new_zeros((rows, states.shape[1], columns, states.shape[3]))  # padding must be finite
@@ -107,7 +106,7 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not ty
             ]
 
     def free(self) -> None:
-        """Give the memory back."""
+        """Free the buffers."""
         self._buffers = []
 
     @property
@@ -116,13 +115,13 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not ty
         return (self._buffers[0].shape[0], self._buffers[0].shape[2]) if self._buffers else (0, 0)
 
     def view(self, which: int, more: int = 0) -> torch.Tensor:
-        """Keys (0) or values (1), with so many columns more than are in use."""
+        """Keys (0) or values (1) in use, with `more` columns behind them."""
         layout = self.layout
         return self._buffers[which][: layout.rows, :, layout.start : layout.end + more]
 
 
 class RowCache(Cache):  # type: ignore[misc]  # as above
-    """All layers. The order of rows is the caller's; `remove` tells how it changes. token_bytes: what a place takes."""
+    """All layers. `remove` returns how the order of the rows changes. token_bytes: of a position."""
 
     def __init__(self, layers: int) -> None:
         self.layout = Layout()
@@ -131,9 +130,9 @@ class RowCache(Cache):  # type: ignore[misc]  # as above
         super().__init__(layers=list(self.rows_layers))
 
     def insert(self, states: Sequence[Sequence[torch.Tensor]], lengths: Sequence[int], *, spare: int = 1) -> None:
-        """Let rows join at the end. states: keys and values of each layer, padded on the left, and `lengths` long.
+        """Add rows at the end. states: keys and values of each layer, padded on the left. lengths: tokens of each row.
 
-        spare: columns that the next steps need at least.
+        spare: least columns for the next steps.
         """
         layout, count, longest = self.layout, len(lengths), max(lengths)
         self.token_bytes = sum(part.shape[1] * part.shape[3] * part.element_size() for pair in states for part in pair)
@@ -158,7 +157,7 @@ class RowCache(Cache):  # type: ignore[misc]  # as above
         return [layer.view(which, 1) for layer in self.rows_layers for which in (0, 1)]
 
     def advance(self) -> None:
-        """The step is done: each row has one token more."""
+        """Count the step's column: each row has one token more."""
         layout = self.layout
         layout.end += 1
         layout.lengths = [length + 1 for length in layout.lengths]
@@ -170,7 +169,7 @@ class RowCache(Cache):  # type: ignore[misc]  # as above
             layout.start, layout.end = 0, width
 
     def remove(self, gone: set[int]) -> list[int]:
-        """Let rows leave; the old numbers of those that stay, in their new order."""
+        """Remove rows; the old numbers of the remaining ones, in their new order."""
         layout = self.layout
         count = layout.rows - len(gone)
         movers = [index for index in range(count, layout.rows) if index not in gone]
@@ -190,14 +189,14 @@ class RowCache(Cache):  # type: ignore[misc]  # as above
         return order
 
     def clear(self) -> None:
-        """Forget all rows and give their memory back."""
+        """Remove all rows and free their memory."""
         layout = self.layout
         layout.rows, layout.start, layout.end, layout.lengths = 0, 0, 0, []
         for layer in self.rows_layers:
             layer.free()
 
     def mask(self, more: int, device: torch.device) -> torch.Tensor | None:
-        """(rows, columns + more) int64, 1 where a row has a token, the `more` coming ones included; None if all are."""
+        """(rows, columns + more) int64, 1 where a row has a token, its next ones included; None where all have."""
         layout = self.layout
         if min(layout.lengths) == layout.width:
             return None

@@ -1,23 +1,34 @@
-"""From the logits of many rows to each row's next token, by its own settings and its own random numbers.
+"""The logits of many rows → each row's next token, by the row's own settings and random numbers.
 
-A row's draw depends on its logits, its settings and its seed only, never on its neighbours: each has a stream of
-uniform numbers of its own, and its token is where the number falls in the cumulated probabilities.
+A row's draw depends on its logits, its settings and its seed, never on the other rows of the batch. Each row has a
+stream of uniform numbers of its own; its token is where the number falls in the cumulative probabilities.
 """
 
+import logging
 import random
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Literal, assert_never, get_args
 
 import numpy
 import torch
 
 from serving.wire.messages import Row, SamplingSettings
 
-MOST_TOP_K = 1024
-"""Up to here the best tokens are found without sorting all."""
-DEFAULTS: dict[str, Any] = {
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+
+logger = logging.getLogger("headwaiter.engine")
+
+Way = Literal["best", "sorted", "all"]
+"""What a token is drawn from: the best few, all tokens sorted by score, or all tokens as they are."""
+
+MAX_TOP_K = 1024
+"""Up to this `top_k` the best tokens are found without sorting all. Untuned."""
+NOT_FINITE = "the model answered with a number that is not finite"
+RULE_FAILED = "a sampling rule failed on this text"
+DEFAULTS: dict[str, bool | int | float] = {
     "do_sample": False,
     "temperature": 1.0,
     "top_k": 50,
@@ -25,31 +36,36 @@ DEFAULTS: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "num_beams": 1,
 }
-"""What transformers' `generate` takes where neither request nor checkpoint says anything (5.23)."""
+"""The values of transformers' `generate` (5.23) where neither request nor checkpoint has one."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A row's next token. logprob, top: its score and the best (id, score), where the row wants them."""
+    """A row's next token. logprob, top: its score and the best (id, score), where the request asks for them.
+
+    problem: why the row has no next token; "" where it has one.
+    """
 
     token: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+    problem: str = ""
 
 
 class Sampler:
-    """How one row's tokens are chosen; the checkpoint's `generation_config` fills what its settings leave open.
+    """How one row's tokens are chosen. Its settings come before the checkpoint's `generation_config`.
 
-    is_drawn: whether by chance; else the likeliest is taken. beams: of a search.
+    is_drawn: whether tokens are drawn; else the likeliest is taken. beams: of a search, 1 for none.
     """
 
-    def __init__(self, module: Any, settings: SamplingSettings, row: Row) -> None:
+    def __init__(self, module: "PreTrainedModel", settings: SamplingSettings, row: Row) -> None:
         config = module.generation_config
 
-        def settled(name: str) -> Any:
+        def settled(name: str) -> bool | int | float:
             given = getattr(settings, name)
             given = getattr(config, name, None) if given is None else given
-            return DEFAULTS[name] if given is None else given
+            value: bool | int | float = DEFAULTS[name] if given is None else given
+            return value
 
         self.is_drawn = bool(settled("do_sample"))
         self.temperature = float(settled("temperature"))
@@ -58,22 +74,22 @@ class Sampler:
         self.beams = int(settled("num_beams"))
         self.top = settings.top
         self._random = random.Random(settings.seed)  # noqa: S311  # no secret depends on it
-        self._processors = _processors(module, settings, settled("repetition_penalty"), self.is_drawn, row)
+        self._processors = _processors(module, settings, float(settled("repetition_penalty")), self.is_drawn, row)
 
     @property
-    def way(self) -> str:
-        """Rows of one way are drawn together."""
-        if 0 < self.top_k <= MOST_TOP_K:
+    def way(self) -> Way:
+        """How the token is drawn; rows that are drawn alike are drawn together."""
+        if 0 < self.top_k <= MAX_TOP_K:
             return "best"
         return "sorted" if self.top_k or self.top_p < 1 else "all"
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing changes the logits before the choice."""
+        """Whether the row has no logits processors."""
         return not self._processors
 
     def process(self, ids: Sequence[int], scores: torch.Tensor) -> torch.Tensor:
-        """The (1, vocabulary) scores after penalties and rules. ids: all tokens before, without padding."""
+        """Apply penalties and rules to (1, vocabulary) scores. ids: all tokens before, without padding."""
         changed: torch.Tensor = self._processors(torch.tensor([ids], device=scores.device), scores)
         return changed
 
@@ -82,40 +98,63 @@ class Sampler:
         return self._random.random()
 
 
-def choose(logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequence[int]]) -> list[Choice | None]:
-    """Each row's next token; None for a row whose logits are not finite. logits: (rows, vocabulary) of any dtype."""
+def choose(logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequence[int]]) -> list[Choice]:
+    """Each row's next token. logits: (rows, vocabulary) of any dtype. ids: see `Sampler.process`.
+
+    A row has a problem instead of a token where its logits are not finite or one of its rules raises.
+    """
     logits = logits.float()
     is_finite = logits.amax(-1).isfinite()  # a masked token may be minus infinity
-    scores = logits
-    if not all(sampler.is_plain for sampler in samplers):
-        parts = [logits[row : row + 1] for row in range(len(samplers))]
-        scores = torch.cat(
-            [
-                part if sampler.is_plain else sampler.process(before, part)
-                for part, sampler, before in zip(parts, samplers, ids, strict=True)
-            ]
-        )
+    scores, problems = _apply_rules(logits, samplers, ids)
     tokens = scores.argmax(-1)
-    for way in ("best", "sorted", "all"):
+    for way in get_args(Way):
         drawn = [index for index, sampler in enumerate(samplers) if sampler.is_drawn and sampler.way == way]
         if drawn:
             tokens[drawn] = _draw(scores[drawn], [samplers[index] for index in drawn], way)
     told = _tell(logits, samplers, tokens)
     found, finite = tokens.tolist(), is_finite.tolist()
-    return [told.get(index, Choice(found[index])) if finite[index] else None for index in range(len(found))]
+    problems |= {index: NOT_FINITE for index in range(len(found)) if not finite[index]}
+    return [
+        Choice(found[index], problem=problems[index]) if index in problems else told.get(index) or Choice(found[index])
+        for index in range(len(found))
+    ]
 
 
-def _draw(scores: torch.Tensor, samplers: Sequence[Sampler], way: str) -> torch.Tensor:
+def _apply_rules(
+    logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, dict[int, str]]:
+    """Apply each row's penalties and rules; the scores, and the problem of each row whose rules raise."""
+    problems: dict[int, str] = {}
+    if all(sampler.is_plain for sampler in samplers):
+        return logits, problems
+    parts = [logits[row : row + 1] for row in range(len(samplers))]
+    for index, (sampler, before) in enumerate(zip(samplers, ids, strict=True)):
+        if sampler.is_plain:
+            continue
+        try:
+            parts[index] = sampler.process(before, parts[index])
+        except Exception as error:  # a rule is transformers' code and may raise anything; it must cost its row only
+            logger.error("a sampling rule failed on a row: %s", type(error).__name__)
+            problems[index] = RULE_FAILED
+    return torch.cat(parts), problems
+
+
+def _draw(scores: torch.Tensor, samplers: Sequence[Sampler], way: Way) -> torch.Tensor:
     def column(values: list[float]) -> torch.Tensor:
         return torch.tensor(values, device=scores.device)[:, None]
 
     # in double precision, so that a sum over a large vocabulary does not depend on how it is computed
     scores = scores.double() / column([sampler.temperature for sampler in samplers])
-    ids = None
-    if way == "best":
-        scores, ids = scores.topk(min(max(sampler.top_k for sampler in samplers), scores.shape[-1]))
-    elif way == "sorted":
-        scores, ids = scores.sort(-1, descending=True)
+    ids: torch.Tensor | None
+    match way:
+        case "best":
+            scores, ids = scores.topk(min(max(sampler.top_k for sampler in samplers), scores.shape[-1]))
+        case "sorted":
+            scores, ids = scores.sort(-1, descending=True)
+        case "all":
+            ids = None
+        case other:
+            assert_never(other)
     if ids is not None:
         rank = torch.arange(scores.shape[-1], device=scores.device)
         most = column([sampler.top_k or scores.shape[-1] for sampler in samplers])
@@ -133,7 +172,7 @@ def _draw(scores: torch.Tensor, samplers: Sequence[Sampler], way: str) -> torch.
 
 
 def _tell(logits: torch.Tensor, samplers: Sequence[Sampler], tokens: torch.Tensor) -> dict[int, Choice]:
-    """The choices of those rows that want scores: the model's own, before the settings change them."""
+    """The choices of rows that ask for scores: the model's own, before the settings change them."""
     wanting = [index for index, sampler in enumerate(samplers) if sampler.top is not None]
     if not wanting:
         return {}
@@ -147,8 +186,10 @@ def _tell(logits: torch.Tensor, samplers: Sequence[Sampler], tokens: torch.Tenso
     }
 
 
-def _processors(module: Any, settings: SamplingSettings, penalty: float, is_drawn: bool, row: Row) -> Any:
-    """Transformers' own, for what the checkpoint's generation_config asks for beside temperature, top_k and top_p."""
+def _processors(
+    module: "PreTrainedModel", settings: SamplingSettings, penalty: float, is_drawn: bool, row: Row
+) -> "LogitsProcessorList":
+    """The logits processors of transformers for the repetition penalty and the checkpoint's generation_config."""
     from transformers import LogitsProcessorList
 
     config = module.generation_config
@@ -167,7 +208,7 @@ def _processors(module: Any, settings: SamplingSettings, penalty: float, is_draw
     )
 
 
-PLAIN_RULES: dict[str, tuple[Any, ...]] = {
+PLAIN_RULES: dict[str, tuple[float | None, ...]] = {
     "no_repeat_ngram_size": (None, 0),
     "encoder_no_repeat_ngram_size": (None, 0),
     "encoder_repetition_penalty": (None, 1.0),
@@ -185,8 +226,8 @@ PLAIN_RULES: dict[str, tuple[Any, ...]] = {
         (None,),
     ),
 }
-"""Rules of a generation_config and the values that mean nothing."""
+"""Rules of a generation_config, and the values that switch each off."""
 
 
-def _asks_for_rules(config: Any) -> bool:
+def _asks_for_rules(config: "GenerationConfig") -> bool:
     return any(getattr(config, name, None) not in values for name, values in PLAIN_RULES.items())

@@ -1,52 +1,46 @@
-"""The rows that an engine of a generating task has: those that wait and those that are written, step by step.
+"""The scheduler of an engine whose task generates: its sequences wait, are prefilled and take steps of one token.
 
-Rows join whenever there is room, and leave with the step in which they end, are cancelled or pass their deadline. Who
-waits is let in by a time of its own: when it arrived, and later the more it may write; so short texts overtake long
-ones, and nobody waits for ever. A long row that was written for a while gives its place to one that is due before it,
-and goes on later, with the same text.
+Before each step waiting sequences are admitted where there is room, see `admission`. A sequence leaves with the step in
+which it ends, is cancelled or passes its deadline.
 
-In reduced precision sums are rounded otherwise in other company, and a draw may fall on another token. So there a row
-with a seed takes its steps by itself and does not give way; such rows are few, and have half of the cache at most.
+In reduced precision the rounding of a sum depends on the other rows of the batch, and a drawn token can depend on the
+rounding. So there a sequence with a seed is isolated: no other row shares its forward passes, and it is not preempted.
 """
 
 import logging
 import time
-from bisect import bisect_right, insort
-from collections.abc import Callable, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Collection
 
 import torch
 
-from serving.engine.generation.beam_search import Search
-from serving.engine.generation.decode_batch import Company
+from serving.engine.generation.admission import Limits, plan_admission
+from serving.engine.generation.beam_search import BeamSearch
+from serving.engine.generation.decode_batch import DecodeBatch
 from serving.engine.generation.decoder import Decoder
-from serving.engine.generation.sampling import Choice, Sampler, choose
-from serving.engine.generation.sequence import Entry, bounded
+from serving.engine.generation.sampling import Choice, Sampler
+from serving.engine.generation.sequence import Sequence, limit_new_tokens
+from serving.engine.generation.waiting import WaitingSequences
 from serving.engine.meter import EngineMeter, GenerationMeter
 from serving.processors.detokenizer import TextReader
 from serving.processors.tokenizer import TextEncoder
-from serving.wire.messages import Failure, Part, Row, SamplingSettings
+from serving.wire.messages import Failure, Finish, Row, SamplingSettings, TokenDelta
 
 logger = logging.getLogger("headwaiter.engine")
 
-TURN_TOKENS = 32
-"""A row that has a place keeps it for at least this many tokens; ours."""
-MOST_ALONE = 4
-"""Rows that take their steps by themselves at a time, as others wait for each of these steps; ours."""
-JOIN_TOKENS = 512
-"""Tokens of the rows that join between two steps, padding included, so that others need not wait long; ours."""
+MAX_PREFILL_TOKENS = 512
+"""Tokens prefilled between two steps, padding included; bounds how long running sequences wait. Tuned, see
+bench/NOTES.md, Writing texts."""
 
-Reply = tuple[bytes, Part | Failure]
-"""To whom, what."""
+Reply = tuple[bytes, TokenDelta | Failure]
+"""The front's ZeroMQ identity and the message for it."""
 
 
-class Writer:
-    """All rows of one engine. Not for several threads.
+class Scheduler:
+    """All sequences of one engine. `len()` counts them. Not for several threads.
 
-    alone: of rows with a seed, where they must take their steps by themselves. limit_tokens: places of the cache.
-    max_rows: written at a time at most. pass_tokens: of rows that join in one forward pass, padding included; each has
-    its first token at the end of it. verify: raises where the model does not work any more. `tokens` counts those of
-    rows that wait.
+    isolated: decoder of isolated sequences; None where all share their forward passes. limit_tokens: positions of the
+    cache. max_rows: sequences at a time. pass_tokens: tokens of one prefill, padding included. verify: raises where the
+    model no longer works; called after a fault.
     """
 
     def __init__(
@@ -54,86 +48,95 @@ class Writer:
         decoder: Decoder,
         encoder: TextEncoder,
         *,
-        alone: Decoder | None = None,
+        isolated: Decoder | None = None,
         limit_tokens: int,
         max_rows: int,
-        pass_tokens: int = JOIN_TOKENS,
+        pass_tokens: int = MAX_PREFILL_TOKENS,
         verify: Callable[[], None] = lambda: None,
     ) -> None:
-        self._together = Company(decoder)
-        self._alone = None if alone is None else Company(alone)
-        self._companies = [self._together] if self._alone is None else [self._together, self._alone]
+        self._batch = DecodeBatch(decoder)
+        self._isolated = None if isolated is None else DecodeBatch(isolated)
+        self._batches = [self._batch] if self._isolated is None else [self._batch, self._isolated]
         self._encoder = encoder
-        self._limit = limit_tokens
-        self._max_rows = max_rows
-        self._pass_tokens = pass_tokens
+        self._limits = Limits(max_rows, limit_tokens, pass_tokens)
         self._verify = verify
         self._meters: tuple[EngineMeter, GenerationMeter] | None = None
-        self._waiting: list[Entry] = []
-        self._joined_tokens = 0
-        self._search: Search | None = None
+        self._waiting = WaitingSequences()
+        self._prefilled_tokens = 0
+        self._search: BeamSearch | None = None
         self._replies: list[Reply] = []
         ends = decoder.module.generation_config.eos_token_id
         self._ends = frozenset([] if ends is None else ends if isinstance(ends, list) else [ends])
 
     @property
     def decoder(self) -> Decoder:
-        """Of the rows that take their steps together."""
-        return self._together.decoder
+        """The decoder of the sequences that are not isolated."""
+        return self._batch.decoder
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._running) + (len(self._search.entries) if self._search else 0)
+        return len(self._waiting) + self.running
+
+    def __bool__(self) -> bool:
+        """Whether a step has something to do or to report."""
+        return len(self) > 0 or bool(self._replies)
 
     @property
     def tokens(self) -> int:
-        """Tokens that waiting rows may come to."""
-        return sum(entry.longest for entry in self._waiting)
-
-    @property
-    def _running(self) -> list[Entry]:
-        return [entry for company in self._companies for entry in company.entries]
+        """The most tokens that the waiting sequences can come to, prompts included."""
+        return self._waiting.tokens
 
     @property
     def running(self) -> int:
-        """Rows that are written now."""
-        return len(self) - len(self._waiting)
+        """Number of sequences in a batch or a beam search."""
+        searched = len(self._search.sequences) if self._search else 0
+        return searched + sum(len(batch.sequences) for batch in self._batches)
 
     @property
     def cached_tokens(self) -> int:
-        """Places of the cache in use."""
-        return sum(company.decoder.cached_tokens for company in self._companies)
+        """Positions of the cache in use."""
+        return sum(batch.decoder.cached_tokens for batch in self._batches)
 
     def count_in(self, meter: EngineMeter) -> None:
         """Count in this version's metrics from now on."""
         self._meters = (meter, GenerationMeter(**meter.fields))
 
     def add(self, client: bytes, row: Row, now: float) -> None:
-        """A row waits from now on."""
-        settings = bounded(SamplingSettings.unpack(row.extra), self.decoder.most_new_tokens)
+        """Add a row to those that wait. One whose sampling cannot be set up fails; the next step reports it."""
+        try:
+            sequence = self._make_sequence(client, row, now)
+        except Exception as error:  # sampling is transformers' code and may raise anything; only this row fails
+            logger.error("the sampling of a row could not be set up: %s", type(error).__name__)
+            self._replies.append((client, Failure([row.id], "failed", "the row's sampling could not be set up")))
+            return
+        self._waiting.add(sequence)
+
+    def _make_sequence(self, client: bytes, row: Row, now: float) -> Sequence:
+        settings = limit_new_tokens(SamplingSettings.unpack(row.payload), self.decoder.max_new_tokens)
         reader = TextReader(self._encoder, settings.stop) if settings.stop else None
         sampler = Sampler(self.decoder.module, settings, row)
-        entry = Entry(client, row, now, settings, self._ends, sampler, reader)
-        entry.is_alone = self._alone is not None and settings.seed is not None and sampler.is_drawn
-        insort(self._waiting, entry, key=_due)
+        sequence = Sequence(client, row, now, settings, self._ends, sampler, reader)
+        sequence.is_isolated = self._isolated is not None and settings.seed is not None and sampler.is_drawn
+        return sequence
 
     @torch.inference_mode()
-    def cancel(self, client: bytes, ids: Sequence[int]) -> int:
-        """Drop a client's rows, waiting or running; returns how many there were."""
+    def cancel(self, client: bytes, ids: Collection[int]) -> int:
+        """Remove a client's rows, waiting or running; how many there were."""
         wanted = set(ids)
-        return len(self._drop(lambda entry: entry.row.id in wanted and entry.client == client))
+        waiting = self._waiting.cancel(client, wanted)
+        return len(waiting) + len(self._discard(lambda each: each.row.id in wanted and each.client == client))
 
     @torch.inference_mode()
     def step(self) -> list[Reply]:
-        """Let rows in, or write a token of each that runs; what there is to tell.
+        """Admit waiting sequences, or generate a token for each running one; the replies that are due.
 
-        Raises what `verify` does, after a fault; then the model is of no use, and what `take_all` gives got no answer.
+        Raises what `verify` does, after a fault. The model is of no use then: `take_all` fails what remains.
         """
         self._expire(time.monotonic())
-        joined = self._let_in(JOIN_TOKENS - self._joined_tokens)
-        self._joined_tokens = self._joined_tokens + joined if joined else 0
-        if not joined:  # who joined has a token to be told first
-            for company in self._companies:
-                self._advance(company)
+        prefilled = self._admit(MAX_PREFILL_TOKENS - self._prefilled_tokens)
+        self._prefilled_tokens = self._prefilled_tokens + prefilled if prefilled else 0
+        if not prefilled:  # the first token of what was prefilled is reported before the next step
+            for batch in self._batches:
+                self._advance(batch)
         self._advance_search()
         self._count()
         replies, self._replies = self._replies, []
@@ -141,202 +144,177 @@ class Writer:
 
     @torch.inference_mode()
     def take_all(self, message: str) -> list[Reply]:
-        """Drop all rows; a failure for each, with what was not told yet."""
-        for entry in self._drop(lambda _: True):
-            self._fail(entry, message)
+        """Remove all sequences; a failure for each, after the replies that are due."""
+        for sequence in self._waiting.clear() + self._discard(lambda _: True):
+            self._fail(sequence, message)
         replies, self._replies = self._replies, []
         return replies
 
     def _expire(self, now: float) -> None:
-        """A stream that has begun has no deadline any more; whoever reads it may leave."""
-        for entry in self._drop(lambda each: each.row.deadline <= now and not (each.row.streams and each.sent)):
-            where = "while it was written" if entry.choices else "in the queue"
-            failure = Failure([entry.row.id], "deadline", f"the deadline passed {where}: ask for less, or later")
-            self._replies.append((entry.client, failure))
+        """Fail what passed its deadline. A stream that has begun has none any more: its reader may leave."""
 
-    def _drop(self, is_meant: Callable[[Entry], bool]) -> list[Entry]:
-        gone = [entry for entry in self._waiting if is_meant(entry)]
-        if gone:
-            self._waiting = [entry for entry in self._waiting if entry not in gone]
-        if self._search is not None and (found := [entry for entry in self._search.entries if is_meant(entry)]):
-            gone += found
-            self._search.drop(found)
-            self._search = self._search if self._search.entries else None
-        for company in self._companies:
-            gone += company.drop(is_meant)
-        return gone
+        def is_late(each: Sequence) -> bool:
+            return each.row.deadline <= now and not (each.row.streams and each.sent)
 
-    def _let_in(self, most_tokens: int) -> int:
-        """Let who is due first join with others like it; how many tokens they have, padding included.
+        for sequence in self._waiting.expire(now) + self._discard(is_late):
+            where = "while it was written" if sequence.choices else "in the queue"
+            message = f"the deadline passed {where}: ask for less, or later"
+            self._replies.append((sequence.client, Failure([sequence.row.id], "deadline", message)))
 
-        most_tokens: of those who join; a step comes first where nothing is left of it.
-        """
-        joining: list[Entry] = []
-        longest = 0
-        for entry in list(self._waiting) if most_tokens > 0 else []:
-            length = entry.length
-            if entry.sampler.beams > 1:
-                if self._search is None:
-                    self._search = Search(self.decoder, self._alike(entry))
-                    self._waiting = [other for other in self._waiting if other not in self._search.entries]
-                continue
-            if joining and (len(joining) + 1) * self.decoder.width(max(longest, length)) > most_tokens:
-                break
-            if entry.is_alone and not self._may_be_alone(entry, joining):
-                continue
-            while not self._has_room(entry, joining):
-                if not self._give_way(entry):
-                    break
-            if not self._has_room(entry, joining):
-                break
-            joining.append(entry)
-            longest = max(longest, length)
-        joining = self._alike_in_length(joining)
-        if joining:
-            for company in self._companies:
-                self._join(company, [entry for entry in joining if entry.is_alone == (company is self._alone)])
-        return len(joining) * self.decoder.width(max((entry.length for entry in joining), default=0))
+    def _discard(self, is_meant: Callable[[Sequence], bool]) -> list[Sequence]:
+        """Remove running sequences; those sequences."""
+        found = []
+        if self._search is not None and (found := [each for each in self._search.sequences if is_meant(each)]):
+            self._search.remove(found)
+            self._search = self._search if self._search.sequences else None
+        for batch in self._batches:
+            found += batch.discard(is_meant)
+        return found
 
-    def _alike_in_length(self, entries: list[Entry]) -> list[Entry]:
-        """The first of them with those nearest to it in length that one forward pass takes."""
-        nearest = sorted(entries, key=lambda entry: abs(entry.length - entries[0].length))
-        longest = accumulate((entry.length for entry in nearest), max)
-        places = [count * self.decoder.width(length) for count, length in enumerate(longest, 1)]
-        return nearest[: max(1, bisect_right(places, self._pass_tokens))]
+    def _admit(self, max_tokens: int) -> int:
+        """Admit waiting sequences; how many tokens were prefilled, padding included. max_tokens: bound of these."""
+        plan = plan_admission(
+            self._waiting,
+            [sequence for batch in self._batches for sequence in batch.sequences],
+            self._limits,
+            width=self.decoder.width,
+            max_tokens=max_tokens,
+            is_searching=self._search is not None,
+        )
+        for sequence in plan.preempt:
+            self._preempt(sequence)
+        if plan.search:
+            self._search = BeamSearch(self.decoder, plan.search)
+            for sequence in plan.search:
+                self._waiting.remove(sequence)
+        longest = max((sequence.length for sequence in plan.prefill), default=0)
+        for batch in self._batches:
+            is_isolated = batch is self._isolated
+            self._prefill(batch, [sequence for sequence in plan.prefill if sequence.is_isolated == is_isolated])
+        return len(plan.prefill) * self.decoder.width(longest)
 
-    def _alike(self, entry: Entry) -> list[Entry]:
-        """Waiting rows that one search can take: of one setting, as many as fit. A seed is one row's alone."""
-        alike = [other for other in self._waiting if other.row.extra == entry.row.extra]
-        longest = max(other.longest for other in alike)
-        most = min(self._max_rows, self._limit // longest) // entry.sampler.beams
-        return alike[: max(1, most)] if entry.settings.seed is None else [entry]
-
-    def _has_room(self, entry: Entry, joining: list[Entry]) -> bool:
-        """Whether all rows with this one fit the cache, each as long as it may get; the only one always may start."""
-        rows = [*self._running, *joining, entry]
-        together = [row.longest for row in rows if not row.is_alone]
-        places = len(together) * max(together, default=0) + sum(row.longest for row in rows if row.is_alone)
-        return (len(rows) <= self._max_rows and places <= self._limit) or len(rows) == 1
-
-    def _may_be_alone(self, entry: Entry, joining: list[Entry]) -> bool:
-        """Whether a row that takes its steps by itself leaves enough to the others; the first one always may start."""
-        rows = [row.longest for row in [*self._running, *joining] if row.is_alone]
-        return not rows or (len(rows) < MOST_ALONE and sum(rows) + entry.longest <= self._limit // 2)
-
-    def _give_way(self, entry: Entry) -> bool:
-        """Let the row that is due last, if it had its turn and is due after `entry`, lose its place."""
-        late = [(row.due, place) for place, row in enumerate(self._together.entries) if row.turn >= TURN_TOKENS]
-        due, place = max(late, default=(0.0, 0))
-        if due <= entry.due:
-            return False
-        row = self._together.entries[place]
-        self._together.leave({place})
-        row.turn = 0
-        insort(self._waiting, row, key=_due)
+    def _preempt(self, sequence: Sequence) -> None:
+        """Let a running sequence wait again."""
+        self._batch.remove({self._batch.sequences.index(sequence)})
+        sequence.tokens_since_admitted = 0
+        self._waiting.add(sequence)
         if self._meters is not None:
             self._meters[1].observe_preemption()
-        return True
 
-    def _join(self, company: Company, entries: list[Entry]) -> None:
-        if not entries:
+    def _prefill(self, batch: DecodeBatch, sequences: list[Sequence]) -> None:
+        """Move waiting sequences into a batch. If that fails for several together each is tried by itself."""
+        if not sequences:
             return
-        self._waiting = [entry for entry in self._waiting if entry not in entries]
         now = time.monotonic()
-        for entry in entries:
-            entry.started = entry.started or now
+        for sequence in sequences:
+            self._waiting.remove(sequence)
+            sequence.started = sequence.started or now
         try:
-            logits = company.decoder.join([entry.prompt for entry in entries], [entry.tokens for entry in entries])
-        except Exception as error:  # a model may raise anything; it must cost its own row only
-            if len(entries) > 1:
-                self._waiting[:0] = entries  # until each has its turn, so that none is forgotten
-                for entry in entries:
-                    self._join(company, [entry])
+            logits = batch.prefill(sequences)
+        except Exception as error:  # a model may raise anything; only the row at fault fails
+            if len(sequences) == 1:
+                self._fault(sequences, error)
                 return
-            self._fault(entries, error)
+            for sequence in sequences:  # so that `take_all` finds them if the model turns out to be of no use
+                self._waiting.add(sequence)
+            for sequence in sequences:
+                self._prefill(batch, [sequence])
             return
         if self._meters is not None:
-            lengths = [entry.length for entry in entries]
-            self._meters[0].observe_batch(lengths, len(lengths) * company.decoder.width(max(lengths)))
-            self._meters[1].observe_prompt(sum(len(entry.prompt) for entry in entries if not entry.tokens))
-        company.entries += entries
-        self._take(logits, company, entries)
+            lengths = [sequence.length for sequence in sequences]
+            self._meters[0].observe_batch(lengths, len(lengths) * batch.decoder.width(max(lengths)))
+            self._meters[1].observe_prompt(sum(len(each.prompt) for each in sequences if not each.tokens))
+        self._take_tokens(logits, batch, sequences)
 
-    def _advance(self, company: Company) -> None:
-        """A step of all rows."""
-        if not company.entries:
+    def _advance(self, batch: DecodeBatch) -> None:
+        """Generate a token for each sequence of a batch."""
+        if not batch.sequences:
             return
-        try:
-            logits = company.decoder.step([entry.tokens[-1] for entry in company.entries])
-        except Exception as error:  # as above
-            self._fault(company.clear(), error)
-            return
-        self._take(logits, company, company.entries)
+        step = batch.step()
+        if step.logits is not None:
+            self._take_tokens(step.logits, batch, batch.sequences)
+        if step.error is not None:
+            self._fault(step.failed, step.error)
 
-    def _take(self, logits: torch.Tensor, company: Company, entries: list[Entry]) -> None:
-        """A token for each of the rows, which are the company's last ones."""
+    def _take_tokens(self, logits: torch.Tensor, batch: DecodeBatch, sequences: list[Sequence]) -> None:
+        """Append a token to each of the batch's last sequences; remove those that end."""
         now = time.monotonic()
-        choices = choose(logits, [entry.sampler for entry in entries], [self._ids(entry) for entry in entries])
-        gone = set()
-        first = len(company.entries) - len(entries)
-        for place, (entry, choice) in enumerate(zip(entries, choices, strict=True), first):
-            if choice is None:
-                self._fail(entry, "the model answered with a number that is not finite")
-                gone.add(place)
+        ended = set()
+        first = len(batch.sequences) - len(sequences)
+        for place, (sequence, choice) in enumerate(
+            zip(sequences, batch.choose_tokens(logits, sequences), strict=True), first
+        ):
+            finish = self._append(sequence, choice)
+            if finish is None:
+                ended.add(place)
                 continue
-            finish = entry.take(choice)
-            if not entry.first:
-                entry.first = now
+            if not sequence.first_token:
+                sequence.first_token = now
                 if self._meters is not None:
-                    self._meters[1].observe_first_token(now - entry.arrived)
-            if finish or entry.row.streams:
-                self._replies.append((entry.client, entry.part(finish)))
+                    self._meters[1].observe_first_token(now - sequence.arrived)
+            if finish or sequence.row.streams:
+                self._replies.append((sequence.client, sequence.take_delta(finish)))
             if finish:
-                gone.add(place)
-                self._count_end(entry, now)
+                ended.add(place)
+                self._count_end(sequence, now)
         if self._meters is not None:
-            self._meters[1].observe_tokens(len(entries))
-        company.leave(gone)
+            self._meters[1].observe_tokens(len(sequences))
+        batch.remove(ended)
 
-    def _ids(self, entry: Entry) -> list[int]:
-        return [] if entry.sampler.is_plain else [*self.decoder.history(entry.prompt), *entry.tokens]
+    def _append(self, sequence: Sequence, choice: Choice) -> Finish | None:
+        """Append a row's next token; None where the row failed instead."""
+        if choice.problem:
+            self._fail(sequence, choice.problem)
+            return None
+        try:
+            return sequence.append(choice)
+        except Exception as error:  # reading its text is the tokenizer's code and may raise anything
+            logger.error("the text of a row could not be read: %s", type(error).__name__)
+            self._fail(sequence, "the generated text could not be read")
+            return None
 
     def _advance_search(self) -> None:
-        if self._search is None:
+        """Take a step of the beam search, if one runs."""
+        search = self._search
+        if search is None:
             return
-        entries = list(self._search.entries)
+        sequences = list(search.sequences)
         try:
-            if not self._search.step():
+            if not search.step():
                 return
         except Exception as error:  # as above
             self._search = None
-            self._fault(entries, error)
+            self._fault(sequences, error)
             return
         self._search = None
-        for entry in entries:
-            entry.first = time.monotonic()
-            finish = next((word for token in entry.found if (word := entry.take(Choice(token)))), "length")
-            self._replies.append((entry.client, entry.part(finish)))
+        for sequence in sequences:
+            sequence.first_token = time.monotonic()
+            finish: Finish | None = ""
+            for token in sequence.searched_tokens:
+                finish = self._append(sequence, Choice(token))
+                if finish != "":
+                    break
+            if finish is None:
+                continue
+            self._replies.append((sequence.client, sequence.take_delta(finish or "length")))
             if self._meters is not None:
-                self._meters[1].observe_tokens(len(entry.tokens))
+                self._meters[1].observe_tokens(len(sequence.tokens))
 
-    def _fault(self, entries: list[Entry], error: Exception) -> None:
-        """The model raised on these rows. Whether it still works is looked at once they know."""
-        for entry in entries:
-            self._fail(entry, "the model failed on this input")
-        logger.error("the model failed on %d rows: %s", len(entries), type(error).__name__)
+    def _fault(self, sequences: list[Sequence], error: Exception) -> None:
+        """The model raised on these sequences: fail them, then verify that it still works."""
+        for sequence in sequences:
+            self._fail(sequence, "the model failed on this input")
+        logger.error("the model failed on %d rows: %s", len(sequences), type(error).__name__)
         self._verify()
 
-    def _fail(self, entry: Entry, message: str) -> None:
-        self._replies.append((entry.client, Failure([entry.row.id], "failed", message)))
+    def _fail(self, sequence: Sequence, message: str) -> None:
+        self._replies.append((sequence.client, Failure([sequence.row.id], "failed", message)))
 
-    def _count_end(self, entry: Entry, now: float) -> None:
+    def _count_end(self, sequence: Sequence, now: float) -> None:
         if self._meters is not None:
-            self._meters[1].observe_end(len(entry.tokens) - 1, now - entry.first)
+            self._meters[1].observe_end(len(sequence.tokens) - 1, now - sequence.first_token)
 
     def _count(self) -> None:
         if self._meters is not None:
-            self._meters[1].observe_batch(self.running, len(self._waiting), self.cached_tokens, self._limit)
-
-
-def _due(entry: Entry) -> float:
-    return entry.due
+            limit = self._limits.cache_tokens
+            self._meters[1].observe_batch(self.running, len(self._waiting), self.cached_tokens, limit)

@@ -1,4 +1,4 @@
-"""A row on its way through the writer: what it asks for, what was written of it, what was sent."""
+"""One row on its way through the scheduler: its settings, the tokens generated so far, and what was sent of them."""
 
 import time
 from dataclasses import dataclass, field
@@ -8,19 +8,21 @@ import numpy
 
 from serving.engine.generation.sampling import Choice, Sampler
 from serving.processors.detokenizer import TextReader
-from serving.wire.messages import Part, Row, SamplingSettings
+from serving.wire.messages import Finish, Row, SamplingSettings, TokenDelta
 
 FAIR_SECONDS = 0.01
-"""A row is let in as if it had arrived this much later for each token that it may write; ours."""
+"""How much each token that a row may generate delays its admission. Untuned: about what a step takes on a CPU."""
 
 
 @dataclass(eq=False)
-class Entry:
-    """arrived, started, first: when it came, had its first forward pass, and its first token; monotonic seconds.
+class Sequence:
+    """A row that is generated for.
 
-    due: rows are let in in the order of it. is_alone: whether it takes its steps by itself. choices: its new tokens.
-    found: what a search wrote. turn: tokens since it got its place. sent: tokens that were sent. ends: tokens that end
-    a text.
+    client: the front's ZeroMQ identity. arrived, started, first_token: monotonic seconds of the row's arrival, first
+    forward pass and first token, 0 until then. ends: tokens that end a text. reader: finds stop strings, None where
+    there are none to find. priority: sequences are admitted in its order, lowest first. choices: its new tokens.
+    searched_tokens: what a beam search found. tokens_since_admitted: tokens generated since its last prefill. sent:
+    number of tokens sent. is_isolated: whether no other row shares its forward passes.
     """
 
     client: bytes
@@ -33,32 +35,32 @@ class Entry:
     choices: list[Choice] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     started: float = 0.0
-    first: float = 0.0
-    found: list[int] = field(default_factory=list)
-    turn: int = 0
+    first_token: float = 0.0
+    searched_tokens: list[int] = field(default_factory=list)
+    tokens_since_admitted: int = 0
     sent: int = 0
-    is_alone: bool = False
+    is_isolated: bool = False
 
     def __post_init__(self) -> None:
-        """Read the prompt."""
+        """Read the prompt and compute the priority."""
         self.prompt: list[int] = numpy.frombuffer(self.row.tokens, dtype=numpy.int32).tolist()
-        self.due = self.arrived + FAIR_SECONDS * self.settings.max_new_tokens
+        self.priority = self.arrived + FAIR_SECONDS * self.settings.max_new_tokens
 
     @property
-    def longest(self) -> int:
-        """The most places that it may need in the cache."""
+    def max_length(self) -> int:
+        """The most cache positions that the sequence can need."""
         return len(self.prompt) + self.settings.max_new_tokens
 
     @property
     def length(self) -> int:
-        """Its tokens now."""
+        """Prompt tokens and tokens generated so far."""
         return len(self.prompt) + len(self.tokens)
 
-    def take(self, choice: Choice) -> str:
-        """The row's next token comes; the word for its end, or ""."""
+    def append(self, choice: Choice) -> Finish:
+        """Append the next token; the reason why it is the last one, or ""."""
         self.choices.append(choice)
         self.tokens.append(choice.token)
-        self.turn += 1
+        self.tokens_since_admitted += 1
         if choice.token in self.ends:
             return "eos_token"
         if self.reader is not None:
@@ -67,10 +69,10 @@ class Entry:
                 return "stop_sequence"
         return "length" if len(self.tokens) >= self.settings.max_new_tokens else ""
 
-    def part(self, finish: str) -> Part:
-        """What was not sent yet."""
+    def take_delta(self, finish: Finish) -> TokenDelta:
+        """The tokens that were not sent yet; they count as sent from now on."""
         new, self.sent = self.choices[self.sent :], len(self.choices)
-        part = Part(
+        delta = TokenDelta(
             self.row.id,
             numpy.asarray([choice.token for choice in new], dtype=numpy.int32).tobytes(),
             finish,
@@ -78,16 +80,16 @@ class Entry:
             forward_seconds=time.monotonic() - self.started,
         )
         if self.settings.top is not None:
-            part.logprobs = numpy.asarray([choice.logprob for choice in new], dtype=numpy.float32).tobytes()
+            delta.logprobs = numpy.asarray([choice.logprob for choice in new], dtype=numpy.float32).tobytes()
             ids = [[token for token, _ in choice.top] for choice in new]
             scores = [[score for _, score in choice.top] for choice in new]
-            part.top_ids = numpy.asarray(ids, dtype=numpy.int32).tobytes()
-            part.top_logprobs = numpy.asarray(scores, dtype=numpy.float32).tobytes()
-        return part
+            delta.top_ids = numpy.asarray(ids, dtype=numpy.int32).tobytes()
+            delta.top_logprobs = numpy.asarray(scores, dtype=numpy.float32).tobytes()
+        return delta
 
 
-def bounded(settings: SamplingSettings, most: int | None) -> SamplingSettings:
-    """The settings with at most as many tokens as the model has places for."""
-    if most is None or settings.max_new_tokens <= most:
+def limit_new_tokens(settings: SamplingSettings, limit: int | None) -> SamplingSettings:
+    """Bound `max_new_tokens` by `limit`, the number of positions that the model has; None for no limit."""
+    if limit is None or settings.max_new_tokens <= limit:
         return settings
-    return msgspec.structs.replace(settings, max_new_tokens=most)
+    return msgspec.structs.replace(settings, max_new_tokens=limit)

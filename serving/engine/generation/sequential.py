@@ -1,31 +1,38 @@
-"""The decoder of models that cannot be written together: each row has the model's own cache and takes its own steps."""
+"""The decoder of models that cannot be batched: each row has the model's own cache and forward passes of its own."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from serving.engine.generation.decoder import Decoder
+from serving.engine.generation.decoder import Decoder, StepFailed
+
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel
+    from transformers.modeling_outputs import BaseModelOutput
 
 
-class SingleDecoder(Decoder):
-    """As `Decoder`, row by row, as `generate` would call the model for one row without padding."""
+class SequentialDecoder(Decoder):
+    """Calls the model row by row, as `generate` does for one row without padding."""
 
-    def __init__(self, module: Any, pad_token_id: int) -> None:
+    def __init__(self, module: "PreTrainedModel", pad_token_id: int) -> None:
         super().__init__(module, pad_token_id)
         self.unhook()
-        self._pasts: list[Any] = []
+        self._pasts: list[Cache] = []
         self._lengths: list[int] = []
-        self._encoded: list[Any] = []
+        self._encoded: list[BaseModelOutput | None] = []
 
     @property
     def cached_tokens(self) -> int:
         """Tokens of all rows."""
         return sum(self._lengths)
 
-    def join(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
-        """A forward pass for each row."""
-        found, pasts, lengths, states = list[torch.Tensor](), list[Any](), list[int](), list[Any]()
+    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+        """A forward pass per row."""
+        found: list[torch.Tensor] = []
+        pasts: list[Cache] = []
+        lengths: list[int] = []
+        states: list[BaseModelOutput | None] = []
         for prompt, new in zip(prompts, written, strict=True):
             ids, encoded = [*prompt, *new], None
             if self.module.config.is_encoder_decoder:
@@ -36,40 +43,52 @@ class SingleDecoder(Decoder):
             pasts.append(past)
             lengths.append(len(ids))
             states.append(encoded)
-        self._pasts += pasts  # once all are there: one that fails leaves nothing behind
+        self._pasts += pasts  # only after all succeeded: a failing row adds nothing
         self._lengths += lengths
         self._encoded += states
         return torch.cat(found)
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """A forward pass for each row."""
-        found = []
+        """A forward pass per row; raises StepFailed, or the error itself where all rows fail."""
+        found: dict[int, torch.Tensor] = {}
+        errors: dict[int, Exception] = {}
         for row, token in enumerate(tokens):
-            logits, self._pasts[row] = self._call([token], self._pasts[row], self._encoded[row])
-            self._lengths[row] += 1
-            found.append(logits)
-        return torch.cat(found)
+            try:
+                found[row], self._pasts[row] = self._call([token], self._pasts[row], self._encoded[row])
+                self._lengths[row] += 1
+            except Exception as error:  # a model may raise anything; it must cost its own row only
+                errors[row] = error
+        if not found:
+            raise errors[0]
+        any_logits = next(iter(found.values()))
+        logits = torch.cat([found.get(row, any_logits) for row in range(len(tokens))])
+        if errors:
+            raise StepFailed(errors, logits)
+        return logits
 
     def width(self, longest: int) -> int:
-        """Nothing is padded."""
+        """No padding."""
         return longest
 
-    def leave(self, gone: set[int]) -> list[int]:
-        """Let rows go; those that stay keep their order."""
+    def remove(self, gone: set[int]) -> list[int]:
+        """Remove rows; the remaining ones keep their order."""
         stay = [row for row in range(len(self._pasts)) if row not in gone]
-        for values in (self._pasts, self._lengths, self._encoded):
-            values[:] = [values[row] for row in stay]
+        self._pasts = [self._pasts[row] for row in stay]
+        self._lengths = [self._lengths[row] for row in stay]
+        self._encoded = [self._encoded[row] for row in stay]
         return stay
 
     def clear(self) -> None:
-        """Let all rows go."""
-        self.leave(set(range(len(self._pasts))))
+        """Remove all rows."""
+        self.remove(set(range(len(self._pasts))))
 
     def history(self, prompt: Sequence[int]) -> list[int]:
-        """The prompt, or the decoder's start."""
+        """The prompt, or the start token of a model with an encoder."""
         return [self.start_token] if self.module.config.is_encoder_decoder else list(prompt)
 
-    def _call(self, ids: list[int], past: Any, encoded: Any) -> tuple[torch.Tensor, Any]:
+    def _call(
+        self, ids: list[int], past: "Cache | None", encoded: "BaseModelOutput | None"
+    ) -> "tuple[torch.Tensor, Cache]":
         tokens = torch.tensor([ids], device=self.device)
         half = {"input_ids": tokens} if encoded is None else {"decoder_input_ids": tokens, "encoder_outputs": encoded}
         out = self.module(use_cache=True, past_key_values=past, **half)

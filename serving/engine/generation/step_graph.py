@@ -1,19 +1,22 @@
-"""A step of a causal model as a TorchScript graph on a CPU: the same kernels, without Python between them.
+"""A step of a causal model as a TorchScript graph on a CPU: the same kernels without Python between them.
 
-The graph is given what the model is: a token of each row, its position, a ready mask, and the keys and values of each
-layer as views with one column more, the last one, into which it writes.
+The graph's arguments are a token of each row, its position, a complete attention mask, and the keys and values of each
+layer as views. A view has one more column than is in use, into which the graph writes.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from serving.engine.optimizations.torchscript import NotTraceable, TracedModule, are_alike, check_operations, trace
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 ROWS, COLUMNS = 3, 11
-"""Of what is traced; ours: no size that a model would treat in a special way."""
+"""Shape of the traced step. No size that a model treats in a special way, as 1."""
 
 
 class _ViewLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not typed
@@ -26,10 +29,10 @@ class _ViewLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not 
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Nothing: they are there."""
+        """Do nothing: keys and values exist."""
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the step's column."""
         self.keys[:, :, -1:] = key_states
@@ -41,18 +44,18 @@ class _ViewLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not 
         return self.keys.shape[2] - 1
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Columns that the step sees, and the first one."""
+        """Columns that the step attends to, and the first of them."""
         return self.keys.shape[2], 0
 
     def get_max_length(self) -> int:
-        """No bound of its own."""
+        """No bound."""
         return -1
 
 
 class _Step(torch.nn.Module):
     """The model as a function of tensors."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: "PreTrainedModel") -> None:
         super().__init__()
         self.module = module
 
@@ -76,16 +79,19 @@ class _Step(torch.nn.Module):
 
 
 def name_views(views: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Keys and values of each layer in order, as a step takes them."""
+    """Name each layer's keys and values, in order, as the step's arguments."""
     return {f"view_{index}": view for index, view in enumerate(views)}
 
 
-def trace_step(module: Any, like: Sequence[torch.Tensor], vocabulary: int, max_tokens: int) -> TracedModule:
-    """A graph that takes `input_ids` and `position_ids` (rows, 1), `attention_mask` (rows, 1, 1, columns) bool where a
-    row does not fill all columns, and views.
+def trace_step(
+    module: "PreTrainedModel", like: Sequence[torch.Tensor], vocabulary: int, max_tokens: int
+) -> TracedModule:
+    """Trace a step and compare it with the model.
 
-    like: keys and values of each layer, for the other sizes. max_tokens: positions that must come out alike. Raises
-    NotTraceable where the graph would not do what the model does, and whatever tracing does.
+    The graph takes `input_ids` and `position_ids` (rows, 1), `attention_mask` (rows, 1, 1, columns) bool where
+    a row does not fill all columns, and views. like: keys and values of each layer, for the other sizes.
+    max_tokens: the model's positions, up to which both are compared. Raises NotTraceable where the graph
+    differs from the model, and whatever tracing raises.
     """
     config = module.config.get_text_config(decoder=True)
     bounds = [name for name in ("sliding_window", "attention_chunk_size") if getattr(config, name, None) is not None]

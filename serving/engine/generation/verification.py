@@ -1,41 +1,44 @@
-"""Whether a model's rows, written together, come out as transformers' `generate` writes each alone.
+"""Whether a decoder generates what transformers' `generate` does for each row alone.
 
-Looked at before a version serves: models differ in how they count positions and keep state, and one that does not fit
-is written through `generate` itself instead.
+Checked before a version serves, because models differ in how they count positions and keep state. A model that cannot
+be batched gets the sequential decoder.
 """
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
+import numpy
 import torch
 
 from serving.engine.generation.decoder import CausalDecoder, Decoder, Seq2SeqDecoder
-from serving.engine.generation.sequential import SingleDecoder
+from serving.engine.generation.sampling import Sampler, choose
+from serving.engine.generation.sequential import SequentialDecoder
 from serving.engine.optimizations.torchscript import NotTraceable
+from serving.engine.tolerances import DECODING
 from serving.errors import EngineError
+from serving.wire.messages import Row, SamplingSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger("headwaiter.engine")
 
 TOKENS = 6
-TOLERANCE = {torch.float32: 1e-3}
-LOW_PRECISION_TOLERANCE = 0.05
-"""Of a row's logits, as shares of the largest; sums are rounded otherwise in another batch."""
-
 
 KINDS: dict[bool, tuple[type[Decoder], ...]] = {
-    False: (CausalDecoder, SingleDecoder),
-    True: (Seq2SeqDecoder, SingleDecoder),
+    False: (CausalDecoder, SequentialDecoder),
+    True: (Seq2SeqDecoder, SequentialDecoder),
 }
-"""By whether there is an encoder: the decoders that may fit a model, best first."""
+"""Whether a model has an encoder → the decoders that may fit it, best first."""
 
 
 def choose_decoder(
-    module: Any, pad_token_id: int, vocabulary: int, note: Callable[[str], None] = logger.warning
+    module: "PreTrainedModel", pad_token_id: int, vocabulary: int, note: Callable[[str], None] = logger.warning
 ) -> Decoder:
-    """The best decoder that writes what `generate` does; raises EngineError where none does. Some forward passes.
+    """The best decoder that generates what `generate` does. Blocks for some forward passes.
 
-    note: is told why better ones are refused.
+    note: called with the reason for each better one that is refused. Raises EngineError where none fits.
     """
     problems = []
     for kind in KINDS[module.config.is_encoder_decoder]:
@@ -50,9 +53,9 @@ def choose_decoder(
 
 
 def choose_steps(decoder: Decoder, vocabulary: int, max_tokens: int, note: Callable[[str], None] = logger.info) -> None:
-    """Let a decoder that was chosen take its steps as a graph where it then still writes the same. Blocks.
+    """Run a chosen decoder's steps as a graph if it then still generates the same. Blocks.
 
-    note: is told why not.
+    note: called with the reason if not.
     """
     if not isinstance(decoder, CausalDecoder) or decoder.device.type != "cpu":
         return
@@ -68,7 +71,7 @@ def choose_steps(decoder: Decoder, vocabulary: int, max_tokens: int, note: Calla
 
 
 def try_out(decoder: Decoder, vocabulary: int) -> str | None:
-    """What is wrong with the decoder in words, or None; its rows are gone after that."""
+    """How the decoder differs from `generate`, in words, or None. It has no rows afterwards."""
     try:
         with torch.inference_mode():
             problem = find_difference(decoder, vocabulary)
@@ -79,12 +82,12 @@ def try_out(decoder: Decoder, vocabulary: int) -> str | None:
 
 
 def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
-    """Write rows of several lengths, of which one joins and others leave midway; the first difference, or None."""
+    """Generate for rows of several lengths, one added and others removed midway; the first difference, or None."""
     prompts = [[(7 * place + 3 * row + 5) % vocabulary for place in range(2 + 3 * row)] for row in range(3)]
     expected = [_generate(decoder.module, prompt) for prompt in prompts]
-    tolerance = TOLERANCE.get(decoder.module.dtype, LOW_PRECISION_TOLERANCE)
+    tolerance = DECODING.of(decoder.module.dtype)
     running, places = [1, 0], [0, 0, 0]
-    logits = list(decoder.join([prompts[row] for row in running], [[], []]))
+    logits = list(decoder.prefill([prompts[row] for row in running], [[], []]))
     while running:
         for row, found in zip(running, logits, strict=True):
             wanted = expected[row][0][places[row]]
@@ -92,16 +95,43 @@ def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
                 return f"{type(decoder.module).__name__} gives other logits at token {places[row]} of row {row}"
             places[row] += 1
         gone = {place for place, row in enumerate(running) if places[row] == len(expected[row][1])}
-        running = [running[place] for place in decoder.leave(gone)]
+        running = [running[place] for place in decoder.remove(gone)]
         logits = list(decoder.step([expected[row][1][places[row] - 1] for row in running])) if running else []
         if places == [2, 2, 0]:
-            logits += list(decoder.join([prompts[2]], [[]]))
+            logits += list(decoder.prefill([prompts[2]], [[]]))
             running.append(2)
     return None
 
 
-def _generate(module: Any, prompt: list[int]) -> tuple[list[torch.Tensor], list[int]]:
-    """The logits of each new token and the tokens; greedily."""
+def check_sampling(decoder: Decoder, vocabulary: int) -> None:
+    """Set up and apply the sampling of one row, as requests will have it; raises EngineError where that fails.
+
+    Sampling rules are set up by private methods of transformers, which no other check of a load calls. Looked at:
+    what the checkpoint asks for, greedily and drawn, and the same with a repetition penalty.
+    """
+    prompt = [5 % vocabulary, 7 % vocabulary]
+    row = Row(0, len(prompt), numpy.asarray(prompt, dtype=numpy.int32).tobytes(), b"", "", 0.0)
+    asked = [
+        SamplingSettings(TOKENS, do_sample=is_drawn, repetition_penalty=penalty, seed=0, top=1)
+        for is_drawn in (False, True)
+        for penalty in (None, 1.2)
+    ]
+    try:
+        with torch.inference_mode():
+            logits = decoder.prefill([prompt], [[]])
+            for settings in asked:
+                sampler = Sampler(decoder.module, settings, row)
+                sampler.process(decoder.history(prompt), logits.float())
+                choose(logits, [sampler], [decoder.history(prompt)])
+    except Exception as error:  # transformers' code may raise anything
+        problem = f"{type(error).__name__}: {error}"
+        raise EngineError(f"the model's sampling cannot be set up as transformers' generate does: {problem}") from error
+    finally:
+        decoder.clear()
+
+
+def _generate(module: "PreTrainedModel", prompt: list[int]) -> tuple[list[torch.Tensor], list[int]]:
+    """The logits of each new token, and the tokens, by greedy search."""
     ids = torch.tensor([prompt], device=module.device)
     made = module.generate(
         input_ids=ids,

@@ -1,35 +1,41 @@
-"""Small batches of a packed encoder on a GPU as CUDA graphs: one launch instead of hundreds.
+"""CUDA graphs of small batches of a packed encoder: one launch instead of hundreds.
 
-A GPU is done with a small batch sooner than Python has launched its kernels. A graph launches recorded ones at once, on
-the memory that they were recorded with, and so for one shape: the line of tokens is filled up with a last row that is
-nobody's, and rows that are not there are empty. What is filled up is computed, so graphs are for small batches only.
+A GPU finishes a small batch sooner than Python launches its kernels. A graph launches recorded kernels at once, on the
+memory that they were recorded with, and so for one shape: packed sequences are padded to a graph's size with one dummy
+row, and unused rows are empty. As padding is computed, only small batches have graphs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from transformers.modeling_outputs import BaseModelOutput
 
-LEAST_LINE = 64
-"""Tokens of the shortest line with a graph; each next one is twice as long."""
-TOKENS_OF_A_ROW = 4
-"""A graph has place for as many rows as its line has this many tokens; ours."""
+from serving.engine.optimizations.attention import Packing
+
+MIN_GRAPH_TOKENS = 64
+"""Tokens of the smallest graph; each further one is twice as large."""
+TOKENS_PER_ROW = 4
+"""A graph has room for one row for each of so many of its tokens; not measured, see bench/NOTES.md, "The forward pass
+on a GPU"."""
 WARM_UPS = 2
-"""Runs before one is recorded, as libraries choose kernels and take memory at their first ones."""
+"""Runs before recording, as libraries choose kernels and take memory in their first ones."""
 
-Run = Callable[[], Any]
-Record = Callable[[Run], tuple[Run, Any]]
-"""Runs something once; returns how to run it again, and its output, which stands in the same memory each time."""
+Run = Callable[[], BaseModelOutput]
+Record = Callable[[Run], tuple[Callable[[], object], BaseModelOutput]]
+"""Runs something once; returns how to run it again, and its output, which is in the same memory each time."""
+Key = tuple[int, tuple[str, ...]]
+"""Tokens of a graph and the names of its inputs."""
 
 
 class CudaRecorder:
-    """A `Record` for one GPU. Its graphs share their memory, as only one of them runs at a time."""
+    """A `Record` for one GPU. Its graphs share one memory pool, as only one of them runs at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None
 
-    def __call__(self, run: Run) -> tuple[Run, Any]:
+    def __call__(self, run: Run) -> tuple[Callable[[], object], BaseModelOutput]:
         """See `Record`. Raises what torch does where something cannot be recorded."""
         with torch.cuda.device(self._device):
             aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -45,82 +51,81 @@ class CudaRecorder:
         return graph.replay, output
 
 
-class _Line:
-    """The graph of lines of up to `size` tokens.
+class _EncoderGraph:
+    """The graph of packed sequences of up to `size` tokens.
 
-    inputs: (1, tokens) each, by name, as an example. packing: see `attention.Packing`. others: what else the encoder is
-    called with, by name.
+    inputs: (1, tokens) each, by name, as an example. others: the encoder's further arguments, by name.
     """
 
     def __init__(
         self,
-        plain: Callable[..., Any],
+        plain: Callable[..., BaseModelOutput],
         record: Record,
         size: int,
         inputs: Mapping[str, torch.Tensor],
-        packing: Any,
-        others: Mapping[str, Any],
+        packing: Packing,
+        others: Mapping[str, object],
     ) -> None:
         self._inputs = {name: each.new_zeros((1, size)) for name, each in inputs.items()}
-        self._cuts = inputs["input_ids"].new_full((size // TOKENS_OF_A_ROW + 2,), size, dtype=torch.int32)
-        self._cuts[:-1] = 0
-        packing = packing._replace(cuts=self._cuts, longest=size)
-        self._again, self._output = record(lambda: plain(**self._inputs, **others, packing=packing))
+        self._cu_seqlens = inputs["input_ids"].new_full((size // TOKENS_PER_ROW + 2,), size, dtype=torch.int32)
+        self._cu_seqlens[:-1] = 0
+        packing = packing._replace(cu_seqlens=self._cu_seqlens, max_seqlen=size)
+        self._replay, self._output = record(lambda: plain(**self._inputs, **others, packing=packing))
 
-    def __call__(self, inputs: Mapping[str, torch.Tensor], cuts: torch.Tensor) -> Any:
-        """The encoder's output for a line, its states valid until the next one."""
+    def __call__(self, inputs: Mapping[str, torch.Tensor], cu_seqlens: torch.Tensor) -> BaseModelOutput:
+        """The encoder's output for a packed sequence; its states are valid until the next call."""
         tokens = inputs["input_ids"].shape[1]
         for name, each in inputs.items():
-            self._inputs[name][:, :tokens].copy_(each)  # behind them stand tokens of earlier lines
-        self._cuts[: len(cuts)].copy_(cuts)
-        self._cuts[len(cuts) : -1].fill_(tokens)
-        self._again()
+            self._inputs[name][:, :tokens].copy_(each)  # the tokens behind them are the dummy row's
+        self._cu_seqlens[: len(cu_seqlens)].copy_(cu_seqlens)
+        self._cu_seqlens[len(cu_seqlens) : -1].fill_(tokens)
+        self._replay()
         output = type(self._output)(**self._output)
         output.last_hidden_state = self._output.last_hidden_state[:, :tokens]
         return output
 
 
-class Replayed:
-    """An encoder that is called with a line and its cuts, as `unpadded` calls it; it has a graph for short lines.
+class CudaGraphEncoder:
+    """An encoder as `unpadded` calls it, which replays a graph where it has one and launches kernels where not.
 
-    longest: tokens of the longest line with a graph, 0 while there is none.
+    max_tokens: tokens of the largest graph, 0 while there is none.
     """
 
-    def __init__(self, plain: Callable[..., Any], record: Record) -> None:
+    def __init__(self, plain: Callable[..., BaseModelOutput], record: Record) -> None:
         self.plain = plain
-        self.longest = 0
+        self.max_tokens = 0
         self._record = record
-        self._lines: dict[tuple[int, tuple[str, ...]], _Line] = {}
-        self._records = False
+        self._graphs: dict[Key, _EncoderGraph] = {}
+        self._is_recording = False
 
-    def __call__(self, input_ids: torch.Tensor, *, packing: Any, **others: Any) -> Any:
+    def __call__(self, input_ids: torch.Tensor, *, packing: Packing, **others: object) -> BaseModelOutput:
         """The encoder's output."""
-        cuts = packing.cuts
-        if cuts is None:
+        cu_seqlens = packing.cu_seqlens
+        if cu_seqlens is None:
             return self.plain(input_ids, packing=packing, **others)
         given = {"input_ids": input_ids, **others}
         inputs = {name: each for name, each in given.items() if isinstance(each, torch.Tensor)}
-        least = max(LEAST_LINE, input_ids.shape[1], TOKENS_OF_A_ROW * (len(cuts) - 1))
+        least = max(MIN_GRAPH_TOKENS, input_ids.shape[1], TOKENS_PER_ROW * (len(cu_seqlens) - 1))
         size = 1 << (least - 1).bit_length()
         key = size, tuple(inputs)
-        if self._records and size <= self.longest and key not in self._lines:
+        if self._is_recording and size <= self.max_tokens and key not in self._graphs:
             rest = {name: each for name, each in others.items() if name not in inputs}
-            self._lines[key] = _Line(self.plain, self._record, size, inputs, packing, rest)
-        if key in self._lines:
-            return self._lines[key](inputs, cuts)
+            self._graphs[key] = _EncoderGraph(self.plain, self._record, size, inputs, packing, rest)
+        if key in self._graphs:
+            return self._graphs[key](inputs, cu_seqlens)
         return self.plain(input_ids, packing=packing, **others)
 
-    def extend(self, calls: Sequence[Run]) -> None:
-        """Have graphs of lines twice as long as the longest now, for what the calls call this with."""
-        self.longest = max(LEAST_LINE, 2 * self.longest)
-        self._records = True
+    def record_larger(self, calls: Sequence[Run]) -> None:
+        """Record graphs of twice as many tokens as the largest has, for the inputs that `calls` call this with."""
+        self.max_tokens = max(MIN_GRAPH_TOKENS, 2 * self.max_tokens)
+        self._is_recording = True
         try:
             for call in calls:
                 call()
         finally:
-            self._records = False
+            self._is_recording = False
 
-    def shorten(self) -> None:
-        """Undo the last `extend`."""
-        self._lines = {key: line for key, line in self._lines.items() if key[0] < self.longest}
-        self.longest = self.longest // 2 if self._lines else 0
+    def drop_largest(self) -> None:
+        """Undo the last `record_larger`."""
+        self._graphs = {key: graph for key, graph in self._graphs.items() if key[0] < self.max_tokens}
+        self.max_tokens = self.max_tokens // 2 if self._graphs else 0

@@ -1,74 +1,89 @@
-"""Rows of unequal length as one line without padding: where each token of the padded rows stands in it."""
+"""Packed sequences: the tokens of rows of unequal length are concatenated, without padding between them.
+
+Arrives: the rows' lengths. Leaves: indices that move tokens between the padded rows (rows, longest) and the packed
+sequence (tokens,), which `unpadded` uses.
+"""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy
+from numpy.typing import NDArray
 
-Array = numpy.ndarray[Any, Any]
+IntArray = NDArray[numpy.signedinteger]
 
-BLOCKS = (32, 64)
-"""Tokens of a block: so many where no row is longer, else the larger; longer rows are in none. Ours."""
-SIZES = 16
-"""Half as many sizes are between one that is a power of two and the next; ours."""
-LEAST_IN_BLOCKS = 4
-"""Rows that are worth blocks; ours."""
+BLOCK_SIZES = (32, 64)
+"""Tokens of an attention block: the smaller size where no row is longer, else the larger; tuned, see bench/NOTES.md,
+"Attention and memory on a CPU". Longer rows are in no block."""
+BUCKET_STEPS = 16
+"""A bucket size is at most this many steps of a power of two, so 8 of them lie between neighbouring powers of two;
+tuned, see bench/NOTES.md, "Products on a CPU"."""
+MIN_BLOCK_ROWS = 4
+"""Fewer short rows attend without blocks; tuned, see bench/NOTES.md, "Attention and memory on a CPU"."""
 
 
-def pack_rows(lengths: Sequence[int], *, blocks: bool = False, filled: bool = False) -> dict[str, Array]:
-    """Where the tokens of padded rows (rows, longest) stand in the line, which has its shortest rows first.
+def pack_rows(lengths: Sequence[int], *, blocks: bool = False, bucketed: bool = False) -> dict[str, IntArray]:
+    """How rows of these lengths are packed, shortest first.
 
-    places: (tokens,) int64, in the flat padded rows. positions: (tokens,) int64, within the row. cuts: (rows + 1,)
-    int32, where each row begins in the line, and its end. blocks: also how its short rows fill blocks: owners, (blocks,
-    size) int32, the row of each slot, -1 for none; slots, (tokens of short rows,) int64, where each stands in them.
-    filled: `round_up` tokens and rows; tokens that are nobody's are at the end, their place behind all others, and rows
-    that are not there begin after all others.
+    indices: (tokens,) int64, each packed token's index in the flattened padded rows. positions: (tokens,) int64, its
+    position within its row. cu_seqlens: (rows + 1,) int32, the offset of each row in the packed sequence, then its end.
+
+    blocks: also assign short rows to attention blocks. segment_ids: (blocks, size) int32, the row of each slot, -1 for
+    an empty one. slot_index: (tokens of short rows,) int64, the slot of each token.
+
+    bucketed: pad tokens and rows to bucket sizes. Padding tokens come last and have the index behind the padded rows;
+    padding rows are empty and start at the end of the packed sequence.
     """
     sizes = numpy.asarray(lengths)
     order = sizes.argsort(kind="stable")
     ordered = sizes[order]
-    cuts = numpy.concatenate(([0], ordered.cumsum()))
-    positions = numpy.arange(cuts[-1]) - cuts[:-1].repeat(ordered)
-    places = (order * sizes.max()).repeat(ordered) + positions
-    line = {"places": places, "positions": positions, "cuts": cuts.astype(numpy.int32)}
+    cu_seqlens = numpy.concatenate(([0], ordered.cumsum()))
+    positions = numpy.arange(cu_seqlens[-1]) - cu_seqlens[:-1].repeat(ordered)
+    indices = (order * sizes.max()).repeat(ordered) + positions
+    packed: dict[str, IntArray] = {
+        "indices": indices,
+        "positions": positions,
+        "cu_seqlens": cu_seqlens.astype(numpy.int32),
+    }
     if blocks:
-        line |= _fill_blocks(ordered, positions)
-    if filled:
-        tokens, rows = (round_up(count) - count for count in (places.size, sizes.size))
-        line["places"] = numpy.pad(places, (0, tokens), constant_values=sizes.size * sizes.max())
-        line["positions"] = numpy.pad(positions, (0, tokens))
-        line["cuts"] = numpy.pad(line["cuts"], (0, rows), mode="edge")
-    return line
+        packed |= _assign_blocks(ordered, positions)
+    if bucketed:
+        tokens, rows = (bucket_size(count) - count for count in (indices.size, sizes.size))
+        packed["indices"] = numpy.pad(indices, (0, tokens), constant_values=sizes.size * sizes.max())
+        packed["positions"] = numpy.pad(positions, (0, tokens))
+        packed["cu_seqlens"] = numpy.pad(packed["cu_seqlens"], (0, rows), mode="edge")
+    return packed
 
 
-def round_up(count: int, sizes: int = SIZES) -> int:
-    """The next one of few sizes, up to an eighth larger. In a script, too.
+def bucket_size(count: int, steps: int = BUCKET_STEPS) -> int:
+    """Round `count` up to a bucket size, at most 1/8 larger. Scriptable by TorchScript.
 
-    oneDNN compiles a kernel for each size of a product, which takes as long as a small product, and keeps it.
+    oneDNN compiles and caches one kernel for each size of a matrix product, and compiling takes as long as a small
+    product.
     """
     step = 1
-    while step * sizes < count:
+    while step * steps < count:
         step *= 2
     return (count + step - 1) // step * step
 
 
-def is_round(lengths: Sequence[int]) -> bool:
-    """Whether a line of these rows would not be filled up."""
-    return all(round_up(count) == count for count in (sum(lengths), len(lengths)))
+def has_bucket_sizes(lengths: Sequence[int]) -> bool:
+    """Whether both the tokens and the number of these rows are bucket sizes already."""
+    return all(bucket_size(count) == count for count in (sum(lengths), len(lengths)))
 
 
-def _fill_blocks(lengths: Array, positions: Array) -> dict[str, Array]:
-    size = BLOCKS[0] if lengths[-1] <= BLOCKS[0] else BLOCKS[1]
+def _assign_blocks(lengths: IntArray, positions: IntArray) -> dict[str, IntArray]:
+    """Put short rows, ascending, into blocks one behind the other; a row never crosses the end of a block."""
+    size = BLOCK_SIZES[0] if lengths[-1] <= BLOCK_SIZES[0] else BLOCK_SIZES[1]
     short = lengths[: numpy.searchsorted(lengths, size, "right")]
-    if len(short) < LEAST_IN_BLOCKS:
+    if len(short) < MIN_BLOCK_ROWS:
         short = short[:0]
-    starts, filled = [], 0
+    starts, end = [], 0
     for length in short.tolist():
-        if filled % size + length > size:  # never over the end of a block
-            filled = -(-filled // size) * size
-        starts.append(filled)
-        filled += length
-    slots = numpy.asarray(starts, dtype=numpy.int64).repeat(short) + positions[: short.sum()]
-    owners = numpy.full(-(-filled // size) * size, -1, dtype=numpy.int32)
-    owners[slots] = numpy.arange(len(short)).repeat(short)
-    return {"owners": owners.reshape(-1, size), "slots": slots}
+        if end % size + length > size:
+            end = -(-end // size) * size
+        starts.append(end)
+        end += length
+    slot_index = numpy.asarray(starts, dtype=numpy.int64).repeat(short) + positions[: short.sum()]
+    segment_ids = numpy.full(-(-end // size) * size, -1, dtype=numpy.int32)
+    segment_ids[slot_index] = numpy.arange(len(short)).repeat(short)
+    return {"segment_ids": segment_ids.reshape(-1, size), "slot_index": slot_index}

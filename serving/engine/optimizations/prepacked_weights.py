@@ -1,98 +1,96 @@
-"""Products with a model's weights on a CPU, with weights in the layout that oneDNN computes in, where that is faster.
+"""Weight prepacking on a CPU: linear layers with weights in oneDNN's own layout, where that is faster.
 
-Torch asks MKL for products in float32, which leaves AVX-512 unused on AMD's processors. For those in bfloat16 it asks
-oneDNN, which brings the weights into its layout anew each time: with few tokens that takes longer than the product.
-Engine side, once a model is loaded.
+In float32 torch multiplies by MKL, which leaves AVX-512 unused on AMD processors. In bfloat16 it multiplies by oneDNN,
+which reorders the weights on each call; with few tokens that takes longer than the product.
 """
 
 import logging
-import time
 from collections.abc import Callable
+from functools import partial
 from math import prod
-from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
+from serving.engine.optimizations.torch_private import has_onednn, is_fake, linear_prepacked, prepack_weight
+from serving.engine.timing import CLOCK, Clock, least_seconds
+from serving.engine.tolerances import LINEAR
+
 logger = logging.getLogger("headwaiter.engine")
 
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
-"""The dtypes of weights that are packed, and how far a product may be from torch's own, of the largest."""
-FEW_ROWS = (1, 8)
-"""Tokens of the small products that are measured: of one text that is written, and of some."""
-MANY_ROWS, BUSY = 256, 1 << 28
-"""Of the large one, but for so many multiplications at most; ours."""
+DTYPES = (torch.float32, torch.bfloat16)
+"""Of the weights that oneDNN prepacks."""
+SMALL_ROWS = (1, 8)
+"""Tokens of the small products that are timed: a decode step of one sequence, and of several."""
+LARGE_ROWS, MAX_MULTIPLICATIONS = 256, 1 << 28
+"""Tokens of the large product that is timed, fewer where it would take more multiplications than this."""
 REPEATS = 3
 
+Layer = tuple[torch.nn.Linear | Conv1D, type]
+"""A layer and its class before prepacking, `torch.nn.Linear` or `Conv1D`."""
 
-class Packed(torch.nn.Linear):
-    """torch's own, its weights packed. No module is made of it: those of a model change their class."""
+
+class PrepackedLinear(torch.nn.Linear):
+    """A linear layer with prepacked weights. Never constructed: a model's layers change their class to it."""
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         """(…, in_features) → (…, out_features)."""
-        if isinstance(
-            given, FakeTensor
-        ):  # `serving.engine.optimizations.torchscript` looks what the model does, not how
+        if is_fake(given):  # `torch_private.operations_of` records what the layer does, not which kernel does it
             return given.new_zeros((*given.shape[:-1], self.out_features))
-        return multiply(given, self.weight, self.bias)
-
-
-def _multiply(given: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(given, weight, bias, "none", [], "")
-    return result
-
-
-multiply: Callable[..., torch.Tensor]
-multiply = torch.jit.script_if_tracing(_multiply)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-"""(given, weight, bias) → given times weight, which may be packed, plus bias. A trace cannot hold its empty list."""
+        return linear_prepacked(given, self.weight, self.bias)
 
 
 @torch.inference_mode()
-def choose_products(
+def prepack_weights(
     module: torch.nn.Module,
     try_out: Callable[[], object],
     note: Callable[[str], None] = logger.info,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = CLOCK,
 ) -> int:
-    """Pack the weights of layers whose shape is faster so; how many that were. Blocks for a moment.
+    """Prepack the weights of layers with a shape that is faster so; the number of these layers. Blocks for a moment.
 
-    try_out: runs the model. Some compute with a layer's weights themselves, and raise: these are left as they were. So
-    are all where the processor cannot multiply that dtype. note: is told why.
+    try_out: runs the model. Models that compute with a layer's weights themselves raise there, and keep all weights as
+    they were; so does a processor that cannot multiply the dtype. note: is told the reason.
     """
-    packed: list[tuple[Any, type]] = []
+    prepacked: list[Layer] = []
     try:
-        for each, kind in _find_faster(module, clock) if torch._C._has_mkldnn else []:
-            weight = each.weight if kind is torch.nn.Linear else each.weight.t().contiguous()
+        for each, kind in _find_faster(module, clock) if has_onednn() else []:
+            weight = _weight_of(each, kind)
             each.out_features, each.in_features = weight.shape
-            each.weight = torch.nn.Parameter(_pack(weight), requires_grad=False)
-            each.__class__ = Packed
-            packed.append((each, kind))
-        if packed:
+            each.weight = torch.nn.Parameter(prepack_weight(weight, LARGE_ROWS), requires_grad=False)
+            each.__class__ = PrepackedLinear
+            prepacked.append((each, kind))
+        if prepacked:
             try_out()
     except Exception as error:  # a model may raise anything
         reason = str(error).partition("\n")[0]
-        note(f"weights are not packed: {type(error).__name__}: {reason}")
-        for each, kind in packed:
+        note(f"weights are not prepacked: {type(error).__name__}: {reason}")
+        for each, kind in prepacked:
             weight = each.weight.to_dense()
             each.weight = torch.nn.Parameter(weight if kind is torch.nn.Linear else weight.t(), requires_grad=False)
             each.__class__ = kind
         return 0
-    return len(packed)
+    return len(prepacked)
 
 
-def _find_faster(module: torch.nn.Module, clock: Callable[[], float]) -> list[tuple[Any, type]]:
-    """Layers and their classes."""
+def _weight_of(layer: torch.nn.Linear | Conv1D, kind: type) -> torch.Tensor:
+    """A layer's weight as (out_features, in_features); Conv1D stores the transpose."""
+    weight: torch.Tensor = layer.weight
+    return weight if kind is torch.nn.Linear else weight.t().contiguous()
+
+
+def _find_faster(module: torch.nn.Module, clock: Clock) -> list[Layer]:
+    """Layers that are faster with prepacked weights; each shape is timed once."""
     faster: dict[tuple[int, int, torch.dtype], bool] = {}
-    found: list[tuple[Any, type]] = []
-    for each in list[Any](module.modules()):
+    found: list[Layer] = []
+    for each in module.modules():
         kind = type(each)
         if kind not in (torch.nn.Linear, Conv1D):
             continue
-        if each.weight.dtype not in TOLERANCE or each.weight.device.type != "cpu":
+        weight = _weight_of(each, kind)
+        if weight.dtype not in DTYPES or weight.device.type != "cpu":
             continue
-        weight = each.weight if kind is torch.nn.Linear else each.weight.t().contiguous()
         shape = (*weight.shape, weight.dtype)
         if shape not in faster:
             faster[shape] = _is_faster(weight, clock)
@@ -101,26 +99,18 @@ def _find_faster(module: torch.nn.Module, clock: Callable[[], float]) -> list[tu
     return found
 
 
-def _pack(weight: torch.Tensor) -> torch.Tensor:
-    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, MANY_ROWS)
-    return packed
-
-
-def _is_faster(weight: torch.Tensor, clock: Callable[[], float]) -> bool:
-    """Over all products alike, and in the large one, which decides what a busy model gets done; and as right."""
-    packed, gains = _pack(weight), list[float]()
-    for rows in (*FEW_ROWS, min(MANY_ROWS, max(FEW_ROWS[-1], BUSY // weight.numel()))):
+def _is_faster(weight: torch.Tensor, clock: Clock) -> bool:
+    """Whether prepacking is faster over all timed products and in the large one, which decides the throughput of a busy
+    model; and whether the products are right.
+    """
+    packed, gains = prepack_weight(weight, LARGE_ROWS), list[float]()
+    for rows in (*SMALL_ROWS, min(LARGE_ROWS, max(SMALL_ROWS[-1], MAX_MULTIPLICATIONS // weight.numel()))):
         given = torch.linspace(-1, 1, rows * weight.shape[1], dtype=weight.dtype).view(rows, -1)
         expected = linear(given, weight)
-        tolerance = TOLERANCE[weight.dtype] * float(expected.abs().max())
-        if not torch.allclose(multiply(given, packed, None), expected, rtol=0.0, atol=tolerance):
+        tolerance = LINEAR.of(weight.dtype) * float(expected.abs().max())
+        if not torch.allclose(linear_prepacked(given, packed, None), expected, rtol=0.0, atol=tolerance):
             return False
-        best = []
-        for way, layout in ((linear, weight), (multiply, packed)):
-            best.append(float("inf"))
-            for _ in range(REPEATS):
-                began = clock()
-                way(given, layout, None)
-                best[-1] = min(best[-1], clock() - began)
-        gains.append(best[0] / best[1])
+        plain = least_seconds(partial(linear, given, weight, None), REPEATS, clock)
+        prepacked = least_seconds(partial(linear_prepacked, given, packed, None), REPEATS, clock)
+        gains.append(plain / prepacked)
     return prod(gains) > 1 and gains[-1] >= 1

@@ -1,8 +1,8 @@
 """The forward pass as a TorchScript graph: the same kernels in the same order, without Python between them.
 
-Transformers spends about 0.7 ms of Python on a layer's modules and on the mask (AMD EPYC, float32), a graph a fifth.
-A graph is only what the model did once, so the model may not look at values, and must do the same operations for few
-short rows as for many longest ones.
+Transformers spends about 0.7 ms of Python on a layer's modules and on the mask (AMD EPYC, float32), a graph a fifth of
+it. A graph repeats what the model did once, so the model may not branch on values, and must do the same operations for
+few short rows as for many long ones.
 """
 
 import warnings
@@ -11,27 +11,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.utils import ModelOutput
+
+from serving.engine.optimizations.torch_private import operations_of
+from serving.engine.tolerances import FORWARD_PASS
 
 Inputs = Mapping[str, torch.Tensor]
-FILL: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+Graph = Callable[..., dict[str, torch.Tensor]]
+DEFAULT_INPUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "attention_mask": torch.ones_like,
     "token_type_ids": torch.zeros_like,
 }
 """What an input that is left out means, from the token ids."""
-SAME = {"aten.alias.default": "aten.slice.Tensor"}
-"""A slice of everything is an alias."""
-
-
-TOLERANCE = 1e-4
-LOW_PRECISION_TOLERANCE = 5e-2
-"""Of the largest value. A form that is wrong is off by far more, other kernels by less than 3e-2 (bfloat16)."""
 
 
 def are_alike(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether a form's output may stand for the model's. dtype: of the model."""
-    tolerance = TOLERANCE if dtype == torch.float32 else LOW_PRECISION_TOLERANCE
+    """Whether a form's output may replace the model's. dtype: of the model."""
+    tolerance = FORWARD_PASS.of(dtype)
     wanted = expected.float()
     return torch.allclose(found.float(), wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max()))
 
@@ -41,10 +37,10 @@ class NotTraceable(Exception):
 
 
 class TracedModule:
-    """A module that is called with the inputs that it was traced with, or with some of them; else it is the module."""
+    """A module with graphs for the inputs that it was traced with; it runs itself for any others."""
 
-    def __init__(self, module: torch.nn.Module, graphs: Mapping[tuple[str, ...], Any]) -> None:
-        """graphs: by the names of their inputs in order; the last one takes what the others do not."""
+    def __init__(self, module: torch.nn.Module, graphs: Mapping[tuple[str, ...], Graph]) -> None:
+        """graphs: by the names of their inputs in order; the last one takes a subset of its inputs, too."""
         self._module = module
         self._graphs = graphs
         self._names = list(graphs)[-1]
@@ -52,28 +48,27 @@ class TracedModule:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
 
-    def __call__(self, **inputs: torch.Tensor) -> Any:
-        """The model's output by name, without what no task reads."""
+    def __call__(self, **inputs: torch.Tensor) -> SimpleNamespace | ModelOutput:
+        """The model's outputs by name, without those that no task reads."""
         names = tuple(inputs) if tuple(inputs) in self._graphs else self._names
         if not inputs.keys() <= set(names):
             return self._module(**inputs)
         if len(inputs) < len(names):
-            inputs = {name: inputs[name] if name in inputs else FILL[name](inputs["input_ids"]) for name in names}
+            ids = inputs["input_ids"]
+            inputs = {name: inputs[name] if name in inputs else DEFAULT_INPUTS[name](ids) for name in names}
         return SimpleNamespace(**self._graphs[names](*inputs.values()))
 
 
 def trace(module: torch.nn.Module, *examples: Inputs) -> TracedModule:
     """The module with a graph for the inputs of each example, of which the last has all inputs there are.
 
-    Changes torch's TorchScript executor to the one that does not make a program for each shape. Raises whatever
-    tracing does.
+    Raises whatever tracing does.
     """
-    torch._C._jit_set_profiling_executor(False)  # torch has no public way
-    return TracedModule(module, {tuple(inputs): _graph(module, inputs) for inputs in examples})
+    return TracedModule(module, {tuple(inputs): _trace(module, inputs) for inputs in examples})
 
 
-class _Named(torch.nn.Module):
-    """The module with a plain dict of tensors as its output, as a graph can give it."""
+class _NamedOutputs(torch.nn.Module):
+    """The module with a plain dict of tensors as its output, which a graph can return."""
 
     OUTPUTS = ("logits", "last_hidden_state", "start_logits", "end_logits")
 
@@ -87,46 +82,27 @@ class _Named(torch.nn.Module):
         return {name: output[name] for name in self.OUTPUTS if name in output}
 
 
-def _graph(module: torch.nn.Module, inputs: Inputs) -> Any:
+def _trace(module: torch.nn.Module, inputs: Inputs) -> Graph:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # many small steps: to wake a thread for each takes longer
+    torch.set_num_threads(1)  # waking a thread for each of many small steps takes longer than the steps
     try:
-        with warnings.catch_warnings():  # that it is deprecated, and of each look at a shape: both are taken care of
+        with warnings.catch_warnings():  # of deprecation, and of shapes that are read, which `check_operations` checks
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-                _Named(module, list(inputs)).eval(), tuple(inputs.values()), check_trace=False, strict=False
+                _NamedOutputs(module, list(inputs)).eval(), tuple(inputs.values()), check_trace=False, strict=False
             )
-            graph = torch.jit.freeze(traced)
+            graph: Graph = torch.jit.freeze(traced)
         graph(*inputs.values())  # the first run optimises it
         return graph
     finally:
         torch.set_num_threads(threads)
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Writes down every operation."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # as above
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.append(SAME.get(str(func), str(func)))
-        return func(*args, **(kwargs or {}))
-
-
 def check_operations(module: torch.nn.Module, *inputs: Inputs) -> None:
     """Raises NotTraceable where inputs of one shape cost other operations than those of another.
 
-    Runs on tensors without data; raises torch's errors where the model looks at values.
+    Runs on tensors without data. Raises torch's errors where the model branches on values, and MissingName.
     """
-    first, *others = (_operations(module, each) for each in inputs)
+    first, *others = (operations_of(module, each) for each in inputs)
     if any(other != first for other in others):
         raise NotTraceable("what it does depends on how many or how long its rows are")
-
-
-def _operations(module: torch.nn.Module, inputs: Inputs) -> list[str]:
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, _Operations() as operations:
-        module(**{name: fake.from_tensor(tensor) for name, tensor in inputs.items()})
-    seen: list[str] = operations.seen
-    return seen

@@ -1,104 +1,108 @@
-"""Encoders without padding: the tokens of all rows stand in one line, and attention looks within each row.
+"""Encoders on packed sequences: no padding is computed, and attention stays within each row.
 
-Everything else in an encoder treats a token by itself, so padding is there for attention's sake alone. The layout is
-that of FlashAttention's variable-length kernels (Dao et al., 2022): where each row begins, and where the last one ends.
-The head is not touched: it gets its states in padded places, with zeros between them.
+Every other part of an encoder treats each token by itself, so only attention needs the rows. The layout is that of
+FlashAttention's variable-length kernels (Dao et al., 2022): `cu_seqlens` holds the offset of each row. The head is not
+changed: it gets padded states, with zeros at padding.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import PreTrainedModel
 
 from serving.engine.optimizations.attention import IMPLEMENTATION, NEVER, Packing, with_blocks
-from serving.engine.optimizations.cuda_graphs import Record, Replayed
-from serving.engine.optimizations.first_token import narrow
+from serving.engine.optimizations.cuda_graphs import CudaGraphEncoder, Record
+from serving.engine.optimizations.first_token import prune
 
 FAMILIES = frozenset(
     {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "albert", "electra", "ernie", "modernbert"}
 )
-"""Model types whose attention can be replaced and passes on what it is called with (transformers 5.23)."""
+"""Model types whose attention can be replaced and gets the model's keyword arguments (transformers 5.23)."""
 HALF = (torch.float16, torch.bfloat16)
 
 
-def can_pack(module: Any, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this model has a family's encoder and, on a GPU, a dtype that its kernel takes."""
+def can_pack(module: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this model has an encoder of `FAMILIES` and, on a GPU, a dtype that the attention kernel takes."""
     is_encoder = module.config.model_type in FAMILIES and not getattr(module.config, "is_decoder", False)
     return is_encoder and (device.type == "cpu" or dtype in HALF)
 
 
-def pack(module: Any, *, least: int = NEVER, narrowed: bool = False) -> None:
-    """Let the model be called with what `packing.pack_rows` gives, beside its padded rows; `unpack` undoes it.
+def pack(module: PreTrainedModel, *, min_bmm_tokens: int = NEVER, pruned: bool = False) -> None:
+    """Let the model take the arrays of `packing.pack_rows` beside its padded inputs; `unpack` undoes it.
 
-    Rows of equal length may come without; a mask alone is refused, as nothing here would heed it. least: tokens from
-    which on a row attends by products. narrowed: as the head reads first tokens only, see `first_token`; it is given
-    states (rows, 1, size).
+    Rows of equal length may come without these arrays. A mask without them is refused, as nothing would heed it.
+    min_bmm_tokens: see `attention.Packing`. pruned: compute the last layer for first tokens only, see `first_token`;
+    the head then gets states (rows, 1, size).
     """
     base = module.base_model
-    base.narrowing = narrow(base) if narrowed else []
-    base.forward = partial(_forward, base, base.forward, Packing(least=least))
+    base.pruning_hooks = prune(base) if pruned else []
+    base.forward = partial(_forward, base, base.forward, Packing(min_bmm_tokens=min_bmm_tokens))
     module.set_attn_implementation(IMPLEMENTATION)
 
 
-def replay(module: Any, record: Record) -> Replayed:
-    """Let a packed model's encoder go through what is returned."""
+def use_cuda_graphs(module: PreTrainedModel, record: Record) -> CudaGraphEncoder:
+    """Route a packed model's encoder through CUDA graphs of short packed sequences, which the caller has recorded."""
     base = module.base_model
-    replayed = Replayed(base.forward.args[1], record)
-    base.forward = partial(_forward, base, replayed, Packing())
-    return replayed
+    encoder = CudaGraphEncoder(base.forward.args[1], record)
+    base.forward = partial(_forward, base, encoder, Packing())
+    return encoder
 
 
-def unpack(module: Any) -> None:
-    """As it was before `pack`."""
+def unpack(module: PreTrainedModel) -> None:
+    """Undo `pack` and `use_cuda_graphs`."""
     base = vars(module.base_model)
     base.pop("forward", None)
-    for each in base.pop("narrowing", []):
+    for each in base.pop("pruning_hooks", []):
         each.remove()
     module.set_attn_implementation("sdpa")
 
 
 def _forward(
-    base: Any,
-    plain: Any,
+    base: PreTrainedModel,
+    plain: Callable[..., BaseModelOutput],
     packing: Packing,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     token_type_ids: torch.Tensor | None = None,
     *,
-    places: torch.Tensor | None = None,
+    indices: torch.Tensor | None = None,
     positions: torch.Tensor | None = None,
-    cuts: torch.Tensor | None = None,
-    owners: torch.Tensor | None = None,
-    slots: torch.Tensor | None = None,
-    **others: Any,
-) -> Any:
-    """The encoder's output for padded rows, computed without the padding."""
-    if places is None or positions is None:
+    cu_seqlens: torch.Tensor | None = None,
+    segment_ids: torch.Tensor | None = None,
+    slot_index: torch.Tensor | None = None,
+    **others: object,
+) -> BaseModelOutput:
+    """The encoder's output for padded rows, computed on the packed sequence."""
+    if indices is None or positions is None:
         if attention_mask is not None:
-            raise ValueError("a packed model needs places, positions and cuts where rows are padded")
+            raise ValueError("a packed model needs indices, positions and cu_seqlens where rows are padded")
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         return plain(input_ids, **types, **others, packing=packing)
 
     rows, longest = input_ids.shape
-    taken = places.clamp(max=rows * longest - 1)  # by those that are nobody's, whatever
+    sources = indices.clamp(max=rows * longest - 1)  # padding tokens of a bucket repeat the last one
 
-    def line(padded: torch.Tensor) -> torch.Tensor:
-        return padded.flatten()[taken].unsqueeze(0)
+    def packed(padded: torch.Tensor) -> torch.Tensor:
+        return padded.flatten()[sources].unsqueeze(0)
 
     others["position_ids"] = positions.unsqueeze(0)
     embeddings: Any = getattr(base, "embeddings", None)
-    if hasattr(embeddings, "create_position_ids_from_input_ids"):  # RoBERTa's do not count what looks like padding
-        others["position_ids"] = line(embeddings.create_position_ids_from_input_ids(input_ids, embeddings.padding_idx))
+    if hasattr(embeddings, "create_position_ids_from_input_ids"):  # RoBERTa's skip tokens that equal padding
+        position_ids = embeddings.create_position_ids_from_input_ids(input_ids, embeddings.padding_idx)
+        others["position_ids"] = packed(position_ids)
     if token_type_ids is not None:
-        others["token_type_ids"] = line(token_type_ids)
-    packing = packing._replace(cuts=cuts, longest=longest)
-    if owners is not None and slots is not None:
-        packing = with_blocks(packing, owners, slots, base.dtype)
-    output = plain(line(input_ids), packing=packing, **others)
+        others["token_type_ids"] = packed(token_type_ids)
+    packing = packing._replace(cu_seqlens=cu_seqlens, max_seqlen=longest)
+    if segment_ids is not None and slot_index is not None:
+        packing = with_blocks(packing, segment_ids, slot_index, base.dtype)
+    output = plain(packed(input_ids), packing=packing, **others)
     states = output.last_hidden_state[0]
-    width, targets = longest, places
-    if base.narrowing and cuts is not None:
-        states, width, targets = states[:rows], 1, places.index_select(0, cuts[:rows]) // longest
+    width, targets = longest, indices
+    if base.pruning_hooks and cu_seqlens is not None:
+        states, width, targets = states[:rows], 1, indices.index_select(0, cu_seqlens[:rows]) // longest
     padded = states.new_zeros(rows * width + 1, states.shape[-1]).index_copy(0, targets, states)
     output.last_hidden_state = padded[:-1].view(rows, width, states.shape[-1])
     if getattr(base, "pooler", None) is not None:
@@ -106,8 +110,11 @@ def _forward(
     return output
 
 
-def _pool(base: Any, states: torch.Tensor) -> Any:
+def _pool(base: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
     """The encoder's own pooling; ALBERT's pooler is only its linear layer."""
+    pooled: torch.Tensor
     if hasattr(base, "pooler_activation"):
-        return base.pooler_activation(base.pooler(states[:, 0]))
-    return base.pooler(states)
+        pooled = base.pooler_activation(base.pooler(states[:, 0]))
+    else:
+        pooled = base.pooler(states)
+    return pooled

@@ -1,1 +1,1 @@
-"""One file a protocol: its routes, bodies, answers, and the shape of errors. `serving.front.app` has their table."""
+"""The protocols, one file each: routes, bodies, answers, errors. `serving.front.app` has the table of protocols."""

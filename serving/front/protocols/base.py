@@ -1,17 +1,18 @@
-"""What a protocol is: routes below one first part of the path, and the shape of its errors."""
+"""The base class of protocols: routes below one first path segment, and the shape of errors."""
 
 import logging
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from serving.errors import ClientGone, Failed, ServingError, UnknownModel, WrongMethod
 from serving.front.asgi import (
     JSON,
     Events,
     Header,
+    JsonObject,
     Receive,
     Scope,
     Send,
@@ -21,116 +22,117 @@ from serving.front.asgi import (
     refuse,
     respond,
 )
-from serving.front.front import Answer, Front, Gone
-from serving.front.request_context import Stages, Trail
+from serving.front.disconnects import Disconnected
+from serving.front.front import Answer, Front
+from serving.front.request_context import ProtocolName, RequestContext, StageTimes
 
 logger = logging.getLogger("headwaiter.front")
 
 
 @dataclass(slots=True)
 class Exchange:
-    """One HTTP request and the way back. events: the answer, once it has begun and is a stream of them."""
+    """One HTTP request and its answer. events: the answer as server-sent events, once they have begun."""
 
     scope: Scope
     receive: Receive
     send: Send
-    trail: Trail
+    context: RequestContext
     events: Events | None = None
 
     @property
-    def gone(self) -> Gone:
+    def disconnected(self) -> Disconnected:
         """Returns when the client has left."""
         return partial(client_left, self.receive)
 
     def expect(self, method: str) -> None:
-        """Raise WrongMethod for any other."""
+        """Raise WrongMethod for any other method."""
         if self.scope["method"] != method:
             raise WrongMethod(f"this route takes {method}, not {self.scope['method']}")
 
     def header(self, name: bytes) -> str:
-        """A header's value, or ""."""
+        """The value of a header, or ""."""
         return next((value.decode("latin-1") for key, value in self.scope["headers"] if key == name), "")
 
     async def body(self, limit: int) -> bytes:
-        """The whole body; raises TooLarge, Malformed, ClientGone."""
+        """Read the whole body. Raises TooLarge, Malformed, ClientGone."""
         return await read_body(self.scope, self.receive, limit)
 
     async def respond(self, body: bytes, *headers: Header, status: int = 200) -> None:
-        """The whole answer."""
-        await respond(self.send, status, body, [*headers, self.trail.header])
+        """Send the complete answer."""
+        await respond(self.send, status, body, [*headers, self.context.header])
 
-    async def respond_json(self, value: Any, *headers: Header, status: int = 200) -> None:
-        """The whole answer, as JSON."""
+    async def respond_json(self, value: object, *headers: Header, status: int = 200) -> None:
+        """Send the complete answer as JSON."""
         await self.respond(encode_json(value), JSON, *headers, status=status)
 
     async def begin_events(self, limit_seconds: float, *headers: Header) -> Events:
-        """The answer as server-sent events; limit_seconds: how long the client may read nothing."""
+        """Begin the answer as server-sent events. limit_seconds: how long one event may take to be sent."""
         events = Events(self.send, limit_seconds)
-        await events.begin([*headers, self.trail.header])
+        await events.begin([*headers, self.context.header])
         self.events = events
         return events
 
 
 class Protocol(ABC):
-    """One protocol's routes over one front. Subclasses are the ASGI apps of the first part of a path."""
+    """One protocol's routes over one front. Subclasses are ASGI apps for a first path segment."""
 
-    name: ClassVar[str]
-    """Of the metrics' label."""
+    name: ClassVar[ProtocolName]
+    """The value of the metrics' label `protocol`."""
 
     def __init__(self, front: Front) -> None:
         self.front = front
 
     async def __call__(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request; parts: of its path, the first one included."""
-        exchange = Exchange(scope, receive, send, Trail.read(scope["headers"]))
+        """Answer a request. parts: the segments of its path, the first one included."""
+        exchange = Exchange(scope, receive, send, RequestContext.read(scope["headers"]))
         try:
             await self.route(parts, exchange)
-        except Exception as raised:  # the edge: our bug must not leave the client without an answer
-            await self._refuse(exchange, as_error(raised, exchange.trail))
+        except Exception as raised:  # at the edge: after a bug, too, the client gets an answer
+            await self._refuse(exchange, as_error(raised, exchange.context))
 
     @abstractmethod
     async def route(self, parts: list[str], exchange: Exchange) -> None:
-        """Answer, or raise ServingError: before the answer has begun, or while it is a stream of events."""
+        """Answer, or raise ServingError before the answer has begun or while events are sent."""
 
     @abstractmethod
-    def describe(self, error: ServingError) -> Any:
-        """The body that tells of an error, plain data for JSON."""
+    def describe(self, error: ServingError) -> JsonObject:
+        """The body of an error, as plain data for JSON."""
 
     async def _refuse(self, exchange: Exchange, error: ServingError) -> None:
         body = encode_json(self.describe(error))
         if exchange.events is None:
-            await refuse(exchange.send, error, exchange.trail, body)
-        elif not isinstance(error, ClientGone):  # too late for a status: the last event tells
+            await refuse(exchange.send, error, exchange.context, body)
+        elif not isinstance(error, ClientGone):  # the status was sent, so the error is the last event
             with suppress(ClientGone):
                 await exchange.events.tell(body)
                 await exchange.events.end()
 
 
-def as_error(raised: Exception, trail: Trail) -> ServingError:
-    """What a client is told; of a bug of ours it does not see the insides, which the log keeps."""
+def as_error(raised: Exception, context: RequestContext) -> ServingError:
+    """The error that the client is told. A bug's traceback is logged and not sent."""
     if isinstance(raised, ServingError):
         return raised
-    logger.error("a request failed", exc_info=raised, extra={"fields": {"request_id": trail.request_id}})
+    logger.error("a request failed", exc_info=raised, extra={"fields": {"request_id": context.request_id}})
     return Failed("the server failed on this request; its log says why")
 
 
 def no_route(choices: str) -> UnknownModel:
-    """The error of a path that leads nowhere; choices: those that do."""
+    """The error of an unknown path. choices: the routes that exist."""
     return UnknownModel(f"there is no such route; {choices}")
 
 
-def headers_of(answer: Answer) -> list[Header]:
-    """What every answer carries: who gave it, and where the time went."""
+def headers_of(answer: Answer[object]) -> list[Header]:
+    """The headers of every answer: `X-Model-Version` and `Server-Timing`."""
     return [version_header(answer.version), timing_header(answer.stages)]
 
 
 def version_header(version: str) -> Header:
-    """Who gave the answer."""
+    """`X-Model-Version`: the version that answered."""
     return b"x-model-version", version.encode()
 
 
-def timing_header(stages: Stages) -> Header:
-    """Where the time went."""
+def timing_header(stages: StageTimes) -> Header:
+    """`Server-Timing`: the milliseconds in each stage."""
     encode, queue, forward, decode = stages.seconds()
     timing = (
         f"tokenize;dur={encode * 1e3:.3f}, queue;dur={queue * 1e3:.3f}, "

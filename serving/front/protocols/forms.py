@@ -1,22 +1,23 @@
-"""Bodies of JSON into checked structs, and errors that name fields as a protocol's clients write them."""
+"""JSON bodies to checked structs, and errors that name fields as the protocol's clients write them."""
 
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from serving.errors import Malformed, ServingError, Unprocessable
-from serving.tasks.base.task import Task
+from serving.front.asgi import JsonObject
+from serving.tasks.base.task import AnyTask
 
 Form = TypeVar("Form")
 _OWN_FIELD = re.compile(r"\bparameters\.(\w+)|\b(inputs)\b")
 _OWN_HINT = re.compile(r'"parameters": \{("\w+": \w+)\}')
 
 
-def read_json(body: bytes) -> dict[str, Any]:
-    """The object in a JSON body; raises Malformed for anything else."""
+def read_json(body: bytes) -> JsonObject:
+    """Decode a JSON object. Raises Malformed for anything else."""
     try:
         found = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -27,8 +28,8 @@ def read_json(body: bytes) -> dict[str, Any]:
     return found
 
 
-def read_form(fields: Mapping[str, Any], form: type[Form]) -> Form:
-    """The struct; fields that it does not know are left aside. Raises Unprocessable, which knows the field."""
+def read_form(fields: Mapping[str, object], form: type[Form]) -> Form:
+    """Convert to the struct `form`; unknown fields are ignored. Raises Unprocessable, which has the field."""
     try:
         return msgspec.convert(fields, form)
     except msgspec.ValidationError as error:
@@ -40,23 +41,23 @@ def read_form(fields: Mapping[str, Any], form: type[Form]) -> Form:
 
 
 def named_model(model: str | None) -> tuple[str, str | None]:
-    """A body's `model`, `name[@alias]` or `name/version`, as name and version. Raises Unprocessable for none."""
+    """Split a body's `model`, `name[@alias]` or `name/version`, into name and version. Raises Unprocessable."""
     if not model:
         raise Unprocessable("model is missing: name one of GET /v1/models", field="model")
     name, _, version = model.partition("/")
     return name, version or None
 
 
-def pick_parameters(fields: Mapping[str, Any], task: Task) -> dict[str, Any]:
-    """The task's own parameters among a body's fields; a null counts as left out."""
-    return {name: fields[name] for name in task.Parameters.__struct_fields__ if fields.get(name) is not None}
+def pick_parameters(fields: Mapping[str, object], task: AnyTask) -> JsonObject:
+    """The task's own parameters among a body's fields. null counts as absent."""
+    return {name: fields[name] for name in task.parameters_type.__struct_fields__ if fields.get(name) is not None}
 
 
 @contextmanager
 def renamed(names: Mapping[str, str]) -> Iterator[None]:
-    """Within it, errors call the task's fields as the client did. names: ours → theirs, where they differ.
+    """Context manager that renames the task's fields in errors. names: the task's → the client's, where they differ.
 
-    A task's parameters stand beside the other fields in these protocols.
+    `parameters.` is dropped, because these protocols have the parameters beside the other fields.
     """
 
     def rename(match: re.Match[str]) -> str:

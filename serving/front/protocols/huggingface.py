@@ -1,20 +1,18 @@
-"""`/models…`: the shape of the Hugging Face inference API and of text-generation-inference, and what is served."""
-
-from functools import partial
-from typing import Any
+"""`/models…`: the Hugging Face inference API, text-generation-inference's streams, and the list of models."""
 
 from serving.errors import ServingError, UnknownModel, Unprocessable
-from serving.front.asgi import JSON, Header, Whole, encode_json, refusal, respond
-from serving.front.front import Front, Gone
+from serving.front.asgi import JSON, Header, JsonObject, Response, encode_json, refusal, respond
+from serving.front.disconnects import Disconnected
+from serving.front.front import Front, only_text_streams
 from serving.front.model_description import describe_model
 from serving.front.protocols.base import Exchange, Protocol, as_error, headers_of, no_route, version_header
 from serving.front.protocols.forms import read_json
 from serving.front.protocols.openai import OpenAI
-from serving.front.request_context import Trail
-from serving.front.text_stream import Piece
+from serving.front.request_context import RequestContext
+from serving.front.text_stream import TextDelta
 from serving.tasks.base.generated_text import describe_token
 from serving.tasks.base.request import Request, parse_body
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 
 class HuggingFace(Protocol):
@@ -27,7 +25,7 @@ class HuggingFace(Protocol):
         self._openai = openai
 
     async def route(self, parts: list[str], exchange: Exchange) -> None:
-        """By the parts after `models`."""
+        """Dispatch by the segments after `models`."""
         all_parts, parts = parts, parts[1:]
         method = exchange.scope["method"]
         if not parts:
@@ -43,83 +41,92 @@ class HuggingFace(Protocol):
         else:
             raise no_route("POST /models/{name} or /models/{name}/versions/{version}")
 
-    def describe(self, error: ServingError) -> Any:
-        """As text-generation-inference does it."""
+    def describe(self, error: ServingError) -> JsonObject:
+        """As in text-generation-inference."""
         return {"error": error.message, "error_type": error.reason}
 
     async def _list(self, exchange: Exchange) -> None:
-        models = [describe_model(name, entry) for name, entry in self.front.routes.table.models.items()]
+        models = [describe_model(name, entry) for name, entry in self.front.models().items()]
         await exchange.respond_json({"models": models, **self.front.describe()})
 
     async def _describe(self, name: str, exchange: Exchange) -> None:
-        entry = self.front.routes.table.models.get(name)
+        entry = self.front.models().get(name)
         if entry is None:
-            self.front.routes.find(name, None)
+            self.front.find(name, None)
             raise UnknownModel(f"ask for the model by its name alone, without an alias: {name}")
         await exchange.respond_json(describe_model(name, entry))
 
-    async def predict(self, name: str, version: str | None, body: bytes, headers: list[Header], gone: Gone) -> Whole:
-        """The answer of a POST that streams nothing. gone: returns when the client has left. Never raises."""
-        trail = Trail.read(headers)
+    async def predict(
+        self, name: str, version: str | None, body: bytes, headers: list[Header], disconnected: Disconnected
+    ) -> Response:
+        """The answer of a POST that is no stream. disconnected: returns when the client has left. Never raises."""
+        context = RequestContext.read(headers)
         try:
             wants_stream, body = _take_stream(body)
-            if wants_stream:
-                task = self.front.routes.find(name, version).task
-                raise Unprocessable(f"{name} does {task.name}: only tasks that write texts can stream")
-            return await self._whole(name, version, body, trail, gone)
+            return await self._whole(name, version, body, context, disconnected, wants_stream=wants_stream)
         except Exception as raised:  # the edge, as for every protocol
-            error = as_error(raised, trail)
-            return refusal(error, trail, encode_json(self.describe(error)))
+            error = as_error(raised, context)
+            return refusal(error, context, encode_json(self.describe(error)))
 
     async def _predict(self, name: str, version: str | None, exchange: Exchange) -> None:
         wants_stream, body = _take_stream(await exchange.body(self.front.settings.max_body_bytes))
         if wants_stream:
             await self._stream(name, version, body, exchange)
             return
-        whole = await self._whole(name, version, body, exchange.trail, exchange.gone)
+        whole = await self._whole(name, version, body, exchange.context, exchange.disconnected)
         await respond(exchange.send, *whole)
 
-    async def _whole(self, name: str, version: str | None, body: bytes, trail: Trail, gone: Gone) -> Whole:
+    async def _whole(
+        self,
+        name: str,
+        version: str | None,
+        body: bytes,
+        context: RequestContext,
+        disconnected: Disconnected,
+        *,
+        wants_stream: bool = False,
+    ) -> Response:
+        def read(task: AnyTask) -> Request:
+            request = parse_body(body, task, self.front.settings.max_rows)
+            if wants_stream:
+                raise only_text_streams(name.partition("@")[0], task)
+            return request
+
         answer = await self.front.answer(
-            name,
-            version,
-            partial(parse_body, body, max_rows=self.front.settings.max_rows),
-            protocol=self.name,
-            write=encode_json,
-            gone=gone,
-            trail=trail,
+            name, version, read, protocol=self.name, write=encode_json, disconnected=disconnected, context=context
         )
-        return 200, answer.value, [JSON, *headers_of(answer), trail.header]
+        return 200, answer.value, [JSON, *headers_of(answer), context.header]
 
     async def _stream(self, name: str, version: str | None, body: bytes, exchange: Exchange) -> None:
         settings, seed = self.front.settings, None
 
-        def read(task: Task) -> Request:
+        def read(task: AnyTask) -> Request:
             nonlocal seed
             request = parse_body(body, task, settings.max_rows)
             if task.generates:
-                if request.many or request.parameters.texts > 1:
+                if request.is_list or request.parameters.texts > 1:
                     raise Unprocessable("stream is of one text: send one input, and ask for one text")
                 seed = request.parameters.seed
             return request
 
         stream = await self.front.stream(
-            name, version, read, protocol=self.name, gone=exchange.gone, trail=exchange.trail
+            name, version, read, protocol=self.name, disconnected=exchange.disconnected, context=exchange.context
         )
         async with stream:
+            await stream.start()
             events = await exchange.begin_events(settings.timeout_seconds, version_header(stream.version))
             whole, count, last_id = "", 0, 0
-            async for piece in stream:
-                whole += piece.text
-                last_id = piece.token_ids[-1] if piece.token_ids else last_id
-                tokens = _tokens(piece, last_id)
+            async for delta in stream:
+                whole += delta.text
+                last_id = delta.token_ids[-1] if delta.token_ids else last_id
+                tokens = _tokens(delta, last_id)
                 for place, token in enumerate(tokens, start=1):
                     count += 1
-                    ended: dict[str, Any] = {"generated_text": None, "details": None}
-                    if piece.finish and place == len(tokens):
+                    ended: JsonObject = {"generated_text": None, "details": None}
+                    if delta.finish and place == len(tokens):
                         details = {
-                            "finish_reason": piece.finish,
-                            "generated_tokens": piece.generated_tokens,
+                            "finish_reason": delta.finish,
+                            "generated_tokens": delta.generated_tokens,
                             "input_length": stream.prompt_tokens,
                             "seed": seed,
                         }
@@ -128,29 +135,31 @@ class HuggingFace(Protocol):
             await events.end()
 
 
-def _tokens(piece: Piece, last_id: int) -> list[dict[str, Any]]:
-    """A piece as one event for each of its tokens, the text with the last; their texts together are the whole text.
+def _tokens(delta: TextDelta, last_id: int) -> list[JsonObject]:
+    """One event for each token of a delta. The last event has the delta's text, the others an empty text.
 
-    An end that tells no token, because a stop string swallowed it, is an event with the last one that was told.
+    If a stop string swallowed the last tokens, the last event repeats the last token that was sent.
     """
-    if not piece.token_ids and not piece.text and not piece.finish:
+    if not delta.token_ids and not delta.text and not delta.finish:
         return []
-    found: list[dict[str, Any]] = [
-        {"token": {"id": token, "text": "", "logprob": None, "special": False}}
-        for token in piece.token_ids or (last_id,)
-    ]
-    for entry, score in zip(found, piece.logprobs, strict=False):
-        entry["token"] = describe_token(score) | {"text": ""}
-        if score.top:
-            entry["top_tokens"] = [
-                {"id": other, "text": text, "logprob": value, "special": False} for other, text, value in score.top
+    found: list[JsonObject] = []
+    ids = delta.token_ids or (last_id,)
+    for place, token_id in enumerate(ids, start=1):
+        score = delta.logprobs[place - 1] if place <= len(delta.logprobs) else None
+        text = delta.text if place == len(ids) else ""
+        token = (
+            {"id": token_id, "text": "", "logprob": None, "special": False} if score is None else describe_token(score)
+        )
+        found.append({"token": token | {"text": text}})
+        if score is not None and score.top:
+            found[-1]["top_tokens"] = [
+                {"id": other, "text": word, "logprob": value, "special": False} for other, word, value in score.top
             ]
-    found[-1]["token"]["text"] = piece.text
     return found
 
 
 def _take_stream(body: bytes) -> tuple[bool, bytes]:
-    """Whether a body asks for a stream, and the body without that field."""
+    """Whether a body asks for a stream, and the body without the field `stream`."""
     if b'"stream"' not in body:
         return False, body
     fields = read_json(body)

@@ -1,45 +1,44 @@
 """`/v2…`: the Open Inference Protocol v2, as KServe and Triton speak it.
 
-An input is a tensor of text, BYTES, one element a row: `text` or `inputs`, or one for each part of the task's inputs,
-as `question` and `context`. The request's `parameters` are the task's. The output is one tensor, `output`: vectors as
-FP32, any other answer as JSON in BYTES.
+An input is a BYTES tensor of text with one element per row: `text` or `inputs`, or one tensor for each part of the
+task's inputs, such as `question` and `context`. The request's `parameters` are the task's. The one output tensor is
+`output`: vectors as FP32, other answers as JSON in BYTES.
 """
 
 import base64
 from functools import cache
-from importlib.metadata import version as installed
-from typing import Any
 
 import msgspec
 
+from headwaiter import __version__
 from serving.errors import Malformed, NotReady, ServingError, Unprocessable
-from serving.front.asgi import JSON, encode_json
-from serving.front.loaded_version import View
+from serving.front.asgi import JSON, JsonObject, encode_json
+from serving.front.loaded_version import LoadedVersion
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import read_form, read_json
 from serving.front.protocols.kserve_tensors import Tensor, output_form, read_columns, split_body, write_output
 from serving.tasks.base.columns import parts_of, takes_text, to_inputs
 from serving.tasks.base.request import Request, convert_request
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 HEADER_LENGTH = b"inference-header-content-length"
 RESERVED = ("binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout")
-"""The protocol's own parameters of a request, and Triton's, which mean nothing here."""
+"""Request parameters of the protocol and of Triton, which are not passed to the task."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """An output that is asked for."""
+    """A requested output."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: JsonObject = {}
 
 
-class Form(msgspec.Struct, frozen=True):
+class InferenceForm(msgspec.Struct, frozen=True):
     """An inference request."""
 
     inputs: list[Tensor]
     id: str | None = None
-    parameters: dict[str, Any] = {}
+    parameters: JsonObject = {}
     outputs: list[Wanted] = []
 
 
@@ -49,7 +48,7 @@ class KServe(Protocol):
     name = "kserve"
 
     async def route(self, parts: list[str], exchange: Exchange) -> None:
-        """By the parts after `v2`."""
+        """Dispatch by the segments after `v2`."""
         match parts[1:]:
             case []:
                 exchange.expect("GET")
@@ -68,18 +67,18 @@ class KServe(Protocol):
                     "/v2, /v2/health/live, /v2/health/ready, /v2/models/{name}[/versions/{v}][/ready|/infer]"
                 )
 
-    def describe(self, error: ServingError) -> Any:
-        """One field."""
+    def describe(self, error: ServingError) -> JsonObject:
+        """An object with the one field `error`."""
         return {"error": error.message}
 
     async def _model(self, name: str, version: str | None, rest: list[str], exchange: Exchange) -> None:
         if not rest:
             exchange.expect("GET")
-            await exchange.respond_json(_metadata(self.front.routes.find(name, version), list(self._versions(name))))
+            await exchange.respond_json(_metadata(self.front.find(name, version), list(self._versions(name))))
         elif rest == ["ready"]:
             exchange.expect("GET")
-            view = self.front.routes.find(name, version)
-            view.choose_link()
+            loaded = self.front.find(name, version)
+            loaded.choose_link()
             await exchange.respond_json({"name": name, "ready": True})
         elif rest == ["infer"]:
             exchange.expect("POST")
@@ -88,7 +87,7 @@ class KServe(Protocol):
             raise no_route("of a model there are /ready and /infer")
 
     def _versions(self, name: str) -> list[str]:
-        return list(self.front.routes.table.models[name.partition("@")[0]].versions)
+        return list(self.front.models()[name.partition("@")[0]].versions)
 
     async def _tell(self, exchange: Exchange, word: str, is_so: bool) -> None:
         exchange.expect("GET")
@@ -100,7 +99,7 @@ class KServe(Protocol):
         settings = self.front.settings
         body = await exchange.body(settings.max_body_bytes)
         head, binary = split_body(body, exchange.header(HEADER_LENGTH))
-        form = read_form(read_json(head), Form)
+        form = read_form(read_json(head), InferenceForm)
         unknown = [wanted.name for wanted in form.outputs if wanted.name != "output"]
         if unknown:
             raise Unprocessable(f"outputs names {unknown[0]!r}: there is one output, 'output'")
@@ -111,7 +110,7 @@ class KServe(Protocol):
         for wanted in form.outputs:
             as_binary = bool(wanted.parameters.get("binary_data", as_binary))
 
-        def read(task: Task) -> Request:
+        def read(task: AnyTask) -> Request:
             inputs = to_inputs(read_columns(form.inputs, binary), task)
             if task.takes_files:
                 inputs = [base64.b64encode(entry).decode() if isinstance(entry, bytes) else entry for entry in inputs]
@@ -123,8 +122,8 @@ class KServe(Protocol):
             read,
             protocol=self.name,
             write=lambda answers: write_output(answers, binary=as_binary),
-            gone=exchange.gone,
-            trail=exchange.trail,
+            disconnected=exchange.disconnected,
+            context=exchange.context,
         )
         output, data = answer.value
         told = {"model_name": name, "model_version": answer.version, "outputs": [output]}
@@ -137,17 +136,17 @@ class KServe(Protocol):
 
 
 @cache
-def _server() -> dict[str, Any]:
-    return {"name": "headwaiter", "version": installed("headwaiter"), "extensions": ["binary_tensor_data"]}
+def _server() -> JsonObject:
+    return {"name": "headwaiter", "version": __version__, "extensions": ["binary_tensor_data"]}
 
 
-def _metadata(view: View, versions: list[str]) -> dict[str, Any]:
-    example = view.contract.example
-    parts = {"text": False} if takes_text(view.task) else parts_of(view.task)
+def _metadata(loaded: LoadedVersion, versions: list[str]) -> JsonObject:
+    example = loaded.contract.example
+    parts = {"text": False} if takes_text(loaded.task) else parts_of(loaded.task)
     return {
-        "name": view.model,
+        "name": loaded.model,
         "versions": versions,
-        "platform": f"headwaiter_{view.contract.task}",
+        "platform": f"headwaiter_{loaded.contract.task}",
         "inputs": [
             {"name": name, "datatype": "BYTES", "shape": [-1, -1] if is_list else [-1]}
             for name, is_list in parts.items()

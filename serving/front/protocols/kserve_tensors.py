@@ -1,4 +1,4 @@
-"""The tensors of the Open Inference Protocol v2: JSON or the binary extension ↔ columns of inputs, answers.
+"""The tensors of the Open Inference Protocol v2, as JSON or in the binary extension: columns of inputs, and answers.
 
 Source: kserve/open-inference-protocol, and the binary tensor data extension of NVIDIA Triton. A BYTES element in binary
 form is its length in 4 bytes, little-endian, and then the bytes.
@@ -7,13 +7,12 @@ form is its length in 4 bytes, little-endian, and then the bytes.
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import numpy
 
 from serving.errors import Malformed, Unprocessable
-from serving.front.asgi import encode_json
+from serving.front.asgi import JsonObject, encode_json
 
 BINARY = "binary_data_size"
 
@@ -24,12 +23,12 @@ class Tensor(msgspec.Struct, frozen=True):
     name: str
     shape: list[int]
     datatype: str
-    data: Any = msgspec.UNSET
-    parameters: dict[str, Any] = {}
+    data: object = msgspec.UNSET
+    parameters: JsonObject = {}
 
 
 def split_body(body: bytes, header_length: str) -> tuple[bytes, bytes]:
-    """JSON and what follows it. header_length: of `Inference-Header-Content-Length`, or ""."""
+    """Split a body into JSON and binary data. header_length: the value of `Inference-Header-Content-Length`, or ""."""
     if not header_length:
         return body, b""
     if not header_length.isdigit() or int(header_length) > len(body):
@@ -37,11 +36,12 @@ def split_body(body: bytes, header_length: str) -> tuple[bytes, bytes]:
     return body[: int(header_length)], body[int(header_length) :]
 
 
-def read_columns(tensors: Sequence[Tensor], binary: bytes) -> dict[str, list[Any]]:
-    """Each input's elements by its name, one a row; of a second dimension one list a row. Raises Malformed,
-    Unprocessable.
+def read_columns(tensors: Sequence[Tensor], binary: bytes) -> dict[str, list[object]]:
+    """The elements of each tensor by its name, one per row, or one list per row if there is a second dimension.
+
+    Raises Malformed, Unprocessable.
     """
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, list[object]] = {}
     for tensor in tensors:
         where = f"inputs {tensor.name!r}"
         if tensor.datatype != "BYTES":
@@ -59,8 +59,8 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes) -> dict[str, list[Any
     return columns
 
 
-def write_output(answers: Sequence[Any], *, binary: bool) -> tuple[dict[str, Any], bytes]:
-    """The one output and its binary data: numbers as FP32 where the answers are vectors, else each answer as JSON."""
+def write_output(answers: Sequence[object], *, binary: bool) -> tuple[JsonObject, bytes]:
+    """The output tensor and its binary data: FP32 if the answers are vectors, else each answer as JSON in BYTES."""
     if answers and _is_numeric(answers[0]):
         try:
             array = numpy.asarray(answers, dtype="<f4")
@@ -68,7 +68,7 @@ def write_output(answers: Sequence[Any], *, binary: bool) -> tuple[dict[str, Any
             raise Unprocessable(
                 "the answers differ in shape, so they make no tensor: send one input a request, or let them be pooled"
             ) from error
-        head: dict[str, Any] = {"name": "output", "datatype": "FP32", "shape": list(array.shape)}
+        head: JsonObject = {"name": "output", "datatype": "FP32", "shape": list(array.shape)}
         if not binary:
             return head | {"data": array.ravel().tolist()}, b""
         data = array.tobytes()
@@ -81,8 +81,8 @@ def write_output(answers: Sequence[Any], *, binary: bool) -> tuple[dict[str, Any
     return head | {"parameters": {BINARY: len(data)}}, data
 
 
-def output_form(example: Any) -> dict[str, Any]:
-    """The output's declaration. example: an answer of the model, or a list of them."""
+def output_form(example: object) -> JsonObject:
+    """The output's metadata. example: an answer of the model, or a list of answers."""
     depth, first = 0, example
     while isinstance(first, list) and first:
         first, depth = first[0], depth + 1
@@ -91,14 +91,15 @@ def output_form(example: Any) -> dict[str, Any]:
     return {"name": "output", "datatype": "BYTES", "shape": [-1]}
 
 
-def _is_numeric(answer: Any) -> bool:
+def _is_numeric(answer: object) -> bool:
     while isinstance(answer, list) and answer:
         answer = answer[0]
     return isinstance(answer, float)
 
 
-def _unpack(data: bytes, where: str) -> list[Any]:
-    elements, at = [], 0
+def _unpack(data: bytes, where: str) -> list[object]:
+    elements: list[object] = []
+    at = 0
     while at < len(data):
         if at + 4 > len(data):
             raise Malformed(f"{where} ends within an element's length")
@@ -111,14 +112,14 @@ def _unpack(data: bytes, where: str) -> list[Any]:
     return elements
 
 
-def _text(element: bytes) -> Any:
+def _text(element: bytes) -> str | bytes:
     try:
         return element.decode()
     except UnicodeDecodeError:
-        return element  # a file; a task that takes none says so
+        return element  # a file; tasks that take no files refuse it
 
 
-def _flatten(data: Any) -> list[Any]:
+def _flatten(data: object) -> list[object]:
     if not isinstance(data, list):
         return [data]
     return (
@@ -126,7 +127,7 @@ def _flatten(data: Any) -> list[Any]:
     )
 
 
-def _shaped(elements: list[Any], shape: Sequence[int], where: str) -> list[Any]:
+def _shaped(elements: list[object], shape: Sequence[int], where: str) -> list[object]:
     if not shape or shape[0] < 0 or any(size < 1 for size in shape[1:]) or math.prod(shape) != len(elements):
         raise Malformed(f"{where} has shape {list(shape)} and {len(elements)} elements")
     width = math.prod(shape[1:])

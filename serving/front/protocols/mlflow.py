@@ -1,54 +1,50 @@
 """`/invocations[/{name}]`, `/ping`, `/version`: MLflow's scoring protocol (3.17), as `mlflow models serve` has it.
 
-A body has exactly one of `inputs`, `instances`, `dataframe_split` and `dataframe_records`, and may have `params`, which
-are the task's parameters; or it is a table in CSV. The answer is `{"predictions": […]}`, one a row.
+A body is a table in CSV, or has exactly one of `inputs`, `instances`, `dataframe_split` and `dataframe_records`, and
+may have `params`: the task's parameters. The answer is `{"predictions": […]}`, one per row.
 """
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version as installed
-from typing import Any
+from typing import Literal, assert_never, get_args
 
 import msgspec
 
-from serving.errors import Malformed, NotReady, ServingError, UnknownModel, Unprocessable
-from serving.front.asgi import JSON, encode_json
+from serving.errors import Malformed, NotReady, ServingError, UnknownModel, Unprocessable, mlflow_code
+from serving.front.asgi import JSON, JsonObject, encode_json
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import read_form, read_json
 from serving.tasks.base.columns import to_inputs
 from serving.tasks.base.request import Request, convert_request
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
-FORMATS = ("inputs", "instances", "dataframe_split", "dataframe_records")
+Format = Literal["inputs", "instances", "dataframe_split", "dataframe_records"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+ReadInputs = Callable[[AnyTask], list[object]]
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
-ERROR_CODES = {
-    400: "BAD_REQUEST",
-    404: "RESOURCE_DOES_NOT_EXIST",
-    429: "REQUEST_LIMIT_EXCEEDED",
-    503: "TEMPORARILY_UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
 
 
-class Split(msgspec.Struct, frozen=True):
+class SplitTable(msgspec.Struct, frozen=True):
     """A table as pandas' `to_dict(orient="split")` writes it."""
 
     columns: list[str]
-    data: list[list[Any]]
+    data: list[list[object]]
 
 
-class _SplitForm(msgspec.Struct, frozen=True):
-    dataframe_split: Split
+class _SplitTableForm(msgspec.Struct, frozen=True):
+    dataframe_split: SplitTable
 
 
-class Scoring(Protocol):
-    """The scoring routes; without a name in the path they ask the one model that is served."""
+class MLflowScoring(Protocol):
+    """The scoring routes. Without a model name in the path, the only served model answers."""
 
     name = "mlflow"
 
     async def route(self, parts: list[str], exchange: Exchange) -> None:
-        """By the whole path."""
+        """Dispatch by the whole path."""
         match parts:
             case ["ping"]:
                 if not self.front.is_ready():
@@ -63,13 +59,12 @@ class Scoring(Protocol):
             case _:
                 raise no_route("POST /invocations/{name}, or /invocations where one model is served")
 
-    def describe(self, error: ServingError) -> Any:
-        """MLflow's own code words."""
-        default = "INTERNAL_ERROR" if error.status >= 500 else "INVALID_PARAMETER_VALUE"
-        return {"error_code": ERROR_CODES.get(error.status, default), "message": error.message}
+    def describe(self, error: ServingError) -> JsonObject:
+        """With MLflow's error codes."""
+        return {"error_code": mlflow_code(error.status), "message": error.message}
 
     def _only_model(self) -> str:
-        models = list(self.front.routes.table.models)
+        models = list(self.front.served_models())
         if len(models) != 1:
             raise UnknownModel(f"name a model, /invocations/{{name}}; served: {', '.join(models) or 'none yet'}")
         return models[0]
@@ -81,46 +76,62 @@ class Scoring(Protocol):
         kind = exchange.header(b"content-type").partition(";")[0].strip().lower()
         if kind == "application/octet-stream" or "parquet" in kind:
             raise Malformed(f"content-type {kind} is not read: send application/json or text/csv")
-        found = {"csv": _read_csv(body)} if kind == "text/csv" else read_json(body)
-        given = [name for name in ("csv", *FORMATS) if name in found]
-        if len(given) != 1:
-            raise Malformed(
-                f"the body must have exactly one of {', '.join(FORMATS)}; it has {', '.join(found) or 'none'}"
-            )
+        read_inputs, params = _read_table(body) if kind == "text/csv" else _read_object(body)
 
-        def read(task: Task) -> Request:
-            inputs = _read_inputs(given[0], found[given[0]], task)
-            return convert_request(inputs, found.get("params"), task, settings.max_rows)
+        def read(task: AnyTask) -> Request:
+            return convert_request(read_inputs(task), params, task, settings.max_rows)
 
         answer = await self.front.answer(
-            name, None, read, protocol=self.name, write=_write, gone=exchange.gone, trail=exchange.trail
+            name,
+            None,
+            read,
+            protocol=self.name,
+            write=_write,
+            disconnected=exchange.disconnected,
+            context=exchange.context,
         )
         await exchange.respond(answer.value, JSON, *headers_of(answer))
 
 
-def _write(answers: Any) -> bytes:
+def _write(answers: object) -> bytes:
     return encode_json({"predictions": answers})
 
 
-def _read_inputs(form: str, value: Any, task: Task) -> list[Any]:
+def _read_table(body: bytes) -> tuple[ReadInputs, None]:
+    """A body in CSV: what makes the inputs, once the task is known."""
+    return partial(to_inputs, _read_csv(body)), None
+
+
+def _read_object(body: bytes) -> tuple[ReadInputs, object]:
+    """A body in JSON: what makes the inputs, once the task is known, and the parameters. Raises Malformed."""
+    found = read_json(body)
+    given = [name for name in FORMATS if name in found]
+    if len(given) != 1:
+        raise Malformed(f"the body must have exactly one of {', '.join(FORMATS)}; it has {', '.join(found) or 'none'}")
+    return partial(_read_inputs, given[0], found[given[0]]), found.get("params")
+
+
+def _read_inputs(form: Format, value: object, task: AnyTask) -> list[object]:
     match form:
-        case "csv":
-            return to_inputs(value, task)
         case "dataframe_split":
-            split = read_form({form: value}, _SplitForm).dataframe_split
+            split = read_form({form: value}, _SplitTableForm).dataframe_split
             if any(len(row) != len(split.columns) for row in split.data):
                 raise Unprocessable(
                     f"dataframe_split: every row of data needs {len(split.columns)} values, one a column"
                 )
-            return to_inputs({name: [row[at] for row in split.data] for at, name in enumerate(split.columns)}, task)
+            columns = {name: [row[at] for row in split.data] for at, name in enumerate(split.columns)}
+            inputs = to_inputs(columns, task)
         case "dataframe_records":
-            return to_inputs(_columns(value, form), task)
+            inputs = to_inputs(_columns(value, form), task)
+        case "inputs" | "instances":
+            inputs = _plain(value, task)
         case _:
-            return _plain(value, task)
+            assert_never(form)
+    return inputs
 
 
-def _plain(value: Any, task: Task) -> list[Any]:
-    """Inputs as the task has them: one, a list of them, or their columns."""
+def _plain(value: object, task: AnyTask) -> list[object]:
+    """The inputs of a body in the task's own form: one input, a list of inputs, or their columns."""
     if isinstance(value, Mapping):
         if value and all(isinstance(column, list) for column in value.values()):
             return to_inputs(value, task)
@@ -128,7 +139,7 @@ def _plain(value: Any, task: Task) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _columns(records: Any, form: str) -> dict[str, list[Any]]:
+def _columns(records: object, form: str) -> dict[str, list[object]]:
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise Unprocessable(f"{form}: expected a list of objects, one a row")
     names = records[0].keys() if records else ()

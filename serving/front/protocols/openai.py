@@ -1,10 +1,10 @@
-"""`/v1…`: OpenAI's routes and the shape of its errors. Next: embeddings, completions, which answer the bodies."""
+"""`/v1…`: OpenAI's routes and errors. `openai_completions` and `openai_embeddings` answer the bodies."""
 
 import re
-from typing import Any
 from typing import Protocol as TypingProtocol
 
 from serving.errors import ServingError
+from serving.front.asgi import JsonObject
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, Protocol, no_route
 from serving.front.protocols.forms import named_model
@@ -17,7 +17,7 @@ CODES = {"unknown_model": "model_not_found", "queue_full": "rate_limit_exceeded"
 
 
 class Route(TypingProtocol):
-    """What answers a body. model: where the path names it, else None."""
+    """A route with a body. model: the name in the path, or None."""
 
     async def answer(self, model: str | None, exchange: Exchange) -> None:
         """Answer, or raise ServingError."""
@@ -40,7 +40,7 @@ class OpenAI(Protocol):
         }
 
     async def route(self, parts: list[str], exchange: Exchange) -> None:
-        """By the parts after `v1`; below `/models/{name}/v1` that name counts instead of the body's `model`."""
+        """Dispatch by the segments after `v1`. Below `/models/{name}/v1`, `name` overrides the body's `model`."""
         model, parts = (parts[1], parts[3:]) if parts[0] == "models" else (None, parts[1:])
         handler = self._routes.get("/".join(parts))
         if handler is not None:
@@ -52,22 +52,22 @@ class OpenAI(Protocol):
         else:
             raise no_route(f"GET /v1/models, POST {', '.join(f'/v1/{route}' for route in self._routes)}")
 
-    def describe(self, error: ServingError) -> Any:
-        """With the field that broke a rule as `param`."""
+    def describe(self, error: ServingError) -> JsonObject:
+        """In OpenAI's shape."""
         return describe_error(error)
 
     async def _models(self, name: str, exchange: Exchange) -> None:
-        models = self.front.routes.table.models
+        models = self.front.served_models()
         if not name:
             listed = [_describe_model(found, entry) for found, entry in models.items()]
             await exchange.respond_json({"object": "list", "data": listed})
             return
-        self.front.routes.find(*named_model(name))
+        self.front.find(*named_model(name))
         await exchange.respond_json(_describe_model(name, models[re.split("[@/]", name)[0]]))
 
 
-def describe_error(error: ServingError) -> dict[str, Any]:
-    """An error in OpenAI's shape; of a request's own error the field that it names is `param`."""
+def describe_error(error: ServingError) -> JsonObject:
+    """An error in OpenAI's shape. `param` is the field that broke a rule."""
     kind = ERROR_TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
     return {
         "error": {
@@ -79,6 +79,6 @@ def describe_error(error: ServingError) -> dict[str, Any]:
     }
 
 
-def _describe_model(name: str, entry: ModelEntry) -> dict[str, Any]:
+def _describe_model(name: str, entry: ModelEntry) -> JsonObject:
     live = [swap.time for swap in entry.swaps if swap.outcome == "success" and swap.to_version == entry.live]
     return {"id": name, "object": "model", "created": int(max(live, default=0)), "owned_by": "headwaiter"}

@@ -1,21 +1,21 @@
-"""`POST /v1/completions` and `/v1/chat/completions`: texts, whole or as they are written.
+"""`POST /v1/completions` and `/v1/chat/completions`: generated texts, complete or streamed.
 
-Both go through `Front.stream`, also where the answer is whole: then a text may take longer than a request's deadline,
-as long as its tokens come in time, and a client that leaves frees its rows at once.
+Both go through `Front.stream`, also for complete answers: a text may take longer than a request's deadline, as
+long as its tokens come in time.
 """
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar, Generic, TypeVar
 
-from serving.errors import EngineLost, Unprocessable
-from serving.front.asgi import encode_json
+from serving.errors import Unprocessable
+from serving.front.asgi import JsonObject, encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, timing_header, version_header
 from serving.front.protocols.forms import named_model, read_form, read_json, renamed
 from serving.front.protocols.openai_forms import (
-    Form,
+    GenerationForm,
     WholeText,
     gather,
     refuse_unsupported,
@@ -23,147 +23,150 @@ from serving.front.protocols.openai_forms import (
     to_parameters,
     usage,
 )
-from serving.front.text_stream import Piece, TextStream
+from serving.front.text_stream import TextDelta, TextStream
 from serving.tasks.base.generated_text import TokenScore
 from serving.tasks.base.request import Request, convert_request
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
+
+FormType = TypeVar("FormType", bound=GenerationForm)
 
 
-class Writer(ABC):
-    """One of the two routes. Subclasses say what a prompt is and how a choice looks."""
+class CompletionRoute(ABC, Generic[FormType]):
+    """One of the two routes. Subclasses define the prompt and the shape of a choice."""
 
-    form: ClassVar[type[Form]]
+    form: type[FormType]
     prefix: ClassVar[str]
-    """Of an answer's id."""
+    """The prefix of an answer's id."""
     kind: ClassVar[str]
     chunk_kind: ClassVar[str]
     names: ClassVar[dict[str, str]]
-    """The task's fields as the route's clients call them."""
+    """The task's field names → the route's, where they differ."""
 
     def __init__(self, front: Front) -> None:
         self._front = front
 
     @abstractmethod
-    def read(self, form: Any, fields: dict[str, Any], model: str, task: Task) -> Request:
-        """The task's request; raises Unprocessable."""
+    def read(self, form: FormType, fields: JsonObject, model: str, task: AnyTask) -> Request:
+        """Make the task's request. Raises Unprocessable."""
 
     @abstractmethod
-    def choice(self, index: int, text: WholeText, form: Any) -> dict[str, Any]:
-        """A whole text."""
+    def choice(self, index: int, text: WholeText, form: FormType) -> JsonObject:
+        """The choice of a complete text."""
 
     @abstractmethod
-    def chunks(self, piece: Piece, form: Any, begun: set[int]) -> Iterator[dict[str, Any]]:
-        """The choices of the chunks that a piece makes. begun: the texts that had one; is added to."""
+    def chunks(self, delta: TextDelta, form: FormType, begun: set[int]) -> Iterator[JsonObject]:
+        """The choices of a delta's chunks. begun: the texts that had a chunk; this one is added."""
 
     async def answer(self, model: str | None, exchange: Exchange) -> None:
-        """model: where the path names it."""
+        """Answer one request. `model` from the path overrides the body's."""
         fields = read_json(await exchange.body(self._front.settings.max_body_bytes))
         with renamed(self.names):
             form = read_form(fields, self.form)
             refuse_unsupported(fields)
             stream = await self._open(model, form, fields, exchange)
-            head = {
-                "id": f"{self.prefix}-{exchange.trail.request_id}",
-                "created": int(time.time()),
-                "model": form.model or model,
-                "system_fingerprint": f"{model or form.model}/{stream.version}",
-            }
             async with stream:
                 if form.stream:
-                    await self._tell(stream, form, head, exchange)
+                    await self._tell(stream, form, model, exchange)
                     return
-                try:
-                    texts = await gather(stream)
-                except EngineLost:  # once more, as nothing has left yet
-                    stream = await self._open(model, form, fields, exchange)
-                    texts = await gather(stream)
+                texts = await gather(stream)
         choices = [self.choice(index, text, form) for index, text in enumerate(texts)]
+        head = self._head(stream, form, model, exchange)
         body = head | {"object": self.kind, "choices": choices, "usage": usage(stream)}
         await exchange.respond_json(body, version_header(stream.version), timing_header(stream.stages))
 
-    async def _open(self, model: str | None, form: Form, fields: dict[str, Any], exchange: Exchange) -> TextStream:
+    async def _open(self, model: str | None, form: FormType, fields: JsonObject, exchange: Exchange) -> TextStream:
         name, version = named_model(model or form.model)
 
-        def read(task: Task) -> Request:
+        def read(task: AnyTask) -> Request:
             if not task.generates:
                 raise Unprocessable(f"model {name!r} does {task.name}: it writes no texts")
             return self.read(form, fields, model or form.model or "", task)
 
         return await self._front.stream(
-            name, version, read, protocol="openai", gone=exchange.gone, trail=exchange.trail
+            name, version, read, protocol="openai", disconnected=exchange.disconnected, context=exchange.context
         )
 
-    async def _tell(self, stream: TextStream, form: Form, head: dict[str, Any], exchange: Exchange) -> None:
+    async def _tell(self, stream: TextStream, form: FormType, model: str | None, exchange: Exchange) -> None:
+        await stream.start()
         events = await exchange.begin_events(self._front.settings.timeout_seconds, version_header(stream.version))
-        head |= {"object": self.chunk_kind}
-        more: dict[str, Any] = {"usage": None} if form.has_usage else {}
+        head = self._head(stream, form, model, exchange) | {"object": self.chunk_kind}
+        more: dict[str, object] = {"usage": None} if form.has_usage else {}
         begun: set[int] = set()
-        async for piece in stream:
-            for choice in self.chunks(piece, form, begun):
+        async for delta in stream:
+            for choice in self.chunks(delta, form, begun):
                 await events.tell(encode_json(head | {"choices": [choice]} | more))
         if form.has_usage:
             await events.tell(encode_json(head | {"choices": [], "usage": usage(stream)}))
         await events.tell(b"[DONE]")
         await events.end()
 
+    def _head(self, stream: TextStream, form: FormType, model: str | None, exchange: Exchange) -> dict[str, object]:
+        """The fields that a complete answer and each chunk have in common."""
+        return {
+            "id": f"{self.prefix}-{exchange.context.request_id}",
+            "created": int(time.time()),
+            "model": form.model or model,
+            "system_fingerprint": f"{model or form.model}/{stream.version}",
+        }
 
-class CompletionForm(Form, frozen=True, kw_only=True):
-    """prompt: a text or several. logprobs: likeliest tokens told for each place. echo: the prompt comes first."""
 
-    prompt: Any
+class CompletionForm(GenerationForm, frozen=True, kw_only=True):
+    """prompt: one text or several. logprobs: likeliest tokens per position. echo: whether the prompt comes first."""
+
+    prompt: object
     logprobs: int | None = None
     echo: bool | None = None
 
 
-class Completions(Writer):
-    """Texts that go on from prompts; of a text2text model, texts made from them."""
+class Completions(CompletionRoute[CompletionForm]):
+    """Continuations of prompts; of a text2text model, the texts generated from prompts."""
 
     form = CompletionForm
     prefix = "cmpl"
     kind = chunk_kind = "text_completion"
     names = {"inputs": "prompt", "max_new_tokens": "max_tokens"}
 
-    def read(self, form: Any, fields: dict[str, Any], model: str, task: Task) -> Request:
-        """One input a prompt."""
+    def read(self, form: CompletionForm, fields: JsonObject, model: str, task: AnyTask) -> Request:
+        """One input per prompt."""
         prompts = form.prompt if isinstance(form.prompt, list) else [form.prompt]
         if prompts and not isinstance(prompts[0], str):
             raise Unprocessable("prompt: send a text or texts; the server tokenizes them itself", field="prompt")
-        more: dict[str, Any] = {"logprobs": form.logprobs}
+        more: JsonObject = {"logprobs": form.logprobs}
         if form.echo:
-            if form.logprobs is not None or "return_full_text" not in task.Parameters.__struct_fields__:
+            if form.logprobs is not None or "return_full_text" not in task.parameters_type.__struct_fields__:
                 raise Unprocessable("echo is of prompts without logprobs, and of text-generation", field="echo")
             more["return_full_text"] = True
         return convert_request(prompts, to_parameters(form, fields, task, **more), task, self._front.settings.max_rows)
 
-    def choice(self, index: int, text: WholeText, form: Any) -> dict[str, Any]:
-        """Its text and why it ended."""
+    def choice(self, index: int, text: WholeText, form: CompletionForm) -> JsonObject:
+        """Text, finish reason, scores."""
         scores = None if form.logprobs is None else _completion_scores(text.tokens)
         return {"index": index, "text": text.text, "finish_reason": text.finish_reason, "logprobs": scores}
 
-    def chunks(self, piece: Piece, form: Any, begun: set[int]) -> Iterator[dict[str, Any]]:
-        """One, unless nothing is new."""
-        tokens = shown(piece.logprobs)
-        if piece.text or tokens or piece.finish:
+    def chunks(self, delta: TextDelta, form: CompletionForm, begun: set[int]) -> Iterator[JsonObject]:
+        """One chunk, unless the delta is empty."""
+        tokens = shown(delta.logprobs)
+        if delta.text or tokens or delta.finish:
             yield {
-                "index": piece.index,
-                "text": piece.text,
-                "finish_reason": piece.finish_reason,
+                "index": delta.index,
+                "text": delta.text,
+                "finish_reason": delta.finish_reason,
                 "logprobs": None if form.logprobs is None else _completion_scores(tokens),
             }
 
 
-class ChatForm(Form, frozen=True, kw_only=True):
-    """messages: see `_messages`. chat_template_kwargs: more variables for the template, as `enable_thinking`."""
+class ChatForm(GenerationForm, frozen=True, kw_only=True):
+    """messages: see `_messages`. chat_template_kwargs: further variables of the template, such as `enable_thinking`."""
 
-    messages: list[dict[str, Any]]
+    messages: list[JsonObject]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: JsonObject = {}
 
 
-class Chat(Writer):
-    """The assistant's next message."""
+class Chat(CompletionRoute[ChatForm]):
+    """The assistant's next message in a chat."""
 
     form = ChatForm
     prefix = "chatcmpl"
@@ -171,10 +174,10 @@ class Chat(Writer):
     chunk_kind = "chat.completion.chunk"
     names = {"inputs": "messages", "max_new_tokens": "max_completion_tokens", "logprobs": "top_logprobs"}
 
-    def read(self, form: Any, fields: dict[str, Any], model: str, task: Task) -> Request:
-        """One input, the rendered chat."""
-        # nothing else runs between the front's own look at the table and this one, so it is the same version
-        template = self._front.routes.find(*named_model(model)).served.chat
+    def read(self, form: ChatForm, fields: JsonObject, model: str, task: AnyTask) -> Request:
+        """One input: the chat, rendered with the model's template."""
+        # the front found the version in this same turn of the event loop, so this is the same one
+        template = self._front.find(*named_model(model)).served.chat
         if template is None:
             raise Unprocessable(
                 f"model {model!r} has no chat template: ask /v1/completions, or log a tokenizer that has one",
@@ -190,8 +193,8 @@ class Chat(Writer):
         }
         return convert_request([prompt], to_parameters(form, fields, task, **more), task, self._front.settings.max_rows)
 
-    def choice(self, index: int, text: WholeText, form: Any) -> dict[str, Any]:
-        """The message and why it ended."""
+    def choice(self, index: int, text: WholeText, form: ChatForm) -> JsonObject:
+        """Message, finish reason, scores."""
         return {
             "index": index,
             "message": {"role": "assistant", "content": text.text},
@@ -199,30 +202,32 @@ class Chat(Writer):
             "logprobs": _chat_scores(text.tokens) if form.logprobs else None,
         }
 
-    def chunks(self, piece: Piece, form: Any, begun: set[int]) -> Iterator[dict[str, Any]]:
-        """First the role, then what is new, and why it ended by itself."""
-        if piece.index not in begun:
-            begun.add(piece.index)
-            yield _delta(piece.index, {"role": "assistant", "content": ""})
-        tokens = shown(piece.logprobs)
-        if piece.text or tokens:
-            yield _delta(piece.index, {"content": piece.text}, _chat_scores(tokens) if form.logprobs else None)
-        if piece.finish:
-            yield _delta(piece.index, {}, None, piece.finish_reason)
+    def chunks(self, delta: TextDelta, form: ChatForm, begun: set[int]) -> Iterator[JsonObject]:
+        """First a chunk with the role, then the text, then a chunk with the finish reason."""
+        if delta.index not in begun:
+            begun.add(delta.index)
+            yield _delta(delta.index, {"role": "assistant", "content": ""})
+        tokens = shown(delta.logprobs)
+        if delta.text or tokens:
+            yield _delta(delta.index, {"content": delta.text}, _chat_scores(tokens) if form.logprobs else None)
+        if delta.finish:
+            yield _delta(delta.index, {}, None, delta.finish_reason)
 
 
-def _delta(index: int, delta: dict[str, str], scores: Any = None, finish_reason: str | None = None) -> dict[str, Any]:
+def _delta(
+    index: int, delta: dict[str, str], scores: JsonObject | None = None, finish_reason: str | None = None
+) -> JsonObject:
     return {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": scores}
 
 
-def _messages(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same with their text parts joined by line ends; raises Unprocessable for what is not text."""
+def _messages(messages: Sequence[JsonObject]) -> list[JsonObject]:
+    """Messages whose text parts are joined by line breaks. Raises Unprocessable for parts that are not text."""
     if not messages:
         raise Unprocessable("messages is an empty list: it needs at least one message", field="messages")
     return [message | {"content": _content(message, f"messages[{at}]")} for at, message in enumerate(messages)]
 
 
-def _content(message: dict[str, Any], where: str) -> str | None:
+def _content(message: JsonObject, where: str) -> str | None:
     if not isinstance(message.get("role"), str):
         raise Unprocessable(f"{where}.role: expected a text, as user, assistant or system", field="messages")
     content = message.get("content")
@@ -239,7 +244,7 @@ def _content(message: dict[str, Any], where: str) -> str | None:
     return content
 
 
-def _completion_scores(tokens: Sequence[TokenScore]) -> dict[str, Any]:
+def _completion_scores(tokens: Sequence[TokenScore]) -> JsonObject:
     offsets, at = [], 0
     for token in tokens:
         offsets.append(at)
@@ -252,7 +257,7 @@ def _completion_scores(tokens: Sequence[TokenScore]) -> dict[str, Any]:
     }
 
 
-def _chat_scores(tokens: Sequence[TokenScore]) -> dict[str, Any]:
+def _chat_scores(tokens: Sequence[TokenScore]) -> JsonObject:
     return {
         "content": [
             _scored(token.text, token.logprob)
@@ -263,6 +268,6 @@ def _chat_scores(tokens: Sequence[TokenScore]) -> dict[str, Any]:
     }
 
 
-def _scored(text: str, logprob: float) -> dict[str, Any]:
+def _scored(text: str, logprob: float) -> JsonObject:
     is_whole = "\ufffd" not in text
     return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if is_whole else None}

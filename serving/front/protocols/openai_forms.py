@@ -1,18 +1,19 @@
-"""What OpenAI's two routes that write texts share: settings → the task's parameters, and texts gathered whole."""
+"""What OpenAI's two completion routes share: their fields as the task's parameters, and complete texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
 from serving.errors import Unprocessable
+from serving.front.asgi import JsonObject
 from serving.front.protocols.forms import pick_parameters
 from serving.front.text_stream import TextStream
 from serving.tasks.base.generated_text import TokenScore
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
-MEANINGLESS: Mapping[str, tuple[Any, ...]] = {
+UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "audio": (),
     "best_of": (1,),
     "frequency_penalty": (0,),
@@ -31,17 +32,17 @@ MEANINGLESS: Mapping[str, tuple[Any, ...]] = {
     "verbosity": (),
     "web_search_options": (),
 }
-"""Fields that mean something which this server does not do, and the values of theirs that ask for nothing."""
+"""Fields for features that this server lacks, with the values that do not ask for the feature."""
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
-    """include_usage: whether a last chunk tells how many tokens there were."""
+    """include_usage: whether a last chunk has the token counts."""
 
     include_usage: bool = False
 
 
-class Form(msgspec.Struct, frozen=True, kw_only=True):
-    """What both routes' bodies have. A temperature of 0 takes the likeliest tokens."""
+class GenerationForm(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of both routes. A temperature of 0 means greedy decoding."""
 
     model: str | None = None
     max_tokens: int | None = None
@@ -55,23 +56,23 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_usage(self) -> bool:
-        """Whether the stream ends with one."""
+        """Whether the stream ends with the token counts."""
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-def refuse_unsupported(fields: Mapping[str, Any]) -> None:
-    """Raise Unprocessable for a field that asks for what is not done here; others that are unknown mean nothing."""
-    for name, harmless in MEANINGLESS.items():
+def refuse_unsupported(fields: Mapping[str, object]) -> None:
+    """Raise Unprocessable for a field that asks for an unsupported feature. Other unknown fields are ignored."""
+    for name, harmless in UNSUPPORTED.items():
         value = fields.get(name)
         if value is not None and value not in harmless:
             raise Unprocessable(f"{name} is not supported by this server: leave it out", field=name)
 
 
-def to_parameters(form: Form, fields: Mapping[str, Any], task: Task, **more: Any) -> dict[str, Any]:
-    """The task's parameters. Those that OpenAI has no name for, as `top_k`, stand in the body under the task's own."""
+def to_parameters(form: GenerationForm, fields: Mapping[str, object], task: AnyTask, **more: object) -> JsonObject:
+    """The task's parameters. Those without an OpenAI name, such as `top_k`, have the task's own names in the body."""
     is_greedy = form.temperature == 0
     parameters = pick_parameters(fields, task)
-    for name in ("logprobs", "stop", "temperature"):  # have another form here
+    for name in ("logprobs", "stop", "temperature"):  # these have another form in OpenAI's bodies
         parameters.pop(name, None)
     given = {"max_new_tokens": form.max_tokens, "temperature": form.temperature, **more}
     if form.stop:
@@ -86,7 +87,7 @@ def to_parameters(form: Form, fields: Mapping[str, Any], task: Task, **more: Any
 
 @dataclass
 class WholeText:
-    """A text that was gathered from its pieces. finish_reason: as OpenAI has it."""
+    """A complete text. finish_reason: as OpenAI has it."""
 
     text: str = ""
     finish_reason: str = "stop"
@@ -95,22 +96,23 @@ class WholeText:
 
 async def gather(stream: TextStream) -> Sequence[WholeText]:
     """All texts of a stream, by index; raises what the stream raises."""
+    deltas = await stream.collect()
     texts = [WholeText() for _ in range(stream.rows)]
-    async for piece in stream:
-        found = texts[piece.index]
-        found.text += piece.text
-        found.tokens += shown(piece.logprobs)
-        found.finish_reason = piece.finish_reason or found.finish_reason
+    for delta in deltas:
+        found = texts[delta.index]
+        found.text += delta.text
+        found.tokens += shown(delta.logprobs)
+        found.finish_reason = delta.finish_reason or found.finish_reason
     return texts
 
 
 def shown(tokens: Sequence[TokenScore]) -> list[TokenScore]:
-    """Without those that texts leave out, as the one that ends them."""
+    """The tokens without special ones, such as the end token."""
     return [token for token in tokens if not token.is_special]
 
 
 def usage(stream: TextStream) -> dict[str, int]:
-    """How many tokens there were."""
+    """The token counts of a stream."""
     used = stream.usage
     return {
         "prompt_tokens": used.prompt_tokens,

@@ -1,36 +1,38 @@
-"""Columns of texts, as tables and tensors have them, into a task's inputs. Used by MLflow's and KServe's protocols."""
+"""Columns of a table or named tensors → a task's inputs. Used by MLflow's and KServe's protocols."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args, get_origin
+from typing import get_args, get_origin
 
 import msgspec
 
 from serving.errors import Unprocessable
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 TEXT_COLUMNS = ("inputs", "text")
-"""Where the text is looked for in a table of other columns besides."""
+"""Names of the column that holds the text where a table has several columns."""
 
 
-def parts_of(task: Task) -> dict[str, bool]:
-    """The parts of an input, as question and context, and whether each is a list; empty where an input is one text."""
-    forms = get_args(task.Item) or (task.Item,)
+def parts_of(task: AnyTask) -> dict[str, bool]:
+    """An input's fields (as question, context) and whether each is a list; empty where an input is a text."""
+    forms = get_args(task.item_type) or (task.item_type,)
     return {
-        field.name: any(get_origin(kind) is list for kind in (field.type, *get_args(field.type)))
+        field.name: any(get_origin(each) is list for each in (field.type, *get_args(field.type)))
         for form in forms
         if isinstance(form, type) and issubclass(form, msgspec.Struct)
         for field in msgspec.structs.fields(form)
     }
 
 
-def takes_text(task: Task) -> bool:
+def takes_text(task: AnyTask) -> bool:
     """Whether an input may be one text."""
-    return str in (get_args(task.Item) or (task.Item,))
+    return str in (get_args(task.item_type) or (task.item_type,))
 
 
-def to_inputs(columns: Mapping[str, Sequence[Any]], task: Task) -> list[Any]:
-    """One input a row. Columns named like the parts of an input make it, if there are several of them or it is the
-    task's only form; else a column `inputs` or `text`, or the only one. Raises Unprocessable.
+def to_inputs(columns: Mapping[str, Sequence[object]], task: AnyTask) -> list[object]:
+    """One input per row. Raises Unprocessable.
+
+    Columns named like an input's fields are its fields, if there are several or the task accepts no text. Otherwise
+    the input is the column `inputs` or `text`, or the only column.
     """
     parts = [name for name in parts_of(task) if name in columns]
     rows = {len(column) for column in columns.values()}

@@ -1,34 +1,41 @@
-"""A text that was written: from a row's arrays to tokens, scores and the answer, on the front's side."""
+"""A generated text: from a row's arrays to tokens, scores and the answer. Front side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy
 
 from serving.processors.detokenizer import TextReader
-from serving.tasks.base.task import Served
-from serving.wire.messages import FINISHES, Part, RowArrays
+from serving.processors.tokenizer import TextEncoder
+from serving.tasks.base.task import VersionContext
+from serving.wire.messages import FINISH_REASONS, FinishReason, RowArrays, TokenDelta
+
+if TYPE_CHECKING:
+    from serving.tasks.base.generation import GenerationParameters
+
+GeneratedText = dict[str, object]
+"""The answer's entry of a text: the text, by a field of the task's own, and "details" where they were requested."""
 
 
-def to_arrays(part: Part) -> RowArrays:
-    """A whole text as a row's arrays, which `Text.read` reads: ids, scores, top ids, top scores, (finish,)."""
-    ids = numpy.frombuffer(part.tokens, dtype=numpy.int32)
+def to_arrays(delta: TokenDelta) -> RowArrays:
+    """A delta as a row's arrays, which `Text.read` reads: ids, scores, top ids, top scores, (finish,)."""
+    ids = numpy.frombuffer(delta.tokens, dtype=numpy.int32)
     shape = (len(ids), -1) if len(ids) else (0, 0)
     return [
         ids,
-        numpy.frombuffer(part.logprobs, dtype=numpy.float32),
-        numpy.frombuffer(part.top_ids, dtype=numpy.int32).reshape(shape),
-        numpy.frombuffer(part.top_logprobs, dtype=numpy.float32).reshape(shape),
-        numpy.asarray([FINISHES.index(part.finish) if part.finish else -1]),
+        numpy.frombuffer(delta.logprobs, dtype=numpy.float32),
+        numpy.frombuffer(delta.top_ids, dtype=numpy.int32).reshape(shape),
+        numpy.frombuffer(delta.top_logprobs, dtype=numpy.float32).reshape(shape),
+        numpy.asarray([FINISH_REASONS.index(delta.finish) if delta.finish else -1]),
     ]
 
 
 @dataclass(frozen=True)
 class TokenScore:
-    """A token that was written. logprob: natural logarithm of its probability, before the request's settings change it.
+    """A generated token. logprob: natural logarithm of its probability, before the request's settings change it.
 
-    top: (id, text, logprob) of the likeliest tokens at its place, best first. is_special: whether texts leave it out.
+    top: (id, text, logprob) of the likeliest tokens at its position, best first. is_special: whether texts omit it.
     """
 
     id: int
@@ -40,26 +47,26 @@ class TokenScore:
 
 @dataclass(frozen=True)
 class Text:
-    """One text, whole. finish: a word of `messages.FINISHES`. tokens: all that were written, empty without scores.
+    """One complete text. tokens: all generated tokens with their scores, empty where none were requested.
 
-    generated_tokens: how many were written, those of a stop string included.
+    generated_tokens: their number, those of a stop string included.
     """
 
     text: str
-    finish: str
+    finish: FinishReason
     generated_tokens: int
     tokens: tuple[TokenScore, ...]
 
     @classmethod
-    def read(cls, arrays: RowArrays, stops: Sequence[str], encoder: Any) -> Self:
+    def read(cls, arrays: RowArrays, stops: Sequence[str], encoder: TextEncoder) -> Self:
         """From a row's arrays."""
         ids = arrays[0].tolist()
         text = TextReader(encoder, stops).push(ids, is_last=True)
-        return cls(text, FINISHES[int(arrays[4][0])], len(ids), read_scores(arrays, encoder))
+        return cls(text, FINISH_REASONS[int(arrays[4][0])], len(ids), read_scores(arrays, encoder))
 
 
-def read_scores(arrays: RowArrays, encoder: Any) -> tuple[TokenScore, ...]:
-    """The tokens of a row's arrays with their scores; empty where none were asked for."""
+def read_scores(arrays: RowArrays, encoder: TextEncoder) -> tuple[TokenScore, ...]:
+    """The tokens of a row's arrays with their scores; empty where none were requested."""
     ids, scores, top_ids, top_scores = (array.tolist() for array in arrays[:4])
     if not scores:
         return ()
@@ -75,23 +82,25 @@ def read_scores(arrays: RowArrays, encoder: Any) -> tuple[TokenScore, ...]:
     return tuple(found)
 
 
-def answer(rows: Sequence[RowArrays], parameters: Any, served: Served, field: str, before: str = "") -> list[Any]:
+def answer(
+    rows: Sequence[RowArrays], parameters: "GenerationParameters", version: VersionContext, field: str, before: str = ""
+) -> list[GeneratedText]:
     """An input's texts as the Hugging Face inference API has them: `[{field: text, "details": …}, …]`.
 
-    before: what stands before each text.
+    before: prefix of each text.
     """
-    answers: list[dict[str, Any]] = []
+    answers: list[GeneratedText] = []
     for arrays in rows:
-        text = Text.read(arrays, parameters.stop or (), served.encoder)
+        text = Text.read(arrays, parameters.stop or (), version.tokenizer)
         answers.append({field: before + text.text})
         if parameters.details:
             answers[-1]["details"] = describe(text, parameters.seed)
     return answers
 
 
-def describe(text: Text, seed: int | None) -> dict[str, Any]:
+def describe(text: Text, seed: int | None) -> dict[str, object]:
     """The details of a text, as text-generation-inference has them."""
-    details: dict[str, Any] = {
+    details: dict[str, object] = {
         "finish_reason": text.finish,
         "generated_tokens": text.generated_tokens,
         "seed": seed,
@@ -106,6 +115,6 @@ def describe(text: Text, seed: int | None) -> dict[str, Any]:
     return details
 
 
-def describe_token(token: TokenScore) -> dict[str, Any]:
+def describe_token(token: TokenScore) -> dict[str, object]:
     """A token of the details."""
     return {"id": token.id, "text": token.text, "logprob": token.logprob, "special": token.is_special}

@@ -1,33 +1,36 @@
-"""What the generating tasks share on the front's side: the request's settings, checked, and the rows of a text.
+"""What generating tasks share on the front's side: the request's settings and the rows of its texts.
 
-A text is a row; its settings travel in `Row.extra`. Settings that a request leaves open are the checkpoint's own
+Each text is a row, whose settings are its `Row.payload`. Settings that a request leaves open are the checkpoint's
 (`generation_config.json`). The engine's side is `serving.engine.generation`.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NoReturn, TypeVar
 
 import msgspec
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
-from serving.tasks.base.task import Batch, Task, probe_text
+from serving.tasks.base.task import Batch, Context, Task, probe_text
 from serving.wire.messages import EncodedRow, SamplingSettings
 
-MOST_TEXTS = 16
-"""Texts that may be asked for one input; ours."""
-MOST_LOGPROBS = 20
-"""Likeliest tokens that may be asked for each place; as OpenAI has it."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MAX_TEXTS = 16
+"""Most texts for one input. Untuned: bounds what one request may cost."""
+MAX_LOGPROBS = 20
+"""Most likeliest tokens for each position, as in OpenAI's API."""
 
 PROBE_TOKENS = 16
-"""New tokens of a measured row; ours."""
+"""New tokens of a row for measuring. Untuned: enough that steps outweigh the prefill."""
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0.0, le=100.0)]
 Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=MOST_TEXTS)]
-Top = Annotated[int, msgspec.Meta(ge=0, le=MOST_LOGPROBS)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_TEXTS)]
+Top = Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)]
 Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -35,11 +38,11 @@ Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 class GenerationParameters(TextParameters, frozen=True):
     """max_new_tokens: at most this many; default: the contract's. do_sample: draw tokens, do not take the likeliest.
 
-    temperature, top_k, top_p, seed: of the draw; any of them implies it. repetition_penalty: above 1 discourages.
-    stop: strings that end a text and do not show in it. n, num_return_sequences: texts for each input. logprobs,
-    top_n_tokens: how many of the likeliest tokens are told for each place, beside the one that was taken. details:
-    whether the answer tells tokens and why it ended. add_special_tokens: whether the tokenizer adds its own; a chat
-    template has them already.
+    temperature, top_k, top_p, seed: of the draw; any of them implies do_sample. repetition_penalty: above 1 discourages
+    repetition. stop: strings that end a text and are not part of it. n, num_return_sequences: texts for each input.
+    logprobs, top_n_tokens: number of the likeliest tokens to report for each position, beside the chosen one. details:
+    whether the answer has the tokens and the finish reason. add_special_tokens: whether the tokenizer adds its special
+    tokens; a chat template already has them.
     """
 
     max_new_tokens: Positive | None = None
@@ -59,47 +62,50 @@ class GenerationParameters(TextParameters, frozen=True):
 
     @property
     def texts(self) -> int:
-        """How many texts an input gets."""
+        """Number of texts for each input."""
         return self.n or self.num_return_sequences or 1
 
     @property
     def top(self) -> int | None:
-        """How many of the likeliest tokens are told; None for no scores at all."""
+        """Number of the likeliest tokens to report for each position; None for no scores at all."""
         wanted = self.top_n_tokens if self.logprobs is None else self.logprobs
         return 0 if wanted is None and self.details else wanted
 
 
 class GenerationDefaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """max_new_tokens: of a request that names no number. limit_new_tokens: the most that one may ask for."""
+    """max_new_tokens: of a request without one. limit_new_tokens: the most that a request may ask for."""
 
     max_new_tokens: Positive = 64
     limit_new_tokens: Positive = 2048
 
 
-class GeneratingTask(Task):
-    """A task whose rows are written token by token; the engine does it, not a forward pass of the task's own."""
+Parameters = TypeVar("Parameters", bound=GenerationParameters)
+
+
+class GeneratingTask(Task[str, Parameters, Context], Generic[Parameters, Context]):
+    """A task whose rows are generated token by token, by the engine's scheduler instead of the task's `forward`."""
 
     generates = True
-    example_parameters: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 8, "do_sample": False}
+    example_parameters: ClassVar[Mapping[str, object]] = {"max_new_tokens": 8, "do_sample": False}
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
-        """A text and some tokens after it, `length` together."""
+        """A prompt and new tokens, `length` together."""
         new = min(PROBE_TOKENS, length // 2)
-        row = probe_text(contract, length - new, extra=SamplingSettings(max(1, new), do_sample=False).pack())
+        row = probe_text(contract, length - new, payload=SamplingSettings(max(1, new), do_sample=False).pack())
         return msgspec.structs.replace(row, new_tokens=max(1, new))
 
-    def prepare(self, model: Any, contract: Contract) -> None:
-        """Finished rows are filled with the contract's padding; the request's number of tokens is the only limit."""
+    def prepare(self, model: "PreTrainedModel", contract: Contract) -> None:
+        """Pad finished rows with the contract's token. Remove the checkpoint's limit: requests have their own."""
         model.generation_config.pad_token_id = contract.processor.pad_token_id
         model.generation_config.max_length = None
 
-    def forward(self, model: Any, batch: Batch) -> NoReturn:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> NoReturn:
         """Never called."""
         raise TypeError(f"{self.name} is written token by token: serving.engine.generation does it")
 
 
 def count_new_tokens(parameters: GenerationParameters, defaults: GenerationDefaults) -> int:
-    """The most tokens that the request lets a text have; raises Unprocessable past the contract's bound."""
+    """The most new tokens of each text; raises Unprocessable above the contract's limit."""
     count = parameters.max_new_tokens or min(defaults.max_new_tokens, defaults.limit_new_tokens)
     if count > defaults.limit_new_tokens:
         raise Unprocessable(
@@ -109,9 +115,9 @@ def count_new_tokens(parameters: GenerationParameters, defaults: GenerationDefau
 
 
 def make_rows(row: EncodedRow, parameters: GenerationParameters, count: int, **search: Any) -> list[EncodedRow]:
-    """The rows of an input's texts: `row` with its settings, once for each. Raises Unprocessable.
+    """The rows of an input's texts: one copy of `row` per text, with its settings. Raises Unprocessable.
 
-    search: `SamplingSettings` of a beam search. With a seed the texts have the seeds after it, one each.
+    search: `SamplingSettings` of a beam search. With a seed, each text has the seed after the previous text's.
     """
     drawn = {name: getattr(parameters, name) for name in ("temperature", "top_k", "top_p", "seed")}
     given = next((name for name, value in drawn.items() if value is not None), None)
@@ -132,5 +138,5 @@ def make_rows(row: EncodedRow, parameters: GenerationParameters, count: int, **s
     rows = []
     for index in range(parameters.texts):
         own = settings if seed is None else msgspec.structs.replace(settings, seed=(seed + index) % 2**63)
-        rows.append(EncodedRow(row.length, row.tokens, kind=row.kind, extra=own.pack(), new_tokens=count))
+        rows.append(EncodedRow(row.length, row.tokens, batch_key=row.batch_key, payload=own.pack(), new_tokens=count))
     return rows

@@ -1,19 +1,19 @@
 """Rows of unequal length become arrays of one shape: token ids, attention mask, token types. Engine side."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 import numpy
 
-from serving.wire.messages import Row
+from serving.wire.messages import AnyArray, Row
 
-Array = numpy.ndarray[Any, Any]
+Side = Literal["left", "right"]
 
 
-def pad_rows(rows: Sequence[Row], pad_id: int, *, side: str = "right") -> dict[str, Array]:
-    """The model's arguments, each (rows, longest) int64; no mask when nothing is padded, no types when all are 0.
+def pad_rows(rows: Sequence[Row], pad_id: int, *, side: Side = "right") -> dict[str, AnyArray]:
+    """The model's arguments, each (rows, longest) int64. No mask when nothing is padded, no token types when all are 0.
 
-    side: where the padding goes, "right", or "left" for models that go on writing at the right end.
+    side: where the padding goes; "left" for models that generate at the right end.
     """
     mask = find_real(rows, side)
     inputs = {"input_ids": _fill([row.tokens for row in rows], numpy.int32, mask, pad_id)}
@@ -25,15 +25,15 @@ def pad_rows(rows: Sequence[Row], pad_id: int, *, side: str = "right") -> dict[s
     return inputs
 
 
-def find_real(rows: Sequence[Row], side: str = "right") -> Array:
-    """Which places hold a token of the row and no padding: (rows, longest) bool."""
+def find_real(rows: Sequence[Row], side: Side = "right") -> AnyArray:
+    """Which positions hold a token rather than padding: (rows, longest) bool."""
     lengths = numpy.asarray([row.length for row in rows])[:, None]
     places = numpy.arange(lengths.max())
-    real: Array = places < lengths if side == "right" else places >= places.size - lengths
+    real: AnyArray = places < lengths if side == "right" else places >= places.size - lengths
     return real
 
 
-def _fill(parts: Sequence[bytes], dtype: type[numpy.generic], mask: Array, filler: int) -> Array:
+def _fill(parts: Sequence[bytes], dtype: type[numpy.generic], mask: AnyArray, filler: int) -> AnyArray:
     flat = numpy.frombuffer(b"".join(parts), dtype=dtype)
     if flat.size == mask.size:
         return flat.reshape(mask.shape).astype(numpy.int64)

@@ -2,37 +2,38 @@
 
 from collections.abc import Sequence
 from functools import cache
+from types import GenericAlias
 from typing import Any
 
 import msgspec
 
 from serving.errors import Malformed, TooLarge, Unprocessable
-from serving.tasks.base.task import Task
+from serving.tasks.base.task import AnyTask
 
 
 class Request(msgspec.Struct, frozen=True):
     """A parsed request: items in order, and whether the client sent a list."""
 
     items: list[Any]
-    many: bool
+    is_list: bool
     parameters: Any
 
 
 @cache
-def _form(task: Task, *, wide: bool) -> type[msgspec.Struct]:
+def _form(task: AnyTask, *, wide: bool) -> type[msgspec.Struct]:
     """The type of the task's body: `{"inputs": item or [item, …], "parameters": {…}}`.
 
-    wide: the parameters may also stand beside `inputs`, as the Hugging Face client sends those of some tasks.
+    wide: parameters are accepted beside `inputs`, too, where the Hugging Face client has those of some tasks.
     """
     beside = [
         (field.encode_name, field.type | msgspec.UnsetType, msgspec.UNSET)
-        for field in (msgspec.structs.fields(task.Parameters) if wide else ())
+        for field in (msgspec.structs.fields(task.parameters_type) if wide else ())
     ]
     return msgspec.defstruct(
         "Body",
         [
-            ("inputs", task.Item | list[task.Item]),  # type: ignore[name-defined]  # a type known at run time
-            ("parameters", task.Parameters | None, None),
+            ("inputs", task.item_type | GenericAlias(list, (task.item_type,))),
+            ("parameters", task.parameters_type | None, None),
             *beside,
         ],
         forbid_unknown_fields=True,
@@ -41,21 +42,21 @@ def _form(task: Task, *, wide: bool) -> type[msgspec.Struct]:
 
 
 @cache
-def _decoder(task: Task, *, wide: bool) -> "msgspec.json.Decoder[Any]":
+def _decoder(task: AnyTask, *, wide: bool) -> "msgspec.json.Decoder[Any]":
     return msgspec.json.Decoder(_form(task, wide=wide))
 
 
-def parse_body(body: bytes, task: Task, max_rows: int) -> Request:
-    """The request in a JSON body, or of a task that takes files the file itself.
+def parse_body(body: bytes, task: AnyTask, max_rows: int) -> Request:
+    """The request in a JSON body, or in the body of a task that takes files.
 
     Raises Malformed (not JSON), Unprocessable (field and rule) or TooLarge.
     """
     if task.takes_files and body and body.lstrip()[:1] != b"{":
-        return Request([body], False, task.Parameters())
+        return Request([body], False, task.parameters_type())
     try:
         try:
             form = _decoder(task, wide=False).decode(body)
-        except msgspec.ValidationError:  # the rarer form, or an error: the wide form tells
+        except msgspec.ValidationError:  # the rarer form, or an error that the wide form explains
             form = _decoder(task, wide=True).decode(body)
         return _checked(form, task, max_rows)
     except msgspec.ValidationError as error:
@@ -67,8 +68,8 @@ def parse_body(body: bytes, task: Task, max_rows: int) -> Request:
         ) from error
 
 
-def convert_request(inputs: Any, parameters: Any, task: Task, max_rows: int) -> Request:
-    """The same from plain data; raises Unprocessable or TooLarge."""
+def convert_request(inputs: object, parameters: object, task: AnyTask, max_rows: int) -> Request:
+    """The request in decoded JSON; raises Unprocessable or TooLarge."""
     try:
         form = msgspec.convert({"inputs": inputs, "parameters": parameters}, _form(task, wide=True))
     except msgspec.ValidationError as error:
@@ -79,25 +80,25 @@ def convert_request(inputs: Any, parameters: Any, task: Task, max_rows: int) -> 
     return request
 
 
-def assemble(answers: Sequence[Any], request: Request, task: Task) -> Any:
-    """The items' answers in the form that the client asked for: a list for a list."""
-    return list(answers) if request.many or task.nests(request.items[0]) else answers[0]
+def assemble(answers: Sequence[object], request: Request, task: AnyTask) -> object:
+    """The items' answers in the form of the request: a list for a list."""
+    return list(answers) if request.is_list or task.wraps_single_answer(request.items[0]) else answers[0]
 
 
-def _checked(form: Any, task: Task, max_rows: int) -> Request:
-    many = isinstance(form.inputs, list)
-    items = form.inputs if many else [form.inputs]
+def _checked(form: Any, task: AnyTask, max_rows: int) -> Request:
+    is_list = isinstance(form.inputs, list)
+    items = form.inputs if is_list else [form.inputs]
     if not items:
         raise Unprocessable("inputs is an empty list: it needs at least one input")
     if len(items) > max_rows:
         raise TooLarge(
             f"inputs has {len(items):,} entries, a request may have {max_rows:,}: send them in several requests"
         )
-    return Request(items, many, _parameters(form, task))
+    return Request(items, is_list, _parameters(form, task))
 
 
-def _parameters(form: Any, task: Task) -> Any:
-    parameters = form.parameters if form.parameters is not None else task.Parameters()
+def _parameters(form: Any, task: AnyTask) -> Any:
+    parameters = form.parameters if form.parameters is not None else task.parameters_type()
     beside = {name: value for name in form.__struct_fields__[2:] if (value := getattr(form, name)) is not msgspec.UNSET}
     try:
         return msgspec.structs.replace(parameters, **beside) if beside else parameters
@@ -105,8 +106,8 @@ def _parameters(form: Any, task: Task) -> Any:
         raise Unprocessable(str(error)) from error
 
 
-def _check_unicode(item: Any) -> None:
-    """JSON bodies cannot hold lone surrogates past the decoder; plain data can."""
+def _check_unicode(item: object) -> None:
+    """Raise Unprocessable for lone surrogates, which decoded JSON can hold and bodies cannot."""
     texts = (
         [item] if isinstance(item, str) else [getattr(item, name) for name in getattr(item, "__struct_fields__", ())]
     )
@@ -120,7 +121,7 @@ def _check_unicode(item: Any) -> None:
                 ) from error
 
 
-def _explain(error: Exception, task: Task) -> str:
+def _explain(error: Exception, task: AnyTask) -> str:
     """Msgspec's message with the path as users write it: `inputs[0]: expected str, got int`, and what to send."""
     rule, _, path = str(error).partition(" - at `$")
     rule = rule[:1].lower() + rule[1:]

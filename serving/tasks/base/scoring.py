@@ -1,6 +1,6 @@
-"""How right answers are: the standard metrics of each kind of task, over predictions and labels in order.
+"""The standard metrics of each kind of task, over predictions and labels in order.
 
-A task names what it takes for a label and which metrics it has (`Task.scoring`); `evaluation` does the rest. The
+A task states the type of its labels and its metrics (`Task.scoring`); `serving.evaluation` applies them. The
 definitions are those of scikit-learn (accuracy, F1, mean absolute error), of SQuAD's evaluation script (exact match, F1
 over words) and of CoNLL's (F1 over whole entities).
 """
@@ -8,37 +8,40 @@ over words) and of CoNLL's (F1 over whole entities).
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from registry.contract import Contract
 
+Activation = Literal["softmax", "sigmoid", "none"]
+"""What turns a classifier's logits into scores."""
+
 Metric = Callable[[Sequence[Any], Sequence[Any]], float]
 """(predictions, labels), both in order and of one length → the score."""
 
 LOWER_IS_BETTER = frozenset({"mae", "rmse"})
-"""Of these a requirement is an upper bound."""
+"""Metrics for which a requirement is an upper bound."""
 
 
 @dataclass(frozen=True)
 class Scoring:
     """How a version's answers are compared with labels.
 
-    label: msgspec type of an example's label; hint: how to write one. read: from an item's answer to what is compared,
-    settle: from a label to that. metrics: name → metric. choices: the labels that there are, empty for any. parameters:
-    of the requests, where the example has none of its own.
+    label: msgspec type of an example's label. hint: how to write one. read: from an item's answer to what is
+    compared. settle: from a label to what is compared. metrics: name → metric. choices: the allowed labels, empty for
+    any. parameters: of the requests, where the example has none of its own.
     """
 
-    label: Any
+    label: object
     hint: str
-    read: Callable[[Any], Any]
+    read: Callable[[Any], object]
     metrics: Mapping[str, Metric]
-    settle: Callable[[Any], Any] = lambda label: label
+    settle: Callable[[Any], object] = lambda label: label
     choices: Sequence[str] = ()
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, object] = field(default_factory=dict)
 
 
 class LabelledSpan(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -49,14 +52,14 @@ class LabelledSpan(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     label: str
 
 
-def accuracy(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
+def accuracy(predictions: Sequence[object], labels: Sequence[object]) -> float:
     """The share of predictions that equal their label."""
     right = [bool(one == other) for one, other in zip(predictions, labels, strict=True)]
     return sum(right) / len(right)
 
 
-def f1_macro(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
-    """The mean of the F1 of every label that was predicted or is right somewhere; for sets of labels, too."""
+def f1_macro(predictions: Sequence[Hashable], labels: Sequence[Hashable]) -> float:
+    """The mean of the F1 of every label that occurs in a prediction or a label; of sets of labels, too."""
     pairs = [(_as_set(one), _as_set(other)) for one, other in zip(predictions, labels, strict=True)]
     names = {name for pair in pairs for side in pair for name in side}
     if not names:
@@ -64,19 +67,19 @@ def f1_macro(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
     return sum(_f1([({name} & one, {name} & other) for one, other in pairs]) for name in names) / len(names)
 
 
-def f1_micro(predictions: Sequence[Any], labels: Sequence[Any]) -> float:
-    """F1 over all members of all sets together: of entities it is CoNLL's."""
+def f1_micro(predictions: Sequence[Hashable], labels: Sequence[Hashable]) -> float:
+    """F1 over the members of all sets together. Over entities it is CoNLL's metric."""
     return _f1([(_as_set(one), _as_set(other)) for one, other in zip(predictions, labels, strict=True)])
 
 
-def precision(predictions: Sequence[frozenset[Any]], labels: Sequence[frozenset[Any]]) -> float:
+def precision(predictions: Sequence[frozenset[Hashable]], labels: Sequence[frozenset[Hashable]]) -> float:
     """The share of all predicted members that are right; 1 where none is predicted."""
     right = sum(len(one & other) for one, other in zip(predictions, labels, strict=True))
     total = sum(map(len, predictions))
     return right / total if total else 1.0
 
 
-def recall(predictions: Sequence[frozenset[Any]], labels: Sequence[frozenset[Any]]) -> float:
+def recall(predictions: Sequence[frozenset[Hashable]], labels: Sequence[frozenset[Hashable]]) -> float:
     """The share of all right members that are predicted; 1 where there are none."""
     return precision(labels, predictions)
 
@@ -100,13 +103,13 @@ def exact_match(predictions: Sequence[str], labels: Sequence[Sequence[str]]) -> 
 
 
 def f1_words(predictions: Sequence[str], labels: Sequence[Sequence[str]]) -> float:
-    """The mean of SQuAD's F1 over the words of an answer and of the accepted answer that is nearest to it."""
+    """The mean of SQuAD's F1 over words, between each answer and its nearest accepted answer."""
     pairs = zip(predictions, labels, strict=True)
     return sum(max(_overlap(_words(one), _words(other)) for other in accepted) for one, accepted in pairs) / len(labels)
 
 
-def of_classes(contract: Contract, activation: str) -> Scoring:
-    """Of a classifier whose answer is `[{"label", "score"}, …]`; activation: "softmax", "sigmoid" or "none"."""
+def of_classes(contract: Contract, activation: Activation) -> Scoring:
+    """The scoring of a classifier whose answer is `[{"label", "score"}, …]`, by its activation."""
     if activation == "none" or len(contract.labels) == 1:
         metrics: dict[str, Metric] = {"mae": mae, "rmse": rmse}
         only = contract.labels[0]
@@ -131,11 +134,11 @@ def of_classes(contract: Contract, activation: str) -> Scoring:
     )
 
 
-def _as_set(value: Any) -> frozenset[Hashable]:
+def _as_set(value: Hashable) -> frozenset[Hashable]:
     return value if isinstance(value, frozenset) else frozenset((value,))
 
 
-def _f1(pairs: Sequence[tuple[Any, Any]]) -> float:
+def _f1(pairs: Sequence[tuple[Set[Hashable], Set[Hashable]]]) -> float:
     right = sum(len(one & other) for one, other in pairs)
     total = sum(len(one) + len(other) for one, other in pairs)
     return 2 * right / total if total else 1.0

@@ -1,14 +1,27 @@
 """What a task is: request → rows → padded batch → the head's arrays → answer.
 
 `encode` and `decode` run in a front, which has no torch; `forward` runs in an engine. A request's `inputs` is one item
-or a list of items; a task sees one item at a time, so that lists, order and neighbours are nobody's special case.
+or a list of items. A task sees one item at a time.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 import numpy
@@ -17,27 +30,38 @@ from registry.contract import Contract
 from registry.errors import ContractError
 from registry.heads import Head, get_head
 from serving.tasks.base.padding import pad_rows
-from serving.wire.messages import Encoded, EncodedRow, Row, RowArrays
+from serving.wire.messages import AnyArray, Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, ProcessorMixin
 
+    from serving.processors.chat_template import ChatTemplate
+    from serving.processors.images import ImageReader
+    from serving.processors.tokenizer import TextEncoder
     from serving.tasks.base.scoring import Scoring
+
+Item = TypeVar("Item")
+"""One input of a request."""
+Parameters = TypeVar("Parameters", bound=msgspec.Struct)
+"""A request's parameters."""
+Context = TypeVar("Context")
+"""What `decode` needs of an item beside its rows' arrays."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one kind on the engine's device.
+    """Rows of one batch key on the engine's device.
 
     inputs: what the task's `collate` made, as tensors; for text (rows, tokens) int64, and `attention_mask` is absent
-    when nothing is padded. lengths: tokens of each row. kind: as the task's `encode` gave it. extras: each row's own.
-    contract: of the version.
+    when nothing is padded. lengths: tokens of each row. key: the rows' `batch_key`. payloads: of each row. contract: of
+    the version.
     """
 
     inputs: Mapping[str, "torch.Tensor"]
     lengths: Sequence[int]
-    kind: str
-    extras: Sequence[bytes]
+    key: str
+    payloads: Sequence[bytes]
     contract: Contract
 
     def mask(self) -> "torch.Tensor":
@@ -48,45 +72,52 @@ class Batch:
         return found if found is not None else torch.ones_like(self.inputs["input_ids"])
 
 
-class NoParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A task without parameters."""
-
-
 class NoDefaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A task without settings in the contract."""
+    """The settings of a task that has none in the contract."""
 
 
 @dataclass(frozen=True)
-class Served:
-    """What a task's front side may know of a version.
+class VersionContext:
+    """A version as the front's side of a task sees it.
 
-    encoder: its tokenizer; of an image task its image reader. defaults: the contract's, as the task's `Defaults`.
-    chat: its `ChatTemplate`, or None.
+    encoder: what `Task.make_encoder` returned. defaults: the contract's, of the task's `defaults_type`. chat: the
+    version's chat template, or None.
     """
 
     contract: Contract
-    encoder: Any
+    encoder: "TextEncoder | ImageReader"
     defaults: Any
-    chat: Any = None
+    chat: "ChatTemplate | None" = None
+
+    @property
+    def tokenizer(self) -> "TextEncoder":
+        """The encoder of a version whose task makes it a tokenizer, as most tasks do."""
+        return cast("TextEncoder", self.encoder)
+
+    @property
+    def image_reader(self) -> "ImageReader":
+        """The encoder of a version whose task makes it an image reader."""
+        return cast("ImageReader", self.encoder)
 
 
-class Task(ABC):
+class Task(ABC, Generic[Item, Parameters, Context]):
     """One task. Subclasses set the class variables and are used as single, stateless objects.
 
-    name: a row of `registry.heads.HEADS`. Item: msgspec type of one input. Parameters: msgspec Struct of the request's
-    `parameters`. Defaults: msgspec Struct of the contract's own settings for the task. example: inputs that show the
-    task, recorded at logging if the user gives none. takes_files: whether a body that is no
-    JSON object is itself the one input. generates: whether rows go on being written, token by token; then an item's
-    rows are its texts, and `decode` gets what `serving.tasks.base.generated_text.Text.read` reads.
-    item_hint: what to send, for who sent something else. embeds: whether an answer is a vector of the input.
+    name: a row of `registry.heads.HEADS`. item_type: msgspec type of one input. parameters_type: msgspec Struct of the
+    request's `parameters`. defaults_type: msgspec Struct of the contract's settings for the task. example: inputs that
+    show the task, recorded when a model is logged without an example. example_parameters: parameters of the example.
+    takes_files: whether a body that is not a JSON object is itself the one input. generates: whether rows are generated
+    token by token; then each row of an item is one of its texts, and `decode` gets the arrays that
+    `serving.tasks.base.generated_text.Text.read` reads. item_hint: what to send, for the error message about an input
+    of the wrong type. embeds: whether an answer is a vector of the input.
     """
 
     name: str
-    Item: ClassVar[Any] = str
-    Parameters: ClassVar[type[msgspec.Struct]] = NoParameters
-    Defaults: ClassVar[type[msgspec.Struct]] = NoDefaults
-    example: ClassVar[Sequence[Any]]
-    example_parameters: ClassVar[Mapping[str, Any]] = {}
+    item_type: ClassVar[type | UnionType] = str
+    parameters_type: type[Parameters]
+    defaults_type: ClassVar[type[msgspec.Struct]] = NoDefaults
+    example: ClassVar[Sequence[object]]
+    example_parameters: ClassVar[Mapping[str, object]] = {}
     takes_files: ClassVar[bool] = False
     embeds: ClassVar[bool] = False
     generates: ClassVar[bool] = False
@@ -97,62 +128,63 @@ class Task(ABC):
         """The AutoModel class and mapping table of the task."""
         return get_head(self.name)
 
-    def defaults(self, folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    def defaults(self, folder: Path, given: Mapping[str, object]) -> dict[str, Any]:
         """The contract's task settings: `given` over what the checkpoint's folder says. Raises ContractError.
 
         Numbers and booleans may be given as text, as a command line has them.
         """
-        unknown = sorted(given.keys() - set(self.Defaults.__struct_fields__))
+        known = self.defaults_type.__struct_fields__
+        unknown = sorted(given.keys() - set(known))
         if unknown:
-            known = ", ".join(self.Defaults.__struct_fields__) or "none"
-            raise ContractError(f"{self.name} has no default {unknown[0]!r}; it has: {known}")
+            raise ContractError(f"{self.name} has no default {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
         try:
-            settings = msgspec.convert(self.folder_settings(folder) | dict(given), self.Defaults, strict=False)
+            settings = msgspec.convert(self.folder_settings(folder) | dict(given), self.defaults_type, strict=False)
         except msgspec.ValidationError as error:
             raise ContractError(f"a default of {self.name} breaks its rule: {error}{self._choices(error)}") from error
         record: dict[str, Any] = msgspec.to_builtins(settings)
         return record
 
     def _choices(self, error: Exception) -> str:
-        """The values that the setting in msgspec's message may have, where they are few."""
-        hint = get_type_hints(self.Defaults).get(str(error).rpartition("$.")[2].rstrip("`"))
+        """The allowed values of the setting in msgspec's message, where it is a Literal."""
+        hint = get_type_hints(self.defaults_type).get(str(error).rpartition("$.")[2].rstrip("`"))
         return f"; choose one of: {', '.join(map(str, get_args(hint)))}" if get_origin(hint) is Literal else ""
 
-    def folder_settings(self, folder: Path) -> dict[str, Any]:
-        """What files in a checkpoint's folder say about the task's settings."""
+    def folder_settings(self, folder: Path) -> dict[str, object]:
+        """The task's settings that files in a checkpoint's folder state."""
         return {}
 
     def problem(self, contract: Contract) -> str | None:
         """Why a checkpoint with this contract cannot do the task after all, and what to do; None where it can."""
         return None
 
-    def compare(self, processor: Any, contract: Contract) -> str | None:
-        """How a front would read inputs otherwise than transformers' `processor`, and what to do; or None."""
+    def compare(self, processor: "ProcessorMixin", contract: Contract) -> str | None:
+        """How a front's reading of inputs differs from that of transformers' `processor`, and what to do; or None."""
         return None
 
-    def serve(self, folder: Path, contract: Contract) -> Served:
-        """The front's side of a version whose `save_pretrained` folder this is. Blocks for some milliseconds."""
-        return Served(contract, self.make_encoder(folder, contract), msgspec.convert(contract.defaults, self.Defaults))
+    def serve(self, folder: Path, contract: Contract) -> VersionContext:
+        """Read the front's side of a version from its `save_pretrained` folder. Blocks for some milliseconds."""
+        defaults = msgspec.convert(contract.defaults, self.defaults_type)
+        return VersionContext(contract, self.make_encoder(folder, contract), defaults)
 
-    def make_encoder(self, folder: Path, contract: Contract) -> Any:
+    def make_encoder(self, folder: Path, contract: Contract) -> "TextEncoder | ImageReader":
         """What turns inputs into rows: the tokenizer, for text."""
         from serving.processors.tokenizer import TextEncoder
 
         return TextEncoder(folder, contract)
 
-    def make_example(self, served: Served) -> list[Any]:
-        """The inputs of the example request, where the user gives none."""
+    def make_example(self, version: VersionContext) -> list[object]:
+        """The inputs of the example request of a model logged without one."""
         return list(self.example)
 
-    def prepare(self, model: Any, contract: Contract) -> None:  # noqa: B027  # most tasks need nothing
+    def prepare(self, model: "PreTrainedModel", contract: Contract) -> None:  # most tasks need nothing
         """Set what the loaded model needs before its first forward pass. Engine side."""
 
-    def has_tokens(self, kind: str) -> bool:
-        """Whether `forward`'s arrays of this kind are (rows, tokens, …) and so are cut to each row's length."""
+    def has_tokens(self, batch_key: str) -> bool:
+        """Whether `forward`'s arrays for this key are (rows, tokens, …) and so are cut to each row's length."""
         return False
 
-    def nests(self, item: Any) -> bool:
-        """Whether the answer to a single input is a list of one, as the Hugging Face inference API has some."""
+    def wraps_single_answer(self, item: Item) -> bool:
+        """Whether the answer to a single input is a list of one, as in parts of the Hugging Face inference API."""
         return False
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
@@ -163,8 +195,8 @@ class Task(ABC):
         """(label, score in 0..1) of each prediction in an item's answer, for metrics; empty for unlabelled tasks."""
         return ()
 
-    def text_before(self, plan: Any, parameters: Any) -> str:
-        """What stands before each text of an item, of a task that generates."""
+    def text_before(self, decode_context: Context, parameters: Parameters) -> str:
+        """What an answer has before each text of an item, of a task that generates."""
         return ""
 
     def scoring(self, contract: Contract) -> "Scoring | None":
@@ -176,38 +208,44 @@ class Task(ABC):
         return type(self).scoring is not Task.scoring
 
     @abstractmethod
-    def encode(self, item: Any, parameters: Any, served: Served) -> Encoded:
+    def encode(self, item: Item, parameters: Parameters, version: VersionContext) -> Encoded[Context]:
         """Rows for one item; raises Unprocessable, naming field and rule."""
 
-    def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, numpy.ndarray[Any, Any]]:
-        """The model's arguments for rows of one kind, as arrays whose first dimension is the rows. Engine side."""
+    def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, AnyArray]:
+        """The model's arguments for rows of one batch key, as arrays whose first dimension is the rows. Engine side."""
         return pad_rows(rows, contract.processor.pad_token_id)
 
     @abstractmethod
-    def forward(self, model: Any, batch: Batch) -> tuple["torch.Tensor", ...]:
+    def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """The head's small arrays on the device, first dimension rows.
 
-        Must not wait for the device: it looks at no value there, and what it adds comes by `upload`.
+        Must not synchronize with the device: it reads no value there, and adds arrays by `upload`.
         """
 
     @abstractmethod
-    def decode(self, rows: Sequence[RowArrays], plan: Any, parameters: Any, served: Served) -> Any:
+    def decode(
+        self, rows: Sequence[RowArrays], decode_context: Context, parameters: Parameters, version: VersionContext
+    ) -> Any:
         """The answer to one item, plain data for JSON, from its rows in order."""
 
 
-def upload(array: numpy.ndarray[Any, Any], device: "torch.device") -> "torch.Tensor":
-    """The array as a tensor on the device; nobody waits for a GPU to copy it. Engine side."""
+AnyTask: TypeAlias = Task[Any, Any, Any]
+"""A task where it does not matter which."""
+
+
+def upload(array: AnyArray, device: "torch.device") -> "torch.Tensor":
+    """The array as a tensor on the device. Does not wait for the copy to a GPU. Engine side."""
     import torch
 
     tensor = torch.from_numpy(array)
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
-def probe_text(contract: Contract, length: int, kind: str = "", extra: bytes = b"") -> EncodedRow:
-    """A row of `length` ordinary tokens, which ends as the contract's texts do."""
+def probe_text(contract: Contract, length: int, batch_key: str = "", payload: bytes = b"") -> EncodedRow:
+    """A row of `length` ordinary tokens that ends with the end token, if the contract has one."""
     special = {contract.processor.pad_token_id, contract.processor.eos_token_id, contract.processor.mask_token_id}
     ordinary = [token for token in range(min(contract.processor.vocabulary, 64)) if token not in special]
     ids = numpy.resize(numpy.asarray(ordinary or [0], dtype=numpy.int32), length)
     if contract.processor.eos_token_id is not None:
         ids[-1] = contract.processor.eos_token_id
-    return EncodedRow(length, ids.tobytes(), kind=kind, extra=extra)
+    return EncodedRow(length, ids.tobytes(), batch_key=batch_key, payload=payload)

@@ -5,13 +5,24 @@ import numpy
 import pandas
 import pytest
 from mlflow.deployments import get_deploy_client
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import DEPLOYED, Versions
 from serving.client.deployment_options import mlflow_errors, read_config, read_uri, to_body
-from serving.errors import RemoteError
+from serving.errors import (
+    MLFLOW_CODES,
+    DeadlineExceeded,
+    Malformed,
+    QueueFull,
+    RemoteError,
+    ServingError,
+    TooLarge,
+    Unprocessable,
+    mlflow_code,
+)
+from serving.front.protocols.mlflow import MLflowScoring
 from tests.e2e.server import free_port
 
 
@@ -85,16 +96,32 @@ def test_a_whole_request_is_sent_as_it_is() -> None:
     ("status", "code"),
     [
         (0, "TEMPORARILY_UNAVAILABLE"),
+        (400, "BAD_REQUEST"),
         (404, "RESOURCE_DOES_NOT_EXIST"),
         (422, "INVALID_PARAMETER_VALUE"),
         (429, "REQUEST_LIMIT_EXCEEDED"),
         (500, "INTERNAL_ERROR"),
+        (503, "TEMPORARILY_UNAVAILABLE"),
+        (504, "DEADLINE_EXCEEDED"),
     ],
 )
 def test_a_servers_refusal_keeps_its_meaning(status: int, code: str) -> None:
     with pytest.raises(MlflowException, match="its own words") as caught, mlflow_errors():
         raise RemoteError("its own words", status)
     assert caught.value.error_code == code
+
+
+@pytest.mark.parametrize("status", [*MLFLOW_CODES, 500])
+def test_mlflow_itself_has_that_status_for_the_code(status: int) -> None:
+    assert ERROR_CODE_TO_HTTP_STATUS[mlflow_code(status)] == status
+
+
+@pytest.mark.parametrize("kind", [DeadlineExceeded, Malformed, QueueFull, TooLarge, Unprocessable])
+def test_the_scoring_route_and_the_deployments_client_say_the_same(kind: type[ServingError]) -> None:
+    said = MLflowScoring.describe(None, kind("no"))["error_code"]  # type: ignore[arg-type]
+    with pytest.raises(MlflowException) as caught, mlflow_errors():
+        raise RemoteError("no", kind.status)
+    assert caught.value.error_code == said
 
 
 def test_a_server_that_is_not_there_is_said_at_once() -> None:

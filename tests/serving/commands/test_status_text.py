@@ -5,12 +5,12 @@ import pytest
 from serving.commands.status_text import render_status
 from serving.front.model_description import describe_model
 from serving.manager.engine_process import EngineProcess
-from serving.manager.managed_version import Holding
+from serving.manager.managed_version import ManagedVersion
 from serving.wire.engine_orders import EngineOrder, EngineReport
 from serving.wire.routing_table import EngineEntry, ModelEntry, Swap, VersionEntry
 
 NOW = 1_700_000_000.0
-NOTES = ("weights are not packed: no AVX-512",)
+NOTES = ("weights are not prepacked: no AVX-512",)
 
 
 def engine(pid: int, device: str = "cpu", note: str = "", notes: tuple[str, ...] = ()) -> EngineEntry:
@@ -85,7 +85,7 @@ def test_versions_engines_memory_and_swaps_stand_in_columns() -> None:
 reviews  live: 9  champion → 9  canary → 10
   version  state   role         memory  restarts     pid  device  dtype    task
   8        ready   previous      5 MiB         0      15  cpu     float32  -
-    cpu: weights are not packed: no AVX-512
+    cpu: weights are not prepacked: no AVX-512
   9        ready   champion    120 MiB         0      16  cpu     float32  -
   10       ready   canary    3,072 MiB         2      17  cuda:0  float32  -
                                                   123456  cuda:1  float32
@@ -141,6 +141,6 @@ def test_a_model_says_how_its_engines_run() -> None:
     keeper.report = EngineReport(
         pid=1, state="ready", device="cpu", execution="packed graph", notes=("no graph: why",), split="2 × 1"
     )
-    entry = ModelEntry(live="1", aliases={}, versions={"1": Holding("m", "1", None, engines=[keeper]).entry()})
+    entry = ModelEntry(live="1", aliases={}, versions={"1": ManagedVersion("m", "1", None, engines=[keeper]).entry()})
     (engine,) = describe_model("m", entry)["versions"]["1"]["engines"]
     assert (engine["execution"], engine["notes"], engine["split"]) == ("packed graph", ["no graph: why"], "2 × 1")

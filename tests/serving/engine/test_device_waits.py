@@ -4,6 +4,7 @@ Run on torch's `meta` device, which has no values: whoever looks at one fails th
 of Python's numbers, made on the device, would wait as well.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from registry.heads import get_head
 from registry.layout import MODEL_FOLDER
 from registry.processors import load_processor
 from serving.engine.model import Model
-from serving.engine.optimizations.first_token import can_narrow
+from serving.engine.optimizations.execution_form import ExecutionForm
+from serving.engine.optimizations.first_token import can_prune
 from serving.engine.optimizations.unpadded import can_pack, pack
 from serving.tasks import get_task
 from serving.tasks.fill_mask import Wanted
@@ -27,9 +29,9 @@ from tests.serving.engine.optimizations.test_unpadded import READ_FIRST
 LENGTHS = (7, 12, 3)
 TARGETS = msgspec.msgpack.encode(Wanted([1, 2], [7, 8, 9]))
 CASES = [
-    *[("bert", "feature-extraction", {"kind": kind}) for kind in ("raw", "mean", "cls", "last")],
-    ("vit", "feature-extraction", {"kind": "mean"}),
-    *[("bert", "fill-mask", each) for each in ({}, {"kind": "targets", "extra": TARGETS})],
+    *[("bert", "feature-extraction", {"batch_key": kind}) for kind in ("raw", "mean", "cls", "last")],
+    ("vit", "feature-extraction", {"batch_key": "mean"}),
+    *[("bert", "fill-mask", each) for each in ({}, {"batch_key": "targets", "payload": TARGETS})],
     ("bert", "text-classification", {}),
     ("bert", "token-classification", {}),
     ("bert", "question-answering", {}),
@@ -44,7 +46,7 @@ CASES = [
 @pytest.fixture
 def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     """The case's, on the `meta` device; packed where a GPU would."""
-    monkeypatch.setattr("serving.engine.model.choose_products", lambda *_: 0)  # a CPU's
+    monkeypatch.setattr("serving.engine.model.prepack_weights", lambda *_: 0)  # a CPU's
     family, task, _ = request.node.callspec.params["case"]
     folder = build(tmp_path / MODEL_FOLDER, family, get_head(task).auto_class)
     module = load_model(folder, task, dtype="bfloat16")
@@ -53,16 +55,18 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     contract = describe(tmp_path, module, processor, task, defaults=defaults, dtype="auto", max_tokens=None)
     model = Model(tmp_path, contract, dtype="bfloat16")
     if can_pack(model.module, torch.device("cuda"), torch.bfloat16):
-        narrowed = can_narrow(model.module.base_model) and task in READ_FIRST
-        pack(model.module, narrowed=narrowed)
-        model.packs = True
-    model.fills = False  # a CPU's
+        pruned = can_prune(model.module.base_model) and task in READ_FIRST
+        pack(model.module, pruned=pruned)
+        model.form = ExecutionForm(model.module, is_packed=True)
+    model.form = replace(model.form, is_bucketed=False)  # a CPU's
     model.module.to("meta")
     model.device = torch.device("meta")
     return model
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join([*case[:2], case[2].get("kind", "")]).rstrip("-"))
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: "-".join([*case[:2], case[2].get("batch_key", "")]).rstrip("-")
+)
 @torch.inference_mode()
 def test_no_task_waits_for_the_device(
     model: Model, case: tuple[str, str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
@@ -77,7 +81,7 @@ def test_no_task_waits_for_the_device(
 
     monkeypatch.setattr(torch, "tensor", tensor)
     monkeypatch.setattr(
-        "serving.engine.optimizations.attention.attend_line", lambda query, *_: query.transpose(1, 2)
+        "serving.engine.optimizations.attention.attend_packed", lambda query, *_: query.transpose(1, 2)
     )  # a GPU has its own
     answer = model.task.forward(model.module, batch)
     assert all(each.device.type == "meta" and len(each) == len(LENGTHS) for each in answer)

@@ -19,8 +19,8 @@ from serving.engine.batching.cost import Cost
 from serving.engine.engine import Engine
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
-from serving.engine.optimizations.attention import PRODUCT_TOKENS
-from serving.engine.optimize import choose_execution
+from serving.engine.optimizations.attention import BMM_TOKENS
+from serving.engine.optimize import optimize
 from serving.wire.messages import FromEngine, Outputs, Row, Submit, unpack
 from tests import local  # its engines leave at once when they are stopped
 from tests.families import build
@@ -48,7 +48,7 @@ def test_an_engine_learns_what_its_batches_cost(tmp_path: Path) -> None:
     engine = Engine(model, SLOW, router, EngineMeter("m", "1", "text-classification"))
     thread = threading.Thread(target=engine.run)
     thread.start()
-    kind = model.task.probe(model.contract, 8).kind
+    kind = model.task.probe(model.contract, 8).batch_key
     for number in range(BATCHES):
         row = Row(number, 8, numpy.full(8, 5, numpy.int32).tobytes(), b"", kind, 1e12)
         client.send(msgspec.msgpack.encode(Submit([row])))
@@ -57,24 +57,24 @@ def test_an_engine_learns_what_its_batches_cost(tmp_path: Path) -> None:
     engine.stop()
     thread.join(30)
     context.destroy(linger=0)
-    assert local.engine_module.LINGER_SECONDS == 0.0
+    assert local.socket_loop.LINGER_SECONDS == 0.0
     assert engine._cost.now.seconds(1, 8) < SLOW.seconds(1, 8) / 2
 
 
 def test_a_row_that_is_not_finite_spoils_no_other_in_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.engine.optimize.find_least", lambda *_: PRODUCT_TOKENS)
+    monkeypatch.setattr("serving.engine.optimize.find_min_bmm_tokens", lambda *_: BMM_TOKENS)
     model, context = load(tmp_path), zmq.Context()
-    choose_execution(model)
-    assert model.blocks
+    model.form = optimize(model)
+    assert model.form.has_block_attention
     with torch.inference_mode():
         model.module.get_input_embeddings().weight[7] = torch.nan
     router, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
     router.bind(f"ipc://{tmp_path}/e")
     client.connect(f"ipc://{tmp_path}/e")
-    engine = Engine(model, replace(SLOW, packs=True), router, EngineMeter("m", "1", "text-classification"))
+    engine = Engine(model, replace(SLOW, is_packed=True), router, EngineMeter("m", "1", "text-classification"))
     thread = threading.Thread(target=engine.run)
     thread.start()
-    kind = model.task.probe(model.contract, 8).kind
+    kind = model.task.probe(model.contract, 8).batch_key
     tokens = {number: 7 if number == 2 else 9 + number for number in range(6)}
     rows = [
         Row(number, 5 + number, numpy.full(5 + number, token, numpy.int32).tobytes(), b"", kind, 1e12)
@@ -100,4 +100,4 @@ def test_a_batch_that_waited_for_the_one_before_had_the_device_from_its_end() ->
     ]
     assert [Engine._device_seconds(gpu, each) for each in pending] == [0.5, 0.5, 0.25]
     cpu: Any = SimpleNamespace(_is_cuda=False, _free=0.0)
-    assert [Engine._device_seconds(cpu, each) for each in pending] == [0.5, 0.8, 0.25], "each lane has its own core"
+    assert [Engine._device_seconds(cpu, each) for each in pending] == [0.5, 0.8, 0.25], "each has its own core"

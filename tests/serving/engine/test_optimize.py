@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +16,11 @@ from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.engine.model import Model
-from serving.engine.optimizations.packing import is_round
+from serving.engine.optimizations.execution_form import ExecutionForm
+from serving.engine.optimizations.packing import has_bucket_sizes
 from serving.engine.optimizations.torchscript import TracedModule
 from serving.engine.optimizations.unpadded import unpack
-from serving.engine.optimize import choose_execution, describe_execution, inputs_of
+from serving.engine.optimize import inputs_of, optimize
 from tests.alike import assert_alike
 from tests.families import LONGEST, build
 
@@ -56,8 +58,8 @@ class Changed(torch.nn.Module):
 
 
 def traced(model: Model, change: Change, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(model, "module", Changed(model.module, change).eval())
-    choose_execution(model)
+    monkeypatch.setattr(model, "form", ExecutionForm(Changed(model.module, change).eval()))
+    model.form = optimize(model)
     return isinstance(model.module, TracedModule)
 
 
@@ -88,19 +90,18 @@ def test_a_change_that_depends_on_the_rows_is_not_traced(
 ) -> None:
     caplog.set_level(logging.INFO, "headwaiter.engine")
     assert not traced(model, change, monkeypatch)
-    assert describe_execution(model) == "module by module"
-    assert note(caplog).startswith("the model runs as it is: ")
+    assert model.form.describe() == "eager"
+    assert note(caplog).startswith("the model runs eagerly: ")
     assert reason in note(caplog)
 
 
 @pytest.fixture
 def plain(model: Model) -> Iterator[Any]:
     """The classifier's module as it is before and after the test."""
-    module = model.module
-    yield module
-    if model.packs:
-        unpack(module)
-    model.module, model.packs, model.narrows = module, False, False
+    form = model.form
+    yield form.module
+    unpack(form.module)
+    model.form = form
 
 
 @pytest.mark.parametrize(
@@ -109,20 +110,20 @@ def plain(model: Model) -> Iterator[Any]:
 @pytest.mark.parametrize("types", [False, True])
 @pytest.mark.parametrize("fills", [False, True])
 @torch.inference_mode()
-def test_a_packed_narrowed_graph_answers_as_the_model(
+def test_a_packed_pruned_graph_answers_as_the_model(
     model: Model, plain: Any, lengths: list[int], types: bool, fills: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "fills", fills)
+    monkeypatch.setattr(model, "form", replace(model.form, is_bucketed=fills))
     expected = plain(**inputs_of(model, lengths, types=types)).logits
-    choose_execution(model)
-    assert describe_execution(model) == "packed narrowed graph"
+    model.form = optimize(model)
+    assert model.form.describe() == "packed sequences, first-token pruning, TorchScript"
     inputs = inputs_of(model, lengths, types=types)
-    assert ("places" in inputs) == (types or len(set(lengths)) > 1 or (fills and not is_round(lengths)))
+    assert ("indices" in inputs) == (types or len(set(lengths)) > 1 or (fills and not has_bucket_sizes(lengths)))
     assert_alike(model.module(**inputs).logits, expected)
 
 
 def test_what_no_graph_takes_goes_to_the_model(model: Model, plain: Any) -> None:
-    choose_execution(model)
+    model.form = optimize(model)
     ids = torch.ones(1, 3, dtype=torch.int64)
     embedded = model.module(inputs_embeds=plain.get_input_embeddings()(ids))
     assert_alike(embedded.logits, model.module(input_ids=ids).logits)
@@ -134,30 +135,30 @@ def test_a_model_that_does_not_answer_alike_without_padding_runs_as_a_padded_gra
 ) -> None:
     caplog.set_level(logging.INFO, "headwaiter.engine")
     monkeypatch.setattr(
-        "serving.engine.optimizations.attention.attend_line", lambda query, *_: query.transpose(1, 2).contiguous()
+        "serving.engine.optimizations.attention.attend_packed", lambda query, *_: query.transpose(1, 2).contiguous()
     )
-    choose_execution(model)
-    assert "the model does not run packed: its logits differ" in note(caplog)
-    assert describe_execution(model) == "graph"
+    model.form = optimize(model)
+    assert "the model does not run with packed sequences: its logits differ" in note(caplog)
+    assert model.form.describe() == "TorchScript"
     assert note(caplog) in model.notes
     assert "forward" not in vars(plain.base_model)
     assert plain.config._attn_implementation == "sdpa"
 
 
 @torch.inference_mode()
-def test_a_head_that_reads_all_tokens_is_not_narrowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_head_that_reads_all_tokens_is_not_pruned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "headwaiter.engine")
     model = load(tmp_path, "modernbert")
     plain = model.module
     plain.config.classifier_pooling = "mean"
     expected = plain(**inputs_of(model, [9, 4], types=False)).logits
-    choose_execution(model)
-    assert describe_execution(model) == "packed graph"
-    assert "narrowed" not in caplog.text, "no form is tried in vain"
+    model.form = optimize(model)
+    assert model.form.describe() == "packed sequences, TorchScript"
+    assert "first-token pruning" not in caplog.text, "no form is tried in vain"
     assert_alike(model.module(**inputs_of(model, [9, 4], types=False)).logits, expected)
 
 
 def test_a_mask_without_places_is_refused(model: Model, plain: Any) -> None:
-    choose_execution(model)
-    with pytest.raises(ValueError, match="places"):
+    model.form = optimize(model)
+    with pytest.raises(ValueError, match="indices"):
         plain(input_ids=torch.ones(1, 3, dtype=torch.int64), attention_mask=torch.ones(1, 3))

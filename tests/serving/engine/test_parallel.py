@@ -14,7 +14,7 @@ from registry.flavor import log_model
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from serving.engine.parallel import Lanes, Split
+from serving.engine.parallel import CpuPlan, ForwardPool
 from tests.alike import assert_alike
 from tests.families import build, texts_of
 from tests.local import Local
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.processor, pytest.mark.surroundings]
 
 @pytest.fixture
 def local(tmp_path: Path) -> Local:
-    """A classifier with two lanes."""
+    """A classifier that runs two forward passes side by side."""
     registry = RegistrySettings.from_environment({"HEADWAITER_HOME": str(tmp_path / "home")})
     folder = build(tmp_path / "model", "bert", "AutoModelForSequenceClassification")
     logged = log_model(folder, task="text-classification", name="m", settings=registry)
@@ -32,7 +32,7 @@ def local(tmp_path: Path) -> Local:
     run = tmp_path / "run"
     run.mkdir()
     served = Local(root, run)
-    served.split = Split(lanes=2, threads=1, alone=2)
+    served.plan = CpuPlan(passes=2, threads=1, single_row_threads=2)
     return served
 
 
@@ -40,9 +40,9 @@ def test_batches_run_side_by_side_and_every_row_gets_its_own_answer(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = [{"inputs": text} for text in texts_of(240, 1)]  # more than one batch takes
-    local.split = Split()
+    local.plan = CpuPlan()
     expected = local.answers(asked)
-    local.split = Split(lanes=2, threads=1, alone=2)
+    local.plan = CpuPlan(passes=2, threads=1, single_row_threads=2)
     together, launch, seen = threading.Barrier(2), local.model.launch, list[str]()
 
     def launch_together(rows: Any) -> Any:
@@ -58,7 +58,7 @@ def test_batches_run_side_by_side_and_every_row_gets_its_own_answer(
     assert len(set(seen)) == 2
 
 
-def test_a_row_that_fails_in_a_lane_costs_its_neighbours_nothing(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_fails_in_a_pool_costs_its_neighbours_nothing(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     launch = local.model.launch
 
     def refuse_long(rows: Any) -> Any:
@@ -74,26 +74,27 @@ def test_a_row_that_fails_in_a_lane_costs_its_neighbours_nothing(local: Local, m
 
 
 def test_the_end_of_a_batch_wakes_whoever_waits_for_it(local: Local) -> None:
-    with closing(Lanes(local.model, Split(lanes=2))) as lanes:
-        assert select([lanes], [], [], 0)[0] == []
-        running = lanes.launch([local.model.task.probe(local.contract, 9).to_row(0, 0.0)])
-        assert select([lanes], [], [], 60)[0] == [lanes]
-        assert running.is_done()
-        lanes.clear()
-        assert select([lanes], [], [], 0)[0] == []
-        lanes.clear()
-        assert len(running.wait()[0]) == 1
+    with closing(ForwardPool(local.model, CpuPlan(passes=2))) as pool:
+        assert select([pool], [], [], 0)[0] == []
+        forward_pass = pool.launch([local.model.task.probe(local.contract, 9).to_row(0, 0.0)])
+        assert select([pool], [], [], 60)[0] == [pool]
+        assert forward_pass.is_done()
+        pool.clear()
+        assert select([pool], [], [], 0)[0] == []
+        pool.clear()
+        assert len(forward_pass.wait()[0]) == 1
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_threads_of_a_lane_are_its_own(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_of_a_forward_pass_are_its_own(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     monkeypatch.setattr(local.model, "launch", lambda rows: seen.append(torch.get_num_threads()))
     before = torch.get_num_threads()
     row = local.model.task.probe(local.contract, 9).to_row(0, 0.0)
     for tokens in (9, 10):
-        with closing(Lanes(local.model, Split(lanes=2, threads=1, alone=before, alone_tokens=tokens))) as lanes:
-            for rows, is_alone in (([row], False), ([row], True), ([row, row], True)):
-                lanes.launch(rows, is_alone=is_alone)._future.result()
+        plan = CpuPlan(passes=2, threads=1, single_row_threads=before, single_row_tokens=tokens)
+        with closing(ForwardPool(local.model, plan)) as pool:
+            for rows, is_idle in (([row], False), ([row], True), ([row, row], True)):
+                pool.launch(rows, is_idle=is_idle)._future.result()
     assert seen == [1, before, 1, 1, 1, 1]
     assert torch.get_num_threads() == before

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from serving.engine import warmup as module
 from serving.engine.batching.cost import Cost
-from serving.engine.parallel import Split
-from serving.engine.warmup import FRONT_SECONDS, LEAST_SHARE, choose_split, fit
+from serving.engine.parallel import CpuPlan
+from serving.engine.warmup import FRONT_SECONDS, MIN_SHARE, choose_cpu_plan, fit
 from serving.wire.messages import EncodedRow
 
 
@@ -48,9 +48,9 @@ def test_the_longest_row_always_fits_and_latency_caps_the_budget() -> None:
 
 def test_a_batch_takes_no_longer_than_the_limit_or_the_longest_row() -> None:
     cost = Cost(0.01, 1e-4, 4096, limit_seconds=0.1)
-    assert cost.most_rows(32) == 28
+    assert cost.max_rows(32) == 28
     assert cost.seconds(28, 32) <= 0.1 < cost.seconds(29, 32)
-    assert cost.most_rows(2048) == 1
+    assert cost.max_rows(2048) == 1
     assert fit(16, [16, 32], [0.1, 0.11], 512, 0.4).limit_seconds == 0.4
 
 
@@ -70,8 +70,8 @@ def test_no_noise_makes_a_part_vanish(seconds: list[float], longest: int, longes
     typical = min(32, longest)
     sizes = [typical * 2**power for power in range(len(seconds))]
     cost = fit(typical, sizes, seconds, longest, longest_seconds)
-    assert cost.fixed_seconds >= LEAST_SHARE * seconds[0]
-    assert cost.token_seconds >= LEAST_SHARE * seconds[-1] / sizes[-1]
+    assert cost.fixed_seconds >= MIN_SHARE * seconds[0]
+    assert cost.token_seconds >= MIN_SHARE * seconds[-1] / sizes[-1]
     assert cost.square_seconds >= 0.0
     assert cost.budget_tokens >= longest
 
@@ -105,17 +105,17 @@ class AnyModel:
 
 
 @pytest.mark.parametrize(
-    ("row_seconds", "new_tokens", "wake_seconds", "lanes", "chosen"),
+    ("row_seconds", "new_tokens", "wake_seconds", "parallel", "chosen"),
     [
-        (FRONT_SECONDS / 4, 0, 0.0, True, Split(1, 1)),  # the fronts need the other core more
-        (FRONT_SECONDS * 50, 0, 0.0, False, Split(1, 2)),  # nothing matters but the forward pass
-        (FRONT_SECONDS * 50, 100, 0.0, False, Split(1, 1)),  # but where each token is sent by itself
-        (FRONT_SECONDS * 50, 0, 0.0, True, Split(2, 1, 2, 24)),  # side by side no thread waits for another
-        (FRONT_SECONDS * 50, 0, 0.005, True, Split(2, 1, 2, 96)),  # a thread that sleeps is late
+        (FRONT_SECONDS / 4, 0, 0.0, True, CpuPlan(1, 1)),  # the fronts need the other core more
+        (FRONT_SECONDS * 50, 0, 0.0, False, CpuPlan(1, 2)),  # nothing matters but the forward pass
+        (FRONT_SECONDS * 50, 100, 0.0, False, CpuPlan(1, 1)),  # but where each token is sent by itself
+        (FRONT_SECONDS * 50, 0, 0.0, True, CpuPlan(2, 1, 2, 24)),  # side by side no thread waits for another
+        (FRONT_SECONDS * 50, 0, 0.005, True, CpuPlan(2, 1, 2, 96)),  # a thread that sleeps is late
     ],
 )
 def test_cores_are_split_so_that_rows_are_served_fastest_beside_the_fronts(
-    monkeypatch, row_seconds: float, new_tokens: int, wake_seconds: float, lanes: bool, chosen: Split
+    monkeypatch, row_seconds: float, new_tokens: int, wake_seconds: float, parallel: bool, chosen: CpuPlan
 ) -> None:
     monkeypatch.setattr(AnyModel.contract, "new_tokens", new_tokens)
     cores = Cores(row_seconds, wake_seconds, gain=1.8)
@@ -123,12 +123,12 @@ def test_cores_are_split_so_that_rows_are_served_fastest_beside_the_fronts(
     def alone(model: Any, row: Any, clock: Any) -> float:
         return cores.rows(1) * row.length / 32 + (wake_seconds if cores.threads == 2 else 0.0)
 
-    def together(model: Any, row: Any, split: Split, clock: Any) -> float:
-        cores.set_num_threads(split.threads)
+    def together(model: Any, row: Any, plan: CpuPlan, clock: Any) -> float:
+        cores.set_num_threads(plan.threads)
         return cores.rows(16)
 
     monkeypatch.setattr(module, "torch", cores)
-    monkeypatch.setattr(module, "_time_alone", alone)
-    monkeypatch.setattr(module, "_time_split", together)
-    assert choose_split(AnyModel, lanes=lanes) == chosen  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "_time_single_row", alone)
+    monkeypatch.setattr(module, "_time_plan", together)
+    assert choose_cpu_plan(AnyModel, parallel=parallel) == chosen  # type: ignore[arg-type]
     assert cores.threads == chosen.threads

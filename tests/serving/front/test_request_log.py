@@ -10,8 +10,8 @@ from monitoring.metrics import MAX_LABELS, OTHER
 from registry.settings import InvalidSetting
 from serving.engine.meter import GenerationMeter
 from serving.front.meter import FrontMeter
-from serving.front.request_context import Stages, Trail
-from serving.front.request_log import Recorder
+from serving.front.request_context import RequestContext, StageTimes
+from serving.front.request_log import RequestLog
 from serving.runtime.instruments import FREE_LABELS, LabelNames, instruments
 from serving.runtime.logs import JsonFormatter, RateLimit
 
@@ -20,14 +20,14 @@ TRACEPARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 @pytest.mark.parametrize("given", [b"abc", b"A-b_c.d:e/f+g=", b"x" * 128])
 def test_a_sane_request_id_is_kept(given: bytes) -> None:
-    trail = Trail.read([(b"x-request-id", given)])
-    assert trail.request_id == given.decode()
-    assert trail.header == (b"x-request-id", given)
+    context = RequestContext.read([(b"x-request-id", given)])
+    assert context.request_id == given.decode()
+    assert context.header == (b"x-request-id", given)
 
 
 @pytest.mark.parametrize("given", [b"", b"x" * 129, b"a b", b'a"b', b"a\nb", b"\xff", b"a\x1b[31m"])
 def test_any_other_is_replaced(given: bytes) -> None:
-    first, second = (Trail.read([(b"x-request-id", given)]).request_id for _ in range(2))
+    first, second = (RequestContext.read([(b"x-request-id", given)]).request_id for _ in range(2))
     assert re.fullmatch("[0-9a-f]{32}", first)
     assert first != second
 
@@ -44,7 +44,7 @@ def test_any_other_is_replaced(given: bytes) -> None:
     ],
 )
 def test_a_traceparent_is_kept_if_it_is_the_w3cs(given: bytes, trace: str) -> None:
-    assert Trail.read([(b"traceparent", given)]).trace_id == trace
+    assert RequestContext.read([(b"traceparent", given)]).trace_id == trace
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_traceparent_is_kept_if_it_is_the_w3cs(given: bytes, trace: str) -> No
     ],
 )
 def test_stages_add_up_to_the_request(sent: float, received: float, forward: float, seconds: tuple[float, ...]) -> None:
-    stages = Stages(began=100.0, ended=110.0, forward_seconds=forward)
+    stages = StageTimes(began=100.0, ended=110.0, forward_seconds=forward)
     stages.sent, stages.received = (at and 100.0 + at for at in (sent, received))
     assert stages.seconds() == seconds
     assert sum(stages.seconds()) == 10
@@ -76,10 +76,10 @@ def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) ->
 def test_slow_and_failed_requests_are_logged(
     logged: pytest.LogCaptureFixture, status: int, seconds: float, level: str | None
 ) -> None:
-    stages = Stages(began=1.0, sent=1.05, ended=1.0 + seconds)
+    stages = StageTimes(began=1.0, sent=1.05, ended=1.0 + seconds)
     reason = "" if status == 200 else "not_ready"
-    recorder = Recorder(1.0, log_inputs=False, environ={})
-    recorder.record(Trail("id", ""), FrontMeter("m", "1", "t"), "huggingface", status, reason, stages)
+    request_log = RequestLog(1.0, log_inputs=False, environ={})
+    request_log.record(RequestContext("id", ""), FrontMeter("m", "1", "t"), "huggingface", status, reason, stages)
     lines = [json.loads(JsonFormatter().format(record)) for record in logged.records]
     assert [line["level"] for line in lines] == ([level] if level else [])
     if level:
@@ -92,8 +92,8 @@ def test_slow_and_failed_requests_are_logged(
 
 @pytest.mark.parametrize("log_inputs", [False, True])
 def test_inputs_are_logged_only_when_asked_for(logged: pytest.LogCaptureFixture, log_inputs: bool) -> None:
-    stages = Stages(began=1.0, ended=3.0, items=["my secret " + "x" * 5000])
-    Recorder(1.0, log_inputs, {}).record(None, FrontMeter("m", "1", "t"), "huggingface", 200, "", stages)
+    stages = StageTimes(began=1.0, ended=3.0, items=["my secret " + "x" * 5000])
+    RequestLog(1.0, log_inputs, {}).record(None, FrontMeter("m", "1", "t"), "huggingface", 200, "", stages)
     line = JsonFormatter().format(logged.records[0])
     assert ("my secret" in line) == log_inputs
     assert len(line) < 3000
@@ -102,7 +102,7 @@ def test_inputs_are_logged_only_when_asked_for(logged: pytest.LogCaptureFixture,
 def test_traces_without_the_exporter_are_refused_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(InvalidSetting, match=r"headwaiter\[tracing\]"):
-        Recorder(1.0, False, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
+        RequestLog(1.0, False, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
 
 
 def test_a_line_is_one_line_whatever_it_holds() -> None:

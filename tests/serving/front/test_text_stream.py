@@ -17,8 +17,8 @@ from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.errors import ClientGone, EngineLost, Failed, ServingError, TooLarge, Unprocessable
-from serving.front.text_stream import Piece, TextStream
-from serving.manager.managed_version import WRITING_SECONDS, Holding
+from serving.front.text_stream import TextDelta, TextStream
+from serving.manager.managed_version import WRITING_SECONDS, ManagedVersion
 from serving.runtime.instruments import instruments
 from tests import local as local_module
 from tests.families import build
@@ -48,19 +48,19 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Local:
     return make_local(tmp_path_factory.mktemp("s"), "gpt2", "text-generation")
 
 
-async def read(stream: TextStream) -> list[Piece]:
+async def read(stream: TextStream) -> list[TextDelta]:
     async with stream:
-        return [piece async for piece in stream]
+        return [delta async for delta in stream]
 
 
 def body(inputs: Any = PROMPT, **parameters: Any) -> dict[str, Any]:
     return {"inputs": inputs, "parameters": {"max_new_tokens": 12, **parameters}}
 
 
-def run(local: Local, *bodies: dict[str, Any]) -> list[tuple[list[Piece], TextStream]]:
-    """The pieces of streams that run together."""
+def run(local: Local, *bodies: dict[str, Any]) -> list[tuple[list[TextDelta], TextStream]]:
+    """The deltas of streams that run together."""
 
-    async def ask() -> list[tuple[list[Piece], TextStream]]:
+    async def ask() -> list[tuple[list[TextDelta], TextStream]]:
         async with local.running() as front:
             streams = [await local.stream(front, each) for each in bodies]
             return list(zip(await asyncio.gather(*map(read, streams)), streams, strict=True))
@@ -70,18 +70,18 @@ def run(local: Local, *bodies: dict[str, Any]) -> list[tuple[list[Piece], TextSt
 
 def test_the_pieces_of_a_stream_are_the_whole_answer(local: Local) -> None:
     (answer,) = local.answers([body()])
-    ((pieces, stream),) = run(local, body())
-    assert "".join(piece.text for piece in pieces) == answer[0]["generated_text"]
-    assert [piece.finish_reason for piece in pieces][-1] == "length"
-    assert not any(piece.finish for piece in pieces[:-1])
-    assert sum(len(piece.token_ids) for piece in pieces) == stream.usage.generated_tokens == 12
+    ((deltas, stream),) = run(local, body())
+    assert "".join(delta.text for delta in deltas) == answer[0]["generated_text"]
+    assert [delta.finish_reason for delta in deltas][-1] == "length"
+    assert not any(delta.finish for delta in deltas[:-1])
+    assert sum(len(delta.token_ids) for delta in deltas) == stream.usage.generated_tokens == 12
     assert stream.usage.prompt_tokens > 0
     assert stream.version == "1"
 
 
 def test_each_text_of_a_request_is_told_apart(local: Local) -> None:
-    ((pieces, stream),) = run(local, body([PROMPT, "a lazy dog"], n=2, seed=3))
-    texts = ["".join(piece.text for piece in pieces if piece.index == index) for index in range(4)]
+    ((deltas, stream),) = run(local, body([PROMPT, "a lazy dog"], n=2, seed=3))
+    texts = ["".join(delta.text for delta in deltas if delta.index == index) for index in range(4)]
     (answer,) = local.answers([body([PROMPT, "a lazy dog"], n=2, seed=3)])
     assert [[entry["generated_text"] for entry in each] for each in answer] == [texts[:2], texts[2:]]
     assert texts[0] != texts[1]
@@ -92,9 +92,9 @@ def test_a_stop_string_ends_the_text_and_does_not_show(local: Local) -> None:
     (answer,) = local.answers([body()])
     text = answer[0]["generated_text"]
     stop = text[5:8]
-    ((pieces, stream),) = run(local, body(stop=[stop], details=True))
-    assert "".join(piece.text for piece in pieces) == text[: text.index(stop)]
-    assert (pieces[-1].finish, pieces[-1].finish_reason) == ("stop_sequence", "stop")
+    ((deltas, stream),) = run(local, body(stop=[stop], details=True))
+    assert "".join(delta.text for delta in deltas) == text[: text.index(stop)]
+    assert (deltas[-1].finish, deltas[-1].finish_reason) == ("stop_sequence", "stop")
     (whole,) = local.answers([body(stop=[stop], details=True)])
     assert whole[0]["generated_text"] == text[: text.index(stop)]
     assert whole[0]["details"]["finish_reason"] == "stop_sequence"
@@ -102,16 +102,16 @@ def test_a_stop_string_ends_the_text_and_does_not_show(local: Local) -> None:
 
 
 def test_scores_come_with_the_tokens(local: Local) -> None:
-    ((pieces, _),) = run(local, body(logprobs=3))
-    for piece in pieces:
-        for score in piece.logprobs:
+    ((deltas, _),) = run(local, body(logprobs=3))
+    for delta in deltas:
+        for score in delta.logprobs:
             assert score.logprob <= 0
             assert score.top[0][0] == score.id, "a greedy token is the likeliest"
             assert len(score.top) == 3
-    assert [score.id for piece in pieces for score in piece.logprobs] == [id_ for p in pieces for id_ in p.token_ids]
+    assert [score.id for delta in deltas for score in delta.logprobs] == [id_ for p in deltas for id_ in p.token_ids]
     (whole,) = local.answers([body(top_n_tokens=3, details=True)])
     details = whole[0]["details"]
-    assert [token["id"] for token in details["tokens"]] == [id_ for piece in pieces for id_ in piece.token_ids]
+    assert [token["id"] for token in details["tokens"]] == [id_ for delta in deltas for id_ in delta.token_ids]
     assert [len(top) for top in details["top_tokens"]] == [3] * 12
 
 
@@ -139,7 +139,7 @@ def test_settings_that_break_a_rule_are_refused_before_anything_is_written(
 def test_the_queue_counts_what_a_request_may_come_to(local: Local) -> None:
     async def ask() -> None:
         async with local.running() as front:
-            link = front.routes.find("m", None).choose_link()
+            link = front.find("m", None).choose_link()
             link.bound_tokens = 100
             with pytest.raises(TooLarge, match="the queue takes 100"):
                 await local.stream(front, body(max_new_tokens=200))
@@ -164,7 +164,7 @@ def test_a_client_that_leaves_frees_its_place_at_once(local: Local) -> None:
             left = asyncio.Event()
             before = counted("generated_tokens_total")
             streams = [await local.stream(front, body(max_new_tokens=300, seed=seed)) for seed in (1, 2)]
-            streams.append(await local.stream(front, body(max_new_tokens=300, seed=3), gone=left.wait))
+            streams.append(await local.stream(front, body(max_new_tokens=300, seed=3), disconnected=left.wait))
             gate.allow(290)  # none of them has ended when its client leaves
             for stream in streams:
                 for _ in range(3):
@@ -180,9 +180,9 @@ def test_a_client_that_leaves_frees_its_place_at_once(local: Local) -> None:
                 await asyncio.sleep(0.001)
             assert counted("generated_tokens_total") - before < 900
             assert counted("cache_used_tokens") == 0
-            assert front.routes.find("m", None).choose_link().outstanding_tokens == 0
+            assert front.find("m", None).choose_link().outstanding_tokens == 0
 
-    with gated(local.model.writer.decoder) as gate:
+    with gated(local.model.scheduler.decoder) as gate:
         asyncio.run(asyncio.wait_for(ask(), 60))
 
 
@@ -200,7 +200,7 @@ def test_what_is_written_is_counted(local: Local) -> None:
 def test_a_fault_in_the_middle_of_a_stream_ends_it_with_an_error_and_others_go_on(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = local.model.writer.decoder
+    decoder = local.model.scheduler.decoder
     step, seen = decoder.step, []
 
     def fail(tokens: Any) -> Any:
@@ -214,8 +214,8 @@ def test_a_fault_in_the_middle_of_a_stream_ends_it_with_an_error_and_others_go_o
     async def ask() -> None:
         async with local.running() as front:
             stream = await local.stream(front, body())
-            pieces = [await anext(stream) for _ in range(4)]
-            assert not any(piece.finish for piece in pieces)
+            deltas = [await anext(stream) for _ in range(4)]
+            assert not any(delta.finish for delta in deltas)
             with pytest.raises(Failed, match="failed on this input"):
                 await anext(stream)
             assert len(await read(await local.stream(front, body()))) == 12
@@ -229,13 +229,13 @@ def test_an_engine_that_is_gone_ends_its_streams_with_an_error(local: Local) -> 
             stream = await local.stream(front, body(max_new_tokens=300))
             gate.allow(10)
             await anext(stream)
-            front.routes.find("m", None).choose_link().close()
+            front.find("m", None).choose_link().close()
             with pytest.raises(EngineLost):
                 async for _ in stream:
                     pass
             gate.open()
 
-    with gated(local.model.writer.decoder) as gate:
+    with gated(local.model.scheduler.decoder) as gate:
         asyncio.run(asyncio.wait_for(ask(), 60))
 
 
@@ -245,8 +245,8 @@ def test_an_engine_whose_model_does_not_work_any_more_tells_everybody_and_ends(
     def broken(*_: Any) -> Any:
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(local.model.writer.decoder, "step", broken)
-    monkeypatch.setattr(local.model.writer, "_verify", broken)
+    monkeypatch.setattr(local.model.scheduler.decoder, "step", broken)
+    monkeypatch.setattr(local.model.scheduler, "_verify", broken)
     ended: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", ended.append)
 
@@ -261,7 +261,7 @@ def test_an_engine_whose_model_does_not_work_any_more_tells_everybody_and_ends(
 
 def test_a_version_that_is_unloaded_has_time_to_end_its_streams(local: Local) -> None:
     def drained(contract: Contract) -> float:
-        held = Holding("m", "1", None, contract=contract)
+        held = ManagedVersion("m", "1", None, contract=contract)
         held.drain(100.0, 35.0)
         return held.drain_until
 
@@ -270,7 +270,7 @@ def test_a_version_that_is_unloaded_has_time_to_end_its_streams(local: Local) ->
 
 
 def test_an_engine_that_is_told_to_stop_ends_its_streams_first(local: Local) -> None:
-    async def ask() -> list[Piece]:
+    async def ask() -> list[TextDelta]:
         async with local.running() as front:
             stream = await local.stream(front, body(max_new_tokens=100))
             gate.allow(10)
@@ -288,7 +288,7 @@ def test_an_engine_that_is_told_to_stop_ends_its_streams_first(local: Local) -> 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local_module, "make_engine", remember)
-        with gated(local.model.writer.decoder) as gate:
-            pieces = asyncio.run(asyncio.wait_for(ask(), 60))
-    assert pieces[-1].finish == "length"
-    assert pieces[-1].generated_tokens == 100
+        with gated(local.model.scheduler.decoder) as gate:
+            deltas = asyncio.run(asyncio.wait_for(ask(), 60))
+    assert deltas[-1].finish == "length"
+    assert deltas[-1].generated_tokens == 100

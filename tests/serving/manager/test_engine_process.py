@@ -13,7 +13,7 @@ from serving.engine.__main__ import await_order
 from serving.manager import engine_process as process_module
 from serving.manager.engine_process import (
     FIRST_BACKOFF_SECONDS,
-    LONGEST_BACKOFF_SECONDS,
+    MAX_BACKOFF_SECONDS,
     STABLE_SECONDS,
     Adopted,
     EngineProcess,
@@ -41,7 +41,7 @@ def engine(order: EngineOrder) -> Iterator[EngineProcess]:
 def test_an_engine_that_crashes_on_and_on_is_restarted_later_and_later(engine: EngineProcess) -> None:
     lost_at = engine._started
     for crash in range(1, 9):
-        pause = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (crash - 1))
+        pause = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (crash - 1))
         assert (engine.crashes, engine.restarts) == (crash, crash - 1)
         assert engine.poll(lost_at + pause * 0.99) is None
         assert engine.poll(lost_at + pause * 1.01) == "restarted"
@@ -53,7 +53,7 @@ def test_an_engine_that_crashes_on_and_on_is_restarted_later_and_later(engine: E
 
 def test_an_engine_that_served_long_enough_has_its_crashes_forgotten(engine: EngineProcess) -> None:
     for expected in (2, 1):
-        assert engine.poll(engine._started + LONGEST_BACKOFF_SECONDS * 2) == "restarted"
+        assert engine.poll(engine._started + MAX_BACKOFF_SECONDS * 2) == "restarted"
         psutil.Process(engine.pid).kill()
         psutil.Process(engine.pid).wait(10)
         engine.poll(engine._started + (1 if expected == 2 else STABLE_SECONDS + 1))
@@ -179,3 +179,9 @@ def test_a_process_whose_order_cannot_be_written_is_ended(order: EngineOrder) ->
     Path(order_path(order.report)).rmdir()
     engine.kill()
     assert waiting.poll() is not None
+
+
+def test_an_engine_that_runs_again_was_not_killed_for_want_of_memory(engine: EngineProcess) -> None:
+    engine.is_out_of_memory = True
+    assert engine.poll(engine._started + MAX_BACKOFF_SECONDS) == "restarted"
+    assert not engine.is_out_of_memory

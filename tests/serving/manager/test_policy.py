@@ -54,6 +54,8 @@ OFTEN = {"2": CRASH_LIMIT}
         ("new one failed: the old one stays", snapshot("2", "1", {"1": "ready", "2": "failed"}), []),
         ("the old one left for it, it loads", snapshot("2", "1", {"2": "loading"}), []),
         ("the old one left for it, it failed: back", snapshot("2", "1", {"2": "failed"}), [Load("m", "1")]),
+        ("the old one left for it, the alias moved back", snapshot("1", "1", {}), [Load("m", "1")]),
+        ("the old one left for it, the alias is gone", snapshot(None, "1", {}), [Load("m", "1")]),
         ("the old one comes back", snapshot("2", "1", {"1": "loading", "2": "failed"}), []),
         ("previous stays warm", snapshot("2", "2", {"1": "ready", "2": "ready"}, ("1",)), []),
         ("moving back loads nothing", snapshot("1", "2", {"1": "ready", "2": "ready"}, ("1",)), [Publish(M, "1")]),
@@ -266,6 +268,6 @@ def test_what_is_live_is_never_unloaded_and_only_ready_versions_go_live(
         elif isinstance(action, GiveUp):
             assert action.version == live
         else:
-            is_back = action.version == live and target is not None and states.get(target) == "failed"
+            is_back = action.version == live and (target in (None, live) or states.get(str(target)) == "failed")
             assert action.version == target or action.version in previous or is_back
             assert action.version not in states

@@ -7,7 +7,7 @@ import pytest
 from registry.errors import RegistryUnavailable
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
-from serving.manager.registry_watch import LONGEST_PAUSE_SECONDS, NUDGED_SECONDS, RegistryWatch
+from serving.manager.registry_watch import MAX_PAUSE_SECONDS, NUDGED_SECONDS, RegistryWatch
 from serving.settings import ServingSettings
 from tests.e2e.server import wait_until
 
@@ -32,8 +32,8 @@ class Watched:
     """A watch whose time the test tells."""
 
     def __init__(self, home: Path, poll_seconds: float) -> None:
-        settings = ServingSettings(RegistrySettings(home, "sqlite://"), (M,), home, os.getpid())
-        object.__setattr__(settings, "poll_seconds", poll_seconds)
+        registry = RegistrySettings(home, "sqlite://")
+        settings = ServingSettings(registry, (M,), home, os.getpid(), poll_seconds=poll_seconds)
         self.registry = Registry()
         self.watch = RegistryWatch(settings, threading.Event(), lambda: self.registry)  # type: ignore[arg-type,return-value]
 
@@ -56,7 +56,7 @@ def test_a_registry_in_trouble_is_asked_less_and_less_often_and_at_once_when_it_
     assert watched.asks(now)
     assert watched.watch.view.error == "no database"
     assert watched.watch.view.targets[M] == ResolvedVersion("m", "1", "models:/m-1", None)
-    for pause in (4.0, 8.0, 16.0, LONGEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS):
+    for pause in (4.0, 8.0, 16.0, MAX_PAUSE_SECONDS, MAX_PAUSE_SECONDS):
         assert not watched.asks(now + pause - 0.1)
         now += pause
         assert watched.asks(now)

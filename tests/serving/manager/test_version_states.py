@@ -1,4 +1,4 @@
-"""The life of versions, whatever happens in whatever order: the real manager, policy, ledger, watch and holdings in a
+"""The life of versions, whatever happens in whatever order: the real manager, policy, ledger, watch and versions in a
 world of their own. The legal transitions are `lifecycle.FOLLOWERS`; the manager raises on any other.
 """
 
@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from registry.references import Reference
 from serving.errors import EngineError
-from serving.manager.manager import LONGEST_RETRY_SECONDS
+from serving.manager.manager import MAX_RETRY_SECONDS
 from serving.manager.policy import CRASH_LIMIT
 from serving.wire.version_state import FOLLOWERS, State, check_transition
 from tests.serving.manager.world import Server
@@ -89,6 +89,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: not self.world.unloadable)
     def crash_again_and_again(self, alias: str) -> None:
         """The version that was live before serves again, if there is one that is warm."""
+        self.step()  # what was not to stay warm has begun to leave
         live, before = self.served[alias], next(iter(self.previous(alias)), "")
         is_alone = list(self.served.values()).count(live) == 1 and self.world.targets.get(alias) == live
         may_give_way = is_alone and self.states.get(before) == "ready" and self.is_healthy(before)
@@ -197,7 +198,7 @@ class Life(RuleBasedStateMachine):
         for times in getattr(self, "tries", {}).values():
             pauses = [later - earlier for earlier, later in pairwise(times)]
             for number, pause in enumerate(pauses):
-                assert pause >= min(self.server.settings.retry_seconds * 2**number, LONGEST_RETRY_SECONDS)
+                assert pause >= min(self.server.settings.retry_seconds * 2**number, MAX_RETRY_SECONDS)
 
     @invariant()
     def few_are_held(self) -> None:
@@ -213,7 +214,7 @@ class Life(RuleBasedStateMachine):
 
     def is_healthy(self, version: str) -> bool:
         """Whether it is ready, and no engine of it crashed lately."""
-        held = self.server.manager._holdings.get(("m", version))
+        held = self.server.manager._versions.get(("m", version))
         running = {body.order.version for body in self.world.running()}
         return held is not None and held.state == "ready" and held.crashes == 0 and version in running
 
@@ -224,7 +225,7 @@ class Life(RuleBasedStateMachine):
         self.world.unloadable.clear()
         for _ in range(6):
             self.tries.clear()
-            self.step(LONGEST_RETRY_SECONDS + 1)
+            self.step(MAX_RETRY_SECONDS + 1)
             self.world.let_engines_go_on()
             self.step(0.05)
             self.world.let_engines_go_on()
@@ -234,6 +235,8 @@ class Life(RuleBasedStateMachine):
             if target is not None and target not in gave_up:
                 assert self.server.serves(alias) == target
         wanted = {version for version in (*self.served.values(), *self.world.targets.values()) if version}
+        named = self.server.manager._watch.view.targets.values()
+        wanted |= {found.version for found in named if found is not None}  # an alias that is gone means what it meant
         for alias in ALIASES:
             wanted |= set(self.previous(alias)[: self.keep])
         assert set(self.states) <= wanted

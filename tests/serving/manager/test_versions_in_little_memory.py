@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from registry.layout import MODEL_FOLDER
 from registry.references import Reference
 from serving.manager.memory_budget import RESERVE_BYTES
 from tests.serving.manager.world import ENGINE_BYTES, Server
@@ -54,8 +55,20 @@ def test_a_version_that_does_not_fit_beside_the_live_one_is_not_started(start: S
     assert started(server, "2") == 0
     for words in ("needs about 100 MiB", "50 MiB are free", "the limit is 214 MiB, set by the control group"):
         assert words in error(server, "2")
+    assert "set HEADWAITER_REPLACE_LIVE=1" in error(server, "2")
     (swap,) = (swap for swap in server.table().models["m"].swaps if swap.outcome == "failure")
     assert "needs about 100 MiB" in swap.error
+
+
+def test_to_replace_the_live_version_is_only_advised_where_it_helps(start: Start) -> None:
+    server = start(engines=1.5)
+    weights = server.home / "cache" / "2" / MODEL_FOLDER / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    with weights.open("wb") as file:
+        file.truncate(ENGINE_BYTES)
+    server.move("champion", "2")
+    assert "220 MiB of memory beside" in error(server, "2")
+    assert "REPLACE_LIVE" not in error(server, "2")
 
 
 def test_it_is_started_once_there_is_memory(start: Start) -> None:
@@ -138,3 +151,70 @@ def test_a_live_version_that_the_kernel_kills_does_not_come_back_beside_what_too
     assert error(server, "2") == ""
     server.settle(seconds=DAY)
     assert started(server, "3") == 1
+
+
+def replace_live(server: Server, version: str) -> None:
+    """Move the alias, until the live version has left and an engine of this one loads in its place."""
+    server.world.targets["champion"] = version
+    for _ in range(4):
+        server.step(1.1)
+        for body in server.world.running():
+            if body.asked_to_leave:
+                body.returncode = 0
+    assert server.states() == {version: "loading"}
+    assert started(server, version) == 1
+
+
+def test_a_version_that_takes_the_live_ones_place_starts_once_that_has_left(start: Start) -> None:
+    server = start(engines=1.5, replace_live=True)
+    server.world.targets["champion"] = "2"
+    for _ in range(5):
+        server.step(1.1)
+    assert server.states() == {"1": "draining", "2": "loading"}, "version 1 finishes what it has"
+    assert started(server, "2") == 0
+    server.settle()
+    assert (server.serves("champion"), server.states()) == ("2", {"2": "ready"})
+
+
+def test_a_live_version_that_has_left_comes_back_when_the_alias_does(start: Start) -> None:
+    server = start(engines=1.5, replace_live=True)
+    replace_live(server, "2")
+    server.move("champion", "1")
+    assert (server.serves("champion"), server.states()) == ("1", {"1": "ready"})
+
+
+def test_a_live_version_that_is_killed_while_it_comes_back_is_tried_again(start: Start) -> None:
+    server = start(engines=1.5, replace_live=True)
+    replace_live(server, "2")
+    server.world.unloadable.add("2")
+    server.world.let_engines_go_on()
+    for _ in range(3):
+        server.step()
+    assert started(server, "1") == 2
+    server.world.run_out_of_memory("1")
+    server.step()
+    assert server.states() == {"1": "failed", "2": "failed"}
+    server.settle(seconds=server.settings.retry_seconds)
+    assert (server.serves("champion"), server.states()) == ("1", {"1": "ready", "2": "failed"})
+
+
+def test_the_next_manager_brings_a_live_version_back_that_has_left(start: Start) -> None:
+    server = start(engines=1.5, replace_live=True)
+    replace_live(server, "2")
+    server.world.unloadable.add("2")
+    server.restart()
+    server.settle(turns=10)
+    assert (server.serves("champion"), server.states()) == ("1", {"1": "ready", "2": "failed"})
+
+
+def test_nothing_takes_the_memory_of_an_engine_that_is_being_restarted(start: Start) -> None:
+    server = start(engines=1.5)
+    server.step(6.0)
+    server.world.targets["champion"] = "2"
+    server.step(1.1)
+    server.world.running()[0].kill()
+    for _ in range(3):
+        server.step()
+    assert (server.states(), started(server, "2")) == ({"1": "ready", "2": "failed"}, 0)
+    server.settle()
+    assert server.world.answering() == {"1"}

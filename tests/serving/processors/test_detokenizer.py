@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from serving.processors.detokenizer import Detokenizer, StopFilter
+from serving.processors.detokenizer import MAX_UNFINISHED, Detokenizer, StopFilter
 from tests.families import make_tokenizer
 
 HARD = st.sampled_from(["👩‍👩‍👧", "é", "é", "日本", "🇫🇷", " ", "  ", "naïve", "fox", "\n", "ß", "𝔘", "．", "a"])
@@ -68,6 +68,14 @@ def test_any_tokens_come_to_the_same_text_one_by_one_or_at_once(kind: str, data:
     whole = Detokenizer(Encoder(tokenizer))
     joined = "".join(pieces(tokenizer, ids))
     assert joined == whole.push(ids) + whole.finish() == tokenizer.decode(ids)
+
+
+def test_bytes_that_are_no_character_are_given_before_the_end() -> None:
+    """Here `tokenizers.decoders.DecodeStream` gives nothing, or raises."""
+    tokenizer = byte_fallback()
+    found = pieces(tokenizer, [tokenizer.token_to_id("<0xE6>")] * 40)
+    assert "".join(found) == "\ufffd" * 40
+    assert len("".join(found[:-1])) >= 40 - MAX_UNFINISHED
 
 
 @given(

@@ -59,7 +59,7 @@ def test_rows_are_those_of_transformers_also_when_cut(text: str, pair: str | Non
 def test_the_row_alone_is_the_row_that_comes_with_an_encoding(text: str, pair: str | None, cut: bool) -> None:
     def outcome(encode: Callable[..., Any]) -> Any:
         try:
-            return encode(text, pair, parameters=TextParameters(truncate=cut), kind="k")
+            return encode(text, pair, parameters=TextParameters(truncate=cut), batch_key="k")
         except Unprocessable as error:
             return error.message
 

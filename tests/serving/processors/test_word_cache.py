@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
 from serving.processors import word_cache as module
-from serving.processors.word_cache import Words
+from serving.processors.word_cache import WordCache
 from tests.small_models import vocabulary
 
 
@@ -18,7 +18,7 @@ def tokenizer(*added: AddedToken) -> Tokenizer:
 
 
 EXACT = tokenizer(AddedToken("<x>"), AddedToken("up", single_word=True), AddedToken("<y>", lstrip=True, rstrip=True))
-WORDS = Words.of(EXACT)
+WORDS = WordCache.of(EXACT)
 
 characters = st.characters(exclude_categories=("Cs",))
 pieces = st.sampled_from(
@@ -37,7 +37,7 @@ def test_ids_are_those_of_the_tokenizer_however_often_a_word_was_met(text: str, 
 
 def test_the_table_is_bounded_and_long_words_stay_out(monkeypatch) -> None:
     monkeypatch.setattr(module, "MAX_WORDS", 10)
-    words = Words.of(EXACT)
+    words = WordCache.of(EXACT)
     assert words is not None
     for number in range(100):
         words.encode(f"word{number} {'x' * 1000}")
@@ -45,10 +45,10 @@ def test_the_table_is_bounded_and_long_words_stay_out(monkeypatch) -> None:
 
 
 def test_a_tokenizer_whose_words_hold_spaces_has_no_table() -> None:
-    assert Words.of(tokenizer(AddedToken("New York"))) is None
+    assert WordCache.of(tokenizer(AddedToken("New York"))) is None
     parts = json.loads(EXACT.to_str())
     for key, other in (
         ("normalizer", {"type": "Replace", "pattern": {"String": "a b"}, "content": "c"}),
         ("pre_tokenizer", {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}),
     ):
-        assert Words.of(Tokenizer.from_str(json.dumps(parts | {key: other}))) is None
+        assert WordCache.of(Tokenizer.from_str(json.dumps(parts | {key: other}))) is None

@@ -72,6 +72,15 @@ def test_a_quota_of_version_1(tmp_path: Path, quota: str, cores: float) -> None:
         ({}, None, None),
         ({"a/b/memory.max": "max"}, None, None),
         ({"a/b/memory.max": str(800 * MIB), "a/b/memory.current": str(300 * MIB)}, 800, 500),
+        (  # past "high" processes are held up until they hardly run
+            {
+                "a/b/memory.max": str(800 * MIB),
+                "a/b/memory.high": str(600 * MIB),
+                "a/b/memory.current": str(300 * MIB),
+            },
+            600,
+            300,
+        ),
         (
             {  # page cache can be dropped
                 "a/b/memory.max": str(800 * MIB),
@@ -93,7 +102,7 @@ def test_a_quota_of_version_1(tmp_path: Path, quota: str, cores: float) -> None:
         ),
         ({"a/b/memory.max": str(800 * MIB), "a/b/memory.current": str(900 * MIB)}, 800, 0),
     ],
-    ids=["none", "max", "limit", "page cache", "two levels", "over it"],
+    ids=["none", "max", "limit", "high", "page cache", "two levels", "over it"],
 )
 def test_memory_of_version_2(tmp_path: Path, files: dict[str, str], limit: int | None, available: int | None) -> None:
     groups = v2(tmp_path, files)
@@ -152,6 +161,13 @@ def test_hierarchies_side_by_side_are_each_asked_for_what_they_have(tmp_path: Pa
 )
 def test_what_the_kernel_killed_is_counted(tmp_path: Path, version: type[ControlGroups], name: str, text: str) -> None:
     assert version(tmp_path, {name: text}).oom_kills() == 3  # type: ignore[call-arg,arg-type]
+
+
+def test_a_mount_whose_name_is_no_text_is_no_trouble(tmp_path: Path) -> None:
+    v2(tmp_path, {"a/cpu.max": "100000 100000"})
+    mounts = tmp_path / "proc/self/mountinfo"
+    mounts.write_bytes(b"30 23 0:9 / /mnt/\xff rw - ext4 /dev/sda rw\n" + mounts.read_bytes())
+    assert ControlGroups.find(tmp_path).cores() == 1.0
 
 
 def test_without_control_groups_nothing_is_bounded(tmp_path: Path) -> None:

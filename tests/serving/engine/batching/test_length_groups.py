@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.engine.batching.cost import Cost
-from serving.engine.batching.length_groups import MOST_STEPS, best_group, choose_lengths
+from serving.engine.batching.length_groups import MAX_STEPS, best_group, choose_lengths
 
 costs = st.builds(
     Cost,
@@ -36,7 +36,7 @@ def test_the_group_is_one_of_the_cheapest_cut_of_all(counts: dict[int, int], cos
     assert min(price(lengths, counts, cuts, cost) for cuts in outside) == pytest.approx(best, rel=1e-9)
 
 
-@given(st.sets(st.integers(1, 2000), min_size=MOST_STEPS + 1, max_size=200), st.data())
+@given(st.sets(st.integers(1, 2000), min_size=MAX_STEPS + 1, max_size=200), st.data())
 def test_many_lengths_are_grouped_in_steps(lengths: set[int], data: st.DataObject) -> None:
     ascending = sorted(lengths)
     chosen = data.draw(st.integers(0, len(ascending) - 1))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.engine.batching.cost import Cost
-from serving.engine.batching.online_cost import LearnedCost
+from serving.engine.batching.online_cost import OnlineCost
 
 MEASURED = Cost(2e-3, 4e-5, 512, square_seconds=4e-8, limit_seconds=0.1)
 TRUE = Cost(4e-3, 3e-5, 512, square_seconds=8e-8)
@@ -18,7 +18,7 @@ class Device:
     """Runs batches one after another, each as long as it is told."""
 
     def __init__(self, kind: str = "x") -> None:
-        self.cost = LearnedCost(MEASURED, "x")
+        self.cost = OnlineCost(MEASURED, "x")
         self._kind = kind
 
     def run(self, rows: int, length: int, seconds: float) -> None:
@@ -79,7 +79,7 @@ def test_no_times_make_a_cost_negative_or_a_budget_wild(batches: list[tuple[tupl
 
 
 def test_where_the_warm_up_saw_no_attention_none_is_learned() -> None:
-    cost = LearnedCost(Cost(2e-3, 4e-5, 512), "x")
+    cost = OnlineCost(Cost(2e-3, 4e-5, 512), "x")
     for _ in range(64):
         cost.observe("x", 250, 250**2, 0.5)
     assert cost.now.square_seconds == 0.0

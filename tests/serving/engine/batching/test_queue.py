@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.engine.batching.cost import Cost
-from serving.engine.batching.length_groups import MOST_STEPS
+from serving.engine.batching.length_groups import MAX_STEPS
 from serving.engine.batching.queue import Queue
 from serving.wire.messages import Row
 
@@ -21,8 +21,8 @@ def row(row_id: int, length: int, kind: str = "x", deadline: float = 1e9) -> Row
     return Row(row_id, length, b"\0\0\0\0" * length, b"", kind, deadline)
 
 
-def filled(entries: list[tuple[bytes, int, str]], *, packs: bool = False) -> Queue:
-    queue = Queue(packs=packs)
+def filled(entries: list[tuple[bytes, int, str]], *, is_packed: bool = False) -> Queue:
+    queue = Queue(is_packed=is_packed)
     for index, (client, length, kind) in enumerate(entries):
         queue.add(client, row(index, length, kind), now=float(index))
     return queue
@@ -30,15 +30,15 @@ def filled(entries: list[tuple[bytes, int, str]], *, packs: bool = False) -> Que
 
 @given(arrivals, st.booleans())
 def test_every_row_is_served_once_and_the_oldest_is_in_every_batch(
-    entries: list[tuple[bytes, int, str]], packs: bool
+    entries: list[tuple[bytes, int, str]], is_packed: bool
 ) -> None:
-    queue = filled(entries, packs=packs)
+    queue = filled(entries, is_packed=is_packed)
     waiting = dict(enumerate(entries))
     while batch := queue.choose(COST):
         oldest = min(waiting)
         ids = [entry.row.id for entry in batch]
         assert oldest in ids
-        assert len({entry.row.kind for entry in batch}) == 1
+        assert len({entry.row.batch_key for entry in batch}) == 1
         for index in ids:
             del waiting[index]
         assert queue.tokens == sum(length for _, length, _ in waiting.values())
@@ -64,7 +64,7 @@ def test_a_batch_takes_no_longer_than_the_limit_unless_a_row_alone_does(entries:
 
 @given(arrivals)
 def test_no_batch_would_be_cheaper_in_two(entries: list[tuple[bytes, int, str]]) -> None:
-    queue = filled(entries[:MOST_STEPS])
+    queue = filled(entries[:MAX_STEPS])
     while batch := sorted(entry.length for entry in queue.choose(COST)):
         together = COST.seconds(len(batch), batch[-1])
         for cut in range(1, len(batch)):
@@ -88,8 +88,10 @@ def test_while_rows_keep_coming_none_is_overtaken_by_more_batches_than_rows_befo
 
 
 @given(arrivals, st.sets(st.integers(0, 59)), st.booleans())
-def test_cancelled_rows_never_come_out(entries: list[tuple[bytes, int, str]], cancelled: set[int], packs: bool) -> None:
-    queue = filled(entries, packs=packs)
+def test_cancelled_rows_never_come_out(
+    entries: list[tuple[bytes, int, str]], cancelled: set[int], is_packed: bool
+) -> None:
+    queue = filled(entries, is_packed=is_packed)
     present = cancelled & set(range(len(entries)))
     dropped = sum(queue.cancel(client, sorted(cancelled)) for client in CLIENTS)
     assert dropped == len(present)
@@ -100,8 +102,8 @@ def test_cancelled_rows_never_come_out(entries: list[tuple[bytes, int, str]], ca
 
 @given(st.lists(st.tuples(st.integers(1, 64), st.integers(0, 10)), max_size=40), st.integers(0, 11), st.booleans())
 @settings(deadline=None)
-def test_expired_rows_leave_before_they_cost_anything(rows: list[tuple[int, int]], now: int, packs: bool) -> None:
-    queue = Queue(packs=packs)
+def test_expired_rows_leave_before_they_cost_anything(rows: list[tuple[int, int]], now: int, is_packed: bool) -> None:
+    queue = Queue(is_packed=is_packed)
     for index, (length, deadline) in enumerate(rows):
         queue.add(b"a", row(index, length, deadline=float(deadline)), now=0.0)
     late = {entry.row.id for entry in queue.expire(float(now))}
@@ -126,8 +128,8 @@ def test_a_row_over_the_budget_is_served_alone() -> None:
 def test_without_padding_a_batch_is_the_next_rows_of_a_kind_as_many_as_the_cost_allows(
     entries: list[tuple[bytes, int, str]],
 ) -> None:
-    cost = replace(COST, square_seconds=1e-7, limit_seconds=0.02, packs=True)
-    queue, waiting = filled(entries, packs=True), dict(enumerate(entries))
+    cost = replace(COST, square_seconds=1e-7, limit_seconds=0.02, is_packed=True)
+    queue, waiting = filled(entries, is_packed=True), dict(enumerate(entries))
     while batch := queue.choose(cost):
         kind = waiting[min(waiting)][2]
         alike = [index for index in waiting if waiting[index][2] == kind]
@@ -147,4 +149,4 @@ def fits(cost: Cost, lengths: list[int]) -> bool:
 
 def test_the_work_of_a_forward_pass_is_that_of_padded_rows_or_of_the_line() -> None:
     assert COST.work([2, 5, 3]) == (15, 75)
-    assert replace(COST, packs=True).work([2, 5, 3]) == (10, 38)
+    assert replace(COST, is_packed=True).work([2, 5, 3]) == (10, 38)

@@ -1,6 +1,7 @@
-"""Recorded forward passes of small batches, with a recorder for a CPU, which computes again what a GPU would replay."""
+"""CUDA graphs of small batches, with a recorder for a CPU, which computes again what a GPU would replay."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from registry.layout import MODEL_FOLDER
 from registry.processors import load_processor
 from serving.engine.model import Model
 from serving.engine.optimizations.cuda_graphs import Run
+from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.packing import pack_rows
-from serving.engine.optimizations.unpadded import FAMILIES, pack, replay
-from serving.engine.optimize import choose_replays, describe_execution
+from serving.engine.optimizations.unpadded import FAMILIES, pack, use_cuda_graphs
+from serving.engine.optimize import choose_cuda_graphs
 from tests.alike import assert_alike
 from tests.families import build
 from tests.serving.engine.optimizations.test_unpadded import build as build_module
@@ -48,25 +50,26 @@ def packed(lengths: list[int], family: str, *, types: bool = True) -> dict[str, 
     return inputs | {name: torch.from_numpy(array) for name, array in pack_rows(lengths).items()}
 
 
-@pytest.mark.parametrize("narrowed", [False, True])
+@pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @torch.inference_mode()
-def test_a_replayed_batch_is_answered_as_a_launched_one(family: str, narrowed: bool) -> None:
-    if narrowed and family == "albert":
+def test_a_batch_in_a_graph_is_answered_as_a_launched_one(family: str, pruned: bool) -> None:
+    if pruned and family == "albert":
         pytest.skip("its layers are one and the same")
-    model, recorder = build_module(family, ("token-classification", "text-classification")[narrowed]), Recorder()
-    pack(model, narrowed=narrowed)
+    model, recorder = build_module(family, ("token-classification", "text-classification")[pruned]), Recorder()
+    pack(model, pruned=pruned)
     lines = [[5, 30, 17, 17, 1], [7, 7], [1], [60, 4], [20] * 3, [3] * 16, [1] * 17, [64, 64], [65, 64], [2] * 40]
     cases = [packed(lengths, family, types=types) for lengths in lines for types in (True, False)]
     expected = [model(**case).logits for case in cases]
-    replayed = replay(model, recorder)
+    replayed = use_cuda_graphs(model, recorder)
     for lengths in ([40], [100]):
-        replayed.extend([lambda types=types: model(**packed(lengths, family, types=types)) for types in (True, False)])  # noqa: B023  # called here
+        inputs = [packed(lengths, family, types=types) for types in (True, False)]
+        replayed.record_larger([partial(model, **each) for each in inputs])
     for case, wanted in zip(cases, expected, strict=True):
         before = recorder.replays
         found = model(**case).logits
         real = case["attention_mask"].bool()
-        answers = slice(None) if narrowed else real
+        answers = slice(None) if pruned else real
         assert_alike(found[answers], wanted[answers])
         rows, tokens = len(real), int(real.sum())
         assert (recorder.replays > before) == (tokens <= 128 and rows <= 32)
@@ -83,7 +86,7 @@ def model(tmp_path: Path) -> Model:
     contract = describe(tmp_path, module, processor, "text-classification", defaults={}, dtype="auto", max_tokens=None)
     model = Model(tmp_path, contract)
     pack(model.module)
-    model.packs = True
+    model.form = ExecutionForm(model.module, is_packed=True)
     return model
 
 
@@ -93,19 +96,19 @@ def clock(model: Model, recorder: Recorder, launched: Callable[[int], float], re
 
     def spend(_module: Any, _args: Any, inputs: Any, _output: Any) -> None:
         nonlocal now, seen
-        now += replayed if recorder.replays > seen else launched(inputs["places"].numel())
+        now += replayed if recorder.replays > seen else launched(inputs["indices"].numel())
         seen = recorder.replays
 
     model.module.register_forward_hook(spend, with_kwargs=True)
     return lambda: now
 
 
-def test_batches_are_replayed_up_to_the_size_at_which_that_is_not_faster(model: Model) -> None:
+def test_batches_run_in_graphs_up_to_the_size_at_which_that_is_not_faster(model: Model) -> None:
     recorder = Recorder()
     passes = clock(model, recorder, lambda tokens: 3.0 if tokens < 257 else 1.0, 2.0)
-    choose_replays(model, recorder, lambda: None, passes)
-    assert model.replays == 256
-    assert describe_execution(model) == "packed, replayed up to 256 tokens"
+    model.form = choose_cuda_graphs(model, model.form, recorder, accept, passes)
+    assert model.form.cuda_graph_tokens == 256
+    assert model.form.describe() == "packed sequences, CUDA graphs up to 256 tokens"
     before = recorder.replays
     for lengths, is_replayed in (([32] * 8, True), ([32] * 8 + [1], False), ([9], True)):
         rows = [model.task.probe(model.contract, length).to_row(0, 0.0) for length in lengths]
@@ -114,26 +117,31 @@ def test_batches_are_replayed_up_to_the_size_at_which_that_is_not_faster(model: 
         before = recorder.replays
 
 
-def test_a_model_that_is_never_faster_replayed_is_launched(model: Model) -> None:
+def test_a_model_that_is_never_faster_in_a_graph_is_launched(model: Model) -> None:
     recorder = Recorder()
-    choose_replays(model, recorder, lambda: None, clock(model, recorder, lambda _: 1.0, 2.0))
-    assert model.replays == 0
-    assert describe_execution(model) == "packed"
+    passes = clock(model, recorder, lambda _: 1.0, 2.0)
+    model.form = choose_cuda_graphs(model, model.form, recorder, accept, passes)
+    assert model.form.cuda_graph_tokens == 0
+    assert model.form.describe() == "packed sequences"
+
+
+def accept(_: ExecutionForm) -> None:
+    """Whatever it answers."""
 
 
 def fail(*_: Any) -> Any:
     raise RuntimeError("operation not permitted when stream is capturing")
 
 
-@pytest.mark.parametrize(("record", "check"), [(fail, lambda: None), (Recorder(), fail)])
+@pytest.mark.parametrize(("record", "check"), [(fail, accept), (Recorder(), fail)])
 def test_what_cannot_be_recorded_or_answers_otherwise_is_launched(
     model: Model, record: Any, check: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "headwaiter.engine")
     rows = [model.task.probe(model.contract, length).to_row(0, 0.0) for length in (5, 7)]
     expected = model.run(rows)
-    choose_replays(model, record, check)
-    assert "no batch is replayed: RuntimeError: operation not permitted" in caplog.messages[-1]
-    assert describe_execution(model) == "packed"
+    model.form = choose_cuda_graphs(model, model.form, record, check)
+    assert "no batch runs as a CUDA graph: RuntimeError: operation not permitted" in caplog.messages[-1]
+    assert model.form.describe() == "packed sequences"
     for found, wanted in zip(model.run(rows), expected, strict=True):
         assert_alike(found[0], wanted[0])

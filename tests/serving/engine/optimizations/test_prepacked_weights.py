@@ -9,7 +9,7 @@ import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.pytorch_utils import Conv1D
 
-from serving.engine.optimizations.prepacked_weights import REPEATS, Packed, choose_products
+from serving.engine.optimizations.prepacked_weights import REPEATS, PrepackedLinear, prepack_weights
 from tests.abilities import can, needs
 from tests.alike import assert_alike
 from tests.families import FAMILIES, build
@@ -43,7 +43,7 @@ def chosen(*, bias: bool = True, dtype: torch.dtype = torch.float32) -> tuple[to
     plain = torch.nn.Linear(IN, OUT, bias=bias, dtype=dtype)
     layer = torch.nn.Linear(IN, OUT, bias=bias, dtype=dtype)
     layer.load_state_dict(plain.state_dict())
-    assert choose_products(layer, work, clock=Clock(own=2.0, packed=1.0)) == 1
+    assert prepack_weights(layer, work, clock=Clock(own=2.0, packed=1.0)) == 1
     return plain, layer
 
 
@@ -56,7 +56,7 @@ DTYPES = [torch.float32, pytest.param(torch.bfloat16, marks=needs("packed bfloat
 @pytest.mark.parametrize("shape", [(IN,), (1, IN), (70, IN), (3, 20, IN)])
 def test_products_are_as_torch_makes_them(shape: tuple[int, ...], bias: bool, dtype: torch.dtype) -> None:
     plain, layer = chosen(bias=bias, dtype=dtype)
-    assert isinstance(layer, Packed)
+    assert isinstance(layer, PrepackedLinear)
     given = torch.randn(shape).to(dtype)
     assert_alike(layer(given), plain(given))
 
@@ -81,7 +81,7 @@ def test_weights_that_are_stored_turned_are_packed_as_well() -> None:
     layer = Conv1D(OUT, IN)
     given = torch.randn(2, 5, IN)
     expected = layer(given)
-    assert choose_products(layer, work, clock=Clock(own=2.0, packed=1.0)) == 1
+    assert prepack_weights(layer, work, clock=Clock(own=2.0, packed=1.0)) == 1
     assert_alike(layer(given), expected)
 
 
@@ -92,7 +92,7 @@ def test_weights_that_are_an_embedding_too_stay_that(tmp_path: Path) -> None:
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     ids = torch.arange(5, 15)[None]
     expected = model(input_ids=ids).logits
-    assert choose_products(model, work, clock=Clock(own=2.0, packed=1.0)) > 1
+    assert prepack_weights(model, work, clock=Clock(own=2.0, packed=1.0)) > 1
     assert_alike(model(input_ids=ids).logits, expected)
 
 
@@ -105,13 +105,13 @@ def test_tensors_without_data_show_what_the_layer_does_not_how() -> None:
 
 def test_what_is_slower_is_left_as_it_is() -> None:
     layer = torch.nn.Linear(IN, OUT)
-    assert choose_products(layer, work, clock=Clock(own=1.0, packed=1.0)) == 0
+    assert prepack_weights(layer, work, clock=Clock(own=1.0, packed=1.0)) == 0
     assert type(layer) is torch.nn.Linear
 
 
 @pytest.mark.parametrize("module", [torch.nn.Linear(IN, OUT, dtype=torch.float16), torch.nn.LayerNorm(IN)])
 def test_other_weights_are_left_as_they_are(module: torch.nn.Module) -> None:
-    assert choose_products(module, work, clock=Clock(own=2.0, packed=1.0)) == 0
+    assert prepack_weights(module, work, clock=Clock(own=2.0, packed=1.0)) == 0
     assert type(module) in (torch.nn.Linear, torch.nn.LayerNorm)
 
 
@@ -126,12 +126,12 @@ def test_a_model_that_does_not_work_with_packed_weights_has_its_own_again(
     layer = kind(IN, OUT).to(dtype)
     expected = layer.weight.clone()
     assert (
-        choose_products(layer, lambda: torch.ones(OUT, dtype=dtype) @ layer.weight, clock=Clock(own=2.0, packed=1.0))
+        prepack_weights(layer, lambda: torch.ones(OUT, dtype=dtype) @ layer.weight, clock=Clock(own=2.0, packed=1.0))
         == 0
     )
     assert type(layer) is kind
     assert torch.equal(layer.weight, expected)
-    assert "weights are not packed: " in caplog.text
+    assert "weights are not prepacked: " in caplog.text
 
 
 @torch.inference_mode()
@@ -150,7 +150,7 @@ def test_every_family_answers_as_before(
     inputs = {model.main_input_name: given} | ({} if encoder_only else {"decoder_input_ids": given})
     expected = model(**inputs)[0]
     monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._is_faster", lambda *_: True)
-    count = choose_products(model, lambda: model(**inputs))
+    count = prepack_weights(model, lambda: model(**inputs))
     assert (count > 0) == (family != "mobilebert"), "which computes with its decoder's weights"
     assert_alike(model(**inputs)[0], expected)
 
@@ -160,27 +160,30 @@ def test_a_processor_that_packs_no_bfloat16_leaves_weights_as_they_are_and_says_
     layer, notes = torch.nn.Linear(IN, OUT, dtype=torch.bfloat16), list[str]()
     given = torch.randn(3, IN).to(torch.bfloat16)
     expected = layer(given)
-    packed = choose_products(layer, work, notes.append, Clock(own=2.0, packed=1.0))
+    packed = prepack_weights(layer, work, notes.append, Clock(own=2.0, packed=1.0))
     assert packed == can("packed bfloat16")
-    assert isinstance(layer, Packed) == can("packed bfloat16")
-    assert [note.partition(": mkldnn")[0] for note in notes] == ["weights are not packed: RuntimeError"] * (1 - packed)
+    assert isinstance(layer, PrepackedLinear) == can("packed bfloat16")
+    refused = ["weights are not prepacked: RuntimeError"] * (1 - packed)
+    assert [note.partition(": mkldnn")[0] for note in notes] == refused
     assert_alike(layer(given), expected)
 
 
 def test_a_layer_that_cannot_be_packed_is_left_as_it_is_and_the_reason_is_noted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(_: torch.Tensor) -> torch.Tensor:
+    def refuse(*_: object) -> torch.Tensor:
         raise RuntimeError("bf16 path needs the cpu support avx_ne_convert\nand more")
 
-    monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._pack", refuse)
+    monkeypatch.setattr("serving.engine.optimizations.prepacked_weights.prepack_weight", refuse)
     layer, notes = torch.nn.Linear(IN, OUT), list[str]()
-    assert choose_products(layer, work, notes.append, Clock(own=2.0, packed=1.0)) == 0
+    assert prepack_weights(layer, work, notes.append, Clock(own=2.0, packed=1.0)) == 0
     assert type(layer) is torch.nn.Linear
-    assert notes == ["weights are not packed: RuntimeError: bf16 path needs the cpu support avx_ne_convert"]
+    assert notes == ["weights are not prepacked: RuntimeError: bf16 path needs the cpu support avx_ne_convert"]
 
 
 def test_weights_that_multiply_to_something_else_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._pack", lambda weight: weight * 1.01)
+    monkeypatch.setattr(
+        "serving.engine.optimizations.prepacked_weights.prepack_weight", lambda weight, _: weight * 1.01
+    )
     layer = torch.nn.Linear(IN, OUT)
-    assert choose_products(layer, work, clock=Clock(own=2.0, packed=1.0)) == 0
+    assert prepack_weights(layer, work, clock=Clock(own=2.0, packed=1.0)) == 0

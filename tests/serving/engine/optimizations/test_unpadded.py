@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.heads import HEADS
-from serving.engine.optimizations.attention import NEVER, PRODUCT_TOKENS, REPEATS, find_least
-from serving.engine.optimizations.first_token import can_narrow, narrow
-from serving.engine.optimizations.packing import BLOCKS, LEAST_IN_BLOCKS, is_round, pack_rows, round_up
+from serving.engine.optimizations.attention import BMM_TOKENS, NEVER, REPEATS, find_min_bmm_tokens
+from serving.engine.optimizations.first_token import can_prune, prune
+from serving.engine.optimizations.packing import BLOCK_SIZES, MIN_BLOCK_ROWS, bucket_size, has_bucket_sizes, pack_rows
 from serving.engine.optimizations.unpadded import FAMILIES, can_pack, pack, unpack
 from tests.alike import assert_alike
 
@@ -74,24 +74,24 @@ def shaped(inputs: dict[str, torch.Tensor], task: str) -> dict[str, torch.Tensor
 READ_FIRST = ("text-classification", "zero-shot-classification", "multiple-choice", "next-sentence-prediction")
 
 
-@pytest.mark.parametrize("least", [NEVER, 40])
+@pytest.mark.parametrize("min_bmm_tokens", [NEVER, 40])
 @pytest.mark.parametrize(
-    ("family", "task", "narrowed"),
+    ("family", "task", "pruned"),
     [(*cell, False) for cell in cells()]
     + [(family, task, True) for family, task in cells() if task in READ_FIRST and family != "albert"],
 )
 @torch.inference_mode()
-def test_a_packed_model_answers_as_with_padding(family: str, task: str, narrowed: bool, least: int) -> None:
+def test_a_packed_model_answers_as_with_padding(family: str, task: str, pruned: bool, min_bmm_tokens: int) -> None:
     model = build(family, task)
-    assert can_narrow(model.base_model) == (family != "albert")
+    assert can_prune(model.base_model) == (family != "albert")
     assert can_pack(model, torch.device("cpu"), torch.float32)
     for lengths in ([5, 30, 17, 17, 1], [7, 7], [LONGEST], [60, 2], [90, 3, 64, 9, 9, 50, 1, 65, 90], [6, 3, 40] * 11):
         inputs = padded(lengths, family)
         expected = model(**shaped(inputs, task))
-        pack(model, least=least, narrowed=narrowed)
-        arrays = pack_rows(lengths, blocks=least < NEVER, filled=least < NEVER)
-        line = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        found = model(**shaped(inputs | line, task))
+        pack(model, min_bmm_tokens=min_bmm_tokens, pruned=pruned)
+        arrays = pack_rows(lengths, blocks=min_bmm_tokens < NEVER, bucketed=min_bmm_tokens < NEVER)
+        packed = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        found = model(**shaped(inputs | packed, task))
         unpack(model)
         for name in expected.keys() & {"logits", "last_hidden_state", "start_logits", "end_logits", "pooler_output"}:
             has_tokens = expected[name].shape[:2] == inputs["input_ids"].shape
@@ -100,11 +100,11 @@ def test_a_packed_model_answers_as_with_padding(family: str, task: str, narrowed
         assert torch.equal(model(**shaped(inputs, task))[0], expected[0]), "as before, once it is unpacked"
 
 
-def test_an_encoder_whose_last_layer_is_not_its_own_is_not_narrowed() -> None:
-    with pytest.raises(ValueError, match="ask `can_narrow`"):
-        narrow(build("albert", "text-classification").base_model)
+def test_an_encoder_whose_last_layer_is_not_its_own_is_not_pruned() -> None:
+    with pytest.raises(ValueError, match="ask `can_prune`"):
+        prune(build("albert", "text-classification").base_model)
     nothing = transformers.BertConfig(**SIZES | {"num_hidden_layers": 0})
-    assert not can_narrow(transformers.BertModel(nothing))
+    assert not can_prune(transformers.BertModel(nothing))
 
 
 def test_decoders_and_a_gpu_in_float32_are_not_packed() -> None:
@@ -115,56 +115,56 @@ def test_decoders_and_a_gpu_in_float32_are_not_packed() -> None:
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=12))
-def test_the_line_holds_each_row_once_and_in_order(lengths: list[int]) -> None:
-    line = pack_rows(lengths)
-    places, positions, cuts = (line[name].tolist() for name in ("places", "positions", "cuts"))
+def test_a_packed_sequence_holds_each_row_once_and_in_order(lengths: list[int]) -> None:
+    packed = pack_rows(lengths)
+    indices, positions, cu_seqlens = (packed[name].tolist() for name in ("indices", "positions", "cu_seqlens"))
     longest = max(lengths)
-    assert len(places) == len(positions) == cuts[-1] == sum(lengths)
-    assert sorted(places) == [row * longest + at for row, length in enumerate(lengths) for at in range(length)]
-    spans = [(places[begin], end - begin) for begin, end in pairwise(cuts)]
+    assert len(indices) == len(positions) == cu_seqlens[-1] == sum(lengths)
+    assert sorted(indices) == [row * longest + at for row, length in enumerate(lengths) for at in range(length)]
+    spans = [(indices[begin], end - begin) for begin, end in pairwise(cu_seqlens)]
     assert sorted(spans) == [(row * longest, length) for row, length in enumerate(lengths)]
     assert [length for _, length in spans] == sorted(lengths)
     assert positions == [at for _, length in spans for at in range(length)]
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=40))
-def test_a_filled_line_is_of_one_of_few_sizes_and_holds_nothing_else(lengths: list[int]) -> None:
-    line, filled = pack_rows(lengths), pack_rows(lengths, filled=True)
+def test_a_bucketed_sequence_has_a_bucket_size_and_holds_nothing_else(lengths: list[int]) -> None:
+    packed, bucketed = pack_rows(lengths), pack_rows(lengths, bucketed=True)
     tokens, rows = sum(lengths), len(lengths)
-    assert (filled["places"].size, filled["cuts"].size - 1) == (round_up(tokens), round_up(rows))
-    for name, count in (("places", tokens), ("positions", tokens), ("cuts", rows + 1)):
-        assert (filled[name][:count] == line[name]).all()
-        assert filled[name].dtype == line[name].dtype
-    assert (filled["places"][tokens:] == rows * max(lengths)).all()
-    assert (filled["cuts"][rows:] == tokens).all()
-    assert is_round(lengths) == (filled["places"].size == tokens and filled["cuts"].size == rows + 1)
+    assert (bucketed["indices"].size, bucketed["cu_seqlens"].size - 1) == (bucket_size(tokens), bucket_size(rows))
+    for name, count in (("indices", tokens), ("positions", tokens), ("cu_seqlens", rows + 1)):
+        assert (bucketed[name][:count] == packed[name]).all()
+        assert bucketed[name].dtype == packed[name].dtype
+    assert (bucketed["indices"][tokens:] == rows * max(lengths)).all()
+    assert (bucketed["cu_seqlens"][rows:] == tokens).all()
+    assert has_bucket_sizes(lengths) == (bucketed["indices"].size == tokens and bucketed["cu_seqlens"].size == rows + 1)
 
 
-def test_there_are_few_sizes_and_each_is_near() -> None:
-    assert len({round_up(count) for count in range(1, 4097)}) == 16 + 8 * 8
-    assert all(count <= round_up(count) <= max(count, count * 9 / 8) for count in range(1, 4097))
+def test_there_are_few_bucket_sizes_and_each_is_near() -> None:
+    assert len({bucket_size(count) for count in range(1, 4097)}) == 16 + 8 * 8
+    assert all(count <= bucket_size(count) <= max(count, count * 9 / 8) for count in range(1, 4097))
 
 
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=40))
 def test_blocks_hold_each_short_row_once_and_whole(lengths: list[int]) -> None:
-    line = pack_rows(lengths, blocks=True)
-    owners, slots, size = line["owners"], line["slots"].tolist(), line["owners"].shape[1]
-    assert size == BLOCKS[max(lengths) > BLOCKS[0]]
+    packed = pack_rows(lengths, blocks=True)
+    segment_ids, slot_index, size = packed["segment_ids"], packed["slot_index"].tolist(), packed["segment_ids"].shape[1]
+    assert size == BLOCK_SIZES[max(lengths) > BLOCK_SIZES[0]]
     short = sorted(length for length in lengths if length <= size)
-    short = short if len(short) >= LEAST_IN_BLOCKS else []
-    assert len(slots) == sum(short)
-    assert owners.size - (owners == -1).sum() == len(slots)
+    short = short if len(short) >= MIN_BLOCK_ROWS else []
+    assert len(slot_index) == sum(short)
+    assert segment_ids.size - (segment_ids == -1).sum() == len(slot_index)
     at = 0
     for row, length in enumerate(short):
-        places = slots[at : at + length]
-        assert places == list(range(places[0], places[0] + length))
-        assert places[0] // size == places[-1] // size, "a row lies in one block"
-        assert set(owners.flat[places]) == {row}
+        indices = slot_index[at : at + length]
+        assert indices == list(range(indices[0], indices[0] + length))
+        assert indices[0] // size == indices[-1] // size, "a row lies in one block"
+        assert set(segment_ids.flat[indices]) == {row}
         at += length
 
 
-@pytest.mark.parametrize(("line", "blocks", "least"), [(2.0, 1.0, PRODUCT_TOKENS), (1.0, 1.0, NEVER)])
-def test_rows_attend_by_products_where_that_is_faster(line: float, blocks: float, least: int) -> None:
-    seconds = [0.0, line] * REPEATS + [0.0, blocks] * REPEATS
+@pytest.mark.parametrize(("packed", "blocks", "min_bmm_tokens"), [(2.0, 1.0, BMM_TOKENS), (1.0, 1.0, NEVER)])
+def test_rows_use_batched_products_where_that_is_faster(packed: float, blocks: float, min_bmm_tokens: int) -> None:
+    seconds = [0.0, packed] * REPEATS + [0.0, blocks] * REPEATS
     now = iter([sum(seconds[: index + 1]) for index in range(len(seconds))])
-    assert find_least(build("bert", "fill-mask"), torch.bfloat16, lambda: next(now)) == least
+    assert find_min_bmm_tokens(build("bert", "fill-mask"), torch.bfloat16, lambda: next(now)) == min_bmm_tokens

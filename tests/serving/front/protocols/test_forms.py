@@ -8,7 +8,7 @@ import pytest
 from serving import errors
 from serving.front.protocols.forms import named_model, read_form, read_json, renamed
 from serving.front.protocols.openai import describe_error
-from serving.front.protocols.openai_forms import Form, refuse_unsupported, to_parameters
+from serving.front.protocols.openai_forms import GenerationForm, refuse_unsupported, to_parameters
 from serving.tasks import get_task
 
 WRITES = get_task("text-generation")
@@ -88,7 +88,7 @@ def test_a_model_is_named_with_alias_or_version() -> None:
     ],
 )
 def test_openais_settings_become_the_tasks(fields: Any, parameters: Any) -> None:
-    assert to_parameters(read_form(fields, Form), fields, WRITES) == parameters
+    assert to_parameters(read_form(fields, GenerationForm), fields, WRITES) == parameters
 
 
 def test_what_is_not_done_is_refused_by_name() -> None:

@@ -20,10 +20,10 @@ def parse(body: Any, task: Any = TEXT, max_rows: int = 10) -> Any:
 
 def test_one_input_and_a_list_are_told_apart() -> None:
     one, many = parse({"inputs": "a"}), parse({"inputs": ["a", {"text": "b", "text_pair": "c"}]})
-    assert (one.items, one.many) == (["a"], False)
-    assert many.many
+    assert (one.items, one.is_list) == (["a"], False)
+    assert many.is_list
     assert [getattr(item, "text_pair", item) for item in many.items] == ["a", "c"]
-    assert parse({"inputs": "a", "parameters": None}).parameters == TEXT.Parameters()
+    assert parse({"inputs": "a", "parameters": None}).parameters == TEXT.parameters_type()
 
 
 @pytest.mark.parametrize(

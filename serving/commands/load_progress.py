@@ -1,0 +1,83 @@
+"""What a server that was started on a terminal is loading: one line there, until all of its versions are loaded.
+
+A process of its own, `python -m serving.commands.load_progress RUN SERVER`, because `headwaiter serve` becomes
+BentoML's server. It reads the routing table like a front does, and ends with the server.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from serving.wire.routing_table import Table, TableFile
+
+STEP_SECONDS = 0.2
+CLEAR = "\x1b[K"
+"""Terminals clear the rest of the line at this."""
+
+
+def watch_loading(run: Path, server: int, stream: TextIO | None = None) -> None:
+    """Start the process for the server `server` where standard error is a terminal; else do nothing.
+
+    It is nobody's child, so that the server need not wait for it. Raises OSError where it cannot be started.
+    """
+    if not (sys.stderr if stream is None else stream).isatty():
+        return
+    middle = os.fork()
+    if middle:
+        os.waitpid(middle, 0)
+        return
+    try:
+        subprocess.Popen([sys.executable, "-m", "serving.commands.load_progress", str(run), str(server)])
+    finally:
+        os._exit(0)
+
+
+def describe_loading(table: Table) -> str | None:
+    """What is waited for, in words; None once nothing is."""
+    if not table.is_known:
+        return f"the registry cannot be read: {table.registry_error}" if table.registry_error else "starting"
+    loading = [
+        f"{name}/{version}"
+        for name, model in table.models.items()
+        for version, entry in model.versions.items()
+        if entry.state == "loading"
+    ]
+    return f"loading {', '.join(loading)}" if loading else None
+
+
+def show_loading(
+    read: Callable[[], Table], is_alive: Callable[[], bool], stream: TextIO, pause: Callable[[], object]
+) -> None:
+    """Show what is loading until nothing is, or the server has ended. Blocks; `pause` is called between two looks.
+
+    The cursor goes back to the line's beginning: a log line of another process then replaces this one.
+    """
+    began = time.monotonic()
+    while is_alive() and (what := describe_loading(read())) is not None:
+        text = f"{what}, {time.monotonic() - began:.0f} s"
+        stream.write(f"\r{text[: shutil.get_terminal_size().columns - 1]}{CLEAR}\r")
+        stream.flush()
+        pause()
+    stream.write(f"\r{CLEAR}")
+    stream.flush()
+
+
+def main() -> None:
+    """Run with a run folder and a server's process id."""
+    import psutil
+
+    run, server = Path(sys.argv[1]), int(sys.argv[2])
+    try:
+        process = psutil.Process(server)
+        show_loading(TableFile(run).read, process.is_running, sys.stderr, lambda: time.sleep(STEP_SECONDS))
+    except (KeyboardInterrupt, psutil.NoSuchProcess):
+        pass
+
+
+if __name__ == "__main__":
+    main()

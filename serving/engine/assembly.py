@@ -1,0 +1,57 @@
+"""Which model, optimisation and engine loop a task gets. The only module that asks whether a task generates."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from registry.contract import Contract
+from serving.engine.engine import Engine
+from serving.engine.generation.engine import GenerationEngine
+from serving.engine.generation.model import GenerationModel
+from serving.engine.generation.verification import choose_steps
+from serving.engine.model import Model
+from serving.engine.optimize import optimize
+from serving.tasks import get_task
+
+if TYPE_CHECKING:
+    import zmq
+
+    from serving.engine.batching.cost import Cost
+    from serving.engine.meter import EngineMeter
+    from serving.engine.parallel import ForwardPool
+
+
+def make_model(
+    root: Path, contract: Contract, *, device: str = "cpu", dtype: str = "float32", cache_bytes: int = 0
+) -> Model:
+    """The model of the artifact at `root`; arguments and errors as of `Model`. Blocks."""
+    kind = GenerationModel if get_task(contract.task).generates else Model
+    return kind(root, contract, device=device, dtype=dtype, cache_bytes=cache_bytes)
+
+
+@torch.inference_mode()
+def optimize_model(model: Model) -> None:
+    """Let a loaded model run in its fastest form from now on. Blocks for several forward passes."""
+    if isinstance(model, GenerationModel):
+        decoder, longest = model.scheduler.decoder, model.contract.max_tokens
+        choose_steps(decoder, model.contract.processor.vocabulary, longest, model.note)
+        decoder.max_width = longest if model.form.is_bucketed else 0
+        model.form = replace(model.form, is_torchscript=decoder.is_traced)
+    else:
+        model.form = optimize(model)
+
+
+def make_engine(
+    model: Model, cost: "Cost", socket: "zmq.Socket[bytes]", meter: "EngineMeter", pool: "ForwardPool | None" = None
+) -> Engine | GenerationEngine:
+    """The loop that serves the model. pool: of a model whose forward passes run side by side."""
+    if isinstance(model, GenerationModel):
+        return GenerationEngine(model.scheduler, socket, meter)
+    return Engine(model, cost, socket, meter, pool)
+
+
+def yields_cores(model: Model) -> bool:
+    """Whether its engine runs at low priority: a text takes all cores for seconds, which the fronts need meanwhile."""
+    return isinstance(model, GenerationModel) and model.device.type == "cpu"

@@ -1,0 +1,127 @@
+"""Which waiting sequences enter a batch before the next step, and which give their place to them. Pure functions.
+
+Waiting sequences are admitted by priority: arrival time + `FAIR_SECONDS` x `max_new_tokens`. So short texts overtake
+long ones, and no sequence starves. A sequence that generated enough tokens since its admission is preempted for a
+waiting one of an earlier priority, and goes on later with the same text.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from serving.engine.generation.sequence import Sequence
+
+MIN_ADMITTED_TOKENS = 32
+"""A sequence generates at least this many tokens before it can be preempted. Untuned; see bench/NOTES.md, Writing
+texts, for what a prefill and a step take."""
+MAX_ISOLATED = 4
+"""Isolated sequences at a time. Every other row waits for each of their steps: see bench/NOTES.md, Writing texts."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """max_rows: sequences at a time. cache_tokens: cache positions. pass_tokens: tokens of one prefill, padding
+    included; each sequence of it has its first token at its end.
+    """
+
+    max_rows: int
+    cache_tokens: int
+    pass_tokens: int
+
+
+@dataclass
+class Admission:
+    """prefill: sequences that enter a batch. preempt: running sequences that lose their place first. search: sequences
+    that start a beam search together.
+    """
+
+    prefill: list[Sequence] = field(default_factory=list)
+    preempt: list[Sequence] = field(default_factory=list)
+    search: list[Sequence] = field(default_factory=list)
+
+
+def plan_admission(
+    waiting: Iterable[Sequence],
+    running: Iterable[Sequence],
+    limits: Limits,
+    *,
+    width: Callable[[int], int],
+    max_tokens: int,
+    is_searching: bool,
+) -> Admission:
+    """Choose what to admit before the next step.
+
+    waiting: in order of priority, may be iterated over more than once. running: sequences in batches, those of a beam
+    search not included. width: from the longest of the sequences that prefill together to their padded length.
+    max_tokens: bound of the prefilled tokens, padding included; the first sequence may exceed it. is_searching: whether
+    a beam search runs; only one does at a time.
+    """
+    plan, longest, running = Admission(), 0, list(running)
+    if max_tokens <= 0:
+        return plan
+    for sequence in waiting:
+        if sequence.sampler.beams > 1:
+            if not is_searching and not plan.search:
+                plan.search = group_for_search(sequence, waiting, limits)
+            continue
+        if plan.prefill and (len(plan.prefill) + 1) * width(max(longest, sequence.length)) > max_tokens:
+            break
+        if sequence.is_isolated and not may_isolate(sequence, [*running, *plan.prefill], limits):
+            continue
+        while not has_room(sequence, [*running, *plan.prefill], limits):
+            victim = choose_victim(sequence, running)
+            if victim is None:
+                break
+            running.remove(victim)
+            plan.preempt.append(victim)
+        if not has_room(sequence, [*running, *plan.prefill], limits):
+            break
+        plan.prefill.append(sequence)
+        longest = max(longest, sequence.length)
+    plan.prefill = nearest_in_length(plan.prefill, limits, width)
+    return plan
+
+
+def has_room(sequence: Sequence, others: list[Sequence], limits: Limits) -> bool:
+    """Whether the cache holds all sequences at their greatest length. A sequence without others always fits."""
+    rows = [*others, sequence]
+    batched = [row.max_length for row in rows if not row.is_isolated]
+    positions = len(batched) * max(batched, default=0) + sum(row.max_length for row in rows if row.is_isolated)
+    return (len(rows) <= limits.max_rows and positions <= limits.cache_tokens) or not others
+
+
+def may_isolate(sequence: Sequence, others: list[Sequence], limits: Limits) -> bool:
+    """Whether one more isolated sequence leaves half of the cache to the others. The first one always may start."""
+    isolated = [row.max_length for row in others if row.is_isolated]
+    fits = sum(isolated) + sequence.max_length <= limits.cache_tokens // 2
+    return not isolated or (len(isolated) < MAX_ISOLATED and fits)
+
+
+def choose_victim(sequence: Sequence, running: list[Sequence]) -> Sequence | None:
+    """The running sequence of the latest priority, if it may be preempted for `sequence`."""
+    candidates = [
+        (row.priority, place)
+        for place, row in enumerate(running)
+        if not row.is_isolated and row.tokens_since_admitted >= MIN_ADMITTED_TOKENS
+    ]
+    priority, place = max(candidates, default=(0.0, 0))
+    return running[place] if priority > sequence.priority else None
+
+
+def nearest_in_length(sequences: list[Sequence], limits: Limits, width: Callable[[int], int]) -> list[Sequence]:
+    """The first sequence and those nearest to it in length, as many as one forward pass takes."""
+    nearest = sorted(sequences, key=lambda sequence: abs(sequence.length - sequences[0].length))
+    longest = accumulate((sequence.length for sequence in nearest), max)
+    positions = [count * width(length) for count, length in enumerate(longest, 1)]
+    return nearest[: max(1, bisect_right(positions, limits.pass_tokens))]
+
+
+def group_for_search(sequence: Sequence, waiting: Iterable[Sequence], limits: Limits) -> list[Sequence]:
+    """Waiting sequences of the same settings that one beam search takes; with a seed `sequence` alone."""
+    if sequence.settings.seed is not None:
+        return [sequence]
+    alike = [other for other in waiting if other.row.payload == sequence.row.payload]
+    longest = max(other.max_length for other in alike)
+    fitting = min(limits.max_rows, limits.cache_tokens // longest) // sequence.sampler.beams
+    return alike[: max(1, fitting)]

@@ -1,0 +1,44 @@
+"""How a loaded model is executed, as one frozen record: `optimize` returns it and a `Model` takes it in one step."""
+
+from dataclasses import dataclass
+
+from transformers.modeling_utils import PreTrainedModel
+
+from serving.engine.optimizations.torchscript import TracedModule
+
+EAGER = "eager"
+
+
+@dataclass(frozen=True)
+class ExecutionForm:
+    """What runs a model's forward passes, and which optimisations it has.
+
+    module: called with the task's inputs; a `TracedModule` may take its place. is_packed: rows come as a packed
+    sequence, see `unpadded`. prunes_to_first_token: the last layer computes first tokens only, see `first_token`.
+    has_block_attention: short rows share attention blocks, see `attention`. is_bucketed: packed batches and prompts are
+    padded to bucket sizes, see `packing.bucket_size`. is_torchscript: forward passes, or decode steps of a generating
+    task, run as a TorchScript graph. cuda_graph_tokens: tokens of the largest batch that runs as a CUDA graph, or 0.
+    """
+
+    module: PreTrainedModel
+    is_packed: bool = False
+    prunes_to_first_token: bool = False
+    has_block_attention: bool = False
+    is_bucketed: bool = False
+    is_torchscript: bool = False
+    cuda_graph_tokens: int = 0
+
+    @property
+    def is_thread_safe(self) -> bool:
+        """Whether several threads may call the module at once: a graph does not hold the GIL, Python modules do."""
+        return isinstance(self.module, TracedModule)
+
+    def describe(self) -> str:
+        """The optimisations by name, "eager" where there is none."""
+        names = {
+            "packed sequences": self.is_packed,
+            "first-token pruning": self.prunes_to_first_token,
+            "TorchScript": self.is_torchscript,
+            f"CUDA graphs up to {self.cuda_graph_tokens} tokens": self.cuda_graph_tokens > 0,
+        }
+        return ", ".join(name for name, is_used in names.items() if is_used) or EAGER

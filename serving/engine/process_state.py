@@ -1,0 +1,13 @@
+"""What torch and transformers keep once for a whole process. Only a process's entry point sets it."""
+
+from serving.engine.optimizations.attention import register_attention
+from serving.engine.optimizations.torch_private import disable_profiling_executor
+
+
+def prepare_process() -> None:
+    """Set what `optimize` relies on: the packed attention that transformers finds by name, and TorchScript's executor.
+
+    Call it before a model is optimised; a second call changes nothing.
+    """
+    register_attention()
+    disable_profiling_executor()

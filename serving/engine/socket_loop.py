@@ -1,0 +1,107 @@
+"""The loop around an engine's socket: rows and cancellations come in, replies leave, until the engine may stop.
+
+Both engines use it: `engine.Engine` for forward passes, `generation.engine.GenerationEngine` for decode steps.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import zmq
+
+from serving.wire.messages import Cancel, FromEngine, Row, ToEngine
+
+if TYPE_CHECKING:
+    from serving.engine.meter import EngineMeter
+
+IDLE_MILLISECONDS = 500
+LINGER_SECONDS = 1.0
+"""A stopped engine leaves once no message has arrived for this long."""
+
+
+class RowQueue(Protocol):
+    """The rows of an engine. tokens: of the waiting rows. `len()`: rows without a final reply."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the waiting rows."""
+
+    def __len__(self) -> int: ...
+
+    def add(self, client: bytes, row: Row, now: float) -> object:
+        """Queue a row. now: monotonic seconds."""
+
+    def cancel(self, client: bytes, ids: list[int]) -> object:
+        """Drop rows of a client."""
+
+
+class Wakeable(Protocol):
+    """A file descriptor that ends a wait."""
+
+    def fileno(self) -> int:
+        """What is polled."""
+
+
+class SocketLoop:
+    """Feeds one queue from one ROUTER socket. `stop` may be called from a signal handler or another thread."""
+
+    def __init__(
+        self, socket: "zmq.Socket[bytes]", rows: RowQueue, meter: "EngineMeter", wakers: Sequence[Wakeable] = ()
+    ) -> None:
+        """wakers: what else ends a wait for messages."""
+        self._socket = socket
+        self._rows = rows
+        self._meter = meter
+        self._poller = zmq.Poller()
+        for each in (socket, *wakers):
+            self._poller.register(each, zmq.POLLIN)
+        self._decoder = msgspec.msgpack.Decoder(ToEngine)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._is_stopping = False
+        self._last_heard = time.monotonic()
+
+    def stop(self) -> None:
+        """Let `run` return once the engine is idle and no message has arrived for `LINGER_SECONDS`."""
+        self._is_stopping = True
+
+    def run(self, step: Callable[[], None], patience: Callable[[], int | None], is_idle: Callable[[], bool]) -> None:
+        """Drain the socket, take a step, update the gauges; over and over until stopped. Blocks.
+
+        patience: milliseconds to wait for a message before the next step; None where only a message or a waker makes
+        work. is_idle: whether no accepted row is left.
+        """
+        while True:
+            milliseconds = patience()
+            self._drain(IDLE_MILLISECONDS if milliseconds is None else milliseconds)
+            if self._may_stop() and is_idle():
+                return
+            step()
+            self._meter.observe_queue(self._rows.tokens)
+            self._meter.observe_memory()
+
+    def reply(self, client: bytes, message: FromEngine) -> None:
+        """Send without blocking; a message to a front that is gone is dropped."""
+        with suppress(zmq.ZMQError):
+            self._socket.send_multipart((client, self._encoder.encode(message)), zmq.NOBLOCK)
+
+    def _may_stop(self) -> bool:
+        return self._is_stopping and time.monotonic() - self._last_heard > LINGER_SECONDS
+
+    def _drain(self, milliseconds: int) -> None:
+        if milliseconds and not self._poller.poll(milliseconds):
+            return
+        now = time.monotonic()
+        while True:
+            try:
+                client, frame = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._last_heard = now
+            message = self._decoder.decode(frame)
+            if isinstance(message, Cancel):
+                self._rows.cancel(client, message.ids)
+            else:
+                for row in message.rows:
+                    self._rows.add(client, row, now)

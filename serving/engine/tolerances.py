@@ -1,0 +1,28 @@
+"""How far apart two results of one model may be and still count as the same, by what is compared and the model's dtype.
+
+Other kernels, batches and processors round sums otherwise. A result that is wrong is off by far more.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """A relative bound. low_precision: of float16 and bfloat16."""
+
+    float32: float
+    low_precision: float
+
+    def of(self, dtype: object) -> float:
+        """The bound for a dtype, given as torch's or by name."""
+        return self.float32 if str(dtype).removeprefix("torch.") == "float32" else self.low_precision
+
+
+ANSWER = Tolerance(1e-3, 0.03)
+"""Of an answer's numbers, as shares of their size; what the contract's example is held to."""
+FORWARD_PASS = Tolerance(1e-4, 5e-2)
+"""Of a form's outputs, as shares of the largest value. Other kernels differ by less than 3e-2 in bfloat16."""
+LINEAR = Tolerance(1e-4, 2e-2)
+"""Of a linear layer's outputs with prepacked weights, as shares of the largest value."""
+DECODING = Tolerance(1e-3, 0.05)
+"""Of a row's logits in a decode batch, as shares of the largest one."""

@@ -1,0 +1,122 @@
+"""The life of a request in a front: it is counted, logged and traced once, when it ends, whichever way it ends.
+
+`Front.answer` and `Front.stream` track their requests here. The retry policy for lost engines is here as well.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from serving.errors import ClientGone, EngineLost, Failed, ServingError
+from serving.front.loaded_version import LoadedVersion
+from serving.front.meter import FrontMeter
+from serving.front.request_context import ProtocolName, RequestContext, StageTimes
+from serving.front.request_log import RequestLog
+
+MAX_ATTEMPTS = 3
+"""Engines that a request is sent to before it fails, because the engines of a version may end one after another."""
+
+
+class RequestTracker:
+    """Tracks the requests of one front. is_served: whether this server has a model of that name."""
+
+    def __init__(self, log: RequestLog, is_served: Callable[[str], bool]) -> None:
+        self.log = log
+        self._is_served = is_served
+        self._unattributed: dict[str, FrontMeter] = {}
+
+    def track(self, name: str, protocol: ProtocolName, context: RequestContext | None) -> "TrackedRequest":
+        """A request that arrives now, for `name` or `name@alias`."""
+        return TrackedRequest(self, name, protocol, context)
+
+    def unattributed_meter(self, name: str) -> FrontMeter:
+        """Counts requests that reached no version. Names that are not served share one meter, so labels stay few."""
+        model = name.partition("@")[0]
+        model = model if self._is_served(model) else ""
+        meter = self._unattributed.get(model)
+        if meter is None:
+            meter = self._unattributed[model] = FrontMeter(model, "", "")
+        return meter
+
+
+class TrackedRequest:
+    """One request. As a context manager it ends with the block, unless `stay_open` was called in it.
+
+    stages: when the request passed each stage. loaded: the version of the latest attempt, None before the first.
+    """
+
+    __slots__ = (
+        "_attempts_left",
+        "_context",
+        "_is_open",
+        "_name",
+        "_protocol",
+        "_stays_open",
+        "_tracker",
+        "loaded",
+        "stages",
+    )
+
+    def __init__(
+        self, tracker: RequestTracker, name: str, protocol: ProtocolName, context: RequestContext | None
+    ) -> None:
+        self._tracker, self._name, self._protocol, self._context = tracker, name, protocol, context
+        self._attempts_left = MAX_ATTEMPTS
+        self._is_open, self._stays_open = True, False
+        self.stages = StageTimes()
+        self.loaded: LoadedVersion | None = None
+
+    def begin_attempt(self, loaded: LoadedVersion) -> None:
+        """The request is in progress at this version from now on, and no longer at the one before."""
+        if self.loaded is not None:
+            self.loaded.meter.leave()
+        self.loaded = loaded
+        self.stages.forward_seconds = 0.0
+        loaded.meter.begin()
+
+    def allow_retry(self, error: EngineLost) -> None:
+        """Return if the request may be sent to another engine; else raise `error`."""
+        self._attempts_left -= 1
+        if not self._attempts_left:
+            raise error
+
+    def stay_open(self) -> None:
+        """Leave `end` to somebody else: a stream outlives the call that opened it."""
+        self._stays_open = True
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Count, log and trace the request; later calls do nothing. A ServingError gets the version that raised it."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        status, reason = outcome(error)
+        meter = self._tracker.unattributed_meter(self._name) if self.loaded is None else self.loaded.meter
+        if self.loaded is not None:
+            meter.leave()
+            if isinstance(error, ServingError):
+                error.version = self.loaded.version
+        self.stages.ended = time.perf_counter()
+        meter.end(self._protocol, status, self.stages, reason)
+        self._tracker.log.record(self._context, meter, self._protocol, status, reason, self.stages)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if error is not None or not self._stays_open:
+            self.end(error)
+
+
+def outcome(error: BaseException | None) -> tuple[int, str]:
+    """The status and the metrics' reason of a request that ended with this error, or without one.
+
+    A request is cancelled when its connection closes. Any other error than a ServingError is a bug.
+    """
+    if error is None:
+        return 200, ""
+    if isinstance(error, ServingError):
+        return error.status, error.reason
+    kind = ClientGone if isinstance(error, asyncio.CancelledError) else Failed
+    return kind.status, kind.reason

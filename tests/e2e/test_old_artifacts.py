@@ -1,0 +1,31 @@
+"""An artifact that an earlier release logged is served as it is; `tests/fixtures` keeps one of each contract format."""
+
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from registry.flavor import read_contract
+from registry.settings import RegistrySettings
+from registry.versions import Versions
+from tests.alike import assert_alike
+from tests.e2e.server import Server
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+@pytest.mark.parametrize("name", [path.name for path in FIXTURES.glob("artifact-of-format-*")])
+def test_an_artifact_of_an_earlier_release_is_served(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    home = tmp_path_factory.mktemp("h")
+    artifact = shutil.copytree(FIXTURES / name, home / "artifact")
+    settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
+    client = mlflow.MlflowClient(settings.tracking_uri)
+    client.create_registered_model("old")
+    client.create_model_version("old", source=artifact.as_uri())
+    Versions(settings).promote("old", "1", why="it was logged by an earlier release")
+    example = read_contract(artifact).example
+    assert example is not None
+    with Server(home, ("old",), {"HEADWAITER_DTYPE": "float32"}) as server:
+        assert_alike(server.ask("old", example.inputs), example.output)
+        assert server.live("old") == "1"

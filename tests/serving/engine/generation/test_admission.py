@@ -1,0 +1,134 @@
+"""Which sequences are admitted, as tables: no model, no clock."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy
+import pytest
+
+from serving.engine.generation.admission import MAX_ISOLATED, MIN_ADMITTED_TOKENS, Admission, Limits, plan_admission
+from serving.engine.generation.sampling import Choice
+from serving.engine.generation.sequence import FAIR_SECONDS, Sequence
+from serving.wire.messages import Row, SamplingSettings
+
+LIMITS = Limits(max_rows=4, cache_tokens=100, pass_tokens=40)
+
+
+def sequence(
+    number: int,
+    prompt: int = 4,
+    new: int = 6,
+    *,
+    arrived: float = 0.0,
+    beams: int = 1,
+    seed: int | None = None,
+    isolated: bool = False,
+    written: int = 0,
+) -> Sequence:
+    """A sequence whose priority is its time of arrival."""
+    settings = SamplingSettings(new, num_beams=beams, seed=seed)
+    tokens = numpy.zeros(prompt, dtype=numpy.int32).tobytes()
+    row = Row(number, prompt, tokens, b"", "", 1e9, settings.pack(), new)
+    sampler: Any = SimpleNamespace(beams=beams)
+    made = Sequence(b"f", row, arrived - FAIR_SECONDS * new, settings, frozenset(), sampler, None)
+    made.is_isolated = isolated
+    for _ in range(written):
+        made.append(Choice(7))
+    return made
+
+
+def plan(waiting: list[Sequence], running: list[Sequence], limits: Limits = LIMITS, **given: Any) -> Admission:
+    asked: Any = {"width": lambda longest: longest, "max_tokens": 512, "is_searching": False, **given}
+    return plan_admission(waiting, running, limits, **asked)
+
+
+def ids(sequences: list[Sequence]) -> list[int]:
+    return [one.row.id for one in sequences]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "running", "given", "prefilled"),
+    [
+        pytest.param([sequence(1), sequence(2)], [], {}, [1, 2], id="all that fits"),
+        pytest.param([sequence(1)], [], {"max_tokens": 0}, [], id="nothing before the next step"),
+        pytest.param([sequence(1, 30)], [], {"max_tokens": 8}, [1], id="the first may exceed the bound"),
+        pytest.param([sequence(1), sequence(2), sequence(3)], [], {"max_tokens": 8}, [1, 2], id="up to the bound"),
+        pytest.param([sequence(1), sequence(2)], [], {"width": lambda longest: 256}, [1, 2][:1], id="padding counts"),
+        pytest.param([sequence(1, 90, 90)], [], {}, [1], id="the only one may exceed the cache"),
+        pytest.param([sequence(1, 90, 90)], [sequence(9)], {}, [], id="not beside another"),
+        pytest.param([sequence(1, 40), sequence(2)], [sequence(9, 40)], {}, [1], id="each as long as the longest"),
+        pytest.param([sequence(1), sequence(2)], [sequence(n) for n in (7, 8, 9)], {}, [1], id="as many as may run"),
+        pytest.param([sequence(1, 80), sequence(2)], [sequence(9, 40)], {}, [], id="the first is never passed over"),
+        pytest.param([sequence(1, 12), sequence(2), sequence(3, 12)], [], {}, [1, 3, 2], id="nearest in length first"),
+        pytest.param(
+            [sequence(1, 16), sequence(2, 3), sequence(3, 16)], [], {}, [1, 3], id="one pass takes the nearest"
+        ),
+        pytest.param(
+            [sequence(n, isolated=True) for n in (1, 2, 3)],
+            [sequence(8, 20, 21, isolated=True)],
+            {},
+            [],
+            id="isolated ones have half of the cache",
+        ),
+        pytest.param(
+            [sequence(1, isolated=True), sequence(2)],
+            [sequence(8, 40, 5, isolated=True)],
+            {},
+            [2],
+            id="others pass an isolated one that must wait",
+        ),
+    ],
+)
+def test_waiting_sequences_are_admitted(
+    waiting: list[Sequence], running: list[Sequence], given: dict[str, Any], prefilled: list[int]
+) -> None:
+    found = plan(waiting, running, **given)
+    assert (ids(found.prefill), found.preempt, found.search) == (prefilled, [], [])
+
+
+def test_few_are_isolated_at_a_time() -> None:
+    limits = Limits(max_rows=20, cache_tokens=1000, pass_tokens=1000)
+    waiting = [sequence(number, isolated=True) for number in range(MAX_ISOLATED + 3)]
+    assert ids(plan(waiting, [], limits).prefill) == list(range(MAX_ISOLATED))
+
+
+@pytest.mark.parametrize(
+    ("running", "preempted", "prefilled"),
+    [
+        pytest.param([(5, 0)], [], [], id="it keeps its place at first"),
+        pytest.param([(5, MIN_ADMITTED_TOKENS)], [0], [9], id="it has had its tokens"),
+        pytest.param([(0, MIN_ADMITTED_TOKENS)], [], [], id="it is of an earlier priority"),
+        pytest.param([(5, MIN_ADMITTED_TOKENS), (6, MIN_ADMITTED_TOKENS)], [1], [9], id="of several the latest"),
+    ],
+)
+def test_running_sequences_are_preempted_for_earlier_ones(
+    running: list[tuple[float, int]], preempted: list[int], prefilled: list[int]
+) -> None:
+    limits = Limits(max_rows=len(running), cache_tokens=1000, pass_tokens=100)
+    rows = [sequence(number, 4, 60, arrived=when, written=new) for number, (when, new) in enumerate(running)]
+    found = plan([sequence(9, arrived=1.0)], rows, limits)
+    assert (ids(found.preempt), ids(found.prefill)) == (preempted, prefilled)
+
+
+def test_isolated_sequences_are_not_preempted() -> None:
+    limits = Limits(max_rows=1, cache_tokens=1000, pass_tokens=100)
+    running = [sequence(0, 4, 60, arrived=5, written=MIN_ADMITTED_TOKENS, isolated=True)]
+    assert plan([sequence(9, arrived=1.0)], running, limits) == Admission()
+
+
+@pytest.mark.parametrize(
+    ("waiting", "given", "searched", "prefilled"),
+    [
+        pytest.param([sequence(n, beams=2) for n in (1, 2)], {}, [1, 2], [], id="of the same settings together"),
+        pytest.param([sequence(1, beams=2), sequence(2, beams=4)], {}, [1], [], id="other settings later"),
+        pytest.param([sequence(n, beams=2, seed=5) for n in (1, 2)], {}, [1], [], id="a seed by itself"),
+        pytest.param([sequence(n, beams=2) for n in (1, 2, 3)], {}, [1, 2], [], id="as many as fit"),
+        pytest.param([sequence(1, beams=2), sequence(2)], {}, [1], [2], id="beside others"),
+        pytest.param([sequence(1, beams=2), sequence(2)], {"is_searching": True}, [], [2], id="one search at a time"),
+    ],
+)
+def test_beam_searches_start(
+    waiting: list[Sequence], given: dict[str, Any], searched: list[int], prefilled: list[int]
+) -> None:
+    found = plan(waiting, [], **given)
+    assert (ids(found.search), ids(found.prefill)) == (searched, prefilled)

@@ -1,0 +1,77 @@
+"""Both engines run the one loop around their socket, each by holding it."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+
+from serving.engine import socket_loop
+from serving.engine.engine import Engine
+from serving.engine.generation.engine import GenerationEngine
+from serving.engine.meter import EngineMeter
+from serving.engine.socket_loop import SocketLoop
+from serving.wire.messages import Cancel, Failure, FromEngine, Row, Submit
+
+
+@dataclass
+class Rows:
+    """A queue that keeps what it is told."""
+
+    added: list[tuple[bytes, int]] = field(default_factory=list)
+    cancelled: list[int] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        return sum(1 for _ in self.added)
+
+    def __len__(self) -> int:
+        return len(self.added)
+
+    def add(self, client: bytes, row: Row, now: float) -> None:
+        self.added.append((client, row.id))
+
+    def cancel(self, client: bytes, ids: list[int]) -> None:
+        self.cancelled += ids
+
+
+def row(number: int) -> Row:
+    return Row(number, 1, b"\5\0\0\0", b"", "", 1e12)
+
+
+def test_neither_engine_is_made_of_the_other() -> None:
+    assert not issubclass(GenerationEngine, Engine)
+    assert not issubclass(Engine, GenerationEngine)
+
+
+def test_rows_reach_the_queue_replies_their_client_and_a_stop_waits_until_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_loop, "LINGER_SECONDS", 0.0)
+    rows, context = Rows(), zmq.Context()
+    router, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    router.bind(f"ipc://{tmp_path}/loop")
+    client.connect(f"ipc://{tmp_path}/loop")
+    loop = SocketLoop(router, rows, EngineMeter("m", "1", "text-classification"))
+
+    def step() -> None:
+        loop.stop()  # before the rows are answered: the loop goes on
+        for name, number in rows.added[:1] if rows.cancelled else []:
+            loop.reply(name, Failure([number], "failed", "so"))
+            loop.reply(b"nobody", Failure([number], "failed", "a front that is gone"))
+            del rows.added[0]
+
+    client.send(msgspec.msgpack.encode(Submit([row(1), row(2)])))
+    client.send(msgspec.msgpack.encode(Cancel([7])))
+    assert router.poll(30_000), "the messages do not arrive"
+    thread = threading.Thread(target=loop.run, args=(step, lambda: 1, lambda: bool(rows.cancelled) and not rows))
+    thread.start()
+    for number in (1, 2):
+        assert client.poll(30_000), "no reply in 30 s"
+        assert msgspec.msgpack.decode(client.recv(), type=FromEngine) == Failure([number], "failed", "so")
+    thread.join(30)
+    assert not thread.is_alive()
+    assert rows.cancelled == [7]
+    context.destroy(linger=0)

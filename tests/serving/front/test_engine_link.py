@@ -1,0 +1,108 @@
+"""A link to one engine: deadlines cost what is late, not what waits; and a link that is closed takes nothing."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from serving.errors import DeadlineExceeded, EngineLost
+from serving.front.engine_link import MAX_ENDED, EngineLink, StreamWaiter, Waiter
+from serving.tasks import get_task
+from serving.wire.messages import EncodedRow, TokenDelta
+
+ROW = EncodedRow(1, b"")
+
+
+class Counted(float):
+    """A deadline that counts how often it is looked at."""
+
+    looks = 0
+
+    def __le__(self, other: float) -> bool:
+        Counted.looks += 1
+        return float(self) <= other
+
+
+def with_link(work: Callable[[EngineLink], Awaitable[Any]], run: Path) -> None:
+    async def within() -> None:
+        context: zmq.Context[Any] = zmq.Context()
+        link = EngineLink(context, f"ipc://{run}/nobody.sock", get_task("text-classification"), 10**6)
+        try:
+            await work(link)
+        finally:
+            link.close()
+            context.destroy(linger=0)
+
+    asyncio.run(asyncio.wait_for(within(), 20))
+
+
+def test_requests_past_their_deadline_end_and_no_others(tmp_path: Path) -> None:
+    async def work(link: EngineLink) -> None:
+        waiters = [Waiter(2, deadline) for deadline in (3.0, 1.0, 2.0)]
+        for waiter in waiters:
+            link.submit([ROW, ROW], waiter)
+        link.abandon_late(2.0)
+        assert [waiter.done.done() for waiter in waiters] == [False, True, True]
+        assert link.outstanding_tokens == 2
+        for waiter in waiters[1:]:
+            with pytest.raises(DeadlineExceeded):
+                await waiter.done
+
+    with_link(work, tmp_path)
+
+
+def test_a_stream_whose_tokens_come_has_no_deadline_any_more(tmp_path: Path) -> None:
+    async def work(link: EngineLink) -> None:
+        begun, waiting = StreamWaiter(1, 1.0), StreamWaiter(1, 1.0)
+        for waiter in (begun, waiting):
+            link.submit([ROW], waiter)
+        begun.take(0, TokenDelta(1, b"", "", 1))
+        begun.parts.get_nowait()
+        link.abandon_late(2.0)
+        assert begun.parts.empty()
+        assert isinstance(waiting.parts.get_nowait(), DeadlineExceeded)
+
+    with_link(work, tmp_path)
+
+
+def test_looking_at_deadlines_costs_what_is_late_and_not_what_waits(tmp_path: Path) -> None:
+    async def work(link: EngineLink) -> None:
+        for _ in range(1000):
+            link.submit([ROW], Waiter(1, Counted(100.0)))
+        late = Waiter(1, Counted(1.0))
+        link.submit([ROW], late)
+        Counted.looks = 0
+        link.abandon_late(2.0)
+        assert late.done.done()
+        assert Counted.looks < 50
+        with pytest.raises(DeadlineExceeded):
+            await late.done
+
+    with_link(work, tmp_path)
+
+
+def test_requests_that_ended_are_not_held_until_their_deadline(tmp_path: Path) -> None:
+    async def work(link: EngineLink) -> None:
+        for _ in range(3 * MAX_ENDED):
+            waiter = Waiter(1, 100.0)
+            link.submit([ROW], waiter)
+            link.abandon(waiter, EngineLost("nobody waits"))
+            waiter.done.exception()
+        staying = Waiter(1, 90.0)
+        link.submit([ROW], staying)
+        link.abandon_late(1.0)
+        assert len(link._deadlines) <= MAX_ENDED + 2
+
+    with_link(work, tmp_path)
+
+
+def test_a_closed_link_takes_no_request(tmp_path: Path) -> None:
+    async def work(link: EngineLink) -> None:
+        link.close()
+        with pytest.raises(EngineLost):
+            link.submit([ROW], Waiter(1, 1.0))
+
+    with_link(work, tmp_path)

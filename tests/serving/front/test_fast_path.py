@@ -1,0 +1,160 @@
+"""The fast path answers as ASGI alone does, and is left where uvicorn does not allow it."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.config import HTTP_PROTOCOLS
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving.front.app import DataPlane
+from serving.front.fast_path import FastConnection, FastRequest
+from serving.front.fast_path_check import check_uvicorn, enable_fast_path
+from serving.front.front import Front
+from tests.serving.front.local_front import Letters, MakeFront, answer, engines
+
+CHANGING = re.compile(rb"(?m)^(date|server-timing|x-request-id): .*?\r\n")
+
+
+class Whole(Letters):
+    """Answers at once, so nothing of it can be a stream."""
+
+    generates = False
+
+
+async def no_other_app(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError(scope)
+
+
+def request(body: bytes, *lines: str, path: str = "/models/m", version: str = "1.1") -> bytes:
+    head = [f"POST {path} HTTP/{version}", "Host: here", f"Content-Length: {len(body)}", *lines]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+async def answers(front: Front, http: type[asyncio.Protocol], data: bytes) -> bytes:
+    """All that comes back on one connection, which the last request in `data` closes."""
+    app = DataPlane(front, no_other_app)
+    if issubclass(http, FastConnection):
+        http.front, http.protocol = front, app.huggingface
+    config = uvicorn.Config(app, port=0, http=http, ws="none", lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.001)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    found = await reader.read()
+    writer.close()
+    server.should_exit = True
+    await serving
+    return found
+
+
+BODY = b'{"inputs": "a text"}'
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request(BODY, "Connection: close"),
+        request(BODY) + request(BODY, "Connection: close", path="/models/m/versions/1"),
+        request(BODY, "Connection: close", path="/models/nobody"),
+        request(BODY, "Connection: close", path="/models/m/versions/9"),
+        request(b"[", "Connection: close"),
+        request(b'{"inputs": 3}', "X-Request-Id: mine", "Connection: close"),
+        request(b'{"inputs": "a", "stream": true}', "Connection: close"),
+        request(BODY, version="1.0"),
+    ],
+    ids=["plain", "two", "no model", "no version", "no JSON", "no text", "no stream", "HTTP/1.0"],
+)
+def test_the_fast_path_answers_as_asgi_alone_does(data: bytes, make_front: MakeFront) -> None:
+    made: list[bool] = []
+
+    class Counted(FastConnection):
+        def _plain_request(self) -> FastRequest | None:
+            found = super()._plain_request()
+            made.append(found is not None)
+            return found
+
+    async def work() -> list[bytes]:
+        front = make_front(task=Whole())
+        engines(front, "1", *[answer("an answer")] * 9)
+        return [await answers(front, http, data) for http in (HttpToolsProtocol, Counted)]
+
+    asgi, fast = asyncio.run(asyncio.wait_for(work(), 20))
+    assert asgi.startswith(b"HTTP/1.1 ")
+    assert sorted(CHANGING.sub(b"", asgi).splitlines()) == sorted(CHANGING.sub(b"", fast).splitlines())
+    assert any(made) == (b"HTTP/1.0" not in data)
+
+
+def test_this_uvicorn_allows_the_fast_path() -> None:
+    check_uvicorn()
+
+
+def without(owner: Any, name: str) -> Callable[[pytest.MonkeyPatch], None]:
+    return lambda patch: patch.delattr(owner, name)
+
+
+def renamed_in_connections(patch: pytest.MonkeyPatch) -> None:
+    made = HttpToolsProtocol.__init__
+
+    def init(self: Any, *given: Any, **more: Any) -> None:
+        made(self, *given, **more)
+        self.all_tasks = self.__dict__.pop("tasks")
+
+    patch.setattr(HttpToolsProtocol, "__init__", init)
+
+
+def sends_otherwise(patch: pytest.MonkeyPatch) -> None:
+    """The connection tells of a body in another way than by `message_event`."""
+    patch.setattr(HttpToolsProtocol, "on_message_complete", lambda self: None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without(HttpToolsProtocol, "on_response_complete"),
+        without(FlowControl, "drain"),
+        lambda patch: patch.delitem(HTTP_PROTOCOLS, "auto"),
+        renamed_in_connections,
+        sends_otherwise,
+    ],
+    ids=["method", "flow", "table", "attribute", "another way"],
+)
+def test_another_uvicorn_is_told_apart_and_all_requests_take_asgi(
+    change: Callable[[pytest.MonkeyPatch], None],
+    make_front: MakeFront,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("headwaiter"), "propagate", True)
+    plane = DataPlane(make_front(), no_other_app)
+    change(monkeypatch)
+    before = dict(HTTP_PROTOCOLS)
+    assert not enable_fast_path(plane.huggingface)
+    assert before == HTTP_PROTOCOLS
+    (record,) = (record for record in caplog.records if record.name == "headwaiter.front")
+    assert "all requests take ASGI" in record.getMessage()
+
+
+def test_the_setting_switches_it_off(make_front: MakeFront, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HTTP_PROTOCOLS, "auto", HTTP_PROTOCOLS["auto"])
+    before = dict(HTTP_PROTOCOLS)
+    assert not enable_fast_path(DataPlane(make_front(fast_path=False), no_other_app).huggingface)
+    assert before == HTTP_PROTOCOLS
+
+
+def test_enabled_means_that_uvicorn_makes_such_connections(
+    make_front: MakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(HTTP_PROTOCOLS, "auto", HTTP_PROTOCOLS["auto"])
+    assert enable_fast_path(DataPlane(make_front(), no_other_app).huggingface)
+    config = uvicorn.Config(no_other_app, lifespan="off", log_config=None)
+    config.load()
+    assert config.http_protocol_class is FastConnection

@@ -1,0 +1,174 @@
+"""What a front lives through, and what ends it: the table that cannot be read, and background tasks that end."""
+
+import asyncio
+import errno
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.settings import RegistrySettings
+from serving.front import front as front_module
+from serving.front import routing as routing_module
+from serving.front.health import Health
+from serving.front.routing import Routing
+from serving.settings import ServingSettings
+from serving.wire.routing_table import ModelEntry, Table, TableFile
+from tests.serving.front.local_front import MakeFront
+
+TABLE = Table(models={"m": ModelEntry(live=None, aliases={"champion": None}, versions={}, serves={"m@champion": None})})
+
+
+class FailingFile(TableFile):
+    """A table whose first readings fail."""
+
+    def __init__(self, run: Path, *errors: Exception) -> None:
+        super().__init__(run)
+        self.errors = list(errors)
+
+    def read_if_changed(self) -> Table | None:
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().read_if_changed()
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(logging.getLogger("headwaiter"), "propagate", True)
+    monkeypatch.setattr(routing_module, "RETRY_SECONDS", 0.001)
+    return caplog
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> ServingSettings:
+    return ServingSettings(RegistrySettings(tmp_path, ""), (), tmp_path, 1)
+
+
+@pytest.fixture
+def routings() -> Iterator[list[Routing]]:
+    made: list[Routing] = []
+    yield made
+    for routing in made:
+        routing.close()
+
+
+async def followed(routing: Routing, settings: ServingSettings, file: TableFile) -> bool:
+    """Whether the front is alive after it has followed TABLE, which it must."""
+    health = Health(settings, file, routing)
+    await routing.catch_up()
+    health.supervise("follow", routing.follow())
+    while "m" not in routing.table.models:
+        await asyncio.sleep(0.001)
+        assert health.is_alive()
+    alive = health.is_alive()
+    health.close()
+    return alive
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "too many open files"), PermissionError(errno.EACCES, "not allowed")]
+)
+def test_a_table_that_cannot_be_read_for_a_while_is_followed_later(
+    error: Exception,
+    settings: ServingSettings,
+    tmp_path: Path,
+    routings: list[Routing],
+    logged: pytest.LogCaptureFixture,
+) -> None:
+    file = FailingFile(tmp_path, error, error, error)
+    file.write(TABLE)
+    routings.append(Routing(settings, file))
+    assert asyncio.run(asyncio.wait_for(followed(routings[0], settings, file), 20))
+    assert [record.getMessage() for record in logged.records].count(
+        "the routing table could not be read or applied; it is tried again"
+    ) == 3
+
+
+def test_a_table_of_another_release_is_left_until_one_comes_that_can_be_read(
+    settings: ServingSettings, tmp_path: Path, routings: list[Routing], logged: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "routes.json").write_text('{"models": {"m": {"live": 7, "another": "release"}}}')
+    file = TableFile(tmp_path)
+    routings.append(Routing(settings, file))
+
+    async def work() -> bool:
+        following = asyncio.create_task(followed(routings[0], settings, file))
+        while not logged.records:
+            await asyncio.sleep(0.001)
+        file.write(TABLE)
+        return await following
+
+    assert asyncio.run(asyncio.wait_for(work(), 20))
+    assert "got `int`" in str(logged.records[0].exc_info)
+
+
+def test_a_heartbeat_that_cannot_be_read_counts_as_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise PermissionError(errno.EACCES, "not allowed")
+
+    file = TableFile(tmp_path)
+    file.beat()
+    assert file.silence_seconds() < 60
+    monkeypatch.setattr("serving.wire.routing_table.os.stat", refuse)
+    assert file.silence_seconds() == float("inf")
+
+
+def test_a_background_task_that_ends_is_logged_and_the_front_is_not_alive(
+    make_front: MakeFront, logged: pytest.LogCaptureFixture
+) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError("a bug")
+
+    async def work() -> None:
+        front = make_front()
+        await front.start()
+        assert front.is_alive()
+        front.health.supervise("fail", fail())
+        while front.is_alive():
+            await asyncio.sleep(0)
+        await front.stop()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+    (record,) = logged.records
+    assert (record.levelno, "'fail' ended" in record.getMessage()) == (logging.CRITICAL, True)
+    assert "a bug" in str(record.exc_info)
+
+
+def test_the_end_of_a_front_is_no_lost_task(make_front: MakeFront, logged: pytest.LogCaptureFixture) -> None:
+    async def work() -> bool:
+        front = make_front()
+        await front.start()
+        await front.stop()
+        await asyncio.sleep(0)
+        return bool(front.is_alive())
+
+    assert asyncio.run(work())
+    assert not logged.records
+
+
+def test_a_tick_that_fails_is_logged_and_the_next_one_comes(
+    make_front: MakeFront, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(front_module, "TICK_SECONDS", 0.0)
+    monkeypatch.setattr(front_module, "RETRY_SECONDS", 0.0)
+
+    async def work() -> None:
+        front = make_front()
+        looked: list[float] = []
+
+        def note(now: float) -> None:
+            looked.append(now)
+            if len(looked) == 1:
+                raise OSError(errno.EMFILE, "too many open files")
+
+        monkeypatch.setattr(front.routing, "note_unserved", note)
+        await front.start()
+        while len(looked) < 3:
+            await asyncio.sleep(0)
+        assert front.is_alive()
+        await front.stop()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+    assert "too many open files" in str(logged.records[0].exc_info)

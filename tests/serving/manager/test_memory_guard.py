@@ -1,0 +1,87 @@
+"""What is counted as free before a version loads."""
+
+import pytest
+
+from serving.manager.engine_process import EngineProcess
+from serving.manager.managed_version import ManagedVersion
+from serving.manager.memory_budget import ENGINE_BYTES, RESERVE_BYTES, Footprint, Refuse, Start
+from serving.manager.memory_guard import admit_version
+from serving.manager.policy import CRASH_LIMIT, VersionKey
+from serving.runtime.limits import Limits
+from serving.wire.engine_orders import EngineOrder, EngineReport
+from serving.wire.version_state import State
+
+MIB = 1 << 20
+
+
+class Engine(EngineProcess):
+    """An engine that takes so much now."""
+
+    def __init__(self, order: EngineOrder, state: State, now: int, peak: int) -> None:
+        super().__init__(order)
+        self.report = EngineReport(pid=1, state="ready" if state == "ready" else "loading")
+        self.was_ready = peak > 0
+        self.now, self.peak_bytes = now, peak
+
+    def measure(self) -> int:
+        return self.now
+
+
+def held(version: str, state: State, *engines: EngineProcess) -> tuple[VersionKey, ManagedVersion]:
+    return ("m", version), ManagedVersion("m", version, None, state=state, engines=list(engines))
+
+
+def limits(free: int) -> Limits:
+    return Limits(
+        cores=1,
+        machine_cores=1,
+        cores_by="machine",
+        memory_bytes=1000 * MIB,
+        machine_memory_bytes=1000 * MIB,
+        memory_by="machine",
+        available_bytes=free + RESERVE_BYTES,
+        oom_kills=0,
+    )
+
+
+def test_only_an_engine_that_has_loaded_says_what_one_takes(order: EngineOrder) -> None:
+    loaded, loading = Engine(order, "ready", 90 * MIB, 200 * MIB), Engine(order, "loading", 50 * MIB, 0)
+    loading.peak_bytes = 60 * MIB
+    _, version = held("1", "ready", loaded, loading)
+    assert version.footprints() == [Footprint(200 * MIB, 0)]
+
+
+def test_what_began_to_load_before_anything_served_counts_too(order: EngineOrder) -> None:
+    versions = dict([held("1", "ready", Engine(order, "ready", 80 * MIB, 100 * MIB))])
+    key, loading = held("2", "loading", Engine(order, "loading", 30 * MIB, 0))
+    _, new = held("3", "loading")
+    assert isinstance(admit_version(new, {**versions, key: loading}, [], 1, limits(170 * MIB - 1)), Refuse)
+    assert isinstance(admit_version(new, {**versions, key: loading}, [], 1, limits(170 * MIB)), Start)
+
+
+@pytest.mark.parametrize(("crashes", "expected"), [(1, Refuse), (CRASH_LIMIT, Start)])
+def test_an_engine_that_is_being_restarted_keeps_its_memory_unless_it_gives_way(
+    order: EngineOrder, crashes: int, expected: type
+) -> None:
+    engine = Engine(order, "loading", 10 * MIB, ENGINE_BYTES)
+    engine.crashes = crashes
+    _, new = held("2", "loading")
+    versions = dict([held("1", "ready", engine)])
+    assert isinstance(admit_version(new, versions, [], 1, limits(ENGINE_BYTES)), expected)
+
+
+def test_to_wait_for_memory_is_not_to_load() -> None:
+    _, version = held("1", "loading")
+    began = version.began
+    for seconds in (500, 1000, 1500):
+        assert version.step(began + seconds, lambda _: [], load_seconds=600) == []
+    assert version.state == "loading"
+
+
+def test_the_memory_that_a_live_version_left_is_for_the_one_that_took_its_place(order: EngineOrder) -> None:
+    key, waiting = held("2", "loading")
+    waiting.took_place = True
+    _, new = held("3", "loading")
+    versions = dict([held("1", "ready", Engine(order, "ready", 80 * MIB, 100 * MIB))])
+    assert isinstance(admit_version(waiting, {**versions, key: waiting}, [], 1, limits(100 * MIB)), Start)
+    assert isinstance(admit_version(new, {**versions, key: waiting}, [], 1, limits(100 * MIB)), Refuse)
