@@ -21,7 +21,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not server' $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not server' --ignore=tests/e2e $(ARGS)
 
 # ARGS='-n 0' runs the tests one after the other.
 PARALLEL := -n auto --dist loadgroup --no-loadscope-reorder

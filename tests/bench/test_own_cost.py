@@ -1,6 +1,9 @@
+import pytest
 import torch
 
 from bench import own_cost
+
+pytestmark = pytest.mark.server
 
 
 def test_an_engine_and_a_front_are_measured_with_a_model_that_answers_at_once() -> None:
