@@ -1,4 +1,4 @@
-"""What can go wrong with a request, and the one table from cause to HTTP status and metric label.
+"""The errors of a request, and the one table from cause to HTTP status and metric label.
 
 ServingError
 ├── Malformed          400   not JSON, not the protocol's form
@@ -123,7 +123,7 @@ class Failed(ServingError):
 
 
 class ClientGone(ServingError):
-    """The client left before its answer; nobody reads this. 499 is nginx's status for it."""
+    """The client left before its answer, so the error is not sent. 499 is nginx's status for it."""
 
     status = 499
     reason = "client_gone"

@@ -82,7 +82,7 @@ class Model:
 
     @property
     def module(self) -> PreTrainedModel:
-        """What runs a forward pass."""
+        """The module that runs a forward pass."""
         return self.form.module
 
     def note(self, refusal: str) -> None:

@@ -55,7 +55,7 @@ REPLACE_ADVICE = (
 
 
 class Manager:
-    """Keeps what is served equal to what the registry says. `run` blocks; `stop` may be called from another thread."""
+    """Keeps the served versions equal to the registry's. `run` blocks; `stop` may be called from another thread."""
 
     def __init__(
         self,
@@ -255,7 +255,7 @@ class Manager:
         return self._starter.start(devices, held.name, held.version, held.root, low_priority=self._is_serving())
 
     def _evictable(self, replaced: str | None) -> list[VersionKey]:
-        """Who may leave where memory is short. replaced: the model whose live version may."""
+        """The versions that may leave where memory is short. replaced: the model whose live version may."""
         wanted = {(found.name, found.version) for found in self._watch.view.targets.values() if found is not None}
         return find_evictable(self._versions, self._live_versions.live_keys(), wanted, replaced)
 

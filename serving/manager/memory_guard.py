@@ -1,4 +1,4 @@
-"""The manager's view of memory: what is free, what versions that load have yet to take, and who may leave for whom."""
+"""The manager's view of memory: what is free, what loading versions still need, and which versions may leave."""
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet

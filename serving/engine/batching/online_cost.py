@@ -20,7 +20,7 @@ MAX_DEVIATION = 2.0
 MIN_FACTOR = 0.05
 """The least factor of a part, relative to the mean factor: no cost becomes zero or negative."""
 BATCHES = 16
-"""The cost is updated after so many."""
+"""Batches between two updates of the cost."""
 
 
 class OnlineCost:

@@ -42,7 +42,7 @@ LAYOUTS = (
 
 
 class _ThreadState(threading.local):
-    """What a thread's forward pass through the last layer needs. states: (1 or rows, tokens, size) of all tokens."""
+    """The inputs of one thread's pass through the last layer. states: (1 or rows, tokens, size) of all tokens."""
 
     states: torch.Tensor
     cu_seqlens: torch.Tensor | None
