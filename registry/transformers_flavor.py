@@ -41,7 +41,7 @@ def add_contract(root: Path) -> None:
 
 
 def derive(root: Path) -> None:
-    """Derive the contract, in the process that `add_contract` starts. Raises HeadError, ArtifactError, ContractError."""
+    """Derive the contract in the process of `add_contract`. Raises HeadError, ArtifactError or ContractError."""
     from mlflow.models import Model
 
     from registry.checks import load_model

@@ -51,10 +51,10 @@ class Usage:
 
 @dataclass(frozen=True)
 class StreamSource:
-    """The engine that writes a stream's texts.
+    """The engine that generates a stream's texts.
 
     version: of the model. waiter: takes the tokens. encoder: the version's tokenizer. stops: stop strings.
-    before: what stands before each text. close: frees the places of rows that are still written.
+    before: the prefix of each text. close: cancels the rows that are not complete.
     """
 
     version: str
