@@ -71,7 +71,7 @@ def _answer_at_once(labels: int, input_ids: torch.Tensor, **_: torch.Tensor) -> 
 
 
 def row_micros(model: Model, home: Path, rows: int, seconds: float) -> float:
-    """Processor time of an engine's process for each row, rows sent as so many a message, by another process."""
+    """Processor time of an engine's process for each row, with this many rows in a message from another process."""
     context = zmq.Context()
     socket = context.socket(zmq.ROUTER)
     address = f"ipc://{home}/e{rows}"
@@ -90,7 +90,7 @@ def row_micros(model: Model, home: Path, rows: int, seconds: float) -> float:
 
 
 async def request_micros(model: Model, root: Path, home: Path, loaded: int, seconds: float) -> Sequence[str]:
-    """Processor time of a front's event loop for each request for one of so many versions that are live."""
+    """Processor time of a front's event loop for each request with this many live versions."""
     run = home / f"run{loaded}"
     run.mkdir()
     context = zmq.Context()
@@ -135,7 +135,7 @@ def _engine(model: Model, socket: Any, budget_tokens: int) -> Engine:
 
 
 def _table(model: Model, root: Path, run: Path, loaded: int) -> Table:
-    """So many models, all of them served by one engine."""
+    """A table of `count` models, all served by one engine."""
     engine = EngineEntry(
         pid=os.getpid(),
         address=f"ipc://{run}/e",

@@ -147,6 +147,6 @@ def fits(cost: Cost, lengths: list[int]) -> bool:
     return tokens <= cost.budget_tokens and seconds <= cost.limit_seconds + 1e-12
 
 
-def test_the_work_of_a_forward_pass_is_that_of_padded_rows_or_of_the_line() -> None:
+def test_the_work_of_a_forward_pass_is_that_of_padded_rows_or_of_the_packed_sequence() -> None:
     assert COST.work([2, 5, 3]) == (15, 75)
     assert replace(COST, is_packed=True).work([2, 5, 3]) == (10, 38)
