@@ -2,7 +2,7 @@
 
 ServingError
 ├── Malformed          400   not JSON, not the protocol's form
-├── Unauthorized       401   not signed by who may do this
+├── Unauthorized       401   the signature is missing or wrong
 ├── UnknownModel       404   no such model or version here
 ├── WrongMethod        405   the route exists, the method does not
 ├── TooLarge           413   more bytes, rows or tokens than a request may have

@@ -89,7 +89,7 @@ class Front:
     async def start(self) -> None:
         """Follow the table from now on; holds the lock that tells the manager that fronts still live.
 
-        A front that takes a dead one's place serves what its table says before it takes requests.
+        A front that replaces a crashed one applies the table before it takes requests.
         """
         self.settings.run.mkdir(parents=True, exist_ok=True)
         self._lock = (self.settings.run / FRONTS_LOCK).open("a")
@@ -257,7 +257,7 @@ class Front:
         return Submission(loaded, request, encoded, link, waiter)
 
     async def _tick(self) -> None:
-        """Look at the clock again and again; a tick that fails is logged, and the next one comes later."""
+        """Run the periodic work. A tick that fails is logged, and the next one comes later."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
             try:

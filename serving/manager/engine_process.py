@@ -146,7 +146,7 @@ class EngineProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process, 0 while there is none."""
+        """Id of the process, 0 while there is none."""
         return self._process.pid if self._process else 0
 
     def start(self, process: Process | None = None) -> None:

@@ -47,7 +47,7 @@ STEP_SECONDS = 0.05
 BEAT_SECONDS = 1.0
 MEASURE_SECONDS = 5.0
 MAX_RETRY_SECONDS = 3600.0
-"""A version that fails again and again is tried again this often, however many attempts there were."""
+"""Longest pause before a version that failed is tried again."""
 
 REPLACE_ADVICE = (
     ", or set HEADWAITER_REPLACE_LIVE=1, which stops the live version before a version for which there is no room loads"
@@ -308,7 +308,7 @@ class Manager:
         self._publish_table()
 
     def _complete(self, held: ManagedVersion) -> None:
-        """Start the engines that an adopted version lacks: they had not said yet who they are when the manager died."""
+        """Start the engines that an adopted version lacks: they had not reported yet when the previous manager died."""
         missing = list(self.settings.devices)
         for engine in held.engines:
             with suppress(ValueError):

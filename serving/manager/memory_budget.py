@@ -53,7 +53,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Wait:
-    """There will be room once others have left. evict: who has to leave for it, besides those on their way."""
+    """There will be room once others have left. evict: the versions that must leave, besides those that already do."""
 
     evict: tuple[VersionKey, ...] = ()
 

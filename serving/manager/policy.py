@@ -3,7 +3,7 @@
 The desired versions are declared (what the references resolve to); what is not desired, not live and not kept warm is
 unloaded. A reference's live version changes only to one that is ready, so a failed load leaves the old one live. If
 the old one had left so that the new one had memory, it is loaded again. A live version whose engines crash again and
-again gives way to the one that was live before it.
+again is replaced by the one that was live before it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -110,7 +110,7 @@ def _goal(snapshot: Snapshot, reference: Reference) -> str | None:
 
 
 def _given_up(snapshot: Snapshot, published: Sequence[Publish]) -> list[Action]:
-    """The crashing versions that give way to what is published, unless another reference still serves them."""
+    """The crashing versions that published ones replace, unless another reference still serves them."""
     lives = {**snapshot.live, **{action.reference: action.version for action in published}}
     served = {(reference.name, live) for reference, live in lives.items() if reference in snapshot.targets}
     replaced = [(action.reference, snapshot.live.get(action.reference)) for action in published]

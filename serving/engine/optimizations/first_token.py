@@ -38,7 +38,7 @@ LAYOUTS = (
     _Layout("transformer.layer", "attention", "attention.out_lin"),  # DistilBERT
     _Layout("layers", "attn_norm", "attn.Wo"),  # ModernBERT
 )
-"""Of the families of `unpadded` but ALBERT, whose layers are one module (transformers 5.23)."""
+"""Layouts of the families of `unpadded` except ALBERT, whose layers are one module (transformers 5.23)."""
 
 
 class _ThreadState(threading.local):
