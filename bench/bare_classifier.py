@@ -1,4 +1,4 @@
-"""What a script does without a server: import, load, answer. `--seconds 0` answers the first text and ends; otherwise
+"""A script without a server: import, load, answer. `--seconds 0` answers the first text and ends; otherwise
 it goes on, one text at a time, and prints the latencies in milliseconds as JSON.
 """
 

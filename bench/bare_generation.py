@@ -1,4 +1,4 @@
-"""What transformers writes without a server, a process of its own: all prompts known in advance through
+"""Generation by transformers without a server, in a process of its own: all prompts known in advance through
 `generate_batch`, or one after the other through `generate`. Or the bound of one text at a time, what its products alone
 would allow. Tokens a second as JSON.
 """

@@ -15,7 +15,7 @@ PAUSE_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Tally:
-    """What all connections share. start, end: seconds of `time.perf_counter` between which answers count.
+    """The state that all connections share. start, end: seconds of `time.perf_counter` between which answers count.
 
     latencies: seconds of the answers with status 200. errors: other statuses, and "lost", to their count.
     """

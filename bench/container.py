@@ -1,4 +1,4 @@
-"""What a CPU quota of one core costs against one pinned core, in a real control group; MiniLM, short texts.
+"""The cost of a CPU quota of one core against one pinned core, in a real control group; MiniLM, short texts.
 
 Both servers run at once and are loaded by turns in several rounds, so that a slow moment of the machine meets both.
 """

@@ -47,7 +47,7 @@ class RealGroup:
             swap.write_text("0")
 
     def used_bytes(self) -> int:
-        """What cannot be dropped."""
+        """Memory that the kernel cannot drop, in bytes."""
         group = ControlGroups(memory=(self.memory,))
         limit, available = group.memory_bytes(), group.available_bytes()
         assert limit is not None
@@ -109,7 +109,7 @@ def _end(folder: Path) -> None:
 
 
 def take_memory(group: RealGroup, size_bytes: int) -> psutil.Popen:
-    """A process in the group that takes so much memory, more than any other, and is not to be killed for it."""
+    """A process in the group that allocates `size_bytes`, more than any other, and is exempt from the OOM killer."""
     code = (
         "import sys\nopen('/proc/self/oom_score_adj', 'w').write('-1000')\n"
         "held = bytearray(int(sys.argv[1]))\nprint('held', flush=True)\nsys.stdin.read()"

@@ -1,8 +1,8 @@
-"""Benchmark (h): who waits beside a flood of long texts in one server: a classifier that is asked for one text at a
-time, and short texts of the model that writes the long ones.
+"""Benchmark (h): latency beside a flood of long texts in one server: of a classifier that gets one text at a time, and
+of short texts from the model that generates the long ones.
 
-On few cores some of that is sharing them. The floor: the classifier beside plain processes of the writer's priority
-that compute and do nothing else, as many as the writer keeps cores busy.
+Part of the slowdown is the sharing of cores. The floor is the classifier beside plain processes that only compute, at
+the generating engine's priority and as many as the cores that it keeps busy.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from statistics import median
 import psutil
 
 from bench.generation import make_bodies
-from bench.headwaiter_server import WRITER, headwaiter
+from bench.headwaiter_server import GENERATOR, headwaiter
 from bench.models import encoder_folder, minilm_classifier, small_llama
 from bench.processes import Server, running
 from bench.prompts import make_prompts
@@ -47,9 +47,11 @@ def run(seconds: float) -> str:
     loads: dict[str, list[LoadResult]] = {"alone": [], "floor": [], "flood": []}
     shorts: dict[str, list[StreamResult]] = {"alone": [], "flood": []}
     cores = []
-    with headwaiter(minilm_classifier(), writer=small_llama()) as (server, engine):
+    with headwaiter(minilm_classifier(), generator=small_llama()) as (server, engine):
         url = f"{server.url.partition('/models/')[0]}/v1/completions"
-        ask_short = partial(run_streams, url, make_bodies(WRITER, prompts[:SHORT_TEXTS], SHORT_TOKENS), SHORT_STREAMS)
+        ask_short = partial(
+            run_streams, url, make_bodies(GENERATOR, prompts[:SHORT_TEXTS], SHORT_TOKENS), SHORT_STREAMS
+        )
         classify = partial(run_load, server, texts, CONNECTIONS, seconds)
         ask_short()  # warms up
         for _ in range(ROUNDS if seconds >= 5 else 1):
@@ -76,7 +78,7 @@ def run(seconds: float) -> str:
             f"## Beside a flood: {STREAMS} streams of {LONG_TOKENS} tokens, small Llama; MiniLM, {engine.dtype}",
             "",
             f"Classifier: {CONNECTIONS} connections, one text each. Short texts: {SHORT_TOKENS} tokens, "
-            f"{SHORT_STREAMS} streams. The writer keeps {median(cores):.1f} cores busy.",
+            f"{SHORT_STREAMS} streams. The generating engine keeps {median(cores):.1f} cores busy.",
             "",
             table(header, rows),
         ]
@@ -87,7 +89,7 @@ def run(seconds: float) -> str:
 def _flood(url: str, prompts: Sequence[str]) -> Iterator[None]:
     """Long texts are written while the block runs."""
     with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as folder:
-        command = streams_command(Path(folder), url, make_bodies(WRITER, prompts, LONG_TOKENS), STREAMS)
+        command = streams_command(Path(folder), url, make_bodies(GENERATOR, prompts, LONG_TOKENS), STREAMS)
         with running(command, os.environ, Path(folder) / "log"):
             time.sleep(SETTLE_SECONDS)
             yield
@@ -95,7 +97,7 @@ def _flood(url: str, prompts: Sequence[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _busy(count: int) -> Iterator[None]:
-    """So many processes of the writer's priority compute while the block runs."""
+    """`count` processes of the generating engine's priority compute while the block runs."""
     processes = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
     try:
         yield
@@ -106,7 +108,7 @@ def _busy(count: int) -> Iterator[None]:
 
 
 def _busy_cores(server: Server, seconds: float = 1.0) -> float:
-    """What the busiest engine takes of the cores, now."""
+    """Cores that the busiest engine keeps busy now."""
     processes = psutil.Process(server.pid).children(recursive=True)
     before = {each: sum(each.cpu_times()[:2]) for each in processes if "serving.engine" in each.cmdline()}
     time.sleep(seconds)

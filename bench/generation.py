@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.headwaiter_server import MODEL, headwaiter
 from bench.models import encoder_folder, small_llama
 from bench.processes import free_port, run_module, serving
-from bench.prompts import LONGEST, SHORTEST, make_prompts
+from bench.prompts import MAX_WORDS, MIN_WORDS, make_prompts
 from bench.report import rate, table
 from bench.results import StreamResult, run_streams
 from bench.texts import read_words
@@ -45,7 +45,7 @@ def run(seconds: float) -> str:
         [
             "## Generation: streamed completions of a small Llama (6 layers, 256 wide)",
             "",
-            f"{len(prompts)} prompts of {SHORTEST} to {LONGEST} words, {NEW_TOKENS} new tokens each, greedy, all in "
+            f"{len(prompts)} prompts of {MIN_WORDS} to {MAX_WORDS} words, {NEW_TOKENS} new tokens each, greedy, all in "
             f"{engine.dtype}.",
             f"Known in advance, through `generate_batch`: {rate(known)} tokens/s. One after the other, through "
             f"`generate`: {rate(single)} tokens/s. The products of one text at a time alone would allow {rate(bound)}.",

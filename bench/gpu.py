@@ -47,7 +47,7 @@ LOAD_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What the command packed asked for. dtype: of the engine and of the limit; the pipeline has its own on a GPU.
+    """The options of the command line. dtype: of the engine and of the limit; the pipeline has its own on a GPU.
 
     under_way: rows of each client.
     """
@@ -173,7 +173,7 @@ class Engines:
         engine.kill()
 
     def memory(self) -> str:
-        """What is in use on the GPU, by all processes; on a CPU by the engines."""
+        """Memory in use on the GPU, by all processes; on a CPU by the engines."""
         if self._plan.is_cuda:
             free, total = torch.cuda.mem_get_info(self._plan.device)
             return f"{(total - free) / 2**20:,.0f} MiB"

@@ -35,7 +35,7 @@ CLIENTS, IN_MESSAGE = 4, 16
 
 
 class Feed(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send to whom. lengths: of the rows in tokens, again and again. seed: of their token ids.
+    """The rows to send and their address. lengths: of the rows in tokens, again and again. seed: of their token ids.
 
     under_way: rows that are not answered yet, at most.
     """
@@ -47,7 +47,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Phase(msgspec.Struct):
-    """What was answered from `began` to `ended`. latencies: seconds from sending to answer, one a row."""
+    """The answers from `began` to `ended`. latencies: seconds from sending to answer, one a row."""
 
     began: float
     ended: float = 0.0
@@ -107,7 +107,7 @@ class Client:
         self._poller.register(self._socket, zmq.POLLIN)
 
     def _obey(self, received: bytes) -> None:
-        """The end of standard input, too, is a stop: nobody waits for the rest."""
+        """The end of standard input, too, is a stop: no process reads the rest."""
         for command in received.decode().splitlines() or ["stop"]:
             word, _, address = command.partition(" ")
             if word == "move":

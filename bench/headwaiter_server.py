@@ -18,12 +18,12 @@ from typing import Any
 from bench.processes import BenchError, Server, free_port, run_module, serving
 
 MODEL = "bench"
-WRITER = "writer"
+GENERATOR = "generator"
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What runs the model: torch's names of the dtype and of the device."""
+    """The dtype and the device that run the model, by torch's names."""
 
     dtype: str
     device: str
@@ -36,13 +36,13 @@ def headwaiter(
     *,
     versions: int = 1,
     home: Path | None = None,
-    writer: Path | None = None,
+    generator: Path | None = None,
     python: str = sys.executable,
 ) -> Iterator[tuple[Server, Engine]]:
     """Serve the checkpoint in `folder` while the block runs. Raises BenchError where a command fails.
 
     versions: how often it is logged; the first one is live. home: a folder of the caller's; default: one of its own.
-    writer: a checkpoint that is served beside it as `WRITER`, for text-generation.
+    generator: a checkpoint that is served beside it as `GENERATOR`, for text-generation.
     python: the program that runs the server's modules.
     """
     with contextlib.ExitStack() as stack:
@@ -53,9 +53,9 @@ def headwaiter(
         for _ in range(versions):
             run_module([cli, "log", str(folder), "--task", task, "--name", MODEL], environment)
         names = [MODEL]
-        if writer is not None:
-            run_module([cli, "log", str(writer), "--task", "text-generation", "--name", WRITER], environment)
-            names.append(WRITER)
+        if generator is not None:
+            run_module([cli, "log", str(generator), "--task", "text-generation", "--name", GENERATOR], environment)
+            names.append(GENERATOR)
         for name in names:
             run_module([cli, "promote", name, "1", "--why", "bench"], environment)
         port = free_port()

@@ -71,14 +71,14 @@ def _answer_at_once(labels: int, input_ids: torch.Tensor, **_: torch.Tensor) -> 
 
 
 def row_micros(model: Model, home: Path, rows: int, seconds: float) -> float:
-    """Processor time of an engine's process for each row, rows sent as so many a message, by another process."""
+    """Processor time of an engine's process for each row, with this many rows in a message from another process."""
     context = zmq.Context()
     socket = context.socket(zmq.ROUTER)
     address = f"ipc://{home}/e{rows}"
     socket.bind(address)
     engine = _engine(model, socket, rows * TOKENS)
-    kind = model.task.probe(model.contract, 1).batch_key
-    arguments = [sys.executable, "-m", "bench.own_cost", address, str(rows), str(seconds), kind]
+    batch_key = model.task.probe(model.contract, 1).batch_key
+    arguments = [sys.executable, "-m", "bench.own_cost", address, str(rows), str(seconds), batch_key]
     client = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE)
     threading.Thread(target=_stop_after, args=(client, engine)).start()
     began = time.process_time()
@@ -90,7 +90,7 @@ def row_micros(model: Model, home: Path, rows: int, seconds: float) -> float:
 
 
 async def request_micros(model: Model, root: Path, home: Path, loaded: int, seconds: float) -> Sequence[str]:
-    """Processor time of a front's event loop for each request for one of so many versions that are live."""
+    """Processor time of a front's event loop for each request with this many live versions."""
     run = home / f"run{loaded}"
     run.mkdir()
     context = zmq.Context()
@@ -135,7 +135,7 @@ def _engine(model: Model, socket: Any, budget_tokens: int) -> Engine:
 
 
 def _table(model: Model, root: Path, run: Path, loaded: int) -> Table:
-    """So many models, all of them served by one engine."""
+    """A table of `count` models, all served by one engine."""
     engine = EngineEntry(
         pid=os.getpid(),
         address=f"ipc://{run}/e",
@@ -151,7 +151,7 @@ def _table(model: Model, root: Path, run: Path, loaded: int) -> Table:
     return Table(models={f"m{number}": entry for number in range(loaded)})
 
 
-def _feed(address: str, rows: int, seconds: float, kind: str) -> None:
+def _feed(address: str, rows: int, seconds: float, batch_key: str) -> None:
     """The engine's client: keeps batches sent and prints how many rows were answered."""
     socket = zmq.Context().socket(zmq.DEALER)
     socket.connect(address)
@@ -160,7 +160,7 @@ def _feed(address: str, rows: int, seconds: float, kind: str) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end or answered < sent:
         while time.monotonic() < end and sent - answered < AHEAD * rows:
-            batch = [Row(number, TOKENS, tokens, b"", kind, 1e12) for number in range(sent, sent + rows)]
+            batch = [Row(number, TOKENS, tokens, b"", batch_key, 1e12) for number in range(sent, sent + rows)]
             socket.send(msgspec.msgpack.encode(Submit(batch)))
             sent += rows
         answered += len(decoder.decode(socket.recv()).ids)

@@ -37,7 +37,7 @@ HEADER += ["memory MB", "start s"]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a server did. best: by text set, the load with most requests/s. failed: its loads' errors, as in a table.
+    """One server's results. best: by text set, the load with most requests/s. failed: its loads' errors, as in a table.
 
     memory_bytes: proportional set size of all of its processes after the loads. start_seconds: from the start of its
     first process to its first answer, to 0.1 s.

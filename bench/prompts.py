@@ -3,11 +3,11 @@
 import random
 from collections.abc import Sequence
 
-SHORTEST, LONGEST = 8, 48
+MIN_WORDS, MAX_WORDS = 8, 48
 """Words of a prompt."""
 
 
 def make_prompts(count: int, words: Sequence[str]) -> list[str]:
-    """`count` prompts of SHORTEST to LONGEST words."""
+    """`count` prompts of MIN_WORDS to MAX_WORDS words."""
     rng = random.Random(11)
-    return [" ".join(rng.choices(words, k=rng.randint(SHORTEST, LONGEST))) for _ in range(count)]
+    return [" ".join(rng.choices(words, k=rng.randint(MIN_WORDS, MAX_WORDS))) for _ in range(count)]

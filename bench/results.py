@@ -1,4 +1,4 @@
-"""What the load generator and the limit report as JSON, and how they are run."""
+"""The JSON results of the load generator and of the limit, and the calls that run them."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def run_load(
 
 
 def run_streams(url: str, bodies: Sequence[dict[str, object]], streams: int) -> StreamResult:
-    """Stream the answers of all bodies, so many at once. Blocks; raises BenchError."""
+    """Stream the answers of all bodies over `streams` connections. Blocks; raises BenchError."""
     with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as folder:
         return msgspec.json.decode(
             run_module(streams_command(Path(folder), url, bodies, streams), os.environ), type=StreamResult
@@ -77,7 +77,7 @@ def run_streams(url: str, bodies: Sequence[dict[str, object]], streams: int) -> 
 
 
 def streams_command(folder: Path, url: str, bodies: Sequence[dict[str, object]], streams: int) -> list[str]:
-    """What runs the streaming client, with its bodies in a file in `folder`."""
+    """The command line of the streaming client, with its bodies in a file in `folder`."""
     file = folder / "bodies.jsonl"
     file.write_text("\n".join(map(json.dumps, bodies)), encoding="utf-8")
     return ["bench.streams", "--url", url, "--bodies", str(file), "--streams", str(streams)]

@@ -1,4 +1,4 @@
-"""The client of streamed completions: so many streams at once, each one sending its next prompt when its last text is
+"""The client of streamed completions: N streams at once, each one sending its next prompt when its last text is
 whole. A process of its own: `python -m bench.streams --url URL --bodies FILE --streams N`; a `StreamResult` as JSON.
 """
 
@@ -18,7 +18,7 @@ from bench.results import StreamResult
 
 
 class Client:
-    """What all streams share: the bodies that are left, and what was seen."""
+    """The state that all streams share: the bodies that are left, and what was seen."""
 
     def __init__(self, url: str, bodies: Iterator[bytes]) -> None:
         parts = urlsplit(url)
@@ -58,7 +58,7 @@ class Client:
 
 
 async def measure(url: str, bodies: list[bytes], streams: int) -> StreamResult:
-    """All bodies over so many streams."""
+    """Send all bodies over a number of streams."""
     client = Client(url, iter(bodies))
     began = time.perf_counter()
     await asyncio.gather(*(client.run() for _ in range(streams)))

@@ -30,7 +30,7 @@ ROUNDS = 2
 POLL_SECONDS = 2.0
 """The server's default."""
 LATE_SECONDS = 180.0
-"""A version that is not served after so long will not be."""
+"""A version that is not served after this time counts as failed."""
 PAUSE_SECONDS = 0.01
 """Between two looks at which version answers."""
 

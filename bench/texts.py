@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import NormalDist
 
 BLOCK = 200
-"""The lengths of each block of so many texts follow the whole distribution, so that a run that stops anywhere has seen
-the same mix."""
+"""The lengths of each block of this many texts follow the whole distribution, so a run that stops early has seen the
+same mix."""
 
 
 @dataclass(frozen=True)

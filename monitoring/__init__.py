@@ -1,4 +1,4 @@
-"""What is measured and how it is shown. The files, in the order that data passes them:
+"""Metrics, their exposition, and the dashboards and rules made from them. The files in the order of the data:
 
 metrics       every metric, declared once
 instruments   the metrics of one process as things that count
@@ -7,7 +7,7 @@ merge         all processes' numbers, read and summed; what ended processes coun
 gpus          what NVIDIA's library says of the GPUs
 exposition    the text of /metrics
 queries       PromQL made from the declarations
-panels        what a dashboard is made of
+panels        the parts of a dashboard
 rules         recording and alerting rules; their runbooks are in docs/runbooks
 dashboards/   the five dashboards
 grafana_json  a dashboard as Grafana's JSON

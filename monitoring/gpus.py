@@ -1,4 +1,4 @@
-"""What NVIDIA's own library says of the GPUs of this machine; nothing where there are none."""
+"""Memory and utilization of this machine's NVIDIA GPUs, read through NVML; nothing where there are none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

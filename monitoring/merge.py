@@ -1,4 +1,4 @@
-"""What all processes counted, read from their files and summed; the counts of processes that ended are kept in one
+"""The counts of all processes, read from their files and summed; the counts of processes that ended are kept in one
 archive. Next: exposition, which writes the text.
 
 A scrape holds the folder's lock shared; folding ended processes into the archive holds it alone. The new archive names

@@ -1,4 +1,4 @@
-"""What a dashboard is made of, and the short forms that its rows are written in. Next: dashboards/."""
+"""The parts of a dashboard, and short constructors for its panels. Next: dashboards/."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -38,7 +38,7 @@ def share(name: str, *by: str, part: str, suffix: str = "") -> str:
 
 
 def share_of_all(name: str, *by: str, within: tuple[str, ...], suffix: str = "") -> str:
-    """What share each of `by` has of all with the same labels `within`, 0..1."""
+    """The share of each `by` among all series with the same labels `within`, 0..1."""
     whole = rate(name, *within, suffix=suffix)
     return f"{rate(name, *by, suffix=suffix)} / on ({', '.join(within)}) group_left {whole}"
 

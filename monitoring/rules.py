@@ -20,16 +20,16 @@ VERSION = "model, version, task"
 DRIFT = "headwaiter:drift_psi:1h"
 DRIFT_LIMIT = 0.25
 DRIFT_ANSWERS = 100
-"""A distribution of fewer answers than this is too ragged to compare; ours."""
+"""Distributions of fewer answers than this are too noisy to be compared. Untuned."""
 SMALLEST_SHARE = 0.001
-"""An empty bucket counts as this, for a logarithm needs something; ours."""
+"""Share that stands in for an empty bucket, because the index takes logarithms. Untuned."""
 FAILED_SWAPS = series("swap_total", 'outcome=~"failure|crashed"')
 SHARE_NOW = {of: f"headwaiter:{of}_share:1h" for of in ("label", "confidence", "row_tokens")}
 
 
 @dataclass(frozen=True)
 class Objectives:
-    """What is promised. availability: share of requests without a 5xx, 0..1. latency_share: share of the others that
+    """The objectives. availability: share of requests without a 5xx, 0..1. latency_share: share of the others that
     take at most latency_seconds, which must be a bucket of request_duration_seconds. Raises ValueError.
     """
 
@@ -241,7 +241,7 @@ def _burns(name: str, page: str, of: str, budget: float, what: str) -> tuple[Ale
 
 
 def _shares() -> tuple[Record, ...]:
-    """What share each label or bucket had in the last hour; a bucket is the difference of two cumulative ones."""
+    """The share of each label or bucket in the last hour; a bucket is the difference of two cumulative ones."""
     predictions = f"increase({series('predictions_total')}[1h])"
     found = [
         Record(

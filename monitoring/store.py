@@ -2,7 +2,7 @@
 
 A process owns an index `<name>.index` (JSON lines: which series has which slots) and values `<name>.<segment>.values`
 (float64). A slot is written by its owner only; a killed process leaves every count behind. The owner holds a lock on
-its index as long as it lives, so that nobody needs to know process ids. Next: merge, which reads the folder.
+its index as long as it lives, so no reader needs process ids. Next: merge, which reads the folder.
 
 prometheus_client's own shared files were measured first: 3.2 µs for an observation against 0.4 µs here, a key parsed
 for every value at every scrape, and no way to let a series leave.
@@ -87,7 +87,7 @@ class Store:
         self._free = SEGMENT_SLOTS
         self._is_shared = False
         self._slots = memoryview(bytearray()).cast("d")
-        # locked before it gets its name, so that nobody ever sees it without its owner
+        # locked before it gets its name, so that no reader sees it without its owner
         hidden = folder / f"{self._name}.new"
         self._index = hidden.open("a", encoding="utf-8")
         fcntl.flock(self._index, fcntl.LOCK_EX)
@@ -138,7 +138,7 @@ class Store:
             with path.open("r+b") as file:
                 self._slots = memoryview(mmap.mmap(file.fileno(), size)).cast("d")
             self._is_shared = True
-        except OSError:  # serving goes on, and nobody sees what this segment counts
+        except OSError:  # serving goes on without the counts of this segment
             path.unlink(missing_ok=True)
             self._slots = memoryview(bytearray(size)).cast("d")
             self._is_shared = False

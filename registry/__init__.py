@@ -1,4 +1,4 @@
-"""What a model is, and which version of it is live. The files, in the order that a model passes them:
+"""The contract of a model, and which version of it is live. The files, in the order that a model passes them:
 
 errors       everything that can go wrong
 settings     where the registry and its cache are

@@ -1,4 +1,4 @@
-"""What a checkpoint must be before it is logged or served: its own head, all of its weights, nothing executable.
+"""Checks of a checkpoint before it is logged or served: its own head, all of its weights, nothing executable.
 
 `check_files` and `check_config` look at the folder alone; `load_model` loads the weights and looks at what loading
 reports. transformers and torch are imported inside, so that the first two stay cheap.

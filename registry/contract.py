@@ -62,7 +62,7 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model answered to an evaluation sample when it was logged, to compare with what it answers later.
+    """The model's answers to an evaluation sample when it was logged: the baseline against which drift is measured.
 
     rows: how many inputs the sample had. labels: label → share of the answered labels. confidence, row_tokens: upper
     bound of a bucket, as Prometheus writes it → share of the scores, or of the rows by their number of tokens.
@@ -75,7 +75,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
-    """What a logged model is and how it must be served.
+    """The record of a logged model, by which it is served.
 
     format: version of this record. task, auto_class: a row of `registry.heads.HEADS`. model_class: the transformers
     class that the checkpoint was saved with. model_type: the architecture. is_encoder_decoder: whether it has both

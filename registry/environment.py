@@ -41,7 +41,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def rule(self) -> str:
-        """What a value must be, as it follows "give" or "choose"."""
+        """The rule for a value, in words that follow "give" or "choose"."""
         match self.kind:
             case "whole number" | "number":
                 return f"give a {self.kind} from {self.least} to {self.most}"

@@ -1,4 +1,4 @@
-"""What a version must pass before an alias moves to it: whole files, nothing that clients would notice, and a score
+"""The gates before an alias moves to a version: whole files, no change that clients would notice, and a score
 where one is asked for. Each gate raises its own kind of PromotionRefused; the alias has not moved then.
 """
 
@@ -17,7 +17,7 @@ Evaluate = Callable[[Path, Contract], Evaluation]
 """From a verified artifact to its score; raises NotGoodEnough where a requirement is missed."""
 SHOWN = 10
 SINGLE = "single_label_classification"
-"""What a sequence classifier without a problem type does; none has no other meaning to a client."""
+"""The problem type of a sequence classifier that states none."""
 
 
 def check_files(candidate: ResolvedVersion, settings: RegistrySettings) -> tuple[Path, Contract]:

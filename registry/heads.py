@@ -1,6 +1,6 @@
 """Which tasks there are, which AutoModel class serves each, and which architectures have that head.
 
-The table is ours; what an architecture has is asked of the installed transformers itself, through the
+Tasks and classes are listed here. Which architectures have a class is read from the installed transformers: from the
 `MODEL_FOR_…_MAPPING_NAMES` tables of `transformers.models.auto.modeling_auto`. Imports of transformers are inside the
 functions: importing this module costs nothing, so that processes without torch can read the table.
 """

@@ -1,4 +1,4 @@
-"""The written history of alias moves: one tag a move on the registered model, so that no writer overwrites another.
+"""The history of alias moves: one tag for each move on the registered model, so that no writer overwrites another.
 
 MLflow keeps no history of aliases and has no compare-and-set (3.17). A tag's key is unique (time and a random part),
 so concurrent moves each keep their record.
@@ -19,7 +19,7 @@ MAX_RECORD = 5000
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a version scored on labelled examples before it was promoted.
+    """The scores of a version on labelled examples before it was promoted.
 
     examples: how many; sha256: of them, in hex. values: metric → score. required: metric → what was asked for.
     """

@@ -1,4 +1,4 @@
-"""What an image processor tells the contract: how an image becomes pixels."""
+"""The image processor's part of the contract: how an image becomes pixels."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def reads_images(model: Any) -> bool:
 
 
 def describe_images(processor: Any) -> Processor:
-    """The image processor's part of the contract; raises IncompleteArtifact for one that needs more than we do."""
+    """The image processor's part of the contract; raises IncompleteArtifact for a processor with unsupported steps."""
     if not hasattr(processor, "image_mean"):
         raise IncompleteArtifact(
             f"{type(processor).__name__} is no image processor: pass the one that the model was trained with"

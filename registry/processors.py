@@ -1,4 +1,4 @@
-"""What a tokenizer tells the contract: its inputs, its padding, the longest row, and that its fast form is faithful."""
+"""The tokenizer's part of the contract: inputs, padding, longest row, and a check that its fast form is faithful."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from registry.contract import Processor
 from registry.errors import IncompleteArtifact
 
 UNLIMITED_TOKENS = 512
-"""Longest row of a model that sets no limit of its own (relative positions and no `model_max_length`); ours."""
+"""Longest row of a model that sets no limit of its own (relative positions and no `model_max_length`). Untuned."""
 
 VOCABULARIES = (
     "tokenizer.json",

@@ -33,11 +33,11 @@ _READS = {
     "inputs_embeds": "audio",
     "past_values": "time series",
 }
-"""What a class reads, by the name of its main input."""
+"""The kind of input that a class reads, by the name of its main argument."""
 
 
 class ClassFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a class of transformers says of itself.
+    """The facts about a class of transformers that decide whether it is served.
 
     main_input: name of the argument. modalities: as `input_modalities`. takes_text: whether its forward pass has
     `input_ids`. has_states: whether that returns `last_hidden_state`; has_cache: whether it takes and returns
@@ -157,7 +157,7 @@ class FactsFile:
 
 
 def _reads(facts: ClassFacts) -> str:
-    """What the class reads, in words; "text" or "images" only where it can be run on that alone."""
+    """The kind of input that the class reads, in words; "text" or "images" only where it can be run on that alone."""
     reads = _READS.get(facts.main_input, facts.main_input)
     modalities = set(facts.modalities)
     if reads == "text" and "text" not in modalities:

@@ -52,7 +52,7 @@ class RegistrySettings(msgspec.Struct, frozen=True):
 
     @property
     def is_embedded(self) -> bool:
-        """Whether MLflow is the sqlite file under home, with nobody else configuring it."""
+        """Whether MLflow is the sqlite file under home, because no tracking server is configured."""
         return self.tracking_uri == f"sqlite:///{self.home / 'mlflow.db'}"
 
 

@@ -2,7 +2,7 @@
 
 It is derived in a process of its own, because that loads the model: `python -m registry.transformers_flavor FOLDER`
 adds the contract to a downloaded artifact. What the flavor's fields do not settle is refused, not guessed; every check
-of a logged model is made. Nobody recorded digests at logging, so they are those of the first download.
+of a logged model is made. That flavor records no digests, so the contract has those of the first download.
 """
 
 import shutil
@@ -41,7 +41,7 @@ def add_contract(root: Path) -> None:
 
 
 def derive(root: Path) -> None:
-    """What `add_contract` runs; raises HeadError, ArtifactError or ContractError."""
+    """Derive the contract in the process of `add_contract`. Raises HeadError, ArtifactError or ContractError."""
     from mlflow.models import Model
 
     from registry.checks import load_model

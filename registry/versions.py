@@ -46,7 +46,7 @@ class Versions:
             )
 
     def deployed(self) -> list[Reference]:
-        """What the registry marks as deployed: model and alias, by the tag that `deploy` sets."""
+        """The models that are marked as deployed, each with its alias, by the tag that `deploy` sets."""
         with _translated("deployed models"):
             found, token = [], None
             while token != "":

@@ -1,8 +1,8 @@
-"""What can go wrong with a request, and the one table from cause to HTTP status and metric label.
+"""The errors of a request, and the one table from cause to HTTP status and metric label.
 
 ServingError
 ├── Malformed          400   not JSON, not the protocol's form
-├── Unauthorized       401   not signed by who may do this
+├── Unauthorized       401   the signature is missing or wrong
 ├── UnknownModel       404   no such model or version here
 ├── WrongMethod        405   the route exists, the method does not
 ├── TooLarge           413   more bytes, rows or tokens than a request may have
@@ -123,7 +123,7 @@ class Failed(ServingError):
 
 
 class ClientGone(ServingError):
-    """The client left before its answer; nobody reads this. 499 is nginx's status for it."""
+    """The client left before its answer, so the error is not sent. 499 is nginx's status for it."""
 
     status = 499
     reason = "client_gone"

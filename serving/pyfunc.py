@@ -24,7 +24,7 @@ def task_defaults(task: str, folder: Path, given: dict[str, Any]) -> dict[str, A
 
 
 def compare(task: str, processor: Any, contract: Contract) -> str | None:
-    """How what the contract describes of a tokenizer or image processor differs from it, and what to do; or None."""
+    """How a tokenizer or image processor differs from the contract, and what to do; None where they agree."""
     return get_task(task).compare(processor, contract)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _QUIET = {
     "metrics": {"enabled": False},  # the data plane has its own; BentoML's label every raw path
     "logging": {"access": {"enabled": False}},
-    "tracing": {"excluded_urls": ".*"},  # spans are recorded even when nobody samples them
+    "tracing": {"excluded_urls": ".*"},  # spans are recorded even when they are not sampled
     "traffic": {"timeout": 3600},  # a request's own deadline is shorter
 }
 

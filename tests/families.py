@@ -12,7 +12,7 @@ FAMILIES = (
     *("bert", "roberta", "deberta", "deberta-v2", "distilbert", "albert", "electra"),
     *("gpt2", "gptj", "llama", "mistral", "t5", "mt5", "umt5", "bart", "vit"),
 )
-LONGEST = 320
+MAX_TOKENS = 320
 """Tokens of the longest row of every model here."""
 WORDS = [
     "the",
@@ -36,10 +36,10 @@ WORDS = [
 ]
 LABELS = ("contradiction", "neutral", "entailment")
 _BASE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-_GPT = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": LONGEST}
+_GPT = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": MAX_TOKENS}
 _T5 = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
 _SIZES: dict[str, dict[str, Any]] = {
-    "roberta": {"max_position_embeddings": LONGEST + 2},
+    "roberta": {"max_position_embeddings": MAX_TOKENS + 2},
     "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 32},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 16},
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
@@ -78,7 +78,7 @@ def build(folder: Path, family: str, auto_class: str) -> Path:
 
     torch.manual_seed(0)
     tokenizer = None if family == "vit" else make_tokenizer(family)
-    settings: dict[str, Any] = {**_BASE, "initializer_range": 0.2, "max_position_embeddings": LONGEST}
+    settings: dict[str, Any] = {**_BASE, "initializer_range": 0.2, "max_position_embeddings": MAX_TOKENS}
     settings |= {"initializer_factor": 2.0} if family in ("t5", "mt5", "umt5") else {}
     if tokenizer is not None:
         settings["vocab_size"] = len(tokenizer)
@@ -105,7 +105,7 @@ def make_tokenizer(family: str) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if family in ("bert", "distilbert", "electra"):
-        return AutoTokenizer.from_pretrained(vocabulary(), model_max_length=LONGEST)
+        return AutoTokenizer.from_pretrained(vocabulary(), model_max_length=MAX_TOKENS)
     tokenizer = _train_bytes() if family in ("roberta", "bart", "deberta", "gpt2", "gptj") else _train_unigram()
     opening, closing = {
         "roberta": ("<s>", "</s>"),
@@ -125,7 +125,7 @@ def make_tokenizer(family: str) -> Any:
     is_bert_like = opening == "[CLS]"
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        model_max_length=LONGEST,
+        model_max_length=MAX_TOKENS,
         model_input_names=names,
         pad_token="<pad>",
         unk_token="<unk>",

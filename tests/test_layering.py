@@ -75,7 +75,7 @@ class Import:
 
 @cache
 def modules() -> Mapping[str, Path]:
-    """Of the three packages, by their names."""
+    """The modules of the three packages, by name."""
     found = {}
     for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts

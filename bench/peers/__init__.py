@@ -1,4 +1,4 @@
-"""What Headwaiter is compared with, each as its own documentation writes it:
+"""The peers that Headwaiter is compared with, each as its own documentation writes it:
 
 plain_bentoml     a BentoML service with `batchable=True`
 litserve_app      a LitServe API with batching
@@ -8,7 +8,7 @@ fastapi_onnx      FastAPI around ONNX Runtime; export_onnx writes its model
 fastapi_openvino  FastAPI around OpenVINO; export_openvino writes its model
 export_mlflow     the model that `mlflow models serve` serves
 echo              an ASGI app that answers with what it got: the cost of HTTP alone
-catalog           how each model server is installed and started; Infinity needs no file of ours
+catalog           how each model server is installed and started; Infinity needs no file here
 environments      makes their environments
 start             starts them
 """

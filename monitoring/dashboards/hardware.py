@@ -26,7 +26,7 @@ ENGINES = (
 GPUS = (
     Panel(
         "GPU memory",
-        "Used, of all processes on the GPU, ours or not.",
+        "Memory in use by all processes on the GPU, those of other software included.",
         "bytes",
         ((each("gpu_memory_bytes", ""), legend("gpu", note="{{kind}}")),),
     ),

@@ -1,4 +1,4 @@
-"""What is asked of a deployment: its URI, config and inputs are read here, and our errors turned into MLflow's."""
+"""Reads the URI, config and inputs of a deployment, and turns Headwaiter's errors into MLflow's."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -86,7 +86,7 @@ def to_body(inputs: Any) -> dict[str, Any]:
 
 @contextmanager
 def mlflow_errors() -> Iterator[None]:
-    """Our errors as MLflow's."""
+    """Turn Headwaiter's errors into MLflow's."""
     try:
         yield
     except RemoteError as error:

@@ -37,7 +37,7 @@ LOCAL_CONFIG = ("host", "port", "device", "dtype", "workers")
 
 
 def target_help() -> str:
-    """What `mlflow deployments help -t headwaiter` prints."""
+    """The text that `mlflow deployments help -t headwaiter` prints."""
     return f"""\
 The target is a running Headwaiter server: headwaiter:http://HOST:PORT, or headwaiter for {DEFAULT_URL}. Start it with
 `headwaiter serve --deployments`; it shares its MLflow with this command (MLFLOW_TRACKING_URI).
@@ -155,7 +155,7 @@ class HeadwaiterDeploymentClient(BaseDeploymentClient):
             )
 
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
-        """What the server serves, one dict a model: name, flavor, live, aliases, error, and states by version."""
+        """The served models, one dict each: name, flavor, live, aliases, error, and states by version."""
         with mlflow_errors():
             return [_summary(model) for model in self._server.status()["models"]]
 
@@ -182,7 +182,7 @@ class HeadwaiterDeploymentClient(BaseDeploymentClient):
             return PredictionsResponse({"predictions": self._server.predict(name, to_body(inputs))})
 
     def _check_followed(self, reference: Reference) -> None:
-        """Refuse at once what waiting could not bring about."""
+        """Refuse at once a deployment that this server can never serve."""
         status = self._server.status()
         if not status["deployments"] and str(reference) not in status["named"]:
             raise refusal(

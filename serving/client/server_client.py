@@ -49,7 +49,7 @@ class Remote:
 
 
 def _message(error: HTTPError) -> str:
-    """The server's own words, if it is one of ours."""
+    """The message in a Headwaiter error body, or else the HTTP reason."""
     try:
         return str(json.loads(error.read())["error"])
     except (OSError, HTTPException, ValueError, KeyError, TypeError):

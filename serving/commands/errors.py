@@ -1,4 +1,4 @@
-"""What the commands share: our own errors as one line."""
+"""How the commands report errors: in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import click
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Show our own errors as one line and exit with status 1; anything else is a bug and keeps its traceback."""
+    """Show Headwaiter's errors as one line and exit with status 1; anything else is a bug and keeps its traceback."""
     from registry.errors import RegistryError
     from serving.errors import EngineError, EvaluationError, RemoteError, ServingError
 

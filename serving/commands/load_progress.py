@@ -1,4 +1,4 @@
-"""What a server that was started on a terminal is loading: one line there, until all of its versions are loaded.
+"""Progress of a server that was started on a terminal: one line there, until all of its versions are loaded.
 
 A process of its own, `python -m serving.commands.load_progress RUN SERVER`, because `headwaiter serve` becomes
 BentoML's server. It reads the routing table like a front does, and ends with the server.
@@ -23,7 +23,7 @@ CLEAR = "\x1b[K"
 def watch_loading(run: Path, server: int, stream: TextIO | None = None) -> None:
     """Start the process for the server `server` where standard error is a terminal; else do nothing.
 
-    It is nobody's child, so that the server need not wait for it. Raises OSError where it cannot be started.
+    The process is detached, so the server need not reap it. Raises OSError where it cannot be started.
     """
     if not (sys.stderr if stream is None else stream).isatty():
         return
@@ -38,7 +38,7 @@ def watch_loading(run: Path, server: int, stream: TextIO | None = None) -> None:
 
 
 def describe_loading(table: Table) -> str | None:
-    """What is waited for, in words; None once nothing is."""
+    """The versions that are still loading, in words; None once there are none."""
     if not table.is_known:
         return f"the registry cannot be read: {table.registry_error}" if table.registry_error else "starting"
     loading = [

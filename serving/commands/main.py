@@ -1,4 +1,4 @@
-"""The command line: its commands, which import what they need, so that `--help` is there at once."""
+"""The command line. Each command imports what it needs when it runs, so `--help` is fast."""
 
 import os
 

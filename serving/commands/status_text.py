@@ -1,4 +1,4 @@
-"""What a server serves, for people: from the JSON of `GET /models` to lines of text."""
+"""The text of `headwaiter status`, made from the JSON of `GET /models`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ def render_status(found: Mapping[str, Any], now: float) -> str:
 
 
 def _machine(machine: Mapping[str, Any]) -> str:
-    """What the server may use of its machine, and what sets the bound."""
+    """The cores and memory that the server may use, and what sets the bound."""
     cores = f"cores: {machine['cores']} of {machine['machine_cores']} ({machine['cores_by']})"
     sizes = [_mebibytes(machine[name]) for name in ("memory_bytes", "machine_memory_bytes", "available_bytes")]
     memory = f"memory: {sizes[0]} of {sizes[1]} ({machine['memory_by']}), {sizes[2]} free"
@@ -66,7 +66,7 @@ def _versions(model: Mapping[str, Any]) -> list[str]:
 
 
 def _role(model: Mapping[str, Any], version: str) -> str:
-    """What the version is for: the aliases that it serves, or to be gone back to."""
+    """The version's role: the aliases that it serves, "pinned", "previous" for a rollback, or "-"."""
     aliases = [alias for alias, served in model["aliases"].items() if served == version]
     if aliases:
         return ", ".join(aliases)
@@ -122,7 +122,7 @@ def _mebibytes(size_bytes: int) -> str:
 
 
 def _ago(seconds: float) -> str:
-    """The largest unit that fits; a clock that is ahead of ours reads as now."""
+    """The time in its largest unit; a time in the future, of a clock that is ahead, reads as now."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
         if seconds >= size:
             return f"{seconds // size:.0f} {unit} ago"

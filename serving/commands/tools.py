@@ -28,7 +28,7 @@ def status(url: str, as_json: bool) -> None:
 
 @click.group()
 def monitoring() -> None:
-    """What Prometheus, Alertmanager and Grafana need to watch a server."""
+    """Configuration of Prometheus, Alertmanager and Grafana for a server."""
 
 
 @monitoring.command("export")

@@ -64,7 +64,7 @@ def fine_tune(base: Path, output: Path, *, seed: int = 0, progress: Callable[[st
 
     Blocks for about a minute; uses one thread of the CPU, since batches as small as these gain little from more, and
     so that the result does not depend on the machine's cores. The caller's random state and number of threads are
-    left as they were. The method is ours; the smoothed labels are those of Szegedy et al. 2016.
+    left as they were. The smoothed labels are those of Szegedy et al. 2016.
 
     base: folder of a pretrained encoder of BERT's shape, with its tokenizer. output: folder to save to; made if it is
     missing, its versions overwritten. seed: draws the examples, their order and the head's first weights; on one

@@ -4,7 +4,7 @@
 torch and transformers at module level.
 
 __main__       the process: order, lease, signals
-process_state  what torch and transformers keep for a whole process
+process_state  process-global state of torch and transformers
 loading        order → a model that is loaded, checked, optimised and measured
 assembly       which model, optimisation and loop a task gets
 model          rows → one forward pass → arrays

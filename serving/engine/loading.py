@@ -21,7 +21,7 @@ from serving.wire.engine_orders import EngineOrder, EngineReport
 
 @dataclass(frozen=True)
 class Loaded:
-    """What an engine needs to serve.
+    """A loaded model and how its engine runs it.
 
     pool: runs forward passes side by side; None where one runs at a time. yields_cores: whether the engine runs at low
     priority.

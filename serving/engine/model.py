@@ -82,7 +82,7 @@ class Model:
 
     @property
     def module(self) -> PreTrainedModel:
-        """What runs a forward pass."""
+        """The module that runs a forward pass."""
         return self.form.module
 
     def note(self, refusal: str) -> None:
@@ -93,7 +93,7 @@ class Model:
 
     @torch.inference_mode()
     def launch(self, rows: Sequence[Row]) -> ForwardPass:
-        """Start a forward pass over rows of one kind; on a CPU it is finished on return."""
+        """Start a forward pass over rows of one batch key; on a CPU it is finished on return."""
         began = time.perf_counter()
         batch = self.batch(rows)
         arrays = self.task.forward(self.form.module, batch)
@@ -122,7 +122,7 @@ class Model:
         self.run([self.task.probe(self.contract, length).to_row(row, 0.0) for row, length in enumerate(lengths)])
 
     def batch(self, rows: Sequence[Row], form: ExecutionForm | None = None) -> Batch:
-        """Rows of one kind as the task takes them, for the module of `form` (the model's own if None)."""
+        """Rows of one batch key as the task takes them, for the module of `form` (the model's own if None)."""
         form = form or self.form
         inputs, lengths = self.task.collate(rows, self.contract), [row.length for row in rows]
         is_uneven = len(inputs) > 1  # rows of equal length come as token ids alone

@@ -215,7 +215,7 @@ def _refusal(what: str, error: Exception) -> str:
 def inputs_of(
     model: Model, lengths: Sequence[int], *, types: bool, form: ExecutionForm | None = None
 ) -> dict[str, torch.Tensor]:
-    """What the task calls the module of `form` (the model's own if None) with, for rows of random ordinary tokens.
+    """The task's arguments to the module of `form` (the model's own if None), for rows of random ordinary tokens.
 
     types: whether the second half of each row has token type 1, where the model has types.
     """

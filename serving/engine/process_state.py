@@ -1,4 +1,4 @@
-"""What torch and transformers keep once for a whole process. Only a process's entry point sets it."""
+"""Process-global state of torch and transformers. Only a process's entry point sets it."""
 
 from serving.engine.optimizations.attention import register_attention
 from serving.engine.optimizations.torch_private import disable_profiling_executor

@@ -41,7 +41,7 @@ class Wakeable(Protocol):
     """A file descriptor that ends a wait."""
 
     def fileno(self) -> int:
-        """What is polled."""
+        """The file descriptor to poll."""
 
 
 class SocketLoop:

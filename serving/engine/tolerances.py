@@ -19,10 +19,10 @@ class Tolerance:
 
 
 ANSWER = Tolerance(1e-3, 0.03)
-"""Of an answer's numbers, as shares of their size; what the contract's example is held to."""
+"""Tolerances of an answer's numbers, as shares of their size, for the contract's example."""
 FORWARD_PASS = Tolerance(1e-4, 5e-2)
-"""Of a form's outputs, as shares of the largest value. Other kernels differ by less than 3e-2 in bfloat16."""
+"""Tolerances of a form's outputs, as shares of the largest value. Kernels differ by less than 3e-2 in bfloat16."""
 LINEAR = Tolerance(1e-4, 2e-2)
-"""Of a linear layer's outputs with prepacked weights, as shares of the largest value."""
+"""Tolerances of a linear layer's outputs with prepacked weights, as shares of the largest value."""
 DECODING = Tolerance(1e-3, 0.05)
-"""Of a row's logits in a decode batch, as shares of the largest one."""
+"""Tolerances of a row's logits in a decode batch, as shares of the largest one."""

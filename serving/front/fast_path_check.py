@@ -19,9 +19,9 @@ CONNECTION = (
     *("server_state", "tasks", "transport", "url"),
     *("on_body", "on_header", "on_headers_complete", "on_message_begin", "on_message_complete", "on_response_complete"),
 )
-"""What `FastConnection` and `FastRequest` use of a connection (`HttpToolsProtocol`), once a request has begun."""
+"""Attributes of a `HttpToolsProtocol` that `FastConnection` and `FastRequest` use once a request has begun."""
 FLOW = ("drain", "resume_reading", "write_paused")
-"""And of its flow control."""
+"""Attributes of its flow control that they use."""
 
 REQUEST = b"POST /models/name/versions/7 HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\nbody"
 ANSWER = b"HTTP/1.1 200 OK\r\nx-model-version: 7\r\ncontent-length: 4\r\n\r\nbody"

@@ -35,7 +35,7 @@ from serving.wire.routing_table import FRONTS_LOCK, ModelEntry, TableFile
 
 TICK_SECONDS = 0.05
 RETRY_SECONDS = 1.0
-"""After a tick that failed, the next one comes so much later, so that the log is not flooded."""
+"""Pause after a tick that failed, so that the log is not flooded."""
 
 AnyWaiter = TypeVar("AnyWaiter", bound=Waiter)
 Value = TypeVar("Value")
@@ -53,7 +53,7 @@ class Answer(msgspec.Struct, Generic[Value_co], frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """What `answer` and `stream` are asked: the model, how to read the request, and who waits for it."""
+    """The arguments of `answer` and `stream`: the model, how to read the request, and the connection that waits."""
 
     name: str
     version: str | None
@@ -89,7 +89,7 @@ class Front:
     async def start(self) -> None:
         """Follow the table from now on; holds the lock that tells the manager that fronts still live.
 
-        A front that takes a dead one's place serves what its table says before it takes requests.
+        A front that replaces a crashed one applies the table before it takes requests.
         """
         self.settings.run.mkdir(parents=True, exist_ok=True)
         self._lock = (self.settings.run / FRONTS_LOCK).open("a")
@@ -187,7 +187,7 @@ class Front:
         self._file.nudge()
 
     def describe(self) -> dict[str, object]:
-        """What `GET /models` shows beside the models.
+        """The fields of `GET /models` beside the models.
 
         named: what the server was started with. deployments: whether it serves what the registry marks as deployed.
         machine: the cores and the memory that the server may use, see `Limits`.
@@ -257,7 +257,7 @@ class Front:
         return Submission(loaded, request, encoded, link, waiter)
 
     async def _tick(self) -> None:
-        """Look at the clock again and again; a tick that fails is logged, and the next one comes later."""
+        """Run the periodic work. A tick that fails is logged, and the next one comes later."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
             try:

@@ -1,4 +1,4 @@
-"""What a front counts. The metrics' children are looked up once, not for each request."""
+"""A front's metrics. Their children are looked up once, not for each request."""
 
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -30,7 +30,7 @@ class FrontMeter:
         self._in_progress.inc()
 
     def leave(self) -> None:
-        """It is so no longer."""
+        """A request is no longer in progress at this version."""
         self._in_progress.dec()
 
     def end(self, protocol: ProtocolName, status: int, stages: StageTimes, reason: str = "") -> None:

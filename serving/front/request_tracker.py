@@ -83,7 +83,7 @@ class TrackedRequest:
             raise error
 
     def stay_open(self) -> None:
-        """Leave `end` to somebody else: a stream outlives the call that opened it."""
+        """Leave `end` to the caller: a stream outlives the call that opened it."""
         self._stays_open = True
 
     def end(self, error: BaseException | None = None) -> None:

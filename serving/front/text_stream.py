@@ -21,7 +21,7 @@ from serving.wire.messages import TokenDelta
 
 @dataclass(frozen=True)
 class TextDelta:
-    """What came of one text. index: which text of the request, inputs in order and each one's texts in order.
+    """The next part of one text. index: which text of the request, inputs in order and each one's texts in order.
 
     text: what is certain now, may be empty; together the deltas are the whole text. token_ids: the tokens that this
     text was read from. logprobs: of the same tokens, empty unless asked for. finish: empty while more comes, else one
@@ -51,10 +51,10 @@ class Usage:
 
 @dataclass(frozen=True)
 class StreamSource:
-    """The engine that writes a stream's texts.
+    """The engine that generates a stream's texts.
 
     version: of the model. waiter: takes the tokens. encoder: the version's tokenizer. stops: stop strings.
-    before: what stands before each text. close: frees the places of rows that are still written.
+    before: the prefix of each text. close: cancels the rows that are not complete.
     """
 
     version: str
@@ -100,7 +100,7 @@ class TextStream:
 
     @property
     def version(self) -> str:
-        """Who writes. It may change until the first delta."""
+        """The engine that generates. It may change until the first delta."""
         return self._source.version
 
     @property
@@ -120,7 +120,7 @@ class TextStream:
 
     @property
     def usage(self) -> Usage:
-        """What was read and written so far; all of it after the last delta."""
+        """The token counts so far; complete after the last delta."""
         return Usage(self.prompt_tokens, sum(reader.written for reader in self._readers))
 
     async def open(self) -> None:
@@ -175,7 +175,7 @@ class TextStream:
             raise
 
     async def close(self) -> None:
-        """End the stream: rows that are still written lose their place. Later calls do nothing."""
+        """End the stream and cancel its incomplete rows. Later calls do nothing."""
         self._end(ClientGone("the stream was closed") if self._unfinished else None)
 
     async def __aenter__(self) -> Self:
@@ -231,5 +231,5 @@ class TextStream:
         if self.is_closed:
             return
         self.is_closed, self._error = True, error
-        self._source.close()  # also wakes who waits for a delta
+        self._source.close()  # also wakes a task that waits for a delta
         self._request.end(error)

@@ -1,1 +1,1 @@
-"""One process that reads the registry, starts and stops engines, and publishes the routing table."""
+"""Process 3: reads the registry, starts and stops engines, and publishes the routing table."""

@@ -21,19 +21,19 @@ from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path, read_report
 
 EngineEvent = Literal["ready", "failed", "lost", "restarted"]
-"""What happens to an engine: it answers, it ended before it ever did, it ended after that, it was started again."""
+"""Events of an engine: it answers, it ended before it ever did, it ended after that, it was started again."""
 
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
-"""For glibc: what a forward pass frees stays for the next one, up to so many bytes a thread. To get each of its large
-tensors anew, page by page, takes up to a sixth of its time."""
+"""Settings of glibc: memory that a forward pass frees is kept for the next one, up to this size. Otherwise up to a
+sixth of the time goes into page faults of large tensors."""
 STABLE_SECONDS = 60.0
 """An engine that served this long has its crashes forgotten."""
 
 
 class Process(Protocol):
-    """What is asked of an operating system's process, one's own child or not."""
+    """An operating system's process, the manager's child or not."""
 
     @property
     def pid(self) -> int: ...  # noqa: D102
@@ -46,7 +46,7 @@ class Process(Protocol):
 
 
 class Adopted:
-    """A running process that another manager started. Its exit status went to somebody else: it reads -1."""
+    """A running process that another manager started. Its exit status cannot be read: it is -1."""
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
@@ -86,7 +86,7 @@ class Adopted:
 
 
 def engine_environ() -> dict[str, str]:
-    """The environment of an engine: this process', and what an engine needs where nobody has set it."""
+    """The environment of an engine: this process', and an engine's defaults for variables that are not set."""
     environ = {
         **KEPT_MEMORY,
         **os.environ,
@@ -146,7 +146,7 @@ class EngineProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process, 0 while there is none."""
+        """Id of the process, 0 while there is none."""
         return self._process.pid if self._process else 0
 
     def start(self, process: Process | None = None) -> None:
@@ -161,7 +161,7 @@ class EngineProcess:
             self._process = spawn(path)
 
     def poll(self, now: float) -> EngineEvent | None:
-        """What has happened since the last call, or None."""
+        """The event since the last call, or None."""
         if self._process is None:
             if self._restart_at and now >= self._restart_at and not self.is_stopping:
                 self._restart_at, self.is_out_of_memory = 0.0, False
@@ -207,7 +207,7 @@ class EngineProcess:
         return self._process is not None and self._process.poll() is None
 
     def memory_bytes(self) -> int:
-        """What it takes now: resident memory, and on a GPU what it reported to hold there; 0 once it is gone."""
+        """Its memory now: resident memory, and on a GPU what it reported to hold there; 0 once it is gone."""
         return self._resident()[0] + self.report.device_bytes
 
     def measure(self) -> int:

@@ -1,4 +1,4 @@
-"""What was last live here, kept on disk: a server that starts while the registry is down serves that again."""
+"""The versions that were last live here, kept on disk for a server that starts while the registry is down."""
 
 import hashlib
 from pathlib import Path
@@ -27,7 +27,7 @@ class LastLive:
         write_report(self._path(reference), _Record(version))
 
     def recall(self, reference: Reference) -> ResolvedVersion | None:
-        """What it served last, None where nothing is known."""
+        """The version that it served last, None where none is known."""
         try:
             return msgspec.json.decode(self._path(reference).read_bytes(), type=_Record).version
         except (OSError, msgspec.DecodeError):

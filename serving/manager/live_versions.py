@@ -1,4 +1,4 @@
-"""What each reference serves, served before, and how that came about: the manager's memory of swaps."""
+"""The version that each reference serves, those that it served before, and the swaps between them."""
 
 import logging
 import time

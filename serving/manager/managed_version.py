@@ -1,4 +1,4 @@
-"""A version that the manager holds: from being fetched, through its engines' lives, to its end."""
+"""One version in the manager, from its download to the end of its engines."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ class ManagedVersion:
     error: why it failed, or why the attempt before this one did, or why an engine of it is being restarted: once ready
     it stays so meanwhile. is_given_up: whether it failed because memory ran out, and is not to be tried again beside a
     live version. took_place: whether the live version left so that there is memory for this one.
-    weights_bytes: of its files. need_bytes: memory that its engines were expected to take, 0 where nobody asked.
+    weights_bytes: of its files. need_bytes: memory that its engines were expected to take, 0 without an estimate.
     """
 
     name: str
@@ -73,7 +73,7 @@ class ManagedVersion:
 
     @property
     def crashes(self) -> int:
-        """How often in a row an engine of it crashed, the worst of them."""
+        """Crashes in a row of the engine that crashed most."""
         return max((engine.crashes for engine in self.engines), default=0)
 
     def step(self, now: float, start: StartEngines, load_seconds: float) -> list[EngineEvent]:
@@ -136,7 +136,7 @@ class ManagedVersion:
             engine.kill()
 
     def footprints(self) -> list[Footprint]:
-        """What each of its engines took at most, once it has loaded."""
+        """The peak memory of each of its engines, once it has loaded."""
         loaded = [engine for engine in self.engines if engine.was_ready and engine.peak_bytes]
         return [Footprint(engine.peak_bytes, self.weights_bytes) for engine in loaded]
 
@@ -150,11 +150,11 @@ class ManagedVersion:
         return sum(max(0, engine.peak_bytes - engine.measure()) for engine in returning)
 
     def measure(self) -> None:
-        """Take note of the memory that its engines take."""
+        """Measure the memory of its engines."""
         self.memory_bytes = sum(engine.memory_bytes() for engine in self.engines) & -MEMORY_STEP_BYTES
 
     def entry(self) -> VersionEntry:
-        """What the table says of it."""
+        """Its entry in the routing table."""
         return VersionEntry(
             state=self.state,
             error=self.error,

@@ -47,7 +47,7 @@ STEP_SECONDS = 0.05
 BEAT_SECONDS = 1.0
 MEASURE_SECONDS = 5.0
 MAX_RETRY_SECONDS = 3600.0
-"""A version that fails again and again is tried again this often, however many attempts there were."""
+"""Longest pause before a version that failed is tried again."""
 
 REPLACE_ADVICE = (
     ", or set HEADWAITER_REPLACE_LIVE=1, which stops the live version before a version for which there is no room loads"
@@ -55,7 +55,7 @@ REPLACE_ADVICE = (
 
 
 class Manager:
-    """Keeps what is served equal to what the registry says. `run` blocks; `stop` may be called from another thread."""
+    """Keeps the served versions equal to the registry's. `run` blocks; `stop` may be called from another thread."""
 
     def __init__(
         self,
@@ -253,7 +253,7 @@ class Manager:
         return self._starter.start(devices, held.name, held.version, held.root, low_priority=self._is_serving())
 
     def _evictable(self, replaced: str | None) -> list[VersionKey]:
-        """Who may leave where memory is short. replaced: the model whose live version may."""
+        """The versions that may leave where memory is short. replaced: the model whose live version may."""
         wanted = {(found.name, found.version) for found in self._watch.view.targets.values() if found is not None}
         return find_evictable(self._versions, self._live_versions.live_keys(), wanted, replaced)
 
@@ -306,7 +306,7 @@ class Manager:
         self._publish_table()
 
     def _complete(self, held: ManagedVersion) -> None:
-        """Start the engines that an adopted version lacks: they had not said yet who they are when the manager died."""
+        """Start the engines that an adopted version lacks: they had not reported yet when the previous manager died."""
         missing = list(self.settings.devices)
         for engine in held.engines:
             with suppress(ValueError):

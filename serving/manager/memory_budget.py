@@ -12,7 +12,7 @@ from serving.manager.policy import VersionKey
 from serving.runtime.limits import mebibytes
 
 ENGINE_BYTES = 400 << 20
-"""What an engine takes beside its weights, where none was measured yet; see bench/NOTES.md, "Memory of an engine"."""
+"""Memory of an engine beside its weights, until one was measured; see bench/NOTES.md, "Memory of an engine"."""
 WEIGHTS_SHARE = 1.2
 """Memory for each byte of weights: on a CPU they are copied into the layout that is multiplied."""
 RESERVE_BYTES = 64 << 20
@@ -21,7 +21,7 @@ RESERVE_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Footprint:
-    """What an engine was measured to take at most. peak_bytes: of its own memory. weights_bytes: of its files."""
+    """The measured peak memory of an engine. peak_bytes: of its own memory. weights_bytes: of its files."""
 
     peak_bytes: int
     weights_bytes: int
@@ -42,7 +42,7 @@ class Room:
 
     @property
     def free_bytes(self) -> int:
-        """What a new engine may take."""
+        """The memory that a new engine may take."""
         return max(0, self.available_bytes - self.promised_bytes - RESERVE_BYTES)
 
 
@@ -53,7 +53,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Wait:
-    """There will be room once others have left. evict: who has to leave for it, besides those on their way."""
+    """There will be room once others have left. evict: the versions that must leave, besides those that already do."""
 
     evict: tuple[VersionKey, ...] = ()
 
@@ -69,7 +69,7 @@ Admission = Start | Wait | Refuse
 
 
 def estimate_bytes(weights_bytes: int, measured: Iterable[Footprint] = ()) -> int:
-    """What an engine with such weights will take: as the measured one with the nearest weights, and the difference."""
+    """The expected memory of an engine: that of the measured one with the nearest weights, plus the difference."""
     nearest = min(measured, key=lambda found: abs(found.weights_bytes - weights_bytes), default=None)
     if nearest is None:
         return ENGINE_BYTES + round(WEIGHTS_SHARE * weights_bytes)
@@ -78,8 +78,8 @@ def estimate_bytes(weights_bytes: int, measured: Iterable[Footprint] = ()) -> in
 
 
 def admit(need_bytes: int, room: Room, evictable: Sequence[tuple[VersionKey, int]]) -> Admission:
-    """Whether engines that need so much may start. evictable: versions that may leave for them, in this order, and the
-    bytes that each frees. Nobody leaves where all of them together would not free enough.
+    """Whether engines that need `need_bytes` may start. evictable: versions that may leave for them, in
+    this order, and the bytes that each frees. None leaves where all of them together would not free enough.
     """
     if need_bytes <= room.free_bytes:
         return Start()

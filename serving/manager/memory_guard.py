@@ -1,4 +1,4 @@
-"""The manager's view of memory: what is free, what versions that load have yet to take, and who may leave for whom."""
+"""The manager's view of memory: what is free, what loading versions still need, and which versions may leave."""
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -16,7 +16,7 @@ def admit_version(
 ) -> Admission:
     """Whether the engines of a version, one a device, may start beside what is held. Notes what they will need.
 
-    evictable: who may leave for it.
+    evictable: the versions that may leave for it.
     """
     measured = [found for other in versions.values() for found in other.footprints()]
     loading = [
@@ -31,7 +31,7 @@ def admit_version(
     promised += sum(
         other.returning_bytes()
         for other in versions.values()
-        if other.state == "ready" and other.crashes < CRASH_LIMIT  # one that crashes more often gives way
+        if other.state == "ready" and other.crashes < CRASH_LIMIT  # one that crashes more often is replaced
     )
     room = Room(
         limits.available_bytes,

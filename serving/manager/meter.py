@@ -1,4 +1,4 @@
-"""What the manager counts."""
+"""The manager's metrics."""
 
 from functools import cache
 from typing import get_args
@@ -18,7 +18,7 @@ def start_counting(model: str) -> None:
 
 
 def count_swap(model: str, outcome: SwapOutcome) -> None:
-    """The live version changed, or should have."""
+    """The live version changed, or a change of it failed."""
     instruments().swap_total.labels(model, outcome).inc()
 
 

@@ -1,9 +1,9 @@
-"""What the manager does next: a pure function from what is to a list of actions.
+"""The manager's policy: a pure function from a snapshot to a list of actions.
 
 The desired versions are declared (what the references resolve to); what is not desired, not live and not kept warm is
 unloaded. A reference's live version changes only to one that is ready, so a failed load leaves the old one live. If
 the old one had left so that the new one had memory, it is loaded again. A live version whose engines crash again and
-again gives way to the one that was live before it.
+again is replaced by the one that was live before it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ VersionKey = tuple[str, str]
 """(model, version)"""
 
 CRASH_LIMIT = 3
-"""After so many crashes in a row a live version gives way; an engine that served a minute has its crashes forgotten."""
+"""After this many crashes in a row a live version is replaced by the one before it. A minute of serving resets them."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the manager knows.
+    """The state that the policy decides by.
 
     targets: what each reference resolves to in the registry, None where it does not (yet). live: the version that each
     reference serves, None before the first. previous: per reference, earlier live versions, latest first.
@@ -75,7 +75,7 @@ Action = Load | Publish | GiveUp | Unload
 
 
 def decide(snapshot: Snapshot) -> list[Action]:
-    """The actions that bring what is nearer to what is wanted; empty when there is nothing to do."""
+    """The actions that bring the snapshot nearer to the desired state; empty where they agree."""
     actions: list[Action] = []
     wanted: set[VersionKey] = set()
     for reference, target in snapshot.targets.items():
@@ -110,7 +110,7 @@ def _goal(snapshot: Snapshot, reference: Reference) -> str | None:
 
 
 def _given_up(snapshot: Snapshot, published: Sequence[Publish]) -> list[Action]:
-    """The crashing versions that give way to what is published, unless another reference still serves them."""
+    """The crashing versions that published ones replace, unless another reference still serves them."""
     lives = {**snapshot.live, **{action.reference: action.version for action in published}}
     served = {(reference.name, live) for reference, live in lives.items() if reference in snapshot.targets}
     replaced = [(action.reference, snapshot.live.get(action.reference)) for action in published]

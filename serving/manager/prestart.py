@@ -1,5 +1,5 @@
-"""The head start: `headwaiter serve` starts the first engine's process before BentoML's, which take a while until the
-manager runs. It imports meanwhile and waits for its order; its report says so, and there the manager finds it.
+"""Prestart: `headwaiter serve` starts the first engine's process before BentoML's, so that it imports torch while the
+manager starts. The process waits for its order, and the manager finds it by its report.
 """
 
 import subprocess

@@ -1,6 +1,7 @@
-"""The manager's eye on the registry: what every reference means, asked again and again in a thread of its own.
+"""Polls the registry: resolves every reference again and again, in a thread of its own.
 
-What cannot be read keeps its last answer, so that serving goes on; a registry in trouble is asked less and less often.
+A reference that cannot be read keeps its last answer, so serving goes on. A failing registry is polled with growing
+pauses.
 """
 
 import logging
@@ -20,16 +21,16 @@ from serving.settings import ServingSettings
 logger = logging.getLogger("headwaiter.manager")
 
 MAX_PAUSE_SECONDS = 30.0
-"""However long the registry has been in trouble, it is asked this often."""
+"""Longest pause between two polls of a failing registry."""
 NUDGED_SECONDS = 0.25
-"""Whoever nudges, and however often: the registry is not asked more often than this, unless polls are."""
+"""Least time between two polls that nudges cause, unless the poll interval is shorter."""
 SLOW_SECONDS = 5.0
-"""A registry that has not answered for so long is called slow."""
+"""A registry that has not answered for this long is reported as slow."""
 
 
 @dataclass(frozen=True)
 class RegistrySnapshot:
-    """What the registry said. targets: of every reference, None where it names nothing (yet).
+    """The registry's latest answer. targets: of every reference, None where it names nothing (yet).
 
     problems: per reference, why it names nothing. error: why the registry could not be read, or empty. moved: when
     each target was first seen, in monotonic seconds. is_known: False before the registry was asked.
@@ -96,7 +97,7 @@ class RegistryWatch:
         self.view = RegistrySnapshot(dict.fromkeys((*self._settings.models, *references)))
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop polling."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _take(self, view: RegistrySnapshot) -> None:
@@ -137,7 +138,7 @@ class RegistryWatch:
         return RegistrySnapshot(targets, problems, error, moved, is_known=True)
 
     def _references(self) -> tuple[Reference, ...]:
-        """What to serve: what was named, and what the registry marks as deployed."""
+        """The references to serve: those that were named, and those that the registry marks as deployed."""
         if self._versions is None:
             self._versions = self._connect()
         deployed = self._versions.deployed() if self._settings.deployments else []

@@ -20,7 +20,7 @@ is held back. Untuned: twice the tokens that one character can take."""
 
 
 class TokenReader(Protocol):
-    """What turns token ids into text, as `TextEncoder` does."""
+    """Decodes token ids to text, as `TextEncoder` does."""
 
     def read(self, ids: Sequence[int]) -> str:
         """Decode ids, without special tokens."""

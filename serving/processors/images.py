@@ -116,7 +116,7 @@ def _open(data: bytes) -> "Image":
 
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own bounds, above ours
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's bounds
         raise TooLarge(
             f"inputs holds an image of too many pixels, at most {MAX_PIXELS:,} are read: shrink it"
         ) from error

@@ -1,1 +1,1 @@
-"""What every process of a server has: log, metrics, priority, limits, and the server process that it ends with."""
+"""Shared by every process of a server: log, metrics, priority, limits, and the server process that it ends with."""

@@ -49,7 +49,7 @@ class ControlGroups:
         return min((limit for limit, _ in self._limits()), default=None)
 
     def available_bytes(self) -> int | None:
-        """What may still be allocated before a limit is hit, None where there is none.
+        """Bytes that may still be allocated before a limit is hit, None where there is none.
 
         Page cache counts as free, because the kernel drops it before it kills.
         """
@@ -66,7 +66,7 @@ class ControlGroups:
 
     def _limits(self) -> Iterator[tuple[int, Path]]:
         for folder in self.memory:
-            # Past "high" the kernel kills nobody, but slows all allocations down until nothing serves any more.
+            # Past "high" the kernel kills no process, but slows all allocations down until nothing serves any more.
             limits = [_number(folder / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
             # Version 1 names the least limit of the levels above, too, which a namespace may hide.
             limits.append(_fields(folder / "memory.stat").get("hierarchical_memory_limit"))

@@ -16,7 +16,7 @@ FLAGS = (
     *("avx_vnni", "avx_ne_convert", "amx_tile", "amx_bf16", "amx_int8"),
     *("asimd", "bf16", "i8mm", "sve"),
 )
-"""The processor features of x86 and ARM that torch and oneDNN choose their kernels by."""
+"""Processor features of x86 and ARM by which torch and oneDNN choose kernels."""
 LIMITING_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "OMP_NUM_THREADS")
 """Variables that keep torch and its libraries from using some of these features or cores."""
 

@@ -172,7 +172,7 @@ def _target_ids(targets: tuple[str, ...] | str | None, version: VersionContext) 
 
 
 def _batch_key(top_k: int) -> str:
-    """Round `top_k` up to one of few sizes, so that requests with different ones share batches."""
+    """Round `top_k` up to a bucket size, so that requests with different ones share batches."""
     return str(next(size for size in (5, 20, MAX_CANDIDATES) if top_k <= size))
 
 

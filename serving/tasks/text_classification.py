@@ -64,7 +64,7 @@ class Parameters(TextParameters, frozen=True):
 
 
 def activation(contract: Contract) -> Activation:
-    """What turns logits into scores, by problem type and number of labels."""
+    """The activation that turns logits into scores, by problem type and number of labels."""
     if contract.problem_type == "regression":
         return "none"
     if contract.problem_type == "multi_label_classification" or len(contract.labels) == 1:

@@ -1,1 +1,1 @@
-"""What crosses a process boundary, frozen: messages, orders and reports, the routing table, a version's states."""
+"""Frozen records that cross a process boundary: messages, orders and reports, routing table, version states."""

@@ -1,4 +1,4 @@
-"""What an engine says of itself, in a file that the manager reads; and what the manager tells the engine to do."""
+"""Files between manager and engine: the order that says what to load, and the engine's report."""
 
 import signal
 from pathlib import Path
@@ -37,7 +37,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineProperties(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine found out while it loaded: part of its report, and of its entry in the routing table.
+    """The results of an engine's load: part of its report, and of its entry in the routing table.
 
     dtype_note: why the dtype is not the fastest, or empty. execution: the model's optimisations by name, or "eager".
     notes: which optimisations the model was refused, and why. split: on a CPU, forward passes side by side × threads of

@@ -23,7 +23,7 @@ FOLLOWERS: dict[State, frozenset[State]] = {
 
 
 def check_transition(before: State, after: State) -> State:
-    """`after`, if it may follow `before`; a bug of ours raises EngineError."""
+    """`after`, if it may follow `before`; else raises EngineError."""
     if after not in FOLLOWERS[before]:
         raise EngineError(f"a version went from {before} to {after}; the rule is {sorted(FOLLOWERS[before])}")
     return after

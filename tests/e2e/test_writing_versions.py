@@ -40,7 +40,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) -> tuple[P
     with torch.no_grad():
         model.transformer.wpe.weight += torch.randn_like(model.transformer.wpe.weight)
     model.save_pretrained(second)
-    for folder in (first, second):  # of float32: in bfloat16 the likeliest token may depend on a text's company
+    for folder in (first, second):  # of float32: in bfloat16 the likeliest token may depend on what shares its batch
         log_model(folder, task="text-generation", name="w", settings=settings, dtype="float32")
     log_model(seeds[0], task="text-classification", name="m", settings=settings)
     versions = Versions(settings)

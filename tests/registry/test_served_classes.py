@@ -15,7 +15,7 @@ from registry.served_classes import FactsFile, check_class, find_refusal, find_s
 from registry.settings import RegistrySettings
 from serving.commands.main import main
 from serving.tasks import get_task
-from tests.families import LONGEST, make_tokenizer
+from tests.families import MAX_TOKENS, make_tokenizer
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 REFUSED = [
@@ -49,7 +49,7 @@ def save_writer(folder: Path, family: str, **settings: Any) -> Path:
     """A small model that writes text, with a tokenizer that it could do with."""
     tokenizer = make_tokenizer("gpt2")
     config = transformers.AutoConfig.for_model(
-        family, **TINY, vocab_size=len(tokenizer), max_position_embeddings=LONGEST, pad_token_id=0, **settings
+        family, **TINY, vocab_size=len(tokenizer), max_position_embeddings=MAX_TOKENS, pad_token_id=0, **settings
     )
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     model.generation_config.eos_token_id = None

@@ -20,28 +20,28 @@ MAX_DEVIATION = 2.0
 MIN_FACTOR = 0.05
 """The least factor of a part, relative to the mean factor: no cost becomes zero or negative."""
 BATCHES = 16
-"""The cost is updated after so many."""
+"""Batches between two updates of the cost."""
 
 
 class OnlineCost:
     """`now` starts as the measured cost and follows the batches that `observe` gets.
 
-    kind: of the measured rows. Rows of other kinds may cost anything, so their batches are ignored.
+    batch_key: of the measured rows. Rows of another key may cost anything, so their batches are ignored.
     """
 
-    def __init__(self, measured: Cost, kind: str) -> None:
+    def __init__(self, measured: Cost, batch_key: str) -> None:
         self.now = measured
         self._measured = measured
-        self._kind = kind
+        self._batch_key = batch_key
         self._factors = (1.0, 1.0, 1.0)
         self._products = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         self._found = (0.0, 0.0, 0.0)
         self._level = 1.0
         self._batches = 0
 
-    def observe(self, kind: str, tokens: int, pairs: int, seconds: float) -> None:
+    def observe(self, batch_key: str, tokens: int, pairs: int, seconds: float) -> None:
         """A batch of this `Cost.work` occupied its device for so long."""
-        if kind == self._kind:
+        if batch_key == self._batch_key:
             self._fit(tokens, pairs, seconds)
             self._batches += 1
             if self._batches % BATCHES == 0:

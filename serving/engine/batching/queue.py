@@ -1,7 +1,7 @@
-"""The engine's queue: rows in order of arrival, indexed by kind and length. Only the engine's loop touches it.
+"""The engine's queue: rows in order of arrival, indexed by batch key and length. Only the engine's loop touches it.
 
-A batch holds the oldest row, so that nothing starves, and others of its kind. A model that packs rows takes the next
-ones in order. For a model that pads rows, `length_groups` cuts the waiting rows of the kind by length into the groups
+A batch holds the oldest row, so that nothing starves, and others of its key. A model that packs rows takes the next
+ones in order. For a model that pads rows, `length_groups` cuts the waiting rows of the key by length into the groups
 that take the least time together, and the batch is the oldest row's group.
 """
 
@@ -32,7 +32,7 @@ class Entry:
 
 
 class ByLength:
-    """Waiting rows of one kind, for a model that pads rows."""
+    """Waiting rows of one batch key, for a model that pads rows."""
 
     def __init__(self) -> None:
         self._lengths: list[int] = []
@@ -83,7 +83,7 @@ class ByLength:
 
 
 class InOrder:
-    """Waiting rows of one kind, for a model that packs rows: a row costs the same in any batch."""
+    """Waiting rows of one batch key, for a model that packs rows: a row costs the same in any batch."""
 
     def __init__(self) -> None:
         self._rows: deque[Entry] = deque()

@@ -1,4 +1,4 @@
-"""Which waiting sequences enter a batch before the next step, and which give their place to them. Pure functions.
+"""Which waiting sequences are admitted before the next step, and which are preempted for them. Pure functions.
 
 Waiting sequences are admitted by priority: arrival time + `FAIR_SECONDS` x `max_new_tokens`. So short texts overtake
 long ones, and no sequence starves. A sequence that generated enough tokens since its admission is preempted for a

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("headwaiter.engine")
 
 Way = Literal["best", "sorted", "all"]
-"""What a token is drawn from: the best few, all tokens sorted by score, or all tokens as they are."""
+"""The candidates that a token is drawn from: the best few, all tokens sorted by score, or all tokens as they are."""
 
 MAX_TOP_K = 1024
 """Up to this `top_k` the best tokens are found without sorting all. Untuned."""

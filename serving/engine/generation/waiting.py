@@ -1,4 +1,4 @@
-"""The sequences that wait for a place in a batch, in order of priority."""
+"""The sequences that wait to be admitted, in order of priority."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator

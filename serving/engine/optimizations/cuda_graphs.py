@@ -16,8 +16,8 @@ from serving.engine.optimizations.attention import Packing
 MIN_GRAPH_TOKENS = 64
 """Tokens of the smallest graph; each further one is twice as large."""
 TOKENS_PER_ROW = 4
-"""A graph has room for one row for each of so many of its tokens; not measured, see bench/NOTES.md, "The forward pass
-on a GPU"."""
+"""A graph of n tokens takes up to n / TOKENS_PER_ROW rows. Not measured; see bench/NOTES.md, "The forward pass on a
+GPU"."""
 WARM_UPS = 2
 """Runs before recording, as libraries choose kernels and take memory in their first ones."""
 

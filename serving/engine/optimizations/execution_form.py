@@ -11,7 +11,7 @@ EAGER = "eager"
 
 @dataclass(frozen=True)
 class ExecutionForm:
-    """What runs a model's forward passes, and which optimisations it has.
+    """The module that runs a model's forward passes, and the optimisations in use.
 
     module: called with the task's inputs; a `TracedModule` may take its place. is_packed: rows come as a packed
     sequence, see `unpadded`. prunes_to_first_token: the last layer computes first tokens only, see `first_token`.

@@ -38,11 +38,11 @@ LAYOUTS = (
     _Layout("transformer.layer", "attention", "attention.out_lin"),  # DistilBERT
     _Layout("layers", "attn_norm", "attn.Wo"),  # ModernBERT
 )
-"""Of the families of `unpadded` but ALBERT, whose layers are one module (transformers 5.23)."""
+"""Layouts of the families of `unpadded` except ALBERT, whose layers are one module (transformers 5.23)."""
 
 
 class _ThreadState(threading.local):
-    """What a thread's forward pass through the last layer needs. states: (1 or rows, tokens, size) of all tokens."""
+    """The inputs of one thread's pass through the last layer. states: (1 or rows, tokens, size) of all tokens."""
 
     states: torch.Tensor
     cu_seqlens: torch.Tensor | None

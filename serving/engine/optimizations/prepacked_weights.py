@@ -20,7 +20,7 @@ from serving.engine.tolerances import LINEAR
 logger = logging.getLogger("headwaiter.engine")
 
 DTYPES = (torch.float32, torch.bfloat16)
-"""Of the weights that oneDNN prepacks."""
+"""Dtypes of the weights that oneDNN prepacks."""
 SMALL_ROWS = (1, 8)
 """Tokens of the small products that are timed: a decode step of one sequence, and of several."""
 LARGE_ROWS, MAX_MULTIPLICATIONS = 256, 1 << 28

@@ -22,7 +22,7 @@ DEFAULT_INPUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "attention_mask": torch.ones_like,
     "token_type_ids": torch.zeros_like,
 }
-"""What an input that is left out means, from the token ids."""
+"""The value of an input that is left out, computed from the token ids."""
 
 
 def are_alike(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:

@@ -1,4 +1,4 @@
-"""What OpenAI's two completion routes share: their fields as the task's parameters, and complete texts."""
+"""Shared by OpenAI's two completion routes: their fields as the task's parameters, and complete texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,1 +1,1 @@
-"""What the tasks share: the interface of a task, requests, columns, padding, generation and its texts, scores."""
+"""Shared by the tasks: the interface of a task, requests, columns, padding, generation and its texts, scores."""

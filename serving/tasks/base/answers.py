@@ -1,4 +1,4 @@
-"""What tasks share on the way from a row's arrays to an answer: the softmax, and labels with scores."""
+"""From a row's arrays to an answer: the softmax, and labels with scores."""
 
 from collections.abc import Sequence
 from typing import TypedDict, final

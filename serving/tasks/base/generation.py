@@ -1,4 +1,4 @@
-"""What generating tasks share on the front's side: the request's settings and the rows of its texts.
+"""The front's side of generating tasks: the request's settings and the rows of its texts.
 
 Each text is a row, whose settings are its `Row.payload`. Settings that a request leaves open are the checkpoint's
 (`generation_config.json`). The engine's side is `serving.engine.generation`.

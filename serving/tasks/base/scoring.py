@@ -17,7 +17,7 @@ import msgspec
 from registry.contract import Contract
 
 Activation = Literal["softmax", "sigmoid", "none"]
-"""What turns a classifier's logits into scores."""
+"""The activation that turns a classifier's logits into scores."""
 
 Metric = Callable[[Sequence[Any], Sequence[Any]], float]
 """(predictions, labels), both in order and of one length → the score."""

@@ -1,4 +1,4 @@
-"""What a task is: request → rows → padded batch → the head's arrays → answer.
+"""The interface of a task: request → rows → padded batch → the head's arrays → answer.
 
 `encode` and `decode` run in a front, which has no torch; `forward` runs in an engine. A request's `inputs` is one item
 or a list of items. A task sees one item at a time.

@@ -22,7 +22,7 @@ from serving.engine.optimizations.torchscript import TracedModule
 from serving.engine.optimizations.unpadded import unpack
 from serving.engine.optimize import inputs_of, optimize
 from tests.alike import assert_alike
-from tests.families import LONGEST, build
+from tests.families import MAX_TOKENS, build
 
 pytestmark = pytest.mark.processor
 
@@ -105,7 +105,7 @@ def plain(model: Model) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(
-    "lengths", [[1], [LONGEST], [3, LONGEST], [1, 1, 1], [40, 2, 17], [5] * 30, [9, 4, 9, 4, 9], [7, 2, 30] * 13]
+    "lengths", [[1], [MAX_TOKENS], [3, MAX_TOKENS], [1, 1, 1], [40, 2, 17], [5] * 30, [9, 4, 9, 4, 9], [7, 2, 30] * 13]
 )
 @pytest.mark.parametrize("types", [False, True])
 @pytest.mark.parametrize("fills", [False, True])

@@ -14,19 +14,19 @@ CHAMPION, CANARY, OTHER = (
 PINNED = Reference("m", version="7")
 
 
-def ledger(tmp_path: Path, live: dict[Reference, str | None]) -> LiveVersions:
+def live_versions(tmp_path: Path, live: dict[Reference, str | None]) -> LiveVersions:
     made = LiveVersions(LastLive(RegistrySettings(tmp_path, "")))
     made.live = live
     return made
 
 
 def test_an_alias_that_takes_anothers_place_serves_its_version_until_its_own_is_there(tmp_path: Path) -> None:
-    kept = ledger(tmp_path, {CHAMPION: "1", OTHER: "4"})
+    kept = live_versions(tmp_path, {CHAMPION: "1", OTHER: "4"})
     kept.forget_all_but(RegistrySnapshot({CANARY: None, OTHER: None, PINNED: None}))
     assert kept.live == {CANARY: "1", OTHER: "4"}
 
 
 def test_an_alias_that_serves_already_keeps_its_own_and_a_gone_model_is_forgotten(tmp_path: Path) -> None:
-    kept = ledger(tmp_path, {CHAMPION: "1", CANARY: "2", OTHER: "4"})
+    kept = live_versions(tmp_path, {CHAMPION: "1", CANARY: "2", OTHER: "4"})
     kept.forget_all_but(RegistrySnapshot({CANARY: None}))
     assert kept.live == {CANARY: "2"}

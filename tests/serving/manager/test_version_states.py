@@ -1,5 +1,5 @@
-"""The life of versions, whatever happens in whatever order: the real manager, policy, ledger, watch and versions in a
-world of their own. The legal transitions are `lifecycle.FOLLOWERS`; the manager raises on any other.
+"""The states of versions under any order of events: the real manager, policy, live versions, registry watch and managed
+versions in a simulated world. The legal transitions are `version_state.FOLLOWERS`; the manager raises on any other.
 """
 
 from itertools import pairwise

@@ -17,14 +17,14 @@ SHAPES = [
 class Device:
     """Runs batches one after another, each as long as it is told."""
 
-    def __init__(self, kind: str = "x") -> None:
+    def __init__(self, batch_key: str = "x") -> None:
         self.cost = OnlineCost(MEASURED, "x")
-        self._kind = kind
+        self._batch_key = batch_key
 
     def run(self, rows: int, length: int, seconds: float) -> None:
         """One batch."""
         tokens = rows * length
-        self.cost.observe(self._kind, tokens, tokens * length, seconds)
+        self.cost.observe(self._batch_key, tokens, tokens * length, seconds)
 
 
 def off(cost: Cost, truth: Cost) -> float:

@@ -17,14 +17,14 @@ lengths = st.integers(1, 512)
 arrivals = st.lists(st.tuples(st.sampled_from(CLIENTS), lengths, st.sampled_from(["x", "y"])), max_size=60)
 
 
-def row(row_id: int, length: int, kind: str = "x", deadline: float = 1e9) -> Row:
-    return Row(row_id, length, b"\0\0\0\0" * length, b"", kind, deadline)
+def row(row_id: int, length: int, batch_key: str = "x", deadline: float = 1e9) -> Row:
+    return Row(row_id, length, b"\0\0\0\0" * length, b"", batch_key, deadline)
 
 
 def filled(entries: list[tuple[bytes, int, str]], *, is_packed: bool = False) -> Queue:
     queue = Queue(is_packed=is_packed)
-    for index, (client, length, kind) in enumerate(entries):
-        queue.add(client, row(index, length, kind), now=float(index))
+    for index, (client, length, batch_key) in enumerate(entries):
+        queue.add(client, row(index, length, batch_key), now=float(index))
     return queue
 
 
@@ -79,9 +79,9 @@ def test_while_rows_keep_coming_none_is_overtaken_by_more_batches_than_rows_befo
     queue, order = Queue(), dict[int, int]()
     coming = iter(enumerate(entries))
     for batches, arrive in enumerate([*pace, *[len(entries)] * (len(entries) + 1)]):
-        for index, (client, length, kind) in islice(coming, arrive):
+        for index, (client, length, batch_key) in islice(coming, arrive):
             order[index] = batches + len(queue)
-            queue.add(client, row(index, length, kind), now=0.0)
+            queue.add(client, row(index, length, batch_key), now=0.0)
         for entry in queue.choose(COST):
             assert batches <= order.pop(entry.row.id)
     assert not order
@@ -131,8 +131,8 @@ def test_without_padding_a_batch_is_the_next_rows_of_a_kind_as_many_as_the_cost_
     cost = replace(COST, square_seconds=1e-7, limit_seconds=0.02, is_packed=True)
     queue, waiting = filled(entries, is_packed=True), dict(enumerate(entries))
     while batch := queue.choose(cost):
-        kind = waiting[min(waiting)][2]
-        alike = [index for index in waiting if waiting[index][2] == kind]
+        batch_key = waiting[min(waiting)][2]
+        alike = [index for index in waiting if waiting[index][2] == batch_key]
         assert [entry.row.id for entry in batch] == alike[: len(batch)]
         assert len(batch) == 1 or fits(cost, [entry.length for entry in batch])
         if len(batch) < len(alike):
@@ -147,6 +147,6 @@ def fits(cost: Cost, lengths: list[int]) -> bool:
     return tokens <= cost.budget_tokens and seconds <= cost.limit_seconds + 1e-12
 
 
-def test_the_work_of_a_forward_pass_is_that_of_padded_rows_or_of_the_line() -> None:
+def test_the_work_of_a_forward_pass_is_that_of_padded_rows_or_of_the_packed_sequence() -> None:
     assert COST.work([2, 5, 3]) == (15, 75)
     assert replace(COST, is_packed=True).work([2, 5, 3]) == (10, 38)

@@ -29,7 +29,7 @@ from serving.engine.generation.verification import (
 )
 from serving.errors import EngineError
 from serving.wire.messages import Failure, Row, SamplingSettings, TokenDelta
-from tests.families import LONGEST, build
+from tests.families import MAX_TOKENS, build
 
 pytestmark = pytest.mark.processor
 
@@ -119,7 +119,7 @@ def alone(module: Any, prompt: list[int], **asked: Any) -> list[int]:
 
 @pytest.mark.parametrize("max_width", [0, 39, 512])
 @pytest.mark.parametrize("family", [*CAUSAL, *SEQ2SEQ])
-def test_rows_that_join_and_leave_midway_are_written_as_generate_writes_each(family: str, max_width: int) -> None:
+def test_rows_added_and_removed_midway_get_the_tokens_of_generate(family: str, max_width: int) -> None:
     module = load(family)
     scheduler, found = make_scheduler(module, max_rows=5, max_width=max_width), Found()
     asked = {number: 3 + (number * 5) % 17 for number in range(14)}
@@ -138,7 +138,7 @@ def test_steps_as_a_graph_write_the_same(family: str) -> None:
     module = load(family)
     scheduler, found = make_scheduler(module, max_rows=5), Found()
     decoder = scheduler.decoder
-    choose_steps(decoder, module.config.vocab_size, LONGEST)
+    choose_steps(decoder, module.config.vocab_size, MAX_TOKENS)
     assert decoder.is_traced
     forward = decoder._forward
     prefills: list[int] = []
@@ -174,7 +174,7 @@ def test_a_model_that_a_ready_mask_does_not_suit_keeps_its_steps(
     for name, value in changed.items():
         setattr(module.config, name, value)
     decoder = CausalDecoder(module, 0)
-    choose_steps(decoder, module.config.vocab_size, LONGEST)
+    choose_steps(decoder, module.config.vocab_size, MAX_TOKENS)
     assert not decoder.is_traced
     assert f"steps are taken module by module: {reason}" in caplog.text
 
@@ -195,12 +195,12 @@ class Late(torch.nn.Module):
 @torch.inference_mode()
 def test_a_step_that_looks_at_its_position_is_not_traced() -> None:
     module = load("llama")
-    late = Late(module, first=LONGEST - 1)
+    late = Late(module, first=MAX_TOKENS - 1)
     late.config, late.dtype = module.config, module.dtype
     cache = module(torch.tensor([[5]]), use_cache=True).past_key_values
     like = [part for layer in cache.layers for part in (layer.keys, layer.values)]
     with pytest.raises(DataDependentOutputException):
-        trace_step(late, like, module.config.vocab_size, LONGEST)
+        trace_step(late, like, module.config.vocab_size, MAX_TOKENS)
 
 
 @pytest.mark.parametrize("family", [*CAUSAL, *SEQ2SEQ])
@@ -254,7 +254,7 @@ def draw(number: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "t5"])
-def test_the_same_seed_gives_the_same_text_in_any_company(family: str, dtype: torch.dtype) -> None:
+def test_the_same_seed_gives_the_same_text_in_any_batch(family: str, dtype: torch.dtype) -> None:
     module = load(family, dtype=dtype)
     by_itself = {}
     for number in range(10):
@@ -273,7 +273,7 @@ def test_the_same_seed_gives_the_same_text_in_any_company(family: str, dtype: to
     assert by_itself[0] != by_itself[5] or prompt_of(0) == prompt_of(5)
 
 
-def test_rows_that_step_by_themselves_leave_half_of_the_cache_to_others() -> None:
+def test_isolated_rows_leave_half_of_the_cache_to_others() -> None:
     scheduler, found = make_scheduler(load("llama", dtype=torch.bfloat16), limit_tokens=200), Found()
     for number in range(3):
         asked = row(number, prompt_of(0), do_sample=True, seed=number, max_new_tokens=60)
@@ -300,7 +300,7 @@ class Failing:
         return self.module(input_ids=input_ids, **given)
 
 
-def test_a_row_that_fails_to_join_by_itself_costs_nobody_else() -> None:
+def test_an_isolated_row_that_cannot_be_prefilled_fails_alone() -> None:
     module = load("llama", dtype=torch.bfloat16)
     prompts = {1: [5, 6, 7], 2: [5, 9, 7], 3: [8, 6, 5]}
     asked: Any = {"do_sample": True, "seed": 1}
@@ -319,7 +319,7 @@ def test_a_row_that_fails_to_join_by_itself_costs_nobody_else() -> None:
     assert found.tokens == {number: by_itself[number] for number in (1, 3)}
 
 
-def test_few_rows_step_by_themselves_at_a_time() -> None:
+def test_few_rows_are_isolated_at_a_time() -> None:
     scheduler, found = make_scheduler(load("llama", dtype=torch.bfloat16), max_rows=MAX_ISOLATED + 2), Found()
     for number in range(6):
         scheduler.add(b"f", row(number, prompt_of(number), do_sample=True, seed=number, max_new_tokens=40), 0.0)
@@ -415,7 +415,7 @@ def test_a_cancelled_row_leaves_at_once_and_a_late_one_with_the_next_step() -> N
     assert (len(scheduler), scheduler.cached_tokens) == (0, 0)
 
 
-def test_short_rows_overtake_long_ones_and_nobody_waits_for_ever() -> None:
+def test_short_rows_overtake_long_ones_and_no_row_starves() -> None:
     module = load("gpt2")
     scheduler, found = make_scheduler(module, max_rows=2), Found()
     for number in range(4):
@@ -438,7 +438,7 @@ def test_short_rows_overtake_long_ones_and_nobody_waits_for_ever() -> None:
     assert all(found.tokens[number] == expected for number in range(4)), "who lost its place goes on with its text"
 
 
-def test_rows_of_one_length_join_together_and_who_is_due_first_is_never_passed_over() -> None:
+def test_rows_of_one_length_are_prefilled_together_and_the_first_is_never_passed_over() -> None:
     module = load("llama")
     scheduler, found = make_scheduler(module, max_rows=30, pass_tokens=20), Found()
     for number in range(6):  # of 2 and of 9 tokens in turn
@@ -453,7 +453,7 @@ def test_rows_of_one_length_join_together_and_who_is_due_first_is_never_passed_o
     assert {number for number in found.parts if number > 5} == {9}
 
 
-def test_prompts_have_few_widths_up_to_the_most_and_what_joins_is_counted_with_them() -> None:
+def test_prompts_have_bucketed_widths_and_are_counted_with_their_padding() -> None:
     decoder = CausalDecoder(load("llama"), 0)
     assert [decoder.width(longest) for longest in (1, 9, 69, 300)] == [1, 9, 69, 300]
     decoder.max_width = 70
@@ -468,7 +468,7 @@ def test_prompts_have_few_widths_up_to_the_most_and_what_joins_is_counted_with_t
     finish(scheduler, found)
 
 
-def test_between_two_steps_no_more_join_than_others_may_wait_for() -> None:
+def test_prefilled_tokens_between_two_steps_are_bounded() -> None:
     module = load("llama")
     scheduler, found = make_scheduler(module, max_rows=100, pass_tokens=40), Found()
     scheduler.add(b"f", row(0, [5, 6], max_new_tokens=50, streams=True), 0.0)
@@ -533,7 +533,7 @@ def test_a_row_at_fault_fails_alone_and_a_failed_step_fails_its_rows_only(monkey
     assert finish(scheduler).tokens[5] == alone(module, [5, 6, 7])
 
 
-def test_a_model_that_does_not_work_any_more_is_told_and_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_no_longer_works_is_reported_and_no_row_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise EngineError("the model does not work any more")
 

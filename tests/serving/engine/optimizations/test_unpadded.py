@@ -18,10 +18,10 @@ from tests.alike import assert_alike
 
 pytestmark = pytest.mark.processor
 
-LONGEST = 160
+MAX_TOKENS = 160
 SIZES: dict[str, Any] = {
     "vocab_size": 100,
-    "max_position_embeddings": LONGEST + 2,
+    "max_position_embeddings": MAX_TOKENS + 2,
     "pad_token_id": 1,
     "initializer_range": 0.2,
     "bos_token_id": 2,
@@ -85,7 +85,14 @@ def test_a_packed_model_answers_as_with_padding(family: str, task: str, pruned: 
     model = build(family, task)
     assert can_prune(model.base_model) == (family != "albert")
     assert can_pack(model, torch.device("cpu"), torch.float32)
-    for lengths in ([5, 30, 17, 17, 1], [7, 7], [LONGEST], [60, 2], [90, 3, 64, 9, 9, 50, 1, 65, 90], [6, 3, 40] * 11):
+    for lengths in (
+        [5, 30, 17, 17, 1],
+        [7, 7],
+        [MAX_TOKENS],
+        [60, 2],
+        [90, 3, 64, 9, 9, 50, 1, 65, 90],
+        [6, 3, 40] * 11,
+    ):
         inputs = padded(lengths, family)
         expected = model(**shaped(inputs, task))
         pack(model, min_bmm_tokens=min_bmm_tokens, pruned=pruned)
