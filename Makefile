@@ -24,7 +24,7 @@ test-fast: $(STAMP)
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not server' --ignore=tests/e2e $(ARGS)
 
 # ARGS='-n 0' runs the tests one after the other.
-PARALLEL := -n auto --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n auto
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,9 +3,13 @@
 Without `-n` this only puts the marker on tests that start a server.
 """
 
+import json
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -19,6 +23,7 @@ WORKER_BYTES = 4 << 30
 MANY_TESTS = 40
 """A file of so many tests is spread over the workers."""
 GROUP = pytest.StashKey[str | None]()
+FOLDER = pytest.StashKey[Path]()
 MAX_WORKERS = 8
 """More than this wait for the longest group."""
 
@@ -65,17 +70,45 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=_rank)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_finish(session: pytest.Session) -> Generator[None, None, None]:
-    """Tell the scheduler each test's group, after an @ as `--dist loadgroup` has it; reports keep the test's name."""
-    names = [(item, item.nodeid) for item in session.items if item.stash.get(GROUP, None)]
-    for item, name in names:
-        item._nodeid = f"{name}@{item.stash[GROUP]}"
-    try:
-        return (yield)
-    finally:
-        for item, name in names:
-            item._nodeid = name
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Write each test's group down for the scheduler, which gets no more than names; before xdist sends these."""
+    if hasattr(session.config, "workerinput"):
+        target = Path(session.config.workerinput["groups"])
+        own = target.with_name(session.config.workerinput["workerid"])
+        own.write_text(json.dumps({item.nodeid: item.stash[GROUP] for item in session.items}), encoding="utf-8")
+        own.replace(target)  # every worker finds the same
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker where the scheduler looks for groups."""
+    if FOLDER not in node.config.stash:
+        folder = TemporaryDirectory(prefix="headwaiter-tests-")
+        node.config.stash[FOLDER] = Path(folder.name)
+        node.config.add_cleanup(folder.cleanup)
+    node.workerinput["groups"] = str(node.config.stash[FOLDER] / "groups.json")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Schedule groups instead of tests, in the order of collection. `--dist` chooses another scheduler."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped here
+        @cached_property
+        def groups(self) -> dict[str, str | None]:
+            """Test → group, once a worker has collected."""
+            found: dict[str, str | None] = json.loads((config.stash[FOLDER] / "groups.json").read_text("utf-8"))
+            return found
+
+        def _split_scope(self, nodeid: str) -> str:
+            return self.groups[nodeid] or nodeid
+
+    config.option.loadscopereorder = False
+    return GroupScheduling(config, log)
 
 
 def find_group(item: pytest.Item, *, is_large: bool) -> str | None:
