@@ -3,11 +3,11 @@
 import shutil
 from pathlib import Path
 
-import mlflow
 import pytest
 
 from registry.flavor import read_contract
 from registry.settings import RegistrySettings
+from registry.tracking import connect
 from registry.versions import Versions
 from tests.alike import assert_alike
 from tests.e2e.server import Server
@@ -20,7 +20,7 @@ def test_an_artifact_of_an_earlier_release_is_served(name: str, tmp_path_factory
     home = tmp_path_factory.mktemp("h")
     artifact = shutil.copytree(FIXTURES / name, home / "artifact")
     settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
-    client = mlflow.MlflowClient(settings.tracking_uri)
+    client = connect(settings)
     client.create_registered_model("old")
     client.create_model_version("old", source=artifact.as_uri())
     Versions(settings).promote("old", "1", why="it was logged by an earlier release")
