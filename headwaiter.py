@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # type checkers and editors read these imports; `__getattr__` below replaces them at run time
     from registry.contract import Contract
+    from registry.environment import InvalidSetting, RegistrySettings
     from registry.errors import (
         ArtifactError,
         BreakingChange,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:  # type checkers and editors read these imports; `__getattr__`
     from registry.flavor import LoggedVersion, log_model
     from registry.history import Evaluation, Move
     from registry.references import Reference
-    from registry.settings import InvalidSetting, RegistrySettings
     from registry.versions import Versions
     from serving.errors import EvaluationError, ServingError
     from serving.evaluation import Evaluator
@@ -84,7 +84,7 @@ _MODULES = {
     "Evaluation": "registry.history",
     "EvaluationError": "serving.errors",
     "Evaluator": "serving.evaluation",
-    "InvalidSetting": "registry.settings",
+    "InvalidSetting": "registry.environment",
     "LoggedVersion": "registry.flavor",
     "Move": "registry.history",
     "Reference": "registry.references",
