@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # type checkers and editors read these imports; `__getattr__` below replaces them at run time
     from registry.contract import Contract
-    from registry.environment import InvalidSetting, RegistrySettings
+    from registry.environment import InvalidSetting
     from registry.errors import (
         ArtifactError,
         BreakingChange,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # type checkers and editors read these imports; `__getattr__`
     from registry.flavor import LoggedVersion, log_model
     from registry.history import Evaluation, Move
     from registry.references import Reference
+    from registry.settings import RegistrySettings
     from registry.versions import Versions
     from serving.errors import EvaluationError, ServingError
     from serving.evaluation import Evaluator
