@@ -12,7 +12,8 @@ import msgspec
 from registry.errors import ContractError
 from registry.heads import get_head
 
-FORMAT = 1
+FORMAT = 2
+"""Of the records that this release writes. Those of earlier formats are read, too: `registry.contract_upgrade`."""
 
 
 class ImageSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +75,17 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     row_tokens: dict[str, float]
 
 
+class Derived(msgspec.Struct, frozen=True, kw_only=True):
+    """How a contract came from a record of an earlier format.
+
+    digest: of that record, by which registry and cache know the version. notes: what the record lacks and what logging
+    the model again would change, a sentence each.
+    """
+
+    digest: str
+    notes: tuple[str, ...]
+
+
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """The record of a logged model, by which it is served.
 
@@ -85,6 +97,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     ("float32", "bfloat16", "float16"). defaults: the task's own settings (pooling, aggregation, …).
     transformers, torch: the versions that logged it. files: path relative to the artifact → sha256 in hex.
     baseline: unset without an evaluation sample; then it is left out of the record, as before there were any.
+    derived: unset in what is logged, else how this was made from a record of an earlier format.
     """
 
     format: int
@@ -104,6 +117,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, str]
     example: Example | None = None
     baseline: Baseline | msgspec.UnsetType = msgspec.UNSET
+    derived: Derived | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
     def parse(cls, record: Any) -> Self:
@@ -111,7 +125,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         found = record.get("format") if isinstance(record, dict) else None
         if found != FORMAT:
             raise ContractError(
-                f"the contract has format {found!r}, this release reads format {FORMAT}: "
+                f"the contract has format {found!r}, this release reads formats 1 to {FORMAT}: "
                 "log the model again, or install the release that logged it"
             )
         try:
@@ -132,5 +146,15 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str:
-        """sha256 in hex of the contract as JSON with sorted keys. It covers every file through `files`."""
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+        """sha256 in hex of the record that was logged, as `digest_record`. It covers every file through `files`."""
+        return self.derived.digest if self.derived else digest_record(self)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a record of an earlier format lacks, and what logging the model again would change."""
+        return self.derived.notes if self.derived else ()
+
+
+def digest_record(record: Any) -> str:
+    """sha256 in hex of a contract, or of its record, as JSON with sorted keys."""
+    return hashlib.sha256(msgspec.json.encode(record, order="sorted")).hexdigest()

@@ -17,6 +17,7 @@ import msgspec
 
 from registry.checks import check_config, check_files, load_model, read_config
 from registry.contract import FORMAT, Contract, Example
+from registry.contract_upgrade import upgrade
 from registry.digests import digest_folder
 from registry.errors import ContractError, IncompleteArtifact
 from registry.heads import Head, get_head
@@ -154,7 +155,8 @@ def read_contract(root: Path) -> Contract:
             f"the artifact has no contract (its flavors: {', '.join(sorted(flavors)) or 'none'}): "
             "log the model with `headwaiter log` or registry.log_model"
         )
-    return Contract.parse(flavors[FLAVOR].get("contract"))
+    record = flavors[FLAVOR].get("contract")
+    return Contract.parse(upgrade(record, root / MODEL_FOLDER) if isinstance(record, dict) else record)
 
 
 def read_flavors(root: Path) -> dict[str, Any]:

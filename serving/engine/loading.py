@@ -68,7 +68,7 @@ def load_engine(order: EngineOrder) -> Loaded:
         dtype=dtype,
         dtype_note="; ".join(notes),
         execution=predictor.model.form.describe(),
-        notes=tuple(predictor.model.notes),
+        notes=(*contract.notes, *predictor.model.notes),
         split=f"{plan.passes} × {plan.threads}" if device == "cpu" else "",
         budget_tokens=cost.budget_tokens,
         tokens_per_second=cost.tokens_per_second * plan.passes,

@@ -40,8 +40,9 @@ class EngineProperties(msgspec.Struct, frozen=True, kw_only=True):
     """The results of an engine's load: part of its report, and of its entry in the routing table.
 
     dtype_note: why the dtype is not the fastest, or empty. execution: the model's optimisations by name, or "eager".
-    notes: which optimisations the model was refused, and why. split: on a CPU, forward passes side by side × threads of
-    each. budget_tokens: of a batch. tokens_per_second: measured.
+    notes: what the contract's record lacks because an earlier release wrote it; which optimisations the model was
+    refused, and why. split: on a CPU, forward passes side by side × threads of each. budget_tokens: of a batch.
+    tokens_per_second: measured.
     """
 
     device: str = ""

@@ -1,0 +1,33 @@
+"""Records that an earlier release wrote become records of today's format, so that what was logged goes on being served.
+
+What a later format added is derived from the artifact's own files where they say it; else the field keeps its default,
+which is how the earlier release served, and a note says what logging the model again would change. Light to import.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from registry.contract import FORMAT, digest_record
+
+Step = Callable[[dict[str, Any], Path], tuple[str, ...]]
+"""Adds to a record what its format lacked; the notes are about what it could not derive. The folder holds the model's
+files; it is empty or missing where only the record was fetched. Raises ArtifactError or ContractError."""
+
+STEPS: dict[int, tuple[Step, ...]] = {1: ()}
+"""By the format that a record has: what the next format added."""
+
+
+def upgrade(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The record in today's format, the same object if it has it already or if its format is unknown.
+
+    folder: of the model's files. Raises as the steps do.
+    """
+    found = record.get("format")
+    if not isinstance(found, int) or found not in STEPS:
+        return record
+    upgraded, notes = dict(record), list[str]()
+    for number in range(found, FORMAT):
+        for step in STEPS[number]:
+            notes += step(upgraded, folder)
+    return upgraded | {"format": FORMAT, "derived": {"digest": digest_record(record), "notes": notes}}

@@ -1,0 +1,53 @@
+"""A record of an earlier format is read as today's, and is still known by the digest that it was logged with."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry import contract_upgrade
+from registry.contract import FORMAT, Contract
+from registry.errors import ContractError
+from registry.flavor import read_contract
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+DIGESTS = {"artifact-of-format-1": "ac61e5908ef4bd4404d7e59dba55dccbd332196b0f86c54f027393298f349dbe"}
+"""As the release that logged it wrote them into the registry."""
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_an_earlier_record_keeps_the_digest_that_the_registry_recorded(name: str) -> None:
+    contract = read_contract(FIXTURES / name)
+    assert contract.format == FORMAT
+    assert contract.digest == DIGESTS[name]
+
+
+def test_a_derived_contract_survives_the_routing_table_with_its_digest_and_its_notes() -> None:
+    contract = read_contract(FIXTURES / "artifact-of-format-1")
+    again = Contract.parse(json.loads(json.dumps(contract.to_record())))
+    assert (again, again.digest) == (contract, contract.digest)
+
+
+def test_a_step_gets_the_models_files_and_its_notes_are_the_contracts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shorten(record: dict[str, Any], folder: Path) -> tuple[str, ...]:
+        record["max_tokens"] = json.loads((folder / "config.json").read_text())["max_position_embeddings"] - 1
+        return ("the record has no such limit: log the model again",)
+
+    monkeypatch.setitem(contract_upgrade.STEPS, 1, (shorten,))
+    root = shutil.copytree(FIXTURES / "artifact-of-format-1", tmp_path / "artifact")
+    positions = json.loads((root / "model" / "config.json").read_text())["max_position_embeddings"]
+    contract = read_contract(root)
+    assert contract.max_tokens == positions - 1
+    assert contract.notes == ("the record has no such limit: log the model again",)
+    assert contract.digest == DIGESTS["artifact-of-format-1"]
+
+
+@pytest.mark.parametrize("found", [0, FORMAT + 1, "1", None, [1]])
+def test_a_record_of_no_known_format_is_refused(found: object) -> None:
+    record = read_contract(FIXTURES / "artifact-of-format-1").to_record() | {"format": found}
+    with pytest.raises(ContractError, match=f"this release reads formats 1 to {FORMAT}"):
+        Contract.parse(contract_upgrade.upgrade(record, Path("none")))
