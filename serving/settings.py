@@ -95,7 +95,7 @@ class ServingSettings(msgspec.Struct, frozen=True):
     queue_seconds: Annotated[float, Meta(ge=0.01, le=3600, description="Work that may wait for an engine.")] = 10.0
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**31, description="Bytes of one request's body.")] = 8 * 2**20
     max_rows: Annotated[int, Meta(ge=1, le=10**6, description="Rows of one request.")] = 1024
-    threads: Annotated[int, Meta(ge=0, le=1024, description="Of an engine on a CPU; 0: all cores.")] = 0
+    threads: Annotated[int, Meta(ge=0, le=1024, description="Of an engine on a CPU; 0: all that may be used.")] = 0
     cache_bytes: Annotated[
         int,
         Meta(

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import psutil
-
-from serving.runtime.limits import allowed_cores
+from serving.runtime.limits import MACHINE, read_limits
 
 CPUINFO = Path("/proc/cpuinfo")
 FLAGS = (
@@ -32,17 +30,21 @@ def read_processor(cpuinfo: str) -> tuple[str, tuple[str, ...]]:
 
 
 def describe_machine(capability: str, environ: Mapping[str, str] = os.environ) -> str:
-    """Processor, flags, cores, memory, Python and torch. capability: `torch.backends.cpu.get_cpu_capability()`."""
+    """Processor, flags, cores, memory, Python and torch; with cores and memory what bounds them, unless the machine.
+
+    capability: `torch.backends.cpu.get_cpu_capability()`.
+    """
     name, flags = read_processor(CPUINFO.read_text() if CPUINFO.exists() else "")
-    memory = psutil.virtual_memory()
+    limits = read_limits()
+    cores_by, memory_by = (f" ({by})" if by != MACHINE else "" for by in (limits.cores_by, limits.memory_by))
     try:
         torch = version("torch")
     except PackageNotFoundError:
         torch = "none"
     parts = [
         " ".join([name or platform.processor() or platform.machine(), *flags]),
-        f"{allowed_cores()} of {os.cpu_count()} cores",
-        f"{memory.total / 2**30:.1f} GiB of memory, {memory.available / 2**30:.1f} free",
+        f"{limits.cores} of {limits.machine_cores} cores{cores_by}",
+        f"{limits.memory_bytes / 2**30:.1f} GiB of memory{memory_by}, {limits.available_bytes / 2**30:.1f} free",
         f"Python {platform.python_version()}, torch {torch} {capability}",
     ]
     parts += [f"{name}={environ[name]}" for name in LIMITING_VARIABLES if environ.get(name)]

@@ -17,9 +17,9 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What to load and where to answer.
 
     root: the verified artifact. device, dtype: as set, "auto" allowed. address: a ZeroMQ address to bind. report: the
-    file to report to. threads: on a CPU, 0 for all cores. server: id of the server process, with which the engine ends.
-    low_priority: whether loading yields to what is served already. cache_bytes: of a task that generates.
-    metrics: the folder that the server's processes count in, or empty.
+    file to report to. threads: on a CPU, 0 for the cores that may be used. server: id of the server process, with
+    which the engine ends. low_priority: whether loading yields to what is served already. cache_bytes: of a task that
+    generates. metrics: the folder that the server's processes count in, or empty.
     """
 
     model: str

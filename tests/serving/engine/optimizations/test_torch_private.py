@@ -1,6 +1,9 @@
 """What a release of torch may take away costs speed, never an answer."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +88,10 @@ def private(path: Path) -> list[str]:
 def test_no_other_module_uses_a_private_name_of_torch() -> None:
     using = {path.name for path in Path(serving.__path__[0]).rglob("*.py") if private(path)}
     assert using == {"torch_private.py"}
+
+
+def test_onednn_held_to_less_than_the_processor_has_means_float32() -> None:
+    held = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    code = "from serving.engine.model import choose_dtypes; print(*choose_dtypes('cpu', 'auto', 'auto'))"
+    done = subprocess.run([sys.executable, "-c", code], env=held, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["float32"]
