@@ -13,9 +13,9 @@ from bench.control_group import ENTER, NoControlGroups, make_group
 from bench.headwaiter_server import headwaiter
 from bench.models import encoder_folder, minilm_classifier
 from bench.processes import BenchError, Server
-from bench.report import errors, rate, table
+from bench.report import by_turns, errors, rate, table
 from bench.results import LoadResult, run_load
-from bench.texts import SHORT, describe_lengths, make_texts, read_words
+from bench.texts import SHORT, make_texts, read_words
 
 CONNECTIONS = 32
 ROUNDS = 5
@@ -43,16 +43,7 @@ def run(seconds: float) -> str:
         for _ in range(ROUNDS):
             for name, server in servers.items():
                 results[name].append(run_load(server, texts, CONNECTIONS, seconds / ROUNDS))
-    return "\n".join(
-        [
-            "## Container: a CPU quota against a pinned core",
-            "",
-            f"{CONNECTIONS} keep-alive connections, one short text per request ({describe_lengths(SHORT)}), "
-            f"{ROUNDS} rounds of {seconds / ROUNDS:.1f} s by turns: mean rate, median of the rounds' percentiles.",
-            "",
-            _table(results),
-        ]
-    )
+    return by_turns("Container: a CPU quota against a pinned core", CONNECTIONS, ROUNDS, seconds, _table(results))
 
 
 def _table(results: dict[str, list[LoadResult]]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from bench.results import LoadResult
+from bench.texts import SHORT, describe_lengths
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -13,6 +14,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         _line([":" + "-" * (widths[0] - 1), *("-" * (w - 1) + ":" for w in widths[1:])], widths),
     ]
     return "\n".join(lines + [_line(row, widths) for row in rows])
+
+
+def by_turns(title: str, connections: int, rounds: int, seconds: float, results: str) -> str:
+    """The section of a benchmark whose servers are loaded by turns with short texts.
+
+    seconds: measured time of each server, all rounds together. results: its table.
+    """
+    return "\n".join(
+        [
+            f"## {title}",
+            "",
+            f"{connections} keep-alive connections, one short text per request ({describe_lengths(SHORT)}), "
+            f"{rounds} rounds of {seconds / rounds:.1f} s by turns: mean rate, median of the rounds' percentiles.",
+            "",
+            results,
+        ]
+    )
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

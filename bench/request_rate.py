@@ -10,9 +10,9 @@ from bench.headwaiter_server import headwaiter
 from bench.models import encoder_folder, tiny_classifier
 from bench.peers.start import echo, plain_bentoml
 from bench.processes import Server
-from bench.report import errors, rate, table
+from bench.report import by_turns, errors, rate, table
 from bench.results import LoadResult, run_load
-from bench.texts import SHORT, describe_lengths, make_texts, read_words
+from bench.texts import SHORT, make_texts, read_words
 
 CONNECTIONS = 64
 ROUNDS = 3
@@ -33,16 +33,7 @@ def run(seconds: float) -> str:
         for _ in range(ROUNDS):
             for server in servers:
                 results[server].append(run_load(server, texts, CONNECTIONS, seconds / ROUNDS))
-    return "\n".join(
-        [
-            "## Requests: a text classifier of negligible cost",
-            "",
-            f"{CONNECTIONS} keep-alive connections, one short text per request ({describe_lengths(SHORT)}), "
-            f"{ROUNDS} rounds of {seconds / ROUNDS:.1f} s by turns: mean rate, median of the rounds' percentiles.",
-            "",
-            _table(results),
-        ]
-    )
+    return by_turns("Requests: a text classifier of negligible cost", CONNECTIONS, ROUNDS, seconds, _table(results))
 
 
 def _table(results: dict[Server, list[LoadResult]]) -> str:

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import Any, Self
 
 import httpx
@@ -156,6 +158,13 @@ class Server:
         """The response to any body, bytes as they are or data as JSON."""
         path = f"/models/{model}" + (f"/versions/{version}" if version else "")
         return self.http.post(path, content=body) if isinstance(body, bytes) else self.http.post(path, json=body)
+
+    def ask_aside(self, model: str) -> "Future[httpx.Response]":
+        """The response to a request that another thread waits for, once it is on its way."""
+        asking: Future[httpx.Response] = Future()
+        Thread(target=lambda: asking.set_result(self.post(model, {"inputs": "x"})), daemon=True).start()
+        wait_until(lambda: self.sample("requests_in_progress", model=model) == 1, "the request is on its way")
+        return asking
 
     def live(self, model: str) -> str | None:
         """The version that answers, by `GET /models/{name}`."""

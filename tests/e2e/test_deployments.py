@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -135,18 +134,14 @@ def test_a_model_that_is_undeployed_answers_what_it_has_accepted(small_home: Pat
     wait_until(lambda: server.live("m") == "1", "it is served")
     (engine,) = server.processes("serving.engine")
     engine.suspend()
-    answers: list[httpx.Response] = []
-    asking = threading.Thread(target=lambda: answers.append(server.post("m", {"inputs": "x"})))
-    asking.start()
-    wait_until(lambda: server.sample("requests_in_progress", model="m") == 1, "the request is on its way")
+    asking = server.ask_aside("m")
     versions.undeploy("m")
     wait_until(lambda: not server.describe("m")["aliases"], "it serves no more")
     assert server.post("m", {"inputs": "x"}).status_code == 404
     assert server.post("m", {"inputs": "x"}, version="1").status_code == 404
     assert server.is_ready()
     engine.resume()
-    asking.join(30)
-    assert [answer.status_code for answer in answers] == [200]
+    assert asking.result(30).status_code == 200
     assert not psutil.wait_procs([engine], timeout=30)[1]
     wait_until(lambda: server.http.get("/models").json()["models"] == [], "nothing of it is left")
 

@@ -168,14 +168,11 @@ def test_a_killed_engine_comes_back_and_its_requests_are_told(small_home: Path) 
     with Server(small_home, ("m",)) as server:
         (engine,) = server.processes("serving.engine")
         engine.suspend()
-        answers: list[httpx.Response] = []
-        asking = threading.Thread(target=lambda: answers.append(server.post("m", {"inputs": "x"})))
-        asking.start()
-        wait_until(lambda: server.sample("requests_in_progress", model="m") == 1, "the request is on its way")
+        asking = server.ask_aside("m")
         engine.kill()
-        asking.join(30)
-        assert answers[0].status_code == 503
-        assert int(answers[0].headers["retry-after"]) >= 1
+        answer = asking.result(30)
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
         wait_until(lambda: server.post("m", {"inputs": "x"}).status_code == 200, "the engine is back")
         wait_until(server.is_ready, "ready again")
         assert server.sample("engine_restarts_total", model="m") == 1

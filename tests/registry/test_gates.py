@@ -18,31 +18,14 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.commands.main import main
 from tests.conftest import forget_tracking
+from tests.contracts import TEXT, classifier
 from tests.e2e.server import run_cli
 from tests.small_models import SINGLE_LABELS, build_model
 
-TEXT = Processor(
-    class_name="BertTokenizer", inputs=("input_ids",), pad_token_id=0, unk_token_id=1, vocabulary=9, mask_token_id=2
-)
 IMAGE = ImageSettings(
     resize=(256,), resample=2, crop=(224, 224), scale=0.1, mean=(0.5,), std=(0.5,), height=224, width=224
 )
-LIVE = Contract(
-    format=1,
-    task="text-classification",
-    auto_class="AutoModelForSequenceClassification",
-    model_class="BertForSequenceClassification",
-    model_type="bert",
-    problem_type=None,
-    labels=("bad", "good"),
-    max_tokens=256,
-    dtype="auto",
-    processor=TEXT,
-    defaults={"pooling": "mean"},
-    transformers="5",
-    torch="2",
-    files={"model/config.json": "00"},
-)
+LIVE = classifier(max_tokens=256, defaults={"pooling": "mean"}, files={"model/config.json": "00"})
 
 
 def changed(**fields: Any) -> Contract:

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from registry.contract import Contract, Processor
 from registry.errors import DigestMismatch, NotFound, RegistryUnavailable
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
@@ -32,24 +31,9 @@ from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import EngineOrder, EngineReport, order_path, read_report
 from serving.wire.routing_table import Table, TableFile
 from serving.wire.version_state import State
+from tests.contracts import CLASSIFIER
 
 ENGINE_BYTES = 100 << 20
-CONTRACT = Contract(
-    format=1,
-    task="text-classification",
-    auto_class="AutoModelForSequenceClassification",
-    model_class="BertForSequenceClassification",
-    model_type="bert",
-    problem_type=None,
-    labels=("bad", "good"),
-    max_tokens=64,
-    dtype="auto",
-    processor=Processor(class_name="T", inputs=("input_ids",), pad_token_id=0, unk_token_id=1, vocabulary=9),
-    defaults={},
-    transformers="5",
-    torch="2",
-    files={},
-)
 
 
 class Inline(Executor):
@@ -318,9 +302,9 @@ class Server:
             raise DigestMismatch("a file changed after logging")
         root = self.home / "cache" / version.version
         root.mkdir(parents=True, exist_ok=True)
-        record = msgspec.structs.replace(CONTRACT, torch=version.version).to_record()
+        record = msgspec.structs.replace(CLASSIFIER, torch=version.version).to_record()
         (root / "MLmodel").write_text(json.dumps({"flavors": {"headwaiter": {"contract": record}}}))
-        return root, CONTRACT
+        return root, CLASSIFIER
 
 
 def threading_event() -> Any:

@@ -7,21 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from registry.contract import Contract, Processor
+from registry.contract import Processor
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import CHARACTERS_PER_TOKEN, TextEncoder, TextParameters
+from tests.contracts import classifier
 from tests.small_models import vocabulary
 
-CONTRACT = Contract(
-    format=1,
-    task="text-classification",
-    auto_class="AutoModelForSequenceClassification",
-    model_class="BertForSequenceClassification",
-    model_type="bert",
-    problem_type=None,
-    labels=("a", "b"),
+CONTRACT = classifier(
     max_tokens=32,
-    dtype="auto",
     processor=Processor(
         class_name="BertTokenizer",
         inputs=("input_ids", "token_type_ids", "attention_mask"),
@@ -29,10 +22,6 @@ CONTRACT = Contract(
         unk_token_id=100,
         vocabulary=30522,
     ),
-    defaults={},
-    transformers="5",
-    torch="2",
-    files={},
 )
 ENCODER = TextEncoder(vocabulary(), CONTRACT)
 REFERENCE = AutoTokenizer.from_pretrained(vocabulary())
