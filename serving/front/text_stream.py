@@ -16,7 +16,7 @@ from serving.front.request_tracker import TrackedRequest
 from serving.processors.detokenizer import TextReader
 from serving.processors.tokenizer import TextEncoder
 from serving.tasks.base.generated_text import TokenScore, read_scores, to_arrays
-from serving.wire.messages import TokenDelta
+from serving.wire.messages import Finish, TokenDelta
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class TextDelta:
     text: str
     token_ids: Sequence[int]
     logprobs: Sequence[TokenScore]
-    finish: str
+    finish: Finish
     generated_tokens: int
 
     @property
