@@ -1,4 +1,4 @@
-"""Holds a decoder's steps, so that what must happen while a text is written does."""
+"""A gate that holds back a decoder's steps, so that a test can act while a text is being generated."""
 
 import threading
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Gate:
-    """Stands before a decoder's steps: so many may pass as it was told."""
+    """Replaces `decoder.step`. Each step waits until `allow` or `open` lets it run, at most 60 s."""
 
     def __init__(self, decoder: Any) -> None:
         self._step, self._allowed = decoder.step, threading.Semaphore(0)
@@ -17,17 +17,17 @@ class Gate:
         return self._step(tokens)
 
     def allow(self, steps: int) -> None:
-        """So many more may pass."""
+        """Let this many more steps run."""
         self._allowed.release(steps)
 
     def open(self) -> None:
-        """All may pass."""
+        """Let all further steps run."""
         self._allowed.release(1 << 20)
 
 
 @contextmanager
 def gated(decoder: Any) -> Iterator[Gate]:
-    """The decoder with a gate within the block, which is open after it."""
+    """A gate before the decoder's steps inside the block; on leaving it all steps run again."""
     gate = Gate(decoder)
     decoder.step = gate
     try:

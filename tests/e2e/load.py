@@ -61,12 +61,12 @@ class Load(threading.Thread):
         assert not self.is_alive(), "requests that were never answered"
 
     def total(self, version: str | None = None) -> int:
-        """How many answers came, of one version or of all."""
+        """The number of answers, of one version or of all."""
         seen = dict(self.seen)
         return sum(count for kind, count in seen.items() if version in (None, kind.version))
 
     def statuses(self) -> set[int]:
-        """Of all answers."""
+        """The HTTP status codes of all answers."""
         return {kind.status for kind in dict(self.seen)}
 
     def failures(self) -> list[Seen]:
@@ -74,12 +74,12 @@ class Load(threading.Thread):
         return [kind for kind in dict(self.seen) if kind.status != 200]
 
     def wait_for(self, version: str, answers: int = 64) -> None:
-        """Until `version` has given so many more answers."""
+        """Wait until `version` has answered this many more requests."""
         before = self.total(version)
         wait_until(lambda: self.total(version) >= before + answers, f"{answers} answers by {version}: {self.seen}", 120)
 
     def answers(self) -> dict[str, set[str]]:
-        """What each version answered."""
+        """Version → the labels that it answered with."""
         found: dict[str, set[str]] = {}
         for kind in dict(self.seen):
             if kind.status == 200:

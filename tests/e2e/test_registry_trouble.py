@@ -1,4 +1,4 @@
-"""The registry is down, slow, out of its mind, or says that what is live is not there: serving goes on and says so."""
+"""The registry is down, slow, answers nonsense, or lacks the live version: serving goes on, and that is reported."""
 
 import contextlib
 import signal
@@ -24,7 +24,7 @@ DATABASES = ("sqlite", "postgresql")
 
 @dataclass
 class Shop:
-    """A server of `m` that reads an MLflow server."""
+    """A server of the model `m` whose registry is an MLflow server."""
 
     mlflow: MlflowServer
     server: Server
@@ -32,21 +32,21 @@ class Shop:
     client: MlflowClient
 
     def settle(self, version: str = "1") -> None:
-        """All is well, and this version is live."""
+        """Wait until the registry answers and this version is live."""
         if not self.mlflow.is_running:
             self.mlflow.start()
         self.client.set_registered_model_alias("m", "champion", version)
         wait_until(lambda: self.is_well() and self.server.live("m") == version, f"version {version} is live", 120)
 
     def trouble(self) -> str:
-        """Why the registry cannot be read, or empty."""
+        """The error that the server reports about its registry, or empty."""
         return self.server.http.get("/models").json()["registry_error"] or ""
 
     def is_well(self) -> bool:
         return not self.trouble() and not self.server.describe("m")["error"]
 
     def follow(self, version: str) -> None:
-        """The alias moves, and the server follows."""
+        """Move the alias, and wait until the server serves the version."""
         self.client.set_registered_model_alias("m", "champion", version)
         wait_until(lambda: self.server.live("m") == version, f"version {version} is live", 120)
 
@@ -78,7 +78,7 @@ def assert_serving_goes_on(shop: Shop, live: str = "1") -> None:
     assert shop.server.http.get("/livez").status_code == 200
 
 
-def test_a_killed_registry_is_told_of_and_followed_again_once_it_is_back(shop: Shop) -> None:
+def test_a_killed_registry_is_reported_and_followed_again_once_it_is_back(shop: Shop) -> None:
     shop.settle()
     with Load(shop.server, "/models/m", 4) as load:
         shop.mlflow.kill()

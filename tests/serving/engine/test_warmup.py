@@ -91,7 +91,7 @@ class Cores:
         self.threads = count
 
     def rows(self, count: int) -> float:
-        """Seconds of so many rows in one forward pass."""
+        """Seconds that a forward pass over `count` rows takes."""
         return count * self.row_seconds / (self.gain if self.threads == 2 else 1.0)
 
 

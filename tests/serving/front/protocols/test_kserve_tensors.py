@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol: what is written is read again, and what is broken is refused."""
+"""Tensors of the Open Inference Protocol: written tensors are read back unchanged, and malformed ones are refused."""
 
 import json
 import struct
@@ -30,7 +30,7 @@ def test_binary_and_json_give_the_same_columns(columns: list[list[str]]) -> None
 
 
 @given(st.binary(max_size=60), st.integers(-1, 70), st.lists(st.integers(-1, 5), max_size=3))
-def test_any_bytes_give_columns_or_an_error_of_ours(data: bytes, size: int, shape: list[int]) -> None:
+def test_any_bytes_give_columns_or_a_serving_error(data: bytes, size: int, shape: list[int]) -> None:
     try:
         read_columns([Tensor("text", shape, "BYTES", parameters={"binary_data_size": size})], data)
     except ServingError as error:
