@@ -183,9 +183,10 @@ class Server:
         return total
 
     def processes(self, word: str) -> list[psutil.Process]:
-        """The server's processes whose command line has `word`."""
+        """The server's processes whose command line has `word`, as a part of no longer module's name."""
         everyone = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in everyone if any(word in part for part in _command_of(process))]
+        pattern = re.compile(rf"{re.escape(word)}(?!\.\w)")
+        return [process for process in everyone if any(map(pattern.search, _command_of(process)))]
 
 
 def _command_of(process: psutil.Process) -> list[str]:

@@ -209,7 +209,7 @@ class WorldEngine(EngineProcess):
         super().__init__(order)
         self._oom = self.world.oom
 
-    def start(self, process: Any = None) -> None:
+    def start(self) -> None:
         """As the real one."""
         Path(self.order.report).unlink(missing_ok=True)
         write_report(Path(order_path(self.order.report)), self.order)
