@@ -26,7 +26,7 @@ from serving.runtime.command_line import show_command_line
 from serving.runtime.logs import set_up_logging
 from serving.runtime.priority import run_at_low_priority
 from serving.runtime.server_process import OWNER, ServerProcess
-from serving.wire.engine_orders import MAX_REQUEST_BYTES, EngineOrder, ForkReply, ForkRequest
+from serving.wire.engine_orders import MAX_REQUEST_BYTES, EngineOrder, ForkReply, ForkRequest, read_report
 
 logger = logging.getLogger("headwaiter.template")
 
@@ -81,13 +81,23 @@ class Template:
         A request that is refused is answered by the end of the connection.
         """
         self._selector.unregister(link)
+        output: list[int] = []
         try:
-            request = msgspec.json.decode(link.recv(MAX_REQUEST_BYTES), type=ForkRequest)
+            text, output, _, _ = socket.recv_fds(link, MAX_REQUEST_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
+            request = msgspec.json.decode(text, type=ForkRequest)
         except (OSError, msgspec.DecodeError):
             request = None
-        if request is None or has_hung_up(link) or not self._fits(request):
+        order = None
+        if request is not None and len(output) == 2 and not has_hung_up(link) and self._fits(request):
+            order = self._fork(request, link, output)
+        else:
             link.close()
-            return None
+        for descriptor in output:
+            os.close(descriptor)
+        return order
+
+    def _fork(self, request: ForkRequest, link: socket.socket, output: list[int]) -> str | None:
+        """Fork the engine; returns as `_answer`. output: descriptors of its standard output and error."""
         import_family(Path(request.order))
         check_forkable()
         sys.stdout.flush()
@@ -95,7 +105,7 @@ class Template:
         pid = os.fork()
         if pid == 0:
             link.close()
-            self._become_engine(request)
+            self._become_engine(request, output)
             return request.order
         self._engines[pid] = link
         tell(link, ForkReply(pid=pid))
@@ -109,7 +119,7 @@ class Template:
             logger.warning("no engine is forked: its environment differs in %s", ", ".join(dict.fromkeys(differing)))
         return not differing
 
-    def _become_engine(self, request: ForkRequest) -> None:
+    def _become_engine(self, request: ForkRequest, output: list[int]) -> None:
         """Undo in the engine what is the template's own."""
         os.setsid()
         signal.set_wakeup_fd(-1)
@@ -119,6 +129,10 @@ class Template:
         self._selector.close()
         for own in (self._listener, self._waking, self._woken, *self._engines.values()):
             own.close()
+        for standard, descriptor in enumerate(output, 1):
+            os.dup2(descriptor, standard)
+        with suppress(OSError):
+            os.chdir(request.folder)
         os.environ.clear()
         os.environ.update(request.environ)
         show_command_line([*sys.orig_argv[:-2], "serving.engine", request.order])
@@ -185,6 +199,12 @@ def import_family(order: Path) -> None:
         gc.freeze()
 
 
+def is_serving(folder: Path) -> bool:
+    """Whether an engine answers, which imports may not starve."""
+    reports = map(read_report, folder.glob("*.json"))
+    return any(report is not None and report.state == "ready" for report in reports)
+
+
 def reseed() -> None:
     """Draw new seeds for the random generators that a fork copies. Python's own `random` does it by itself."""
     import numpy
@@ -206,7 +226,7 @@ def main(path: str) -> None:
     folder = Path(path).parent
     template = Template(listener, folder)
     gc.disable()
-    if any(folder.glob("*.order")):  # an engine serves or loads
+    if is_serving(folder):
         run_at_low_priority(import_large_modules)
     else:
         import_large_modules()

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import psutil
 
 from serving.manager.launch import launch
+from serving.manager.memory_reading import Memory, MemoryReader
 from serving.manager.processes import UNKNOWN_STATUS, Adopted, Process
 from serving.runtime.backoff import backoff_seconds
 from serving.runtime.limits import oom_watch
@@ -44,6 +44,7 @@ class EngineProcess:
         self.is_out_of_memory = False
         self.peak_bytes = 0
         self._oom = oom_watch()
+        self._reader = MemoryReader()
         self._process: Process | None = None
         self._started = 0.0
         self._restart_at = 0.0
@@ -121,22 +122,21 @@ class EngineProcess:
         return self._process is not None and self._process.poll() is None
 
     def memory_bytes(self) -> int:
-        """Its memory now: resident memory, and on a GPU what it reported to hold there; 0 once it is gone."""
-        return self._resident()[0] + self.report.device_bytes
+        """Its memory now: resident memory but what it shares with the template, and on a GPU what it reported to hold.
+
+        0 once it is gone.
+        """
+        memory = self._memory()
+        return memory.resident - memory.inherited + self.report.device_bytes
 
     def measure(self) -> int:
         """The host memory that is its own now, without files that are mapped; remembers the most. 0 once it is gone."""
-        resident, shared = self._resident()
-        self.peak_bytes = max(self.peak_bytes, resident - shared)
-        return resident - shared
+        own = self._memory().own
+        self.peak_bytes = max(self.peak_bytes, own)
+        return own
 
-    def _resident(self) -> tuple[int, int]:
-        """Bytes of resident memory, and those of them that are files or shared."""
-        try:
-            found = psutil.Process(self.pid).memory_info() if self.pid else None
-        except psutil.Error:
-            found = None
-        return (found.rss, getattr(found, "shared", 0)) if found is not None else (0, 0)
+    def _memory(self) -> Memory:
+        return self._reader.read(self.pid)
 
     def _explain(self, process: Process) -> str:
         """How the process ended."""

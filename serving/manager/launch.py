@@ -56,7 +56,8 @@ def fork(path: str) -> Forked | None:
     link.setblocking(False)
     try:
         link.connect(str(Path(path).with_name(TEMPLATE_SOCKET)))
-        link.send(msgspec.json.encode(ForkRequest(order=path, environ=engine_environ())))
+        request = ForkRequest(order=path, folder=str(Path.cwd()), environ=engine_environ())
+        socket.send_fds(link, [msgspec.json.encode(request)], [1, 2])
     except OSError:
         link.close()
         return None

@@ -26,12 +26,14 @@ STABLE_SECONDS = 60.0
 def start_template(run: Path, server: int) -> "subprocess.Popen[bytes]":
     """Start the template, in the run folder of the server `server`; raises OSError where that cannot be.
 
-    Its socket takes requests at once, and they are answered after its imports.
+    FileExistsError where one is there already. Its socket takes requests at once; imports come before the first answer.
     """
     if sys.platform != "linux":
         raise OSError("engines are forked on Linux only")
     claim(run, server)
     path = run / ENGINES / TEMPLATE_SOCKET
+    if has_template(path):
+        raise FileExistsError(f"a template answers at {path}")
     path.unlink(missing_ok=True)
     command = [sys.executable, "-m", "serving.engine.template", str(path)]
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
@@ -40,6 +42,12 @@ def start_template(run: Path, server: int) -> "subprocess.Popen[bytes]":
         process = subprocess.Popen(command, env=engine_environ(), stdin=listener.fileno())
     write_report(run / ENGINES / REPORT, EngineReport(pid=process.pid, state="waiting"))
     return process
+
+
+def has_template(path: Path) -> bool:
+    """Whether a template answers at this socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link:
+        return link.connect_ex(str(path)) == 0
 
 
 def find_template(run: Path) -> Adopted | None:

@@ -77,9 +77,13 @@ class EngineReport(EngineProperties, frozen=True, kw_only=True):
 
 
 class ForkRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """From the manager to the template. order: the path of the engine's order. environ: the engine's environment."""
+    """From the manager to the template, together with the descriptors of the engine's standard output and error.
+
+    order: the path of the engine's order. environ, folder: the engine's environment and working directory.
+    """
 
     order: str
+    folder: str
     environ: dict[str, str]
 
 

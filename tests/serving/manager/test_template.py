@@ -13,6 +13,7 @@ import pytest
 from serving.manager import prestart
 from serving.manager.engine_process import EngineProcess
 from serving.manager.launch import fork
+from serving.manager.memory_reading import MemoryReader, inherited_bytes
 from serving.manager.prestart import TemplateKeeper, find_template, start_template
 from serving.manager.processes import Forked, Process
 from serving.runtime.server_process import ENGINES
@@ -76,6 +77,36 @@ def test_an_engine_is_forked_from_the_template_and_stands_for_itself(run: Path, 
     assert int(status["SigBlk"], 16) == 0
     assert not int(status["SigCgt"], 16) & 1 << (signal.SIGCHLD - 1), "the template's handler is not its own"
     assert str(Path(f"/proc/{engine.pid}/fd/0").readlink()) == os.devnull
+
+
+def test_an_engine_writes_where_its_manager_does(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = EngineProcess(make_order(run, 7))
+    engine.start()
+    wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers", 120)
+    assert psutil.Process(engine.pid).cwd() == str(tmp_path)
+    for number in (1, 2):
+        assert Path(f"/proc/{engine.pid}/fd/{number}").stat() == Path(f"/proc/self/fd/{number}").stat()
+    engine.kill()
+    broken = EngineProcess(make_order(run, 8, tmp_path))
+    broken.start()
+    wait_until(lambda: broken.poll(time.monotonic()) == "failed", "it fails", 120)
+    assert "headwaiter engine m/1" in capfd.readouterr().err
+
+
+def test_there_is_one_template_at_a_socket(run: Path) -> None:
+    with pytest.raises(FileExistsError):
+        start_template(run, os.getpid())
+
+
+def test_what_an_engine_shares_with_the_template_is_not_its_own_memory(engine: EngineProcess) -> None:
+    found = psutil.Process(engine.pid).memory_full_info()
+    own = engine.measure()
+    assert own < 0.6 * (found.rss - found.shared)
+    assert own <= found.uss
+    assert own < engine.memory_bytes() < found.rss
 
 
 def test_what_ended_a_forked_engine_is_told(engine: EngineProcess) -> None:
@@ -202,6 +233,11 @@ def test_the_template_of_another_server_is_not_taken(tmp_path: Path, run: Path) 
     (tmp_path / ENGINES).mkdir()
     shutil.copy(run / ENGINES / prestart.REPORT, tmp_path / ENGINES)
     assert find_template(tmp_path) is None
+
+
+def test_memory_of_a_process_that_is_gone_or_shares_none_is_read(tmp_path: Path) -> None:
+    assert inherited_bytes(tmp_path / "none") == 0
+    assert MemoryReader().read(2**22 + 1).own == MemoryReader().read(0).own == 0
 
 
 def test_seeds_are_drawn_anew() -> None:
