@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from serving.manager.engine_process import KEPT_MEMORY
+from serving.manager.launch import KEPT_MEMORY
 
 ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds the packages; every process starts in it."""

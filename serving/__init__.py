@@ -15,7 +15,8 @@ tasks/           one file for each task: encode and decode in a front, forward i
 processors/      inputs to rows, token ids to text
 wire/            records that cross a process boundary: messages, orders and reports, routing table, version states
 engine/          process 2: one version on one device, `python -m serving.engine ORDER`
-  __main__, loading, warmup, optimize    wait for the order, load and check, measure, choose the fastest form
+  template               imports what every engine needs, and forks an engine for each order
+  __main__, loading, warmup, optimize    read the order, load and check, measure, choose the fastest form
   engine, model, forward_pass, parallel  the loop; rows to a padded batch to small arrays; passes side by side on a CPU
   batching/              which waiting rows share a forward pass, and its cost
   optimizations/         faster execution forms, each checked against the plain model

@@ -41,7 +41,7 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
     Every setting is a HEADWAITER_* variable, too; a flag wins.
     """
     from serving.commands.load_progress import watch_loading
-    from serving.manager.prestart import prestart_engine
+    from serving.manager.prestart import start_template
 
     for field, value in options.items():
         if value is not None:
@@ -63,7 +63,7 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: it would keep a thread for each core of the machine
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source_folder(), os.environ.get("PYTHONPATH", "")]))
     with suppress(OSError):  # it is only sooner
-        prestart_engine(settings.run, os.getpid())
+        start_template(settings.run, os.getpid())
         watch_loading(settings.run, os.getpid())
     command = ["-m", "bentoml", "serve", "serving.service:Headwaiter", "--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, *command])

@@ -1,9 +1,10 @@
 """An engine: one process for one version on one device. It owns the model, the device and the queue.
 
-`python -m serving.engine ORDER` waits for its order, loads, reports and serves. Only modules of this folder import
-torch and transformers at module level.
+`python -m serving.engine ORDER` loads what the order says, reports and serves. Only modules of this folder import torch
+and transformers at module level.
 
-__main__       the process: order, lease, signals
+template       the process that engines are forked from
+__main__       an engine's process: order, lease, signals
 process_state  process-global state of torch and transformers
 loading        order → a model that is loaded, checked, optimised and measured
 assembly       which model, optimisation and loop a task gets

@@ -1,4 +1,4 @@
-"""An engine's process, `python -m serving.engine ORDER`: wait for the order, load, report, serve."""
+"""An engine's process, `python -m serving.engine ORDER` or forked by the template: load, report, serve."""
 
 import gc
 import os
@@ -30,8 +30,6 @@ MAX_STOP_SECONDS = 30.0
 """How long an engine without a server may take to answer its accepted rows."""
 LARGE_MODULES = ("serving.engine.loading", "transformers.modeling_utils", "transformers.models.auto")
 """Modules that every engine needs and that take seconds to import."""
-ORDER_SECONDS = 0.01
-"""How often a prestarted engine looks for its order."""
 
 
 class Lease:
@@ -76,29 +74,18 @@ def _load(order: EngineOrder) -> "Loaded":
     return load_engine(order)
 
 
-def await_order(path: Path) -> None:
-    """Import the large modules while the manager still resolves what to serve, then wait for the order's file.
-
-    Exits where the parent or the folder is gone meanwhile. Returns at once where the order exists already, as it tells
-    at which priority to import.
-    """
-    if path.exists():
-        return
-    parent = os.getppid()
-    import_large_modules()
-    while not path.exists():
-        if os.getppid() != parent or not path.parent.is_dir():
-            sys.exit(0)
-        time.sleep(ORDER_SECONDS)
-
-
 def main(path: str) -> None:
-    """Entry point of the process: load the order's version, report, serve until told to stop."""
+    """Entry point of the process: load the version of the order in the file `path`, report, serve until told to stop.
+
+    Returns at once where the order is gone.
+    """
     set_up_logging()
     oom_score = OomScore()
     oom_score.become("loading")
-    await_order(Path(path))
-    order = msgspec.json.decode(Path(path).read_bytes(), type=EngineOrder)
+    try:
+        order = msgspec.json.decode(Path(path).read_bytes(), type=EngineOrder)
+    except FileNotFoundError:  # it is wanted no more
+        return
     if order.metrics:  # BentoML names it to its own processes; this one may be older
         os.environ[METRICS_FOLDER] = order.metrics
     report = Path(order.report)

@@ -2,21 +2,18 @@
 back-off.
 """
 
-import os
 import signal
-import subprocess
-import sys
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
-import psutil
 
+from serving.manager.launch import launch
+from serving.manager.memory_reading import Memory, MemoryReader
+from serving.manager.processes import UNKNOWN_STATUS, Adopted, Process
 from serving.runtime.backoff import backoff_seconds
-from serving.runtime.limits import allowed_cores, oom_watch, own_groups, usable_cores
-from serving.runtime.server_process import is_alive
+from serving.runtime.limits import oom_watch
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path, read_report
 
@@ -25,89 +22,8 @@ EngineEvent = Literal["ready", "failed", "lost", "restarted"]
 
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
-KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
-"""Settings of glibc: memory that a forward pass frees is kept for the next one, up to this size. Otherwise up to a
-sixth of the time goes into page faults of large tensors."""
 STABLE_SECONDS = 60.0
 """An engine that served this long has its crashes forgotten."""
-
-
-class Process(Protocol):
-    """An operating system's process, the manager's child or not."""
-
-    @property
-    def pid(self) -> int: ...  # noqa: D102
-    @property
-    def returncode(self) -> int | None: ...  # noqa: D102
-    def poll(self) -> int | None: ...  # noqa: D102
-    def kill(self) -> None: ...  # noqa: D102
-    def send_signal(self, sig: int, /) -> None: ...  # noqa: D102
-    def wait(self, timeout: float | None = None) -> int | None: ...  # noqa: D102
-
-
-class Adopted:
-    """A running process that another manager started. Its exit status cannot be read: it is -1."""
-
-    def __init__(self, process: psutil.Process) -> None:
-        self._process = process
-        self.pid = process.pid
-        self.returncode: int | None = None
-
-    @classmethod
-    def find(cls, pid: int, path: str) -> "Adopted | None":
-        """The engine's process `pid`, if it runs and is for the order in the file `path`."""
-        with suppress(psutil.Error):
-            process = psutil.Process(pid)
-            if path in process.cmdline():
-                return cls(process)
-        return None
-
-    def poll(self) -> int | None:
-        """-1 once it has ended, None before."""
-        if self.returncode is None and not is_alive(self._process):
-            self.returncode = -1
-        return self.returncode
-
-    def kill(self) -> None:
-        """End it now."""
-        with suppress(psutil.NoSuchProcess):
-            self._process.kill()
-
-    def send_signal(self, sig: int, /) -> None:
-        """Send it a signal, if it still runs."""
-        with suppress(psutil.NoSuchProcess):
-            self._process.send_signal(sig)
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        """Block until it has ended, at most `timeout` seconds."""
-        with suppress(psutil.TimeoutExpired):
-            self._process.wait(timeout)
-        return self.poll()
-
-
-def engine_environ() -> dict[str, str]:
-    """The environment of an engine: this process', and an engine's defaults for variables that are not set."""
-    environ = {
-        **KEPT_MEMORY,
-        **os.environ,
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-    }
-    cores, _ = usable_cores(own_groups())
-    if cores < allowed_cores():  # a quota: unlike the affinity, thread pools do not see it
-        environ.setdefault("OMP_NUM_THREADS", str(cores))
-    # Its idle threads must not spin on the fronts' cores, but for a moment (some µs), as sleeping and waking cost more.
-    environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    environ.setdefault("GOMP_SPINCOUNT", "1000")
-    return environ
-
-
-def spawn(path: str) -> "subprocess.Popen[bytes]":
-    """A process for the order in the file `path`. It imports what it needs, and waits for the file."""
-    command = [sys.executable, "-m", "serving.engine", path]
-    return subprocess.Popen(command, env=engine_environ(), stdin=subprocess.DEVNULL)
 
 
 class EngineProcess:
@@ -128,6 +44,7 @@ class EngineProcess:
         self.is_out_of_memory = False
         self.peak_bytes = 0
         self._oom = oom_watch()
+        self._reader = MemoryReader()
         self._process: Process | None = None
         self._started = 0.0
         self._restart_at = 0.0
@@ -149,16 +66,14 @@ class EngineProcess:
         """Id of the process, 0 while there is none."""
         return self._process.pid if self._process else 0
 
-    def start(self, process: Process | None = None) -> None:
-        """Start the process; it reports by itself. process: one that waits for this order already."""
-        self._process = process  # so that `kill` ends it where the order cannot be written
+    def start(self) -> None:
+        """Start the process; it reports by itself. Raises OSError where the order or the process cannot be."""
         Path(self.order.report).unlink(missing_ok=True)
         path = order_path(self.order.report)
         write_report(Path(path), self.order)
         self._started = time.monotonic()
         self.report = EngineReport(pid=0, state="loading")
-        if process is None:
-            self._process = spawn(path)
+        self._process = launch(path)
 
     def poll(self, now: float) -> EngineEvent | None:
         """The event since the last call, or None."""
@@ -207,27 +122,26 @@ class EngineProcess:
         return self._process is not None and self._process.poll() is None
 
     def memory_bytes(self) -> int:
-        """Its memory now: resident memory, and on a GPU what it reported to hold there; 0 once it is gone."""
-        return self._resident()[0] + self.report.device_bytes
+        """Its memory now: resident memory but what it shares with the template, and on a GPU what it reported to hold.
+
+        0 once it is gone.
+        """
+        memory = self._memory()
+        return memory.resident - memory.inherited + self.report.device_bytes
 
     def measure(self) -> int:
         """The host memory that is its own now, without files that are mapped; remembers the most. 0 once it is gone."""
-        resident, shared = self._resident()
-        self.peak_bytes = max(self.peak_bytes, resident - shared)
-        return resident - shared
+        own = self._memory().own
+        self.peak_bytes = max(self.peak_bytes, own)
+        return own
 
-    def _resident(self) -> tuple[int, int]:
-        """Bytes of resident memory, and those of them that are files or shared."""
-        try:
-            found = psutil.Process(self.pid).memory_info() if self.pid else None
-        except psutil.Error:
-            found = None
-        return (found.rss, getattr(found, "shared", 0)) if found is not None else (0, 0)
+    def _memory(self) -> Memory:
+        return self._reader.read(self.pid)
 
     def _explain(self, process: Process) -> str:
         """How the process ended."""
         status = process.returncode or 0
-        is_unknown = isinstance(process, Adopted)
+        is_unknown = status == UNKNOWN_STATUS
         self.is_out_of_memory = (is_unknown or status == -signal.SIGKILL) and self._oom.explains_one()
         if status == -signal.SIGKILL or self.is_out_of_memory:
             reason = "because memory ran out: " if self.is_out_of_memory else "("

@@ -30,6 +30,7 @@ from serving.manager.memory_budget import Admission, Refuse, Wait
 from serving.manager.memory_guard import admit_version, find_evictable
 from serving.manager.meter import restarts, start_counting
 from serving.manager.policy import Action, GiveUp, Load, Publish, Snapshot, Unload, VersionKey, decide
+from serving.manager.prestart import TemplateKeeper
 from serving.manager.recovery import enter
 from serving.manager.registry_watch import RegistryWatch
 from serving.runtime.backoff import backoff_seconds
@@ -72,6 +73,7 @@ class Manager:
         self.settings = settings
         self._fetch = fetch
         self._starter = EngineStarter(settings, engine)
+        self._template = TemplateKeeper(settings.run, settings.server)
         self._stop = threading.Event()
         self._woken = threading.Event()
         self._watch = watch or RegistryWatch(settings, self._woken)
@@ -90,13 +92,12 @@ class Manager:
     def run(self) -> None:
         """Serve until `stop` or the server's end; then wait for the fronts to leave, and end the engines."""
         self._adopt()
-        if not self._versions:
-            self._starter.prestart()
         next_beat = 0.0
         try:
             while not self._stop.is_set() and not self._server.is_gone():
                 now = time.monotonic()
                 try:
+                    self._template.keep(now)
                     self.step(now)
                     if now >= next_beat:
                         self._file.beat()
@@ -332,6 +333,6 @@ class Manager:
                     time.sleep(STEP_SECONDS)
         for managed in self._versions.values():
             managed.kill()
-        self._starter.close()
+        self._template.close()
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         shutil.rmtree(self.settings.run, ignore_errors=True)

@@ -1,32 +1,100 @@
-"""Prestart: `headwaiter serve` starts the first engine's process before BentoML's, so that it imports torch while the
-manager starts. The process waits for its order, and the manager finds it by its report.
+"""Prestart: `headwaiter serve` starts the template before BentoML's processes, so that it imports torch while the
+manager starts. The manager finds it by its report, and starts it where there is none.
 """
 
+import socket
 import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
-from serving.manager.engine_process import Adopted, spawn
+from serving.manager.launch import engine_environ
+from serving.manager.processes import Adopted, Process
+from serving.runtime.backoff import backoff_seconds
+from serving.runtime.limits import oom_watch
 from serving.runtime.server_process import ENGINES, claim
 from serving.wire.atomic_file import write_report
-from serving.wire.engine_orders import EngineReport, order_path, read_report
+from serving.wire.engine_orders import TEMPLATE_SOCKET, EngineReport, read_report
 
-REPORT = "first.json"
+REPORT = "template.json"
+FIRST_BACKOFF_SECONDS = 1.0
+MAX_BACKOFF_SECONDS = 3600.0
+STABLE_SECONDS = 60.0
+"""A template that lived this long has its predecessors forgotten."""
 
 
-def prestart_engine(run: Path, server: int) -> "subprocess.Popen[bytes]":
-    """Start the process, in the run folder of the server `server`; raises OSError where that cannot be."""
+def start_template(run: Path, server: int) -> "subprocess.Popen[bytes]":
+    """Start the template, in the run folder of the server `server`; raises OSError where that cannot be.
+
+    FileExistsError where one is there already. Its socket takes requests at once; imports come before the first answer.
+    """
+    if sys.platform != "linux":
+        raise OSError("engines are forked on Linux only")
     claim(run, server)
-    report = run / ENGINES / REPORT
-    process = spawn(order_path(str(report)))
-    write_report(report, EngineReport(pid=process.pid, state="waiting"))
+    path = run / ENGINES / TEMPLATE_SOCKET
+    if has_template(path):
+        raise FileExistsError(f"a template answers at {path}")
+    path.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "serving.engine.template", str(path)]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen(socket.SOMAXCONN)
+        process = subprocess.Popen(command, env=engine_environ(), stdin=listener.fileno())
+    write_report(run / ENGINES / REPORT, EngineReport(pid=process.pid, state="waiting"))
     return process
 
 
-def take_prestarted(run: Path) -> tuple[str, Adopted] | None:
-    """The report's path and the process, if one still waits; once it has its order it is not found again."""
-    report = run / ENGINES / REPORT
-    found = read_report(report)
-    if found is None or found.state != "waiting":
-        return None
-    process = Adopted.find(found.pid, order_path(str(report)))
-    return None if process is None else (str(report), process)
+def has_template(path: Path) -> bool:
+    """Whether a template answers at this socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link:
+        return link.connect_ex(str(path)) == 0
+
+
+def find_template(run: Path) -> Adopted | None:
+    """The template of the run folder's server, if it runs."""
+    found = read_report(run / ENGINES / REPORT)
+    return Adopted.find(found.pid, str(run / ENGINES / TEMPLATE_SOCKET)) if found is not None else None
+
+
+class TemplateKeeper:
+    """Keeps a template running for a server. Not for use from several threads."""
+
+    def __init__(self, run: Path, server: int) -> None:
+        self._run = run
+        self._server = server
+        self._process: Process | None = None
+        self._starts = 0
+        self._started = 0.0
+        self._start_at = 0.0
+
+    @property
+    def pid(self) -> int:
+        """Id of the template's process, 0 while there is none."""
+        return self._process.pid if self._process is not None else 0
+
+    def keep(self, now: float) -> None:
+        """Find the template or start it, and start it again where it has ended, later and later."""
+        if self._process is None and not self._starts:
+            self._process = find_template(self._run)
+        if self._process is not None:
+            if self._process.poll() is None:
+                return
+            self._note_end(now)
+        if now >= self._start_at:
+            self._starts += 1
+            self._started = now
+            with suppress(OSError):  # engines are spawned meanwhile
+                self._process = start_template(self._run, self._server)
+            self._start_at = now + backoff_seconds(FIRST_BACKOFF_SECONDS, self._starts, MAX_BACKOFF_SECONDS)
+
+    def close(self) -> None:
+        """End the template."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(10)
+
+    def _note_end(self, now: float) -> None:
+        self._process = None
+        oom_watch().explains_one()  # else the kernel's kill of it would explain an engine's end
+        if now - self._started > STABLE_SECONDS:
+            self._starts, self._start_at = 0, 0.0

@@ -1,4 +1,4 @@
-"""Files between manager and engine: the order that says what to load, and the engine's report."""
+"""Between manager and engine: the order that says what to load, the engine's report, and the fork of an engine."""
 
 import signal
 from pathlib import Path
@@ -7,10 +7,16 @@ from typing import Any, Literal
 import msgspec
 
 EngineState = Literal["waiting", "loading", "ready", "failed"]
-"""An engine's state: waiting for its order, loading the version, answering, or ended without having answered."""
+"""A process' state: the template waits for orders; an engine loads, answers, or has ended without having answered."""
 
 STOP_SIGNAL = signal.SIGUSR1
 """From the manager to an engine: finish what you have and leave."""
+
+TEMPLATE_SOCKET = "template.sock"
+"""The template's Unix socket (SOCK_SEQPACKET) in the folder of the orders. Each connection is for one engine: it
+carries a ForkRequest, and then a ForkReply once the engine is forked and once it has ended."""
+MAX_REQUEST_BYTES = 1 << 20
+"""Of a ForkRequest. The kernel refuses to send a larger one than its buffer, of about 200 KiB."""
 
 
 class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +66,7 @@ class EngineProperties(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineReport(EngineProperties, frozen=True, kw_only=True):
-    """How far an engine is. state: "waiting" (for its order), "loading", "ready" or "failed"; then error says why.
+    """How far an engine is. state: as EngineState; of "failed" `error` says why.
 
     device_bytes: memory that it holds on a GPU.
     """
@@ -69,6 +75,27 @@ class EngineReport(EngineProperties, frozen=True, kw_only=True):
     state: EngineState
     error: str = ""
     device_bytes: int = 0
+
+
+class ForkRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """From the manager to the template, together with the descriptors of the engine's standard output and error.
+
+    order: the path of the engine's order. environ, folder: the engine's environment and working directory.
+    """
+
+    order: str
+    folder: str
+    environ: dict[str, str]
+
+
+class ForkReply(msgspec.Struct, frozen=True, kw_only=True):
+    """From the template to the manager. pid: the engine's process id. status: None while it runs.
+
+    Then status is the exit status, or the negative number of the signal that ended it, as in `subprocess`.
+    """
+
+    pid: int
+    status: int | None = None
 
 
 def order_path(report: str) -> str:

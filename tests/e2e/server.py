@@ -19,6 +19,8 @@ from typing import Any, Self
 import httpx
 import psutil
 
+from tests.e2e.shared_template import forked_for, lend_template
+
 START_SECONDS = 300.0
 
 
@@ -84,7 +86,10 @@ def run_cli(home: Path, *arguments: str, check: bool = True, **environ: str) -> 
 
 @dataclass
 class Server:
-    """`headwaiter serve` (or `command`) as a process. Use it as a context manager."""
+    """`headwaiter serve` (or `command`) as a process. Use it as a context manager.
+
+    own_template: whether its engines are forked from a template of its own; one with a `command` always has its own.
+    """
 
     home: Path
     models: tuple[str, ...]
@@ -93,6 +98,7 @@ class Server:
     command: tuple[str, ...] = ()
     cwd: Path | None = None
     wait: bool = True
+    own_template: bool = False
 
     def __post_init__(self) -> None:
         self.port = free_port()
@@ -111,6 +117,8 @@ class Server:
                 stderr=subprocess.STDOUT,
                 cwd=self.cwd,
             )
+        if not self.command and not self.own_template:
+            lend_template(self.run, self.process.pid)
         try:
             if self.wait:
                 wait_until(self.is_ready, f"ready: {self.text()}", START_SECONDS)
@@ -126,7 +134,7 @@ class Server:
 
     def stop(self, seconds: float = 60.0) -> int:
         """SIGTERM, then the exit status; kills what is left after `seconds` and says so."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
+        children = self.everyone()
         self.process.send_signal(signal.SIGTERM)
         try:
             status = self.process.wait(seconds)
@@ -191,10 +199,19 @@ class Server:
                     total += float(found[3])
         return total
 
+    @property
+    def run(self) -> Path:
+        """Its run folder."""
+        return self.home / "run" / str(self.process.pid)
+
+    def everyone(self) -> list[psutil.Process]:
+        """All of its processes but the first one."""
+        return psutil.Process(self.process.pid).children(recursive=True) + forked_for(self.run)
+
     def processes(self, word: str) -> list[psutil.Process]:
-        """The server's processes whose command line has `word`."""
-        everyone = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in everyone if any(word in part for part in _command_of(process))]
+        """The server's processes whose command line has `word`, as a part of no longer module's name."""
+        pattern = re.compile(rf"{re.escape(word)}(?!\.\w)")
+        return [process for process in self.everyone() if any(map(pattern.search, _command_of(process)))]
 
 
 def _command_of(process: psutil.Process) -> list[str]:

@@ -9,8 +9,10 @@ import pytest
 
 from bench.control_group import NoControlGroups, RealGroup, make_group, take_memory
 from registry.versions import Versions
+from serving.manager.memory_reading import MemoryReader
 from tests.e2e.conftest import make_home
 from tests.e2e.load import Load
+from tests.e2e.overlap import held
 from tests.e2e.server import Server, run_cli, wait_until
 
 MIB = 1 << 20
@@ -77,8 +79,7 @@ def test_a_version_without_room_is_refused_and_no_request_fails(shop: tuple[Path
     with Server(home, ("m",), command=group.serve("m")) as server, Load(server, "/models/m", 16) as load:
         load.wait_for("1")
         (engine,) = server.processes("serving.engine")
-        memory = engine.memory_info()
-        limit = group.used_bytes() + (memory.rss - memory.shared) // 2 + 64 * MIB
+        limit = group.used_bytes() + MemoryReader().read(engine.pid).own // 2 + 64 * MIB
         group.limit_memory(limit)
         versions.promote("m", "2", why="better")
         wait_until(lambda: version(server, "2").get("state") == "failed", "version 2 is refused")
@@ -103,11 +104,12 @@ def test_a_version_that_takes_more_than_expected_is_killed_before_the_live_one(
         load.wait_for("1")
         (engine,) = server.processes("serving.engine")
         versions.promote("m", "2", why="better")
-        wait_until(lambda: len(server.processes("serving.engine")) == 2, "version 2 loads")
-        hog = take_memory(group, 2 * ROOMY_BYTES // 3)
-        try:
+        (loading,) = wait_until(lambda: set(server.processes("serving.engine")) - {engine}, "version 2 loads")
+        with held(loading):
+            hog = take_memory(group, 2 * ROOMY_BYTES // 3)
             assert hog.stdout.readline() == b"held\n"
             group.limit_memory(group.used_bytes() + 8 * MIB)
+        try:
             wait_until(lambda: version(server, "2").get("state") == "failed", "version 2 is given up")
             load.wait_for("1")
         finally:

@@ -44,7 +44,7 @@ class Shop:
 def shop(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) -> Iterator[Shop]:
     home, versions = make_home(tmp_path_factory, {"m": seeds})
     versions.promote("m", "1", why="start")
-    with Server(home, ("m",), {"HEADWAITER_DEVICE": "cpu,cpu"}, ("--workers", "2")) as server:
+    with Server(home, ("m",), {"HEADWAITER_DEVICE": "cpu,cpu"}, ("--workers", "2"), own_template=True) as server:
         yield Shop(server, home, versions)
 
 
@@ -171,8 +171,8 @@ def test_a_new_version_that_crashes_again_and_again_gives_way_to_the_one_before(
 
 @pytest.mark.parametrize("killed", ["the server's process", "everything above the engines"])
 def test_no_orphan_remains_when_a_server_is_killed(small_home: Path, killed: str) -> None:
-    with Server(small_home, ("m",)) as server:
-        everyone = psutil.Process(server.process.pid).children(recursive=True)
+    with Server(small_home, ("m",), own_template=True) as server:
+        everyone = server.everyone()
         engines = server.processes("serving.engine")
         assert engines
         with Load(server, "/models/m", 8):

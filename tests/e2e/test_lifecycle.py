@@ -203,7 +203,7 @@ def test_sigterm_finishes_what_was_accepted_and_ends_with_0(small_home: Path) ->
         for thread in asking:
             thread.start()
         wait_until(lambda: server.sample("requests_in_progress", model="m") == 8, "all are accepted")
-        everyone = psutil.Process(server.process.pid).children(recursive=True)
+        everyone = server.everyone()
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not accepts(server.port), "new connections are refused")
         engine.resume()

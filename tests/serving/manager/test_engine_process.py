@@ -8,18 +8,15 @@ from typing import ClassVar
 import psutil
 import pytest
 
-from serving.engine import __main__ as engine_module
-from serving.engine.__main__ import await_order
-from serving.manager import engine_process as process_module
+from serving.manager import launch as launch_module
 from serving.manager.engine_process import (
     FIRST_BACKOFF_SECONDS,
     MAX_BACKOFF_SECONDS,
     STABLE_SECONDS,
-    Adopted,
     EngineProcess,
-    engine_environ,
-    spawn,
 )
+from serving.manager.launch import engine_environ
+from serving.manager.processes import Adopted
 from serving.runtime.control_groups import ControlGroups
 from serving.runtime.limits import OomWatch
 from serving.wire.engine_orders import EngineOrder, EngineReport, order_path
@@ -145,40 +142,21 @@ def test_an_adopted_engine_whose_status_nobody_knows_was_killed_if_the_kernel_sa
 def test_thread_pools_are_told_of_a_quota(monkeypatch: pytest.MonkeyPatch, allowed: int, expected: str | None) -> None:
     """What the affinity allows they see by themselves, and count hyper-threads in their own way."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(process_module, "usable_cores", lambda _: (2, "control group"))
-    monkeypatch.setattr(process_module, "allowed_cores", lambda: allowed)
+    monkeypatch.setattr(launch_module, "usable_cores", lambda _: (2, "control group"))
+    monkeypatch.setattr(launch_module, "allowed_cores", lambda: allowed)
     assert engine_environ().get("OMP_NUM_THREADS") == expected
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert engine_environ()["OMP_NUM_THREADS"] == "7", "what an operator sets counts"
 
 
-def test_an_engine_whose_order_is_there_imports_nothing_before_it_knows_how_gently(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_module, "LARGE_MODULES", ("no.such.module",))
-    (tmp_path / "1.order").touch()
-    await_order(tmp_path / "1.order")
-    with pytest.raises(ModuleNotFoundError):
-        await_order(tmp_path / "2.order")
-
-
-def test_a_process_that_waits_for_its_order_ends_with_its_folder(order: EngineOrder, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    waiting = spawn(str(folder / "1.order"))
-    folder.rmdir()
-    assert waiting.wait(60) == 0
-
-
-def test_a_process_whose_order_cannot_be_written_is_ended(order: EngineOrder) -> None:
-    waiting = spawn(order_path(order.report))
+def test_a_process_whose_order_cannot_be_written_is_not_started(order: EngineOrder) -> None:
     Path(order_path(order.report)).mkdir()  # where the file should go
     engine = EngineProcess(order)
     with pytest.raises(OSError, match="director"):
-        engine.start(waiting)
+        engine.start()
+    assert engine.pid == 0
     Path(order_path(order.report)).rmdir()
     engine.kill()
-    assert waiting.poll() is not None
 
 
 def test_an_engine_that_runs_again_was_not_killed_for_want_of_memory(engine: EngineProcess) -> None:

@@ -23,6 +23,7 @@ from serving.manager import recovery
 from serving.manager.engine_process import EngineProcess
 from serving.manager.managed_version import Fetched
 from serving.manager.manager import Manager
+from serving.manager.memory_reading import Memory
 from serving.manager.registry_watch import RegistryWatch
 from serving.runtime.control_groups import ControlGroups
 from serving.runtime.limits import Limits, OomWatch
@@ -193,7 +194,7 @@ class WorldEngine(EngineProcess):
         super().__init__(order)
         self._oom = self.world.oom
 
-    def start(self, process: Any = None) -> None:
+    def start(self) -> None:
         """As the real one."""
         Path(self.order.report).unlink(missing_ok=True)
         write_report(Path(order_path(self.order.report)), self.order)
@@ -212,9 +213,9 @@ class WorldEngine(EngineProcess):
             engine._end("the engine ended", engine._started)
         return engine
 
-    def _resident(self) -> tuple[int, int]:
+    def _memory(self) -> Memory:
         """The same for all that run."""
-        return (ENGINE_BYTES, 0) if self.is_running() else (0, 0)
+        return Memory(ENGINE_BYTES) if self.is_running() else Memory()
 
 
 class Server:

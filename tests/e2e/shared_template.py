@@ -1,0 +1,56 @@
+"""One template for all servers of a test process, so that torch is imported once and not once a server.
+
+A server that finds a template at the socket in its run folder starts none. Engines are then the shared template's
+children and not the server's.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from serving.manager.prestart import start_template
+from serving.runtime.server_process import ENGINES, claim
+from serving.wire.engine_orders import TEMPLATE_SOCKET
+
+
+@cache
+def shared_template() -> tuple[psutil.Process, Path]:
+    """The template, started by the first call, and its socket. It ends with this process."""
+    run = Path(tempfile.mkdtemp(prefix="hw-template-")) / "1"
+    process = start_template(run, os.getpid())
+
+    def end() -> None:
+        process.kill()
+        process.wait()
+        shutil.rmtree(run.parent, ignore_errors=True)
+
+    atexit.register(end)
+    return psutil.Process(process.pid), run / ENGINES / TEMPLATE_SOCKET
+
+
+def lend_template(run: Path, server: int) -> None:
+    """Put the template's socket where the server, which is just starting, looks for its own."""
+    claim(run, server)
+    with suppress(FileExistsError):  # the server was sooner: it has its own
+        (run / ENGINES / TEMPLATE_SOCKET).symlink_to(shared_template()[1])
+
+
+def forked_for(run: Path) -> list[psutil.Process]:
+    """The engines of the server with this run folder that the shared template has forked."""
+    if not shared_template.cache_info().currsize:
+        return []
+    return [found for found in shared_template()[0].children() if is_of(found, run)]
+
+
+def is_of(engine: psutil.Process, run: Path) -> bool:
+    """Whether its command line names an order in this run folder."""
+    try:
+        return any(part.startswith(f"{run}/") for part in engine.cmdline())
+    except psutil.Error:
+        return False

@@ -1,0 +1,256 @@
+"""Engines are forked from a template: real processes, a real artifact."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from serving.manager import prestart
+from serving.manager.engine_process import EngineProcess
+from serving.manager.launch import fork
+from serving.manager.memory_reading import MemoryReader, inherited_bytes
+from serving.manager.prestart import TemplateKeeper, find_template, start_template
+from serving.manager.processes import Forked, Process
+from serving.runtime.server_process import ENGINES
+from serving.wire.engine_orders import EngineOrder, order_path
+from tests.e2e.server import wait_until
+
+pytestmark = [pytest.mark.surroundings, pytest.mark.skipif(os.name != "posix", reason="there is no fork")]
+
+ARTIFACT = Path(__file__).parents[2] / "fixtures" / "artifact-of-format-1"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run folder of a server that is this process, with a template."""
+    run = tmp_path_factory.mktemp("run") / "1"
+    with start_template(run, os.getpid()) as template:
+        yield run
+        shutil.rmtree(run)
+        assert template.wait(30) == 0, "it ends with its folder"
+
+
+def make_order(run: Path, number: int, root: Path = ARTIFACT) -> EngineOrder:
+    report = f"{run}/{ENGINES}/{number:08}-0000001.json"
+    return EngineOrder(
+        model="m",
+        version="1",
+        root=str(root),
+        device="cpu",
+        dtype="auto",
+        address=f"ipc://{report.removesuffix('.json')}.sock",
+        report=report,
+        threads=1,
+        server=os.getpid(),
+    )
+
+
+@pytest.fixture
+def engine(run: Path) -> Iterator[EngineProcess]:
+    """One that answers."""
+    engine = EngineProcess(make_order(run, 1))
+    engine.start()
+    wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers", 120)
+    yield engine
+    engine.kill()
+
+
+def process_of(engine: EngineProcess) -> Process:
+    assert engine._process is not None
+    return engine._process
+
+
+def test_an_engine_is_forked_from_the_template_and_stands_for_itself(run: Path, engine: EngineProcess) -> None:
+    template = find_template(run)
+    assert template is not None
+    found = psutil.Process(engine.pid)
+    assert found.ppid() == template.pid
+    assert os.getsid(engine.pid) == engine.pid
+    assert found.cmdline()[1:] == ["-m", "serving.engine", order_path(engine.order.report)]
+    assert psutil.Process(template.pid).num_threads() == 1
+    status = dict(line.split(":\t") for line in Path(f"/proc/{engine.pid}/status").read_text().splitlines())
+    assert int(status["SigBlk"], 16) == 0
+    assert not int(status["SigCgt"], 16) & 1 << (signal.SIGCHLD - 1), "the template's handler is not its own"
+    assert str(Path(f"/proc/{engine.pid}/fd/0").readlink()) == os.devnull
+
+
+def test_an_engine_writes_where_its_manager_does(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = EngineProcess(make_order(run, 7))
+    engine.start()
+    wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers", 120)
+    assert psutil.Process(engine.pid).cwd() == str(tmp_path)
+    for number in (1, 2):
+        assert Path(f"/proc/{engine.pid}/fd/{number}").stat() == Path(f"/proc/self/fd/{number}").stat()
+    engine.kill()
+    broken = EngineProcess(make_order(run, 8, tmp_path))
+    broken.start()
+    wait_until(lambda: broken.poll(time.monotonic()) == "failed", "it fails", 120)
+    assert "headwaiter engine m/1" in capfd.readouterr().err
+
+
+def test_there_is_one_template_at_a_socket(run: Path) -> None:
+    with pytest.raises(FileExistsError):
+        start_template(run, os.getpid())
+
+
+def test_what_an_engine_shares_with_the_template_is_not_its_own_memory(engine: EngineProcess) -> None:
+    found = psutil.Process(engine.pid).memory_full_info()
+    own = engine.measure()
+    assert own < 0.6 * (found.rss - found.shared)
+    assert own <= found.uss
+    assert own < engine.memory_bytes() < found.rss
+
+
+def test_what_ended_a_forked_engine_is_told(engine: EngineProcess) -> None:
+    killed = psutil.Process(engine.pid)
+    killed.send_signal(signal.SIGSEGV)
+    wait_until(lambda: engine.poll(time.monotonic()) == "lost", "its end is told")
+    assert engine.report.error == "the engine was ended by signal 11"
+    assert not killed.is_running(), "it was reaped"
+    wait_until(lambda: engine.poll(time.monotonic()) == "restarted", "it is started again")
+    wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers again", 120)
+    assert isinstance(process_of(engine), Forked)
+    engine.stop()
+    wait_until(lambda: not engine.is_running(), "it leaves")
+    assert process_of(engine).returncode == 0
+
+
+def test_an_engine_that_cannot_load_says_why_and_its_status_is_told(run: Path, tmp_path: Path) -> None:
+    engine = EngineProcess(make_order(run, 2, tmp_path))
+    engine.start()
+    wait_until(lambda: engine.poll(time.monotonic()) == "failed", "it fails", 120)
+    assert "MLmodel" in engine.report.error
+    engine.kill()
+
+
+def test_an_engine_whose_order_is_gone_leaves(run: Path) -> None:
+    process = fork(f"{run}/{ENGINES}/00000003-0000001.order")
+    assert process is not None
+    assert wait_until(lambda: process.poll() is not None, "it leaves", 120)
+    assert process.returncode == 0
+
+
+def test_another_manager_adopts_a_forked_engine(engine: EngineProcess) -> None:
+    successor = EngineProcess.adopt(engine.order, engine.report)
+    assert successor.pid == engine.pid
+    assert successor.is_running()
+
+
+def test_variables_are_the_managers_but_those_that_libraries_have_read(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    engine = EngineProcess(make_order(run, 4, tmp_path))
+    engine.start()
+    wait_until(lambda: engine.pid, "it is spawned instead", 120)
+    assert psutil.Process(engine.pid).ppid() == os.getpid()
+    assert psutil.Process(engine.pid).environ()["OMP_NUM_THREADS"] == "3"
+    engine.kill()
+
+
+def test_engines_survive_the_template_and_are_spawned_until_there_is_another(tmp_path: Path) -> None:
+    keeper = TemplateKeeper(tmp_path, os.getpid())
+    engines = [EngineProcess(make_order(tmp_path, number)) for number in (1, 2, 3)]
+    try:
+        keeper.keep(0.0)
+        template = psutil.Process(keeper.pid)
+        engines[0].start()
+        wait_until(lambda: engines[0].pid, "it is forked", 120)
+        template.suspend()
+        engines[1].start()
+        assert engines[1].pid == 0
+        template.kill()
+        template.wait(10)
+        wait_until(lambda: engines[1].pid, "what was not forked yet is spawned")
+        assert psutil.Process(engines[1].pid).ppid() == os.getpid()
+        assert engines[0].is_running()
+        keeper.keep(1.0)
+        assert keeper.pid not in (0, template.pid)
+        engines[2].start()
+        wait_until(lambda: engines[2].pid, "it is forked again", 120)
+        assert psutil.Process(engines[2].pid).ppid() == keeper.pid
+        psutil.Process(engines[0].pid).kill()
+        wait_until(lambda: not engines[0].is_running(), "its end is noticed without a template")
+    finally:
+        for engine in engines:
+            engine.kill()
+        keeper.close()
+    assert find_template(tmp_path) is None
+
+
+def test_no_engine_is_forked_while_threads_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    with start_template(tmp_path, os.getpid()) as template:
+        engine = EngineProcess(make_order(tmp_path, 1, tmp_path))
+        engine.start()
+        assert template.wait(120) == 1
+    wait_until(lambda: engine.pid, "it is spawned instead")
+    assert psutil.Process(engine.pid).ppid() == os.getpid()
+    engine.kill()
+
+
+def test_an_engine_that_is_wanted_no_more_is_not_forked(run: Path) -> None:
+    template = find_template(run)
+    assert template is not None
+    template.send_signal(signal.SIGSTOP)
+    engine = EngineProcess(make_order(run, 5))
+    engine.start()
+    engine.kill()
+    template.send_signal(signal.SIGCONT)
+    assert not engine.is_running()
+    other = fork(f"{run}/{ENGINES}/00000006-0000001.order")
+    assert other is not None
+    wait_until(lambda: other.poll() == 0, "requests are answered in turn")
+    assert not Path(engine.order.report).exists()
+
+
+def test_a_template_that_ends_again_and_again_is_started_later_and_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[float] = []
+    now = 0.0
+
+    def refuse(*_: object) -> None:
+        starts.append(now)
+        raise OSError("no process to be had")
+
+    monkeypatch.setattr(prestart, "start_template", refuse)
+    keeper = TemplateKeeper(tmp_path, os.getpid())
+    for now in range(17):
+        keeper.keep(now)
+    assert starts == [0, 1, 3, 7, 15]
+
+
+def test_the_template_of_another_server_is_not_taken(tmp_path: Path, run: Path) -> None:
+    (tmp_path / ENGINES).mkdir()
+    shutil.copy(run / ENGINES / prestart.REPORT, tmp_path / ENGINES)
+    assert find_template(tmp_path) is None
+
+
+def test_memory_of_a_process_that_is_gone_or_shares_none_is_read(tmp_path: Path) -> None:
+    assert inherited_bytes(tmp_path / "none") == 0
+    assert MemoryReader().read(2**22 + 1).own == MemoryReader().read(0).own == 0
+
+
+def test_seeds_are_drawn_anew() -> None:
+    import numpy
+    import torch
+
+    from serving.engine.template import reseed
+
+    seeds, draws = set(), set()
+    for _ in range(2):
+        numpy.random.seed(1)
+        torch.manual_seed(1)
+        reseed()
+        seeds.add(torch.initial_seed())
+        draws.add(numpy.random.random())
+    assert len(seeds) == len(draws) == 2
