@@ -6,8 +6,8 @@ link counts the tokens that it has sent and not got back, and admits requests by
 
 import asyncio
 import time
+from bisect import insort
 from collections.abc import Sequence
-from heapq import heapify, heappop, heappush
 from typing import assert_never
 
 import msgspec
@@ -34,7 +34,7 @@ from serving.wire.messages import (
 GATHER_SECONDS = 0.001
 """While the engine is busy, rows wait this long for others that share their message: less than a short forward pass."""
 MAX_ENDED = 1024
-"""Requests that ended, beyond as many as wait, whose deadlines may still be in the heap."""
+"""Requests that ended, beyond as many as wait, whose deadlines may still be in the list."""
 
 
 class Waiter:
@@ -100,8 +100,10 @@ class EngineLink:
         self.outstanding_tokens = 0
         self._task = task
         self._rows: dict[int, tuple[Waiter, int, Row]] = {}
-        self._deadlines: list[tuple[float, int, Waiter]] = []
-        self._waiting = 0
+        self._waiters: dict[int, Waiter] = {}
+        """The requests that wait, by the id of their last row."""
+        self._deadlines: list[tuple[float, int]] = []
+        """Deadlines and keys of `_waiters`, ascending. `abandon_late` drops the entries of requests that ended."""
         self._next_id = 0
         self._outbox: list[Row] = []
         self._in_flight = 0
@@ -123,7 +125,7 @@ class EngineLink:
         """
         if self._socket.closed:
             raise EngineLost("the engine has stopped: try again", retry_seconds=1.0)
-        tokens = sum(row.length + row.new_tokens for row in rows)
+        tokens = sum([row.length + row.new_tokens for row in rows])
         self._admit(tokens)
         for index, encoded in enumerate(rows):
             self._next_id += 1
@@ -134,8 +136,11 @@ class EngineLink:
                 self._schedule_flush()
             self._outbox.append(row)
         waiter.rows_left = len(rows)
-        self._waiting += 1
-        heappush(self._deadlines, (waiter.deadline, self._next_id, waiter))
+        self._waiters[self._next_id] = waiter
+        if not self._deadlines or self._deadlines[-1][0] <= waiter.deadline:
+            self._deadlines.append((waiter.deadline, self._next_id))
+        else:  # another request, with a later deadline, was encoded in less time
+            insort(self._deadlines, (waiter.deadline, self._next_id))
         self.outstanding_tokens += tokens
 
     def _admit(self, tokens: int) -> None:
@@ -162,21 +167,28 @@ class EngineLink:
 
     def abandon_late(self, now: float) -> None:
         """Fail every request whose deadline has passed; `now` is in monotonic seconds."""
-        deadlines = self._deadlines
-        while deadlines and (deadlines[0][0] <= now or not deadlines[0][2].rows_left):
-            waiter = heappop(deadlines)[2]
-            if waiter.rows_left and waiter.deadline <= now:
+        waiters, passed, late = self._waiters, 0, []
+        for deadline, key in self._deadlines:
+            waiter = waiters.get(key)
+            if waiter is not None:
+                if deadline > now:
+                    break
+                late.append(waiter)
+            passed += 1
+        del self._deadlines[:passed]
+        for waiter in late:
+            if waiter.rows_left and waiter.deadline <= now:  # a stream may have begun, now too: `abandon` receives
                 self.abandon(waiter, DeadlineExceeded("the answer did not come before the deadline: try again later"))
-        if len(deadlines) > 2 * self._waiting + MAX_ENDED:
-            self._deadlines = [entry for entry in deadlines if entry[2].rows_left]
-            heapify(self._deadlines)
+        if len(self._deadlines) > 2 * len(waiters) + MAX_ENDED:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in waiters]
 
     def close(self) -> None:
         """The engine is disconnected: fail what waits."""
         self._loop.remove_reader(self._fd)
         self._socket.close()
-        lost = {waiter for waiter, _, _ in self._rows.values()}
+        lost = list(self._waiters.values())
         self._rows.clear()
+        self._waiters.clear()
         self._deadlines.clear()
         for waiter in lost:
             waiter.fail(EngineLost("the engine stopped before it answered: try again", retry_seconds=1.0))
@@ -253,10 +265,11 @@ class EngineLink:
     def _forget(self, row_id: int) -> tuple[Waiter, int, Row] | None:
         found = self._rows.pop(row_id, None)
         if found is not None:
-            self.outstanding_tokens -= found[2].tokens_in_all
-            found[0].rows_left -= 1
-            if not found[0].rows_left:
-                self._waiting -= 1
+            waiter, _, row = found
+            self.outstanding_tokens -= row.tokens_in_all
+            waiter.rows_left -= 1
+            if not waiter.rows_left:
+                del self._waiters[waiter.ids[-1]]
         return found
 
     def _returned(self, row_id: int) -> tuple[Waiter, int, Row] | None:

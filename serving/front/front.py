@@ -201,22 +201,23 @@ class Front:
 
     async def _answer_once(self, call: Call, deadline: float, write: Callable[[Any], Value]) -> Answer[Value]:
         stages = call.tracked.stages
-        sent = await self._submit(call, lambda rows: Waiter(rows, deadline))
+        sent = await self._submit(call, Waiter, deadline)
+        waiter = sent.waiter
         try:
-            arrays = await sent.waiter.done
+            arrays = await waiter.done
         except asyncio.CancelledError:
-            sent.link.abandon(sent.waiter, ClientGone("cancelled"))
+            sent.link.abandon(waiter, ClientGone("cancelled"))
             raise
         finally:
-            self._disconnects.forget(sent.waiter)
+            self._disconnects.forget(waiter)
         stages.received = time.perf_counter()
-        stages.forward_seconds = sent.waiter.forward_seconds
+        stages.forward_seconds = waiter.forward_seconds
         value = write(await sent.loaded.decode(sent.request, sent.encoded, arrays))
         return Answer(value, sent.loaded.version, stages)
 
     async def _open_source(self, call: Call) -> StreamSource:
         deadline = deadline_in(self.settings.timeout_seconds)  # of each attempt: a stream that is collected may be long
-        sent = await self._submit(call, lambda rows: StreamWaiter(rows, deadline), streams=True)
+        sent = await self._submit(call, StreamWaiter, deadline, streams=True)
         parameters, task = sent.request.parameters, sent.loaded.task
 
         def close() -> None:
@@ -234,7 +235,7 @@ class Front:
         )
 
     async def _submit(
-        self, call: Call, make_waiter: Callable[[int], AnyWaiter], *, streams: bool = False
+        self, call: Call, waiter_type: type[AnyWaiter], deadline: float, *, streams: bool = False
     ) -> Submission[AnyWaiter]:
         """One attempt, up to the engine's queue."""
         stages = call.tracked.stages
@@ -245,12 +246,12 @@ class Front:
             raise only_text_streams(loaded.model, loaded.task)
         stages.items = request.items
         encoded = await loaded.encode(request)
-        stages.tokens = sum(item.rows[0].length for item in encoded)
+        stages.tokens = sum([item.rows[0].length for item in encoded])
         stages.sent = time.perf_counter()
         rows = [row for item in encoded for row in item.rows]
         if streams:
             rows = [msgspec.structs.replace(row, streams=True) for row in rows]
-        link, waiter = loaded.choose_link(), make_waiter(len(rows))
+        link, waiter = loaded.choose_link(), waiter_type(len(rows), deadline)
         link.submit(rows, waiter)
         if call.disconnected is not None:
             self._disconnects.expect(waiter, link, call.disconnected)

@@ -61,6 +61,9 @@ class LoadedVersion:
         """The rows of each item, in order. Raises ServingError, which names the item."""
         encoded, turn = [], time.perf_counter()
         for index, item in enumerate(request.items):
+            if index and time.perf_counter() - turn > YIELD_SECONDS:
+                await asyncio.sleep(0)
+                turn = time.perf_counter()
             try:
                 if self.contract.processor.image is not None:  # decoding a large image takes milliseconds
                     encoded.append(await asyncio.to_thread(self.task.encode, item, request.parameters, self.served))
@@ -70,21 +73,19 @@ class LoadedVersion:
                 if request.is_list:
                     error.message = error.message.replace("inputs", f"inputs[{index}]", 1)
                 raise
-            if time.perf_counter() - turn > YIELD_SECONDS:
-                await asyncio.sleep(0)
-                turn = time.perf_counter()
         return encoded
 
     async def decode(self, request: Request, encoded: list[Encoded[object]], arrays: list[RowArrays]) -> Any:
         """The answer. Its labels are counted."""
-        answers, turn, first = [], time.perf_counter(), 0
+        answers: list[Any] = []
+        turn, first = time.perf_counter(), 0
         for item in encoded:
+            if answers and time.perf_counter() - turn > YIELD_SECONDS:
+                await asyncio.sleep(0)
+                turn = time.perf_counter()
             rows = arrays[first : first + len(item.rows)]
             first += len(item.rows)
             answers.append(self.task.decode(rows, item.decode_context, request.parameters, self.served))
-            if time.perf_counter() - turn > YIELD_SECONDS:
-                await asyncio.sleep(0)
-                turn = time.perf_counter()
         for answer in answers:
             self.meter.observe_predictions(self.task.predictions(answer))
         return assemble(answers, request, self.task)

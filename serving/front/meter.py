@@ -49,9 +49,13 @@ class FrontMeter:
     def observe_predictions(self, predictions: Iterable[tuple[str, float]]) -> None:
         """Count the predicted labels, with their scores in 0..1."""
         for label, score in predictions:
-            bounded = self._names.bounded(label)
-            child = self._predictions.get(bounded)
-            if child is None:
-                child = self._predictions[bounded] = self._found.predictions_total.labels(*self._labels, bounded)
+            child = self._predictions.get(label) or self._bounded(label)
             child.inc()
             self._confidence.observe(score)
+
+    def _bounded(self, label: str) -> Counter:
+        bounded = self._names.bounded(label)
+        child = self._predictions.get(bounded)
+        if child is None:
+            child = self._predictions[bounded] = self._found.predictions_total.labels(*self._labels, bounded)
+        return child

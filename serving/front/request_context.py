@@ -5,7 +5,6 @@ import os
 import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -48,15 +47,14 @@ class RequestContext(msgspec.Struct, frozen=True):
         return self.traceparent[3:35]
 
 
-@dataclass(slots=True)
-class StageTimes:
+class StageTimes(msgspec.Struct):
     """When a request passed from stage to stage, in `time.perf_counter`'s seconds; 0 for stages not reached.
 
     forward_seconds: of the longest forward pass with a row of the request. tokens: of the inputs, special tokens
     included; of an input with several rows, of the first row. items: the request's inputs, once it is parsed.
     """
 
-    began: float = field(default_factory=time.perf_counter)
+    began: float = msgspec.field(default_factory=time.perf_counter)
     sent: float = 0.0
     received: float = 0.0
     ended: float = 0.0

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from serving.errors import ClientGone, EngineLost, Failed, ServingError
 from serving.front.loaded_version import LoadedVersion
 from serving.front.meter import FrontMeter
@@ -41,32 +43,21 @@ class RequestTracker:
         return meter
 
 
-class TrackedRequest:
+class TrackedRequest(msgspec.Struct, eq=False):
     """One request. As a context manager it ends with the block, unless `stay_open` was called in it.
 
     stages: when the request passed each stage. loaded: the version of the latest attempt, None before the first.
     """
 
-    __slots__ = (
-        "_attempts_left",
-        "_context",
-        "_is_open",
-        "_name",
-        "_protocol",
-        "_stays_open",
-        "_tracker",
-        "loaded",
-        "stages",
-    )
-
-    def __init__(
-        self, tracker: RequestTracker, name: str, protocol: ProtocolName, context: RequestContext | None
-    ) -> None:
-        self._tracker, self._name, self._protocol, self._context = tracker, name, protocol, context
-        self._attempts_left = MAX_ATTEMPTS
-        self._is_open, self._stays_open = True, False
-        self.stages = StageTimes()
-        self.loaded: LoadedVersion | None = None
+    _tracker: RequestTracker
+    _name: str
+    _protocol: ProtocolName
+    _context: RequestContext | None
+    _attempts_left: int = MAX_ATTEMPTS
+    _is_open: bool = True
+    _stays_open: bool = False
+    stages: StageTimes = msgspec.field(default_factory=StageTimes)
+    loaded: LoadedVersion | None = None
 
     def begin_attempt(self, loaded: LoadedVersion) -> None:
         """The request is in progress at this version from now on, and no longer at the one before."""
@@ -91,15 +82,18 @@ class TrackedRequest:
         if not self._is_open:
             return
         self._is_open = False
-        status, reason = outcome(error)
-        meter = self._tracker.unattributed_meter(self._name) if self.loaded is None else self.loaded.meter
-        if self.loaded is not None:
+        status, reason = (200, "") if error is None else outcome(error)
+        tracker, loaded, stages, protocol = self._tracker, self.loaded, self.stages, self._protocol
+        if loaded is None:
+            meter = tracker.unattributed_meter(self._name)
+        else:
+            meter = loaded.meter
             meter.leave()
             if isinstance(error, ServingError):
-                error.version = self.loaded.version
-        self.stages.ended = time.perf_counter()
-        meter.end(self._protocol, status, self.stages, reason)
-        self._tracker.log.record(self._context, meter, self._protocol, status, reason, self.stages)
+                error.version = loaded.version
+        stages.ended = time.perf_counter()
+        meter.end(protocol, status, stages, reason)
+        tracker.log.record(self._context, meter, protocol, status, reason, stages)
 
     def __enter__(self) -> Self:
         return self
@@ -109,13 +103,11 @@ class TrackedRequest:
             self.end(error)
 
 
-def outcome(error: BaseException | None) -> tuple[int, str]:
-    """The status and the metrics' reason of a request that ended with this error, or without one.
+def outcome(error: BaseException) -> tuple[int, str]:
+    """The status and the metrics' reason of a request that ended with this error.
 
     A request is cancelled when its connection closes. Any other error than a ServingError is a bug.
     """
-    if error is None:
-        return 200, ""
     if isinstance(error, ServingError):
         return error.status, error.reason
     kind = ClientGone if isinstance(error, asyncio.CancelledError) else Failed

@@ -87,7 +87,9 @@ class Routing:
                 raise NotReady("the server is starting and serves nothing yet: try again", retry_seconds=1.0)
             served = ", ".join(self.served_models()) or "none"
             raise UnknownModel(f"there is no model {name!r} here; served: {served}")
-        is_named, version = version is not None, version or self._live(name, entry, alias)
+        is_named = version is not None
+        if not version:
+            version = self._live(name, entry, alias)
         loaded = self._loaded.get((name, version))
         if loaded is None:
             known = entry.versions.get(version)

@@ -135,8 +135,12 @@ class TextClassification(Task[str | Pair, Parameters, list[str] | None]):
             if most != 1:
                 raise Unprocessable(f"texts are ranked by a model with one label, this one has {most}: send text")
         batch_key = parameters.function_to_apply or activation(contract)
-        rows = [version.tokenizer.row(*pair, parameters=parameters, batch_key=batch_key) for pair in pairs]
-        return Encoded([mark_ends(row, contract) for row in rows], None if isinstance(item, str) else item.texts)
+        tokenizer = version.tokenizer
+        rows = [
+            mark_ends(tokenizer.row(text, pair, parameters=parameters, batch_key=batch_key), contract)
+            for text, pair in pairs
+        ]
+        return Encoded(rows, None if isinstance(item, str) else item.texts)
 
     def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """Scores in float32, sorted on the device."""

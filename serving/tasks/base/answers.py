@@ -24,5 +24,6 @@ def softmax(logits: AnyArray, axis: int = -1) -> AnyArray:
 
 def best_labels(row: RowArrays, labels: Sequence[str], top_k: int | None) -> list[LabelScore]:
     """The best labels of a row's (scores, label indices), best first. top_k: how many; None for all in the row."""
-    scores, indices = (array.tolist()[:top_k] for array in row)
-    return [{"label": labels[index], "score": score} for index, score in zip(indices, scores, strict=True)]
+    scores, indices = row
+    best = zip(indices.tolist()[:top_k], scores.tolist()[:top_k], strict=True)
+    return [{"label": labels[index], "score": score} for index, score in best]

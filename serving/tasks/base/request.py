@@ -99,7 +99,10 @@ def _checked(form: Any, task: AnyTask, max_rows: int) -> Request:
 
 def _parameters(form: Any, task: AnyTask) -> Any:
     parameters = form.parameters if form.parameters is not None else task.parameters_type()
-    beside = {name: value for name in form.__struct_fields__[2:] if (value := getattr(form, name)) is not msgspec.UNSET}
+    names = form.__struct_fields__[2:]
+    if not names:
+        return parameters
+    beside = {name: value for name in names if (value := getattr(form, name)) is not msgspec.UNSET}
     try:
         return msgspec.structs.replace(parameters, **beside) if beside else parameters
     except ValueError as error:  # the rules that hold between parameters

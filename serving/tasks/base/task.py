@@ -7,6 +7,7 @@ or a list of items. A task sees one item at a time.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import UnionType
 from typing import (
@@ -89,7 +90,7 @@ class VersionContext:
     defaults: Any
     chat: "ChatTemplate | None" = None
 
-    @property
+    @cached_property
     def tokenizer(self) -> "TextEncoder":
         """The encoder of a version whose task makes it a tokenizer, as most tasks do."""
         return cast("TextEncoder", self.encoder)
