@@ -162,6 +162,7 @@ def test_an_engine_whose_order_is_there_imports_nothing_before_it_knows_how_gent
         await_order(tmp_path / "2.order")
 
 
+@pytest.mark.server
 def test_a_process_that_waits_for_its_order_ends_with_its_folder(order: EngineOrder, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
