@@ -5,6 +5,7 @@ and a front's for each request, however many versions are loaded.
 import asyncio
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,15 +20,17 @@ from typing import Any
 import msgspec
 import torch
 import zmq
+from transformers import AutoTokenizer, BertForSequenceClassification
 
-from bench.headwaiter_server import MODEL, environment_of
+from bench.headwaiter_server import MODEL
 from bench.models import tiny_classifier
-from bench.processes import ROOT, run_module
+from bench.own_feed import TOKENS
+from bench.processes import ROOT
 from bench.report import table
-from registry.cache import fetch
-from registry.references import Reference
+from registry.contract import Contract
+from registry.flavor import describe
+from registry.layout import MODEL_FOLDER
 from registry.settings import RegistrySettings
-from registry.versions import Versions
 from serving.engine.batching.cost import Cost
 from serving.engine.engine import Engine
 from serving.engine.meter import EngineMeter
@@ -36,14 +39,10 @@ from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.front.front import Front
 from serving.settings import ServingSettings
 from serving.tasks.base.request import parse_body
-from serving.wire.messages import Outputs, Row, Submit
 from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
 
 BATCHES = (1, 8, 64)
 LOADED = (1, 10, 50)
-TOKENS = 12
-AHEAD = 2
-"""Batches that a client of the engine keeps sent and not answered."""
 CONCURRENT = 64
 BODY = msgspec.json.encode({"inputs": "The parcel came two days late."})
 
@@ -53,17 +52,22 @@ def run(seconds: float) -> str:
     torch.set_num_threads(1)  # as a model of no cost gets
     with TemporaryDirectory(prefix="hw-bench-") as name:
         home = Path(name)
-        environment = environment_of(home)
-        cli = ["serving.commands.main", "log", str(tiny_classifier()), "--task", "text-classification", "--name", MODEL]
-        run_module(cli, environment)
-        registry = RegistrySettings.from_environment(environment)
-        root, contract = fetch(Versions(registry).resolve(Reference(MODEL, version="1")), registry)
-        model = Model(root, contract)
+        root = home / "artifact"
+        model = Model(root, _make_contract(root))
+        contract = model.contract
         model.form = ExecutionForm(partial(_answer_at_once, len(contract.labels)))
         engine = [[str(rows), f"{row_micros(model, home, rows, seconds):.1f}"] for rows in BATCHES]
         front = [[str(loaded), *asyncio.run(request_micros(model, root, home, loaded, seconds))] for loaded in LOADED]
     heads = ["rows a batch", "engine, µs a row (bound: 10 at 64)"], ["versions loaded", "front, µs a request"]
     return "\n\n".join(["## Own cost: a model that answers at once", table(heads[0], engine), table(heads[1], front)])
+
+
+def _make_contract(root: Path) -> Contract:
+    """The contract of an artifact without MLflow's part, which this writes to `root`."""
+    folder = Path(shutil.copytree(tiny_classifier(), root / MODEL_FOLDER))
+    classifier = BertForSequenceClassification.from_pretrained(folder, id2label={0: "no", 1: "yes"})
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return describe(root, classifier, tokenizer, "text-classification", defaults={}, dtype="auto", max_tokens=None)
 
 
 def _answer_at_once(labels: int, input_ids: torch.Tensor, **_: torch.Tensor) -> SimpleNamespace:
@@ -78,7 +82,7 @@ def row_micros(model: Model, home: Path, rows: int, seconds: float) -> float:
     socket.bind(address)
     engine = _engine(model, socket, rows * TOKENS)
     batch_key = model.task.probe(model.contract, 1).batch_key
-    arguments = [sys.executable, "-m", "bench.own_cost", address, str(rows), str(seconds), batch_key]
+    arguments = [sys.executable, "-m", "bench.own_feed", address, str(rows), str(seconds), batch_key]
     client = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE)
     threading.Thread(target=_stop_after, args=(client, engine)).start()
     began = time.process_time()
@@ -149,23 +153,3 @@ def _table(model: Model, root: Path, run: Path, loaded: int) -> Table:
     version = VersionEntry(state="ready", root=str(root), contract=model.contract, engines=(engine,))
     entry = ModelEntry(live="1", aliases={"champion": "1"}, versions={"1": version})
     return Table(models={f"m{number}": entry for number in range(loaded)})
-
-
-def _feed(address: str, rows: int, seconds: float, batch_key: str) -> None:
-    """The engine's client: keeps batches sent and prints how many rows were answered."""
-    socket = zmq.Context().socket(zmq.DEALER)
-    socket.connect(address)
-    tokens = b"\5\0\0\0" * TOKENS
-    decoder, sent, answered = msgspec.msgpack.Decoder(Outputs), 0, 0
-    end = time.monotonic() + seconds
-    while time.monotonic() < end or answered < sent:
-        while time.monotonic() < end and sent - answered < AHEAD * rows:
-            batch = [Row(number, TOKENS, tokens, b"", batch_key, 1e12) for number in range(sent, sent + rows)]
-            socket.send(msgspec.msgpack.encode(Submit(batch)))
-            sent += rows
-        answered += len(decoder.decode(socket.recv()).ids)
-    print(answered)
-
-
-if __name__ == "__main__":
-    _feed(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])

@@ -18,6 +18,7 @@ def tables_by_copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     Its migrations wait for the disk some hundred times: up to 8 s a registry. Each run migrates one, for all workers.
     """
     import mlflow.store.db.utils as mlflow_tables
+    import sqlalchemy
 
     template, migrate = shared_folder(tmp_path_factory) / "tables.db", mlflow_tables._initialize_tables
 
@@ -33,7 +34,15 @@ def tables_by_copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mlflow_tables, "_initialize_tables", initialize)
+        sqlalchemy.event.listen(sqlalchemy.Engine, "connect", leave_to_the_system)
         yield
+        sqlalchemy.event.remove(sqlalchemy.Engine, "connect", leave_to_the_system)
+
+
+def leave_to_the_system(connection: Any, _: Any) -> None:
+    """Let a sqlite database not wait for the disk at each commit: what a power failure would cost is no matter here."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 def copy_tables(source: Path, target: Path) -> None:

@@ -33,7 +33,7 @@ class Load(threading.Thread):
     path: below the server's address, `/models/m` for instance.
     """
 
-    def __init__(self, server: Server, path: str, connections: int = 64, rest_seconds: float = 0.1) -> None:
+    def __init__(self, server: Server, path: str, connections: int = 64, rest_seconds: float = 0.2) -> None:
         super().__init__()
         self._path, self._port, self._count, self._rest = path, server.port, connections, rest_seconds
         self._stop_event = threading.Event()

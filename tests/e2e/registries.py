@@ -1,35 +1,57 @@
-"""Real registries that tests can break: `mlflow server` processes, on sqlite or on a PostgreSQL of the test's own."""
+"""Real registries that tests can break: MLflow servers, on sqlite or on a PostgreSQL of the test's own."""
 
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
 from tests.e2e.server import free_port, is_free, wait_until
+from tests.forks import FORKS
+
+PROXIED = "mlflow-artifacts:/"
+"""The root of artifacts that go through the server."""
+
+
+def serve_mlflow(port: int, database: str, artifacts: Path, log: Path) -> None:
+    """What `mlflow server --workers 1` does with these options; its output goes to `log`. Does not return."""
+    import uvicorn
+    from mlflow import server
+    from mlflow.server.handlers import initialize_backend_stores
+
+    with log.open("a") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.environ |= {
+        server.BACKEND_STORE_URI_ENV_VAR: database,
+        server.REGISTRY_STORE_URI_ENV_VAR: database,
+        server.ARTIFACT_ROOT_ENV_VAR: PROXIED,
+        server.ARTIFACTS_DESTINATION_ENV_VAR: str(artifacts),
+        server.SERVE_ARTIFACTS_ENV_VAR: "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    initialize_backend_stores(database, database, PROXIED)
+    uvicorn.run("mlflow.server.fastapi_app:app", port=port)
 
 
 class MlflowServer:
-    """`mlflow server` on a database, always at the same address. Use it as a context manager."""
+    """An MLflow server on a database, always at the same address. Use it as a context manager."""
 
     def __init__(self, folder: Path, database: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._folder, self._log = folder, folder / "mlflow.log"
-        self._command = [
-            *(sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"),
-            *("--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")),
-        ]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._log = folder / "mlflow.log"
+        self._arguments = (self.port, database, folder / "artifacts", self._log)
+        self._process: ForkServerProcess | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -44,11 +66,8 @@ class MlflowServer:
 
     def start(self) -> None:
         """Start it (again) and wait until it answers."""
-        environ = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with self._log.open("a") as log:
-            self._process = subprocess.Popen(
-                self._command, env=environ, stdout=log, stderr=log, cwd=self._folder, start_new_session=True
-            )
+        self._process = FORKS.Process(target=serve_mlflow, args=self._arguments)
+        self._process.start()
         try:
             wait_until(self._answers, "MLflow answers", 120)
         except BaseException:
@@ -57,22 +76,22 @@ class MlflowServer:
 
     def _answers(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, f"MLflow ended: {self._log.read_text()[-2000:]}"
+        assert self._process.is_alive(), f"MLflow ended: {self._log.read_text()[-2000:]}"
         return httpx.get(f"{self.url}/health").status_code == 200
 
     def kill(self) -> None:
-        """kill -9, its workers too."""
+        """kill -9."""
         if self._process is not None:
-            with suppress(ProcessLookupError):
-                self.signal(signal.SIGKILL)
-            self._process.wait(10)
+            self._process.kill()
+            self._process.join(10)
             self._process = None
-            wait_until(lambda: is_free(self.port), "its workers have left the port")
+            wait_until(lambda: is_free(self.port), "it has left the port")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it and its workers a signal."""
+        """Send it a signal."""
         assert self._process is not None
-        os.killpg(self._process.pid, number)
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
 
 
 @contextmanager

@@ -143,9 +143,13 @@ RECORDED: list[tuple[dict[str, str], dict[str, dict[str, float]]]] = [
 
 
 def promtool(tmp_path: Path, series: dict[str, str], expected: dict[str, list[dict[str, Any]]]) -> None:
+    """Let promtool evaluate the rules, once for each sample of the series."""
+    rules, each, seldom = tmp_path / "rules.yml", "interval: 30s", "interval: 1m"
+    rules.write_text(RULES.read_text(encoding="utf-8").replace(each, seldom), encoding="utf-8")
+    assert seldom in rules.read_text(encoding="utf-8")
     test = {
-        "rule_files": [str(RULES)],
-        "evaluation_interval": "30s",
+        "rule_files": [str(rules)],
+        "evaluation_interval": "1m",
         "tests": [
             {
                 "interval": "1m",

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from click.testing import CliRunner, Result
 
 from registry.contract import Contract, Example, ImageSettings, Processor
 from registry.errors import BreakingChange, DamagedVersion, HistoryError, NotGoodEnough, PromotionRefused
@@ -16,10 +15,9 @@ from registry.gates import find_differences
 from registry.history import Evaluation
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from serving.commands.main import main
 from tests.conftest import forget_tracking
 from tests.contracts import TEXT, classifier
-from tests.e2e.server import run_cli
+from tests.e2e.server import invoke, run_cli
 from tests.small_models import SINGLE_LABELS, build_model
 
 IMAGE = ImageSettings(
@@ -226,12 +224,9 @@ def test_the_command_line_refuses_and_says_so_in_json(home: Path, versions: Vers
     examples = tmp_path / "examples.jsonl"
     examples.write_text("\n".join(json.dumps({"inputs": f"text {n}", "label": "good"}) for n in range(3)))
 
-    def invoke(*arguments: str) -> Result:  # a process of its own takes four seconds to import what it needs
-        return CliRunner().invoke(main, arguments, env={"HEADWAITER_HOME": str(home), "MLFLOW_TRACKING_URI": None})
-
     why = ("--why", "by hand", "--who", "ada")
     scored = ("--evaluate", str(examples), "--require")
-    assert invoke("promote", "m", SAME, "--alias", "cli", *why[:2]).exit_code == 0
+    invoke(home, "promote", "m", SAME, "--alias", "cli", *why[:2])
     refused = run_cli(home, "promote", "m", SHORTER, "--alias", "cli", "--json", *why, check=False)
     answer = json.loads(refused.stdout)
     assert (refused.returncode, answer["error"], answer["reasons"]) == (
@@ -240,21 +235,22 @@ def test_the_command_line_refuses_and_says_so_in_json(home: Path, versions: Vers
         ["longest text 100 tokens, was 256 tokens"],
     )
     assert refused.stderr.strip().splitlines()[-1] == f"Error: {answer['message']}"
-    done = invoke("promote", "m", FINE, "--alias", "cli", "--json", *why, *scored, "accuracy=1.5")
+    done = invoke(home, "promote", "m", FINE, "--alias", "cli", "--json", *why, *scored, "accuracy=1.5", check=False)
     answer = json.loads(done.stdout)
     assert (done.exit_code, answer["error"]) == (1, "NotGoodEnough")
     assert "required is at least 1.5" in answer["reasons"][0]
     assert versions.current("m", "cli") == SAME
     done = invoke(
+        home,
         *("promote", "m", SHORTER, "--alias", "cli", *why, "--json"),
         *("--allow-breaking", "it is cheaper", *scored, "accuracy=0"),
     )
     (move,) = json.loads(done.stdout)
     assert (move["from"], move["to"], move["who"], move["why"]) == ("1", "4", "ada", "by hand")
     assert move["evaluation"]["examples"] == 3
-    done = invoke("rollback", "m", "--alias", "cli", "--why", "too\nshort", "--json")
+    done = invoke(home, "rollback", "m", "--alias", "cli", "--why", "too\nshort", "--json")
     assert json.loads(done.stdout)[0]["to"] == SAME
-    lines = invoke("history", "m", "--alias", "cli").stdout.splitlines()
+    lines = invoke(home, "history", "m", "--alias", "cli").stdout.splitlines()
     assert [line.split()[2] for line in lines] == ["promote", "promote", "rollback"]
     assert "on 3 examples)  (breaking: longest text 100 tokens, was 256 tokens; because: it is cheaper)" in lines[1]
     assert lines[2].endswith("too short")

@@ -49,7 +49,7 @@ def fetched(settings: RegistrySettings) -> tuple[Path, Contract]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("family", "task"), CASES)
+@pytest.mark.parametrize(("family", "task"), [pytest.param(*CASES[0], marks=pytest.mark.server), *CASES[1:]])
 def test_a_plainly_logged_model_is_served(
     tmp_path: Path, settings: RegistrySettings, monkeypatch: pytest.MonkeyPatch, family: str, task: str
 ) -> None:
@@ -64,6 +64,7 @@ def test_a_plainly_logged_model_is_served(
     assert Predictor(root, contract).find_difference() is None
 
 
+@pytest.mark.server
 @pytest.mark.filterwarnings("ignore")
 def test_a_plainly_logged_model_under_another_task_is_refused(tmp_path: Path, settings: RegistrySettings) -> None:
     log_plainly(build(tmp_path / "saved", "bert", "AutoModelForMaskedLM"), "fill-mask", settings, "text-classification")

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -20,27 +21,21 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from tests.conftest import forget_tracking
 from tests.e2e.server import free_port, wait_until
+from tests.forks import FORKS
 
-pytestmark = pytest.mark.surroundings
+pytestmark = [pytest.mark.surroundings, pytest.mark.server]
 
 WRITERS, MOVES = 3, 6
-WRITE = """
-import sys, time
-from pathlib import Path
-from registry.settings import RegistrySettings
-from registry.versions import Versions
 
-home, uri, number, moves = sys.argv[1:]
-versions = Versions(RegistrySettings(Path(home), uri))
-versions.history("m")
-(Path(home) / f"ready-{number}").touch()
-deadline = time.monotonic() + 240
-while not (Path(home) / "go").exists():
-    assert time.monotonic() < deadline
-    time.sleep(0.001)
-for move in range(int(moves)):
-    versions.promote("m", str(1 + move % 2), why=f"{number}.{move}", who=f"writer {number}")
-"""
+
+def write(settings: RegistrySettings, number: int, ready: Barrier) -> None:
+    """Move the alias to and fro, at the same time as the others that wait for `ready`."""
+    versions = Versions(settings)
+    versions.history("m")
+    ready.wait(240)
+    for move in range(MOVES):
+        why, who = f"{number}.{move}", f"writer {number}"
+        versions.promote("m", str(1 + move % 2), why=why, who=who, allow_breaking="both are fine")
 
 
 @contextmanager
@@ -64,7 +59,7 @@ def mlflow_server(folder: Path, database: str) -> Iterator[str]:
         process.wait(30)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("server", marks=pytest.mark.server)])
+@pytest.fixture(params=["sqlite", "server"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path, models: dict[str, Path]) -> Iterator[RegistrySettings]:
     """A registry with two versions of "m"."""
     database = f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -90,21 +85,13 @@ def test_writers_in_several_processes_lose_no_record(settings: RegistrySettings)
     versions = Versions(settings)
     versions.promote("m", "1", why="start")
     before = len(versions.history("m"))
-    allowed = WRITE.replace("why=", "allow_breaking='both are fine', why=")
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", allowed, str(settings.home), settings.tracking_uri, str(number), str(MOVES)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(WRITERS)
-    ]
-    for number in range(WRITERS):
-        wait_until((settings.home / f"ready-{number}").exists, f"writer {number} is ready", 240)
-    (settings.home / "go").touch()
+    ready = FORKS.Barrier(WRITERS)
+    writers = [FORKS.Process(target=write, args=(settings, number, ready)) for number in range(WRITERS)]
     for writer in writers:
-        _, errors = writer.communicate(timeout=240)
-        assert writer.returncode == 0, errors
+        writer.start()
+    for writer in writers:
+        writer.join(240)
+    assert [writer.exitcode for writer in writers] == [0] * WRITERS
     moves = versions.history("m")[before:]
     assert Counter(move.why for move in moves) == Counter(
         f"{n}.{move}" for n in range(WRITERS) for move in range(MOVES)

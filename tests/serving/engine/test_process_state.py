@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import serving.engine.loading, torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -18,6 +20,7 @@ print(before, state())
 """
 
 
+@pytest.mark.server
 def test_importing_the_engine_leaves_the_process_as_it_was() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[False, True] [True, False]"
