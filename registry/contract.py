@@ -5,7 +5,7 @@ registered version. Light to import: the front workers read contracts without to
 """
 
 import hashlib
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -54,6 +54,23 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     image: ImageSettings | None = None
 
 
+class VectorLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """A module of a sentence-transformers folder that a pooled vector passes.
+
+    folder: of its weights, relative to the model's; empty for one that has none. inputs, outputs: how many numbers a
+    vector has before and after it. activation: name of a class of `torch.nn`; bias, residual: whether it adds a bias,
+    and its input or a projection of that to its output; all three of a dense layer only.
+    """
+
+    kind: Literal["dense", "layer_norm", "normalize"]
+    inputs: int
+    outputs: int
+    folder: str = ""
+    activation: str = ""
+    bias: bool = False
+    residual: bool = False
+
+
 class Example(msgspec.Struct, frozen=True, kw_only=True):
     """A request and the answer that the model gave to it in float32 when it was logged."""
 
@@ -96,6 +113,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: longest row that the model takes, special tokens included. dtype: "auto", or the only one allowed
     ("float32", "bfloat16", "float16"). defaults: the task's own settings (pooling, aggregation, …).
     transformers, torch: the versions that logged it. files: path relative to the artifact → sha256 in hex.
+    layers: what a pooled vector passes, in order; of a model whose answers are vectors.
     baseline: unset without an evaluation sample; then it is left out of the record, as before there were any.
     derived: unset in what is logged, else how this was made from a record of an earlier format.
     """
@@ -115,6 +133,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     transformers: str
     torch: str
     files: dict[str, str]
+    layers: tuple[VectorLayer, ...] = ()
     example: Example | None = None
     baseline: Baseline | msgspec.UnsetType = msgspec.UNSET
     derived: Derived | msgspec.UnsetType = msgspec.UNSET
