@@ -21,7 +21,8 @@ class ImageSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     resize: (height, width) in pixels, or (shortest edge,) with the aspect kept, or empty for no resizing. resample:
     Pillow's number of the filter. crop: (height, width), or empty. scale: what a pixel value is multiplied with.
-    mean, std: of each channel; empty for no normalising. height, width: of the result.
+    mean, std: of each channel; empty for no normalising. height, width: of the result. flips_channels: whether the
+    model reads blue, green, red; mean and std are in the model's order.
     """
 
     resize: tuple[int, ...]
@@ -32,6 +33,7 @@ class ImageSettings(msgspec.Struct, frozen=True, kw_only=True):
     std: tuple[float, ...]
     height: int
     width: int
+    flips_channels: bool = False
 
 
 class Processor(msgspec.Struct, frozen=True, kw_only=True):

@@ -90,7 +90,7 @@ def _channels(values: tuple[float, ...], device: "torch.device") -> "torch.Tenso
 
 
 def shape(image: "Image", settings: ImageSettings) -> AnyArray:
-    """Turn upright, convert to RGB, resize and crop: (3, height, width) uint8. Raises what Pillow does."""
+    """Turn upright, convert to RGB, resize, crop, order channels: (3, height, width) uint8. Raises what Pillow does."""
     from PIL import ImageOps
 
     image = ImageOps.exif_transpose(image).convert("RGB")
@@ -98,7 +98,8 @@ def shape(image: "Image", settings: ImageSettings) -> AnyArray:
         image = image.resize(_resized(image.size, settings.resize), resample=settings.resample)
     if settings.crop:
         image = _crop(image, *settings.crop)
-    return numpy.ascontiguousarray(numpy.asarray(image, dtype=numpy.uint8).transpose(2, 0, 1))
+    pixels = numpy.asarray(image, dtype=numpy.uint8).transpose(2, 0, 1)
+    return numpy.ascontiguousarray(pixels[::-1] if settings.flips_channels else pixels)
 
 
 def draw(width: int, height: int) -> str:
