@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import IncompleteArtifact, MismatchedHead, RandomHead, UnsafeArtifact, WrongHead
-from registry.heads import get_head, model_class
+from registry.heads import get_head, model_classes
 from registry.served_classes import check_class
 
-PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"})
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+"""One of these is what transformers (5.23) loads."""
+PICKLED = ("pytorch_model*.bin", "model*.pt", "model*.pth", "model*.ckpt", "*.pkl", "*.joblib")
+"""Names of weights in formats that are pickles."""
+BOTH_HEADS = "ForPreTraining"
+"""How transformers names classes that hold the heads of fill-mask and next-sentence-prediction together."""
+FORMER_NAMES = {"T5WithLMHeadModel": "T5ForConditionalGeneration"}
+"""Classes that transformers renamed, as older checkpoints still name them."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -30,26 +37,27 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path) -> None:
-    """Refuse pickled weights, code and missing safetensors; raises UnsafeArtifact or IncompleteArtifact."""
-    weights = [path for path in folder.iterdir() if path.suffix == ".safetensors"]
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-    if pickles and not weights:
+    """Refuse pickled and missing weights; raises UnsafeArtifact or IncompleteArtifact.
+
+    Other files beside them, code included, are never loaded, and are not copied into an artifact.
+    """
+    if any((folder / name).is_file() for name in WEIGHTS):
+        return
+    pickles = sorted({path.name for pattern in PICKLED for path in folder.glob(pattern)})
+    if pickles:
         raise UnsafeArtifact(
             f"the weights are pickled ({', '.join(pickles)}), and unpickling runs code: load them where you trust "
             "them and call save_pretrained(folder), which writes safetensors"
         )
-    if not weights:
-        raise IncompleteArtifact(f"{folder} has no .safetensors weights: save the model with save_pretrained")
-    code = sorted(path.name for path in folder.rglob("*.py"))
-    if code:
-        raise UnsafeArtifact(f"the folder holds code ({', '.join(code)}): only classes of transformers are served")
+    raise IncompleteArtifact(f"{folder} has no {' or '.join(WEIGHTS)}: save the model with save_pretrained")
 
 
 def check_config(config: dict[str, Any], task: str) -> str:
     """Name of the class that serves `task`, after checking that it is the checkpoint's own head.
 
     A checkpoint that was saved without a head passes here: `load_model` then finds its head's weights missing, or tied
-    to the embeddings, as those of some language models are. config: the content of `config.json`. Raises UnknownTask,
+    to the embeddings, as those of some language models are. So does any checkpoint whose task needs no head: all of its
+    weights that the task needs are looked for. config: the content of `config.json`. Raises UnknownTask,
     UnsupportedHead, UnsafeArtifact (remote code) or WrongHead, also when the configuration does not say which head it
     was saved with.
     """
@@ -58,17 +66,32 @@ def check_config(config: dict[str, Any], task: str) -> str:
             "config.json has auto_map, which asks for code from elsewhere; only classes of transformers are served: "
             "save the model from the transformers class, without auto_map"
         )
-    expected = model_class(task, config["model_type"])
-    saved = config.get("architectures") or []
-    base = model_class("feature-extraction", config["model_type"])
-    if expected not in saved and base not in saved:
-        head = get_head(task)
-        was = f"saved as {', '.join(saved)}" if saved else "and its config.json names no architectures"
-        raise WrongHead(
-            f"{task} needs {expected}, the checkpoint was {was}: fine-tune and save it with "
-            f"{head.auto_class}, or choose the task of its own head (`headwaiter heads`)"
-        )
-    return expected
+    head, model_type = get_head(task), config["model_type"]
+    classes = model_classes(task, model_type)
+    saved = [FORMER_NAMES.get(name, name) for name in config.get("architectures") or []]
+    own = next((name for name in classes if name in saved), None)
+    if own is not None:
+        return own
+    if not head.needs_head:
+        encoder = f"{classes[0].removesuffix('Model')}EncoderModel"
+        return encoder if encoder in saved and _is_class(encoder) else classes[0]
+    base = model_classes("feature-extraction", model_type)
+    if any(name in saved for name in base):
+        return classes[0]
+    if task in ("fill-mask", "next-sentence-prediction") and any(name.endswith(BOTH_HEADS) for name in saved):
+        return classes[0]
+    was = f"saved as {', '.join(saved)}" if saved else "and its config.json names no architectures"
+    raise WrongHead(
+        f"{task} needs {' or '.join(classes)}, the checkpoint was {was}: fine-tune and save it with "
+        f"{head.auto_class}, or choose the task of its own head (`headwaiter heads`)"
+    )
+
+
+def _is_class(name: str) -> bool:
+    """Whether transformers has this class; imports no model."""
+    import transformers
+
+    return name in dir(transformers)
 
 
 def load_model(folder: Path, task: str, *, dtype: str) -> Any:
@@ -83,8 +106,10 @@ def load_model(folder: Path, task: str, *, dtype: str) -> Any:
     check_files(folder)
     expected = check_config(config, task)
     check_class(task, expected, config)
-    auto_class = getattr(transformers, get_head(task).auto_class)
-    model, report = auto_class.from_pretrained(
+    head = get_head(task)
+    is_auto = expected in model_classes(task, config["model_type"])
+    loader = getattr(transformers, head.auto_class if is_auto else expected)
+    model, report = loader.from_pretrained(
         folder,
         dtype=dtype,
         use_safetensors=True,
@@ -100,15 +125,31 @@ def load_model(folder: Path, task: str, *, dtype: str) -> Any:
             "num_labels and id2label in config.json to those that the model was trained with"
         )
     missing = sorted(report["missing_keys"])
+    if not head.needs_head:
+        missing = _without_pooler(model, missing)
     if missing:
         shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
         raise RandomHead(
             f"the checkpoint lacks weights of {expected}: {shown}; they would be random. "
-            f"Fine-tune with {get_head(task).auto_class} and log the result"
+            f"Fine-tune with {head.auto_class} and log the result"
         )
     if type(model).__name__ != expected:
         raise WrongHead(f"transformers built {type(model).__name__} where {task} needs {expected}")
     return model.eval()
+
+
+def _without_pooler(model: Any, missing: list[str]) -> list[str]:
+    """Missing weights but for the pooler's, which reads the states and makes none; those are set to 0 in the model.
+
+    Checkpoints of masked language models have no pooler.
+    """
+    import torch
+
+    pooler = [name for name in missing if name.startswith("pooler.")]
+    with torch.no_grad():
+        for name in pooler:
+            model.get_parameter(name).zero_()
+    return [name for name in missing if name not in pooler]
 
 
 def fetch_config(model: str) -> dict[str, Any]:

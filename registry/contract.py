@@ -5,7 +5,7 @@ registered version. Light to import: the front workers read contracts without to
 """
 
 import hashlib
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -21,7 +21,8 @@ class ImageSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     resize: (height, width) in pixels, or (shortest edge,) with the aspect kept, or empty for no resizing. resample:
     Pillow's number of the filter. crop: (height, width), or empty. scale: what a pixel value is multiplied with.
-    mean, std: of each channel; empty for no normalising. height, width: of the result.
+    mean, std: of each channel; empty for no normalising. height, width: of the result. flips_channels: whether the
+    model reads blue, green, red; mean and std are in the model's order.
     """
 
     resize: tuple[int, ...]
@@ -32,6 +33,7 @@ class ImageSettings(msgspec.Struct, frozen=True, kw_only=True):
     std: tuple[float, ...]
     height: int
     width: int
+    flips_channels: bool = False
 
 
 class Processor(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +54,23 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     eos_token_id: int | None = None
     mask_token_id: int | None = None
     image: ImageSettings | None = None
+
+
+class VectorLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """A module of a sentence-transformers folder that a pooled vector passes.
+
+    folder: of its weights, relative to the model's; empty for one that has none. inputs, outputs: how many numbers a
+    vector has before and after it. activation: name of a class of `torch.nn`; bias, residual: whether it adds a bias,
+    and its input or a projection of that to its output; all three of a dense layer only.
+    """
+
+    kind: Literal["dense", "layer_norm", "normalize"]
+    inputs: int
+    outputs: int
+    folder: str = ""
+    activation: str = ""
+    bias: bool = False
+    residual: bool = False
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +115,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: longest row that the model takes, special tokens included. dtype: "auto", or the only one allowed
     ("float32", "bfloat16", "float16"). defaults: the task's own settings (pooling, aggregation, …).
     transformers, torch: the versions that logged it. files: path relative to the artifact → sha256 in hex.
+    layers: what a pooled vector passes, in order; of a model whose answers are vectors.
     baseline: unset without an evaluation sample; then it is left out of the record, as before there were any.
     derived: unset in what is logged, else how this was made from a record of an earlier format.
     """
@@ -115,6 +135,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     transformers: str
     torch: str
     files: dict[str, str]
+    layers: tuple[VectorLayer, ...] = ()
     example: Example | None = None
     baseline: Baseline | msgspec.UnsetType = msgspec.UNSET
     derived: Derived | msgspec.UnsetType = msgspec.UNSET

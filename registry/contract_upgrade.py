@@ -14,7 +14,32 @@ Step = Callable[[dict[str, Any], Path], tuple[str, ...]]
 """Adds to a record what its format lacked; the notes are about what it could not derive. The folder holds the model's
 files; it is empty or missing where only the record was fetched. Raises ArtifactError or ContractError."""
 
-STEPS: dict[int, tuple[Step, ...]] = {1: ()}
+OTHER_PIXELS = (
+    "EfficientNetImageProcessor",
+    "LevitImageProcessor",
+    "MobileViTImageProcessor",
+    "PoolFormerImageProcessor",
+)
+"""Image processors with a step that format 1 had no field for; of feature-extraction it did not compare the pixels."""
+
+
+def _add_vector_settings(record: dict[str, Any], _folder: Path) -> tuple[str, ...]:
+    """Format 1 copied none of the files of a sentence-transformers folder, and knew three kinds of pooling."""
+    if record.get("task") != "feature-extraction":
+        return ()
+    record["defaults"] = {"include_prompt": True} | dict(record.get("defaults") or {})
+    processor = record.get("processor") or {}
+    if processor.get("image") is None:
+        return (
+            "whether a sentence-transformers folder has modules after its pooling, a limit of its own or a default "
+            "prompt was not recorded: if the model came from one, log that folder again to have its own vectors",
+        )
+    if str(processor.get("class_name")).removesuffix("Pil").removesuffix("Fast") in OTHER_PIXELS:
+        return (f"a step of {processor['class_name']} is left out: log the model again to have its own pixels",)
+    return ()
+
+
+STEPS: dict[int, tuple[Step, ...]] = {1: (_add_vector_settings,)}
 """By the format that a record has: what the next format added."""
 
 

@@ -24,11 +24,14 @@ from registry.heads import Head, get_head
 from registry.image_settings import describe_images, image_patches, reads_images
 from registry.layout import FLAVOR, LOADER, MODEL_FOLDER
 from registry.processors import describe_processor, load_processor, longest_row
+from registry.sentence_folder import SentenceFolder, adapt_tokenizer, copy_files, read_sentence_folder
 from registry.served_classes import check_class
 from registry.settings import RegistrySettings, check_model_name
 from registry.tracking import connect, use_tracking
 
 REQUIREMENTS = ("mlflow", "torch", "transformers", "headwaiter")
+LABELLED = tuple(f"AutoModelFor{kind}Classification" for kind in ("Sequence", "Token", "Image"))
+"""The heads whose outputs have labels."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,14 @@ def log_model(
     with tempfile.TemporaryDirectory(prefix="headwaiter-log-") as staging:
         root = Path(staging)
         folder = Path(model) if isinstance(model, str | Path) else None
+        sentences = None
         if folder is not None:
             announce("loading and checking the checkpoint")
-            model, tokenizer = _load_folder(folder, head, tokenizer)
+            sentences = None if head.needs_head else read_sentence_folder(folder)
+            model, tokenizer = _load_folder(folder, head, tokenizer, sentences)
         _save(model, tokenizer, root / MODEL_FOLDER)
+        if folder is not None and sentences is not None:
+            copy_files(sentences, folder, root / MODEL_FOLDER)
         announce("loading it again from the artifact, and answering the example")
         contract = make_contract(
             root,
@@ -126,6 +133,9 @@ def make_contract(
         dtype=dtype,
         max_tokens=max_tokens,
     )
+    sentences = None if get_head(task).needs_head else read_sentence_folder(root / MODEL_FOLDER)
+    if sentences is not None:
+        contract = msgspec.structs.replace(contract, layers=sentences.layers)
     difference = loader.compare(task, tokenizer, contract)
     if difference is not None:
         raise IncompleteArtifact(difference)
@@ -186,11 +196,16 @@ def _keep_quiet(step: str) -> None:
     """Announce nothing."""
 
 
-def _load_folder(folder: Path, head: Head, processor: Any) -> tuple[Any, Any]:
+def _load_folder(folder: Path, head: Head, processor: Any, sentences: SentenceFolder | None) -> tuple[Any, Any]:
     if not folder.is_dir():
         raise IncompleteArtifact(f"{folder} is not a folder: pass one that save_pretrained wrote")
-    model = load_model(folder, head.task, dtype="auto")
-    return model, load_processor(folder, reads_images(model)) if processor is None else processor
+    checkpoint = folder / sentences.transformer if sentences is not None else folder
+    model = load_model(checkpoint, head.task, dtype="auto")
+    if processor is None:
+        processor = load_processor(checkpoint, reads_images(model))
+        if sentences is not None:
+            adapt_tokenizer(processor, sentences)
+    return model, processor
 
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -223,7 +238,8 @@ def describe(
     model_class = check_config(saved, task)
     check_class(task, model_class, saved)
     config = model.config
-    labels = tuple(config.id2label[index] for index in range(config.num_labels)) if _has_labels(model) else ()
+    has_labels = get_head(task).auto_class in LABELLED
+    labels = tuple(config.id2label[index] for index in range(config.num_labels)) if has_labels else ()
     if labels and all(label == f"LABEL_{index}" for index, label in enumerate(labels)):
         warnings.warn(
             f"the labels have no names ({', '.join(labels[:3])}…): set config.id2label before logging",
@@ -249,12 +265,6 @@ def describe(
         transformers=transformers.__version__,
         torch=torch.__version__.split("+")[0],
         files=digest_folder(root, MODEL_FOLDER),
-    )
-
-
-def _has_labels(model: Any) -> bool:
-    return type(model).__name__.endswith(
-        ("ForSequenceClassification", "ForTokenClassification", "ForImageClassification")
     )
 
 

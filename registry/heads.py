@@ -29,6 +29,11 @@ class Head:
     reads: tuple[str, ...] = ("text",)
     generates: bool = False
 
+    @property
+    def needs_head(self) -> bool:
+        """Whether the task reads more of a model than the states that every architecture has."""
+        return self.auto_class != "AutoModel"
+
 
 HEADS: Mapping[str, Head] = {
     head.task: head
@@ -126,6 +131,15 @@ def architectures(task: str) -> dict[str, str]:
 
     table = getattr(modeling_auto, get_head(task).mapping)
     return {model_type: name if isinstance(name, str) else name[0] for model_type, name in table.items()}
+
+
+def model_classes(task: str, model_type: str) -> tuple[str, ...]:
+    """The classes that serve the task, for an architecture that may have several; raises UnsupportedHead."""
+    from transformers.models.auto import modeling_auto
+
+    first = model_class(task, model_type)
+    found = getattr(modeling_auto, get_head(task).mapping)[model_type]
+    return (first,) if isinstance(found, str) else tuple(found)
 
 
 def tasks_of(model_type: str) -> tuple[str, ...]:

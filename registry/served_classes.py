@@ -89,7 +89,7 @@ def find_refusal(task: str, facts: ClassFacts) -> str | None:
     reads = _reads(facts)
     if reads not in head.reads:
         return f"reads {reads}"
-    if head.auto_class == "AutoModel" and not facts.has_states:
+    if not head.needs_head and not facts.has_states:
         return "returns no hidden states (last_hidden_state)"
     if head.generates and not facts.has_cache:
         return "has no key-value cache (past_key_values)"

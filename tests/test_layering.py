@@ -35,7 +35,19 @@ SERVING: Mapping[str, frozenset[str]] = {
 """What a folder of serving, or a module beside the folders, may import of the others; inside functions, too."""
 FOR_ALL = frozenset({"settings", "errors"})
 
-CHEAP = frozenset({"contract", "environment", "errors", "heads", "layout", "references", "settings"})
+CHEAP = frozenset(
+    {
+        "contract",
+        "environment",
+        "errors",
+        "heads",
+        "layout",
+        "references",
+        "sentence_files",
+        "sentence_folder",
+        "settings",
+    }
+)
 """The modules of registry that load neither MLflow nor torch."""
 REGISTRY: Mapping[str, frozenset[str]] = {
     "front": CHEAP,

@@ -21,6 +21,7 @@ from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.packing import has_bucket_sizes, pack_rows
 from serving.engine.optimizations.prepacked_weights import prepack_weights
 from serving.engine.optimizations.torch_private import multiplies_bfloat16
+from serving.engine.vector_layers import load_layers
 from serving.tasks import get_task
 from serving.tasks.base.task import AnyTask, Batch, upload
 from serving.wire.messages import Row, RowArrays
@@ -74,6 +75,7 @@ class Model:
             raise ContractError(problem)
         module = load_model(root / MODEL_FOLDER, contract.task, dtype=dtype).to(self.device)
         self.task.prepare(module, contract)
+        self.layers = load_layers(root / MODEL_FOLDER, contract.layers, self.device)
         self.form = ExecutionForm(module)
         self.served = self.task.serve(root / MODEL_FOLDER, contract)
         self._is_cuda = self.device.type == "cuda"
@@ -135,6 +137,7 @@ class Model:
             rows[0].batch_key,
             [row.payload for row in rows],
             self.contract,
+            self.layers,
         )
 
 

@@ -20,6 +20,7 @@ from serving.wire.messages import AnyArray, EncodedRow, Row
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+    from transformers import ProcessorMixin
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
@@ -89,7 +90,7 @@ def _channels(values: tuple[float, ...], device: "torch.device") -> "torch.Tenso
 
 
 def shape(image: "Image", settings: ImageSettings) -> AnyArray:
-    """Turn upright, convert to RGB, resize and crop: (3, height, width) uint8. Raises what Pillow does."""
+    """Turn upright, convert to RGB, resize, crop, order channels: (3, height, width) uint8. Raises what Pillow does."""
     from PIL import ImageOps
 
     image = ImageOps.exif_transpose(image).convert("RGB")
@@ -97,7 +98,8 @@ def shape(image: "Image", settings: ImageSettings) -> AnyArray:
         image = image.resize(_resized(image.size, settings.resize), resample=settings.resample)
     if settings.crop:
         image = _crop(image, *settings.crop)
-    return numpy.ascontiguousarray(numpy.asarray(image, dtype=numpy.uint8).transpose(2, 0, 1))
+    pixels = numpy.asarray(image, dtype=numpy.uint8).transpose(2, 0, 1)
+    return numpy.ascontiguousarray(pixels[::-1] if settings.flips_channels else pixels)
 
 
 def draw(width: int, height: int) -> str:
@@ -109,6 +111,25 @@ def draw(width: int, height: int) -> str:
     file = BytesIO()
     Image.fromarray(pixels.astype(numpy.uint8)).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def compare_pixels(processor: "ProcessorMixin", contract: Contract) -> str | None:
+    """Where the pixels of test images differ from those of transformers' `processor`, and what to do; or None."""
+    import torch
+
+    reader = ImageReader(contract)
+    for width, height in ((48, 32), (80, 120), (700, 500)):
+        drawn = draw(width, height)
+        own = collate_images([reader.encode(drawn, "").to_row(0, 0.0)], contract)["pixel_values"]
+        pixels = normalise(torch.from_numpy(own), contract, torch.float32).numpy()
+        expected = processor(images=_open(_decode(drawn)), return_tensors="np")["pixel_values"]
+        if expected.shape != pixels.shape or not numpy.allclose(pixels, expected, atol=1e-5):
+            return (
+                f"{type(processor).__name__} makes other pixels of an image of {width} x {height} than resizing, "
+                "cropping, scaling and normalising by its settings do, which is all that this release does: choose a "
+                "processor of that kind"
+            )
+    return None
 
 
 def _open(data: bytes) -> "Image":

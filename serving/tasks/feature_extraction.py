@@ -1,30 +1,37 @@
 """feature-extraction: a vector for each text, or for each of its tokens.
 
-Pooling follows sentence-transformers (`1_Pooling/config.json` of a checkpoint): the mean over real tokens, the first
-token, or the last real token. Normalised vectors have Euclidean length 1. Fewer dimensions are the first ones of the
+Pooling follows sentence-transformers, and so does what a pooled vector passes in a checkpoint that was saved by it
+(`registry.sentence_folder`). Normalised vectors have Euclidean length 1. Fewer dimensions are the first ones of the
 vector, as in models trained for that (Matryoshka); vectors are cut before they are normalised.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import numpy
 
 from registry.contract import Contract
+from registry.sentence_folder import read_sentence_folder
 from serving.errors import Unprocessable
-from serving.processors.images import ImageReader, collate_images, draw, normalise, probe_image
+from serving.processors.images import ImageReader, collate_images, compare_pixels, draw, normalise, probe_image
 from serving.processors.tokenizer import TextEncoder, TextParameters
+from serving.tasks.base.pooling import pool
 from serving.tasks.base.task import Batch, Task, VersionContext, probe_text, upload
 from serving.wire.messages import AnyArray, Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, ProcessorMixin
 
-Pooling = Literal["raw", "mean", "cls", "last"]
+Mode = Literal["mean", "cls", "last", "max", "mean_sqrt_len_tokens", "weightedmean"]
+Modes = Annotated[tuple[Mode, ...], msgspec.Meta(min_length=1)]
+"""Their vectors one after another."""
+Pooling = Literal["raw", "mean", "cls", "last", "max", "mean_sqrt_len_tokens", "weightedmean"] | Modes
+RAW = "raw"
+MAP = "map"
+"""The batch key of raw states of images, which are not cut to a row's tokens."""
 Dimensions = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -38,12 +45,18 @@ class Parameters(TextParameters, frozen=True):
 
 
 class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What a request without parameters gets. prompts: prefixes of a text, by name."""
+    """What a request without parameters gets.
+
+    prompts: prefixes of a text, by name. prompt_name: of the one that a request gets which names none. include_prompt:
+    whether a prompt's own tokens are pooled.
+    """
 
     pooling: Pooling = "raw"
     normalize: bool = False
     dimensions: Dimensions | None = None
     prompts: dict[str, str] = {}
+    prompt_name: str | None = None
+    include_prompt: bool = True
 
 
 class FeatureExtraction(Task[str, Parameters, None]):
@@ -56,17 +69,31 @@ class FeatureExtraction(Task[str, Parameters, None]):
     example = ("A short text.", "Another text, with a few more words in it than the first one has.")
 
     def folder_settings(self, folder: Path) -> dict[str, object]:
-        """Pooling, normalisation and prompts of a sentence-transformers folder."""
-        return _sentence_transformer(folder)
+        """Pooling, normalisation, prompts and length of vectors of a sentence-transformers folder."""
+        found = read_sentence_folder(folder)
+        if found is None:
+            return {}
+        return {
+            "pooling": found.pooling[0] if len(found.pooling) == 1 else found.pooling,
+            "normalize": found.normalizes,
+            "dimensions": found.dimensions,
+            "prompts": found.prompts,
+            "prompt_name": found.prompt_name,
+            "include_prompt": found.include_prompt,
+        }
 
     def has_tokens(self, batch_key: str) -> bool:
-        """Only raw states have a tokens dimension."""
-        return batch_key == "raw"
+        """Only raw states of texts have a tokens dimension."""
+        return batch_key == RAW
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
         """A text or image with the contract's pooling."""
-        pooling = msgspec.convert(contract.defaults, Defaults).pooling
-        return probe_image(contract, pooling) if contract.processor.image else probe_text(contract, length, pooling)
+        key = _batch_key(msgspec.convert(contract.defaults, Defaults).pooling, contract)
+        return probe_image(contract, key) if contract.processor.image else probe_text(contract, length, key)
+
+    def compare(self, processor: "ProcessorMixin", contract: Contract) -> str | None:
+        """Compare the pixels of test images with an image processor's."""
+        return compare_pixels(processor, contract) if contract.processor.image else None
 
     def make_encoder(self, folder: Path, contract: Contract) -> "TextEncoder | ImageReader":
         """The image reader of an image model, or the tokenizer."""
@@ -81,38 +108,48 @@ class FeatureExtraction(Task[str, Parameters, None]):
         return collate_images(rows, contract) if contract.processor.image else super().collate(rows, contract)
 
     def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[None]:
-        """One row per text; its batch key is the pooling."""
-        defaults: Defaults = version.defaults
-        if parameters.prompt_name is not None:
-            if parameters.prompt_name not in defaults.prompts:
-                known = ", ".join(defaults.prompts) or "none"
-                raise Unprocessable(f"parameters.prompt_name {parameters.prompt_name!r} is unknown; known: {known}")
-            item = defaults.prompts[parameters.prompt_name] + item
-        batch_key = parameters.pooling or defaults.pooling
+        """One row per text; its batch key is the pooling, its payload how many tokens of a prompt are not pooled."""
+        key = _batch_key(self._pooling(parameters, version), version.contract)
         if version.contract.processor.image:
-            return Encoded([version.image_reader.encode(item, batch_key)], None)
-        return Encoded([version.tokenizer.row(item, parameters=parameters, batch_key=batch_key)], None)
+            return Encoded([version.image_reader.encode(item, key)], None)
+        prompt = self._prompt(parameters, version)
+        row = version.tokenizer.row(prompt + item if item else item, parameters=parameters, batch_key=key)
+        if prompt and not version.defaults.include_prompt and key != RAW:
+            row = msgspec.structs.replace(row, payload=_tokens_of(prompt, row, version))
+        return Encoded([row], None)
+
+    def _pooling(self, parameters: Parameters, version: VersionContext) -> Pooling:
+        own: Pooling = version.defaults.pooling
+        pooling = parameters.pooling or own
+        if version.contract.layers and pooling not in (own, RAW):
+            raise Unprocessable(
+                f"parameters.pooling {pooling!r} does not go with this model, whose own layers follow its pooling "
+                f"{own!r}: leave it out, or ask for {RAW!r}, the states of the tokens"
+            )
+        return pooling
+
+    def _prompt(self, parameters: Parameters, version: VersionContext) -> str:
+        defaults: Defaults = version.defaults
+        if parameters.prompt_name is not None and parameters.prompt_name not in defaults.prompts:
+            known = ", ".join(defaults.prompts) or "none"
+            raise Unprocessable(f"parameters.prompt_name {parameters.prompt_name!r} is unknown; known: {known}")
+        name = parameters.prompt_name if parameters.prompt_name is not None else defaults.prompt_name
+        return "" if name is None else defaults.prompts[name]
 
     def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
-        """Pooled, in float32 on the device."""
-        import torch
-
+        """Pooled, and passed through the contract's layers, in float32 on the device."""
         if batch.contract.processor.image:
             pixels = normalise(batch.inputs["pixel_values"], batch.contract, model.dtype)
             states = model(pixel_values=pixels).last_hidden_state.float()
+            if states.ndim == 4 and batch.key != MAP:  # (rows, size, height, width) of a convolutional network
+                states = states.flatten(2).transpose(1, 2)
         else:
             states = _text_half(model)(**batch.inputs).last_hidden_state.float()
-        if batch.key == "mean" and batch.contract.processor.image:
-            states = states.mean(1)
-        elif batch.key == "mean":
-            mask = batch.mask().unsqueeze(-1).to(states.dtype)
-            states = (states * mask).sum(1) / mask.sum(1)
-        elif batch.key == "cls":
-            states = states[:, 0]
-        elif batch.key == "last":
-            rows = torch.arange(len(batch.lengths), device=states.device)
-            states = states[rows, upload(numpy.asarray(batch.lengths) - 1, states.device)]
-        return (states,)
+        if batch.key in (RAW, MAP):
+            return (states,)
+        counted = None if batch.contract.processor.image else _counted(batch, states.device)
+        vectors = pool(states, batch.key.split("+"), counted)
+        return (vectors if batch.layers is None else batch.layers(vectors),)
 
     def decode(
         self, rows: Sequence[RowArrays], decode_context: None, parameters: Parameters, version: VersionContext
@@ -135,24 +172,32 @@ def _text_half(model: "PreTrainedModel") -> "PreTrainedModel":
     return model.get_encoder() if hasattr(model, "_shift_right") else model
 
 
-def _sentence_transformer(folder: Path) -> dict[str, object]:
-    found: dict[str, object] = {}
-    pooling = _read(folder / "1_Pooling" / "config.json")
-    for key, value in (("mean_tokens", "mean"), ("cls_token", "cls"), ("lasttoken", "last")):
-        if pooling.get(f"pooling_mode_{key}"):
-            found["pooling"] = value
-    modules = folder / "modules.json"
-    if modules.is_file() and "Normalize" in modules.read_text(encoding="utf-8"):
-        found["normalize"] = True
-    settings = _read(folder / "config_sentence_transformers.json")
-    if isinstance(settings.get("prompts"), dict) and any(settings["prompts"].values()):
-        found["prompts"] = {name: text for name, text in settings["prompts"].items() if text}
-    return found
+def _batch_key(pooling: Pooling, contract: Contract) -> str:
+    """The modes joined by "+"."""
+    if pooling == RAW:
+        return MAP if contract.processor.image else RAW
+    return pooling if isinstance(pooling, str) else "+".join(pooling)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
+def _tokens_of(prompt: str, row: EncodedRow, version: VersionContext) -> bytes:
+    """The number of a prompt's tokens, int32 bytes: without a special token at its end, which follows the text."""
+    alone, encoding = version.tokenizer.encode(prompt, parameters=TextParameters(truncate=True))
+    count = alone.length - encoding.special_tokens_mask[-1]
+    if count >= row.length:
+        raise Unprocessable("inputs has no token beside its prompt that could be pooled: shorten the prompt")
+    return numpy.int32(count).tobytes()
+
+
+def _counted(batch: Batch, device: "torch.device") -> "torch.Tensor | None":
+    """At which position in its row each token counts, as `pool` takes it."""
+    skipped = [int.from_bytes(payload, "little") for payload in batch.payloads]
+    if "attention_mask" not in batch.inputs and not any(skipped):
+        return None
+    mask = batch.mask()
+    positions = mask.cumsum(1) * mask
+    if not any(skipped):
+        return positions
+    return positions * (positions > upload(numpy.asarray(skipped)[:, None], device))
 
 
 TASK = FeatureExtraction()

@@ -3,17 +3,14 @@
 The scores are those of transformers' `ImageClassificationPipeline` (5.23), with the rules of text-classification.
 """
 
-import base64
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-import numpy
 
 from registry.contract import Contract
-from serving.processors.images import ImageReader, collate_images, draw, normalise, probe_image
+from serving.processors.images import ImageReader, collate_images, compare_pixels, draw, normalise, probe_image
 from serving.tasks.base.answers import LabelScore, best_labels
 from serving.tasks.base.scoring import Activation, Scoring, of_classes
 from serving.tasks.base.task import Batch, Task, VersionContext
@@ -49,21 +46,7 @@ class ImageClassification(Task[str | bytes, Parameters, None]):
 
     def compare(self, processor: "ProcessorMixin", contract: Contract) -> str | None:
         """Compare the pixels of test images with the processor's."""
-        import torch
-        from PIL import Image
-
-        reader = ImageReader(contract)
-        for drawn in (draw(48, 32), draw(80, 120), draw(700, 500)):
-            own = collate_images([reader.encode(drawn, "").to_row(0, 0.0)], contract)["pixel_values"]
-            pixels = normalise(torch.from_numpy(own), contract, torch.float32).numpy()
-            image = Image.open(BytesIO(base64.b64decode(drawn.partition(",")[2])))
-            expected = processor(images=image, return_tensors="np")["pixel_values"]
-            if expected.shape != pixels.shape or not numpy.allclose(pixels, expected, atol=1e-4):
-                return (
-                    f"{type(processor).__name__} does more to an image than to resize, crop, scale and normalise it, "
-                    "which is all that this release does: choose a processor of that kind"
-                )
-        return None
+        return compare_pixels(processor, contract)
 
     def make_example(self, version: VersionContext) -> list[object]:
         """Two small drawn images."""

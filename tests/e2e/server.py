@@ -21,7 +21,6 @@ import psutil
 from click.testing import CliRunner, Result
 
 from serving.commands.main import main
-
 from tests.e2e.shared_template import forked_for, lend_template
 
 START_SECONDS = 300.0

@@ -51,3 +51,25 @@ def test_a_record_of_no_known_format_is_refused(found: object) -> None:
     record = read_contract(FIXTURES / "artifact-of-format-1").to_record() | {"format": found}
     with pytest.raises(ContractError, match=f"this release reads formats 1 to {FORMAT}"):
         Contract.parse(contract_upgrade.upgrade(record, Path("none")))
+
+
+def of_vectors(**processor: Any) -> dict[str, Any]:
+    """A record of format 1 of a model whose answers are vectors, as that release logged it."""
+    record = read_contract(FIXTURES / "artifact-of-format-1").to_record()
+    record |= {"format": 1, "task": "feature-extraction", "auto_class": "AutoModel", "layers": []}
+    return record | {"defaults": {"pooling": "last", "prompts": {}}, "processor": record["processor"] | processor}
+
+
+def test_vectors_of_format_1_are_served_as_before_with_a_note_about_what_it_did_not_record() -> None:
+    contract = Contract.parse(contract_upgrade.upgrade(of_vectors(), Path("none")))
+    assert contract.layers == ()
+    assert contract.defaults == {"pooling": "last", "prompts": {}, "include_prompt": True}
+    (note,) = contract.notes
+    assert "log that folder again" in note
+
+
+@pytest.mark.parametrize(("name", "notes"), [("LevitImageProcessorPil", 1), ("ViTImageProcessorPil", 0)])
+def test_images_of_format_1_have_a_note_where_a_step_was_left_out(name: str, notes: int) -> None:
+    image = {"resize": [8, 8], "resample": 2, "crop": [], "scale": 1.0, "mean": [], "std": [], "height": 8, "width": 8}
+    record = of_vectors(class_name=name, image=image)
+    assert len(Contract.parse(contract_upgrade.upgrade(record, Path("none"))).notes) == notes

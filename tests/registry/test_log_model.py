@@ -128,21 +128,43 @@ def test_a_head_whose_weights_are_missing_is_refused(
         log_model(folder, task=TASK, name="m")
 
 
-def test_pickles_remote_code_and_missing_files_are_refused(
+def test_pickles_and_missing_files_are_refused(
     models: dict[str, Path], settings: RegistrySettings, tmp_path: Path
 ) -> None:
     folder = copied(models["single"], tmp_path / "copy")
-    (folder / "modeling_mine.py").write_text("boom")
-    with pytest.raises(UnsafeArtifact, match="modeling_mine.py"):
-        log_model(folder, task=TASK, name="m")
-    (folder / "modeling_mine.py").unlink()
+    (folder / "adapter_model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UnsafeArtifact, match="pickled"):
+        log_model(folder, task=TASK, name="m")
+    (folder / "pytorch_model.bin").rename(folder / "training_args.bin")
+    with pytest.raises(IncompleteArtifact, match=r"has no model\.safetensors"):
         log_model(folder, task=TASK, name="m")
     with pytest.raises(IncompleteArtifact, match=r"no config\.json"):
         log_model(tmp_path, task=TASK, name="m")
     with pytest.raises(IncompleteArtifact, match="is not a folder"):
         log_model(tmp_path / "nothing", task=TASK, name="m")
+
+
+def test_code_and_pickles_beside_the_weights_are_neither_loaded_nor_copied(
+    models: dict[str, Path], settings: RegistrySettings, tmp_path: Path
+) -> None:
+    folder = copied(models["single"], tmp_path / "copy")
+    for name in ("train_script.py", "scripts/evaluate.py", "training_args.bin", "optimizer.pt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("raise SystemExit('loaded')")
+    assert (
+        log_model(folder, task=TASK, name="m").contract.files
+        == log_model(models["single"], task=TASK, name="m").contract.files
+    )
+
+
+def test_remote_code_is_refused(models: dict[str, Path], settings: RegistrySettings, tmp_path: Path) -> None:
+    folder = copied(models["single"], tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling_mine.Mine"}}))
+    (folder / "modeling_mine.py").write_text("raise SystemExit('loaded')")
+    with pytest.raises(UnsafeArtifact, match="auto_map"):
+        log_model(folder, task=TASK, name="m")
 
 
 def test_unnamed_labels_warn(settings: RegistrySettings, tmp_path: Path) -> None:

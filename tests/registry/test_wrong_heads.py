@@ -1,5 +1,6 @@
 """A head that is not the checkpoint's own is refused, at logging and at serving, even where it loads silently."""
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,8 @@ from registry.flavor import log_model
 from registry.heads import HEADS, get_head, model_class
 from registry.settings import RegistrySettings
 from serving.engine.model import Model
+from serving.engine.predictor import Predictor
+from tests.alike import assert_alike
 from tests.families import build
 
 SWAPS = [
@@ -122,3 +125,83 @@ def test_a_missing_tokenizer_and_one_that_is_too_large_are_told_the_remedy(
         path.unlink()
     with pytest.raises(IncompleteArtifact, match="tokenizer.save_pretrained"):
         log_model(folder, task="text-classification", name="m", settings=settings)
+
+
+def named(folder: Path, *architectures: str) -> Path:
+    """The folder, whose config.json now names these classes."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": list(architectures)}))
+    return folder
+
+
+@pytest.mark.parametrize("architectures", [("MPNetForMaskedLM",), ("SomethingElse",), ()])
+def test_states_are_served_whatever_head_the_checkpoint_names(
+    tmp_path: Path, settings: RegistrySettings, architectures: tuple[str, ...]
+) -> None:
+    """all-mpnet-base-v2 has the weights of MPNetModel and names MPNetForMaskedLM."""
+    folder = named(build(tmp_path / "base", "mpnet", "AutoModel"), *architectures)
+    logged = log_model(folder, task="feature-extraction", name="m", settings=settings)
+    assert logged.contract.model_class == "MPNetModel"
+
+
+def test_states_of_a_checkpoint_with_a_head_are_those_of_its_base_model(
+    tmp_path: Path, settings: RegistrySettings
+) -> None:
+    folder = build(tmp_path / "masked", "bert", "AutoModelForMaskedLM")  # it has no pooler
+    logged = log_model(folder, task="feature-extraction", name="m", settings=settings)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(folder)
+    encoded = transformers.AutoTokenizer.from_pretrained(folder)("a lazy fox", return_tensors="pt")
+    expected = model.base_model(**encoded).last_hidden_state[0]
+    artifact = settings.artifacts.rglob("model.safetensors")
+    assert_alike(Predictor(next(artifact).parents[1]).answer("a lazy fox"), expected)
+    assert logged.contract.model_class == "BertModel"
+
+
+def test_states_whose_weights_are_missing_are_refused(tmp_path: Path, settings: RegistrySettings) -> None:
+    folder = build(tmp_path / "base", "mpnet", "AutoModel")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(RandomHead, match=r"encoder\.layer\.2"):
+        log_model(folder, task="feature-extraction", name="m", settings=settings)
+
+
+@pytest.mark.parametrize("task", ["fill-mask", "next-sentence-prediction"])
+def test_a_pretraining_checkpoint_has_two_heads_of_its_own(
+    tmp_path: Path, settings: RegistrySettings, task: str
+) -> None:
+    """As bert-base-uncased and bigbird-roberta-base are published."""
+    folder = build(tmp_path / "both", "bert", "AutoModelForPreTraining")
+    logged = log_model(folder, task=task, name="m", settings=settings)
+    assert logged.contract.model_class == model_class(task, "bert")
+    discriminator = build(tmp_path / "electra", "electra", "AutoModelForPreTraining")
+    with pytest.raises(RandomHead, match="generator"):
+        log_model(discriminator, task="fill-mask", name="m", settings=settings)
+    with pytest.raises(WrongHead, match="saved as BertForPreTraining"):
+        log_model(folder, task="text-classification", name="m", settings=settings)
+
+
+def test_a_class_that_transformers_renamed_is_known_by_its_former_name(
+    tmp_path: Path, settings: RegistrySettings
+) -> None:
+    folder = named(build(tmp_path / "t5", "t5", "AutoModelForSeq2SeqLM"), "T5WithLMHeadModel")
+    assert log_model(folder, task="translation", name="m", settings=settings).contract.labels == ()
+
+
+def test_the_second_class_of_an_architecture_is_its_own(tmp_path: Path, settings: RegistrySettings) -> None:
+    """A DeiT that was distilled has two heads, whose answers are averaged."""
+    folder = tmp_path / "deit"
+    config = transformers.DeiTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=32,
+        patch_size=8,
+        id2label={0: "cat", 1: "dog"},
+        initializer_range=0.2,
+    )
+    transformers.DeiTForImageClassificationWithTeacher(config).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    transformers.DeiTImageProcessorPil(size={"height": 36, "width": 36}, crop_size=size).save_pretrained(folder)
+    contract = log_model(folder, task="image-classification", name="m", settings=settings).contract
+    assert (contract.model_class, contract.labels) == ("DeiTForImageClassificationWithTeacher", ("cat", "dog"))

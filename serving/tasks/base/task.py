@@ -56,7 +56,7 @@ class Batch:
 
     inputs: what the task's `collate` made, as tensors; for text (rows, tokens) int64, and `attention_mask` is absent
     when nothing is padded. lengths: tokens of each row. key: the rows' `batch_key`. payloads: of each row. contract: of
-    the version.
+    the version. layers: the contract's, (rows, inputs) float32 → (rows, outputs) float32; None where there are none.
     """
 
     inputs: Mapping[str, "torch.Tensor"]
@@ -64,6 +64,7 @@ class Batch:
     key: str
     payloads: Sequence[bytes]
     contract: Contract
+    layers: "torch.nn.Module | None" = None
 
     def mask(self) -> "torch.Tensor":
         """(rows, tokens) int64, 1 where a token is real."""
@@ -148,7 +149,8 @@ class Task(ABC, Generic[Item, Parameters, Context]):
     def _choices(self, error: Exception) -> str:
         """The allowed values of the setting in msgspec's message, where it is a Literal."""
         hint = get_type_hints(self.defaults_type).get(str(error).rpartition("$.")[2].rstrip("`"))
-        return f"; choose one of: {', '.join(map(str, get_args(hint)))}" if get_origin(hint) is Literal else ""
+        literals = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
+        return f"; choose one of: {', '.join(map(str, get_args(literals[0])))}" if literals else ""
 
     def folder_settings(self, folder: Path) -> dict[str, object]:
         """The task's settings that files in a checkpoint's folder state."""

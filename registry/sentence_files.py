@@ -1,0 +1,129 @@
+"""The files that sentence-transformers writes beside a model, as structs: every key that 2.0 to 6.2 know, and no other.
+
+A key of one value only is allowed no other: it would change the vectors in a way that is not served.
+"""
+
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+
+Mode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+"""How a vector is made of the tokens' states, in the order in which older files concatenate several."""
+
+Size = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Module(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """An entry of `modules.json`."""
+
+    idx: int
+    name: str
+    path: str
+    type: str
+    kwargs: list[Any] | dict[str, Any] | None = None
+
+    @property
+    def kind(self) -> str:
+        """The class, wherever the release keeps it."""
+        return self.type.rpartition(".")[2]
+
+
+class Whole(msgspec.Struct, forbid_unknown_fields=True):
+    """`config_sentence_transformers.json`."""
+
+    versions: dict[str, Any] | None = msgspec.field(default=None, name="__version__")
+    prompts: dict[str, str | None] | None = None
+    default_prompt_name: str | None = None
+    similarity_fn_name: Literal["cosine", "dot", "dot_score", "euclidean", "manhattan"] | None = None
+    """How vectors are compared, which is the client's doing: it does not change them."""
+    model_type: Literal["SentenceTransformer"] | None = None
+    truncate_dim: Size | None = None
+    requirements: None = None
+
+
+class States(msgspec.Struct, forbid_unknown_fields=True):
+    """Where the transformer's states come from."""
+
+    method: Literal["forward"]
+    method_output_name: Literal["last_hidden_state"]
+
+
+class Modalities(msgspec.Struct, forbid_unknown_fields=True):
+    """What the transformer reads: text, as plain texts."""
+
+    text: States
+
+
+class NoArguments(msgspec.Struct, forbid_unknown_fields=True):
+    """Arguments of one loading or another: any changes what is loaded."""
+
+
+class Transformer(msgspec.Struct, forbid_unknown_fields=True):
+    """The transformer's settings, of which releases before 5.4 wrote the first two."""
+
+    max_seq_length: Size | None = None
+    do_lower_case: bool = False
+    transformer_task: Literal["feature-extraction"] = "feature-extraction"
+    modality_config: Modalities | None = None
+    module_output_name: Literal["token_embeddings"] | None = None
+    unpad_inputs: bool | None = None
+    processing_kwargs: NoArguments | None = None
+    query_length: None = None
+    document_length: None = None
+    query_expansion: None = None
+    model_args: NoArguments | None = None
+    model_kwargs: NoArguments | None = None
+    tokenizer_args: NoArguments | None = None
+    processor_kwargs: NoArguments | None = None
+    config_args: NoArguments | None = None
+    config_kwargs: NoArguments | None = None
+
+
+class Pooling(msgspec.Struct, forbid_unknown_fields=True):
+    """`config.json` of a Pooling, in the keys of release 6 and of older ones."""
+
+    word_embedding_dimension: Size | None = None
+    embedding_dimension: Size | None = None
+    pooling_mode: Mode | Annotated[tuple[Mode, ...], msgspec.Meta(min_length=1)] | None = None
+    cls: bool = msgspec.field(default=False, name="pooling_mode_cls_token")
+    max: bool = msgspec.field(default=False, name="pooling_mode_max_tokens")
+    mean: bool = msgspec.field(default=False, name="pooling_mode_mean_tokens")
+    mean_sqrt_len_tokens: bool = msgspec.field(default=False, name="pooling_mode_mean_sqrt_len_tokens")
+    weightedmean: bool = msgspec.field(default=False, name="pooling_mode_weightedmean_tokens")
+    lasttoken: bool = msgspec.field(default=False, name="pooling_mode_lasttoken")
+    include_prompt: bool = True
+
+    def modes(self) -> tuple[str, ...]:
+        """The modes by the names that feature-extraction has for them. Without any, the product takes the mean."""
+        older = tuple(mode for mode in get_args(Mode) if getattr(self, mode))
+        found = (self.pooling_mode,) if isinstance(self.pooling_mode, str) else self.pooling_mode or older or ("mean",)
+        return tuple("last" if mode == "lasttoken" else mode for mode in found)
+
+
+class Places(msgspec.Struct, forbid_unknown_fields=True):
+    """What a module reads and writes, and `config.json` of a Normalize."""
+
+    module_input_name: Literal["sentence_embedding"] = "sentence_embedding"
+    module_output_name: Literal["sentence_embedding"] | None = None
+
+
+class Dense(Places, forbid_unknown_fields=True, kw_only=True):
+    """`config.json` of a Dense."""
+
+    in_features: Size
+    out_features: Size
+    bias: bool = True
+    activation_function: str = "torch.nn.modules.activation.Tanh"
+    use_residual: bool = False
+
+
+class LayerNorm(msgspec.Struct, forbid_unknown_fields=True):
+    """`config.json` of a LayerNorm."""
+
+    dimension: Size
+
+
+class Dropout(msgspec.Struct, forbid_unknown_fields=True):
+    """`config.json` of a Dropout."""
+
+    dropout: float = 0.2
