@@ -64,7 +64,7 @@ def image_patches(model: Any, processor: Any) -> int:
     assert settings is not None
     patch = getattr(model.config, "patch_size", None) or 16
     height, width = (patch, patch) if isinstance(patch, int) else tuple(patch) if len(patch) == 2 else (16, 16)
-    return max(1, settings.height // height) * max(1, settings.width // width) + 1
+    return int(max(1, settings.height // height) * max(1, settings.width // width) + 1)
 
 
 def _check_steps(processor: Any) -> None:
