@@ -87,6 +87,18 @@ def check_config(config: dict[str, Any], task: str) -> str:
     )
 
 
+def has_own_head(config: dict[str, Any], task: str) -> bool:
+    """Whether a checkpoint with this configuration says that it was saved with the task's head, if that needs one."""
+    base = model_classes("feature-extraction", config["model_type"])
+    if not get_head(task).needs_head:
+        return True
+    try:
+        check_config(config, task)
+    except WrongHead:
+        return False
+    return not any(name in base for name in config.get("architectures") or [])
+
+
 def _is_class(name: str) -> bool:
     """Whether transformers has this class; imports no model."""
     import transformers

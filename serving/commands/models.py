@@ -15,8 +15,9 @@ from serving.commands.progress import show_progress
 @click.option("--task", required=True, help="The task that the model shall do.")
 def check(model: str, task: str) -> None:
     """Say from its configuration alone, without weights, whether MODEL (a folder or a hub id) can do a task."""
-    from registry.checks import fetch_config
+    from registry.checks import fetch_config, has_own_head
     from registry.heads import get_head, model_class
+    from registry.sentence_folder import read_sentence_folder
     from registry.served_classes import check_class
 
     with errors():
@@ -24,9 +25,11 @@ def check(model: str, task: str) -> None:
         config = fetch_config(model)
         needed = model_class(task, config["model_type"])
         check_class(task, needed, config)
+        if not head.needs_head and Path(model).is_dir():
+            read_sentence_folder(Path(model))
     click.echo(f"yes: {config['model_type']} has {head.auto_class} for {task}: {needed}")
     saved = config.get("architectures") or []
-    if needed not in saved:
+    if not has_own_head(config, task):
         was = ", ".join(saved) or "without naming a head"
         click.echo(f"note: this checkpoint was saved as {was}: fine-tune it with {head.auto_class} before logging")
 

@@ -173,3 +173,29 @@ def test_check_agrees_with_the_listing(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "no key-value cache" in done.stderr
     assert CliRunner().invoke(main, ["check", str(tmp_path), "--task", "feature-extraction"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture", "is_own"),
+    [
+        ("feature-extraction", "MPNetForMaskedLM", True),
+        ("fill-mask", "MPNetForMaskedLM", True),
+        ("text-classification", "MPNetForMaskedLM", False),
+        ("text-classification", "MPNetModel", False),
+    ],
+)
+def test_check_says_whether_the_head_is_the_checkpoints_own(
+    tmp_path: Path, task: str, architecture: str, is_own: bool
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mpnet", "architectures": [architecture]}))
+    done = CliRunner().invoke(main, ["check", str(tmp_path), "--task", task])
+    assert done.exit_code == 0
+    assert ("note:" not in done.output) == is_own
+
+
+def test_check_refuses_a_folder_of_sentence_transformers_as_logging_does(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mpnet", "architectures": ["MPNetModel"]}))
+    (tmp_path / "modules.json").write_text("[]")
+    done = CliRunner().invoke(main, ["check", str(tmp_path), "--task", "feature-extraction"])
+    assert done.exit_code == 1
+    assert "modules.json: it lists no Pooling" in done.output

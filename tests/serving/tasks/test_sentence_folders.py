@@ -18,6 +18,7 @@ from serving.engine.predictor import Predictor
 from serving.errors import Unprocessable
 from tests.alike import assert_alike
 from tests.families import texts_of
+from tests.local import Local
 from tests.sentence_folders import edit, encode, make_old, save, write
 
 TEXTS = [" A short text.", "Mixed CASE, naïve café", *texts_of(4, 5, 60)]
@@ -118,6 +119,23 @@ def test_a_default_prompt_is_applied_and_may_be_left_out_of_the_pooling(
             strict=True,
         ):
             assert_alike(answer, vector)
+
+
+def test_vectors_are_the_same_in_company(tmp_path: Path, models: dict[str, Path], settings: RegistrySettings) -> None:
+    """By the real engine, packed and as a graph: rows of all lengths, with prompts and without, share batches."""
+    pooling = Pooling(32, ("weightedmean", "lasttoken", "cls", "max"), include_prompt=False)
+    folder = save(
+        models["base"], tmp_path / "m", pooling, Dense(128, 16), prompts={"query": "search for it: ", "document": ""}
+    )
+    run = tmp_path / "run"
+    run.mkdir()
+    local = Local(log(folder, settings), run)
+    texts = texts_of(12, 8)
+    asked = [{"inputs": text, "parameters": {"prompt_name": name}} for text in texts for name in ("query", "document")]
+    expected = zip(*(encode(folder, texts, prompt_name=name) for name in ("query", "document")), strict=True)
+    for answer, vector in zip(local.answers(asked), [each for pair in expected for each in pair], strict=True):
+        assert_alike(answer, vector)
+    assert max(local.model.batches) > 1
 
 
 @pytest.mark.parametrize("modules", [[], [Normalize()], [Dense(32, 24), Normalize()]], ids=["", "unit", "dense"])
