@@ -64,6 +64,7 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source_folder(), os.environ.get("PYTHONPATH", "")]))
     with suppress(OSError):  # it is only sooner
         start_template(settings.run, os.getpid())
+    with suppress(OSError):  # it is only shown
         watch_loading(settings.run, os.getpid())
     command = ["-m", "bentoml", "serve", "serving.service:Headwaiter", "--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, *command])

@@ -135,6 +135,20 @@ def test_a_manager_killed_while_a_version_loads_is_followed_by_one_that_goes_on_
     assert moves[-2:] == [("1", "2"), ("2", "1")]
 
 
+def test_a_killed_template_costs_no_request_and_another_forks_the_next_engines(shop: Shop) -> None:
+    shop.serve("1")
+    server, before = shop.server, shop.engines("1")
+    (template,) = server.processes("serving.engine.template")
+    with Load(server, "/models/m", 16) as load:
+        template.kill()
+        (other,) = wait_until(lambda: set(server.processes("serving.engine.template")) - {template}, "there is another")
+        assert shop.engines("1") == before
+        shop.versions.promote("m", "3", why="better")
+        load.wait_for("3", 16)
+        assert {psutil.Process(engine).ppid() for engine in shop.engines("3")} == {other.pid}
+    assert (load.failures(), load.lost) == ([], [])
+
+
 def mine(pids: set[int]) -> set[psutil.Process]:
     return {psutil.Process(pid) for pid in pids}
 
