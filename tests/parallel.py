@@ -121,7 +121,7 @@ def find_group(item: pytest.Item, *, is_large: bool) -> str | None:
         return file if _shares_in_module(item) and not is_large else None
     if "small_home" in fixtures:
         return None
-    if "server" in fixtures:
+    if "server" in fixtures and _scope_of(item, "server") == "session":
         return SHARED_SERVER
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     return "-".join(filter(None, (file, str(parameters.get("shop", "")))))
@@ -132,9 +132,15 @@ def _has_server(item: pytest.Item) -> bool:
 
 
 def _shares_in_module(item: pytest.Item) -> bool:
-    """Whether it uses a fixture that is made once a module; pytest has no public way to ask for a fixture's scope."""
+    """Whether it uses a fixture that is made once a module."""
+    return any(_scope_of(item, fixture) == "module" for fixture in getattr(item, "fixturenames", ()))
+
+
+def _scope_of(item: pytest.Item, fixture: str) -> str | None:
+    """How long a fixture of the test lives; None for a parameter. pytest has no public way to ask."""
     info = getattr(item, "_fixtureinfo", None)
-    return info is not None and any(found[-1].scope == "module" for found in info.name2fixturedefs.values())
+    found = info.name2fixturedefs.get(fixture) if info is not None else None
+    return found[-1].scope if found else None
 
 
 def _rank(item: pytest.Item) -> int:

@@ -71,15 +71,15 @@ def home(
     family_folders: dict[str, Path],
     chat_folder: Path,
 ) -> Path:
-    """A registry with one live version of several models; one is made by the command line, the others by Python."""
+    """A registry with one live version of several models; one is logged by the command line, the others by Python."""
     home = tmp_path_factory.mktemp("home")
     folder = str(models["base"])
     options = ("--dtype", "float32", "--default", "pooling=mean")
     done = run_cli(home, "log", folder, "--task", "feature-extraction", "--name", "embedder", *options)
     assert done.stdout.strip() == "1", done
-    run_cli(home, "promote", "embedder", "1", "--why", "the first one")
     settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
     versions = Versions(settings)
+    versions.promote("embedder", "1", why="the first one")
     folders = [(name, models[kind], task, dtype) for name, kind, task, dtype in LOGGED if name != "embedder"]
     folders += [(task, family_folders[task], task, "float32") for task, _ in OF_TASKS]
     folders.append(("chat", chat_folder, "text-generation", "float32"))
@@ -116,9 +116,15 @@ def small_template(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) 
 @pytest.fixture
 def small_home(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Path:
     """A registry of the test's own: three versions of one model, `m`, the first one live."""
-    home = tmp_path_factory.mktemp("h")  # sockets need a short path
-    copy_home(small_template, home)
+    home = copy_of(small_template, tmp_path_factory)
     use_tracking(RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)}))  # as logging to it leaves MLflow
+    return home
+
+
+def copy_of(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new home like `template`."""
+    home = tmp_path_factory.mktemp("h")  # sockets need a short path
+    copy_home(template, home)
     return home
 
 

@@ -8,9 +8,9 @@ import psutil
 import pytest
 
 from bench.control_group import NoControlGroups, RealGroup, make_group, take_memory
+from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.manager.memory_reading import MemoryReader
-from tests.e2e.conftest import make_home
 from tests.e2e.load import Load
 from tests.e2e.overlap import held
 from tests.e2e.server import Server, run_cli, wait_until
@@ -20,11 +20,9 @@ ROOMY_BYTES = 3 << 30
 
 
 @pytest.fixture
-def shop(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) -> tuple[Path, Versions]:
+def shop(small_home: Path) -> tuple[Path, Versions]:
     """A registry with three versions of `m`, the first one live."""
-    home, versions = make_home(tmp_path_factory, {"m": seeds})
-    versions.promote("m", "1", why="start")
-    return home, versions
+    return small_home, Versions(RegistrySettings.from_environment({"HEADWAITER_HOME": str(small_home)}))
 
 
 @pytest.fixture

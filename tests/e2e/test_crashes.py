@@ -10,9 +10,10 @@ import httpx
 import psutil
 import pytest
 
+from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.manager.policy import CRASH_LIMIT
-from tests.e2e.conftest import make_home
+from tests.e2e.conftest import copy_of
 from tests.e2e.load import Load
 from tests.e2e.overlap import held
 from tests.e2e.server import Server, wait_until
@@ -41,10 +42,10 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) -> Iterator[Shop]:
-    home, versions = make_home(tmp_path_factory, {"m": seeds})
-    versions.promote("m", "1", why="start")
-    with Server(home, ("m",), {"HEADWAITER_DEVICE": "cpu,cpu"}, ("--workers", "2"), own_template=True) as server:
+def shop(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Iterator[Shop]:
+    home = copy_of(small_template, tmp_path_factory)
+    versions = Versions(RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)}))
+    with Server(home, ("m",), {"HEADWAITER_DEVICE": "cpu,cpu"}, ("--workers", "2")) as server:
         yield Shop(server, home, versions)
 
 
@@ -183,20 +184,41 @@ def test_a_new_version_that_crashes_again_and_again_gives_way_to_the_one_before(
     shop.serve("2")
 
 
+@dataclass
+class Succession:
+    """Servers of one home, each started when the one before was killed."""
+
+    home: Path
+    stack: ExitStack
+
+    def __post_init__(self) -> None:
+        self.start_next()
+
+    def start_next(self) -> None:
+        """`server` is a new one."""
+        self.server = self.stack.enter_context(Server(self.home, ("m",), own_template=True))
+
+
+@pytest.fixture(scope="module")
+def succession(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Iterator[Succession]:
+    with ExitStack() as stack:
+        yield Succession(copy_of(small_template, tmp_path_factory), stack)
+
+
 @pytest.mark.parametrize("killed", ["the server's process", "everything above the engines"])
-def test_no_orphan_remains_when_a_server_is_killed(small_home: Path, killed: str) -> None:
-    with Server(small_home, ("m",), own_template=True) as server:
-        everyone = server.everyone()
-        engines = server.processes("serving.engine")
-        assert engines
-        with Load(server, "/models/m", 8):
-            server.process.kill()
-            if killed == "everything above the engines":
-                for process in everyone:
-                    if process not in engines:
-                        process.kill()
-            server.process.wait(10)
-            assert not psutil.wait_procs(everyone, timeout=45)[1]
-    with Server(small_home, ("m",)) as server:
-        assert server.post("m", {"inputs": "x"}).status_code == 200
-        assert len(list((small_home / "run").iterdir())) == 1, "what the killed one left is cleared away"
+def test_no_orphan_remains_when_a_server_is_killed(succession: Succession, killed: str) -> None:
+    server = succession.server
+    everyone = server.everyone()
+    engines = server.processes("serving.engine")
+    assert engines
+    with Load(server, "/models/m", 8):
+        server.process.kill()
+        if killed == "everything above the engines":
+            for process in everyone:
+                if process not in engines:
+                    process.kill()
+        server.process.wait(10)
+        assert not psutil.wait_procs(everyone, timeout=45)[1]
+    succession.start_next()
+    assert succession.server.post("m", {"inputs": "x"}).status_code == 200
+    assert len(list((succession.home / "run").iterdir())) == 1, "what the killed one left is cleared away"

@@ -13,62 +13,81 @@ import httpx
 import pandas
 import psutil
 import pytest
+from click.testing import CliRunner
 from mlflow.deployments import get_deploy_client
+from mlflow.deployments.cli import commands
 from mlflow.exceptions import MlflowException
 
 from registry.settings import RegistrySettings
+from registry.tracking import use_tracking
 from registry.versions import Versions
 from tests.alike import assert_alike
+from tests.e2e.conftest import copy_of
 from tests.e2e.server import Server, free_port, run_cli, wait_until
 from tests.e2e.test_lifecycle import Load
 
 
-def run_mlflow(home: Path, *arguments: str) -> str:
-    """What `mlflow deployments …` prints; it must succeed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mlflow", "deployments", *arguments],
-        env={**os.environ, "HEADWAITER_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done
+def run_mlflow(*arguments: str) -> str:
+    """What `mlflow deployments …` prints; it must succeed. In this process, as MLflow's import takes seconds."""
+    done = CliRunner().invoke(commands, arguments)
+    assert done.exit_code == 0, done.output
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Path:
+    """The registry of the tests that share a server, like a `small_home`."""
+    return copy_of(small_template, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def running(home: Path) -> Iterator[Server]:
+    """A server of whatever is deployed."""
+    with Server(home, ("--deployments",)) as server:
+        yield server
+
+
 @pytest.fixture
-def server(small_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server of whatever is deployed in the registry of `small_home`, where nothing is yet."""
-    monkeypatch.setenv("HEADWAITER_HOME", str(small_home))
-    with Server(small_home, ("--deployments",)) as running:
-        assert running.http.get("/models").json()["models"] == []
-        yield running
+def server(running: Server, home: Path, versions: Versions, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The same for one test: nothing is deployed yet, and version 1 of `m` is its champion."""
+    monkeypatch.setenv("HEADWAITER_HOME", str(home))
+    if versions.current("m") != "1":
+        versions.promote("m", "1", why="start")
+    assert running.http.get("/models").json()["models"] == []
+    return running
 
 
-def test_the_command_line_creates_updates_and_deletes_a_deployment(small_home: Path, server: Server) -> None:
+@pytest.fixture
+def versions(home: Path) -> Versions:
+    settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
+    use_tracking(settings)
+    return Versions(settings)
+
+
+def test_the_command_line_creates_updates_and_deletes_a_deployment(
+    home: Path, server: Server, versions: Versions
+) -> None:
     target = ("-t", f"headwaiter:{server.url}")
-    assert "List of all deployments:\n[]" in run_mlflow(small_home, "list", *target)
-    created = run_mlflow(small_home, "create", *target, "--name", "m", "-m", "models:/m/1", "-C", "why=first release")
+    assert "List of all deployments:\n[]" in run_mlflow("list", *target)
+    created = run_mlflow("create", *target, "--name", "m", "-m", "models:/m/1", "-C", "why=first release")
     assert "headwaiter deployment m is created" in created
     assert server.live("m") == "1"
-    assert "'name': 'm', 'live': '1'" in run_mlflow(small_home, "list", *target)
+    assert "'name': 'm', 'live': '1'" in run_mlflow("list", *target)
 
-    texts = small_home / "texts.json"
+    texts = home / "texts.json"
     texts.write_text(json.dumps([{"text": "good"}, {"text": "bad"}]))
-    printed = run_mlflow(small_home, "predict", *target, "--name", "m", "-I", str(texts))
+    printed = run_mlflow("predict", *target, "--name", "m", "-I", str(texts))
     assert_alike(json.loads(printed), {"predictions": server.ask("m", ["good", "bad"])}, server.dtype("m", "1"))
 
-    updated = run_mlflow(small_home, "update", *target, "--name", "m", "-m", "models:/m/2", "-C", "why=better")
+    updated = run_mlflow("update", *target, "--name", "m", "-m", "models:/m/2", "-C", "why=better")
     assert "Deployment m is updated (with flavor headwaiter)" in updated
     assert server.post("m", {"inputs": "x"}).headers["x-model-version"] == "2"
-    assert "live: 2" in run_mlflow(small_home, "get", *target, "--name", "m")
+    assert "live: 2" in run_mlflow("get", *target, "--name", "m")
 
-    assert "m is deleted" in run_mlflow(small_home, "delete", *target, "--name", "m")
+    assert "m is deleted" in run_mlflow("delete", *target, "--name", "m")
     assert server.http.get("/models").json()["models"] == []
     assert server.post("m", {"inputs": "x"}).status_code == 404
     assert server.is_ready()
-    versions = Versions(RegistrySettings.from_environment({"HEADWAITER_HOME": str(small_home)}))
     assert versions.current("m") == "2"
     assert versions.history("m")[-1].why == "better"
 
@@ -81,7 +100,7 @@ def refused(code: str, call: Any, *arguments: Any, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_the_client_deploys_predicts_and_says_what_is_wrong(small_home: Path, server: Server) -> None:
+def test_the_client_deploys_predicts_and_says_what_is_wrong(home: Path, server: Server, versions: Versions) -> None:
     client = get_deploy_client(f"headwaiter:{server.url}")
     assert "no m@canary" in refused("RESOURCE_DOES_NOT_EXIST", client.create_deployment, "m", "models:/m@canary")
     assert "m/9" in refused("RESOURCE_DOES_NOT_EXIST", client.create_deployment, "m", "models:/m/9")
@@ -102,11 +121,10 @@ def test_the_client_deploys_predicts_and_says_what_is_wrong(small_home: Path, se
     assert client.predict("m", "good").get_predictions().shape[0] == 1
     assert "top" in refused("INVALID_PARAMETER_VALUE", client.predict, "m", {"inputs": "x", "parameters": {"top": 1}})
 
-    weights = sorted(small_home.glob("artifacts/**/model.safetensors"), key=lambda path: path.stat().st_mtime)[2]
+    weights = sorted(home.glob("artifacts/**/model.safetensors"), key=lambda path: path.stat().st_mtime)[2]
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    versions = Versions(RegistrySettings.from_environment({"HEADWAITER_HOME": str(small_home)}))
     assert "sha256" in refused("INVALID_STATE", client.update_deployment, "m", "models:/m/3")
     assert server.post("m", {"inputs": "x"}).headers["x-model-version"] == "2"
     with Load(server, "m") as load:  # another alias from now on: the model goes on answering
@@ -114,7 +132,7 @@ def test_the_client_deploys_predicts_and_says_what_is_wrong(small_home: Path, se
     assert {(status, version) for status, version, _ in load.seen} <= {(200, "1"), (200, "2")}
     assert (updated["live"], updated["aliases"]) == ("1", {"champion": "1"})
     assert client.get_deployment("m")["versions"]["1"]["state"] == "ready"
-    printed = run_cli(small_home, "status", server.url).stdout
+    printed = run_cli(home, "status", server.url).stdout
     (engine,) = server.describe("m")["versions"]["1"]["engines"]
     row = rf"^  1 +ready +champion +[1-9][0-9,]* MiB +0 +{engine['pid']} +cpu +(float32|bfloat16) +text-classification$"
     assert re.search(row, printed, re.MULTILINE), printed
@@ -128,11 +146,11 @@ def test_the_client_deploys_predicts_and_says_what_is_wrong(small_home: Path, se
     refused("RESOURCE_DOES_NOT_EXIST", client.get_deployment, "m")
 
 
-def test_a_model_that_is_undeployed_answers_what_it_has_accepted(small_home: Path, server: Server) -> None:
-    versions = Versions(RegistrySettings.from_environment({"HEADWAITER_HOME": str(small_home)}))
+def test_a_model_that_is_undeployed_answers_what_it_has_accepted(server: Server, versions: Versions) -> None:
     versions.deploy("m")
     wait_until(lambda: server.live("m") == "1", "it is served")
-    (engine,) = server.processes("serving.engine")
+    (served,) = server.describe("m")["versions"]["1"]["engines"]
+    engine = psutil.Process(served["pid"])
     engine.suspend()
     asking = server.ask_aside("m")
     versions.undeploy("m")

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 from registry.settings import RegistrySettings
 from registry.tracking import connect
 from tests.alike import assert_alike
+from tests.e2e.conftest import copy_of
 from tests.e2e.overlap import held, sent
-from tests.e2e.server import Server, run_cli, wait_until
+from tests.e2e.server import Server, invoke, wait_until
 
 pytestmark = pytest.mark.surroundings
 
@@ -47,50 +49,12 @@ class Load(threading.Thread):
         self.join()
 
 
-def test_an_alias_is_followed_and_rolled_back_without_a_failed_request(small_home: Path) -> None:
-    with Server(small_home, ("m",)) as server, Load(server, "m") as load:
-        own = dict.fromkeys("12")
-        own["1"] = server.ask("m", "the same text")
-        run_cli(small_home, "promote", "m", "2", "--why", "better")
-        wait_until(lambda: server.live("m") == "2", "version 2 is live")
-        own["2"] = server.ask("m", "the same text")
-        assert own["1"][0][0]["label"] != own["2"][0][0]["label"], "the answers must prove which version gave them"
-        assert_alike(server.ask("m", "the same text", version="1"), own["1"], server.dtype("m", "1"))
-        run_cli(small_home, "rollback", "m", "--why", "worse after all")
-        wait_until(lambda: server.live("m") == "1", "version 1 is live again")
-        assert_alike(server.ask("m", "the same text"), own["1"], server.dtype("m", "1"))
-        assert server.sample("swap_total", model="m", outcome="success") == 3
-        assert server.sample("model_info", model="m", version="1", alias="champion") == 1
-        assert server.sample("model_info", model="m", version="2", alias="") == 1
-        run_cli(small_home, "promote", "m", "3", "--why", "third")
-        wait_until(lambda: set(server.describe("m")["versions"]) == {"1", "3"}, "version 2 has been unloaded")
-        wait_until(lambda: len(server.processes("serving.engine")) == 2, "its engine has ended")
-        assert server.post("m", {"inputs": "x"}, version="2").status_code == 404
-    assert {status for status, _, _ in load.seen} == {200}
-    for status, version, label in load.seen:
-        if version in ("1", "2"):
-            assert label == own[version][0][0]["label"], (status, version)
-    assert [version for _, version, _ in load.seen][-1] == "3"
-
-
-def test_a_version_that_cannot_be_loaded_leaves_the_old_one_live(small_home: Path) -> None:
-    weights = sorted(small_home.glob("artifacts/**/model.safetensors"), key=lambda path: path.stat().st_mtime)[1]
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(data)
-    with Server(small_home, ("m",)) as server:
-        refused = run_cli(small_home, "promote", "m", "2", "--why", "it is damaged, nobody knows yet", check=False)
-        assert "m/2 is not promoted: model/model.safetensors has sha256" in refused.stderr
-        settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(small_home)})
-        connect(settings).set_registered_model_alias("m", "champion", "2")  # by hand, past the check
-        failed = wait_until(lambda: server.describe("m")["versions"].get("2", {}).get("error"), "the failure is shown")
-        assert "model/model.safetensors has sha256" in failed
-        assert server.live("m") == "1"
-        assert server.post("m", {"inputs": "x"}).headers["x-model-version"] == "1"
-        assert server.post("m", {"inputs": "x"}, version="2").status_code == 503
-        assert server.is_ready()
-        assert server.sample("swap_total", model="m", outcome="failure") == 1
-        assert server.sample("model_state", model="m", version="2", state="failed") == 1
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Iterator[Server]:
+    """One server of `m`; its queue and its patience are short. Version 1 is live until the last of its tests."""
+    environ = {"HEADWAITER_QUEUE_TOKENS": "3000", "HEADWAITER_GRACE_SECONDS": "1"}
+    with Server(copy_of(small_template, tmp_path_factory), ("m",), environ) as server:
+        yield server
 
 
 def test_a_server_is_ready_only_when_every_model_answers(small_home: Path) -> None:
@@ -104,40 +68,38 @@ def test_a_server_is_ready_only_when_every_model_answers(small_home: Path) -> No
         assert server.http.get("/livez").status_code == 200
         answer = server.post("m", {"inputs": "x"})
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        run_cli(small_home, "promote", "m", "1", "--alias", "canary", "--why", "now it is there")
+        invoke(small_home, "promote", "m", "1", "--alias", "canary", "--why", "now it is there")
         wait_until(server.is_ready, "ready")
         assert server.post("m@canary", {"inputs": "x"}).status_code == 200
 
 
-def test_a_full_queue_refuses_at_once_and_the_accepted_are_answered(small_home: Path) -> None:
-    environ = {"HEADWAITER_QUEUE_TOKENS": "3000"}
-    with Server(small_home, ("m",), environ) as server:
-        too_much = server.post("m", {"inputs": ["some words of a text " * 40] * 30})
-        assert (too_much.status_code, too_much.json()["error_type"]) == (413, "too_large")
+def test_a_full_queue_refuses_at_once_and_the_accepted_are_answered(server: Server) -> None:
+    too_much = server.post("m", {"inputs": ["some words of a text " * 40] * 30})
+    assert (too_much.status_code, too_much.json()["error_type"]) == (413, "too_large")
 
-        (engine,) = server.processes("serving.engine")
+    (engine,) = server.processes("serving.engine")
 
-        async def flood() -> tuple[list[httpx.Response], list[httpx.Response]]:
-            """The answers that came while the engine stood still, and those that came later."""
-            async with httpx.AsyncClient(
-                base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=64)
-            ) as client:
-                body = {"inputs": ["some words of a text " * 40] * 10}
-                asked = [asyncio.create_task(client.post("/models/m", json=body)) for _ in range(64)]
-                with held(engine):
-                    while sum(task.done() for task in asked) < 63:
-                        await asyncio.wait(filter(lambda task: not task.done(), asked), return_when="FIRST_COMPLETED")
-                    refused = [task.result() for task in asked if task.done()]
-                answers = await asyncio.gather(*asked)
-                return refused, [answer for answer in answers if answer not in refused]
+    async def flood() -> tuple[list[httpx.Response], list[httpx.Response]]:
+        """The answers that came while the engine stood still, and those that came later."""
+        async with httpx.AsyncClient(
+            base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=64)
+        ) as client:
+            body = {"inputs": ["some words of a text " * 40] * 10}
+            asked = [asyncio.create_task(client.post("/models/m", json=body)) for _ in range(64)]
+            with held(engine):
+                while sum(task.done() for task in asked) < 63:
+                    await asyncio.wait(filter(lambda task: not task.done(), asked), return_when="FIRST_COMPLETED")
+                refused = [task.result() for task in asked if task.done()]
+            answers = await asyncio.gather(*asked)
+            return refused, [answer for answer in answers if answer not in refused]
 
-        refused, accepted = asyncio.run(flood())
-        assert [response.status_code for response in refused] == [429] * 63, "the queue takes one of them"
-        assert [response.status_code for response in accepted] == [200]
-        assert all(int(response.headers["retry-after"]) >= 1 for response in refused)
-        assert all(response.json()["error_type"] == "queue_full" for response in refused)
-        assert server.sample("rejected_total", model="m", reason="queue_full") == len(refused)
-        assert server.post("m", {"inputs": "x"}).status_code == 200
+    refused, accepted = asyncio.run(flood())
+    assert [response.status_code for response in refused] == [429] * 63, "the queue takes one of them"
+    assert [response.status_code for response in accepted] == [200]
+    assert all(int(response.headers["retry-after"]) >= 1 for response in refused)
+    assert all(response.json()["error_type"] == "queue_full" for response in refused)
+    assert server.sample("rejected_total", model="m", reason="queue_full") == len(refused)
+    assert server.post("m", {"inputs": "x"}).status_code == 200
 
 
 def test_a_request_past_its_deadline_gets_504_and_leaves_the_queue(small_home: Path) -> None:
@@ -150,43 +112,90 @@ def test_a_request_past_its_deadline_gets_504_and_leaves_the_queue(small_home: P
         assert server.sample("rejected_total", model="m", reason="deadline") >= 1
 
 
-def test_a_client_that_leaves_costs_no_forward_pass(small_home: Path) -> None:
-    with Server(small_home, ("m",)) as server:
-        (engine,) = server.processes("serving.engine")
-        server.ask("m", "warm")
-        before = server.sample("batch_rows_sum", model="m")
-        with held(engine):
-            with sent(server, "/models/m", {"inputs": ["x"] * 7}):
-                wait_until(lambda: server.sample("requests_in_progress", model="m") == 1, "the request is on its way")
-            wait_until(lambda: server.sample("rejected_total", model="m", reason="client_gone") == 1, "it is noticed")
-        server.ask("m", "after")
-        assert server.sample("batch_rows_sum", model="m") == before + 1
-        assert server.sample("requests_in_progress", model="m") == 0
+def test_a_client_that_leaves_costs_no_forward_pass(server: Server) -> None:
+    (engine,) = server.processes("serving.engine")
+    server.ask("m", "warm")
+    before = server.sample("batch_rows_sum", model="m")
+    with held(engine):
+        with sent(server, "/models/m", {"inputs": ["x"] * 7}):
+            wait_until(lambda: server.sample("requests_in_progress", model="m") == 1, "the request is on its way")
+        wait_until(lambda: server.sample("rejected_total", model="m", reason="client_gone") == 1, "it is noticed")
+    server.ask("m", "after")
+    assert server.sample("batch_rows_sum", model="m") == before + 1
+    assert server.sample("requests_in_progress", model="m") == 0
 
 
-def test_a_killed_engine_comes_back_and_its_requests_are_told(small_home: Path) -> None:
-    with Server(small_home, ("m",)) as server:
-        (engine,) = server.processes("serving.engine")
-        engine.suspend()
-        asking = server.ask_aside("m")
-        engine.kill()
-        answer = asking.result(30)
-        assert answer.status_code == 503
-        assert int(answer.headers["retry-after"]) >= 1
-        wait_until(lambda: server.post("m", {"inputs": "x"}).status_code == 200, "the engine is back")
-        wait_until(server.is_ready, "ready again")
-        assert server.sample("engine_restarts_total", model="m") == 1
+def test_a_killed_engine_comes_back_and_its_requests_are_told(server: Server) -> None:
+    restarts = server.sample("engine_restarts_total", model="m")
+    (engine,) = server.processes("serving.engine")
+    engine.suspend()
+    asking = server.ask_aside("m")
+    engine.kill()
+    answer = asking.result(30)
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) >= 1
+    wait_until(lambda: server.post("m", {"inputs": "x"}).status_code == 200, "the engine is back")
+    wait_until(server.is_ready, "ready again")
+    assert server.sample("engine_restarts_total", model="m") == restarts + 1
 
 
-def test_liveness_fails_when_the_manager_stays_away(small_home: Path) -> None:
-    with Server(small_home, ("m",), {"HEADWAITER_GRACE_SECONDS": "1"}) as server:
-        assert server.http.get("/livez").status_code == 200
-        manager = next(process for process in server.processes("headwaiter_manager"))
-        manager.suspend()
-        wait_until(lambda: server.http.get("/livez").status_code == 503, "not alive", 20)
-        assert server.post("m", {"inputs": "serving goes on"}).status_code == 200
-        manager.resume()
-        wait_until(lambda: server.http.get("/livez").status_code == 200, "alive again", 20)
+def test_liveness_fails_when_the_manager_stays_away(server: Server) -> None:
+    assert server.http.get("/livez").status_code == 200
+    manager = next(process for process in server.processes("headwaiter_manager"))
+    manager.suspend()
+    wait_until(lambda: server.http.get("/livez").status_code == 503, "not alive", 20)
+    assert server.post("m", {"inputs": "serving goes on"}).status_code == 200
+    manager.resume()
+    wait_until(lambda: server.http.get("/livez").status_code == 200, "alive again", 20)
+
+
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one_live(server: Server) -> None:
+    weights = sorted(server.home.glob("artifacts/**/model.safetensors"), key=lambda path: path.stat().st_mtime)[1]
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    refused = invoke(server.home, "promote", "m", "2", "--why", "it is damaged, nobody knows yet", check=False)
+    assert "m/2 is not promoted: model/model.safetensors has sha256" in refused.stderr
+    client = connect(RegistrySettings.from_environment({"HEADWAITER_HOME": str(server.home)}))
+    failures = server.sample("swap_total", model="m", outcome="failure")
+    client.set_registered_model_alias("m", "champion", "2")  # by hand, past the check
+    failed = wait_until(lambda: server.describe("m")["versions"].get("2", {}).get("error"), "the failure is shown")
+    assert "model/model.safetensors has sha256" in failed
+    assert server.live("m") == "1"
+    assert server.post("m", {"inputs": "x"}).headers["x-model-version"] == "1"
+    assert server.post("m", {"inputs": "x"}, version="2").status_code == 503
+    assert server.is_ready()
+    assert server.sample("swap_total", model="m", outcome="failure") == failures + 1
+    assert server.sample("model_state", model="m", version="2", state="failed") == 1
+    client.set_registered_model_alias("m", "champion", "1")
+    wait_until(lambda: set(server.describe("m")["versions"]) == {"1"}, "the failed version is forgotten")
+    weights.write_bytes(good)
+
+
+def test_an_alias_is_followed_and_rolled_back_without_a_failed_request(server: Server) -> None:
+    swaps = server.sample("swap_total", model="m", outcome="success")
+    with Load(server, "m") as load:
+        own = dict.fromkeys("12")
+        own["1"] = server.ask("m", "the same text")
+        invoke(server.home, "promote", "m", "2", "--why", "better")
+        wait_until(lambda: server.live("m") == "2", "version 2 is live")
+        own["2"] = server.ask("m", "the same text")
+        assert own["1"][0][0]["label"] != own["2"][0][0]["label"], "the answers must prove which version gave them"
+        assert_alike(server.ask("m", "the same text", version="1"), own["1"], server.dtype("m", "1"))
+        invoke(server.home, "rollback", "m", "--why", "worse after all")
+        wait_until(lambda: server.live("m") == "1", "version 1 is live again")
+        assert_alike(server.ask("m", "the same text"), own["1"], server.dtype("m", "1"))
+        assert server.sample("swap_total", model="m", outcome="success") == swaps + 2
+        assert server.sample("model_info", model="m", version="1", alias="champion") == 1
+        assert server.sample("model_info", model="m", version="2", alias="") == 1
+        invoke(server.home, "promote", "m", "3", "--why", "third")
+        wait_until(lambda: set(server.describe("m")["versions"]) == {"1", "3"}, "version 2 has been unloaded")
+        wait_until(lambda: len(server.processes("serving.engine")) == 2, "its engine has ended")
+        assert server.post("m", {"inputs": "x"}, version="2").status_code == 404
+    assert {status for status, _, _ in load.seen} == {200}
+    for status, version, label in load.seen:
+        if version in ("1", "2"):
+            assert label == own[version][0][0]["label"], (status, version)
+    assert [version for _, version, _ in load.seen][-1] == "3"
 
 
 def test_sigterm_finishes_what_was_accepted_and_ends_with_0(small_home: Path) -> None:
@@ -286,7 +295,7 @@ def test_a_killed_manager_is_followed_by_one_that_adopts_its_engines(small_home:
             lambda: [found for found in server.processes("headwaiter_manager") if found.pid != manager.pid],
             "another manager is there",
         )
-        run_cli(small_home, "promote", "m", "2", "--why", "the new manager follows")
+        invoke(small_home, "promote", "m", "2", "--why", "the new manager follows")
         wait_until(lambda: server.live("m") == "2", "version 2 is live")
         assert engine.is_running()
         assert server.post("m", {"inputs": "x"}, version="1").status_code == 200
