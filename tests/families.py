@@ -64,6 +64,18 @@ _SIZES: dict[str, dict[str, Any]] = {
         "decoder_attention_heads": 2,
     },
     "vit": {"image_size": 32, "patch_size": 8},
+    "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64, "initializer_range": 0.3},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 128},
+    "big_bird": {"block_size": 4, "num_random_blocks": 1, "initializer_range": 0.3},
+    "led": {
+        **{f"{half}_layers": 2 for half in ("encoder", "decoder")},
+        **{f"{half}_attention_heads": 2 for half in ("encoder", "decoder")},
+        **{f"{half}_ffn_dim": 64 for half in ("encoder", "decoder")},
+        "d_model": 32,
+        "attention_window": 8,
+        "max_encoder_position_embeddings": MAX_TOKENS,
+        "max_decoder_position_embeddings": 90,
+    },
 }
 
 
@@ -89,6 +101,8 @@ def build(folder: Path, family: str, auto_class: str) -> Path:
     if "Classification" in auto_class:
         settings["id2label"] = dict(enumerate(LABELS))
         settings["label2id"] = {label: index for index, label in enumerate(LABELS)}
+    if family == "xlnet":
+        del settings["max_position_embeddings"]  # it refuses a limit
     config = transformers.AutoConfig.for_model(family, **(settings | _SIZES.get(family, {})))
     model = getattr(transformers, auto_class).from_config(config).eval()
     if model.can_generate():
@@ -126,8 +140,10 @@ def make_tokenizer(family: str) -> Any:
     }.get(family, ("", "</s>"))
     _add_template(tokenizer, opening, closing)
     names = ["input_ids", "attention_mask"]
-    if family in ("deberta", "deberta-v2", "albert"):
+    if family in ("deberta", "deberta-v2", "albert", "xlnet"):
         names.insert(1, "token_type_ids")
+    if family == "xlnet":
+        return _make_xlnet_tokenizer(tokenizer, names)
     is_bert_like = opening == "[CLS]"
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -139,6 +155,29 @@ def make_tokenizer(family: str) -> Any:
         bos_token="<s>",
         mask_token="<mask>",
         **({"cls_token": opening, "sep_token": closing} if is_bert_like or family in ("roberta", "bart") else {}),
+    )
+
+
+def _make_xlnet_tokenizer(tokenizer: Any, names: list[str]) -> Any:
+    """Padded on the left; the last token, which the head reads, has a token type of its own."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    special = [(token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
+    tokenizer.post_processor = TemplateProcessing(
+        single="$A:0 [SEP]:0 [CLS]:2", pair="$A:0 [SEP]:0 $B:1 [SEP]:1 [CLS]:2", special_tokens=special
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_input_names=names,
+        padding_side="left",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="</s>",
+        bos_token="<s>",
+        mask_token="<mask>",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
     )
 
 
