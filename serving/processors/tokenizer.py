@@ -166,7 +166,7 @@ class TextEncoder:
         stride = min(stride, room // 2)
         if len(text) > MAX_WINDOWS * (room - stride) * CHARACTERS_PER_TOKEN:
             raise self._too_many(f"{len(text):,} characters")
-        texts = [text] if before is None else [text, before] if self._is_text_first else [before, text]
+        texts = (text, before) if before is None or self._is_text_first else (before, text)
         strategy = "longest_first" if before is None else ("only_first", "only_second")[self.text_sequence]
         first = self._tokenizers.cutter(most, stride=stride, strategy=strategy).encode(*texts)
         found = [first, *first.overflowing]
