@@ -15,6 +15,11 @@ from registry.heads import get_head
 FORMAT = 2
 """Of the records that this release writes. Those of earlier formats are read, too: `registry.contract_upgrade`."""
 
+Side = Literal["left", "right"]
+"""Where a tokenizer pads a row, or cuts an over-long text."""
+Batching = Literal["any lengths", "any lengths, padded on the left", "equal lengths", "one row"]
+"""Which rows may share a forward pass without changing each other's answers, from the least strict on."""
+
 
 class ImageSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How an image becomes the model's pixels: resized, cropped around its centre, scaled and normalised.
@@ -42,6 +47,8 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     class_name: the transformers class that saved it. inputs: names of the arrays that the model takes.
     pad_token_id: the id that fills a batch's shorter rows, >= 0. unk_token_id, cls_token_id, eos_token_id,
     mask_token_id: special ids, None for one that the tokenizer lacks. vocabulary: number of ids, all below it.
+    padding_side: of the tokenizer. On the left, the context stands before the question, as in transformers' former
+    question answering pipeline (4.57). truncation_side: where an over-long text is cut unless a request says otherwise.
     image: how images become pixels; then there is no text, and pad_token_id and vocabulary mean nothing.
     """
 
@@ -53,6 +60,8 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     cls_token_id: int | None = None
     eos_token_id: int | None = None
     mask_token_id: int | None = None
+    padding_side: Side = "right"
+    truncation_side: Side = "right"
     image: ImageSettings | None = None
 
 
@@ -116,6 +125,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     ("float32", "bfloat16", "float16"). defaults: the task's own settings (pooling, aggregation, …).
     transformers, torch: the versions that logged it. files: path relative to the artifact → sha256 in hex.
     layers: what a pooled vector passes, in order; of a model whose answers are vectors.
+    batching: found at logging, by `serving.engine.batch_invariance`; each load finds its own anew.
     baseline: unset without an evaluation sample; then it is left out of the record, as before there were any.
     derived: unset in what is logged, else how this was made from a record of an earlier format.
     """
@@ -137,6 +147,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, str]
     layers: tuple[VectorLayer, ...] = ()
     example: Example | None = None
+    batching: Batching = "any lengths"
     baseline: Baseline | msgspec.UnsetType = msgspec.UNSET
     derived: Derived | msgspec.UnsetType = msgspec.UNSET
 

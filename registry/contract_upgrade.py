@@ -4,6 +4,7 @@ What a later format added is derived from the artifact's own files where they sa
 which is how the earlier release served, and a note says what logging the model again would change. Light to import.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,42 @@ def _add_vector_settings(record: dict[str, Any], _folder: Path) -> tuple[str, ..
     return ()
 
 
-STEPS: dict[int, tuple[Step, ...]] = {1: (_add_vector_settings,)}
+def _add_sides(record: dict[str, Any], folder: Path) -> tuple[str, ...]:
+    """Where the tokenizer pads and cuts. An example that the earlier release read otherwise is left out."""
+    path = folder / "tokenizer_config.json"
+    processor = record.get("processor")
+    if not path.is_file() or not isinstance(processor, dict) or processor.get("image"):
+        return ()
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        sides = {name: said.get(name) for name in ("padding_side", "truncation_side")}
+    except (ValueError, AttributeError):  # the tokenizer is read from another file
+        return ()
+    record["processor"] = processor | {name: side for name, side in sides.items() if side in ("left", "right")}
+    swaps = record.get("task") == "question-answering" and sides["padding_side"] == "left"
+    example = record.get("example") or {}
+    cuts = sides["truncation_side"] == "left" and (example.get("parameters") or {}).get("truncate")
+    if example and (swaps or cuts or _marks_single_texts(record["processor"], folder)):
+        record["example"] = None
+        return (
+            "the recorded example is not compared: the release that logged it passed no token types of single texts, "
+            "put the question first, and cut texts at the right, whatever the tokenizer's configuration says; "
+            "logging the model again records an answer",
+        )
+    return ()
+
+
+def _marks_single_texts(processor: dict[str, Any], folder: Path) -> bool:
+    """Whether a single text has token types other than 0, as XLNet's."""
+    path = folder / "tokenizer.json"
+    if "token_type_ids" not in processor.get("inputs", ()) or not path.is_file():
+        return False
+    from tokenizers import Tokenizer
+
+    return any(Tokenizer.from_file(str(path)).encode("a").type_ids)
+
+
+STEPS: dict[int, tuple[Step, ...]] = {1: (_add_sides, _add_vector_settings)}
 """By the format that a record has: what the next format added."""
 
 

@@ -141,6 +141,13 @@ def make_contract(
         raise IncompleteArtifact(difference)
     write_artifact(root, contract, described)
     loaded = loader.load(root)
+    limit, batching = loaded.prove()
+    contract = msgspec.structs.replace(contract, batching=batching)
+    if limit < contract.max_tokens:
+        if max_tokens is not None:
+            raise ContractError(f"max_tokens={max_tokens} is out of range: this model takes 1 to {limit}")
+        contract = msgspec.structs.replace(contract, max_tokens=limit)
+        loaded = loader.load(root, contract)
     contract = msgspec.structs.replace(contract, example=Example(**loaded.example(inputs, dict(parameters or {}))))
     return msgspec.structs.replace(contract, baseline=loaded.baseline(sample)) if sample else contract
 

@@ -1,5 +1,6 @@
 """The tokenizer's part of the contract: inputs, padding, longest row, and a check that its fast form is faithful."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,12 @@ def describe_processor(model: Any, tokenizer: Any, folder: Path) -> Processor:
     _compare(path, tokenizer)
     return Processor(
         class_name=type(tokenizer).__name__,
-        inputs=tuple(tokenizer.model_input_names),
+        inputs=tuple(name for name in tokenizer.model_input_names if _takes(model, name)),
         pad_token_id=int(tokenizer.pad_token_id),
         unk_token_id=tokenizer.unk_token_id,
         vocabulary=len(tokenizer),
+        padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
         cls_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.eos_token_id,
         mask_token_id=tokenizer.mask_token_id,
@@ -87,22 +90,18 @@ def describe_processor(model: Any, tokenizer: Any, folder: Path) -> Processor:
 
 
 def longest_row(model: Any, tokenizer: Any) -> int:
-    """Tokens of the longest row that model and tokenizer both take, special tokens included, >= 1.
+    """Tokens of the longest row that model and tokenizer both claim to take, special tokens included, >= 1.
 
-    Learned positions bound it: an embedding with a padding index (RoBERTa) counts from padding_idx + 1. Relative
-    positions bound nothing; then the tokenizer's `model_max_length`, or else UNLIMITED_TOKENS.
+    The least of all limits: the tokenizer's `model_max_length`, the configuration's positions, and learned positions,
+    of which an embedding with a padding index (RoBERTa) counts from padding_idx + 1. UNLIMITED_TOKENS where there is
+    none, as with relative positions. Logging then runs a row of that length.
     """
-    limits = []
-    if 0 < tokenizer.model_max_length < 1_000_000:
-        limits.append(int(tokenizer.model_max_length))
+    limits = [tokenizer.model_max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None)]
     for name, module in model.named_modules():
         if name.endswith(("position_embeddings", "wpe")) and hasattr(module, "num_embeddings"):
             offset = module.padding_idx + 1 if module.padding_idx is not None else 0
             limits.append(module.num_embeddings - offset)
-    configured = getattr(model.config, "max_position_embeddings", None)
-    if configured and not limits:
-        limits.append(int(configured))
-    return min(limits, default=UNLIMITED_TOKENS)
+    return min((int(limit) for limit in limits if limit and 0 < limit < 1_000_000), default=UNLIMITED_TOKENS)
 
 
 def _compare(path: Path, tokenizer: Any) -> None:
@@ -111,9 +110,17 @@ def _compare(path: Path, tokenizer: Any) -> None:
     fast = Tokenizer.from_file(str(path))
     fast.no_padding()
     fast.no_truncation()
-    for text in _PROBES:
-        if fast.encode(text).ids != tokenizer(text)["input_ids"]:
+    probes = [(text,) for text in _PROBES] + [_PROBES[:2]]
+    for texts in probes:
+        found, expected = fast.encode(*texts), tokenizer(*texts)
+        types = expected.get("token_type_ids", found.type_ids)
+        if (found.ids, found.type_ids) != (expected["input_ids"], types):
             raise IncompleteArtifact(
-                f"tokenizer.json and {type(tokenizer).__name__} tokenize {text!r} differently: "
+                f"tokenizer.json and {type(tokenizer).__name__} tokenize {' and '.join(map(repr, texts))} differently: "
                 "save the tokenizer with the installed transformers version and log again"
             )
+
+
+def _takes(model: Any, name: str) -> bool:
+    """Whether the model has an argument `name`. DistilBERT, with BERT's tokenizer, has no token types."""
+    return name in ("input_ids", "attention_mask") or name in inspect.signature(model.forward).parameters

@@ -13,9 +13,9 @@ from serving.tasks.base.columns import to_inputs
 from serving.tasks.base.task import AnyTask
 
 
-def load(root: Path) -> Predictor:
-    """The artifact in float32 on the CPU, as it is recorded at logging."""
-    return Predictor(root)
+def load(root: Path, contract: Contract | None = None) -> Predictor:
+    """The artifact in float32 on the CPU, as it is recorded at logging. contract: instead of the recorded one."""
+    return Predictor(root, contract)
 
 
 def task_defaults(task: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,14 @@ LABELS = ("contradiction", "neutral", "entailment")
 _BASE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 _GPT = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": MAX_TOKENS}
 _T5 = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
+_HALVES: dict[str, Any] = {
+    "d_model": 32,
+    **{
+        f"{half}_{key}": value
+        for half in ("encoder", "decoder")
+        for key, value in (("layers", 2), ("ffn_dim", 64), ("attention_heads", 2))
+    },
+}
 _SIZES: dict[str, dict[str, Any]] = {
     "roberta": {"max_position_embeddings": MAX_TOKENS + 2},
     "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 32},
@@ -55,15 +63,21 @@ _SIZES: dict[str, dict[str, Any]] = {
     "t5": _T5,
     "mt5": _T5,
     "umt5": _T5,
-    "bart": {
-        "d_model": 32,
-        **{
-            f"{half}_{key}": value for half in ("encoder", "decoder") for key, value in (("layers", 2), ("ffn_dim", 64))
-        },
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-    },
+    "bart": _HALVES,
     "vit": {"image_size": 32, "patch_size": 8},
+    "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64, "initializer_range": 0.3},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 128},
+    "big_bird": {"block_size": 4, "num_random_blocks": 1, "initializer_range": 0.3},
+    "led": {
+        **_HALVES,
+        "attention_window": 8,
+        "max_encoder_position_embeddings": MAX_TOKENS,
+        "max_decoder_position_embeddings": 90,
+    },
+    "bigbird_pegasus": {**_HALVES, "block_size": 4, "num_random_blocks": 1, "init_std": 0.3},
+    "longformer": {"attention_window": 8, "max_position_embeddings": MAX_TOKENS + 2, "sep_token_id": 1},
+    "convbert": {"embedding_size": 32, "initializer_range": 0.3},
+    "roformer": {"embedding_size": 32, "initializer_range": 0.3},
 }
 
 
@@ -89,6 +103,8 @@ def build(folder: Path, family: str, auto_class: str) -> Path:
     if "Classification" in auto_class:
         settings["id2label"] = dict(enumerate(LABELS))
         settings["label2id"] = {label: index for index, label in enumerate(LABELS)}
+    if family == "xlnet":
+        del settings["max_position_embeddings"]  # it refuses a limit
     config = transformers.AutoConfig.for_model(family, **(settings | _SIZES.get(family, {})))
     model = getattr(transformers, auto_class).from_config(config).eval()
     if model.can_generate():
@@ -116,6 +132,7 @@ def make_tokenizer(family: str) -> Any:
     opening, closing = {
         "roberta": ("<s>", "</s>"),
         "bart": ("<s>", "</s>"),
+        "longformer": ("<s>", "</s>"),
         "deberta": ("[CLS]", "[SEP]"),
         "deberta-v2": ("[CLS]", "[SEP]"),
         "albert": ("[CLS]", "[SEP]"),
@@ -124,10 +141,12 @@ def make_tokenizer(family: str) -> Any:
         "gpt2": ("", ""),
         "gptj": ("", ""),
     }.get(family, ("", "</s>"))
-    _add_template(tokenizer, opening, closing)
+    _add_template(tokenizer, opening, closing, between=closing if family == "longformer" else "")
     names = ["input_ids", "attention_mask"]
-    if family in ("deberta", "deberta-v2", "albert"):
+    if family in ("deberta", "deberta-v2", "albert", "xlnet"):
         names.insert(1, "token_type_ids")
+    if family == "xlnet":
+        return _make_xlnet_tokenizer(tokenizer, names)
     is_bert_like = opening == "[CLS]"
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -139,6 +158,29 @@ def make_tokenizer(family: str) -> Any:
         bos_token="<s>",
         mask_token="<mask>",
         **({"cls_token": opening, "sep_token": closing} if is_bert_like or family in ("roberta", "bart") else {}),
+    )
+
+
+def _make_xlnet_tokenizer(tokenizer: Any, names: list[str]) -> Any:
+    """Padded on the left; the last token, which the head reads, has a token type of its own."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    special = [(token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
+    tokenizer.post_processor = TemplateProcessing(
+        single="$A:0 [SEP]:0 [CLS]:2", pair="$A:0 [SEP]:0 $B:1 [SEP]:1 [CLS]:2", special_tokens=special
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_input_names=names,
+        padding_side="left",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="</s>",
+        bos_token="<s>",
+        mask_token="<mask>",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
     )
 
 
@@ -170,14 +212,14 @@ def _train_unigram() -> Any:
     return tokenizer
 
 
-def _add_template(tokenizer: Any, opening: str, closing: str) -> None:
+def _add_template(tokenizer: Any, opening: str, closing: str, between: str = "") -> None:
     from tokenizers.processors import TemplateProcessing
 
     def part(name: str, number: int) -> str:
         return " ".join(filter(None, [f"{opening}:{number}" if opening else "", f"${name}:{number}", closing]))
 
     first = " ".join(filter(None, [opening, "$A", closing]))
-    pair = f"{first} $B:1" + (f" {closing}:1" if closing else "")
+    pair = f"{first} {between} $B:1".replace("  ", " ") + (f" {closing}:1" if closing else "")
     special = [(token, tokenizer.token_to_id(token)) for token in {opening, closing} - {""}]
     tokenizer.post_processor = TemplateProcessing(single=first, pair=pair, special_tokens=special)
 

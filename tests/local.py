@@ -86,6 +86,7 @@ class Local:
         kind = GenerationRecorder if get_task(self.contract.task).generates else Recorder
         self.model = kind(root, self.contract)
         optimize_model(self.model)
+        self.model.batches.clear()  # of the proof
         self.plan = CpuPlan()
 
     def answers(self, bodies: Sequence[Any]) -> list[Any]:

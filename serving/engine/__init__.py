@@ -11,6 +11,8 @@ assembly       which model, optimisation and loop a task gets
 model          rows → one forward pass → arrays
 predictor      request → answer in this process; checks the contract's example
 answer_check   whether two answers agree, within `tolerances`
+batch_invariance  which rows may share a forward pass: proved with `module_state` and `left_padding`
+row_limit      the longest row that the model takes
 optimize       the execution form of a model, from `optimizations`
 warmup         threads, cost and token budget, measured with `timing`
 socket_loop    the loop around the socket

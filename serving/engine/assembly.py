@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from registry.contract import Contract
+from serving.engine.batch_invariance import LENGTHS, MAX_SECONDS, prove_batching
 from serving.engine.engine import Engine
 from serving.engine.generation.engine import GenerationEngine
 from serving.engine.generation.model import GenerationModel
 from serving.engine.generation.verification import choose_steps
 from serving.engine.model import Model
 from serving.engine.optimize import optimize
+from serving.engine.row_limit import longest_within
 from serving.tasks import get_task
 
 if TYPE_CHECKING:
@@ -31,15 +33,30 @@ def make_model(
     return kind(root, contract, device=device, dtype=dtype, cache_bytes=cache_bytes)
 
 
+def prove(model: Model) -> None:
+    """Find which rows may share a forward pass, see `batch_invariance`. Blocks; raises ContractError or EngineError."""
+    if isinstance(model, GenerationModel):
+        lengths = {longest_within(model, MAX_SECONDS), *(min(each, model.contract.max_tokens) for each in LENGTHS)}
+        model.form = replace(model.form, batching=model.prove_company(sorted(lengths)))
+    else:
+        prove_batching(model)
+
+
 @torch.inference_mode()
 def optimize_model(model: Model) -> None:
-    """Let a loaded model run in its fastest form from now on. Blocks for several forward passes."""
+    """Let a loaded model run in its fastest form with the same answers from now on. Blocks for several forward passes.
+
+    Raises as `prove`.
+    """
+    prove(model)
+    if model.is_restored:
+        return
     if isinstance(model, GenerationModel):
         decoder, longest = model.scheduler.decoder, model.contract.max_tokens
         choose_steps(decoder, model.contract.processor.vocabulary, longest, model.note)
         decoder.max_width = longest if model.form.is_bucketed else 0
         model.form = replace(model.form, is_torchscript=decoder.is_traced)
-    else:
+    elif model.form.batching == "any lengths":
         model.form = optimize(model)
 
 

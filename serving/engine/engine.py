@@ -42,7 +42,7 @@ class Engine:
         self._model = model
         self._cost = OnlineCost(cost, model.task.probe(model.contract, 1).batch_key)
         self._meter = meter
-        self._queue = Queue(is_packed=cost.is_packed)
+        self._queue = Queue(is_packed=cost.is_packed, batching=model.form.batching)
         self._in_flight: list[tuple[list[Entry], ForwardPass | PooledPass]] = []
         self._is_cuda = model.device.type == "cuda"
         self._depth = 2 if self._is_cuda else 1 if pool is None else pool.count

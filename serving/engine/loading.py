@@ -68,6 +68,7 @@ def load_engine(order: EngineOrder) -> Loaded:
         dtype=dtype,
         dtype_note="; ".join(notes),
         execution=predictor.model.form.describe(),
+        batching=predictor.model.form.batching,
         notes=(*contract.notes, *predictor.model.notes),
         split=f"{plan.passes} × {plan.threads}" if device == "cpu" else "",
         budget_tokens=cost.budget_tokens,

@@ -6,8 +6,10 @@
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import numpy
 import torch
 from transformers.modeling_utils import PreTrainedModel
@@ -17,6 +19,7 @@ from registry.contract import Contract
 from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
 from serving.engine.forward_pass import Array, ForwardPass
+from serving.engine.module_state import Change, ModuleState
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.packing import has_bucket_sizes, pack_rows
 from serving.engine.optimizations.prepacked_weights import prepack_weights
@@ -24,7 +27,7 @@ from serving.engine.optimizations.torch_private import multiplies_bfloat16
 from serving.engine.vector_layers import load_layers
 from serving.tasks import get_task
 from serving.tasks.base.task import AnyTask, Batch, upload
-from serving.wire.messages import Row, RowArrays
+from serving.wire.messages import AnyArray, Row, RowArrays
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -53,8 +56,9 @@ def choose_dtypes(device: str, allowed: str, wanted: str) -> tuple[str, ...]:
 class Model:
     """The head of one version, in eval mode, on one device.
 
-    form: how it is executed; replaced in one step. notes: which optimisations it was refused, and why. `launch` may be
-    called from several threads only where `form.is_thread_safe`.
+    form: how it is executed; replaced in one step. notes: which optimisations it was refused, and why. is_restored:
+    whether its module is restored after each forward pass, because that changes it. `launch` may be called from several
+    threads only where `form.is_thread_safe`.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Model:
         self.device = torch.device(device)
         self.dtype = dtype
         self.notes: list[str] = []
+        self.is_restored = False
         problem = self.task.problem(contract)
         if problem is not None:
             raise ContractError(problem)
@@ -81,6 +86,7 @@ class Model:
         self._is_cuda = self.device.type == "cuda"
         is_onednn = prepack_weights(module, self._try_out, self.note) > 0 or dtype != "float32"
         self.form = ExecutionForm(module, is_bucketed=is_onednn and not self._is_cuda)
+        self._watch()
 
     @property
     def module(self) -> PreTrainedModel:
@@ -92,6 +98,13 @@ class Model:
         logger.info("%s", refusal)
         if refusal not in self.notes:
             self.notes.append(refusal)
+
+    def restore_always(self, state: ModuleState, changes: Sequence[Change]) -> None:
+        """Restore the module now and after each forward pass. changes: what a forward pass has changed."""
+        state.keep(self.module)
+        self.is_restored = True
+        names = ", ".join(sorted({change.name for change in changes})[:3])
+        self.note(f"the model is restored after each forward pass, which changes it ({names})")
 
     @torch.inference_mode()
     def launch(self, rows: Sequence[Row]) -> ForwardPass:
@@ -119,6 +132,57 @@ class Model:
         arrays = self.launch(rows).wait()
         return [cut(arrays, index, row.length, self.task, row.batch_key) for index, row in enumerate(rows)]
 
+    def probe(self, length: int, index: int = 0, *, types: bool = False) -> Row:
+        """A row like the task's probe, with the special tokens of a request's row, its other tokens or its pixels in
+        another order for each index, which is its id.
+
+        types: whether it is a pair of texts with their token types, where the model has types. Without, no types are
+        passed but those of a single text.
+        """
+        row = self.task.probe(self.contract, length).to_row(index, 0.0)
+        random = numpy.random.default_rng(index)
+        if self.contract.processor.image is not None:
+            return msgspec.structs.replace(row, payload=random.bytes(len(row.payload)))
+        ids = numpy.frombuffer(row.tokens, dtype=numpy.int32).copy()
+        ids[:-1] = random.permuted(ids[:-1])  # the last one may be a text's end token
+        has_types = "token_type_ids" in self.contract.processor.inputs
+        kinds = numpy.zeros(row.length, dtype=numpy.int8)
+        kinds[row.length - types * (row.length // 2) :] = 1
+        if not self.task.generates:
+            self._frame(ids, kinds, is_pair=(types and has_types) or self.task.takes_pairs)
+        is_typed = has_types and (types or (bool(kinds.any()) and not self.task.takes_pairs))
+        return msgspec.structs.replace(row, tokens=ids.tobytes(), types=kinds.tobytes() if is_typed else b"")
+
+    def _frame(self, ids: AnyArray, kinds: AnyArray, *, is_pair: bool) -> None:
+        """Set special tokens and token types as the tokenizer does, where the row has room for them."""
+        frame = self.served.tokenizer.frame(is_pair=is_pair)
+        texts = sum(token is None for token, _ in frame)
+        if len(ids) < len(frame):
+            return
+        spare, place = len(ids) - len(frame), 0
+        for token, kind in frame:
+            count = 1
+            if token is None:
+                count += spare // texts
+                spare, texts = spare - spare // texts, texts - 1
+            else:
+                ids[place] = token
+            kinds[place : place + count] = kind
+            place += count
+
+    def try_row(self, row: Row) -> None:
+        """Run the module on a row; raises what it raises."""
+        self.run([row])
+
+    def _watch(self) -> None:
+        """Restore the module from now on if its first forward pass has changed what it does."""
+        state = ModuleState(self.module)
+        with suppress(Exception):  # a model may raise anything, and is told so when it shall answer
+            self._try_out()
+        changes = [change for change in state.changes() if change.is_setting]
+        if changes:
+            self.restore_always(state, changes)
+
     def _try_out(self) -> None:
         lengths = (1, min(3, self.contract.max_tokens))
         self.run([self.task.probe(self.contract, length).to_row(row, 0.0) for row, length in enumerate(lengths)])
@@ -127,6 +191,8 @@ class Model:
         """Rows of one batch key as the task takes them, for the module of `form` (the model's own if None)."""
         form = form or self.form
         inputs, lengths = self.task.collate(rows, self.contract), [row.length for row in rows]
+        if form.has_all_inputs and "input_ids" in inputs:
+            inputs = self._complete(inputs)
         is_uneven = len(inputs) > 1  # rows of equal length come as token ids alone
         needs_bucket = form.is_bucketed and not has_bucket_sizes(lengths)
         if form.is_packed and (is_uneven or needs_bucket or form.cuda_graph_tokens > 0):
@@ -139,6 +205,13 @@ class Model:
             self.contract,
             self.layers,
         )
+
+    def _complete(self, inputs: dict[str, AnyArray]) -> dict[str, AnyArray]:
+        """The inputs with a mask, and with token types where the tokenizer gives them."""
+        ids = inputs["input_ids"]
+        inputs = {"attention_mask": numpy.ones_like(ids)} | inputs
+        has_types = "token_type_ids" in self.contract.processor.inputs
+        return ({"token_type_ids": numpy.zeros_like(ids)} if has_types else {}) | inputs
 
 
 def cut(arrays: Sequence[Array], index: int, length: int, task: AnyTask, batch_key: str) -> RowArrays:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-import msgspec
-import numpy
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -22,7 +20,6 @@ from serving.engine.optimizations.first_token import can_prune
 from serving.engine.optimizations.torchscript import are_alike, check_operations, trace
 from serving.engine.optimizations.unpadded import can_pack, pack, unpack, use_cuda_graphs
 from serving.engine.timing import CLOCK, Clock, least_seconds
-from serving.wire.messages import Row
 
 Inputs = Mapping[str, torch.Tensor]
 Check = Callable[[ExecutionForm], None]
@@ -220,26 +217,12 @@ def inputs_of(
     types: whether the second half of each row has token type 1, where the model has types.
     """
     form = form or model.form
-    rows = [_row(model, length, index, types) for index, length in enumerate(lengths)]
+    rows = [model.probe(length, index, types=types) for index, length in enumerate(lengths)]
     try:
         model.task.forward(_Recorder(form.module), model.batch(rows, form))
     except _Recorded as recorded:
         return recorded.inputs
     raise DifferentAnswer("the task calls a part of the model only")
-
-
-def _row(model: Model, length: int, index: int, types: bool) -> Row:
-    """A row like the task's probe, its tokens in another order for each index."""
-    contract = model.contract
-    row = model.task.probe(contract, length).to_row(index, 0.0)
-    if contract.processor.image is not None:
-        return row
-    ids = numpy.frombuffer(row.tokens, dtype=numpy.int32).copy()
-    ordinary = ids[:-1]  # the last one may be a text's end token
-    ordinary[:] = numpy.random.default_rng(index).permuted(ordinary)
-    has_types = types and "token_type_ids" in contract.processor.inputs
-    kinds = bytes(length - length // 2) + b"\1" * (length // 2) if has_types else b""
-    return msgspec.structs.replace(row, tokens=ids.tobytes(), types=kinds)
 
 
 class _Recorded(Exception):

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from registry.contract import Baseline, Contract
+import msgspec
+
+from registry.contract import Baseline, Batching, Contract
 from registry.flavor import read_contract
 from serving.engine.answer_check import find_difference
-from serving.engine.assembly import make_model
+from serving.engine.assembly import make_model, prove
 from serving.engine.baseline import BaselineCount
+from serving.engine.row_limit import find_row_limit
 from serving.engine.tolerances import ANSWER
 from serving.tasks.base.request import Request, assemble, convert_request
 
@@ -62,6 +65,16 @@ class Predictor:
         inputs = task.make_example(self._served) if inputs is None else inputs
         parameters = parameters or dict(task.example_parameters)
         return {"inputs": inputs, "parameters": parameters, "output": self.answer(inputs, parameters)}
+
+    def prove(self) -> tuple[int, Batching]:
+        """The longest row that the model takes, at most the contract's, and which rows may share a forward pass.
+
+        Blocks for some twenty forward passes. Raises ContractError or EngineError where it cannot be relied on.
+        """
+        limit = find_row_limit(self.model)
+        self.model.contract = msgspec.structs.replace(self.contract, max_tokens=limit)
+        prove(self.model)
+        return limit, self.model.form.batching
 
     def find_difference(self) -> str | None:
         """How the answer to the contract's example differs from the recorded one; None where it agrees or is absent."""

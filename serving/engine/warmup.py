@@ -9,12 +9,13 @@ from statistics import median
 
 import numpy
 import torch
+from msgspec.structs import replace as replace_fields
 
 from serving.engine.batching.cost import Cost
 from serving.engine.model import Model
 from serving.engine.parallel import CpuPlan, ForwardPool
 from serving.engine.timing import CLOCK, Clock, least_seconds, seconds_of
-from serving.wire.messages import EncodedRow, Row
+from serving.wire.messages import Row
 
 MIN_PEAK_SHARE = 0.95
 """The budget is the smallest batch that reaches this share of the peak tokens a second."""
@@ -53,7 +54,7 @@ def choose_cpu_plan(model: Model, *, parallel: bool, clock: Clock = CLOCK) -> Cp
     So a small model gets one thread and leaves the other cores to the fronts, and a large model gets all cores.
     parallel: whether forward passes may run side by side. Sets torch's threads.
     """
-    row = model.task.probe(model.contract, min(TYPICAL_TOKENS, model.contract.max_tokens))
+    row = model.probe(min(TYPICAL_TOKENS, model.contract.max_tokens))
     most = torch.get_num_threads()
     counts = [count for count in (1, 2, 4, 8, 16, 32, 64, 128) if count < most] + [most]
     plans = {CpuPlan(many, count) for count in counts for many in ((1, most // count) if parallel else (1,))}
@@ -81,7 +82,7 @@ def _with_single_row_threads(model: Model, plan: CpuPlan, counts: Sequence[int],
     longest = model.contract.max_tokens
     length = min(SHORT_TOKENS, longest)
     while True:
-        row = model.task.probe(model.contract, length)
+        row = model.probe(length)
         took: dict[int, float] = {}
         for count in counts:
             torch.set_num_threads(count)
@@ -95,12 +96,12 @@ def _with_single_row_threads(model: Model, plan: CpuPlan, counts: Sequence[int],
 def measure_cost(model: Model, clock: Clock = CLOCK) -> Cost:
     """Time batches of 1, 2, 4, … typical rows and one longest row, and fit the cost. Blocks."""
     longest = model.contract.max_tokens
-    typical = model.task.probe(model.contract, min(TYPICAL_TOKENS, longest))
+    typical = model.probe(min(TYPICAL_TOKENS, longest))
     deadline = clock() + WARMUP_SECONDS
     sizes: list[int] = []
     seconds: list[float] = []
     rows = 1
-    while rows <= MAX_ROWS:
+    while rows <= (1 if model.form.batching == "one row" else MAX_ROWS):
         took = _time_batch(model, typical, rows, clock)
         sizes.append(rows * typical.length)
         seconds.append(took)
@@ -109,7 +110,7 @@ def measure_cost(model: Model, clock: Clock = CLOCK) -> Cost:
         if is_large or is_late or _is_past_peak(sizes, seconds):
             break
         rows *= 2
-    large = model.task.probe(model.contract, longest)
+    large = model.probe(longest)
     cost = fit(typical.length, sizes, seconds, large.length, _time_batch(model, large, 1, clock))
     return replace(cost, is_packed=model.form.is_packed)
 
@@ -158,18 +159,18 @@ def _is_past_peak(sizes: list[int], seconds: list[float]) -> bool:
     return len(rates) > 3 and max(rates[-2:]) < 1.02 * max(rates[:-2])
 
 
-def _time_single_row(model: Model, row: EncodedRow, clock: Clock) -> float:
+def _time_single_row(model: Model, row: Row, clock: Clock) -> float:
     """Median seconds of a single row after a pause, when its threads have to be woken."""
     seconds = []
     for _ in range(REPEATS):
         time.sleep(REST_SECONDS)
-        seconds.append(seconds_of(partial(model.run, [row.to_row(0, 0.0)]), clock))
+        seconds.append(seconds_of(partial(model.run, [row]), clock))
     return median(seconds)
 
 
-def _time_plan(model: Model, row: EncodedRow, plan: CpuPlan, clock: Clock) -> float:
+def _time_plan(model: Model, row: Row, plan: CpuPlan, clock: Clock) -> float:
     """Seconds in which each of the plan's forward passes runs one typical batch."""
-    batch = [row.to_row(index, 0.0) for index in range(TYPICAL_ROWS)]
+    batch = _copies(row, 1 if model.form.batching == "one row" else TYPICAL_ROWS)
     if plan.passes == 1:
         torch.set_num_threads(plan.threads)
         return seconds_of(partial(model.run, batch), clock)
@@ -182,7 +183,11 @@ def _run_side_by_side(pool: ForwardPool, batch: Sequence[Row]) -> None:
         forward_pass.wait()
 
 
-def _time_batch(model: Model, row: EncodedRow, rows: int, clock: Clock) -> float:
+def _copies(row: Row, count: int) -> list[Row]:
+    return [replace_fields(row, id=index) for index in range(count)]
+
+
+def _time_batch(model: Model, row: Row, rows: int, clock: Clock) -> float:
     """Seconds of a batch of such rows."""
-    batch = [row.to_row(index, 0.0) for index in range(rows)]
+    batch = _copies(row, rows)
     return least_seconds(partial(model.run, batch), REPEATS, clock, enough_seconds=REPEAT_SECONDS)

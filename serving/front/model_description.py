@@ -29,6 +29,7 @@ def describe_model(name: str, entry: ModelEntry) -> JsonObject:
                         "dtype": engine.dtype,
                         "dtype_note": engine.dtype_note or None,
                         "execution": engine.execution,
+                        "batching": engine.batching,
                         "notes": list(engine.notes),
                         "split": engine.split or None,
                         "budget_tokens": engine.budget_tokens,

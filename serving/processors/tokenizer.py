@@ -6,14 +6,15 @@ another thread encodes gives wrong rows.
 
 from array import array
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Literal
 from weakref import WeakValueDictionary
 
 import msgspec
 from tokenizers import Encoding, Tokenizer
 
-from registry.contract import Contract
+from registry.contract import Contract, Side
 from registry.layout import MODEL_FOLDER
 from serving.errors import Unprocessable
 from serving.processors.word_cache import WordCache
@@ -28,15 +29,13 @@ MIN_WINDOW_TOKENS = 8
 """Least tokens of the text in a window. Untuned: below it windows are nearly all overlap."""
 
 
-Direction = Literal["left", "right"]
-"""The side at which text is cut off."""
-
-
 class TextParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """truncate: cut an over-long text instead of refusing it. truncation_direction: the side that is cut off."""
+    """truncate: cut an over-long text instead of refusing it. truncation_direction: the side that is cut off; default:
+    the contract's.
+    """
 
     truncate: bool = False
-    truncation_direction: Direction = "right"
+    truncation_direction: Side | None = None
 
 
 class Tokenizers:
@@ -49,7 +48,7 @@ class Tokenizers:
         self._cutting: Tokenizer | None = None
 
     def cutter(
-        self, most: int, *, stride: int = 0, strategy: str = "longest_first", direction: Direction = "right"
+        self, most: int, *, stride: int = 0, strategy: str = "longest_first", direction: Side = "right"
     ) -> Tokenizer:
         """The copy that truncates, with these settings until the next call. A copy per setting would cost too much."""
         if self._cutting is None:
@@ -81,6 +80,10 @@ class TextEncoder:
         self._exact = self._tokenizers.exact
         self._words = self._tokenizers.words
         self._has_types = "token_type_ids" in contract.processor.inputs
+        if self._has_types and any(self._exact.encode("a").type_ids):
+            self._words = None  # it knows no token types
+        self._truncation_side = contract.processor.truncation_side
+        self._is_text_first = contract.processor.padding_side == "left"
         self.max_tokens = contract.max_tokens
         self.max_characters = contract.max_tokens * CHARACTERS_PER_TOKEN
         self.subword_prefix: str | None = getattr(self._exact.model, "continuing_subword_prefix", None)
@@ -126,7 +129,7 @@ class TextEncoder:
         most = min(max_tokens or self.max_tokens, self.max_tokens)
         limit = self.max_characters
         truncate = parameters is not None and parameters.truncate
-        direction = parameters.truncation_direction if parameters is not None else "right"
+        direction = (parameters.truncation_direction if parameters is not None else None) or self._truncation_side
         if truncate:
             text, pair = _cut(text, limit, direction), None if pair is None else _cut(pair, limit, direction)
         elif len(text) + len(pair or "") > limit:
@@ -137,14 +140,15 @@ class TextEncoder:
                 raise self._too_long(f"{len(encoding):,} tokens", most)
             cutter = self._tokenizers.cutter(most, direction=direction)
             encoding = cutter.encode(text, pair, add_special_tokens=special)
-        return self._row(encoding, batch_key, pair is not None), encoding
+        return self._row(encoding, batch_key), encoding
 
     def windows(
         self, text: str, before: str | None = None, *, stride: int, max_tokens: int | None = None
     ) -> list[tuple[EncodedRow, Encoding]]:
         """The text in overlapping windows of at most `max_tokens` tokens (default, and most: the model's).
 
-        before: a text that precedes each window in full, as a question does. stride: tokens that neighbours share.
+        before: a text that each window holds in full, as a question: before the text, or behind it where the tokenizer
+        pads on the left. stride: tokens that neighbours share.
         Raises Unprocessable where a text is empty, `before` leaves no room, or there would be too many windows.
         """
         if not text or before == "":
@@ -162,12 +166,28 @@ class TextEncoder:
         stride = min(stride, room // 2)
         if len(text) > MAX_WINDOWS * (room - stride) * CHARACTERS_PER_TOKEN:
             raise self._too_many(f"{len(text):,} characters")
-        strategy = "longest_first" if before is None else "only_second"
-        first = self._tokenizers.cutter(most, stride=stride, strategy=strategy).encode(*_in_order(before, text))
+        texts = (text, before) if before is None or self._is_text_first else (before, text)
+        strategy = "longest_first" if before is None else ("only_first", "only_second")[self.text_sequence]
+        first = self._tokenizers.cutter(most, stride=stride, strategy=strategy).encode(*texts)
         found = [first, *first.overflowing]
         if len(found) > MAX_WINDOWS:
             raise self._too_many(f"{len(found):,} windows")
-        return [(self._row(encoding, "", before is not None), encoding) for encoding in found]
+        return [(self._row(encoding, ""), encoding) for encoding in found]
+
+    @property
+    def text_sequence(self) -> int:
+        """Which sequence of a window of two texts is the text that was cut into windows: 0 or 1."""
+        return 0 if self._is_text_first else 1
+
+    def frame(self, *, is_pair: bool) -> list[tuple[int | None, int]]:
+        """The id and token type of each special token of a text or pair, and (None, type) where a text's tokens go."""
+        encoding = self._exact.encode("a", "a" if is_pair else None)
+        parts = zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True)
+        frame: list[tuple[int | None, int]] = []
+        for sequence, tokens in groupby(parts, key=itemgetter(2)):
+            found = [(token if sequence is None else None, kind) for token, kind, _ in tokens]
+            frame += found if sequence is None else found[:1]
+        return frame
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of a text without special tokens. At most `max_characters` are read."""
@@ -192,10 +212,10 @@ class TextEncoder:
         """Decode ids."""
         return str(self._exact.decode(ids, skip_special_tokens=skip_special_tokens))
 
-    def _row(self, encoding: Encoding, batch_key: str, is_pair: bool) -> EncodedRow:
+    def _row(self, encoding: Encoding, batch_key: str) -> EncodedRow:
         if not len(encoding):
             raise Unprocessable("inputs holds a text without a single token: write something the tokenizer knows")
-        types = bytes(encoding.type_ids) if is_pair and self._has_types else b""
+        types = bytes(encoding.type_ids) if self._has_types and any(encoding.type_ids) else b""
         return EncodedRow(len(encoding), array("i", encoding.ids).tobytes(), types, batch_key)
 
     def _too_long(self, size: str, most: int) -> Unprocessable:
@@ -210,9 +230,5 @@ class TextEncoder:
         )
 
 
-def _cut(text: str, limit: int, direction: Direction) -> str:
+def _cut(text: str, limit: int, direction: Side) -> str:
     return text[:limit] if direction == "right" else text[-limit:]
-
-
-def _in_order(before: str | None, text: str) -> tuple[str, str | None]:
-    return (text, None) if before is None else (before, text)

@@ -43,6 +43,7 @@ class MultipleChoice(Task[Question, TextParameters, list[str]]):
     """(rows, 1) logits, a row per prompt and ending → themselves, float32."""
 
     name = "multiple-choice"
+    takes_pairs = True
     item_type = Question
     parameters_type = TextParameters
     item_hint = 'send {"prompt": …, "choices": […]}'

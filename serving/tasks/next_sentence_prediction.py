@@ -34,6 +34,7 @@ class NextSentencePrediction(Task[Texts, TextParameters, None]):
     """(rows, 2) logits → (rows,) float32, the probability that the second text follows the first."""
 
     name = "next-sentence-prediction"
+    takes_pairs = True
     item_type = Texts
     parameters_type = TextParameters
     item_hint = 'send {"text": …, "text_pair": …}'

@@ -1,9 +1,10 @@
 """question-answering: the span of a context that answers a question, with its place in the context.
 
 The rules are those of transformers' former `QuestionAnsweringPipeline` (last in 4.57): the question stands before each
-window of the context, windows overlap by `doc_stride` tokens, the softmax of each window runs over its context (and
-the first token, which means "no answer"), a span's score is the product of its ends' probabilities, and spans snap to
-words. Spans that two windows both find are one answer, with the better score.
+window of the context, or behind it where the tokenizer pads on the left; windows overlap by `doc_stride` tokens; the
+softmax of each window runs over its context (and the first token, which means "no answer"); a span's score is the
+product of its ends' probabilities; and spans snap to words. Spans that two windows both find are one answer, with the
+better score.
 """
 
 from collections.abc import Sequence
@@ -83,6 +84,7 @@ class QuestionAnswering(Task[Question, Parameters, Windows]):
     """(rows, tokens) start and end logits → themselves, float32, cut to each row's tokens."""
 
     name = "question-answering"
+    takes_pairs = True
     item_type = Question
     parameters_type = Parameters
     item_hint = 'send {"question": …, "context": …}'
@@ -134,7 +136,7 @@ class QuestionAnswering(Task[Question, Parameters, Windows]):
         spans: dict[tuple[int, int], Span] = {}
         nothing = 1.0
         for encoding, (starts, ends) in zip(windows.encodings, rows, strict=True):
-            found, none = _read_window(encoding, starts, ends, parameters, version.contract.processor.cls_token_id)
+            found, none = _read_window(encoding, starts, ends, parameters, version)
             nothing = min(nothing, none)
             for span in found:
                 known = spans.get((span.start, span.end))
@@ -151,10 +153,11 @@ class QuestionAnswering(Task[Question, Parameters, Windows]):
 
 
 def _read_window(
-    encoding: "Encoding", starts: AnyArray, ends: AnyArray, parameters: Parameters, cls_token_id: int | None
+    encoding: "Encoding", starts: AnyArray, ends: AnyArray, parameters: Parameters, version: VersionContext
 ) -> tuple[list[Span], float]:
     """A window's best spans, and the probability that it has no answer."""
-    in_context = numpy.asarray([sequence == 1 for sequence in encoding.sequence_ids])
+    cls_token_id, context = version.contract.processor.cls_token_id, version.tokenizer.text_sequence
+    in_context = numpy.asarray([sequence == context for sequence in encoding.sequence_ids])
     counted = in_context | (numpy.asarray(encoding.ids) == (-1 if cls_token_id is None else cls_token_id))
     first, last = (softmax(numpy.where(counted, logits, MASKED)) for logits in (starts, ends))
     nothing = float(first[0] * last[0])

@@ -50,6 +50,7 @@ class ZeroShotClassification(Task[str, Parameters, list[str]]):
     """(rows, labels) logits → themselves, float32. `decode` combines an item's rows."""
 
     name = "zero-shot-classification"
+    takes_pairs = True
     parameters_type = Parameters
     defaults_type = Defaults
     example = ("The new phone has a brilliant screen.", "The match went into extra time after a late goal.")

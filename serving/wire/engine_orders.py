@@ -46,6 +46,7 @@ class EngineProperties(msgspec.Struct, frozen=True, kw_only=True):
     """The results of an engine's load: part of its report, and of its entry in the routing table.
 
     dtype_note: why the dtype is not the fastest, or empty. execution: the model's optimisations by name, or "eager".
+    batching: which rows share a forward pass, as `registry.contract.Batching`.
     notes: what the contract's record lacks because an earlier release wrote it; which optimisations the model was
     refused, and why. split: on a CPU, forward passes side by side × threads of each. budget_tokens: of a batch.
     tokens_per_second: measured.
@@ -55,6 +56,7 @@ class EngineProperties(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = ""
     dtype_note: str = ""
     execution: str = ""
+    batching: str = ""
     notes: tuple[str, ...] = ()
     split: str = ""
     budget_tokens: int = 0

@@ -10,7 +10,7 @@ import pytest
 from registry import contract_upgrade
 from registry.contract import FORMAT, Contract
 from registry.errors import ContractError
-from registry.flavor import read_contract
+from registry.flavor import read_contract, read_flavors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 DIGESTS = {"artifact-of-format-1": "ac61e5908ef4bd4404d7e59dba55dccbd332196b0f86c54f027393298f349dbe"}
@@ -73,3 +73,38 @@ def test_images_of_format_1_have_a_note_where_a_step_was_left_out(name: str, not
     image = {"resize": [8, 8], "resample": 2, "crop": [], "scale": 1.0, "mean": [], "std": [], "height": 8, "width": 8}
     record = of_vectors(class_name=name, image=image)
     assert len(Contract.parse(contract_upgrade.upgrade(record, Path("none"))).notes) == notes
+
+
+def artifact_that_says(tmp_path: Path, **settings: object) -> Path:
+    root = shutil.copytree(FIXTURES / "artifact-of-format-1", tmp_path / "artifact")
+    path = root / "model" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return root
+
+
+def test_the_sides_of_an_earlier_record_are_the_tokenizers(tmp_path: Path) -> None:
+    contract = read_contract(artifact_that_says(tmp_path, padding_side="left", truncation_side="left"))
+    assert (contract.processor.padding_side, contract.processor.truncation_side) == ("left", "left")
+    assert contract.example is not None, "the example is a short text, which is read as before"
+    assert contract.notes == ()
+
+
+def test_an_example_that_was_read_without_its_token_types_is_not_compared(tmp_path: Path) -> None:
+    root = artifact_that_says(tmp_path)
+    path = root / "model" / "tokenizer.json"
+    said = json.loads(path.read_text())
+    said["post_processor"]["single"][0]["SpecialToken"]["type_id"] = 1
+    path.write_text(json.dumps(said))
+    record = read_flavors(root)["headwaiter"]["contract"]
+    assert contract_upgrade._add_sides(dict(record), root / "model") == (), "the model takes no token types"
+    record["processor"]["inputs"] = ["input_ids", "token_type_ids"]
+    (note,) = contract_upgrade._add_sides(record, root / "model")
+    assert record["example"] is None
+    assert "logging the model again" in note
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{"])
+def test_a_tokenizer_configuration_that_cannot_be_read_changes_nothing(tmp_path: Path, text: str) -> None:
+    root = artifact_that_says(tmp_path)
+    (root / "model" / "tokenizer_config.json").write_text(text)
+    assert read_contract(root).processor.padding_side == "right"

@@ -2,14 +2,16 @@
 
 A batch holds the oldest row, so that nothing starves, and others of its key. A model that packs rows takes the next
 ones in order. For a model that pads rows, `length_groups` cuts the waiting rows of the key by length into the groups
-that take the least time together, and the batch is the oldest row's group.
+that take the least time together, and the batch is the oldest row's group. Where padding, or other rows, change a row's
+answer, rows of equal length share a batch, or none do.
 """
 
 from bisect import bisect_left, insort
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
+from registry.contract import Batching
 from serving.engine.batching.cost import Cost
 from serving.engine.batching.length_groups import choose_lengths
 from serving.wire.messages import Row
@@ -118,14 +120,34 @@ class InOrder:
         return batch
 
 
-class Queue:
-    """Waiting rows; `tokens` and `len()` count them. is_packed: whether the model packs rows."""
+class EqualLengths(ByLength):
+    """Waiting rows of one batch key, for a model that changes a row's answer by padding."""
 
-    def __init__(self, *, is_packed: bool = False) -> None:
+    def choose(self, oldest: Entry, cost: Cost) -> list[Entry]:
+        """Remove the next batch: rows as long as `oldest`, which is one of them."""
+        length = oldest.length
+        return self._take(length, min(self._counts[length], cost.max_rows(length)))
+
+
+class OneByOne(InOrder):
+    """Waiting rows of one batch key, for a model whose rows change each other's answers."""
+
+    def choose(self, oldest: Entry, cost: Cost) -> list[Entry]:
+        """Remove `oldest`."""
+        return super().choose(oldest, replace(cost, budget_tokens=1))
+
+
+class Queue:
+    """Waiting rows; `tokens` and `len()` count them. is_packed: whether the model packs rows. batching: which rows may
+    share a batch.
+    """
+
+    def __init__(self, *, is_packed: bool = False, batching: Batching = "any lengths") -> None:
         self._entries: dict[Key, Entry] = {}
         self._order: deque[Entry] = deque()
         self._kinds: dict[str, ByLength | InOrder] = {}
-        self._waiting_class = InOrder if is_packed else ByLength
+        strict: dict[Batching, type[ByLength | InOrder]] = {"equal lengths": EqualLengths, "one row": OneByOne}
+        self._waiting_class = strict.get(batching, InOrder if is_packed else ByLength)
         self._deadlines: list[tuple[float, int, Entry]] = []
         self._added = 0
         self.tokens = 0

@@ -37,13 +37,16 @@ def make_scheduler(
     encoder: TextEncoder,
     cache_bytes: int = 0,
     note: Callable[[str], None] = logger.warning,
+    *,
+    is_sequential: bool = False,
 ) -> Scheduler:
     """Choose and verify a model's decoder. cache_bytes: of keys and values, 0 for a default. Blocks.
 
-    note: called with the reason for each better decoder that is refused. Raises EngineError where none fits.
+    note: called with the reason for each better decoder that is refused. is_sequential: as of `choose_decoder`. Raises
+    EngineError where none fits.
     """
     vocabulary = contract.processor.vocabulary
-    decoder = choose_decoder(module, contract.processor.pad_token_id, vocabulary, note)
+    decoder = choose_decoder(module, contract.processor.pad_token_id, vocabulary, note, is_sequential=is_sequential)
     check_sampling(decoder, vocabulary)
     single = None
     if module.dtype != torch.float32 and not isinstance(decoder, SequentialDecoder):

@@ -4,10 +4,15 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import msgspec
+import torch
 
+from registry.contract import Batching
 from serving.engine.generation.factory import make_scheduler
 from serving.engine.generation.scheduler import Scheduler
+from serving.engine.generation.sequential import SequentialDecoder
+from serving.engine.generation.verification import try_company
 from serving.engine.model import Model
+from serving.engine.module_state import ModuleState
 from serving.errors import Failed
 from serving.tasks.base.generated_text import to_arrays
 from serving.wire.messages import Failure, Row, RowArrays, TokenDelta
@@ -19,7 +24,47 @@ class GenerationModel(Model):
     @cached_property
     def scheduler(self) -> Scheduler:
         """The scheduler of its rows; raises EngineError where no decoder fits the model."""
-        return make_scheduler(self.module, self.contract, self.served.tokenizer, self.cache_bytes, self.note)
+        state = ModuleState(self.module)
+        made = self._make_scheduler()
+        changes = [change for change in state.changes() if change.is_setting]
+        if changes and not self.is_restored:
+            made.decoder.unhook()
+            self.restore_always(state, changes)
+            made = self._make_scheduler()
+        return made
+
+    def _make_scheduler(self, *, is_sequential: bool = False) -> Scheduler:
+        return make_scheduler(
+            self.module,
+            self.contract,
+            self.served.tokenizer,
+            self.cache_bytes,
+            self.note,
+            is_sequential=is_sequential,
+        )
+
+    def prove_company(self, lengths: Sequence[int]) -> Batching:
+        """Which rows are decoded together: any, unless prompts of these lengths change each other's logits. Blocks.
+
+        Never less strict than the contract's. Raises EngineError where rows cannot be decoded one by one either.
+        """
+        decoder = self.scheduler.decoder
+        prompts = [list(memoryview(self.probe(length, length).tokens).cast("i")) for length in lengths]
+        problem = None
+        if not isinstance(decoder, SequentialDecoder):
+            is_known = self.contract.batching == "one row"
+            problem = "they changed each other when it was logged" if is_known else try_company(decoder, prompts)
+        if problem is not None:
+            self.note(f"rows are decoded one by one: {problem}")
+            decoder.unhook()
+            self.scheduler = self._make_scheduler(is_sequential=True)
+        return "one row" if isinstance(self.scheduler.decoder, SequentialDecoder) else "any lengths"
+
+    @torch.inference_mode()
+    def try_row(self, row: Row) -> None:
+        """Run the module, or its encoder, on a prompt; raises what it raises."""
+        half = self.module.get_encoder() if self.module.config.is_encoder_decoder else self.module
+        half(input_ids=torch.tensor([list(memoryview(row.tokens).cast("i"))], device=self.device))
 
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:
         """Generate the whole text of each row; its arrays as `decode` reads them. Blocks. Raises Failed."""
@@ -32,6 +77,9 @@ class GenerationModel(Model):
                     raise Failed(reply.message)
                 parts[reply.id] = reply
         return [to_arrays(parts[row.id]) for row in rows]
+
+    def _watch(self) -> None:
+        """The scheduler does that."""
 
     def _try_out(self) -> None:
         try:

@@ -5,7 +5,7 @@ be batched gets the sequential decoder.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy
@@ -34,14 +34,20 @@ KINDS: dict[bool, tuple[type[Decoder], ...]] = {
 
 
 def choose_decoder(
-    module: "PreTrainedModel", pad_token_id: int, vocabulary: int, note: Callable[[str], None] = logger.warning
+    module: "PreTrainedModel",
+    pad_token_id: int,
+    vocabulary: int,
+    note: Callable[[str], None] = logger.warning,
+    *,
+    is_sequential: bool = False,
 ) -> Decoder:
     """The best decoder that generates what `generate` does. Blocks for some forward passes.
 
-    note: called with the reason for each better one that is refused. Raises EngineError where none fits.
+    is_sequential: whether only the one that takes rows one by one is tried. note: called with the reason for each
+    better one that is refused. Raises EngineError where none fits.
     """
     problems = []
-    for kind in KINDS[module.config.is_encoder_decoder]:
+    for kind in KINDS[module.config.is_encoder_decoder][-1 if is_sequential else 0 :]:
         decoder = kind(module, pad_token_id)
         problem = try_out(decoder, vocabulary)
         if problem is None:
@@ -103,6 +109,22 @@ def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
     return None
 
 
+def try_company(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> str | None:
+    """How the logits of prompts differ in a shared prefill, in words, or None. The decoder has no rows afterwards."""
+    tolerance = DECODING.of(decoder.module.dtype)
+    try:
+        with torch.inference_mode():
+            expected = [_generate(decoder.module, list(prompt), 1)[0][0] for prompt in prompts]
+            for found, wanted in zip(decoder.prefill(prompts, [[] for _ in prompts]), expected, strict=True):
+                if (found.float() - wanted).abs().max() > tolerance * max(1.0, float(wanted.abs().max())):
+                    return f"{type(decoder.module).__name__} gives a prompt other logits beside a longer or shorter one"
+    except Exception as error:  # a model may raise anything where it cannot be called like this
+        return f"{type(error).__name__}: {error}"
+    finally:
+        decoder.clear()
+    return None
+
+
 def check_sampling(decoder: Decoder, vocabulary: int) -> None:
     """Set up and apply the sampling of one row, as requests will have it; raises EngineError where that fails.
 
@@ -130,13 +152,15 @@ def check_sampling(decoder: Decoder, vocabulary: int) -> None:
         decoder.clear()
 
 
-def _generate(module: "PreTrainedModel", prompt: list[int]) -> tuple[list[torch.Tensor], list[int]]:
+def _generate(
+    module: "PreTrainedModel", prompt: list[int], tokens: int = TOKENS
+) -> tuple[list[torch.Tensor], list[int]]:
     """The logits of each new token, and the tokens, by greedy search."""
     ids = torch.tensor([prompt], device=module.device)
     made = module.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        max_new_tokens=TOKENS,
+        max_new_tokens=tokens,
         do_sample=False,
         num_beams=1,
         return_dict_in_generate=True,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from transformers.modeling_utils import PreTrainedModel
 
+from registry.contract import Batching
 from serving.engine.optimizations.torchscript import TracedModule
 
 EAGER = "eager"
@@ -13,14 +14,18 @@ EAGER = "eager"
 class ExecutionForm:
     """The module that runs a model's forward passes, and the optimisations in use.
 
-    module: called with the task's inputs; a `TracedModule` may take its place. is_packed: rows come as a packed
-    sequence, see `unpadded`. prunes_to_first_token: the last layer computes first tokens only, see `first_token`.
-    has_block_attention: short rows share attention blocks, see `attention`. is_bucketed: packed batches and prompts are
-    padded to bucket sizes, see `packing.bucket_size`. is_torchscript: forward passes, or decode steps of a generating
-    task, run as a TorchScript graph. cuda_graph_tokens: tokens of the largest batch that runs as a CUDA graph, or 0.
+    module: called with the task's inputs; a `TracedModule` or `LeftPadded` may take its place. batching: which rows may
+    share a forward pass. has_all_inputs: whether masks and token types are passed even where they say nothing.
+    is_packed: rows come as a packed sequence, see `unpadded`. prunes_to_first_token: the last layer computes first
+    tokens only, see `first_token`. has_block_attention: short rows share attention blocks, see `attention`.
+    is_bucketed: packed batches and prompts are padded to bucket sizes, see `packing.bucket_size`. is_torchscript:
+    forward passes, or decode steps of a generating task, run as a TorchScript graph. cuda_graph_tokens: tokens of the
+    largest batch that runs as a CUDA graph, or 0.
     """
 
     module: PreTrainedModel
+    batching: Batching = "any lengths"
+    has_all_inputs: bool = False
     is_packed: bool = False
     prunes_to_first_token: bool = False
     has_block_attention: bool = False

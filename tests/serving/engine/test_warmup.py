@@ -8,7 +8,7 @@ from serving.engine import warmup as module
 from serving.engine.batching.cost import Cost
 from serving.engine.parallel import CpuPlan
 from serving.engine.warmup import FRONT_SECONDS, MIN_SHARE, choose_cpu_plan, fit
-from serving.wire.messages import EncodedRow
+from serving.wire.messages import EncodedRow, Row
 
 
 def test_a_line_is_found_again_and_the_budget_is_the_smallest_near_the_peak() -> None:
@@ -100,8 +100,9 @@ class AnyModel:
         max_tokens = 128
         new_tokens = 0
 
-    class task:
-        probe = staticmethod(lambda contract, length: EncodedRow(length, b"", new_tokens=contract.new_tokens))
+    @classmethod
+    def probe(cls, length: int) -> Row:
+        return EncodedRow(length, b"", new_tokens=cls.contract.new_tokens).to_row(0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -7,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from registry.contract import Processor
+from registry.contract import Processor, Side
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import CHARACTERS_PER_TOKEN, TextEncoder, TextParameters
 from tests.contracts import classifier
+from tests.families import WORDS, make_tokenizer
 from tests.small_models import vocabulary
 
 CONTRACT = classifier(
@@ -87,3 +90,64 @@ def test_an_empty_text_is_refused(pair: tuple[str, str | None]) -> None:
 @pytest.mark.parametrize("text", ["\x00", "\x07\x1b[31m", "\u200b", "a\x00b", " "])
 def test_control_characters_are_text(text: str) -> None:
     assert ids_of(text) == REFERENCE(text)["input_ids"]
+
+
+def encoder_of(folder: Path, **changes: Any) -> tuple[TextEncoder, Any]:
+    """An encoder of XLNet's kind, and transformers' tokenizer: padded on the left, single texts with token types."""
+    make_tokenizer("xlnet").save_pretrained(folder)
+    reference = AutoTokenizer.from_pretrained(folder)
+    processor = msgspec.structs.replace(
+        CONTRACT.processor,
+        inputs=tuple(reference.model_input_names),
+        padding_side=reference.padding_side,
+        **changes,
+    )
+    return TextEncoder(folder, msgspec.structs.replace(CONTRACT, processor=processor)), reference
+
+
+def test_a_single_text_has_the_types_that_its_tokenizer_gives(tmp_path: Path) -> None:
+    encoder, reference = encoder_of(tmp_path)
+    for texts in (("the quick fox",), ("the quick fox", "a dog")):
+        assert list(encoder.row(*texts).types) == reference(*texts)["token_type_ids"]
+
+
+def test_words_of_texts_with_types_are_not_cached(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    said = json.loads((vocabulary() / path.name).read_text())
+    opening = {"SpecialToken": {"id": "[CLS]", "type_id": 2}}
+    said["post_processor"]["single"][0] = opening
+    path.write_text(json.dumps(said))
+    assert list(TextEncoder(tmp_path, CONTRACT).row("one two").types) == [2, 0, 0, 0]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_an_over_long_text_is_cut_where_its_tokenizer_cuts(tmp_path: Path, side: Side) -> None:
+    encoder, reference = encoder_of(tmp_path, truncation_side=side)
+    reference.truncation_side = side
+    text = " ".join(WORDS * 4)
+    expected = reference(text, truncation=True, max_length=32)["input_ids"]
+    assert memoryview(encoder.row(text, parameters=TextParameters(truncate=True)).tokens).cast("i").tolist() == expected
+    for asked in ("left", "right"):
+        reference.truncation_side = asked
+        expected = reference(text, truncation=True, max_length=32)["input_ids"]
+        row = encoder.row(text, parameters=TextParameters(truncate=True, truncation_direction=asked))
+        assert memoryview(row.tokens).cast("i").tolist() == expected
+
+
+def test_the_context_stands_before_the_question_where_padding_is_left(tmp_path: Path) -> None:
+    encoder, reference = encoder_of(tmp_path)
+    text, question = " ".join(WORDS * 4), "who jumps"
+    windows = encoder.windows(text, question, stride=4)
+    expected = reference(
+        text, question, truncation="only_first", max_length=32, stride=4, return_overflowing_tokens=True
+    )
+    assert [encoding.ids for _, encoding in windows] == expected["input_ids"]
+    assert [list(row.types) for row, _ in windows] == expected["token_type_ids"]
+    assert encoder.text_sequence == 0
+
+
+def test_a_frame_is_what_a_row_has_beside_its_texts(tmp_path: Path) -> None:
+    encoder, reference = encoder_of(tmp_path)
+    sep, cls = reference.sep_token_id, reference.cls_token_id
+    assert encoder.frame(is_pair=False) == [(None, 0), (sep, 0), (cls, 2)]
+    assert encoder.frame(is_pair=True) == [(None, 0), (sep, 0), (None, 1), (sep, 1), (cls, 2)]

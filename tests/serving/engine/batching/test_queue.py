@@ -5,6 +5,7 @@ from itertools import islice
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from registry.contract import Batching
 from serving.engine.batching.cost import Cost
 from serving.engine.batching.length_groups import MAX_STEPS
 from serving.engine.batching.queue import Queue
@@ -21,8 +22,10 @@ def row(row_id: int, length: int, batch_key: str = "x", deadline: float = 1e9) -
     return Row(row_id, length, b"\0\0\0\0" * length, b"", batch_key, deadline)
 
 
-def filled(entries: list[tuple[bytes, int, str]], *, is_packed: bool = False) -> Queue:
-    queue = Queue(is_packed=is_packed)
+def filled(
+    entries: list[tuple[bytes, int, str]], *, is_packed: bool = False, batching: Batching = "any lengths"
+) -> Queue:
+    queue = Queue(is_packed=is_packed, batching=batching)
     for index, (client, length, batch_key) in enumerate(entries):
         queue.add(client, row(index, length, batch_key), now=float(index))
     return queue
@@ -150,3 +153,27 @@ def fits(cost: Cost, lengths: list[int]) -> bool:
 def test_the_work_of_a_forward_pass_is_that_of_padded_rows_or_of_the_packed_sequence() -> None:
     assert COST.work([2, 5, 3]) == (15, 75)
     assert replace(COST, is_packed=True).work([2, 5, 3]) == (10, 38)
+
+
+@given(arrivals)
+def test_rows_of_equal_length_share_a_batch_where_padding_changes_answers(
+    entries: list[tuple[bytes, int, str]],
+) -> None:
+    queue = filled(entries, batching="equal lengths")
+    served = 0
+    while batch := queue.choose(COST):
+        assert len({entry.length for entry in batch}) == 1
+        assert len(batch) == 1 or sum(entry.length for entry in batch) <= COST.budget_tokens
+        served += len(batch)
+    assert served == len(entries)
+
+
+@given(arrivals, st.booleans())
+def test_no_rows_share_a_batch_where_they_change_each_others_answers(
+    entries: list[tuple[bytes, int, str]], is_packed: bool
+) -> None:
+    queue = filled(entries, is_packed=is_packed, batching="one row")
+    order = []
+    while batch := queue.choose(COST):
+        order += [[entry.row.id for entry in batch]]
+    assert order == [[index] for index in range(len(entries))]

@@ -1,0 +1,184 @@
+"""A row's answer depends neither on the rows that it shares a batch with, nor on those that came before."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+import torch
+import transformers
+
+from registry.contract import Batching
+from registry.errors import ContractError
+from registry.flavor import read_contract
+from serving.engine.assembly import optimize_model
+from serving.engine.batch_invariance import prove_batching
+from serving.engine.model import Model
+from serving.engine.optimizations.execution_form import ExecutionForm
+from tests.alike import assert_alike
+from tests.artifacts import make_artifact
+from tests.families import texts_of
+from tests.local import Local
+
+pytestmark = pytest.mark.processor
+
+TEXTS = ["fox", "the lazy dog jumps over a quick brown fox again", *texts_of(10, 1, 60)]
+TASK = "text-classification"
+
+
+def served(root: Path) -> Local:
+    (root / "run").mkdir()
+    return Local(root, root / "run")
+
+
+def alone(root: Path, text: str) -> dict[str, float]:
+    """The scores that a freshly loaded model gives to a text alone."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(root / "model", dtype=torch.float32)
+    encoded = transformers.AutoTokenizer.from_pretrained(root / "model")(text, return_tensors="pt")
+    with torch.inference_mode():
+        scores = model.eval()(**encoded).logits[0].softmax(-1).tolist()
+    return {model.config.id2label[index]: score for index, score in enumerate(scores)}
+
+
+@pytest.mark.parametrize(
+    ("family", "batching"),
+    [
+        ("xlnet", "any lengths, padded on the left"),
+        ("big_bird", "equal lengths"),
+        ("bart", "any lengths"),
+        ("opt", "any lengths"),
+        ("gpt2", "any lengths"),
+        ("t5", "any lengths"),
+        ("longformer", "any lengths"),
+        ("convbert", "equal lengths"),
+        ("fnet", "equal lengths"),
+    ],
+)
+def test_answers_in_company_are_those_of_transformers_alone(tmp_path: Path, family: str, batching: Batching) -> None:
+    contract = make_artifact(tmp_path, family, TASK)
+    assert contract.batching == batching
+    local = served(tmp_path)
+    assert local.model.form.batching == batching
+    for texts in (TEXTS, TEXTS[::-1]):
+        answers = local.answers([{"inputs": text, "parameters": {"truncate": True}} for text in texts])
+        for answer, text in zip(answers, texts, strict=True):
+            if len(text.split()) < 25:
+                assert_alike({entry["label"]: entry["score"] for entry in answer[0]}, alone(tmp_path, text))
+    if batching != "equal lengths":
+        assert max(local.model.batches) > 1, "rows of several lengths must have shared a batch"
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "batching"),
+    [
+        ("roformer", "multiple-choice", "any lengths, padded on the left"),
+        ("longformer", "question-answering", "any lengths"),
+        ("vit", "image-classification", "any lengths"),
+        ("vit", "feature-extraction", "any lengths"),
+        ("bert", "next-sentence-prediction", "any lengths"),
+        ("roberta", "token-classification", "any lengths"),
+        ("albert", "fill-mask", "any lengths"),
+    ],
+)
+def test_heads_are_proved_with_rows_as_requests_make_them(
+    tmp_path: Path, family: str, task: str, batching: Batching
+) -> None:
+    assert make_artifact(tmp_path, family, task).batching == batching
+
+
+def test_a_model_that_short_rows_change_is_restored_after_each_one(tmp_path: Path) -> None:
+    make_artifact(tmp_path, "big_bird", TASK)
+    local = served(tmp_path)
+    assert any("changes it (attention_type" in note for note in local.model.notes)
+    long = " ".join(["quick brown fox"] * 6)
+    expected = alone(tmp_path, long)
+    for inputs in ([long], [long, "fox"], ["fox", long]):
+        answer = local.answers([{"inputs": text} for text in inputs])[inputs.index(long)]
+        assert_alike({entry["label"]: entry["score"] for entry in answer[0]}, expected)
+
+
+class Changed(torch.nn.Module):
+    """A classifier whose logits become `change(logits, inputs, self)`."""
+
+    def __init__(self, module: Any, change: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.module, self.change, self.seen, self.mode = module, change, 0, "first"
+        self.config = module.config
+
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        """As the classifier's."""
+        output = self.module(**inputs)
+        output.logits = self.change(output.logits, inputs, self)
+        return output
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small classifier's artifact."""
+    folder = tmp_path_factory.mktemp("bert")
+    make_artifact(folder, "bert", TASK)
+    return folder
+
+
+def proved(root: Path, change: Callable[..., torch.Tensor]) -> Model:
+    model = Model(root, read_contract(root))
+    model.form = ExecutionForm(Changed(model.module, change).eval())  # type: ignore[arg-type]  # stands for a model
+    prove_batching(model)
+    return model
+
+
+def count(logits: torch.Tensor, module: Changed) -> torch.Tensor:
+    module.seen += 1
+    return logits * (module.seen > 12) + 1.0
+
+
+def switch(logits: torch.Tensor, rows: int, module: Changed) -> torch.Tensor:
+    found = logits * 2 if module.mode == "first" else logits
+    module.mode = "first" if rows > 20 else "later"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "batching", "note"),
+    [
+        (lambda logits, inputs, _: logits * 2, "any lengths", ""),
+        (lambda logits, inputs, _: logits * inputs["input_ids"].shape[1], "equal lengths", "equal length"),
+        (lambda logits, inputs, _: logits * len(inputs["input_ids"]), "one row", "no rows share"),
+        (
+            lambda logits, inputs, _: logits * (1 + ("attention_mask" in inputs)),
+            "any lengths",
+            "masks and token types are passed",
+        ),
+        (lambda logits, inputs, module: switch(logits, inputs["input_ids"].shape[1], module), "any lengths", "(mode)"),
+        (lambda logits, inputs, module: count(logits, module), "any lengths", "(seen)"),
+    ],
+)
+def test_what_depends_on_company_shares_no_batch(
+    root: Path, change: Callable[..., torch.Tensor], batching: Batching, note: str
+) -> None:
+    model = proved(root, change)
+    assert model.form.batching == batching
+    assert note in " ".join(model.notes)
+    assert bool(model.notes) == bool(note)
+
+
+@pytest.mark.parametrize("batching", get_args(Batching))
+def test_a_load_is_never_less_strict_than_the_contract(root: Path, batching: Batching) -> None:
+    contract = msgspec.structs.replace(read_contract(root), batching=batching)
+    model = Model(root, contract)
+    prove_batching(model)
+    expected = "equal lengths" if "left" in batching else batching  # BERT counts positions from the left
+    assert model.form.batching == expected
+
+
+def test_a_model_that_answers_otherwise_each_time_is_refused(root: Path) -> None:
+    with pytest.raises(ContractError, match="differently each time"):
+        proved(root, lambda logits, *_: logits * float(torch.rand(())))
+
+
+def test_what_is_not_proved_for_any_lengths_keeps_its_own_modules(tmp_path: Path) -> None:
+    make_artifact(tmp_path, "xlnet", TASK)
+    model = Model(tmp_path, read_contract(tmp_path))
+    optimize_model(model)
+    assert model.form.describe() == "eager"
