@@ -10,6 +10,7 @@ RegistryError
 ├── ArtifactError             the files cannot be served
 │   ├── UnsafeArtifact        pickled weights or remote code
 │   ├── IncompleteArtifact    a needed file or setting is missing
+│   ├── UnreadableArtifact    a file, or a value in it, that cannot be read or run
 │   └── DigestMismatch        a file is not the one that was logged
 ├── ContractError             the contract is missing, of another format, or contradicts itself
 ├── NotFound                  no such model, version or alias
@@ -64,6 +65,10 @@ class UnsafeArtifact(ArtifactError):
 
 class IncompleteArtifact(ArtifactError):
     """A file or a setting that serving needs is missing."""
+
+
+class UnreadableArtifact(ArtifactError):
+    """A file, or a value in one, is not what it must be, or transformers cannot load or run the model with it."""
 
 
 class DigestMismatch(ArtifactError):

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from registry.contract import Contract
+from registry.errors import RegistryError
 from serving.engine.predictor import Predictor
+from serving.errors import EngineError, ServingError
 from serving.tasks import get_task
 from serving.tasks.base.columns import to_inputs
 from serving.tasks.base.task import AnyTask
+
+REFUSALS = (RegistryError, ServingError, EngineError)
+"""What the functions here raise by design: its message says what to do."""
 
 
 def load(root: Path) -> Predictor:

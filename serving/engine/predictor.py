@@ -14,6 +14,7 @@ from serving.engine.answer_check import find_difference
 from serving.engine.assembly import make_model
 from serving.engine.baseline import BaselineCount
 from serving.engine.tolerances import ANSWER
+from serving.tasks.base.example import fit_example
 from serving.tasks.base.request import Request, assemble, convert_request
 
 
@@ -57,10 +58,13 @@ class Predictor:
         return answer, [row.length for row in encoded.rows]
 
     def example(self, inputs: object, parameters: dict[str, Any]) -> dict[str, Any]:
-        """The contract's record of an example: `inputs` (the task's own if None), `parameters` and the answer."""
+        """The contract's record of an example: `inputs` (the task's own if None), `parameters` and the answer.
+
+        The task's own inputs are shortened to what the model takes. Raises ServingError where it refuses `inputs`.
+        """
         task = self.model.task
-        inputs = task.make_example(self._served) if inputs is None else inputs
-        parameters = parameters or dict(task.example_parameters)
+        parameters = parameters or task.make_example_parameters(self.contract)
+        inputs = fit_example(task, self._served, parameters) if inputs is None else inputs
         return {"inputs": inputs, "parameters": parameters, "output": self.answer(inputs, parameters)}
 
     def find_difference(self) -> str | None:
