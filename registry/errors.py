@@ -31,6 +31,10 @@ class RegistryError(Exception):
     """Base class: the message names the value, the rule and what to do next."""
 
 
+class CheckpointWarning(UserWarning):
+    """Something about a checkpoint that is logged all the same; the message says what to do about it."""
+
+
 class HeadError(RegistryError):
     """The architecture, the task and the checkpoint do not go together."""
 

@@ -19,9 +19,10 @@ from registry.checks import check_config, check_files, load_model, order_labels,
 from registry.contract import FORMAT, Contract, Example
 from registry.contract_upgrade import upgrade
 from registry.digests import digest_folder
-from registry.errors import ContractError, IncompleteArtifact
+from registry.errors import CheckpointWarning, ContractError, IncompleteArtifact
 from registry.heads import Head, get_head
 from registry.image_settings import describe_images, image_patches, reads_images
+from registry.imports import import_for_logging
 from registry.layout import FLAVOR, LOADER, MODEL_FOLDER
 from registry.processors import describe_processor, load_processor, longest_row
 from registry.refusals import refuse_failures
@@ -81,6 +82,8 @@ def log_model(
     settings = settings or RegistrySettings.from_environment()
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise ContractError(f"dtype {dtype!r} is not one of auto, float32, bfloat16, float16")
+    announce("importing torch, transformers and MLflow")
+    import_for_logging()
     with tempfile.TemporaryDirectory(prefix="headwaiter-log-") as staging:
         root = Path(staging)
         contract = stage(
@@ -211,10 +214,10 @@ def read_flavors(root: Path) -> dict[str, Any]:
 
 
 def save_model(path: str, mlflow_model: Any, *, root: Path, contract: Contract) -> None:
-    """MLflow's hook of a flavor: write the staged artifact to `path`, which MLflow made. Called by `Model.log`."""
+    """MLflow's hook of a flavor: move the staged artifact to `path`, which MLflow made. Called by `Model.log`."""
     import shutil
 
-    shutil.copytree(root / MODEL_FOLDER, Path(path) / MODEL_FOLDER, dirs_exist_ok=True)
+    shutil.move(root / MODEL_FOLDER, Path(path) / MODEL_FOLDER)  # as large as the model: not copied once more
     write_artifact(Path(path), contract, mlflow_model)
 
 
@@ -277,6 +280,7 @@ def describe(
     if labels and all(label == f"LABEL_{index}" for index, label in enumerate(labels)):
         warnings.warn(
             f"the labels have no names ({', '.join(labels[:3])}…): set config.id2label before logging",
+            CheckpointWarning,
             stacklevel=3,
         )
     is_image = reads_images(model)

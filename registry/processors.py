@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.contract import Processor
-from registry.errors import IncompleteArtifact
+from registry.errors import CheckpointWarning, IncompleteArtifact
 from registry.refusals import refuse_failures
 
 MAX_SHOWN = 8
@@ -110,7 +110,11 @@ def _count_ids(tokenizer: Any, rows: int) -> int:
     if absent:
         shown = ", ".join(absent[index] for index in sorted(absent)[:MAX_SHOWN])
         more = f" and {len(absent) - MAX_SHOWN} more" if len(absent) > MAX_SHOWN else ""
-        warnings.warn(f"the model has no embedding for {shown}{more}: texts that hold it are refused", stacklevel=5)
+        warnings.warn(
+            f"the model has no embedding for {shown}{more}: texts that hold it are refused",
+            CheckpointWarning,
+            stacklevel=5,
+        )
     return min(rows, max(vocabulary.values(), default=0) + 1)
 
 

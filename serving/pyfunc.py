@@ -19,8 +19,8 @@ REFUSALS = (RegistryError, ServingError, EngineError)
 
 
 def load(root: Path) -> Predictor:
-    """The artifact in float32 on the CPU, as it is recorded at logging."""
-    return Predictor(root)
+    """The artifact in float32 on the CPU for the few answers that logging records: not prepacked, which takes long."""
+    return Predictor(root, prepacks=False)
 
 
 def task_defaults(task: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class PyFunc:
 
 def _load_pyfunc(path: str) -> PyFunc:
     """MLflow's hook; `path` is the artifact's folder."""
-    return PyFunc(load(Path(path)))
+    return PyFunc(Predictor(Path(path)))
 
 
 def _to_inputs(model_input: Any, task: AnyTask) -> list[Any]:

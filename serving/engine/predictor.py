@@ -29,9 +29,13 @@ class Predictor:
         device: str = "cpu",
         dtype: str = "float32",
         cache_bytes: int = 0,
+        prepacks: bool = True,
     ) -> None:
+        """Arguments and errors as of `Model`. contract: the artifact's own if None. Blocks."""
         self.contract = contract or read_contract(root)
-        self.model = make_model(root, self.contract, device=device, dtype=dtype, cache_bytes=cache_bytes)
+        self.model = make_model(
+            root, self.contract, device=device, dtype=dtype, cache_bytes=cache_bytes, prepacks=prepacks
+        )
         self._served = self.model.served
 
     def answer(self, inputs: object, parameters: dict[str, Any] | None = None) -> Any:
