@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # type checkers and editors read these imports; `__getattr__`
     from registry.errors import (
         ArtifactError,
         BreakingChange,
+        CheckpointWarning,
         ContractError,
         DamagedVersion,
         DigestMismatch,
@@ -49,6 +50,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArtifactError",
     "BreakingChange",
+    "CheckpointWarning",
     "Contract",
     "ContractError",
     "DamagedVersion",

@@ -14,6 +14,7 @@ from registry.errors import UnreadableArtifact
 T = TypeVar("T")
 
 Number = int | float
+Divisor = Annotated[float, msgspec.Meta(gt=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 TokenIds = int | list[int] | None
 Pairs = dict[str, Any]
@@ -131,7 +132,7 @@ class ImageKeys(msgspec.Struct, frozen=True):
     resample: Annotated[int, msgspec.Meta(ge=0, le=5)] | None = None
     rescale_factor: Number | None = None
     image_mean: Number | list[Number] | None = None
-    image_std: Number | list[Number] | None = None
+    image_std: Divisor | list[Divisor] | None = None
 
 
 class WeightsIndex(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ loaded model answered the example whose output the contract then records. The an
 """
 
 import importlib
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from registry.checks import check_config, check_files, load_model, order_labels,
 from registry.contract import FORMAT, Contract, Example
 from registry.contract_upgrade import upgrade
 from registry.digests import digest_folder
-from registry.errors import CheckpointWarning, ContractError, IncompleteArtifact
+from registry.errors import CheckpointWarning, ContractError, IncompleteArtifact, UnreadableArtifact
 from registry.heads import Head, get_head
 from registry.image_settings import describe_images, image_patches, reads_images
 from registry.imports import import_for_logging
@@ -170,7 +171,13 @@ def make_contract(
     write_artifact(root, contract, described)
     with refuse_failures("answering the example", RUN_FIRST, loader.REFUSALS):
         loaded = loader.load(root)
-        contract = msgspec.structs.replace(contract, example=Example(**loaded.example(inputs, dict(parameters or {}))))
+        example = Example(**loaded.example(inputs, dict(parameters or {})))
+        if not is_finite(example.output):
+            raise UnreadableArtifact(
+                "the example's answer holds numbers that are not finite: check the weights for NaN, and layer_norm_eps "
+                "in config.json and image_std in preprocessor_config.json for wrong values"
+            )
+        contract = msgspec.structs.replace(contract, example=example)
         return msgspec.structs.replace(contract, baseline=loaded.baseline(sample)) if sample else contract
 
 
@@ -219,6 +226,15 @@ def save_model(path: str, mlflow_model: Any, *, root: Path, contract: Contract) 
 
     shutil.move(root / MODEL_FOLDER, Path(path) / MODEL_FOLDER)  # as large as the model: not copied once more
     write_artifact(Path(path), contract, mlflow_model)
+
+
+def is_finite(answer: Any) -> bool:
+    """Whether plain data holds neither NaN nor infinity."""
+    if isinstance(answer, dict):
+        return all(map(is_finite, answer.values()))
+    if isinstance(answer, list | tuple):
+        return all(map(is_finite, answer))
+    return not isinstance(answer, float) or math.isfinite(answer)
 
 
 def _keep_quiet(step: str) -> None:

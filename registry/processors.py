@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.contract import Processor
-from registry.errors import CheckpointWarning, IncompleteArtifact
+from registry.errors import CheckpointWarning, IncompleteArtifact, UnreadableArtifact
 from registry.refusals import refuse_failures
 
 MAX_SHOWN = 8
@@ -144,7 +144,13 @@ def _compare(path: Path, tokenizer: Any) -> None:
     fast.no_padding()
     fast.no_truncation()
     for text in _PROBES:
-        if fast.encode(text).ids != tokenizer(text)["input_ids"]:
+        found = fast.encode(text)
+        if len(found.tokens) != len(found.ids):
+            raise UnreadableArtifact(
+                "tokenizer.json: post_processor.special_tokens has a token whose ids and texts differ in number: "
+                "correct it there, or save the tokenizer again with save_pretrained"
+            )
+        if found.ids != tokenizer(text)["input_ids"]:
             raise IncompleteArtifact(
                 f"tokenizer.json and {type(tokenizer).__name__} tokenize {text!r} differently: "
                 "save the tokenizer with the installed transformers version and log again"

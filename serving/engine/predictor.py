@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from registry.contract import Baseline, Contract
+from registry.errors import UnreadableArtifact
 from registry.flavor import read_contract
 from serving.engine.answer_check import find_difference
 from serving.engine.assembly import make_model
 from serving.engine.baseline import BaselineCount
 from serving.engine.tolerances import ANSWER
+from serving.errors import Failed
 from serving.tasks.base.example import fit_example
 from serving.tasks.base.request import Request, assemble, convert_request
 
@@ -64,12 +66,19 @@ class Predictor:
     def example(self, inputs: object, parameters: dict[str, Any]) -> dict[str, Any]:
         """The contract's record of an example: `inputs` (the task's own if None), `parameters` and the answer.
 
-        The task's own inputs are shortened to what the model takes. Raises ServingError where it refuses `inputs`.
+        The task's own inputs are shortened to what the model takes. Raises ServingError where it refuses
+        `inputs`, UnreadableArtifact where the model fails on them.
         """
         task = self.model.task
         parameters = parameters or task.make_example_parameters(self.contract)
         inputs = fit_example(task, self._served, parameters) if inputs is None else inputs
-        return {"inputs": inputs, "parameters": parameters, "output": self.answer(inputs, parameters)}
+        try:
+            return {"inputs": inputs, "parameters": parameters, "output": self.answer(inputs, parameters)}
+        except Failed as error:
+            raise UnreadableArtifact(
+                f"the model fails on the example ({error}): check its weights, and config.json for wrong values, and "
+                "save both again with save_pretrained"
+            ) from error
 
     def find_difference(self) -> str | None:
         """How the answer to the contract's example differs from the recorded one; None where it agrees or is absent."""

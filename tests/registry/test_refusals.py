@@ -225,3 +225,15 @@ def test_a_fill_mask_model_without_its_mask_is_refused(tmp_path: Path) -> None:
     tokenizer.save_pretrained(folder)
     with pytest.warns(UserWarning, match="<extra>"), pytest.raises(RegistryError, match="no embedding.*mask token"):
         stage(tmp_path / "artifact", folder, None, "fill-mask")
+
+
+def test_weights_that_are_not_finite_are_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "changed"
+    shutil.copytree(models["single"], folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"][1] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnreadableArtifact, match="not finite: check the weights"):
+        stage(tmp_path / "artifact", folder, None, TASK)
