@@ -212,7 +212,7 @@ def answer_with_transformers(folder: Path, contract: Contract) -> Any:
             ids = tokenizer(prefix + text, return_tensors="pt")
             mask = torch.ones_like(ids["input_ids"])
             written = model.generate(input_ids=ids["input_ids"], attention_mask=mask, **contract.example.parameters)
-            new = written[0] if contract.is_encoder_decoder else written[0, ids["input_ids"].shape[1] :]
+            new = written[0, 1 if contract.is_encoder_decoder else ids["input_ids"].shape[1] :]
             answers.append([{"generated_text": tokenizer.decode(new, skip_special_tokens=True)}])
         return answers
 
