@@ -237,3 +237,30 @@ def test_weights_that_are_not_finite_are_refused(models: dict[str, Path], tmp_pa
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UnreadableArtifact, match="not finite: check the weights"):
         stage(tmp_path / "artifact", folder, None, TASK)
+
+
+def test_a_missing_file_of_several_is_named(models: dict[str, Path], tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    folder = tmp_path / "sharded"
+    shutil.copytree(models["single"], folder)
+    (folder / "model.safetensors").unlink()
+    AutoModelForSequenceClassification.from_pretrained(models["single"]).save_pretrained(folder, max_shard_size="1MB")
+    assert stage(tmp_path / "artifact", folder, None, TASK).model_class == "BertForSequenceClassification"
+    lost = next(path for path in sorted(folder.glob("model-*.safetensors")))
+    lost.unlink()
+    with pytest.raises(UnreadableArtifact, match=rf"index\.json: .* is in {lost.name}, which the folder does not hold"):
+        stage(tmp_path / "other", folder, None, TASK)
+
+
+def test_the_command_shows_a_refusal_in_one_line(models: dict[str, Path], tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from serving.commands.main import main
+
+    folder = changed(models["single"], tmp_path / "changed", "config.json", set_labels({"1": "neg", "2": "pos"}))
+    for arguments in (["log", str(folder), "--name", "m"], ["check", str(folder)]):
+        done = CliRunner().invoke(main, [*arguments, "--task", TASK])
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert len(done.stderr.splitlines()) == 1
+        assert done.stderr.startswith("Error: config.json: the keys of id2label (1 = neg, 2 = pos)")
