@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # type checkers and editors read these imports; `__getattr__`
     from registry.errors import (
         ArtifactError,
         BreakingChange,
+        CheckpointWarning,
         ContractError,
         DamagedVersion,
         DigestMismatch,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # type checkers and editors read these imports; `__getattr__`
         RegistryError,
         RegistryUnavailable,
         UnknownTask,
+        UnreadableArtifact,
         UnsafeArtifact,
         UnsupportedHead,
         WrongHead,
@@ -48,6 +50,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArtifactError",
     "BreakingChange",
+    "CheckpointWarning",
     "Contract",
     "ContractError",
     "DamagedVersion",
@@ -72,6 +75,7 @@ __all__ = [
     "RegistryUnavailable",
     "ServingError",
     "UnknownTask",
+    "UnreadableArtifact",
     "UnsafeArtifact",
     "UnsupportedHead",
     "Versions",

@@ -4,12 +4,22 @@
 reports. transformers and torch are imported inside, so that the first two stay cheap.
 """
 
-import json
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from registry.errors import IncompleteArtifact, MismatchedHead, RandomHead, UnsafeArtifact, WrongHead
-from registry.heads import get_head, model_classes
+from registry.checkpoint_files import ConfigKeys, check_json_files, convert, one_line, read_json
+from registry.errors import (
+    IncompleteArtifact,
+    MismatchedHead,
+    RandomHead,
+    UnreadableArtifact,
+    UnsafeArtifact,
+    WrongHead,
+)
+from registry.heads import Head, get_head, model_classes
+from registry.refusals import refuse_failures
 from registry.served_classes import check_class
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -20,27 +30,50 @@ BOTH_HEADS = "ForPreTraining"
 """How transformers names classes that hold the heads of fill-mask and next-sentence-prediction together."""
 FORMER_NAMES = {"T5WithLMHeadModel": "T5ForConditionalGeneration"}
 """Classes that transformers renamed, as older checkpoints still name them."""
+MAX_SHOWN = 8
+"""Entries of a long list that a message shows."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a `save_pretrained` folder; raises IncompleteArtifact."""
+    """`config.json` of a `save_pretrained` folder, its values as `ConfigKeys` has them. Raises ArtifactError."""
     path = folder / "config.json"
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        raise IncompleteArtifact(
+            f"{folder} holds an adapter ({adapter.name}), such as LoRA's, and no whole model: merge it into its base "
+            "with model = model.merge_and_unload(), then model.save_pretrained(folder), and log that folder"
+        )
     if not path.is_file():
         raise IncompleteArtifact(f"{folder} has no config.json: pass a folder that save_pretrained wrote")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise IncompleteArtifact(f"{path} is not JSON ({error}): save the model again") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise IncompleteArtifact(f"{path} names no model_type: save the model with save_pretrained")
+    config = read_json(path, dict[str, Any])
+    keys = convert(config, ConfigKeys, path.name)
+    if keys.id2label is not None:
+        order_labels(keys.id2label)
     return config
 
 
+def order_labels(id2label: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The labels by the index of the output. Raises UnreadableArtifact where the keys are not 0, 1, 2, …"""
+    try:
+        found = {int(index): str(label) for index, label in id2label.items()}
+    except (TypeError, ValueError):
+        found = {}
+    if len(found) != len(id2label) or set(found) != set(range(len(found))):
+        shown = ", ".join(f"{index!s} = {label!s}" for index, label in islice(id2label.items(), MAX_SHOWN))
+        more = f" and {len(id2label) - MAX_SHOWN} more" if len(id2label) > MAX_SHOWN else ""
+        raise UnreadableArtifact(
+            f"config.json: the keys of id2label ({shown}{more}) are not 0 to {max(0, len(id2label) - 1)}, so which "
+            "output has which label is unknown: set config.id2label to {0: …, 1: …} in the order of training"
+        )
+    return tuple(found[index] for index in range(len(found)))
+
+
 def check_files(folder: Path) -> None:
-    """Refuse pickled and missing weights; raises UnsafeArtifact or IncompleteArtifact.
+    """Refuse pickled and missing weights, and JSON files with wrong values. Raises ArtifactError.
 
     Other files beside them, code included, are never loaded, and are not copied into an artifact.
     """
+    check_json_files(folder)
     if any((folder / name).is_file() for name in WEIGHTS):
         return
     pickles = sorted({path.name for pattern in PICKLED for path in folder.glob(pattern)})
@@ -58,14 +91,15 @@ def check_config(config: dict[str, Any], task: str) -> str:
     A checkpoint that was saved without a head passes here: `load_model` then finds its head's weights missing, or tied
     to the embeddings, as those of some language models are. So does any checkpoint whose task needs no head: all of its
     weights that the task needs are looked for. config: the content of `config.json`. Raises UnknownTask,
-    UnsupportedHead, UnsafeArtifact (remote code) or WrongHead, also when the configuration does not say which head it
-    was saved with.
+    UnsupportedHead, UnsafeArtifact (remote code), UnreadableArtifact (quantized weights) or WrongHead, also when the
+    configuration does not say which head it was saved with.
     """
     if config.get("auto_map"):
         raise UnsafeArtifact(
             "config.json has auto_map, which asks for code from elsewhere; only classes of transformers are served: "
             "save the model from the transformers class, without auto_map"
         )
+    refuse_quantized(config.get("quantization_config"))
     head, model_type = get_head(task), config["model_type"]
     classes = model_classes(task, model_type)
     saved = [FORMER_NAMES.get(name, name) for name in config.get("architectures") or []]
@@ -106,6 +140,19 @@ def _is_class(name: str) -> bool:
     return name in dir(transformers)
 
 
+def refuse_quantized(settings: Any) -> None:
+    """Raise UnreadableArtifact where `quantization_config` of a configuration says that weights are quantized."""
+    if not settings:
+        return
+    found = settings if isinstance(settings, Mapping) else vars(settings)
+    method = found.get("quant_method") or "an unnamed method"
+    raise UnreadableArtifact(
+        f"config.json has quantization_config: weights quantized by {getattr(method, 'value', method)} are not served. "
+        "Save them in full precision: model = model.dequantize() where the method has it, or load the base model "
+        "without quantization_config (and merge an adapter into it), then model.save_pretrained(folder)"
+    )
+
+
 def load_model(folder: Path, task: str, *, dtype: str) -> Any:
     """Load the task's model from `folder` on the CPU, in eval mode, after every check of this file.
 
@@ -121,20 +168,36 @@ def load_model(folder: Path, task: str, *, dtype: str) -> Any:
     head = get_head(task)
     is_auto = expected in model_classes(task, config["model_type"])
     loader = getattr(transformers, head.auto_class if is_auto else expected)
-    model, report = loader.from_pretrained(
-        folder,
-        dtype=dtype,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # so that they are reported, and refused below
+    remedy = (
+        f"correct it so that {head.auto_class}.from_pretrained(folder) works with transformers "
+        f"{transformers.__version__}, or save the model again with save_pretrained"
     )
+    local = {"trust_remote_code": False, "local_files_only": True}
+    with refuse_failures("reading config.json", remedy):
+        configuration = transformers.AutoConfig.from_pretrained(folder, **local)
+    with refuse_failures("loading the weights by config.json", remedy):
+        model, report = loader.from_pretrained(
+            folder,
+            config=configuration,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are reported, and refused below
+            **local,
+        )
+    _check_report(model, report, expected, head)
+    if type(model).__name__ != expected:
+        raise WrongHead(f"transformers built {type(model).__name__} where {task} needs {expected}")
+    return model.eval()
+
+
+def _check_report(model: Any, report: Mapping[str, Any], expected: str, head: Head) -> None:
+    """Refuse a model whose weights were not all in the checkpoint. report: transformers' of loading."""
     if report["mismatched_keys"]:
         key, saved, built = min(report["mismatched_keys"])
         raise MismatchedHead(
             f"{key} has shape {tuple(saved)} in the checkpoint, config.json asks for {tuple(built)}: set "
-            "num_labels and id2label in config.json to those that the model was trained with"
+            "num_labels and id2label (of a head) or the sizes in config.json to those that the model was trained with"
         )
     missing = sorted(report["missing_keys"])
     if not head.needs_head:
@@ -145,9 +208,6 @@ def load_model(folder: Path, task: str, *, dtype: str) -> Any:
             f"the checkpoint lacks weights of {expected}: {shown}; they would be random. "
             f"Fine-tune with {head.auto_class} and log the result"
         )
-    if type(model).__name__ != expected:
-        raise WrongHead(f"transformers built {type(model).__name__} where {task} needs {expected}")
-    return model.eval()
 
 
 def _without_pooler(model: Any, missing: list[str]) -> list[str]:
@@ -175,8 +235,9 @@ def fetch_config(model: str) -> dict[str, Any]:
         config, _ = PretrainedConfig.get_config_dict(model)
     except Exception as error:
         raise IncompleteArtifact(
-            f"{model} is no folder, and no configuration could be loaded from the hub: {error}"
+            f"{model} is no folder, and no configuration could be loaded from the hub: {one_line(error)}"
         ) from error
     if not config.get("model_type"):
         raise IncompleteArtifact(f"{model} has no config.json with a model_type")
+    convert(config, ConfigKeys, "config.json")
     return dict(config)

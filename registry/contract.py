@@ -46,9 +46,10 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
 
     class_name: the transformers class that saved it. inputs: names of the arrays that the model takes.
     pad_token_id: the id that fills a batch's shorter rows, >= 0. unk_token_id, cls_token_id, eos_token_id,
-    mask_token_id: special ids, None for one that the tokenizer lacks. vocabulary: number of ids, all below it.
-    padding_side: of the tokenizer. On the left, the context stands before the question, as in transformers' former
-    question answering pipeline (4.57). truncation_side: where an over-long text is cut unless a request says otherwise.
+    mask_token_id: special ids, None for one that the tokenizer lacks. vocabulary: upper bound of a row's ids; special
+    tokens may have ids above it, for which the model has no embedding. padding_side: of the tokenizer. On the left, the
+    context stands before the question, as in transformers' former question answering pipeline (4.57). truncation_side:
+    where an over-long text is cut unless a request says otherwise.
     image: how images become pixels; then there is no text, and pad_token_id and vocabulary mean nothing.
     """
 

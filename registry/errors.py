@@ -10,6 +10,7 @@ RegistryError
 ├── ArtifactError             the files cannot be served
 │   ├── UnsafeArtifact        pickled weights or remote code
 │   ├── IncompleteArtifact    a needed file or setting is missing
+│   ├── UnreadableArtifact    a file, or a value in it, that cannot be read or run
 │   └── DigestMismatch        a file is not the one that was logged
 ├── ContractError             the contract is missing, of another format, or contradicts itself
 ├── NotFound                  no such model, version or alias
@@ -28,6 +29,10 @@ from collections.abc import Sequence
 
 class RegistryError(Exception):
     """Base class: the message names the value, the rule and what to do next."""
+
+
+class CheckpointWarning(UserWarning):
+    """Something about a checkpoint that is logged all the same; the message says what to do about it."""
 
 
 class HeadError(RegistryError):
@@ -64,6 +69,10 @@ class UnsafeArtifact(ArtifactError):
 
 class IncompleteArtifact(ArtifactError):
     """A file or a setting that serving needs is missing."""
+
+
+class UnreadableArtifact(ArtifactError):
+    """A file, or a value in one, is not what it must be, or transformers cannot load or run the model with it."""
 
 
 class DigestMismatch(ArtifactError):

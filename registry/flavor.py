@@ -6,6 +6,7 @@ loaded model answered the example whose output the contract then records. The an
 """
 
 import importlib
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,15 +16,17 @@ from typing import Any
 
 import msgspec
 
-from registry.checks import check_config, check_files, load_model, read_config
+from registry.checks import check_config, check_files, load_model, order_labels, read_config, refuse_quantized
 from registry.contract import FORMAT, Contract, Example
 from registry.contract_upgrade import upgrade
 from registry.digests import digest_folder
-from registry.errors import ContractError, IncompleteArtifact
+from registry.errors import CheckpointWarning, ContractError, IncompleteArtifact, UnreadableArtifact
 from registry.heads import Head, get_head
 from registry.image_settings import describe_images, image_patches, reads_images
+from registry.imports import import_for_logging
 from registry.layout import FLAVOR, LOADER, MODEL_FOLDER
 from registry.processors import describe_processor, load_processor, longest_row
+from registry.refusals import refuse_failures
 from registry.sentence_folder import SentenceFolder, adapt_tokenizer, copy_files, read_sentence_folder
 from registry.served_classes import check_class
 from registry.settings import RegistrySettings, check_model_name
@@ -32,6 +35,12 @@ from registry.tracking import connect, use_tracking
 REQUIREMENTS = ("mlflow", "torch", "transformers", "headwaiter")
 LABELLED = tuple(f"AutoModelFor{kind}Classification" for kind in ("Sequence", "Token", "Image"))
 """The heads whose outputs have labels."""
+SAVE_AGAIN = (
+    "check that model, configuration and tokenizer (or image processor) belong together, and save all of them again "
+    "with save_pretrained"
+)
+RUN_FIRST = "run the model on these inputs with transformers alone, mend what fails there, and save it again"
+"""What to do where a step of logging failed in a library."""
 
 
 @dataclass(frozen=True)
@@ -70,28 +79,20 @@ def log_model(
     """
     announce = announce or _keep_quiet
     check_model_name(name)
-    head = get_head(task)
+    get_head(task)
     settings = settings or RegistrySettings.from_environment()
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise ContractError(f"dtype {dtype!r} is not one of auto, float32, bfloat16, float16")
+    announce("importing torch, transformers and MLflow")
+    import_for_logging()
     with tempfile.TemporaryDirectory(prefix="headwaiter-log-") as staging:
         root = Path(staging)
-        folder = Path(model) if isinstance(model, str | Path) else None
-        sentences = None
-        if folder is not None:
-            announce("loading and checking the checkpoint")
-            sentences = None if head.needs_head else read_sentence_folder(folder)
-            model, tokenizer = _load_folder(folder, head, tokenizer, sentences)
-        _save(model, tokenizer, root / MODEL_FOLDER)
-        if folder is not None and sentences is not None:
-            copy_files(sentences, folder, root / MODEL_FOLDER)
-        announce("loading it again from the artifact, and answering the example")
-        contract = make_contract(
+        contract = stage(
             root,
             model,
             tokenizer,
             task,
-            origin=folder or root / MODEL_FOLDER,
+            announce=announce,
             inputs=inputs,
             parameters=parameters,
             defaults=defaults,
@@ -101,6 +102,33 @@ def log_model(
         )
         announce(f"registering it as a version of {name}")
         return _register(root, contract, name, settings)
+
+
+def stage(
+    root: Path,
+    model: Any,
+    tokenizer: Any,
+    task: str,
+    *,
+    announce: Callable[[str], object] | None = None,
+    **options: Any,
+) -> Contract:
+    """Write a checked, loadable artifact to the folder `root`: all of logging but registering it. Blocks.
+
+    options: of `make_contract`; the others as in `log_model`. Raises HeadError, ArtifactError, ContractError.
+    """
+    announce = announce or _keep_quiet
+    folder = Path(model) if isinstance(model, str | Path) else None
+    head, sentences = get_head(task), None
+    if folder is not None:
+        announce("loading and checking the checkpoint")
+        sentences = None if head.needs_head else read_sentence_folder(folder)
+        model, tokenizer = _load_folder(folder, head, tokenizer, sentences)
+    _save(model, tokenizer, root / MODEL_FOLDER)
+    if folder is not None and sentences is not None:
+        copy_files(sentences, folder, root / MODEL_FOLDER)
+    announce("loading it again from the artifact, and answering the example")
+    return make_contract(root, model, tokenizer, task, origin=folder or root / MODEL_FOLDER, **options)
 
 
 def make_contract(
@@ -124,32 +152,40 @@ def make_contract(
     there is one. The others as in `log_model`. Blocks; raises HeadError, ArtifactError, ContractError.
     """
     loader = importlib.import_module(LOADER)
-    contract = describe(
-        root,
-        model,
-        tokenizer,
-        task,
-        defaults=loader.task_defaults(task, origin, dict(defaults or {})),
-        dtype=dtype,
-        max_tokens=max_tokens,
-    )
-    sentences = None if get_head(task).needs_head else read_sentence_folder(root / MODEL_FOLDER)
-    if sentences is not None:
-        contract = msgspec.structs.replace(contract, layers=sentences.layers)
-    difference = loader.compare(task, tokenizer, contract)
+    with refuse_failures("comparing the saved files with the model", SAVE_AGAIN, loader.REFUSALS):
+        contract = describe(
+            root,
+            model,
+            tokenizer,
+            task,
+            defaults=loader.task_defaults(task, origin, dict(defaults or {})),
+            dtype=dtype,
+            max_tokens=max_tokens,
+        )
+        sentences = None if get_head(task).needs_head else read_sentence_folder(root / MODEL_FOLDER)
+        if sentences is not None:
+            contract = msgspec.structs.replace(contract, layers=sentences.layers)
+        difference = loader.compare(task, tokenizer, contract)
     if difference is not None:
         raise IncompleteArtifact(difference)
     write_artifact(root, contract, described)
-    loaded = loader.load(root)
-    limit, batching = loaded.prove()
-    contract = msgspec.structs.replace(contract, batching=batching)
-    if limit < contract.max_tokens:
-        if max_tokens is not None:
-            raise ContractError(f"max_tokens={max_tokens} is out of range: this model takes 1 to {limit}")
-        contract = msgspec.structs.replace(contract, max_tokens=limit)
-        loaded = loader.load(root, contract)
-    contract = msgspec.structs.replace(contract, example=Example(**loaded.example(inputs, dict(parameters or {}))))
-    return msgspec.structs.replace(contract, baseline=loaded.baseline(sample)) if sample else contract
+    with refuse_failures("answering the example", RUN_FIRST, loader.REFUSALS):
+        loaded = loader.load(root)
+        limit, batching = loaded.prove()
+        contract = msgspec.structs.replace(contract, batching=batching)
+        if limit < contract.max_tokens:
+            if max_tokens is not None:
+                raise ContractError(f"max_tokens={max_tokens} is out of range: this model takes 1 to {limit}")
+            contract = msgspec.structs.replace(contract, max_tokens=limit)
+            loaded = loader.load(root, contract)
+        example = Example(**loaded.example(inputs, dict(parameters or {})))
+        if not is_finite(example.output):
+            raise UnreadableArtifact(
+                "the example's answer holds numbers that are not finite: check the weights for NaN, and layer_norm_eps "
+                "in config.json and image_std in preprocessor_config.json for wrong values"
+            )
+        contract = msgspec.structs.replace(contract, example=example)
+        return msgspec.structs.replace(contract, baseline=loaded.baseline(sample)) if sample else contract
 
 
 def write_artifact(root: Path, contract: Contract, mlflow_model: Any = None) -> None:
@@ -192,11 +228,20 @@ def read_flavors(root: Path) -> dict[str, Any]:
 
 
 def save_model(path: str, mlflow_model: Any, *, root: Path, contract: Contract) -> None:
-    """MLflow's hook of a flavor: write the staged artifact to `path`, which MLflow made. Called by `Model.log`."""
+    """MLflow's hook of a flavor: move the staged artifact to `path`, which MLflow made. Called by `Model.log`."""
     import shutil
 
-    shutil.copytree(root / MODEL_FOLDER, Path(path) / MODEL_FOLDER, dirs_exist_ok=True)
+    shutil.move(root / MODEL_FOLDER, Path(path) / MODEL_FOLDER)  # as large as the model: not copied once more
     write_artifact(Path(path), contract, mlflow_model)
+
+
+def is_finite(answer: Any) -> bool:
+    """Whether plain data holds neither NaN nor infinity."""
+    if isinstance(answer, dict):
+        return all(map(is_finite, answer.values()))
+    if isinstance(answer, list | tuple):
+        return all(map(is_finite, answer))
+    return not isinstance(answer, float) or math.isfinite(answer)
 
 
 def _keep_quiet(step: str) -> None:
@@ -218,8 +263,16 @@ def _load_folder(folder: Path, head: Head, processor: Any, sentences: SentenceFo
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     if tokenizer is None:
         raise IncompleteArtifact("a model in memory needs its tokenizer (or image processor): pass tokenizer=…")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    for name, given in {"model": model, "tokenizer": tokenizer}.items():
+        if not hasattr(given, "save_pretrained"):
+            raise IncompleteArtifact(
+                f"{name} is a {type(given).__name__} without save_pretrained: pass one of transformers, or the folder "
+                "that it was saved to"
+            )
+    refuse_quantized(getattr(getattr(model, "config", None), "quantization_config", None))
+    with refuse_failures("saving the model and its tokenizer (or image processor)", SAVE_AGAIN):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def describe(
@@ -240,16 +293,17 @@ def describe(
     import transformers
 
     folder = root / MODEL_FOLDER
-    check_files(folder)
     saved = read_config(folder)
+    check_files(folder)
     model_class = check_config(saved, task)
     check_class(task, model_class, saved)
     config = model.config
     has_labels = get_head(task).auto_class in LABELLED
-    labels = tuple(config.id2label[index] for index in range(config.num_labels)) if has_labels else ()
+    labels = order_labels(saved.get("id2label") or config.id2label) if has_labels else ()
     if labels and all(label == f"LABEL_{index}" for index, label in enumerate(labels)):
         warnings.warn(
             f"the labels have no names ({', '.join(labels[:3])}…): set config.id2label before logging",
+            CheckpointWarning,
             stacklevel=3,
         )
     is_image = reads_images(model)

@@ -1,12 +1,16 @@
 """The tokenizer's part of the contract: inputs, padding, longest row, and a check that its fast form is faithful."""
 
 import inspect
+import warnings
 from pathlib import Path
 from typing import Any
 
 from registry.contract import Processor
-from registry.errors import IncompleteArtifact
+from registry.errors import CheckpointWarning, IncompleteArtifact, UnreadableArtifact
+from registry.refusals import refuse_failures
 
+MAX_SHOWN = 8
+"""Tokens that a message lists."""
 UNLIMITED_TOKENS = 512
 """Longest row of a model that sets no limit of its own (relative positions and no `model_max_length`). Untuned."""
 
@@ -31,7 +35,7 @@ _PROBES = (
 def load_processor(folder: Path, of_images: bool) -> Any:
     """The tokenizer, or of a model that reads images the image processor, in a `save_pretrained` folder.
 
-    Raises IncompleteArtifact.
+    Raises ArtifactError.
     """
     from transformers import AutoImageProcessor, AutoTokenizer
 
@@ -40,22 +44,24 @@ def load_processor(folder: Path, of_images: bool) -> Any:
         raise IncompleteArtifact(  # transformers (5.23) would make an empty tokenizer from config.json alone
             f"{folder} holds no tokenizer: save it there with tokenizer.save_pretrained"
         )
-    try:
+    remedy = f"save it there again with {method}.save_pretrained"
+    source = "preprocessor_config.json" if of_images else "tokenizer.json and tokenizer_config.json"
+    if of_images and not any((folder / name).is_file() for name in (source, "processor_config.json")):
+        raise IncompleteArtifact(
+            f"{folder} holds no image processor ({source}): save it there with {method}.save_pretrained"
+        )
+    with refuse_failures(f"loading the {noun} from {source}", remedy):
         if of_images:
             return AutoImageProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, backend="pil"
             )
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise IncompleteArtifact(
-            f"no {noun} could be loaded from {folder} ({error}): save it there with {method}.save_pretrained"
-        ) from error
 
 
 def describe_processor(model: Any, tokenizer: Any, folder: Path) -> Processor:
     """The tokenizer's part of the contract, after comparing `folder/tokenizer.json` with the tokenizer itself.
 
-    Raises IncompleteArtifact: no fast form, no pad token, a vocabulary larger than the embedding, or a fast form that
+    Raises IncompleteArtifact: no fast form, no pad token, ordinary tokens without an embedding, or a fast form that
     tokenizes differently.
     """
     path = folder / "tokenizer.json"
@@ -68,25 +74,51 @@ def describe_processor(model: Any, tokenizer: Any, folder: Path) -> Processor:
             "the tokenizer has no pad token, so rows of different lengths cannot share a batch: set "
             "tokenizer.pad_token = tokenizer.eos_token and model.config.pad_token_id to its id, then log again"
         )
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise IncompleteArtifact(
-            f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {rows} rows: this is another model's "
-            "tokenizer, or model.resize_token_embeddings(len(tokenizer)) is missing before training"
-        )
+    vocabulary = _count_ids(tokenizer, model.get_input_embeddings().weight.shape[0])
     _compare(path, tokenizer)
     return Processor(
         class_name=type(tokenizer).__name__,
         inputs=tuple(name for name in tokenizer.model_input_names if _takes(model, name)),
         pad_token_id=int(tokenizer.pad_token_id),
         unk_token_id=tokenizer.unk_token_id,
-        vocabulary=len(tokenizer),
+        vocabulary=vocabulary,
         padding_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,
         cls_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.eos_token_id,
         mask_token_id=tokenizer.mask_token_id,
     )
+
+
+def _count_ids(tokenizer: Any, rows: int) -> int:
+    """Upper bound of the ids that a row may have: those of the tokenizer that the model has an embedding for.
+
+    Special tokens may lack one (the mask of bart-large-cnn): texts that hold them are refused. Warns of them. Raises
+    IncompleteArtifact where ordinary tokens lack one, or a token that the tokenizer itself adds to rows.
+    """
+    vocabulary = tokenizer.get_vocab()
+    absent = {index: token for token, index in vocabulary.items() if index >= rows}
+    if absent.keys() - {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}:
+        raise IncompleteArtifact(
+            f"the tokenizer has {len(vocabulary)} tokens, the model's embedding {rows} rows: this is another model's "
+            "tokenizer, or model.resize_token_embeddings(len(tokenizer)) is missing before training"
+        )
+    used = {*tokenizer(_PROBES[0])["input_ids"], tokenizer.pad_token_id} & absent.keys()
+    if used:
+        raise IncompleteArtifact(
+            f"the tokenizer puts {absent[min(used)]} (id {min(used)}) into rows, the model's embedding has {rows}: "
+            "use a token of the model's own, as in tokenizer.pad_token = tokenizer.eos_token, or call "
+            "model.resize_token_embeddings(len(tokenizer)) before training"
+        )
+    if absent:
+        shown = ", ".join(absent[index] for index in sorted(absent)[:MAX_SHOWN])
+        more = f" and {len(absent) - MAX_SHOWN} more" if len(absent) > MAX_SHOWN else ""
+        warnings.warn(
+            f"the model has no embedding for {shown}{more}: texts that hold it are refused",
+            CheckpointWarning,
+            stacklevel=5,
+        )
+    return min(rows, max(vocabulary.values(), default=0) + 1)
 
 
 def longest_row(model: Any, tokenizer: Any) -> int:
@@ -113,6 +145,11 @@ def _compare(path: Path, tokenizer: Any) -> None:
     probes = [(text,) for text in _PROBES] + [_PROBES[:2]]
     for texts in probes:
         found, expected = fast.encode(*texts), tokenizer(*texts)
+        if len(found.tokens) != len(found.ids):
+            raise UnreadableArtifact(
+                "tokenizer.json: post_processor.special_tokens has a token whose ids and texts differ in number: "
+                "correct it there, or save the tokenizer again with save_pretrained"
+            )
         types = expected.get("token_type_ids", found.type_ids)
         if (found.ids, found.type_ids) != (expected["input_ids"], types):
             raise IncompleteArtifact(

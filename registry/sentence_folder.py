@@ -65,7 +65,7 @@ def read_sentence_folder(folder: Path) -> SentenceFolder | None:
     if not (folder / MODULES).is_file():
         for stray in (WHOLE, "1_Pooling/config.json"):
             if (folder / stray).is_file():
-                _refuse(stray, f"there is no {MODULES} beside it: save the model with SentenceTransformer's save")
+                _refuse(stray, f"there is no {MODULES} beside it", "save the model with SentenceTransformer's save")
         return None
     modules = _read(folder, MODULES, list[Module])
     _check_modules(modules)
@@ -133,7 +133,10 @@ def _check_modules(modules: list[Module]) -> None:
     for number, module in enumerate(modules):
         key = f"[{number}]"
         if not module.type.startswith("sentence_transformers."):
-            raise UnsafeArtifact(f"{MODULES}: {key}.type {module.type!r} is code of its own, which is not run")
+            raise UnsafeArtifact(
+                f"{MODULES}: {key}.type {module.type!r} is code of its own, which is not run: save the model with "
+                "modules of sentence-transformers alone"
+            )
         if module.kwargs:
             _refuse(MODULES, f"{key}.kwargs {module.kwargs!r} are not served")
         if not (number == 0 and not module.path) and not _FOLDER_NAME.fullmatch(module.path):
@@ -218,5 +221,7 @@ def _read(folder: Path, name: str, kind: type[Any]) -> Any:
         _refuse(name, f"{error}; this release reads what sentence-transformers 2.0 to 6.2 write")
 
 
-def _refuse(file: str, reason: str) -> NoReturn:
-    raise IncompleteArtifact(f"{file}: {reason}")
+def _refuse(
+    file: str, reason: str, remedy: str = "correct it there, or save the model again with SentenceTransformer's save"
+) -> NoReturn:
+    raise IncompleteArtifact(f"{file}: {reason}: {remedy}")

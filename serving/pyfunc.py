@@ -7,15 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from registry.contract import Contract
+from registry.errors import RegistryError
 from serving.engine.predictor import Predictor
+from serving.errors import EngineError, ServingError
 from serving.tasks import get_task
 from serving.tasks.base.columns import to_inputs
 from serving.tasks.base.task import AnyTask
 
+REFUSALS = (RegistryError, ServingError, EngineError)
+"""What the functions here raise by design: its message says what to do."""
+
 
 def load(root: Path, contract: Contract | None = None) -> Predictor:
-    """The artifact in float32 on the CPU, as it is recorded at logging. contract: instead of the recorded one."""
-    return Predictor(root, contract)
+    """The artifact in float32 on the CPU for the few answers that logging records: not prepacked, which takes long.
+
+    contract: instead of the recorded one.
+    """
+    return Predictor(root, contract, prepacks=False)
 
 
 def task_defaults(task: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +55,7 @@ class PyFunc:
 
 def _load_pyfunc(path: str) -> PyFunc:
     """MLflow's hook; `path` is the artifact's folder."""
-    return PyFunc(load(Path(path)))
+    return PyFunc(Predictor(Path(path)))
 
 
 def _to_inputs(model_input: Any, task: AnyTask) -> list[Any]:

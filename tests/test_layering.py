@@ -37,6 +37,7 @@ FOR_ALL = frozenset({"settings", "errors"})
 
 CHEAP = frozenset(
     {
+        "checkpoint_files",
         "contract",
         "environment",
         "errors",

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from serving.commands.errors import errors
+from serving.commands.log_summary import collect_warnings, summarize
 from serving.commands.progress import show_progress
 
 BATCHES = {
@@ -94,10 +95,13 @@ def log_command(
     sample: Path | None,
     as_json: bool,
 ) -> None:
-    """Log the checkpoint in folder PATH with its contract and register it; prints the new version's number."""
+    """Log the checkpoint in folder PATH with its contract and register it; prints the new version's number.
+
+    A summary of the contract goes to standard error.
+    """
     from registry.flavor import log_model
 
-    with errors(), show_progress(f"logging {path}") as announce:
+    with errors(), collect_warnings() as notes, show_progress(f"logging {path}") as announce:
         logged = log_model(
             path,
             task=task,
@@ -109,6 +113,7 @@ def log_command(
             sample=_read_sample(sample) if sample is not None else (),
             announce=announce,
         )
+    click.echo(summarize(logged.contract, notes), err=True)
     record = {
         "name": logged.name,
         "version": logged.version,

@@ -26,11 +26,17 @@ if TYPE_CHECKING:
 
 
 def make_model(
-    root: Path, contract: Contract, *, device: str = "cpu", dtype: str = "float32", cache_bytes: int = 0
+    root: Path,
+    contract: Contract,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    cache_bytes: int = 0,
+    prepacks: bool = True,
 ) -> Model:
     """The model of the artifact at `root`; arguments and errors as of `Model`. Blocks."""
     kind = GenerationModel if get_task(contract.task).generates else Model
-    return kind(root, contract, device=device, dtype=dtype, cache_bytes=cache_bytes)
+    return kind(root, contract, device=device, dtype=dtype, cache_bytes=cache_bytes, prepacks=prepacks)
 
 
 def prove(model: Model) -> None:

@@ -62,10 +62,18 @@ class Model:
     """
 
     def __init__(
-        self, root: Path, contract: Contract, *, device: str = "cpu", dtype: str = "float32", cache_bytes: int = 0
+        self,
+        root: Path,
+        contract: Contract,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        cache_bytes: int = 0,
+        prepacks: bool = True,
     ) -> None:
         """root: the artifact's folder, verified. cache_bytes: of a generating task's key-value cache, 0 for a default.
 
+        prepacks: whether weights are prepacked where that is faster; finding out takes as long as many forward passes.
         Blocks while weights are read. Raises HeadError or ArtifactError.
         """
         self.task: AnyTask = get_task(contract.task)
@@ -84,7 +92,8 @@ class Model:
         self.form = ExecutionForm(module)
         self.served = self.task.serve(root / MODEL_FOLDER, contract)
         self._is_cuda = self.device.type == "cuda"
-        is_onednn = prepack_weights(module, self._try_out, self.note) > 0 or dtype != "float32"
+        is_prepacked = prepacks and prepack_weights(module, self._try_out, self.note) > 0
+        is_onednn = is_prepacked or dtype != "float32"
         self.form = ExecutionForm(module, is_bucketed=is_onednn and not self._is_cuda)
         self._watch()
 

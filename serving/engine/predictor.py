@@ -11,12 +11,15 @@ from typing import Any
 import msgspec
 
 from registry.contract import Baseline, Batching, Contract
+from registry.errors import UnreadableArtifact
 from registry.flavor import read_contract
 from serving.engine.answer_check import find_difference
 from serving.engine.assembly import make_model, prove
 from serving.engine.baseline import BaselineCount
 from serving.engine.row_limit import find_row_limit
 from serving.engine.tolerances import ANSWER
+from serving.errors import Failed
+from serving.tasks.base.example import fit_example
 from serving.tasks.base.request import Request, assemble, convert_request
 
 
@@ -31,9 +34,13 @@ class Predictor:
         device: str = "cpu",
         dtype: str = "float32",
         cache_bytes: int = 0,
+        prepacks: bool = True,
     ) -> None:
+        """Arguments and errors as of `Model`. contract: the artifact's own if None. Blocks."""
         self.contract = contract or read_contract(root)
-        self.model = make_model(root, self.contract, device=device, dtype=dtype, cache_bytes=cache_bytes)
+        self.model = make_model(
+            root, self.contract, device=device, dtype=dtype, cache_bytes=cache_bytes, prepacks=prepacks
+        )
         self._served = self.model.served
 
     def answer(self, inputs: object, parameters: dict[str, Any] | None = None) -> Any:
@@ -60,11 +67,21 @@ class Predictor:
         return answer, [row.length for row in encoded.rows]
 
     def example(self, inputs: object, parameters: dict[str, Any]) -> dict[str, Any]:
-        """The contract's record of an example: `inputs` (the task's own if None), `parameters` and the answer."""
+        """The contract's record of an example: `inputs` (the task's own if None), `parameters` and the answer.
+
+        The task's own inputs are shortened to what the model takes. Raises ServingError where it refuses
+        `inputs`, UnreadableArtifact where the model fails on them.
+        """
         task = self.model.task
-        inputs = task.make_example(self._served) if inputs is None else inputs
-        parameters = parameters or dict(task.example_parameters)
-        return {"inputs": inputs, "parameters": parameters, "output": self.answer(inputs, parameters)}
+        parameters = parameters or task.make_example_parameters(self.contract)
+        inputs = fit_example(task, self._served, parameters) if inputs is None else inputs
+        try:
+            return {"inputs": inputs, "parameters": parameters, "output": self.answer(inputs, parameters)}
+        except Failed as error:
+            raise UnreadableArtifact(
+                f"the model fails on the example ({error}): check its weights, and config.json for wrong values, and "
+                "save both again with save_pretrained"
+            ) from error
 
     def prove(self) -> tuple[int, Batching]:
         """The longest row that the model takes, at most the contract's, and which rows may share a forward pass.

@@ -5,11 +5,13 @@ in Jinja's immutable sandbox and see plain data only.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
+from registry.checkpoint_files import AddedToken, NamedTemplate, SpecialTokensMap, TokenizerKeys, one_line, read_json
+from registry.errors import UnreadableArtifact
 from serving.errors import Unprocessable
 
 if TYPE_CHECKING:
@@ -29,14 +31,26 @@ class ChatTemplate:
 
     @classmethod
     def find(cls, folder: Path) -> Self | None:
-        """Read the template in a `save_pretrained` folder, the default one of several; None where there is none."""
-        settings = _read(folder / "tokenizer_config.json")
+        """Read the template in a `save_pretrained` folder, the default one of several; None where there is none.
+
+        Raises UnreadableArtifact.
+        """
+        path = folder / "tokenizer_config.json"
+        settings = read_json(path, TokenizerKeys) if path.is_file() else TokenizerKeys()
+        path = folder / "special_tokens_map.json"
+        others = read_json(path, SpecialTokensMap) if path.is_file() else SpecialTokensMap()
         path = folder / "chat_template.jinja"
-        source = path.read_text(encoding="utf-8") if path.is_file() else _default(settings.get("chat_template"))
-        if source is None:
-            return None
-        found = _read(folder / "special_tokens_map.json") | settings
-        return cls(source, {name: text for name in SPECIAL_TOKENS if (text := _text(found.get(name)))})
+        try:
+            source = path.read_text(encoding="utf-8") if path.is_file() else _default(settings.chat_template)
+            if source is None:
+                return None
+            named = {name: _text(getattr(settings, name) or getattr(others, name)) for name in SPECIAL_TOKENS}
+            return cls(source, {name: text for name, text in named.items() if text})
+        except Exception as error:  # jinja2's own errors and Python's compiler's
+            raise UnreadableArtifact(
+                f"{path.name if path.is_file() else 'tokenizer_config.json: chat_template'} is no chat template "
+                f"({one_line(error)}): correct it there, or remove it"
+            ) from error
 
     def render(self, messages: Sequence[Mapping[str, object]], **variables: object) -> str:
         """The prompt up to the start of the assistant's message. Raises Unprocessable where the template refuses."""
@@ -107,23 +121,13 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _default(found: str | dict[str, str] | list[Mapping[str, str]] | None) -> str | None:
+def _default(found: str | dict[str, str] | list[NamedTemplate] | None) -> str | None:
     """The default template of: one template, templates by name, or a list of names and templates."""
     if isinstance(found, list):
-        found = dict(_named(found))
+        found = {entry.name: entry.template for entry in found}
     return found.get("default") if isinstance(found, dict) else found
 
 
-def _named(entries: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, str]]:
-    for entry in entries:
-        yield entry["name"], entry["template"]
-
-
-def _text(token: str | dict[str, str] | None) -> str:
+def _text(token: str | AddedToken | None) -> str:
     """A special token's text. transformers saves it as a text or as an object that has it."""
-    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    return token.content if isinstance(token, AddedToken) else token or ""

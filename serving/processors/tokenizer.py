@@ -70,7 +70,8 @@ _shared: WeakValueDictionary[str, Tokenizers] = WeakValueDictionary()
 class TextEncoder:
     """The tokenizer of one version. Not for several threads.
 
-    max_tokens: of a row. subword_prefix: WordPiece's prefix of a word's later tokens, None for other tokenizers.
+    max_tokens: of a row. absent: special tokens without an embedding, by id. subword_prefix: WordPiece's prefix of a
+    word's later tokens, None for other tokenizers.
     """
 
     def __init__(self, folder: Path, contract: Contract) -> None:
@@ -85,6 +86,14 @@ class TextEncoder:
         self._truncation_side = contract.processor.truncation_side
         self._is_text_first = contract.processor.padding_side == "left"
         self.max_tokens = contract.max_tokens
+        self.absent: dict[int, str] = {}
+        if not contract.derived:  # records of format 1 have the number of tokens, which ids with gaps exceed
+            added = self._exact.get_added_tokens_decoder()
+            self.absent = {
+                token_id: token.content
+                for token_id, token in added.items()
+                if token_id >= contract.processor.vocabulary
+            }
         self.max_characters = contract.max_tokens * CHARACTERS_PER_TOKEN
         self.subword_prefix: str | None = getattr(self._exact.model, "continuing_subword_prefix", None)
 
@@ -99,7 +108,8 @@ class TextEncoder:
         special: bool = True,
     ) -> EncodedRow:
         """The row that `encode` returns, without the tokens' places in the text; often much faster."""
-        if pair is None and text and special and self._words is not None and len(text) <= self.max_characters:
+        is_plain = pair is None and special and not self.absent
+        if is_plain and text and self._words is not None and len(text) <= self.max_characters:
             tokens = self._words.encode(text)
             length = len(tokens) // 4
             if 0 < length <= min(max_tokens or self.max_tokens, self.max_tokens):
@@ -194,6 +204,15 @@ class TextEncoder:
         ids: list[int] = self._exact.encode(text[: self.max_characters], add_special_tokens=False).ids
         return ids
 
+    def refuse_absent(self, ids: Sequence[int], field: str) -> None:
+        """Raise Unprocessable where the model has no embedding for one of the ids. field: of the request."""
+        found = next((token for token in ids if token in self.absent), None)
+        if found is not None:
+            raise Unprocessable(
+                f"{field} has the token {self.absent[found]!r} (id {found}), for which this model has no embedding: "
+                "leave it out"
+            )
+
     def id_of(self, token: str) -> int | None:
         """The id of a token of the vocabulary, None for another text."""
         found: int | None = self._exact.token_to_id(token)
@@ -215,6 +234,8 @@ class TextEncoder:
     def _row(self, encoding: Encoding, batch_key: str) -> EncodedRow:
         if not len(encoding):
             raise Unprocessable("inputs holds a text without a single token: write something the tokenizer knows")
+        if self.absent:
+            self.refuse_absent(encoding.ids, "inputs")
         types = bytes(encoding.type_ids) if self._has_types and any(encoding.type_ids) else b""
         return EncodedRow(len(encoding), array("i", encoding.ids).tobytes(), types, batch_key)
 

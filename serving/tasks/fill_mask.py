@@ -75,6 +75,11 @@ class FillMask(Task[str, Parameters, Masks]):
             return (
                 "the tokenizer has no mask token: set tokenizer.mask_token to the one that the model was trained with"
             )
+        if contract.processor.mask_token_id >= contract.processor.vocabulary:
+            return (
+                f"the model has no embedding for the tokenizer's mask token (id {contract.processor.mask_token_id}): "
+                "log it for the task that it was trained for"
+            )
         return None
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
@@ -167,6 +172,7 @@ def _target_ids(targets: tuple[str, ...] | str | None, version: VersionContext) 
         tokens = [found] if found is not None else version.tokenizer.tokenize(target)[:1]
         if not tokens:
             raise Unprocessable(f"parameters.targets holds {target!r}, of which the tokenizer makes no token")
+        version.tokenizer.refuse_absent(tokens, "parameters.targets")
         ids += tokens
     return list(dict.fromkeys(ids))
 

@@ -4,13 +4,13 @@ The three differ in the field of their answer, as in the Hugging Face inference 
 each text, which a checkpoint's `task_specific_params` can state.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from registry.checkpoint_files import ConfigKeys, read_json
 from serving.errors import Unprocessable
 from serving.tasks.base.generated_text import GeneratedText, answer
 from serving.tasks.base.generation import (
@@ -83,9 +83,9 @@ class Text2TextGeneration(GeneratingTask[Parameters, None]):
     def folder_settings(self, folder: Path) -> dict[str, object]:
         """The prefix for this task."""
         path = folder / "config.json"
-        specific = json.loads(path.read_text(encoding="utf-8")).get("task_specific_params") if path.is_file() else None
-        prefix = ((specific or {}).get(self.name) or {}).get("prefix")
-        return {"prefix": prefix} if isinstance(prefix, str) else {}
+        specific = read_json(path, ConfigKeys).task_specific_params if path.is_file() else None
+        found = (specific or {}).get(self.name)
+        return {"prefix": found.prefix} if found is not None and found.prefix is not None else {}
 
     def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[None]:
         """A row per generated text."""

@@ -16,7 +16,7 @@ from registry.errors import (
     UnsupportedHead,
     WrongHead,
 )
-from registry.flavor import log_model, read_contract
+from registry.flavor import log_model, read_contract, save_model, stage
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
@@ -165,6 +165,17 @@ def test_remote_code_is_refused(models: dict[str, Path], settings: RegistrySetti
     (folder / "modeling_mine.py").write_text("raise SystemExit('loaded')")
     with pytest.raises(UnsafeArtifact, match="auto_map"):
         log_model(folder, task=TASK, name="m")
+
+
+def test_the_staged_weights_are_moved_and_not_copied(models: dict[str, Path], tmp_path: Path) -> None:
+    root, target = tmp_path / "staged", tmp_path / "logged"
+    contract = stage(root, models["single"], None, TASK)
+    weights = (root / "model" / "model.safetensors").stat().st_ino
+    target.mkdir()
+    save_model(str(target), None, root=root, contract=contract)
+    assert (target / "model" / "model.safetensors").stat().st_ino == weights
+    assert not (root / "model").exists()
+    assert read_contract(target) == contract
 
 
 def test_unnamed_labels_warn(settings: RegistrySettings, tmp_path: Path) -> None:

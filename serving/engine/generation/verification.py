@@ -55,7 +55,10 @@ def choose_decoder(
         decoder.unhook()
         note(f"{kind.__name__} does not fit this model: {problem}")
         problems.append(problem)
-    raise EngineError(f"the model's texts come out otherwise than transformers' generate writes them: {problems[-1]}")
+    raise EngineError(
+        f"the model's texts come out otherwise than transformers' generate writes them: {problems[-1]}; check "
+        "the values of generation_config.json, or save the model again with save_pretrained"
+    )
 
 
 def choose_steps(decoder: Decoder, vocabulary: int, max_tokens: int, note: Callable[[str], None] = logger.info) -> None:

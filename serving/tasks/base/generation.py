@@ -88,6 +88,11 @@ class GeneratingTask(Task[str, Parameters, Context], Generic[Parameters, Context
     generates = True
     example_parameters: ClassVar[Mapping[str, object]] = {"max_new_tokens": 8, "do_sample": False}
 
+    def make_example_parameters(self, contract: Contract) -> dict[str, Any]:
+        """Few new tokens, which leave room for the prompt."""
+        most = max(1, min(int(str(self.example_parameters["max_new_tokens"])), contract.max_tokens // 2))
+        return {**self.example_parameters, "max_new_tokens": most}
+
     def probe(self, contract: Contract, length: int) -> EncodedRow:
         """A prompt and new tokens, `length` together."""
         new = min(PROBE_TOKENS, length // 2)

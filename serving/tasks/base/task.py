@@ -181,6 +181,10 @@ class Task(ABC, Generic[Item, Parameters, Context]):
         """The inputs of the example request of a model logged without one."""
         return list(self.example)
 
+    def make_example_parameters(self, contract: Contract) -> dict[str, Any]:
+        """The parameters of the example request of a model logged without an example."""
+        return dict(self.example_parameters)
+
     def prepare(self, model: "PreTrainedModel", contract: Contract) -> None:  # most tasks need nothing
         """Set what the loaded model needs before its first forward pass. Engine side."""
 

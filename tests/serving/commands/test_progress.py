@@ -72,7 +72,7 @@ def test_logging_from_a_script_prints_the_version_alone(
 def test_logging_announces_its_steps(models: dict[str, Path], settings: RegistrySettings) -> None:
     steps: list[str] = []
     log_model(models["single"], task="text-classification", name="m", settings=settings, announce=steps.append)
-    assert [step.split()[0] for step in steps] == ["loading", "loading", "registering"]
+    assert [step.split()[0] for step in steps] == ["importing", "loading", "loading", "registering"]
 
 
 @pytest.mark.parametrize(
