@@ -4,11 +4,13 @@ What a later format added is derived from the artifact's own files where they sa
 which is how the earlier release served, and a note says what logging the model again would change. Light to import.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from registry.contract import FORMAT, digest_record
+from registry.errors import ContractError
 
 Step = Callable[[dict[str, Any], Path], tuple[str, ...]]
 """Adds to a record what its format lacked; the notes are about what it could not derive. The folder holds the model's
@@ -39,7 +41,25 @@ def _add_vector_settings(record: dict[str, Any], _folder: Path) -> tuple[str, ..
     return ()
 
 
-STEPS: dict[int, tuple[Step, ...]] = {1: (_add_vector_settings,)}
+def note_generation_lengths(record: dict[str, Any], folder: Path) -> tuple[str, ...]:
+    """Keep the number of new tokens that was recorded, whatever the checkpoint says; note what it says."""
+    defaults = record.get("defaults")
+    path = folder / "generation_config.json"
+    if not isinstance(defaults, dict) or "limit_new_tokens" not in defaults or not path.is_file():
+        return ()
+    try:
+        own = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ContractError(f"{path} is not JSON ({error}): log the model again") from error
+    stated = [f"{name} {own[name]}" for name in ("max_new_tokens", "max_length") if own.get(name) is not None]
+    wanted = stated[0] if stated else "20 new tokens, as transformers' generate"
+    return (
+        f"a request that names no length gets {defaults.get('max_new_tokens')} new tokens, as when the model was "
+        f"logged; logged again, it gets the checkpoint's own length: {wanted}",
+    )
+
+
+STEPS: dict[int, tuple[Step, ...]] = {1: (_add_vector_settings, note_generation_lengths,)}
 """By the format that a record has: what the next format added."""
 
 

@@ -5,6 +5,7 @@ each text, which a checkpoint's `task_specific_params` can state.
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +20,16 @@ from serving.tasks.base.generation import (
     GenerationParameters,
     Positive,
     PositiveNumber,
-    count_new_tokens,
+    default_new_tokens,
     make_rows,
+    requested_new_tokens,
 )
+from serving.tasks.base.generation_settings import MAX_BEAMS
 from serving.tasks.base.task import VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
-MAX_BEAMS = 16
+START_TOKENS = 1
+"""Tokens of the decoder's input before the new ones."""
 
 
 class Parameters(GenerationParameters, frozen=True):
@@ -81,11 +85,18 @@ class Text2TextGeneration(GeneratingTask[Parameters, None]):
         self._field = field
 
     def folder_settings(self, folder: Path) -> dict[str, object]:
-        """The prefix for this task."""
+        """The prefix for this task, too, the only one of `task_specific_params` that is used."""
         path = folder / "config.json"
-        specific = json.loads(path.read_text(encoding="utf-8")).get("task_specific_params") if path.is_file() else None
-        prefix = ((specific or {}).get(self.name) or {}).get("prefix")
-        return {"prefix": prefix} if isinstance(prefix, str) else {}
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        specific = dict((config.get("task_specific_params") or {}).get(self.name) or {})
+        prefix = specific.pop("prefix", None)
+        if specific:
+            warnings.warn(
+                f"task_specific_params.{self.name} in config.json sets {', '.join(specific)}; neither "
+                "transformers 5 nor this server applies that: set it in generation_config.json",
+                stacklevel=2,
+            )
+        return super().folder_settings(folder) | ({"prefix": prefix} if isinstance(prefix, str) else {})
 
     def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[None]:
         """A row per generated text."""
@@ -95,7 +106,8 @@ class Text2TextGeneration(GeneratingTask[Parameters, None]):
             raise Unprocessable("parameters.logprobs and details are not known of beams: leave num_beams out")
         if not item:
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
-        count = count_new_tokens(parameters, version.defaults)
+        count = requested_new_tokens(parameters, version.defaults)
+        count = count or default_new_tokens(version.defaults, START_TOKENS)
         row = version.tokenizer.row(
             version.defaults.prefix + item, parameters=parameters, special=parameters.add_special_tokens
         )

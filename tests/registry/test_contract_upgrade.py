@@ -73,3 +73,22 @@ def test_images_of_format_1_have_a_note_where_a_step_was_left_out(name: str, not
     image = {"resize": [8, 8], "resample": 2, "crop": [], "scale": 1.0, "mean": [], "std": [], "height": 8, "width": 8}
     record = of_vectors(class_name=name, image=image)
     assert len(Contract.parse(contract_upgrade.upgrade(record, Path("none"))).notes) == notes
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted"),
+    [({"max_length": 100}, "max_length 100"), ({"max_new_tokens": 5, "max_length": 9}, "max_new_tokens 5"), ({}, "20")],
+)
+def test_a_generating_record_keeps_its_length_and_notes_the_checkpoints(
+    tmp_path: Path, own: dict[str, int], wanted: str
+) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps(own))
+    record = {"format": 1, "defaults": {"max_new_tokens": 64, "limit_new_tokens": 2048}}
+    upgraded = contract_upgrade.upgrade(record, tmp_path)
+    assert upgraded["defaults"]["max_new_tokens"] == 64
+    (note,) = upgraded["derived"]["notes"]
+    assert "gets 64 new tokens" in note
+    assert wanted in note
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(ContractError, match="is not JSON"):
+        contract_upgrade.upgrade(record, tmp_path)

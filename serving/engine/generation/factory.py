@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import StopStringCriteria
 
 from registry.contract import Contract
 from serving.engine.generation.scheduler import Scheduler
@@ -37,10 +38,12 @@ def make_scheduler(
     encoder: TextEncoder,
     cache_bytes: int = 0,
     note: Callable[[str], None] = logger.warning,
+    stop_check: StopStringCriteria | None = None,
 ) -> Scheduler:
     """Choose and verify a model's decoder. cache_bytes: of keys and values, 0 for a default. Blocks.
 
-    note: called with the reason for each better decoder that is refused. Raises EngineError where none fits.
+    note: called with the reason for each better decoder that is refused. stop_check: the checkpoint's stop strings.
+    Raises EngineError where no decoder fits.
     """
     vocabulary = contract.processor.vocabulary
     decoder = choose_decoder(module, contract.processor.pad_token_id, vocabulary, note)
@@ -67,6 +70,7 @@ def make_scheduler(
         limit_tokens=max(limit, contract.max_tokens),
         max_rows=rows,
         pass_tokens=PASS_TOKENS.get(module.device.type, PASS_TOKENS["cpu"]),
+        stop_check=stop_check,
         verify=verify,
     )
 

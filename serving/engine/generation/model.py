@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import msgspec
+from transformers import PreTrainedTokenizerFast, StopStringCriteria
 
 from serving.engine.generation.factory import make_scheduler
 from serving.engine.generation.scheduler import Scheduler
@@ -19,7 +20,17 @@ class GenerationModel(Model):
     @cached_property
     def scheduler(self) -> Scheduler:
         """The scheduler of its rows; raises EngineError where no decoder fits the model."""
-        return make_scheduler(self.module, self.contract, self.served.tokenizer, self.cache_bytes, self.note)
+        return make_scheduler(
+            self.module, self.contract, self.served.tokenizer, self.cache_bytes, self.note, self._stop_check()
+        )
+
+    def _stop_check(self) -> StopStringCriteria | None:
+        """What finds the checkpoint's stop strings as `generate` does; None where it has none."""
+        stops = self.served.defaults.stop_strings
+        if not stops:
+            return None
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(self.folder / "tokenizer.json"))
+        return StopStringCriteria(tokenizer, list(stops))
 
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:
         """Generate the whole text of each row; its arrays as `decode` reads them. Blocks. Raises Failed."""
