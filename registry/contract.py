@@ -36,12 +36,29 @@ class ImageSettings(msgspec.Struct, frozen=True, kw_only=True):
     flips_channels: bool = False
 
 
+LANGUAGE = -1
+"""Stands for the source language's id in `Languages.before` and `after`."""
+
+
+class Languages(msgspec.Struct, frozen=True, kw_only=True):
+    """The languages of a tokenizer for translation.
+
+    ids: language → id of its token, with which a text in that language begins when it is generated. before, after: the
+    ids around the tokens of a source text, with LANGUAGE for that of its language.
+    """
+
+    ids: dict[str, int]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
 class Processor(msgspec.Struct, frozen=True, kw_only=True):
     """How text becomes rows of token ids.
 
     class_name: the transformers class that saved it. inputs: names of the arrays that the model takes.
     pad_token_id: the id that fills a batch's shorter rows, >= 0. unk_token_id, cls_token_id, eos_token_id,
     mask_token_id: special ids, None for one that the tokenizer lacks. vocabulary: number of ids, all below it.
+    languages: of a tokenizer for translation, None of others.
     image: how images become pixels; then there is no text, and pad_token_id and vocabulary mean nothing.
     """
 
@@ -53,6 +70,7 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     cls_token_id: int | None = None
     eos_token_id: int | None = None
     mask_token_id: int | None = None
+    languages: Languages | None = None
     image: ImageSettings | None = None
 
 

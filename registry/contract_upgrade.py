@@ -41,7 +41,7 @@ def _add_vector_settings(record: dict[str, Any], _folder: Path) -> tuple[str, ..
     return ()
 
 
-def note_generation_lengths(record: dict[str, Any], folder: Path) -> tuple[str, ...]:
+def _note_generation_lengths(record: dict[str, Any], folder: Path) -> tuple[str, ...]:
     """Keep the number of new tokens that was recorded, whatever the checkpoint says; note what it says."""
     defaults = record.get("defaults")
     path = folder / "generation_config.json"
@@ -59,7 +59,16 @@ def note_generation_lengths(record: dict[str, Any], folder: Path) -> tuple[str, 
     )
 
 
-STEPS: dict[int, tuple[Step, ...]] = {1: (_add_vector_settings, note_generation_lengths,)}
+def _note_languages(record: dict[str, Any], _: Path) -> tuple[str, ...]:
+    """Note that a tokenizer for translation has languages, which only transformers' class can list."""
+    processor = record.get("processor")
+    name = processor.get("class_name") if isinstance(processor, dict) else None
+    if record.get("task") != "translation" or not str(name).startswith(("MBart", "Nllb", "M2M100", "PLBart")):
+        return ()
+    return (f"src_lang and tgt_lang of requests are refused; logged again, they choose among the languages of {name}",)
+
+
+STEPS: dict[int, tuple[Step, ...]] = {1: (_add_vector_settings, _note_generation_lengths, _note_languages)}
 """By the format that a record has: what the next format added."""
 
 

@@ -20,6 +20,7 @@ from registry.contract import FORMAT, Contract, Example
 from registry.contract_upgrade import upgrade
 from registry.digests import digest_folder
 from registry.errors import ContractError, IncompleteArtifact
+from registry.fast_tokenizers import write_fast_form
 from registry.heads import Head, get_head
 from registry.image_settings import describe_images, image_patches, reads_images
 from registry.layout import FLAVOR, LOADER, MODEL_FOLDER
@@ -213,6 +214,7 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
         raise IncompleteArtifact("a model in memory needs its tokenizer (or image processor): pass tokenizer=…")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_fast_form(tokenizer, folder)
 
 
 def describe(

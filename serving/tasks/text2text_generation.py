@@ -8,10 +8,11 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.tasks.base.generated_text import GeneratedText, answer
 from serving.tasks.base.generation import (
@@ -25,8 +26,9 @@ from serving.tasks.base.generation import (
     requested_new_tokens,
 )
 from serving.tasks.base.generation_settings import MAX_BEAMS
+from serving.tasks.base.languages import encode_source, find_first_token, list_choices
 from serving.tasks.base.task import VersionContext
-from serving.wire.messages import Encoded, RowArrays
+from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
 START_TOKENS = 1
 """Tokens of the decoder's input before the new ones."""
@@ -35,7 +37,8 @@ START_TOKENS = 1
 class Parameters(GenerationParameters, frozen=True):
     """num_beams: beams of a search, 1 for none. length_penalty: of beams, above 1 favours longer texts.
 
-    early_stopping: whether the search ends with the first `num_beams` finished texts. generate_parameters, truncation,
+    early_stopping: whether the search ends with the first `num_beams` finished texts. src_lang, tgt_lang: languages of
+    the text and of its translation. forced_bos_token_id: the first new token. generate_parameters, truncation,
     clean_up_tokenization_spaces: the Hugging Face client's names for further settings, for `truncate`, and for what
     must be false.
     """
@@ -43,6 +46,9 @@ class Parameters(GenerationParameters, frozen=True):
     num_beams: Positive | None = None
     length_penalty: PositiveNumber | None = None
     early_stopping: bool | None = None
+    src_lang: str | None = None
+    tgt_lang: str | None = None
+    forced_bos_token_id: Annotated[int, msgspec.Meta(ge=0)] | None = None
     generate_parameters: dict[str, Any] | None = None
     truncation: Literal["do_not_truncate", "longest_first", "only_first"] | None = None
     clean_up_tokenization_spaces: bool | None = None
@@ -65,9 +71,13 @@ class Parameters(GenerationParameters, frozen=True):
 
 
 class Defaults(GenerationDefaults, frozen=True):
-    """prefix: of each text, as in "summarize: "."""
+    """prefix: of each text, as in "summarize: ". src_lang, tgt_lang: of a request that names none; None for the marks
+    and the first token of tokenizer and checkpoint.
+    """
 
     prefix: str = ""
+    src_lang: str | None = None
+    tgt_lang: str | None = None
 
 
 class Text2TextGeneration(GeneratingTask[Parameters, None]):
@@ -98,6 +108,17 @@ class Text2TextGeneration(GeneratingTask[Parameters, None]):
             )
         return super().folder_settings(folder) | ({"prefix": prefix} if isinstance(prefix, str) else {})
 
+    def problem(self, contract: Contract) -> str | None:
+        """A default language that the tokenizer lacks."""
+        defaults = msgspec.convert(contract.defaults, Defaults)
+        known = contract.processor.languages.ids if contract.processor.languages else {}
+        for name in ("src_lang", "tgt_lang"):
+            code = getattr(defaults, name)
+            if code is not None and code not in known:
+                choices = list_choices(code, sorted(known)) or "none"
+                return f"the default {name} is {code!r}; the languages of the tokenizer: {choices}"
+        return None
+
     def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[None]:
         """A row per generated text."""
         if parameters.num_beams is not None and parameters.num_beams > MAX_BEAMS:
@@ -108,11 +129,20 @@ class Text2TextGeneration(GeneratingTask[Parameters, None]):
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
         count = requested_new_tokens(parameters, version.defaults)
         count = count or default_new_tokens(version.defaults, START_TOKENS)
-        row = version.tokenizer.row(
-            version.defaults.prefix + item, parameters=parameters, special=parameters.add_special_tokens
-        )
+        forced = parameters.forced_bos_token_id
+        target = parameters.tgt_lang or (version.defaults.tgt_lang if forced is None else None)
+        first = find_first_token(version.contract, target, forced)
+        row = self._encode_source(version.defaults.prefix + item, parameters, version)
         search = {name: getattr(parameters, name) for name in ("num_beams", "length_penalty", "early_stopping")}
-        return Encoded(make_rows(row, parameters, count, **search), None)
+        return Encoded(make_rows(row, parameters, count, forced_bos_token_id=first, **search), None)
+
+    def _encode_source(self, text: str, parameters: Parameters, version: VersionContext) -> EncodedRow:
+        language = parameters.src_lang or version.defaults.src_lang
+        if language is None or not parameters.add_special_tokens:
+            if parameters.src_lang is not None:
+                raise Unprocessable("parameters.src_lang needs special tokens: leave add_special_tokens out")
+            return version.tokenizer.row(text, parameters=parameters, special=parameters.add_special_tokens)
+        return encode_source(text, language, version.tokenizer, version.contract, parameters)
 
     def decode(
         self, rows: Sequence[RowArrays], decode_context: None, parameters: Parameters, version: VersionContext

@@ -207,10 +207,12 @@ def _processors(
     from transformers import LogitsProcessorList
 
     config = module.generation_config
-    if penalty == 1.0 and not _asks_for_rules(config):
+    if penalty == 1.0 and settings.forced_bos_token_id is None and not _asks_for_rules(config):
         return LogitsProcessorList()
     config = deepcopy(config)
     config.repetition_penalty, config.num_beams, config.do_sample = penalty, 1, do_sample
+    if settings.forced_bos_token_id is not None:
+        config.forced_bos_token_id = settings.forced_bos_token_id
     config.temperature, config.top_k, config.top_p = warped
     length = 1 if module.config.is_encoder_decoder else row.length
     prompt = torch.from_numpy(numpy.frombuffer(row.tokens, dtype=numpy.int32).astype(numpy.int64))[None]
