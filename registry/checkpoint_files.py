@@ -57,6 +57,12 @@ class ConfigKeys(msgspec.Struct, frozen=True):
     task_specific_params: dict[str, TaskKeys | None] | None = None
 
 
+class SpecificKeys(msgspec.Struct, frozen=True):
+    """The keys of each entry in `task_specific_params` of `config.json`."""
+
+    task_specific_params: dict[str, dict[str, object] | None] | None = None
+
+
 class TokenizerKeys(msgspec.Struct, frozen=True):
     """The keys of `tokenizer_config.json` that say how texts become rows."""
 

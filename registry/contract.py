@@ -41,6 +41,22 @@ class ImageSettings(msgspec.Struct, frozen=True, kw_only=True):
     flips_channels: bool = False
 
 
+LANGUAGE = -1
+"""Stands for the source language's id in `Languages.before` and `after`."""
+
+
+class Languages(msgspec.Struct, frozen=True, kw_only=True):
+    """The languages of a tokenizer for translation.
+
+    ids: language → id of its token, with which a text in that language begins when it is generated. before, after: the
+    ids around the tokens of a source text, with LANGUAGE for that of its language.
+    """
+
+    ids: dict[str, int]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
 class Processor(msgspec.Struct, frozen=True, kw_only=True):
     """How text becomes rows of token ids.
 
@@ -49,7 +65,8 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     mask_token_id: special ids, None for one that the tokenizer lacks. vocabulary: upper bound of a row's ids; special
     tokens may have ids above it, for which the model has no embedding. padding_side: of the tokenizer. On the left, the
     context stands before the question, as in transformers' former question answering pipeline (4.57). truncation_side:
-    where an over-long text is cut unless a request says otherwise.
+    where an over-long text is cut unless a request says otherwise. languages: of a tokenizer for translation, None of
+    others.
     image: how images become pixels; then there is no text, and pad_token_id and vocabulary mean nothing.
     """
 
@@ -63,6 +80,7 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     mask_token_id: int | None = None
     padding_side: Side = "right"
     truncation_side: Side = "right"
+    languages: Languages | None = None
     image: ImageSettings | None = None
 
 

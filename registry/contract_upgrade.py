@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.contract import FORMAT, digest_record
+from registry.errors import ContractError
 
 Step = Callable[[dict[str, Any], Path], tuple[str, ...]]
 """Adds to a record what its format lacked; the notes are about what it could not derive. The folder holds the model's
@@ -75,7 +76,36 @@ def _marks_single_texts(processor: dict[str, Any], folder: Path) -> bool:
     return any(Tokenizer.from_file(str(path)).encode("a").type_ids)
 
 
-STEPS: dict[int, tuple[Step, ...]] = {1: (_add_sides, _add_vector_settings)}
+def _note_generation_lengths(record: dict[str, Any], folder: Path) -> tuple[str, ...]:
+    """Keep the number of new tokens that was recorded, whatever the checkpoint says; note what it says."""
+    defaults = record.get("defaults")
+    path = folder / "generation_config.json"
+    if not isinstance(defaults, dict) or "limit_new_tokens" not in defaults or not path.is_file():
+        return ()
+    try:
+        own = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ContractError(f"{path} is not JSON ({error}): log the model again") from error
+    stated = [f"{name} {own[name]}" for name in ("max_new_tokens", "max_length") if own.get(name) is not None]
+    wanted = stated[0] if stated else "20 new tokens, as transformers' generate"
+    return (
+        f"a request that names no length gets {defaults.get('max_new_tokens')} new tokens, as when the model was "
+        f"logged; logged again, it gets the checkpoint's own length: {wanted}",
+    )
+
+
+def _note_languages(record: dict[str, Any], _: Path) -> tuple[str, ...]:
+    """Note that a tokenizer for translation has languages, which only transformers' class can list."""
+    processor = record.get("processor")
+    name = processor.get("class_name") if isinstance(processor, dict) else None
+    if record.get("task") != "translation" or not str(name).startswith(("MBart", "Nllb", "M2M100", "PLBart")):
+        return ()
+    return (f"src_lang and tgt_lang of requests are refused; logged again, they choose among the languages of {name}",)
+
+
+STEPS: dict[int, tuple[Step, ...]] = {
+    1: (_add_sides, _add_vector_settings, _note_generation_lengths, _note_languages),
+}
 """By the format that a record has: what the next format added."""
 
 

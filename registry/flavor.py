@@ -21,6 +21,7 @@ from registry.contract import FORMAT, Contract, Example
 from registry.contract_upgrade import upgrade
 from registry.digests import digest_folder
 from registry.errors import CheckpointWarning, ContractError, IncompleteArtifact, UnreadableArtifact
+from registry.fast_tokenizers import write_fast_form
 from registry.heads import Head, get_head
 from registry.image_settings import describe_images, image_patches, reads_images
 from registry.imports import import_for_logging
@@ -273,6 +274,7 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     with refuse_failures("saving the model and its tokenizer (or image processor)", SAVE_AGAIN):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        write_fast_form(tokenizer, folder)
 
 
 def describe(

@@ -93,12 +93,24 @@ def _inputs(live: Contract, candidate: Contract) -> list[str]:
             found.append(_changed(f"image {name}", getattr(before.image, name), getattr(after.image, name)))
     elif candidate.max_tokens < live.max_tokens:
         found.append(_changed("longest text", live.max_tokens, candidate.max_tokens, " tokens"))
+    if gone := _languages(live).keys() - _languages(candidate).keys():
+        found.append(f"languages: {', '.join(sorted(gone)[:SHOWN])} are gone")
     return found
 
 
+def _languages(contract: Contract) -> Mapping[str, int]:
+    found = contract.processor.languages
+    return found.ids if found else {}
+
+
 def _settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """A setting that an earlier release did not know is as one that is empty."""
     names = dict.fromkeys([*before, *after])
-    return [_changed(f"default {name}", before.get(name), after.get(name)) for name in names]
+    return [_changed(f"default {name}", _stated(before.get(name)), _stated(after.get(name))) for name in names]
+
+
+def _stated(value: Any) -> Any:
+    return None if value in ((), [], {}, "") else value
 
 
 def _width(contract: Contract) -> int | None:

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from registry.contract import Processor
+from registry.contract import LANGUAGE, Languages, Processor
 from registry.errors import CheckpointWarning, IncompleteArtifact, UnreadableArtifact
 from registry.refusals import refuse_failures
 
@@ -74,20 +74,54 @@ def describe_processor(model: Any, tokenizer: Any, folder: Path) -> Processor:
             "the tokenizer has no pad token, so rows of different lengths cannot share a batch: set "
             "tokenizer.pad_token = tokenizer.eos_token and model.config.pad_token_id to its id, then log again"
         )
-    vocabulary = _count_ids(tokenizer, model.get_input_embeddings().weight.shape[0])
+    rows = model.get_input_embeddings().weight.shape[0]
+    vocabulary = _count_ids(tokenizer, rows)
     _compare(path, tokenizer)
+    languages = describe_languages(tokenizer, rows)
+    highest = max(languages.ids.values()) if languages else 0  # beyond len() in M2M100's
     return Processor(
         class_name=type(tokenizer).__name__,
         inputs=tuple(name for name in tokenizer.model_input_names if _takes(model, name)),
         pad_token_id=int(tokenizer.pad_token_id),
         unk_token_id=tokenizer.unk_token_id,
-        vocabulary=vocabulary,
+        vocabulary=max(vocabulary, highest + 1),
         padding_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,
         cls_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.eos_token_id,
         mask_token_id=tokenizer.mask_token_id,
+        languages=languages,
     )
+
+
+def describe_languages(tokenizer: Any, rows: int) -> Languages | None:
+    """The languages of a tokenizer for translation (mBART, M2M100, NLLB) that the model's embedding has rows for.
+
+    None for any other tokenizer, and where the marks of two languages differ in more than the language's id.
+    """
+    if not hasattr(tokenizer, "set_src_lang_special_tokens"):
+        return None
+    codes = getattr(tokenizer, "lang_code_to_id", None) or tokenizer.extra_special_tokens
+    before = tokenizer.src_lang
+    ids: dict[str, int] = {}
+    marks = set()
+    try:
+        for code in map(str, codes):
+            tokenizer.src_lang = code
+            marked = tokenizer.prefix_tokens + tokenizer.suffix_tokens
+            ids[code] = next(token for token in marked if token != tokenizer.eos_token_id)
+            marks.add(tuple(_mark(part, ids[code]) for part in (tokenizer.prefix_tokens, tokenizer.suffix_tokens)))
+    finally:
+        tokenizer.src_lang = before
+    ids = {code: token for code, token in ids.items() if token != tokenizer.unk_token_id and token < rows}
+    if len(marks) != 1 or not ids:
+        return None
+    ((first, last),) = marks
+    return Languages(ids=ids, before=first, after=last)
+
+
+def _mark(tokens: list[int], language: int) -> tuple[int, ...]:
+    return tuple(LANGUAGE if token == language else int(token) for token in tokens)
 
 
 def _count_ids(tokenizer: Any, rows: int) -> int:

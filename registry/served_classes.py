@@ -22,6 +22,15 @@ NEEDS_IS_DECODER = frozenset({"roformer"})
 """Architectures that keep no key-value cache, and so write other texts, unless config.json sets `is_decoder`
 (transformers 5.23)."""
 
+RECOMPUTED = frozenset(
+    {
+        *("MambaForCausalLM", "Mamba2ForCausalLM", "FalconMambaForCausalLM", "RwkvForCausalLM"),
+        *("OpenAIGPTLMHeadModel", "XLMWithLMHeadModel", "ReformerModelWithLMHead"),
+    }
+)
+"""Classes without a key-value cache whose texts come out as `generate` writes them when each step computes the whole
+text (transformers 5.23)."""
+
 _READS = {
     "input_ids": "text",
     "pixel_values": "images",
@@ -41,7 +50,8 @@ class ClassFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     main_input: name of the argument. modalities: as `input_modalities`. takes_text: whether its forward pass has
     `input_ids`. has_states: whether that returns `last_hidden_state`; has_cache: whether it takes and returns
-    `past_key_values`. problem: why the class cannot be imported here, or empty.
+    `past_key_values`. is_recomputed: whether it writes the same texts without. problem: why the class cannot be
+    imported here, or empty.
     """
 
     main_input: str
@@ -49,6 +59,7 @@ class ClassFacts(msgspec.Struct, frozen=True, kw_only=True):
     takes_text: bool
     has_states: bool
     has_cache: bool
+    is_recomputed: bool
     problem: str = ""
 
 
@@ -67,6 +78,7 @@ def read_facts(class_name: str) -> ClassFacts:
             takes_text=False,
             has_states=False,
             has_cache=False,
+            is_recomputed=False,
             problem=lines[0] if lines else type(error).__name__,
         )
     modalities = model_class.input_modalities
@@ -78,6 +90,7 @@ def read_facts(class_name: str) -> ClassFacts:
         takes_text="input_ids" in arguments,
         has_states=returned is None or "last_hidden_state" in returned,
         has_cache="past_key_values" in arguments and (returned is None or "past_key_values" in returned),
+        is_recomputed=class_name in RECOMPUTED,
     )
 
 
@@ -91,7 +104,7 @@ def find_refusal(task: str, facts: ClassFacts) -> str | None:
         return f"reads {reads}"
     if not head.needs_head and not facts.has_states:
         return "returns no hidden states (last_hidden_state)"
-    if head.generates and not facts.has_cache:
+    if head.generates and not facts.has_cache and not facts.is_recomputed:
         return "has no key-value cache (past_key_values)"
     return None
 

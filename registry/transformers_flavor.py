@@ -45,6 +45,7 @@ def derive(root: Path) -> None:
     from mlflow.models import Model
 
     from registry.checks import load_model
+    from registry.fast_tokenizers import write_fast_form
     from registry.flavor import make_contract, write_artifact
     from registry.heads import HEADS
     from registry.image_settings import reads_images
@@ -62,6 +63,7 @@ def derive(root: Path) -> None:
     model = load_model(folder, task, dtype="auto")
     processor = load_processor(folder, reads_images(model))
     processor.save_pretrained(folder)  # a tokenizer's fast form may be missing
+    write_fast_form(processor, folder)
     described = Model.load(str(root))
     contract = make_contract(root, model, processor, task, origin=folder, described=described)
     write_artifact(root, contract, described)

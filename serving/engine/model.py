@@ -56,9 +56,9 @@ def choose_dtypes(device: str, allowed: str, wanted: str) -> tuple[str, ...]:
 class Model:
     """The head of one version, in eval mode, on one device.
 
-    form: how it is executed; replaced in one step. notes: which optimisations it was refused, and why. is_restored:
-    whether its module is restored after each forward pass, because that changes it. `launch` may be called from several
-    threads only where `form.is_thread_safe`.
+    form: how it is executed; replaced in one step. folder: of its files. notes: which optimisations it was refused, and
+    why. is_restored: whether its module is restored after each forward pass, because that changes it. `launch` may be
+    called from several threads only where `form.is_thread_safe`.
     """
 
     def __init__(
@@ -86,11 +86,12 @@ class Model:
         problem = self.task.problem(contract)
         if problem is not None:
             raise ContractError(problem)
-        module = load_model(root / MODEL_FOLDER, contract.task, dtype=dtype).to(self.device)
+        self.folder = root / MODEL_FOLDER
+        module = load_model(self.folder, contract.task, dtype=dtype).to(self.device)
         self.task.prepare(module, contract)
         self.layers = load_layers(root / MODEL_FOLDER, contract.layers, self.device)
         self.form = ExecutionForm(module)
-        self.served = self.task.serve(root / MODEL_FOLDER, contract)
+        self.served = self.task.serve(self.folder, contract)
         self._is_cuda = self.device.type == "cuda"
         is_prepacked = prepacks and prepack_weights(module, self._try_out, self.note) > 0
         is_onednn = is_prepacked or dtype != "float32"

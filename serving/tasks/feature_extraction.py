@@ -32,6 +32,8 @@ Pooling = Literal["raw", "mean", "cls", "last", "max", "mean_sqrt_len_tokens", "
 RAW = "raw"
 MAP = "map"
 """The batch key of raw states of images, which are not cut to a row's tokens."""
+NEEDS_ENCODER = "headwaiter_needs_encoder"
+"""The attribute of a loaded model whose encoder alone reads the text."""
 Dimensions = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -107,6 +109,11 @@ class FeatureExtraction(Task[str, Parameters, None]):
         """Token ids or pixels."""
         return collate_images(rows, contract) if contract.processor.image else super().collate(rows, contract)
 
+    def prepare(self, model: "PreTrainedModel", contract: Contract) -> None:
+        """Find out whether a model with an encoder and a decoder takes the text alone."""
+        if contract.is_encoder_decoder and not _takes_text_alone(model, probe_text(contract, 3)):
+            setattr(model, NEEDS_ENCODER, True)
+
     def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[None]:
         """One row per text; its batch key is the pooling, its payload how many tokens of a prompt are not pooled."""
         key = _batch_key(self._pooling(parameters, version), version.contract)
@@ -167,9 +174,22 @@ class FeatureExtraction(Task[str, Parameters, None]):
         return vectors
 
 
+def _takes_text_alone(model: "PreTrainedModel", row: EncodedRow) -> bool:
+    """Whether the whole model runs on a text without tokens of a decoder, as BART does and T5 does not."""
+    import torch
+
+    ids = torch.tensor([numpy.frombuffer(row.tokens, dtype=numpy.int32).tolist()], device=model.device)
+    try:
+        with torch.inference_mode():
+            model(input_ids=ids)
+    except Exception:  # each family raises its own; what is wrong with the encoder, too, it raises again
+        return False
+    return True
+
+
 def _text_half(model: "PreTrainedModel") -> "PreTrainedModel":
-    """The encoder of a model whose decoder does not accept the text alone (T5), else the model itself."""
-    return model.get_encoder() if hasattr(model, "_shift_right") else model
+    """The encoder of a model that does not take the text alone, else the model itself."""
+    return model.get_encoder() if getattr(model, NEEDS_ENCODER, False) else model
 
 
 def _batch_key(pooling: Pooling, contract: Contract) -> str:

@@ -4,13 +4,16 @@ The three differ in the field of their answer, as in the Hugging Face inference 
 each text, which a checkpoint's `task_specific_params` can state.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from registry.checkpoint_files import ConfigKeys, read_json
+from registry.checkpoint_files import ConfigKeys, SpecificKeys, read_json
+from registry.contract import Contract
+from registry.errors import CheckpointWarning
 from serving.errors import Unprocessable
 from serving.tasks.base.generated_text import GeneratedText, answer
 from serving.tasks.base.generation import (
@@ -19,19 +22,24 @@ from serving.tasks.base.generation import (
     GenerationParameters,
     Positive,
     PositiveNumber,
-    count_new_tokens,
+    default_new_tokens,
     make_rows,
+    requested_new_tokens,
 )
+from serving.tasks.base.generation_settings import MAX_BEAMS
+from serving.tasks.base.languages import encode_source, find_first_token, list_choices
 from serving.tasks.base.task import VersionContext
-from serving.wire.messages import Encoded, RowArrays
+from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
-MAX_BEAMS = 16
+START_TOKENS = 1
+"""Tokens of the decoder's input before the new ones."""
 
 
 class Parameters(GenerationParameters, frozen=True):
     """num_beams: beams of a search, 1 for none. length_penalty: of beams, above 1 favours longer texts.
 
-    early_stopping: whether the search ends with the first `num_beams` finished texts. generate_parameters, truncation,
+    early_stopping: whether the search ends with the first `num_beams` finished texts. src_lang, tgt_lang: languages of
+    the text and of its translation. forced_bos_token_id: the first new token. generate_parameters, truncation,
     clean_up_tokenization_spaces: the Hugging Face client's names for further settings, for `truncate`, and for what
     must be false.
     """
@@ -39,6 +47,9 @@ class Parameters(GenerationParameters, frozen=True):
     num_beams: Positive | None = None
     length_penalty: PositiveNumber | None = None
     early_stopping: bool | None = None
+    src_lang: str | None = None
+    tgt_lang: str | None = None
+    forced_bos_token_id: Annotated[int, msgspec.Meta(ge=0)] | None = None
     generate_parameters: dict[str, Any] | None = None
     truncation: Literal["do_not_truncate", "longest_first", "only_first"] | None = None
     clean_up_tokenization_spaces: bool | None = None
@@ -61,9 +72,13 @@ class Parameters(GenerationParameters, frozen=True):
 
 
 class Defaults(GenerationDefaults, frozen=True):
-    """prefix: of each text, as in "summarize: "."""
+    """prefix: of each text, as in "summarize: ". src_lang, tgt_lang: of a request that names none; None for the marks
+    and the first token of tokenizer and checkpoint.
+    """
 
     prefix: str = ""
+    src_lang: str | None = None
+    tgt_lang: str | None = None
 
 
 class Text2TextGeneration(GeneratingTask[Parameters, None]):
@@ -81,11 +96,33 @@ class Text2TextGeneration(GeneratingTask[Parameters, None]):
         self._field = field
 
     def folder_settings(self, folder: Path) -> dict[str, object]:
-        """The prefix for this task."""
+        """The prefix for this task, too, the only one of `task_specific_params` that is used."""
         path = folder / "config.json"
-        specific = read_json(path, ConfigKeys).task_specific_params if path.is_file() else None
-        found = (specific or {}).get(self.name)
-        return {"prefix": found.prefix} if found is not None and found.prefix is not None else {}
+        if not path.is_file():
+            return super().folder_settings(folder)
+        found = (read_json(path, ConfigKeys).task_specific_params or {}).get(self.name)
+        prefix = found.prefix if found is not None else None
+        stated = (read_json(path, SpecificKeys).task_specific_params or {}).get(self.name) or ()
+        others = [name for name in stated if name != "prefix"]
+        if others:
+            warnings.warn(
+                f"task_specific_params.{self.name} in config.json sets {', '.join(others)}; neither "
+                "transformers 5 nor this server applies that: set it in generation_config.json",
+                CheckpointWarning,
+                stacklevel=2,
+            )
+        return super().folder_settings(folder) | ({"prefix": prefix} if prefix is not None else {})
+
+    def problem(self, contract: Contract) -> str | None:
+        """A default language that the tokenizer lacks."""
+        defaults = msgspec.convert(contract.defaults, Defaults)
+        known = contract.processor.languages.ids if contract.processor.languages else {}
+        for name in ("src_lang", "tgt_lang"):
+            code = getattr(defaults, name)
+            if code is not None and code not in known:
+                choices = list_choices(code, sorted(known)) or "none"
+                return f"the default {name} is {code!r}; the languages of the tokenizer: {choices}"
+        return None
 
     def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[None]:
         """A row per generated text."""
@@ -95,12 +132,22 @@ class Text2TextGeneration(GeneratingTask[Parameters, None]):
             raise Unprocessable("parameters.logprobs and details are not known of beams: leave num_beams out")
         if not item:
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
-        count = count_new_tokens(parameters, version.defaults)
-        row = version.tokenizer.row(
-            version.defaults.prefix + item, parameters=parameters, special=parameters.add_special_tokens
-        )
+        count = requested_new_tokens(parameters, version.defaults)
+        count = count or default_new_tokens(version.defaults, START_TOKENS)
+        forced = parameters.forced_bos_token_id
+        target = parameters.tgt_lang or (version.defaults.tgt_lang if forced is None else None)
+        first = find_first_token(version.contract, target, forced)
+        row = self._encode_source(version.defaults.prefix + item, parameters, version)
         search = {name: getattr(parameters, name) for name in ("num_beams", "length_penalty", "early_stopping")}
-        return Encoded(make_rows(row, parameters, count, **search), None)
+        return Encoded(make_rows(row, parameters, count, forced_bos_token_id=first, **search), None)
+
+    def _encode_source(self, text: str, parameters: Parameters, version: VersionContext) -> EncodedRow:
+        language = parameters.src_lang or version.defaults.src_lang
+        if language is None or not parameters.add_special_tokens:
+            if parameters.src_lang is not None:
+                raise Unprocessable("parameters.src_lang needs special tokens: leave add_special_tokens out")
+            return version.tokenizer.row(text, parameters=parameters, special=parameters.add_special_tokens)
+        return encode_source(text, language, version.tokenizer, version.contract, parameters)
 
     def decode(
         self, rows: Sequence[RowArrays], decode_context: None, parameters: Parameters, version: VersionContext

@@ -12,8 +12,9 @@ from serving.tasks.base.generation import (
     GeneratingTask,
     GenerationDefaults,
     GenerationParameters,
-    count_new_tokens,
+    default_new_tokens,
     make_rows,
+    requested_new_tokens,
 )
 from serving.tasks.base.task import VersionContext
 from serving.wire.messages import Encoded, RowArrays
@@ -39,18 +40,19 @@ class TextGeneration(GeneratingTask[Parameters, str]):
 
     def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[str]:
         """A row per text. Without max_new_tokens a text may fill the model's limit, up to the contract's default."""
-        count, longest = count_new_tokens(parameters, version.defaults), version.contract.max_tokens
-        if parameters.max_new_tokens and count >= longest:
+        defaults, longest = version.defaults, version.contract.max_tokens
+        asked = requested_new_tokens(parameters, defaults)
+        if asked and asked >= longest:
             raise Unprocessable(
-                f"parameters.max_new_tokens is {count:,}; this model takes {longest:,} tokens, the prompt included"
+                f"parameters.max_new_tokens is {asked:,}; this model takes {longest:,} tokens, the prompt included"
             )
-        needed = count if parameters.max_new_tokens or parameters.truncate else 1
         row, _ = version.tokenizer.encode(
             item,
             parameters=parameters,
-            max_tokens=max(1, longest - needed),
+            max_tokens=max(1, _longest_prompt(asked, parameters, version)),
             special=parameters.add_special_tokens,
         )
+        count = asked or default_new_tokens(defaults, row.length)
         return Encoded(make_rows(row, parameters, min(count, max(1, longest - row.length))), item)
 
     def text_before(self, prompt: str, parameters: Parameters) -> str:
@@ -62,6 +64,19 @@ class TextGeneration(GeneratingTask[Parameters, str]):
     ) -> list[GeneratedText]:
         """`[{"generated_text": …}, …]`, an entry per text."""
         return answer(rows, parameters, version, "generated_text", self.text_before(prompt, parameters))
+
+
+def _longest_prompt(asked: int | None, parameters: Parameters, version: VersionContext) -> int:
+    """Tokens of the longest prompt. One that may be cut leaves room for all new tokens that it may get."""
+    longest = version.contract.max_tokens
+    defaults: GenerationDefaults = version.defaults
+    if asked:
+        return longest - asked
+    if not parameters.truncate:
+        return longest - 1
+    if defaults.max_new_tokens:
+        return longest - defaults.max_new_tokens
+    return min(longest, defaults.max_length or longest) - 1
 
 
 TASK = TextGeneration()

@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 
 from tests.alike import assert_alike
@@ -97,6 +98,8 @@ def test_summarization_and_translation(client: Callable[[str], InferenceClient],
     text = "the quick brown fox"
     assert isinstance(client("summarization").summarization(text).summary_text, str)
     assert isinstance(client("translation").translation(text).translation_text, str)
+    with pytest.raises(HfHubHTTPError, match="tgt_lang is 'fr', but this model's tokenizer has no languages"):
+        client("translation").translation(text, src_lang="en", tgt_lang="fr")
     beams = server.ask("text2text-generation", text, num_beams=3, max_new_tokens=5)
     assert list(beams[0]) == ["generated_text"]
 

@@ -108,3 +108,22 @@ def test_a_tokenizer_configuration_that_cannot_be_read_changes_nothing(tmp_path:
     root = artifact_that_says(tmp_path)
     (root / "model" / "tokenizer_config.json").write_text(text)
     assert read_contract(root).processor.padding_side == "right"
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted"),
+    [({"max_length": 100}, "max_length 100"), ({"max_new_tokens": 5, "max_length": 9}, "max_new_tokens 5"), ({}, "20")],
+)
+def test_a_generating_record_keeps_its_length_and_notes_the_checkpoints(
+    tmp_path: Path, own: dict[str, int], wanted: str
+) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps(own))
+    record = {"format": 1, "defaults": {"max_new_tokens": 64, "limit_new_tokens": 2048}}
+    upgraded = contract_upgrade.upgrade(record, tmp_path)
+    assert upgraded["defaults"]["max_new_tokens"] == 64
+    (note,) = upgraded["derived"]["notes"]
+    assert "gets 64 new tokens" in note
+    assert wanted in note
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(ContractError, match="is not JSON"):
+        contract_upgrade.upgrade(record, tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from registry.contract import Contract, Example, ImageSettings, Processor
+from registry.contract import Contract, Example, ImageSettings, Languages, Processor
 from registry.errors import BreakingChange, DamagedVersion, HistoryError, NotGoodEnough, PromotionRefused
 from registry.flavor import log_model
 from registry.gates import find_differences
@@ -34,6 +34,11 @@ def reading(image: ImageSettings | None = IMAGE, **fields: Any) -> Processor:
     return msgspec.structs.replace(TEXT, image=image, **fields)
 
 
+def speaking(*codes: str) -> Processor:
+    languages = Languages(ids={code: place for place, code in enumerate(codes)}, before=(-1,), after=())
+    return msgspec.structs.replace(TEXT, languages=languages)
+
+
 def answering(output: Any) -> Contract:
     return changed(example=Example(inputs=["x"], parameters={}, output=output))
 
@@ -51,6 +56,13 @@ def answering(output: Any) -> Contract:
             changed(task="zero-shot-classification"),
             ["task zero-shot-classification, was text-classification"],
         ),
+        (LIVE, changed(defaults={"pooling": "mean", "prefix": "", "stop_strings": []}), []),
+        (
+            changed(processor=speaking("en", "fr", "de")),
+            changed(processor=speaking("en", "it")),
+            ["languages: de, fr are gone"],
+        ),
+        (LIVE, changed(processor=speaking("en")), []),
         (LIVE, changed(labels=("bad", "great")), ["labels: good is gone, great is new"]),
         (LIVE, changed(labels=("good", "bad")), ["labels are in another order: number 0 is good, was bad"]),
         (LIVE, changed(labels=("bad", "good", "good")), ["number of labels 3, was 2"]),

@@ -20,8 +20,7 @@ from tests.families import MAX_TOKENS, make_tokenizer
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 REFUSED = [
     # task, architecture, in the words of the refusal
-    ("text-generation", "mamba", "no key-value cache"),
-    ("text-generation", "rwkv", "no key-value cache"),
+    ("text-generation", "xlnet", "no key-value cache"),
     ("text-generation", "recurrent_gemma", "no key-value cache"),
     ("text-generation", "whisper", "reads audio"),
     ("text2text-generation", "voxtral", "reads audio"),
@@ -41,6 +40,7 @@ SERVED = [
     ("text-generation", "llama"),
     ("text-generation", "roformer"),
     ("text-generation", "jamba"),
+    *(("text-generation", family) for family in ("mamba", "mamba2", "falcon_mamba", "rwkv", "openai-gpt", "reformer")),
     ("image-classification", "resnet"),
 ]
 
@@ -83,8 +83,8 @@ def test_a_listing_holds_each_architecture_once() -> None:
 
 
 def test_logging_refuses_what_is_not_listed(tmp_path: Path, settings: RegistrySettings) -> None:
-    folder = save_writer(tmp_path / "mamba", "mamba")
-    with pytest.raises(UnsupportedHead, match="MambaForCausalLM has no key-value cache"):
+    folder = save_writer(tmp_path / "gemma", "recurrent_gemma", lru_width=32, head_dim=16)
+    with pytest.raises(UnsupportedHead, match="RecurrentGemmaForCausalLM has no key-value cache"):
         log_model(folder, task="text-generation", name="m", settings=settings)
     audio = transformers.Wav2Vec2Config(**TINY, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)
     with pytest.raises(UnsupportedHead, match="Wav2Vec2Model reads audio"):
@@ -140,7 +140,7 @@ def test_a_family_lists_its_heads_and_those_that_it_lacks() -> None:
     shown = CliRunner().invoke(main, ["heads", "--family", "bert"]).stdout.splitlines()
     assert "fill-mask                 BertForMaskedLM                served" in shown
     assert shown[-1].startswith("bert has no head for: text2text-generation")
-    found = json.loads(CliRunner().invoke(main, ["heads", "--family", "mamba", "--json"]).stdout)
+    found = json.loads(CliRunner().invoke(main, ["heads", "--family", "recurrent_gemma", "--json"]).stdout)
     assert [(row["task"], row["is_served"]) for row in found] == [
         ("feature-extraction", True),
         ("text-generation", False),
@@ -167,7 +167,7 @@ def test_the_table_has_a_row_for_each_task(home: Path) -> None:
 
 
 def test_check_agrees_with_the_listing(tmp_path: Path) -> None:
-    config = {"model_type": "mamba", "architectures": ["MambaForCausalLM"]}
+    config = {"model_type": "recurrent_gemma", "architectures": ["RecurrentGemmaForCausalLM"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     done = CliRunner().invoke(main, ["check", str(tmp_path), "--task", "text-generation"])
     assert done.exit_code == 1

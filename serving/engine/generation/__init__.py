@@ -12,6 +12,7 @@ sequence      one row from its prompt to its last token
 decode_batch  the sequences that a decoder steps together
 decoder       a model and its rows: prefill, one step for all rows, removal
 sequential    the same row by row, for models that cannot be batched
+uncached      the same without a cache, for models that have none
 kv_cache      keys and values of rows that come and go
 sampling      logits → each row's next token
 beam_search   beams, by `generate` itself

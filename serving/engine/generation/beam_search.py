@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 from serving.engine.generation.decoder import Decoder
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SETTINGS = (
     *("do_sample", "temperature", "top_k", "top_p", "repetition_penalty"),
-    *("num_beams", "length_penalty", "early_stopping"),
+    *("num_beams", "length_penalty", "early_stopping", "forced_bos_token_id"),
 )
 """Arguments of `generate`, named as in `SamplingSettings`."""
 
@@ -97,12 +97,14 @@ class BeamSearch:
         given = {name: value for name in SETTINGS if (value := getattr(settings, name)) is not None}
         if settings.seed is not None:
             torch.manual_seed(settings.seed)
+        checks = [check for check in (self._all[0].stop_check,) if check is not None]
         ids, mask = decoder.pad_prompts([sequence.prompt for sequence in self._all])
         found: torch.Tensor = decoder.module.generate(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=settings.max_new_tokens,
             logits_processor=LogitsProcessorList([_Pause(self._wait)]),
+            stopping_criteria=StoppingCriteriaList(checks),
             **given,
         )
         return found

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import StopStringCriteria
 
 from registry.contract import Contract
 from serving.engine.generation.scheduler import Scheduler
@@ -38,12 +39,13 @@ def make_scheduler(
     cache_bytes: int = 0,
     note: Callable[[str], None] = logger.warning,
     *,
+    stop_check: StopStringCriteria | None = None,
     is_sequential: bool = False,
 ) -> Scheduler:
     """Choose and verify a model's decoder. cache_bytes: of keys and values, 0 for a default. Blocks.
 
-    note: called with the reason for each better decoder that is refused. is_sequential: as of `choose_decoder`. Raises
-    EngineError where none fits.
+    note: called with the reason for each better decoder that is refused. stop_check: the checkpoint's stop strings.
+    is_sequential: as of `choose_decoder`. Raises EngineError where none fits.
     """
     vocabulary = contract.processor.vocabulary
     decoder = choose_decoder(module, contract.processor.pad_token_id, vocabulary, note, is_sequential=is_sequential)
@@ -70,6 +72,7 @@ def make_scheduler(
         limit_tokens=max(limit, contract.max_tokens),
         max_rows=rows,
         pass_tokens=PASS_TOKENS.get(module.device.type, PASS_TOKENS["cpu"]),
+        stop_check=stop_check,
         verify=verify,
     )
 

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import msgspec
 import torch
+from transformers import PreTrainedTokenizerFast, StopStringCriteria
 
 from registry.contract import Batching
 from serving.engine.generation.factory import make_scheduler
@@ -40,6 +41,7 @@ class GenerationModel(Model):
             self.served.tokenizer,
             self.cache_bytes,
             self.note,
+            stop_check=self._stop_check(),
             is_sequential=is_sequential,
         )
 
@@ -65,6 +67,14 @@ class GenerationModel(Model):
         """Run the module, or its encoder, on a prompt; raises what it raises."""
         half = self.module.get_encoder() if self.module.config.is_encoder_decoder else self.module
         half(input_ids=torch.tensor([list(memoryview(row.tokens).cast("i"))], device=self.device))
+
+    def _stop_check(self) -> StopStringCriteria | None:
+        """What finds the checkpoint's stop strings as `generate` does; None where it has none."""
+        stops = self.served.defaults.stop_strings
+        if not stops:
+            return None
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(self.folder / "tokenizer.json"))
+        return StopStringCriteria(tokenizer, list(stops))
 
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:
         """Generate the whole text of each row; its arrays as `decode` reads them. Blocks. Raises Failed."""

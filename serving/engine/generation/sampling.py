@@ -74,7 +74,12 @@ class Sampler:
         self.beams = int(settled("num_beams"))
         self.top = settings.top
         self._random = random.Random(settings.seed)  # noqa: S311  # no secret depends on it
-        self._processors = _processors(module, settings, float(settled("repetition_penalty")), self.is_drawn, row)
+        penalty = float(settled("repetition_penalty"))
+        warped: tuple[float | None, int | None, float | None] = (None, None, None)
+        if self.is_drawn and any(getattr(config, name, None) not in PLAIN_RULES[name] for name in AFTER_TEMPERATURE):
+            warped = (self.temperature, self.top_k, self.top_p)
+            self.temperature, self.top_k, self.top_p = 1.0, 0, 1.0  # the processors apply them, in `generate`'s order
+        self._processors = _processors(module, settings, penalty, row, do_sample=self.is_drawn, warped=warped)
 
     @property
     def way(self) -> Way:
@@ -187,21 +192,34 @@ def _tell(logits: torch.Tensor, samplers: Sequence[Sampler], tokens: torch.Tenso
 
 
 def _processors(
-    module: "PreTrainedModel", settings: SamplingSettings, penalty: float, is_drawn: bool, row: Row
+    module: "PreTrainedModel",
+    settings: SamplingSettings,
+    penalty: float,
+    row: Row,
+    *,
+    do_sample: bool,
+    warped: tuple[float | None, int | None, float | None],
 ) -> "LogitsProcessorList":
-    """The logits processors of transformers for the repetition penalty and the checkpoint's generation_config."""
+    """The logits processors of transformers for the repetition penalty and the checkpoint's generation_config.
+
+    warped: temperature, top_k and top_p that the processors apply, None where they do not.
+    """
     from transformers import LogitsProcessorList
 
     config = module.generation_config
-    if penalty == 1.0 and not _asks_for_rules(config):
+    if penalty == 1.0 and settings.forced_bos_token_id is None and not _asks_for_rules(config):
         return LogitsProcessorList()
     config = deepcopy(config)
-    config.repetition_penalty, config.num_beams, config.do_sample = penalty, 1, is_drawn
-    config.temperature = config.top_k = config.top_p = None
+    config.repetition_penalty, config.num_beams, config.do_sample = penalty, 1, do_sample
+    if settings.forced_bos_token_id is not None:
+        config.forced_bos_token_id = settings.forced_bos_token_id
+    config.temperature, config.top_k, config.top_p = warped
     length = 1 if module.config.is_encoder_decoder else row.length
     prompt = torch.from_numpy(numpy.frombuffer(row.tokens, dtype=numpy.int32).astype(numpy.int64))[None]
     prompt = prompt.to(module.device)
     config.max_length = length + settings.max_new_tokens
+    if config.min_new_tokens is not None:
+        config.min_length = None  # overridden, as `generate` does
     module._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=prompt.device)
     return module._get_logits_processor(
         config, input_ids_seq_length=length, encoder_input_ids=prompt, device=prompt.device, model_kwargs={}
@@ -227,6 +245,8 @@ PLAIN_RULES: dict[str, tuple[float | None, ...]] = {
     ),
 }
 """Rules of a generation_config, and the values that switch each off."""
+AFTER_TEMPERATURE = ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "watermarking_config")
+"""Rules that `generate` applies to the probabilities that temperature, top_k and top_p leave."""
 
 
 def _asks_for_rules(config: "GenerationConfig") -> bool:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection
 
 import torch
+from transformers import StopStringCriteria
 
 from serving.engine.generation.admission import Limits, plan_admission
 from serving.engine.generation.beam_search import BeamSearch
@@ -39,8 +40,8 @@ class Scheduler:
     """All sequences of one engine. `len()` counts them. Not for several threads.
 
     isolated: decoder of isolated sequences; None where all share their forward passes. limit_tokens: positions of the
-    cache. max_rows: sequences at a time. pass_tokens: tokens of one prefill, padding included. verify: raises where the
-    model no longer works; called after a fault.
+    cache. max_rows: sequences at a time. pass_tokens: tokens of one prefill, padding included. stop_check: the
+    checkpoint's stop strings. verify: raises where the model no longer works; called after a fault.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Scheduler:
         limit_tokens: int,
         max_rows: int,
         pass_tokens: int = MAX_PREFILL_TOKENS,
+        stop_check: StopStringCriteria | None = None,
         verify: Callable[[], None] = lambda: None,
     ) -> None:
         self._batch = DecodeBatch(decoder)
@@ -59,6 +61,7 @@ class Scheduler:
         self._batches = [self._batch] if self._isolated is None else [self._batch, self._isolated]
         self._encoder = encoder
         self._limits = Limits(max_rows, limit_tokens, pass_tokens)
+        self._stop_check = stop_check
         self._verify = verify
         self._meters: tuple[EngineMeter, GenerationMeter] | None = None
         self._waiting = WaitingSequences()
@@ -115,6 +118,8 @@ class Scheduler:
         reader = TextReader(self._encoder, settings.stop) if settings.stop else None
         sampler = Sampler(self.decoder.module, settings, row)
         sequence = Sequence(client, row, now, settings, self._ends, sampler, reader)
+        if self._stop_check is not None and not settings.stop:
+            sequence.stop_check, sequence.before = self._stop_check, self.decoder.history(sequence.prompt)
         sequence.is_isolated = self._isolated is not None and settings.seed is not None and sampler.is_drawn
         return sequence
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy
+import torch
+from transformers import StopStringCriteria
 
 from serving.engine.generation.sampling import Choice, Sampler
 from serving.processors.detokenizer import TextReader
@@ -18,11 +20,12 @@ FAIR_SECONDS = 0.01
 class Sequence:
     """A row that is generated for.
 
-    client: the front's ZeroMQ identity. arrived, started, first_token: monotonic seconds of the row's arrival, first
-    forward pass and first token, 0 until then. ends: tokens that end a text. reader: finds stop strings, None where
-    there are none to find. priority: sequences are admitted in its order, lowest first. choices: its new tokens.
-    searched_tokens: what a beam search found. tokens_since_admitted: tokens generated since its last prefill. sent:
-    number of tokens sent. is_isolated: whether no other row shares its forward passes.
+    client: the front's ZeroMQ identity. before: the tokens that precede new ones, see `Decoder.history`. arrived,
+    started, first_token: monotonic seconds of the row's arrival, first forward pass and first token, 0 until then.
+    ends: tokens that end a text. reader: finds stop strings, None where there are none to find. stop_check: the
+    checkpoint's stop strings, None where they do not apply. priority: sequences are admitted in its order, lowest
+    first. choices: its new tokens. searched_tokens: what a beam search found. tokens_since_admitted: tokens generated
+    since its last prefill. sent: number of tokens sent. is_isolated: whether no other row shares its forward passes.
     """
 
     client: bytes
@@ -32,6 +35,8 @@ class Sequence:
     ends: frozenset[int]
     sampler: Sampler
     reader: TextReader | None
+    before: list[int] = field(default_factory=list)
+    stop_check: StopStringCriteria | None = None
     choices: list[Choice] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     started: float = 0.0
@@ -67,7 +72,15 @@ class Sequence:
             self.reader.push([choice.token])
             if self.reader.has_stopped:
                 return "stop_sequence"
+        if self.stop_check is not None and self._has_stop_string():
+            return "stop_sequence"
         return "length" if len(self.tokens) >= self.settings.max_new_tokens else ""
+
+    def _has_stop_string(self) -> bool:
+        """Whether the newest token completes one of the checkpoint's stop strings, judged as `generate` does."""
+        assert self.stop_check is not None
+        last = [*self.before, *self.tokens][-self.stop_check.maximum_token_len :]
+        return bool(self.stop_check(torch.tensor([last]), None)[0])
 
     def take_delta(self, finish: Finish) -> TokenDelta:
         """The tokens that were not sent yet; they count as sent from now on."""

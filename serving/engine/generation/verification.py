@@ -14,6 +14,7 @@ import torch
 from serving.engine.generation.decoder import CausalDecoder, Decoder, Seq2SeqDecoder
 from serving.engine.generation.sampling import Sampler, choose
 from serving.engine.generation.sequential import SequentialDecoder
+from serving.engine.generation.uncached import UncachedDecoder
 from serving.engine.optimizations.torchscript import NotTraceable
 from serving.engine.tolerances import DECODING
 from serving.errors import EngineError
@@ -27,7 +28,7 @@ logger = logging.getLogger("headwaiter.engine")
 TOKENS = 6
 
 KINDS: dict[bool, tuple[type[Decoder], ...]] = {
-    False: (CausalDecoder, SequentialDecoder),
+    False: (CausalDecoder, SequentialDecoder, UncachedDecoder),
     True: (Seq2SeqDecoder, SequentialDecoder),
 }
 """Whether a model has an encoder → the decoders that may fit it, best first."""

@@ -1,10 +1,11 @@
 """The front's side of generating tasks: the request's settings and the rows of its texts.
 
 Each text is a row, whose settings are its `Row.payload`. Settings that a request leaves open are the checkpoint's
-(`generation_config.json`). The engine's side is `serving.engine.generation`.
+(`serving.tasks.base.generation_settings`). The engine's side is `serving.engine.generation`.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NoReturn, TypeVar
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.generation_settings import DEFAULT_NEW_TOKENS, forget_lengths, state_defaults
 from serving.tasks.base.task import Batch, Context, Task, probe_text
 from serving.wire.messages import EncodedRow, SamplingSettings
 
@@ -73,10 +75,17 @@ class GenerationParameters(TextParameters, frozen=True):
 
 
 class GenerationDefaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """max_new_tokens: of a request without one. limit_new_tokens: the most that a request may ask for."""
+    """What a request without parameters gets, as `generate` gives it.
 
-    max_new_tokens: Positive = 64
+    max_new_tokens: if set. max_length: else of the text with what is before it, the prompt or the start token of a
+    model with an encoder. limit_new_tokens: the most that a request may ask for. stop_strings: end a text and are part
+    of it; a request's `stop` replaces them.
+    """
+
+    max_new_tokens: Positive | None = None
+    max_length: Positive | None = None
     limit_new_tokens: Positive = 2048
+    stop_strings: tuple[str, ...] = ()
 
 
 Parameters = TypeVar("Parameters", bound=GenerationParameters)
@@ -93,6 +102,17 @@ class GeneratingTask(Task[str, Parameters, Context], Generic[Parameters, Context
         most = max(1, min(int(str(self.example_parameters["max_new_tokens"])), contract.max_tokens // 2))
         return {**self.example_parameters, "max_new_tokens": most}
 
+    def defaults(self, folder: Path, given: Mapping[str, object]) -> dict[str, Any]:
+        """Where nobody states a length it is that of `generate`."""
+        found = super().defaults(folder, given)
+        if found["max_new_tokens"] is None and found["max_length"] is None:
+            found["max_new_tokens"] = DEFAULT_NEW_TOKENS
+        return found
+
+    def folder_settings(self, folder: Path) -> dict[str, object]:
+        """The lengths and stop strings of the checkpoint's generation settings. Raises ContractError."""
+        return state_defaults(folder)
+
     def probe(self, contract: Contract, length: int) -> EncodedRow:
         """A prompt and new tokens, `length` together."""
         new = min(PROBE_TOKENS, length // 2)
@@ -100,23 +120,37 @@ class GeneratingTask(Task[str, Parameters, Context], Generic[Parameters, Context
         return msgspec.structs.replace(row, new_tokens=max(1, new))
 
     def prepare(self, model: "PreTrainedModel", contract: Contract) -> None:
-        """Pad finished rows with the contract's token. Remove the checkpoint's limit: requests have their own."""
+        """Pad finished rows with the contract's token, and leave to requests what they decide."""
         model.generation_config.pad_token_id = contract.processor.pad_token_id
-        model.generation_config.max_length = None
+        forget_lengths(model.generation_config)
 
     def forward(self, model: "PreTrainedModel", batch: Batch) -> NoReturn:
         """Never called."""
         raise TypeError(f"{self.name} is written token by token: serving.engine.generation does it")
 
 
-def count_new_tokens(parameters: GenerationParameters, defaults: GenerationDefaults) -> int:
-    """The most new tokens of each text; raises Unprocessable above the contract's limit."""
-    count = parameters.max_new_tokens or min(defaults.max_new_tokens, defaults.limit_new_tokens)
-    if count > defaults.limit_new_tokens:
+def requested_new_tokens(parameters: GenerationParameters, defaults: GenerationDefaults) -> int | None:
+    """The most new tokens that the request names, or None; raises Unprocessable above the contract's limit."""
+    count = parameters.max_new_tokens
+    if count is not None and count > defaults.limit_new_tokens:
         raise Unprocessable(
             f"parameters.max_new_tokens is {count:,}, this model writes at most {defaults.limit_new_tokens:,} a request"
         )
     return count
+
+
+def default_new_tokens(defaults: GenerationDefaults, before: int) -> int:
+    """The most new tokens of a request that names no number; raises Unprocessable where none are left.
+
+    before: the number of tokens that `max_length` counts beside the new ones.
+    """
+    count = defaults.max_new_tokens or (defaults.max_length or 0) - before
+    if count < 1:
+        raise Unprocessable(
+            f"inputs has {before:,} tokens, the checkpoint's max_length is {defaults.max_length:,}, new tokens "
+            "included: shorten the text, or pass parameters.max_new_tokens"
+        )
+    return min(count, defaults.limit_new_tokens)
 
 
 def make_rows(row: EncodedRow, parameters: GenerationParameters, count: int, **search: Any) -> list[EncodedRow]:

@@ -1,0 +1,54 @@
+"""Models without a key-value cache write what `generate` writes, a row's text from the whole of it."""
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from serving.engine.generation.uncached import UncachedDecoder
+from serving.engine.generation.verification import choose_decoder, try_out
+from tests.families import MAX_TOKENS, make_tokenizer
+
+SIZES: dict[str, dict[str, Any]] = {
+    "mamba": {},
+    "mamba2": {"head_dim": 16, "num_heads": 4, "n_groups": 1, "expand": 2, "state_size": 8},
+    "falcon_mamba": {},
+    "rwkv": {"attention_hidden_size": 32},
+    "openai-gpt": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": MAX_TOKENS},
+    "xlm": {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "mask_token_id": 4},
+    "reformer": {
+        "axial_pos_embds": False,
+        "attn_layers": ["local", "local"],
+        "is_decoder": True,
+        "attention_head_size": 16,
+        "feed_forward_size": 64,
+        "local_attn_chunk_length": 8,
+    },
+}
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_texts_are_those_of_generate(family: str) -> None:
+    torch.manual_seed(0)
+    vocabulary = len(make_tokenizer("gpt2"))
+    config = transformers.AutoConfig.for_model(
+        family,
+        hidden_size=32,
+        num_hidden_layers=2,
+        initializer_range=0.3,
+        vocab_size=vocabulary,
+        pad_token_id=0,
+        max_position_embeddings=MAX_TOKENS,
+        **SIZES[family],
+    )
+    module = transformers.AutoModelForCausalLM.from_config(config).eval()
+    module.generation_config.eos_token_id = None
+    module.generation_config.pad_token_id = 0
+    notes: list[str] = []
+    decoder = choose_decoder(module, 0, vocabulary, notes.append)
+    assert isinstance(decoder, UncachedDecoder)
+    assert len(notes) == 2
+    with torch.no_grad():
+        module.get_output_embeddings().weight.mul_(1.5)
+    assert try_out(decoder, vocabulary) is None, "the decoder keeps nothing of the rows before"
