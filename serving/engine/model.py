@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import numpy
@@ -60,6 +61,9 @@ class Model:
     why. is_restored: whether its module is restored after each forward pass, because that changes it. `launch` may be
     called from several threads only where `form.is_thread_safe`.
     """
+
+    has_frame: ClassVar[bool] = True
+    """Whether probes carry the tokenizer's special tokens. Prompts carry none that a decoder needs."""
 
     def __init__(
         self,
@@ -158,7 +162,7 @@ class Model:
         has_types = "token_type_ids" in self.contract.processor.inputs
         kinds = numpy.zeros(row.length, dtype=numpy.int8)
         kinds[row.length - types * (row.length // 2) :] = 1
-        if not self.task.generates:
+        if self.has_frame:
             self._frame(ids, kinds, is_pair=(types and has_types) or self.task.takes_pairs)
         is_typed = has_types and (types or (bool(kinds.any()) and not self.task.takes_pairs))
         return msgspec.structs.replace(row, tokens=ids.tobytes(), types=kinds.tobytes() if is_typed else b"")

@@ -4,6 +4,7 @@ from time import perf_counter
 
 import torch
 
+from registry.checkpoint_files import one_line
 from registry.errors import ContractError
 from serving.engine.model import Model
 
@@ -30,7 +31,10 @@ def find_row_limit(model: Model) -> int:
         fails, works = works, works // 2
         error = _try_row(model, works)
     if error is not None:
-        raise ContractError(f"the model takes no row: {type(error).__name__}: {error}") from error
+        raise ContractError(
+            f"the model fails on rows of every length ({type(error).__name__}: {one_line(error)}): check its weights, and "
+            "config.json for wrong values, and save both again with save_pretrained"
+        ) from error
     while fails - works > 1:
         middle = (works + fails) // 2
         works, fails = (middle, fails) if _try_row(model, middle) is None else (works, middle)

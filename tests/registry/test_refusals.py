@@ -138,7 +138,7 @@ def test_a_forward_pass_that_fails_is_a_refusal(tmp_path: Path) -> None:
     folder = changed(folder, tmp_path / "changed", "config.json", lambda config: config.update(return_dict=False))
     with pytest.raises(RegistryError) as refused:
         stage(tmp_path / "artifact", folder, None, TASK)
-    assert "answering the example failed" in str(refused.value)
+    assert "the model fails on rows of every length (AttributeError: " in str(refused.value)
 
 
 @pytest.mark.parametrize("error", [KeyError(0), RuntimeError("a\nb"), ZeroDivisionError(), MemoryError()])

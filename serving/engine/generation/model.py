@@ -22,6 +22,8 @@ from serving.wire.messages import Failure, Row, RowArrays, TokenDelta
 class GenerationModel(Model):
     """As `Model`; its rows go through a scheduler instead of single forward passes."""
 
+    has_frame = False
+
     @cached_property
     def scheduler(self) -> Scheduler:
         """The scheduler of its rows; raises EngineError where no decoder fits the model."""
