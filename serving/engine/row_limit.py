@@ -32,8 +32,8 @@ def find_row_limit(model: Model) -> int:
         error = _try_row(model, works)
     if error is not None:
         raise ContractError(
-            f"the model fails on rows of every length ({type(error).__name__}: {one_line(error)}): check its weights, and "
-            "config.json for wrong values, and save both again with save_pretrained"
+            f"the model fails on rows of every length ({type(error).__name__}: {one_line(error)}): check its weights, "
+            "and config.json for wrong values, and save both again with save_pretrained"
         ) from error
     while fails - works > 1:
         middle = (works + fails) // 2
