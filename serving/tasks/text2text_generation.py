@@ -7,7 +7,7 @@ each text, which a checkpoint's `task_specific_params` can state.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -17,6 +17,7 @@ from serving.tasks.base.generation import (
     GeneratingTask,
     GenerationDefaults,
     GenerationParameters,
+    Natural,
     Positive,
     PositiveNumber,
     count_new_tokens,
@@ -31,20 +32,23 @@ MAX_BEAMS = 16
 class Parameters(GenerationParameters, frozen=True):
     """num_beams: beams of a search, 1 for none. length_penalty: of beams, above 1 favours longer texts.
 
-    early_stopping: whether the search ends with the first `num_beams` finished texts. generate_parameters, truncation,
-    clean_up_tokenization_spaces: the Hugging Face client's names for further settings, for `truncate`, and for what
-    must be false.
+    early_stopping: whether the search ends with the first `num_beams` finished texts. min_length, max_length: tokens
+    of the text with the decoder's start token, as transformers' `generate` counts them. generate_parameters,
+    truncation, clean_up_tokenization_spaces: the Hugging Face client's names for further settings, for `truncate`, and
+    for what must be false.
     """
 
     num_beams: Positive | None = None
     length_penalty: PositiveNumber | None = None
     early_stopping: bool | None = None
+    min_length: Natural | None = None
+    max_length: Annotated[int, msgspec.Meta(ge=2)] | None = None
     generate_parameters: dict[str, Any] | None = None
     truncation: Literal["do_not_truncate", "longest_first", "only_first"] | None = None
     clean_up_tokenization_spaces: bool | None = None
 
     def __post_init__(self) -> None:
-        """Move settings from the Hugging Face client's fields to their own."""
+        """Move settings from the fields of the Hugging Face client and of `generate` to their own."""
         if self.clean_up_tokenization_spaces:
             raise ValueError("clean_up_tokenization_spaces is not done here: leave it out")
         if self.truncation is not None:
@@ -56,8 +60,13 @@ class Parameters(GenerationParameters, frozen=True):
                 settings = msgspec.convert(self.generate_parameters, type(self))
             except msgspec.ValidationError as error:
                 raise ValueError(f"generate_parameters: {str(error).replace(' - at `$.', ' - of `')}") from error
-            for name in self.generate_parameters:
-                msgspec.structs.force_setattr(self, name, getattr(settings, name))
+            for name, value in self.generate_parameters.items():
+                if value is not None:
+                    msgspec.structs.force_setattr(self, name, getattr(settings, name))
+        for name in ("min", "max"):
+            length, own = getattr(self, f"{name}_length"), f"{name}_new_tokens"
+            if length is not None and getattr(self, own) is None:  # as in `generate`, new tokens come first
+                msgspec.structs.force_setattr(self, own, max(0, length - 1))
 
 
 class Defaults(GenerationDefaults, frozen=True):

@@ -44,7 +44,7 @@ class TextGeneration(GeneratingTask[Parameters, str]):
             raise Unprocessable(
                 f"parameters.max_new_tokens is {count:,}; this model takes {longest:,} tokens, the prompt included"
             )
-        needed = count if parameters.max_new_tokens or parameters.truncate else 1
+        needed = count if parameters.max_new_tokens or parameters.truncate is True else 1
         row, _ = version.tokenizer.encode(
             item,
             parameters=parameters,

@@ -181,6 +181,7 @@ class SamplingSettings(msgspec.Struct, array_like=True, frozen=True):
     num_beams: int | None = None
     length_penalty: float | None = None
     early_stopping: bool | None = None
+    min_new_tokens: int | None = None
 
     def pack(self) -> bytes:
         """Encode as a `Row.payload`."""

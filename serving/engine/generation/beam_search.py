@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SETTINGS = (
     *("do_sample", "temperature", "top_k", "top_p", "repetition_penalty"),
-    *("num_beams", "length_penalty", "early_stopping"),
+    *("num_beams", "length_penalty", "early_stopping", "min_new_tokens"),
 )
 """Arguments of `generate`, named as in `SamplingSettings`."""
 

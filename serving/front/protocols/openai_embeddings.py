@@ -40,7 +40,10 @@ class Embeddings:
         def read(task: AnyTask) -> Request:
             if not task.embeds:
                 raise Unprocessable(f"model {form.model or model!r} does {task.name}: it makes no embeddings")
-            return convert_request(form.input, pick_parameters(fields, task), task, settings.max_rows)
+            request = convert_request(form.input, pick_parameters(fields, task), task, settings.max_rows)
+            if not all(isinstance(item, str) for item in request.items):
+                raise Unprocessable("input: expected a text or a list of texts", field="input")
+            return request
 
         def write(vectors: Any) -> msgspec.Raw:
             vectors = vectors if isinstance(form.input, list) else [vectors]

@@ -109,7 +109,8 @@ class Task(ABC, Generic[Item, Parameters, Context]):
     takes_files: whether a body that is not a JSON object is itself the one input. generates: whether rows are generated
     token by token; then each row of an item is one of its texts, and `decode` gets the arrays that
     `serving.tasks.base.generated_text.Text.read` reads. item_hint: what to send, for the error message about an input
-    of the wrong type. embeds: whether an answer is a vector of the input.
+    of the wrong type. embeds: whether an answer is a vector of the input. unsupported: parameters that the task's
+    published interface names and that are refused here, with the values of each that ask for nothing.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Task(ABC, Generic[Item, Parameters, Context]):
     takes_files: ClassVar[bool] = False
     embeds: ClassVar[bool] = False
     generates: ClassVar[bool] = False
+    unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {}
     item_hint: ClassVar[str] = "send text; the server tokenizes, pads and batches it itself"
 
     @property
