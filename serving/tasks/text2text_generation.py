@@ -7,7 +7,7 @@ each text, which a checkpoint's `task_specific_params` can state.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
@@ -67,6 +67,10 @@ class Parameters(GenerationParameters, frozen=True):
             length, own = getattr(self, f"{name}_length"), f"{name}_new_tokens"
             if length is not None and getattr(self, own) is None:  # as in `generate`, new tokens come first
                 msgspec.structs.force_setattr(self, own, max(0, length - 1))
+
+    def with_scores(self) -> Self:
+        """A beam search has no scores."""
+        return self if (self.num_beams or 1) > 1 else super().with_scores()
 
 
 class Defaults(GenerationDefaults, frozen=True):

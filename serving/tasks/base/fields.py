@@ -28,7 +28,7 @@ def drop_unsupported(
 
     unsupported: field → the values that ask for nothing. prefix: of the field's name in the message.
     """
-    for name in unsupported.keys() & fields.keys():
+    for name in [name for name in unsupported if name in fields]:
         value = fields.pop(name)
         if value is not None and value not in unsupported[name]:
             raise Unprocessable(f"{prefix}{name} is not supported by this server: leave it out", field=name)

@@ -5,7 +5,7 @@ Each text is a row, whose settings are its `Row.payload`. Settings that a reques
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NoReturn, Self, TypeVar
 
 import msgspec
 
@@ -62,6 +62,10 @@ class GenerationParameters(TextParameters, frozen=True):
     top_n_tokens: Top | None = None
     details: bool = False
     add_special_tokens: bool = True
+
+    def with_scores(self) -> Self:
+        """The same parameters, with the scores of the tokens; unchanged where the search has none."""
+        return msgspec.structs.replace(self, details=True)
 
     @property
     def texts(self) -> int:

@@ -185,6 +185,14 @@ class Task(ABC, Generic[Item, Parameters, Context]):
         """Whether `forward`'s arrays for this key are (rows, tokens, …) and so are cut to each row's length."""
         return False
 
+    def needed_parameters(self, contract: Contract) -> Sequence[str]:
+        """The parameters without which no request is answered; each is a list of texts."""
+        return ()
+
+    def input_notes(self, version: VersionContext) -> Mapping[str, str]:
+        """What a client must know to write an input, by name: such as the text of the mask token."""
+        return {}
+
     def wraps_single_answer(self, item: Item) -> bool:
         """Whether the answer to a single input is a list of one, as in parts of the Hugging Face inference API."""
         return False
