@@ -1,6 +1,7 @@
 """The server's settings, declared once: flags become `HEADWAITER_*` variables, read once in each process."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +19,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 MAX_RUN_FOLDER = 70
 """Characters of the run folder's path, so that a socket in it stays within the 107 bytes of a socket's path."""
 CORES_OF_A_FRONT = 4
+ORIGIN = re.compile(r"https?://[a-z0-9._\-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d+)?")
+"""An origin as browsers send it: without a path, and without a port that is the scheme's own."""
 
 
 def default_workers(environ: Mapping[str, str] = os.environ) -> int:
@@ -110,6 +113,12 @@ class ServingSettings(msgspec.Struct, frozen=True):
     ] = 1.0
     log_inputs: Annotated[bool, Meta(description="1: the log lines of slow requests show what was asked.")] = False
 
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Origins whose pages may read answers, separated by spaces; * for all.", extra={"default": ""}
+        ),
+    ] = ()
     fast_path: Annotated[
         bool, Meta(description="1: plain requests take a short way through the HTTP server; 0: all go through ASGI.")
     ] = True
@@ -138,4 +147,25 @@ class ServingSettings(msgspec.Struct, frozen=True):
         models = tuple(dict.fromkeys(Reference.parse(model) for model in (read.pop("models") or "").split()))
         given = read.pop("devices")
         devices = tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
-        return cls(registry=registry, run=run, server=server, models=models, devices=devices or ("auto",), **read)
+        origins = read_origins(read.pop("cors_origins") or "")
+        return cls(
+            registry=registry,
+            run=run,
+            server=server,
+            models=models,
+            devices=devices or ("auto",),
+            cors_origins=origins,
+            **read,
+        )
+
+
+def read_origins(text: str) -> tuple[str, ...]:
+    """The origins in `HEADWAITER_CORS_ORIGINS`; raises InvalidSetting for what is none (RFC 6454)."""
+    origins = tuple(dict.fromkeys(text.split()))
+    for origin in origins:
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            raise InvalidSetting(
+                f"HEADWAITER_CORS_ORIGINS={text!r} is not allowed: {origin!r} is no origin; give each as "
+                "https://host or http://host:port in lower case, separated by spaces, or * for all"
+            )
+    return origins

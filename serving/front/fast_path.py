@@ -62,7 +62,7 @@ class FastConnection(HttpToolsProtocol):
         for name, value in self.headers:
             if name == b"content-length":
                 length = value
-            elif name in UNUSUAL_HEADERS:
+            elif name in UNUSUAL_HEADERS or (name == b"origin" and self.front.settings.cors_origins):
                 return None
         if not length.isdigit() or int(length) > self.front.settings.max_body_bytes:
             return None

@@ -80,7 +80,7 @@ def check_uvicorn() -> None:
 class _Echo:
     """Stands where front, protocol and ASGI app do."""
 
-    settings = SimpleNamespace(max_body_bytes=4)
+    settings = SimpleNamespace(max_body_bytes=4, cors_origins=())
 
     def may_stream(self, name: str) -> bool:
         return False

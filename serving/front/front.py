@@ -115,16 +115,19 @@ class Front:
         write: Callable[[Any], Value] = lambda value: value,
         disconnected: Disconnected | None = None,
         context: RequestContext | None = None,
+        timeout_seconds: float | None = None,
     ) -> Answer[Value]:
         """The answer of `name` (or `name@alias`), at a version or the live one, counted under `protocol`.
 
         read: parses the request; its time counts as encoding. write: gives the answer its final form; counts as
         decoding. disconnected: returns when the client has left; then its rows leave the queue. context: names the
-        request in logs and traces. Raises ServingError, which knows the version once one was chosen. If the engine is
-        lost, another one is asked: of what is live by then, unless a version is named.
+        request in logs and traces. timeout_seconds: the client's own deadline, where it is before the server's.
+        Raises ServingError, which knows the version once one was chosen. If the engine is lost, another one is asked:
+        of what is live by then, unless a version is named.
         """
         with self._tracker.track(name, protocol, context) as tracked:
-            deadline = deadline_in(self.settings.timeout_seconds)
+            limit = self.settings.timeout_seconds
+            deadline = deadline_in(limit if timeout_seconds is None else min(limit, timeout_seconds))
             call = Call(name, version, read, disconnected, tracked)
             while True:
                 try:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import Annotated
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -30,12 +31,24 @@ MIN_WINDOW_TOKENS = 8
 
 
 class TextParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """truncate: cut an over-long text instead of refusing it. truncation_direction: the side that is cut off; default:
-    the contract's.
+    """truncate: cut an over-long text instead of refusing it; a number cuts to that many tokens.
+
+    truncation_direction: the side that is cut off. Default: the contract's; left for a number, as in
+    text-generation-inference.
     """
 
-    truncate: bool = False
+    truncate: bool | Annotated[int, msgspec.Meta(ge=1)] = False
     truncation_direction: Side | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The number that `truncate` gives."""
+        return None if isinstance(self.truncate, bool) else self.truncate
+
+    @property
+    def cut_side(self) -> Side | None:
+        """The side that is cut off; None for the contract's."""
+        return self.truncation_direction or (None if self.most_tokens is None else "left")
 
 
 class Tokenizers:
@@ -112,7 +125,7 @@ class TextEncoder:
         if is_plain and text and self._words is not None and len(text) <= self.max_characters:
             tokens = self._words.encode(text)
             length = len(tokens) // 4
-            if 0 < length <= min(max_tokens or self.max_tokens, self.max_tokens):
+            if 0 < length <= self._most(parameters, max_tokens):
                 return EncodedRow(length, tokens, b"", batch_key)
         return self.encode(
             text, pair, parameters=parameters, batch_key=batch_key, max_tokens=max_tokens, special=special
@@ -136,10 +149,9 @@ class TextEncoder:
         """
         if not text or pair == "":
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
-        most = min(max_tokens or self.max_tokens, self.max_tokens)
-        limit = self.max_characters
-        truncate = parameters is not None and parameters.truncate
-        direction = (parameters.truncation_direction if parameters is not None else None) or self._truncation_side
+        most, limit = self._most(parameters, max_tokens), self.max_characters
+        truncate = parameters is not None and bool(parameters.truncate)
+        direction = (parameters.cut_side if parameters is not None else None) or self._truncation_side
         if truncate:
             text, pair = _cut(text, limit, direction), None if pair is None else _cut(pair, limit, direction)
         elif len(text) + len(pair or "") > limit:
@@ -148,6 +160,9 @@ class TextEncoder:
         if len(encoding) > most:
             if not truncate:
                 raise self._too_long(f"{len(encoding):,} tokens", most)
+            fixed = self._exact.num_special_tokens_to_add(pair is not None) if special else 0
+            if most <= fixed:  # the tokenizer would not cut at all
+                raise Unprocessable(f"parameters.truncate leaves {most} tokens, of which {fixed} are special: cut less")
             cutter = self._tokenizers.cutter(most, direction=direction)
             encoding = cutter.encode(text, pair, add_special_tokens=special)
         return self._row(encoding, batch_key), encoding
@@ -230,6 +245,11 @@ class TextEncoder:
     def read(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Decode ids."""
         return str(self._exact.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    def _most(self, parameters: TextParameters | None, max_tokens: int | None) -> int:
+        """The most tokens of a row: the least of the model's limit and those of the caller and the request."""
+        wanted = parameters.most_tokens if parameters is not None else None
+        return min(self.max_tokens, max_tokens or self.max_tokens, wanted or self.max_tokens)
 
     def _row(self, encoding: Encoding, batch_key: str) -> EncodedRow:
         if not len(encoding):

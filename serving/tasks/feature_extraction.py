@@ -1,8 +1,9 @@
-"""feature-extraction: a vector for each text, or for each of its tokens.
+"""feature-extraction: a vector for each text, or for each of its tokens; or how similar sentences are to another.
 
 Pooling follows sentence-transformers, and so does what a pooled vector passes in a checkpoint that was saved by it
 (`registry.sentence_folder`). Normalised vectors have Euclidean length 1. Fewer dimensions are the first ones of the
-vector, as in models trained for that (Matryoshka); vectors are cut before they are normalised.
+vector, as in models trained for that (Matryoshka); vectors are cut before they are normalised. The similarity of two
+sentences is the cosine of their vectors, as in the Hugging Face inference API's sentence-similarity.
 """
 
 from collections.abc import Sequence
@@ -61,10 +62,22 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     include_prompt: bool = True
 
 
-class FeatureExtraction(Task[str, Parameters, None]):
-    """(rows, tokens, hidden) states → (rows, hidden) float32, or (rows, tokens, hidden) when raw."""
+class Comparison(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A sentence, and those that are compared with it."""
+
+    source_sentence: str
+    sentences: Annotated[list[str], msgspec.Meta(min_length=1)]
+
+
+class FeatureExtraction(Task[str | Comparison, Parameters, bool]):
+    """(rows, tokens, hidden) states → (rows, hidden) float32, or (rows, tokens, hidden) when raw.
+
+    The decode context says whether the item is a comparison.
+    """
 
     name = "feature-extraction"
+    item_type = str | Comparison
+    unsupported = {"encoding_format": ("float",)}
     parameters_type = Parameters
     defaults_type = Defaults
     embeds = True
@@ -114,16 +127,27 @@ class FeatureExtraction(Task[str, Parameters, None]):
         if contract.is_encoder_decoder and not _takes_text_alone(model, probe_text(contract, 3)):
             setattr(model, NEEDS_ENCODER, True)
 
-    def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[None]:
+    def encode(self, item: str | Comparison, parameters: Parameters, version: VersionContext) -> Encoded[bool]:
         """One row per text; its batch key is the pooling, its payload how many tokens of a prompt are not pooled."""
+        if isinstance(item, str):
+            return Encoded([self._row(item, parameters, version)], False)
+        if self._pooling(parameters, version) == RAW:
+            raise Unprocessable(
+                "inputs has sentences to compare, but the contract pools nothing, so there is a vector for each "
+                'token: pass "parameters": {"pooling": "mean"}, or log the model with --default pooling=mean'
+            )
+        texts = (item.source_sentence, *item.sentences)
+        return Encoded([self._row(text, parameters, version) for text in texts], True)
+
+    def _row(self, text: str, parameters: Parameters, version: VersionContext) -> EncodedRow:
         key = _batch_key(self._pooling(parameters, version), version.contract)
         if version.contract.processor.image:
-            return Encoded([version.image_reader.encode(item, key)], None)
+            return version.image_reader.encode(text, key)
         prompt = self._prompt(parameters, version)
-        row = version.tokenizer.row(prompt + item if item else item, parameters=parameters, batch_key=key)
+        row = version.tokenizer.row(prompt + text if text else text, parameters=parameters, batch_key=key)
         if prompt and not version.defaults.include_prompt and key != RAW:
             row = msgspec.structs.replace(row, payload=_tokens_of(prompt, row, version))
-        return Encoded([row], None)
+        return row
 
     def _pooling(self, parameters: Parameters, version: VersionContext) -> Pooling:
         own: Pooling = version.defaults.pooling
@@ -159,10 +183,22 @@ class FeatureExtraction(Task[str, Parameters, None]):
         return (vectors if batch.layers is None else batch.layers(vectors),)
 
     def decode(
-        self, rows: Sequence[RowArrays], decode_context: None, parameters: Parameters, version: VersionContext
+        self, rows: Sequence[RowArrays], is_comparison: bool, parameters: Parameters, version: VersionContext
     ) -> list[float] | list[list[float]]:
-        """A list of floats; for raw states a list of them per token, special tokens included."""
-        (states,) = rows[0]
+        """A list of floats; for raw states a list of them per token, special tokens included.
+
+        Of a comparison the similarity of each sentence, -1 to 1.
+        """
+        states = [self._vectors(row, parameters, version) for row in rows]
+        if is_comparison:
+            first, *others = (vector / max(float(numpy.linalg.norm(vector)), 1e-12) for vector in states)
+            return [float(first @ other) for other in others]
+        vectors: list[float] | list[list[float]] = states[0].tolist()
+        return vectors
+
+    def _vectors(self, row: RowArrays, parameters: Parameters, version: VersionContext) -> AnyArray:
+        """A row's states, cut to the dimensions and normalised."""
+        (states,) = row
         dimensions = parameters.dimensions or version.defaults.dimensions
         if dimensions is not None:
             if dimensions > states.shape[-1]:
@@ -170,8 +206,7 @@ class FeatureExtraction(Task[str, Parameters, None]):
             states = states[..., :dimensions]
         if version.defaults.normalize if parameters.normalize is None else parameters.normalize:
             states = states / numpy.maximum(numpy.linalg.norm(states, axis=-1, keepdims=True), 1e-12)
-        vectors: list[float] | list[list[float]] = states.tolist()
-        return vectors
+        return states
 
 
 def _takes_text_alone(model: "PreTrainedModel", row: EncodedRow) -> bool:

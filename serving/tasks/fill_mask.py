@@ -5,7 +5,7 @@ list a mask. Of the logits only the masks' are looked at, and only the best cand
 leave the device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
@@ -81,6 +81,10 @@ class FillMask(Task[str, Parameters, Masks]):
                 "log it for the task that it was trained for"
             )
         return None
+
+    def input_notes(self, version: VersionContext) -> Mapping[str, str]:
+        """The mask token."""
+        return {"mask_token": version.tokenizer.token_of(version.contract.processor.mask_token_id or 0)}
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
         """A text with one mask."""

@@ -7,7 +7,7 @@ each text, which a checkpoint's `task_specific_params` can state.
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
@@ -20,6 +20,7 @@ from serving.tasks.base.generation import (
     GeneratingTask,
     GenerationDefaults,
     GenerationParameters,
+    Natural,
     Positive,
     PositiveNumber,
     default_new_tokens,
@@ -39,7 +40,8 @@ class Parameters(GenerationParameters, frozen=True):
     """num_beams: beams of a search, 1 for none. length_penalty: of beams, above 1 favours longer texts.
 
     early_stopping: whether the search ends with the first `num_beams` finished texts. src_lang, tgt_lang: languages of
-    the text and of its translation. forced_bos_token_id: the first new token. generate_parameters, truncation,
+    the text and of its translation. forced_bos_token_id: the first new token. min_length, max_length: tokens of the
+    text with the decoder's start token, as transformers' `generate` counts them. generate_parameters, truncation,
     clean_up_tokenization_spaces: the Hugging Face client's names for further settings, for `truncate`, and for what
     must be false.
     """
@@ -50,12 +52,14 @@ class Parameters(GenerationParameters, frozen=True):
     src_lang: str | None = None
     tgt_lang: str | None = None
     forced_bos_token_id: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    min_length: Natural | None = None
+    max_length: Annotated[int, msgspec.Meta(ge=2)] | None = None
     generate_parameters: dict[str, Any] | None = None
     truncation: Literal["do_not_truncate", "longest_first", "only_first"] | None = None
     clean_up_tokenization_spaces: bool | None = None
 
     def __post_init__(self) -> None:
-        """Move settings from the Hugging Face client's fields to their own."""
+        """Move settings from the fields of the Hugging Face client and of `generate` to their own."""
         if self.clean_up_tokenization_spaces:
             raise ValueError("clean_up_tokenization_spaces is not done here: leave it out")
         if self.truncation is not None:
@@ -67,8 +71,17 @@ class Parameters(GenerationParameters, frozen=True):
                 settings = msgspec.convert(self.generate_parameters, type(self))
             except msgspec.ValidationError as error:
                 raise ValueError(f"generate_parameters: {str(error).replace(' - at `$.', ' - of `')}") from error
-            for name in self.generate_parameters:
-                msgspec.structs.force_setattr(self, name, getattr(settings, name))
+            for name, value in self.generate_parameters.items():
+                if value is not None:
+                    msgspec.structs.force_setattr(self, name, getattr(settings, name))
+        for name in ("min", "max"):
+            length, own = getattr(self, f"{name}_length"), f"{name}_new_tokens"
+            if length is not None and getattr(self, own) is None:  # as in `generate`, new tokens come first
+                msgspec.structs.force_setattr(self, own, max(0, length - 1))
+
+    def with_scores(self) -> Self:
+        """A beam search has no scores."""
+        return self if (self.num_beams or 1) > 1 else super().with_scores()
 
 
 class Defaults(GenerationDefaults, frozen=True):

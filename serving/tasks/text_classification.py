@@ -53,9 +53,9 @@ class Pair(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Parameters(TextParameters, frozen=True):
-    """top_k: labels in the answer, best first; all by default. function_to_apply: instead of the contract's.
+    """top_k: labels in the answer, best first; all by default, or where there are fewer.
 
-    return_text: whether the answer has the ranked texts.
+    function_to_apply: instead of the contract's. return_text: whether the answer has the ranked texts.
     """
 
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
@@ -126,10 +126,6 @@ class TextClassification(Task[str | Pair, Parameters, list[str] | None]):
         most = min(len(contract.labels), MAX_LABELS)
         if isinstance(item, str) or item.texts is None:
             pairs = [(item, None) if isinstance(item, str) else (item.text or "", item.text_pair)]
-            if parameters.top_k is not None and parameters.top_k > most:
-                raise Unprocessable(
-                    f"parameters.top_k is {parameters.top_k}, this model has {most} labels to choose from"
-                )
         else:
             pairs = [(item.query or "", text) for text in item.texts]
             if most != 1:

@@ -72,7 +72,7 @@ def _longest_prompt(asked: int | None, parameters: Parameters, version: VersionC
     defaults: GenerationDefaults = version.defaults
     if asked:
         return longest - asked
-    if not parameters.truncate:
+    if parameters.truncate is not True:  # a number of tokens says itself what is left
         return longest - 1
     if defaults.max_new_tokens:
         return longest - defaults.max_new_tokens

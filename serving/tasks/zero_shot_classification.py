@@ -65,6 +65,10 @@ class ZeroShotClassification(Task[str, Parameters, list[str]]):
             )
         return None
 
+    def needed_parameters(self, contract: Contract) -> Sequence[str]:
+        """The labels, unless the contract has some."""
+        return () if contract.defaults.get("candidate_labels") else ("candidate_labels",)
+
     def probe(self, contract: Contract, length: int) -> EncodedRow:
         """One hypothesis."""
         return mark_ends(probe_text(contract, length), contract)

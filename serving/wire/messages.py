@@ -182,6 +182,7 @@ class SamplingSettings(msgspec.Struct, array_like=True, frozen=True):
     length_penalty: float | None = None
     early_stopping: bool | None = None
     forced_bos_token_id: int | None = None
+    min_new_tokens: int | None = None
 
     def pack(self) -> bytes:
         """Encode as a `Row.payload`."""

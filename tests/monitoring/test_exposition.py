@@ -43,6 +43,15 @@ def test_a_histogram_is_cumulative_and_in_order(instruments: Instruments) -> Non
     assert find(samples, "batch_rows_sum")[0][1] == 10_007
 
 
+def test_totals_are_a_histograms_sum_and_count(instruments: Instruments) -> None:
+    for rows in (1, 3, 10_000):
+        instruments.batch_rows.labels(*LABELS).observe(rows)
+    instruments.rejected_total.labels(*LABELS, "failed").inc()
+    (total,) = Exposition(instruments.store.folder).totals()
+    labels = dict(zip(("model", "version", "task"), LABELS, strict=True))
+    assert (total.name, total.labels, total.sum, total.count) == ("batch_rows", labels, 10_004, 3)
+
+
 def test_the_state_of_versions_is_computed_at_the_scrape(instruments: Instruments) -> None:
     samples = scrape(instruments)
     assert [labels["alias"] for labels, _ in find(samples, "model_info")] == ["canary", "champion"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SETTINGS = (
     *("do_sample", "temperature", "top_k", "top_p", "repetition_penalty"),
-    *("num_beams", "length_penalty", "early_stopping", "forced_bos_token_id"),
+    *("num_beams", "length_penalty", "early_stopping", "min_new_tokens", "forced_bos_token_id"),
 )
 """Arguments of `generate`, named as in `SamplingSettings`."""
 

@@ -207,6 +207,9 @@ def _processors(
     from transformers import LogitsProcessorList
 
     config = module.generation_config
+    if settings.min_new_tokens is not None:  # comes before both of the checkpoint's
+        config = deepcopy(config)
+        config.min_length, config.min_new_tokens = 0, settings.min_new_tokens
     if penalty == 1.0 and settings.forced_bos_token_id is None and not _asks_for_rules(config):
         return LogitsProcessorList()
     config = deepcopy(config)

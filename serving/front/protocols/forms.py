@@ -9,6 +9,7 @@ import msgspec
 
 from serving.errors import Malformed, ServingError, Unprocessable
 from serving.front.asgi import JsonObject
+from serving.tasks.base.fields import without_nulls
 from serving.tasks.base.task import AnyTask
 
 Form = TypeVar("Form")
@@ -29,9 +30,12 @@ def read_json(body: bytes) -> JsonObject:
 
 
 def read_form(fields: Mapping[str, object], form: type[Form]) -> Form:
-    """Convert to the struct `form`; unknown fields are ignored. Raises Unprocessable, which has the field."""
+    """Convert to the struct `form`; null means absent. Raises Unprocessable, which has the field.
+
+    Unknown fields are ignored, unless the struct forbids them.
+    """
     try:
-        return msgspec.convert(fields, form)
+        return msgspec.convert(without_nulls(fields), form)
     except msgspec.ValidationError as error:
         rule, _, path = str(error).partition(" - at `$")
         field = path.rstrip("`").lstrip(".").replace("[...]", "[]")
@@ -51,6 +55,14 @@ def named_model(model: str | None) -> tuple[str, str | None]:
 def pick_parameters(fields: Mapping[str, object], task: AnyTask) -> JsonObject:
     """The task's own parameters among a body's fields. null counts as absent."""
     return {name: fields[name] for name in task.parameters_type.__struct_fields__ if fields.get(name) is not None}
+
+
+def refuse_unknown(fields: Mapping[str, object], form: type[msgspec.Struct], task: AnyTask, *more: str) -> None:
+    """Raise Unprocessable for a field that is neither the form's nor a parameter of the task nor one of `more`."""
+    known = {*form.__struct_fields__, *task.parameters_type.__struct_fields__, *more}
+    unknown = next((name for name, value in fields.items() if name not in known and value is not None), None)
+    if unknown is not None:
+        raise Unprocessable(f"{unknown} is unknown here and to {task.name}: leave it out", field=unknown)
 
 
 @contextmanager

@@ -1,9 +1,13 @@
 """`/models…`: the Hugging Face inference API, text-generation-inference's streams, and the list of models."""
 
+import msgspec
+
+from headwaiter import __version__
 from serving.errors import ServingError, UnknownModel, Unprocessable
 from serving.front.asgi import JSON, Header, JsonObject, Response, encode_json, refusal, respond
 from serving.front.disconnects import Disconnected
 from serving.front.front import Front, only_text_streams
+from serving.front.loaded_version import LoadedVersion
 from serving.front.model_description import describe_model
 from serving.front.protocols.base import Exchange, Protocol, as_error, headers_of, no_route, version_header
 from serving.front.protocols.forms import read_json
@@ -16,7 +20,10 @@ from serving.tasks.base.task import AnyTask
 
 
 class HuggingFace(Protocol):
-    """`GET /models[/{name}]`, `POST /models/{name}[/versions/{version}]`; `/models/{name}/v1…` are OpenAI's routes."""
+    """`GET /models[/{name}[/health|/info]]`, `POST /models/{name}[/versions/{version}]`.
+
+    `/models/{name}/v1…` are OpenAI's routes.
+    """
 
     name = "huggingface"
 
@@ -33,13 +40,21 @@ class HuggingFace(Protocol):
             await self._list(exchange)
         elif len(parts) == 1 and method == "GET":
             await self._describe(parts[0], exchange)
+        elif len(parts) == 2 and parts[1] in ("health", "info"):
+            exchange.expect("GET")
+            loaded = self.front.find(parts[0], None)
+            loaded.choose_link()
+            await exchange.respond_json(self._info(loaded) if parts[1] == "info" else {"status": "ok"})
         elif len(parts) == 1 or (len(parts) == 3 and parts[1] == "versions"):
             exchange.expect("POST")
             await self._predict(parts[0], parts[2] if len(parts) == 3 else None, exchange)
         elif parts[1] == "v1":
             await self._openai(all_parts, exchange.scope, exchange.receive, exchange.send)
         else:
-            raise no_route("POST /models/{name} or /models/{name}/versions/{version}")
+            raise no_route(
+                "POST /models/{name} or /models/{name}/versions/{version}, "
+                "GET /models/{name}, /models/{name}/health or /models/{name}/info"
+            )
 
     def describe(self, error: ServingError) -> JsonObject:
         """As in text-generation-inference."""
@@ -55,6 +70,19 @@ class HuggingFace(Protocol):
             self.front.find(name, None)
             raise UnknownModel(f"ask for the model by its name alone, without an alias: {name}")
         await exchange.respond_json(describe_model(name, entry))
+
+    def _info(self, loaded: LoadedVersion) -> JsonObject:
+        """The model in the fields of text-generation-inference's `/info` that apply to every task."""
+        return {
+            "model_id": loaded.model,
+            "model_sha": loaded.version,
+            "model_pipeline_tag": loaded.contract.task,
+            "model_type": loaded.contract.model_type,
+            "max_input_tokens": loaded.contract.max_tokens,
+            "max_client_batch_size": self.front.settings.max_rows,
+            "router": "headwaiter",
+            "version": __version__,
+        }
 
     async def predict(
         self, name: str, version: str | None, body: bytes, headers: list[Header], disconnected: Disconnected
@@ -107,6 +135,8 @@ class HuggingFace(Protocol):
                 if request.is_list or request.parameters.texts > 1:
                     raise Unprocessable("stream is of one text: send one input, and ask for one text")
                 seed = request.parameters.seed
+                # every event has its token's score, as in text-generation-inference
+                request = msgspec.structs.replace(request, parameters=request.parameters.with_scores())
             return request
 
         stream = await self.front.stream(

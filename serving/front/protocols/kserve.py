@@ -1,39 +1,81 @@
 """`/v2…`: the Open Inference Protocol v2, as KServe and Triton speak it.
 
 An input is a BYTES tensor of text with one element per row: `text` or `inputs`, or one tensor for each part of the
-task's inputs, such as `question` and `context`. The request's `parameters` are the task's. The one output tensor is
-`output`: vectors as FP32, other answers as JSON in BYTES.
+task's inputs, such as `question` and `context`. The request's `parameters` are the task's; one that is a list of texts,
+such as `candidate_labels`, may be a tensor. The one output tensor is `output`: vectors as FP32, other answers as JSON
+in BYTES. Of Triton's extensions there are the binary tensor data, the model configuration, statistics and the index of
+the repository.
 """
 
 import base64
 from functools import cache
+from typing import Annotated
 
 import msgspec
 
 from headwaiter import __version__
 from serving.errors import Malformed, NotReady, ServingError, Unprocessable
 from serving.front.asgi import JSON, JsonObject, encode_json
-from serving.front.loaded_version import LoadedVersion
+from serving.front.front import Front
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import read_form, read_json
-from serving.front.protocols.kserve_tensors import Tensor, output_form, read_columns, split_body, write_output
-from serving.tasks.base.columns import parts_of, takes_text, to_inputs
+from serving.front.protocols.kserve_descriptions import (
+    EXTENSIONS,
+    Statistics,
+    configuration,
+    metadata,
+    repository_index,
+)
+from serving.front.protocols.kserve_tensors import Tensor, read_columns, split_body, take_inputs, write_output
+from serving.tasks.base.fields import drop_unsupported
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import AnyTask
 
 HEADER_LENGTH = b"inference-header-content-length"
-RESERVED = ("binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout")
-"""Request parameters of the protocol and of Triton, which are not passed to the task."""
+UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "sequence_id": (0, ""),
+    "sequence_start": (False,),
+    "sequence_end": (False,),
+    "priority": (0,),
+}
+"""Triton's parameters of a request that are refused, with the values that ask for nothing."""
+UNSUPPORTED_OF_OUTPUTS: dict[str, tuple[object, ...]] = {"classification": (0,)}
+Microseconds = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class WantedParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """binary_data: instead of the request's `binary_data_output`."""
+
+    binary_data: bool | None = None
+
+
+class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A requested output."""
 
     name: str
     parameters: JsonObject = {}
 
 
-class InferenceForm(msgspec.Struct, frozen=True):
+class OwnParameters(msgspec.Struct, frozen=True):
+    """The parameters of a request that are the protocol's. timeout: 0 for the server's own."""
+
+    binary_data_output: bool = False
+    timeout: Microseconds = 0
+
+
+class OwnForm(msgspec.Struct, frozen=True):
+    """Names the parameters in errors as clients write them."""
+
+    parameters: OwnParameters
+
+
+class IndexForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request for the index. ready: whether only versions that are ready are listed."""
+
+    ready: bool = False
+
+
+class InferenceForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An inference request."""
 
     inputs: list[Tensor]
@@ -47,6 +89,10 @@ class KServe(Protocol):
 
     name = "kserve"
 
+    def __init__(self, front: Front) -> None:
+        super().__init__(front)
+        self._statistics = Statistics()
+
     async def route(self, parts: list[str], exchange: Exchange) -> None:
         """Dispatch by the segments after `v2`."""
         match parts[1:]:
@@ -57,6 +103,14 @@ class KServe(Protocol):
                 await self._tell(exchange, "live", self.front.is_alive())
             case ["health", "ready"]:
                 await self._tell(exchange, "ready", self.front.is_ready())
+            case ["repository", "index"]:
+                exchange.expect("POST")
+                form = read_form(read_json(await exchange.body(4096) or b"{}"), IndexForm)
+                await exchange.respond_json(repository_index(self.front.models(), ready_only=form.ready))
+            case ["repository", "models", _, "load" | "unload"]:
+                raise no_route("versions are loaded as the registry's aliases name them: move one with `promote`")
+            case ["models", "stats"] if "stats" not in self.front.models():
+                await self._tell_statistics(exchange)
             case ["models", name, *rest]:
                 version = None
                 if rest[:1] == ["versions"] and len(rest) > 1:
@@ -64,7 +118,8 @@ class KServe(Protocol):
                 await self._model(name, version, rest, exchange)
             case _:
                 raise no_route(
-                    "/v2, /v2/health/live, /v2/health/ready, /v2/models/{name}[/versions/{v}][/ready|/infer]"
+                    "/v2, /v2/health/live, /v2/health/ready, /v2/models/stats, /v2/repository/index, "
+                    "/v2/models/{name}[/versions/{v}][/ready|/infer|/config|/stats]"
                 )
 
     def describe(self, error: ServingError) -> JsonObject:
@@ -72,9 +127,18 @@ class KServe(Protocol):
         return {"error": error.message}
 
     async def _model(self, name: str, version: str | None, rest: list[str], exchange: Exchange) -> None:
+        entry = self.front.models().get(name.partition("@")[0])
         if not rest:
             exchange.expect("GET")
-            await exchange.respond_json(_metadata(self.front.find(name, version), list(self._versions(name))))
+            await exchange.respond_json(metadata(self.front.find(name, version), list(entry.versions if entry else ())))
+        elif rest == ["config"]:
+            exchange.expect("GET")
+            loaded = self.front.find(name, version)
+            engines = entry.versions[loaded.version].engines if entry else ()
+            await exchange.respond_json(configuration(loaded, engines))
+        elif rest == ["stats"]:
+            loaded = self.front.find(name, version)
+            await self._tell_statistics(exchange, loaded.model, version)
         elif rest == ["ready"]:
             exchange.expect("GET")
             loaded = self.front.find(name, version)
@@ -84,10 +148,18 @@ class KServe(Protocol):
             exchange.expect("POST")
             await self._infer(name, version, exchange)
         else:
-            raise no_route("of a model there are /ready and /infer")
+            raise no_route("of a model there are /ready, /infer, /config and /stats")
 
-    def _versions(self, name: str) -> list[str]:
-        return list(self.front.models()[name.partition("@")[0]].versions)
+    async def _tell_statistics(self, exchange: Exchange, model: str | None = None, version: str | None = None) -> None:
+        """Of all models, or of one, or of one version."""
+        exchange.expect("GET")
+        asked = [
+            (name, each)
+            for name, entry in self.front.models().items()
+            for each in entry.versions
+            if model in (None, name) and version in (None, each)
+        ]
+        await exchange.respond_json(await self._statistics.read(asked))
 
     async def _tell(self, exchange: Exchange, word: str, is_so: bool) -> None:
         exchange.expect("GET")
@@ -105,16 +177,21 @@ class KServe(Protocol):
             raise Unprocessable(f"outputs names {unknown[0]!r}: there is one output, 'output'")
         if not form.inputs:
             raise Malformed("inputs is an empty list: it needs at least one tensor")
-        parameters = {name: value for name, value in form.parameters.items() if name not in RESERVED}
-        as_binary = bool(form.parameters.get("binary_data_output"))
+        parameters = dict(form.parameters)
+        drop_unsupported(parameters, UNSUPPORTED, "parameters.")
+        own = read_form({"parameters": parameters}, OwnForm).parameters
+        parameters = {name: value for name, value in parameters.items() if name not in own.__struct_fields__}
+        as_binary = own.binary_data_output
         for wanted in form.outputs:
-            as_binary = bool(wanted.parameters.get("binary_data", as_binary))
+            drop_unsupported(wanted.parameters, UNSUPPORTED_OF_OUTPUTS, "outputs[].parameters.")
+            asked = read_form(wanted.parameters, WantedParameters)
+            as_binary = as_binary if asked.binary_data is None else asked.binary_data
 
         def read(task: AnyTask) -> Request:
-            inputs = to_inputs(read_columns(form.inputs, binary), task)
+            inputs, more = take_inputs(read_columns(form.inputs, binary), task)
             if task.takes_files:
                 inputs = [base64.b64encode(entry).decode() if isinstance(entry, bytes) else entry for entry in inputs]
-            return convert_request(inputs, parameters, task, settings.max_rows)
+            return convert_request(inputs, parameters | more, task, settings.max_rows)
 
         answer = await self.front.answer(
             name,
@@ -124,6 +201,7 @@ class KServe(Protocol):
             write=lambda answers: write_output(answers, binary=as_binary),
             disconnected=exchange.disconnected,
             context=exchange.context,
+            timeout_seconds=own.timeout / 1e6 or None,
         )
         output, data = answer.value
         told = {"model_name": name, "model_version": answer.version, "outputs": [output]}
@@ -137,19 +215,4 @@ class KServe(Protocol):
 
 @cache
 def _server() -> JsonObject:
-    return {"name": "headwaiter", "version": __version__, "extensions": ["binary_tensor_data"]}
-
-
-def _metadata(loaded: LoadedVersion, versions: list[str]) -> JsonObject:
-    example = loaded.contract.example
-    parts = {"text": False} if takes_text(loaded.task) else parts_of(loaded.task)
-    return {
-        "name": loaded.model,
-        "versions": versions,
-        "platform": f"headwaiter_{loaded.contract.task}",
-        "inputs": [
-            {"name": name, "datatype": "BYTES", "shape": [-1, -1] if is_list else [-1]}
-            for name, is_list in parts.items()
-        ],
-        "outputs": [output_form(example.output if example else None)],
-    }
+    return {"name": "headwaiter", "version": __version__, "extensions": list(EXTENSIONS)}

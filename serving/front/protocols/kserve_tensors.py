@@ -13,11 +13,20 @@ import numpy
 
 from serving.errors import Malformed, Unprocessable
 from serving.front.asgi import JsonObject, encode_json
+from serving.tasks.base.columns import TEXT_COLUMNS, lists_of, parts_of, to_inputs
+from serving.tasks.base.fields import drop_unsupported
+from serving.tasks.base.task import AnyTask
 
 BINARY = "binary_data_size"
+UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "shared_memory_region": (),
+    "shared_memory_byte_size": (),
+    "shared_memory_offset": (0,),
+}
+"""Triton's parameters of a tensor that are refused, with the values that ask for nothing."""
 
 
-class Tensor(msgspec.Struct, frozen=True):
+class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An input. data: nested or flat lists; unset where it follows the JSON in binary form."""
 
     name: str
@@ -44,6 +53,7 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes) -> dict[str, list[obj
     columns: dict[str, list[object]] = {}
     for tensor in tensors:
         where = f"inputs {tensor.name!r}"
+        drop_unsupported(dict(tensor.parameters), UNSUPPORTED, f"{where} parameters.")
         if tensor.datatype != "BYTES":
             raise Unprocessable(f"{where} has datatype {tensor.datatype}: send text as BYTES; the server tokenizes it")
         if tensor.name in columns:
@@ -57,6 +67,27 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes) -> dict[str, list[obj
             elements = _flatten(tensor.data)
         columns[tensor.name] = _shaped(elements, tensor.shape, where)
     return columns
+
+
+def take_inputs(columns: dict[str, list[object]], task: AnyTask) -> tuple[list[object], JsonObject]:
+    """One input per row, and the task's parameters among the columns. Raises Unprocessable.
+
+    A parameter that is a list of texts may be a column. It holds for all rows: where it has rows, they must be equal.
+    """
+    parts = parts_of(task)
+    parameters: JsonObject = {}
+    for name in lists_of(task) & columns.keys() - parts.keys():
+        values = columns.pop(name)
+        if values and isinstance(values[0], list):
+            if any(value != values[0] for value in values):
+                raise Unprocessable(f"inputs {name!r} differs between rows: it holds for the whole request")
+            values = values[0]
+        parameters[name] = values
+    known = [name for name in columns if name in parts or name in TEXT_COLUMNS]
+    unknown = [name for name in columns if name not in known]
+    if known and unknown:
+        raise Unprocessable(f"inputs {unknown[0]!r} is unknown to {task.name}: leave it out")
+    return to_inputs(columns, task), parameters
 
 
 def write_output(answers: Sequence[object], *, binary: bool) -> tuple[JsonObject, bytes]:

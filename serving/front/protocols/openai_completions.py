@@ -13,17 +13,19 @@ from serving.errors import Unprocessable
 from serving.front.asgi import JsonObject, encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, timing_header, version_header
-from serving.front.protocols.forms import named_model, read_form, read_json, renamed
+from serving.front.protocols.forms import named_model, read_form, read_json, refuse_unknown, renamed
 from serving.front.protocols.openai_forms import (
+    UNSUPPORTED,
+    WITHOUT_EFFECT,
     GenerationForm,
     WholeText,
     gather,
-    refuse_unsupported,
     shown,
     to_parameters,
     usage,
 )
 from serving.front.text_stream import TextDelta, TextStream
+from serving.tasks.base.fields import drop_unsupported
 from serving.tasks.base.generated_text import TokenScore
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import AnyTask
@@ -62,7 +64,7 @@ class CompletionRoute(ABC, Generic[FormType]):
         fields = read_json(await exchange.body(self._front.settings.max_body_bytes))
         with renamed(self.names):
             form = read_form(fields, self.form)
-            refuse_unsupported(fields)
+            drop_unsupported(fields, UNSUPPORTED)
             stream = await self._open(model, form, fields, exchange)
             async with stream:
                 if form.stream:
@@ -80,6 +82,7 @@ class CompletionRoute(ABC, Generic[FormType]):
         def read(task: AnyTask) -> Request:
             if not task.generates:
                 raise Unprocessable(f"model {name!r} does {task.name}: it writes no texts")
+            refuse_unknown(fields, self.form, task, *WITHOUT_EFFECT)
             return self.read(form, fields, model or form.model or "", task)
 
         return await self._front.stream(
@@ -197,7 +200,7 @@ class Chat(CompletionRoute[ChatForm]):
         """Message, finish reason, scores."""
         return {
             "index": index,
-            "message": {"role": "assistant", "content": text.text},
+            "message": {"role": "assistant", "content": text.text, "refusal": None},
             "finish_reason": text.finish_reason,
             "logprobs": _chat_scores(text.tokens) if form.logprobs else None,
         }

@@ -10,7 +10,7 @@ from serving.errors import Unprocessable
 from serving.front.asgi import JSON, JsonObject, encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, headers_of
-from serving.front.protocols.forms import named_model, pick_parameters, read_form, read_json, renamed
+from serving.front.protocols.forms import named_model, pick_parameters, read_form, read_json, refuse_unknown, renamed
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import AnyTask
 
@@ -40,7 +40,11 @@ class Embeddings:
         def read(task: AnyTask) -> Request:
             if not task.embeds:
                 raise Unprocessable(f"model {form.model or model!r} does {task.name}: it makes no embeddings")
-            return convert_request(form.input, pick_parameters(fields, task), task, settings.max_rows)
+            refuse_unknown(fields, EmbeddingForm, task, "user")
+            request = convert_request(form.input, pick_parameters(fields, task), task, settings.max_rows)
+            if not all(isinstance(item, str) for item in request.items):
+                raise Unprocessable("input: expected a text or a list of texts", field="input")
+            return request
 
         def write(vectors: Any) -> msgspec.Raw:
             vectors = vectors if isinstance(form.input, list) else [vectors]

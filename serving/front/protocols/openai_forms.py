@@ -6,7 +6,6 @@ from typing import Annotated
 
 import msgspec
 
-from serving.errors import Unprocessable
 from serving.front.asgi import JsonObject
 from serving.front.protocols.forms import pick_parameters
 from serving.front.text_stream import TextStream
@@ -19,26 +18,40 @@ UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logit_bias": ({},),
+    "logit_bias": ({}, []),
     "modalities": (["text"],),
     "moderation": (),
     "prediction": (),
     "presence_penalty": (0,),
     "reasoning_effort": ("none",),
     "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
+    "tool_prompt": ("",),
     "tools": ([],),
     "verbosity": (),
     "web_search_options": (),
 }
 """Fields for features that this server lacks, with the values that do not ask for the feature."""
+WITHOUT_EFFECT = (
+    *("metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+    *("safety_identifier", "user"),
+)
+"""Fields that tell OpenAI about the request and change no answer."""
 
 
-class StreamOptions(msgspec.Struct, frozen=True):
-    """include_usage: whether a last chunk has the token counts."""
+class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """include_usage: whether a last chunk has the token counts. include_obfuscation: must be false."""
 
     include_usage: bool = False
+    include_obfuscation: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is not done."""
+        if self.include_obfuscation:
+            raise ValueError("include_obfuscation is not supported by this server: leave it out")
 
 
 class GenerationForm(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,14 +71,6 @@ class GenerationForm(msgspec.Struct, frozen=True, kw_only=True):
     def has_usage(self) -> bool:
         """Whether the stream ends with the token counts."""
         return self.stream_options is not None and self.stream_options.include_usage
-
-
-def refuse_unsupported(fields: Mapping[str, object]) -> None:
-    """Raise Unprocessable for a field that asks for an unsupported feature. Other unknown fields are ignored."""
-    for name, harmless in UNSUPPORTED.items():
-        value = fields.get(name)
-        if value is not None and value not in harmless:
-            raise Unprocessable(f"{name} is not supported by this server: leave it out", field=name)
 
 
 def to_parameters(form: GenerationForm, fields: Mapping[str, object], task: AnyTask, **more: object) -> JsonObject:

@@ -1,7 +1,7 @@
 """Columns of a table or named tensors → a task's inputs. Used by MLflow's and KServe's protocols."""
 
 from collections.abc import Mapping, Sequence
-from typing import get_args, get_origin
+from typing import get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -26,6 +26,12 @@ def parts_of(task: AnyTask) -> dict[str, bool]:
 def takes_text(task: AnyTask) -> bool:
     """Whether an input may be one text."""
     return str in (get_args(task.item_type) or (task.item_type,))
+
+
+def lists_of(task: AnyTask) -> set[str]:
+    """The parameters that are lists of texts."""
+    hints = get_type_hints(task.parameters_type).items()
+    return {name for name, hint in hints if any(get_origin(each) in (list, tuple) for each in (hint, *get_args(hint)))}
 
 
 def to_inputs(columns: Mapping[str, Sequence[object]], task: AnyTask) -> list[object]:

@@ -6,7 +6,7 @@ Each text is a row, whose settings are its `Row.payload`. Settings that a reques
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NoReturn, Self, TypeVar
 
 import msgspec
 
@@ -29,6 +29,7 @@ PROBE_TOKENS = 16
 """New tokens of a row for measuring. Untuned: enough that steps outweigh the prefill."""
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0.0, le=100.0)]
 Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_TEXTS)]
@@ -40,11 +41,12 @@ Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 class GenerationParameters(TextParameters, frozen=True):
     """max_new_tokens: at most this many; default: the contract's. do_sample: draw tokens, do not take the likeliest.
 
-    temperature, top_k, top_p, seed: of the draw; any of them implies do_sample. repetition_penalty: above 1 discourages
-    repetition. stop: strings that end a text and are not part of it. n, num_return_sequences: texts for each input.
-    logprobs, top_n_tokens: number of the likeliest tokens to report for each position, beside the chosen one. details:
-    whether the answer has the tokens and the finish reason. add_special_tokens: whether the tokenizer adds its special
-    tokens; a chat template already has them.
+    temperature, top_k, top_p, seed: of the draw; any of them implies do_sample. repetition_penalty: above 1
+    discourages repetition. min_new_tokens: no end token comes before; default: the checkpoint's. stop: strings that
+    end a text and are not part of it. n, num_return_sequences: texts for each input. logprobs, top_n_tokens: number
+    of the likeliest tokens to report for each position, beside the chosen one. details: whether the answer has the
+    tokens and the finish reason. add_special_tokens: whether the tokenizer adds its special tokens; a chat template
+    already has them.
     """
 
     max_new_tokens: Positive | None = None
@@ -53,6 +55,7 @@ class GenerationParameters(TextParameters, frozen=True):
     top_k: Positive | None = None
     top_p: Share | None = None
     repetition_penalty: PositiveNumber | None = None
+    min_new_tokens: Natural | None = None
     seed: Seed | None = None
     stop: Annotated[list[Stop], msgspec.Meta(max_length=16)] | None = None
     n: Count | None = None
@@ -61,6 +64,10 @@ class GenerationParameters(TextParameters, frozen=True):
     top_n_tokens: Top | None = None
     details: bool = False
     add_special_tokens: bool = True
+
+    def with_scores(self) -> Self:
+        """The same parameters, with the scores of the tokens; unchanged where the search has none."""
+        return msgspec.structs.replace(self, details=True)
 
     @property
     def texts(self) -> int:
@@ -95,6 +102,15 @@ class GeneratingTask(Task[str, Parameters, Context], Generic[Parameters, Context
     """A task whose rows are generated token by token, by the engine's scheduler instead of the task's `forward`."""
 
     generates = True
+    unsupported = {
+        "adapter_id": (),
+        "best_of": (1,),
+        "decoder_input_details": (False,),
+        "frequency_penalty": (0,),
+        "grammar": (),
+        "typical_p": (1,),
+        "watermark": (False,),
+    }
     example_parameters: ClassVar[Mapping[str, object]] = {"max_new_tokens": 8, "do_sample": False}
 
     def make_example_parameters(self, contract: Contract) -> dict[str, Any]:
@@ -158,6 +174,11 @@ def make_rows(row: EncodedRow, parameters: GenerationParameters, count: int, **s
 
     search: `SamplingSettings` of a beam search. With a seed, each text has the seed after the previous text's.
     """
+    if (parameters.min_new_tokens or 0) > count:
+        raise Unprocessable(
+            f"parameters.min_new_tokens is {parameters.min_new_tokens:,}, and max_new_tokens is {count:,}: "
+            "raise max_new_tokens, or lower the other"
+        )
     drawn = {name: getattr(parameters, name) for name in ("temperature", "top_k", "top_p", "seed")}
     given = next((name for name, value in drawn.items() if value is not None), None)
     if given and parameters.do_sample is False:
@@ -171,6 +192,7 @@ def make_rows(row: EncodedRow, parameters: GenerationParameters, count: int, **s
         repetition_penalty=parameters.repetition_penalty,
         stop=tuple(parameters.stop or ()),
         top=parameters.top,
+        min_new_tokens=parameters.min_new_tokens,
         **drawn,
         **search,
     )

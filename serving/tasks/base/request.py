@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from serving.errors import Malformed, TooLarge, Unprocessable
+from serving.tasks.base.fields import drop_unsupported, without_nulls
 from serving.tasks.base.task import AnyTask
 
 
@@ -42,8 +43,18 @@ def _form(task: AnyTask, *, wide: bool) -> type[msgspec.Struct]:
 
 
 @cache
-def _decoder(task: AnyTask, *, wide: bool) -> "msgspec.json.Decoder[Any]":
-    return msgspec.json.Decoder(_form(task, wide=wide))
+def _decoder(task: AnyTask) -> "msgspec.json.Decoder[Any]":
+    return msgspec.json.Decoder(_form(task, wide=False))
+
+
+def _convert(body: Any, task: AnyTask) -> Any:
+    """A decoded body in the wide form: null means absent. Raises ValidationError, Unprocessable."""
+    body = without_nulls(body)
+    if isinstance(body, dict):
+        drop_unsupported(body, task.unsupported)
+        if isinstance(body.get("parameters"), dict):
+            drop_unsupported(body["parameters"], task.unsupported, "parameters.")
+    return msgspec.convert(body, _form(task, wide=True))
 
 
 def parse_body(body: bytes, task: AnyTask, max_rows: int) -> Request:
@@ -55,9 +66,9 @@ def parse_body(body: bytes, task: AnyTask, max_rows: int) -> Request:
         return Request([body], False, task.parameters_type())
     try:
         try:
-            form = _decoder(task, wide=False).decode(body)
-        except msgspec.ValidationError:  # the rarer form, or an error that the wide form explains
-            form = _decoder(task, wide=True).decode(body)
+            form = _decoder(task).decode(body)
+        except msgspec.ValidationError as error:  # a rarer form, or an error that the wide form explains
+            form = _convert(_decode(body, error), task)
         return _checked(form, task, max_rows)
     except msgspec.ValidationError as error:
         raise Unprocessable(_explain(error, task)) from error
@@ -68,10 +79,18 @@ def parse_body(body: bytes, task: AnyTask, max_rows: int) -> Request:
         ) from error
 
 
+def _decode(body: bytes, error: msgspec.ValidationError) -> Any:
+    """The body as plain data. error: raised for one that is nested too deeply to be that."""
+    try:
+        return msgspec.json.decode(body)
+    except RecursionError:
+        raise error from None
+
+
 def convert_request(inputs: object, parameters: object, task: AnyTask, max_rows: int) -> Request:
     """The request in decoded JSON; raises Unprocessable or TooLarge."""
     try:
-        form = msgspec.convert({"inputs": inputs, "parameters": parameters}, _form(task, wide=True))
+        form = _convert({"inputs": inputs, "parameters": parameters}, task)
     except msgspec.ValidationError as error:
         raise Unprocessable(_explain(error, task)) from error
     request = _checked(form, task, max_rows)

@@ -112,7 +112,8 @@ class Task(ABC, Generic[Item, Parameters, Context]):
     token by token; then each row of an item is one of its texts, and `decode` gets the arrays that
     `serving.tasks.base.generated_text.Text.read` reads. item_hint: what to send, for the error message about an input
     of the wrong type. embeds: whether an answer is a vector of the input. takes_pairs: whether each row is a pair of
-    texts.
+    texts. unsupported: parameters that the task's published interface names and that are refused here, with the values
+    of each that ask for nothing.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Task(ABC, Generic[Item, Parameters, Context]):
     embeds: ClassVar[bool] = False
     takes_pairs: ClassVar[bool] = False
     generates: ClassVar[bool] = False
+    unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {}
     item_hint: ClassVar[str] = "send text; the server tokenizes, pads and batches it itself"
 
     @property
@@ -191,6 +193,14 @@ class Task(ABC, Generic[Item, Parameters, Context]):
     def has_tokens(self, batch_key: str) -> bool:
         """Whether `forward`'s arrays for this key are (rows, tokens, …) and so are cut to each row's length."""
         return False
+
+    def needed_parameters(self, contract: Contract) -> Sequence[str]:
+        """The parameters without which no request is answered; each is a list of texts."""
+        return ()
+
+    def input_notes(self, version: VersionContext) -> Mapping[str, str]:
+        """What a client must know to write an input, by name: such as the text of the mask token."""
+        return {}
 
     def wraps_single_answer(self, item: Item) -> bool:
         """Whether the answer to a single input is a list of one, as in parts of the Hugging Face inference API."""

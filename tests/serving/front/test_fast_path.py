@@ -13,6 +13,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.front.app import DataPlane
+from serving.front.asgi import App
 from serving.front.fast_path import FastConnection, FastRequest
 from serving.front.fast_path_check import check_uvicorn, enable_fast_path
 from serving.front.front import Front
@@ -36,12 +37,14 @@ def request(body: bytes, *lines: str, path: str = "/models/m", version: str = "1
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
-async def answers(front: Front, http: type[asyncio.Protocol], data: bytes) -> bytes:
-    """All that comes back on one connection, which the last request in `data` closes."""
+async def answers(
+    front: Front, http: type[asyncio.Protocol], data: bytes, wrap: Callable[[App], App] = lambda app: app
+) -> bytes:
+    """All that comes back on one connection, which the last request in `data` closes. wrap: makes the app from ours."""
     app = DataPlane(front, no_other_app)
     if issubclass(http, FastConnection):
         http.front, http.protocol = front, app.huggingface
-    config = uvicorn.Config(app, port=0, http=http, ws="none", lifespan="off", log_config=None)
+    config = uvicorn.Config(wrap(app), port=0, http=http, ws="none", lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not server.started:

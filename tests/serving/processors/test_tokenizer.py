@@ -74,6 +74,23 @@ def test_an_over_long_text_is_refused_with_the_limit_unless_it_may_be_cut() -> N
     assert len(ids_of("word " * 40, parameters=TextParameters(truncate=True))) == 32
 
 
+@given(words, st.none() | words, st.integers(4, 40), st.sampled_from([None, "left", "right"]))
+@settings(deadline=None)
+def test_a_number_cuts_to_that_many_tokens_at_the_left(text: str, pair: str | None, most: int, side: Any) -> None:
+    REFERENCE.truncation_side = side or "left"
+    expected = REFERENCE(text, pair, truncation=True, max_length=min(most, 32))["input_ids"]
+    parameters = TextParameters(truncate=most, truncation_direction=side)
+    assert ids_of(text, pair, parameters=parameters) == expected
+    assert ENCODER.row(text, pair, parameters=parameters) == ENCODER.encode(text, pair, parameters=parameters)[0]
+
+
+def test_a_number_leaves_a_token_beside_the_special_ones() -> None:
+    assert len(ids_of("one two", parameters=TextParameters(truncate=3))) == 3
+    assert len(ids_of("one two", parameters=TextParameters(truncate=1), special=False)) == 1
+    with pytest.raises(Unprocessable, match=r"parameters.truncate leaves 2 tokens, of which 2 are special"):
+        ENCODER.encode("one two", parameters=TextParameters(truncate=2))
+
+
 def test_a_huge_text_is_refused_before_it_is_tokenized_and_cut_before_it_too() -> None:
     with pytest.raises(Unprocessable, match="has 1,000,000 characters"):
         ENCODER.encode("a" * 1_000_000)

@@ -239,6 +239,26 @@ def test_a_decoder_that_does_not_fit_is_found_out_and_the_next_one_taken(monkeyp
         choose_decoder(module, 0, module.config.vocab_size)
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_no_end_token_comes_before_the_least_number_of_tokens(
+    family: str, beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, prompt = load(family), prompt_of(3)
+    ends = [alone(module, prompt)[0]] if beams == 1 else list(range(0, module.config.vocab_size, 2))
+    least_length = 6 if module.config.is_encoder_decoder else len(prompt) + 5
+    monkeypatch.setattr(module.generation_config, "eos_token_id", ends)
+    monkeypatch.setattr(module.generation_config, "min_length", least_length)
+    for least in (None, 0, 3, 7):  # None: the checkpoint's own, 5
+        asked = {"num_beams": beams} | ({} if least is None else {"min_new_tokens": least})
+        scheduler = make_scheduler(module)
+        scheduler.add(b"f", row(1, prompt, **asked), 0.0)
+        written = finish(scheduler).tokens[1]
+        assert written == alone(module, prompt, **asked)[: len(written)]
+        assert len(written) > (5 if least is None else least)
+        assert least != 0 or beams > 1 or written == ends
+
+
 DRAWN = (
     {"seed": 1, "temperature": 1.5},
     {"seed": 1, "temperature": 0.7, "top_k": 5},

@@ -1,15 +1,20 @@
 """Bodies of other protocols: fields, their errors, and the names that clients know."""
 
+from inspect import signature
 from typing import Any
 
 import msgspec
+import openai
 import pytest
 
 from serving import errors
-from serving.front.protocols.forms import named_model, read_form, read_json, renamed
+from serving.front.protocols.forms import named_model, read_form, read_json, refuse_unknown, renamed
 from serving.front.protocols.openai import describe_error
-from serving.front.protocols.openai_forms import GenerationForm, refuse_unsupported, to_parameters
+from serving.front.protocols.openai_completions import ChatForm, CompletionForm
+from serving.front.protocols.openai_embeddings import EmbeddingForm
+from serving.front.protocols.openai_forms import UNSUPPORTED, WITHOUT_EFFECT, GenerationForm, to_parameters
 from serving.tasks import get_task
+from serving.tasks.base.fields import drop_unsupported
 
 WRITES = get_task("text-generation")
 
@@ -92,8 +97,60 @@ def test_openais_settings_become_the_tasks(fields: Any, parameters: Any) -> None
 
 
 def test_what_is_not_done_is_refused_by_name() -> None:
-    refuse_unsupported({"tools": [], "tool_choice": "none", "logit_bias": None, "response_format": {"type": "text"}})
+    harmless = {"tools": [], "tool_choice": "none", "logit_bias": None, "response_format": {"type": "text"}}
+    fields: dict[str, Any] = harmless | {"model": "m"}
+    drop_unsupported(fields, UNSUPPORTED)
+    assert fields == {"model": "m"}
     for fields in ({"tools": [{}]}, {"logit_bias": {"1": 2}}, {"suffix": "b"}, {"audio": {}}, {"best_of": 2}):
         with pytest.raises(errors.Unprocessable, match="leave it out") as caught:
-            refuse_unsupported(fields)
+            drop_unsupported(dict(fields), UNSUPPORTED)
         assert caught.value.field == next(iter(fields))
+
+
+def test_null_means_absent_in_all_objects_and_lists_of_objects() -> None:
+    class Inner(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+        size: int = 3
+
+    class Outer(msgspec.Struct):
+        one: Inner = Inner()
+        many: list[Inner] = []
+
+    fields = {"one": {"size": None, "unheard": None}, "many": [{"size": None}, {"size": 4}], "more": None}
+    assert read_form(fields, Outer) == Outer(Inner(), [Inner(), Inner(4)])
+    assert read_form(dict.fromkeys(GenerationForm.__struct_fields__), GenerationForm) == GenerationForm()
+    deep: Any = None
+    for _ in range(10_000):
+        deep = {"one": deep}
+    with pytest.raises(errors.Unprocessable, match="unknown field `one`"):
+        read_form({"one": deep}, Outer)
+
+
+def parameters_of(call: Any) -> set[str]:
+    """What a method of the client sends in the body."""
+    return set(signature(call).parameters) - {"extra_headers", "extra_query", "extra_body", "timeout"}
+
+
+def test_every_parameter_of_openais_client_is_applied_or_refused_by_name() -> None:
+    with openai.OpenAI(api_key="none") as client:
+        sent = {
+            ChatForm: parameters_of(client.chat.completions.create),
+            CompletionForm: parameters_of(client.completions.create),
+            EmbeddingForm: parameters_of(client.embeddings.create),
+        }
+    for form, names in sent.items():
+        task = get_task("feature-extraction") if form is EmbeddingForm else WRITES
+        for name in names:
+            if name not in UNSUPPORTED or form is EmbeddingForm:
+                refuse_unknown({name: 1}, form, task, *WITHOUT_EFFECT)
+        with pytest.raises(errors.Unprocessable, match="unheard is unknown here and to") as caught:
+            refuse_unknown({"unheard": 1, "model": "m"}, form, task, *WITHOUT_EFFECT)
+        assert caught.value.field == "unheard"
+        refuse_unknown({"unheard": None}, form, task)
+    assert sent[ChatForm] | sent[CompletionForm] >= UNSUPPORTED.keys() - {"tool_prompt"}
+
+
+def test_obfuscation_of_a_stream_is_refused_unless_it_is_not_asked_for() -> None:
+    given = {"stream_options": {"include_usage": None, "include_obfuscation": False}}
+    assert not read_form(given, GenerationForm).has_usage
+    with pytest.raises(errors.Unprocessable, match="include_obfuscation is not supported"):
+        read_form({"stream_options": {"include_obfuscation": True}}, GenerationForm)

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import Malformed, ServingError, Unprocessable
-from serving.front.protocols.kserve_tensors import Tensor, output_form, read_columns, split_body, write_output
+from serving.front.protocols.kserve_tensors import (
+    Tensor,
+    output_form,
+    read_columns,
+    split_body,
+    take_inputs,
+    write_output,
+)
+from serving.tasks import get_task
 
 
 def packed(elements: list[bytes]) -> bytes:
@@ -94,3 +102,24 @@ def test_the_header_splits_json_from_what_follows() -> None:
     for length in ("7", "-1", "x"):
         with pytest.raises(Malformed, match="the body has 2 bytes"):
             split_body(b"{}", length)
+
+
+def test_a_parameter_that_is_a_list_of_texts_may_be_a_tensor() -> None:
+    task = get_task("zero-shot-classification")
+    for labels in (["x", "y"], [["x", "y"]], [["x", "y"], ["x", "y"]]):
+        columns: dict[str, list[object]] = {"text": ["a", "b"], "candidate_labels": list(labels)}
+        assert take_inputs(columns, task) == (["a", "b"], {"candidate_labels": ["x", "y"]})
+    with pytest.raises(Unprocessable, match="'candidate_labels' differs between rows"):
+        take_inputs({"text": ["a", "b"], "candidate_labels": [["x", "y"], ["y", "x"]]}, task)
+
+
+@pytest.mark.parametrize(("name", "known"), [("text-classification", "text"), ("question-answering", "question")])
+def test_a_tensor_that_the_task_does_not_know_is_refused_by_name(name: str, known: str) -> None:
+    with pytest.raises(Unprocessable, match=f"inputs 'unheard' is unknown to {name}"):
+        take_inputs({known: ["a"], "unheard": ["b"]}, get_task(name))
+    assert take_inputs({"any name": ["a"]}, get_task("text-classification")) == (["a"], {})
+
+
+def test_tensors_in_shared_memory_are_refused_by_name() -> None:
+    with pytest.raises(Unprocessable, match="'text' parameters.shared_memory_region is not supported"):
+        read_columns([Tensor("text", [1], "BYTES", parameters={"shared_memory_region": "a"})], b"")

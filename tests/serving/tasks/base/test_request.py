@@ -98,7 +98,36 @@ def test_a_summarizer_takes_settings_where_the_hugging_face_client_puts_them(pla
         ({"generate_parameters": {"top_k": 0}}, "generate_parameters: Expected `int` >= 1 - of `top_k`"),
         ({"generate_parameters": {"generate_parameters": {}}}, "within itself"),
         ({"generate_parameters": {"unheard": 1}}, "unknown field `unheard`"),
+        ({"generate_parameters": {"max_length": 1}}, "generate_parameters: Expected `int` >= 2 - of `max_length`"),
         ({"clean_up_tokenization_spaces": True}, "leave it out"),
     ):
         with pytest.raises(Unprocessable, match=words):
             parsed(**settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "least", "most"),
+    [
+        ({"max_length": 20, "min_length": 5}, 4, 19),  # the decoder's start token counts
+        ({"max_length": 20, "max_new_tokens": 7, "min_length": 5, "min_new_tokens": 0}, 0, 7),
+        ({"max_length": None, "min_length": 0}, 0, None),
+    ],
+)
+def test_lengths_are_counted_as_generate_does(given: dict[str, Any], least: int, most: int | None) -> None:
+    for parameters in (given, {"generate_parameters": given}):
+        found = parse({"inputs": "a", "parameters": parameters}, get_task("summarization")).parameters
+        assert (found.min_new_tokens, found.max_new_tokens) == (least, most)
+
+
+def test_null_means_absent_wherever_it_stands() -> None:
+    plain = parse({"inputs": {"text": "a"}})
+    for body in (
+        {"inputs": {"text": "a", "text_pair": None}, "parameters": None},
+        {"inputs": {"text": "a", "query": None}, "parameters": {"top_k": None, "truncate": None}, "unheard": None},
+        {"inputs": {"text": "a"}, "truncate": None, "parameters": {}},
+    ):
+        assert parse(body) == plain
+    with pytest.raises(Unprocessable, match="missing required field `inputs`"):
+        parse({"inputs": None})
+    beside = {"inputs": "a", "parameters": {"top_k": 1}, "top_k": None}
+    assert parse(beside).parameters.top_k == 1

@@ -1,0 +1,34 @@
+"""Two rules for the fields of every body: null means absent, and what is not supported is refused by name.
+
+Front side.
+"""
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from serving.errors import Unprocessable
+
+MAX_DEPTH = 8
+"""Objects nested deeper keep their nulls, so that no body can exhaust the stack. No published body nests as deep."""
+
+
+def without_nulls(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """Decoded JSON without the fields that are null, in all objects and lists of objects."""
+    if depth and isinstance(value, dict):
+        return {name: without_nulls(each, depth - 1) for name, each in value.items() if each is not None}
+    if depth and isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        return [without_nulls(each, depth - 1) for each in value]
+    return value
+
+
+def drop_unsupported(
+    fields: MutableMapping[str, Any], unsupported: Mapping[str, tuple[object, ...]], prefix: str = ""
+) -> None:
+    """Remove the fields whose values ask for nothing. Raises Unprocessable for one that asks for what is not supported.
+
+    unsupported: field → the values that ask for nothing. prefix: of the field's name in the message.
+    """
+    for name in [name for name in unsupported if name in fields]:
+        value = fields.pop(name)
+        if value is not None and value not in unsupported[name]:
+            raise Unprocessable(f"{prefix}{name} is not supported by this server: leave it out", field=name)
