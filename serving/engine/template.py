@@ -22,7 +22,7 @@ from registry.flavor import read_contract
 from registry.imports import without_collector
 from serving.engine.__main__ import LEASE_SECONDS, import_large_modules
 from serving.engine.__main__ import main as run_engine
-from serving.runtime.command_line import show_command_line
+from serving.runtime.command_line import fits_command_line, show_command_line
 from serving.runtime.logs import set_up_logging
 from serving.runtime.priority import run_at_low_priority
 from serving.runtime.server_process import OWNER, ServerProcess
@@ -112,12 +112,17 @@ class Template:
         return None
 
     def _fits(self, request: ForkRequest) -> bool:
-        """Whether the engine's environment is possible in a forked process."""
-        wanted = native_variables(request.environ)
-        differing = sorted(name for name, _ in wanted.items() ^ self._environ.items())
+        """Whether the engine's environment and command line are possible in a forked process."""
+        differing = native_variables(request.environ).items() ^ self._environ.items()
         if differing:
-            logger.warning("no engine is forked: its environment differs in %s", ", ".join(dict.fromkeys(differing)))
-        return not differing
+            names = ", ".join(sorted({name for name, _ in differing}))
+            logger.warning("no engine is forked: its environment differs in %s", names)
+            return False
+        # A manager that adopts the engine knows it by the order in its command line.
+        if not fits_command_line(command_of(request.order)):
+            logger.warning("no engine is forked: the path of its order is longer than the template's socket's")
+            return False
+        return True
 
     def _become_engine(self, request: ForkRequest, output: list[int]) -> None:
         """Undo in the engine what is the template's own."""
@@ -135,7 +140,7 @@ class Template:
             os.chdir(request.folder)
         os.environ.clear()
         os.environ.update(request.environ)
-        show_command_line([*sys.orig_argv[:-2], "serving.engine", request.order])
+        show_command_line(command_of(request.order))
         reseed()
 
     def _reap(self) -> None:
@@ -145,6 +150,11 @@ class Template:
             if done:
                 tell(link, ForkReply(pid=pid, status=os.waitstatus_to_exitcode(status)))
                 self._engines.pop(pid).close()
+
+
+def command_of(order: str) -> list[str]:
+    """The command line of a spawned engine with this order."""
+    return [*sys.orig_argv[:-2], "serving.engine", order]
 
 
 def tell(link: socket.socket, reply: ForkReply) -> None:

@@ -18,17 +18,22 @@ from serving.manager.prestart import start_template
 from serving.runtime.server_process import ENGINES, claim
 from serving.wire.engine_orders import TEMPLATE_SOCKET
 
+MAX_SOCKET_PATH = 107
+"""Of Linux' `sun_path`. An engine shows its order where the template's own command line is, which must be as long."""
+
 
 @cache
 def shared_template() -> tuple[psutil.Process, Path]:
     """The template, started by the first call, and its socket. It ends with this process."""
-    run = Path(tempfile.mkdtemp(prefix="hw-template-")) / "1"
+    home = Path(tempfile.mkdtemp(prefix="hw-template-"))
+    short = len(str(home / "" / "1" / ENGINES / TEMPLATE_SOCKET)) + 1
+    run = home / ("x" * (MAX_SOCKET_PATH - short)) / "1"
     process = start_template(run, os.getpid())
 
     def end() -> None:
         process.kill()
         process.wait()
-        shutil.rmtree(run.parent, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
 
     atexit.register(end)
     return psutil.Process(process.pid), run / ENGINES / TEMPLATE_SOCKET

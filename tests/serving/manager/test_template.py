@@ -17,7 +17,7 @@ from serving.manager.memory_reading import MemoryReader, inherited_bytes
 from serving.manager.prestart import TemplateKeeper, find_template, start_template
 from serving.manager.processes import Forked, Process
 from serving.runtime.server_process import ENGINES
-from serving.wire.engine_orders import EngineOrder, order_path
+from serving.wire.engine_orders import TEMPLATE_SOCKET, EngineOrder, order_path
 from tests.e2e.server import wait_until
 
 pytestmark = [pytest.mark.surroundings, pytest.mark.skipif(os.name != "posix", reason="there is no fork")]
@@ -152,8 +152,21 @@ def test_variables_are_the_managers_but_those_that_libraries_have_read(
     engine.start()
     wait_until(lambda: engine.pid, "it is spawned instead", 120)
     assert psutil.Process(engine.pid).ppid() == os.getpid()
-    assert psutil.Process(engine.pid).environ()["OMP_NUM_THREADS"] == "3"
+    spawned = psutil.Process(engine.pid)
+    wait_until(lambda: spawned.environ().get("OMP_NUM_THREADS") == "3", "it has it once its program is loaded")
     engine.kill()
+
+
+def test_an_engine_whose_order_would_not_show_in_its_command_line_is_spawned(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * len(str(run))) / ENGINES
+    folder.mkdir(parents=True)
+    (folder / TEMPLATE_SOCKET).symlink_to(run / ENGINES / TEMPLATE_SOCKET)
+    process = fork(str(folder / "00000009-0000001.order"))
+    assert process is not None
+    wait_until(lambda: process.pid, "it is spawned instead", 120)
+    assert psutil.Process(process.pid).ppid() == os.getpid()
+    process.kill()
+    process.wait(10)
 
 
 def test_engines_survive_the_template_and_are_spawned_until_there_is_another(tmp_path: Path) -> None:
