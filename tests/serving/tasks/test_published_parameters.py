@@ -22,14 +22,11 @@ SCHEMAS: dict[str, Any] = {
     "text-generation": published.TextGenerationInputGenerateParameters,
     "text2text-generation": published.Text2TextGenerationParameters,
     "token-classification": published.TokenClassificationParameters,
+    "translation": published.TranslationParameters,
     "zero-shot-classification": published.ZeroShotClassificationParameters,
 }
-"""Task → the published type with its parameters. Of the others there is none, or see `TRANSLATION`."""
-TRANSLATION = {field.name for field in fields(published.TranslationParameters)} - {"src_lang", "tgt_lang"}
-NAMES = [
-    *((task, field.name) for task, schema in SCHEMAS.items() for field in fields(schema) if field.name != "inputs"),
-    *(("translation", name) for name in sorted(TRANSLATION)),
-]
+"""Task → the published type with its parameters. Of the others there is none."""
+NAMES = [(task, field.name) for task, schema in SCHEMAS.items() for field in fields(schema) if field.name != "inputs"]
 PLACES = ("within", "beside")
 
 
