@@ -10,6 +10,13 @@ from contextlib import contextmanager
 from registry.contract import Contract
 from registry.errors import CheckpointWarning
 
+BATCHES = {
+    "any lengths": "rows of any lengths",
+    "any lengths, padded on the left": "rows of any lengths, padded on the left",
+    "equal lengths": "rows of equal length only, because padding changes this model's answers",
+    "one row": "one row only, because rows change each other's answers in this model",
+}
+"""How `registry.contract.Batching` is told."""
 MAX_LABELS = 10
 """Labels that are listed."""
 MAX_LABEL_CHARACTERS = 40
@@ -22,6 +29,7 @@ def summarize(contract: Contract, notes: Sequence[str] = ()) -> str:
         "head": f"{contract.model_class} ({contract.auto_class})",
         "labels": list_labels(contract.labels),
         "limit": "" if contract.processor.image else f"{contract.max_tokens:,} tokens",
+        "batches": BATCHES[contract.batching],
         "dtype": "the fastest that answers the example as recorded" if contract.dtype == "auto" else contract.dtype,
     }
     lines = [f"{name:<8} {text}" for name, text in facts.items() if text]

@@ -10,14 +10,6 @@ from serving.commands.errors import errors
 from serving.commands.log_summary import collect_warnings, summarize
 from serving.commands.progress import show_progress
 
-BATCHES = {
-    "any lengths": "rows of any lengths",
-    "any lengths, padded on the left": "rows of any lengths, padded on the left",
-    "equal lengths": "rows of equal length only, because padding changes this model's answers",
-    "one row": "one row only, because rows change each other's answers in this model",
-}
-"""How `registry.contract.Batching` is told."""
-
 
 @click.command()
 @click.argument("model")
@@ -122,9 +114,6 @@ def log_command(
         "max_tokens": logged.contract.max_tokens,
         "batching": logged.contract.batching,
     }
-    if not as_json:
-        batch = BATCHES[logged.contract.batching]
-        click.echo(f"rows of up to {logged.contract.max_tokens:,} tokens; a batch has {batch}", err=True)
     click.echo(json.dumps(record) if as_json else logged.version)
 
 

@@ -22,6 +22,7 @@ def test_the_command_sums_up_on_standard_error(models: dict[str, Path], settings
     assert "BertForSequenceClassification (AutoModelForSequenceClassification)" in lines["head"]
     assert "bad, fair, good, great" in lines["labels"]
     assert "256 tokens" in lines["limit"]
+    assert lines["batches"].endswith("rows of any lengths")
     assert "the fastest" in lines["dtype"]
     assert "warning:" not in lines
 
