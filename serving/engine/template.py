@@ -41,11 +41,11 @@ LEAVE_SECONDS = 1.0
 class Template:
     """Forks engines and tells the manager how each of them ends. `serve` returns in a forked engine only."""
 
-    def __init__(self, listener: socket.socket, folder: Path) -> None:
-        """listener: takes connections, one for each engine. folder: the run folder's, of the orders."""
+    def __init__(self, listener: socket.socket, folder: Path, server: int) -> None:
+        """listener: takes connections, one for each engine. folder: of the orders. server: the server's process id."""
         self._listener = listener
         self._folder = folder
-        self._server = ServerProcess(int((folder.parent / OWNER).read_text().partition("@")[0] or 0))
+        self._server = ServerProcess(server)
         self._environ = native_variables(dict(os.environ))
         self._engines: dict[int, socket.socket] = {}
         self._waking, self._woken = socket.socketpair()
@@ -234,7 +234,11 @@ def main(path: str) -> None:
     with Path(os.devnull).open() as null:
         os.dup2(null.fileno(), 0)
     folder = Path(path).parent
-    template = Template(listener, folder)
+    try:
+        server = int((folder.parent / OWNER).read_text().partition("@")[0])
+    except FileNotFoundError:  # the server has ended meanwhile
+        return
+    template = Template(listener, folder, server)
     gc.disable()
     if is_serving(folder):
         run_at_low_priority(import_large_modules)

@@ -157,8 +157,8 @@ def test_variables_are_the_managers_but_those_that_libraries_have_read(
     engine.kill()
 
 
-def test_an_engine_whose_order_would_not_show_in_its_command_line_is_spawned(run: Path, tmp_path: Path) -> None:
-    folder = tmp_path / ("x" * len(str(run))) / ENGINES
+def test_an_engine_whose_order_would_not_show_in_its_command_line_is_spawned(run: Path) -> None:
+    folder = run.with_name("longer") / ENGINES
     folder.mkdir(parents=True)
     (folder / TEMPLATE_SOCKET).symlink_to(run / ENGINES / TEMPLATE_SOCKET)
     process = fork(str(folder / "00000009-0000001.order"))
@@ -167,6 +167,13 @@ def test_an_engine_whose_order_would_not_show_in_its_command_line_is_spawned(run
     assert psutil.Process(process.pid).ppid() == os.getpid()
     process.kill()
     process.wait(10)
+
+
+def test_a_template_whose_folder_is_gone_before_it_has_begun_ends(tmp_path: Path) -> None:
+    run = tmp_path / "1"
+    with start_template(run, os.getpid()) as template:
+        shutil.rmtree(run)
+        assert template.wait(60) == 0
 
 
 def test_engines_survive_the_template_and_are_spawned_until_there_is_another(tmp_path: Path) -> None:
