@@ -94,7 +94,7 @@ def _download(version: ResolvedVersion, settings: RegistrySettings, target: Path
             location = client.get_logged_model(place).artifact_location
         elif kind == "models":
             location = client.get_model_version_download_uri(version.name, version.version)
-        store = get_artifact_repository(location, tracking_uri=settings.tracking_uri)
+        store = get_artifact_repository(location, settings.tracking_uri, settings.registry_address)
         store.download_artifacts(path, str(target))
     except Exception as error:
         raise RegistryUnavailable(

@@ -27,7 +27,7 @@ from registry.processors import describe_processor, load_processor, longest_row
 from registry.sentence_folder import SentenceFolder, adapt_tokenizer, copy_files, read_sentence_folder
 from registry.served_classes import check_class
 from registry.settings import RegistrySettings, check_model_name
-from registry.tracking import connect, use_tracking
+from registry.tracking import choose_experiment, connect, mlflow_pointed_at
 
 REQUIREMENTS = ("mlflow", "torch", "transformers", "headwaiter")
 LABELLED = tuple(f"AutoModelFor{kind}Classification" for kind in ("Sequence", "Token", "Image"))
@@ -274,15 +274,18 @@ def _register(root: Path, contract: Contract, name: str, settings: RegistrySetti
     from mlflow.models import Model
 
     client = connect(settings)
-    use_tracking(settings)
-    info = Model.log(
-        artifact_path=None,
-        name=name.replace(".", "_"),  # MLflow (3.17) allows no dot in a logged model's name, only in a registered one's
-        flavor=sys.modules[__name__],
-        registered_model_name=name,
-        root=root,
-        contract=contract,
-    )
+    logged = name.replace(".", "_")  # MLflow (3.17) allows no dot in a logged model's name, only in a registered one's
+    with mlflow_pointed_at(settings) as is_callers:
+        own = None if is_callers else client.create_logged_model(choose_experiment(settings), logged)
+        info = Model.log(
+            artifact_path=None,
+            name=logged,
+            flavor=sys.modules[__name__],
+            registered_model_name=name,
+            model_id=own and own.model_id,
+            root=root,
+            contract=contract,
+        )
     version = str(info.registered_model_version)
     for key, value in {
         "digest": contract.digest,

@@ -32,13 +32,26 @@ class RegistrySettings(msgspec.Struct, frozen=True):
             extra={"variable": "MLFLOW_TRACKING_URI", "default": "a sqlite file under HEADWAITER_HOME"},
         ),
     ]
+    registry_uri: Annotated[
+        str,
+        Meta(
+            description="Where MLflow keeps registered models, if apart.",
+            extra={"variable": "MLFLOW_REGISTRY_URI", "default": "MLFLOW_TRACKING_URI"},
+        ),
+    ] = ""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "RegistrySettings":
         """Read the variables; an empty value counts as unset."""
         read = read_settings(cls, environ)
         home = Path(read["home"] or "~/.headwaiter").expanduser().resolve()
-        return cls(home=home, tracking_uri=read["tracking_uri"] or f"sqlite:///{home / 'mlflow.db'}")
+        tracking_uri = read["tracking_uri"] or f"sqlite:///{home / 'mlflow.db'}"
+        return cls(home=home, tracking_uri=tracking_uri, registry_uri=read["registry_uri"])
+
+    @property
+    def registry_address(self) -> str:
+        """MLflow's address of the registered models."""
+        return self.registry_uri or self.tracking_uri
 
     @property
     def cache(self) -> Path:
