@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from registry.environment import InvalidSetting, read_settings
+from registry.redaction import redact
 
 __all__ = ["DEFAULT_ALIAS", "InvalidSetting", "RegistrySettings", "check_model_name"]
 
@@ -39,6 +40,10 @@ class RegistrySettings(msgspec.Struct, frozen=True):
             extra={"variable": "MLFLOW_REGISTRY_URI", "default": "MLFLOW_TRACKING_URI"},
         ),
     ] = ""
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__)
+        return redact(f"{type(self).__name__}({', '.join(shown)})")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "RegistrySettings":

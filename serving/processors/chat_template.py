@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from registry.redaction import describe_error
 from serving.errors import Unprocessable
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class ChatTemplate:
             return str(self._template.render(self._special | variables | given))
         except Exception as error:  # a template is a program: on odd messages it may raise anything
             raise Unprocessable(
-                f"messages do not fit the model's chat template ({type(error).__name__}: {error})", field="messages"
+                f"messages do not fit the model's chat template ({describe_error(error)})", field="messages"
             ) from error
 
 
