@@ -1,11 +1,14 @@
 """The way to MLflow: clients of the settings' stores, and `Model.log`, which takes no client, pointed at them."""
 
 import os
+import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from registry.errors import NotFound, RegistryError, RegistryUnavailable
 from registry.imports import without_collector
 from registry.settings import RegistrySettings
 
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "headwaiter"
 """Of an embedded registry, where the environment names none."""
+NEW_DATABASE_BYTES = 2 << 20
+"""Room for MLflow's empty tables (3.17: 1.4 MB) and a little more."""
 _ADDRESSES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _process_state = threading.RLock()
 """Held while MLflow's process-wide addresses are the settings'."""
@@ -24,11 +29,30 @@ def connect(settings: RegistrySettings) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if settings.is_embedded:
-        settings.home.mkdir(parents=True, exist_ok=True)
+        _open_database(settings)
     with without_collector():
         from mlflow import MlflowClient
 
         return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.registry_address)
+
+
+def _open_database(settings: RegistrySettings) -> None:
+    """Make home, and try its database out: MLflow (3.17) would try one that cannot be opened for a minute.
+
+    Raises InvalidSetting where home cannot be written, or has no room for a database that is still to be made.
+    """
+    path = settings.home / "mlflow.db"
+    with settings.home_errors():
+        settings.home.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with tempfile.TemporaryFile(dir=settings.home) as file:
+                file.write(bytes(NEW_DATABASE_BYTES))
+        try:
+            with closing(sqlite3.connect(path)) as database:
+                database.execute("PRAGMA schema_version")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise OSError(None, str(error), str(path)) from error
 
 
 @contextmanager
@@ -89,3 +113,23 @@ def _restore(addresses: tuple[str, str | None], variables: dict[str, str | None]
         mlflow.set_tracking_uri(addresses[0])
     if mlflow.get_registry_uri() != addresses[1]:
         mlflow.set_registry_uri(addresses[1])
+
+
+@contextmanager
+def registry_errors(what: str) -> Iterator[None]:
+    """Turn MLflow's errors into the registry's."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except RegistryError:
+        raise
+    except MlflowException as error:
+        missing = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND") or (
+            "alias" in str(error) and ("not found" in str(error))
+        )
+        if missing:
+            raise NotFound(f"the registry has no {what}: {error.message}") from error
+        raise RegistryUnavailable(f"MLflow refused {what}: {error.message}") from error
+    except Exception as error:
+        raise RegistryUnavailable(f"MLflow did not answer for {what}: {error}") from error

@@ -25,7 +25,7 @@ SERVING: Mapping[str, frozenset[str]] = {
     "runtime": frozenset(),
     "client": frozenset(),
     "commands": frozenset(
-        {"client", "tasks", "demo", "manager.prestart", "evaluation", "runtime.logs", "wire.routing_table"}
+        {"client", "tasks", "demo", "manager.prestart", "evaluation", "runtime", "wire.routing_table"}
     ),
     "demo": frozenset(),
     "service": frozenset({"front", "manager", "tasks", "runtime"}),
