@@ -21,8 +21,14 @@ def fetch(version: ResolvedVersion, settings: RegistrySettings) -> tuple[Path, C
     """The artifact's folder in the cache, verified against its contract, downloading it if needed. Blocks.
 
     Two processes may fetch the same artifact: the first rename wins. Raises RegistryUnavailable (download failed),
-    ArtifactError (a digest differs, a file is missing) or ContractError; nothing unverified stays in the cache.
+    ArtifactError (a digest differs, a file is missing), ContractError, or InvalidSetting for a home that cannot be
+    written; nothing unverified stays in the cache.
     """
+    with settings.home_errors():
+        return _fetch(version, settings)
+
+
+def _fetch(version: ResolvedVersion, settings: RegistrySettings) -> tuple[Path, Contract]:
     if version.digest is not None and (settings.cache / version.digest).is_dir():
         root = settings.cache / version.digest
         try:
@@ -94,7 +100,7 @@ def _download(version: ResolvedVersion, settings: RegistrySettings, target: Path
             location = client.get_logged_model(place).artifact_location
         elif kind == "models":
             location = client.get_model_version_download_uri(version.name, version.version)
-        store = get_artifact_repository(location, tracking_uri=settings.tracking_uri)
+        store = get_artifact_repository(location, settings.tracking_uri, settings.registry_address)
         store.download_artifacts(path, str(target))
     except Exception as error:
         raise RegistryUnavailable(

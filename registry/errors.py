@@ -26,8 +26,10 @@ They know nothing of HTTP: `serving.errors` maps them where that is needed.
 
 from collections.abc import Sequence
 
+from registry.redaction import RedactedError, redact
 
-class RegistryError(Exception):
+
+class RegistryError(RedactedError):
     """Base class: the message names the value, the rule and what to do next."""
 
 
@@ -96,7 +98,7 @@ class PromotionRefused(RegistryError):
 
     def __init__(self, message: str, reasons: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.reasons = tuple(reasons) or (message,)
+        self.reasons = tuple(map(redact, reasons)) or (str(self),)
 
 
 class DamagedVersion(PromotionRefused):

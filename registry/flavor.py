@@ -31,7 +31,7 @@ from registry.refusals import refuse_failures
 from registry.sentence_folder import SentenceFolder, adapt_tokenizer, copy_files, read_sentence_folder
 from registry.served_classes import check_class
 from registry.settings import RegistrySettings, check_model_name
-from registry.tracking import connect, use_tracking
+from registry.tracking import choose_experiment, connect, mlflow_pointed_at, registry_errors
 
 REQUIREMENTS = ("mlflow", "torch", "transformers", "headwaiter")
 LABELLED = tuple(f"AutoModelFor{kind}Classification" for kind in ("Sequence", "Token", "Image"))
@@ -332,20 +332,30 @@ def describe(
 
 
 def _register(root: Path, contract: Contract, name: str, settings: RegistrySettings) -> LoggedVersion:
+    client = connect(settings)
+    with registry_errors(name):
+        info = _log_and_tag(client, root, contract, name, settings)
+    return LoggedVersion(name=name, version=str(info.registered_model_version), uri=info.model_uri, contract=contract)
+
+
+def _log_and_tag(client: Any, root: Path, contract: Contract, name: str, settings: RegistrySettings) -> Any:
+    """MLflow's description of the version that it registered, with the tags that searches look for."""
     import sys
 
     from mlflow.models import Model
 
-    client = connect(settings)
-    use_tracking(settings)
-    info = Model.log(
-        artifact_path=None,
-        name=name.replace(".", "_"),  # MLflow (3.17) allows no dot in a logged model's name, only in a registered one's
-        flavor=sys.modules[__name__],
-        registered_model_name=name,
-        root=root,
-        contract=contract,
-    )
+    logged = name.replace(".", "_")  # MLflow (3.17) allows no dot in a logged model's name, only in a registered one's
+    with mlflow_pointed_at(settings) as is_callers:
+        own = None if is_callers else client.create_logged_model(choose_experiment(settings), logged)
+        info = Model.log(
+            artifact_path=None,
+            name=logged,
+            flavor=sys.modules[__name__],
+            registered_model_name=name,
+            model_id=own and own.model_id,
+            root=root,
+            contract=contract,
+        )
     version = str(info.registered_model_version)
     for key, value in {
         "digest": contract.digest,
@@ -354,4 +364,4 @@ def _register(root: Path, contract: Contract, name: str, settings: RegistrySetti
         "model_type": contract.model_type,
     }.items():
         client.set_model_version_tag(name, version, f"{FLAVOR}.{key}", value)
-    return LoggedVersion(name=name, version=version, uri=info.model_uri, contract=contract)
+    return info

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from registry.environment import InvalidSetting, read_settings
+from registry.redaction import redact
 
 __all__ = ["DEFAULT_ALIAS", "InvalidSetting", "RegistrySettings", "check_model_name"]
 
@@ -32,13 +34,42 @@ class RegistrySettings(msgspec.Struct, frozen=True):
             extra={"variable": "MLFLOW_TRACKING_URI", "default": "a sqlite file under HEADWAITER_HOME"},
         ),
     ]
+    registry_uri: Annotated[
+        str,
+        Meta(
+            description="Where MLflow keeps registered models, if apart.",
+            extra={"variable": "MLFLOW_REGISTRY_URI", "default": "MLFLOW_TRACKING_URI"},
+        ),
+    ] = ""
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__)
+        return redact(f"{type(self).__name__}({', '.join(shown)})")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "RegistrySettings":
         """Read the variables; an empty value counts as unset."""
         read = read_settings(cls, environ)
-        home = Path(read["home"] or "~/.headwaiter").expanduser().resolve()
-        return cls(home=home, tracking_uri=read["tracking_uri"] or f"sqlite:///{home / 'mlflow.db'}")
+        home = _folder(read["home"] or "~/.headwaiter")
+        tracking_uri = read["tracking_uri"] or f"sqlite:///{home / 'mlflow.db'}"
+        return cls(home=home, tracking_uri=tracking_uri, registry_uri=read["registry_uri"])
+
+    @property
+    def registry_address(self) -> str:
+        """MLflow's address of the registered models."""
+        return self.registry_uri or self.tracking_uri
+
+    @contextmanager
+    def home_errors(self) -> Iterator[None]:
+        """Turn what the machine says about files under home into InvalidSetting: no permission, no room, no folder."""
+        try:
+            yield
+        except OSError as error:
+            at = "" if error.filename in (None, str(self.home)) else f": {error.filename}"
+            raise InvalidSetting(
+                f"HEADWAITER_HOME={self.home} cannot be used ({error.strerror or error}{at}): name a folder that this "
+                "user may write to, on a disk with room"
+            ) from error
 
     @property
     def cache(self) -> Path:
@@ -54,6 +85,14 @@ class RegistrySettings(msgspec.Struct, frozen=True):
     def is_embedded(self) -> bool:
         """Whether MLflow is the sqlite file under home, because no tracking server is configured."""
         return self.tracking_uri == f"sqlite:///{self.home / 'mlflow.db'}"
+
+
+def _folder(text: str) -> Path:
+    """The absolute path of a folder that a setting names."""
+    try:
+        return Path(text).expanduser().resolve()
+    except (RuntimeError, OSError) as error:  # no such user, or this one has no home; a circle of links
+        raise InvalidSetting(f"HEADWAITER_HOME={text} names no folder ({error}): give an absolute path") from error
 
 
 def check_model_name(name: str) -> str:

@@ -1,8 +1,14 @@
-"""The way to MLflow: one client per settings, and an experiment whose artifacts lie under home when embedded."""
+"""The way to MLflow: clients of the settings' stores, and `Model.log`, which takes no client, pointed at them."""
 
 import os
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from registry.errors import NotFound, RegistryError, RegistryUnavailable
 from registry.imports import without_collector
 from registry.settings import RegistrySettings
 
@@ -10,8 +16,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "headwaiter"
-_embedded_experiment: str | None = None
-"""The id of the experiment that this process logs to because an embedded registry wanted it."""
+"""Of an embedded registry, where the environment names none."""
+NEW_DATABASE_BYTES = 2 << 20
+"""Room for MLflow's empty tables (3.17: 1.4 MB) and a little more."""
+_ADDRESSES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+_process_state = threading.RLock()
+"""Held while MLflow's process-wide addresses are the settings'."""
 
 
 def connect(settings: RegistrySettings) -> "MlflowClient":
@@ -19,31 +29,107 @@ def connect(settings: RegistrySettings) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if settings.is_embedded:
-        settings.home.mkdir(parents=True, exist_ok=True)
+        _open_database(settings)
     with without_collector():
         from mlflow import MlflowClient
 
-        return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
+        return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.registry_address)
 
 
-def use_tracking(settings: RegistrySettings) -> None:
-    """Point MLflow's process-wide state at the settings, for `Model.log`, which takes no client.
+def _open_database(settings: RegistrySettings) -> None:
+    """Make home, and try its database out: MLflow (3.17) would try one that cannot be opened for a minute.
 
-    An embedded registry gets an experiment of its own, whose artifacts lie under home and not in the working
-    directory; another registry that follows it in the same process does not know that experiment, and gets the one that
-    MLFLOW_EXPERIMENT_NAME names, or MLflow's default. A run that the caller has opened is kept.
+    Raises InvalidSetting where home cannot be written, or has no room for a database that is still to be made.
     """
-    global _embedded_experiment
+    path = settings.home / "mlflow.db"
+    with settings.home_errors():
+        settings.home.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with tempfile.TemporaryFile(dir=settings.home) as file:
+                file.write(bytes(NEW_DATABASE_BYTES))
+        try:
+            with closing(sqlite3.connect(path)) as database:
+                database.execute("PRAGMA schema_version")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise OSError(None, str(error), str(path)) from error
+
+
+@contextmanager
+def mlflow_pointed_at(settings: RegistrySettings) -> Iterator[bool]:
+    """Point MLflow's process-wide addresses at the settings meanwhile, for its functions that take no client.
+
+    Gives whether they were there before: then a run or an experiment that the caller has opened is of these stores.
+    """
     import mlflow
 
-    mlflow.set_tracking_uri(settings.tracking_uri)
-    mlflow.set_registry_uri(settings.tracking_uri)
-    if mlflow.active_run() is not None:
-        return
-    if settings.is_embedded:
-        if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-            mlflow.create_experiment(EXPERIMENT, artifact_location=settings.artifacts.as_uri())
-        _embedded_experiment = mlflow.set_experiment(EXPERIMENT).experiment_id
-    elif _embedded_experiment and os.environ.get("MLFLOW_EXPERIMENT_ID") == _embedded_experiment:  # as MLflow keeps it
-        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or "Default")
-        _embedded_experiment = None
+    with _process_state:
+        before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        if before == (settings.tracking_uri, settings.registry_address):
+            yield True
+            return
+        variables = {name: os.environ.get(name) for name in _ADDRESSES}
+        try:
+            mlflow.set_tracking_uri(settings.tracking_uri)
+            mlflow.set_registry_uri(settings.registry_address)
+            yield before[0] == settings.tracking_uri
+        finally:
+            _restore(before, variables)
+
+
+def choose_experiment(settings: RegistrySettings) -> str:
+    """Id of the experiment to log to, by the variables that MLflow itself reads; an embedded registry has its own.
+
+    `mlflow.set_experiment` sets MLFLOW_EXPERIMENT_ID, so an id that these stores lack is taken for another store's.
+    The artifacts of an experiment that is made in an embedded registry lie under home, not in the working directory.
+    Blocks.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = connect(settings)
+    name, given = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if given and not name:
+        with suppress(MlflowException):
+            return str(client.get_experiment(given).experiment_id)
+    name = name or (EXPERIMENT if settings.is_embedded else "Default")
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    return str(client.create_experiment(name, settings.artifacts.as_uri() if settings.is_embedded else None))
+
+
+def _restore(addresses: tuple[str, str | None], variables: dict[str, str | None]) -> None:
+    """Give MLflow its addresses back: from its variables, which its setters set, else by the setters."""
+    import mlflow
+
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri(None)
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    if mlflow.get_tracking_uri() != addresses[0]:
+        mlflow.set_tracking_uri(addresses[0])
+    if mlflow.get_registry_uri() != addresses[1]:
+        mlflow.set_registry_uri(addresses[1])
+
+
+@contextmanager
+def registry_errors(what: str) -> Iterator[None]:
+    """Turn MLflow's errors into the registry's."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except RegistryError:
+        raise
+    except MlflowException as error:
+        missing = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND") or (
+            "alias" in str(error) and ("not found" in str(error))
+        )
+        if missing:
+            raise NotFound(f"the registry has no {what}: {error.message}") from error
+        raise RegistryUnavailable(f"MLflow refused {what}: {error.message}") from error
+    except Exception as error:
+        raise RegistryUnavailable(f"MLflow did not answer for {what}: {error}") from error

@@ -5,18 +5,44 @@ adds the contract to a downloaded artifact. What the flavor's fields do not sett
 of a logged model is made. That flavor records no digests, so the contract has those of the first download.
 """
 
+import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from registry.errors import ContractError, RegistryError
 from registry.flavor import read_flavors
 from registry.layout import FLAVOR, MODEL_FOLDER
 
 SECONDS = 600.0
-TASKS = {"llm/v1/chat": "text-generation", "llm/v1/completions": "text-generation"}
-"""MLflow's own names of tasks."""
+LLM_TASKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "llm/v1/chat": ("text-generation", {}),
+    "llm/v1/completions": ("text-generation", {}),
+    "llm/v1/embeddings": ("feature-extraction", {"pooling": "cls"}),
+}
+"""MLflow's own tasks (3.17, `mlflow.transformers.llm_inference_utils`): ours, and the settings that it answers with."""
+DESCRIPTIVE = frozenset(
+    {
+        *("task", "inference_task", "instance_type", "framework", "transformers_version", "torch_dtype", "code"),
+        *("pipeline_model_type", "source_model_name", "source_model_revision", "model_binary", "components"),
+    }
+)
+"""Fields that are read here, or say nothing that an answer depends on. `code` holds modules for other classes than
+transformers' own, and those are refused."""
+OF_COMPONENT = ("_type", "_name", "_revision")
+COMPONENTS = frozenset({"tokenizer", "image_processor", "feature_extractor"})
+NOT_SERVED = {
+    "peft_adaptor": "an adapter without its base model: merge it (model.merge_and_unload()) and log the result",
+    "local_base_model_path": "weights outside of the artifact: merge them into one model and log that",
+    "prompt_template": "a template around each input: log the model without it, and send the whole prompt",
+    "processor": "a processor of several kinds of input: log the model with its tokenizer or image processor alone",
+}
+"""Field → what it stands for, and the remedy."""
+OF_MACHINE = frozenset({"device", "device_map", "batch_size", "num_workers", "low_cpu_mem_usage", "torch_dtype"})
+"""Entries of a model_config that say how to compute, not what."""
 
 
 def needs_contract(root: Path) -> bool:
@@ -47,16 +73,14 @@ def derive(root: Path) -> None:
     from registry.checks import load_model
     from registry.fast_tokenizers import write_fast_form
     from registry.flavor import make_contract, write_artifact
-    from registry.heads import HEADS
     from registry.image_settings import reads_images
     from registry.processors import load_processor
 
-    fields = read_flavors(root)["transformers"]
-    task = TASKS.get(fields.get("task"), fields.get("task"))
-    if task not in HEADS:
-        raise ContractError(f"its flavor names the task {task!r}, this release has: {', '.join(HEADS)}: log it again")
-    if fields.get("model_binary") != MODEL_FOLDER:
-        raise ContractError("its flavor holds no weights (save_pretrained=False, or adapters): log it with its weights")
+    flavors, described = read_flavors(root), Model.load(str(root))
+    fields = flavors["transformers"]
+    check_fields(fields | {"prompt_template": (described.metadata or {}).get("prompt_template")})
+    task, own = read_task(fields)
+    settings = own | read_settings(root, flavors, described)
     folder = root / MODEL_FOLDER
     for component in fields.get("components") or []:
         shutil.copytree(root / "components" / component, folder, dirs_exist_ok=True)
@@ -64,9 +88,86 @@ def derive(root: Path) -> None:
     processor = load_processor(folder, reads_images(model))
     processor.save_pretrained(folder)  # a tokenizer's fast form may be missing
     write_fast_form(processor, folder)
-    described = Model.load(str(root))
-    contract = make_contract(root, model, processor, task, origin=folder, described=described)
+    try:
+        contract = make_contract(root, model, processor, task, origin=folder, defaults=settings, described=described)
+    except ContractError as error:
+        if not settings:
+            raise
+        raise ContractError(
+            f"its model_config or signature sets {settings}, and that cannot be applied ({error}): log it without, and "
+            "send parameters with requests"
+        ) from error
     write_artifact(root, contract, described)
+
+
+def check_fields(fields: Mapping[str, Any]) -> None:
+    """Refuse what the flavor says and is not served; raises ContractError, which names the field and the remedy."""
+    for name, value in fields.items():
+        kind = next((name.removesuffix(end) for end in OF_COMPONENT if name.endswith(end)), name)
+        reason = NOT_SERVED.get(name) or NOT_SERVED.get(kind)
+        if value and reason:
+            raise ContractError(f"its flavor has {name}={value!r}, {reason}")
+        if name not in DESCRIPTIVE and kind not in COMPONENTS and value is not None and name not in NOT_SERVED:
+            raise ContractError(
+                f"its flavor has {name}={value!r}, which this release does not know: log it with `headwaiter log`"
+            )
+    unknown = sorted(set(fields.get("components") or []) - COMPONENTS)
+    if unknown:
+        reason = NOT_SERVED.get(unknown[0], "an unknown component: log the model with `headwaiter log`")
+        raise ContractError(f"its flavor has the component {unknown[0]!r}, {reason}")
+    if fields.get("framework") not in (None, "pt"):
+        raise ContractError(f"its flavor has framework={fields['framework']!r}: log the model as a PyTorch one")
+    if fields.get("model_binary") != MODEL_FOLDER:
+        raise ContractError(
+            "its flavor has no model_binary, so it holds no weights (save_pretrained=False): add them with "
+            "mlflow.transformers.persist_pretrained_model, or log it with them"
+        )
+
+
+def read_task(fields: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The task that the flavor means, by transformers' own aliases, with the settings that MLflow's tasks imply.
+
+    Raises ContractError for a task that is not served, and for a pipeline that is not transformers' own for it.
+    """
+    from transformers.pipelines import SUPPORTED_TASKS, TASK_ALIASES
+
+    from registry.heads import HEADS
+
+    named = fields.get("inference_task") or fields.get("task")
+    task, own = LLM_TASKS.get(str(named), (TASK_ALIASES.get(str(named), named), {}))
+    if task not in HEADS:
+        raise ContractError(f"its flavor names the task {named!r}, this release has: {', '.join(HEADS)}: log it again")
+    pipeline = fields.get("instance_type")
+    usual = SUPPORTED_TASKS[task]["impl"] if task in SUPPORTED_TASKS else pipeline
+    usual = str(getattr(usual, "__name__", usual)).rpartition(".")[2]  # transformers 5.23 has full names, not classes
+    if pipeline is not None and pipeline != usual:
+        raise ContractError(
+            f"its flavor has instance_type={pipeline!r}, a pipeline of its own where transformers has {usual}: what it "
+            "does to inputs and answers is not served; log its model and tokenizer with `headwaiter log`"
+        )
+    return str(task), dict(own)
+
+
+def read_settings(root: Path, flavors: Mapping[str, Any], described: Any) -> dict[str, Any]:
+    """The settings with which MLflow's `python_function` would call the pipeline, by name.
+
+    They are its model_config, or the file in which releases before 2.9 kept it, below the signature's defaults of
+    parameters, which MLflow passes with each call. Raises ContractError for a file that is not read.
+    """
+    file = root / "components" / "inference_config.txt"
+    try:
+        config = json.loads(file.read_text()) if file.is_file() else flavors.get("python_function", {}).get("config")
+        settings = dict(config or {})
+    except (ValueError, TypeError) as error:
+        raise ContractError(f"its model_config is no mapping ({error}): log it again") from error
+    parameters = getattr(described.signature, "params", None)
+    settings |= {each.name: each.default for each in parameters or () if each.default is not None}
+    settings = {name: value for name, value in settings.items() if name not in OF_MACHINE}
+    if isinstance(settings.get("function_to_apply"), str):
+        settings["function_to_apply"] = settings["function_to_apply"].lower()  # as the pipeline reads it
+    if isinstance(shows_all := settings.pop("return_all_scores", None), bool):  # of transformers 4
+        settings.setdefault("top_k", None if shows_all else 1)
+    return {name: value for name, value in settings.items() if name != "top_k" or value is not None}
 
 
 if __name__ == "__main__":

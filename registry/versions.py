@@ -3,17 +3,16 @@
 import getpass
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from registry.contract import Contract
-from registry.errors import BreakingChange, HistoryError, NotFound, RegistryError, RegistryUnavailable
+from registry.errors import BreakingChange, HistoryError, NotFound, RegistryUnavailable
 from registry.history import Move, check_reason, earlier_versions, new_key, read_moves
 from registry.layout import FLAVOR
 from registry.references import Reference, ResolvedVersion
 from registry.settings import DEFAULT_ALIAS, InvalidSetting, RegistrySettings
-from registry.tracking import connect
+from registry.tracking import connect, registry_errors
 
 if TYPE_CHECKING:
     from registry.gates import Evaluate
@@ -31,7 +30,7 @@ class Versions:
 
     def resolve(self, reference: Reference) -> ResolvedVersion:
         """The version that the reference means now; raises NotFound."""
-        with _translated(str(reference)):
+        with registry_errors(str(reference)):
             if reference.alias is not None:
                 found = self._client.get_model_version_by_alias(reference.name, reference.alias)
             else:
@@ -47,7 +46,7 @@ class Versions:
 
     def deployed(self) -> list[Reference]:
         """The models that are marked as deployed, each with its alias, by the tag that `deploy` sets."""
-        with _translated("deployed models"):
+        with registry_errors("deployed models"):
             found, token = [], None
             while token != "":
                 page = self._client.search_registered_models(
@@ -67,13 +66,13 @@ class Versions:
         Raises NotFound, and InvalidSetting for a name or alias that cannot be served.
         """
         Reference.parse(f"{name}@{alias}")
-        with _translated(name):
+        with registry_errors(name):
             self._client.get_registered_model(name)
             self._client.set_registered_model_tag(name, DEPLOYED, alias)
 
     def undeploy(self, name: str) -> None:
         """Take the mark away; versions, aliases and history stay. Raises NotFound."""
-        with _translated(name):
+        with registry_errors(name):
             if DEPLOYED in self._client.get_registered_model(name).tags:
                 self._client.delete_registered_model_tag(name, DEPLOYED)
 
@@ -160,12 +159,12 @@ class Versions:
 
     def history(self, name: str, alias: str | None = None) -> list[Move]:
         """The recorded moves, oldest first; of one alias or of all."""
-        with _translated(name):
+        with registry_errors(name):
             return read_moves(self._client.get_registered_model(name).tags, alias)
 
     def current(self, name: str, alias: str = DEFAULT_ALIAS) -> str | None:
         """The version that the alias names, None where the alias does not exist; raises NotFound for the model."""
-        with _translated(name):
+        with registry_errors(name):
             found = self._client.get_registered_model(name).aliases.get(alias)
         return None if found is None else str(found)
 
@@ -193,7 +192,7 @@ class Versions:
         The alias first: a move without its record is taken for one made by hand, a record without its move would lie.
         """
         record = move.encode()
-        with _translated(f"{name}/{move.to_version}"):
+        with registry_errors(f"{name}/{move.to_version}"):
             self._set_alias(name, move.alias, move.to_version)
             key = new_key(move.time, after=self._client.get_registered_model(name).tags)
             self._client.set_registered_model_tag(name, key, record)
@@ -217,23 +216,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid {os.getuid()}"
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Turn MLflow's errors into the registry's."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except RegistryError:
-        raise
-    except MlflowException as error:
-        missing = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND") or (
-            "alias" in str(error) and ("not found" in str(error))
-        )
-        if missing:
-            raise NotFound(f"the registry has no {what}: {error.message}") from error
-        raise RegistryUnavailable(f"MLflow refused {what}: {error.message}") from error
-    except Exception as error:
-        raise RegistryUnavailable(f"MLflow did not answer for {what}: {error}") from error

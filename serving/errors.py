@@ -16,6 +16,8 @@ ServingError
 
 from typing import ClassVar
 
+from registry.redaction import RedactedError
+
 MLFLOW_CODES = {
     400: "BAD_REQUEST",
     404: "RESOURCE_DOES_NOT_EXIST",
@@ -129,15 +131,15 @@ class ClientGone(ServingError):
     reason = "client_gone"
 
 
-class EngineError(Exception):
+class EngineError(RedactedError):
     """An engine could not be brought up; the message is shown in `GET /models/{name}`."""
 
 
-class EvaluationError(Exception):
+class EvaluationError(RedactedError):
     """Labelled examples do not fit the model or the file's form; nothing was scored."""
 
 
-class RemoteError(Exception):
+class RemoteError(RedactedError):
     """Another server did not answer, or refused. status: the HTTP status of its refusal, 0 if it did not answer."""
 
     def __init__(self, message: str, status: int = 0) -> None:

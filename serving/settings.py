@@ -17,10 +17,11 @@ from serving.runtime.limits import own_groups, usable_cores
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 MAX_RUN_FOLDER = 70
-"""Characters of the run folder's path, so that a socket in it stays within the 107 bytes of a socket's path."""
+"""Bytes of the run folder's path, so that a socket in it stays within the 107 bytes of a socket's path."""
 CORES_OF_A_FRONT = 4
 ORIGIN = re.compile(r"https?://[a-z0-9._\-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d+)?")
 """An origin as browsers send it: without a path, and without a port that is the scheme's own."""
+_DEVICE = re.compile(r"auto|(cpu|cuda)(:\d+)?")
 
 
 def default_workers(environ: Mapping[str, str] = os.environ) -> int:
@@ -138,15 +139,20 @@ class ServingSettings(msgspec.Struct, frozen=True):
         registry = RegistrySettings.from_environment(environ)
         server = os.getppid() if instance is None else instance
         run = registry.home / "run" / str(server)
-        if len(str(run)) > MAX_RUN_FOLDER:
+        if len(os.fsencode(run)) > MAX_RUN_FOLDER:
             raise InvalidSetting(
                 f"HEADWAITER_HOME={registry.home} is too long: a socket's path may have 107 bytes, so choose a folder "
-                "whose path has at most 50"
+                "whose path has at most 50 bytes"
             )
         read = read_settings(cls, environ)
         models = tuple(dict.fromkeys(Reference.parse(model) for model in (read.pop("models") or "").split()))
         given = read.pop("devices")
         devices = tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
+        for device in devices:
+            if not _DEVICE.fullmatch(device):
+                raise InvalidSetting(
+                    f"HEADWAITER_DEVICE={device!r} is not allowed: choose auto, cpu, cuda, or several as cuda:0,cuda:1"
+                )
         origins = read_origins(read.pop("cors_origins") or "")
         return cls(
             registry=registry,

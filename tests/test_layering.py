@@ -24,7 +24,9 @@ SERVING: Mapping[str, frozenset[str]] = {
     "wire": frozenset(),
     "runtime": frozenset(),
     "client": frozenset(),
-    "commands": frozenset({"client", "tasks", "demo", "manager.prestart", "evaluation", "wire.routing_table"}),
+    "commands": frozenset(
+        {"client", "tasks", "demo", "manager.prestart", "evaluation", "runtime", "wire.routing_table"}
+    ),
     "demo": frozenset(),
     "service": frozenset({"front", "manager", "tasks", "runtime"}),
     "pyfunc": frozenset({"engine", "tasks"}),
@@ -43,6 +45,7 @@ CHEAP = frozenset(
         "errors",
         "heads",
         "layout",
+        "redaction",
         "references",
         "sentence_files",
         "sentence_folder",
@@ -57,7 +60,7 @@ REGISTRY: Mapping[str, frozenset[str]] = {
     "tasks": CHEAP,
     "processors": CHEAP,
     "wire": CHEAP,
-    "runtime": frozenset(),
+    "runtime": frozenset({"redaction"}),
     "client": CHEAP | {"versions"},
     "commands": CHEAP | {"checks", "flavor", "history", "served_classes", "suggestions", "versions"},
     "demo": CHEAP | {"flavor", "versions"},
@@ -65,7 +68,7 @@ REGISTRY: Mapping[str, frozenset[str]] = {
     "pyfunc": CHEAP,
     "evaluation": CHEAP | {"history"},
     "settings": CHEAP,
-    "errors": frozenset(),
+    "errors": frozenset({"redaction"}),
 }
 MONITORING: Mapping[str, frozenset[str]] = {
     "front": frozenset({"exposition", "store"}),

@@ -67,7 +67,9 @@ def registry_settings() -> RegistrySettings:
     settings = RegistrySettings.from_environment()
     if not mlflow.is_tracking_uri_set():
         return settings
-    return msgspec.structs.replace(settings, tracking_uri=mlflow.get_tracking_uri())
+    return msgspec.structs.replace(
+        settings, tracking_uri=mlflow.get_tracking_uri(), registry_uri=mlflow.get_registry_uri()
+    )
 
 
 def to_body(inputs: Any) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def run_local(name: str, model_uri: str, flavor: str | None = None, config: Mapp
         command = ["-m", "serving.commands.main", "serve", str(reference)]
         for key, value in options.items():
             command += [f"--{key}", str(value)]
-        environ = {"MLFLOW_TRACKING_URI": registry_settings().tracking_uri}
+        settings = registry_settings()
+        environ = {"MLFLOW_TRACKING_URI": settings.tracking_uri, "MLFLOW_REGISTRY_URI": settings.registry_address}
     status = _run([sys.executable, *command], environ)
     if status not in (0, -signal.SIGINT, -signal.SIGTERM):
         raise MlflowException(f"the server of {reference} ended with status {status}: its output says why")

@@ -1,14 +1,21 @@
 """How the commands report errors: in one line."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
 
+_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EIO}
+"""No room, no permission, too many open files, a broken disk."""
+
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Show Headwaiter's errors as one line and exit with status 1; anything else is a bug and keeps its traceback."""
+    """Show Headwaiter's errors as one line and exit with status 1, and what the machine refuses to any program.
+
+    Anything else is a bug and keeps its traceback.
+    """
     from registry.errors import RegistryError
     from serving.errors import EngineError, EvaluationError, RemoteError, ServingError
 
@@ -16,3 +23,8 @@ def errors() -> Iterator[None]:
         yield
     except (RegistryError, ServingError, EngineError, EvaluationError, RemoteError) as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        if error.errno not in _MACHINE:
+            raise
+        at = f": {error.filename}" if error.filename is not None else ""
+        raise click.ClickException(f"the system refused a file ({error.strerror}{at})") from error

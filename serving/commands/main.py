@@ -9,12 +9,14 @@ from serving.commands.models import check, log_command, suggest
 from serving.commands.serve import serve
 from serving.commands.tools import bench, demo, monitoring, status
 from serving.commands.versions import history, promote, rollback
+from serving.runtime.logs import hide_secrets
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="headwaiter")
 def main() -> None:
     """Serve fine-tuned Hugging Face models from an MLflow registry: the right head, batched, versioned, measured."""
+    hide_secrets()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -10,7 +10,10 @@ from typing import Any, TypeVar
 import click
 
 from registry.environment import settings_of
+from registry.references import Reference
+from serving.commands.address import check_address
 from serving.commands.errors import errors
+from serving.runtime.server_process import claim
 from serving.settings import ServingSettings
 
 _SETTINGS = settings_of(ServingSettings)
@@ -47,7 +50,8 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
         if value is not None:
             os.environ[_SETTINGS[field].variable] = str(value)
     if models:
-        os.environ["HEADWAITER_MODELS"] = " ".join(models)
+        with errors():
+            os.environ["HEADWAITER_MODELS"] = " ".join(str(Reference.parse(model)) for model in models)
     if deployments:
         os.environ["HEADWAITER_DEPLOYMENTS"] = "1"
     with errors():
@@ -56,6 +60,10 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
         raise click.UsageError(
             "nothing to serve: name models, or say --deployments to serve what is marked as deployed"
         )
+    with errors():
+        check_address(host, port)
+        with settings.registry.home_errors():
+            claim(settings.run, os.getpid())
     os.environ["HEADWAITER_HOME"] = str(settings.registry.home)
     os.environ["MLFLOW_TRACKING_URI"] = settings.registry.tracking_uri
     os.environ.setdefault("BENTOML_HOME", str(settings.registry.home / "bentoml" / str(port)))

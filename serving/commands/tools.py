@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from serving.commands.address import check_address
 from serving.commands.errors import errors
 from serving.commands.progress import show_progress
 from serving.commands.serve import source_folder
@@ -62,6 +63,7 @@ def demo(port: int, once: bool, home: Path | None) -> None:
     from serving.demo.tour import run_demo
 
     with errors():
+        check_address("127.0.0.1", port)
         run_demo(port=port, once=once, home=home, say=click.echo)
 
 

@@ -66,6 +66,7 @@ def _use_home(home: Path) -> RegistrySettings:
     """Everything from here on, and every process started, uses this folder and its embedded MLflow."""
     os.environ["HEADWAITER_HOME"] = str(home.resolve())
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.environ.pop("MLFLOW_REGISTRY_URI", None)
     os.environ.setdefault("HEADWAITER_POLL_SECONDS", "0.5")
     return RegistrySettings.from_environment()
 

@@ -15,6 +15,7 @@ import msgspec
 import zmq
 
 from registry.imports import without_collector
+from registry.redaction import describe_error
 from serving.runtime.instruments import METRICS_FOLDER
 from serving.runtime.logs import set_up_logging
 from serving.runtime.priority import OomScore, lower_process_priority, run_at_low_priority
@@ -94,7 +95,7 @@ def main(path: str) -> None:
     try:
         loaded = run_at_low_priority(lambda: _load(order)) if order.low_priority else _load(order)
     except Exception as error:  # whatever it is, the manager shows it
-        message = f"{type(error).__name__}: {error}"
+        message = describe_error(error)
         write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message))
         raise SystemExit(f"headwaiter engine {order.model}/{order.version}: {message}") from error
     context = zmq.Context(io_threads=1)

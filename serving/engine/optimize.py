@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
+from registry.redaction import describe_error
 from serving.engine.model import Model
 from serving.engine.optimizations.attention import NEVER, find_min_bmm_tokens
 from serving.engine.optimizations.cuda_graphs import MIN_GRAPH_TOKENS, CudaRecorder, Record
@@ -205,7 +206,7 @@ def _run_to_end(call: Callable[[], object], device: torch.device) -> None:
 
 
 def _refusal(what: str, error: Exception) -> str:
-    reason = str(error) if isinstance(error, DifferentAnswer) else f"{type(error).__name__}: {error}"
+    reason = str(error) if isinstance(error, DifferentAnswer) else describe_error(error)
     return f"{what}: " + reason.partition("\n")[0]
 
 

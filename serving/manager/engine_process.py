@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from registry.redaction import redact
 from serving.manager.launch import launch
 from serving.manager.memory_reading import Memory, MemoryReader
 from serving.manager.processes import UNKNOWN_STATUS, Adopted, Process
@@ -84,7 +85,7 @@ class EngineProcess:
                 try:
                     self.start()
                 except OSError as error:  # a full disk, no process to be had: it is tried again
-                    return self._end(f"the engine could not be started again: {error}", now)
+                    return self._end(f"the engine could not be started again: {redact(str(error))}", now)
                 return "restarted"
             return None
         before = self.report.state

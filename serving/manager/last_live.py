@@ -18,7 +18,7 @@ class LastLive:
     """One small file a reference, under home and the registry's address; shared by all servers of the machine."""
 
     def __init__(self, settings: RegistrySettings) -> None:
-        registry = hashlib.sha256(settings.tracking_uri.encode()).hexdigest()[:16]
+        registry = hashlib.sha256(settings.registry_address.encode()).hexdigest()[:16]
         self._folder = settings.home / "last-live" / registry
 
     def remember(self, reference: Reference, version: ResolvedVersion) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from registry.contract import Contract
+from registry.redaction import describe_error
 from serving.manager.engine_process import EngineEvent, EngineProcess
 from serving.manager.memory_budget import Footprint, weights_bytes
 from serving.tasks import get_task
@@ -86,7 +87,7 @@ class ManagedVersion:
                 self.engines = start(self)
                 self.began = self.began if self.engines else now  # to wait for memory is not to load
             except Exception as error:  # whatever was raised, it is this version's cause of failure
-                return self.fail(f"{type(error).__name__}: {error}", now)
+                return self.fail(describe_error(error), now)
         happened = [change for engine in self.engines if (change := engine.poll(now)) is not None]
         if self.state == "ready":
             self.error = next((engine.report.error for engine in self.engines if engine.report.state != "ready"), "")

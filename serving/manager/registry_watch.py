@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from registry.errors import NotFound
+from registry.redaction import redact
 from registry.references import Reference, ResolvedVersion
 from registry.versions import Versions
 from serving.manager.last_live import LastLive
@@ -119,7 +120,7 @@ class RegistryWatch:
         try:
             references = self._references()
         except Exception as problem:  # a registry may fail in any way; what is loaded goes on serving
-            references, error = tuple(before.targets), str(problem)
+            references, error = tuple(before.targets), redact(str(problem))
         for reference in references:
             targets[reference] = before.targets.get(reference)
             if error:  # one reference's trouble is everyone's: do not wait for each of them
@@ -131,7 +132,7 @@ class RegistryWatch:
             except NotFound as problem:
                 problems[reference] = str(problem)
             except Exception as problem:  # as above
-                error = str(problem)
+                error = redact(str(problem))
                 targets[reference] = targets[reference] or self._last_live.recall(reference)
         now = time.monotonic()
         moved = {key: before.moved.get(key, now) if before.targets.get(key) == targets[key] else now for key in targets}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from registry.checkpoint_files import AddedToken, NamedTemplate, SpecialTokensMap, TokenizerKeys, one_line, read_json
 from registry.errors import UnreadableArtifact
+from registry.redaction import describe_error
 from serving.errors import Unprocessable
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class ChatTemplate:
             return str(self._template.render(self._special | variables | given))
         except Exception as error:  # a template is a program: on odd messages it may raise anything
             raise Unprocessable(
-                f"messages do not fit the model's chat template ({type(error).__name__}: {error})", field="messages"
+                f"messages do not fit the model's chat template ({describe_error(error)})", field="messages"
             ) from error
 
 

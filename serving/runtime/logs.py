@@ -1,12 +1,39 @@
-"""The log of fronts, manager and engines: one JSON object a line, on standard error."""
+"""The log of fronts, manager and engines: one JSON object a line, on standard error. It shows no secrets."""
 
 import json
 import logging
 import sys
+import threading
 import time
+import traceback
 from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from registry.redaction import redact
 
 LINES_PER_SECOND = 50
+
+
+class RedactedRecord(logging.LogRecord):
+    """A record of any library's logger, whose message and traceback show no secret, whatever handler writes it."""
+
+    _traceback: str | None = None
+
+    def getMessage(self) -> str:  # noqa: N802  # logging's name
+        """The message with its arguments."""
+        return redact(super().getMessage())
+
+    @property
+    def exc_text(self) -> str | None:
+        """The traceback, which formatters take instead of making their own."""
+        if self._traceback is None and self.exc_info and self.exc_info[1]:
+            self._traceback = redact("".join(traceback.format_exception(self.exc_info[1])).rstrip())
+        return self._traceback
+
+    @exc_text.setter
+    def exc_text(self, text: str | None) -> None:
+        self._traceback = text
 
 
 class JsonFormatter(logging.Formatter):
@@ -20,10 +47,10 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "pid": record.process,
             "message": record.getMessage(),
-            **getattr(record, "fields", {}),
+            **_redact_fields(getattr(record, "fields", {})),
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = record.exc_text or redact(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
@@ -53,8 +80,16 @@ class RateLimit(logging.Filter):
         return True
 
 
+def hide_secrets() -> None:
+    """Let no record of a logger and no traceback that ends a thread or this process show a secret."""
+    logging.setLogRecordFactory(RedactedRecord)
+    sys.excepthook = _print_exception
+    threading.excepthook = lambda raised: _print_exception(raised.exc_type, raised.exc_value, raised.exc_traceback)
+
+
 def set_up_logging() -> None:
-    """Send everything of the logger `headwaiter` to standard error. May be called again."""
+    """Send everything of the logger `headwaiter` to standard error, without secrets. May be called again."""
+    hide_secrets()
     logger = logging.getLogger("headwaiter")
     if logger.handlers:
         return
@@ -64,3 +99,21 @@ def set_up_logging() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def _redact_fields(value: Any) -> Any:
+    """The value with each text in it redacted."""
+    match value:
+        case str():
+            return redact(value)
+        case dict():
+            return {key: _redact_fields(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_redact_fields(each) for each in value]
+        case _:
+            return value
+
+
+def _print_exception(kind: type[BaseException], raised: BaseException | None, place: TracebackType | None) -> None:
+    if not issubclass(kind, SystemExit):  # which ends a thread without a word
+        sys.stderr.write(redact("".join(traceback.format_exception(kind, raised, place))))

@@ -26,12 +26,20 @@ if TYPE_CHECKING:
 MAX_CANDIDATES = 100
 """The most candidates for one mask."""
 
+TopK = Annotated[int, msgspec.Meta(ge=1, le=MAX_CANDIDATES)]
+
 
 class Parameters(TextParameters, frozen=True):
     """top_k: candidates per mask, best first. targets: only these tokens are scored."""
 
-    top_k: Annotated[int, msgspec.Meta(ge=1, le=MAX_CANDIDATES)] = 5
+    top_k: TopK | None = None
     targets: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=1000)] | str | None = None
+
+
+class Defaults(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    """What a request without parameters gets."""
+
+    top_k: TopK = 5
 
 
 class Wanted(msgspec.Struct, array_like=True, frozen=True):
@@ -67,6 +75,7 @@ class FillMask(Task[str, Parameters, Masks]):
 
     name = "fill-mask"
     parameters_type = Parameters
+    defaults_type = Defaults
     example = ()
 
     def problem(self, contract: Contract) -> str | None:
@@ -89,7 +98,7 @@ class FillMask(Task[str, Parameters, Masks]):
     def probe(self, contract: Contract, length: int) -> EncodedRow:
         """A text with one mask."""
         return probe_text(
-            contract, length, _batch_key(Parameters().top_k), msgspec.msgpack.encode(Wanted([length // 2], []))
+            contract, length, _batch_key(Defaults().top_k), msgspec.msgpack.encode(Wanted([length // 2], []))
         )
 
     def make_example(self, version: VersionContext) -> list[object]:
@@ -115,7 +124,7 @@ class FillMask(Task[str, Parameters, Masks]):
             )
         targets = _target_ids(parameters.targets, version)
         payload = msgspec.msgpack.encode(Wanted(places, targets))
-        batch_key = "targets" if targets else _batch_key(parameters.top_k)
+        batch_key = "targets" if targets else _batch_key(parameters.top_k or version.defaults.top_k)
         return Encoded(
             [EncodedRow(row.length, row.tokens, row.types, batch_key, payload)], Masks(encoding.ids, places, targets)
         )
@@ -142,7 +151,8 @@ class FillMask(Task[str, Parameters, Masks]):
         """`[{"score", "token", "token_str", "sequence"}, …]`, or one such list per mask."""
         ids, places, targets = masks.ids, masks.places, masks.targets
         scores, tokens = rows[0]
-        count = min(parameters.top_k, len(targets) or parameters.top_k)
+        top_k = parameters.top_k or version.defaults.top_k
+        count = min(top_k, len(targets) or top_k)
         answer = []
         for index, place in enumerate(places):
             width = len(targets) or scores.shape[1]

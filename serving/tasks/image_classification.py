@@ -23,12 +23,21 @@ if TYPE_CHECKING:
 
 MAX_LABELS = 1000
 
+TopK = Annotated[int, msgspec.Meta(ge=1, le=MAX_LABELS)]
+
 
 class Parameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """top_k: labels in the answer, best first. function_to_apply: instead of the contract's."""
 
-    top_k: Annotated[int, msgspec.Meta(ge=1, le=MAX_LABELS)] = 5
+    top_k: TopK | None = None
     function_to_apply: Activation | None = None
+
+
+class Defaults(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    """What a request without parameters gets; None: the activation of the problem type."""
+
+    function_to_apply: Activation | None = None
+    top_k: TopK = 5
 
 
 class ImageClassification(Task[str | bytes, Parameters, None]):
@@ -36,6 +45,7 @@ class ImageClassification(Task[str | bytes, Parameters, None]):
 
     name = "image-classification"
     parameters_type = Parameters
+    defaults_type = Defaults
     example = ()
     takes_files = True
     item_hint = "send the image file's bytes as the body, or base64 or a data URL as inputs"
@@ -90,7 +100,7 @@ class ImageClassification(Task[str | bytes, Parameters, None]):
         self, rows: Sequence[RowArrays], decode_context: None, parameters: Parameters, version: VersionContext
     ) -> list[LabelScore]:
         """`[{"label": …, "score": …}, …]`, best first."""
-        return best_labels(rows[0], version.contract.labels, parameters.top_k)
+        return best_labels(rows[0], version.contract.labels, parameters.top_k or version.defaults.top_k)
 
 
 TASK = ImageClassification()

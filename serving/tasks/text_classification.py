@@ -63,8 +63,18 @@ class Parameters(TextParameters, frozen=True):
     return_text: bool = False
 
 
+class Defaults(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    """What a request without parameters gets; None: the activation of the problem type, all labels."""
+
+    function_to_apply: Activation | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
 def activation(contract: Contract) -> Activation:
-    """The activation that turns logits into scores, by problem type and number of labels."""
+    """The activation that turns logits into scores: the contract's own, or by problem type and number of labels."""
+    own: Activation | None = contract.defaults.get("function_to_apply")
+    if own is not None:
+        return own
     if contract.problem_type == "regression":
         return "none"
     if contract.problem_type == "multi_label_classification" or len(contract.labels) == 1:
@@ -93,6 +103,7 @@ class TextClassification(Task[str | Pair, Parameters, list[str] | None]):
     name = "text-classification"
     item_type = str | Pair
     parameters_type = Parameters
+    defaults_type = Defaults
     example = (
         "I love this.",
         "The parcel came two weeks late, and nobody at the desk could tell me where it had been all that time.",
@@ -161,7 +172,7 @@ class TextClassification(Task[str | Pair, Parameters, list[str] | None]):
         """`[{"label": …, "score": …}, …]`, or of a ranking `[{"index": …, "score": …}, …]`; best first."""
         if texts is not None:
             return _rank(texts, [float(scores[0]) for scores, _ in rows], parameters)
-        return best_labels(rows[0], version.contract.labels, parameters.top_k)
+        return best_labels(rows[0], version.contract.labels, parameters.top_k or version.defaults.top_k)
 
 
 def _rank(texts: Sequence[str], scores: Sequence[float], parameters: Parameters) -> list[Ranked]:

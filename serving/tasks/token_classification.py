@@ -37,7 +37,7 @@ class Parameters(TextParameters, frozen=True):
     """
 
     aggregation_strategy: Strategy | None = None
-    ignore_labels: tuple[str, ...] = ("O",)
+    ignore_labels: tuple[str, ...] | None = None
     stride: Annotated[int, msgspec.Meta(ge=0)] = STRIDE_TOKENS
 
 
@@ -45,6 +45,7 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What a request without parameters gets."""
 
     aggregation_strategy: Strategy = "simple"
+    ignore_labels: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True)
@@ -139,13 +140,15 @@ class TokenClassification(Task[str, Parameters, Windows]):
     ) -> list[LabelledEntity]:
         """`[{"entity_group" or "entity", "score", "word", "start", "end"}, …]` in the order of the text."""
         strategy = parameters.aggregation_strategy or version.defaults.aggregation_strategy
+        ignored = version.defaults.ignore_labels if parameters.ignore_labels is None else parameters.ignore_labels
+        ignored = ("O",) if ignored is msgspec.UNSET else ignored
         answer: list[LabelledEntity] = []
         for encoding, (scores,) in zip(windows.encodings, rows, strict=True):
             tokens = _tokens(windows.text, encoding, scores, version)
             answer += [
                 entry
                 for entry in _entries(tokens, strategy, version)
-                if entry.get("entity", entry.get("entity_group")) not in parameters.ignore_labels
+                if entry.get("entity", entry.get("entity_group")) not in ignored
             ]
         return answer if len(windows.encodings) == 1 else _settle(answer)
 

@@ -36,7 +36,7 @@ class Parameters(TextParameters, frozen=True):
 
     candidate_labels: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_CANDIDATES)] | str = ()
     hypothesis_template: str | None = None
-    multi_label: bool = False
+    multi_label: bool | None = None
 
 
 class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -44,6 +44,7 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     hypothesis_template: str = "This example is {}."
     candidate_labels: tuple[str, ...] = ()
+    multi_label: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class ZeroShotClassification(Task[str, Parameters, list[str]]):
@@ -105,7 +106,8 @@ class ZeroShotClassification(Task[str, Parameters, list[str]]):
         """`[{"label": …, "score": …}, …]` over the candidate labels, best first."""
         logits = numpy.stack([row[0] for row in rows])
         entailment = _entailment(version.contract) or 0
-        if parameters.multi_label or len(labels) == 1:
+        own = version.defaults.multi_label is True
+        if len(labels) == 1 or (own if parameters.multi_label is None else parameters.multi_label):
             contradiction = -1 if entailment == 0 else 0
             scores = softmax(logits[:, [contradiction, entailment]], axis=1)[:, 1]
         else:

@@ -9,7 +9,6 @@ import pytest
 from registry.flavor import log_model
 from registry.heads import get_head
 from registry.settings import RegistrySettings
-from registry.tracking import use_tracking
 from registry.versions import Versions
 from tests.e2e.server import Server, run_cli
 from tests.families import build
@@ -116,9 +115,7 @@ def small_template(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) 
 @pytest.fixture
 def small_home(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Path:
     """A registry of the test's own: three versions of one model, `m`, the first one live."""
-    home = copy_of(small_template, tmp_path_factory)
-    use_tracking(RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)}))  # as logging to it leaves MLflow
-    return home
+    return copy_of(small_template, tmp_path_factory)
 
 
 def copy_of(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

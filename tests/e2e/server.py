@@ -72,7 +72,9 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -
 
 def inherited() -> dict[str, str]:
     """This process' variables, but for the address that MLflow leaves there once it was used in it."""
-    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    return {
+        name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    }
 
 
 def invoke(home: Path, *arguments: str, check: bool = True) -> Result:

@@ -19,9 +19,9 @@ from mlflow.deployments.cli import commands
 from mlflow.exceptions import MlflowException
 
 from registry.settings import RegistrySettings
-from registry.tracking import use_tracking
 from registry.versions import Versions
 from tests.alike import assert_alike
+from tests.conftest import use_tracking
 from tests.e2e.conftest import copy_of
 from tests.e2e.server import Server, free_port, run_cli, wait_until
 from tests.e2e.test_lifecycle import Load

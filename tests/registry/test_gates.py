@@ -1,7 +1,6 @@
 """What `promote` checks. One registry for all tests here; each test has an alias of its own."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from registry.gates import find_differences
 from registry.history import Evaluation
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from tests.conftest import forget_tracking
 from tests.contracts import TEXT, classifier
 from tests.e2e.server import invoke, run_cli
 from tests.small_models import SINGLE_LABELS, build_model
@@ -113,7 +111,7 @@ SAME, FINE, OTHER_LABELS, SHORTER, DAMAGED, UNREADABLE = "1", "2", "3", "4", "5"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> Path:
     """Versions of the model "m", by what is the matter with them."""
     home = tmp_path_factory.mktemp("gates")
     settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
@@ -125,7 +123,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> I
         *((second, 200), (second, 199)),  # what is cached already would not be downloaded again
     ):
         log_model(folder, task="text-classification", name="m", max_tokens=longest, settings=settings)
-    forget_tracking()
     client = Versions(settings)._client
     for version, file in ((DAMAGED, "model/model.safetensors"), (UNREADABLE, "MLmodel")):
         location = client.get_logged_model(client.get_model_version("m", version).source.rpartition("/")[2])
@@ -133,8 +130,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> I
         data = bytearray(path.read_bytes())
         data[-1] ^= 1
         path.write_bytes(data)
-    yield home
-    forget_tracking()
+    return home
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from registry.errors import (
 from registry.flavor import log_model, read_contract, save_model, stage
 from registry.references import Reference
 from registry.settings import RegistrySettings
+from registry.tracking import mlflow_pointed_at
 from registry.versions import Versions
 from tests.alike import assert_alike
 from tests.small_models import SINGLE_LABELS, build_model
@@ -83,7 +84,8 @@ def test_python_function_answers_like_the_contract_says(models: dict[str, Path],
     import mlflow
 
     logged = log_model(models["multi"], task=TASK, name="m")
-    loaded = mlflow.pyfunc.load_model("models:/m/1", suppress_warnings=True)
+    with mlflow_pointed_at(settings):
+        loaded = mlflow.pyfunc.load_model("models:/m/1", suppress_warnings=True)
     example = logged.contract.example
     assert example is not None
     for found, expected in zip(loaded.predict(example.inputs), example.output, strict=True):

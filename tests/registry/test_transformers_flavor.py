@@ -14,9 +14,9 @@ from registry.errors import ContractError
 from registry.heads import get_head
 from registry.references import Reference
 from registry.settings import RegistrySettings
-from registry.tracking import use_tracking
 from registry.transformers_flavor import derive
 from registry.versions import Versions
+from tests.conftest import use_tracking
 from tests.families import build
 
 CASES = [

@@ -19,7 +19,6 @@ from registry.flavor import log_model
 from registry.history import PREFIX
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from tests.conftest import forget_tracking
 from tests.e2e.server import free_port, wait_until
 from tests.forks import FORKS
 
@@ -67,7 +66,6 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path, models: dict[str, P
         settings = RegistrySettings(tmp_path, uri)
         for longest in (None, 200):
             log_model(models["single"], task="text-classification", name="m", max_tokens=longest, settings=settings)
-        forget_tracking()
         Versions(settings).promote("m", "2", why="the shorter one first")
         yield settings
 

@@ -93,7 +93,8 @@ def test_each_field_is_declared_with_a_meaning_and_a_default_within_its_bounds()
 
 def test_the_registrys_settings_are_declared_in_the_same_way() -> None:
     declared = settings_of(RegistrySettings)
-    assert [setting.variable for setting in declared.values()] == ["HEADWAITER_HOME", "MLFLOW_TRACKING_URI"]
+    variables = [setting.variable for setting in declared.values()]
+    assert variables == ["HEADWAITER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"]
     assert declared["home"].shown_default == "~/.headwaiter"
 
 

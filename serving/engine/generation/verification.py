@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy
 import torch
 
+from registry.redaction import describe_error
 from serving.engine.generation.decoder import CausalDecoder, Decoder, Seq2SeqDecoder
 from serving.engine.generation.sampling import Sampler, choose
 from serving.engine.generation.sequential import SequentialDecoder
@@ -74,7 +75,7 @@ def choose_steps(decoder: Decoder, vocabulary: int, max_tokens: int, note: Calla
             decoder.trace(vocabulary, max_tokens)
         problem = try_out(decoder, vocabulary)
     except Exception as error:  # tracing may raise anything
-        problem = str(error) if isinstance(error, NotTraceable) else f"{type(error).__name__}: {error}"
+        problem = str(error) if isinstance(error, NotTraceable) else describe_error(error)
     if problem is not None:
         decoder.untrace()
         note("steps are taken module by module: " + problem.partition("\n")[0])
@@ -86,7 +87,7 @@ def try_out(decoder: Decoder, vocabulary: int) -> str | None:
         with torch.inference_mode():
             problem = find_difference(decoder, vocabulary)
     except Exception as error:  # a model may raise anything where it cannot be called like this
-        problem = f"{type(error).__name__}: {error}"
+        problem = describe_error(error)
     decoder.clear()
     return problem
 
@@ -150,7 +151,7 @@ def check_sampling(decoder: Decoder, vocabulary: int) -> None:
                 sampler.process(decoder.history(prompt), logits.float())
                 choose(logits, [sampler], [decoder.history(prompt)])
     except Exception as error:  # transformers' code may raise anything
-        problem = f"{type(error).__name__}: {error}"
+        problem = describe_error(error)
         raise EngineError(f"the model's sampling cannot be set up as transformers' generate does: {problem}") from error
     finally:
         decoder.clear()

@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
+from registry.redaction import describe_error
 from serving.engine.optimizations.torch_private import has_onednn, is_fake, linear_prepacked, prepack_weight
 from serving.engine.timing import CLOCK, Clock, least_seconds
 from serving.engine.tolerances import LINEAR
@@ -64,8 +65,7 @@ def prepack_weights(
         if prepacked:
             try_out()
     except Exception as error:  # a model may raise anything
-        reason = str(error).partition("\n")[0]
-        note(f"weights are not prepacked: {type(error).__name__}: {reason}")
+        note(f"weights are not prepacked: {describe_error(error).splitlines()[0]}")
         for each, kind in prepacked:
             weight = each.weight.to_dense()
             each.weight = torch.nn.Parameter(weight if kind is torch.nn.Linear else weight.t(), requires_grad=False)
