@@ -45,7 +45,7 @@ class Shop:
 def shop(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Iterator[Shop]:
     home = copy_of(small_template, tmp_path_factory)
     versions = Versions(RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)}))
-    with Server(home, ("m",), {"HEADWAITER_DEVICE": "cpu,cpu"}, ("--workers", "2")) as server:
+    with Server(home, ("m",), {"HEADWAITER_DEVICE": "cpu,cpu"}, ("--workers", "2"), own_template=True) as server:
         yield Shop(server, home, versions)
 
 
@@ -55,7 +55,8 @@ def engine_of(order: str) -> psutil.Process | None:
 
 
 def order_of(pid: int) -> str:
-    return psutil.Process(pid).cmdline()[-1]
+    """The file of an engine's order, by its command line, which may end in empty arguments."""
+    return next(part for part in psutil.Process(pid).cmdline() if part.endswith(".order"))
 
 
 def test_requests_of_a_killed_engine_are_answered_by_another_of_its_version(shop: Shop) -> None:
