@@ -75,13 +75,13 @@ def _load(order: EngineOrder) -> "Loaded":
     return load_engine(order)
 
 
-def main(path: str) -> None:
+def main(path: str, oom_score: OomScore | None = None) -> None:
     """Entry point of the process: load the version of the order in the file `path`, report, serve until told to stop.
 
-    Returns at once where the order is gone.
+    oom_score: that of the template of a forked engine. Returns at once where the order is gone.
     """
     set_up_logging()
-    oom_score = OomScore()
+    oom_score = oom_score or OomScore()
     oom_score.become("loading")
     try:
         order = msgspec.json.decode(Path(path).read_bytes(), type=EngineOrder)

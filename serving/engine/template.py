@@ -24,7 +24,7 @@ from serving.engine.__main__ import LEASE_SECONDS, import_large_modules
 from serving.engine.__main__ import main as run_engine
 from serving.runtime.command_line import fits_command_line, show_command_line
 from serving.runtime.logs import set_up_logging
-from serving.runtime.priority import run_at_low_priority
+from serving.runtime.priority import OomScore, run_at_low_priority
 from serving.runtime.server_process import OWNER, ServerProcess
 from serving.wire.engine_orders import MAX_REQUEST_BYTES, EngineOrder, ForkReply, ForkRequest, read_report
 
@@ -227,6 +227,8 @@ def reseed() -> None:
 def main(path: str) -> None:
     """Entry point of the process. path: the socket's, by whose folder the template knows its server."""
     set_up_logging()
+    oom_score = OomScore()
+    oom_score.become("loading")  # engines can be spawned without it, so it goes before those that serve
     # A supervisor signals the whole tree at once; engines need the template until the manager or the server ends.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -247,7 +249,7 @@ def main(path: str) -> None:
     check_forkable()
     order = template.serve()
     gc.enable()
-    run_engine(order)
+    run_engine(order, oom_score)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ is bounded.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,9 @@ class ControlGroups:
             return cls()
         paths: dict[str, str] = {}
         for line in own:
-            _, controllers, path = line.split(":", 2)
-            paths.update(dict.fromkeys(controllers.split(","), path))
+            if line.count(":") >= 2:
+                _, controllers, path = line.split(":", 2)
+                paths.update(dict.fromkeys(controllers.split(","), path.removesuffix(" (deleted)")))
         unified = _folders(root, mounts, "", paths)
         return cls(*(_folders(root, mounts, controller, paths) or unified for controller in ("cpu", "memory")))
 
@@ -70,37 +72,45 @@ class ControlGroups:
             limits = [_number(folder / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
             # Version 1 names the least limit of the levels above, too, which a namespace may hide.
             limits.append(_fields(folder / "memory.stat").get("hierarchical_memory_limit"))
-            if bounds := [limit for limit in limits if limit is not None and limit < UNLIMITED]:
+            if bounds := [limit for limit in limits if limit is not None and 0 <= limit < UNLIMITED]:
                 yield min(bounds), folder
 
 
 def _folders(root: Path, mounts: list[str], controller: str, paths: dict[str, str]) -> tuple[Path, ...]:
     """The group's folder and those above, in the hierarchy of `controller`; of version 2 for "".
 
-    A line of mountinfo: id, parent, device, mounted root, mount point, options, …, "-", type, source, super options.
+    Of several mounts, the one that shows the group itself; else the first one's root. A line of mountinfo: id, parent,
+    device, mounted root, mount point, options, …, "-", type, source, super options.
     """
+    found: tuple[Path, ...] = ()
     for line in mounts:
-        fields = line.split()
-        kind, options = fields[fields.index("-") + 1], fields[-1].split(",")
-        if kind != ("cgroup" if controller else "cgroup2") or (controller and controller not in options):
+        before, _, after = line.partition(" - ")
+        fields, kind = before.split(), after.split()
+        if len(fields) < 5 or not kind or kind[0] != ("cgroup" if controller else "cgroup2"):
             continue
-        if controller not in paths:
+        if controller not in paths or (controller and controller not in kind[-1].split(",")):
             continue
-        mounted, point = fields[3].rstrip("/"), root / fields[4].lstrip("/")
-        path = paths[controller]
-        is_inside = path == mounted or path.startswith(f"{mounted}/")
-        folder = point / (path.removeprefix(mounted).strip("/") if is_inside else "")
-        return (folder, *(parent for parent in folder.parents if parent.is_relative_to(point)))
-    return ()
+        mounted, point = (_unescape(field) for field in fields[3:5])
+        mounted, folder, path = mounted.rstrip("/"), root / point.lstrip("/"), paths[controller]
+        if path == mounted or path.startswith(f"{mounted}/"):
+            group = folder / path.removeprefix(mounted).strip("/")
+            return (group, *(parent for parent in group.parents if parent.is_relative_to(folder)))
+        found = found or (folder,)
+    return found
+
+
+def _unescape(field: str) -> str:
+    """A path of mountinfo, in which blanks and backslashes stand as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def _quota(folder: Path) -> Iterator[float]:
     """The quota of one level, in cores, if it has one."""
     try:
         words = (folder / "cpu.max").read_text().split()
-    except OSError:
+    except (OSError, ValueError):
         words = [str(_number(folder / f"cpu.cfs_{name}_us") or 0) for name in ("quota", "period")]
-    numbers = [int(word) for word in words if word.isdigit()]  # "max" and -1 are no quota
+    numbers = [int(word) for word in words if _is_number(word)]  # "max" and -1 are no quota
     if len(numbers) == 2 and min(numbers) > 0:
         yield numbers[0] / numbers[1]
 
@@ -117,16 +127,20 @@ def _used(folder: Path) -> int:
 def _number(path: Path) -> int | None:
     try:
         text = path.read_text().strip()
-    except OSError:
+    except (OSError, ValueError):
         return None
-    return int(text) if text.lstrip("-").isdigit() else None
+    return int(text) if _is_number(text.removeprefix("-")) else None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def _fields(path: Path) -> dict[str, int]:
     """The numbers of a file that has a name and a number in each line."""
     try:
         lines = path.read_text().splitlines()
-    except OSError:
+    except (OSError, ValueError):
         return {}
     pairs = (line.split() for line in lines)
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and _is_number(pair[1])}

@@ -23,7 +23,7 @@ OomRank = Literal["loading", "serving"]
 OOM_SHARES: dict[OomRank, float] = {"loading": 1.0, "serving": 0.25}
 """Where an engine's `oom_score_adj` lies between the process' own and 1000, the highest. When memory runs out, the
 kernel kills the process with the largest sum of its memory and `oom_score_adj` thousandths of the limit: first an
-engine that loads, then one that serves, last the fronts and the manager, which keep their own score."""
+engine that loads, or the template, then one that serves, last the fronts and the manager, which keep their own one."""
 
 Result = TypeVar("Result")
 

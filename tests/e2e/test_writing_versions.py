@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -52,13 +53,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) -> tuple[P
 class Streams:
     """`count` clients, each of which reads one long stream after the other until the block ends.
 
-    seen: (version, text) of each stream that has ended.
+    seen: (version, text) of each stream that has ended. begun: streams by the version that has sent their first token.
     """
 
     server: Server
     count: int
     seen: list[tuple[str, str]] = field(default_factory=list)
-    begun: int = 0
+    begun: Counter[str] = field(default_factory=Counter)
     errors: list[BaseException] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -68,7 +69,7 @@ class Streams:
         for thread in threads:
             thread.start()
         try:
-            wait_until(lambda: self.begun >= self.count, "every stream has begun")
+            wait_until(lambda: self.begun.total() >= self.count, "every stream has begun")
             yield self
         finally:
             self._stop.set()
@@ -94,7 +95,7 @@ class Streams:
             assert answer.status_code == 200, answer.read()
             lines = (line for line in answer.iter_lines() if line)
             events = [next(lines)]
-            self.begun += 1
+            self.begun[answer.headers["x-model-version"]] += 1
             events += lines
         found: list[Any] = [json.loads(line.removeprefix("data: ")) for line in events]
         assert found[-1]["details"]["generated_tokens"] == LONG["max_new_tokens"], found[-1]
@@ -123,6 +124,7 @@ def test_streams_end_on_the_version_that_began_them(shop: tuple[Path, Versions],
             wait_until(lambda: streams.ended("1") > before, "what version 1 had begun, it ended after that")
             if options:
                 wait_until(lambda: not old.is_running() or old.status() == "zombie", "the old version has left")
+            wait_until(lambda: streams.begun["2"], "a stream of version 2 has begun")
             versions.rollback("w", why="worse after all")
             before = streams.ended("1")
             wait_until(lambda: streams.ended("1") > before, "version 1 writes again", 120)

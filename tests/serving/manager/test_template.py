@@ -274,3 +274,12 @@ def test_seeds_are_drawn_anew() -> None:
         seeds.add(torch.initial_seed())
         draws.add(numpy.random.random())
     assert len(seeds) == len(draws) == 2
+
+
+def test_when_memory_runs_out_the_template_goes_before_engines_that_serve(run: Path, engine: EngineProcess) -> None:
+    def score(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    template = find_template(run)
+    assert template is not None
+    assert score(os.getpid()) < score(engine.report.pid) < score(template.pid)

@@ -179,3 +179,30 @@ def test_without_control_groups_nothing_is_bounded(tmp_path: Path) -> None:
         None,
         0,
     )
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "mountinfo"),
+    [
+        ("0::/a\n\n", V2_MOUNT.format(mounted="/")),
+        ("junk\n0::/a\n", "junk\n\n" + V2_MOUNT.format(mounted="/")),
+        ("0::/a (deleted)\n", V2_MOUNT.format(mounted="/")),
+        ("0::/b c/a\n", V2_MOUNT.format(mounted="/b\\040c")),
+        ("0::/x/a\n", V2_MOUNT.format(mounted="/other") + "\n" + V2_MOUNT.format(mounted="/x")),
+    ],
+    ids=["empty line", "junk", "deleted", "a blank in a name", "the second mount shows it"],
+)
+def test_odd_lines_hide_no_limit(tmp_path: Path, cgroup: str, mountinfo: str) -> None:
+    assert tree(tmp_path, cgroup, mountinfo, {"a/memory.max": str(MIB)}).memory_bytes() == MIB
+
+
+@pytest.mark.parametrize("text", ["²", "--5", "-1", "", "1e9"])
+def test_what_is_no_number_is_no_limit(tmp_path: Path, text: str) -> None:
+    assert v2(tmp_path, {"a/b/memory.max": text, "a/memory.max": str(MIB)}).memory_bytes() == MIB
+
+
+def test_bytes_that_are_no_text_are_no_limit(tmp_path: Path) -> None:
+    groups = v2(tmp_path, {"a/memory.max": str(MIB), "a/b/memory.stat": "", "a/b/cpu.max": ""})
+    for name in ("memory.max", "memory.stat", "cpu.max"):
+        (tmp_path / "sys/fs/cgroup/a/b" / name).write_bytes(b"\xff\xfe")
+    assert (groups.memory_bytes(), groups.cores()) == (MIB, math.inf)
