@@ -1,4 +1,4 @@
-# make demo   the main job, end to end      make test    all tests (test-fast: those without a server)
+# make demo   the main job, end to end      make test    all tests (test-fast: those without a server or a sweep)
 # make check  lint, format, types           make bench   the benchmarks (bench-peers: beside other servers)
 # Each makes the environment first. Without an NVIDIA GPU torch comes from PyTorch's CPU index; TORCH_INDEX=URL names
 # another one, TORCH_INDEX= (empty) means pip's configured sources.
@@ -21,7 +21,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not server' --ignore=tests/e2e $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not server and not sweep' --ignore=tests/e2e $(ARGS)
 
 # ARGS='-n 0' runs the tests one after the other.
 PARALLEL := -n auto

@@ -26,6 +26,8 @@ from serving.pyfunc import REFUSALS
 from tests.alike import assert_alike
 from tests.families import build
 
+pytestmark = pytest.mark.sweep
+
 GIVEN = os.environ.get("HEADWAITER_FUZZ_CASES")
 CASES = int(GIVEN or 60)
 CHECKPOINTS = {

@@ -14,6 +14,8 @@ from tests.alike import assert_alike
 from tests.families import build as build_family
 from tests.families import cells, make_tokenizer
 
+pytestmark = pytest.mark.sweep
+
 TINY = {
     "hidden_size": 32,
     "num_hidden_layers": 2,

@@ -24,6 +24,8 @@ from tests.families import FAMILIES, WORDS, build, cells, texts_of
 from tests.local import Local
 from tests.serving.engine.optimizations.test_unpadded import READ_FIRST
 
+pytestmark = pytest.mark.sweep
+
 TEXTS = texts_of(24, 1)
 PAIRS = list(zip(texts_of(24, 2, 20), texts_of(24, 3, 20), strict=True))
 Ask = list[dict[str, Any]]

@@ -21,7 +21,7 @@ from tests.artifacts import make_artifact
 from tests.families import texts_of
 from tests.local import Local
 
-pytestmark = pytest.mark.processor
+pytestmark = [pytest.mark.processor, pytest.mark.sweep]
 
 TEXTS = ["fox", "the lazy dog jumps over a quick brown fox again", *texts_of(10, 1, 60)]
 TASK = "text-classification"

@@ -20,6 +20,8 @@ from registry.settings import RegistrySettings
 from serving.processors.images import compare_pixels, normalise, shape
 from tests.alike import assert_alike
 
+pytestmark = pytest.mark.sweep
+
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "artifact-of-format-1"
 SIZES = ((32, 48), (120, 81), (64, 64), (333, 257), (20, 300))
 """(width, height) of the images; the last is narrower than what is cut out of it."""

@@ -13,6 +13,8 @@ from serving.engine.predictor import Predictor
 from tests.alike import assert_alike
 from tests.families import MAX_TOKENS, make_tokenizer, texts_of
 
+pytestmark = pytest.mark.sweep
+
 SIZES = {
     "d_model": 32,
     "encoder_layers": 2,

@@ -21,6 +21,8 @@ from tests.families import texts_of
 from tests.local import Local
 from tests.sentence_folders import edit, encode, make_old, save, write
 
+pytestmark = pytest.mark.sweep
+
 TEXTS = [" A short text.", "Mixed CASE, naïve café", *texts_of(4, 5, 60)]
 LONG = " ".join(texts_of(20, 6))
 SINGLE = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")

@@ -20,6 +20,8 @@ from serving.errors import Unprocessable
 from tests.families import MAX_TOKENS, texts_of
 from tests.local import Local
 
+pytestmark = pytest.mark.sweep
+
 TEXTS = texts_of(4, 21, 14)
 LANGUAGES = {
     "mbart50": ("en_XX", "fr_XX", "de_DE"),

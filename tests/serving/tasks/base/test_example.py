@@ -12,6 +12,8 @@ from serving.errors import Unprocessable
 from serving.tasks.base.example import shorten
 from tests.families import build, cells
 
+pytestmark = pytest.mark.sweep
+
 CASES = [(family, task, 16) for family, task in cells() if family in ("bert", "t5", "gpt2")]
 CASES += [("bert", "zero-shot-classification", 16), ("bert", "text-classification", 3)]
 
