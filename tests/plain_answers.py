@@ -3,6 +3,7 @@
 import base64
 import inspect
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,12 @@ class Plain:
             del encoded[name]
         return encoded
 
+    def call(self, **inputs: Any) -> Any:
+        """What a model answers that has answered nothing before: a forward pass may change a model for good."""
+        return deepcopy(self.model)(**inputs)
+
     def run(self, *texts: str) -> Any:
-        return self.model(**self.encode(*texts))
+        return self.call(**self.encode(*texts))
 
     @cached_property
     def half(self) -> Any:
@@ -53,7 +58,7 @@ class Plain:
             self.run(TEXTS[0])
         except (TypeError, ValueError):
             return self.model.get_encoder()
-        return self.model
+        return self.call
 
 
 def check_scores(found: list[dict[str, Any]], logits: torch.Tensor, labels: dict[int, str]) -> None:
@@ -126,7 +131,7 @@ def fill_mask(plain: Plain, local: Local) -> None:
     for answer, text in zip(answers, texts, strict=True):
         encoded = plain.encode(text)
         places = (encoded["input_ids"][0] == plain.tokenizer.mask_token_id).nonzero()[:, 0]
-        scores = plain.model(**encoded).logits[0, places].softmax(-1)
+        scores = plain.call(**encoded).logits[0, places].softmax(-1)
         lists = [answer] if len(places) == 1 else answer
         best = scores.topk(3).values
         assert_alike([[entry["score"] for entry in found] for found in lists], best)
@@ -157,7 +162,7 @@ def multiple_choice(plain: Plain, local: Local) -> None:
         logits = []
         for choice in item["choices"]:
             encoded = plain.encode(item["prompt"], choice)
-            logits.append(plain.model(**{name: tensor.unsqueeze(1) for name, tensor in encoded.items()}).logits[0, 0])
+            logits.append(plain.call(**{name: tensor.unsqueeze(1) for name, tensor in encoded.items()}).logits[0, 0])
         expected = torch.stack(logits).softmax(-1).tolist()
         assert_alike({entry["choice"]: entry["score"] for entry in answer}, dict(enumerate(expected)))
 
@@ -185,7 +190,7 @@ def images(plain: Plain, local: Local, check: Callable[[Any, Any], None], **para
         image.save(file, "PNG")
         texts.append(base64.b64encode(file.getvalue()).decode())
     for answer, image in zip(local.answers(bodies(texts, **parameters)), drawn, strict=True):
-        check(answer, plain.model(**processor(images=image, return_tensors="pt")))
+        check(answer, plain.call(**processor(images=image, return_tensors="pt")))
 
 
 def image_classification(plain: Plain, local: Local) -> None:

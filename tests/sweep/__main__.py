@@ -23,7 +23,7 @@ from tests.sweep.cell import Cell
 from tests.sweep.table import COLUMNS, read_page, render, write_page
 from tests.sweep.workers import run_families
 
-OUTPUT = Path(__file__).resolve().parents[2] / "build" / "families"
+OUTPUT = Path(os.environ.get("SWEEP_OUTPUT") or Path(__file__).resolve().parents[2] / "build" / "families")
 RESULTS = OUTPUT / "cells.jsonl"
 
 
