@@ -155,6 +155,6 @@ def _by_label(arrays: RowArrays) -> RowArrays:
 
 
 def _join(arrays: Sequence[AnyArray]) -> torch.Tensor:
-    """Numbers of all rows, flat. Those that are not finite count as 0: they are the model's own."""
+    """Numbers of all rows, flat. What is not a number counts as 0: it is the model's own."""
     flat = numpy.concatenate([numpy.ravel(array).astype(numpy.float32) for array in arrays])
-    return torch.from_numpy(numpy.nan_to_num(flat))
+    return torch.from_numpy(numpy.where(numpy.isnan(flat), numpy.float32(0), flat))

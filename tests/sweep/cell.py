@@ -33,8 +33,8 @@ MAX_PARAMETERS = 20_000_000
 ALONE = 6
 """Requests that are also answered one after the other."""
 _TOKENIZERS = (
-    (r"Roberta(?<!XLMRoberta)|Bart(?<!MBart)|LED|Longformer|Luke|Mvp|MarkupLM|LayoutLMv3|^Deberta(?!V2)", "roberta"),
-    (r"XLMRoberta|Camembert|Esm|Xmod", "longformer"),
+    (r"Roberta(?<!XLMRoberta)|Bart(?<!MBart)|LED|Luke|Mvp|MarkupLM|LayoutLMv3|^Deberta(?!V2)", "roberta"),
+    (r"XLMRoberta|Camembert|Esm|Xmod|Longformer", "longformer"),
     (r"XLNet", "xlnet"),
     (r"BigBird|Albert|DebertaV2|FNet|RemBert|Reformer", "albert"),
     (r"Bert|MPNet|Funnel|LayoutLM|Lxmert|RoFormer|Splinter|Tapas|ProphetNet|Canine", "bert"),

@@ -37,9 +37,8 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r".*(sliding_window|local_attention|attention_chunk_size|window_size|keep_window_size).*", 8),
     (r"attention_window|block_size|global_block_size|index_block_size", 8),
     (r"local_radius", 7),
-    (r"num_landmarks|num_random_blocks|index_topk_blocks", 2),
+    (r"num_random_blocks|index_topk_blocks", 2),
     (r".*attn_chunk_length", 8),
-    (r"segment_means_seq_len", TOKENS),
     # layers
     (
         r"(num_)?(hidden_|encoder_|decoder_|t2u_.*|speech_.*)?layers(_per_stack)?|n_layers?|num_hidden_layers|[lrx]_layers",
@@ -72,6 +71,7 @@ _RULES: tuple[tuple[str, int], ...] = (
 _SPECIAL = re.compile(r".*(_token_id|_token_index|_index|pad_id)$")
 _OTHER_VOCABULARIES = ("type_vocab_size", "task_type_vocab_size", "entity_vocab_size", "ngram_vocab_size_base")
 EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "reformer": {"axial_pos_shape": [16, 20], "axial_pos_embds_dim": [16, 16]},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
 }
 """By model_type: the fields that no rule sets right."""
@@ -109,7 +109,9 @@ def _shrink(kind: Any, special: dict[str, int], vocabulary: int, settings: dict[
         elif isinstance(value, list | tuple) and value and all(isinstance(each, int) for each in value):
             fields[name] = _sizes(name, list(value))
     _keep_kinds_of_layers(fields, own, default)
-    fields |= {"decoder_start_token_id": special["pad"]} if default.is_encoder_decoder else {}
+    if default.is_encoder_decoder:
+        is_pad = _read(default, "decoder_start_token_id") in (None, _read(default, "pad_token_id"))
+        fields["decoder_start_token_id"] = special["pad" if is_pad else "eos"]
     fields |= EXCEPTIONS.get(kind.model_type, {})
     return kind(**{name: value for name, value in fields.items() if value is not None}, **settings)
 

@@ -74,6 +74,7 @@ def test_answers_in_company_are_those_of_transformers_alone(tmp_path: Path, fami
     [
         ("roformer", "multiple-choice", "any lengths, padded on the left"),
         ("longformer", "question-answering", "any lengths"),
+        ("big_bird", "question-answering", "equal lengths"),
         ("vit", "image-classification", "any lengths"),
         ("vit", "feature-extraction", "any lengths"),
         ("bert", "next-sentence-prediction", "any lengths"),
