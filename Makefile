@@ -51,3 +51,8 @@ clean:
 .PHONY: test-machines
 test-machines: $(STAMP)
 	$(BIN)/python -m tests.machines $(ARGS)
+
+# Every architecture and head against plain transformers, and docs/tasks.md against that; ARGS=--write rewrites the page.
+.PHONY: test-families
+test-families: $(STAMP)
+	$(BIN)/python -m tests.sweep $(ARGS)

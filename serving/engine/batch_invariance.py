@@ -72,7 +72,7 @@ def _candidates(model: Model, rows: Sequence[Row]) -> Iterable[tuple[ExecutionFo
     """Forms with the batches that must not change their rows' answers, the least strict form first."""
     plain = model.form
     longest, *others = rows
-    mixed = [others, others[::-1], [*others[1:2], longest]]
+    mixed = [others, others[::-1], [*others[1:3], longest]]  # a row of one block, one of several, and the longest
     yield plain, mixed
     if model.contract.processor.image is None:
         yield replace(plain, batching="any lengths, padded on the left", module=LeftPadded(plain.module)), mixed
@@ -134,15 +134,15 @@ def _agree(model: Model, batches: Sequence[Sequence[Row]], expected: Answers) ->
 
 
 def _are_alike(model: Model, found: Answers, expected: Answers) -> bool:
+    """Whether each row has the same answers, at the scale of all rows': one row's may be next to nothing."""
     dtype = getattr(torch, model.dtype)
-    return found.keys() == expected.keys() and all(
-        len(found[row]) == len(arrays)
-        and all(
-            are_alike(_comparable(one), _comparable(other), dtype)
-            for one, other in zip(_by_label(found[row]), _by_label(arrays), strict=True)
-        )
-        for row, arrays in expected.items()
-    )
+    if found.keys() != expected.keys():
+        return False
+    pairs = [(_by_label(found[row]), _by_label(arrays)) for row, arrays in expected.items()]
+    if any([array.shape for array in one] != [array.shape for array in other] for one, other in pairs):
+        return False
+    founds, expecteds = ([_join(arrays) for arrays in zip(*side, strict=True)] for side in zip(*pairs, strict=True))
+    return all(are_alike(one, other, dtype) for one, other in zip(founds, expecteds, strict=True))
 
 
 def _by_label(arrays: RowArrays) -> RowArrays:
@@ -154,6 +154,7 @@ def _by_label(arrays: RowArrays) -> RowArrays:
     return (numpy.take_along_axis(scores, order, -1), numpy.take_along_axis(labels, order, -1))
 
 
-def _comparable(array: AnyArray) -> torch.Tensor:
-    """Numbers that are not finite count as 0: they are the model's own."""
-    return torch.from_numpy(numpy.nan_to_num(numpy.atleast_1d(array).astype(numpy.float32)))
+def _join(arrays: Sequence[AnyArray]) -> torch.Tensor:
+    """Numbers of all rows, flat. What is not a number counts as 0: it is the model's own."""
+    flat = numpy.concatenate([numpy.ravel(array).astype(numpy.float32) for array in arrays])
+    return torch.from_numpy(numpy.where(numpy.isnan(flat), numpy.float32(0), flat))

@@ -5,6 +5,11 @@ Other kernels, batches and processors round sums otherwise. A result that is wro
 
 from dataclasses import dataclass
 
+import torch
+
+MASK = 1e4
+"""Larger numbers are no measurements: heads of transformers hide tokens with -1e4, -1e6, -inf or a dtype's least."""
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -26,3 +31,18 @@ LINEAR = Tolerance(1e-4, 2e-2)
 """Tolerances of a linear layer's outputs with prepacked weights, as shares of the largest value."""
 DECODING = Tolerance(1e-3, 0.05)
 """Tolerances of a row's logits in a decode batch, as shares of the largest one."""
+
+
+def agree(found: torch.Tensor, expected: torch.Tensor, tolerance: float, *, least: float = 0.0) -> bool:
+    """Whether numbers differ by at most `tolerance` times the largest expected one, or `least` if that is larger.
+
+    What is no smaller than `MASK` does not set that scale, and may differ by `tolerance` times its own size.
+    """
+    found, expected = found.float(), expected.float()
+    sizes = expected.abs()
+    is_mask = sizes >= MASK
+    scale = max(least, float(sizes.masked_fill(is_mask, 0.0).max()))
+    distances = (found - expected).abs()
+    return bool(
+        ((found == expected) | (distances <= tolerance * torch.where(is_mask & sizes.isfinite(), sizes, scale))).all()
+    )

@@ -223,7 +223,11 @@ class Seq2SeqDecoder(Decoder):
     def __init__(self, module: "PreTrainedModel", pad_token_id: int) -> None:
         super().__init__(module, pad_token_id)
         if self._tells_positions:
-            self.max_new_tokens = module.config.max_position_embeddings - 1
+            config = module.config
+            positions = getattr(config, "max_decoder_position_embeddings", None) or getattr(
+                config, "max_position_embeddings", None
+            )
+            self.max_new_tokens = None if positions is None else positions - 1
 
     def pad_prompts(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Padded on the right, as encoders are trained."""

@@ -17,7 +17,7 @@ from serving.engine.generation.sampling import Sampler, choose
 from serving.engine.generation.sequential import SequentialDecoder
 from serving.engine.generation.uncached import UncachedDecoder
 from serving.engine.optimizations.torchscript import NotTraceable
-from serving.engine.tolerances import DECODING
+from serving.engine.tolerances import DECODING, agree
 from serving.errors import EngineError
 from serving.wire.messages import Row, SamplingSettings
 
@@ -102,7 +102,7 @@ def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
     while running:
         for row, found in zip(running, logits, strict=True):
             wanted = expected[row][0][places[row]]
-            if (found.float() - wanted).abs().max() > tolerance * max(1.0, float(wanted.abs().max())):
+            if not agree(found, wanted, tolerance, least=1.0):
                 return f"{type(decoder.module).__name__} gives other logits at token {places[row]} of row {row}"
             places[row] += 1
         gone = {place for place, row in enumerate(running) if places[row] == len(expected[row][1])}
@@ -121,7 +121,7 @@ def try_company(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> str | Non
         with torch.inference_mode():
             expected = [_generate(decoder.module, list(prompt), 1)[0][0] for prompt in prompts]
             for found, wanted in zip(decoder.prefill(prompts, [[] for _ in prompts]), expected, strict=True):
-                if (found.float() - wanted).abs().max() > tolerance * max(1.0, float(wanted.abs().max())):
+                if not agree(found, wanted, tolerance, least=1.0):
                     return f"{type(decoder.module).__name__} gives a prompt other logits beside a longer or shorter one"
     except Exception as error:  # a model may raise anything where it cannot be called like this
         return f"{type(error).__name__}: {error}"

@@ -14,7 +14,7 @@ import torch
 from transformers.utils import ModelOutput
 
 from serving.engine.optimizations.torch_private import operations_of
-from serving.engine.tolerances import FORWARD_PASS
+from serving.engine.tolerances import FORWARD_PASS, agree
 
 Inputs = Mapping[str, torch.Tensor]
 Graph = Callable[..., dict[str, torch.Tensor]]
@@ -27,9 +27,7 @@ DEFAULT_INPUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 def are_alike(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
     """Whether a form's output may replace the model's. dtype: of the model."""
-    tolerance = FORWARD_PASS.of(dtype)
-    wanted = expected.float()
-    return torch.allclose(found.float(), wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max()))
+    return agree(found, expected, FORWARD_PASS.of(dtype))
 
 
 class NotTraceable(Exception):

@@ -74,6 +74,7 @@ def test_answers_in_company_are_those_of_transformers_alone(tmp_path: Path, fami
     [
         ("roformer", "multiple-choice", "any lengths, padded on the left"),
         ("longformer", "question-answering", "any lengths"),
+        ("big_bird", "question-answering", "equal lengths"),
         ("vit", "image-classification", "any lengths"),
         ("vit", "feature-extraction", "any lengths"),
         ("bert", "next-sentence-prediction", "any lengths"),
@@ -133,6 +134,13 @@ def count(logits: torch.Tensor, module: Changed) -> torch.Tensor:
     return logits * (module.seen > 12) + 1.0
 
 
+def widen(logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Rows of some length are answered otherwise beside much longer ones, as by BigBird's sparse attention."""
+    ids = inputs["input_ids"]
+    tokens = inputs.get("attention_mask", torch.ones_like(ids)).sum(1, keepdim=True)
+    return logits * (1 + (tokens > 50) * (tokens < 100) * (ids.shape[1] > 100))
+
+
 def switch(logits: torch.Tensor, rows: int, module: Changed) -> torch.Tensor:
     found = logits * 2 if module.mode == "first" else logits
     module.mode = "first" if rows > 20 else "later"
@@ -144,6 +152,7 @@ def switch(logits: torch.Tensor, rows: int, module: Changed) -> torch.Tensor:
     [
         (lambda logits, inputs, _: logits * 2, "any lengths", ""),
         (lambda logits, inputs, _: logits * inputs["input_ids"].shape[1], "equal lengths", "equal length"),
+        (lambda logits, inputs, _: widen(logits, inputs), "equal lengths", "equal length"),
         (lambda logits, inputs, _: logits * len(inputs["input_ids"]), "one row", "no rows share"),
         (
             lambda logits, inputs, _: logits * (1 + ("attention_mask" in inputs)),
@@ -161,6 +170,17 @@ def test_what_depends_on_company_shares_no_batch(
     assert model.form.batching == batching
     assert note in " ".join(model.notes)
     assert bool(model.notes) == bool(note)
+
+
+def test_a_row_whose_answer_is_next_to_nothing_is_compared_at_the_scale_of_others(tmp_path: Path) -> None:
+    def shrink(logits: torch.Tensor, inputs: dict[str, torch.Tensor], _: object) -> torch.Tensor:
+        """A row's answer is next to nothing, and rounded otherwise in a wider batch."""
+        ids = inputs["input_ids"]
+        tokens = inputs.get("attention_mask", torch.ones_like(ids)).sum(-1).reshape(logits.shape)
+        return logits * torch.where(tokens == 5, 1e-6, 1.0) + 1e-9 * ids.shape[-1]
+
+    make_artifact(tmp_path, "bert", "multiple-choice")
+    assert proved(tmp_path, shrink).form.batching == "any lengths"
 
 
 @pytest.mark.parametrize("batching", get_args(Batching))
