@@ -153,10 +153,14 @@ def test_a_client_that_leaves_frees_its_place(server: Server, path: str, body: A
     def left() -> float:
         return server.sample("rejected_total", model="text-generation", reason="client_gone")
 
+    def in_progress() -> float:
+        return server.sample("requests_in_progress", model="text-generation")
+
     client = ExitStack()
 
     def begin() -> None:
         client.close()
+        wait_until(lambda: in_progress() == 0, "what was tried before has been counted")
         connection = client.enter_context(sent(server, path, body))
         if body.get("stream"):
             wait_until(lambda: has_answer(connection), "its first token has come")
