@@ -145,7 +145,7 @@ def generated(plain: Plain, local: Local, field: str = "generated_text") -> None
     for answer, text in zip(local.answers(asked), TEXTS, strict=True):
         encoded = plain.encode(text, return_token_type_ids=False)
         written = plain.model.generate(
-            **encoded, max_new_tokens=6, do_sample=False, num_beams=1, pad_token_id=plain.tokenizer.pad_token_id
+            **encoded, max_new_tokens=6, do_sample=False, pad_token_id=plain.tokenizer.pad_token_id
         )
         start = 1 if plain.model.config.is_encoder_decoder else encoded["input_ids"].shape[1]
         expected = plain.tokenizer.decode(

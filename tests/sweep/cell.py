@@ -121,7 +121,9 @@ def build(folder: Path, family: str, task: str) -> None:
     model = kind.from_config(config).eval()
     scale_weights(model)
     if model.can_generate():
-        model.generation_config.eos_token_id = None  # so that every text has the length that was asked for
+        own = model.generation_config
+        own.eos_token_id = own.forced_eos_token_id = None  # so that every text has the length that was asked for
+        own.num_beams = 1
     model.save_pretrained(folder)
     if has_images or reads_images(model):
         size = getattr(config, "image_size", None) or 64
@@ -131,6 +133,7 @@ def build(folder: Path, family: str, task: str) -> None:
         tokenizer.save_pretrained(folder)
 
 
+@torch.no_grad()
 def scale_weights(model: Any) -> None:
     """Give each matrix a spread that keeps the states' size: with the usual 0.02, answers hardly depend on the text."""
     for parameter in model.parameters():

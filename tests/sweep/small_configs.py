@@ -72,6 +72,10 @@ _SPECIAL = re.compile(r".*(_token_id|_token_index|_index|pad_id)$")
 _OTHER_VOCABULARIES = ("type_vocab_size", "task_type_vocab_size", "entity_vocab_size", "ngram_vocab_size_base")
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "reformer": {"axial_pos_shape": [16, 20], "axial_pos_embds_dim": [16, 16]},
+    "codegen": {"n_head": 4},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "bamba": {"attn_layer_indices": [1]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
 }
 """By model_type: the fields that no rule sets right."""
@@ -119,7 +123,9 @@ def _shrink(kind: Any, special: dict[str, int], vocabulary: int, settings: dict[
 def _size(name: str, value: int) -> int:
     for rule, size in _RULES:
         if re.fullmatch(rule, name):
-            return min(size, value) if size and value > 0 else value
+            if size == 0 or value <= 0:
+                return value
+            return TOKENS if size == TOKENS else min(size, value)
     return value
 
 

@@ -31,6 +31,8 @@ SYMBOLS = {
     "differs": "≠",
     "fault": "!",
 }
+SERVED = ("=", "=L", "=E", "=1")
+"""The signs of cells whose answers are those of transformers."""
 LEGEND = """\
 | sign | meaning |
 |---|---|

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers.utils import ModelOutput
 
+from serving.engine.module_state import ModuleState
 from serving.engine.optimizations.torch_private import operations_of
 from serving.engine.tolerances import FORWARD_PASS, agree
 
@@ -99,8 +100,13 @@ def _trace(module: torch.nn.Module, inputs: Inputs) -> Graph:
 def check_operations(module: torch.nn.Module, *inputs: Inputs) -> None:
     """Raises NotTraceable where inputs of one shape cost other operations than those of another.
 
-    Runs on tensors without data. Raises torch's errors where the model branches on values, and MissingName.
+    Runs on tensors without data; what the model keeps of them is taken away again (CTRL moves its positions to their
+    device in each forward pass). Raises torch's errors where the model branches on values, and MissingName.
     """
-    first, *others = (operations_of(module, each) for each in inputs)
+    state = ModuleState(module)
+    try:
+        first, *others = (operations_of(module, each) for each in inputs)
+    finally:
+        state.restore()
     if any(other != first for other in others):
         raise NotTraceable("what it does depends on how many or how long its rows are")

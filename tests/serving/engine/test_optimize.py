@@ -18,7 +18,7 @@ from registry.versions import Versions
 from serving.engine.model import Model
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.packing import has_bucket_sizes
-from serving.engine.optimizations.torchscript import TracedModule
+from serving.engine.optimizations.torchscript import TracedModule, check_operations
 from serving.engine.optimizations.unpadded import unpack
 from serving.engine.optimize import inputs_of, optimize
 from tests.alike import assert_alike
@@ -162,3 +162,24 @@ def test_a_mask_without_places_is_refused(model: Model, plain: Any) -> None:
     model.form = optimize(model)
     with pytest.raises(ValueError, match="indices"):
         plain(input_ids=torch.ones(1, 3, dtype=torch.int64), attention_mask=torch.ones(1, 3))
+
+
+class Keeping(torch.nn.Module):
+    """Moves a tensor of its own to its input's device in each forward pass, as CTRL does its positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = torch.ones(1)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The ids and positions, where the mask says so."""
+        self.positions = self.positions.to(torch.float64) * input_ids
+        return self.positions * attention_mask
+
+
+def test_counting_operations_leaves_nothing_without_data_in_the_model() -> None:
+    module, ids = Keeping(), torch.ones(2, 3, dtype=torch.int64)
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    check_operations(module, given)
+    assert type(module.positions) is torch.Tensor
+    assert module(**given).numpy().shape == (2, 3)
