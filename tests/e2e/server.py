@@ -24,6 +24,8 @@ from serving.commands.main import main
 from tests.e2e.shared_template import forked_for, lend_template
 
 START_SECONDS = 300.0
+LEFT_BY_MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+"""Addresses that MLflow leaves in the environment of a process once it was used there."""
 
 
 _claims: list[socket.socket] = []
@@ -71,15 +73,14 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -
 
 
 def inherited() -> dict[str, str]:
-    """This process' variables, but for the address that MLflow leaves there once it was used in it."""
-    return {
-        name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
-    }
+    """This process' variables, but for LEFT_BY_MLFLOW."""
+    return {name: value for name, value in os.environ.items() if name not in LEFT_BY_MLFLOW}
 
 
 def invoke(home: Path, *arguments: str, check: bool = True) -> Result:
     """Run the `headwaiter` command in `home`, in this process, which has imported what takes a new one seconds."""
-    done = CliRunner().invoke(main, arguments, env={"HEADWAITER_HOME": str(home), "MLFLOW_TRACKING_URI": None})
+    environ = {"HEADWAITER_HOME": str(home), **dict.fromkeys(LEFT_BY_MLFLOW)}
+    done = CliRunner().invoke(main, arguments, env=environ)
     if check:
         assert done.exit_code == 0, done.output
     return done

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from tests.alike import assert_alike
-from tests.conftest import use_tracking
+from tests.conftest import forget_tracking, use_tracking
 from tests.e2e.conftest import copy_of
 from tests.e2e.server import Server, free_port, run_cli, wait_until
 from tests.e2e.test_lifecycle import Load
@@ -58,10 +58,11 @@ def server(running: Server, home: Path, versions: Versions, monkeypatch: pytest.
 
 
 @pytest.fixture
-def versions(home: Path) -> Versions:
+def versions(home: Path) -> Iterator[Versions]:
     settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
     use_tracking(settings)
-    return Versions(settings)
+    yield Versions(settings)
+    forget_tracking()
 
 
 def test_the_command_line_creates_updates_and_deletes_a_deployment(
