@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.contract import LANGUAGE, Languages, Processor
-from registry.errors import CheckpointWarning, IncompleteArtifact, UnreadableArtifact
+from registry.errors import CheckpointWarning, IncompleteArtifact, UnreadableArtifact, UnsupportedHead
 from registry.refusals import refuse_failures
 
 MAX_SHOWN = 8
@@ -74,7 +74,7 @@ def describe_processor(model: Any, tokenizer: Any, folder: Path) -> Processor:
             "the tokenizer has no pad token, so rows of different lengths cannot share a batch: set "
             "tokenizer.pad_token = tokenizer.eos_token and model.config.pad_token_id to its id, then log again"
         )
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = _embedding_rows(model)
     vocabulary = _count_ids(tokenizer, rows)
     _compare(path, tokenizer)
     languages = describe_languages(tokenizer, rows)
@@ -168,6 +168,17 @@ def longest_row(model: Any, tokenizer: Any) -> int:
             offset = module.padding_idx + 1 if module.padding_idx is not None else 0
             limits.append(module.num_embeddings - offset)
     return min((int(limit) for limit in limits if limit and 0 < limit < 1_000_000), default=UNLIMITED_TOKENS)
+
+
+def _embedding_rows(model: Any) -> int:
+    """Number of token ids that the model has an embedding for; raises UnsupportedHead where it has no such table."""
+    try:
+        return int(model.get_input_embeddings().weight.shape[0])
+    except (AttributeError, NotImplementedError) as error:
+        raise UnsupportedHead(
+            f"{type(model).__name__} has no table of token embeddings, so it does not read a tokenizer's ids: choose a "
+            "model that does (`headwaiter heads`)"
+        ) from error
 
 
 def _compare(path: Path, tokenizer: Any) -> None:

@@ -25,7 +25,7 @@ from serving.engine.row_limit import longest_within
 from serving.wire.messages import AnyArray, Row, RowArrays
 
 LENGTHS = (9, 3, 70, 20, 5)
-"""Tokens of the rows beside the longest one: short and longer ones."""
+"""Tokens of the rows beside the longest one and one of two thirds of it: short and longer ones."""
 EQUAL_ROWS = 3
 MAX_SECONDS = 2.0
 """Expected time of a forward pass over the longest row of the proof. Untuned: a load measures its cost for as long."""
@@ -48,7 +48,9 @@ def prove_batching(model: Model) -> None:
     state = ModuleState(model.module)
     lengths = [model.contract.max_tokens] * EQUAL_ROWS  # of images
     if model.contract.processor.image is None:
-        lengths = [longest_within(model, MAX_SECONDS), *(min(each, model.contract.max_tokens) for each in LENGTHS)]
+        longest = longest_within(model, MAX_SECONDS)
+        short = [min(each, model.contract.max_tokens) for each in LENGTHS]
+        lengths = [longest, *short, max(1, longest * 2 // 3)]
     rows = [model.probe(length, index, types=index % 2 > 0) for index, length in enumerate(lengths)]
     expected = _answer_alone(model, rows, state)
     plain = model.form
@@ -72,7 +74,9 @@ def _candidates(model: Model, rows: Sequence[Row]) -> Iterable[tuple[ExecutionFo
     """Forms with the batches that must not change their rows' answers, the least strict form first."""
     plain = model.form
     longest, *others = rows
-    mixed = [others, others[::-1], [*others[1:3], longest]]  # a row of one block, one of several, and the longest
+    short, long = others[:-1], others[-1:]
+    # from some length on a model may treat rows otherwise, as in blocks, so two long ones share a batch
+    mixed = [short, short[::-1], [*short[1:3], *long, longest]]
     yield plain, mixed
     if model.contract.processor.image is None:
         yield replace(plain, batching="any lengths, padded on the left", module=LeftPadded(plain.module)), mixed

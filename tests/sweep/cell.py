@@ -126,7 +126,8 @@ def build(folder: Path, family: str, task: str) -> None:
         own.num_beams = 1
     model.save_pretrained(folder)
     if has_images or reads_images(model):
-        size = getattr(config, "image_size", None) or 64
+        vision = getattr(config, "vision_config", config)
+        size = getattr(vision, "image_size", None) or 64
         height, width = (size, size) if isinstance(size, int) else size[-2:]
         transformers.ViTImageProcessorPil(size={"height": height, "width": width}).save_pretrained(folder)
     else:

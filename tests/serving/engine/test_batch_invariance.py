@@ -134,11 +134,11 @@ def count(logits: torch.Tensor, module: Changed) -> torch.Tensor:
     return logits * (module.seen > 12) + 1.0
 
 
-def widen(logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Rows of some length are answered otherwise beside much longer ones, as by BigBird's sparse attention."""
+def widen(logits: torch.Tensor, inputs: dict[str, torch.Tensor], least: int, most: int) -> torch.Tensor:
+    """Rows of some length are answered otherwise beside longer ones, as by the sparse attention of BigBird."""
     ids = inputs["input_ids"]
     tokens = inputs.get("attention_mask", torch.ones_like(ids)).sum(1, keepdim=True)
-    return logits * (1 + (tokens > 50) * (tokens < 100) * (ids.shape[1] > 100))
+    return logits * (1 + (tokens > least) * (tokens < most) * (ids.shape[1] > most))
 
 
 def switch(logits: torch.Tensor, rows: int, module: Changed) -> torch.Tensor:
@@ -152,7 +152,8 @@ def switch(logits: torch.Tensor, rows: int, module: Changed) -> torch.Tensor:
     [
         (lambda logits, inputs, _: logits * 2, "any lengths", ""),
         (lambda logits, inputs, _: logits * inputs["input_ids"].shape[1], "equal lengths", "equal length"),
-        (lambda logits, inputs, _: widen(logits, inputs), "equal lengths", "equal length"),
+        (lambda logits, inputs, _: widen(logits, inputs, 50, 100), "equal lengths", "equal length"),
+        (lambda logits, inputs, _: widen(logits, inputs, 100, 300), "equal lengths", "equal length"),
         (lambda logits, inputs, _: logits * len(inputs["input_ids"]), "one row", "no rows share"),
         (
             lambda logits, inputs, _: logits * (1 + ("attention_mask" in inputs)),
