@@ -1,5 +1,6 @@
 """One cell of the table: a small model of a family and head is logged, loaded and compared with plain transformers."""
 
+import json
 import re
 import traceback
 from collections.abc import Sequence
@@ -22,14 +23,14 @@ from serving.errors import EngineError, ServingError
 from tests.alike import assert_alike
 from tests.families import LABELS, make_tokenizer
 from tests.local import Local
-from tests.plain_answers import CHECKS, Plain
+from tests.plain_answers import CHECKS, TEXTS, Plain
 from tests.sweep.small_configs import small_config
 
 Found = (
     Literal["any lengths", "any lengths, padded on the left", "equal lengths", "one row"]
     | Literal["refused", "not built", "differs", "fault"]
 )
-MAX_PARAMETERS = 20_000_000
+MAX_PARAMETERS = 40_000_000
 ALONE = 6
 """Requests that are also answered one after the other."""
 _TOKENIZERS = (
@@ -84,7 +85,8 @@ def try_cell(family: str, task: str, root: Path) -> Cell:
         (root / "run").mkdir()
         served = Together(root, root / "run")
     except (RegistryError, EngineError) as refusal:  # what `headwaiter log` prints in a line
-        return Cell(family, task, "refused", str(refusal))
+        problem = find_problem(root / "saved", task)
+        return Cell(family, task, "not built" if problem else "refused", problem or str(refusal))
     except Exception as error:
         return Cell(family, task, "fault", _describe(error))
     try:
@@ -150,6 +152,20 @@ def log(saved: Path, root: Path, task: str) -> None:
     model.save_pretrained(root / MODEL_FOLDER)
     processor.save_pretrained(root / MODEL_FOLDER)
     write_artifact(root, make_contract(root, model, processor, task, origin=saved))
+
+
+def find_problem(saved: Path, task: str) -> str:
+    """Why transformers itself cannot run the model on a text or image alone; empty where it can."""
+    plain = Plain(saved, HEADS[task].auto_class)
+    try:
+        if not (saved / "preprocessor_config.json").exists():
+            plain.half(**plain.encode(TEXTS[0]))
+        else:
+            size = json.loads((saved / "preprocessor_config.json").read_text())["size"]
+            plain.call(pixel_values=torch.zeros(1, 3, size["height"], size["width"]))
+    except Exception as error:  # a model may raise anything
+        return f"transformers does not run it on its input alone: {_describe(error)}"
+    return ""
 
 
 def choose_tokenizer(family: str) -> str:

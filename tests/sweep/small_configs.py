@@ -72,6 +72,14 @@ _SPECIAL = re.compile(r".*(_token_id|_token_index|_index|pad_id)$")
 _OTHER_VOCABULARIES = ("type_vocab_size", "task_type_vocab_size", "entity_vocab_size", "ngram_vocab_size_base")
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "reformer": {"axial_pos_shape": [16, 20], "axial_pos_embds_dim": [16, 16]},
+    "esm": {"vocab_size": 400},
+    "efficientnet": {"hidden_dim": 2560},
+    "bit": {"num_groups": 8},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "hunyuan_v1_dense": {"head_dim": HIDDEN // HEADS},
+    "hunyuan_v1_moe": {"head_dim": HIDDEN // HEADS},
+    "cvt": {"depth": [1, 2, 10]},
     "codegen": {"n_head": 4},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "bamba": {"attn_layer_indices": [1]},
