@@ -144,6 +144,6 @@ class Store:
             self._is_shared = False
 
     def _write(self, record: dict[str, object]) -> None:
-        with suppress(OSError):  # a full disk: what is buffered is written with the next record
+        with suppress(OSError):  # on a full disk the record stays buffered and is written with the next one
             self._index.write(json.dumps(record) + "\n")
             self._index.flush()

@@ -63,26 +63,6 @@ class SpecificKeys(msgspec.Struct, frozen=True):
     task_specific_params: dict[str, dict[str, object] | None] | None = None
 
 
-class TokenizerKeys(msgspec.Struct, frozen=True):
-    """The keys of `tokenizer_config.json` that say how texts become rows."""
-
-    tokenizer_class: str | None = None
-    model_max_length: Annotated[int, msgspec.Meta(ge=1)] | Annotated[float, msgspec.Meta(gt=0)] | None = None
-    model_input_names: list[str] | None = None
-    padding_side: Literal["left", "right"] | None = None
-    truncation_side: Literal["left", "right"] | None = None
-    chat_template: str | dict[str, str] | list[NamedTemplate] | None = None
-    added_tokens_decoder: dict[str, AddedToken] | None = None
-    auto_map: Any = None
-    bos_token: SpecialToken = None
-    eos_token: SpecialToken = None
-    unk_token: SpecialToken = None
-    sep_token: SpecialToken = None
-    pad_token: SpecialToken = None
-    cls_token: SpecialToken = None
-    mask_token: SpecialToken = None
-
-
 class SpecialTokensMap(msgspec.Struct, frozen=True):
     """`special_tokens_map.json`, which older releases of transformers wrote beside `tokenizer_config.json`."""
 
@@ -93,6 +73,19 @@ class SpecialTokensMap(msgspec.Struct, frozen=True):
     pad_token: SpecialToken = None
     cls_token: SpecialToken = None
     mask_token: SpecialToken = None
+
+
+class TokenizerKeys(SpecialTokensMap, frozen=True):
+    """The keys of `tokenizer_config.json` that say how texts become rows, the special tokens among them."""
+
+    tokenizer_class: str | None = None
+    model_max_length: Annotated[int, msgspec.Meta(ge=1)] | Annotated[float, msgspec.Meta(gt=0)] | None = None
+    model_input_names: list[str] | None = None
+    padding_side: Literal["left", "right"] | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    chat_template: str | dict[str, str] | list[NamedTemplate] | None = None
+    added_tokens_decoder: dict[str, AddedToken] | None = None
+    auto_map: Any = None
 
 
 class GenerationKeys(msgspec.Struct, frozen=True):

@@ -21,11 +21,11 @@ SHARED_SERVER = "shared-server"
 WORKER_BYTES = 4 << 30
 """Memory of a worker with the servers of its test; the largest tests need about 3 GiB."""
 MANY_TESTS = 40
-"""A file of so many tests is spread over the workers."""
+"""A file with at least this many tests is spread over the workers, although each then makes its own model."""
 GROUP = pytest.StashKey[str | None]()
 FOLDER = pytest.StashKey[Path]()
 MAX_WORKERS = 8
-"""More than this wait for the longest group."""
+"""With more workers, all but one would wait for the longest group."""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -128,7 +128,9 @@ def test_a_manager_killed_while_a_version_loads_is_followed_by_one_that_goes_on_
         manager.kill()
         load.wait_for("2", 16)
         assert shop.engines("1") == before
-        assert shop.engines("2") & {engine.pid for engine in loading}, "what was loading is not loaded again"
+        assert shop.engines("2") & {engine.pid for engine in loading}, (
+            "the next manager adopts the engine that was loading"
+        )
         shop.versions.rollback("m", why="worse after all")
         load.wait_for("1", 16)
         assert shop.engines("1") == before, "the version before is still warm"

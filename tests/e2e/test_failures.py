@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_the_old_version_live_and_the_new_one_comes_once_ther
         wait_until(lambda: "No space left on device" in error_of(server, "2"), "the failure is shown", 90)
         assert server.live("m") == "1"
         (engine,) = server.processes("serving.engine")
-        engine.kill()  # what is lost is started again, room or not
+        engine.kill()  # the live version is restarted although the disk is full
         engine.wait(10)
         wait_until(lambda: server.post("m", {"inputs": "x"}).status_code == 200, "it answers again", 90)
         assert server.sample("engine_restarts_total", model="m", version="1") >= 1

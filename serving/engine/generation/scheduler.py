@@ -139,7 +139,7 @@ class Scheduler:
         self._expire(time.monotonic())
         prefilled = self._admit(MAX_PREFILL_TOKENS - self._prefilled_tokens)
         self._prefilled_tokens = self._prefilled_tokens + prefilled if prefilled else 0
-        if not prefilled:  # the first token of what was prefilled is reported before the next step
+        if not prefilled:  # a prefill has made first tokens: they are reported at once
             for batch in self._batches:
                 self._advance(batch)
         self._advance_search()

@@ -54,8 +54,7 @@ class SequentialDecoder(Decoder):
         errors: dict[int, Exception] = {}
         for row, token in enumerate(tokens):
             try:
-                found[row], self._pasts[row] = self._call([token], self._pasts[row], self._encoded[row])
-                self._lengths[row] += 1
+                found[row] = self._step_row(row, token)
             except Exception as error:  # a model may raise anything; it must cost its own row only
                 errors[row] = error
         if not found:
@@ -64,6 +63,12 @@ class SequentialDecoder(Decoder):
         logits = torch.cat([found.get(row, any_logits) for row in range(len(tokens))])
         if errors:
             raise StepFailed(errors, logits)
+        return logits
+
+    def _step_row(self, row: int, token: int) -> torch.Tensor:
+        """The logits of a row's next token, (1, vocabulary)."""
+        logits, self._pasts[row] = self._call([token], self._pasts[row], self._encoded[row])
+        self._lengths[row] += 1
         return logits
 
     def width(self, longest: int) -> int:

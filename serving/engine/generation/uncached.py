@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from serving.engine.generation.decoder import StepFailed
 from serving.engine.generation.sequential import SequentialDecoder
 
 if TYPE_CHECKING:
@@ -31,24 +30,6 @@ class UncachedDecoder(SequentialDecoder):
         self._rows += rows  # only after all succeeded: a failing row adds nothing
         return logits
 
-    def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """A forward pass per row; raises StepFailed, or the error itself where all rows fail."""
-        found: dict[int, torch.Tensor] = {}
-        errors: dict[int, Exception] = {}
-        for index, (row, token) in enumerate(zip(self._rows, tokens, strict=True)):
-            row.append(token)
-            try:
-                found[index] = self._run(row)
-            except Exception as error:  # a model may raise anything; it must cost its own row only
-                errors[index] = error
-        if not found:
-            raise errors[0]
-        any_logits = next(iter(found.values()))
-        logits = torch.cat([found.get(index, any_logits) for index in range(len(tokens))])
-        if errors:
-            raise StepFailed(errors, logits)
-        return logits
-
     def remove(self, gone: set[int]) -> list[int]:
         """Remove rows; the remaining ones keep their order."""
         stay = [index for index in range(len(self._rows)) if index not in gone]
@@ -58,6 +39,10 @@ class UncachedDecoder(SequentialDecoder):
     def clear(self) -> None:
         """Remove all rows."""
         self._rows = []
+
+    def _step_row(self, row: int, token: int) -> torch.Tensor:
+        self._rows[row].append(token)
+        return self._run(self._rows[row])
 
     def _run(self, row: Sequence[int]) -> torch.Tensor:
         """The logits of the next token, from the inputs that `generate` prepares for a first step."""

@@ -1,6 +1,5 @@
-"""Two rules for the fields of every body: null means absent, and what is not supported is refused by name.
-
-Front side.
+"""Two rules for the fields of every request body. A field that is null counts as absent. A field of a published
+interface that this server does not support is refused by its name. Only the front uses this module.
 """
 
 from collections.abc import Mapping, MutableMapping

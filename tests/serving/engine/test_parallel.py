@@ -47,7 +47,7 @@ def test_batches_run_side_by_side_and_every_row_gets_its_own_answer(
 
     def launch_together(rows: Any) -> Any:
         if not seen:
-            together.wait(30)  # nobody's batch ends before another one has begun
+            together.wait(30)  # each thread's first batch waits until the other thread has one, too
         seen.append(threading.current_thread().name)
         return launch(rows)
 

@@ -40,7 +40,10 @@ def request(body: bytes, *lines: str, path: str = "/models/m", version: str = "1
 async def answers(
     front: Front, http: type[asyncio.Protocol], data: bytes, wrap: Callable[[App], App] = lambda app: app
 ) -> bytes:
-    """All that comes back on one connection, which the last request in `data` closes. wrap: makes the app from ours."""
+    """The bytes that the server sends on one connection until the last request in `data` closes it.
+
+    wrap: makes the app that is served from Headwaiter's.
+    """
     app = DataPlane(front, no_other_app)
     if issubclass(http, FastConnection):
         http.front, http.protocol = front, app.huggingface

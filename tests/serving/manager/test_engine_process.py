@@ -88,7 +88,7 @@ class Ended:
 
 
 class Kills(ControlGroups):
-    """Control groups in which the kernel has killed so many processes."""
+    """Control groups whose kill counter reads one of `counts` after the other."""
 
     counts: ClassVar[Iterator[int]]
 

@@ -1,4 +1,4 @@
-"""Versions where memory is short: the real manager in a world whose machine has room for so many engines."""
+"""Versions where memory is short: the real manager in a simulated world with memory for a given number of engines."""
 
 from collections.abc import Callable, Iterator
 
