@@ -58,8 +58,11 @@ def is_free(port: int) -> bool:
     return False
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """The first true value of `condition`; asks it again and again until then, ever less often."""
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60.0, log: Path | None = None) -> Any:
+    """The first true value of `condition`; asks it again and again until then, ever less often.
+
+    log: what to show of a process that did not become what was waited for.
+    """
     deadline, pause = time.monotonic() + seconds, 0.02
     while time.monotonic() < deadline:
         try:
@@ -69,7 +72,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -
             pass
         time.sleep(pause)
         pause = min(1.2 * pause, 0.1)  # a look at metrics or processes takes 10 ms, which what is waited for may need
-    raise AssertionError(f"not within {seconds:g} s: {what}")
+    raise AssertionError(f"not within {seconds:g} s: {what}{log.read_text()[-4000:] if log else ''}")
 
 
 def inherited() -> dict[str, str]:
@@ -135,7 +138,7 @@ class Server:
             lend_template(self.run, self.process.pid)
         try:
             if self.wait:
-                wait_until(self.is_ready, f"ready: {self.text()}", START_SECONDS)
+                wait_until(self.is_ready, "ready: ", START_SECONDS, self.log)
         except BaseException:
             self.__exit__()
             raise

@@ -1,7 +1,6 @@
 """The `mlflow.deployments` target: MLflow's own command line and client, unchanged, on real servers."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from registry.versions import Versions
 from tests.alike import assert_alike
 from tests.conftest import forget_tracking, use_tracking
 from tests.e2e.conftest import copy_of
-from tests.e2e.server import Server, free_port, run_cli, wait_until
+from tests.e2e.server import Server, free_port, inherited, run_cli, wait_until
 from tests.e2e.test_lifecycle import Load
 
 
@@ -172,13 +171,13 @@ def test_run_local_serves_until_it_is_asked_to_end(small_home: Path) -> None:
     with (small_home / "local.log").open("w") as log:
         process = subprocess.Popen(
             [*command, "-m", "models:/m/2", "-C", f"port={port}"],
-            env={**os.environ, "HEADWAITER_HOME": str(small_home)},
+            env={**inherited(), "HEADWAITER_HOME": str(small_home)},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
         everyone: list[psutil.Process] = []
         try:
-            wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200, "ready", 120)
+            wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200, "ready: ", 120, small_home / "local.log")
             assert httpx.post(f"{url}/models/m", json={"inputs": "x"}).headers["x-model-version"] == "2"
             client = get_deploy_client(f"headwaiter:{url}")
             message = refused("INVALID_STATE", client.create_deployment, "other", "models:/other/1")

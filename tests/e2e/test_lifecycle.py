@@ -18,7 +18,7 @@ from registry.tracking import connect
 from tests.alike import assert_alike
 from tests.e2e.conftest import copy_of
 from tests.e2e.overlap import held, sent
-from tests.e2e.server import Server, invoke, wait_until
+from tests.e2e.server import Server, inherited, invoke, wait_until
 
 pytestmark = pytest.mark.surroundings
 
@@ -249,7 +249,6 @@ def test_bentoml_serve_takes_the_settings_from_the_environment(small_home: Path)
 
 
 def test_a_bento_is_built_and_served(small_home: Path, tmp_path_factory: Any) -> None:
-    import os
     import subprocess
 
     source = tmp_path_factory.mktemp("source")
@@ -267,7 +266,7 @@ def test_a_bento_is_built_and_served(small_home: Path, tmp_path_factory: Any) ->
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, source / name)
-    environ = {**os.environ, **bento_environ(small_home), "PYTHONPATH": ""}
+    environ = {**inherited(), **bento_environ(small_home), "PYTHONPATH": ""}
     built = subprocess.run(
         [sys.executable, "-m", "bentoml", "build", "--output", "tag"],
         cwd=source,
