@@ -26,7 +26,7 @@ def from_start(shop: tuple[Path, Versions]) -> tuple[Path, Versions]:
 
 
 def label(server: Server, version: str) -> str:
-    """The best one; further down, those of nearly equal scores may change places from batch to batch."""
+    """Return the first label. Lower ones with nearly equal scores may swap places between batches."""
     return str(server.ask("m", ASKED, version=version)[0][0]["label"])
 
 

@@ -1,4 +1,4 @@
-"""What watches a server in tests: a real Prometheus, a collector of traces, and traffic to look at."""
+"""Monitoring for end-to-end tests: a real Prometheus, a collector of traces, and background traffic."""
 
 import subprocess
 import threading
@@ -14,7 +14,7 @@ from tests.e2e.server import free_port, wait_until
 
 
 class Prometheus:
-    """Debian's Prometheus on a configuration as it is shipped, its data in `folder`. Use it as a context manager."""
+    """A Prometheus process with the shipped configuration and its data in `folder`. Use it as a context manager."""
 
     def __init__(self, config: Path, folder: Path) -> None:
         port = free_port()
@@ -40,20 +40,20 @@ class Prometheus:
         self._process.wait(30)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The samples of an instant query; an error fails the test."""
+        """Return the samples of an instant query. An error fails the test."""
         answer = self.http.get("/api/v1/query", params={"query": expression}).json()
         assert answer["status"] == "success", f"{expression}: {answer}"
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
 
     def rules(self) -> list[dict[str, Any]]:
-        """Every loaded rule with its health."""
+        """Return every loaded rule with its health."""
         groups = self.http.get("/api/v1/rules").json()["data"]["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
 
 class Collector:
-    """Takes traces by OTLP over HTTP. spans: what came. Use it as a context manager."""
+    """A collector that takes traces by OTLP over HTTP. spans: those received. Use it as a context manager."""
 
     def __init__(self) -> None:
         self.spans: list[Any] = []
@@ -88,7 +88,7 @@ class Collector:
 
 
 class Traffic(threading.Thread):
-    """Calls `send` again and again until stopped, with a little room for others in between."""
+    """Calls `send` repeatedly until it is stopped, with a short pause between two calls."""
 
     def __init__(self, send: Callable[[int], None]) -> None:
         super().__init__()

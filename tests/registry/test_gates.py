@@ -228,6 +228,7 @@ def test_the_alias_is_looked_at_again_after_the_evaluation(versions: Versions) -
     assert versions.current("m", "raced") == SAME
 
 
+@pytest.mark.server
 def test_the_command_line_refuses_and_says_so_in_json(home: Path, versions: Versions, tmp_path: Path) -> None:
     examples = tmp_path / "examples.jsonl"
     examples.write_text("\n".join(json.dumps({"inputs": f"text {n}", "label": "good"}) for n in range(3)))

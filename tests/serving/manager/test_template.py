@@ -20,7 +20,11 @@ from serving.runtime.server_process import ENGINES
 from serving.wire.engine_orders import TEMPLATE_SOCKET, EngineOrder, order_path
 from tests.e2e.server import wait_until
 
-pytestmark = [pytest.mark.surroundings, pytest.mark.skipif(os.name != "posix", reason="there is no fork")]
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.surroundings,
+    pytest.mark.skipif(os.name != "posix", reason="there is no fork"),
+]
 
 ARTIFACT = Path(__file__).parents[2] / "fixtures" / "artifact-of-format-1"
 

@@ -1,5 +1,6 @@
-"""The states of versions under any order of events: the real manager, policy, live versions, registry watch and managed
-versions in a simulated world. The legal transitions are `version_state.FOLLOWERS`; the manager raises on any other.
+"""The states of versions under any order of events, with the real manager among fakes of its surroundings.
+
+The legal transitions are `version_state.FOLLOWERS`. The manager raises on any other.
 """
 
 from itertools import pairwise
@@ -33,7 +34,7 @@ def test_a_transition_is_legal_or_raises(before: State, after: State) -> None:
 
 
 class Life(RuleBasedStateMachine):
-    """Aliases move, versions are bad or heal, engines and managers are killed, the registry comes and goes."""
+    """Aliases move; versions break and are mended; engines, managers and the registry fail and come back."""
 
     server: Server
 
@@ -65,7 +66,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(alias=st.sampled_from(ALIASES), version=versions)
     def move_and_load(self, alias: str, version: str) -> None:
-        """A move to a good version, and time enough to load."""
+        """Move to a good version and give it enough time to load."""
         self.world.unfetchable.discard(version)
         self.world.unloadable.discard(version)
         self.move(alias, version)
@@ -76,7 +77,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(alias=st.sampled_from(ALIASES), version=versions, is_damaged=st.booleans())
     def move_to_a_bad_version(self, alias: str, version: str, is_damaged: bool) -> None:
-        """The live version stays, the bad one is not tried all the time, and once it is good it goes live."""
+        """The live version stays. The bad one is retried with growing pauses, and goes live once it is mended."""
         bad = self.world.unfetchable if is_damaged else self.world.unloadable
         bad.add(version)
         self.move(alias, version)
@@ -88,7 +89,7 @@ class Life(RuleBasedStateMachine):
     @rule(alias=st.sampled_from(ALIASES))
     @precondition(lambda self: not self.world.unloadable)
     def crash_again_and_again(self, alias: str) -> None:
-        """The version that was live before serves again, if there is one that is warm."""
+        """The previous live version serves again if it is still loaded."""
         self.step()  # what was not to stay warm has begun to leave
         live, before = self.served[alias], next(iter(self.previous(alias)), "")
         is_alone = list(self.served.values()).count(live) == 1 and self.world.targets.get(alias) == live
@@ -106,7 +107,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(version=versions, is_damaged=st.booleans())
     def break_a_version(self, version: str, is_damaged: bool) -> None:
-        """Its files are damaged, or its engines fail from now on."""
+        """Damage the files of the version, or make its engines fail."""
         (self.world.unfetchable if is_damaged else self.world.unloadable).add(version)
 
     @rule()
@@ -116,7 +117,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from((1.1, 40.0)), is_restarted=st.booleans())
     def the_registry_is_down_for_a_while(self, seconds: float, is_restarted: bool) -> None:
-        """Serving goes on; the registry may have moved an alias meanwhile."""
+        """Serving goes on without the registry, whose aliases may move meanwhile."""
         self.world.is_down = True
         self.step(seconds)
         if is_restarted:
@@ -133,7 +134,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def go_on(self) -> None:
-        """Engines get on with what they do."""
+        """Let engines load or leave."""
         self.world.let_engines_go_on()
 
     @rule(seconds=st.sampled_from((0.05, 1.1, 20.0, 70.0, 4000.0)), times=st.integers(1, 4))
@@ -158,7 +159,7 @@ class Life(RuleBasedStateMachine):
     @rule(alias=st.sampled_from(ALIASES), data=st.data())
     @precondition(lambda self: "ready" in self.states.values())
     def move_to_a_warm_version(self, alias: str, data: st.DataObject) -> None:
-        """What is warm is live one poll later, without being loaded."""
+        """A version that is already loaded is live after one poll, without a load."""
         kept = {*self.served.values()}.union(*(self.previous(alias)[: self.keep] for alias in ALIASES))
         warm = sorted(version for version in kept if version and self.is_healthy(version))
         if not warm:
@@ -173,7 +174,7 @@ class Life(RuleBasedStateMachine):
             assert version not in [fetched for _, fetched in self.world.fetched[before:]]
 
     def step(self, seconds: float = 0.05) -> None:
-        """One turn of the manager, and what must hold after each."""
+        """Run one step of the manager and check what must hold after each."""
         before = len(self.world.fetched)
         self.server.step(seconds)
         states = self.server.states()
@@ -202,24 +203,24 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def few_are_held(self) -> None:
-        """Of each alias: what is live, what shall be, an earlier one to fall back to, and what is kept warm."""
+        """Each alias holds its live version, its target, one version to fall back to, and those kept loaded."""
         held = [state for state in getattr(self, "states", {}).values() if state in ("loading", "ready")]
         assert len(held) <= len(ALIASES) * (3 + getattr(self, "keep", 0))
 
     def previous(self, alias: str) -> list[str]:
-        """The versions that the alias served before the one that it serves, latest first."""
+        """Return the versions that the alias served before the live one, latest first."""
         entry = self.server.table().models.get("m")
         found = entry.previous.get(f"m@{alias}", []) if entry is not None else []
         return [version for version in found if version != self.served[alias]]
 
     def is_healthy(self, version: str) -> bool:
-        """Whether it is ready, and no engine of it crashed lately."""
+        """Return whether the version is ready and none of its engines crashed lately."""
         held = self.server.manager._versions.get(("m", version))
         running = {body.order.version for body in self.world.running()}
         return held is not None and held.state == "ready" and held.crashes == 0 and version in running
 
     def all_is_well_in_the_end(self) -> None:
-        """Once nothing more happens: every alias serves its version, the right ones are warm, and no engine is lost."""
+        """Once no event is left, each alias serves its target, the right versions are loaded and no engine is lost."""
         self.world.is_down = False
         self.world.unfetchable.clear()
         self.world.unloadable.clear()
@@ -245,7 +246,7 @@ class Life(RuleBasedStateMachine):
 
 
 def is_reachable(before: State, after: State) -> bool:
-    """Whether a version may have come from one state to the other, perhaps by leaving and being loaded anew."""
+    """Return whether a version can get from `before` to `after`, perhaps by being unloaded and loaded again."""
     seen, found = set(), {before}
     while found - seen:
         seen |= found

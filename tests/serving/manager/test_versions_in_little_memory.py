@@ -36,7 +36,7 @@ def error(server: Server, version: str) -> str:
 
 
 def started(server: Server, version: str) -> int:
-    return sum(body.order.version == version for body in server.world.bodies)
+    return sum(process.order.version == version for process in server.world.processes)
 
 
 def begin(server: Server, version: str) -> None:

@@ -1,5 +1,6 @@
-"""A world for the real manager: a registry, artifacts and engine processes that do what a test says, and a clock that
-goes only when it is told to. Nothing here takes a thread, a process or real time.
+"""Fakes around the real manager: a registry, artifacts, engine processes and a clock, all controlled by the test.
+
+No thread and no process is started, and no real time passes.
 """
 
 import json
@@ -37,8 +38,8 @@ from tests.contracts import CLASSIFIER
 ENGINE_BYTES = 100 << 20
 
 
-class Inline(Executor):
-    """Does the work at once."""
+class InlineExecutor(Executor):
+    """Runs each function in `submit`, on the calling thread."""
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         future: Future[Any] = Future()
@@ -50,8 +51,8 @@ class Inline(Executor):
 
 
 @dataclass
-class Body:
-    """An engine's process."""
+class FakeProcess:
+    """Stands in for the process of an engine."""
 
     pid: int
     order: EngineOrder
@@ -59,49 +60,49 @@ class Body:
     asked_to_leave: bool = False
 
     def poll(self) -> int | None:
-        """Its exit status."""
+        """Return the exit status, None while it runs."""
         return self.returncode
 
     def kill(self) -> None:
-        """End it, as SIGKILL does."""
+        """End with the exit status of SIGKILL."""
         if self.returncode is None:
             self.returncode = -9
 
     def send_signal(self, sig: int, /) -> None:
-        """Ask it to leave."""
+        """Note that the engine was asked to leave; it ends in `World.let_engines_go_on`."""
         self.asked_to_leave = True
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Its exit status; nobody waits for one that runs."""
+        """Return the exit status. The process must have ended already."""
         assert self.returncode is not None
         return self.returncode
 
 
-class WorldGroups(ControlGroups):
-    """The control groups of the world."""
+class FakeControlGroups(ControlGroups):
+    """Control groups whose figures are those of a `World`."""
 
     def __init__(self, world: "World") -> None:
         super().__init__()
         object.__setattr__(self, "world", world)
 
     def oom_kills(self) -> int:
-        """As of a real group."""
+        """Return how many processes the kernel has killed for want of memory."""
         world: World = self.world  # type: ignore[attr-defined]
         return world.oom_kills
 
     def memory_bytes(self) -> int:
-        """As of a real group."""
+        """Return the memory limit."""
         world: World = self.world  # type: ignore[attr-defined]
         return world.memory_bytes
 
 
 @dataclass
 class World:
-    """What is around the manager.
+    """The registry, the machine and the clock of the manager.
 
-    now: the clock. targets: alias → version in the registry. unfetchable, unloadable: versions that fail in the
-    download, or in their engine. fetched: (now, version) of every download that was begun. memory_bytes: of the
-    machine, of which each engine takes ENGINE_BYTES. oom_kills: processes that the kernel killed for want of it.
+    now: the time in seconds. targets: alias → version in the registry. unfetchable: versions whose download fails.
+    unloadable: versions whose engine fails. fetched: (now, version) of every download that was begun. memory_bytes:
+    the machine's memory; each engine takes ENGINE_BYTES. oom_kills: processes killed by the kernel for want of memory.
     """
 
     now: float = 1_000_000.0
@@ -109,18 +110,18 @@ class World:
     targets: dict[str, str] = field(default_factory=dict)
     unfetchable: set[str] = field(default_factory=set)
     unloadable: set[str] = field(default_factory=set)
-    bodies: list[Body] = field(default_factory=list)
+    processes: list[FakeProcess] = field(default_factory=list)
     fetched: list[tuple[float, str]] = field(default_factory=list)
     memory_bytes: int = 1 << 40
     oom_kills: int = 0
 
     @cached_property
     def oom(self) -> OomWatch:
-        """What explains the ends of engines."""
-        return OomWatch(WorldGroups(self))
+        """Tells whether the kernel killed an engine for want of memory."""
+        return OomWatch(FakeControlGroups(self))
 
     def limits(self) -> Limits:
-        """As `read_limits`."""
+        """Return what `read_limits` would find on this machine."""
         size, taken = self.memory_bytes, ENGINE_BYTES * len(self.running())
         return Limits(
             cores=2,
@@ -134,14 +135,14 @@ class World:
         )
 
     def run_out_of_memory(self, version: str) -> None:
-        """The kernel kills the version's engines, as nothing is free any more."""
-        for body in self.running():
-            if body.order.version == version:
-                body.kill()
+        """Kill the engines of the version, as the kernel does when no memory is free."""
+        for process in self.running():
+            if process.order.version == version:
+                process.kill()
                 self.oom_kills += 1
 
     def resolve(self, reference: Reference) -> ResolvedVersion:
-        """As `Versions.resolve`."""
+        """Do what `Versions.resolve` does."""
         if self.is_down:
             raise RegistryUnavailable("it is down")
         version = reference.version or self.targets.get(reference.alias or "")
@@ -150,43 +151,43 @@ class World:
         return ResolvedVersion(reference.name, version, f"models:/m-{version}", None)
 
     def deployed(self) -> list[Reference]:
-        """As `Versions.deployed`."""
+        """Return the references of `Versions.deployed`: none."""
         return []
 
-    def begin(self, order: EngineOrder) -> Body:
-        """Start an engine's process."""
-        self.bodies.append(Body(len(self.bodies) + 10**9, order))
-        return self.bodies[-1]
+    def begin(self, order: EngineOrder) -> FakeProcess:
+        """Start the process of an engine."""
+        self.processes.append(FakeProcess(len(self.processes) + 10**9, order))
+        return self.processes[-1]
 
-    def running(self) -> list[Body]:
-        """The processes that have not ended."""
-        return [body for body in self.bodies if body.returncode is None]
+    def running(self) -> list[FakeProcess]:
+        """Return the processes that have not ended."""
+        return [process for process in self.processes if process.returncode is None]
 
     def answering(self) -> set[str]:
-        """The versions with an engine that is ready."""
-        reports = [(body, read_report(Path(body.order.report))) for body in self.running()]
-        return {body.order.version for body, report in reports if report == ready(body)}
+        """Return the versions that have a ready engine."""
+        reports = [(process, read_report(Path(process.order.report))) for process in self.running()]
+        return {process.order.version for process, report in reports if report == ready(process)}
 
     def let_engines_go_on(self) -> None:
-        """Engines that load become ready or fail, those that were asked to leave do so, and those without order."""
-        for body in self.running():
-            if body.asked_to_leave or not Path(order_path(body.order.report)).is_file():
-                body.returncode = 0
-            elif body.order.version in self.unloadable:
-                report = EngineReport(pid=body.pid, state="failed", error="out of memory")
-                write_report(Path(body.order.report), report)
-                body.returncode = 1
+        """Let each loading engine become ready or fail; end those asked to leave and those without an order."""
+        for process in self.running():
+            if process.asked_to_leave or not Path(order_path(process.order.report)).is_file():
+                process.returncode = 0
+            elif process.order.version in self.unloadable:
+                report = EngineReport(pid=process.pid, state="failed", error="out of memory")
+                write_report(Path(process.order.report), report)
+                process.returncode = 1
             else:
-                write_report(Path(body.order.report), ready(body))
+                write_report(Path(process.order.report), ready(process))
 
 
-def ready(body: Body) -> EngineReport:
-    """What an engine says that has loaded."""
-    return EngineReport(pid=body.pid, state="ready", device="cpu")
+def ready(process: FakeProcess) -> EngineReport:
+    """Return the report of an engine that has loaded."""
+    return EngineReport(pid=process.pid, state="ready", device="cpu")
 
 
-class WorldEngine(EngineProcess):
-    """The real engine's keeper, whose process is one of the world's."""
+class FakeEngineProcess(EngineProcess):
+    """The real `EngineProcess`, with a fake process."""
 
     world: ClassVar[World]
 
@@ -195,7 +196,7 @@ class WorldEngine(EngineProcess):
         self._oom = self.world.oom
 
     def start(self) -> None:
-        """As the real one."""
+        """Write the order and start the fake process."""
         Path(self.order.report).unlink(missing_ok=True)
         write_report(Path(order_path(self.order.report)), self.order)
         self._started = self.world.now
@@ -203,33 +204,33 @@ class WorldEngine(EngineProcess):
         self._process = self.world.begin(self.order)
 
     @classmethod
-    def adopt(cls, order: EngineOrder, report: EngineReport) -> "WorldEngine":
-        """As the real one."""
+    def adopt(cls, order: EngineOrder, report: EngineReport) -> "FakeEngineProcess":
+        """Take over the fake process that wrote the report."""
         engine = cls(order)
         engine.report, engine.was_ready = report, report.state == "ready"
         engine._started = cls.world.now
-        engine._process = next((body for body in cls.world.running() if body.pid == report.pid), None)
+        engine._process = next((process for process in cls.world.running() if process.pid == report.pid), None)
         if engine._process is None:
             engine._end("the engine ended", engine._started)
         return engine
 
     def _memory(self) -> Memory:
-        """The same for all that run."""
+        """Return ENGINE_BYTES for a process that runs."""
         return Memory(ENGINE_BYTES) if self.is_running() else Memory()
 
 
 class Server:
-    """A manager in the world, and its successors; every one looks at every state that it publishes.
+    """A manager among fakes, and the managers that follow it after `restart`.
 
-    models: what is served. keep_previous: as the setting.
+    models: the references that are served. keep_previous: the setting of that name.
     """
 
     def __init__(self, models: tuple[Reference, ...], keep_previous: int, *, replace_live: bool = False) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="hw"))
         self.world = World()
         self._patch = pytest.MonkeyPatch()
-        self._patch.setattr(WorldEngine, "world", self.world, raising=False)
-        self._patch.setattr(recovery, "EngineProcess", WorldEngine)
+        self._patch.setattr(FakeEngineProcess, "world", self.world, raising=False)
+        self._patch.setattr(recovery, "EngineProcess", FakeEngineProcess)
         run = self.home / "run" / "1"
         registry = RegistrySettings(self.home, "sqlite://")
         self.settings = ServingSettings(
@@ -242,55 +243,57 @@ class Server:
         self.manager = self._start()
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Stop the manager and remove its files."""
         self._end()
         self._patch.undo()
         shutil.rmtree(self.home)
 
     def step(self, seconds: float = 0.05) -> Table:
-        """Let time pass, then the manager look and act; what it has published."""
+        """Advance the clock, run one step of the manager, and return the routing table that it published."""
         self.world.now += seconds
         self.manager.step(self.world.now)
         return self.table()
 
     def table(self) -> Table:
-        """What the fronts see."""
+        """Return the routing table as fronts read it."""
         return TableFile(self.settings.run).read()
 
     def settle(self, seconds: float = 1.1, turns: int = 5) -> Table:
-        """Let time pass in which engines load or leave, over and over."""
+        """Run `turns` steps, after each of which engines load or leave; return the routing table."""
         for _ in range(turns):
             self.step(seconds)
             self.world.let_engines_go_on()
         return self.step()
 
     def move(self, alias: str, version: str) -> Table:
-        """Move the alias, and let what follows from that happen."""
+        """Move the alias and run steps until engines had the time to load."""
         self.world.targets[alias] = version
         return self.settle()
 
     def restart(self) -> None:
-        """kill -9 of the manager; its successor begins."""
+        """End the manager as SIGKILL would, and start the next one."""
         self._end()
         self.manager = self._start()
 
     def serves(self, alias: str) -> str | None:
-        """The version that the alias serves."""
+        """Return the version that the alias serves."""
         entry = self.table().models.get("m")
         return entry.aliases.get(alias) if entry is not None else None
 
     def states(self) -> dict[str, State]:
-        """Version → state."""
+        """Return the state of each version."""
         entry = self.table().models.get("m")
         return {version: found.state for version, found in entry.versions.items()} if entry is not None else {}
 
     def _start(self) -> Manager:
         watch = RegistryWatch(self.settings, threading_event(), lambda: self.world)  # type: ignore[arg-type,return-value]
         watch._pool.shutdown()
-        watch._pool = Inline()  # type: ignore[assignment]
-        manager = Manager(self.settings, fetch=self._fetch, engine=WorldEngine, watch=watch, limits=self.world.limits)
+        watch._pool = InlineExecutor()  # type: ignore[assignment]
+        manager = Manager(
+            self.settings, fetch=self._fetch, engine=FakeEngineProcess, watch=watch, limits=self.world.limits
+        )
         manager._fetchers.shutdown()
-        manager._fetchers = Inline()  # type: ignore[assignment]
+        manager._fetchers = InlineExecutor()  # type: ignore[assignment]
         manager._adopt()
         return manager
 
@@ -309,7 +312,7 @@ class Server:
 
 
 def threading_event() -> Any:
-    """Nobody waits here."""
+    """Return an event that is never waited for."""
     import threading
 
     return threading.Event()

@@ -90,6 +90,7 @@ def test_no_other_module_uses_a_private_name_of_torch() -> None:
     assert using == {"torch_private.py"}
 
 
+@pytest.mark.server
 def test_onednn_held_to_less_than_the_processor_has_means_float32() -> None:
     held = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     code = "from serving.engine.model import choose_dtypes; print(*choose_dtypes('cpu', 'auto', 'auto'))"
