@@ -37,13 +37,14 @@ CLIENTS, IN_MESSAGE = 4, 16
 class Feed(msgspec.Struct, frozen=True, kw_only=True):
     """The rows to send and their address. lengths: of the rows in tokens, again and again. seed: of their token ids.
 
-    under_way: rows that are not answered yet, at most.
+    under_way: rows that are not answered yet, at most. pause: seconds after answers before more rows are sent.
     """
 
     address: str
     lengths: list[int]
     seed: int
     under_way: int
+    pause: float = 0.0
 
 
 class Phase(msgspec.Struct):
@@ -74,7 +75,7 @@ class Client:
     """A closed loop around one socket, or two while it moves."""
 
     def __init__(self, feed: Feed) -> None:
-        self._under_way = feed.under_way
+        self._under_way, self._pause = feed.under_way, feed.pause
         ids = make_ids(feed.lengths, feed.seed)
         self._rows = itertools.cycle([Row(0, each.size, each.tobytes(), b"", KIND, float("inf")) for each in ids])
         self._context = zmq.Context()
@@ -96,6 +97,7 @@ class Client:
                     self._obey(os.read(COMMANDS, 4096))
                 else:
                     self._take(source)
+                    time.sleep(self._pause)
         self._fed.lost = len(self._open)
         self._fed.phases[-1].ended = time.monotonic()
         self._context.destroy(linger=0)
@@ -151,11 +153,11 @@ class Client:
 class Clients:
     """The feeding processes of one run. Blocks until each of them has had an answer."""
 
-    def __init__(self, run: Path, address: str, lengths: Sequence[int], under_way: int) -> None:
+    def __init__(self, run: Path, address: str, lengths: Sequence[int], under_way: int, pause: float) -> None:
         self._processes = []
         for seed in range(CLIENTS):
             turned = [*lengths[seed * 97 :], *lengths[: seed * 97]]  # not all of them in step
-            feed = Feed(address=address, lengths=turned, seed=seed, under_way=under_way)
+            feed = Feed(address=address, lengths=turned, seed=seed, under_way=under_way, pause=pause)
             file = run / f"feed{seed}.json"
             file.write_bytes(msgspec.json.encode(feed))
             command = [sys.executable, "-m", "bench.gpu_client", str(file)]

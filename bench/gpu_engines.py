@@ -73,7 +73,7 @@ class Engines:
 
 def feed_engine(run: Path, engine: EngineProcess, mix: LengthMix, plan: Plan) -> float:
     """Tokens/s that the engine answers, after a warm-up."""
-    clients = Clients(run, engine.order.address, make_lengths(mix), plan.under_way)
+    clients = Clients(run, engine.order.address, make_lengths(mix), plan.under_way, plan.pause)
     time.sleep(plan.seconds / 2)
     clients.tell("phase")
     time.sleep(plan.seconds)
@@ -88,7 +88,7 @@ def swap(
 
     Returns what the clients saw: warm-up, one version, the next one loads, moved to it. Adds to `used`.
     """
-    clients = Clients(run, first.order.address, make_lengths(mix), plan.under_way)
+    clients = Clients(run, first.order.address, make_lengths(mix), plan.under_way, plan.pause)
     time.sleep(plan.seconds / 2)
     clients.tell("phase")
     time.sleep(plan.seconds)

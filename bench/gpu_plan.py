@@ -39,6 +39,11 @@ class Plan:
         return (256, 1024) if self.is_small else (4096, 8192, 16384, 32768, 65536)
 
     @property
+    def pause(self) -> float:
+        """Seconds between a client's messages. With tiny models it leaves time for a second engine to load."""
+        return 0.1 if self.is_small else 0.0
+
+    @property
     def tokens(self) -> int:
         """Of the rows that the limit and the pipeline go through again and again, about."""
         return 4096 if self.is_small else 1 << 19
