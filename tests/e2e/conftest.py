@@ -92,8 +92,8 @@ def home(
 def server(home: Path) -> Iterator[Server]:
     """One server with all of them and two front workers."""
     names = (*(name for name, *_ in LOGGED), *(task for task, _ in OF_TASKS), "chat")
-    # polling an embedded registry for many models takes processor time from the tests
-    with Server(home, names, {"HEADWAITER_POLL_SECONDS": "2"}, ("--workers", "2")) as running:
+    # no alias of these moves, and polling an embedded registry for many models takes processor time
+    with Server(home, names, {"HEADWAITER_POLL_SECONDS": "60"}, ("--workers", "2")) as running:
         yield running
 
 
