@@ -3,8 +3,10 @@
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -29,11 +31,21 @@ pytestmark = [
 ARTIFACT = Path(__file__).parents[2] / "fixtures" / "artifact-of-format-1"
 
 
+@contextmanager
+def template_in(run: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A template of a server that is this process; killed if it still runs afterwards."""
+    with start_template(run, os.getpid()) as template:
+        try:
+            yield template
+        finally:
+            template.kill()
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run folder of a server that is this process, with a template."""
     run = tmp_path_factory.mktemp("run") / "1"
-    with start_template(run, os.getpid()) as template:
+    with template_in(run) as template:
         yield run
         shutil.rmtree(run)
         assert template.wait(30) == 0, "it ends with its folder"
@@ -175,7 +187,7 @@ def test_an_engine_whose_order_would_not_show_in_its_command_line_is_spawned(run
 
 def test_a_template_whose_folder_is_gone_before_it_has_begun_ends(tmp_path: Path) -> None:
     run = tmp_path / "1"
-    with start_template(run, os.getpid()) as template:
+    with template_in(run) as template:
         shutil.rmtree(run)
         assert template.wait(60) == 0
 
@@ -211,9 +223,11 @@ def test_engines_survive_the_template_and_are_spawned_until_there_is_another(tmp
 
 
 def test_no_engine_is_forked_while_threads_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
-    with start_template(tmp_path, os.getpid()) as template:
-        engine = EngineProcess(make_order(tmp_path, 1, tmp_path))
+    code = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with template_in(tmp_path / "run") as template:
+        engine = EngineProcess(make_order(tmp_path / "run", 1, tmp_path))
         engine.start()
         assert template.wait(120) == 1
     wait_until(lambda: engine.pid, "it is spawned instead")

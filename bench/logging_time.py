@@ -1,0 +1,44 @@
+"""Benchmark (m): how long `headwaiter log` takes, beside a bare script that imports, loads and saves the same model."""
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+from bench.headwaiter_server import MODEL, environment_of
+from bench.models import minilm_classifier
+from bench.processes import run_module
+from bench.report import table
+
+ROUNDS = 3
+BOUND = 1.5
+"""Times the bare script; logging also checks the model, proves its batching and writes to the registry."""
+
+
+def run(seconds: float) -> str:
+    """The section of the report. seconds: below 5 there is only one round."""
+    folder = str(minilm_classifier())
+    bare: list[float] = []
+    logged: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="hw-bench-") as name:
+        home = Path(name)
+        environment = environment_of(home)
+        log = ["serving.commands.main", "log", folder, "--task", "text-classification", "--name", MODEL]
+        run_module(log, environment)  # makes the registry
+        for _ in range(ROUNDS if seconds >= 5 else 1):
+            bare.append(_time(["bench.bare_saving", "--model", folder, "--target", str(home / "saved")], os.environ))
+            logged.append(_time(log, environment))
+    ratios = [one / other for one, other in zip(logged, bare, strict=True)]
+    rows = [
+        ["a bare script imports, loads and saves in", f"{median(bare):.1f} s"],
+        ["headwaiter log takes", f"{median(logged):.1f} s: {median(ratios):.2f} × (bound: {BOUND})"],
+    ]
+    return "\n".join(["## Logging: MiniLM sequence classification", "", table(["what", "measured"], rows)])
+
+
+def _time(module: Sequence[str], environment: Mapping[str, str]) -> float:
+    began = time.perf_counter()
+    run_module(module, environment)
+    return time.perf_counter() - began
