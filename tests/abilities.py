@@ -20,12 +20,6 @@ def _packs_bfloat16() -> bool:
     return packs_bfloat16()
 
 
-def _multiplies_bfloat16() -> bool:
-    from serving.engine.optimizations.torch_private import multiplies_bfloat16
-
-    return _packs_bfloat16() and multiplies_bfloat16()
-
-
 def _mounts() -> bool:
     if shutil.which("mount") is None:
         return False
@@ -45,7 +39,6 @@ def _has_postgres() -> bool:
 
 ABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "packed bfloat16": (_packs_bfloat16, "oneDNN packs no bfloat16 here: it needs AVX-512 or AVX-NE-CONVERT"),
-    "bfloat16 products": (_multiplies_bfloat16, "the processor multiplies no bfloat16: it needs AVX512-BF16 or AMX"),
     "pinned cores": (lambda: hasattr(os, "sched_setaffinity"), "this system pins no process to a core"),
     "mount": (_mounts, "a disk that can be full needs the right to mount one: run this as root"),
     "promtool": (lambda: shutil.which("promtool") is not None, "not installed: apt-get install prometheus"),

@@ -82,7 +82,10 @@ def unprivileged() -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="headwaiter-") as made:
         folder = Path(made) / "a head waiter"
         listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        try:
+            names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise Missing(f"git lists no files of {ROOT}, so they cannot be copied: use a clone") from error
         for name in filter(None, names.split("\0")):
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +93,10 @@ def unprivileged() -> Iterator[Place]:
         options: dict[str, Any] = {"umask": 0o077}
         environ = {"LC_ALL": "C", "HOME": made, "PYTHONPATH": str(folder)}
         if os.getuid() == 0:
-            user = pwd.getpwnam(NOBODY)
+            try:
+                user = pwd.getpwnam(NOBODY)
+            except KeyError as error:
+                raise Missing(f"there is no user {NOBODY}") from error
             options |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
             environ |= {"USER": NOBODY, "LOGNAME": NOBODY}
             for path in (Path(made), *Path(made).rglob("*")):
@@ -99,7 +105,9 @@ def unprivileged() -> Iterator[Place]:
             try:
                 subprocess.run(use, cwd="/", capture_output=True, check=True, **options)
             except (OSError, subprocess.CalledProcessError) as error:
-                raise Missing(f"{NOBODY} may not run {sys.executable}") from error
+                raise Missing(
+                    f"{NOBODY} may not run {sys.executable}: use the system's Python, outside of a home"
+                ) from error
         yield Place(environ, folder=folder, options=options)
 
 

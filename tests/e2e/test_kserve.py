@@ -13,6 +13,8 @@ from tests.alike import assert_alike
 from tests.e2e.server import Server
 from tests.e2e.test_tasks import picture
 
+pytestmark = pytest.mark.processor
+
 
 @pytest.fixture
 def client(server: Server) -> Iterator[triton.InferenceServerClient]:

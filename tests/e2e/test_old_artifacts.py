@@ -12,6 +12,8 @@ from registry.versions import Versions
 from tests.alike import assert_alike
 from tests.e2e.server import Server
 
+pytestmark = pytest.mark.processor
+
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 

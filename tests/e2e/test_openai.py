@@ -11,6 +11,8 @@ import pytest
 from tests.alike import assert_alike
 from tests.e2e.server import Server
 
+pytestmark = pytest.mark.processor
+
 
 @pytest.fixture
 def client(server: Server) -> Iterator[openai.OpenAI]:

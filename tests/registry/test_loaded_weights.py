@@ -14,7 +14,7 @@ from tests.alike import assert_alike
 from tests.families import build as build_family
 from tests.families import cells, make_tokenizer
 
-pytestmark = pytest.mark.sweep
+pytestmark = [pytest.mark.processor, pytest.mark.sweep]
 
 TINY = {
     "hidden_size": 32,

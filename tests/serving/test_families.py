@@ -18,7 +18,7 @@ from tests.local import Local
 from tests.plain_answers import CHECKS, Plain
 from tests.serving.engine.optimizations.test_unpadded import READ_FIRST
 
-pytestmark = pytest.mark.sweep
+pytestmark = [pytest.mark.processor, pytest.mark.sweep]
 
 MODULE_BY_MODULE = {
     *((family, task) for family in ("t5", "mt5", "umt5") for task in ("feature-extraction", "text-classification")),

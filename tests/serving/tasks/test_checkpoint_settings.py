@@ -21,7 +21,7 @@ from tests.alike import assert_alike
 from tests.families import build, texts_of
 from tests.local import Local
 
-pytestmark = pytest.mark.sweep
+pytestmark = [pytest.mark.processor, pytest.mark.sweep]
 
 TEXTS = texts_of(6, 11, 12)
 SEQ2SEQ = ("bart", "t5")

@@ -20,7 +20,7 @@ from serving.errors import Unprocessable
 from tests.families import MAX_TOKENS, texts_of
 from tests.local import Local
 
-pytestmark = pytest.mark.sweep
+pytestmark = [pytest.mark.processor, pytest.mark.sweep]
 
 TEXTS = texts_of(4, 21, 14)
 LANGUAGES = {
