@@ -104,22 +104,41 @@ def plain(model: Model) -> Iterator[Any]:
     model.form = form
 
 
-@pytest.mark.parametrize(
-    "lengths", [[1], [MAX_TOKENS], [3, MAX_TOKENS], [1, 1, 1], [40, 2, 17], [5] * 30, [9, 4, 9, 4, 9], [7, 2, 30] * 13]
-)
-@pytest.mark.parametrize("types", [False, True])
-@pytest.mark.parametrize("fills", [False, True])
-@torch.inference_mode()
-def test_a_packed_pruned_graph_answers_as_the_model(
-    model: Model, plain: Any, lengths: list[int], types: bool, fills: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(model, "form", replace(model.form, is_bucketed=fills))
-    expected = plain(**inputs_of(model, lengths, types=types)).logits
+LENGTHS = ([1], [MAX_TOKENS], [3, MAX_TOKENS], [1, 1, 1], [40, 2, 17], [5] * 30, [9, 4, 9, 4, 9], [7, 2, 30] * 13)
+
+
+@pytest.fixture(scope="class", params=[False, True], ids=["exact", "bucketed"])
+def answers(request: pytest.FixtureRequest, model: Model) -> Iterator[dict[tuple[int, bool], Any]]:
+    """(Index of the lengths, whether there are token types) → the plain model's answer; then `model` is a graph."""
+    form = model.form
+    model.form = replace(form, is_bucketed=request.param)
+    with torch.inference_mode():
+        found = {
+            (index, types): form.module(**inputs_of(model, lengths, types=types)).logits
+            for index, lengths in enumerate(LENGTHS)
+            for types in (False, True)
+        }
     model.form = optimize(model)
-    assert model.form.describe() == "packed sequences, first-token pruning, TorchScript"
-    inputs = inputs_of(model, lengths, types=types)
-    assert ("indices" in inputs) == (types or len(set(lengths)) > 1 or (fills and not has_bucket_sizes(lengths)))
-    assert_alike(model.module(**inputs).logits, expected)
+    yield found
+    unpack(form.module)
+    model.form = form
+
+
+class TestGraphs:
+    """One graph answers batches of all lengths."""
+
+    @pytest.mark.parametrize("index", range(len(LENGTHS)), ids=[str(each)[:20] for each in LENGTHS])
+    @pytest.mark.parametrize("types", [False, True], ids=["no types", "types"])
+    @torch.inference_mode()
+    def test_a_packed_pruned_graph_answers_as_the_model(
+        self, model: Model, answers: dict[tuple[int, bool], Any], index: int, types: bool
+    ) -> None:
+        lengths = LENGTHS[index]
+        assert model.form.describe() == "packed sequences, first-token pruning, TorchScript"
+        inputs = inputs_of(model, lengths, types=types)
+        is_packed = types or len(set(lengths)) > 1 or (model.form.is_bucketed and not has_bucket_sizes(lengths))
+        assert ("indices" in inputs) == is_packed
+        assert_alike(model.module(**inputs).logits, answers[index, types])
 
 
 def test_what_no_graph_takes_goes_to_the_model(model: Model, plain: Any) -> None:
