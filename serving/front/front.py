@@ -25,9 +25,11 @@ from serving.front.request_log import RequestLog
 from serving.front.request_tracker import RequestTracker, TrackedRequest
 from serving.front.routing import Routing
 from serving.front.text_stream import StreamSource, TextStream
+from serving.front.turns import Turns
 from serving.runtime.limits import read_limits
 from serving.runtime.server_process import ServerProcess
 from serving.settings import ServingSettings
+from serving.tasks.base.bounds import RequestBounds
 from serving.tasks.base.request import Request
 from serving.tasks.base.task import AnyTask
 from serving.wire.messages import Encoded
@@ -80,6 +82,7 @@ class Front:
         self._file = TableFile(settings.run)
         self.routing = Routing(settings, self._file)
         self.health = Health(settings, self._file, self.routing)
+        self._bounds = RequestBounds.of(settings)
         self._disconnects = Disconnects()
         self._server = ServerProcess(settings.server)
         self._is_leaving = False
@@ -215,7 +218,8 @@ class Front:
             self._disconnects.forget(waiter)
         stages.received = time.perf_counter()
         stages.forward_seconds = waiter.forward_seconds
-        value = write(await sent.loaded.decode(sent.request, sent.encoded, arrays))
+        with Turns(deadline, call.disconnected) as turns:
+            value = await sent.loaded.decode(sent.request, sent.encoded, arrays, turns, write)
         return Answer(value, sent.loaded.version, stages)
 
     async def _open_source(self, call: Call) -> StreamSource:
@@ -248,7 +252,8 @@ class Front:
         if streams and not loaded.task.generates:
             raise only_text_streams(loaded.model, loaded.task)
         stages.items = request.items
-        encoded = await loaded.encode(request)
+        with Turns(deadline, call.disconnected) as turns:
+            encoded = await loaded.encode(request, self._bounds, turns)
         stages.tokens = sum([item.rows[0].length for item in encoded])
         stages.sent = time.perf_counter()
         rows = [row for item in encoded for row in item.rows]

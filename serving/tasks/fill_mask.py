@@ -15,6 +15,7 @@ import numpy
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, answer_text
 from serving.tasks.base.scoring import Scoring, accuracy
 from serving.tasks.base.task import Batch, Task, VersionContext, probe_text, upload
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 MAX_CANDIDATES = 100
 """The most candidates for one mask."""
+
+CHARACTERS_OF_A_TOKEN = 8
+"""Characters of a token in the text of a candidate. Untuned: above the 4 to 5 of real text, with the space."""
 
 TopK = Annotated[int, msgspec.Meta(ge=1, le=MAX_CANDIDATES)]
 
@@ -113,6 +117,18 @@ class FillMask(Task[str, Parameters, Masks]):
         """By the likeliest token for a text's only mask."""
         return Scoring(str, "the mask's token", lambda answer: answer[0]["token_str"].strip(), {"accuracy": accuracy})
 
+    def cost(self, item: str, parameters: Parameters, version: VersionContext) -> ItemCost:
+        """One row per text; the targets are tokenized for each."""
+        targets = parameters.targets or ()
+        own = len(targets) if isinstance(targets, str) else sum(map(len, targets))
+        return ItemCost(1, len(item) + own)
+
+    def answer_bytes(self, encoded: Encoded[Masks], parameters: Parameters, version: VersionContext) -> int:
+        """Each candidate of each mask is an object with the whole text."""
+        masks = encoded.decode_context
+        candidates = len(masks.places) * _candidates(masks, parameters, version)
+        return candidates * (OBJECT_BYTES + answer_text(CHARACTERS_OF_A_TOKEN * len(masks.ids)))
+
     def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[Masks]:
         """One row per text."""
         row, encoding = version.tokenizer.encode(item, parameters=parameters)
@@ -151,8 +167,7 @@ class FillMask(Task[str, Parameters, Masks]):
         """`[{"score", "token", "token_str", "sequence"}, …]`, or one such list per mask."""
         ids, places, targets = masks.ids, masks.places, masks.targets
         scores, tokens = rows[0]
-        top_k = parameters.top_k or version.defaults.top_k
-        count = min(top_k, len(targets) or top_k)
+        count = _candidates(masks, parameters, version)
         answer = []
         for index, place in enumerate(places):
             width = len(targets) or scores.shape[1]
@@ -164,6 +179,12 @@ class FillMask(Task[str, Parameters, Masks]):
                 ]
             )
         return answer[0] if len(places) == 1 else answer
+
+
+def _candidates(masks: Masks, parameters: Parameters, version: VersionContext) -> int:
+    """The number of candidates for each mask."""
+    top_k: int = parameters.top_k or version.defaults.top_k
+    return min(top_k, len(masks.targets) or top_k)
 
 
 def _candidate(

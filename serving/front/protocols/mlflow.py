@@ -9,11 +9,12 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version as installed
+from itertools import islice
 from typing import Literal, assert_never, get_args
 
 import msgspec
 
-from serving.errors import Malformed, NotReady, ServingError, UnknownModel, Unprocessable, mlflow_code
+from serving.errors import Malformed, NotReady, ServingError, TooLarge, UnknownModel, Unprocessable, mlflow_code
 from serving.front.asgi import JSON, JsonObject, encode_json
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import read_form, read_json
@@ -76,7 +77,7 @@ class MLflowScoring(Protocol):
         kind = exchange.header(b"content-type").partition(";")[0].strip().lower()
         if kind == "application/octet-stream" or "parquet" in kind:
             raise Malformed(f"content-type {kind} is not read: send application/json or text/csv")
-        read_inputs, params = _read_table(body) if kind == "text/csv" else _read_object(body)
+        read_inputs, params = _read_table(body, settings.max_rows) if kind == "text/csv" else _read_object(body)
 
         def read(task: AnyTask) -> Request:
             return convert_request(read_inputs(task), params, task, settings.max_rows)
@@ -97,9 +98,9 @@ def _write(answers: object) -> bytes:
     return encode_json({"predictions": answers})
 
 
-def _read_table(body: bytes) -> tuple[ReadInputs, None]:
+def _read_table(body: bytes, max_rows: int) -> tuple[ReadInputs, None]:
     """A body in CSV: what makes the inputs, once the task is known."""
-    return partial(to_inputs, _read_csv(body)), None
+    return partial(to_inputs, _read_csv(body, max_rows)), None
 
 
 def _read_object(body: bytes) -> tuple[ReadInputs, object]:
@@ -148,12 +149,15 @@ def _columns(records: object, form: str) -> dict[str, list[object]]:
     return {name: [record[name] for record in records] for name in names}
 
 
-def _read_csv(body: bytes) -> Mapping[str, Sequence[str]]:
+def _read_csv(body: bytes, max_rows: int) -> Mapping[str, Sequence[str]]:
     try:
-        header, *rows = list(csv.reader(io.StringIO(body.decode()), strict=True)) or [[]]
+        lines = csv.reader(io.StringIO(body.decode()), strict=True)
+        header = next(lines, [])
+        rows = list(islice(filter(None, lines), max_rows + 1))
     except (UnicodeDecodeError, csv.Error) as error:
         raise Malformed(f"the body is not CSV in UTF-8 ({error})") from error
-    rows = [row for row in rows if row]
+    if len(rows) > max_rows:
+        raise TooLarge(f"the table has more than {max_rows:,} rows: send it in several requests")
     if not header or any(len(row) != len(header) for row in rows):
         raise Malformed(
             "the body is no table in CSV: it needs a line of column names, and a value for each in every row"
