@@ -16,6 +16,8 @@ TURN_SECONDS = 0.002
 """How long a request may encode or decode before the event loop runs others."""
 TEXTS = ThreadPoolExecutor(2, "headwaiter-texts")
 """For long texts. Untuned: each thread has a tokenizer of its own for texts that are cut."""
+CHATS = ThreadPoolExecutor(2, "headwaiter-chats")
+"""For chat templates, which are programs. Untuned."""
 ANSWERS = ThreadPoolExecutor(2, "headwaiter-answers")
 """For large answers. Untuned: Python code of threads takes turns anyway."""
 IMAGES = ThreadPoolExecutor(4, "headwaiter-images")

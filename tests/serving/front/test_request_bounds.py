@@ -3,11 +3,13 @@
 import base64
 import json
 import struct
+import threading
 import zlib
 from typing import Any
 
 import pytest
 
+from serving.processors.chat_template import ChatTemplate
 from serving.processors.tokenizer import TextEncoder
 from serving.tasks import get_task, served_tasks
 from serving.tasks.base.bounds import ROWS_PER_INPUT
@@ -189,3 +191,20 @@ def test_a_tasks_own_example_is_far_from_every_bound(ask: Asked, task: str) -> N
     version, found = context_of(task), get_task(task)
     body = {"inputs": found.make_example(version), "parameters": found.make_example_parameters(version.contract)}
     assert ask(f"/models/{task}", body)[0] == 200
+
+
+def test_a_chat_is_rendered_in_a_thread_and_its_prompt_is_bounded(ask: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    render = ChatTemplate.render
+
+    def watched(template: ChatTemplate, *args: Any, **given: Any) -> str:
+        threads.append(threading.current_thread())
+        return render(template, *args, **given)
+
+    monkeypatch.setattr(ChatTemplate, "render", watched)
+    body = {"model": "text-generation", "messages": [{"role": "user", "content": "hi"}]}
+    assert ask("/v1/chat/completions", body)[0] == 200
+    assert threads
+    assert threading.main_thread() not in threads
+    status, text = ask("/v1/chat/completions", body | {"messages": body["messages"] * 10_001})
+    assert (status, "length <= 10000" in text, len(threads)) == (422, True, 1)
