@@ -11,6 +11,7 @@ from typing import ParamSpec, Self, TypeVar
 
 from serving.errors import ClientGone, DeadlineExceeded
 from serving.front.disconnects import Disconnected
+from serving.processors.tokenizer import still_wanted
 
 TURN_SECONDS = 0.002
 """How long a request may encode or decode before the event loop runs others."""
@@ -36,7 +37,7 @@ class Turns:
     def __init__(self, deadline: float, disconnected: Disconnected | None) -> None:
         self._deadline, self._disconnected = deadline, disconnected
         self._left: asyncio.Future[object] | None = None
-        self._began = time.perf_counter()
+        self.begin()
 
     def is_over(self) -> bool:
         """Whether others should have a turn."""
@@ -48,7 +49,7 @@ class Turns:
             self._left = asyncio.ensure_future(self._disconnected())
         await asyncio.sleep(0)
         self._check()
-        self._began = time.perf_counter()
+        self.begin()
 
     async def hand_over(
         self,
@@ -57,13 +58,21 @@ class Turns:
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Result:
-        """The result of `work` in a thread. Raises what it raises, DeadlineExceeded and ClientGone."""
+        """The result of `work` in a thread. Raises what it raises, DeadlineExceeded and ClientGone.
+
+        A thread that tokenizes ends after the row at which that becomes known.
+        """
         await self.give()
-        call = partial(copy_context().run, work, *args, **kwargs)
-        found = await asyncio.get_running_loop().run_in_executor(pool, call)
+        context = copy_context()
+        context.run(still_wanted.set, self._check)
+        found = await asyncio.get_running_loop().run_in_executor(pool, partial(context.run, work, *args, **kwargs))
         self._check()
-        self._began = time.perf_counter()
+        self.begin()
         return found
+
+    def begin(self) -> None:
+        """A new turn begins, after something was waited for."""
+        self._began = time.perf_counter()
 
     def _check(self) -> None:
         if time.monotonic() > self._deadline:

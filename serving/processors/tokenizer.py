@@ -6,7 +6,8 @@ another thread encodes gives wrong rows, so each thread truncates with a copy of
 
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -22,6 +23,8 @@ from serving.errors import Unprocessable
 from serving.processors.word_cache import WordCache
 from serving.wire.messages import EncodedRow
 
+MIN_CHARACTERS_PER_TOKEN = 8
+"""A text may have so many for each of the model's tokens, whatever their number. Untuned: above those of real text."""
 CHARACTERS_PER_TOKEN = 64
 """A text of more characters than this times `max_tokens` is over-long and not tokenized. Untuned: far above the 4 to 5
 of real text."""
@@ -29,8 +32,10 @@ LONG_CHARACTERS = 4096
 """Longer texts are tokenized by a thread. Untuned: a text of so many takes a WordPiece tokenizer 2 to 5 ms."""
 MAX_WINDOWS = 256
 """Most windows of one text. Untuned: bounds what one request may cost."""
-MAX_WINDOW_TOKENS = 1 << 18
-"""Most tokens of all windows of one text. Untuned: bounds what one text may cost, about 32 MB."""
+MAX_WINDOW_TOKENS = 1 << 17
+"""Most tokens of all windows of one text: those of most windows of 512 tokens."""
+MAX_CHARACTERS = 1 << 19
+"""Most characters of one text. A tokenizer takes up to 300 bytes for each while it works."""
 MIN_WINDOW_TOKENS = 8
 """Least tokens of the text in a window. Untuned: below it windows are nearly all overlap."""
 
@@ -85,6 +90,9 @@ class Tokenizers:
         return tokenizer
 
 
+still_wanted: ContextVar[Callable[[], None]] = ContextVar("still_wanted", default=lambda: None)
+"""Called before each row is tokenized. It raises ServingError once nobody waits for the rows of this context."""
+
 _shared: WeakValueDictionary[str, Tokenizers] = WeakValueDictionary()
 """Tokenizers in use, by the file's digest."""
 
@@ -116,7 +124,8 @@ class TextEncoder:
                 for token_id, token in added.items()
                 if token_id >= contract.processor.vocabulary
             }
-        self.max_characters = contract.max_tokens * CHARACTERS_PER_TOKEN
+        most = max(MAX_CHARACTERS, contract.max_tokens * MIN_CHARACTERS_PER_TOKEN)
+        self.max_characters = min(most, contract.max_tokens * CHARACTERS_PER_TOKEN)
         self.subword_prefix: str | None = getattr(self._exact.model, "continuing_subword_prefix", None)
 
     def row(
@@ -154,8 +163,9 @@ class TextEncoder:
 
         parameters: whether an over-long text is cut to `max_tokens` (default: the model's; of a pair the longer text is
         cut first), and at which side. special: whether special tokens are added. Raises Unprocessable for an over-long
-        text that is not cut, and for an empty one.
+        text that is not cut, and for an empty one; and what `still_wanted` raises.
         """
+        still_wanted.get()()
         if not text or pair == "":
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
         most, limit = self._most(parameters, max_tokens), self.max_characters
@@ -198,7 +208,7 @@ class TextEncoder:
                 "shorten the question, or raise max_seq_len"
             )
         stride = min(stride, room // 2)
-        if len(text) > MAX_WINDOWS * (room - stride) * CHARACTERS_PER_TOKEN:
+        if len(text) > min(MAX_CHARACTERS, MAX_WINDOWS * (room - stride) * CHARACTERS_PER_TOKEN):
             raise self._too_many(f"{len(text):,} characters")
         self._check_windows(text, most, room, stride)
         texts = (text, before) if before is None or self._is_text_first else (before, text)

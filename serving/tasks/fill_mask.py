@@ -8,14 +8,15 @@ leave the device.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, TypedDict
+from weakref import WeakKeyDictionary
 
 import msgspec
 import numpy
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
-from serving.processors.tokenizer import TextParameters
-from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, answer_text
+from serving.processors.tokenizer import TextEncoder, TextParameters
+from serving.tasks.base.cost import OBJECT_BYTES, answer_text
 from serving.tasks.base.scoring import Scoring, accuracy
 from serving.tasks.base.task import Batch, Task, VersionContext, probe_text, upload
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
@@ -30,6 +31,8 @@ MAX_CANDIDATES = 100
 CHARACTERS_OF_A_TOKEN = 8
 """Characters of a token in the text of a candidate. Untuned: above the 4 to 5 of real text, with the space."""
 
+MAX_TARGETS = 1000
+Target = Annotated[str, msgspec.Meta(max_length=64)]
 TopK = Annotated[int, msgspec.Meta(ge=1, le=MAX_CANDIDATES)]
 
 
@@ -37,7 +40,7 @@ class Parameters(TextParameters, frozen=True):
     """top_k: candidates per mask, best first. targets: only these tokens are scored."""
 
     top_k: TopK | None = None
-    targets: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=1000)] | str | None = None
+    targets: Annotated[tuple[Target, ...], msgspec.Meta(min_length=1, max_length=MAX_TARGETS)] | Target | None = None
 
 
 class Defaults(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
@@ -117,12 +120,6 @@ class FillMask(Task[str, Parameters, Masks]):
         """By the likeliest token for a text's only mask."""
         return Scoring(str, "the mask's token", lambda answer: answer[0]["token_str"].strip(), {"accuracy": accuracy})
 
-    def cost(self, item: str, parameters: Parameters, version: VersionContext) -> ItemCost:
-        """One row per text; the targets are tokenized for each."""
-        targets = parameters.targets or ()
-        own = len(targets) if isinstance(targets, str) else sum(map(len, targets))
-        return ItemCost(1, len(item) + own)
-
     def answer_bytes(self, encoded: Encoded[Masks], parameters: Parameters, version: VersionContext) -> int:
         """Each candidate of each mask is an object with the whole text."""
         masks = encoded.decode_context
@@ -138,7 +135,7 @@ class FillMask(Task[str, Parameters, Masks]):
             raise Unprocessable(
                 f"inputs has no {version.tokenizer.token_of(mask or 0)}: write it where a token is to be filled in"
             )
-        targets = _target_ids(parameters.targets, version)
+        targets = _known_targets(parameters.targets, version)
         payload = msgspec.msgpack.encode(Wanted(places, targets))
         batch_key = "targets" if targets else _batch_key(parameters.top_k or version.defaults.top_k)
         return Encoded(
@@ -199,10 +196,24 @@ def _candidate(
     }
 
 
-def _target_ids(targets: tuple[str, ...] | str | None, version: VersionContext) -> list[int]:
+_last_targets: WeakKeyDictionary[TextEncoder, tuple[object, list[int]]] = WeakKeyDictionary()
+"""The targets of the last request and their ids, by tokenizer."""
+
+
+def _known_targets(targets: tuple[str, ...] | str | None, version: VersionContext) -> list[int]:
+    """Ids of the targets, found once for all inputs of a request."""
+    if targets is None:
+        return []
+    known = _last_targets.get(version.tokenizer)
+    if known is None or known[0] is not targets:
+        known = _last_targets[version.tokenizer] = targets, _target_ids(targets, version)
+    return known[1]
+
+
+def _target_ids(targets: tuple[str, ...] | str, version: VersionContext) -> list[int]:
     """Ids of the targets, each once. A target that is not in the vocabulary stands for its first token."""
     ids: list[int] = []
-    for target in [targets] if isinstance(targets, str) else targets or ():
+    for target in [targets] if isinstance(targets, str) else targets:
         found = version.tokenizer.id_of(target)
         tokens = [found] if found is not None else version.tokenizer.tokenize(target)[:1]
         if not tokens:

@@ -174,24 +174,40 @@ def _read_window(
     first, last = (softmax(numpy.where(counted, logits, MASKED)) for logits in (starts, ends))
     nothing = float(first[0] * last[0])
     first, last = numpy.where(in_context, first, 0.0), numpy.where(in_context, last, 0.0)
-    width = min(parameters.max_answer_len, len(last))
-    followed = numpy.concatenate([last, numpy.zeros(width - 1, last.dtype)])
-    scores = first[:, None] * numpy.lib.stride_tricks.sliding_window_view(followed, width)  # (start, length - 1)
-    flat = scores.ravel()
-    count = min(parameters.top_k, flat.size)
-    places = numpy.argpartition(-flat, count - 1)[:count] if count < flat.size else numpy.arange(flat.size)
+    offsets, word_ids = encoding.offsets, encoding.word_ids
     spans = []
-    for place in places[numpy.argsort(-flat[places], kind="stable")].tolist():
-        start, length = divmod(place, width)
-        if flat[place] > 0.0:
-            where = _characters(encoding, start, start + length, parameters.align_to_words)
-            spans.append(Span(float(flat[place]), *where))
+    for start, end, score in best_spans(first, last, parameters.max_answer_len, parameters.top_k):
+        where = _characters(encoding, offsets, word_ids, start, end, parameters.align_to_words)
+        spans.append(Span(score, *where))
     return spans, nothing
 
 
-def _characters(encoding: "Encoding", start: int, end: int, align_to_words: bool) -> tuple[int, int]:
-    first, last = encoding.offsets[start][0], encoding.offsets[end][1]
-    opening, closing = encoding.word_ids[start], encoding.word_ids[end]
+def best_spans(first: AnyArray, last: AnyArray, max_tokens: int, top_k: int) -> list[tuple[int, int, float]]:
+    """The first and last token and the score of the best spans of at most `max_tokens`, best first; none of score 0.
+
+    first, last: (tokens,) float32, the probability that a span begins and ends at each token.
+    """
+    width = min(max_tokens, len(last))
+    followed = numpy.concatenate([last, numpy.zeros(width - 1, last.dtype)])
+    flat = (first[:, None] * numpy.lib.stride_tricks.sliding_window_view(followed, width)).ravel()  # start, length - 1
+    count = min(top_k, flat.size)
+    places = numpy.argpartition(-flat, count - 1)[:count] if count < flat.size else numpy.arange(flat.size)
+    order = places[numpy.argsort(-flat[places], kind="stable")].tolist()
+    spans = [(place // width, place // width + place % width, float(flat[place])) for place in order]
+    return [span for span in spans if span[2] > 0.0]
+
+
+def _characters(
+    encoding: "Encoding",
+    offsets: Sequence[tuple[int, int]],
+    word_ids: Sequence[int | None],
+    start: int,
+    end: int,
+    align_to_words: bool,
+) -> tuple[int, int]:
+    """The characters of the tokens from `start` to `end`. offsets, word_ids: of the encoding, which copies them."""
+    first, last = offsets[start][0], offsets[end][1]
+    opening, closing = word_ids[start], word_ids[end]
     if align_to_words and opening is not None and closing is not None:
         words = encoding.word_to_chars(opening, 1), encoding.word_to_chars(closing, 1)
         if words[0] is not None and words[1] is not None:

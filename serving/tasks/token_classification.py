@@ -207,15 +207,16 @@ def _describe(entity: Entity) -> LabelledEntity:
 
 def _tokens(text: str, encoding: "Encoding", scores: Scores, version: VersionContext) -> list[Token]:
     found = []
-    for index, (special, (start, end)) in enumerate(zip(encoding.special_tokens_mask, encoding.offsets, strict=True)):
+    parts = zip(encoding.special_tokens_mask, encoding.offsets, encoding.tokens, encoding.ids, strict=True)
+    for index, (special, (start, end), word, token_id) in enumerate(parts):
         if special:
             continue
-        word, characters = encoding.tokens[index], text[start:end]
+        characters = text[start:end]
         if version.tokenizer.subword_prefix:
             is_subword = len(word) != len(characters)
         else:
             is_subword = start > 0 and " " not in text[start - 1 : start + 1]
-        if encoding.ids[index] == version.contract.processor.unk_token_id:
+        if token_id == version.contract.processor.unk_token_id:
             word, is_subword = characters, False
         found.append(Token(word, scores[index], start, end, index, is_subword))
     return found

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Generic, TypeVar
 import msgspec
 
 from serving.errors import Unprocessable
-from serving.front.asgi import JsonObject, encode_json
+from serving.front.asgi import JSON, JsonObject, encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, timing_header, version_header
 from serving.front.protocols.forms import named_model, read_form, read_json, refuse_unknown, renamed
@@ -29,7 +29,7 @@ from serving.front.protocols.openai_forms import (
     usage,
 )
 from serving.front.text_stream import TextDelta, TextStream
-from serving.front.turns import CHATS
+from serving.front.turns import ANSWERS, CHATS
 from serving.tasks.base.fields import drop_unsupported
 from serving.tasks.base.generated_text import TokenScore
 from serving.tasks.base.request import Request, convert_request
@@ -80,10 +80,15 @@ class CompletionRoute(ABC, Generic[FormType]):
                     await self._tell(stream, form, model, exchange)
                     return
                 texts = await gather(stream)
-        choices = [self.choice(index, text, form) for index, text in enumerate(texts)]
-        head = self._head(stream, form, model, exchange)
-        body = head | {"object": self.kind, "choices": choices, "usage": usage(stream)}
-        await exchange.respond_json(body, version_header(stream.version), timing_header(stream.stages))
+        head = self._head(stream, form, model, exchange) | {"object": self.kind, "usage": usage(stream)}
+
+        def write() -> bytes:
+            choices = [self.choice(index, text, form) for index, text in enumerate(texts)]
+            return encode_json(head | {"choices": choices})
+
+        has_scores = any(text.tokens for text in texts)  # which can be large
+        body = await asyncio.get_running_loop().run_in_executor(ANSWERS, write) if has_scores else write()
+        await exchange.respond(body, JSON, version_header(stream.version), timing_header(stream.stages))
 
     async def _open(self, model: str | None, form: FormType, fields: JsonObject, exchange: Exchange) -> TextStream:
         name, version = named_model(model or form.model)

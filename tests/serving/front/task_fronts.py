@@ -73,10 +73,13 @@ def _text(row: EncodedRow) -> TokenDelta:
     return TokenDelta(0, ids.tobytes(), "length", count, logprobs.tobytes(), likeliest.tobytes(), scores.tobytes())
 
 
-def _arrays(row: EncodedRow, task: str, contract: Contract) -> list[Any]:
-    def numbers(*shape: int) -> Any:
-        return numpy.random.default_rng(0).random(shape, dtype=numpy.float32)
+@cache
+def _numbers(*shape: int) -> Any:
+    return numpy.random.default_rng(0).random(shape, dtype=numpy.float32)
 
+
+def _arrays(row: EncodedRow, task: str, contract: Contract) -> list[Any]:
+    numbers = _numbers
     labels = len(contract.labels)
     match task:
         case "text-classification" | "image-classification":

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from serving.front import loaded_version, text_stream
 from serving.processors.chat_template import ChatTemplate
 from serving.processors.tokenizer import TextEncoder
 from serving.tasks import get_task, served_tasks
@@ -208,3 +209,45 @@ def test_a_chat_is_rendered_in_a_thread_and_its_prompt_is_bounded(ask: Asked, mo
     assert threading.main_thread() not in threads
     status, text = ask("/v1/chat/completions", body | {"messages": body["messages"] * 10_001})
     assert (status, "length <= 10000" in text, len(threads)) == (422, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "body"),
+    [
+        ("token-classification", {"inputs": ["a " * 250] * 9, "parameters": {"ignore_labels": []}}),
+        ("feature-extraction", {"inputs": "a " * 500}),
+        ("feature-extraction", {"inputs": ["a " * 250] * 2}),
+        ("text-generation", {"inputs": "a", "parameters": {"max_new_tokens": 99, "top_n_tokens": 20}}),
+        ("question-answering", {"inputs": {"question": "a", "context": "a " * 3000}, "parameters": {"top_k": 99}}),
+    ],
+)
+def test_large_answers_are_made_in_threads_and_are_the_same(
+    ask: Asked, monkeypatch: pytest.MonkeyPatch, task: str, body: Any
+) -> None:
+    answers = []
+    for large in (1 << 40, 0):
+        monkeypatch.setattr(loaded_version, "LARGE_ANSWER_BYTES", large)
+        names: set[str] = set()
+        found = get_task(task)
+        decode = type(found).decode
+
+        def watched(*args: Any, names: set[str] = names, decode: Any = decode) -> Any:
+            names.add(threading.current_thread().name.partition("_")[0])
+            return decode(*args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(type(found), "decode", watched)
+            answers.append(ask(f"/models/{task}", body))
+        assert names == {"MainThread" if large else "headwaiter-answers"}
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 200
+
+
+def test_the_scores_of_whole_texts_are_the_same_in_threads(ask: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"model": "text-generation", "prompt": "a", "n": 3, "max_tokens": 40, "logprobs": 5}
+    answers = []
+    for large in (1 << 40, 0):
+        monkeypatch.setattr(text_stream, "LARGE_DELTA_TOKENS", large)
+        answers.append(json.loads(ask("/v1/completions", body)[1])["choices"])
+    assert answers[0] == answers[1]
+    assert len(answers[0][2]["logprobs"]["tokens"]) == 40
