@@ -69,7 +69,7 @@ class LoadedVersion:
         """
         task, version, parameters = self.task, self.served, request.parameters
         cost = check_cost(request, task, version, bounds)
-        answer_bytes = 0
+        rows = answer_bytes = 0
         encoded: list[Encoded[object]] = []
         for index, item in enumerate(request.items):
             if index and turns.is_over():
@@ -85,6 +85,8 @@ class LoadedVersion:
                 if request.is_list:
                     error.message = error.message.replace("inputs", f"inputs[{index}]", 1)
                 raise
+            rows += len(found.rows)  # of a text in windows there are more than `cost` knows
+            bounds.check_rows(rows)
             answer_bytes += task.answer_bytes(found, parameters, version)
             bounds.check_answer(answer_bytes)
             encoded.append(found)

@@ -42,6 +42,14 @@ class RequestBounds(msgspec.Struct, frozen=True):
             answer_bytes=settings.max_answer_bytes,
         )
 
+    def check_rows(self, rows: int) -> None:
+        """Raise TooLarge for more rows than a request may have."""
+        if rows > self.rows:
+            raise TooLarge(
+                f"inputs and parameters make {rows:,} rows and more, a request may have {self.rows:,} "
+                f"({ROWS_PER_INPUT} x HEADWAITER_MAX_ROWS): send them in several requests"
+            )
+
     def check_answer(self, size_bytes: int) -> None:
         """Raise TooLarge for an answer that would take more memory than one may."""
         if size_bytes > self.answer_bytes:
@@ -59,11 +67,7 @@ def check_cost(request: Request, task: AnyTask, version: VersionContext, bounds:
         rows += cost.rows
         characters += cost.characters
         pixel_bytes += cost.pixel_bytes
-        if rows > bounds.rows:
-            raise TooLarge(
-                f"inputs and parameters make {rows:,} rows and more, a request may have {bounds.rows:,} "
-                f"({ROWS_PER_INPUT} x HEADWAITER_MAX_ROWS): send them in several requests"
-            )
+        bounds.check_rows(rows)
         if characters > bounds.characters:
             raise TooLarge(
                 f"inputs and parameters make {characters:,} characters in {rows:,} rows and more, a request may have "

@@ -1,6 +1,8 @@
 """A front of every task with a real tokenizer; its engines answer at once, with arrays of the right shape."""
 
 import asyncio
+import struct
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -19,7 +21,7 @@ from serving.front.meter import FrontMeter
 from serving.processors.chat_template import ChatTemplate
 from serving.processors.images import ImageReader
 from serving.processors.tokenizer import TextEncoder
-from serving.tasks import get_task
+from serving.tasks import get_task, served_tasks
 from serving.tasks.base.task import AnyTask, VersionContext
 from serving.tasks.fill_mask import Wanted
 from serving.wire.messages import EncodedRow, SamplingSettings, TokenDelta
@@ -28,6 +30,8 @@ from tests.contracts import classifier
 from tests.serving.front.local_front import FakeLink
 from tests.small_models import vocabulary
 
+TASKS = tuple(name for name in served_tasks() if name not in ("text2text-generation", "translation"))
+"""The other two are text2text-generation by another name, as summarization is."""
 LABELS = {
     "text-classification": tuple(f"label {index}" for index in range(60)),
     "zero-shot-classification": ("contradiction", "neutral", "entailment"),
@@ -166,7 +170,7 @@ def serve_tasks(front: Front, tasks: Sequence[str]) -> dict[str, TaskLink]:
     return links
 
 
-async def _no_other_app(scope: Any, receive: Any, send: Any) -> None:
+async def no_other_app(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError(scope["path"])
 
 
@@ -174,8 +178,20 @@ def post(front: Front, path: str, body: bytes, **headers: str) -> httpx.Response
     """Send a body to a route of the data plane."""
 
     async def work() -> httpx.Response:
-        transport = httpx.ASGITransport(DataPlane(front, _no_other_app))
+        transport = httpx.ASGITransport(DataPlane(front, no_other_app))
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             return await client.post(path, content=body, headers=headers)
 
     return asyncio.run(work())
+
+
+def png(width: int, height: int) -> bytes:
+    """A black image: of many pixels, but few bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    lines = (b"\0" * (1 + -(-width // 8))) * height
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(lines, 9)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

@@ -2,9 +2,7 @@
 
 import base64
 import json
-import struct
 import threading
-import zlib
 from typing import Any
 
 import pytest
@@ -12,25 +10,10 @@ import pytest
 from serving.front import loaded_version, text_stream
 from serving.processors.chat_template import ChatTemplate
 from serving.processors.tokenizer import TextEncoder
-from serving.tasks import get_task, served_tasks
+from serving.tasks import get_task
 from serving.tasks.base.bounds import ROWS_PER_INPUT
 from tests.serving.front.local_front import MakeFront
-from tests.serving.front.task_fronts import TaskLink, context_of, post, serve_tasks
-
-TASKS = tuple(name for name in served_tasks() if name not in ("text2text-generation", "translation"))
-
-
-def png(width: int, height: int) -> bytes:
-    """A black image: of many pixels, but few bytes."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    lines = (b"\0" * (1 + -(-width // 8))) * height
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(lines, 9)), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
+from tests.serving.front.task_fronts import TASKS, TaskLink, context_of, png, post, serve_tasks
 
 IMAGE = base64.b64encode(png(16, 16)).decode()
 
