@@ -21,6 +21,8 @@ from serving.tasks.base.task import AnyTask
 
 MAX_DIMENSIONS = 8
 """Of a tensor. Untuned: rows of texts have one or two, and clients may add some of size 1."""
+MAX_NAME = 256
+"""Characters of a tensor's name. Untuned."""
 BINARY = "binary_data_size"
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "shared_memory_region": (),
@@ -33,9 +35,9 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
 class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An input. data: nested or flat lists; unset where it follows the JSON in binary form."""
 
-    name: str
+    name: Annotated[str, Meta(max_length=MAX_NAME)]
     shape: Annotated[list[Annotated[int, Meta(ge=-1, lt=2**31)]], Meta(max_length=MAX_DIMENSIONS)]
-    datatype: str
+    datatype: Annotated[str, Meta(max_length=MAX_NAME)]
     data: object = msgspec.UNSET
     parameters: JsonObject = {}
 

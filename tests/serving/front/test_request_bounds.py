@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from serving.errors import MAX_MESSAGE
 from serving.front import loaded_version, text_stream
 from serving.processors.chat_template import ChatTemplate
 from serving.processors.tokenizer import TextEncoder
@@ -234,3 +235,11 @@ def test_the_scores_of_whole_texts_are_the_same_in_threads(ask: Asked, monkeypat
         answers.append(json.loads(ask("/v1/completions", body)[1])["choices"])
     assert answers[0] == answers[1]
     assert len(answers[0][2]["logprobs"]["tokens"]) == 40
+
+
+def test_an_error_quotes_no_more_than_some_of_a_long_value(ask: Asked) -> None:
+    body = {"inputs": "a", "parameters": {"candidate_labels": ["a"], "hypothesis_template": "\x01" * 100_000}}
+    status, text = ask("/models/zero-shot-classification", body)
+    assert status == 422
+    assert len(json.loads(text)["error"]) == MAX_MESSAGE + 3
+    assert "has no {} where the label goes" in text
