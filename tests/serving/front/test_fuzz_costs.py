@@ -192,7 +192,7 @@ class Measured:
     """A front of all tasks, of which each request is measured."""
 
     def __init__(self, run: Path) -> None:
-        self.front: Front = make_front(run, max_rows=1024 // SCALE)
+        self.front: Front = make_front(run, max_rows=1024 // SCALE, timeout_seconds=3600)
         self.links: dict[str, TaskLink] = serve_tasks(self.front, TASKS)
         whole = RequestBounds.of(self.front.settings)
         self.bounds = self.front.bounds = RequestBounds(
