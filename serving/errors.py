@@ -35,6 +35,10 @@ def mlflow_code(status: int) -> str:
     return MLFLOW_CODES.get(status, "INVALID_PARAMETER_VALUE" if 400 <= status < 500 else "INTERNAL_ERROR")
 
 
+MAX_MESSAGE = 4000
+"""Characters of a message. Of a longer one the middle is left out: it quotes a value, and ends with the way out."""
+
+
 class ServingError(Exception):
     """Base class. status: HTTP status. reason: a short fixed word for metrics and clients.
 
@@ -46,6 +50,8 @@ class ServingError(Exception):
     reason: ClassVar[str] = "failed"
 
     def __init__(self, message: str, *, retry_seconds: float | None = None, field: str = "") -> None:
+        if len(message) > MAX_MESSAGE:
+            message = f"{message[: MAX_MESSAGE // 2]} … {message[-MAX_MESSAGE // 2 :]}"
         super().__init__(message)
         self.message = message
         self.retry_seconds = retry_seconds

@@ -146,6 +146,7 @@ def _settle_process() -> None:
     """Set this worker process' global state, once everything is imported."""
     access = logging.getLogger("uvicorn.access")  # with handlers, uvicorn formats a line for each request
     access.handlers, access.propagate = [], False
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time needs no pool of threads
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # by Pillow; `images` refuses such images
     gc.collect()
     gc.freeze()  # imported objects stay: the collector need not scan them while requests are served

@@ -19,6 +19,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 MAX_RUN_FOLDER = 70
 """Bytes of the run folder's path, so that a socket in it stays within the 107 bytes of a socket's path."""
 CORES_OF_A_FRONT = 4
+DEFAULT_BODY_BYTES = 8 * 2**20
 ORIGIN = re.compile(r"https?://[a-z0-9._\-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d+)?")
 """An origin as browsers send it: without a path, and without a port that is the scheme's own."""
 _DEVICE = re.compile(r"auto|(cpu|cuda)(:\d+)?")
@@ -97,7 +98,12 @@ class ServingSettings(msgspec.Struct, frozen=True):
         ),
     ] = 0
     queue_seconds: Annotated[float, Meta(ge=0.01, le=3600, description="Work that may wait for an engine.")] = 10.0
-    max_body_bytes: Annotated[int, Meta(ge=1024, le=2**31, description="Bytes of one request's body.")] = 8 * 2**20
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=2**31, description="Bytes of one request's body.")] = (
+        DEFAULT_BODY_BYTES
+    )
+    max_answer_bytes: Annotated[
+        int, Meta(ge=2**20, le=2**40, description="Memory that one answer may take while it is written.")
+    ] = 128 * 2**20
     max_rows: Annotated[int, Meta(ge=1, le=10**6, description="Rows of one request.")] = 1024
     threads: Annotated[int, Meta(ge=0, le=1024, description="Of an engine on a CPU; 0: all that may be used.")] = 0
     cache_bytes: Annotated[

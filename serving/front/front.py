@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -25,9 +25,11 @@ from serving.front.request_log import RequestLog
 from serving.front.request_tracker import RequestTracker, TrackedRequest
 from serving.front.routing import Routing
 from serving.front.text_stream import StreamSource, TextStream
+from serving.front.turns import Turns
 from serving.runtime.limits import read_limits
 from serving.runtime.server_process import ServerProcess
 from serving.settings import ServingSettings
+from serving.tasks.base.bounds import RequestBounds
 from serving.tasks.base.request import Request
 from serving.tasks.base.task import AnyTask
 from serving.wire.messages import Encoded
@@ -57,7 +59,7 @@ class Call(msgspec.Struct, frozen=True):
 
     name: str
     version: str | None
-    read: Callable[[AnyTask], Request]
+    read: Callable[[AnyTask], Request | Awaitable[Request]]
     disconnected: Disconnected | None
     tracked: TrackedRequest
 
@@ -80,6 +82,7 @@ class Front:
         self._file = TableFile(settings.run)
         self.routing = Routing(settings, self._file)
         self.health = Health(settings, self._file, self.routing)
+        self.bounds = RequestBounds.of(settings)
         self._disconnects = Disconnects()
         self._server = ServerProcess(settings.server)
         self._is_leaving = False
@@ -139,7 +142,7 @@ class Front:
         self,
         name: str,
         version: str | None,
-        read: Callable[[AnyTask], Request],
+        read: Callable[[AnyTask], Request | Awaitable[Request]],
         *,
         protocol: ProtocolName,
         disconnected: Disconnected | None = None,
@@ -147,6 +150,7 @@ class Front:
     ) -> TextStream:
         """The texts of `name` (or `name@alias`) as they are written; the arguments are those of `answer`.
 
+        read: may read in a thread, and begins in the turn of the event loop that found the version.
         Returns once the rows are in the queue, and raises ServingError before. What happens later is raised by the
         stream. It counts as a request until it is closed.
         """
@@ -215,7 +219,8 @@ class Front:
             self._disconnects.forget(waiter)
         stages.received = time.perf_counter()
         stages.forward_seconds = waiter.forward_seconds
-        value = write(await sent.loaded.decode(sent.request, sent.encoded, arrays))
+        with Turns(deadline, call.disconnected) as turns:
+            value = await sent.loaded.decode(sent.request, sent.encoded, arrays, turns, write)
         return Answer(value, sent.loaded.version, stages)
 
     async def _open_source(self, call: Call) -> StreamSource:
@@ -244,11 +249,13 @@ class Front:
         stages = call.tracked.stages
         loaded = self.routing.find(call.name, call.version)
         call.tracked.begin_attempt(loaded)
-        request = call.read(loaded.task)
+        read = call.read(loaded.task)
+        request = read if isinstance(read, Request) else await read
         if streams and not loaded.task.generates:
             raise only_text_streams(loaded.model, loaded.task)
         stages.items = request.items
-        encoded = await loaded.encode(request)
+        with Turns(deadline, call.disconnected) as turns:
+            encoded = await loaded.encode(request, self.bounds, turns)
         stages.tokens = sum([item.rows[0].length for item in encoded])
         stages.sent = time.perf_counter()
         rows = [row for item in encoded for row in item.rows]

@@ -1,23 +1,30 @@
 """A version as a front serves it: contract, task, tokenizer, links to its engines, meter."""
 
-import asyncio
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
 from serving.errors import NotReady, ServingError
 from serving.front.engine_link import EngineLink
 from serving.front.meter import FrontMeter
+from serving.front.turns import ANSWERS, IMAGES, TEXTS, Turns
+from serving.processors.tokenizer import LONG_CHARACTERS
 from serving.tasks import get_task
+from serving.tasks.base.bounds import RequestBounds, check_cost
+from serving.tasks.base.cost import ItemCost
 from serving.tasks.base.request import Request, assemble
 from serving.tasks.base.task import AnyTask, VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
-YIELD_SECONDS = 0.002
-"""How long a request may encode or decode before the event loop runs others."""
+LARGE_ANSWER_BYTES = 1 << 19
+"""Memory of an answer that a thread decodes and writes. Untuned: so many numbers or objects take some milliseconds."""
+PREDICTIONS_A_TURN = 1024
+"""Predictions that are counted before the event loop runs others. Untuned: each takes about a microsecond."""
+
+Value = TypeVar("Value")
 
 
 @dataclass
@@ -57,35 +64,70 @@ class LoadedVersion:
             return self.accepting[0]
         return min(self.accepting, key=lambda link: link.outstanding_tokens)
 
-    async def encode(self, request: Request) -> list[Encoded[object]]:
-        """The rows of each item, in order. Raises ServingError, which names the item."""
-        encoded, turn = [], time.perf_counter()
+    async def encode(self, request: Request, bounds: RequestBounds, turns: Turns) -> list[Encoded[object]]:
+        """The rows of each item, in order.
+
+        Raises TooLarge before anything is built, ServingError, which names the item, and what `turns` raises.
+        """
+        task, version, parameters = self.task, self.served, request.parameters
+        cost = check_cost(request, task, version, bounds)
+        rows = answer_bytes = 0
+        encoded: list[Encoded[object]] = []
         for index, item in enumerate(request.items):
-            if index and time.perf_counter() - turn > YIELD_SECONDS:
-                await asyncio.sleep(0)
-                turn = time.perf_counter()
+            if index and turns.is_over():
+                await turns.give()
             try:
                 if self.contract.processor.image is not None:  # decoding a large image takes milliseconds
-                    encoded.append(await asyncio.to_thread(self.task.encode, item, request.parameters, self.served))
+                    found = await turns.hand_over(IMAGES, task.encode, item, parameters, version)
+                elif cost.characters > LONG_CHARACTERS and _is_long(task.cost(item, parameters, version)):
+                    found = await turns.hand_over(TEXTS, task.encode, item, parameters, version)
                 else:
-                    encoded.append(self.task.encode(item, request.parameters, self.served))
+                    found = task.encode(item, parameters, version)
             except ServingError as error:
                 if request.is_list:
                     error.message = error.message.replace("inputs", f"inputs[{index}]", 1)
                 raise
+            rows += len(found.rows)  # of a text in windows there are more than `cost` knows
+            bounds.check_rows(rows)
+            answer_bytes += task.answer_bytes(found, parameters, version)
+            bounds.check_answer(answer_bytes)
+            encoded.append(found)
         return encoded
 
-    async def decode(self, request: Request, encoded: list[Encoded[object]], arrays: list[RowArrays]) -> Any:
-        """The answer. Its labels are counted."""
+    async def decode(
+        self,
+        request: Request,
+        encoded: list[Encoded[object]],
+        arrays: list[RowArrays],
+        turns: Turns,
+        write: Callable[[Any], Value],
+    ) -> Value:
+        """The answer, as `write` makes it. Its labels are counted. Raises what `turns` raises."""
         answers: list[Any] = []
-        turn, first = time.perf_counter(), 0
+        first = total_bytes = 0
         for item in encoded:
-            if answers and time.perf_counter() - turn > YIELD_SECONDS:
-                await asyncio.sleep(0)
-                turn = time.perf_counter()
+            if answers and turns.is_over():
+                await turns.give()
             rows = arrays[first : first + len(item.rows)]
             first += len(item.rows)
-            answers.append(self.task.decode(rows, item.decode_context, request.parameters, self.served))
+            size = self.task.answer_bytes(item, request.parameters, self.served)
+            total_bytes += size
+            given = (rows, item.decode_context, request.parameters, self.served)
+            if size > LARGE_ANSWER_BYTES:
+                answers.append(await turns.hand_over(ANSWERS, self.task.decode, *given))
+            else:
+                answers.append(self.task.decode(*given))
         for answer in answers:
-            self.meter.observe_predictions(self.task.predictions(answer))
-        return assemble(answers, request, self.task)
+            predictions = self.task.predictions(answer)
+            for start in range(0, len(predictions), PREDICTIONS_A_TURN):
+                if start and turns.is_over():
+                    await turns.give()
+                self.meter.observe_predictions(predictions[start : start + PREDICTIONS_A_TURN])
+        answer = assemble(answers, request, self.task)
+        if total_bytes > LARGE_ANSWER_BYTES:
+            return await turns.hand_over(ANSWERS, write, answer)
+        return write(answer)
+
+
+def _is_long(cost: ItemCost) -> bool:
+    return cost.characters > LONG_CHARACTERS

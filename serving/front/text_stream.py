@@ -4,6 +4,7 @@ A lost engine is replaced as long as nothing of the stream has left the server; 
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,10 +14,15 @@ from serving.errors import ClientGone, DeadlineExceeded, EngineLost, ServingErro
 from serving.front.engine_link import StreamWaiter
 from serving.front.request_context import StageTimes
 from serving.front.request_tracker import TrackedRequest
+from serving.front.turns import ANSWERS, Turns
 from serving.processors.detokenizer import TextReader
 from serving.processors.tokenizer import TextEncoder
 from serving.tasks.base.generated_text import TokenScore, read_scores, to_arrays
 from serving.wire.messages import Finish, TokenDelta
+
+LARGE_DELTA_TOKENS = 512
+"""Tokens, with the likeliest ones at each position, that a thread reads. Untuned: each is decoded by itself, which
+takes some microseconds."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ class TextStream:
         self._request = request
         self._open_source = open_source
         self._wait_seconds = wait_seconds
+        self._turns = Turns(math.inf, None)
         self._source: StreamSource
         self._readers: list[_Reader] = []
         self._unfinished = 0
@@ -189,7 +196,11 @@ class TextStream:
     async def _next_delta(self) -> TextDelta:
         while True:
             try:
-                delta = self._read(*await self._next_part())
+                index, part = await self._next_part()
+                if (len(part.tokens) + len(part.top_ids)) // 4 > LARGE_DELTA_TOKENS:
+                    delta = await self._turns.hand_over(ANSWERS, self._read, index, part)
+                else:
+                    delta = self._read(index, part)
             except EngineLost as error:
                 if self._has_begun and not self._is_collected:
                     raise
@@ -202,10 +213,16 @@ class TextStream:
 
     async def _next_part(self) -> tuple[int, TokenDelta]:
         parts = self._source.waiter.parts
-        try:
-            found = parts.get_nowait() if not parts.empty() else await asyncio.wait_for(parts.get(), self._wait_seconds)
-        except TimeoutError as error:
-            raise DeadlineExceeded("the next token did not come in time: try again later") from error
+        if not parts.empty():
+            if self._turns.is_over():
+                await self._turns.give()
+            found = parts.get_nowait()
+        else:
+            try:
+                found = await asyncio.wait_for(parts.get(), self._wait_seconds)
+            except TimeoutError as error:
+                raise DeadlineExceeded("the next token did not come in time: try again later") from error
+            self._turns.begin()
         if isinstance(found, ServingError):
             raise found
         return found

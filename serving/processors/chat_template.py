@@ -5,21 +5,28 @@ in Jinja's immutable sandbox and see plain data only.
 """
 
 import json
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
 
 from registry.checkpoint_files import AddedToken, NamedTemplate, SpecialTokensMap, TokenizerKeys, one_line, read_json
 from registry.errors import UnreadableArtifact
 from registry.redaction import describe_error
-from serving.errors import Unprocessable
+from serving.errors import ServingError, TooLarge, Unprocessable
+from serving.settings import DEFAULT_BODY_BYTES
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from jinja2.nodes import Node
     from jinja2.parser import Parser
 
+MAX_RENDER_SECONDS = 2.0
+"""Untuned: a template takes about a millisecond for a long chat. Some take more than linear time."""
 SPECIAL_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 
@@ -53,15 +60,52 @@ class ChatTemplate:
                 f"({one_line(error)}): correct it there, or remove it"
             ) from error
 
-    def render(self, messages: Sequence[Mapping[str, object]], **variables: object) -> str:
-        """The prompt up to the start of the assistant's message. Raises Unprocessable where the template refuses."""
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        variables: Mapping[str, object] = MappingProxyType({}),
+        *,
+        max_characters: int = DEFAULT_BODY_BYTES,
+        max_seconds: float = MAX_RENDER_SECONDS,
+    ) -> str:
+        """The prompt up to the start of the assistant's message.
+
+        variables: further ones of the template. Raises Unprocessable where the template refuses or takes longer than
+        `max_seconds`, TooLarge for a prompt of more than `max_characters`. Safe for several threads.
+        """
+        given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+        parts, size = [], 0
+        token = _deadline.set(time.monotonic() + max_seconds)
         try:
-            given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
-            return str(self._template.render(self._special | variables | given))
+            for part in self._template.generate(self._special | dict(variables) | given):
+                _check_deadline()
+                parts.append(part)
+                size += len(part)
+                if size > max_characters:
+                    raise TooLarge(
+                        f"messages make a prompt of more than {max_characters:,} characters: send fewer or shorter",
+                        field="messages",
+                    )
+            return "".join(parts)
+        except ServingError:
+            raise
         except Exception as error:  # a template is a program: on odd messages it may raise anything
             raise Unprocessable(
                 f"messages do not fit the model's chat template ({describe_error(error)})", field="messages"
             ) from error
+        finally:
+            _deadline.reset(token)
+
+
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
+"""Of the template that is being rendered, in monotonic seconds."""
+
+
+def _check_deadline() -> None:
+    if time.monotonic() > _deadline.get():
+        raise Unprocessable(
+            "messages take the model's chat template too long: send fewer or shorter ones", field="messages"
+        )
 
 
 def _environment() -> "Environment":
@@ -99,9 +143,22 @@ def _environment() -> "Environment":
     def refuse(message: str) -> None:
         raise jinja2.exceptions.TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
+    class Sandbox(ImmutableSandboxedEnvironment):
+        """Looks at the deadline whenever a template reads or calls something, as every loop that works does."""
+
+        def getattr(self, obj: Any, attribute: str) -> Any:
+            _check_deadline()
+            return super().getattr(obj, attribute)
+
+        def getitem(self, obj: Any, argument: Any) -> Any:
+            _check_deadline()
+            return super().getitem(obj, argument)
+
+        def call(self, /, *args: Any, **given: Any) -> Any:
+            _check_deadline()
+            return super().call(*args, **given)
+
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals.update(
         raise_exception=refuse,

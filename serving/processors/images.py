@@ -5,7 +5,9 @@ A front resizes and crops, the engine scales and normalises. So a colour travels
 
 import base64
 import binascii
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -24,7 +26,20 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
-"""An image of more pixels is refused by its header, before it is decoded. Untuned: 50 megapixels take 150 MB."""
+"""An image of more pixels is refused by its header, before it is decoded. Untuned."""
+BYTES_OF_COLOUR, BYTES_OF_GREY = 4, 1
+"""Of a pixel in Pillow's memory."""
+GREY_MODES = ("1", "L", "P")
+MAX_IMAGE_BYTES = BYTES_OF_COLOUR * MAX_PIXELS + 2**22
+"""Memory of an image and its copies: converting, turning, resizing and cropping make one each. So an image of most
+pixels is read if it needs no copy beside the small one that the model takes."""
+LARGE_IMAGE_BYTES = MAX_IMAGE_BYTES // 8
+"""Of images that take more, one is read at a time."""
+ORIENTATION = 0x0112
+"""The EXIF tag (CIPA DC-008) that says how an image is turned; 1: not at all."""
+
+
+_reading_large = threading.Lock()
 
 
 class ImageReader:
@@ -32,6 +47,8 @@ class ImageReader:
 
     def __init__(self, contract: Contract) -> None:
         self._settings = settings_of(contract)
+        self.pixel_bytes = 3 * self._settings.height * self._settings.width
+        """Of one row."""
         self._length = contract.max_tokens
 
     def encode(self, item: str | bytes, batch_key: str) -> EncodedRow:
@@ -45,7 +62,11 @@ class ImageReader:
         """
         image = _open(item if isinstance(item, bytes) else _decode(item))
         try:
-            return shape(image, self._settings).tobytes()
+            size_bytes = _check_memory(image, self._settings)
+            with _reading_large if size_bytes > LARGE_IMAGE_BYTES else nullcontext():
+                image.load()
+                _check_memory(image, self._settings)  # some files say at their end only how the image is turned
+                return shape(image, self._settings).tobytes()
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             raise Unprocessable(f"inputs holds an image whose file is broken ({error}): send it again") from error
 
@@ -89,11 +110,29 @@ def _channels(values: tuple[float, ...], device: "torch.device") -> "torch.Tenso
     return torch.tensor(values).view(3, 1, 1).to(device)
 
 
+def memory_of(image: "Image", settings: ImageSettings) -> int:
+    """The bytes that an image's pixels and their copies take while `shape` works, by what is known of its file."""
+    width, height = image.size
+    pixels = width * height
+    size_bytes = pixels * (BYTES_OF_GREY if image.mode in GREY_MODES else BYTES_OF_COLOUR)
+    has_exif = image.format != "PNG" or "exif" in image.info  # else Pillow (12) would read the whole file for it
+    copies = (image.mode != "RGB") + (has_exif and image.getexif().get(ORIENTATION, 1) != 1)
+    size_bytes += copies * pixels * BYTES_OF_COLOUR
+    if settings.resize:
+        width, height = _resized(image.size, settings.resize)
+        size_bytes += BYTES_OF_COLOUR * width * (max(image.size) + height)  # rows are resized first, then columns
+    if settings.crop:
+        size_bytes += BYTES_OF_COLOUR * max(width, settings.crop[1]) * max(height, settings.crop[0])
+    return size_bytes
+
+
 def shape(image: "Image", settings: ImageSettings) -> AnyArray:
     """Turn upright, convert to RGB, resize, crop, order channels: (3, height, width) uint8. Raises what Pillow does."""
     from PIL import ImageOps
 
-    image = ImageOps.exif_transpose(image).convert("RGB")
+    ImageOps.exif_transpose(image, in_place=True)  # which makes no copy of an image that is upright
+    if image.mode != "RGB":
+        image = image.convert("RGB")
     if settings.resize:
         image = image.resize(_resized(image.size, settings.resize), resample=settings.resample)
     if settings.crop:
@@ -149,6 +188,17 @@ def _open(data: bytes) -> "Image":
             f"inputs holds an image of {width} x {height} pixels, at most {MAX_PIXELS:,} are read: shrink it"
         )
     return image
+
+
+def _check_memory(image: "Image", settings: ImageSettings) -> int:
+    """The image's `memory_of`; raises TooLarge for too much."""
+    size_bytes = memory_of(image, settings)
+    if size_bytes > MAX_IMAGE_BYTES:
+        raise TooLarge(
+            f"inputs holds an image of {image.width} x {image.height} pixels, which takes {size_bytes:,} bytes of "
+            f"memory to resize for this model, at most {MAX_IMAGE_BYTES:,} are taken: shrink it, or cut it less narrow"
+        )
+    return size_bytes
 
 
 def _decode(text: str) -> bytes:

@@ -1,11 +1,13 @@
 """Text → rows of token ids, by the tokenizer's own file and without transformers. Front side.
 
-The engine pads. A front encodes in its event loop only: truncation is a setting of a tokenizer, and changing it while
-another thread encodes gives wrong rows.
+The engine pads. A front encodes long texts in threads. Truncation is a setting of a tokenizer, and changing it while
+another thread encodes gives wrong rows, so each thread truncates with a copy of its own.
 """
 
+import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -21,11 +23,19 @@ from serving.errors import Unprocessable
 from serving.processors.word_cache import WordCache
 from serving.wire.messages import EncodedRow
 
+MIN_CHARACTERS_PER_TOKEN = 8
+"""A text may have so many for each of the model's tokens, whatever their number. Untuned: above those of real text."""
 CHARACTERS_PER_TOKEN = 64
 """A text of more characters than this times `max_tokens` is over-long and not tokenized. Untuned: far above the 4 to 5
 of real text."""
+LONG_CHARACTERS = 4096
+"""Longer texts are tokenized by a thread. Untuned: a text of so many takes a WordPiece tokenizer 2 to 5 ms."""
 MAX_WINDOWS = 256
 """Most windows of one text. Untuned: bounds what one request may cost."""
+MAX_WINDOW_TOKENS = 1 << 17
+"""Most tokens of all windows of one text: those of most windows of 512 tokens."""
+MAX_CHARACTERS = 1 << 19
+"""Most characters of one text. A tokenizer takes up to 300 bytes for each while it works."""
 MIN_WINDOW_TOKENS = 8
 """Least tokens of the text in a window. Untuned: below it windows are nearly all overlap."""
 
@@ -58,16 +68,20 @@ class Tokenizers:
         self._path = str(path)
         self.exact = self._copy()
         self.words = WordCache.of(self.exact)
-        self._cutting: Tokenizer | None = None
+        self._thread = threading.local()
 
     def cutter(
         self, most: int, *, stride: int = 0, strategy: str = "longest_first", direction: Side = "right"
     ) -> Tokenizer:
-        """The copy that truncates, with these settings until the next call. A copy per setting would cost too much."""
-        if self._cutting is None:
-            self._cutting = self._copy()
-        self._cutting.enable_truncation(most, stride=stride, strategy=strategy, direction=direction)
-        return self._cutting
+        """The thread's copy that truncates, with these settings until the next call.
+
+        A copy per setting would cost too much.
+        """
+        cutting: Tokenizer | None = getattr(self._thread, "cutting", None)
+        if cutting is None:
+            cutting = self._thread.cutting = self._copy()
+        cutting.enable_truncation(most, stride=stride, strategy=strategy, direction=direction)
+        return cutting
 
     def _copy(self) -> Tokenizer:
         tokenizer = Tokenizer.from_file(self._path)
@@ -76,12 +90,15 @@ class Tokenizers:
         return tokenizer
 
 
+still_wanted: ContextVar[Callable[[], None]] = ContextVar("still_wanted", default=lambda: None)
+"""Called before each row is tokenized. It raises ServingError once nobody waits for the rows of this context."""
+
 _shared: WeakValueDictionary[str, Tokenizers] = WeakValueDictionary()
 """Tokenizers in use, by the file's digest."""
 
 
 class TextEncoder:
-    """The tokenizer of one version. Not for several threads.
+    """The tokenizer of one version. Safe for several threads.
 
     max_tokens: of a row. absent: special tokens without an embedding, by id. subword_prefix: WordPiece's prefix of a
     word's later tokens, None for other tokenizers.
@@ -107,7 +124,8 @@ class TextEncoder:
                 for token_id, token in added.items()
                 if token_id >= contract.processor.vocabulary
             }
-        self.max_characters = contract.max_tokens * CHARACTERS_PER_TOKEN
+        most = max(MAX_CHARACTERS, contract.max_tokens * MIN_CHARACTERS_PER_TOKEN)
+        self.max_characters = min(most, contract.max_tokens * CHARACTERS_PER_TOKEN)
         self.subword_prefix: str | None = getattr(self._exact.model, "continuing_subword_prefix", None)
 
     def row(
@@ -145,8 +163,9 @@ class TextEncoder:
 
         parameters: whether an over-long text is cut to `max_tokens` (default: the model's; of a pair the longer text is
         cut first), and at which side. special: whether special tokens are added. Raises Unprocessable for an over-long
-        text that is not cut, and for an empty one.
+        text that is not cut, and for an empty one; and what `still_wanted` raises.
         """
+        still_wanted.get()()
         if not text or pair == "":
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
         most, limit = self._most(parameters, max_tokens), self.max_characters
@@ -156,7 +175,7 @@ class TextEncoder:
             text, pair = _cut(text, limit, direction), None if pair is None else _cut(pair, limit, direction)
         elif len(text) + len(pair or "") > limit:
             raise self._too_long(f"{len(text) + len(pair or ''):,} characters", most)
-        encoding = self._exact.encode(text, pair, add_special_tokens=special)
+        encoding = self._tokenize(self._exact, text, pair, special=special)
         if len(encoding) > most:
             if not truncate:
                 raise self._too_long(f"{len(encoding):,} tokens", most)
@@ -164,7 +183,7 @@ class TextEncoder:
             if most <= fixed:  # the tokenizer would not cut at all
                 raise Unprocessable(f"parameters.truncate leaves {most} tokens, of which {fixed} are special: cut less")
             cutter = self._tokenizers.cutter(most, direction=direction)
-            encoding = cutter.encode(text, pair, add_special_tokens=special)
+            encoding = self._tokenize(cutter, text, pair, special=special)
         return self._row(encoding, batch_key), encoding
 
     def windows(
@@ -181,7 +200,7 @@ class TextEncoder:
         most = min(max_tokens or self.max_tokens, self.max_tokens)
         fixed = self._exact.num_special_tokens_to_add(before is not None)
         if before is not None:
-            fixed += len(self._exact.encode(before[: self.max_characters], add_special_tokens=False))
+            fixed += len(self._tokenize(self._exact, before[: self.max_characters], special=False))
         room = most - fixed
         if room < MIN_WINDOW_TOKENS:
             raise Unprocessable(
@@ -189,15 +208,34 @@ class TextEncoder:
                 "shorten the question, or raise max_seq_len"
             )
         stride = min(stride, room // 2)
-        if len(text) > MAX_WINDOWS * (room - stride) * CHARACTERS_PER_TOKEN:
+        if len(text) > min(MAX_CHARACTERS, MAX_WINDOWS * (room - stride) * CHARACTERS_PER_TOKEN):
             raise self._too_many(f"{len(text):,} characters")
+        self._check_windows(text, most, room, stride)
         texts = (text, before) if before is None or self._is_text_first else (before, text)
         strategy = "longest_first" if before is None else ("only_first", "only_second")[self.text_sequence]
-        first = self._tokenizers.cutter(most, stride=stride, strategy=strategy).encode(*texts)
+        first = self._tokenize(self._tokenizers.cutter(most, stride=stride, strategy=strategy), *texts)
         found = [first, *first.overflowing]
         if len(found) > MAX_WINDOWS:
             raise self._too_many(f"{len(found):,} windows")
         return [(self._row(encoding, ""), encoding) for encoding in found]
+
+    def _check_windows(self, text: str, most: int, room: int, stride: int) -> None:
+        """Raise Unprocessable for too many tokens in all windows together.
+
+        The tokens are counted only where a text of so many characters can have too many.
+        """
+        step = room - stride
+
+        def tokens(length: int) -> int:
+            return most * (1 + max(0, -(-(length - room) // step)))
+
+        if tokens(len(text)) > MAX_WINDOW_TOKENS:
+            found = tokens(len(self._tokenize(self._exact, text, special=False)))
+            if found > MAX_WINDOW_TOKENS:
+                raise Unprocessable(
+                    f"inputs has a text whose windows have {found:,} tokens together, at most {MAX_WINDOW_TOKENS:,} "
+                    "are read: send it in parts, shorten the question, or let windows overlap less"
+                )
 
     @property
     def text_sequence(self) -> int:
@@ -216,7 +254,7 @@ class TextEncoder:
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of a text without special tokens. At most `max_characters` are read."""
-        ids: list[int] = self._exact.encode(text[: self.max_characters], add_special_tokens=False).ids
+        ids: list[int] = self._tokenize(self._exact, text[: self.max_characters], special=False).ids
         return ids
 
     def refuse_absent(self, ids: Sequence[int], field: str) -> None:
@@ -245,6 +283,13 @@ class TextEncoder:
     def read(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Decode ids."""
         return str(self._exact.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    @staticmethod
+    def _tokenize(tokenizer: Tokenizer, text: str, pair: str | None = None, *, special: bool = True) -> Encoding:
+        """The encoding of a text or pair. Of a long one without the GIL, which `Tokenizer.encode` holds (0.23)."""
+        if len(text) + len(pair or "") <= LONG_CHARACTERS:
+            return tokenizer.encode(text, pair, add_special_tokens=special)
+        return tokenizer.encode_batch([text if pair is None else (text, pair)], add_special_tokens=special)[0]
 
     def _most(self, parameters: TextParameters | None, max_tokens: int | None) -> int:
         """The most tokens of a row: the least of the model's limit and those of the caller and the request."""

@@ -8,7 +8,7 @@ sentences is the cosine of their vectors, as in the Hugging Face inference API's
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import msgspec
 import numpy
@@ -18,6 +18,7 @@ from registry.sentence_folder import read_sentence_folder
 from serving.errors import Unprocessable
 from serving.processors.images import ImageReader, collate_images, compare_pixels, draw, normalise, probe_image
 from serving.processors.tokenizer import TextEncoder, TextParameters
+from serving.tasks.base.cost import NUMBER_BYTES, ItemCost
 from serving.tasks.base.pooling import pool
 from serving.tasks.base.task import Batch, Task, VersionContext, probe_text, upload
 from serving.wire.messages import AnyArray, Encoded, EncodedRow, Row, RowArrays
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
 Mode = Literal["mean", "cls", "last", "max", "mean_sqrt_len_tokens", "weightedmean"]
-Modes = Annotated[tuple[Mode, ...], msgspec.Meta(min_length=1)]
+Modes = Annotated[tuple[Mode, ...], msgspec.Meta(min_length=1, max_length=len(get_args(Mode)))]
 """Their vectors one after another."""
 Pooling = Literal["raw", "mean", "cls", "last", "max", "mean_sqrt_len_tokens", "weightedmean"] | Modes
 RAW = "raw"
@@ -126,6 +127,24 @@ class FeatureExtraction(Task[str | Comparison, Parameters, bool]):
         """Find out whether a model with an encoder and a decoder takes the text alone."""
         if contract.is_encoder_decoder and not _takes_text_alone(model, probe_text(contract, 3)):
             setattr(model, NEEDS_ENCODER, True)
+
+    def cost(self, item: str | Comparison, parameters: Parameters, version: VersionContext) -> ItemCost:
+        """One row per text, with its prompt, or per image."""
+        rows = 1 if isinstance(item, str) else 1 + len(item.sentences)
+        if version.contract.processor.image:
+            return ItemCost(rows, 0, rows * version.image_reader.pixel_bytes)
+        prompt = len(self._prompt(parameters, version))
+        if isinstance(item, str):
+            return ItemCost(1, prompt + len(item))
+        return ItemCost(rows, rows * prompt + len(item.source_sentence) + sum(map(len, item.sentences)))
+
+    def answer_bytes(self, encoded: Encoded[bool], parameters: Parameters, version: VersionContext) -> int:
+        """A vector, or a vector per token; of a comparison the vectors count, too."""
+        pooling = self._pooling(parameters, version)
+        width = version.answer_width * (1 if isinstance(pooling, str) else len(pooling))
+        width = min(width, parameters.dimensions or version.defaults.dimensions or width)
+        vectors = sum([row.length for row in encoded.rows]) if pooling == RAW else len(encoded.rows)
+        return NUMBER_BYTES * width * vectors
 
     def encode(self, item: str | Comparison, parameters: Parameters, version: VersionContext) -> Encoded[bool]:
         """One row per text; its batch key is the pooling, its payload how many tokens of a prompt are not pooled."""

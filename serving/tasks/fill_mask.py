@@ -8,13 +8,15 @@ leave the device.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, TypedDict
+from weakref import WeakKeyDictionary
 
 import msgspec
 import numpy
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
-from serving.processors.tokenizer import TextParameters
+from serving.processors.tokenizer import TextEncoder, TextParameters
+from serving.tasks.base.cost import OBJECT_BYTES, answer_text
 from serving.tasks.base.scoring import Scoring, accuracy
 from serving.tasks.base.task import Batch, Task, VersionContext, probe_text, upload
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 MAX_CANDIDATES = 100
 """The most candidates for one mask."""
 
+CHARACTERS_OF_A_TOKEN = 8
+"""Characters of a token in the text of a candidate. Untuned: above the 4 to 5 of real text, with the space."""
+
+MAX_TARGETS = 1000
+Target = Annotated[str, msgspec.Meta(max_length=64)]
 TopK = Annotated[int, msgspec.Meta(ge=1, le=MAX_CANDIDATES)]
 
 
@@ -33,7 +40,7 @@ class Parameters(TextParameters, frozen=True):
     """top_k: candidates per mask, best first. targets: only these tokens are scored."""
 
     top_k: TopK | None = None
-    targets: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=1000)] | str | None = None
+    targets: Annotated[tuple[Target, ...], msgspec.Meta(min_length=1, max_length=MAX_TARGETS)] | Target | None = None
 
 
 class Defaults(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
@@ -113,6 +120,12 @@ class FillMask(Task[str, Parameters, Masks]):
         """By the likeliest token for a text's only mask."""
         return Scoring(str, "the mask's token", lambda answer: answer[0]["token_str"].strip(), {"accuracy": accuracy})
 
+    def answer_bytes(self, encoded: Encoded[Masks], parameters: Parameters, version: VersionContext) -> int:
+        """Each candidate of each mask is an object with the whole text."""
+        masks = encoded.decode_context
+        candidates = len(masks.places) * _candidates(masks, parameters, version)
+        return candidates * (OBJECT_BYTES + answer_text(CHARACTERS_OF_A_TOKEN * len(masks.ids)))
+
     def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[Masks]:
         """One row per text."""
         row, encoding = version.tokenizer.encode(item, parameters=parameters)
@@ -122,7 +135,7 @@ class FillMask(Task[str, Parameters, Masks]):
             raise Unprocessable(
                 f"inputs has no {version.tokenizer.token_of(mask or 0)}: write it where a token is to be filled in"
             )
-        targets = _target_ids(parameters.targets, version)
+        targets = _known_targets(parameters.targets, version)
         payload = msgspec.msgpack.encode(Wanted(places, targets))
         batch_key = "targets" if targets else _batch_key(parameters.top_k or version.defaults.top_k)
         return Encoded(
@@ -151,8 +164,7 @@ class FillMask(Task[str, Parameters, Masks]):
         """`[{"score", "token", "token_str", "sequence"}, …]`, or one such list per mask."""
         ids, places, targets = masks.ids, masks.places, masks.targets
         scores, tokens = rows[0]
-        top_k = parameters.top_k or version.defaults.top_k
-        count = min(top_k, len(targets) or top_k)
+        count = _candidates(masks, parameters, version)
         answer = []
         for index, place in enumerate(places):
             width = len(targets) or scores.shape[1]
@@ -164,6 +176,12 @@ class FillMask(Task[str, Parameters, Masks]):
                 ]
             )
         return answer[0] if len(places) == 1 else answer
+
+
+def _candidates(masks: Masks, parameters: Parameters, version: VersionContext) -> int:
+    """The number of candidates for each mask."""
+    top_k: int = parameters.top_k or version.defaults.top_k
+    return min(top_k, len(masks.targets) or top_k)
 
 
 def _candidate(
@@ -178,10 +196,24 @@ def _candidate(
     }
 
 
-def _target_ids(targets: tuple[str, ...] | str | None, version: VersionContext) -> list[int]:
+_last_targets: WeakKeyDictionary[TextEncoder, tuple[object, list[int]]] = WeakKeyDictionary()
+"""The targets of the last request and their ids, by tokenizer."""
+
+
+def _known_targets(targets: tuple[str, ...] | str | None, version: VersionContext) -> list[int]:
+    """Ids of the targets, found once for all inputs of a request."""
+    if targets is None:
+        return []
+    known = _last_targets.get(version.tokenizer)
+    if known is None or known[0] is not targets:
+        known = _last_targets[version.tokenizer] = targets, _target_ids(targets, version)
+    return known[1]
+
+
+def _target_ids(targets: tuple[str, ...] | str, version: VersionContext) -> list[int]:
     """Ids of the targets, each once. A target that is not in the vocabulary stands for its first token."""
     ids: list[int] = []
-    for target in [targets] if isinstance(targets, str) else targets or ():
+    for target in [targets] if isinstance(targets, str) else targets:
         found = version.tokenizer.id_of(target)
         tokens = [found] if found is not None else version.tokenizer.tokenize(target)[:1]
         if not tokens:

@@ -12,6 +12,7 @@ import msgspec
 from registry.contract import Contract
 from serving.processors.images import ImageReader, collate_images, compare_pixels, draw, normalise, probe_image
 from serving.tasks.base.answers import LabelScore, best_labels
+from serving.tasks.base.cost import OBJECT_BYTES, ItemCost
 from serving.tasks.base.scoring import Activation, Scoring, of_classes
 from serving.tasks.base.task import Batch, Task, VersionContext
 from serving.tasks.text_classification import activation
@@ -73,6 +74,14 @@ class ImageClassification(Task[str | bytes, Parameters, None]):
     def scoring(self, contract: Contract) -> Scoring:
         """By the best label, the labels above one half, or the number."""
         return of_classes(contract, activation(contract))
+
+    def cost(self, item: str | bytes, parameters: Parameters, version: VersionContext) -> ItemCost:
+        """One row per image. Its file is no text."""
+        return ItemCost(1, 0, version.image_reader.pixel_bytes)
+
+    def answer_bytes(self, encoded: Encoded[None], parameters: Parameters, version: VersionContext) -> int:
+        """An object per label."""
+        return OBJECT_BYTES * min(len(version.contract.labels), parameters.top_k or version.defaults.top_k)
 
     def encode(self, item: str | bytes, parameters: Parameters, version: VersionContext) -> Encoded[None]:
         """One row per image."""

@@ -13,6 +13,7 @@ import numpy
 from registry.contract import Contract
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.answers import softmax
+from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, answer_text
 from serving.tasks.base.scoring import Scoring, accuracy
 from serving.tasks.base.task import Batch, Task, VersionContext
 from serving.wire.messages import Encoded, RowArrays
@@ -57,6 +58,15 @@ class MultipleChoice(Task[Question, TextParameters, list[str]]):
         return Scoring(
             int, "the right choice's number, from 0", lambda answer: answer[0]["choice"], {"accuracy": accuracy}
         )
+
+    def cost(self, item: Question, parameters: TextParameters, version: VersionContext) -> ItemCost:
+        """One row per ending, each with the prompt."""
+        return ItemCost(len(item.choices), len(item.choices) * len(item.prompt) + sum(map(len, item.choices)))
+
+    def answer_bytes(self, encoded: Encoded[list[str]], parameters: TextParameters, version: VersionContext) -> int:
+        """An object per ending, with its text."""
+        choices = encoded.decode_context
+        return OBJECT_BYTES * len(choices) + answer_text(sum(map(len, choices)))
 
     def encode(self, item: Question, parameters: TextParameters, version: VersionContext) -> Encoded[list[str]]:
         """One row per ending."""

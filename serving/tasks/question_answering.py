@@ -17,6 +17,7 @@ import numpy
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.tasks.base.answers import softmax
+from serving.tasks.base.cost import OBJECT_BYTES, answer_text
 from serving.tasks.base.scoring import Scoring, exact_match, f1_words
 from serving.tasks.base.task import Batch, Task, VersionContext
 from serving.wire.messages import AnyArray, Encoded, RowArrays
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 MASKED = -10_000.0
+TOKEN_BYTES = 128
+"""Memory of a token of a window: in the tokenizer's encoding, the row, and the two arrays of its logits."""
+MAX_ANSWER_TOKENS = 512
+"""Bounds the spans of a window that are compared. Untuned: answers are spans of a few words, 15 tokens by default."""
 
 
 class Question(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -46,7 +51,7 @@ class Parameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """
 
     top_k: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
-    max_answer_len: Positive = 15
+    max_answer_len: Annotated[int, msgspec.Meta(ge=1, le=MAX_ANSWER_TOKENS)] = 15
     max_seq_len: Positive = 384
     doc_stride: Annotated[int, msgspec.Meta(ge=0)] = 128
     handle_impossible_answer: bool = False
@@ -110,6 +115,13 @@ class QuestionAnswering(Task[Question, Parameters, Windows]):
             settle=lambda accepted: [accepted] if isinstance(accepted, str) else accepted,
         )
 
+    def answer_bytes(self, encoded: Encoded[Windows], parameters: Parameters, version: VersionContext) -> int:
+        """Answers with texts of the context, chosen among those of each window; the windows are kept until then."""
+        windows = TOKEN_BYTES * sum([row.length for row in encoded.rows])
+        candidates = parameters.top_k * len(encoded.rows)
+        answers = parameters.top_k * answer_text(len(encoded.decode_context.context))
+        return windows + OBJECT_BYTES * candidates + answers
+
     def encode(self, item: Question, parameters: Parameters, version: VersionContext) -> Encoded[Windows]:
         """One row per window."""
         if parameters.max_question_len is not None:
@@ -162,21 +174,40 @@ def _read_window(
     first, last = (softmax(numpy.where(counted, logits, MASKED)) for logits in (starts, ends))
     nothing = float(first[0] * last[0])
     first, last = numpy.where(in_context, first, 0.0), numpy.where(in_context, last, 0.0)
-    scores = numpy.tril(numpy.triu(numpy.outer(first, last)), parameters.max_answer_len - 1)
-    flat = scores.ravel()
-    count = min(parameters.top_k, flat.size)
-    places = numpy.argpartition(-flat, count - 1)[:count] if count < flat.size else numpy.arange(flat.size)
+    offsets, word_ids = encoding.offsets, encoding.word_ids
     spans = []
-    for place in places[numpy.argsort(-flat[places], kind="stable")].tolist():
-        start, end = divmod(place, scores.shape[1])
-        if flat[place] > 0.0:
-            spans.append(Span(float(flat[place]), *_characters(encoding, start, end, parameters.align_to_words)))
+    for start, end, score in best_spans(first, last, parameters.max_answer_len, parameters.top_k):
+        where = _characters(encoding, offsets, word_ids, start, end, parameters.align_to_words)
+        spans.append(Span(score, *where))
     return spans, nothing
 
 
-def _characters(encoding: "Encoding", start: int, end: int, align_to_words: bool) -> tuple[int, int]:
-    first, last = encoding.offsets[start][0], encoding.offsets[end][1]
-    opening, closing = encoding.word_ids[start], encoding.word_ids[end]
+def best_spans(first: AnyArray, last: AnyArray, max_tokens: int, top_k: int) -> list[tuple[int, int, float]]:
+    """The first and last token and the score of the best spans of at most `max_tokens`, best first; none of score 0.
+
+    first, last: (tokens,) float32, the probability that a span begins and ends at each token.
+    """
+    width = min(max_tokens, len(last))
+    followed = numpy.concatenate([last, numpy.zeros(width - 1, last.dtype)])
+    flat = (first[:, None] * numpy.lib.stride_tricks.sliding_window_view(followed, width)).ravel()  # start, length - 1
+    count = min(top_k, flat.size)
+    places = numpy.argpartition(-flat, count - 1)[:count] if count < flat.size else numpy.arange(flat.size)
+    order = places[numpy.argsort(-flat[places], kind="stable")].tolist()
+    spans = [(place // width, place // width + place % width, float(flat[place])) for place in order]
+    return [span for span in spans if span[2] > 0.0]
+
+
+def _characters(
+    encoding: "Encoding",
+    offsets: Sequence[tuple[int, int]],
+    word_ids: Sequence[int | None],
+    start: int,
+    end: int,
+    align_to_words: bool,
+) -> tuple[int, int]:
+    """The characters of the tokens from `start` to `end`. offsets, word_ids: of the encoding, which copies them."""
+    first, last = offsets[start][0], offsets[end][1]
+    opening, closing = word_ids[start], word_ids[end]
     if align_to_words and opening is not None and closing is not None:
         words = encoding.word_to_chars(opening, 1), encoding.word_to_chars(closing, 1)
         if words[0] is not None and words[1] is not None:

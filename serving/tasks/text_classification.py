@@ -15,6 +15,7 @@ from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.answers import LabelScore, best_labels
+from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, answer_text, count_characters
 from serving.tasks.base.scoring import Activation, Scoring, of_classes
 from serving.tasks.base.task import Batch, Task, VersionContext, probe_text
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
@@ -130,6 +131,22 @@ class TextClassification(Task[str | Pair, Parameters, list[str] | None]):
     def scoring(self, contract: Contract) -> Scoring:
         """By the best label, the labels above one half, or the number."""
         return of_classes(contract, activation(contract))
+
+    def cost(self, item: str | Pair, parameters: Parameters, version: VersionContext) -> ItemCost:
+        """One row per text or pair; a ranking has the query in each text's row."""
+        if isinstance(item, str):
+            return ItemCost(1, len(item))
+        if item.texts is None:
+            return ItemCost(1, count_characters(item))
+        return ItemCost(len(item.texts), len(item.texts) * len(item.query or "") + sum(map(len, item.texts)))
+
+    def answer_bytes(self, encoded: Encoded[list[str] | None], parameters: Parameters, version: VersionContext) -> int:
+        """An object per label, or per ranked text."""
+        texts = encoded.decode_context
+        if texts is None:
+            most = min(len(version.contract.labels), MAX_LABELS)
+            return OBJECT_BYTES * min(most, parameters.top_k or version.defaults.top_k or most)
+        return OBJECT_BYTES * len(texts) + (answer_text(sum(map(len, texts))) if parameters.return_text else 0)
 
     def encode(self, item: str | Pair, parameters: Parameters, version: VersionContext) -> Encoded[list[str] | None]:
         """One row per text or pair; a ranking has one row per text."""

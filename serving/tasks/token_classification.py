@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from registry.contract import Contract
 from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.cost import OBJECT_BYTES
 from serving.tasks.base.scoring import LabelledSpan, Scoring, f1_micro, precision, recall
 from serving.tasks.base.task import Batch, Task, VersionContext
 from serving.wire.messages import Encoded, RowArrays
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import Encoding
     from transformers import PreTrainedModel
+
+MAX_IGNORED = 1024
+"""The most labels that a request may leave out. Untuned: more than models have."""
+SCORE_BYTES = 8
+"""Memory of a label's score of a token: float32 in the engine's message and in the array that is read from it."""
 
 Strategy = Literal["none", "simple", "first", "average", "max"]
 Scores = NDArray[numpy.float32]
@@ -37,7 +43,7 @@ class Parameters(TextParameters, frozen=True):
     """
 
     aggregation_strategy: Strategy | None = None
-    ignore_labels: tuple[str, ...] | None = None
+    ignore_labels: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_IGNORED)] | None = None
     stride: Annotated[int, msgspec.Meta(ge=0)] = STRIDE_TOKENS
 
 
@@ -123,6 +129,11 @@ class TokenClassification(Task[str, Parameters, Windows]):
             parameters={"aggregation_strategy": "simple"} if is_split else {},
         )
 
+    def answer_bytes(self, encoded: Encoded[Windows], parameters: Parameters, version: VersionContext) -> int:
+        """Every token may be an object, and has a score for each label until then."""
+        tokens = sum([row.length for row in encoded.rows])
+        return tokens * (OBJECT_BYTES + SCORE_BYTES * len(version.contract.labels))
+
     def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[Windows]:
         """One row per text, or one per window of a text longer than the model's limit."""
         if parameters.truncate:
@@ -141,7 +152,7 @@ class TokenClassification(Task[str, Parameters, Windows]):
         """`[{"entity_group" or "entity", "score", "word", "start", "end"}, …]` in the order of the text."""
         strategy = parameters.aggregation_strategy or version.defaults.aggregation_strategy
         ignored = version.defaults.ignore_labels if parameters.ignore_labels is None else parameters.ignore_labels
-        ignored = ("O",) if ignored is msgspec.UNSET else ignored
+        ignored = frozenset(("O",) if ignored is msgspec.UNSET else ignored)
         answer: list[LabelledEntity] = []
         for encoding, (scores,) in zip(windows.encodings, rows, strict=True):
             tokens = _tokens(windows.text, encoding, scores, version)
@@ -196,15 +207,16 @@ def _describe(entity: Entity) -> LabelledEntity:
 
 def _tokens(text: str, encoding: "Encoding", scores: Scores, version: VersionContext) -> list[Token]:
     found = []
-    for index, (special, (start, end)) in enumerate(zip(encoding.special_tokens_mask, encoding.offsets, strict=True)):
+    parts = zip(encoding.special_tokens_mask, encoding.offsets, encoding.tokens, encoding.ids, strict=True)
+    for index, (special, (start, end), word, token_id) in enumerate(parts):
         if special:
             continue
-        word, characters = encoding.tokens[index], text[start:end]
+        characters = text[start:end]
         if version.tokenizer.subword_prefix:
             is_subword = len(word) != len(characters)
         else:
             is_subword = start > 0 and " " not in text[start - 1 : start + 1]
-        if encoding.ids[index] == version.contract.processor.unk_token_id:
+        if token_id == version.contract.processor.unk_token_id:
             word, is_subword = characters, False
         found.append(Token(word, scores[index], start, end, index, is_subword))
     return found

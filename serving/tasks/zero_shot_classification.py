@@ -16,6 +16,7 @@ from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.answers import LabelScore, softmax
+from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, answer_text
 from serving.tasks.base.scoring import Scoring, accuracy, f1_macro
 from serving.tasks.base.task import Batch, Task, VersionContext, probe_text
 from serving.tasks.text_classification import mark_ends
@@ -87,12 +88,22 @@ class ZeroShotClassification(Task[str, Parameters, list[str]]):
         metrics = {"accuracy": accuracy, "f1_macro": f1_macro}
         return Scoring(str, "one of the candidate labels", lambda answer: answer[0]["label"], metrics)
 
+    def cost(self, item: str, parameters: Parameters, version: VersionContext) -> ItemCost:
+        """One row per label: the text, and the template with the label at each of its places."""
+        labels = _candidates(parameters, version)
+        template = _template(parameters, version)
+        places, own = template.count("{}"), len(item) + len(template)
+        return ItemCost(len(labels), sum([own + places * (len(label) - 2) for label in labels]))
+
+    def answer_bytes(self, encoded: Encoded[list[str]], parameters: Parameters, version: VersionContext) -> int:
+        """An object per label."""
+        labels = encoded.decode_context
+        return OBJECT_BYTES * len(labels) + answer_text(sum(map(len, labels)))
+
     def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[list[str]]:
         """One row per label, as premise and hypothesis."""
         labels = _candidates(parameters, version)
-        template = parameters.hypothesis_template or version.defaults.hypothesis_template
-        if "{}" not in template:
-            raise Unprocessable(f"parameters.hypothesis_template {template!r} has no {{}} where the label goes")
+        template = _template(parameters, version)
         rows = [version.tokenizer.row(item, template.replace("{}", label), parameters=parameters) for label in labels]
         return Encoded([mark_ends(row, version.contract) for row in rows], labels)
 
@@ -126,6 +137,13 @@ def _candidates(parameters: Parameters, version: VersionContext) -> list[str]:
             f"parameters.candidate_labels has {len(labels)} labels, at most {MAX_CANDIDATES} may be given"
         )
     return labels
+
+
+def _template(parameters: Parameters, version: VersionContext) -> str:
+    template: str = parameters.hypothesis_template or version.defaults.hypothesis_template
+    if "{}" not in template:
+        raise Unprocessable(f"parameters.hypothesis_template {template!r} has no {{}} where the label goes")
+    return template
 
 
 def _entailment(contract: Contract) -> int | None:

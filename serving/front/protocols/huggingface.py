@@ -4,7 +4,7 @@ import msgspec
 
 from headwaiter import __version__
 from serving.errors import ServingError, UnknownModel, Unprocessable
-from serving.front.asgi import JSON, Header, JsonObject, Response, encode_json, refusal, respond
+from serving.front.asgi import JSON, Header, JsonObject, Response, encode_answer, encode_json, refusal, respond
 from serving.front.disconnects import Disconnected
 from serving.front.front import Front, only_text_streams
 from serving.front.loaded_version import LoadedVersion
@@ -121,7 +121,7 @@ class HuggingFace(Protocol):
             return request
 
         answer = await self.front.answer(
-            name, version, read, protocol=self.name, write=encode_json, disconnected=disconnected, context=context
+            name, version, read, protocol=self.name, write=encode_answer, disconnected=disconnected, context=context
         )
         return 200, answer.value, [JSON, *headers_of(answer), context.header]
 

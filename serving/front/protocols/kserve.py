@@ -40,6 +40,10 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
 }
 """Triton's parameters of a request that are refused, with the values that ask for nothing."""
 UNSUPPORTED_OF_OUTPUTS: dict[str, tuple[object, ...]] = {"classification": (0,)}
+MAX_TENSORS = 64
+"""Of a request. Untuned: tasks have up to five inputs, and a parameter may be one."""
+MAX_ID = 1024
+"""Characters of a request's id, which the answer repeats. Untuned."""
 Microseconds = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -78,10 +82,10 @@ class IndexForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class InferenceForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An inference request."""
 
-    inputs: list[Tensor]
-    id: str | None = None
+    inputs: Annotated[list[Tensor], msgspec.Meta(max_length=MAX_TENSORS)]
+    id: Annotated[str, msgspec.Meta(max_length=MAX_ID)] | None = None
     parameters: JsonObject = {}
-    outputs: list[Wanted] = []
+    outputs: Annotated[list[Wanted], msgspec.Meta(max_length=MAX_TENSORS)] = []
 
 
 class KServe(Protocol):

@@ -7,9 +7,11 @@ form is its length in 4 bytes, little-endian, and then the bytes.
 import math
 import struct
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 import numpy
+from msgspec import Meta
 
 from serving.errors import Malformed, Unprocessable
 from serving.front.asgi import JsonObject, encode_json
@@ -17,6 +19,10 @@ from serving.tasks.base.columns import TEXT_COLUMNS, lists_of, parts_of, to_inpu
 from serving.tasks.base.fields import drop_unsupported
 from serving.tasks.base.task import AnyTask
 
+MAX_DIMENSIONS = 8
+"""Of a tensor. Untuned: rows of texts have one or two, and clients may add some of size 1."""
+MAX_NAME = 256
+"""Characters of a tensor's name. Untuned."""
 BINARY = "binary_data_size"
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "shared_memory_region": (),
@@ -29,9 +35,9 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
 class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An input. data: nested or flat lists; unset where it follows the JSON in binary form."""
 
-    name: str
-    shape: list[int]
-    datatype: str
+    name: Annotated[str, Meta(max_length=MAX_NAME)]
+    shape: Annotated[list[Annotated[int, Meta(ge=-1, lt=2**31)]], Meta(max_length=MAX_DIMENSIONS)]
+    datatype: Annotated[str, Meta(max_length=MAX_NAME)]
     data: object = msgspec.UNSET
     parameters: JsonObject = {}
 
@@ -64,7 +70,7 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes) -> dict[str, list[obj
                 raise Malformed(f"{where} has neither data nor {BINARY} within the body")
             elements, binary = _unpack(binary[:size], where), binary[size:]
         else:
-            elements = _flatten(tensor.data)
+            elements = _flatten(tensor.data, where)
         columns[tensor.name] = _shaped(elements, tensor.shape, where)
     return columns
 
@@ -150,12 +156,14 @@ def _text(element: bytes) -> str | bytes:
         return element  # a file; tasks that take no files refuse it
 
 
-def _flatten(data: object) -> list[object]:
+def _flatten(data: object, where: str, depth: int = MAX_DIMENSIONS) -> list[object]:
     if not isinstance(data, list):
         return [data]
-    return (
-        [element for entry in data for element in _flatten(entry)] if any(isinstance(e, list) for e in data) else data
-    )
+    if not any(isinstance(each, list) for each in data):
+        return data
+    if not depth:
+        raise Malformed(f"{where} has data in more than {MAX_DIMENSIONS} dimensions")
+    return [element for entry in data for element in _flatten(entry, where, depth - 1)]
 
 
 def _shaped(elements: list[object], shape: Sequence[int], where: str) -> list[object]:

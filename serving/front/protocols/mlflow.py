@@ -9,12 +9,13 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version as installed
+from itertools import islice
 from typing import Literal, assert_never, get_args
 
 import msgspec
 
-from serving.errors import Malformed, NotReady, ServingError, UnknownModel, Unprocessable, mlflow_code
-from serving.front.asgi import JSON, JsonObject, encode_json
+from serving.errors import Malformed, NotReady, ServingError, TooLarge, UnknownModel, Unprocessable, mlflow_code
+from serving.front.asgi import JSON, JsonObject, encode_answer
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import read_form, read_json
 from serving.tasks.base.columns import to_inputs
@@ -76,7 +77,8 @@ class MLflowScoring(Protocol):
         kind = exchange.header(b"content-type").partition(";")[0].strip().lower()
         if kind == "application/octet-stream" or "parquet" in kind:
             raise Malformed(f"content-type {kind} is not read: send application/json or text/csv")
-        read_inputs, params = _read_table(body) if kind == "text/csv" else _read_object(body)
+        read_body = _read_table if kind == "text/csv" else _read_object
+        read_inputs, params = read_body(body, settings.max_rows)
 
         def read(task: AnyTask) -> Request:
             return convert_request(read_inputs(task), params, task, settings.max_rows)
@@ -94,26 +96,27 @@ class MLflowScoring(Protocol):
 
 
 def _write(answers: object) -> bytes:
-    return encode_json({"predictions": answers})
+    return b'{"predictions":%b}' % encode_answer(answers)
 
 
-def _read_table(body: bytes) -> tuple[ReadInputs, None]:
+def _read_table(body: bytes, max_rows: int) -> tuple[ReadInputs, object]:
     """A body in CSV: what makes the inputs, once the task is known."""
-    return partial(to_inputs, _read_csv(body)), None
+    return partial(to_inputs, _read_csv(body, max_rows)), None
 
 
-def _read_object(body: bytes) -> tuple[ReadInputs, object]:
+def _read_object(body: bytes, max_rows: int) -> tuple[ReadInputs, object]:
     """A body in JSON: what makes the inputs, once the task is known, and the parameters. Raises Malformed."""
     found = read_json(body)
     given = [name for name in FORMATS if name in found]
     if len(given) != 1:
         raise Malformed(f"the body must have exactly one of {', '.join(FORMATS)}; it has {', '.join(found) or 'none'}")
-    return partial(_read_inputs, given[0], found[given[0]]), found.get("params")
+    return partial(_read_inputs, given[0], found[given[0]], max_rows), found.get("params")
 
 
-def _read_inputs(form: Format, value: object, task: AnyTask) -> list[object]:
+def _read_inputs(form: Format, value: object, max_rows: int, task: AnyTask) -> list[object]:
     match form:
         case "dataframe_split":
+            _check_rows(value.get("data") if isinstance(value, dict) else None, max_rows)
             split = read_form({form: value}, _SplitTableForm).dataframe_split
             if any(len(row) != len(split.columns) for row in split.data):
                 raise Unprocessable(
@@ -122,6 +125,7 @@ def _read_inputs(form: Format, value: object, task: AnyTask) -> list[object]:
             columns = {name: [row[at] for row in split.data] for at, name in enumerate(split.columns)}
             inputs = to_inputs(columns, task)
         case "dataframe_records":
+            _check_rows(value, max_rows)
             inputs = to_inputs(_columns(value, form), task)
         case "inputs" | "instances":
             inputs = _plain(value, task)
@@ -148,12 +152,20 @@ def _columns(records: object, form: str) -> dict[str, list[object]]:
     return {name: [record[name] for record in records] for name in names}
 
 
-def _read_csv(body: bytes) -> Mapping[str, Sequence[str]]:
+def _check_rows(rows: object, max_rows: int) -> None:
+    """Raise TooLarge for a table of too many rows."""
+    if isinstance(rows, list) and len(rows) > max_rows:
+        raise TooLarge(f"the table has more than {max_rows:,} rows: send it in several requests")
+
+
+def _read_csv(body: bytes, max_rows: int) -> Mapping[str, Sequence[str]]:
     try:
-        header, *rows = list(csv.reader(io.StringIO(body.decode()), strict=True)) or [[]]
+        lines = csv.reader(io.StringIO(body.decode()), strict=True)
+        header = next(lines, [])
+        rows = list(islice(filter(None, lines), max_rows + 1))
     except (UnicodeDecodeError, csv.Error) as error:
         raise Malformed(f"the body is not CSV in UTF-8 ({error})") from error
-    rows = [row for row in rows if row]
+    _check_rows(rows, max_rows)
     if not header or any(len(row) != len(header) for row in rows):
         raise Malformed(
             "the body is no table in CSV: it needs a line of column names, and a value for each in every row"

@@ -4,13 +4,17 @@ Both go through `Front.stream`, also for complete answers: a text may take longe
 long as its tokens come in time.
 """
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import ClassVar, Generic, TypeVar
+from collections.abc import Coroutine, Iterator, Sequence
+from functools import partial
+from typing import Annotated, ClassVar, Generic, TypeVar
+
+import msgspec
 
 from serving.errors import Unprocessable
-from serving.front.asgi import JsonObject, encode_json
+from serving.front.asgi import JSON, JsonObject, encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, timing_header, version_header
 from serving.front.protocols.forms import named_model, read_form, read_json, refuse_unknown, renamed
@@ -25,11 +29,14 @@ from serving.front.protocols.openai_forms import (
     usage,
 )
 from serving.front.text_stream import TextDelta, TextStream
+from serving.front.turns import ANSWERS, CHATS
 from serving.tasks.base.fields import drop_unsupported
 from serving.tasks.base.generated_text import TokenScore
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import AnyTask
 
+MAX_MESSAGES = 10_000
+"""Of a chat. Untuned: more than fit any model's limit of tokens, with the marks around each."""
 FormType = TypeVar("FormType", bound=GenerationForm)
 
 
@@ -48,8 +55,10 @@ class CompletionRoute(ABC, Generic[FormType]):
         self._front = front
 
     @abstractmethod
-    def read(self, form: FormType, fields: JsonObject, model: str, task: AnyTask) -> Request:
-        """Make the task's request. Raises Unprocessable."""
+    def read(
+        self, form: FormType, fields: JsonObject, model: str, task: AnyTask
+    ) -> Request | Coroutine[object, object, Request]:
+        """Make the task's request. Raises Unprocessable, TooLarge."""
 
     @abstractmethod
     def choice(self, index: int, text: WholeText, form: FormType) -> JsonObject:
@@ -71,15 +80,20 @@ class CompletionRoute(ABC, Generic[FormType]):
                     await self._tell(stream, form, model, exchange)
                     return
                 texts = await gather(stream)
-        choices = [self.choice(index, text, form) for index, text in enumerate(texts)]
-        head = self._head(stream, form, model, exchange)
-        body = head | {"object": self.kind, "choices": choices, "usage": usage(stream)}
-        await exchange.respond_json(body, version_header(stream.version), timing_header(stream.stages))
+        head = self._head(stream, form, model, exchange) | {"object": self.kind, "usage": usage(stream)}
+
+        def write() -> bytes:
+            choices = [self.choice(index, text, form) for index, text in enumerate(texts)]
+            return encode_json(head | {"choices": choices})
+
+        has_scores = any(text.tokens for text in texts)  # which can be large
+        body = await asyncio.get_running_loop().run_in_executor(ANSWERS, write) if has_scores else write()
+        await exchange.respond(body, JSON, version_header(stream.version), timing_header(stream.stages))
 
     async def _open(self, model: str | None, form: FormType, fields: JsonObject, exchange: Exchange) -> TextStream:
         name, version = named_model(model or form.model)
 
-        def read(task: AnyTask) -> Request:
+        def read(task: AnyTask) -> Request | Coroutine[object, object, Request]:
             if not task.generates:
                 raise Unprocessable(f"model {name!r} does {task.name}: it writes no texts")
             refuse_unknown(fields, self.form, task, *WITHOUT_EFFECT)
@@ -161,7 +175,7 @@ class Completions(CompletionRoute[CompletionForm]):
 class ChatForm(GenerationForm, frozen=True, kw_only=True):
     """messages: see `_messages`. chat_template_kwargs: further variables of the template, such as `enable_thinking`."""
 
-    messages: list[JsonObject]
+    messages: Annotated[list[JsonObject], msgspec.Meta(max_length=MAX_MESSAGES)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -177,8 +191,8 @@ class Chat(CompletionRoute[ChatForm]):
     chunk_kind = "chat.completion.chunk"
     names = {"inputs": "messages", "max_new_tokens": "max_completion_tokens", "logprobs": "top_logprobs"}
 
-    def read(self, form: ChatForm, fields: JsonObject, model: str, task: AnyTask) -> Request:
-        """One input: the chat, rendered with the model's template."""
+    async def read(self, form: ChatForm, fields: JsonObject, model: str, task: AnyTask) -> Request:
+        """One input: the chat, rendered with the model's template in a thread."""
         # the front found the version in this same turn of the event loop, so this is the same one
         template = self._front.find(*named_model(model)).served.chat
         if template is None:
@@ -186,7 +200,9 @@ class Chat(CompletionRoute[ChatForm]):
                 f"model {model!r} has no chat template: ask /v1/completions, or log a tokenizer that has one",
                 field="messages",
             )
-        prompt = template.render(_messages(form.messages), **form.chat_template_kwargs)
+        render = partial(template.render, max_characters=self._front.bounds.characters)
+        render = partial(render, _messages(form.messages), form.chat_template_kwargs)
+        prompt = await asyncio.get_running_loop().run_in_executor(CHATS, render)
         if form.top_logprobs is not None and not form.logprobs:
             raise Unprocessable("top_logprobs needs logprobs to be true", field="top_logprobs")
         more = {

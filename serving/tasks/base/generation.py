@@ -13,9 +13,10 @@ import msgspec
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.cost import CHARACTER_BYTES, OBJECT_BYTES, ItemCost
 from serving.tasks.base.generation_settings import DEFAULT_NEW_TOKENS, forget_lengths, state_defaults
-from serving.tasks.base.task import Batch, Context, Task, probe_text
-from serving.wire.messages import EncodedRow, SamplingSettings
+from serving.tasks.base.task import Batch, Context, Task, VersionContext, probe_text
+from serving.wire.messages import Encoded, EncodedRow, SamplingSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,6 +25,9 @@ MAX_TEXTS = 16
 """Most texts for one input. Untuned: bounds what one request may cost."""
 MAX_LOGPROBS = 20
 """Most likeliest tokens for each position, as in OpenAI's API."""
+
+CHARACTERS_OF_A_TOKEN = 8
+"""Characters of a generated token. Untuned: above the 4 to 5 of real text."""
 
 PROBE_TOKENS = 16
 """New tokens of a row for measuring. Untuned: enough that steps outweigh the prefill."""
@@ -134,6 +138,20 @@ class GeneratingTask(Task[str, Parameters, Context], Generic[Parameters, Context
         new = min(PROBE_TOKENS, length // 2)
         row = probe_text(contract, length - new, payload=SamplingSettings(max(1, new), do_sample=False).pack())
         return msgspec.structs.replace(row, new_tokens=max(1, new))
+
+    def cost(self, item: str, parameters: Parameters, version: VersionContext) -> ItemCost:
+        """One row per text, each with the whole prompt."""
+        return ItemCost(parameters.texts, parameters.texts * len(item))
+
+    def answer_bytes(self, encoded: Encoded[Context], parameters: Parameters, version: VersionContext) -> int:
+        """Every new token is some text, and where scores were requested an object with one for each of the likeliest.
+
+        A text with the prompt in it has that again.
+        """
+        tokens = sum([row.new_tokens for row in encoded.rows])
+        scored = 0 if parameters.top is None else OBJECT_BYTES * (1 + parameters.top)
+        before = sum([row.length for row in encoded.rows])
+        return (tokens + before) * CHARACTER_BYTES * CHARACTERS_OF_A_TOKEN + tokens * scored
 
     def prepare(self, model: "PreTrainedModel", contract: Contract) -> None:
         """Pad finished rows with the contract's token, and leave to requests what they decide."""

@@ -68,7 +68,10 @@ def parse_body(body: bytes, task: AnyTask, max_rows: int) -> Request:
         try:
             form = _decoder(task).decode(body)
         except msgspec.ValidationError as error:  # a rarer form, or an error that the wide form explains
-            form = _convert(_decode(body, error), task)
+            plain = _decode(body, error)
+            if isinstance(plain, dict):
+                _check_rows(plain.get("inputs"), max_rows)
+            form = _convert(plain, task)
         return _checked(form, task, max_rows)
     except msgspec.ValidationError as error:
         raise Unprocessable(_explain(error, task)) from error
@@ -89,6 +92,7 @@ def _decode(body: bytes, error: msgspec.ValidationError) -> Any:
 
 def convert_request(inputs: object, parameters: object, task: AnyTask, max_rows: int) -> Request:
     """The request in decoded JSON; raises Unprocessable or TooLarge."""
+    _check_rows(inputs, max_rows)
     try:
         form = _convert({"inputs": inputs, "parameters": parameters}, task)
     except msgspec.ValidationError as error:
@@ -109,11 +113,16 @@ def _checked(form: Any, task: AnyTask, max_rows: int) -> Request:
     items = form.inputs if is_list else [form.inputs]
     if not items:
         raise Unprocessable("inputs is an empty list: it needs at least one input")
-    if len(items) > max_rows:
-        raise TooLarge(
-            f"inputs has {len(items):,} entries, a request may have {max_rows:,}: send them in several requests"
-        )
+    _check_rows(items, max_rows)
     return Request(items, is_list, _parameters(form, task))
+
+
+def _check_rows(inputs: object, max_rows: int) -> None:
+    """Raise TooLarge for a list of too many inputs."""
+    if isinstance(inputs, list) and len(inputs) > max_rows:
+        raise TooLarge(
+            f"inputs has {len(inputs):,} entries, a request may have {max_rows:,}: send them in several requests"
+        )
 
 
 def _parameters(form: Any, task: AnyTask) -> Any:

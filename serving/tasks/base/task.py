@@ -30,6 +30,7 @@ import numpy
 from registry.contract import Contract
 from registry.errors import ContractError
 from registry.heads import Head, get_head
+from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, count_characters
 from serving.tasks.base.padding import pad_rows
 from serving.wire.messages import AnyArray, Encoded, EncodedRow, Row, RowArrays
 
@@ -48,6 +49,9 @@ Parameters = TypeVar("Parameters", bound=msgspec.Struct)
 """A request's parameters."""
 Context = TypeVar("Context")
 """What `decode` needs of an item beside its rows' arrays."""
+
+UNKNOWN_WIDTH = 1024
+"""Stands for the numbers of a vector of a model whose contract shows none. Untuned: of most encoders it is less."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,15 @@ class VersionContext:
     def tokenizer(self) -> "TextEncoder":
         """The encoder of a version whose task makes it a tokenizer, as most tasks do."""
         return cast("TextEncoder", self.encoder)
+
+    @cached_property
+    def answer_width(self) -> int:
+        """The numbers of a vector, by the contract's example; `UNKNOWN_WIDTH` where that has no vector."""
+        found: Any = self.contract.example.output if self.contract.example is not None else None
+        first = found
+        while isinstance(first, list) and first:
+            found, first = first, first[0]
+        return len(found) if isinstance(first, float) and isinstance(found, list) else UNKNOWN_WIDTH
 
     @property
     def image_reader(self) -> "ImageReader":
@@ -225,6 +238,17 @@ class Task(ABC, Generic[Item, Parameters, Context]):
     def has_scoring(self) -> bool:
         """Whether the task has a standard metric."""
         return type(self).scoring is not Task.scoring
+
+    def cost(self, item: Item, parameters: Parameters, version: VersionContext) -> ItemCost:
+        """What one input expands to, at most. Builds nothing of it; takes no time that grows with the input's text."""
+        return ItemCost(1, count_characters(item))
+
+    def answer_bytes(self, encoded: Encoded[Context], parameters: Parameters, version: VersionContext) -> int:
+        """The memory that one input's answer takes while it is written, at most; before the model runs.
+
+        The memory that `decode` takes beside the answer counts, too.
+        """
+        return OBJECT_BYTES * len(encoded.rows)
 
     @abstractmethod
     def encode(self, item: Item, parameters: Parameters, version: VersionContext) -> Encoded[Context]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serving.errors import Unprocessable
+from serving.errors import TooLarge, Unprocessable
 from serving.processors.chat_template import ChatTemplate
 from tests.families import make_tokenizer
 
@@ -57,7 +57,7 @@ def test_a_template_renders_as_transformers_renders_it(tmp_path: Path, template:
         expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert found.render(messages) == expected
     expected = tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True, mood="good")
-    assert found.render(MESSAGES, mood="good") == expected
+    assert found.render(MESSAGES, {"mood": "good"}) == expected
 
 
 def test_of_several_templates_the_default_one_is_taken(tmp_path: Path) -> None:
@@ -107,3 +107,29 @@ def test_a_template_that_fails_or_breaks_out_is_an_error_of_the_request(template
     with pytest.raises(Unprocessable, match=words) as caught:
         ChatTemplate(template, {}).render([{"role": "user", "content": "hi"}])
     assert caught.value.field == "messages"
+
+
+QUADRATIC = (
+    "{% set ns = namespace(count=0) %}{% for a in messages %}{% for b in messages %}{% if a.content == b.content %}"
+    "{% set ns.count = ns.count + 1 %}{% endif %}{% endfor %}{% endfor %}{{ ns.count }}"
+)
+
+
+def test_a_template_that_takes_too_long_is_ended_within_its_loops() -> None:
+    messages = [{"role": "user", "content": str(count)} for count in range(20)]
+    assert ChatTemplate(QUADRATIC, {}).render(messages) == "20"
+    with pytest.raises(Unprocessable, match="too long"):
+        ChatTemplate(QUADRATIC, {}).render(messages, max_seconds=0.0)
+
+
+def test_a_prompt_that_grows_beyond_its_bound_is_not_completed() -> None:
+    template = ChatTemplate("{% for a in messages %}{% for b in messages %}{{ b.content }}{% endfor %}{% endfor %}", {})
+    messages = [{"role": "user", "content": "x" * 10}] * 10
+    assert len(template.render(messages, max_characters=1000)) == 1000
+    with pytest.raises(TooLarge, match="more than 999 characters"):
+        template.render(messages, max_characters=999)
+
+
+def test_a_variable_does_not_replace_the_messages() -> None:
+    template = ChatTemplate("{{ messages[0].content }}{{ tools is none }}", {})
+    assert template.render([{"role": "user", "content": "a"}], {"messages": [], "tools": [1]}) == "aTrue"

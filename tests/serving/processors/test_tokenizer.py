@@ -1,5 +1,7 @@
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,14 @@ from transformers import AutoTokenizer
 
 from registry.contract import Processor, Side
 from serving.errors import Unprocessable
-from serving.processors.tokenizer import CHARACTERS_PER_TOKEN, TextEncoder, TextParameters
+from serving.processors import tokenizer
+from serving.processors.tokenizer import (
+    CHARACTERS_PER_TOKEN,
+    MAX_CHARACTERS,
+    TextEncoder,
+    TextParameters,
+    still_wanted,
+)
 from tests.contracts import classifier
 from tests.families import WORDS, make_tokenizer
 from tests.small_models import vocabulary
@@ -168,3 +177,44 @@ def test_a_frame_is_what_a_row_has_beside_its_texts(tmp_path: Path) -> None:
     sep, cls = reference.sep_token_id, reference.cls_token_id
     assert encoder.frame(is_pair=False) == [(None, 0), (sep, 0), (cls, 2)]
     assert encoder.frame(is_pair=True) == [(None, 0), (sep, 0), (None, 1), (sep, 1), (cls, 2)]
+
+
+def test_the_tokens_of_all_windows_are_bounded_before_they_are_made() -> None:
+    question, text = "q " * 10, "a " * 600
+    assert len(ENCODER.windows(text, question, stride=0)) * 32 == 1024
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tokenizer, "MAX_WINDOW_TOKENS", 500)
+        patched.setattr(ENCODER._tokenizers, "cutter", None)  # no window is made
+        with pytest.raises(Unprocessable, match="have 1,024 tokens together, at most 500"):
+            ENCODER.windows(text, question, stride=0)
+
+
+def test_texts_of_any_model_have_a_most_of_characters() -> None:
+    for tokens, most in ((32, 32 * 64), (8192, MAX_CHARACTERS), (32_768, MAX_CHARACTERS), (131_072, 8 * 131_072)):
+        assert TextEncoder(vocabulary(), msgspec.structs.replace(CONTRACT, max_tokens=tokens)).max_characters == most
+
+
+def test_a_row_that_nobody_waits_for_is_not_tokenized() -> None:
+    def refuse() -> None:
+        raise Unprocessable("nobody waits")
+
+    def work() -> None:
+        still_wanted.set(refuse)
+        with pytest.raises(Unprocessable, match="nobody waits"):
+            ENCODER.row("a", "b")
+
+    copy_context().run(work)
+    assert ENCODER.row("a", "b").length == 5
+
+
+def test_threads_that_cut_differently_do_not_disturb_each_other() -> None:
+    text = "a " * 60
+    sides: list[Side] = ["left", "right"]
+
+    def cut(number: int) -> tuple[int, int]:
+        given = TextParameters(truncate=10 + number % 7, truncation_direction=sides[number % 2])
+        return given.most_tokens or 0, ENCODER.row(text + "b", parameters=given).length
+
+    with ThreadPoolExecutor(4) as pool:
+        lengths = list(pool.map(cut, range(400)))
+    assert [length for _, length in lengths] == [wanted for wanted, _ in lengths]

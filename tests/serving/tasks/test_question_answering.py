@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 
+from serving.tasks.question_answering import best_spans
 from tests.alike import assert_alike
 from tests.artifacts import make_artifact
 from tests.local import Local
@@ -50,3 +54,13 @@ def test_an_answer_is_found_in_the_context_that_comes_first(tmp_path: Path) -> N
         score, text = best_span(tmp_path / "model", question)
         assert_alike(answer["score"], score)
         assert answer["answer"] == text
+
+
+@given(st.integers(1, 12), st.integers(1, 15), st.integers(1, 30), st.integers(0, 1000))
+def test_the_best_spans_are_those_of_the_whole_table(tokens: int, longest: int, top_k: int, seed: int) -> None:
+    """Of all starts and ends, though only spans within `max_answer_len` are compared."""
+    first, last = numpy.random.default_rng(seed).random((2, tokens), dtype=numpy.float32)
+    table = numpy.tril(numpy.triu(numpy.outer(first, last)), longest - 1)
+    order = numpy.argsort(-table.ravel(), kind="stable")[:top_k].tolist()
+    expected = [(start, end, table[start, end]) for start, end in (divmod(place, tokens) for place in order)]
+    assert best_spans(first, last, longest, top_k) == [found for found in expected if found[2] > 0]

@@ -1,0 +1,88 @@
+"""A request's work in a front: in short turns of the event loop, or in threads, and only while somebody waits."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from types import TracebackType
+from typing import ParamSpec, Self, TypeVar
+
+from serving.errors import ClientGone, DeadlineExceeded
+from serving.front.disconnects import Disconnected
+from serving.processors.tokenizer import still_wanted
+
+TURN_SECONDS = 0.002
+"""How long a request may encode or decode before the event loop runs others."""
+TEXTS = ThreadPoolExecutor(2, "headwaiter-texts")
+"""For long texts. Untuned: each thread has a tokenizer of its own for texts that are cut."""
+CHATS = ThreadPoolExecutor(2, "headwaiter-chats")
+"""For chat templates, which are programs. Untuned."""
+ANSWERS = ThreadPoolExecutor(2, "headwaiter-answers")
+"""For large answers. Untuned: Python code of threads takes turns anyway."""
+IMAGES = ThreadPoolExecutor(4, "headwaiter-images")
+"""For images. Untuned: each thread holds the pixels of an image."""
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class Turns:
+    """The turns of one request. As a context manager it ends its watch of the connection with the block.
+
+    deadline: in monotonic seconds. disconnected: returns when the client has left.
+    """
+
+    def __init__(self, deadline: float, disconnected: Disconnected | None) -> None:
+        self._deadline, self._disconnected = deadline, disconnected
+        self._left: asyncio.Future[object] | None = None
+        self.begin()
+
+    def is_over(self) -> bool:
+        """Whether others should have a turn."""
+        return time.perf_counter() - self._began > TURN_SECONDS
+
+    async def give(self) -> None:
+        """Let the event loop run others. Raises DeadlineExceeded, ClientGone."""
+        if self._left is None and self._disconnected is not None:
+            self._left = asyncio.ensure_future(self._disconnected())
+        await asyncio.sleep(0)
+        self._check()
+        self.begin()
+
+    async def hand_over(
+        self,
+        pool: ThreadPoolExecutor,
+        work: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """The result of `work` in a thread. Raises what it raises, DeadlineExceeded and ClientGone.
+
+        A thread that tokenizes ends after the row at which that becomes known.
+        """
+        await self.give()
+        context = copy_context()
+        context.run(still_wanted.set, self._check)
+        found = await asyncio.get_running_loop().run_in_executor(pool, partial(context.run, work, *args, **kwargs))
+        self._check()
+        self.begin()
+        return found
+
+    def begin(self) -> None:
+        """A new turn begins, after something was waited for."""
+        self._began = time.perf_counter()
+
+    def _check(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise DeadlineExceeded("the answer did not come before the deadline: try again later")
+        if self._left is not None and self._left.done() and self._left.exception() is None:
+            raise ClientGone("the client left")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if self._left is not None:
+            self._left.cancel()

@@ -1,0 +1,115 @@
+"""A request of many inputs lets others run, and ends once nobody waits for its answer."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from serving.errors import ClientGone, DeadlineExceeded
+from serving.front import turns as module
+from serving.front.turns import TEXTS, Turns
+from serving.processors.tokenizer import LONG_CHARACTERS
+from serving.tasks.base.request import Request
+from serving.wire.messages import Encoded
+from tests.serving.front.local_front import FakeLink, Letters, MakeFront
+from tests.serving.front.task_fronts import post, serve_tasks
+
+
+class Slow(Letters):
+    """Encodes one input after the other; `encoded` has them. left: set once the third one is encoded."""
+
+    def __init__(self) -> None:
+        self.encoded: list[Any] = []
+        self.left = asyncio.Event()
+
+    def encode(self, item: Any, parameters: Any, served: Any) -> Encoded:
+        self.encoded.append(item)
+        if len(self.encoded) == 3:
+            self.left.set()
+        return super().encode(item, parameters, served)
+
+
+def many(task: Any) -> Request:
+    return Request(["a text"] * 1000, True, SimpleNamespace(stop=None, texts=1, top=None))
+
+
+@pytest.fixture
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each input is a turn."""
+    monkeypatch.setattr(module, "TURN_SECONDS", -1.0)
+
+
+@pytest.mark.usefixtures("no_patience")
+def test_a_client_that_leaves_ends_the_encoding(make_front: MakeFront) -> None:
+    async def work() -> None:
+        task = Slow()
+        front = make_front(task=task)
+        link: Any = FakeLink()
+        front.routing._loaded["m", "1"].accepting = [link]
+        with pytest.raises(ClientGone):
+            await front.answer("m", None, many, protocol="huggingface", disconnected=task.left.wait)
+        assert 3 <= len(task.encoded) < 10
+        assert not link.waiters
+
+    asyncio.run(work())
+
+
+@pytest.mark.usefixtures("no_patience")
+def test_the_deadline_ends_the_encoding(make_front: MakeFront) -> None:
+    async def work() -> None:
+        task = Slow()
+        front = make_front(task=task)
+        link: Any = FakeLink()
+        front.routing._loaded["m", "1"].accepting = [link]
+        with pytest.raises(DeadlineExceeded):
+            await front.answer("m", None, many, protocol="huggingface", timeout_seconds=-1.0)
+        assert len(task.encoded) == 1
+        assert not link.waiters
+
+    asyncio.run(work())
+
+
+def test_work_in_a_thread_ends_with_the_deadline() -> None:
+    async def work() -> None:
+        with Turns(time.monotonic() + 60, None) as turns:
+            assert await turns.hand_over(TEXTS, threading.current_thread) is not threading.main_thread()
+        with Turns(time.monotonic() - 1, None) as turns, pytest.raises(DeadlineExceeded):
+            await turns.hand_over(TEXTS, threading.current_thread)
+
+    asyncio.run(work())
+
+
+def test_a_connection_that_cannot_be_watched_does_not_end_the_request() -> None:
+    async def fail() -> None:
+        raise OSError("no such connection")
+
+    async def work() -> None:
+        with Turns(time.monotonic() + 60, fail) as turns:
+            for _ in range(3):
+                await turns.give()
+
+    asyncio.run(work())
+
+
+def test_long_texts_are_tokenized_in_threads_and_short_ones_are_not(
+    make_front: MakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = make_front()
+    serve_tasks(front, ["text-classification"])
+    task = front.routing._loaded["text-classification", "1"].task
+    is_main: list[bool] = []
+    encode = task.encode
+
+    def watched(*args: Any) -> Any:
+        is_main.append(threading.current_thread() is threading.main_thread())
+        return encode(*args)
+
+    monkeypatch.setattr(task, "encode", watched)
+    texts: Sequence[str] = ["short", "long " * LONG_CHARACTERS, "short"]
+    body = b'{"inputs": ["%s"], "parameters": {"truncate": true}}' % '", "'.join(texts).encode()
+    assert post(front, "/models/text-classification", body).status_code == 200
+    assert is_main == [True, False, True]
