@@ -41,15 +41,18 @@ CHEAP = frozenset(
     {
         "checkpoint_files",
         "contract",
+        "digests",
         "environment",
         "errors",
         "heads",
         "layout",
+        "plain_files",
         "redaction",
         "references",
         "sentence_files",
         "sentence_folder",
         "settings",
+        "verified",
     }
 )
 """The modules of registry that load neither MLflow nor torch."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from registry.errors import DigestMismatch
 from registry.flavor import read_contract
 from serving.engine.assembly import optimize_model, yields_cores
 from serving.engine.batching.cost import Cost
@@ -45,6 +46,8 @@ def load_engine(order: EngineOrder) -> Loaded:
         torch.set_num_threads(1)
     root = Path(order.root)
     contract = read_contract(root)
+    if order.digest and contract.digest != order.digest:
+        raise DigestMismatch(f"MLmodel in {root} is not the one that was fetched: somebody changed it since")
     device = choose_device(order.device)
     notes = []
     for dtype in choose_dtypes(device, contract.dtype, order.dtype):

@@ -251,7 +251,10 @@ class Manager:
 
     def _start_on(self, devices: Iterable[str], held: ManagedVersion) -> list[EngineProcess]:
         assert held.root is not None
-        return self._starter.start(devices, held.name, held.version, held.root, low_priority=self._is_serving())
+        assert held.contract is not None
+        return self._starter.start(
+            devices, held.name, held.version, held.root, held.contract.digest, low_priority=self._is_serving()
+        )
 
     def _evictable(self, replaced: str | None) -> list[VersionKey]:
         """The versions that may leave where memory is short. replaced: the model whose live version may."""

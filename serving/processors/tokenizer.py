@@ -55,8 +55,9 @@ class Tokenizers:
     """A tokenizer's file in memory, shared by all versions that have the same file."""
 
     def __init__(self, path: Path) -> None:
-        self._path = str(path)
-        self.exact = self._copy()
+        self.exact = Tokenizer.from_file(str(path))
+        self.exact.no_padding()
+        self.exact.no_truncation()
         self.words = WordCache.of(self.exact)
         self._cutting: Tokenizer | None = None
 
@@ -65,15 +66,9 @@ class Tokenizers:
     ) -> Tokenizer:
         """The copy that truncates, with these settings until the next call. A copy per setting would cost too much."""
         if self._cutting is None:
-            self._cutting = self._copy()
+            self._cutting = Tokenizer.from_str(self.exact.to_str())  # the file may be gone by now
         self._cutting.enable_truncation(most, stride=stride, strategy=strategy, direction=direction)
         return self._cutting
-
-    def _copy(self) -> Tokenizer:
-        tokenizer = Tokenizer.from_file(self._path)
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        return tokenizer
 
 
 _shared: WeakValueDictionary[str, Tokenizers] = WeakValueDictionary()
@@ -83,32 +78,32 @@ _shared: WeakValueDictionary[str, Tokenizers] = WeakValueDictionary()
 class TextEncoder:
     """The tokenizer of one version. Not for several threads.
 
-    max_tokens: of a row. absent: special tokens without an embedding, by id. subword_prefix: WordPiece's prefix of a
-    word's later tokens, None for other tokenizers.
+    exact: neither truncates nor pads; not to be changed. max_tokens: of a row. absent: special tokens without an
+    embedding, by id. subword_prefix: WordPiece's prefix of a word's later tokens, None for other tokenizers.
     """
 
     def __init__(self, folder: Path, contract: Contract) -> None:
         path = folder / "tokenizer.json"
         digest = contract.files.get(f"{MODEL_FOLDER}/{path.name}", str(path))
         self._tokenizers = _shared.get(digest) or _shared.setdefault(digest, Tokenizers(path))
-        self._exact = self._tokenizers.exact
+        self.exact = self._tokenizers.exact
         self._words = self._tokenizers.words
         self._has_types = "token_type_ids" in contract.processor.inputs
-        if self._has_types and any(self._exact.encode("a").type_ids):
+        if self._has_types and any(self.exact.encode("a").type_ids):
             self._words = None  # it knows no token types
         self._truncation_side = contract.processor.truncation_side
         self._is_text_first = contract.processor.padding_side == "left"
         self.max_tokens = contract.max_tokens
         self.absent: dict[int, str] = {}
         if not contract.derived:  # records of format 1 have the number of tokens, which ids with gaps exceed
-            added = self._exact.get_added_tokens_decoder()
+            added = self.exact.get_added_tokens_decoder()
             self.absent = {
                 token_id: token.content
                 for token_id, token in added.items()
                 if token_id >= contract.processor.vocabulary
             }
         self.max_characters = contract.max_tokens * CHARACTERS_PER_TOKEN
-        self.subword_prefix: str | None = getattr(self._exact.model, "continuing_subword_prefix", None)
+        self.subword_prefix: str | None = getattr(self.exact.model, "continuing_subword_prefix", None)
 
     def row(
         self,
@@ -156,11 +151,11 @@ class TextEncoder:
             text, pair = _cut(text, limit, direction), None if pair is None else _cut(pair, limit, direction)
         elif len(text) + len(pair or "") > limit:
             raise self._too_long(f"{len(text) + len(pair or ''):,} characters", most)
-        encoding = self._exact.encode(text, pair, add_special_tokens=special)
+        encoding = self.exact.encode(text, pair, add_special_tokens=special)
         if len(encoding) > most:
             if not truncate:
                 raise self._too_long(f"{len(encoding):,} tokens", most)
-            fixed = self._exact.num_special_tokens_to_add(pair is not None) if special else 0
+            fixed = self.exact.num_special_tokens_to_add(pair is not None) if special else 0
             if most <= fixed:  # the tokenizer would not cut at all
                 raise Unprocessable(f"parameters.truncate leaves {most} tokens, of which {fixed} are special: cut less")
             cutter = self._tokenizers.cutter(most, direction=direction)
@@ -179,9 +174,9 @@ class TextEncoder:
         if not text or before == "":
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
         most = min(max_tokens or self.max_tokens, self.max_tokens)
-        fixed = self._exact.num_special_tokens_to_add(before is not None)
+        fixed = self.exact.num_special_tokens_to_add(before is not None)
         if before is not None:
-            fixed += len(self._exact.encode(before[: self.max_characters], add_special_tokens=False))
+            fixed += len(self.exact.encode(before[: self.max_characters], add_special_tokens=False))
         room = most - fixed
         if room < MIN_WINDOW_TOKENS:
             raise Unprocessable(
@@ -206,7 +201,7 @@ class TextEncoder:
 
     def frame(self, *, is_pair: bool) -> list[tuple[int | None, int]]:
         """The id and token type of each special token of a text or pair, and (None, type) where a text's tokens go."""
-        encoding = self._exact.encode("a", "a" if is_pair else None)
+        encoding = self.exact.encode("a", "a" if is_pair else None)
         parts = zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True)
         frame: list[tuple[int | None, int]] = []
         for sequence, tokens in groupby(parts, key=itemgetter(2)):
@@ -216,7 +211,7 @@ class TextEncoder:
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of a text without special tokens. At most `max_characters` are read."""
-        ids: list[int] = self._exact.encode(text[: self.max_characters], add_special_tokens=False).ids
+        ids: list[int] = self.exact.encode(text[: self.max_characters], add_special_tokens=False).ids
         return ids
 
     def refuse_absent(self, ids: Sequence[int], field: str) -> None:
@@ -230,21 +225,21 @@ class TextEncoder:
 
     def id_of(self, token: str) -> int | None:
         """The id of a token of the vocabulary, None for another text."""
-        found: int | None = self._exact.token_to_id(token)
+        found: int | None = self.exact.token_to_id(token)
         return found
 
     def token_of(self, token_id: int) -> str:
         """The vocabulary's text of a token."""
-        return str(self._exact.id_to_token(token_id))
+        return str(self.exact.id_to_token(token_id))
 
     def join(self, tokens: list[str]) -> str:
         """Join tokens to text as `convert_tokens_to_string` of transformers' fast tokenizers does."""
-        decoder = self._exact.decoder
+        decoder = self.exact.decoder
         return str(decoder.decode(tokens)) if decoder is not None else " ".join(tokens)
 
     def read(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Decode ids."""
-        return str(self._exact.decode(ids, skip_special_tokens=skip_special_tokens))
+        return str(self.exact.decode(ids, skip_special_tokens=skip_special_tokens))
 
     def _most(self, parameters: TextParameters | None, max_tokens: int | None) -> int:
         """The most tokens of a row: the least of the model's limit and those of the caller and the request."""
