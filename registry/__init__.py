@@ -18,6 +18,8 @@ tracking     the way to MLflow
 references   how a user names a model: name, name@alias, name/version
 history      the written history of alias moves
 versions     resolve, promote, roll back
+download     copies files from MLflow's artifact store
+cache_folder whose the cache is, what is being downloaded, and what leaves
 cache        verified artifacts on this machine
 gates        what a version must pass before an alias moves to it
 

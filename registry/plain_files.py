@@ -25,7 +25,7 @@ OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 """The open of a FIFO that nobody writes to does not block."""
 
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
-_NAME = re.compile(rf"(?:{_SEGMENT}/){{0,2}}{_SEGMENT}\.(?:{'|'.join(SUFFIXES)})")
+_NAME = re.compile(rf"(?:{_SEGMENT}/){{0,3}}{_SEGMENT}\.(?:{'|'.join(SUFFIXES)})")
 
 
 def check_name(name: str) -> str:
@@ -35,7 +35,7 @@ def check_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise UnsafeArtifact(
-            f"the file {name!a} is not served: a name has A-Z a-z 0-9 . _ -, at most two folders before it, and ends "
+            f"the file {name!a} is not served: a name has A-Z a-z 0-9 . _ -, at most three folders before it, and ends "
             f"in .{', .'.join(SUFFIXES)}. Remove the file, or save the model again with save_pretrained"
         )
     return name
@@ -80,7 +80,7 @@ def list_plain(root: Path, folder: str) -> dict[str, os.stat_result]:
             continue
         for entry in entries:
             name, status = f"{at}/{entry.name}", entry.stat(follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode) and name.count("/") <= 2:
+            if stat.S_ISDIR(status.st_mode) and name.count("/") <= 3:
                 waiting.append(name)
                 continue
             check_name(name)

@@ -48,6 +48,7 @@ ABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "bfloat16 products": (_multiplies_bfloat16, "the processor multiplies no bfloat16: it needs AVX512-BF16 or AMX"),
     "pinned cores": (lambda: hasattr(os, "sched_setaffinity"), "this system pins no process to a core"),
     "mount": (_mounts, "a disk that can be full needs the right to mount one: run this as root"),
+    "other owners": (lambda: os.geteuid() == 0, "only root gives a file to another user"),
     "promtool": (lambda: shutil.which("promtool") is not None, "not installed: apt-get install prometheus"),
     "prometheus": (lambda: shutil.which("prometheus") is not None, "not installed: apt-get install prometheus"),
     "PostgreSQL": (_has_postgres, "not installed: apt-get install postgresql"),

@@ -58,7 +58,7 @@ CHEAP = frozenset(
 """The modules of registry that load neither MLflow nor torch."""
 REGISTRY: Mapping[str, frozenset[str]] = {
     "front": CHEAP,
-    "engine": CHEAP | {"checks", "flavor", "imports"},
+    "engine": CHEAP | {"cache_folder", "checks", "flavor", "imports"},
     "manager": CHEAP | {"cache", "flavor", "versions"},
     "tasks": CHEAP,
     "processors": CHEAP,

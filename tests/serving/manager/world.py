@@ -100,8 +100,9 @@ class World:
     """What is around the manager.
 
     now: the clock. targets: alias → version in the registry. unfetchable, unloadable: versions that fail in the
-    download, or in their engine. fetched: (now, version) of every download that was begun. memory_bytes: of the
-    machine, of which each engine takes ENGINE_BYTES. oom_kills: processes that the kernel killed for want of it.
+    download, or in their engine. damaged: versions whose files in the store are not those that were logged. fetched:
+    (now, version) of every download that was begun. memory_bytes: of the machine, of which each engine takes
+    ENGINE_BYTES. oom_kills: processes that the kernel killed for want of it.
     """
 
     now: float = 1_000_000.0
@@ -109,6 +110,7 @@ class World:
     targets: dict[str, str] = field(default_factory=dict)
     unfetchable: set[str] = field(default_factory=set)
     unloadable: set[str] = field(default_factory=set)
+    damaged: set[str] = field(default_factory=set)
     bodies: list[Body] = field(default_factory=list)
     fetched: list[tuple[float, str]] = field(default_factory=list)
     memory_bytes: int = 1 << 40
@@ -147,7 +149,7 @@ class World:
         version = reference.version or self.targets.get(reference.alias or "")
         if version is None:
             raise NotFound(f"the registry has no {reference}")
-        return ResolvedVersion(reference.name, version, f"models:/m-{version}", None)
+        return ResolvedVersion(reference.name, version, f"models:/m-{version}", version)
 
     def deployed(self) -> list[Reference]:
         """As `Versions.deployed`."""
@@ -172,8 +174,10 @@ class World:
         for body in self.running():
             if body.asked_to_leave or not Path(order_path(body.order.report)).is_file():
                 body.returncode = 0
-            elif body.order.version in self.unloadable:
-                report = EngineReport(pid=body.pid, state="failed", error="out of memory")
+            elif body.order.version in self.unloadable or not Path(body.order.root, "whole").exists():
+                is_damaged = body.order.version not in self.unloadable
+                error = "DigestMismatch" if is_damaged else "out of memory"
+                report = EngineReport(pid=body.pid, state="failed", error=error, is_damaged=is_damaged)
                 write_report(Path(body.order.report), report)
                 body.returncode = 1
             else:
@@ -302,9 +306,12 @@ class Server:
         if version.version in self.world.unfetchable:
             raise DigestMismatch("a file changed after logging")
         root = self.home / "cache" / version.version
+        is_cached = root.exists()
         root.mkdir(parents=True, exist_ok=True)
         record = msgspec.structs.replace(CLASSIFIER, torch=version.version).to_record()
         (root / "MLmodel").write_text(json.dumps({"flavors": {"headwaiter": {"contract": record}}}))
+        if version.version not in self.world.damaged and not is_cached:
+            (root / "whole").touch()
         return root, CLASSIFIER
 
 
