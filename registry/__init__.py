@@ -8,7 +8,9 @@ refusals     whatever a library raises over a checkpoint becomes a refusal
 checks       what a checkpoint must be: its own head, all of its weights, nothing executable
 processors   what a tokenizer tells the contract
 contract     the record that serving reads
+plain_files  the one way to a file of an artifact: plain names, no links, bounded sizes
 digests      sha256 of the files
+verified     an artifact opened for loading: what is loaded is what was hashed
 layout       names in the artifact
 flavor       the MLflow flavor: log a model with its contract and register it
 imports      import MLflow, and other large libraries, sooner
@@ -16,6 +18,8 @@ tracking     the way to MLflow
 references   how a user names a model: name, name@alias, name/version
 history      the written history of alias moves
 versions     resolve, promote, roll back
+download     copies files from MLflow's artifact store
+cache_folder whose the cache is, what is being downloaded, and what leaves
 cache        verified artifacts on this machine
 gates        what a version must pass before an alias moves to it
 

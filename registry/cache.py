@@ -1,77 +1,139 @@
 """The cache of verified artifacts, addressed by their contract's digest and shared by the machine's processes."""
 
-import shutil
 import tempfile
-import uuid
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
-from registry.contract import Contract
-from registry.digests import verify_folder
-from registry.errors import ArtifactError, ContractError, DigestMismatch, RegistryUnavailable
+from registry.cache_folder import CacheFolder, check_own
+from registry.contract import Contract, digest_record
+from registry.digests import check_names, digest_file, digest_folder, verify_folder
+from registry.download import RECORD, ArtifactStore
+from registry.errors import ArtifactError, ContractError, DigestMismatch, UnpinnedArtifact
 from registry.flavor import read_contract
 from registry.layout import MODEL_FOLDER
+from registry.plain_files import list_plain
 from registry.references import ResolvedVersion
 from registry.settings import RegistrySettings
-from registry.tracking import connect
-from registry.transformers_flavor import add_contract, needs_contract
+from registry.transformers_flavor import FORMER_SETTINGS, add_contract, component_folders, needs_contract
 
 
-def fetch(version: ResolvedVersion, settings: RegistrySettings) -> tuple[Path, Contract]:
+def fetch(version: ResolvedVersion, settings: RegistrySettings, *, hashes: bool = True) -> tuple[Path, Contract]:
     """The artifact's folder in the cache, verified against its contract, downloading it if needed. Blocks.
 
-    Two processes may fetch the same artifact: the first rename wins. Raises RegistryUnavailable (download failed),
-    ArtifactError (a digest differs, a file is missing), ContractError, or InvalidSetting for a home that cannot be
-    written; nothing unverified stays in the cache.
+    hashes: whether files are hashed, too; a caller that opens them by `open_verified` has that done then. Two processes
+    may fetch the same artifact: the first rename wins. Raises UnpinnedArtifact for a version of which the registry
+    records no digest, RegistryUnavailable (download failed), ArtifactError (a digest differs, a file is missing),
+    ContractError, or InvalidSetting for a home that cannot be used; nothing that was found to be wrong stays there.
     """
+    if not version.is_pinned:
+        raise UnpinnedArtifact(
+            f"the registry records no digest of {version.name}/{version.version}, so any file would do: "
+            f"`headwaiter promote {version.name} {version.version}` verifies the files and records one"
+        )
+    return fetch_and_pin(version, settings, hashes=hashes)[1:]
+
+
+def fetch_for_loading(version: ResolvedVersion, settings: RegistrySettings) -> tuple[Path, Contract]:
+    """As `fetch`, for an engine, which hashes the files as it opens them."""
+    return fetch(version, settings, hashes=False)
+
+
+def fetch_and_pin(
+    version: ResolvedVersion, settings: RegistrySettings, *, hashes: bool = True
+) -> tuple[ResolvedVersion, Path, Contract]:
+    """As `fetch`; a version of which the registry records no digest is taken as it is found, and returned with one."""
     with settings.home_errors():
-        return _fetch(version, settings)
+        cache = CacheFolder(settings)
+        root = None if version.digest is None else cache.find(version.digest)
+        if root is not None:
+            with suppress(ArtifactError, ContractError):
+                check_own(root, MODEL_FOLDER)
+                return version, root, verify(root, version, hashes=hashes)
+            cache.discard(root)  # damaged here, not in the store: fetch it again
+        with cache.staging() as staging:
+            version = _download(version, settings, cache, staging)
+            contract = verify(staging, version, hashes=hashes)
+            return version, cache.keep(staging, contract.digest), contract
 
 
-def _fetch(version: ResolvedVersion, settings: RegistrySettings) -> tuple[Path, Contract]:
-    if version.digest is not None and (settings.cache / version.digest).is_dir():
-        root = settings.cache / version.digest
-        try:
-            return root, verify(root, version)
-        except (ArtifactError, ContractError):
-            shutil.rmtree(root, ignore_errors=True)  # damaged here, not in the store: fetch it again
-    staging = settings.cache / f".incoming-{uuid.uuid4().hex}"
-    try:
-        staging.mkdir(parents=True)
-        _download(version, settings, staging)
-        if version.digest is None and needs_contract(staging):
-            add_contract(staging)
-        contract = verify(staging, version)
-        root = settings.cache / contract.digest
-        try:
-            staging.rename(root)
-        except OSError:
-            if not root.is_dir():
-                raise
-            verify(root, version)
-        return root, contract
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+def discard(root: Path, settings: RegistrySettings) -> None:
+    """Remove an artifact from the cache whose files turned out to be others than were logged."""
+    CacheFolder(settings).discard(root)
 
 
-def verify(root: Path, version: ResolvedVersion) -> Contract:
-    """The contract at `root`, after checking it against the version's tag and every file against the contract."""
+def is_cached(version: ResolvedVersion, settings: RegistrySettings) -> bool:
+    """Whether the artifact was fetched before. Its files may have changed."""
+    return version.digest is not None and (settings.cache / version.digest).is_dir()
+
+
+def verify(root: Path, version: ResolvedVersion, *, hashes: bool = True) -> Contract:
+    """The contract at `root`, after checking it against the version's tag and the files against the contract."""
     contract = _checked_contract(root, version)
-    verify_folder(root, MODEL_FOLDER, contract.files)
+    if hashes:
+        verify_folder(root, MODEL_FOLDER, contract.files)
+    else:
+        check_names(list_plain(root, MODEL_FOLDER), contract.files)
     return contract
 
 
 def peek(version: ResolvedVersion, settings: RegistrySettings) -> Contract:
     """The version's contract, without its weights where it was logged with one. Blocks; raises as `fetch` does."""
-    cached = settings.cache / (version.digest or "none")
-    if cached.is_dir():
-        with suppress(ArtifactError, ContractError):
-            return _checked_contract(cached, version)
-    with tempfile.TemporaryDirectory(prefix="headwaiter-contract-") as folder:
-        _download(version, settings, Path(folder), "MLmodel")
-        if not needs_contract(Path(folder)):
-            return _checked_contract(Path(folder), version)
-    return fetch(version, settings)[1]
+    with settings.home_errors():
+        cached = None if version.digest is None else CacheFolder(settings).find(version.digest)
+        if cached is not None:
+            with suppress(ArtifactError, ContractError):
+                return _checked_contract(cached, version)
+        with tempfile.TemporaryDirectory(prefix="headwaiter-contract-") as folder:
+            ArtifactStore(version, settings).download_record(Path(folder))
+            if not needs_contract(Path(folder)):
+                return _checked_contract(Path(folder), version)
+    return fetch_and_pin(version, settings)[2]
+
+
+def _download(
+    version: ResolvedVersion, settings: RegistrySettings, cache: CacheFolder, staging: Path
+) -> ResolvedVersion:
+    """Copy to `staging` what is read of the artifact, after looking at its names and sizes; the version with a digest.
+
+    An artifact without a contract gets one. Raises as `fetch`.
+    """
+    store = ArtifactStore(version, settings)
+    store.download_record(staging)
+    if version.digest is None and needs_contract(staging):
+        folders = [MODEL_FOLDER, *component_folders()]
+        _download_folders(store, folders, cache, staging)
+        names = [RECORD, *([FORMER_SETTINGS] if store.download_file(FORMER_SETTINGS, staging) else [])]
+        version = _pin_files(version, staging, folders, names)
+        add_contract(staging)
+        return version
+    contract = _checked_contract(staging, version)
+    check_names(store.list_files(MODEL_FOLDER), contract.files)
+    _download_folders(store, [MODEL_FOLDER], cache, staging)
+    return version if version.digest is not None else replace(version, digest=contract.digest)
+
+
+def _download_folders(store: ArtifactStore, folders: Iterable[str], cache: CacheFolder, staging: Path) -> None:
+    listed = {folder: store.list_files(folder) for folder in folders}
+    cache.make_room(sum(sum(sizes.values()) for sizes in listed.values()))
+    for folder, sizes in listed.items():
+        if sizes:
+            store.download_folder(folder, staging)
+
+
+def _pin_files(version: ResolvedVersion, root: Path, folders: Iterable[str], names: Iterable[str]) -> ResolvedVersion:
+    """The version with a digest of the files that make up an artifact without a contract. Raises DigestMismatch."""
+    found = {name: digest_file(root, name) for name in names}
+    for folder in folders:
+        found |= digest_folder(root, folder)
+    digest = digest_record(found)
+    if version.files is not None and version.files != digest:
+        raise DigestMismatch(
+            f"the files of {version.name}/{version.version} have sha256 {digest[:12]}…, the registry recorded "
+            f"{version.files[:12]}…: they changed after the version was promoted; log the model again"
+        )
+    return replace(version, files=digest)
 
 
 def _checked_contract(root: Path, version: ResolvedVersion) -> Contract:
@@ -82,27 +144,3 @@ def _checked_contract(root: Path, version: ResolvedVersion) -> Contract:
             f"the registry recorded {version.digest[:12]}…: MLmodel changed after logging; log the model again"
         )
     return contract
-
-
-def _download(version: ResolvedVersion, settings: RegistrySettings, target: Path, path: str = "") -> None:
-    """Copy the artifact, or the file at `path` in it, to the folder `target`.
-
-    MLflow's own download (3.17) looks for `models:/…` in the registry of the process' global state, whatever address
-    it is given; so they are looked up here.
-    """
-    client = connect(settings)
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    try:
-        location = version.source
-        kind, _, place = location.partition(":/")
-        if kind == "models" and "/" not in place:
-            location = client.get_logged_model(place).artifact_location
-        elif kind == "models":
-            location = client.get_model_version_download_uri(version.name, version.version)
-        store = get_artifact_repository(location, settings.tracking_uri, settings.registry_address)
-        store.download_artifacts(path, str(target))
-    except Exception as error:
-        raise RegistryUnavailable(
-            f"the files of {version.name}/{version.version} could not be downloaded from {version.source}: {error}"
-        ) from error

@@ -4,12 +4,13 @@ A wrong value is refused with its file and key. Keys that nothing here uses are 
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from registry.errors import UnreadableArtifact
+from registry.errors import UnreadableArtifact, UnsafeArtifact
 
 T = TypeVar("T")
 
@@ -19,6 +20,8 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 TokenIds = int | list[int] | None
 Pairs = dict[str, Any]
 Switch = bool | None
+SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\.safetensors")
+"""The name of a file that holds some of the weights."""
 
 
 class AddedToken(msgspec.Struct, frozen=True):
@@ -54,6 +57,7 @@ class ConfigKeys(msgspec.Struct, frozen=True):
     is_decoder: Switch = None
     is_encoder_decoder: Switch = None
     quantization_config: Pairs | None = None
+    transformers_weights: str | None = None
     task_specific_params: dict[str, TaskKeys | None] | None = None
 
 
@@ -175,13 +179,23 @@ def convert(found: Any, kind: type[T], name: str) -> T:
 
 
 def check_json_files(folder: Path) -> None:
-    """Read every file of FILES that the folder holds. Raises UnreadableArtifact."""
+    """Read every file of FILES that the folder holds. Raises UnreadableArtifact, or UnsafeArtifact.
+
+    The latter is for an index that names weights elsewhere.
+    """
     for name, kind in FILES.items():
         if (folder / name).is_file():
             read_json(folder / name, kind)
     index = folder / "model.safetensors.index.json"
-    if index.is_file() and not (folder / "model.safetensors").is_file():
-        for weight, name in read_json(index, WeightsIndex).weight_map.items():
+    shards = read_json(index, WeightsIndex).weight_map if index.is_file() else {}
+    for weight, name in shards.items():
+        if not SHARD.fullmatch(name):
+            raise UnsafeArtifact(
+                f"{index.name}: {weight} is in {name!a}, which is no name of a safetensors file beside it: save the "
+                "model again with save_pretrained"
+            )
+    if not (folder / "model.safetensors").is_file():
+        for weight, name in shards.items():
             if not (folder / name).is_file():
                 raise UnreadableArtifact(
                     f"{index.name}: {weight} is in {name}, which the folder does not hold: restore that file, or save "

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from registry.checkpoint_files import ConfigKeys, check_json_files, convert, one_line, read_json
+from registry.checkpoint_files import SHARD, ConfigKeys, check_json_files, convert, one_line, read_json
 from registry.errors import (
     IncompleteArtifact,
     MismatchedHead,
@@ -49,6 +49,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     keys = convert(config, ConfigKeys, path.name)
     if keys.id2label is not None:
         order_labels(keys.id2label)
+    if keys.transformers_weights is not None and not SHARD.fullmatch(keys.transformers_weights):
+        raise UnsafeArtifact(
+            f"config.json: transformers_weights {keys.transformers_weights!a} is no name of a safetensors file beside "
+            "it: remove the key, and save the model again with save_pretrained"
+        )
     return config
 
 

@@ -11,6 +11,7 @@ RegistryError
 │   ├── UnsafeArtifact        pickled weights or remote code
 │   ├── IncompleteArtifact    a needed file or setting is missing
 │   ├── UnreadableArtifact    a file, or a value in it, that cannot be read or run
+│   ├── UnpinnedArtifact      the registry records no digest, so nothing says which files are meant
 │   └── DigestMismatch        a file is not the one that was logged
 ├── ContractError             the contract is missing, of another format, or contradicts itself
 ├── NotFound                  no such model, version or alias
@@ -75,6 +76,10 @@ class IncompleteArtifact(ArtifactError):
 
 class UnreadableArtifact(ArtifactError):
     """A file, or a value in one, is not what it must be, or transformers cannot load or run the model with it."""
+
+
+class UnpinnedArtifact(ArtifactError):
+    """The registry records no digest of the version, so nothing says which files are meant."""
 
 
 class DigestMismatch(ArtifactError):

@@ -26,6 +26,7 @@ from registry.heads import Head, get_head
 from registry.image_settings import describe_images, image_patches, reads_images
 from registry.imports import import_for_logging
 from registry.layout import FLAVOR, LOADER, MODEL_FOLDER
+from registry.plain_files import read_record
 from registry.processors import describe_processor, load_processor, longest_row
 from registry.refusals import refuse_failures
 from registry.sentence_folder import SentenceFolder, adapt_tokenizer, copy_files, read_sentence_folder
@@ -217,11 +218,12 @@ def read_flavors(root: Path) -> dict[str, Any]:
     """Name → configuration of each flavor in the artifact's `MLmodel`; raises IncompleteArtifact or ContractError."""
     import yaml
 
-    path = root / "MLmodel"
-    if not path.is_file():
-        raise IncompleteArtifact(f"{root} has no MLmodel file: it is not an MLflow model")
     try:
-        flavors = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("flavors") or {}
+        record = read_record(root, "MLmodel")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise IncompleteArtifact(f"{root} has no MLmodel file: it is not an MLflow model") from error
+    try:
+        flavors = (yaml.safe_load(record.decode("utf-8")) or {}).get("flavors") or {}
         return {str(name): dict(configuration) for name, configuration in flavors.items()}
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
         cause = str(error).splitlines()[0]

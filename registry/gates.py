@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from registry.cache import fetch, peek
+from registry.cache import fetch_and_pin, peek
 from registry.contract import Contract
 from registry.errors import ArtifactError, BreakingChange, ContractError, DamagedVersion, HeadError, RegistryUnavailable
 from registry.history import Evaluation
@@ -20,10 +20,13 @@ SINGLE = "single_label_classification"
 """The problem type of a sequence classifier that states none."""
 
 
-def check_files(candidate: ResolvedVersion, settings: RegistrySettings) -> tuple[Path, Contract]:
-    """The candidate's verified artifact in the cache; raises DamagedVersion or RegistryUnavailable. Blocks."""
+def check_files(candidate: ResolvedVersion, settings: RegistrySettings) -> tuple[ResolvedVersion, Path, Contract]:
+    """The candidate with its digest, and its verified artifact in the cache. Blocks.
+
+    Raises DamagedVersion or RegistryUnavailable.
+    """
     try:
-        return fetch(candidate, settings)
+        return fetch_and_pin(candidate, settings)
     except (ArtifactError, ContractError, HeadError) as error:
         raise DamagedVersion(f"{candidate.name}/{candidate.version} is not promoted: {error}", [str(error)]) from error
 

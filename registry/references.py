@@ -35,10 +35,17 @@ class Reference:
 class ResolvedVersion:
     """A version, found once; from here on only the number is used.
 
-    source: MLflow's address of the files. digest: sha256 of its contract as logged, None if it has no such tag.
+    source: MLflow's address of the files. digest: sha256 of its contract as logged, None if it has no such tag. files:
+    of a version that was logged without a contract, the sha256 of its files when it was promoted.
     """
 
     name: str
     version: str
     source: str
     digest: str | None
+    files: str | None = None
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the registry says which files are meant."""
+        return self.digest is not None or self.files is not None

@@ -41,6 +41,14 @@ class RegistrySettings(msgspec.Struct, frozen=True):
             extra={"variable": "MLFLOW_REGISTRY_URI", "default": "MLFLOW_TRACKING_URI"},
         ),
     ] = ""
+    artifact_cache_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**50,
+            description="Size of the cache of artifacts; what was not used for longest leaves. 0: half of the disk.",
+        ),
+    ] = 0
 
     def __repr__(self) -> str:
         shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__)
@@ -52,7 +60,12 @@ class RegistrySettings(msgspec.Struct, frozen=True):
         read = read_settings(cls, environ)
         home = _folder(read["home"] or "~/.headwaiter")
         tracking_uri = read["tracking_uri"] or f"sqlite:///{home / 'mlflow.db'}"
-        return cls(home=home, tracking_uri=tracking_uri, registry_uri=read["registry_uri"])
+        return cls(
+            home=home,
+            tracking_uri=tracking_uri,
+            registry_uri=read["registry_uri"],
+            artifact_cache_bytes=read["artifact_cache_bytes"],
+        )
 
     @property
     def registry_address(self) -> str:

@@ -34,6 +34,9 @@ DESCRIPTIVE = frozenset(
 transformers' own, and those are refused."""
 OF_COMPONENT = ("_type", "_name", "_revision")
 COMPONENTS = frozenset({"tokenizer", "image_processor", "feature_extractor"})
+COMPONENT_FOLDER = "components"
+FORMER_SETTINGS = f"{COMPONENT_FOLDER}/inference_config.txt"
+"""Where MLflow before 2.9 kept the model_config."""
 NOT_SERVED = {
     "peft_adaptor": "an adapter without its base model: merge it (model.merge_and_unload()) and log the result",
     "local_base_model_path": "weights outside of the artifact: merge them into one model and log that",
@@ -49,6 +52,11 @@ def needs_contract(root: Path) -> bool:
     """Whether the artifact has MLflow's transformers flavor and no contract."""
     flavors = read_flavors(root)
     return "transformers" in flavors and FLAVOR not in flavors
+
+
+def component_folders() -> list[str]:
+    """The folders of the components that are read, if the artifact has them."""
+    return [f"{COMPONENT_FOLDER}/{component}" for component in sorted(COMPONENTS)]
 
 
 def add_contract(root: Path) -> None:
@@ -83,7 +91,7 @@ def derive(root: Path) -> None:
     settings = own | read_settings(root, flavors, described)
     folder = root / MODEL_FOLDER
     for component in fields.get("components") or []:
-        shutil.copytree(root / "components" / component, folder, dirs_exist_ok=True)
+        shutil.copytree(root / COMPONENT_FOLDER / component, folder, dirs_exist_ok=True)
     model = load_model(folder, task, dtype="auto")
     processor = load_processor(folder, reads_images(model))
     processor.save_pretrained(folder)  # a tokenizer's fast form may be missing
@@ -154,7 +162,7 @@ def read_settings(root: Path, flavors: Mapping[str, Any], described: Any) -> dic
     They are its model_config, or the file in which releases before 2.9 kept it, below the signature's defaults of
     parameters, which MLflow passes with each call. Raises ContractError for a file that is not read.
     """
-    file = root / "components" / "inference_config.txt"
+    file = root / FORMER_SETTINGS
     try:
         config = json.loads(file.read_text()) if file.is_file() else flavors.get("python_function", {}).get("config")
         settings = dict(config or {})

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DEPLOYED = f"{FLAVOR}.deployed"
 """A registered model's tag: the alias to serve."""
+DIGEST, FILES = f"{FLAVOR}.digest", f"{FLAVOR}.files"
+"""Tags of a version: sha256 of its contract, or of the files of one that was logged without a contract."""
 
 
 class Versions:
@@ -41,7 +43,11 @@ class Versions:
                     f"MLflow answered nonsense for {reference}: version {version}, files {source}"
                 )
             return ResolvedVersion(
-                name=reference.name, version=version, source=source, digest=found.tags.get(f"{FLAVOR}.digest")
+                name=reference.name,
+                version=version,
+                source=source,
+                digest=found.tags.get(DIGEST),
+                files=found.tags.get(FILES),
             )
 
     def deployed(self) -> list[Reference]:
@@ -89,6 +95,8 @@ class Versions:
     ) -> Move:
         """Check `version`, move the alias to it and record that. Blocks while its files are fetched and verified.
 
+        A version without a recorded digest gets one; without one it is not served.
+
         why, who: for the history; who is the user by default. allow_breaking: the reason to promote a version although
         clients of the live one would notice it (`gates.find_differences` says what they notice). evaluate: scores the
         candidate first, such as `headwaiter.Evaluator`. Raises NotFound, HistoryError for an empty reason, or a
@@ -100,12 +108,14 @@ class Versions:
         from registry.gates import check_files
 
         candidate = self.resolve(Reference(name=name, version=version))
-        root, contract = check_files(candidate, self.settings)
+        pinned, root, contract = check_files(candidate, self.settings)
         origin, breaking = self._compare(candidate, contract, alias, allow_breaking)
         evaluation = None
         if evaluate is not None:
             evaluation = evaluate(root, contract)
             origin, breaking = self._compare(candidate, contract, alias, allow_breaking)  # it may have moved meanwhile
+        if not candidate.is_pinned:
+            self._pin(pinned)
         return self._move(
             name,
             Move(
@@ -185,6 +195,13 @@ class Versions:
                 raise
             return current, error.reasons
         return current, ()
+
+    def _pin(self, version: ResolvedVersion) -> None:
+        """Record the digest of a version that was logged by other software, or by hand."""
+        with registry_errors(f"{version.name}/{version.version}"):
+            for key, value in {DIGEST: version.digest, FILES: version.files}.items():
+                if value is not None:
+                    self._client.set_model_version_tag(version.name, version.version, key, value)
 
     def _move(self, name: str, move: Move) -> Move:
         """Move the alias and write it down.

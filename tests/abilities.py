@@ -41,6 +41,7 @@ ABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "packed bfloat16": (_packs_bfloat16, "oneDNN packs no bfloat16 here: it needs AVX-512 or AVX-NE-CONVERT"),
     "pinned cores": (lambda: hasattr(os, "sched_setaffinity"), "this system pins no process to a core"),
     "mount": (_mounts, "a disk that can be full needs the right to mount one: run this as root"),
+    "other owners": (lambda: os.geteuid() == 0, "only root gives a file to another user"),
     "promtool": (lambda: shutil.which("promtool") is not None, "not installed: apt-get install prometheus"),
     "prometheus": (lambda: shutil.which("prometheus") is not None, "not installed: apt-get install prometheus"),
     "PostgreSQL": (_has_postgres, "not installed: apt-get install postgresql"),

@@ -41,21 +41,24 @@ CHEAP = frozenset(
     {
         "checkpoint_files",
         "contract",
+        "digests",
         "environment",
         "errors",
         "heads",
         "layout",
+        "plain_files",
         "redaction",
         "references",
         "sentence_files",
         "sentence_folder",
         "settings",
+        "verified",
     }
 )
 """The modules of registry that load neither MLflow nor torch."""
 REGISTRY: Mapping[str, frozenset[str]] = {
     "front": CHEAP,
-    "engine": CHEAP | {"checks", "flavor", "imports"},
+    "engine": CHEAP | {"cache_folder", "checks", "flavor", "imports"},
     "manager": CHEAP | {"cache", "flavor", "versions"},
     "tasks": CHEAP,
     "processors": CHEAP,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import zmq
 
+from registry.errors import DigestMismatch, UnsafeArtifact
 from registry.imports import without_collector
 from registry.redaction import describe_error
 from serving.runtime.instruments import METRICS_FOLDER
@@ -96,7 +97,8 @@ def main(path: str, oom_score: OomScore | None = None) -> None:
         loaded = run_at_low_priority(lambda: _load(order)) if order.low_priority else _load(order)
     except Exception as error:  # whatever it is, the manager shows it
         message = describe_error(error)
-        write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message))
+        is_damaged = isinstance(error, DigestMismatch | UnsafeArtifact)
+        write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message, is_damaged=is_damaged))
         raise SystemExit(f"headwaiter engine {order.model}/{order.version}: {message}") from error
     context = zmq.Context(io_threads=1)
     socket = context.socket(zmq.ROUTER)

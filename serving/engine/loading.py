@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from registry.cache_folder import hold
+from registry.errors import DigestMismatch
 from registry.flavor import read_contract
 from serving.engine.assembly import optimize_model, yields_cores
 from serving.engine.batching.cost import Cost
@@ -44,7 +46,10 @@ def load_engine(order: EngineOrder) -> Loaded:
     if order.low_priority:
         torch.set_num_threads(1)
     root = Path(order.root)
+    hold(root)
     contract = read_contract(root)
+    if order.digest and contract.digest != order.digest:
+        raise DigestMismatch(f"MLmodel in {root} is not the one that was fetched: somebody changed it since")
     device = choose_device(order.device)
     notes = []
     for dtype in choose_dtypes(device, contract.dtype, order.dtype):

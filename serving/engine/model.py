@@ -90,12 +90,12 @@ class Model:
         problem = self.task.problem(contract)
         if problem is not None:
             raise ContractError(problem)
-        self.folder = root / MODEL_FOLDER
-        module = load_model(self.folder, contract.task, dtype=dtype).to(self.device)
+        folder = root / MODEL_FOLDER
+        module = load_model(folder, contract.task, dtype=dtype).to(self.device)
         self.task.prepare(module, contract)
-        self.layers = load_layers(root / MODEL_FOLDER, contract.layers, self.device)
+        self.layers = load_layers(folder, contract.layers, self.device)
         self.form = ExecutionForm(module)
-        self.served = self.task.serve(self.folder, contract)
+        self.served = self.task.serve(folder, contract)
         self._is_cuda = self.device.type == "cuda"
         is_prepacked = prepacks and prepack_weights(module, self._try_out, self.note) > 0
         is_onednn = is_prepacked or dtype != "float32"

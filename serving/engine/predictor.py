@@ -13,6 +13,7 @@ import msgspec
 from registry.contract import Baseline, Batching, Contract
 from registry.errors import UnreadableArtifact
 from registry.flavor import read_contract
+from registry.verified import open_verified
 from serving.engine.answer_check import find_difference
 from serving.engine.assembly import make_model, prove
 from serving.engine.baseline import BaselineCount
@@ -36,11 +37,15 @@ class Predictor:
         cache_bytes: int = 0,
         prepacks: bool = True,
     ) -> None:
-        """Arguments and errors as of `Model`. contract: the artifact's own if None. Blocks."""
+        """Arguments and errors as of `Model`. contract: the artifact's own if None. Blocks.
+
+        Raises DigestMismatch or UnsafeArtifact for files that are not those of the contract.
+        """
         self.contract = contract or read_contract(root)
-        self.model = make_model(
-            root, self.contract, device=device, dtype=dtype, cache_bytes=cache_bytes, prepacks=prepacks
-        )
+        with open_verified(root, self.contract.files) as folder:
+            self.model = make_model(
+                folder, self.contract, device=device, dtype=dtype, cache_bytes=cache_bytes, prepacks=prepacks
+            )
         self._served = self.model.served
 
     def answer(self, inputs: object, parameters: dict[str, Any] | None = None) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
+from registry.verified import is_weights, open_verified
 from serving.errors import NotReady, ServingError
 from serving.front.engine_link import EngineLink
 from serving.front.meter import FrontMeter
@@ -42,14 +43,16 @@ class LoadedVersion:
 
     @classmethod
     def load(cls, model: str, version: str, root: Path, contract: Contract) -> "LoadedVersion":
-        """Read the version's tokenizer. Blocks for some milliseconds; runs in a thread."""
+        """Read the version's tokenizer. Blocks for some milliseconds; runs in a thread. Raises ArtifactError."""
         task = get_task(contract.task)
+        with open_verified(root, contract.files, lambda name: not is_weights(name)) as folder:
+            served = task.serve(folder / MODEL_FOLDER, contract)
         return cls(
             model=model,
             version=version,
             contract=contract,
             task=task,
-            served=task.serve(root / MODEL_FOLDER, contract),
+            served=served,
             meter=FrontMeter(model, version, contract.task, contract.labels),
         )
 

@@ -22,11 +22,11 @@ class EngineStarter:
         self._started = 0
 
     def start(
-        self, devices: Iterable[str], name: str, version: str, root: Path, *, low_priority: bool
+        self, devices: Iterable[str], name: str, version: str, root: Path, digest: str, *, low_priority: bool
     ) -> list[EngineProcess]:
         """The engines of a version, started: one for each device. Raises OSError, and then none of them runs.
 
-        root: the verified artifact. low_priority: whether loading yields to what serves.
+        root: the artifact. digest: of its contract. low_priority: whether loading yields to what serves.
         """
         engines: list[EngineProcess] = []
         for device in devices:
@@ -44,6 +44,7 @@ class EngineStarter:
                 low_priority=low_priority,
                 cache_bytes=self._settings.cache_bytes,
                 metrics=os.environ.get(METRICS_FOLDER, ""),
+                digest=digest,
             )
             engines.append(self._engine(order))
             try:

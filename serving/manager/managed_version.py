@@ -35,7 +35,8 @@ class ManagedVersion:
     began: when it began to load, later where it had to wait for memory. fetching: the download, until it is done.
     error: why it failed, or why the attempt before this one did, or why an engine of it is being restarted: once ready
     it stays so meanwhile. is_given_up: whether it failed because memory ran out, and is not to be tried again beside a
-    live version. took_place: whether the live version left so that there is memory for this one.
+    live version. took_place: whether the live version left so that there is memory for this one. is_cached: whether an
+    earlier load had fetched its files. is_damaged: whether it failed because one of them was not the logged one.
     weights_bytes: of its files. need_bytes: memory that its engines were expected to take, 0 without an estimate.
     """
 
@@ -56,6 +57,8 @@ class ManagedVersion:
     need_bytes: int = 0
     is_given_up: bool = False
     took_place: bool = False
+    is_cached: bool = False
+    is_damaged: bool = False
 
     @classmethod
     def adopt(cls, root: Path, contract: Contract, engines: Sequence[EngineProcess]) -> "ManagedVersion":
@@ -94,6 +97,7 @@ class ManagedVersion:
             return [change for change in happened if change != "ready"]
         if "failed" in happened:
             self.is_given_up = self.is_out_of_memory
+            self.is_damaged = any(engine.report.is_damaged for engine in self.engines)
             return self.fail(next(engine.report.error for engine in self.engines if engine.report.error), now)
         if now - self.began > load_seconds:
             return self.fail(f"loading took longer than HEADWAITER_LOAD_SECONDS={load_seconds:g}", now)

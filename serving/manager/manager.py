@@ -17,9 +17,9 @@ from contextlib import suppress
 from functools import partial
 from typing import assert_never
 
-from registry.cache import fetch
+from registry.cache import discard, fetch_for_loading, is_cached
 from registry.references import Reference, ResolvedVersion
-from registry.settings import RegistrySettings
+from registry.settings import InvalidSetting, RegistrySettings
 from serving.errors import EngineError
 from serving.manager.engine_process import EngineEvent, EngineProcess
 from serving.manager.engine_starter import EngineStarter
@@ -62,7 +62,7 @@ class Manager:
         self,
         settings: ServingSettings,
         *,
-        fetch: Callable[[ResolvedVersion, RegistrySettings], Fetched] = fetch,
+        fetch: Callable[[ResolvedVersion, RegistrySettings], Fetched] = fetch_for_loading,
         engine: Callable[[EngineOrder], EngineProcess] = EngineProcess,
         watch: RegistryWatch | None = None,
         limits: Callable[[], Limits] = read_limits,
@@ -178,6 +178,7 @@ class Manager:
         logger.info("loading %s/%s, attempt %d", *key, attempt)
         fetching: Future[Fetched]
         resolved = self._resolved(key)
+        cached = resolved is not None and is_cached(resolved, self.settings.registry)
         if resolved is not None:
             work = partial(self._fetch, resolved, self.settings.registry)
             fetching = (
@@ -186,7 +187,7 @@ class Manager:
         else:
             fetching = Future()
             fetching.set_exception(EngineError("the registry no longer names it, and it is not in the cache"))
-        self._versions[key] = ManagedVersion(*key, fetching, attempt=attempt, error=error)
+        self._versions[key] = ManagedVersion(*key, fetching, attempt=attempt, error=error, is_cached=cached)
 
     def _is_serving(self) -> bool:
         """Whether something is live, which loading may not starve."""
@@ -210,12 +211,16 @@ class Manager:
             case "failed":
                 logger.error("%s/%s could not be loaded: %s", name, version, managed.error)
                 self._failed[name, version] = managed
+                if managed.is_damaged:
+                    self._discard(managed)
                 self._live_versions.fail(managed, self._watch.view, now)
             case "lost":
                 fields = (name, version, managed.crashes, managed.error)
                 logger.error("an engine of %s/%s ended, %d in a row; it is restarted: %s", *fields)
                 if managed.is_out_of_memory:
                     self._make_room_for(managed, now)
+                if any(engine.report.is_damaged for engine in managed.engines):
+                    self._fetch_again(managed)
             case "restarted":
                 restarts(name, version, task).inc()
             case other:
@@ -228,6 +233,8 @@ class Manager:
         others = [live for name, live in self._live_versions.live_keys() if name == managed.name]
         if managed.took_place or (managed.is_given_up and any(live != managed.version for live in others)):
             return False
+        if managed.is_damaged and managed.is_cached and managed.attempt == 1:
+            return True  # the copy here was damaged and is removed; the store's may be whole
         pause = backoff_seconds(self.settings.retry_seconds, managed.attempt, MAX_RETRY_SECONDS)
         return bool(now - managed.failed_at > pause)
 
@@ -251,7 +258,10 @@ class Manager:
 
     def _start_on(self, devices: Iterable[str], held: ManagedVersion) -> list[EngineProcess]:
         assert held.root is not None
-        return self._starter.start(devices, held.name, held.version, held.root, low_priority=self._is_serving())
+        assert held.contract is not None
+        return self._starter.start(
+            devices, held.name, held.version, held.root, held.contract.digest, low_priority=self._is_serving()
+        )
 
     def _evictable(self, replaced: str | None) -> list[VersionKey]:
         """The versions that may leave where memory is short. replaced: the model whose live version may."""
@@ -262,6 +272,21 @@ class Manager:
         for key in keys:
             logger.warning("%s/%s leaves, %s", *key, why)
             self._versions[key].drain(now, self.settings.timeout_seconds + 5)
+
+    def _discard(self, managed: ManagedVersion) -> None:
+        """Remove the version's files from the cache, as they are not those that were logged."""
+        if managed.root is not None:
+            with suppress(OSError, InvalidSetting):
+                discard(managed.root, self.settings.registry)
+
+    def _fetch_again(self, managed: ManagedVersion) -> None:
+        """Replace the files of a version whose engine could not be restarted with them."""
+        resolved = self._resolved((managed.name, managed.version))
+        if resolved is None or (managed.fetching is not None and not managed.fetching.done()):
+            return
+        self._discard(managed)
+        logger.warning("the files of %s/%s changed in the cache; they are fetched again", managed.name, managed.version)
+        managed.fetching = self._fetchers.submit(self._fetch, resolved, self.settings.registry)
 
     def _make_room_for(self, live: ManagedVersion, now: float) -> None:
         """Memory ran out under a version that serves: whatever loads beside it or is only kept warm ends."""

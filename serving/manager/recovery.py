@@ -23,10 +23,11 @@ def enter(run: Path, server: int) -> tuple[Table, dict[VersionKey, ManagedVersio
     """Make the run folder this server's own: what its last manager left in the table, and the versions it held."""
     if not claim(run, server):
         return Table(), {}
-    return TableFile(run).read(), _adopt(run / ENGINES)
+    left = TableFile(run).read()
+    return left, _adopt(run / ENGINES, left)
 
 
-def _adopt(folder: Path) -> dict[VersionKey, ManagedVersion]:
+def _adopt(folder: Path, left: Table) -> dict[VersionKey, ManagedVersion]:
     engines: dict[VersionKey, list[EngineProcess]] = defaultdict(list)
     for path in sorted(folder.glob("*.order")):
         try:
@@ -41,6 +42,8 @@ def _adopt(folder: Path) -> dict[VersionKey, ManagedVersion]:
     held = {}
     for (name, version), found in engines.items():
         root = Path(found[0].order.root)
-        held[name, version] = ManagedVersion.adopt(root, read_contract(root), found)
+        known = left.models[name].versions.get(version) if name in left.models else None
+        contract = known.contract if known is not None else None
+        held[name, version] = ManagedVersion.adopt(root, contract or read_contract(root), found)
         logger.info("adopted %s/%s with %d engines", name, version, len(found))
     return held

@@ -65,8 +65,9 @@ class Tokenizers:
     """A tokenizer's file in memory, shared by all versions that have the same file."""
 
     def __init__(self, path: Path) -> None:
-        self._path = str(path)
-        self.exact = self._copy()
+        self.exact = Tokenizer.from_file(str(path))
+        self.exact.no_padding()
+        self.exact.no_truncation()
         self.words = WordCache.of(self.exact)
         self._thread = threading.local()
 
@@ -79,15 +80,9 @@ class Tokenizers:
         """
         cutting: Tokenizer | None = getattr(self._thread, "cutting", None)
         if cutting is None:
-            cutting = self._thread.cutting = self._copy()
+            cutting = self._thread.cutting = Tokenizer.from_str(self.exact.to_str())  # its file may be gone
         cutting.enable_truncation(most, stride=stride, strategy=strategy, direction=direction)
         return cutting
-
-    def _copy(self) -> Tokenizer:
-        tokenizer = Tokenizer.from_file(self._path)
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        return tokenizer
 
 
 still_wanted: ContextVar[Callable[[], None]] = ContextVar("still_wanted", default=lambda: None)
@@ -100,25 +95,25 @@ _shared: WeakValueDictionary[str, Tokenizers] = WeakValueDictionary()
 class TextEncoder:
     """The tokenizer of one version. Safe for several threads.
 
-    max_tokens: of a row. absent: special tokens without an embedding, by id. subword_prefix: WordPiece's prefix of a
-    word's later tokens, None for other tokenizers.
+    exact: neither truncates nor pads; not to be changed. max_tokens: of a row. absent: special tokens without an
+    embedding, by id. subword_prefix: WordPiece's prefix of a word's later tokens, None for other tokenizers.
     """
 
     def __init__(self, folder: Path, contract: Contract) -> None:
         path = folder / "tokenizer.json"
         digest = contract.files.get(f"{MODEL_FOLDER}/{path.name}", str(path))
         self._tokenizers = _shared.get(digest) or _shared.setdefault(digest, Tokenizers(path))
-        self._exact = self._tokenizers.exact
+        self.exact = self._tokenizers.exact
         self._words = self._tokenizers.words
         self._has_types = "token_type_ids" in contract.processor.inputs
-        if self._has_types and any(self._exact.encode("a").type_ids):
+        if self._has_types and any(self.exact.encode("a").type_ids):
             self._words = None  # it knows no token types
         self._truncation_side = contract.processor.truncation_side
         self._is_text_first = contract.processor.padding_side == "left"
         self.max_tokens = contract.max_tokens
         self.absent: dict[int, str] = {}
         if not contract.derived:  # records of format 1 have the number of tokens, which ids with gaps exceed
-            added = self._exact.get_added_tokens_decoder()
+            added = self.exact.get_added_tokens_decoder()
             self.absent = {
                 token_id: token.content
                 for token_id, token in added.items()
@@ -126,7 +121,7 @@ class TextEncoder:
             }
         most = max(MAX_CHARACTERS, contract.max_tokens * MIN_CHARACTERS_PER_TOKEN)
         self.max_characters = min(most, contract.max_tokens * CHARACTERS_PER_TOKEN)
-        self.subword_prefix: str | None = getattr(self._exact.model, "continuing_subword_prefix", None)
+        self.subword_prefix: str | None = getattr(self.exact.model, "continuing_subword_prefix", None)
 
     def row(
         self,
@@ -175,11 +170,11 @@ class TextEncoder:
             text, pair = _cut(text, limit, direction), None if pair is None else _cut(pair, limit, direction)
         elif len(text) + len(pair or "") > limit:
             raise self._too_long(f"{len(text) + len(pair or ''):,} characters", most)
-        encoding = self._tokenize(self._exact, text, pair, special=special)
+        encoding = self._tokenize(self.exact, text, pair, special=special)
         if len(encoding) > most:
             if not truncate:
                 raise self._too_long(f"{len(encoding):,} tokens", most)
-            fixed = self._exact.num_special_tokens_to_add(pair is not None) if special else 0
+            fixed = self.exact.num_special_tokens_to_add(pair is not None) if special else 0
             if most <= fixed:  # the tokenizer would not cut at all
                 raise Unprocessable(f"parameters.truncate leaves {most} tokens, of which {fixed} are special: cut less")
             cutter = self._tokenizers.cutter(most, direction=direction)
@@ -198,9 +193,9 @@ class TextEncoder:
         if not text or before == "":
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
         most = min(max_tokens or self.max_tokens, self.max_tokens)
-        fixed = self._exact.num_special_tokens_to_add(before is not None)
+        fixed = self.exact.num_special_tokens_to_add(before is not None)
         if before is not None:
-            fixed += len(self._tokenize(self._exact, before[: self.max_characters], special=False))
+            fixed += len(self._tokenize(self.exact, before[: self.max_characters], special=False))
         room = most - fixed
         if room < MIN_WINDOW_TOKENS:
             raise Unprocessable(
@@ -230,7 +225,7 @@ class TextEncoder:
             return most * (1 + max(0, -(-(length - room) // step)))
 
         if tokens(len(text)) > MAX_WINDOW_TOKENS:
-            found = tokens(len(self._tokenize(self._exact, text, special=False)))
+            found = tokens(len(self._tokenize(self.exact, text, special=False)))
             if found > MAX_WINDOW_TOKENS:
                 raise Unprocessable(
                     f"inputs has a text whose windows have {found:,} tokens together, at most {MAX_WINDOW_TOKENS:,} "
@@ -244,7 +239,7 @@ class TextEncoder:
 
     def frame(self, *, is_pair: bool) -> list[tuple[int | None, int]]:
         """The id and token type of each special token of a text or pair, and (None, type) where a text's tokens go."""
-        encoding = self._exact.encode("a", "a" if is_pair else None)
+        encoding = self.exact.encode("a", "a" if is_pair else None)
         parts = zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True)
         frame: list[tuple[int | None, int]] = []
         for sequence, tokens in groupby(parts, key=itemgetter(2)):
@@ -254,7 +249,7 @@ class TextEncoder:
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of a text without special tokens. At most `max_characters` are read."""
-        ids: list[int] = self._tokenize(self._exact, text[: self.max_characters], special=False).ids
+        ids: list[int] = self._tokenize(self.exact, text[: self.max_characters], special=False).ids
         return ids
 
     def refuse_absent(self, ids: Sequence[int], field: str) -> None:
@@ -268,21 +263,21 @@ class TextEncoder:
 
     def id_of(self, token: str) -> int | None:
         """The id of a token of the vocabulary, None for another text."""
-        found: int | None = self._exact.token_to_id(token)
+        found: int | None = self.exact.token_to_id(token)
         return found
 
     def token_of(self, token_id: int) -> str:
         """The vocabulary's text of a token."""
-        return str(self._exact.id_to_token(token_id))
+        return str(self.exact.id_to_token(token_id))
 
     def join(self, tokens: list[str]) -> str:
         """Join tokens to text as `convert_tokens_to_string` of transformers' fast tokenizers does."""
-        decoder = self._exact.decoder
+        decoder = self.exact.decoder
         return str(decoder.decode(tokens)) if decoder is not None else " ".join(tokens)
 
     def read(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Decode ids."""
-        return str(self._exact.decode(ids, skip_special_tokens=skip_special_tokens))
+        return str(self.exact.decode(ids, skip_special_tokens=skip_special_tokens))
 
     @staticmethod
     def _tokenize(tokenizer: Tokenizer, text: str, pair: str | None = None, *, special: bool = True) -> Encoding:

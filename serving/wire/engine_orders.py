@@ -22,10 +22,11 @@ MAX_REQUEST_BYTES = 1 << 20
 class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What to load and where to answer.
 
-    root: the verified artifact. device, dtype: as set, "auto" allowed. address: a ZeroMQ address to bind. report: the
-    file to report to. threads: on a CPU, 0 for the cores that may be used. server: id of the server process, with
-    which the engine ends. low_priority: whether loading yields to what is served already. cache_bytes: of a task that
-    generates. metrics: the folder that the server's processes count in, or empty.
+    root: the artifact. digest: of its contract, or empty for one that is not compared, as in benchmarks. device,
+    dtype: as set, "auto" allowed. address: a ZeroMQ address to bind. report: the file to report to. threads: on a CPU,
+    0 for the cores that may be used. server: id of the server process, with which the engine ends. low_priority:
+    whether loading yields to what is served already. cache_bytes: of a task that generates. metrics: the folder that
+    the server's processes count in, or empty.
     """
 
     model: str
@@ -40,6 +41,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     low_priority: bool = False
     cache_bytes: int = 0
     metrics: str = ""
+    digest: str = ""
 
 
 class EngineProperties(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,13 +72,15 @@ class EngineProperties(msgspec.Struct, frozen=True, kw_only=True):
 class EngineReport(EngineProperties, frozen=True, kw_only=True):
     """How far an engine is. state: as EngineState; of "failed" `error` says why.
 
-    device_bytes: memory that it holds on a GPU.
+    device_bytes: memory that it holds on a GPU. is_damaged: of a failed one, whether a file of the artifact is not the
+    one that was logged.
     """
 
     pid: int
     state: EngineState
     error: str = ""
     device_bytes: int = 0
+    is_damaged: bool = False
 
 
 class ForkRequest(msgspec.Struct, frozen=True, kw_only=True):

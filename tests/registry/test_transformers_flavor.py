@@ -8,9 +8,9 @@ import pytest
 import transformers
 
 from registry import cache
-from registry.cache import fetch
+from registry.cache import fetch, fetch_and_pin
 from registry.contract import Contract
-from registry.errors import ContractError
+from registry.errors import ContractError, DigestMismatch, UnpinnedArtifact
 from registry.heads import get_head
 from registry.references import Reference
 from registry.settings import RegistrySettings
@@ -45,7 +45,7 @@ def log_plainly(folder: Path, task: str, settings: RegistrySettings, claimed: st
 
 
 def fetched(settings: RegistrySettings) -> tuple[Path, Contract]:
-    return fetch(Versions(settings).resolve(Reference("m", version="1")), settings)
+    return fetch_and_pin(Versions(settings).resolve(Reference("m", version="1")), settings)[1:]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -71,3 +71,22 @@ def test_a_plainly_logged_model_under_another_task_is_refused(tmp_path: Path, se
     with pytest.raises(ContractError, match="WrongHead: text-classification needs BertForSequenceClassification"):
         fetched(settings)
     assert not list(settings.cache.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_promotion_records_which_files_are_meant(
+    tmp_path: Path, settings: RegistrySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "add_contract", derive)
+    log_plainly(build(tmp_path / "saved", "bert", get_head(CASES[0][1]).auto_class), CASES[0][1], settings)
+    versions = Versions(settings)
+    with pytest.raises(UnpinnedArtifact, match="headwaiter promote m 1"):
+        fetch(versions.resolve(Reference("m", version="1")), settings)
+    versions.promote("m", "1", why="the first")
+    promoted = versions.resolve(Reference("m", alias="champion"))
+    assert (promoted.digest, len(promoted.files or "")) == (None, 64)
+    assert fetch(promoted, settings)[1].task == CASES[0][1]
+    vocabulary = next(settings.artifacts.rglob("components/tokenizer/tokenizer.json"))
+    vocabulary.write_text(vocabulary.read_text() + " ")
+    with pytest.raises(DigestMismatch, match="changed after the version was promoted"):
+        fetch(promoted, settings)

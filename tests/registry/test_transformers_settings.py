@@ -11,7 +11,7 @@ from mlflow.transformers.llm_inference_utils import _SUPPORTED_LLM_INFERENCE_TAS
 from mlflow.types import ParamSchema, ParamSpec, Schema
 
 from registry import cache
-from registry.cache import fetch
+from registry.cache import fetch_and_pin
 from registry.errors import ContractError
 from registry.heads import HEADS, get_head
 from registry.references import Reference
@@ -51,7 +51,7 @@ def log(folder: Path, task: str, settings: RegistrySettings, claimed: str | None
 
 
 def served(settings: RegistrySettings) -> Predictor:
-    return Predictor(*fetch(Versions(settings).resolve(Reference("m", version="1")), settings))
+    return Predictor(*fetch_and_pin(Versions(settings).resolve(Reference("m", version="1")), settings)[1:])
 
 
 def test_the_aliases_are_transformers_own() -> None:

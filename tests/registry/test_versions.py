@@ -5,13 +5,15 @@ import pytest
 from click.testing import CliRunner
 
 from registry.cache import fetch
-from registry.errors import HistoryError, NotFound, RegistryUnavailable
-from registry.flavor import log_model
+from registry.errors import HistoryError, NotFound, RegistryUnavailable, UnpinnedArtifact
+from registry.flavor import log_model, read_contract
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.tracking import connect
 from registry.versions import Versions
 from serving.commands.main import main
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "artifact-of-format-1"
 
 
 @pytest.fixture
@@ -94,3 +96,19 @@ def test_the_history_of_a_model_that_never_moved_says_so(settings: RegistrySetti
     unknown = CliRunner().invoke(main, ["history", "nobody", "--json"])
     assert unknown.exit_code == 1
     assert "nobody" in unknown.stderr
+
+
+def test_promotion_records_the_digest_of_a_version_that_has_none(settings: RegistrySettings) -> None:
+    versions = Versions(settings)
+    versions._client.create_registered_model("old")
+    for _ in range(2):
+        versions._client.create_model_version("old", source=FIXTURE.as_uri())
+    versions.promote("old", "1", why="it was logged by an earlier release")
+    contract = read_contract(FIXTURE)
+    assert versions.resolve(Reference.parse("old")).digest == contract.digest
+    unpinned = versions.resolve(Reference("old", version="2"))
+    with pytest.raises(UnpinnedArtifact):
+        fetch(unpinned, settings)
+    with pytest.raises(HistoryError):
+        versions.promote("old", "2", why=" ")
+    assert not versions.resolve(Reference("old", version="2")).is_pinned

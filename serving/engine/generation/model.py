@@ -75,7 +75,7 @@ class GenerationModel(Model):
         stops = self.served.defaults.stop_strings
         if not stops:
             return None
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(self.folder / "tokenizer.json"))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=self.served.tokenizer.exact)
         return StopStringCriteria(tokenizer, list(stops))
 
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:

@@ -101,8 +101,9 @@ class World:
     """The registry, the machine and the clock of the manager.
 
     now: the time in seconds. targets: alias → version in the registry. unfetchable: versions whose download fails.
-    unloadable: versions whose engine fails. fetched: (now, version) of every download that was begun. memory_bytes:
-    the machine's memory; each engine takes ENGINE_BYTES. oom_kills: processes killed by the kernel for want of memory.
+    unloadable: versions whose engine fails. damaged: versions whose files in the store are not those that were logged.
+    fetched: (now, version) of every download that was begun. memory_bytes: the machine's memory; each engine takes
+    ENGINE_BYTES. oom_kills: processes killed by the kernel for want of memory.
     """
 
     now: float = 1_000_000.0
@@ -110,6 +111,7 @@ class World:
     targets: dict[str, str] = field(default_factory=dict)
     unfetchable: set[str] = field(default_factory=set)
     unloadable: set[str] = field(default_factory=set)
+    damaged: set[str] = field(default_factory=set)
     processes: list[FakeProcess] = field(default_factory=list)
     fetched: list[tuple[float, str]] = field(default_factory=list)
     memory_bytes: int = 1 << 40
@@ -148,7 +150,7 @@ class World:
         version = reference.version or self.targets.get(reference.alias or "")
         if version is None:
             raise NotFound(f"the registry has no {reference}")
-        return ResolvedVersion(reference.name, version, f"models:/m-{version}", None)
+        return ResolvedVersion(reference.name, version, f"models:/m-{version}", version)
 
     def deployed(self) -> list[Reference]:
         """Return the references of `Versions.deployed`: none."""
@@ -173,8 +175,10 @@ class World:
         for process in self.running():
             if process.asked_to_leave or not Path(order_path(process.order.report)).is_file():
                 process.returncode = 0
-            elif process.order.version in self.unloadable:
-                report = EngineReport(pid=process.pid, state="failed", error="out of memory")
+            elif process.order.version in self.unloadable or not Path(process.order.root, "whole").exists():
+                is_damaged = process.order.version not in self.unloadable
+                error = "DigestMismatch" if is_damaged else "out of memory"
+                report = EngineReport(pid=process.pid, state="failed", error=error, is_damaged=is_damaged)
                 write_report(Path(process.order.report), report)
                 process.returncode = 1
             else:
@@ -305,9 +309,12 @@ class Server:
         if version.version in self.world.unfetchable:
             raise DigestMismatch("a file changed after logging")
         root = self.home / "cache" / version.version
+        is_cached = root.exists()
         root.mkdir(parents=True, exist_ok=True)
         record = msgspec.structs.replace(CLASSIFIER, torch=version.version).to_record()
         (root / "MLmodel").write_text(json.dumps({"flavors": {"headwaiter": {"contract": record}}}))
+        if version.version not in self.world.damaged and not is_cached:
+            (root / "whole").touch()
         return root, CLASSIFIER
 
 

@@ -1,0 +1,190 @@
+"""The folder of the cache: whose it is, what is on its way in, and what leaves once there is too much.
+
+One sub-folder a contract digest, of mode 0700 with files of mode 0400. Its time of modification is that of its last
+use. Processes agree by flock(2): on the folder itself for a moment, on a download while it lasts, and on an artifact
+while an engine runs with it.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from registry.errors import DigestMismatch, UnsafeArtifact
+from registry.plain_files import list_plain
+from registry.settings import InvalidSetting, RegistrySettings
+
+FOLDER_MODE, FILE_MODE = 0o700, 0o400
+INCOMING, LEAVING = ".incoming-", ".leaving-"
+"""Beginnings of the names of folders that are no artifacts: a download, and what is being removed."""
+RECENT_SECONDS = 3600.0
+"""What was used since may be about to be loaded, and stays. Untuned: longer than a load may take by default."""
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+_held: list[int] = []
+"""Descriptors that hold artifacts for as long as this process lives."""
+
+
+def hold(root: Path) -> None:
+    """Keep the artifact in the cache until this process ends, and note that it is used.
+
+    Raises DigestMismatch for one that is gone.
+    """
+    try:
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise DigestMismatch(f"{root} is no longer in the cache: fetch it again") from error
+    with suppress(OSError):  # a file system without locks; what was used lately stays, too
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    _held.append(descriptor)
+    touch(root)
+
+
+def touch(root: Path) -> None:
+    """Note that the artifact is used now."""
+    with suppress(OSError):  # a file system that cannot be written
+        os.utime(root)
+
+
+class CacheFolder:
+    """The cache of `settings`. Every method may raise OSError, as of a full disk."""
+
+    def __init__(self, settings: RegistrySettings) -> None:
+        """Make the folder if there is none. Raises InvalidSetting for one that is another user's."""
+        self.path = settings.cache
+        self.path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        status = self.path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise InvalidSetting(
+                f"HEADWAITER_HOME={settings.home} cannot be used: {self.path} is a link or belongs to user "
+                f"{status.st_uid}, and this is user {os.geteuid()}, so that its files are not to be trusted: name a "
+                "folder of this user"
+            )
+        if stat.S_IMODE(status.st_mode) != FOLDER_MODE:
+            self.path.chmod(FOLDER_MODE)
+        self.most_bytes = settings.artifact_cache_bytes or shutil.disk_usage(self.path).total // 2
+
+    def find(self, digest: str) -> Path | None:
+        """The artifact with this contract digest; it is used from now on. Raises DigestMismatch for what is no digest.
+
+        Its files may have changed; see `check_own`.
+        """
+        if not DIGEST.fullmatch(digest):
+            raise DigestMismatch(f"the registry recorded {digest!a}, which is no sha256: log the model again")
+        root = self.path / digest
+        with self._locked():
+            if not root.is_dir() or root.is_symlink():
+                return None
+            touch(root)
+            return root
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A folder to download to, removed in the end unless it was kept. What killed downloads left is removed."""
+        with self._locked():
+            self._sweep()
+            folder = self.path / f"{INCOMING}{uuid.uuid4().hex}"
+            folder.mkdir(mode=FOLDER_MODE)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(descriptor)
+
+    def keep(self, staging: Path, digest: str) -> Path:
+        """Make the download the artifact of this digest, unless it is there already, and read-only; its folder."""
+        for path in staging.rglob("*"):
+            path.chmod(FOLDER_MODE if path.is_dir() else FILE_MODE)
+        root = self.path / digest
+        with self._locked():
+            if not root.is_dir():
+                staging.rename(root)
+            touch(root)
+        return root
+
+    def discard(self, root: Path) -> None:
+        """Remove the artifact, whoever uses it: what an engine has opened stays open."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(root.rename(self.path / f"{LEAVING}{uuid.uuid4().hex}"), ignore_errors=True)
+
+    def make_room(self, size_bytes: int) -> None:
+        """Remove the artifacts that were not used for longest, until `size_bytes` more are within the bound.
+
+        What an engine runs with and what was used lately stays, even past the bound. Raises InvalidSetting for more
+        than the bound, OSError for more than is free.
+        """
+        if size_bytes > self.most_bytes:
+            raise InvalidSetting(
+                f"the artifact has {size_bytes:,} bytes, and the cache holds {self.most_bytes:,} "
+                "(HEADWAITER_ARTIFACT_CACHE_BYTES, or half of the disk): set it higher"
+            )
+        with self._locked():
+            found = {root: root.lstat().st_mtime for root in self.path.iterdir() if DIGEST.fullmatch(root.name)}
+            sizes = {root: _size_bytes(root) for root in found}
+            excess = sum(sizes.values()) + size_bytes - self.most_bytes
+            for root in sorted(found, key=lambda root: found[root]):
+                if excess <= 0:
+                    break
+                if not 0 <= time.time() - found[root] < RECENT_SECONDS and _is_free(root):
+                    self.discard(root)
+                    excess -= sizes[root]
+        if size_bytes > shutil.disk_usage(self.path).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    def _sweep(self) -> None:
+        """Remove what processes that were killed have left."""
+        for prefix in (INCOMING, LEAVING):
+            for left in self.path.glob(f"{prefix}*"):
+                if _is_free(left):
+                    shutil.rmtree(left, ignore_errors=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def check_own(root: Path, folder: str) -> None:
+    """Check that the files of a cached artifact are this user's alone. Raises UnsafeArtifact."""
+    for name, status in list_plain(root, folder).items():
+        if status.st_uid != os.geteuid() or status.st_nlink != 1 or status.st_mode & 0o022:
+            raise UnsafeArtifact(
+                f"{name} in the cache belongs to user {status.st_uid}, has {status.st_nlink} names, or others may "
+                "write to it: somebody put it there"
+            )
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether no process holds a lock on the folder."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _size_bytes(root: Path) -> int:
+    """The bytes of the files below the folder."""
+    return sum(path.lstat().st_size for path in root.rglob("*"))

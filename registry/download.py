@@ -1,0 +1,123 @@
+"""Copies files of a version from MLflow's artifact store: plain names only, and no more than there is room for."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from registry.errors import IncompleteArtifact, RegistryError, RegistryUnavailable, UnsafeArtifact
+from registry.plain_files import MAX_FILES, MAX_RECORD_BYTES, check_name, list_plain, open_plain, read_record
+from registry.references import ResolvedVersion
+from registry.settings import RegistrySettings
+from registry.tracking import connect
+
+RECORD = "MLmodel"
+
+
+class ArtifactStore:
+    """Where the files of a version are. Every method blocks; raises RegistryUnavailable where the store fails."""
+
+    def __init__(self, version: ResolvedVersion, settings: RegistrySettings) -> None:
+        self._version = version
+        self._store = self._trying(lambda: _find_store(version, settings))
+        self._local = Path(self._store.artifact_dir) if _is_local(self._store) else None
+
+    def download_record(self, target: Path) -> None:
+        """Copy `MLmodel` to the folder `target`. Raises UnsafeArtifact as `download_file`, IncompleteArtifact."""
+        if not self.download_file(RECORD, target):
+            raise IncompleteArtifact(
+                f"{self._version.source} holds no {RECORD}: it is not an MLflow model, or its files were removed"
+            )
+
+    def download_file(self, name: str, target: Path) -> bool:
+        """Copy one file of at most MAX_RECORD_BYTES to its place below `target`; whether there is such a file.
+
+        Raises UnsafeArtifact for one that is too large or a link.
+        """
+        if self._local is not None:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                record = read_record(self._local, name)
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                (target / name).write_bytes(record)
+                return True
+            return False
+        listed = self._trying(lambda: self._store.list_artifacts(name.rpartition("/")[0]))
+        for size in [entry.file_size or 0 for entry in listed if entry.path == name]:
+            if size > MAX_RECORD_BYTES:
+                raise UnsafeArtifact(f"{name} has {size:,} bytes, at most {MAX_RECORD_BYTES:,} are read")
+            self._trying(lambda: self._store.download_artifacts(name, str(target)))
+            return True
+        return False
+
+    def list_files(self, folder: str) -> dict[str, int]:
+        """Path → size in bytes of each file below `folder`; empty where there is none. Raises UnsafeArtifact."""
+        if self._local is not None:
+            root = self._local
+            return {name: status.st_size for name, status in self._trying(lambda: list_plain(root, folder)).items()}
+        return dict(self._trying(lambda: list(self._walk(folder))))
+
+    def download_folder(self, folder: str, target: Path) -> None:
+        """Copy the files below `folder` to the same place below `target`. Raises UnsafeArtifact or OSError.
+
+        A file with several names (hard links) is refused where no digest says what it has to hold.
+        """
+        if self._local is None:
+            self._trying(lambda: self._store.download_artifacts(folder, str(target)))
+            list_plain(target, folder)
+            return
+        for name, status in list_plain(self._local, folder).items():
+            if status.st_nlink != 1 and self._version.digest is None:
+                raise UnsafeArtifact(f"{name} has {status.st_nlink} names (hard links): store it as a file of its own")
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            with open_plain(self._local, name) as source, (target / name).open("xb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+
+    def _walk(self, folder: str, depth: int = 0) -> Iterator[tuple[str, int]]:
+        """Path and size of each file below a folder of a store that is elsewhere."""
+        for number, entry in enumerate(self._store.list_artifacts(folder)):
+            if number >= MAX_FILES or depth > 3:
+                raise UnsafeArtifact(f"{folder!a} has more than {MAX_FILES} files or folders in folders: log it again")
+            if not str(entry.path).startswith(f"{folder}/"):
+                raise UnsafeArtifact(f"the store lists {entry.path!a} in {folder!a}: log the model again")
+            if entry.is_dir:
+                yield from self._walk(entry.path, depth + 1)
+            else:
+                yield check_name(entry.path), entry.file_size or 0
+
+    def _trying(self, call: Callable[[], Any]) -> Any:
+        """The result of a call to MLflow or its store."""
+        try:
+            return call()
+        except RegistryError:
+            raise
+        except Exception as error:
+            version = self._version
+            raise RegistryUnavailable(
+                f"the files of {version.name}/{version.version} could not be downloaded from {version.source}: {error}"
+            ) from error
+
+
+def _find_store(version: ResolvedVersion, settings: RegistrySettings) -> Any:
+    """MLflow's client of the store.
+
+    MLflow's own download (3.17) looks for `models:/…` in the registry of the process' global state, whatever address
+    it is given; so they are looked up here.
+    """
+    client = connect(settings)
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    location = version.source
+    kind, _, place = location.partition(":/")
+    if kind == "models" and "/" not in place:
+        location = client.get_logged_model(place).artifact_location
+    elif kind == "models":
+        location = client.get_model_version_download_uri(version.name, version.version)
+    return get_artifact_repository(location, settings.tracking_uri, settings.registry_address)
+
+
+def _is_local(store: Any) -> bool:
+    """Whether the store is a folder of this machine, where names may be links."""
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    return isinstance(store, LocalArtifactRepository)

@@ -1,0 +1,403 @@
+"""What a store or another user can do to the cache, and what leaves it. The artifact is a small one of format 1."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+import msgspec
+import pytest
+import yaml
+
+from registry import cache, download
+from registry.cache import discard, fetch, fetch_and_pin, fetch_for_loading, is_cached, peek
+from registry.cache_folder import RECENT_SECONDS, CacheFolder, hold
+from registry.errors import (
+    ArtifactError,
+    ContractError,
+    DigestMismatch,
+    IncompleteArtifact,
+    UnpinnedArtifact,
+    UnsafeArtifact,
+)
+from registry.flavor import read_contract
+from registry.references import ResolvedVersion
+from registry.settings import InvalidSetting, RegistrySettings
+from registry.transformers_flavor import derive
+from tests.abilities import needs
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "artifact-of-format-1"
+NOBODY = 65534
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """An artifact in a store that is a folder of this machine."""
+    return shutil.copytree(FIXTURE, tmp_path / "store" / "artifact")
+
+
+@pytest.fixture
+def version(stored: Path) -> ResolvedVersion:
+    return ResolvedVersion("m", "1", stored.as_uri(), read_contract(FIXTURE).digest)
+
+
+def flip_last_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+def is_same(opened: TextIO, path: Path) -> bool:
+    """Whether the path still names the file that was opened."""
+    return os.path.samestat(os.fstat(opened.fileno()), path.stat())
+
+
+def make_old(root: Path, age_seconds: float = 2 * RECENT_SECONDS) -> None:
+    used = root.stat().st_mtime - age_seconds
+    os.utime(root, (used, used))
+
+
+def test_cached_files_are_this_users_alone(version: ResolvedVersion, settings: RegistrySettings) -> None:
+    root, contract = fetch(version, settings)
+    assert root == settings.cache / contract.digest
+    modes = {path.stat().st_mode & 0o777 for path in root.rglob("*") if path.is_file()}
+    assert modes == {0o400}
+    assert {path.stat().st_mode & 0o777 for path in (settings.cache, root, root / "model")} == {0o700}
+
+
+def test_a_cache_that_others_could_read_is_closed(version: ResolvedVersion, settings: RegistrySettings) -> None:
+    settings.cache.mkdir(parents=True)
+    settings.cache.chmod(0o777)
+    fetch(version, settings)
+    assert settings.cache.stat().st_mode & 0o777 == 0o700
+
+
+@needs("other owners")
+def test_a_cache_of_another_user_is_refused(version: ResolvedVersion, settings: RegistrySettings) -> None:
+    settings.cache.mkdir(parents=True)
+    os.chown(settings.cache, NOBODY, NOBODY)
+    with pytest.raises(InvalidSetting, match=f"belongs to user {NOBODY}"):
+        fetch(version, settings)
+
+
+def test_a_cache_that_is_a_link_is_refused(
+    version: ResolvedVersion, settings: RegistrySettings, tmp_path: Path
+) -> None:
+    settings.home.mkdir()
+    settings.cache.symlink_to(tmp_path)
+    with pytest.raises(InvalidSetting, match="is a link"):
+        fetch(version, settings)
+
+
+def give_away(root: Path) -> None:
+    os.chown(root / "model" / "config.json", NOBODY, NOBODY)
+
+
+def name_twice(root: Path) -> None:
+    os.link(root / "model" / "config.json", root.parent / "another name")
+
+
+def let_others_write(root: Path) -> None:
+    (root / "model" / "config.json").chmod(0o666)
+
+
+def replace_by_a_link(root: Path) -> None:
+    place = root / "model" / "config.json"
+    place.rename(root.parent / "moved.json")
+    place.symlink_to(root.parent / "moved.json")
+
+
+def replace_by_a_fifo(root: Path) -> None:
+    (root / "model" / "config.json").unlink()
+    os.mkfifo(root / "model" / "config.json")
+
+
+def add_a_file(root: Path) -> None:
+    (root / "model" / "added.json").write_text("{}")
+
+
+def change_the_record(root: Path) -> None:
+    described = root / "MLmodel"
+    described.chmod(0o600)
+    described.write_text(described.read_text().replace("max_tokens: 64", "max_tokens: 60"))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(give_away, marks=needs("other owners")),
+        *(name_twice, let_others_write, replace_by_a_link, replace_by_a_fifo, add_a_file, change_the_record),
+    ],
+)
+def test_what_somebody_changed_in_the_cache_is_fetched_again(
+    version: ResolvedVersion, settings: RegistrySettings, spoil: Callable[[Path], None]
+) -> None:
+    root, contract = fetch_for_loading(version, settings)
+    with (root / "MLmodel").open() as before:
+        assert fetch_for_loading(version, settings) == (root, contract)
+        assert is_same(before, root / "MLmodel")
+        spoil(root)
+        assert fetch_for_loading(version, settings) == (root, contract)
+        assert not is_same(before, root / "MLmodel")
+    assert not list(settings.cache.glob(".*"))
+
+
+def test_weights_are_hashed_where_nobody_else_does_it(version: ResolvedVersion, settings: RegistrySettings) -> None:
+    root, _ = fetch(version, settings)
+    flip_last_byte(root / "model" / "model.safetensors")
+    with (root / "MLmodel").open() as before:
+        fetch_for_loading(version, settings)
+        assert is_same(before, root / "MLmodel")  # the engine will see it
+        fetch(version, settings)
+        assert not is_same(before, root / "MLmodel")
+
+
+def test_a_version_without_a_digest_is_not_served(version: ResolvedVersion, settings: RegistrySettings) -> None:
+    unpinned = ResolvedVersion("m", "1", version.source, None)
+    with pytest.raises(UnpinnedArtifact, match="headwaiter promote m 1"):
+        fetch(unpinned, settings)
+    assert not settings.cache.exists()
+    pinned, root, contract = fetch_and_pin(unpinned, settings)
+    assert (pinned, root) == (version, settings.cache / contract.digest)
+    assert peek(unpinned, settings) == contract
+
+
+@pytest.mark.parametrize("digest", ["../..", "", "A" * 64, "0" * 63, "٠" * 64, f"{'0' * 64}\n", "."])
+def test_a_digest_that_is_none_names_no_folder(
+    version: ResolvedVersion, settings: RegistrySettings, digest: str
+) -> None:
+    settings.cache.mkdir(parents=True)
+    (settings.home / "mlflow.db").touch()
+    for read in (fetch, peek):
+        with pytest.raises(DigestMismatch):
+            read(ResolvedVersion("m", "1", version.source, digest), settings)
+    assert (settings.home / "mlflow.db").exists()
+
+
+def link_a_folder(stored: Path) -> None:
+    shutil.move(stored / "model", stored.parent / "elsewhere")
+    (stored / "model").symlink_to(stored.parent / "elsewhere")
+
+
+def grow(stored: Path) -> None:
+    with (stored / "model" / "model.safetensors").open("ab") as file:
+        file.truncate(1 << 40)
+
+
+STORED: dict[str, tuple[Callable[[Path], None], type[Exception]]] = {
+    "a link": (replace_by_a_link, UnsafeArtifact),
+    "a link to a folder": (link_a_folder, ArtifactError),
+    "a FIFO": (replace_by_a_fifo, UnsafeArtifact),
+    "a file that nobody logged": (add_a_file, DigestMismatch),
+    "another record": (change_the_record, DigestMismatch),
+    "weights of a TiB": (grow, InvalidSetting),
+}
+
+
+@pytest.mark.parametrize("attack", STORED)
+def test_a_store_cannot_make_this_machine_read_or_keep_anything_else(
+    version: ResolvedVersion, settings: RegistrySettings, stored: Path, attack: str
+) -> None:
+    spoil, error = STORED[attack]
+    spoil(stored)
+    with pytest.raises(error):
+        fetch(version, settings)
+    assert list(settings.cache.iterdir()) == []
+
+
+def plain_flavor(stored: Path, **fields: object) -> ResolvedVersion:
+    """The artifact as if `mlflow.transformers.log_model` had logged it."""
+    flavor = {"model_binary": "model", "task": "text-classification", "framework": "pt", **fields}
+    (stored / "MLmodel").write_text(yaml.safe_dump({"flavors": {"transformers": flavor}}))
+    return ResolvedVersion("m", "1", stored.as_uri(), None)
+
+
+@pytest.mark.parametrize("name", ["../../secrets", "/etc", "prompt", "tokenizer/../../../secrets"])
+def test_components_name_no_folder_of_this_machine(
+    settings: RegistrySettings, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(cache, "add_contract", derive)  # not in a process of its own, which takes seconds
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "config.json").write_text("{}")
+    with pytest.raises(ContractError, match="has the component"):
+        fetch_and_pin(plain_flavor(stored, components=[name]), settings)
+    assert list(settings.cache.iterdir()) == []
+
+
+def test_a_component_that_is_a_link_is_not_followed(settings: RegistrySettings, stored: Path, tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "vocab.json").write_text("{}")
+    (stored / "components").mkdir()
+    version = plain_flavor(stored, components=["tokenizer"])
+    (stored / "components" / "tokenizer").symlink_to(tmp_path / "secrets")
+    with pytest.raises(UnsafeArtifact, match="components/tokenizer.* is a link"):
+        fetch_and_pin(version, settings)
+    (stored / "components" / "tokenizer").unlink()
+    (stored / "components" / "tokenizer").mkdir()
+    os.link(tmp_path / "secrets" / "vocab.json", stored / "components" / "tokenizer" / "vocab.json")
+    with pytest.raises(UnsafeArtifact, match=r"vocab\.json has 2 names"):
+        fetch_and_pin(version, settings)
+    assert list(settings.cache.iterdir()) == []
+
+
+class Entry(msgspec.Struct):
+    """As MLflow's FileInfo."""
+
+    path: str
+    is_dir: bool = False
+    file_size: int | None = 1
+
+
+class Store:
+    """A store that is elsewhere: it lists what it likes, and copies a real artifact's record."""
+
+    def __init__(self, *listed: Entry) -> None:
+        self.listed = {"": [Entry("MLmodel")], "model": list(listed)}
+        self.downloaded: list[str] = []
+
+    def list_artifacts(self, path: str) -> list[Entry]:
+        return self.listed.get(path, [])
+
+    def download_artifacts(self, path: str, target: str) -> None:
+        self.downloaded.append(path)
+        shutil.copy(FIXTURE / path, Path(target) / path)
+
+
+@pytest.mark.parametrize(
+    ("listed", "error"),
+    [
+        (Entry("model/../../secret.json"), UnsafeArtifact),
+        (Entry("/etc/passwd"), UnsafeArtifact),
+        (Entry("model/a\nb.json"), UnsafeArtifact),
+        (Entry("model/\udcff.json"), UnsafeArtifact),
+        (Entry("model/modeling.py"), UnsafeArtifact),
+        (Entry("model/added.json"), IncompleteArtifact),
+        (Entry("other", is_dir=True), UnsafeArtifact),
+    ],
+)
+def test_a_listing_is_checked_before_anything_is_downloaded(
+    settings: RegistrySettings, version: ResolvedVersion, monkeypatch: pytest.MonkeyPatch, listed: Entry, error: type
+) -> None:
+    store = Store(listed)
+    monkeypatch.setattr(download, "_find_store", lambda *_: store)
+    with pytest.raises(error):
+        fetch(version, settings)
+    assert store.downloaded == ["MLmodel"]
+
+
+def test_folders_without_end_are_not_followed(
+    settings: RegistrySettings, version: ResolvedVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Endless(Store):
+        def list_artifacts(self, path: str) -> list[Entry]:
+            return self.listed[path] if not path else [Entry(f"{path}/more", is_dir=True)]
+
+    store = Endless()
+    monkeypatch.setattr(download, "_find_store", lambda *_: store)
+    with pytest.raises(UnsafeArtifact, match="folders in folders"):
+        fetch(version, settings)
+
+
+def test_sizes_that_a_store_states_are_bounded(
+    settings: RegistrySettings, version: ResolvedVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(*(Entry(name, file_size=1 << 50) for name in read_contract(FIXTURE).files))
+    monkeypatch.setattr(download, "_find_store", lambda *_: store)
+    with pytest.raises(InvalidSetting, match="HEADWAITER_ARTIFACT_CACHE_BYTES"):
+        fetch(version, settings)
+    store.listed[""] = [Entry("MLmodel", file_size=1 << 40)]
+    with pytest.raises(UnsafeArtifact, match="MLmodel has"):
+        fetch(version, settings)
+    assert store.downloaded == ["MLmodel"]
+
+
+def test_leftovers_of_a_killed_download_go_and_a_running_download_stays(
+    settings: RegistrySettings, version: ResolvedVersion
+) -> None:
+    cache = CacheFolder(settings)
+    killed = (
+        "import os, sys\n"
+        "from registry.cache_folder import CacheFolder\n"
+        "from registry.settings import RegistrySettings\n"
+        "with CacheFolder(RegistrySettings.from_environment()).staging() as folder:\n"
+        "    (folder / 'half').write_bytes(b'x')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", killed], check=False)
+    (left,) = settings.cache.iterdir()
+    assert (left / "half").exists()
+    with cache.staging() as running:
+        assert not left.exists()
+        fetch(version, settings)
+        assert running.exists()
+    assert [path.name for path in settings.cache.iterdir()] == [version.digest]
+
+
+def fill(settings: RegistrySettings, *digits: str, size_bytes: int = 1000) -> list[Path]:
+    """Artifacts in the cache, the first one used longest ago."""
+    settings.cache.mkdir(parents=True, exist_ok=True)
+    roots = [settings.cache / (digit * 64) for digit in digits]
+    for number, root in enumerate(roots):
+        root.mkdir()
+        (root / "model.safetensors").write_bytes(bytes(size_bytes))
+        make_old(root, 10 * RECENT_SECONDS - number)
+    return roots
+
+
+def bounded(settings: RegistrySettings, most_bytes: int) -> CacheFolder:
+    return CacheFolder(msgspec.structs.replace(settings, artifact_cache_bytes=most_bytes))
+
+
+def test_what_was_not_used_for_longest_leaves(settings: RegistrySettings) -> None:
+    first, second, third = fill(settings, "a", "b", "c")
+    cache = bounded(settings, 3500)
+    cache.make_room(500)
+    assert set(settings.cache.iterdir()) == {first, second, third}
+    assert cache.find("a" * 64) == first  # now it is used
+    cache.make_room(1600)
+    assert set(settings.cache.iterdir()) == {first}
+    with pytest.raises(InvalidSetting, match="HEADWAITER_ARTIFACT_CACHE_BYTES"):
+        cache.make_room(3501)
+
+
+def test_what_runs_and_what_was_used_lately_stays(settings: RegistrySettings) -> None:
+    running, recent, free = fill(settings, "a", "b", "c")
+    engine = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "import sys; from pathlib import Path; from registry.cache_folder import hold\n"
+            "hold(Path(sys.argv[1])); print(flush=True); sys.stdin.read()",
+            str(running),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert engine.stdout is not None
+    assert engine.stdin is not None
+    engine.stdout.readline()
+    make_old(running)
+    os.utime(recent)
+    bounded(settings, 100).make_room(100)
+    assert set(settings.cache.iterdir()) == {running, recent}
+    engine.stdin.close()
+    engine.stdout.close()
+    engine.wait()
+    bounded(settings, 100).make_room(100)
+    assert set(settings.cache.iterdir()) == {recent}
+
+
+def test_an_engine_notices_that_its_artifact_is_gone(settings: RegistrySettings) -> None:
+    with pytest.raises(DigestMismatch, match="no longer in the cache"):
+        hold(settings.cache / ("a" * 64))
+
+
+def test_a_discarded_artifact_is_fetched_again(version: ResolvedVersion, settings: RegistrySettings) -> None:
+    root, _ = fetch(version, settings)
+    assert is_cached(version, settings)
+    discard(root, settings)
+    assert not is_cached(version, settings)
+    assert fetch(version, settings)[0] == root
