@@ -76,7 +76,7 @@ class Load(threading.Thread):
     def wait_for(self, version: str, answers: int = 64) -> None:
         """Wait until `version` has answered this many more requests."""
         before = self.total(version)
-        wait_until(lambda: self.total(version) >= before + answers, f"{answers} answers by {version}: {self.seen}", 120)
+        wait_until(lambda: self.total(version) >= before + answers, f"{answers} answers by {version}: {self.seen}")
 
     def answers(self) -> dict[str, set[str]]:
         """Version → the labels that it answered with."""

@@ -69,7 +69,7 @@ class MlflowServer:
         self._process = FORKS.Process(target=serve_mlflow, args=self._arguments)
         self._process.start()
         try:
-            wait_until(self._answers, "MLflow answers", 120)
+            wait_until(self._answers, "MLflow answers")
         except BaseException:
             self.kill()
             raise

@@ -23,7 +23,8 @@ from click.testing import CliRunner, Result
 from serving.commands.main import main
 from tests.e2e.shared_template import forked_for, lend_template
 
-START_SECONDS = 300.0
+WAIT_SECONDS = 300.0
+"""The deadline of every wait. It only ends a test that hangs: on a busy machine a load takes minutes."""
 LEFT_BY_MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 """Addresses that MLflow leaves in the environment of a process once it was used there."""
 
@@ -58,7 +59,7 @@ def is_free(port: int) -> bool:
     return False
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60.0, log: Path | None = None) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS, log: Path | None = None) -> Any:
     """The first true value of `condition`; asks it again and again until then, ever less often.
 
     log: what to show of a process that did not become what was waited for.
@@ -138,7 +139,7 @@ class Server:
             lend_template(self.run, self.process.pid)
         try:
             if self.wait:
-                wait_until(self.is_ready, "ready: ", START_SECONDS, self.log)
+                wait_until(self.is_ready, "ready: ", log=self.log)
         except BaseException:
             self.__exit__()
             raise

@@ -37,7 +37,7 @@ class Shop:
     def serve(self, version: str) -> None:
         """Version live, both of its engines there, nothing else going on."""
         self.versions.promote("m", version, why="start")
-        wait_until(lambda: self.server.live("m") == version and len(self.engines(version)) == 2, "two engines", 120)
+        wait_until(lambda: self.server.live("m") == version and len(self.engines(version)) == 2, "two engines")
         wait_until(self.server.is_ready, "ready")
 
 

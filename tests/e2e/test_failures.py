@@ -161,7 +161,7 @@ def assert_refused(shop: Shop, version: str, cause: str, failures: float) -> Non
         entry: dict[str, Any] = server.describe("m")["versions"].get(version, {})
         return entry
 
-    wait_until(lambda: found().get("state") == "failed", f"the failure is shown: {found()}", 90)
+    wait_until(lambda: found().get("state") == "failed", f"the failure is shown: {found()}")
     assert cause in found()["error"]
     assert "Traceback" not in found()["error"]
     described = server.describe("m")
@@ -246,16 +246,16 @@ def test_a_full_disk_leaves_the_old_version_live_and_the_new_one_comes_once_ther
     with Server(small_disk, ("m",), environ) as server, Load(server, "/models/m", 8) as load:
         ballast = fill(small_disk, leave=3 << 20)
         versions.promote("m", "2", why="better")
-        wait_until(lambda: "No space left on device" in error_of(server, "2"), "the failure is shown", 90)
+        wait_until(lambda: "No space left on device" in error_of(server, "2"), "the failure is shown")
         assert server.live("m") == "1"
         (engine,) = server.processes("serving.engine")
         engine.kill()  # the live version is restarted although the disk is full
         engine.wait(10)
-        wait_until(lambda: server.post("m", {"inputs": "x"}).status_code == 200, "it answers again", 90)
+        wait_until(lambda: server.post("m", {"inputs": "x"}).status_code == 200, "it answers again")
         assert server.sample("engine_restarts_total", model="m", version="1") >= 1
         full = fill(small_disk / "cache", leave=0)
         before = load.total("1")
-        wait_until(lambda: load.total("1") > before + 64, "version 1 answers without any room at all", 90)
+        wait_until(lambda: load.total("1") > before + 64, "version 1 answers without any room at all")
         assert server.http.get("/metrics").status_code == 200
         full.unlink()
         ballast.unlink()

@@ -81,8 +81,8 @@ def watched(
                     wait_until(lambda: server.live("sentiment") == "1", "version 1 is live again")
                     warm = 'headwaiter_swap_duration_seconds_count{start="warm"} > 0'
                     wait_until(lambda: prometheus.query(warm), "the rollback is seen")
-                    wait_until(lambda: prometheus.query("count(headwaiter:drift_psi:1h) > 2"), "drift", 180)
-                    wait_until(lambda: prometheus.query('headwaiter:drift_psi:1h{version="1"}'), "of version 1", 120)
+                    wait_until(lambda: prometheus.query("count(headwaiter:drift_psi:1h) > 2"), "drift")
+                    wait_until(lambda: prometheus.query('headwaiter:drift_psi:1h{version="1"}'), "of version 1")
                 yield Watched(server, prometheus, collector)
 
 

@@ -36,7 +36,7 @@ class Shop:
         if not self.mlflow.is_running:
             self.mlflow.start()
         self.client.set_registered_model_alias("m", "champion", version)
-        wait_until(lambda: self.is_well() and self.server.live("m") == version, f"version {version} is live", 120)
+        wait_until(lambda: self.is_well() and self.server.live("m") == version, f"version {version} is live")
 
     def trouble(self) -> str:
         """The error that the server reports about its registry, or empty."""
@@ -48,7 +48,7 @@ class Shop:
     def follow(self, version: str) -> None:
         """Move the alias, and wait until the server serves the version."""
         self.client.set_registered_model_alias("m", "champion", version)
-        wait_until(lambda: self.server.live("m") == version, f"version {version} is live", 120)
+        wait_until(lambda: self.server.live("m") == version, f"version {version} is live")
 
 
 @pytest.fixture(scope="module", params=DATABASES)
@@ -174,5 +174,5 @@ def test_a_start_without_the_registry_serves_what_was_last_live_here(
         wait_until(lambda: fresh.http.get("/models").json()["registry_error"], "the trouble is shown")
         assert fresh.http.get("/readyz").status_code == 503, "nothing is known here"
         shop.mlflow.start()
-        wait_until(fresh.is_ready, "ready", 120)
+        wait_until(fresh.is_ready, "ready")
         assert fresh.live("m") == "2"

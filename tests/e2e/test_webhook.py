@@ -41,7 +41,7 @@ def mlflow_server(home: Path) -> Iterator[str]:
             cwd=home,
         )
         try:
-            wait_until(lambda: httpx.get(f"{url}/health").status_code == 200, "MLflow answers", 120)
+            wait_until(lambda: httpx.get(f"{url}/health").status_code == 200, "MLflow answers")
             yield url
         finally:
             process.terminate()

@@ -118,7 +118,7 @@ def test_streams_end_on_the_version_that_began_them(shop: tuple[Path, Versions],
         with Streams(server, STREAMS).running() as streams:
             with held_amid_texts(server, "w") as old:
                 versions.promote("w", "2", why="better")
-                wait_until(lambda: server.live("w") == "2", "version 2 is live", 120)
+                wait_until(lambda: server.live("w") == "2", "version 2 is live")
                 expected["2"] = whole(server, "2")
                 before = streams.ended("1")
             wait_until(lambda: streams.ended("1") > before, "what version 1 had begun, it ended after that")
@@ -127,7 +127,7 @@ def test_streams_end_on_the_version_that_began_them(shop: tuple[Path, Versions],
             wait_until(lambda: streams.begun["2"], "a stream of version 2 has begun")
             versions.rollback("w", why="worse after all")
             before = streams.ended("1")
-            wait_until(lambda: streams.ended("1") > before, "version 1 writes again", 120)
+            wait_until(lambda: streams.ended("1") > before, "version 1 writes again")
         assert expected["1"] != expected["2"], "the texts must prove which version wrote them"
         assert set(streams.seen) == set(expected.items())
         assert server.sample("swap_total", model="w", outcome="success") == 3

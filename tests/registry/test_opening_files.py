@@ -114,7 +114,17 @@ def test_a_link_in_the_path_is_not_followed(root: Path) -> None:
     "name",
     [
         *("../secret.json", "/etc/passwd.json", "model/../../secret.json", "model//config.json", "model/./config.json"),
-        *("", "config", "model/", "a/b/c/d/e.json", "a\n.json", "a.json\n", "\udcff.json", "ä.json", "x" * 200 + ".json"),
+        *(
+            "",
+            "config",
+            "model/",
+            "a/b/c/d/e.json",
+            "a\n.json",
+            "a.json\n",
+            "\udcff.json",
+            "ä.json",
+            "x" * 200 + ".json",
+        ),
     ],
 )
 def test_names_that_are_not_plain_are_refused(root: Path, name: str) -> None:

@@ -51,7 +51,7 @@ def mlflow_server(folder: Path, database: str) -> Iterator[str]:
             start_new_session=True,
         )
     try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), "MLflow's server answers", 180)
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), "MLflow's server answers")
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)

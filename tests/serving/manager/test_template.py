@@ -71,7 +71,7 @@ def engine(run: Path) -> Iterator[EngineProcess]:
     """One that answers."""
     engine = EngineProcess(make_order(run, 1))
     engine.start()
-    wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers", 120)
+    wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers")
     yield engine
     engine.kill()
 
@@ -101,14 +101,14 @@ def test_an_engine_writes_where_its_manager_does(
     monkeypatch.chdir(tmp_path)
     engine = EngineProcess(make_order(run, 7))
     engine.start()
-    wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers", 120)
+    wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers")
     assert psutil.Process(engine.pid).cwd() == str(tmp_path)
     for number in (1, 2):
         assert Path(f"/proc/{engine.pid}/fd/{number}").stat() == Path(f"/proc/self/fd/{number}").stat()
     engine.kill()
     broken = EngineProcess(make_order(run, 8, tmp_path))
     broken.start()
-    wait_until(lambda: broken.poll(time.monotonic()) == "failed", "it fails", 120)
+    wait_until(lambda: broken.poll(time.monotonic()) == "failed", "it fails")
     assert "headwaiter engine m/1" in capfd.readouterr().err
 
 
@@ -132,7 +132,7 @@ def test_what_ended_a_forked_engine_is_told(engine: EngineProcess) -> None:
     assert engine.report.error == "the engine was ended by signal 11"
     assert not killed.is_running(), "it was reaped"
     wait_until(lambda: engine.poll(time.monotonic()) == "restarted", "it is started again")
-    wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers again", 120)
+    wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers again")
     assert isinstance(process_of(engine), Forked)
     engine.stop()
     wait_until(lambda: not engine.is_running(), "it leaves")
@@ -142,7 +142,7 @@ def test_what_ended_a_forked_engine_is_told(engine: EngineProcess) -> None:
 def test_an_engine_that_cannot_load_says_why_and_its_status_is_told(run: Path, tmp_path: Path) -> None:
     engine = EngineProcess(make_order(run, 2, tmp_path))
     engine.start()
-    wait_until(lambda: engine.poll(time.monotonic()) == "failed", "it fails", 120)
+    wait_until(lambda: engine.poll(time.monotonic()) == "failed", "it fails")
     assert "MLmodel" in engine.report.error
     engine.kill()
 
@@ -150,7 +150,7 @@ def test_an_engine_that_cannot_load_says_why_and_its_status_is_told(run: Path, t
 def test_an_engine_whose_order_is_gone_leaves(run: Path) -> None:
     process = fork(f"{run}/{ENGINES}/00000003-0000001.order")
     assert process is not None
-    assert wait_until(lambda: process.poll() is not None, "it leaves", 120)
+    assert wait_until(lambda: process.poll() is not None, "it leaves")
     assert process.returncode == 0
 
 
@@ -166,7 +166,7 @@ def test_variables_are_the_managers_but_those_that_libraries_have_read(
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     engine = EngineProcess(make_order(run, 4, tmp_path))
     engine.start()
-    wait_until(lambda: engine.pid, "it is spawned instead", 120)
+    wait_until(lambda: engine.pid, "it is spawned instead")
     assert psutil.Process(engine.pid).ppid() == os.getpid()
     spawned = psutil.Process(engine.pid)
     wait_until(lambda: spawned.environ().get("OMP_NUM_THREADS") == "3", "it has it once its program is loaded")
@@ -179,7 +179,7 @@ def test_an_engine_whose_order_would_not_show_in_its_command_line_is_spawned(run
     (folder / TEMPLATE_SOCKET).symlink_to(run / ENGINES / TEMPLATE_SOCKET)
     process = fork(str(folder / "00000009-0000001.order"))
     assert process is not None
-    wait_until(lambda: process.pid, "it is spawned instead", 120)
+    wait_until(lambda: process.pid, "it is spawned instead")
     assert psutil.Process(process.pid).ppid() == os.getpid()
     process.kill()
     process.wait(10)
@@ -199,7 +199,7 @@ def test_engines_survive_the_template_and_are_spawned_until_there_is_another(tmp
         keeper.keep(0.0)
         template = psutil.Process(keeper.pid)
         engines[0].start()
-        wait_until(lambda: engines[0].pid, "it is forked", 120)
+        wait_until(lambda: engines[0].pid, "it is forked")
         template.suspend()
         engines[1].start()
         assert engines[1].pid == 0
@@ -211,7 +211,7 @@ def test_engines_survive_the_template_and_are_spawned_until_there_is_another(tmp
         keeper.keep(1.0)
         assert keeper.pid not in (0, template.pid)
         engines[2].start()
-        wait_until(lambda: engines[2].pid, "it is forked again", 120)
+        wait_until(lambda: engines[2].pid, "it is forked again")
         assert psutil.Process(engines[2].pid).ppid() == keeper.pid
         psutil.Process(engines[0].pid).kill()
         wait_until(lambda: not engines[0].is_running(), "its end is noticed without a template")
