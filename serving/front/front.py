@@ -19,20 +19,19 @@ from serving.errors import ClientGone, EngineLost, Unprocessable
 from serving.front.disconnects import Disconnected, Disconnects
 from serving.front.engine_link import EngineLink, StreamWaiter, Waiter, deadline_in
 from serving.front.health import Health
-from serving.front.loaded_version import LoadedVersion
+from serving.front.loaded_version import EncodedRequest, LoadedVersion
 from serving.front.request_context import ProtocolName, RequestContext, StageTimes
 from serving.front.request_log import RequestLog
 from serving.front.request_tracker import RequestTracker, TrackedRequest
 from serving.front.routing import Routing
 from serving.front.text_stream import StreamSource, TextStream
-from serving.front.turns import Turns
+from serving.front.turns import ANSWERS
 from serving.runtime.limits import read_limits
 from serving.runtime.server_process import ServerProcess
 from serving.settings import ServingSettings
 from serving.tasks.base.bounds import RequestBounds
 from serving.tasks.base.request import Request
 from serving.tasks.base.task import AnyTask
-from serving.wire.messages import Encoded
 from serving.wire.routing_table import FRONTS_LOCK, ModelEntry, TableFile
 
 TICK_SECONDS = 0.05
@@ -69,7 +68,7 @@ class Submission(msgspec.Struct, Generic[AnyWaiter], frozen=True):
 
     loaded: LoadedVersion
     request: Request
-    encoded: list[Encoded[object]]
+    encoded: EncodedRequest
     link: EngineLink
     waiter: AnyWaiter
 
@@ -219,14 +218,17 @@ class Front:
             self._disconnects.forget(waiter)
         stages.received = time.perf_counter()
         stages.forward_seconds = waiter.forward_seconds
-        with Turns(deadline, call.disconnected) as turns:
-            value = await sent.loaded.decode(sent.request, sent.encoded, arrays, turns, write)
+        answer = await sent.loaded.decode(sent.request, sent.encoded, arrays, deadline, call.disconnected)
+        if sent.encoded.is_large:
+            value = await asyncio.get_running_loop().run_in_executor(ANSWERS, write, answer)
+        else:
+            value = write(answer)
         return Answer(value, sent.loaded.version, stages)
 
     async def _open_source(self, call: Call) -> StreamSource:
         deadline = deadline_in(self.settings.timeout_seconds)  # of each attempt: a stream that is collected may be long
         sent = await self._submit(call, StreamWaiter, deadline, streams=True)
-        parameters, task = sent.request.parameters, sent.loaded.task
+        parameters, task, items = sent.request.parameters, sent.loaded.task, sent.encoded.items
 
         def close() -> None:
             self._disconnects.forget(sent.waiter)
@@ -238,7 +240,7 @@ class Front:
             encoder=sent.loaded.served.tokenizer,
             stops=parameters.stop or (),
             prompt_tokens=call.tracked.stages.tokens,
-            before=[task.text_before(item.decode_context, parameters) for item in sent.encoded for _ in item.rows],
+            before=[task.text_before(item.decode_context, parameters) for item in items for _ in item.rows],
             close=close,
         )
 
@@ -254,11 +256,10 @@ class Front:
         if streams and not loaded.task.generates:
             raise only_text_streams(loaded.model, loaded.task)
         stages.items = request.items
-        with Turns(deadline, call.disconnected) as turns:
-            encoded = await loaded.encode(request, self.bounds, turns)
-        stages.tokens = sum([item.rows[0].length for item in encoded])
+        encoded = await loaded.encode(request, self.bounds, deadline, call.disconnected)
+        stages.tokens = sum([item.rows[0].length for item in encoded.items])
         stages.sent = time.perf_counter()
-        rows = [row for item in encoded for row in item.rows]
+        rows = [row for item in encoded.items for row in item.rows]
         if streams:
             rows = [msgspec.structs.replace(row, streams=True) for row in rows]
         link, waiter = loaded.choose_link(), waiter_type(len(rows), deadline)

@@ -1,14 +1,16 @@
 """A version as a front serves it: contract, task, tokenizer, links to its engines, meter."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+import msgspec
 
 from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
 from registry.verified import is_weights, open_verified
 from serving.errors import NotReady, ServingError
+from serving.front.disconnects import Disconnected
 from serving.front.engine_link import EngineLink
 from serving.front.meter import FrontMeter
 from serving.front.turns import ANSWERS, IMAGES, TEXTS, Turns
@@ -24,8 +26,6 @@ LARGE_ANSWER_BYTES = 1 << 19
 """Memory of an answer that a thread decodes and writes. Untuned: so many numbers or objects take some milliseconds."""
 PREDICTIONS_A_TURN = 1024
 """Predictions that are counted before the event loop runs others. Untuned: each takes about a microsecond."""
-
-Value = TypeVar("Value")
 
 
 @dataclass
@@ -67,70 +67,101 @@ class LoadedVersion:
             return self.accepting[0]
         return min(self.accepting, key=lambda link: link.outstanding_tokens)
 
-    async def encode(self, request: Request, bounds: RequestBounds, turns: Turns) -> list[Encoded[object]]:
+    async def encode(
+        self, request: Request, bounds: RequestBounds, deadline: float, disconnected: Disconnected | None
+    ) -> "EncodedRequest":
         """The rows of each item, in order.
 
-        Raises TooLarge before anything is built, ServingError, which names the item, and what `turns` raises.
+        Raises TooLarge before anything is built, ServingError, which names the item, and what `Turns` raises.
         """
-        task, version, parameters = self.task, self.served, request.parameters
-        cost = check_cost(request, task, version, bounds)
+        cost = check_cost(request, self.task, self.served, bounds)
+        if len(request.items) == 1 and cost.characters <= LONG_CHARACTERS and not cost.pixel_bytes:
+            found = self._encode_item(request, 0)
+            answer_bytes = self.task.answer_bytes(found, request.parameters, self.served)
+            bounds.check_answer(answer_bytes)
+            return EncodedRequest([found], answer_bytes)
+        with Turns(deadline, disconnected) as turns:
+            return await self._encode_items(request, bounds, turns, cost)
+
+    async def _encode_items(
+        self, request: Request, bounds: RequestBounds, turns: Turns, cost: ItemCost
+    ) -> "EncodedRequest":
         rows = answer_bytes = 0
         encoded: list[Encoded[object]] = []
         for index, item in enumerate(request.items):
             if index and turns.is_over():
                 await turns.give()
-            try:
-                if self.contract.processor.image is not None:  # decoding a large image takes milliseconds
-                    found = await turns.hand_over(IMAGES, task.encode, item, parameters, version)
-                elif cost.characters > LONG_CHARACTERS and _is_long(task.cost(item, parameters, version)):
-                    found = await turns.hand_over(TEXTS, task.encode, item, parameters, version)
-                else:
-                    found = task.encode(item, parameters, version)
-            except ServingError as error:
-                if request.is_list:
-                    error.message = error.message.replace("inputs", f"inputs[{index}]", 1)
-                raise
-            rows += len(found.rows)  # of a text in windows there are more than `cost` knows
-            bounds.check_rows(rows)
-            answer_bytes += task.answer_bytes(found, parameters, version)
+            if cost.pixel_bytes:  # decoding a large image takes milliseconds
+                found = await turns.hand_over(IMAGES, self._encode_item, request, index)
+            elif cost.characters > LONG_CHARACTERS and self._is_long(item, request.parameters):
+                found = await turns.hand_over(TEXTS, self._encode_item, request, index)
+            else:
+                found = self._encode_item(request, index)
+            rows += len(found.rows)
+            bounds.check(ItemCost(rows, 0))  # of a text in windows there are more than `cost` knows
+            answer_bytes += self.task.answer_bytes(found, request.parameters, self.served)
             bounds.check_answer(answer_bytes)
             encoded.append(found)
-        return encoded
+        return EncodedRequest(encoded, answer_bytes)
+
+    def _encode_item(self, request: Request, index: int) -> Encoded[object]:
+        try:
+            return self.task.encode(request.items[index], request.parameters, self.served)
+        except ServingError as error:
+            if request.is_list:
+                error.message = error.message.replace("inputs", f"inputs[{index}]", 1)
+            raise
+
+    def _is_long(self, item: object, parameters: object) -> bool:
+        return self.task.cost(item, parameters, self.served).characters > LONG_CHARACTERS
 
     async def decode(
         self,
         request: Request,
-        encoded: list[Encoded[object]],
+        encoded: "EncodedRequest",
         arrays: list[RowArrays],
-        turns: Turns,
-        write: Callable[[Any], Value],
-    ) -> Value:
-        """The answer, as `write` makes it. Its labels are counted. Raises what `turns` raises."""
+        deadline: float,
+        disconnected: Disconnected | None,
+    ) -> Any:
+        """The answer. Its labels are counted. Raises what `Turns` raises."""
+        if len(encoded.items) == 1 and not encoded.is_large:
+            answer = self.task.decode(arrays, encoded.items[0].decode_context, request.parameters, self.served)
+            self.meter.observe_predictions(self.task.predictions(answer))
+            return assemble([answer], request, self.task)
+        with Turns(deadline, disconnected) as turns:
+            return await self._decode_items(request, encoded, arrays, turns)
+
+    async def _decode_items(
+        self, request: Request, encoded: "EncodedRequest", arrays: list[RowArrays], turns: Turns
+    ) -> Any:
         answers: list[Any] = []
-        first = total_bytes = 0
-        for item in encoded:
+        first = 0
+        for item in encoded.items:
             if answers and turns.is_over():
                 await turns.give()
             rows = arrays[first : first + len(item.rows)]
             first += len(item.rows)
-            size = self.task.answer_bytes(item, request.parameters, self.served)
-            total_bytes += size
             given = (rows, item.decode_context, request.parameters, self.served)
-            if size > LARGE_ANSWER_BYTES:
+            if encoded.is_large and self.task.answer_bytes(item, *given[2:]) > LARGE_ANSWER_BYTES:
                 answers.append(await turns.hand_over(ANSWERS, self.task.decode, *given))
             else:
                 answers.append(self.task.decode(*given))
         for answer in answers:
             predictions = self.task.predictions(answer)
             for start in range(0, len(predictions), PREDICTIONS_A_TURN):
-                if start and turns.is_over():
+                if turns.is_over():
                     await turns.give()
                 self.meter.observe_predictions(predictions[start : start + PREDICTIONS_A_TURN])
-        answer = assemble(answers, request, self.task)
-        if total_bytes > LARGE_ANSWER_BYTES:
-            return await turns.hand_over(ANSWERS, write, answer)
-        return write(answer)
+        return assemble(answers, request, self.task)
 
 
-def _is_long(cost: ItemCost) -> bool:
-    return cost.characters > LONG_CHARACTERS
+class EncodedRequest(msgspec.Struct, frozen=True):
+    """A request's items as rows. answer_bytes: what the answer takes, see `Task.answer_bytes`."""
+
+    items: list[Encoded[object]]
+    answer_bytes: int
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the answer is decoded and written in a thread."""
+        return self.answer_bytes > LARGE_ANSWER_BYTES

@@ -42,12 +42,23 @@ class RequestBounds(msgspec.Struct, frozen=True):
             answer_bytes=settings.max_answer_bytes,
         )
 
-    def check_rows(self, rows: int) -> None:
-        """Raise TooLarge for more rows than a request may have."""
-        if rows > self.rows:
+    def check(self, cost: ItemCost) -> None:
+        """Raise TooLarge where inputs come to more than a request may."""
+        if cost.rows > self.rows:
             raise TooLarge(
-                f"inputs and parameters make {rows:,} rows and more, a request may have {self.rows:,} "
+                f"inputs and parameters make {cost.rows:,} rows and more, a request may have {self.rows:,} "
                 f"({ROWS_PER_INPUT} x HEADWAITER_MAX_ROWS): send them in several requests"
+            )
+        if cost.characters > self.characters:
+            raise TooLarge(
+                f"inputs and parameters make {cost.characters:,} characters in {cost.rows:,} rows and more, a request "
+                f"may have {self.characters:,}: shorten the texts, send them in several requests, or raise "
+                "HEADWAITER_MAX_BODY_BYTES"
+            )
+        if cost.pixel_bytes > self.pixel_bytes:
+            raise TooLarge(
+                f"inputs has images of {cost.pixel_bytes:,} bytes of pixels and more, a request may have "
+                f"{self.pixel_bytes:,}: send them in several requests, or raise HEADWAITER_MAX_BODY_BYTES"
             )
 
     def check_answer(self, size_bytes: int) -> None:
@@ -61,22 +72,10 @@ class RequestBounds(msgspec.Struct, frozen=True):
 
 def check_cost(request: Request, task: AnyTask, version: VersionContext, bounds: RequestBounds) -> ItemCost:
     """What all inputs expand to together. Raises TooLarge at the first input that exceeds a bound."""
-    rows = characters = pixel_bytes = 0
+    total: ItemCost | None = None
     for item in request.items:
         cost = task.cost(item, request.parameters, version)
-        rows += cost.rows
-        characters += cost.characters
-        pixel_bytes += cost.pixel_bytes
-        bounds.check_rows(rows)
-        if characters > bounds.characters:
-            raise TooLarge(
-                f"inputs and parameters make {characters:,} characters in {rows:,} rows and more, a request may have "
-                f"{bounds.characters:,}: shorten the texts, send them in several requests, or raise "
-                "HEADWAITER_MAX_BODY_BYTES"
-            )
-        if pixel_bytes > bounds.pixel_bytes:
-            raise TooLarge(
-                f"inputs has images of {pixel_bytes:,} bytes of pixels and more, a request may have "
-                f"{bounds.pixel_bytes:,}: send them in several requests, or raise HEADWAITER_MAX_BODY_BYTES"
-            )
-    return ItemCost(rows, characters, pixel_bytes)
+        total = cost if total is None else total.plus(cost)
+        bounds.check(total)
+    assert total is not None, "a request has an input"
+    return total

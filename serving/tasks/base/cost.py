@@ -1,6 +1,6 @@
 """The units in which a task declares what a request costs beyond its body; `bounds` checks them. Front side."""
 
-from typing import NamedTuple
+import msgspec
 
 NUMBER_BYTES = 80
 """Memory of a number of an answer while the answer is written: 32 as Python's, at most 24 as JSON, which is copied
@@ -11,12 +11,18 @@ CHARACTER_BYTES = 4
 """Memory of a character of an answer: of Latin text 1 as Python's, and 1 as JSON, which is copied; others take more."""
 
 
-class ItemCost(NamedTuple):
+class ItemCost(msgspec.Struct, frozen=True, gc=False):
     """What one input expands to, at most. characters: of all rows, to be tokenized. pixel_bytes: of decoded images."""
 
     rows: int
     characters: int
     pixel_bytes: int = 0
+
+    def plus(self, other: "ItemCost") -> "ItemCost":
+        """Of both together."""
+        return ItemCost(
+            self.rows + other.rows, self.characters + other.characters, self.pixel_bytes + other.pixel_bytes
+        )
 
 
 def count_characters(item: object) -> int:
