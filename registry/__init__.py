@@ -12,6 +12,7 @@ plain_files  the one way to a file of an artifact: plain names, no links, bounde
 digests      sha256 of the files
 verified     an artifact opened for loading: what is loaded is what was hashed
 layout       names in the artifact
+signatures   who logged an artifact, by OpenSSF model-signing
 flavor       the MLflow flavor: log a model with its contract and register it
 imports      import MLflow, and other large libraries, sooner
 tracking     the way to MLflow

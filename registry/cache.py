@@ -16,6 +16,7 @@ from registry.layout import MODEL_FOLDER
 from registry.plain_files import list_plain
 from registry.references import ResolvedVersion
 from registry.settings import RegistrySettings
+from registry.signatures import SIGNATURE, check_signature
 from registry.transformers_flavor import FORMER_SETTINGS, add_contract, component_folders, needs_contract
 
 
@@ -50,11 +51,14 @@ def fetch_and_pin(
         if root is not None:
             with suppress(ArtifactError, ContractError):
                 check_own(root, MODEL_FOLDER)
-                return version, root, verify(root, version, hashes=hashes)
+                contract = verify(root, version, hashes=hashes)
+                _check_signature(root, contract, settings)
+                return version, root, contract
             cache.discard(root)  # damaged here, not in the store: fetch it again
         with cache.staging() as staging:
             version = _download(version, settings, cache, staging)
             contract = verify(staging, version, hashes=hashes)
+            _check_signature(staging, contract, settings)
             return version, cache.keep(staging, contract.digest), contract
 
 
@@ -111,6 +115,7 @@ def _download(
     contract = _checked_contract(staging, version)
     check_names(store.list_files(MODEL_FOLDER), contract.files)
     _download_folders(store, [MODEL_FOLDER], cache, staging)
+    store.download_file(SIGNATURE, staging)
     return version if version.digest is not None else replace(version, digest=contract.digest)
 
 
@@ -134,6 +139,11 @@ def _pin_files(version: ResolvedVersion, root: Path, folders: Iterable[str], nam
             f"{version.files[:12]}…: they changed after the version was promoted; log the model again"
         )
     return replace(version, files=digest)
+
+
+def _check_signature(root: Path, contract: Contract, settings: RegistrySettings) -> None:
+    if settings.verify_keys:
+        check_signature(root, contract.digest, settings.verify_keys)
 
 
 def _checked_contract(root: Path, version: ResolvedVersion) -> Contract:

@@ -2,7 +2,8 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,12 @@ class ArtifactStore:
         Raises UnsafeArtifact for one that is too large or a link.
         """
         if self._local is not None:
-            with suppress(FileNotFoundError, NotADirectoryError):
-                record = read_record(self._local, name)
+            root = self._local
+            record = self._trying(lambda: _read_if_there(root, name))
+            if record is not None:
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 (target / name).write_bytes(record)
-                return True
-            return False
+            return record is not None
         listed = self._trying(lambda: self._store.list_artifacts(name.rpartition("/")[0]))
         for size in [entry.file_size or 0 for entry in listed if entry.path == name]:
             if size > MAX_RECORD_BYTES:
@@ -66,11 +67,14 @@ class ArtifactStore:
             self._trying(lambda: self._store.download_artifacts(folder, str(target)))
             list_plain(target, folder)
             return
-        for name, status in list_plain(self._local, folder).items():
+        root = self._local
+        for name, status in self._trying(lambda: list_plain(root, folder)).items():
             if status.st_nlink != 1 and self._version.digest is None:
                 raise UnsafeArtifact(f"{name} has {status.st_nlink} names (hard links): store it as a file of its own")
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            with open_plain(self._local, name) as source, (target / name).open("xb") as copy:
+            with ExitStack() as opened:
+                source = self._trying(partial(opened.enter_context, open_plain(root, name)))
+                copy = opened.enter_context((target / name).open("xb"))
                 shutil.copyfileobj(source, copy, 1 << 20)
 
     def _walk(self, folder: str, depth: int = 0) -> Iterator[tuple[str, int]]:
@@ -114,6 +118,14 @@ def _find_store(version: ResolvedVersion, settings: RegistrySettings) -> Any:
     elif kind == "models":
         location = client.get_model_version_download_uri(version.name, version.version)
     return get_artifact_repository(location, settings.tracking_uri, settings.registry_address)
+
+
+def _read_if_there(root: Path, name: str) -> bytes | None:
+    """The content of a small file, None where there is none. Raises as `read_record`."""
+    try:
+        return read_record(root, name)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _is_local(store: Any) -> bool:

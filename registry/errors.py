@@ -12,6 +12,7 @@ RegistryError
 │   ├── IncompleteArtifact    a needed file or setting is missing
 │   ├── UnreadableArtifact    a file, or a value in it, that cannot be read or run
 │   ├── UnpinnedArtifact      the registry records no digest, so nothing says which files are meant
+│   ├── UnsignedArtifact      nobody signed it whose key is allowed
 │   └── DigestMismatch        a file is not the one that was logged
 ├── ContractError             the contract is missing, of another format, or contradicts itself
 ├── NotFound                  no such model, version or alias
@@ -80,6 +81,10 @@ class UnreadableArtifact(ArtifactError):
 
 class UnpinnedArtifact(ArtifactError):
     """The registry records no digest of the version, so nothing says which files are meant."""
+
+
+class UnsignedArtifact(ArtifactError):
+    """Signatures are asked for, and the artifact has none by a key that is allowed."""
 
 
 class DigestMismatch(ArtifactError):

@@ -32,6 +32,7 @@ from registry.refusals import refuse_failures
 from registry.sentence_folder import SentenceFolder, adapt_tokenizer, copy_files, read_sentence_folder
 from registry.served_classes import check_class
 from registry.settings import RegistrySettings, check_model_name
+from registry.signatures import SIGNATURE, Signer
 from registry.tracking import choose_experiment, connect, mlflow_pointed_at, registry_errors
 
 REQUIREMENTS = ("mlflow", "torch", "transformers", "headwaiter")
@@ -68,6 +69,7 @@ def log_model(
     max_tokens: int | None = None,
     sample: Sequence[Any] = (),
     settings: RegistrySettings | None = None,
+    sign: str | Path | None = None,
     announce: Callable[[str], object] | None = None,
 ) -> LoggedVersion:
     """Log a fine-tuned model with its contract and register it as the next version of `name`. Blocks.
@@ -76,8 +78,9 @@ def log_model(
     or its image processor; a folder holds its own. inputs, parameters: the example request that the contract records;
     default: the task's. defaults: the task's own settings, such as `{"pooling": "mean"}`. dtype: "auto", or the only
     one to serve in. max_tokens: a lower bound on rows than the model's own. sample: inputs like those to come, some
-    hundreds, whose answers become the baseline that drift is measured against. announce: is told each step that takes
-    a while, in a few words. Raises HeadError, ArtifactError, ContractError.
+    hundreds, whose answers become the baseline that drift is measured against. sign: a private key, as
+    `registry.signatures.Signer` takes it. announce: is told each step that takes a while, in a few words. Raises
+    HeadError, ArtifactError, ContractError, or InvalidSetting for what is no key.
     """
     announce = announce or _keep_quiet
     check_model_name(name)
@@ -85,6 +88,7 @@ def log_model(
     settings = settings or RegistrySettings.from_environment()
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise ContractError(f"dtype {dtype!r} is not one of auto, float32, bfloat16, float16")
+    signer = Signer(Path(sign)) if sign is not None else None
     announce("importing torch, transformers and MLflow")
     import_for_logging()
     with tempfile.TemporaryDirectory(prefix="headwaiter-log-") as staging:
@@ -102,6 +106,8 @@ def log_model(
             max_tokens=max_tokens,
             sample=sample,
         )
+        if signer is not None:
+            signer.sign(root, contract.digest)
         announce(f"registering it as a version of {name}")
         return _register(root, contract, name, settings)
 
@@ -235,6 +241,8 @@ def save_model(path: str, mlflow_model: Any, *, root: Path, contract: Contract) 
     import shutil
 
     shutil.move(root / MODEL_FOLDER, Path(path) / MODEL_FOLDER)  # as large as the model: not copied once more
+    if (root / SIGNATURE).is_file():
+        shutil.move(root / SIGNATURE, Path(path) / SIGNATURE)
     write_artifact(Path(path), contract, mlflow_model)
 
 

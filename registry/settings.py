@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,13 @@ class RegistrySettings(msgspec.Struct, frozen=True):
             description="Size of the cache of artifacts; what was not used for longest leaves. 0: half of the disk.",
         ),
     ] = 0
+    verify_keys: Annotated[
+        tuple[Path, ...],
+        Meta(
+            description="Public keys (PEM files), separated by colons: only artifacts signed by one of them serve.",
+            extra={"default": ""},
+        ),
+    ] = ()
 
     def __repr__(self) -> str:
         shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__)
@@ -65,6 +73,7 @@ class RegistrySettings(msgspec.Struct, frozen=True):
             tracking_uri=tracking_uri,
             registry_uri=read["registry_uri"],
             artifact_cache_bytes=read["artifact_cache_bytes"],
+            verify_keys=_keys(read["verify_keys"] or ""),
         )
 
     @property
@@ -106,6 +115,19 @@ def _folder(text: str) -> Path:
         return Path(text).expanduser().resolve()
     except (RuntimeError, OSError) as error:  # no such user, or this one has no home; a circle of links
         raise InvalidSetting(f"HEADWAITER_HOME={text} names no folder ({error}): give an absolute path") from error
+
+
+def _keys(text: str) -> tuple[Path, ...]:
+    """The files of `HEADWAITER_VERIFY_KEYS`. Raises InvalidSetting where one is missing, or what verifies with them."""
+    keys = tuple(Path(part).expanduser().absolute() for part in text.split(os.pathsep) if part)
+    for key in keys:
+        if not key.is_file():
+            raise InvalidSetting(f"HEADWAITER_VERIFY_KEYS={text!r} is not allowed: {key} is no file; give PEM files")
+    if keys and find_spec("model_signing") is None:
+        raise InvalidSetting(
+            "HEADWAITER_VERIFY_KEYS needs the package model-signing: pip install 'headwaiter[signing]'"
+        )
+    return keys
 
 
 def check_model_name(name: str) -> str:

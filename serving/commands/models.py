@@ -75,6 +75,9 @@ def suggest(task: str, size: Any, as_json: bool) -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A file of inputs, one a line as JSON, whose answers become the baseline for drift.",
 )
+@click.option(
+    "--sign", "key", metavar="KEY", help="A private key (PEM file, elliptic curve) to sign the artifact with."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def log_command(
     path: Path,
@@ -85,6 +88,7 @@ def log_command(
     dtype: str,
     max_tokens: int | None,
     sample: Path | None,
+    key: str | None,
     as_json: bool,
 ) -> None:
     """Log the checkpoint in folder PATH with its contract and register it; prints the new version's number.
@@ -103,6 +107,7 @@ def log_command(
             dtype=dtype,
             max_tokens=max_tokens,
             sample=_read_sample(sample) if sample is not None else (),
+            sign=key,
             announce=announce,
         )
     click.echo(summarize(logged.contract, notes), err=True)

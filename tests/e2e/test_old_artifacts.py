@@ -31,3 +31,12 @@ def test_an_artifact_of_an_earlier_release_is_served(name: str, tmp_path_factory
     with Server(home, ("old",), {"HEADWAITER_DTYPE": "float32"}) as server:
         assert_alike(server.ask("old", example.inputs), example.output)
         assert server.live("old") == "1"
+    (weights,) = home.glob("cache/*/model/model.safetensors")
+    weights.chmod(0o600)
+    with weights.open("r+b") as file:  # somebody changed them while no server ran
+        file.seek(-1, 2)
+        file.write(b"\xff")
+    with Server(home, ("old",), {"HEADWAITER_DTYPE": "float32"}) as server:
+        assert_alike(server.ask("old", example.inputs), example.output)
+    (mended,) = home.glob("cache/*/model/model.safetensors")
+    assert mended.read_bytes() == (artifact / "model" / "model.safetensors").read_bytes()

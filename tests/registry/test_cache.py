@@ -209,6 +209,15 @@ def test_a_store_cannot_make_this_machine_read_or_keep_anything_else(
     assert list(settings.cache.iterdir()) == []
 
 
+def test_a_store_that_is_gone_says_so(version: ResolvedVersion, settings: RegistrySettings, stored: Path) -> None:
+    shutil.rmtree(stored)
+    with pytest.raises(IncompleteArtifact, match="holds no MLmodel"):
+        fetch(version, settings)
+    stored.write_text("no folder")
+    with pytest.raises(IncompleteArtifact, match="holds no MLmodel"):
+        fetch(version, settings)
+
+
 def plain_flavor(stored: Path, **fields: object) -> ResolvedVersion:
     """The artifact as if `mlflow.transformers.log_model` had logged it."""
     flavor = {"model_binary": "model", "task": "text-classification", "framework": "pt", **fields}
