@@ -2,6 +2,7 @@
 
 service          the BentoML services: the fronts and the manager
 front/           process 1: HTTP, tokenizing, routing, decoding
+  connection, connection_guard, connection_choice   deadlines and bounds of every connection, before anything is parsed
   app, fast_path, asgi   the data plane before BentoML's routes; the fast path of plain requests; HTTP over ASGI
   protocols/             one file for each protocol: routes, bodies, the form of errors
   front, request_tracker choose the version, encode, send rows to an engine, decode; count and log the request

@@ -5,9 +5,12 @@ ServingError
 ├── Unauthorized       401   the signature is missing or wrong
 ├── UnknownModel       404   no such model or version here
 ├── WrongMethod        405   the route exists, the method does not
+├── TooSlow            408   headers or body did not come in time
 ├── TooLarge           413   more bytes, rows or tokens than a request may have
+├── HeadTooLarge       431   more headers than a request may have
 ├── Unprocessable      422   well formed, but wrong for the task: names the field and the rule
 ├── QueueFull          429   no room in the queue now; Retry-After says when
+├── Overloaded         503   the front has no room for the request; Retry-After says when
 ├── NotReady           503   no engine of that version answers now; Retry-After says when
 │   └── EngineLost     503   the engine ended while it had the request
 ├── DeadlineExceeded   504   the answer did not come in time
@@ -87,6 +90,20 @@ class WrongMethod(ServingError):
     reason = "wrong_method"
 
 
+class TooSlow(ServingError):
+    """The client did not send its request, or did not read the answer, as fast as it must."""
+
+    status = 408
+    reason = "too_slow"
+
+
+class HeadTooLarge(ServingError):
+    """The request has more headers, or more bytes of them, than one may have."""
+
+    status = 431
+    reason = "headers_too_large"
+
+
 class TooLarge(ServingError):
     """The request has more bytes, rows or tokens than one may have."""
 
@@ -106,6 +123,13 @@ class QueueFull(ServingError):
 
     status = 429
     reason = "queue_full"
+
+
+class Overloaded(ServingError):
+    """The front has as many requests, or as many bytes of them, as it may have; nothing of this one was read."""
+
+    status = 503
+    reason = "overloaded"
 
 
 class NotReady(ServingError):

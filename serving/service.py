@@ -52,11 +52,11 @@ class FrontService(Service[Any]):
     def to_asgi(self, is_main: bool = True) -> Any:
         """BentoML's hook: the app that a worker serves. The front is imported here, as the manager needs none."""
         from serving.front.app import DataPlane
+        from serving.front.connection_choice import choose_connection
         from serving.front.cross_origin import allow_origins
-        from serving.front.fast_path_check import enable_fast_path
 
         plane = DataPlane(front(), super().to_asgi(is_main=is_main))
-        enable_fast_path(plane.huggingface)
+        choose_connection(plane.huggingface)
         return allow_origins(plane, front().settings.cors_origins)
 
 

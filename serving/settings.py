@@ -104,6 +104,26 @@ class ServingSettings(msgspec.Struct, frozen=True):
     max_answer_bytes: Annotated[
         int, Meta(ge=2**20, le=2**40, description="Memory that one answer may take while it is written.")
     ] = 128 * 2**20
+    max_connections: Annotated[
+        int, Meta(ge=1, le=10**6, description="Requests in progress on one front; file descriptors may allow fewer.")
+    ] = 2048
+    client_seconds: Annotated[
+        float,
+        Meta(
+            ge=0.05,
+            le=3600,
+            description="How long a client may take for a request's headers; in each such time it must also send "
+            "1 KiB/s of a body, and read as much of an answer.",
+        ),
+    ] = 10.0
+    buffer_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**50,
+            description="Bytes of bodies and unread answers in one front; 0: 16 of the largest bodies.",
+        ),
+    ] = 0
     max_rows: Annotated[int, Meta(ge=1, le=10**6, description="Rows of one request.")] = 1024
     threads: Annotated[int, Meta(ge=0, le=1024, description="Of an engine on a CPU; 0: all that may be used.")] = 0
     cache_bytes: Annotated[

@@ -6,13 +6,15 @@ It answers the protocols of its table and `/metrics` itself, without BentoML's m
 from collections.abc import Awaitable, Callable
 
 from monitoring.exposition import CONTENT_TYPE
-from serving.front.asgi import App, Receive, Scope, Send, respond
+from serving.errors import ServingError
+from serving.front.asgi import App, Receive, Scope, Send, buffer_body, encode_json, refuse, respond
 from serving.front.front import Front
 from serving.front.metrics_page import MetricsPage
 from serving.front.protocols.huggingface import HuggingFace
 from serving.front.protocols.kserve import KServe
 from serving.front.protocols.mlflow import MLflowScoring
 from serving.front.protocols.openai import OpenAI
+from serving.front.request_context import RequestContext
 from serving.front.webhook import Hooks
 
 Handler = Callable[[list[str], Scope, Receive, Send], Awaitable[None]]
@@ -23,6 +25,7 @@ class DataPlane:
 
     def __init__(self, front: Front, inner: App) -> None:
         self._inner = inner
+        self._max_body_bytes = front.settings.max_body_bytes
         self._scrape = MetricsPage(front)
         openai, scoring = OpenAI(front), MLflowScoring(front)
         self.huggingface = HuggingFace(front, openai)
@@ -46,5 +49,11 @@ class DataPlane:
                 return
             if parts == ["metrics"]:
                 await respond(send, 200, await self._scrape.render(), [(b"content-type", CONTENT_TYPE.encode())])
+                return
+            try:
+                receive = await buffer_body(scope, receive, self._max_body_bytes)
+            except ServingError as error:  # in the form of BentoML's own errors
+                context = RequestContext.read(scope["headers"])
+                await refuse(send, error, context, encode_json({"error": error.message}))
                 return
         await self._inner(scope, receive, send)

@@ -61,6 +61,21 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         message = await receive()
 
 
+async def buffer_body(scope: Scope, receive: Receive, limit: int) -> Receive:
+    """Read the whole body for an app that has no limit of its own. The result gives the body in one message."""
+    body: bytes | None = await read_body(scope, receive, limit)
+
+    async def replay() -> MutableMapping[str, Any]:
+        nonlocal body
+        if body is None:
+            return await receive()
+        message = {"type": "http.request", "body": body, "more_body": False}
+        body = None
+        return message
+
+    return replay
+
+
 async def client_left(receive: Receive) -> None:
     """Returns when the client has left."""
     while (await receive())["type"] != "http.disconnect":

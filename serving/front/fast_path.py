@@ -2,17 +2,17 @@
 
 ASGI costs a scope, two messages, a second write and some awaits a request: about as much as everything that Headwaiter
 does itself. A plain request is a whole `POST /models/…` that comes alone on its connection. All others, and pipelined
-ones, take uvicorn's ASGI way to the same data plane. `fast_path_check` enables this module.
+ones, take uvicorn's ASGI way to the same data plane. `connection_choice` enables this module.
 """
 
 import asyncio
 import re
 from typing import ClassVar
 
-from uvicorn.config import HTTP_PROTOCOLS
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serving.front.asgi import Header
+from serving.front.connection import Connection
 from serving.front.front import Front
 from serving.front.protocols.huggingface import HuggingFace
 
@@ -20,13 +20,7 @@ ROUTE = re.compile(rb"/models/([\w.@-]+)(?:/versions/(\w+))?")
 UNUSUAL_HEADERS = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"}
 
 
-def use_for_connections(protocol: HuggingFace) -> None:
-    """Let uvicorn make connections of this class. To be called before its configuration is loaded."""
-    FastConnection.front, FastConnection.protocol = protocol.front, protocol
-    HTTP_PROTOCOLS["auto"] = f"{FastConnection.__module__}:{FastConnection.__name__}"
-
-
-class FastConnection(HttpToolsProtocol):
+class FastConnection(Connection):
     """A connection. Of a plain request, a `FastRequest` stands in for uvicorn's (0.54) `RequestResponseCycle`."""
 
     front: ClassVar[Front]
@@ -39,8 +33,8 @@ class FastConnection(HttpToolsProtocol):
         self.expect_100_continue = False
         self.headers = []
 
-    def on_headers_complete(self) -> None:
-        """Parser: choose between the fast path and ASGI."""
+    def begin_request(self) -> None:
+        """Choose between the fast path and ASGI."""
         request = self._plain_request()
         if request is not None:
             self.cycle = request
@@ -49,11 +43,15 @@ class FastConnection(HttpToolsProtocol):
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
-        super().on_headers_complete()
+        super().begin_request()
 
     def _plain_request(self) -> "FastRequest | None":
-        is_busy = self.cycle is not None and not self.cycle.response_complete
-        if is_busy or self.parser.get_method() != b"POST" or self.root_path or self.limit_concurrency is not None:
+        if (
+            (self.cycle is not None and not self.cycle.response_complete)
+            or self.parser.get_method() != b"POST"
+            or self.root_path
+            or self.limit_concurrency is not None
+        ):
             return None
         route = ROUTE.fullmatch(self.url)
         if route is None or self.parser.get_http_version() != "1.1":
@@ -88,6 +86,8 @@ class FastRequest:
         "more_body",
         "response_complete",
     )
+    response_started: ClassVar[bool] = False
+    """An answer is written as a whole."""
 
     def __init__(self, connection: FastConnection, name: str, version: str | None) -> None:
         self._connection, self._name, self._version = connection, name, version

@@ -14,8 +14,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.front.app import DataPlane
 from serving.front.asgi import App
+from serving.front.connection import Connection
+from serving.front.connection_choice import check_uvicorn, choose_connection
+from serving.front.connection_guard import ConnectionGuard, ConnectionLimits
 from serving.front.fast_path import FastConnection, FastRequest
-from serving.front.fast_path_check import check_uvicorn, enable_fast_path
 from serving.front.front import Front
 from tests.serving.front.local_front import Letters, MakeFront, answer, engines
 
@@ -45,6 +47,8 @@ async def answers(
     wrap: makes the app that is served from Headwaiter's.
     """
     app = DataPlane(front, no_other_app)
+    if issubclass(http, Connection):
+        http.guard = ConnectionGuard(ConnectionLimits.of(front.settings))
     if issubclass(http, FastConnection):
         http.front, http.protocol = front, app.huggingface
     config = uvicorn.Config(wrap(app), port=0, http=http, ws="none", lifespan="off", log_config=None)
@@ -99,8 +103,9 @@ def test_the_fast_path_answers_as_asgi_alone_does(data: bytes, make_front: MakeF
     assert any(made) == (b"HTTP/1.0" not in data)
 
 
-def test_this_uvicorn_allows_the_fast_path() -> None:
-    check_uvicorn()
+@pytest.mark.parametrize("kind", [Connection, FastConnection])
+def test_this_uvicorn_allows_our_connections(kind: type[Connection]) -> None:
+    check_uvicorn(kind)
 
 
 def without(owner: Any, name: str) -> Callable[[pytest.MonkeyPatch], None]:
@@ -125,15 +130,14 @@ def sends_otherwise(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        without(HttpToolsProtocol, "on_response_complete"),
+        without(HttpToolsProtocol, "_start_asgi_task"),
         without(FlowControl, "drain"),
         lambda patch: patch.delitem(HTTP_PROTOCOLS, "auto"),
         renamed_in_connections,
-        sends_otherwise,
     ],
-    ids=["method", "flow", "table", "attribute", "another way"],
+    ids=["method", "flow", "table", "attribute"],
 )
-def test_another_uvicorn_is_told_apart_and_all_requests_take_asgi(
+def test_another_uvicorn_is_told_apart_and_makes_its_own_connections(
     change: Callable[[pytest.MonkeyPatch], None],
     make_front: MakeFront,
     monkeypatch: pytest.MonkeyPatch,
@@ -143,24 +147,28 @@ def test_another_uvicorn_is_told_apart_and_all_requests_take_asgi(
     plane = DataPlane(make_front(), no_other_app)
     change(monkeypatch)
     before = dict(HTTP_PROTOCOLS)
-    assert not enable_fast_path(plane.huggingface)
+    assert choose_connection(plane.huggingface) is None
     assert before == HTTP_PROTOCOLS
-    (record,) = (record for record in caplog.records if record.name == "headwaiter.front")
-    assert "all requests take ASGI" in record.getMessage()
+    fast, bounded = (record for record in caplog.records if record.name == "headwaiter.front")
+    assert "all requests take ASGI" in fast.getMessage()
+    assert bounded.levelname == "ERROR"
+    assert "neither deadlines nor bounds" in bounded.getMessage()
 
 
-def test_the_setting_switches_it_off(make_front: MakeFront, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("fast_path", "kind"), [(True, FastConnection), (False, Connection)])
+def test_uvicorn_makes_the_connections_that_were_chosen(
+    fast_path: bool, kind: type[Connection], make_front: MakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(HTTP_PROTOCOLS, "auto", HTTP_PROTOCOLS["auto"])
-    before = dict(HTTP_PROTOCOLS)
-    assert not enable_fast_path(DataPlane(make_front(fast_path=False), no_other_app).huggingface)
-    assert before == HTTP_PROTOCOLS
+    assert choose_connection(DataPlane(make_front(fast_path=fast_path), no_other_app).huggingface) is kind
+    config = uvicorn.Config(no_other_app, lifespan="off", log_config=None)
+    config.load()
+    assert config.http_protocol_class is kind
 
 
-def test_enabled_means_that_uvicorn_makes_such_connections(
+def test_where_only_the_fast_path_does_not_work_connections_are_bounded_all_the_same(
     make_front: MakeFront, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(HTTP_PROTOCOLS, "auto", HTTP_PROTOCOLS["auto"])
-    assert enable_fast_path(DataPlane(make_front(), no_other_app).huggingface)
-    config = uvicorn.Config(no_other_app, lifespan="off", log_config=None)
-    config.load()
-    assert config.http_protocol_class is FastConnection
+    sends_otherwise(monkeypatch)
+    assert choose_connection(DataPlane(make_front(), no_other_app).huggingface) is Connection

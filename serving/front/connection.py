@@ -1,0 +1,303 @@
+"""The connection of a client, as every route uses it: uvicorn's, with deadlines and bounds.
+
+A client has a deadline for a request's headers, a least rate for its body and for reading the answer, and a bound on
+what it may send ahead. What breaks a rule is refused before a protocol sees it. `connection_guard` has the bounds over
+all connections; `fast_path` derives the connection that answers plain requests without ASGI.
+"""
+
+import logging
+import re
+import select
+from asyncio import BaseTransport
+from typing import Any, ClassVar, Literal, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from serving.errors import HeadTooLarge, Malformed, Overloaded, ServingError, TooSlow
+from serving.front.asgi import encode_json
+from serving.front.connection_guard import (
+    LINGER_SECONDS,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_PIPELINED,
+    MIN_BYTES_PER_SECOND,
+    ConnectionGuard,
+)
+
+PROBES = re.compile(rb"/(livez|readyz|metrics|ping|v2/health/(live|ready))/?(\?.*)?")
+"""Routes that are answered when the server is full."""
+RETRY_SECONDS = 1
+
+logger = logging.getLogger("headwaiter.front")
+
+
+Phase = Literal["idle", "head", "body", "answer", "linger"]
+"""What the server waits for: a request, the rest of its headers or its body, its own answer, or the rest of a request
+that was answered before it had come. The deadline of each is in `Connection.look`."""
+
+
+class Connection(HttpToolsProtocol):
+    """One connection. uvicorn's parser calls the `on_…` methods, the guard's sweep calls `look`."""
+
+    guard: ClassVar[ConnectionGuard]
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.phase: Phase = "head"
+        self._since = self._writes_since = 0.0
+        self._passed = 0  # bytes of the body since `_since`
+        self._quiet = 0  # bytes since the headers, a part of the body or a request were complete
+        self._held = 0  # bytes of bodies that are counted as buffered
+        self._unread = 0  # bytes of answers that are counted as buffered
+        self.is_busy = False  # with a request whose answer is not complete
+        self._discards = False  # what the client sends from now on
+
+    # asyncio's side
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """A client connected."""
+        super().connection_made(cast(Any, transport))
+        self.guard.join(self, self.loop)
+        self._since = self.guard.now
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is closed, by either side."""
+        self.guard.leave(self)
+        self._release()
+        self._hold_unread(0)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, unless it is the rest of a request that was refused. uvicorn's logs each invalid request."""
+        if self._discards:
+            return
+        self._quiet += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:  # to a protocol that no route speaks
+            self._quiet = 0
+        except httptools.HttpParserError as error:
+            logger.debug("a client sent what is no HTTP", exc_info=error)
+            self._refuse(Malformed("this is no valid request of HTTP/1.1"))
+        if self._quiet:
+            if self.phase == "idle":
+                self._enter("head")
+            if self._quiet > MAX_HEAD_BYTES:  # an endless header, trailer or extension of a chunk
+                self._refuse(_head_too_large())
+
+    def pause_writing(self) -> None:
+        """More of an answer waits for the client than the transport may buffer."""
+        super().pause_writing()
+        self._writes_since = self.guard.now
+        self._hold_unread(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """The client has read most of it."""
+        super().resume_writing()
+        self._hold_unread(0)
+
+    # The parser's side
+
+    def on_headers_complete(self) -> None:
+        """A request's headers are complete: refuse it or begin it."""
+        guard = self.guard
+        if self._discards or self._is_refused():
+            return
+        self._quiet = 0
+        if not self.is_busy:
+            self.is_busy = True
+            guard.requests += 1
+            self.phase, self._since, self._passed = "body", guard.now, 0
+        elif len(self.pipeline) >= MAX_PIPELINED:
+            self._close_after_answers()
+            return
+        self.begin_request()
+
+    def begin_request(self) -> None:
+        """Make the request's cycle and start the app."""
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body came."""
+        self._quiet = 0
+        if self._discards:
+            return
+        if self.is_busy:
+            size, guard = len(body), self.guard
+            self._passed += size
+            self._held += size
+            guard.buffered_bytes += size
+            if guard.buffered_bytes > guard.max_buffered_bytes:
+                self._refuse(Overloaded("the server buffers as much as it may: try again", retry_seconds=RETRY_SECONDS))
+                return
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request came to its end."""
+        self._quiet = 0
+        if self._discards:
+            return
+        if self.is_busy:
+            self.phase = "answer"
+        else:
+            self._enter("idle")
+        super().on_message_complete()
+
+    # The answers' side
+
+    def on_response_complete(self) -> None:
+        """An answer was written: begin the next request if it is here. uvicorn's, without a timer for each request."""
+        self.server_state.total_requests += 1
+        is_closing = self.transport.is_closing()
+        if self.pipeline and not is_closing:
+            cycle, app = self.pipeline.pop()
+            self._enter("body" if cycle.more_body else "answer")
+            self._start_asgi_task(cycle, app)
+        else:
+            self._release()
+            self._enter("linger" if self.cycle.more_body else "idle")
+        if not is_closing:
+            self.flow.resume_reading()
+
+    def _should_upgrade_to_ws(self) -> bool:
+        return False  # no route speaks WebSocket
+
+    # The guard's side
+
+    def waits_since(self) -> float | None:
+        """Since when it has been waiting for a request; None while one is in progress."""
+        return self._since if self.phase in ("idle", "head", "linger") else None
+
+    def has_unread(self) -> bool:
+        """Whether its client has sent what was not read yet, because a flood of connections keeps the loop busy."""
+        opened = self.transport.get_extra_info("socket")
+        if opened is None or opened.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(opened.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def drop(self) -> None:
+        """Close it at once, with all that it has not sent."""
+        self.transport.abort()
+
+    def look(self, now: float) -> None:
+        """End the connection if its client is overdue. now: on the guard's clock."""
+        if self.flow.write_paused:
+            self._look_at_answer(now)
+            return
+        seconds, limit = now - self._since, self.guard.limits.client_seconds
+        match self.phase:
+            case "idle" if seconds > self.timeout_keep_alive:
+                self._close(now)
+            case "head" if seconds > limit:
+                if self._quiet and not self.transport.is_closing():
+                    self._refuse(TooSlow(f"the headers were not complete after {limit:g} s"))
+                else:
+                    self._close(now)
+            case "body" if self.flow.read_paused:
+                self._enter("body")  # it is the server that does not read
+            case "body" if seconds > limit:
+                if self._passed < MIN_BYTES_PER_SECOND * limit:
+                    self._refuse(TooSlow(f"less than {MIN_BYTES_PER_SECOND} bytes/s of the body came in {limit:g} s"))
+                else:
+                    self._enter("body")
+            case "linger" if seconds > min(LINGER_SECONDS, limit):
+                self.drop()
+
+    def _look_at_answer(self, now: float) -> None:
+        """Drop a client that reads too little of its answer."""
+        seconds = now - self._writes_since
+        if seconds > self.guard.limits.client_seconds:
+            left = self.transport.get_write_buffer_size()
+            if self._unread - left < MIN_BYTES_PER_SECOND * self.guard.limits.client_seconds:
+                self.guard.count(TooSlow(""))
+                self.drop()
+                return
+            self._writes_since = now
+            self._hold_unread(left)
+
+    # Own state
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase, self._since, self._passed = phase, self.guard.now, 0
+
+    def _release(self) -> None:
+        """No request is in progress, and no body is held."""
+        self.guard.buffered_bytes -= self._held
+        self._held = 0
+        if self.is_busy:
+            self.is_busy = False
+            self.guard.requests -= 1
+
+    def _hold_unread(self, size: int) -> None:
+        self.guard.buffered_bytes += size - self._unread
+        self._unread = size
+
+    def _is_refused(self) -> bool:
+        """Refuse the request whose headers have come if there are too many of them, or no room for it."""
+        if len(self.headers) > MAX_HEADERS or (self._quiet > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES):
+            self._refuse(_head_too_large())
+            return True
+        if self.guard.requests >= self.guard.max_requests and not self.is_busy and not PROBES.fullmatch(self.url):
+            self._refuse(
+                Overloaded("the server has as many requests as it may: try again", retry_seconds=RETRY_SECONDS)
+            )
+            return True
+        return False
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _close_after_answers(self) -> None:
+        """Answer what has come, then close; what still comes is not answered."""
+        self._discards = True
+        self.cycle.keep_alive = False
+
+    def _refuse(self, error: ServingError) -> None:
+        """Answer the request that is being received with an error, and close."""
+        if self._discards or self.transport.is_closing():
+            return
+        self.guard.count(error)
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:  # of requests that came before; their answers go first
+                self._close_after_answers()
+                return
+            if self.pipeline or cycle.response_started:
+                self.drop()
+                return
+            cycle.disconnected = cycle.response_complete = True
+            cycle.message_event.set()
+        self._discards = True
+        self._release()
+        self._enter("linger")
+        self._write_refusal(error)
+
+    def _write_refusal(self, error: ServingError) -> None:
+        body = encode_json({"error": error.message, "error_type": error.reason})
+        lines = [STATUS_LINE[error.status]]
+        for name, value in self.server_state.default_headers:
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if error.retry_seconds is not None:
+            lines.append(b"retry-after: %d\r\n" % error.retry_seconds)
+        lines.append(b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body))
+        self.transport.write(b"".join((*lines, body)))
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def _close(self, now: float) -> None:
+        """Close it when all is sent; at once if that was tried before."""
+        if self.transport.is_closing():
+            self.drop()
+        else:
+            self._since = now
+            self.transport.close()
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"a request has at most {MAX_HEADERS} headers, of {MAX_HEAD_BYTES:,} bytes in all")

@@ -1,0 +1,413 @@
+"""Clients that send or read too slowly, too much or nothing: each attack on every way through the server.
+
+The deadlines are small, and a test waits for what the server does on the socket.
+"""
+
+import asyncio
+import json
+import logging
+import resource
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from serving.front.connection import Connection
+from serving.front.connection_guard import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_PIPELINED,
+    RESERVED,
+    SPARE_DESCRIPTORS,
+    ConnectionGuard,
+    ConnectionLimits,
+)
+from serving.front.fast_path import FastConnection
+from tests.serving.front.attacked import LARGE, Attacked, attack
+from tests.serving.front.local_front import Letters, MakeFront, answer, engines
+
+LIMITS = ConnectionLimits(max_requests=4, client_seconds=0.2, buffer_bytes=2**20)
+PATIENT = msgspec.structs.replace(LIMITS, client_seconds=60.0)
+ROOMY = msgspec.structs.replace(LIMITS, max_requests=10, buffer_bytes=10 * 2**20)
+MAX_BODY = 200_000
+BODY = json.dumps({"inputs": "a text"}).encode()
+
+Serve = Callable[..., None]
+Work = Callable[[Attacked], Awaitable[None]]
+
+
+class Whole(Letters):
+    """Answers at once, so nothing of it can be a stream."""
+
+    generates = False
+
+
+@pytest.fixture(params=[Connection, FastConnection], ids=["ASGI alone", "with the fast path"])
+def serve(request: pytest.FixtureRequest, make_front: MakeFront) -> Serve:
+    """Runs a test's coroutine with a server; see `Attacked` for what may be given."""
+
+    def run(work: Work, limits: ConnectionLimits = LIMITS, keep_alive: float = 60.0) -> None:
+        def make() -> Attacked:
+            front = make_front(task=Whole(), max_body_bytes=MAX_BODY)
+            engines(front, "1", *[answer("an answer")] * 50)
+            return Attacked(front, limits, request.param, keep_alive)
+
+        attack(make, work)
+
+    return run
+
+
+def head(path: str, *lines: str, method: str = "POST", version: str = "1.1") -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/{version}", "Host: here", *lines, "", ""]).encode()
+
+
+def sized(path: str, size: int) -> bytes:
+    """The head of a request whose body has this many bytes."""
+    return head(path, f"Content-Length: {size}")
+
+
+def chunked(path: str) -> bytes:
+    """The head of a request whose body comes in chunks."""
+    return head(path, "Transfer-Encoding: chunked")
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+ROUTES = ["/models/m", "/v1/embeddings", "/v2/models/m/infer", "/invocations", "/predict"]
+
+
+async def on_every_route(ask: Callable[[str], Awaitable[None]]) -> None:
+    """Ask all at the same time."""
+    await asyncio.gather(*map(ask, ROUTES))
+
+
+def error_type(body: bytes) -> str:
+    found: str = json.loads(body)["error_type"]
+    return found
+
+
+# --- headers
+
+
+def test_a_silent_client_is_left(serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        client = await server.client()
+        assert await client.end() == b""
+
+    serve(work)
+
+
+def test_headers_have_a_deadline_however_they_trickle(serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        client = await server.client()
+        client.send(b"GET /livez HTTP/1.1\r\nHost: here\r\n")
+        status, headers, body = await client.trickle(b"a: b\r\n", 0.02)
+        assert (status, headers[b"connection"], error_type(body)) == (408, b"close", "too_slow")
+        assert await client.end() == b""
+
+    serve(work)
+
+
+def test_time_in_which_the_server_itself_was_blocked_does_not_count(serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        client = await server.client()
+        client.send(b"GET /livez HTTP/1.1\r\n")
+        await server.until(lambda server: server.open == 1)
+        client.send(b"Host: here\r\n\r\n")
+        time.sleep(5 * LIMITS.client_seconds)
+        assert (await client.answer())[0] == 200
+
+    serve(work)
+
+
+ENDLESS = {
+    "path": (b"GET /", b"x" * 1024),
+    "name": (head("/", method="GET")[:-2], b"x" * 1024),
+    "value": (head("/", method="GET")[:-2] + b"a: ", b"x" * 1024),
+    "headers": (head("/", method="GET")[:-2], b"a: " + b"x" * 1024 + b"\r\n"),
+    "extension": (chunked("/predict") + b"1;", b"x" * 1024),
+    "trailer": (chunked("/models/m") + chunk(b"{}") + b"0\r\na: ", b"x" * 1024),
+    "in one piece": (b"GET /" + 2 * MAX_HEAD_BYTES * b"x", b"x"),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_an_endless_header_is_refused(what: str, serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        begin, more = ENDLESS[what]
+        client = await server.client()
+        client.send(begin)
+        status, _, body = await client.trickle(more, 0)
+        assert (status, error_type(body)) == (431, "headers_too_large")
+
+    serve(work, PATIENT)
+
+
+@pytest.mark.parametrize("count", [MAX_HEADERS, MAX_HEADERS + 1])
+def test_headers_are_counted(count: int, serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        lines = [f"a{place}: b" for place in range(count - 1)]
+        status, _, _ = await server.ask(head("/livez", *lines, method="GET"))
+        assert status == (200 if count <= MAX_HEADERS else 431)
+
+    serve(work)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\0\n", b"GET\r\n\r\n", head("/", method="NONE"), head("/ä", method="GET"), head("x:1", method="CONNECT")],
+)
+def test_what_is_no_http_is_refused(data: bytes, serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        client = await server.client()
+        client.send(data)
+        status, headers, body = await client.answer()
+        assert (status, headers[b"connection"], error_type(body)) == (400, b"close", "malformed")
+        client.send(data)
+        assert await client.end() == b""
+
+    serve(work, PATIENT)
+
+
+def test_an_idle_connection_is_closed(serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        client = await server.client()
+        client.send(head("/livez", method="GET"))
+        assert (await client.answer())[0] == 200
+        assert await client.end() == b""
+
+    serve(work, PATIENT, keep_alive=0.2)
+
+
+# --- bodies
+
+
+@pytest.mark.parametrize("begin", [sized, lambda path, _: chunked(path)], ids=["length", "chunked"])
+@pytest.mark.parametrize("pause", [0.02, 10.0], ids=["slow", "unfinished"])
+def test_a_body_has_a_least_rate(begin: Any, pause: float, serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        await on_every_route(lambda path: ask(server, path))
+
+    async def ask(server: Attacked, path: str) -> None:
+        client = await server.client()
+        client.send(begin(path, 10_000))
+        answering = asyncio.create_task(client.answer())
+        while not answering.done():
+            client.send(b" " if begin is sized else chunk(b" "))
+            await asyncio.wait([answering], timeout=pause)
+        status, headers, body = await answering
+        assert (status, headers[b"connection"], error_type(body)) == (408, b"close", "too_slow")
+
+    serve(work, ROOMY)
+
+
+def test_a_body_that_goes_on_may_take_longer(serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        client = await server.client()
+        client.send(sized("/models/m", 100_000))
+        for _ in range(49):
+            client.send(b" " * 2000)
+            await asyncio.sleep(0.02)
+        client.send(BODY.rjust(2000))
+        assert (await client.answer())[0] == 200
+
+    serve(work)
+
+
+def test_a_body_over_the_limit_is_refused_by_its_length(serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        await on_every_route(lambda path: ask(server, path))
+
+    async def ask(server: Attacked, path: str) -> None:
+        status, headers, body = await server.ask(sized(path, MAX_BODY + 1))
+        assert (status, b"x-request-id" in headers) == (413, True)
+        assert b"200,000 bytes" in body
+
+    serve(work, msgspec.structs.replace(ROOMY, client_seconds=60.0))
+
+
+def test_a_body_over_the_limit_is_refused_in_chunks_and_no_longer_read(serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        await on_every_route(lambda path: ask(server, path))
+        await server.until(lambda server: server.open == 0)
+
+    async def ask(server: Attacked, path: str) -> None:
+        client = await server.client()
+        client.send(chunked(path))
+        status, _, body = await client.trickle(chunk(bytes(50_000)), 0)
+        assert (status, b"200,000 bytes" in body) == (413, True)
+        ended = asyncio.create_task(client.end())
+        while not ended.done():  # it goes on sending
+            client.send(chunk(b" "))
+            await asyncio.sleep(0.01)
+
+    serve(work, ROOMY)
+
+
+def test_a_request_may_follow_a_body_that_was_not_read(serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        client = await server.client()
+        client.send(sized("/models/m", MAX_BODY + 1))
+        assert (await client.answer())[0] == 413
+        client.send(bytes(MAX_BODY + 1) + sized("/models/m", len(BODY)) + BODY)
+        assert (await client.answer())[0] == 200
+
+    serve(work, PATIENT)
+
+
+def test_bodies_share_a_budget(serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        request = sized("/models/m", 60_000) + BODY.rjust(60_000)
+        holder = await server.client()
+        holder.send(request[:60_000])
+        await server.until(lambda server: server.guard.buffered_bytes > 50_000)
+        for path in ROUTES:
+            status, headers, body = await server.ask(sized(path, 60_000) + bytes(60_000))
+            assert (status, headers[b"retry-after"], error_type(body)) == (503, b"1", "overloaded")
+        assert (await server.ask(head("/livez", method="GET")))[0] == 200
+        holder.send(request[60_000:])
+        assert (await holder.answer())[0] == 200
+        assert (await server.ask(request))[0] == 200
+
+    serve(work, msgspec.structs.replace(PATIENT, buffer_bytes=100_000))
+
+
+# --- many requests
+
+
+def test_requests_that_are_sent_ahead_are_bounded(serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        client = await server.client()
+        client.send(head("/livez", method="GET") * (2 * MAX_PIPELINED))
+        answers = [await client.answer() for _ in range(MAX_PIPELINED + 1)]
+        assert {status for status, _, _ in answers} == {200}
+        assert [headers.get(b"connection") for _, headers, _ in answers] == [None] * MAX_PIPELINED + [b"close"]
+        assert await client.end() == b""
+
+    serve(work)
+
+
+def test_a_refusal_waits_for_the_answers_before_it(serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        client = await server.client()
+        client.send(2 * head("/livez", method="GET") + head("/livez", *["a: b"] * MAX_HEADERS))
+        assert [(await client.answer())[0] for _ in range(2)] == [200, 200]
+        assert await client.end() == b""
+
+    serve(work)
+
+
+def test_probes_are_answered_when_there_is_no_room_for_requests(serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        holders = [await server.client() for _ in range(LIMITS.max_requests)]
+        for holder in holders:
+            holder.send(sized("/models/m", len(BODY)))
+        await server.until(lambda server: server.guard.requests == LIMITS.max_requests)
+        silent = [await server.client() for _ in range(3 * RESERVED)]
+        for probe in ("/livez", "/readyz", "/metrics", "/v2/health/live", "/ping?now"):
+            status, _, _ = await server.ask(head(probe, method="GET"))
+            assert (status, probe) in ((200, probe), (503, "/readyz"), (400, "/ping?now"), (503, "/ping?now"))
+        for path in ROUTES:
+            status, headers, body = await server.ask(sized(path, len(BODY)) + BODY)
+            assert (status, headers[b"retry-after"], error_type(body)) == (503, b"1", "overloaded")
+        assert await silent[0].end() == b""
+        assert server.open <= LIMITS.max_requests + RESERVED
+        for holder in holders:
+            holder.send(BODY)
+            assert (await holder.answer())[0] == 200
+        assert (await server.ask(sized("/models/m", len(BODY)) + BODY))[0] == 200
+
+    serve(work, PATIENT)
+
+
+# --- answers
+
+
+@pytest.mark.parametrize("line", ["Accept: */*", "Connection: close"])
+@pytest.mark.parametrize("path", ["/large", "/stream"])
+def test_an_answer_that_nobody_reads_is_dropped(path: str, line: str, serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        client = await server.client()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.send(head(path, line, method="GET"))
+        await server.until(lambda server: server.guard.buffered_bytes > 0)
+        if path == "/large":  # it counts in the budget
+            assert (await server.ask(sized("/models/m", len(BODY)) + BODY))[0] == 503
+        await server.until(lambda server: server.open == 0)
+        assert (await server.ask(sized("/models/m", len(BODY)) + BODY))[0] == 200
+
+    serve(work)
+
+
+@pytest.mark.parametrize("path", ["/large", "/stream"])
+def test_a_client_that_reads_slowly_gets_all(path: str, serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        client = await server.client()
+        client.send(head(path, "Connection: close", method="GET"))
+        size = 0
+        while data := await client.reader.read(2**20):
+            size += len(data)
+            await asyncio.sleep(0.005)
+        assert size > LARGE
+
+    serve(work)
+
+
+# --- what still works
+
+
+def test_a_connection_carries_requests_of_every_kind(serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        client = await server.client()
+        for _ in range(3):
+            client.send(sized("/models/m", len(BODY)) + BODY)
+            assert (await client.answer())[0] == 200
+            client.send(chunked("/predict") + chunk(b"ab") + chunk(b"c") + b"0\r\n\r\n")
+            assert (await client.answer())[2] == b"3"
+            client.send(head("/models/m", f"Content-Length: {len(BODY)}", "Expect: 100-continue"))
+            assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+            client.send(BODY)
+            assert (await client.answer())[0] == 200
+        client.send(head("/livez", method="GET", version="1.0"))
+        assert (await client.answer())[1][b"connection"] == b"close"
+        assert await client.end() == b""
+
+    serve(work)
+
+
+def test_no_connection_becomes_a_web_socket(serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        lines = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: aaaa")
+        assert (await server.ask(head("/livez", *lines, method="GET")))[0] == 200
+
+    serve(work)
+
+
+def test_a_shutdown_does_not_wait_for_clients_without_end(serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        unfinished, silent = await server.client(), await server.client()
+        unfinished.send(sized("/models/m", len(BODY)))
+        await server.until(lambda server: server.guard.requests == 1)
+        await server.stop()
+        assert await silent.end() == b""
+        assert b" 408 " in await unfinished.end()
+
+    serve(work)
+
+
+def test_connections_are_bounded_by_the_descriptors_that_there_are(caplog: pytest.LogCaptureFixture) -> None:
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/dev/fd").iterdir()))
+    logging.getLogger("headwaiter").propagate = True
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + SPARE_DESCRIPTORS + 20, most))
+    try:
+        guard = ConnectionGuard(msgspec.structs.replace(LIMITS, max_requests=1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    assert guard.max_requests == 15  # a quarter of 20 is kept for probes
+    assert "file descriptors allow 15 connections" in caplog.text
