@@ -6,7 +6,7 @@ ServingError
 ├── UnknownModel       404   no such model or version here
 ├── WrongMethod        405   the route exists, the method does not
 ├── TooSlow            408   headers or body did not come in time
-├── TooLarge           413   more bytes, rows or tokens than a request may have
+├── TooLarge           413   more bytes, rows, tokens or memory than a request may have
 ├── HeadTooLarge       431   more headers than a request may have
 ├── Unprocessable      422   well formed, but wrong for the task: names the field and the rule
 ├── QueueFull          429   no room in the queue now; Retry-After says when
@@ -105,7 +105,7 @@ class HeadTooLarge(ServingError):
 
 
 class TooLarge(ServingError):
-    """The request has more bytes, rows or tokens than one may have."""
+    """The request has, or comes to, more bytes, rows, tokens or memory than one may."""
 
     status = 413
     reason = "too_large"
