@@ -74,12 +74,13 @@ class LoadedVersion:
 
         Raises TooLarge before anything is built, ServingError, which names the item, and what `Turns` raises.
         """
-        cost = check_cost(request, self.task, self.served, bounds)
+        task, version, parameters = self.task, self.served, request.parameters
+        cost = check_cost(request, task, version, bounds)
         if len(request.items) == 1 and cost.characters <= LONG_CHARACTERS and not cost.pixel_bytes:
             found = self._encode_item(request, 0)
-            answer_bytes = self.task.answer_bytes(found, request.parameters, self.served)
+            answer_bytes = task.answer_bytes(found, parameters, version)
             bounds.check_answer(answer_bytes)
-            return EncodedRequest([found], answer_bytes)
+            return EncodedRequest([found], answer_bytes > LARGE_ANSWER_BYTES)
         with Turns(deadline, disconnected) as turns:
             return await self._encode_items(request, bounds, turns, cost)
 
@@ -102,7 +103,7 @@ class LoadedVersion:
             answer_bytes += self.task.answer_bytes(found, request.parameters, self.served)
             bounds.check_answer(answer_bytes)
             encoded.append(found)
-        return EncodedRequest(encoded, answer_bytes)
+        return EncodedRequest(encoded, answer_bytes > LARGE_ANSWER_BYTES)
 
     def _encode_item(self, request: Request, index: int) -> Encoded[object]:
         try:
@@ -156,12 +157,7 @@ class LoadedVersion:
 
 
 class EncodedRequest(msgspec.Struct, frozen=True):
-    """A request's items as rows. answer_bytes: what the answer takes, see `Task.answer_bytes`."""
+    """A request's items as rows. is_large: whether the answer is decoded and written in a thread."""
 
     items: list[Encoded[object]]
-    answer_bytes: int
-
-    @property
-    def is_large(self) -> bool:
-        """Whether the answer is decoded and written in a thread."""
-        return self.answer_bytes > LARGE_ANSWER_BYTES
+    is_large: bool

@@ -72,10 +72,9 @@ class RequestBounds(msgspec.Struct, frozen=True):
 
 def check_cost(request: Request, task: AnyTask, version: VersionContext, bounds: RequestBounds) -> ItemCost:
     """What all inputs expand to together. Raises TooLarge at the first input that exceeds a bound."""
-    total: ItemCost | None = None
-    for item in request.items:
-        cost = task.cost(item, request.parameters, version)
-        total = cost if total is None else total.plus(cost)
+    total = task.cost(request.items[0], request.parameters, version)
+    bounds.check(total)
+    for item in request.items[1:]:
+        total = total.plus(task.cost(item, request.parameters, version))
         bounds.check(total)
-    assert total is not None, "a request has an input"
     return total
