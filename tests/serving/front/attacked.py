@@ -135,7 +135,7 @@ def attack(server: Callable[[], Attacked], work: Callable[[Attacked], Awaitable[
         try:
             await asyncio.wait_for(work(attacked), 30)
         finally:
-            await attacked.leave()
+            await asyncio.wait_for(attacked.leave(), 30)
         assert (attacked.guard.requests, attacked.guard.buffered_bytes) == (0, 0)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -8,7 +8,8 @@ import json
 import logging
 import resource
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from serving.front.connection_guard import (
     SPARE_DESCRIPTORS,
     ConnectionGuard,
     ConnectionLimits,
+    raise_descriptor_limit,
 )
 from serving.front.fast_path import FastConnection
 from tests.serving.front.attacked import LARGE, Attacked, attack
@@ -400,14 +402,33 @@ def test_a_shutdown_does_not_wait_for_clients_without_end(serve: Serve) -> None:
     serve(work)
 
 
-def test_connections_are_bounded_by_the_descriptors_that_there_are(caplog: pytest.LogCaptureFixture) -> None:
+@contextmanager
+def descriptors(soft: int) -> Iterator[None]:
+    """As many may be open meanwhile."""
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(list(Path("/dev/fd").iterdir()))
-    logging.getLogger("headwaiter").propagate = True
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + SPARE_DESCRIPTORS + 20, most))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
     try:
-        guard = ConnectionGuard(msgspec.structs.replace(LIMITS, max_requests=1000))
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+
+
+def test_connections_are_bounded_by_the_descriptors_that_there_are(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("headwaiter"), "propagate", True)
+    used = len(list(Path("/dev/fd").iterdir()))
+    with descriptors(used + SPARE_DESCRIPTORS + 20):
+        guard = ConnectionGuard(msgspec.structs.replace(LIMITS, max_requests=1000))
     assert guard.max_requests == 15  # a quarter of 20 is kept for probes
     assert "file descriptors allow 15 connections" in caplog.text
+
+
+@pytest.mark.parametrize(("wanted", "needs"), [(400, 400), (10**9, 10**4)])
+def test_a_soft_limit_of_descriptors_is_raised_as_far_as_may_be(wanted: int, needs: int) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with descriptors(256):
+        raise_descriptor_limit(msgspec.structs.replace(LIMITS, max_requests=wanted))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft > min(needs, most - 1)
+    assert hard == most
