@@ -39,11 +39,13 @@ def choose_connection(protocol: "HuggingFace") -> "type[Connection] | None":
     To be called in a worker process before uvicorn's configuration is loaded.
     """
     from serving.front.connection import Connection
-    from serving.front.connection_guard import ConnectionGuard, ConnectionLimits
+    from serving.front.connection_guard import ConnectionGuard, ConnectionLimits, raise_descriptor_limit
     from serving.front.fast_path import FastConnection
 
     settings = protocol.front.settings
-    Connection.guard = ConnectionGuard(ConnectionLimits.of(settings))
+    limits = ConnectionLimits.of(settings)
+    raise_descriptor_limit(limits)
+    Connection.guard = ConnectionGuard(limits)
     FastConnection.front, FastConnection.protocol = protocol.front, protocol
     if settings.fast_path:
         try:

@@ -59,6 +59,17 @@ class ConnectionLimits(msgspec.Struct, frozen=True):
         return cls(settings.max_connections, settings.client_seconds, buffer)
 
 
+def raise_descriptor_limit(limits: ConnectionLimits) -> None:
+    """Let this process open what the limits need, as far as its hard limit of descriptors allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.max_requests + RESERVED + 2 * SPARE_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # a system's own bound below the hard limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class Guarded(Protocol):
     """A connection, as the guard sees it."""
 
@@ -99,7 +110,7 @@ class ConnectionGuard:
         self._look_at_descriptors()
         if self._room < limits.max_requests + RESERVED:
             logger.warning(
-                "file descriptors allow %d connections, not the %d of HEADWAITER_MAX_CONNECTIONS: raise `ulimit -n`",
+                "file descriptors allow %d connections, not the %d of HEADWAITER_MAX_CONNECTIONS: raise `ulimit -Hn`",
                 self.max_requests,
                 limits.max_requests,
             )

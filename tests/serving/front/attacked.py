@@ -1,9 +1,11 @@
 """A front's HTTP server in this process, on a real socket, and clients that write what they want."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import uvicorn
 import uvloop
 from uvicorn.server import ServerState
@@ -12,9 +14,15 @@ from serving.front.app import DataPlane
 from serving.front.connection import Connection
 from serving.front.connection_guard import ConnectionGuard, ConnectionLimits
 from serving.front.front import Front
+from tests.serving.front.local_front import Letters
 
 LARGE = 64 * 2**20
 """Bytes of an answer that no kernel buffers whole."""
+LIMITS = ConnectionLimits(max_requests=4, client_seconds=0.2, buffer_bytes=2**20)
+PATIENT = msgspec.structs.replace(LIMITS, client_seconds=60.0)
+ROOMY = msgspec.structs.replace(LIMITS, max_requests=10, buffer_bytes=10 * 2**20)
+MAX_BODY = 200_000
+BODY = json.dumps({"inputs": "a text"}).encode()
 
 Answer = tuple[int, dict[bytes, bytes], bytes]
 """Status, headers, body."""
@@ -85,6 +93,10 @@ class Attacked:
             await asyncio.sleep(0.002)
 
 
+Serve = Callable[..., None]
+Work = Callable[[Attacked], Awaitable[None]]
+
+
 class Client:
     """One connection, seen from the client."""
 
@@ -135,8 +147,45 @@ def attack(server: Callable[[], Attacked], work: Callable[[Attacked], Awaitable[
         try:
             await asyncio.wait_for(work(attacked), 30)
         finally:
-            await attacked.leave()
+            await asyncio.wait_for(attacked.leave(), 30)
         assert (attacked.guard.requests, attacked.guard.buffered_bytes) == (0, 0)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
+
+
+class Whole(Letters):
+    """Answers at once, so nothing of it can be a stream."""
+
+    generates = False
+
+
+def head(path: str, *lines: str, method: str = "POST", version: str = "1.1") -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/{version}", "Host: here", *lines, "", ""]).encode()
+
+
+def sized(path: str, size: int) -> bytes:
+    """The head of a request whose body has this many bytes."""
+    return head(path, f"Content-Length: {size}")
+
+
+def chunked(path: str) -> bytes:
+    """The head of a request whose body comes in chunks."""
+    return head(path, "Transfer-Encoding: chunked")
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+ROUTES = ["/models/m", "/v1/embeddings", "/v2/models/m/infer", "/invocations", "/predict"]
+
+
+async def on_every_route(ask: Callable[[str], Awaitable[None]]) -> None:
+    """Ask all at the same time."""
+    await asyncio.gather(*map(ask, ROUTES))
+
+
+def error_type(body: bytes) -> str:
+    found: str = json.loads(body)["error_type"]
+    return found

@@ -4,8 +4,12 @@ from typing import Any
 
 import pytest
 
+from serving.front.connection import Connection
+from serving.front.connection_guard import ConnectionLimits
+from serving.front.fast_path import FastConnection
 from serving.front.front import Front
-from tests.serving.front.local_front import MakeFront
+from tests.serving.front.attacked import LIMITS, MAX_BODY, Attacked, Serve, Whole, Work, attack
+from tests.serving.front.local_front import MakeFront, answer, engines
 from tests.serving.front.local_front import make_front as make
 
 
@@ -21,3 +25,18 @@ def make_front(tmp_path: Path) -> Iterator[MakeFront]:
     yield remembered
     for front in made:
         front.routing.close()
+
+
+@pytest.fixture(params=[Connection, FastConnection], ids=["ASGI alone", "with the fast path"])
+def serve(request: pytest.FixtureRequest, make_front: MakeFront) -> Serve:
+    """Runs a test's coroutine with a server; see `Attacked` for what may be given."""
+
+    def run(work: Work, limits: ConnectionLimits = LIMITS, keep_alive: float = 60.0) -> None:
+        def make() -> Attacked:
+            front = make_front(task=Whole(), max_body_bytes=MAX_BODY)
+            engines(front, "1", *[answer("an answer")] * 50)
+            return Attacked(front, limits, request.param, keep_alive)
+
+        attack(make, work)
+
+    return run

@@ -1,95 +1,32 @@
-"""Clients that send or read too slowly, too much or nothing: each attack on every way through the server.
+"""Clients that send too slowly, too much or nothing: each attack on every way through the server.
 
 The deadlines are small, and a test waits for what the server does on the socket.
 """
 
 import asyncio
-import json
-import logging
-import resource
 import time
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from serving.front.connection import Connection
-from serving.front.connection_guard import (
-    MAX_HEAD_BYTES,
-    MAX_HEADERS,
-    MAX_PIPELINED,
-    RESERVED,
-    SPARE_DESCRIPTORS,
-    ConnectionGuard,
-    ConnectionLimits,
+from serving.front.connection_guard import MAX_HEAD_BYTES, MAX_HEADERS
+from tests.serving.front.attacked import (
+    BODY,
+    LIMITS,
+    MAX_BODY,
+    PATIENT,
+    ROOMY,
+    ROUTES,
+    Attacked,
+    Serve,
+    chunk,
+    chunked,
+    error_type,
+    head,
+    on_every_route,
+    sized,
 )
-from serving.front.fast_path import FastConnection
-from tests.serving.front.attacked import LARGE, Attacked, attack
-from tests.serving.front.local_front import Letters, MakeFront, answer, engines
-
-LIMITS = ConnectionLimits(max_requests=4, client_seconds=0.2, buffer_bytes=2**20)
-PATIENT = msgspec.structs.replace(LIMITS, client_seconds=60.0)
-ROOMY = msgspec.structs.replace(LIMITS, max_requests=10, buffer_bytes=10 * 2**20)
-MAX_BODY = 200_000
-BODY = json.dumps({"inputs": "a text"}).encode()
-
-Serve = Callable[..., None]
-Work = Callable[[Attacked], Awaitable[None]]
-
-
-class Whole(Letters):
-    """Answers at once, so nothing of it can be a stream."""
-
-    generates = False
-
-
-@pytest.fixture(params=[Connection, FastConnection], ids=["ASGI alone", "with the fast path"])
-def serve(request: pytest.FixtureRequest, make_front: MakeFront) -> Serve:
-    """Runs a test's coroutine with a server; see `Attacked` for what may be given."""
-
-    def run(work: Work, limits: ConnectionLimits = LIMITS, keep_alive: float = 60.0) -> None:
-        def make() -> Attacked:
-            front = make_front(task=Whole(), max_body_bytes=MAX_BODY)
-            engines(front, "1", *[answer("an answer")] * 50)
-            return Attacked(front, limits, request.param, keep_alive)
-
-        attack(make, work)
-
-    return run
-
-
-def head(path: str, *lines: str, method: str = "POST", version: str = "1.1") -> bytes:
-    return "\r\n".join([f"{method} {path} HTTP/{version}", "Host: here", *lines, "", ""]).encode()
-
-
-def sized(path: str, size: int) -> bytes:
-    """The head of a request whose body has this many bytes."""
-    return head(path, f"Content-Length: {size}")
-
-
-def chunked(path: str) -> bytes:
-    """The head of a request whose body comes in chunks."""
-    return head(path, "Transfer-Encoding: chunked")
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-ROUTES = ["/models/m", "/v1/embeddings", "/v2/models/m/infer", "/invocations", "/predict"]
-
-
-async def on_every_route(ask: Callable[[str], Awaitable[None]]) -> None:
-    """Ask all at the same time."""
-    await asyncio.gather(*map(ask, ROUTES))
-
-
-def error_type(body: bytes) -> str:
-    found: str = json.loads(body)["error_type"]
-    return found
-
 
 # --- headers
 
@@ -277,87 +214,6 @@ def test_bodies_share_a_budget(serve: Serve) -> None:
     serve(work, msgspec.structs.replace(PATIENT, buffer_bytes=100_000))
 
 
-# --- many requests
-
-
-def test_requests_that_are_sent_ahead_are_bounded(serve: Serve) -> None:
-    async def work(server: Attacked) -> None:
-        client = await server.client()
-        client.send(head("/livez", method="GET") * (2 * MAX_PIPELINED))
-        answers = [await client.answer() for _ in range(MAX_PIPELINED + 1)]
-        assert {status for status, _, _ in answers} == {200}
-        assert [headers.get(b"connection") for _, headers, _ in answers] == [None] * MAX_PIPELINED + [b"close"]
-        assert await client.end() == b""
-
-    serve(work)
-
-
-def test_a_refusal_waits_for_the_answers_before_it(serve: Serve) -> None:
-    async def work(server: Attacked) -> None:
-        client = await server.client()
-        client.send(2 * head("/livez", method="GET") + head("/livez", *["a: b"] * MAX_HEADERS))
-        assert [(await client.answer())[0] for _ in range(2)] == [200, 200]
-        assert await client.end() == b""
-
-    serve(work)
-
-
-def test_probes_are_answered_when_there_is_no_room_for_requests(serve: Serve) -> None:
-    async def work(server: Attacked) -> None:
-        holders = [await server.client() for _ in range(LIMITS.max_requests)]
-        for holder in holders:
-            holder.send(sized("/models/m", len(BODY)))
-        await server.until(lambda server: server.guard.requests == LIMITS.max_requests)
-        silent = [await server.client() for _ in range(3 * RESERVED)]
-        for probe in ("/livez", "/readyz", "/metrics", "/v2/health/live", "/ping?now"):
-            status, _, _ = await server.ask(head(probe, method="GET"))
-            assert (status, probe) in ((200, probe), (503, "/readyz"), (400, "/ping?now"), (503, "/ping?now"))
-        for path in ROUTES:
-            status, headers, body = await server.ask(sized(path, len(BODY)) + BODY)
-            assert (status, headers[b"retry-after"], error_type(body)) == (503, b"1", "overloaded")
-        assert await silent[0].end() == b""
-        assert server.open <= LIMITS.max_requests + RESERVED
-        for holder in holders:
-            holder.send(BODY)
-            assert (await holder.answer())[0] == 200
-        assert (await server.ask(sized("/models/m", len(BODY)) + BODY))[0] == 200
-
-    serve(work, PATIENT)
-
-
-# --- answers
-
-
-@pytest.mark.parametrize("line", ["Accept: */*", "Connection: close"])
-@pytest.mark.parametrize("path", ["/large", "/stream"])
-def test_an_answer_that_nobody_reads_is_dropped(path: str, line: str, serve: Serve) -> None:
-    async def work(server: Attacked) -> None:
-        client = await server.client()
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        client.send(head(path, line, method="GET"))
-        await server.until(lambda server: server.guard.buffered_bytes > 0)
-        if path == "/large":  # it counts in the budget
-            assert (await server.ask(sized("/models/m", len(BODY)) + BODY))[0] == 503
-        await server.until(lambda server: server.open == 0)
-        assert (await server.ask(sized("/models/m", len(BODY)) + BODY))[0] == 200
-
-    serve(work)
-
-
-@pytest.mark.parametrize("path", ["/large", "/stream"])
-def test_a_client_that_reads_slowly_gets_all(path: str, serve: Serve) -> None:
-    async def work(server: Attacked) -> None:
-        client = await server.client()
-        client.send(head(path, "Connection: close", method="GET"))
-        size = 0
-        while data := await client.reader.read(2**20):
-            size += len(data)
-            await asyncio.sleep(0.005)
-        assert size > LARGE
-
-    serve(work)
-
-
 # --- what still works
 
 
@@ -398,16 +254,3 @@ def test_a_shutdown_does_not_wait_for_clients_without_end(serve: Serve) -> None:
         assert b" 408 " in await unfinished.end()
 
     serve(work)
-
-
-def test_connections_are_bounded_by_the_descriptors_that_there_are(caplog: pytest.LogCaptureFixture) -> None:
-    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(list(Path("/dev/fd").iterdir()))
-    logging.getLogger("headwaiter").propagate = True
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + SPARE_DESCRIPTORS + 20, most))
-    try:
-        guard = ConnectionGuard(msgspec.structs.replace(LIMITS, max_requests=1000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
-    assert guard.max_requests == 15  # a quarter of 20 is kept for probes
-    assert "file descriptors allow 15 connections" in caplog.text
