@@ -25,6 +25,12 @@ VOCABULARIES = (
 )
 """One of these files is in a folder that holds a tokenizer."""
 
+NO_FAST_FORM = (
+    "has no fast form (tokenizer.json), and servers read no other: choose a checkpoint whose tokenizer has one, as "
+    "those of T5, mBART, NLLB and M2M100 for translation"
+)
+"""What to do about MarianTokenizer, ByT5Tokenizer and others that transformers (5.23) has in Python only."""
+
 _PROBES = (
     "A short probe.",
     "Mixed CASE, naïve café, 12.5%, tabs\tand  spaces",
@@ -42,7 +48,8 @@ def load_processor(folder: Path, of_images: bool) -> Any:
     noun, method = ("image processor", "image_processor") if of_images else ("tokenizer", "tokenizer")
     if not of_images and not any((folder / name).is_file() for name in VOCABULARIES):
         raise IncompleteArtifact(  # transformers (5.23) would make an empty tokenizer from config.json alone
-            f"{folder} holds no tokenizer: save it there with tokenizer.save_pretrained"
+            f"{folder} holds no tokenizer: save it there with tokenizer.save_pretrained; if that writes none of "
+            f"{', '.join(VOCABULARIES[:4])}, as ByT5's, it {NO_FAST_FORM}"
         )
     remedy = f"save it there again with {method}.save_pretrained"
     source = "preprocessor_config.json" if of_images else "tokenizer.json and tokenizer_config.json"
@@ -66,9 +73,10 @@ def describe_processor(model: Any, tokenizer: Any, folder: Path) -> Processor:
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise IncompleteArtifact(
-            f"{type(tokenizer).__name__} wrote no tokenizer.json: use the fast tokenizer of the model (AutoTokenizer)"
-        )
+        name = type(tokenizer).__name__
+        if not tokenizer.is_fast:
+            raise IncompleteArtifact(f"{name} {NO_FAST_FORM}")
+        raise IncompleteArtifact(f"{name} wrote no tokenizer.json: use the fast tokenizer of the model (AutoTokenizer)")
     if tokenizer.pad_token_id is None:
         raise IncompleteArtifact(
             "the tokenizer has no pad token, so rows of different lengths cannot share a batch: set "

@@ -31,6 +31,19 @@ RECOMPUTED = frozenset(
 """Classes without a key-value cache whose texts come out as `generate` writes them when each step computes the whole
 text (transformers 5.23)."""
 
+UNSERVED = {
+    "Canine": "reads characters, and has no table of token embeddings",
+    "DiaModel": "has no table of token embeddings for its encoder's ids",
+    "Bros": "needs the place of each token on a page (bbox)",
+    "Lxmert": "needs features of an image (visual_feats)",
+    "HiggsAudioV2Model": "returns no hidden states (last_hidden_state)",
+    "CpmAntForCausalLM": "writes other texts with its key-value cache than without",
+    "PPLCNetForImageClassification": "returns no logits",
+}
+"""Beginnings of names of classes, and what their forward passes ask for or return though their signatures do not say
+so (transformers 5.23). `tests.sweep` finds them."""
+_GIVEN = frozenset({"self", "attention_mask", "token_type_ids", "decoder_input_ids"})
+"""Arguments that a served forward pass gets beside the main one, where its class requires them."""
 _READS = {
     "input_ids": "text",
     "pixel_values": "images",
@@ -50,8 +63,9 @@ class ClassFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     main_input: name of the argument. modalities: as `input_modalities`. takes_text: whether its forward pass has
     `input_ids`. has_states: whether that returns `last_hidden_state`; has_cache: whether it takes and returns
-    `past_key_values`. is_recomputed: whether it writes the same texts without. problem: why the class cannot be
-    imported here, or empty.
+    `past_key_values`. is_recomputed: whether it writes the same texts without. needs: other arguments that it
+    requires. unserved: why it is not served whatever the rest says, or empty. problem: why the class cannot be imported
+    here, or empty.
     """
 
     main_input: str
@@ -60,6 +74,8 @@ class ClassFacts(msgspec.Struct, frozen=True, kw_only=True):
     has_states: bool
     has_cache: bool
     is_recomputed: bool
+    needs: tuple[str, ...]
+    unserved: str
     problem: str = ""
 
 
@@ -79,11 +95,14 @@ def read_facts(class_name: str) -> ClassFacts:
             has_states=False,
             has_cache=False,
             is_recomputed=False,
+            needs=(),
+            unserved="",
             problem=lines[0] if lines else type(error).__name__,
         )
     modalities = model_class.input_modalities
     arguments = inspect.signature(model_class.forward).parameters
     returned = _returned_fields(model_class)
+    mains = {main_input} if isinstance(main_input, str) else {*main_input}
     return ClassFacts(
         main_input=main_input if isinstance(main_input, str) else "+".join(main_input),
         modalities=(modalities,) if isinstance(modalities, str) else tuple(modalities or ()),
@@ -91,6 +110,14 @@ def read_facts(class_name: str) -> ClassFacts:
         has_states=returned is None or "last_hidden_state" in returned,
         has_cache="past_key_values" in arguments and (returned is None or "past_key_values" in returned),
         is_recomputed=class_name in RECOMPUTED,
+        needs=tuple(
+            name
+            for name, argument in arguments.items()
+            if argument.default is argument.empty
+            and argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
+            and name not in _GIVEN | mains
+        ),
+        unserved=next((reason for start, reason in UNSERVED.items() if class_name.startswith(start)), ""),
     )
 
 
@@ -102,6 +129,10 @@ def find_refusal(task: str, facts: ClassFacts) -> str | None:
     reads = _reads(facts)
     if reads not in head.reads:
         return f"reads {reads}"
+    if facts.unserved:
+        return facts.unserved
+    if facts.needs:
+        return f"needs {' and '.join(facts.needs)}, which requests do not have"
     if not head.needs_head and not facts.has_states:
         return "returns no hidden states (last_hidden_state)"
     if head.generates and not facts.has_cache and not facts.is_recomputed:

@@ -6,6 +6,7 @@ of a logged model is made. That flavor records no digests, so the contract has t
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from registry.checkpoint_files import ConfigKeys, read_json
 from registry.errors import ContractError, RegistryError
 from registry.flavor import read_flavors
 from registry.layout import FLAVOR, MODEL_FOLDER
@@ -24,6 +26,8 @@ LLM_TASKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llm/v1/embeddings": ("feature-extraction", {"pooling": "cls"}),
 }
 """MLflow's own tasks (3.17, `mlflow.transformers.llm_inference_utils`): ours, and the settings that it answers with."""
+TRANSLATION = re.compile(r"translation_([^_]+)_to_([^_]+)")
+"""The task of a pipeline of transformers 4 for one pair of languages, as in `translation_en_to_fr`."""
 DESCRIPTIVE = frozenset(
     {
         *("task", "inference_task", "instance_type", "framework", "transformers_version", "torch_dtype", "code"),
@@ -88,7 +92,7 @@ def derive(root: Path) -> None:
     fields = flavors["transformers"]
     check_fields(fields | {"prompt_template": (described.metadata or {}).get("prompt_template")})
     task, own = read_task(fields)
-    settings = own | read_settings(root, flavors, described)
+    settings = read_settings(root, flavors, described)
     folder = root / MODEL_FOLDER
     for component in fields.get("components") or []:
         shutil.copytree(root / COMPONENT_FOLDER / component, folder, dirs_exist_ok=True)
@@ -96,6 +100,7 @@ def derive(root: Path) -> None:
     processor = load_processor(folder, reads_images(model))
     processor.save_pretrained(folder)  # a tokenizer's fast form may be missing
     write_fast_form(processor, folder)
+    settings = own | read_languages(fields, folder, processor) | settings
     try:
         contract = make_contract(root, model, processor, task, origin=folder, defaults=settings, described=described)
     except ContractError as error:
@@ -143,6 +148,8 @@ def read_task(fields: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
     named = fields.get("inference_task") or fields.get("task")
     task, own = LLM_TASKS.get(str(named), (TASK_ALIASES.get(str(named), named), {}))
+    if TRANSLATION.fullmatch(str(task)):
+        task = "translation"
     if task not in HEADS:
         raise ContractError(f"its flavor names the task {named!r}, this release has: {', '.join(HEADS)}: log it again")
     pipeline = fields.get("instance_type")
@@ -154,6 +161,23 @@ def read_task(fields: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             "does to inputs and answers is not served; log its model and tokenizer with `headwaiter log`"
         )
     return str(task), dict(own)
+
+
+def read_languages(fields: Mapping[str, Any], folder: Path, tokenizer: Any) -> dict[str, Any]:
+    """What transformers 4 took from a task such as `translation_en_to_fr`: the prefix of its texts, or two languages.
+
+    The prefix is the checkpoint's for that task. The languages are of tokenizers that mark them; others have one pair.
+    """
+    named = str(fields.get("inference_task") or fields.get("task"))
+    languages = TRANSLATION.fullmatch(named)
+    if languages is None:
+        return {}
+    stated = (read_json(folder / "config.json", ConfigKeys).task_specific_params or {}).get(named)
+    if stated is not None and stated.prefix is not None:
+        return {"prefix": stated.prefix}
+    if hasattr(tokenizer, "set_src_lang_special_tokens"):
+        return {"src_lang": languages[1], "tgt_lang": languages[2]}
+    return {}
 
 
 def read_settings(root: Path, flavors: Mapping[str, Any], described: Any) -> dict[str, Any]:

@@ -75,6 +75,7 @@ _SIZES: dict[str, dict[str, Any]] = {
         "max_decoder_position_embeddings": 90,
     },
     "bigbird_pegasus": {**_HALVES, "block_size": 4, "num_random_blocks": 1, "init_std": 0.3},
+    "m2m_100": {**_HALVES, "decoder_start_token_id": 0},  # 0 is its padding, too
     "longformer": {"attention_window": 8, "max_position_embeddings": MAX_TOKENS + 2, "sep_token_id": 1},
     "convbert": {"embedding_size": 32, "initializer_range": 0.3},
     "roformer": {"embedding_size": 32, "initializer_range": 0.3},

@@ -5,13 +5,17 @@ number for a regression, the sigmoid for several labels at once or a single labe
 label also ranks texts by a query.
 """
 
+import warnings
 from array import array
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NotRequired, TypedDict, final
 
 import msgspec
 
+from registry.checkpoint_files import read_json
 from registry.contract import Contract
+from registry.errors import CheckpointWarning
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.answers import LabelScore, best_labels
@@ -26,6 +30,23 @@ if TYPE_CHECKING:
 
 MAX_LABELS = 512
 """The most labels of one answer. Of a head with more labels only the best ones leave the device."""
+
+
+ACTIVATIONS: dict[str, Activation] = {"Identity": "none", "Sigmoid": "sigmoid", "Softmax": "softmax"}
+"""Classes of torch.nn → the activation, as a CrossEncoder's files name them."""
+
+
+class CrossEncoderKeys(msgspec.Struct, frozen=True):
+    """What sentence-transformers says of a CrossEncoder in `config.json`. activation_fn: full name of a class."""
+
+    activation_fn: str | None = None
+
+
+class ConfigKeys(msgspec.Struct, frozen=True):
+    """The keys of a CrossEncoder in `config.json`: of sentence-transformers 4 and later, and of earlier ones."""
+
+    sentence_transformers: CrossEncoderKeys | None = None
+    sbert_ce_default_activation_function: str | None = None
 
 
 @final
@@ -110,6 +131,25 @@ class TextClassification(Task[str | Pair, Parameters, list[str] | None]):
         "The parcel came two weeks late, and nobody at the desk could tell me where it had been all that time.",
         "What time does it open?",
     )
+
+    def folder_settings(self, folder: Path) -> dict[str, object]:
+        """The activation of a CrossEncoder, where its `config.json` states one."""
+        path = folder / "config.json"
+        if not path.is_file():
+            return super().folder_settings(folder)
+        keys = read_json(path, ConfigKeys)
+        own = keys.sentence_transformers.activation_fn if keys.sentence_transformers else None
+        name = own or keys.sbert_ce_default_activation_function
+        if name is None:
+            return super().folder_settings(folder)
+        found = ACTIVATIONS.get(name.rpartition(".")[2])
+        if found is None:
+            warnings.warn(
+                f"config.json names the activation {name}, which is not served: scores are transformers' own",
+                CheckpointWarning,
+                stacklevel=2,
+            )
+        return super().folder_settings(folder) | ({"function_to_apply": found} if found else {})
 
     def wraps_single_answer(self, item: str | Pair) -> bool:
         """Labels are a list of lists, a ranking is a list."""

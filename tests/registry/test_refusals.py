@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from registry.checkpoint_files import FILES, ConfigKeys, one_line
 from registry.contract import Contract
 from registry.errors import IncompleteArtifact, RegistryError, UnreadableArtifact
 from registry.flavor import stage
+from registry.processors import describe_processor, load_processor
 from registry.refusals import refuse_failures
 from serving.errors import Unprocessable
 from serving.pyfunc import load
@@ -264,3 +266,12 @@ def test_the_command_shows_a_refusal_in_one_line(models: dict[str, Path], tmp_pa
         assert (done.exit_code, done.stdout) == (1, "")
         assert len(done.stderr.splitlines()) == 1
         assert done.stderr.startswith("Error: config.json: the keys of id2label (1 = neg, 2 = pos)")
+
+
+def test_a_tokenizer_without_a_fast_form_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    tokenizer = transformers.ByT5Tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(IncompleteArtifact, match="ByT5Tokenizer has no fast form.*choose a checkpoint"):
+        describe_processor(None, tokenizer, tmp_path)
+    with pytest.raises(IncompleteArtifact, match="as ByT5's, it has no fast form.*choose a checkpoint"):
+        load_processor(tmp_path, of_images=False)

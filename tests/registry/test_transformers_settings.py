@@ -1,5 +1,6 @@
 """What plain mlflow.transformers models say beyond their weights: aliases of tasks, settings, refused fields."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from registry.errors import ContractError
 from registry.heads import HEADS, get_head
 from registry.references import Reference
 from registry.settings import RegistrySettings
-from registry.transformers_flavor import check_fields, derive, read_task
+from registry.transformers_flavor import check_fields, derive, read_languages, read_task
 from registry.versions import Versions
 from serving.engine.predictor import Predictor
 from tests.conftest import use_tracking
@@ -63,6 +64,32 @@ def test_the_aliases_are_transformers_own() -> None:
                 read_task({"task": alias})
     for mlflows, task in TASKS_OF_MLFLOW.items():
         assert read_task({"task": task, "inference_task": mlflows})[0] == task
+
+
+class Marking:
+    """A tokenizer that marks the languages of texts."""
+
+    def set_src_lang_special_tokens(self, src_lang: str) -> None:
+        """As transformers'."""
+
+
+@pytest.mark.parametrize(
+    ("task", "tokenizer", "expected"),
+    [
+        ("translation_en_to_fr", None, {"prefix": "translate English to French: "}),
+        ("translation_en_to_de", None, {}),
+        ("translation_en_to_de", Marking(), {"src_lang": "en", "tgt_lang": "de"}),
+        ("translation", Marking(), {}),
+    ],
+)
+def test_a_task_of_two_languages_is_translation_with_its_prefix_or_languages(
+    tmp_path: Path, task: str, tokenizer: Any, expected: dict[str, str]
+) -> None:
+    prefix = {"translation_en_to_fr": {"prefix": "translate English to French: "}}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "task_specific_params": prefix}))
+    fields = {"task": task, "instance_type": "TranslationPipeline"}
+    assert read_task(fields) == ("translation", {})
+    assert read_languages(fields, tmp_path, tokenizer) == expected
 
 
 FLAVOR = {"task": "text-classification", "model_binary": "model", "components": ["tokenizer"], "code": None}

@@ -20,7 +20,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NU
 
 from registry.served_classes import FactsFile, find_served
 from tests.sweep.cell import Cell
-from tests.sweep.table import COLUMNS, read_page, render, write_page
+from tests.sweep.table import COLUMNS, find_differences, read_page, render, write_page
 from tests.sweep.workers import run_families
 
 OUTPUT = Path(os.environ.get("SWEEP_OUTPUT") or Path(__file__).resolve().parents[2] / "build" / "families")
@@ -88,8 +88,8 @@ def main(given: Sequence[str]) -> int:
         return bool(bad)
     if options.write:
         write_page(table)
-    elif table != read_page():
-        print("docs/tasks.md has another table: run `make test-families ARGS=--write`")
+    elif differences := find_differences(table, read_page()):
+        print("docs/tasks.md has another table: run `make test-families ARGS=--write`", *differences, sep="\n")
         return 1
     return bool(bad)
 

@@ -70,9 +70,44 @@ _RULES: tuple[tuple[str, int], ...] = (
 )
 _SPECIAL = re.compile(r".*(_token_id|_token_index|_index|pad_id)$")
 _OTHER_VOCABULARIES = ("type_vocab_size", "task_type_vocab_size", "entity_vocab_size", "ngram_vocab_size_base")
+
+
+def _sections(*sizes: int) -> dict[str, Any]:
+    """Rotary positions in time, height and width."""
+    return {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": list(sizes)}
+
+
 EXCEPTIONS: dict[str, dict[str, Any]] = {
-    "reformer": {"axial_pos_shape": [16, 20], "axial_pos_embds_dim": [16, 16]},
-    "esm": {"vocab_size": 400},
+    "reformer": {"axial_pos_shape": [16, 20], "axial_pos_embds_dim": [16, 16], "hash_seed": 0},
+    "esm": {"vocab_size": 400, "pad_token_id": 0, "mask_token_id": 4},
+    "longformer": {"sep_token_id": 1},
+    "layoutlmv3": {"coordinate_size": 6, "shape_size": 4},
+    "lilt": {"hidden_size": 48},
+    "falcon_h1": {"mamba_d_head": 16},
+    "mamba2": {"num_heads": 4, "n_groups": 1},
+    "nemotron_h": {"n_groups": 1},
+    "glm4v_text": {"rope_parameters": _sections(2, 3, 3)},
+    "glm4v_moe_text": {"rope_parameters": {**_sections(1, 1, 2), "partial_rotary_factor": 0.5}},
+    "qwen2_vl_text": {"rope_parameters": _sections(2, 3, 3)},
+    "qwen2_5_vl_text": {"rope_parameters": _sections(2, 3, 3)},
+    "paddleocr_vl_text": {"rope_parameters": _sections(2, 3, 3)},
+    "hunyuan_vl_text": {
+        "head_dim": HIDDEN // HEADS,
+        "rope_parameters": _sections(2, 2, 2, 2),
+    },
+    "longcat_flash": {"head_dim": 8},
+    "hrm_text": {"num_layers_per_stack": None},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "ministral": {"head_dim": HIDDEN // HEADS},
+    "nemotron": {"num_key_value_heads": HEADS},
+    "levit": {"patch_size": 16, "image_size": 64},
+    "donut-swin": {"patch_size": 4, "image_size": 64, "window_size": 2},
+    "swin": {"patch_size": 4, "image_size": 64, "window_size": 2},
+    "swinv2": {"patch_size": 4, "image_size": 64, "window_size": 2},
+    "mobilevit": {"hidden_sizes": [16, 24, 32], "image_size": 64},
+    "mobilevitv2": {"image_size": 64},
+    "hgnet_v2": {"hidden_sizes": None},
     "efficientnet": {"hidden_dim": 2560},
     "bit": {"num_groups": 8},
     "deepseek_v2": {"num_experts_per_tok": 2},
@@ -102,14 +137,15 @@ def small_config(model_type: str, special: dict[str, int], vocabulary: int, sett
 
 def _shrink(kind: Any, special: dict[str, int], vocabulary: int, settings: dict[str, Any]) -> Any:
     default = kind()
-    own = [field.name for field in dataclasses.fields(kind) if field.name not in _base_fields()]
+    own = [field.name for field in dataclasses.fields(kind) if field.name not in _base_fields() | {"num_labels"}]
     fields: dict[str, Any] = {}
     extra = vocabulary
     for name in own:
         value = _read(default, name)
         if name in kind.sub_configs:
             if value is not None:
-                fields[name] = _shrink(type(value), special, vocabulary, {})
+                kept = {each: True for each in ("is_decoder", "add_cross_attention") if getattr(value, each, False)}
+                fields[name] = _shrink(type(value), special, vocabulary, kept)
         elif _SPECIAL.match(name) and isinstance(value, int):
             known = next((known for known in special if known in name), None)
             fields[name] = special[known] if known else extra

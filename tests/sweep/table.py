@@ -39,7 +39,7 @@ LEGEND = """\
 | = | answers alone and in a batch with rows of other lengths are those of transformers, one text at a time |
 | =L, =E, =1 | so, where rows are padded on the left; only rows of equal length share a batch; none do |
 | no | refused when it is logged; the reason is below |
-| ? | not tried: no small model could be made of the architecture, see below |
+| ? | not tried: there is no small model of the architecture yet that transformers itself runs |
 | | transformers has no such head |
 """
 
@@ -62,7 +62,7 @@ def render(cells: Iterable[Cell]) -> str:
 def _sign(cell: Cell | None, reasons: dict[str, int]) -> str:
     if cell is None:
         return ""
-    if cell.is_served:
+    if cell.is_served or cell.found == "not built":
         return SYMBOLS[cell.found]
     number = reasons.setdefault(f"{SYMBOLS[cell.found]} {shorten(cell)}", len(reasons) + 1)
     return f"{SYMBOLS[cell.found]} {number}"
@@ -114,8 +114,22 @@ def parse(table: str) -> dict[tuple[str, str], str]:
         parts = [part.strip() for part in line.split("|")[1:-1]]
         if len(parts) == len(COLUMNS) + 1 and parts[0] not in ("family", "---"):
             signs |= {(parts[0], task): sign.partition(" ")[0] for task, sign in zip(COLUMNS, parts[1:], strict=True)}
-        if len(parts) == 2 and (", " in parts[1] or re.fullmatch(r"[\w.-]+", parts[1])) and parts[0] != "sign":
+        if (
+            len(parts) == 2
+            and (", " in parts[1] or re.fullmatch(r"[\w.-]+", parts[1]))
+            and parts[0] not in ("sign", "---")
+        ):
             names = parts[1].split(", ")
             if all(re.fullmatch(r"[\w.-]+", name) for name in names):
                 signs |= {(name, "feature-extraction"): parts[0].partition(" ")[0] for name in names}
     return signs
+
+
+def find_differences(found: str, page: str) -> list[str]:
+    """Cells of the page that a sweep found otherwise, in words; what it did not try is none."""
+    signs = parse(page)
+    return [
+        f"{family}, {task}: {sign or 'no head'}, the page has {signs.get((family, task)) or 'none'}"
+        for (family, task), sign in parse(found).items()
+        if signs.get((family, task), "") not in (sign, SYMBOLS["not built"])
+    ]

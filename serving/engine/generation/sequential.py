@@ -28,20 +28,21 @@ class SequentialDecoder(Decoder):
         return sum(self._lengths)
 
     def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
-        """A forward pass per row."""
+        """A forward pass per row, then one for each token that it has written, as `generate` took them."""
         found: list[torch.Tensor] = []
         pasts: list[Cache] = []
         lengths: list[int] = []
         states: list[BaseModelOutput | None] = []
         for prompt, new in zip(prompts, written, strict=True):
-            ids, encoded = [*prompt, *new], None
+            ids, encoded = self.history(prompt), None
             if self.module.config.is_encoder_decoder:
                 encoded = self.module.get_encoder()(input_ids=torch.tensor([prompt], device=self.device))
-                ids = [*self.history(prompt), *new]
             logits, past = self._call(ids, None, encoded)
+            for token in new:
+                logits, past = self._call([token], past, encoded)
             found.append(logits)
             pasts.append(past)
-            lengths.append(len(ids))
+            lengths.append(len(ids) + len(new))
             states.append(encoded)
         self._pasts += pasts  # only after all succeeded: a failing row adds nothing
         self._lengths += lengths

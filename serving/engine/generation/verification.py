@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy
 import torch
+from transformers import LogitsProcessorList
 
 from registry.redaction import describe_error
 from serving.engine.generation.decoder import CausalDecoder, Decoder, Seq2SeqDecoder
@@ -93,9 +94,12 @@ def try_out(decoder: Decoder, vocabulary: int) -> str | None:
 
 
 def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
-    """Generate for rows of several lengths, one added and others removed midway; the first difference, or None."""
+    """The first difference from `generate` in the logits of given tokens, or None.
+
+    Rows have several lengths. One is added, one is removed and one is preempted midway.
+    """
     prompts = [[(7 * place + 3 * row + 5) % vocabulary for place in range(2 + 3 * row)] for row in range(3)]
-    expected = [_generate(decoder.module, prompt) for prompt in prompts]
+    expected = [_generate(decoder.module, prompt, TOKENS - 2 * (prompt == prompts[0])) for prompt in prompts]
     tolerance = DECODING.of(decoder.module.dtype)
     running, places = [1, 0], [0, 0, 0]
     logits = list(decoder.prefill([prompts[row] for row in running], [[], []]))
@@ -106,11 +110,16 @@ def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
                 return f"{type(decoder.module).__name__} gives other logits at token {places[row]} of row {row}"
             places[row] += 1
         gone = {place for place, row in enumerate(running) if places[row] == len(expected[row][1])}
+        added = [2] if places == [2, 2, 0] else []
+        if places == [4, 4, 2]:  # row 0 ends, and row 1 is preempted
+            added = [1]
+            gone.add(running.index(1))
         running = [running[place] for place in decoder.remove(gone)]
         logits = list(decoder.step([expected[row][1][places[row] - 1] for row in running])) if running else []
-        if places == [2, 2, 0]:
-            logits += list(decoder.prefill([prompts[2]], [[]]))
-            running.append(2)
+        if added:
+            (row,) = added
+            logits += list(decoder.prefill([prompts[row]], [expected[row][1][: places[row]]]))
+            running.append(row)
     return None
 
 
@@ -157,10 +166,33 @@ def check_sampling(decoder: Decoder, vocabulary: int) -> None:
         decoder.clear()
 
 
+class _GivenTokens:
+    """A logits processor that lets `generate` write tokens that differ from each other and end no text.
+
+    Random or badly trained models repeat one token, such as padding, and so show no fault in positions.
+    """
+
+    def __init__(self, module: "PreTrainedModel", prompt: Sequence[int]) -> None:
+        config = module.generation_config
+        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        self._avoided = {*ends, config.pad_token_id, config.bos_token_id, config.decoder_start_token_id}
+        self._next = len(prompt)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores of one possible token."""
+        count = scores.shape[-1]
+        self._next += 11
+        while self._next % count in self._avoided and count > len(self._avoided):
+            self._next += 1
+        given = torch.full_like(scores, float("-inf"))
+        given[:, self._next % count] = 0.0
+        return given
+
+
 def _generate(
     module: "PreTrainedModel", prompt: list[int], tokens: int = TOKENS
 ) -> tuple[list[torch.Tensor], list[int]]:
-    """The logits of each new token, and the tokens, by greedy search."""
+    """The logits of each new token, and the tokens that were given for them."""
     ids = torch.tensor([prompt], device=module.device)
     made = module.generate(
         input_ids=ids,
@@ -168,6 +200,7 @@ def _generate(
         max_new_tokens=tokens,
         do_sample=False,
         num_beams=1,
+        logits_processor=LogitsProcessorList([_GivenTokens(module, prompt)]),
         return_dict_in_generate=True,
         output_logits=True,
     )

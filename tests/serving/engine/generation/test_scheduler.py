@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from serving.engine.generation.admission import MAX_ISOLATED, MIN_ADMITTED_TOKENS
-from serving.engine.generation.decoder import CausalDecoder, Decoder
+from serving.engine.generation.decoder import CausalDecoder, Decoder, Seq2SeqDecoder
 from serving.engine.generation.scheduler import MAX_PREFILL_TOKENS, Scheduler
 from serving.engine.generation.sequential import SequentialDecoder
 from serving.engine.generation.step_graph import trace_step
@@ -761,3 +761,12 @@ def reference(family: str, prompt: int, wanted: tuple[tuple[str, Any], ...]) -> 
     scheduler = make_scheduler(load(family))
     scheduler.add(b"f", row(0, prompt_of(prompt), **dict(wanted)), 0.0)
     return finish(scheduler).tokens[0]
+
+
+def test_positions_are_compared_although_a_model_repeats_padding() -> None:
+    module = load("m2m_100", "AutoModelForSeq2SeqLM")
+    bias = 20.0 * torch.nn.functional.one_hot(torch.tensor(0), module.config.vocab_size)
+    module.lm_head.register_forward_hook(lambda _module, _inputs, logits: logits + bias)
+    assert module.generate(torch.tensor([[5, 9]]), max_new_tokens=3).tolist() == [[0, 0, 0, 0]]
+    assert "other logits" in str(find_difference(Seq2SeqDecoder(module, 0), module.config.vocab_size))
+    assert find_difference(SequentialDecoder(module, 0), module.config.vocab_size) is None
