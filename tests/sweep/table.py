@@ -39,7 +39,7 @@ LEGEND = """\
 | = | answers alone and in a batch with rows of other lengths are those of transformers, one text at a time |
 | =L, =E, =1 | so, where rows are padded on the left; only rows of equal length share a batch; none do |
 | no | refused when it is logged; the reason is below |
-| ? | not tried: there is no small model of the architecture yet that transformers itself runs |
+| ? | not tried yet: not reached, or no small model of the architecture is known that transformers itself runs |
 | | transformers has no such head |
 """
 
