@@ -94,7 +94,10 @@ def test_each_field_is_declared_with_a_meaning_and_a_default_within_its_bounds()
 def test_the_registrys_settings_are_declared_in_the_same_way() -> None:
     declared = settings_of(RegistrySettings)
     variables = [setting.variable for setting in declared.values()]
-    assert variables == ["HEADWAITER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"]
+    assert variables == [
+        *("HEADWAITER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"),
+        *("HEADWAITER_ARTIFACT_CACHE_BYTES", "HEADWAITER_VERIFY_KEYS"),
+    ]
     assert declared["home"].shown_default == "~/.headwaiter"
 
 
