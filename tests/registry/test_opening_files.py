@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from registry import plain_files
+from registry import plain_files, verified
 from registry.checkpoint_files import check_json_files
 from registry.checks import read_config
 from registry.digests import digest_folder
@@ -114,7 +114,17 @@ def test_a_link_in_the_path_is_not_followed(root: Path) -> None:
     "name",
     [
         *("../secret.json", "/etc/passwd.json", "model/../../secret.json", "model//config.json", "model/./config.json"),
-        *("", "config", "model/", "a/b/c/d.json", "a\n.json", "a.json\n", "\udcff.json", "ä.json", "x" * 200 + ".json"),
+        *(
+            "",
+            "config",
+            "model/",
+            "a/b/c/d/e.json",
+            "a\n.json",
+            "a.json\n",
+            "\udcff.json",
+            "ä.json",
+            "x" * 200 + ".json",
+        ),
     ],
 )
 def test_names_that_are_not_plain_are_refused(root: Path, name: str) -> None:
@@ -194,3 +204,19 @@ def test_a_front_reads_no_weights(root: Path) -> None:
     files = digest_folder(root, "model") | {"model/model.safetensors": "00"}
     with open_verified(root, files, lambda name: not is_weights(name)) as folder:
         assert [path.name for path in (folder / "model").iterdir()] == ["config.json"]
+
+
+def test_what_a_killed_process_left_is_removed_and_a_running_one_keeps_its_own(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verified, "LINKS", tmp_path)
+    left = tmp_path / f"{verified.PREFIX}left"
+    left.mkdir()
+    (left / "config.json").symlink_to("/proc/self/fd/3")
+    files = digest_folder(root, "model")
+    with open_verified(root, files) as running:
+        assert left.exists()  # it may be about to be held
+        for folder in (left, running):
+            os.utime(folder, (0, 0))
+        with open_verified(root, files):
+            assert (left.exists(), running.exists()) == (False, True)
