@@ -135,7 +135,7 @@ class CacheFolder:
             for root in sorted(found, key=lambda root: found[root]):
                 if excess <= 0:
                     break
-                if not 0 <= time.time() - found[root] < RECENT_SECONDS and _is_free(root):
+                if not 0 <= time.time() - found[root] < RECENT_SECONDS and is_free(root):
                     self.discard(root)
                     excess -= sizes[root]
         if size_bytes > shutil.disk_usage(self.path).free:
@@ -145,7 +145,7 @@ class CacheFolder:
         """Remove what processes that were killed have left."""
         for prefix in (INCOMING, LEAVING):
             for left in self.path.glob(f"{prefix}*"):
-                if _is_free(left):
+                if is_free(left):
                     shutil.rmtree(left, ignore_errors=True)
 
     @contextmanager
@@ -170,7 +170,7 @@ def check_own(root: Path, folder: str) -> None:
             )
 
 
-def _is_free(folder: Path) -> bool:
+def is_free(folder: Path) -> bool:
     """Whether no process holds a lock on the folder."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -4,21 +4,28 @@ Each file is opened once. Its digest is computed through the descriptor, and lib
 that were touched meanwhile are hashed again before the load counts.
 """
 
+import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
+from registry.cache_folder import is_free
 from registry.digests import check_digest
 from registry.errors import DigestMismatch
 from registry.plain_files import check_name, open_plain
 
 LINKS = Path("/dev/shm")  # noqa: S108  # a folder of one's own is made in it; there, a full disk does not matter
 """Where the folder of links to the descriptors is, if it exists."""
+PREFIX = "headwaiter-links-"
+LEFT_SECONDS = 60.0
+"""A folder of links that is older and that no process holds was left by one that was killed."""
 
 
 def is_weights(name: str) -> bool:
@@ -57,8 +64,7 @@ def open_verified(
     DigestMismatch for a file that is missing or has other bytes, UnsafeArtifact for one that is no plain file.
     """
     with ExitStack() as stack:
-        made = tempfile.TemporaryDirectory(prefix="headwaiter-", dir=LINKS if os.access(LINKS, os.W_OK) else None)
-        folder, opened = Path(stack.enter_context(made)), list[_Opened]()
+        folder, opened = stack.enter_context(_folder_of_links()), list[_Opened]()
         for name, digest in files.items():
             if not is_wanted(check_name(name)):
                 continue
@@ -73,3 +79,22 @@ def open_verified(
         yield folder
         for each in opened:
             each.check_again()
+
+
+@contextmanager
+def _folder_of_links() -> Iterator[Path]:
+    """A folder of this process alone, removed in the end. What killed processes of this user left is removed, too."""
+    place = LINKS if os.access(LINKS, os.W_OK) else Path(tempfile.gettempdir())
+    for left in place.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # another process removed it
+            status = left.lstat()
+            is_old = time.time() - status.st_mtime > LEFT_SECONDS
+            if is_old and status.st_uid == os.geteuid() and is_free(left):
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as made:
+        descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            yield Path(made)
+        finally:
+            os.close(descriptor)

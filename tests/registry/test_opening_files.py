@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from registry import plain_files
+from registry import plain_files, verified
 from registry.checkpoint_files import check_json_files
 from registry.checks import read_config
 from registry.digests import digest_folder
@@ -204,3 +204,19 @@ def test_a_front_reads_no_weights(root: Path) -> None:
     files = digest_folder(root, "model") | {"model/model.safetensors": "00"}
     with open_verified(root, files, lambda name: not is_weights(name)) as folder:
         assert [path.name for path in (folder / "model").iterdir()] == ["config.json"]
+
+
+def test_what_a_killed_process_left_is_removed_and_a_running_one_keeps_its_own(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verified, "LINKS", tmp_path)
+    left = tmp_path / f"{verified.PREFIX}left"
+    left.mkdir()
+    (left / "config.json").symlink_to("/proc/self/fd/3")
+    files = digest_folder(root, "model")
+    with open_verified(root, files) as running:
+        assert left.exists()  # it may be about to be held
+        for folder in (left, running):
+            os.utime(folder, (0, 0))
+        with open_verified(root, files):
+            assert (left.exists(), running.exists()) == (False, True)
