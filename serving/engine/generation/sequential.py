@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import DynamicCache
 
 from serving.engine.generation.decoder import Decoder, StepFailed
 
@@ -98,4 +99,9 @@ class SequentialDecoder(Decoder):
         tokens = torch.tensor([ids], device=self.device)
         half = {"input_ids": tokens} if encoded is None else {"decoder_input_ids": tokens, "encoder_outputs": encoded}
         out = self.module(use_cache=True, past_key_values=past, **half)
-        return out.logits[:, -1], out.past_key_values
+        if out.past_key_values is not None:
+            return out.logits[:, -1], out.past_key_values
+        if past is None:  # an encoder as a decoder returns no cache, but fills the one that it is given
+            past = DynamicCache(config=self.module.config)
+            out = self.module(use_cache=True, past_key_values=past, **half)
+        return out.logits[:, -1], past
