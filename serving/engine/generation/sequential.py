@@ -98,6 +98,7 @@ class SequentialDecoder(Decoder):
     ) -> "tuple[torch.Tensor, Cache]":
         tokens = torch.tensor([ids], device=self.device)
         half = {"input_ids": tokens} if encoded is None else {"decoder_input_ids": tokens, "encoder_outputs": encoded}
+        half |= self._told_positions(len(ids), past)
         out = self.module(use_cache=True, past_key_values=past, **half)
         if out.past_key_values is not None:
             return out.logits[:, -1], out.past_key_values
@@ -105,3 +106,16 @@ class SequentialDecoder(Decoder):
             past = DynamicCache(config=self.module.config)
             out = self.module(use_cache=True, past_key_values=past, **half)
         return out.logits[:, -1], past
+
+    def _told_positions(self, count: int, past: "Cache | None") -> dict[str, torch.Tensor]:
+        """The argument that tells a call's positions to a model that does not count them as `generate` does."""
+        del count, past
+        return {}
+
+
+class PositionedDecoder(SequentialDecoder):
+    """Tells the model its positions, from 0, as `generate` does. RoBERTa itself begins behind its padding token's."""
+
+    def _told_positions(self, count: int, past: "Cache | None") -> dict[str, torch.Tensor]:
+        begin = 0 if past is None else past.get_seq_length()
+        return {"position_ids": torch.arange(begin, begin + count, device=self.device)[None]}

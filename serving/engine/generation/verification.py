@@ -15,7 +15,7 @@ from transformers import LogitsProcessorList
 from registry.redaction import describe_error
 from serving.engine.generation.decoder import CausalDecoder, Decoder, Seq2SeqDecoder
 from serving.engine.generation.sampling import Sampler, choose
-from serving.engine.generation.sequential import SequentialDecoder
+from serving.engine.generation.sequential import PositionedDecoder, SequentialDecoder
 from serving.engine.generation.uncached import UncachedDecoder
 from serving.engine.optimizations.torchscript import NotTraceable
 from serving.engine.tolerances import DECODING, agree
@@ -30,7 +30,7 @@ logger = logging.getLogger("headwaiter.engine")
 TOKENS = 6
 
 KINDS: dict[bool, tuple[type[Decoder], ...]] = {
-    False: (CausalDecoder, SequentialDecoder, UncachedDecoder),
+    False: (CausalDecoder, SequentialDecoder, PositionedDecoder, UncachedDecoder),
     True: (Seq2SeqDecoder, SequentialDecoder),
 }
 """Whether a model has an encoder → the decoders that may fit it, best first."""
