@@ -115,6 +115,8 @@ def build(folder: Path, family: str, task: str) -> None:
     if task == "text-generation" and not architectures("text2text-generation").get(family):
         settings["is_decoder"] = True
     config = small_config(family, special, len(tokenizer), settings)
+    if getattr(config, "type_vocab_size", None) == 1 and any(tokenizer("a", "b").get("token_type_ids", ())):
+        config.type_vocab_size = 2  # the tokenizer gives a pair two types
     kind = getattr(transformers, head.auto_class)
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in kind.from_config(config).parameters())
