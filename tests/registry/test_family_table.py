@@ -11,6 +11,8 @@ from tests.sweep.table import COLUMNS, SERVED, find_differences, parse, read_pag
 
 PAGE = read_page()
 TABLE = parse(PAGE)
+REFUSED_BY_LAYERS = {"reformer": "ReformerModelWithLMHead"}
+"""Families whose class is served, but not with the layers that the sweep and published checkpoints have."""
 SAMPLES = 12
 """Classes of a task that are looked at: importing each takes a moment."""
 
@@ -33,7 +35,8 @@ def test_a_cell_has_a_sign_where_transformers_has_the_head_and_no_other() -> Non
 def test_what_the_table_refuses_is_refused_for_its_class() -> None:
     reasons = re.findall(r"^\| no \d+ \| (.*) \|$", PAGE, re.MULTILINE)
     assert reasons
-    assert [reason for reason in reasons if not reason.startswith("the class ")] == []
+    others = [reason for reason in reasons if not reason.startswith("the class ")]
+    assert [reason for reason in others if not any(name in reason for name in REFUSED_BY_LAYERS.values())] == []
 
 
 @pytest.mark.parametrize("task", COLUMNS)
@@ -43,7 +46,7 @@ def test_a_class_is_listed_as_the_table_has_it(task: str) -> None:
         families = sorted(
             family
             for (family, column), sign in TABLE.items()
-            if column == task and sign and _is_served(sign) == is_served
+            if column == task and sign and _is_served(sign) == is_served and family not in REFUSED_BY_LAYERS
         )
         chosen = families[:: 1 + len(families) // SAMPLES]
         refusals = {family: find_refusal(task, read_facts(classes[family])) for family in chosen}

@@ -78,7 +78,7 @@ def main(given: Sequence[str]) -> int:
     if options.families:
         tasks = {family: tasks.get(family, []) for family in options.families}
         cells = [cell for cell in cells if cell.family in tasks]
-    known = [cell for cell in read_results() if cell.family in tasks]
+    known = [cell for cell in read_results() if cell.task in tasks.get(cell.family, ())]
     cells += [*known, *sweep(tasks, known, options.workers)]
     table = render(cells)
     print(table)

@@ -115,6 +115,9 @@ def build(folder: Path, family: str, task: str) -> None:
     if task == "text-generation" and not architectures("text2text-generation").get(family):
         settings["is_decoder"] = True
     config = small_config(family, special, len(tokenizer), settings)
+    if "Classification" in head.auto_class and config.num_labels != len(LABELS):  # PVT's own default
+        config.num_labels = len(LABELS)
+        config.id2label, config.label2id = settings["id2label"], settings["label2id"]
     if getattr(config, "type_vocab_size", None) == 1 and any(tokenizer("a", "b").get("token_type_ids", ())):
         config.type_vocab_size = 2  # the tokenizer gives a pair two types
     kind = getattr(transformers, head.auto_class)
