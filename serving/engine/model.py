@@ -97,10 +97,11 @@ class Model:
         self.form = ExecutionForm(module)
         self.served = self.task.serve(folder, contract)
         self._is_cuda = self.device.type == "cuda"
+        self._watch()  # before any other forward pass
+        prepacks = prepacks and not self.is_restored  # what is restored would lose its packed weights
         is_prepacked = prepacks and prepack_weights(module, self._try_out, self.note) > 0
         is_onednn = is_prepacked or dtype != "float32"
         self.form = ExecutionForm(module, is_bucketed=is_onednn and not self._is_cuda)
-        self._watch()
 
     @property
     def module(self) -> PreTrainedModel:

@@ -99,6 +99,19 @@ def test_a_model_that_short_rows_change_is_restored_after_each_one(tmp_path: Pat
         assert_alike({entry["label"]: entry["score"] for entry in answer[0]}, expected)
 
 
+def test_a_model_is_watched_before_a_measurement_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contract = make_artifact(tmp_path, "big_bird", TASK)
+
+    def measure(module: Any, try_out: Callable[[], None], note: Callable[[str], None]) -> int:
+        try_out()
+        return 0
+
+    monkeypatch.setattr("serving.engine.model.prepack_weights", measure)
+    model = Model(tmp_path, contract)
+    assert model.is_restored
+    assert model.module.bert.attention_type == "block_sparse"
+
+
 class Changed(torch.nn.Module):
     """A classifier whose logits become `change(logits, inputs, self)`."""
 
