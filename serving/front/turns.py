@@ -24,6 +24,8 @@ ANSWERS = ThreadPoolExecutor(2, "headwaiter-answers")
 IMAGES = ThreadPoolExecutor(4, "headwaiter-images")
 """For images. Untuned: each thread holds the pixels of an image."""
 
+LATE = "the answer did not come before the deadline: try again later"
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -60,15 +62,24 @@ class Turns:
     ) -> Result:
         """The result of `work` in a thread. Raises what it raises, DeadlineExceeded and ClientGone.
 
-        A thread that tokenizes ends after the row at which that becomes known.
+        Work that is still in the pool's queue at the deadline is not begun. A thread that tokenizes ends after the row
+        at which the deadline has passed or the client has left.
         """
         await self.give()
         context = copy_context()
         context.run(still_wanted.set, self._check)
-        found = await asyncio.get_running_loop().run_in_executor(pool, partial(context.run, work, *args, **kwargs))
+        submitted = pool.submit(partial(context.run, work, *args, **kwargs))
+        waiting = asyncio.wrap_future(submitted)
+        try:
+            await asyncio.wait({waiting}, timeout=self._deadline - time.monotonic())
+        finally:  # without effect on work that has begun
+            submitted.cancel()
+            waiting.cancel()
+        if waiting.cancelled():
+            raise DeadlineExceeded(LATE)
         self._check()
         self.begin()
-        return found
+        return waiting.result()
 
     def begin(self) -> None:
         """A new turn begins, after something was waited for."""
@@ -76,7 +87,7 @@ class Turns:
 
     def _check(self) -> None:
         if time.monotonic() > self._deadline:
-            raise DeadlineExceeded("the answer did not come before the deadline: try again later")
+            raise DeadlineExceeded(LATE)
         if self._left is not None and self._left.done() and self._left.exception() is None:
             raise ClientGone("the client left")
 

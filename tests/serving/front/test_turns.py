@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -83,14 +84,32 @@ def test_work_in_a_thread_ends_with_the_deadline() -> None:
     asyncio.run(work())
 
 
+def test_work_that_waits_for_a_thread_ends_with_the_deadline_and_is_not_begun() -> None:
+    async def work(pool: ThreadPoolExecutor, free: threading.Event) -> None:
+        pool.submit(free.wait)
+        begun = threading.Event()
+        with Turns(time.monotonic() + 0.05, None) as turns, pytest.raises(DeadlineExceeded):
+            await turns.hand_over(pool, begun.set)
+        free.set()
+        pool.shutdown()
+        assert not begun.is_set()
+
+    asyncio.run(work(ThreadPoolExecutor(1), threading.Event()))
+
+
 def test_a_connection_that_cannot_be_watched_does_not_end_the_request() -> None:
+    asked: list[str] = []
+
     async def fail() -> None:
+        asked.append("watched")
         raise OSError("no such connection")
 
     async def work() -> None:
         with Turns(time.monotonic() + 60, fail) as turns:
             for _ in range(3):
                 await turns.give()
+            assert asked == ["watched"]
+            assert await turns.hand_over(TEXTS, str, 1) == "1"
 
     asyncio.run(work())
 
