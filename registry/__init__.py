@@ -10,7 +10,7 @@ processors   what a tokenizer tells the contract
 contract     the record that serving reads
 plain_files  the one way to a file of an artifact: plain names, no links, bounded sizes
 digests      sha256 of the files
-verified     an artifact opened for loading: what is loaded is what was hashed
+verified     opens an artifact for loading, through descriptors of the files that were hashed
 layout       names in the artifact
 signatures   who logged an artifact, by OpenSSF model-signing
 flavor       the MLflow flavor: log a model with its contract and register it

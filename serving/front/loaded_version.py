@@ -23,7 +23,7 @@ from serving.tasks.base.task import AnyTask, VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 LARGE_ANSWER_BYTES = 1 << 19
-"""Memory of an answer that a thread decodes and writes. Untuned: so many numbers or objects take some milliseconds."""
+"""Memory of an answer that a thread decodes and writes. Untuned: encoding this much takes some milliseconds."""
 PREDICTIONS_A_TURN = 1024
 """Predictions that are counted before the event loop runs others. Untuned: each takes about a microsecond."""
 

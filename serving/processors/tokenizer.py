@@ -24,12 +24,12 @@ from serving.processors.word_cache import WordCache
 from serving.wire.messages import EncodedRow
 
 MIN_CHARACTERS_PER_TOKEN = 8
-"""A text may have so many for each of the model's tokens, whatever their number. Untuned: above those of real text."""
+"""A text may have this many characters for each token of the model's limit. Untuned: above the 4 to 5 of real text."""
 CHARACTERS_PER_TOKEN = 64
 """A text of more characters than this times `max_tokens` is over-long and not tokenized. Untuned: far above the 4 to 5
 of real text."""
 LONG_CHARACTERS = 4096
-"""Longer texts are tokenized by a thread. Untuned: a text of so many takes a WordPiece tokenizer 2 to 5 ms."""
+"""Longer texts are tokenized by a thread. Untuned: a WordPiece tokenizer takes 2 to 5 ms for this length."""
 MAX_WINDOWS = 256
 """Most windows of one text. Untuned: bounds what one request may cost."""
 MAX_WINDOW_TOKENS = 1 << 17
@@ -217,7 +217,7 @@ class TextEncoder:
     def _check_windows(self, text: str, most: int, room: int, stride: int) -> None:
         """Raise Unprocessable for too many tokens in all windows together.
 
-        The tokens are counted only where a text of so many characters can have too many.
+        The text is tokenized for the count only if it is long enough to exceed the bound.
         """
         step = room - stride
 

@@ -1,4 +1,4 @@
-"""Nothing in an artifact leads to another file of this machine, and what is loaded is what was hashed."""
+"""No name or link in an artifact leads to a file outside of it, and the bytes that load are those that were hashed."""
 
 import json
 import os

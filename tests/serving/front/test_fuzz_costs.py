@@ -46,7 +46,7 @@ cut = {"truncate": st.booleans() | st.integers(1, 600), "truncation_direction": 
 
 
 def listed(entries: st.SearchStrategy[Json], longest: int) -> st.SearchStrategy[Json]:
-    """A list of up to so many entries that are alike: numbered, so that they differ."""
+    """Draw a list of 1 to `longest` copies of one entry, each with its number appended."""
     return st.builds(
         lambda entry, count: [f"{entry}{number}" for number in range(count)], entries, st.integers(1, longest)
     )
