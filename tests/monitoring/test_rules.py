@@ -144,17 +144,25 @@ RECORDED: list[tuple[dict[str, str], dict[str, dict[str, float]]]] = [
 ]
 
 
+def name_of(rule: dict[str, Any]) -> str:
+    return str(rule.get("record") or rule["alert"])
+
+
+def find_rules(asked: str) -> set[str]:
+    """The rules that an expression names, and those that these are made of."""
+    found = {rule for group in GROUPS for rule in map(name_of, group["rules"]) if re.search(rf"\b{rule}\b", asked)}
+    made_of = " ".join(rule["expr"] for group in GROUPS for rule in group["rules"] if name_of(rule) in found)
+    return found if made_of in asked else find_rules(f"{asked} {made_of}")
+
+
 def find_differences(tmp_path: Path, series: dict[str, str], expected: dict[str, list[dict[str, Any]]]) -> str:
     """What promtool finds otherwise than expected, empty for nothing.
 
-    It evaluates the records and the alerts that are asked for, once a sample.
+    It evaluates the rules that are asked for, once a sample.
     """
+    wanted = find_rules(" ".join(expected))
     groups = [
-        group
-        | {
-            "interval": "1m",
-            "rules": [rule for rule in group["rules"] if "record" in rule or f'"{rule["alert"]}"' in str(expected)],
-        }
+        group | {"interval": "1m", "rules": [rule for rule in group["rules"] if name_of(rule) in wanted]}
         for group in GROUPS
     ]
     rules = tmp_path / "rules.yml"

@@ -39,6 +39,7 @@ SWAPS = [
 ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("family", "own", "other"), SWAPS)
 def test_a_swapped_head_is_refused_at_logging_and_at_serving(
     tmp_path: Path, settings: RegistrySettings, family: str, own: str, other: str

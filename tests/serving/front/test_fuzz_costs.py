@@ -243,6 +243,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
     found.front.routing.close()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("task", TASKS)
 def test_no_body_comes_to_more_than_a_request_may(measured: Measured, task: str) -> None:
     seen: set[int] = set()

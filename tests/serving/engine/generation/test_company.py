@@ -12,7 +12,7 @@ from tests.artifacts import make_artifact
 from tests.families import texts_of
 from tests.local import Local
 
-pytestmark = pytest.mark.processor
+pytestmark = [pytest.mark.processor, pytest.mark.sweep]
 
 TEXTS = ["fox", *texts_of(8, 5, 16)]
 

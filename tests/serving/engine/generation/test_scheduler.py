@@ -117,6 +117,7 @@ def alone(module: Any, prompt: list[int], **asked: Any) -> list[int]:
     return list(made[0, 1 if module.config.is_encoder_decoder else len(prompt) :].tolist())
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("max_width", [0, 39, 512])
 @pytest.mark.parametrize("family", [*CAUSAL, *SEQ2SEQ])
 def test_rows_added_and_removed_midway_get_the_tokens_of_generate(family: str, max_width: int) -> None:

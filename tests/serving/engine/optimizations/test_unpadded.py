@@ -74,6 +74,7 @@ def shaped(inputs: dict[str, torch.Tensor], task: str) -> dict[str, torch.Tensor
 READ_FIRST = ("text-classification", "zero-shot-classification", "multiple-choice", "next-sentence-prediction")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("min_bmm_tokens", [NEVER, 40])
 @pytest.mark.parametrize(
     ("family", "task", "pruned"),
