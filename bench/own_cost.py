@@ -28,9 +28,9 @@ from bench.own_feed import TOKENS
 from bench.processes import ROOT
 from bench.report import table
 from registry.contract import Contract
-from registry.flavor import describe
 from registry.layout import MODEL_FOLDER
 from registry.settings import RegistrySettings
+from registry.staging import describe
 from serving.engine.batching.cost import Cost
 from serving.engine.engine import Engine
 from serving.engine.meter import EngineMeter

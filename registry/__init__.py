@@ -13,6 +13,8 @@ digests      sha256 of the files
 verified     opens an artifact for loading, through descriptors of the files that were hashed
 layout       names in the artifact
 signatures   who logged an artifact, by OpenSSF model-signing
+artifact     the `MLmodel` file: the contract in it, and what MLflow reads
+staging      makes an artifact: saves, loads again, checks, asks the example, writes the contract
 flavor       the MLflow flavor: log a model with its contract and register it
 imports      import MLflow, and other large libraries, sooner
 tracking     the way to MLflow

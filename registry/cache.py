@@ -6,12 +6,12 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from registry.artifact import read_contract
 from registry.cache_folder import CacheFolder, check_own
 from registry.contract import Contract, digest_record
 from registry.digests import check_names, digest_file, digest_folder, verify_folder
 from registry.download import RECORD, ArtifactStore
 from registry.errors import ArtifactError, ContractError, DigestMismatch, UnpinnedArtifact
-from registry.flavor import read_contract
 from registry.layout import MODEL_FOLDER
 from registry.plain_files import list_plain
 from registry.references import ResolvedVersion

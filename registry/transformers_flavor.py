@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from registry.artifact import read_flavors
 from registry.checkpoint_files import ConfigKeys, read_json
 from registry.errors import ContractError, RegistryError
-from registry.flavor import read_flavors
 from registry.layout import FLAVOR, MODEL_FOLDER
 
 SECONDS = 600.0
@@ -82,11 +82,12 @@ def derive(root: Path) -> None:
     """Derive the contract in the process of `add_contract`. Raises HeadError, ArtifactError or ContractError."""
     from mlflow.models import Model
 
+    from registry.artifact import write_artifact
     from registry.checks import load_model
     from registry.fast_tokenizers import write_fast_form
-    from registry.flavor import make_contract, write_artifact
     from registry.image_settings import reads_images
     from registry.processors import load_processor
+    from registry.staging import make_contract
 
     flavors, described = read_flavors(root), Model.load(str(root))
     fields = flavors["transformers"]

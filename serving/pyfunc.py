@@ -1,6 +1,6 @@
 """The artifact as MLflow's `python_function`: what `mlflow.pyfunc.load_model` and `mlflow models serve` load.
 
-Also the hook by which logging asks the artifact for its example's answer (`registry.flavor.LOADER`).
+Also the hook by which logging asks the artifact for its example's answer (`registry.layout.LOADER`).
 """
 
 from pathlib import Path

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from registry.artifact import write_artifact
 from registry.checks import load_model
 from registry.contract import Contract
-from registry.flavor import make_contract, write_artifact
 from registry.heads import HEADS
 from registry.image_settings import reads_images
 from registry.layout import MODEL_FOLDER
 from registry.processors import load_processor
+from registry.staging import make_contract
 from tests.families import build
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import zmq
 
+from registry.artifact import read_contract
 from registry.contract import Contract
-from registry.flavor import read_contract
 from registry.settings import RegistrySettings
 from serving.engine import socket_loop
 from serving.engine.assembly import make_engine, optimize_model

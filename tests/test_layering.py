@@ -58,8 +58,8 @@ CHEAP = frozenset(
 """The modules of registry that load neither MLflow nor torch."""
 REGISTRY: Mapping[str, frozenset[str]] = {
     "front": CHEAP,
-    "engine": CHEAP | {"cache_folder", "checks", "flavor", "imports"},
-    "manager": CHEAP | {"cache", "flavor", "versions"},
+    "engine": CHEAP | {"artifact", "cache_folder", "checks", "imports"},
+    "manager": CHEAP | {"artifact", "cache", "versions"},
     "tasks": CHEAP,
     "processors": CHEAP,
     "wire": CHEAP,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
+from registry.artifact import read_contract
 from registry.cache_folder import hold
 from registry.errors import DigestMismatch
-from registry.flavor import read_contract
 from serving.engine.assembly import optimize_model, yields_cores
 from serving.engine.batching.cost import Cost
 from serving.engine.meter import EngineMeter

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
+from registry.artifact import read_contract
 from registry.contract import Baseline, Batching, Contract
 from registry.errors import UnreadableArtifact
-from registry.flavor import read_contract
 from registry.verified import open_verified
 from serving.engine.answer_check import find_difference
 from serving.engine.assembly import make_model, prove

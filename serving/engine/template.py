@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from registry.flavor import read_contract
+from registry.artifact import read_contract
 from registry.imports import without_collector
 from serving.engine.__main__ import LEASE_SECONDS, import_large_modules
 from serving.engine.__main__ import main as run_engine

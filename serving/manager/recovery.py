@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from registry.flavor import read_contract
+from registry.artifact import read_contract
 from serving.manager.engine_process import EngineProcess
 from serving.manager.managed_version import ManagedVersion
 from serving.manager.policy import VersionKey

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.flavor import read_contract
+from registry.artifact import read_contract
 from registry.settings import RegistrySettings
 from registry.tracking import connect
 from registry.versions import Versions

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from registry import cache, download
+from registry.artifact import read_contract
 from registry.cache import discard, fetch, fetch_and_pin, fetch_for_loading, is_cached, peek
 from registry.cache_folder import RECENT_SECONDS, CacheFolder, hold
 from registry.errors import (
@@ -23,7 +24,6 @@ from registry.errors import (
     UnpinnedArtifact,
     UnsafeArtifact,
 )
-from registry.flavor import read_contract
 from registry.references import ResolvedVersion
 from registry.settings import InvalidSetting, RegistrySettings
 from registry.transformers_flavor import derive

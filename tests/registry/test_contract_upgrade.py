@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from registry import contract_upgrade
+from registry.artifact import read_contract, read_flavors
 from registry.contract import FORMAT, Contract
 from registry.errors import ContractError
-from registry.flavor import read_contract, read_flavors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 DIGESTS = {"artifact-of-format-1": "ac61e5908ef4bd4404d7e59dba55dccbd332196b0f86c54f027393298f349dbe"}

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from registry.contract import Contract
-from registry.flavor import stage
 from registry.heads import get_head
+from registry.staging import stage
 from serving.pyfunc import REFUSALS
 from tests.alike import assert_alike
 from tests.families import build

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from registry.artifact import read_contract
 from registry.cache import fetch
 from registry.contract import Contract
 from registry.errors import (
@@ -16,9 +17,10 @@ from registry.errors import (
     UnsupportedHead,
     WrongHead,
 )
-from registry.flavor import log_model, read_contract, save_model, stage
+from registry.flavor import log_model, save_model
 from registry.references import Reference
 from registry.settings import RegistrySettings
+from registry.staging import stage
 from registry.tracking import mlflow_pointed_at
 from registry.versions import Versions
 from tests.alike import assert_alike

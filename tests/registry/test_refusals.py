@@ -12,9 +12,9 @@ import transformers
 from registry.checkpoint_files import FILES, ConfigKeys, one_line
 from registry.contract import Contract
 from registry.errors import IncompleteArtifact, RegistryError, UnreadableArtifact
-from registry.flavor import stage
 from registry.processors import describe_processor, load_processor
 from registry.refusals import refuse_failures
+from registry.staging import stage
 from serving.errors import Unprocessable
 from serving.pyfunc import load
 from tests.families import build

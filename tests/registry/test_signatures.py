@@ -9,10 +9,11 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from registry.artifact import read_contract
 from registry.cache import fetch, fetch_for_loading
 from registry.environment import InvalidSetting
 from registry.errors import DamagedVersion, UnsafeArtifact, UnsignedArtifact
-from registry.flavor import log_model, read_contract
+from registry.flavor import log_model
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
 from registry.signatures import SIGNATURE, Signer, check_signature

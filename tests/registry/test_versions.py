@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from registry.artifact import read_contract
 from registry.cache import fetch
 from registry.errors import HistoryError, NotFound, RegistryUnavailable, UnpinnedArtifact
-from registry.flavor import log_model, read_contract
+from registry.flavor import log_model
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.tracking import connect

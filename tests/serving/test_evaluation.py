@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn
 from sklearn.preprocessing import MultiLabelBinarizer
 
+from registry.artifact import write_artifact
 from registry.checks import load_model
 from registry.contract import Contract
 from registry.errors import NotGoodEnough
-from registry.flavor import make_contract, write_artifact
 from registry.heads import get_head
 from registry.image_settings import reads_images
 from registry.processors import load_processor
+from registry.staging import make_contract
 from serving.engine.predictor import Predictor
 from serving.engine.tolerances import ANSWER
 from serving.errors import EvaluationError

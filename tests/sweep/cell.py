@@ -11,14 +11,15 @@ from typing import Any, Literal, get_args
 import msgspec
 import torch
 
+from registry.artifact import write_artifact
 from registry.checks import load_model
 from registry.contract import Batching
 from registry.errors import RegistryError
-from registry.flavor import make_contract, write_artifact
 from registry.heads import HEADS, architectures
 from registry.image_settings import reads_images
 from registry.layout import MODEL_FOLDER
 from registry.processors import load_processor
+from registry.staging import make_contract
 from serving.errors import EngineError, ServingError
 from tests.alike import assert_alike
 from tests.families import LABELS, make_tokenizer

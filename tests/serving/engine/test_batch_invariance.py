@@ -9,9 +9,9 @@ import pytest
 import torch
 import transformers
 
+from registry.artifact import read_contract
 from registry.contract import Batching
 from registry.errors import ContractError
-from registry.flavor import read_contract
 from serving.engine.assembly import optimize_model
 from serving.engine.batch_invariance import prove_batching
 from serving.engine.model import Model

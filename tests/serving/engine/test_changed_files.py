@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from registry.artifact import read_contract
 from registry.errors import ArtifactError, DigestMismatch
-from registry.flavor import read_contract
 from serving.engine.loading import load_engine
 from serving.engine.predictor import Predictor
 from serving.front.loaded_version import LoadedVersion

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from registry.checks import load_model
-from registry.flavor import describe
 from registry.heads import get_head
 from registry.layout import MODEL_FOLDER
 from registry.processors import load_processor
+from registry.staging import describe
 from serving.engine.model import Model
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.first_token import can_prune

@@ -10,8 +10,9 @@ import pytest
 import torch
 import zmq
 
+from registry.artifact import read_contract
 from registry.cache import fetch
-from registry.flavor import log_model, read_contract
+from registry.flavor import log_model
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions

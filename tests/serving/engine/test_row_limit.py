@@ -6,8 +6,8 @@ import pytest
 
 from registry.contract import Contract
 from registry.errors import ContractError
-from registry.flavor import make_contract
 from registry.layout import MODEL_FOLDER
+from registry.staging import make_contract
 from serving.engine.model import Model
 from serving.engine.row_limit import find_row_limit
 from tests.artifacts import make_artifact

@@ -11,9 +11,10 @@ import transformers
 from PIL import Image
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
+from registry.artifact import read_contract
 from registry.contract import Contract
 from registry.errors import IncompleteArtifact
-from registry.flavor import log_model, read_contract
+from registry.flavor import log_model
 from registry.heads import architectures
 from registry.image_settings import describe_images
 from registry.settings import RegistrySettings

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from registry.errors import ContractError
-from registry.flavor import make_contract
+from registry.staging import make_contract
 from serving.engine.generation.sampling import Sampler, choose
 from serving.engine.predictor import Predictor
 from serving.errors import Unprocessable

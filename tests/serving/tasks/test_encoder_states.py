@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from registry.flavor import make_contract
+from registry.staging import make_contract
 from serving.engine.predictor import Predictor
 from tests.alike import assert_alike
 from tests.families import MAX_TOKENS, make_tokenizer, texts_of

@@ -12,9 +12,10 @@ import pytest
 import torch
 import transformers
 
+from registry.artifact import read_contract
 from registry.errors import ContractError, IncompleteArtifact
 from registry.fast_tokenizers import write_fast_form
-from registry.flavor import make_contract, read_contract
+from registry.staging import make_contract
 from serving.engine.predictor import Predictor
 from serving.errors import Unprocessable
 from tests.families import MAX_TOKENS, texts_of

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from registry.checks import load_model
-from registry.flavor import describe
 from registry.layout import MODEL_FOLDER
 from registry.processors import load_processor
+from registry.staging import describe
 from serving.engine.model import Model
 from serving.engine.optimizations.cuda_graphs import Run
 from serving.engine.optimizations.execution_form import ExecutionForm

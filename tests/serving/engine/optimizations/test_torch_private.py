@@ -12,9 +12,9 @@ import torch
 
 import serving
 from registry.checks import load_model
-from registry.flavor import describe
 from registry.layout import MODEL_FOLDER
 from registry.processors import load_processor
+from registry.staging import describe
 from serving.engine.model import Model, choose_dtypes
 from serving.engine.optimizations import torch_private
 from serving.engine.optimizations.torch_private import WITHOUT, MissingName, lookup

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.flavor import stage
 from registry.heads import get_head
+from registry.staging import stage
 from serving.engine.assembly import optimize_model
 from serving.engine.predictor import Predictor
 from serving.errors import Unprocessable

@@ -1,0 +1,213 @@
+"""From a model in memory or in a folder to a checked artifact with its contract: all of logging but registering it.
+
+The saved files are loaded again, every check of `registry.checks` passes, and the loaded model answers the example. The
+contract records that answer. The artifact's `python_function` loader does the answering, found by name as MLflow itself
+does; nothing here imports it.
+"""
+
+import importlib
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from registry.artifact import write_artifact
+from registry.checks import check_config, check_files, load_model, order_labels, read_config, refuse_quantized
+from registry.contract import FORMAT, Contract, Example
+from registry.digests import digest_folder
+from registry.errors import CheckpointWarning, ContractError, IncompleteArtifact, UnreadableArtifact
+from registry.fast_tokenizers import write_fast_form
+from registry.heads import Head, get_head
+from registry.image_settings import describe_images, image_patches, reads_images
+from registry.layout import LOADER, MODEL_FOLDER
+from registry.processors import describe_processor, load_processor, longest_row
+from registry.refusals import refuse_failures
+from registry.sentence_folder import SentenceFolder, adapt_tokenizer, copy_files, read_sentence_folder
+from registry.served_classes import check_class
+
+LABELLED = tuple(f"AutoModelFor{kind}Classification" for kind in ("Sequence", "Token", "Image"))
+"""The heads whose outputs have labels."""
+SAVE_AGAIN = (
+    "check that model, configuration and tokenizer (or image processor) belong together, and save all of them again "
+    "with save_pretrained"
+)
+RUN_FIRST = "run the model on these inputs with transformers alone, mend what fails there, and save it again"
+"""What to do where a step of logging failed in a library."""
+
+
+def stage(
+    root: Path,
+    model: Any,
+    tokenizer: Any,
+    task: str,
+    *,
+    announce: Callable[[str], object] | None = None,
+    **options: Any,
+) -> Contract:
+    """Write a checked, loadable artifact to the folder `root`: all of logging but registering it. Blocks.
+
+    options: of `make_contract`; the others as in `log_model`. Raises HeadError, ArtifactError, ContractError.
+    """
+    announce = announce or (lambda _: None)
+    folder = Path(model) if isinstance(model, str | Path) else None
+    head, sentences = get_head(task), None
+    if folder is not None:
+        announce("loading and checking the checkpoint")
+        sentences = None if head.needs_head else read_sentence_folder(folder)
+        model, tokenizer = _load_folder(folder, head, tokenizer, sentences)
+    _save(model, tokenizer, root / MODEL_FOLDER)
+    if folder is not None and sentences is not None:
+        copy_files(sentences, folder, root / MODEL_FOLDER)
+    announce("loading it again from the artifact, and answering the example")
+    return make_contract(root, model, tokenizer, task, origin=folder or root / MODEL_FOLDER, **options)
+
+
+def make_contract(
+    root: Path,
+    model: Any,
+    tokenizer: Any,
+    task: str,
+    *,
+    origin: Path,
+    inputs: Any = None,
+    parameters: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    dtype: str = "auto",
+    max_tokens: int | None = None,
+    sample: Sequence[Any] = (),
+    described: Any = None,
+) -> Contract:
+    """The contract of the model saved in `root/model`, with the example's answer; leaves a loadable artifact at `root`.
+
+    origin: the folder whose files say more about the task's settings. described: MLflow's model record to add to, if
+    there is one. The others as in `log_model`. Blocks; raises HeadError, ArtifactError, ContractError.
+    """
+    loader = importlib.import_module(LOADER)
+    with refuse_failures("comparing the saved files with the model", SAVE_AGAIN, loader.REFUSALS):
+        contract = describe(
+            root,
+            model,
+            tokenizer,
+            task,
+            defaults=loader.task_defaults(task, origin, dict(defaults or {})),
+            dtype=dtype,
+            max_tokens=max_tokens,
+        )
+        sentences = None if get_head(task).needs_head else read_sentence_folder(root / MODEL_FOLDER)
+        if sentences is not None:
+            contract = msgspec.structs.replace(contract, layers=sentences.layers)
+        difference = loader.compare(task, tokenizer, contract)
+    if difference is not None:
+        raise IncompleteArtifact(difference)
+    write_artifact(root, contract, described)
+    with refuse_failures("answering the example", RUN_FIRST, loader.REFUSALS):
+        loaded = loader.load(root)
+        limit, batching = loaded.prove()
+        contract = msgspec.structs.replace(contract, batching=batching)
+        if limit < contract.max_tokens:
+            if max_tokens is not None:
+                raise ContractError(f"max_tokens={max_tokens} is out of range: this model takes 1 to {limit}")
+            contract = msgspec.structs.replace(contract, max_tokens=limit)
+            loaded = loader.load(root, contract)
+        example = Example(**loaded.example(inputs, dict(parameters or {})))
+        if not is_finite(example.output):
+            raise UnreadableArtifact(
+                "the example's answer holds numbers that are not finite: check the weights for NaN, and layer_norm_eps "
+                "in config.json and image_std in preprocessor_config.json for wrong values"
+            )
+        contract = msgspec.structs.replace(contract, example=example)
+        return msgspec.structs.replace(contract, baseline=loaded.baseline(sample)) if sample else contract
+
+
+def describe(
+    root: Path,
+    model: Any,
+    tokenizer: Any,
+    task: str,
+    *,
+    defaults: dict[str, Any],
+    dtype: str,
+    max_tokens: int | None,
+) -> Contract:
+    """The contract of the model saved in `root/model`, without an example; arguments as `make_contract`'s.
+
+    defaults: all of the task's. Blocks; raises HeadError, ArtifactError, ContractError.
+    """
+    import torch
+    import transformers
+
+    folder = root / MODEL_FOLDER
+    saved = read_config(folder)
+    check_files(folder)
+    model_class = check_config(saved, task)
+    check_class(task, model_class, saved)
+    config = model.config
+    has_labels = get_head(task).auto_class in LABELLED
+    labels = order_labels(saved.get("id2label") or config.id2label) if has_labels else ()
+    if labels and all(label == f"LABEL_{index}" for index, label in enumerate(labels)):
+        warnings.warn(
+            f"the labels have no names ({', '.join(labels[:3])}…): set config.id2label before logging",
+            CheckpointWarning,
+            stacklevel=3,
+        )
+    is_image = reads_images(model)
+    longest = image_patches(model, tokenizer) if is_image else longest_row(model, tokenizer)
+    if max_tokens is not None and not 1 <= max_tokens <= longest:
+        raise ContractError(f"max_tokens={max_tokens} is out of range: this model takes 1 to {longest}")
+    return Contract(
+        format=FORMAT,
+        task=task,
+        auto_class=get_head(task).auto_class,
+        model_class=model_class,
+        model_type=config.model_type,
+        problem_type=getattr(config, "problem_type", None),
+        labels=labels,
+        max_tokens=max_tokens or longest,
+        dtype=dtype,
+        is_encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
+        processor=describe_images(tokenizer) if is_image else describe_processor(model, tokenizer, folder),
+        defaults=defaults,
+        transformers=transformers.__version__,
+        torch=torch.__version__.split("+")[0],
+        files=digest_folder(root, MODEL_FOLDER),
+    )
+
+
+def is_finite(answer: Any) -> bool:
+    """Whether plain data holds neither NaN nor infinity."""
+    if isinstance(answer, dict):
+        return all(map(is_finite, answer.values()))
+    if isinstance(answer, list | tuple):
+        return all(map(is_finite, answer))
+    return not isinstance(answer, float) or math.isfinite(answer)
+
+
+def _load_folder(folder: Path, head: Head, processor: Any, sentences: SentenceFolder | None) -> tuple[Any, Any]:
+    if not folder.is_dir():
+        raise IncompleteArtifact(f"{folder} is not a folder: pass one that save_pretrained wrote")
+    checkpoint = folder / sentences.transformer if sentences is not None else folder
+    model = load_model(checkpoint, head.task, dtype="auto")
+    if processor is None:
+        processor = load_processor(checkpoint, reads_images(model))
+        if sentences is not None:
+            adapt_tokenizer(processor, sentences)
+    return model, processor
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+    if tokenizer is None:
+        raise IncompleteArtifact("a model in memory needs its tokenizer (or image processor): pass tokenizer=…")
+    for name, given in {"model": model, "tokenizer": tokenizer}.items():
+        if not hasattr(given, "save_pretrained"):
+            raise IncompleteArtifact(
+                f"{name} is a {type(given).__name__} without save_pretrained: pass one of transformers, or the folder "
+                "that it was saved to"
+            )
+    refuse_quantized(getattr(getattr(model, "config", None), "quantization_config", None))
+    with refuse_failures("saving the model and its tokenizer (or image processor)", SAVE_AGAIN):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_fast_form(tokenizer, folder)
