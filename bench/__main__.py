@@ -20,9 +20,11 @@ from bench import (
     latency,
     logging_time,
     metrics_cost,
+    overload,
     own_cost,
     peer_comparison,
     request_rate,
+    soak,
     start_time,
     swap_latency,
 )
@@ -41,11 +43,13 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "batches": batch_choice.run,
     "own": own_cost.run,
     "container": container.run,
+    "overload": overload.run,
+    "soak": soak.run,
     "peers": peer_comparison.run,
 }
 
-ON_REQUEST = ("peers",)
-"""Only run where they are named: they install other servers."""
+ON_REQUEST = ("peers", "soak")
+"""Only run where they are named: one installs other servers, the other says little in a short time."""
 
 QUIET = 0.05
 """Share of all cores that other processes may use: with more, figures differ from run to run by more than noise."""

@@ -6,7 +6,7 @@ import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 PAUSE_SECONDS = 0.02
@@ -17,13 +17,18 @@ PAUSE_SECONDS = 0.02
 class Tally:
     """The state that all connections share. start, end: seconds of `time.perf_counter` between which answers count.
 
-    latencies: seconds of the answers with status 200. errors: other statuses, and "lost", to their count.
+    latencies: seconds of the answers with status 200. errors: other statuses, and "lost", to their count. refusals:
+    seconds from sending a request to an answer with status 429 or 503. retry_after: what these answers say, to their
+    count. ever: as `errors` and with "200", of the whole run, before and after the measured time as well.
     """
 
     start: float
     end: float
     latencies: "array[float]"
     errors: Counter[str]
+    refusals: "array[float]" = field(default_factory=lambda: array("d"))
+    retry_after: Counter[str] = field(default_factory=Counter)
+    ever: Counter[str] = field(default_factory=Counter)
 
 
 class Connection(asyncio.Protocol):
@@ -38,6 +43,7 @@ class Connection(asyncio.Protocol):
         self._tally = tally
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
+        self._since = 0.0
         self._sent = 0.0
         self.is_waiting = False
 
@@ -68,11 +74,15 @@ class Connection(asyncio.Protocol):
         self.is_waiting = False
         now = time.perf_counter()
         status = buffer[9:12]
+        if status in (b"429", b"503") and self._tally.start <= now < self._tally.end:
+            self._tally.refusals.append(now - self._sent)
+            self._tally.retry_after[_header(buffer[: end + 2], b"retry-after").decode()] += 1
         if status != b"200":
             self._fail(status.decode(), now)
             return
+        self._tally.ever["200"] += 1
         if self._tally.start <= now < self._tally.end:
-            self._tally.latencies.append(now - self._sent)
+            self._tally.latencies.append(now - self._since)
         self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -91,11 +101,12 @@ class Connection(asyncio.Protocol):
     def ask(self, since: float) -> None:
         """Send the next request, where the connection is open; its latency counts from `since`."""
         if self._transport is not None:
-            self._sent = since
+            self._since, self._sent = since, time.perf_counter()
             self.is_waiting = True
             self._transport.write(next(self._requests))
 
     def _fail(self, what: str, now: float) -> None:
+        self._tally.ever[what] += 1
         if self._tally.start <= now < self._tally.end:
             self._tally.errors[what] += 1
         self._loop.call_later(PAUSE_SECONDS, self._resume)
@@ -151,8 +162,14 @@ class PacedConnection(Connection):
 
 def _content_length(head: bytes) -> int:
     """The length that an answer's head states; raises ValueError where it states none, as no server here does."""
-    lowered = head.lower()
-    at = lowered.find(b"content-length:")
-    if at < 0:
+    length = _header(head, b"content-length")
+    if not length:
         raise ValueError(f"the answer has no Content-Length: {head!r}")
-    return int(lowered[at + 15 : lowered.find(b"\r", at)])
+    return int(length)
+
+
+def _header(head: bytes, name: bytes) -> bytes:
+    """The value of a header, b"" where it is not there. name: in lower case."""
+    lowered = head.lower()
+    at = lowered.find(b"\n" + name + b":")
+    return lowered[at + len(name) + 2 : lowered.find(b"\r", at)].strip() if at >= 0 else b""

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,18 @@ def headwaiter(
     home: Path | None = None,
     generator: Path | None = None,
     python: str = sys.executable,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Server, Engine]]:
     """Serve the checkpoint in `folder` while the block runs. Raises BenchError where a command fails.
 
     versions: how often it is logged; the first one is live. home: a folder of the caller's; default: one of its own.
     generator: a checkpoint that is served beside it as `GENERATOR`, for text-generation.
-    python: the program that runs the server's modules.
+    python: the program that runs the server's modules. settings: variables besides the user's own.
     """
     with contextlib.ExitStack() as stack:
         if home is None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwaiter-bench-")))
-        environment = environment_of(home)
+        environment = environment_of(home) | dict(settings or {})
         cli = "serving.commands.main"
         for _ in range(versions):
             run_module([cli, "log", str(folder), "--task", task, "--name", MODEL], environment)

@@ -27,7 +27,7 @@ from bench.connection import Arrivals, Connection, PacedConnection, Tally
 from bench.results import LoadResult
 
 DRAIN_SECONDS = 15.0
-"""How long requests that were sent before the end may take; they are answered, not measured."""
+"""How long requests that were sent before the end may take, unless told otherwise; they are answered, not measured."""
 
 
 def prepare(url: str, bodies: list[bytes]) -> list[bytes]:
@@ -43,11 +43,17 @@ def percentile(values: list[float], share: float) -> float:
 
 
 async def measure(
-    url: str, bodies: list[bytes], connections: int, seconds: float, warm_seconds: float, per_second: float = 0.0
+    url: str,
+    bodies: list[bytes],
+    connections: int,
+    seconds: float,
+    warm_seconds: float,
+    per_second: float = 0.0,
+    drain_seconds: float = DRAIN_SECONDS,
 ) -> LoadResult:
     """Run the loop for the warm-up and the measured time; raises ConnectionError where nothing listens.
 
-    per_second: how many requests come; 0 for a closed loop.
+    per_second: how many requests come; 0 for a closed loop. drain_seconds: after which all clients leave at the end.
     """
     parts = urlsplit(url)
     requests: Iterator[bytes] = itertools.cycle(prepare(url, bodies))
@@ -66,7 +72,7 @@ async def measure(
     cpu = time.process_time()
     await asyncio.sleep(tally.end - time.perf_counter())
     cpu = time.process_time() - cpu
-    deadline = time.perf_counter() + DRAIN_SECONDS
+    deadline = time.perf_counter() + drain_seconds
     while any(client.is_waiting for client in clients) and time.perf_counter() < deadline:
         await asyncio.sleep(0.01)
     for client in clients:
@@ -86,6 +92,9 @@ async def measure(
         p99_ms=percentile(latencies, 0.99),
         errors=dict(tally.errors),
         client_cpu_share=cpu / seconds,
+        refused_p99_ms=percentile(sorted(1000 * latency for latency in tally.refusals), 0.99),
+        retry_after=dict(tally.retry_after),
+        ever=dict(tally.ever),
     )
 
 
@@ -98,12 +107,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.0, help="requests that come in a second; 0: a closed loop")
     parser.add_argument("--seconds", type=float, default=10.0, help="measured time")
     parser.add_argument("--warm-seconds", type=float, help="before it; a quarter of it, at least 1, by default")
+    parser.add_argument("--drain-seconds", type=float, default=DRAIN_SECONDS, help="after which all clients leave")
     options = parser.parse_args()
     warm = max(1.0, options.seconds / 4) if options.warm_seconds is None else options.warm_seconds
     bodies = options.bodies.read_bytes().splitlines()
     gc.freeze()
     gc.disable()
-    run = measure(options.url, bodies, options.connections, options.seconds, warm, options.rate)
+    run = measure(options.url, bodies, options.connections, options.seconds, warm, options.rate, options.drain_seconds)
     print(msgspec.json.encode(uvloop.run(run)).decode())
 
 

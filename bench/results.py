@@ -16,6 +16,8 @@ class LoadResult(msgspec.Struct, frozen=True):
 
     requests: answered in the measured time. p50_ms, p90_ms, p99_ms: milliseconds from request to whole answer, 0 where
     nothing was answered. errors: status, or "lost" for a broken connection, to count. client_cpu_share: of one core.
+    refused_p99_ms: from sending to an answer with status 429 or 503. retry_after: what these answers say → how many.
+    ever: status → how many, "200" included, of the whole run and not of the measured time only.
     """
 
     connections: int
@@ -27,6 +29,9 @@ class LoadResult(msgspec.Struct, frozen=True):
     p99_ms: float
     errors: dict[str, int]
     client_cpu_share: float
+    refused_p99_ms: float = 0.0
+    retry_after: dict[str, int] = {}  # msgspec copies it
+    ever: dict[str, int] = {}
 
 
 class LimitResult(msgspec.Struct, frozen=True):
@@ -53,11 +58,18 @@ class StreamResult(msgspec.Struct, frozen=True):
 
 
 def run_load(
-    server: Server, texts: Sequence[str | list[str]], connections: int, seconds: float, per_second: float = 0.0
+    server: Server,
+    texts: Sequence[str | list[str]],
+    connections: int,
+    seconds: float,
+    per_second: float = 0.0,
+    *,
+    drain_seconds: float | None = None,
 ) -> LoadResult:
     """Load `server` with one text, or several, per request for `seconds` after a warm-up. Blocks; raises BenchError.
 
-    per_second: how many requests come, over as many connections at most; 0 for a closed loop.
+    per_second: how many requests come, over as many connections at most; 0 for a closed loop. drain_seconds: after
+    which all clients leave at the end; default: enough for what was sent.
     """
     with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as folder:
         bodies = Path(folder) / "bodies.jsonl"
@@ -65,6 +77,7 @@ def run_load(
         arguments = ["bench.load", "--url", server.url, "--bodies", str(bodies)]
         arguments += ["--connections", str(connections), "--seconds", str(seconds)]
         arguments += ["--rate", str(per_second)]
+        arguments += ["--drain-seconds", str(drain_seconds)] if drain_seconds is not None else []
         return msgspec.json.decode(run_module(arguments, os.environ), type=LoadResult)
 
 
