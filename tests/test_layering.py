@@ -59,7 +59,7 @@ CHEAP = frozenset(
 REGISTRY: Mapping[str, frozenset[str]] = {
     "front": CHEAP,
     "engine": CHEAP | {"artifact", "cache_folder", "checks", "imports"},
-    "manager": CHEAP | {"artifact", "cache", "versions"},
+    "manager": CHEAP | {"artifact", "cache", "cache_folder", "versions"},
     "tasks": CHEAP,
     "processors": CHEAP,
     "wire": CHEAP,

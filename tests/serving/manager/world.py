@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
+from registry.cache_folder import Held
 from registry.errors import DigestMismatch, NotFound, RegistryUnavailable
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
@@ -315,7 +316,7 @@ class Server:
         (root / "MLmodel").write_text(json.dumps({"flavors": {"headwaiter": {"contract": record}}}))
         if version.version not in self.world.damaged and not is_cached:
             (root / "whole").touch()
-        return root, CLASSIFIER
+        return Held.take(root), CLASSIFIER
 
 
 def threading_event() -> Any:
