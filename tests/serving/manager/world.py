@@ -4,7 +4,6 @@ No thread and no process is started, and no real time passes.
 """
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -237,9 +236,10 @@ class Server:
         self._patch.setattr(FakeEngineProcess, "world", self.world, raising=False)
         self._patch.setattr(recovery, "EngineProcess", FakeEngineProcess)
         run = self.home / "run" / "1"
+        run.mkdir(parents=True)
         registry = RegistrySettings(self.home, "sqlite://")
         self.settings = ServingSettings(
-            *(registry, models, run, os.getpid()),
+            *(registry, models, run),
             keep_previous=keep_previous,
             replace_live=replace_live,
             poll_seconds=1.0,
