@@ -1,6 +1,5 @@
 """Engine processes of `bench.gpu`, started as the manager starts them, and how they are fed and swapped."""
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from bench.processes import BenchError
 from bench.report import rate, table
 from bench.texts import LengthMix, make_lengths
 from serving.manager.engine_process import EngineProcess
+from serving.runtime.run_folder import RunFolder
 from serving.wire.engine_orders import EngineOrder
 
 LOAD_SECONDS = 180.0
@@ -23,7 +23,7 @@ class Engines:
     """Engine processes of one artifact, started as the manager starts them."""
 
     def __init__(self, run: Path, root: Path, plan: Plan) -> None:
-        self._run, self._root, self._plan = run, root, plan
+        self._run, self._root, self._plan = RunFolder.make(run).path, root, plan
         self._started: list[EngineProcess] = []
 
     def start(self, version: str, *, low_priority: bool = False) -> EngineProcess:
@@ -37,7 +37,7 @@ class Engines:
             address=f"ipc://{self._run}/{version}.sock",
             report=f"{self._run}/{version}.json",
             threads=0,
-            server=os.getpid(),
+            run=str(self._run),
             low_priority=low_priority,
         )
         engine = EngineProcess(order)

@@ -103,7 +103,7 @@ async def request_micros(model: Model, root: Path, home: Path, loaded: int, seco
     engine = _engine(model, socket, 4096)
     thread = threading.Thread(target=engine.run)
     thread.start()
-    front = Front(ServingSettings(RegistrySettings(run, ""), (), run, os.getpid(), timeout_seconds=60))
+    front = Front(ServingSettings(RegistrySettings(run, ""), (), run, timeout_seconds=60))
     TableFile(run).write(_table(model, root, run, loaded))
     gc.collect()
     gc.freeze()  # as a front's process does

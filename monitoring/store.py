@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import secrets
+import shutil
 import tempfile
 import threading
 from bisect import bisect_left
@@ -24,6 +25,8 @@ from monitoring.metrics import Metric
 
 SEGMENT_SLOTS = 1 << 16
 SLOT_BYTES = 8
+TEMPORARY = "headwaiter-metrics-"
+"""The beginning of a temporary folder's name."""
 
 
 class Counter:
@@ -69,7 +72,8 @@ class Histogram:
 
 
 class Store:
-    """This process' numbers, in `folder`; without one in a temporary folder that goes with the process.
+    """This process' numbers, in `folder`; without one in a temporary folder that goes with the process, or is removed
+    by the next one that needs such a folder.
 
     New series may be made from any thread; a series is counted from one thread only, for an addition is not atomic.
     """
@@ -77,7 +81,8 @@ class Store:
     def __init__(self, folder: Path | None = None) -> None:
         self._temporary = None
         if folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="headwaiter-metrics-")
+            _remove_left(Path(tempfile.gettempdir()))
+            self._temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY)
             folder = Path(self._temporary.name)
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -147,3 +152,19 @@ class Store:
         with suppress(OSError):  # on a full disk the record stays buffered and is written with the next one
             self._index.write(json.dumps(record) + "\n")
             self._index.flush()
+
+
+def _remove_left(place: Path) -> None:
+    """Remove this user's temporary folders of which no index is locked any more: their processes were killed."""
+    for folder in place.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            indexes = list(folder.glob("*.index"))  # none yet: its process is about to make it
+            if indexes and folder.lstat().st_uid == os.geteuid() and all(map(_is_free, indexes)):
+                shutil.rmtree(folder)
+
+
+def _is_free(index: Path) -> bool:
+    with index.open("rb") as file, suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
+    return False

@@ -1,13 +1,12 @@
 """The cache of verified artifacts, addressed by their contract's digest and shared by the machine's processes."""
 
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from registry.artifact import read_contract
-from registry.cache_folder import CacheFolder, check_own
+from registry.cache_folder import CacheFolder, Held, check_own
 from registry.contract import Contract, digest_record
 from registry.digests import check_names, digest_file, digest_folder, verify_folder
 from registry.download import RECORD, ArtifactStore
@@ -28,6 +27,16 @@ def fetch(version: ResolvedVersion, settings: RegistrySettings, *, hashes: bool 
     records no digest, RegistryUnavailable (download failed), ArtifactError (a digest differs, a file is missing),
     ContractError, or InvalidSetting for a home that cannot be used; nothing that was found to be wrong stays there.
     """
+    held, contract = _fetch_pinned(version, settings, hashes=hashes)
+    return held.root, contract
+
+
+def fetch_for_loading(version: ResolvedVersion, settings: RegistrySettings) -> tuple[Held, Contract]:
+    """As `fetch`, for an engine, which hashes the files as it opens them; held until then by who starts it."""
+    return _fetch_pinned(version, settings, hashes=False)
+
+
+def _fetch_pinned(version: ResolvedVersion, settings: RegistrySettings, *, hashes: bool) -> tuple[Held, Contract]:
     if not version.is_pinned:
         raise UnpinnedArtifact(
             f"the registry records no digest of {version.name}/{version.version}, so any file would do: "
@@ -36,25 +45,20 @@ def fetch(version: ResolvedVersion, settings: RegistrySettings, *, hashes: bool 
     return fetch_and_pin(version, settings, hashes=hashes)[1:]
 
 
-def fetch_for_loading(version: ResolvedVersion, settings: RegistrySettings) -> tuple[Path, Contract]:
-    """As `fetch`, for an engine, which hashes the files as it opens them."""
-    return fetch(version, settings, hashes=False)
-
-
 def fetch_and_pin(
     version: ResolvedVersion, settings: RegistrySettings, *, hashes: bool = True
-) -> tuple[ResolvedVersion, Path, Contract]:
+) -> tuple[ResolvedVersion, Held, Contract]:
     """As `fetch`; a version of which the registry records no digest is taken as it is found, and returned with one."""
     with settings.home_errors():
         cache = CacheFolder(settings)
-        root = None if version.digest is None else cache.find(version.digest)
-        if root is not None:
+        held = None if version.digest is None else cache.find(version.digest)
+        if held is not None:
             with suppress(ArtifactError, ContractError):
-                check_own(root, MODEL_FOLDER)
-                contract = verify(root, version, hashes=hashes)
-                _check_signature(root, contract, settings)
-                return version, root, contract
-            cache.discard(root)  # damaged here, not in the store: fetch it again
+                check_own(held.root, MODEL_FOLDER)
+                contract = verify(held.root, version, hashes=hashes)
+                _check_signature(held.root, contract, settings)
+                return version, held, contract
+            cache.discard(held.root)  # damaged here, not in the store: fetch it again
         with cache.staging() as staging:
             version = _download(version, settings, cache, staging)
             contract = verify(staging, version, hashes=hashes)
@@ -88,11 +92,11 @@ def peek(version: ResolvedVersion, settings: RegistrySettings) -> Contract:
         cached = None if version.digest is None else CacheFolder(settings).find(version.digest)
         if cached is not None:
             with suppress(ArtifactError, ContractError):
-                return _checked_contract(cached, version)
-        with tempfile.TemporaryDirectory(prefix="headwaiter-contract-") as folder:
-            ArtifactStore(version, settings).download_record(Path(folder))
-            if not needs_contract(Path(folder)):
-                return _checked_contract(Path(folder), version)
+                return _checked_contract(cached.root, version)
+        with CacheFolder(settings).staging() as folder:
+            ArtifactStore(version, settings).download_record(folder)
+            if not needs_contract(folder):
+                return _checked_contract(folder, version)
     return fetch_and_pin(version, settings)[2]
 
 

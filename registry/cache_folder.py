@@ -1,8 +1,8 @@
 """The folder of the cache: whose it is, what is on its way in, and what leaves once there is too much.
 
 One sub-folder a contract digest, of mode 0700 with files of mode 0400. Its time of modification is that of its last
-use. Processes agree by flock(2): on the folder itself for a moment, on a download while it lasts, and on an artifact
-while an engine runs with it.
+use, which only decides what leaves first. Processes agree by flock(2): on the folder itself for a moment, on a download
+while it lasts, and on an artifact from when it is found or fetched until nobody needs its files any more.
 """
 
 import errno
@@ -11,11 +11,11 @@ import os
 import re
 import shutil
 import stat
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 from registry.errors import DigestMismatch, UnsafeArtifact
 from registry.plain_files import list_plain
@@ -24,27 +24,39 @@ from registry.settings import InvalidSetting, RegistrySettings
 FOLDER_MODE, FILE_MODE = 0o700, 0o400
 INCOMING, LEAVING = ".incoming-", ".leaving-"
 """Beginnings of the names of folders that are no artifacts: a download, and what is being removed."""
-RECENT_SECONDS = 3600.0
-"""What was used since may be about to be loaded, and stays. Untuned: longer than a load may take by default."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
-_held: list[int] = []
-"""Descriptors that hold artifacts for as long as this process lives."""
+
+class Held:
+    """An artifact that stays in the cache as long as this object is referenced. root: its folder."""
+
+    def __init__(self, root: Path, descriptor: int) -> None:
+        """descriptor: of the folder, not locked or locked by this process; this object closes it."""
+        self.root = root
+        self._descriptor = descriptor
+        with suppress(OSError):  # a file system without locks, where nothing is removed
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        touch(root)
+
+    @classmethod
+    def take(cls, root: Path) -> Self:
+        """Hold the artifact in this folder, and note that it is used. Raises DigestMismatch for one that is gone."""
+        try:
+            return cls(root, os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        except FileNotFoundError as error:
+            raise DigestMismatch(f"{root} is no longer in the cache: fetch it again") from error
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+_held: list[Held] = []
+"""Artifacts that are held for as long as this process lives."""
 
 
 def hold(root: Path) -> None:
-    """Keep the artifact in the cache until this process ends, and note that it is used.
-
-    Raises DigestMismatch for one that is gone.
-    """
-    try:
-        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise DigestMismatch(f"{root} is no longer in the cache: fetch it again") from error
-    with suppress(OSError):  # a file system without locks; what was used lately stays, too
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    _held.append(descriptor)
-    touch(root)
+    """Keep the artifact in the cache until this process ends. Raises as `Held.take`."""
+    _held.append(Held.take(root))
 
 
 def touch(root: Path) -> None:
@@ -69,10 +81,11 @@ class CacheFolder:
             )
         if stat.S_IMODE(status.st_mode) != FOLDER_MODE:
             self.path.chmod(FOLDER_MODE)
+        self._incoming: dict[Path, int] = {}
         self.most_bytes = settings.artifact_cache_bytes or shutil.disk_usage(self.path).total // 2
 
-    def find(self, digest: str) -> Path | None:
-        """The artifact with this contract digest; it is used from now on. Raises DigestMismatch for what is no digest.
+    def find(self, digest: str) -> Held | None:
+        """The artifact with this contract digest, None without one. Raises DigestMismatch for what is no digest.
 
         Its files may have changed; see `check_own`.
         """
@@ -82,8 +95,7 @@ class CacheFolder:
         with self._locked():
             if not root.is_dir() or root.is_symlink():
                 return None
-            touch(root)
-            return root
+            return Held.take(root)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
@@ -95,22 +107,24 @@ class CacheFolder:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             with suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._incoming[folder] = descriptor
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            os.close(descriptor)
+            if folder in self._incoming:
+                os.close(self._incoming.pop(folder))
 
-    def keep(self, staging: Path, digest: str) -> Path:
-        """Make the download the artifact of this digest, unless it is there already, and read-only; its folder."""
+    def keep(self, staging: Path, digest: str) -> Held:
+        """Make the download the artifact of this digest, unless it is there already, and read-only."""
         for path in staging.rglob("*"):
             path.chmod(FOLDER_MODE if path.is_dir() else FILE_MODE)
         root = self.path / digest
         with self._locked():
-            if not root.is_dir():
-                staging.rename(root)
-            touch(root)
-        return root
+            if root.is_dir():
+                return Held.take(root)
+            staging.rename(root)
+            return Held(root, self._incoming.pop(staging))
 
     def discard(self, root: Path) -> None:
         """Remove the artifact, whoever uses it: what an engine has opened stays open."""
@@ -120,8 +134,8 @@ class CacheFolder:
     def make_room(self, size_bytes: int) -> None:
         """Remove the artifacts that were not used for longest, until `size_bytes` more are within the bound.
 
-        What an engine runs with and what was used lately stays, even past the bound. Raises InvalidSetting for more
-        than the bound, OSError for more than is free.
+        What somebody holds stays, even past the bound. Raises InvalidSetting for more than the bound, OSError for more
+        than is free.
         """
         if size_bytes > self.most_bytes:
             raise InvalidSetting(
@@ -135,7 +149,7 @@ class CacheFolder:
             for root in sorted(found, key=lambda root: found[root]):
                 if excess <= 0:
                     break
-                if not 0 <= time.time() - found[root] < RECENT_SECONDS and is_free(root):
+                if is_free(root):
                     self.discard(root)
                     excess -= sizes[root]
         if size_bytes > shutil.disk_usage(self.path).free:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.cache import fetch_and_pin, peek
+from registry.cache_folder import Held
 from registry.contract import Contract
 from registry.errors import ArtifactError, BreakingChange, ContractError, DamagedVersion, HeadError, RegistryUnavailable
 from registry.history import Evaluation
@@ -20,7 +21,7 @@ SINGLE = "single_label_classification"
 """The problem type of a sequence classifier that states none."""
 
 
-def check_files(candidate: ResolvedVersion, settings: RegistrySettings) -> tuple[ResolvedVersion, Path, Contract]:
+def check_files(candidate: ResolvedVersion, settings: RegistrySettings) -> tuple[ResolvedVersion, Held, Contract]:
     """The candidate with its digest, and its verified artifact in the cache. Blocks.
 
     Raises DamagedVersion or RegistryUnavailable.

@@ -7,7 +7,6 @@ its own files.
 
 import dataclasses
 import inspect
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from registry.atomic_file import replace_file
 from registry.errors import UnsupportedHead
 from registry.heads import architectures, get_head
 
@@ -194,11 +194,9 @@ class FactsFile:
 
     def save(self) -> None:
         """Keep what was read, where the folder can be written."""
-        staging = self.path.with_suffix(f".{os.getpid()}.tmp")
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            staging.write_bytes(msgspec.json.encode(self._facts))
-            staging.replace(self.path)
+            replace_file(self.path, msgspec.json.encode(self._facts))
 
 
 def _reads(facts: ClassFacts) -> str:

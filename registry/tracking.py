@@ -1,11 +1,12 @@
 """The way to MLflow: clients of the settings' stores, and `Model.log`, which takes no client, pointed at them."""
 
+import fcntl
 import os
 import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from registry.errors import NotFound, RegistryError, RegistryUnavailable
@@ -28,9 +29,11 @@ def connect(settings: RegistrySettings) -> "MlflowClient":
     """A client of the registry; the first call on a fresh sqlite file creates its tables. Blocks."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    if settings.is_embedded:
-        _open_database(settings)
-    with without_collector():
+    with ExitStack() as stack:
+        if settings.is_embedded:
+            _open_database(settings)
+            stack.enter_context(_one_at_a_time(settings))
+        stack.enter_context(without_collector())
         from mlflow import MlflowClient
 
         return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.registry_address)
@@ -53,6 +56,16 @@ def _open_database(settings: RegistrySettings) -> None:
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
                 raise OSError(None, str(error), str(path)) from error
+
+
+@contextmanager
+def _one_at_a_time(settings: RegistrySettings) -> Iterator[None]:
+    """Let one process of this home make the tables. MLflow's own lock is in a folder that each container has."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # a home that can only be read, or without locks
+            file = stack.enter_context((settings.home / "mlflow.lock").open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

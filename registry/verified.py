@@ -9,7 +9,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -24,8 +23,8 @@ from registry.plain_files import check_name, open_plain
 LINKS = Path("/dev/shm")  # noqa: S108  # a folder of one's own is made in it; there, a full disk does not matter
 """Where the folder of links to the descriptors is, if it exists."""
 PREFIX = "headwaiter-links-"
-LEFT_SECONDS = 60.0
-"""A folder of links that is older and that no process holds was left by one that was killed."""
+HIDDEN = ".headwaiter-links-"
+"""The name of a folder of links before it is locked, after which whoever finds PREFIX unlocked may remove it."""
 
 
 def is_weights(name: str) -> bool:
@@ -87,14 +86,15 @@ def _folder_of_links() -> Iterator[Path]:
     place = LINKS if os.access(LINKS, os.W_OK) else Path(tempfile.gettempdir())
     for left in place.glob(f"{PREFIX}*"):
         with suppress(OSError):  # another process removed it
-            status = left.lstat()
-            is_old = time.time() - status.st_mtime > LEFT_SECONDS
-            if is_old and status.st_uid == os.geteuid() and is_free(left):
+            if left.lstat().st_uid == os.geteuid() and is_free(left):
                 shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as made:
-        descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            yield Path(made)
-        finally:
-            os.close(descriptor)
+    made = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=place))
+    folder = made.with_name(made.name.replace(HIDDEN, PREFIX))
+    descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        made.rename(folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)

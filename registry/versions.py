@@ -108,11 +108,11 @@ class Versions:
         from registry.gates import check_files
 
         candidate = self.resolve(Reference(name=name, version=version))
-        pinned, root, contract = check_files(candidate, self.settings)
+        pinned, held, contract = check_files(candidate, self.settings)
         origin, breaking = self._compare(candidate, contract, alias, allow_breaking)
         evaluation = None
         if evaluate is not None:
-            evaluation = evaluate(root, contract)
+            evaluation = evaluate(held.root, contract)
             origin, breaking = self._compare(candidate, contract, alias, allow_breaking)  # it may have moved meanwhile
         if not candidate.is_pinned:
             self._pin(pinned)

@@ -20,14 +20,24 @@ from _bentoml_sdk import Service
 from bentoml.exceptions import BentoMLException
 
 from registry.environment import settings_of
+from registry.settings import RegistrySettings
 from serving.errors import ServingError
 from serving.front.request_context import RequestContext
 from serving.runtime.logs import set_up_logging
+from serving.runtime.run_folder import RUN_VARIABLE, claim
+from serving.runtime.server_process import end_process, end_with_server
 from serving.settings import ServingSettings
 from serving.tasks.base.request import convert_request
 
 if TYPE_CHECKING:
     from serving.front.front import Answer, Front
+
+logger = logging.getLogger("headwaiter.manager")
+
+SHUT_DOWN_SECONDS = 30.0
+"""How long the manager may take to end its engines, beside the time for the fronts to leave."""
+LEAVE_SECONDS = 5.0
+"""How long the manager's process may take to leave once its loop has ended."""
 
 _QUIET = {
     "metrics": {"enabled": False},  # the data plane has its own; BentoML's label every raw path
@@ -43,7 +53,9 @@ def front() -> "Front":
     from serving.front.front import Front
 
     set_up_logging()
-    return Front(ServingSettings.from_environment())
+    settings = ServingSettings.from_environment()
+    end_with_server(settings.run, settings.grace_seconds)
+    return Front(settings)
 
 
 class FrontService(Service[Any]):
@@ -71,9 +83,19 @@ class Manager:
         # A registry in trouble must be noticed soon. MLflow's own defaults are 120 s and 7 retries.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        self._loop = Loop(ServingSettings.from_environment())
-        self._thread = threading.Thread(target=self._loop.run, name="headwaiter-manager")
+        settings = ServingSettings.from_environment()
+        self._loop = Loop(settings)
+        end_with_server(settings.run, settings.grace_seconds + SHUT_DOWN_SECONDS)
+        self._thread = threading.Thread(target=self._run, name="headwaiter-manager")
         self._thread.start()
+
+    def _run(self) -> None:
+        """Run the loop; this process ends with it, however it ends, and does not wait for what other threads do."""
+        try:
+            self._loop.run()
+        except Exception:
+            logger.critical("the manager ended by an error: the next one goes on from here", exc_info=True)
+        end_process(LEAVE_SECONDS)
 
     def __is_alive__(self) -> bool:
         return self._thread.is_alive()
@@ -98,6 +120,13 @@ class Headwaiter:
     """
 
     manager = bentoml.depends(Manager)
+
+    @bentoml.on_deployment
+    def begin() -> None:  # BentoML makes it a static method
+        """In the server process, before it starts the others: claim the run folder, and tell them."""
+        registry = RegistrySettings.from_environment()
+        with registry.home_errors():
+            os.environ[RUN_VARIABLE] = str(claim(registry.home).path)
 
     @bentoml.on_startup
     async def start(self) -> None:

@@ -13,11 +13,12 @@ from registry.environment import read_settings
 from registry.references import Reference
 from registry.settings import InvalidSetting, RegistrySettings
 from serving.runtime.limits import own_groups, usable_cores
+from serving.runtime.run_folder import RUN_VARIABLE, runs_of
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
-MAX_RUN_FOLDER = 70
-"""Bytes of the run folder's path, so that a socket in it stays within the 107 bytes of a socket's path."""
+MAX_RUNS_FOLDER = 61
+"""Bytes of the path of the run folders, so that a socket in one stays within the 107 bytes of a socket's path."""
 CORES_OF_A_FRONT = 4
 DEFAULT_BODY_BYTES = 8 * 2**20
 ORIGIN = re.compile(r"https?://[a-z0-9._\-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d+)?")
@@ -34,13 +35,12 @@ def default_workers(environ: Mapping[str, str] = os.environ) -> int:
 class ServingSettings(msgspec.Struct, frozen=True):
     """Everything that can be set about a server. Times are in seconds, sizes in bytes or tokens.
 
-    run: folder of sockets and the routing table. server: id of the process that all others end with.
+    run: folder of sockets and the routing table, see `serving.runtime.run_folder`.
     """
 
     registry: RegistrySettings
     models: Annotated[tuple[Reference, ...], Meta(description="What to serve, separated by spaces.")]
     run: Path
-    server: int
     deployments: Annotated[bool, Meta(description="1: serve what the registry marks as deployed, too.")] = False
     workers: Annotated[
         int,
@@ -155,17 +155,15 @@ class ServingSettings(msgspec.Struct, frozen=True):
         return f"{type(self).__name__}({', '.join(shown)})"
 
     @classmethod
-    def from_environment(
-        cls, environ: Mapping[str, str] = os.environ, instance: int | None = None
-    ) -> "ServingSettings":
+    def from_environment(cls, environ: Mapping[str, str] = os.environ, run: Path | None = None) -> "ServingSettings":
         """Read and check the settings; raises InvalidSetting, which names variable, value and rule.
 
-        instance: what the processes of one server share, their common parent's id by default; names the run folder.
+        run: the server's run folder; by default the one that the server process has told this one.
         """
         registry = RegistrySettings.from_environment(environ)
-        server = os.getppid() if instance is None else instance
-        run = registry.home / "run" / str(server)
-        if len(os.fsencode(run)) > MAX_RUN_FOLDER:
+        if run is None and not environ.get(RUN_VARIABLE):
+            raise InvalidSetting("this process belongs to no server: use `headwaiter serve` or `bentoml serve`")
+        if len(os.fsencode(runs_of(registry.home))) > MAX_RUNS_FOLDER:
             raise InvalidSetting(
                 f"HEADWAITER_HOME={registry.home} is too long: a socket's path may have 107 bytes, so choose a folder "
                 "whose path has at most 50 bytes"
@@ -182,8 +180,7 @@ class ServingSettings(msgspec.Struct, frozen=True):
         origins = read_origins(read.pop("cors_origins") or "")
         return cls(
             registry=registry,
-            run=run,
-            server=server,
+            run=Path(environ[RUN_VARIABLE]) if run is None else run,
             models=models,
             devices=devices or ("auto",),
             cors_origins=origins,

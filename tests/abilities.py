@@ -31,6 +31,13 @@ def _mounts() -> bool:
     return True
 
 
+def _has_pid_namespaces() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def _has_postgres() -> bool:
     from tests.e2e.registries import find_postgres
 
@@ -42,6 +49,10 @@ ABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "pinned cores": (lambda: hasattr(os, "sched_setaffinity"), "this system pins no process to a core"),
     "mount": (_mounts, "a disk that can be full needs the right to mount one: run this as root"),
     "other owners": (lambda: os.geteuid() == 0, "only root gives a file to another user"),
+    "pid namespaces": (
+        _has_pid_namespaces,
+        "process ids of a container's own need the right to make them: run as root",
+    ),
     "promtool": (lambda: shutil.which("promtool") is not None, "not installed: apt-get install prometheus"),
     "prometheus": (lambda: shutil.which("prometheus") is not None, "not installed: apt-get install prometheus"),
     "PostgreSQL": (_has_postgres, "not installed: apt-get install postgresql"),

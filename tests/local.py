@@ -111,9 +111,7 @@ class Local:
     async def running(self) -> AsyncIterator[Front]:
         """A front of a running engine."""
         with self._engine() as address:
-            front = Front(
-                ServingSettings(RegistrySettings(self._run, ""), (), self._run, os.getpid(), timeout_seconds=60)
-            )
+            front = Front(ServingSettings(RegistrySettings(self._run, ""), (), self._run, timeout_seconds=60))
             await front.start()
             self._publish(address)
             while not front.is_ready():

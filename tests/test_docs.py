@@ -88,7 +88,7 @@ SETTINGS = [row for row in rows("docs/settings.md", 4) if row[0] != "variable"]
 
 
 def settings_of(environ: Mapping[str, str]) -> ServingSettings:
-    return ServingSettings.from_environment(environ, instance=1)
+    return ServingSettings.from_environment(environ, run=Path())
 
 
 def test_every_setting_is_documented_and_no_other() -> None:

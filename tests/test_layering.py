@@ -31,7 +31,7 @@ SERVING: Mapping[str, frozenset[str]] = {
     "service": frozenset({"front", "manager", "tasks", "runtime"}),
     "pyfunc": frozenset({"engine", "tasks"}),
     "evaluation": frozenset({"engine", "tasks"}),
-    "settings": frozenset({"runtime.limits"}),
+    "settings": frozenset({"runtime.limits", "runtime.run_folder"}),
     "errors": frozenset(),
 }
 """What a folder of serving, or a module beside the folders, may import of the others; inside functions, too."""
@@ -39,6 +39,7 @@ FOR_ALL = frozenset({"settings", "errors"})
 
 CHEAP = frozenset(
     {
+        "atomic_file",
         "checkpoint_files",
         "contract",
         "digests",
@@ -59,7 +60,7 @@ CHEAP = frozenset(
 REGISTRY: Mapping[str, frozenset[str]] = {
     "front": CHEAP,
     "engine": CHEAP | {"artifact", "cache_folder", "checks", "imports"},
-    "manager": CHEAP | {"artifact", "cache", "versions"},
+    "manager": CHEAP | {"artifact", "cache", "cache_folder", "versions"},
     "tasks": CHEAP,
     "processors": CHEAP,
     "wire": CHEAP,

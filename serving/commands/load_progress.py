@@ -1,6 +1,6 @@
 """Progress of a server that was started on a terminal: one line there, until all of its versions are loaded.
 
-A process of its own, `python -m serving.commands.load_progress RUN SERVER`, because `headwaiter serve` becomes
+A process of its own, `python -m serving.commands.load_progress RUN`, because `headwaiter serve` becomes
 BentoML's server. It reads the routing table like a front does, and ends with the server.
 """
 
@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from serving.runtime.server_process import ServerProcess
 from serving.wire.routing_table import Table, TableFile
 
 STEP_SECONDS = 0.2
@@ -20,8 +22,8 @@ CLEAR = "\x1b[K"
 """Terminals clear the rest of the line at this."""
 
 
-def watch_loading(run: Path, server: int, stream: TextIO | None = None) -> None:
-    """Start the process for the server `server` where standard error is a terminal; else do nothing.
+def watch_loading(run: Path, stream: TextIO | None = None) -> None:
+    """Start the process for the server with this run folder where standard error is a terminal; else do nothing.
 
     The process is detached, so the server need not reap it. Raises OSError where it cannot be started.
     """
@@ -32,7 +34,7 @@ def watch_loading(run: Path, server: int, stream: TextIO | None = None) -> None:
         os.waitpid(middle, 0)
         return
     try:
-        subprocess.Popen([sys.executable, "-m", "serving.commands.load_progress", str(run), str(server)])
+        subprocess.Popen([sys.executable, "-m", "serving.commands.load_progress", str(run)])
     finally:
         os._exit(0)
 
@@ -51,14 +53,14 @@ def describe_loading(table: Table) -> str | None:
 
 
 def show_loading(
-    read: Callable[[], Table], is_alive: Callable[[], bool], stream: TextIO, pause: Callable[[], object]
+    read: Callable[[], Table], is_gone: Callable[[], bool], stream: TextIO, pause: Callable[[], object]
 ) -> None:
     """Show what is loading until nothing is, or the server has ended. Blocks; `pause` is called between two looks.
 
     The cursor goes back to the line's beginning: a log line of another process then replaces this one.
     """
     began = time.monotonic()
-    while is_alive() and (what := describe_loading(read())) is not None:
+    while not is_gone() and (what := describe_loading(read())) is not None:
         text = f"{what}, {time.monotonic() - began:.0f} s"
         stream.write(f"\r{text[: shutil.get_terminal_size().columns - 1]}{CLEAR}\r")
         stream.flush()
@@ -68,15 +70,11 @@ def show_loading(
 
 
 def main() -> None:
-    """Run with a run folder and a server's process id."""
-    import psutil
-
-    run, server = Path(sys.argv[1]), int(sys.argv[2])
-    try:
-        process = psutil.Process(server)
-        show_loading(TableFile(run).read, process.is_running, sys.stderr, lambda: time.sleep(STEP_SECONDS))
-    except (KeyboardInterrupt, psutil.NoSuchProcess):
-        pass
+    """Run with a run folder."""
+    run = Path(sys.argv[1])
+    server = ServerProcess(run)
+    with suppress(KeyboardInterrupt):
+        show_loading(TableFile(run).read, server.is_gone, sys.stderr, lambda: time.sleep(STEP_SECONDS))
 
 
 if __name__ == "__main__":

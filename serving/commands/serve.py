@@ -13,7 +13,7 @@ from registry.environment import settings_of
 from registry.references import Reference
 from serving.commands.address import check_address
 from serving.commands.errors import errors
-from serving.runtime.server_process import claim
+from serving.runtime.run_folder import claim
 from serving.settings import ServingSettings
 
 _SETTINGS = settings_of(ServingSettings)
@@ -55,7 +55,7 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
     if deployments:
         os.environ["HEADWAITER_DEPLOYMENTS"] = "1"
     with errors():
-        settings = ServingSettings.from_environment(instance=os.getpid())  # BentoML's server becomes this process
+        settings = ServingSettings.from_environment(run=Path())  # there is none before the settings are good
     if not settings.models and not settings.deployments:
         raise click.UsageError(
             "nothing to serve: name models, or say --deployments to serve what is marked as deployed"
@@ -63,7 +63,7 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
     with errors():
         check_address(host, port)
         with settings.registry.home_errors():
-            claim(settings.run, os.getpid())
+            run = claim(settings.registry.home)
     os.environ["HEADWAITER_HOME"] = str(settings.registry.home)
     os.environ["MLFLOW_TRACKING_URI"] = settings.registry.tracking_uri
     os.environ.setdefault("BENTOML_HOME", str(settings.registry.home / "bentoml" / str(port)))
@@ -71,10 +71,11 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: it would keep a thread for each core of the machine
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source_folder(), os.environ.get("PYTHONPATH", "")]))
     with suppress(OSError):  # it is only sooner
-        start_template(settings.run, os.getpid())
+        start_template(run.path)
     with suppress(OSError):  # it is only shown
-        watch_loading(settings.run, os.getpid())
+        watch_loading(run.path)
     command = ["-m", "bentoml", "serve", "serving.service:Headwaiter", "--host", host, "--port", str(port)]
+    os.environ.update(run.hand_over())  # this process becomes BentoML's supervisor
     os.execv(sys.executable, [sys.executable, *command])
 
 

@@ -17,17 +17,16 @@ import zmq
 from registry.errors import DigestMismatch, UnsafeArtifact
 from registry.imports import without_collector
 from registry.redaction import describe_error
-from serving.runtime.instruments import METRICS_FOLDER
 from serving.runtime.logs import set_up_logging
 from serving.runtime.priority import OomScore, lower_process_priority, run_at_low_priority
-from serving.runtime.server_process import ServerProcess
+from serving.runtime.run_folder import RUN_VARIABLE
+from serving.runtime.server_process import LOOK_SECONDS, ServerProcess
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path
 
 if TYPE_CHECKING:
     from serving.engine.loading import Loaded
 
-LEASE_SECONDS = 0.5
 MAX_STOP_SECONDS = 30.0
 """How long an engine without a server may take to answer its accepted rows."""
 LARGE_MODULES = ("serving.engine.loading", "transformers.modeling_utils", "transformers.models.auto")
@@ -41,7 +40,7 @@ class Lease:
     """
 
     def __init__(self, order: EngineOrder) -> None:
-        self._server = ServerProcess(order.server)
+        self._server = ServerProcess(Path(order.run))
         self._order = Path(order_path(order.report))
         self._stop: Callable[[], None] | None = None
         threading.Thread(target=self._watch, name="headwaiter-lease", daemon=True).start()
@@ -52,7 +51,7 @@ class Lease:
 
     def _watch(self) -> None:
         while not self._server.is_gone() and self._order.exists():
-            time.sleep(LEASE_SECONDS)
+            time.sleep(LOOK_SECONDS)
         if self._stop is not None:
             self._stop()
             time.sleep(MAX_STOP_SECONDS)
@@ -88,8 +87,7 @@ def main(path: str, oom_score: OomScore | None = None) -> None:
         order = msgspec.json.decode(Path(path).read_bytes(), type=EngineOrder)
     except FileNotFoundError:  # it is wanted no more
         return
-    if order.metrics:  # BentoML names it to its own processes; this one may be older
-        os.environ[METRICS_FOLDER] = order.metrics
+    os.environ[RUN_VARIABLE] = order.run
     report = Path(order.report)
     write_report(report, EngineReport(pid=os.getpid(), state="loading"))
     lease = Lease(order)

@@ -20,12 +20,12 @@ import msgspec
 
 from registry.artifact import read_contract
 from registry.imports import without_collector
-from serving.engine.__main__ import LEASE_SECONDS, import_large_modules
+from serving.engine.__main__ import import_large_modules
 from serving.engine.__main__ import main as run_engine
 from serving.runtime.command_line import fits_command_line, show_command_line
 from serving.runtime.logs import set_up_logging
 from serving.runtime.priority import OomScore, run_at_low_priority
-from serving.runtime.server_process import OWNER, ServerProcess
+from serving.runtime.server_process import LOOK_SECONDS, ServerProcess
 from serving.wire.engine_orders import MAX_REQUEST_BYTES, EngineOrder, ForkReply, ForkRequest, read_report
 
 logger = logging.getLogger("headwaiter.template")
@@ -41,11 +41,11 @@ LEAVE_SECONDS = 1.0
 class Template:
     """Forks engines and tells the manager how each of them ends. `serve` returns in a forked engine only."""
 
-    def __init__(self, listener: socket.socket, folder: Path, server: int) -> None:
-        """listener: takes connections, one for each engine. folder: of the orders. server: the server's process id."""
+    def __init__(self, listener: socket.socket, folder: Path) -> None:
+        """listener: takes connections, one for each engine. folder: of the orders, in the server's run folder."""
         self._listener = listener
         self._folder = folder
-        self._server = ServerProcess(server)
+        self._server = ServerProcess(folder.parent)
         self._environ = native_variables(dict(os.environ))
         self._engines: dict[int, socket.socket] = {}
         self._waking, self._woken = socket.socketpair()
@@ -60,7 +60,7 @@ class Template:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # so that it wakes the selector
         signal.set_wakeup_fd(self._woken.fileno())
         while not self._server.is_gone() and self._folder.is_dir():
-            for key, _ in self._selector.select(LEASE_SECONDS):
+            for key, _ in self._selector.select(LOOK_SECONDS):
                 if key.fileobj is self._listener:
                     with suppress(BlockingIOError):
                         link = self._listener.accept()[0]
@@ -236,11 +236,7 @@ def main(path: str) -> None:
     with Path(os.devnull).open() as null:
         os.dup2(null.fileno(), 0)
     folder = Path(path).parent
-    try:
-        server = int((folder.parent / OWNER).read_text().partition("@")[0])
-    except FileNotFoundError:  # the server has ended meanwhile
-        return
-    template = Template(listener, folder, server)
+    template = Template(listener, folder)
     gc.disable()
     if is_serving(folder):
         run_at_low_priority(import_large_modules)

@@ -6,8 +6,6 @@ Requests of all protocols go through `answer` or `stream`. Everything runs in on
 import asyncio
 import fcntl
 import logging
-import os
-import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -27,7 +25,6 @@ from serving.front.routing import Routing
 from serving.front.text_stream import StreamSource, TextStream
 from serving.front.turns import ANSWERS
 from serving.runtime.limits import read_limits
-from serving.runtime.server_process import ServerProcess
 from serving.settings import ServingSettings
 from serving.tasks.base.bounds import RequestBounds
 from serving.tasks.base.request import Request
@@ -83,17 +80,15 @@ class Front:
         self.health = Health(settings, self._file, self.routing)
         self.bounds = RequestBounds.of(settings)
         self._disconnects = Disconnects()
-        self._server = ServerProcess(settings.server)
-        self._is_leaving = False
         self._request_log = RequestLog(settings.slow_seconds, settings.log_inputs)
         self._tracker = RequestTracker(self._request_log, self.routing.knows)
 
     async def start(self) -> None:
         """Follow the table from now on; holds the lock that tells the manager that fronts still live.
 
-        A front that replaces a crashed one applies the table before it takes requests.
+        A front that replaces a crashed one applies the table before it takes requests. Raises OSError where the run
+        folder is gone, and the server with it.
         """
-        self.settings.run.mkdir(parents=True, exist_ok=True)
         self._lock = (self.settings.run / FRONTS_LOCK).open("a")
         fcntl.flock(self._lock, fcntl.LOCK_SH)
         await self.routing.catch_up()
@@ -279,9 +274,6 @@ class Front:
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _look(self, now: float) -> None:
-        if self._server.is_gone() and not self._is_leaving:
-            self._is_leaving = True
-            os.kill(os.getpid(), signal.SIGTERM)  # finish what is here and leave
         for link in self.routing.links():
             link.abandon_late(now)
         self._disconnects.tick(now)

@@ -1,13 +1,11 @@
 """Starts the engine processes of a version: one for each device."""
 
-import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from serving.manager.engine_process import EngineProcess
-from serving.runtime.instruments import METRICS_FOLDER
-from serving.runtime.server_process import ENGINES
+from serving.runtime.run_folder import ENGINES
 from serving.settings import ServingSettings
 from serving.wire.engine_orders import EngineOrder
 
@@ -40,10 +38,9 @@ class EngineStarter:
                 address=f"ipc://{report.removesuffix('.json')}.sock",
                 report=report,
                 threads=self._settings.threads,
-                server=self._settings.server,
+                run=str(self._settings.run),
                 low_priority=low_priority,
                 cache_bytes=self._settings.cache_bytes,
-                metrics=os.environ.get(METRICS_FOLDER, ""),
                 digest=digest,
             )
             engines.append(self._engine(order))

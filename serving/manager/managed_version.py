@@ -3,10 +3,13 @@
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from registry.cache_folder import Held
 from registry.contract import Contract
+from registry.errors import DigestMismatch
 from registry.redaction import describe_error
 from serving.manager.engine_process import EngineEvent, EngineProcess
 from serving.manager.memory_budget import Footprint, weights_bytes
@@ -14,8 +17,8 @@ from serving.tasks import get_task
 from serving.wire.routing_table import EngineEntry, VersionEntry
 from serving.wire.version_state import State, check_transition
 
-Fetched = tuple[Path, Contract]
-"""The verified artifact's folder and its contract."""
+Fetched = tuple[Held, Contract]
+"""The verified artifact, held in the cache, and its contract."""
 
 StartEngines = Callable[["ManagedVersion"], list[EngineProcess]]
 """The version → its engines, started: one a device; none where they have to wait for memory."""
@@ -33,6 +36,7 @@ class ManagedVersion:
     """One version. began, failed_at: monotonic seconds. attempt: counts from 1 while it is tried again and again.
 
     began: when it began to load, later where it had to wait for memory. fetching: the download, until it is done.
+    held: keeps its files in the cache.
     error: why it failed, or why the attempt before this one did, or why an engine of it is being restarted: once ready
     it stays so meanwhile. is_given_up: whether it failed because memory ran out, and is not to be tried again beside a
     live version. took_place: whether the live version left so that there is memory for this one. is_cached: whether an
@@ -48,6 +52,7 @@ class ManagedVersion:
     state: State = "loading"
     began: float = field(default_factory=time.monotonic)
     failed_at: float = 0.0
+    held: Held | None = None
     root: Path | None = None
     contract: Contract | None = None
     engines: list[EngineProcess] = field(default_factory=list)
@@ -65,6 +70,8 @@ class ManagedVersion:
         """A version whose engines another manager started; ready if each of them ever was."""
         order = engines[0].order
         held = cls(order.model, order.version, None, root=root, contract=contract, engines=list(engines))
+        with suppress(DigestMismatch):  # its engines have opened what they need
+            held.held = Held.take(root)
         held.weights_bytes = weights_bytes(root)
         if all(engine.was_ready for engine in engines):
             held._become("ready")
@@ -112,7 +119,7 @@ class ManagedVersion:
         self._become("failed")
         self.error, self.failed_at = error, now
         self.kill()
-        self.engines = []
+        self.engines, self.held = [], None
         return ["failed"]
 
     def drain(self, now: float, seconds: float) -> None:
@@ -184,7 +191,8 @@ class ManagedVersion:
         """Note what was fetched; raises what the fetch raised."""
         if self.fetching is not None:
             done, self.fetching = self.fetching, None
-            self.root, self.contract = done.result()
+            self.held, self.contract = done.result()
+            self.root = self.held.root
             self.weights_bytes = weights_bytes(self.root)
 
     def _become(self, state: State) -> None:

@@ -6,9 +6,6 @@ manager that is killed leaves the engines and the table; the next one goes on fr
 
 import fcntl
 import logging
-import os
-import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -37,6 +34,7 @@ from serving.runtime.backoff import backoff_seconds
 from serving.runtime.instruments import forget
 from serving.runtime.limits import Limits, oom_watch, read_limits
 from serving.runtime.priority import run_at_low_priority
+from serving.runtime.run_folder import remove
 from serving.runtime.server_process import ServerProcess
 from serving.settings import ServingSettings
 from serving.wire.engine_orders import EngineOrder
@@ -73,7 +71,7 @@ class Manager:
         self.settings = settings
         self._fetch = fetch
         self._starter = EngineStarter(settings, engine)
-        self._template = TemplateKeeper(settings.run, settings.server)
+        self._template = TemplateKeeper(settings.run)
         self._stop = threading.Event()
         self._woken = threading.Event()
         self._watch = watch or RegistryWatch(settings, self._woken)
@@ -83,35 +81,34 @@ class Manager:
         self._live_versions = LiveVersions(self._last_live)
         self._versions: dict[VersionKey, ManagedVersion] = {}
         self._failed: dict[VersionKey, ManagedVersion] = {}
-        self._server = ServerProcess(settings.server)
+        self._server = ServerProcess(settings.run)
         self._table: Table | None = None
         self._is_unwritten = False
         self._measure_at = 0.0
         self._limits = limits
 
     def run(self) -> None:
-        """Serve until `stop` or the server's end; then wait for the fronts to leave, and end the engines."""
+        """Serve until `stop` or the server's end; then wait for the fronts to leave, and end the engines.
+
+        The process is to end with it. Where it raises, engines and table stay for the next manager.
+        """
         self._adopt()
         next_beat = 0.0
-        try:
-            while not self._stop.is_set() and not self._server.is_gone():
-                now = time.monotonic()
-                try:
-                    self._template.keep(now)
-                    self.step(now)
-                    if now >= next_beat:
-                        self._file.beat()
-                        next_beat = now + BEAT_SECONDS
-                except Exception:  # the edge: what is served goes on, and liveness fails where this does
-                    logger.exception("the manager's turn failed; it is tried again")
-                    self._stop.wait(BEAT_SECONDS)
-                # to the moment: a rollback is served within one poll
-                self._woken.wait(min(STEP_SECONDS, self._watch.idle_seconds(time.monotonic())))
-                self._woken.clear()
-        finally:
-            self._shut_down()
-            if self._server.is_gone():
-                os.kill(os.getpid(), signal.SIGTERM)
+        while not self._stop.is_set() and not self._server.is_gone():
+            now = time.monotonic()
+            try:
+                self._template.keep(now)
+                self.step(now)
+                if now >= next_beat:
+                    self._file.beat()
+                    next_beat = now + BEAT_SECONDS
+            except Exception:  # the edge: what is served goes on, and liveness fails where this does
+                logger.exception("the manager's turn failed; it is tried again")
+                self._stop.wait(BEAT_SECONDS)
+            # to the moment: a rollback is served within one poll
+            self._woken.wait(min(STEP_SECONDS, self._watch.idle_seconds(time.monotonic())))
+            self._woken.clear()
+        self._shut_down()
 
     def stop(self) -> None:
         """Let `run` end."""
@@ -320,7 +317,7 @@ class Manager:
 
     def _adopt(self) -> None:
         """Go on from where a manager that was killed has left; its fronts must not see an emptier table meanwhile."""
-        left, self._versions = enter(self.settings.run, self.settings.server)
+        left, self._versions = enter(self.settings.run)
         self._live_versions.adopt(left, self._versions)
         self._watch.expect(self._live_versions.live)
         for (name, version), held in self._versions.items():
@@ -348,7 +345,7 @@ class Manager:
         """Fronts first: their accepted requests need the engines. Their lock is free once the last one has ended."""
         self._watch.close()
         deadline = time.monotonic() + self.settings.grace_seconds
-        with (self.settings.run / FRONTS_LOCK).open("a") as lock:
+        with suppress(OSError), (self.settings.run / FRONTS_LOCK).open("a") as lock:  # the folder may be gone
             while time.monotonic() < deadline:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -360,4 +357,4 @@ class Manager:
             managed.kill()
         self._template.close()
         self._fetchers.shutdown(wait=False, cancel_futures=True)
-        shutil.rmtree(self.settings.run, ignore_errors=True)
+        remove(self.settings.run)

@@ -12,7 +12,7 @@ from serving.manager.launch import engine_environ
 from serving.manager.processes import Adopted, Process
 from serving.runtime.backoff import backoff_seconds
 from serving.runtime.limits import oom_watch
-from serving.runtime.server_process import ENGINES, claim
+from serving.runtime.run_folder import ENGINES
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import TEMPLATE_SOCKET, EngineReport, read_report
 
@@ -23,14 +23,13 @@ STABLE_SECONDS = 60.0
 """A template that lived this long has its predecessors forgotten."""
 
 
-def start_template(run: Path, server: int) -> "subprocess.Popen[bytes]":
-    """Start the template, in the run folder of the server `server`; raises OSError where that cannot be.
+def start_template(run: Path) -> "subprocess.Popen[bytes]":
+    """Start the template, in the run folder of its server; raises OSError where that cannot be.
 
     FileExistsError where one is there already. Its socket takes requests at once; imports come before the first answer.
     """
     if sys.platform != "linux":
         raise OSError("engines are forked on Linux only")
-    claim(run, server)
     path = run / ENGINES / TEMPLATE_SOCKET
     if has_template(path):
         raise FileExistsError(f"a template answers at {path}")
@@ -59,9 +58,8 @@ def find_template(run: Path) -> Adopted | None:
 class TemplateKeeper:
     """Keeps a template running for a server. Not for use from several threads."""
 
-    def __init__(self, run: Path, server: int) -> None:
+    def __init__(self, run: Path) -> None:
         self._run = run
-        self._server = server
         self._process: Process | None = None
         self._starts = 0
         self._started = 0.0
@@ -84,7 +82,7 @@ class TemplateKeeper:
             self._starts += 1
             self._started = now
             with suppress(OSError):  # engines are spawned meanwhile
-                self._process = start_template(self._run, self._server)
+                self._process = start_template(self._run)
             self._start_at = now + backoff_seconds(FIRST_BACKOFF_SECONDS, self._starts, MAX_BACKOFF_SECONDS)
 
     def close(self) -> None:

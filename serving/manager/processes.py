@@ -12,7 +12,6 @@ from typing import Protocol
 import msgspec
 import psutil
 
-from serving.runtime.server_process import is_alive
 from serving.wire.engine_orders import ForkReply
 
 logger = logging.getLogger("headwaiter.manager")
@@ -77,6 +76,14 @@ class Adopted:
         with suppress(psutil.TimeoutExpired):
             self._process.wait(timeout)
         return self.poll()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether the process runs. A zombie, which waits to be reaped, does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Forked:

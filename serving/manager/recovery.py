@@ -4,46 +4,68 @@ them, so that a manager's crash costs no request and loads nothing again.
 
 import logging
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from registry.artifact import read_contract
+from registry.errors import ArtifactError, ContractError
+from registry.redaction import redact
 from serving.manager.engine_process import EngineProcess
 from serving.manager.managed_version import ManagedVersion
 from serving.manager.policy import VersionKey
-from serving.runtime.server_process import ENGINES, claim
-from serving.wire.engine_orders import EngineOrder, read_report
+from serving.runtime.run_folder import ENGINES
+from serving.wire.engine_orders import EngineOrder, order_path, read_report
 from serving.wire.routing_table import Table, TableFile
 
 logger = logging.getLogger("headwaiter.manager")
 
 
-def enter(run: Path, server: int) -> tuple[Table, dict[VersionKey, ManagedVersion]]:
-    """Make the run folder this server's own: what its last manager left in the table, and the versions it held."""
-    if not claim(run, server):
-        return Table(), {}
+def enter(run: Path) -> tuple[Table, dict[VersionKey, ManagedVersion]]:
+    """What the last manager of this server left in the run folder: the table, and the versions that it held.
+
+    What cannot be read or is not this server's counts as not there. Raises OSError where there is no run folder.
+    """
+    (run / ENGINES).mkdir(exist_ok=True)
     left = TableFile(run).read()
-    return left, _adopt(run / ENGINES, left)
-
-
-def _adopt(folder: Path, left: Table) -> dict[VersionKey, ManagedVersion]:
     engines: dict[VersionKey, list[EngineProcess]] = defaultdict(list)
-    for path in sorted(folder.glob("*.order")):
-        try:
-            order = msgspec.json.decode(path.read_bytes(), type=EngineOrder)
-            report = read_report(Path(order.report))
-        except (OSError, msgspec.DecodeError):
-            report = None
-        if report is None or report.state == "failed":
-            path.unlink(missing_ok=True)  # it never said who it is: without its order it leaves
-            continue
-        engines[order.model, order.version].append(EngineProcess.adopt(order, report))
+    for path in sorted((run / ENGINES).glob("*.order")):
+        engine = _adopt_engine(path, run)
+        if engine is None:
+            with suppress(OSError):
+                path.unlink()  # an engine without an order leaves
+        else:
+            engines[engine.order.model, engine.order.version].append(engine)
     held = {}
     for (name, version), found in engines.items():
-        root = Path(found[0].order.root)
-        known = left.models[name].versions.get(version) if name in left.models else None
-        contract = known.contract if known is not None else None
-        held[name, version] = ManagedVersion.adopt(root, contract or read_contract(root), found)
-        logger.info("adopted %s/%s with %d engines", name, version, len(found))
-    return held
+        try:
+            held[name, version] = _adopt_version(found, left)
+            logger.info("adopted %s/%s with %d engines", name, version, len(found))
+        except (ArtifactError, ContractError, OSError) as error:
+            logger.warning("%s/%s is loaded anew, as its files cannot be read: %s", name, version, redact(str(error)))
+            for engine in found:
+                engine.kill()
+    return left, held
+
+
+def _adopt_engine(path: Path, run: Path) -> EngineProcess | None:
+    """The engine of the order in the file `path`, None where it never said who it is or has failed."""
+    try:
+        order = msgspec.json.decode(path.read_bytes(), type=EngineOrder)
+    except (OSError, msgspec.DecodeError):
+        return None
+    report = read_report(Path(order.report))
+    is_own = (order_path(order.report), order.run) == (str(path), str(run))
+    if not is_own or report is None or report.state == "failed":
+        return None
+    return EngineProcess.adopt(order, report)
+
+
+def _adopt_version(engines: list[EngineProcess], left: Table) -> ManagedVersion:
+    """The version of these engines. Raises ArtifactError, ContractError or OSError where its files cannot be read."""
+    order = engines[0].order
+    root = Path(order.root)
+    known = left.models[order.model].versions.get(order.version) if order.model in left.models else None
+    contract = known.contract if known is not None else None
+    return ManagedVersion.adopt(root, contract or read_contract(root), engines)

@@ -7,18 +7,17 @@ from pathlib import Path
 
 from monitoring.instruments import Instruments
 from monitoring.metrics import MAX_LABELS, OTHER
+from serving.runtime.run_folder import METRICS, RUN_VARIABLE
 
 FREE_LABELS = 10
 """Label values of a model without labels, so that the number of series stays small."""
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable with the folder that a server's processes count in; BentoML names and empties it."""
 
 
 @cache
 def instruments() -> Instruments:
-    """This process' metrics, in the folder of METRICS_FOLDER."""
-    folder = os.environ.get(METRICS_FOLDER)
-    return Instruments(Path(folder) if folder else None)
+    """This process' metrics: in the server's run folder, or of a process of no server in a temporary one."""
+    run = os.environ.get(RUN_VARIABLE)
+    return Instruments(Path(run) / METRICS if run else None)
 
 
 def forget(model: str, version: str) -> None:

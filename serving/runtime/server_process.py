@@ -3,65 +3,57 @@
 Engines survive the end of their manager, and end with the server process.
 """
 
-import shutil
+import fcntl
+import os
+import signal
+import threading
 import time
 from pathlib import Path
 
-import psutil
+from serving.runtime.run_folder import LOCK
 
-ENGINES = "engines"
-"""The folder of the engines' orders, reports and sockets, in the run folder."""
-OWNER = "server"
 LOOK_SECONDS = 0.5
-"""How often the process table is read at most; one reading takes about 20 µs."""
+"""How often a thread looks whether the server process still runs."""
 
 
 class ServerProcess:
-    """The server process `pid`, identified by its start time as well, because ids are reused."""
+    """The server process, by the lock that it holds on the run folder. Not for use from several threads."""
 
-    def __init__(self, pid: int) -> None:
-        self._looked = 0.0
-        self._process: psutil.Process | None = None
+    def __init__(self, run: Path) -> None:
+        """run: the run folder. Raises OSError where it cannot be looked at; if it is gone, so is the server."""
+        self._lock: int | None = None
         try:
-            self._process = psutil.Process(pid)
-            self.identity = f"{pid}@{self._process.create_time():.2f}"
-        except psutil.NoSuchProcess:
-            self.identity = ""
+            self._lock = os.open(run / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return
 
     def is_gone(self) -> bool:
-        """Whether the server process has ended, by the latest reading."""
-        now = time.monotonic()
-        if self._process is not None and now - self._looked > LOOK_SECONDS:
-            self._looked = now
-            if not is_alive(self._process):
-                self._process = None
-        return self._process is None
+        """Whether the server process has ended; False where the system cannot tell. Takes a microsecond."""
+        if self._lock is not None:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return False
+            os.close(self._lock)
+            self._lock = None
+        return True
 
 
-def claim(run: Path, server: int) -> bool:
-    """Claim the run folder for this server and make the engines' folder in it. Returns whether it was claimed before.
+def end_with_server(run: Path, seconds: float) -> None:
+    """End this process at the latest `seconds` after the server process, whatever its other threads do then."""
+    server = ServerProcess(run)
 
-    Run folders of servers that were killed are removed; their engines end when their folder is gone.
-    """
-    identity = ServerProcess(server).identity
-    owner = run / OWNER
-    is_own = owner.is_file() and owner.read_text() == identity
-    if not is_own:
-        shutil.rmtree(run / ENGINES, ignore_errors=True)
-    for other in run.parent.glob("*/" + OWNER):
-        if (
-            other.parent != run
-            and ServerProcess(int(other.read_text().partition("@")[0] or 0)).identity != other.read_text()
-        ):
-            shutil.rmtree(other.parent, ignore_errors=True)
-    (run / ENGINES).mkdir(parents=True, exist_ok=True)
-    owner.write_text(identity)
-    return is_own
+    def watch() -> None:
+        while not server.is_gone():
+            time.sleep(LOOK_SECONDS)
+        end_process(seconds)
+
+    threading.Thread(target=watch, name="headwaiter-server", daemon=True).start()
 
 
-def is_alive(process: psutil.Process) -> bool:
-    """Whether the process runs. A zombie, which waits to be reaped, does not."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def end_process(seconds: float) -> None:
+    """Let this process finish what it has and leave, as SIGTERM does; after `seconds` it ends anyway."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()

@@ -1,13 +1,12 @@
-"""A file that is replaced in one step: its one writer, and readers that see the old or the new one whole."""
+"""A record in a file that is replaced in one step."""
 
-import os
 from pathlib import Path
 
 import msgspec
 
+from registry.atomic_file import replace_file
+
 
 def write_report(path: Path, report: msgspec.Struct) -> None:
-    """Replace the file in one step, so that a reader sees the old or the new one whole."""
-    staging = path.with_suffix(f".{os.getpid()}.tmp")
-    staging.write_bytes(msgspec.json.encode(report))
-    os.replace(staging, path)
+    """Replace the file in one step, so that a reader sees the old or the new one whole. Raises OSError."""
+    replace_file(path, msgspec.json.encode(report))

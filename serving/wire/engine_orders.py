@@ -24,9 +24,8 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     root: the artifact. digest: of its contract, or empty for one that is not compared, as in benchmarks. device,
     dtype: as set, "auto" allowed. address: a ZeroMQ address to bind. report: the file to report to. threads: on a CPU,
-    0 for the cores that may be used. server: id of the server process, with which the engine ends. low_priority:
-    whether loading yields to what is served already. cache_bytes: of a task that generates. metrics: the folder that
-    the server's processes count in, or empty.
+    0 for the cores that may be used. run: the run folder of the server, with which the engine ends. low_priority:
+    whether loading yields to what is served already. cache_bytes: of a task that generates.
     """
 
     model: str
@@ -37,10 +36,9 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     report: str
     threads: int
-    server: int
+    run: str
     low_priority: bool = False
     cache_bytes: int = 0
-    metrics: str = ""
     digest: str = ""
 
 
@@ -112,8 +110,8 @@ def order_path(report: str) -> str:
 
 
 def read_report(path: Path) -> EngineReport | None:
-    """The last report, None before the first."""
+    """The last report, None before the first, and where the file is none."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=EngineReport)
-    except FileNotFoundError:
+    except (OSError, msgspec.DecodeError):
         return None

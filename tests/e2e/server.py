@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
@@ -21,6 +21,7 @@ import psutil
 from click.testing import CliRunner, Result
 
 from serving.commands.main import main
+from serving.runtime.run_folder import LOCK_VARIABLE, claim
 from tests.e2e.shared_template import forked_for, lend_template
 
 WAIT_SECONDS = 300.0
@@ -123,20 +124,22 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = self.home / f"server-{self.port}.log"
         self.http = httpx.Client(base_url=self.url, timeout=60.0)
+        self._run: Path | None = None
 
     def __enter__(self) -> Self:
         command = self.command or (sys.executable, "-m", "serving.commands.main", "serve", *self.models, *self.options)
         environ = {"HEADWAITER_POLL_SECONDS": "0.5", **self.environ, "HEADWAITER_HOME": str(self.home)}
-        with self.log.open("w") as log:
+        with self.log.open("w") as log, ExitStack() as lent:
+            if not self.command and not self.own_template:
+                environ |= self._lend_template(lent)
             self.process = subprocess.Popen(
                 [*command, "--port", str(self.port)],
                 env={**inherited(), **environ},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.cwd,
+                pass_fds=[int(environ[name]) for name in (LOCK_VARIABLE,) if name in environ],
             )
-        if not self.command and not self.own_template:
-            lend_template(self.run, self.process.pid)
         try:
             if self.wait:
                 wait_until(self.is_ready, "ready: ", log=self.log)
@@ -217,14 +220,18 @@ class Server:
                     total += float(found[3])
         return total
 
-    @property
-    def run(self) -> Path:
-        """Its run folder."""
-        return self.home / "run" / str(self.process.pid)
-
     def everyone(self) -> list[psutil.Process]:
         """All of its processes but the first one."""
-        return psutil.Process(self.process.pid).children(recursive=True) + forked_for(self.run)
+        forked = forked_for(self._run) if self._run is not None else []
+        return psutil.Process(self.process.pid).children(recursive=True) + forked
+
+    def _lend_template(self, lent: ExitStack) -> dict[str, str]:
+        """The variables of a server that finds the shared template in its run folder, which is made here."""
+        run = claim(self.home)
+        lent.callback(run.close)
+        self._run = run.path
+        lend_template(run.path)
+        return run.hand_over()
 
     def processes(self, word: str) -> list[psutil.Process]:
         """The server's processes whose command line has `word`, as a part of no longer module's name."""

@@ -5,17 +5,15 @@ children and not the server's.
 """
 
 import atexit
-import os
 import shutil
 import tempfile
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import psutil
 
 from serving.manager.prestart import start_template
-from serving.runtime.server_process import ENGINES, claim
+from serving.runtime.run_folder import ENGINES, RunFolder
 from serving.wire.engine_orders import TEMPLATE_SOCKET
 
 MAX_SOCKET_PATH = 107
@@ -28,7 +26,8 @@ def shared_template() -> tuple[psutil.Process, Path]:
     home = Path(tempfile.mkdtemp(prefix="hw-template-"))
     short = len(str(home / "" / "1" / ENGINES / TEMPLATE_SOCKET)) + 1
     run = home / ("x" * (MAX_SOCKET_PATH - short)) / "1"
-    process = start_template(run, os.getpid())
+    RunFolder.make(run)
+    process = start_template(run)
 
     def end() -> None:
         process.kill()
@@ -39,11 +38,9 @@ def shared_template() -> tuple[psutil.Process, Path]:
     return psutil.Process(process.pid), run / ENGINES / TEMPLATE_SOCKET
 
 
-def lend_template(run: Path, server: int) -> None:
-    """Put the template's socket where the server, which is just starting, looks for its own."""
-    claim(run, server)
-    with suppress(FileExistsError):  # the server was sooner: it has its own
-        (run / ENGINES / TEMPLATE_SOCKET).symlink_to(shared_template()[1])
+def lend_template(run: Path) -> None:
+    """Put the template's socket where the server that gets this run folder looks for its own."""
+    (run / ENGINES / TEMPLATE_SOCKET).symlink_to(shared_template()[1])
 
 
 def forked_for(run: Path) -> list[psutil.Process]:

@@ -1,6 +1,7 @@
 """What several processes count is one sum, whatever ends, is killed or is unloaded in between."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from monitoring.instruments import Instruments
 from monitoring.merge import Merge
 from monitoring.metrics import METRICS
-from monitoring.store import SEGMENT_SLOTS
+from monitoring.store import SEGMENT_SLOTS, TEMPORARY, Store
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ("m", "1", "t")
@@ -197,3 +198,19 @@ def test_without_a_folder_a_process_counts_for_itself() -> None:
     folder = instruments.store.folder
     instruments.store.close()
     assert not folder.exists()
+
+
+def test_temporary_folders_of_killed_processes_are_removed_and_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    killed = "import os; from monitoring.store import Store; store = Store(); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", killed], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
+    (left,) = tmp_path.iterdir()
+    (tmp_path / f"{TEMPORARY}new").mkdir()
+    first, second = Store(), Store()
+    assert not left.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {f"{TEMPORARY}new", first.folder.name, second.folder.name}
+    first.close()
+    second.close()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{TEMPORARY}new"]

@@ -15,7 +15,7 @@ import yaml
 from registry import cache, download
 from registry.artifact import read_contract
 from registry.cache import discard, fetch, fetch_and_pin, fetch_for_loading, is_cached, peek
-from registry.cache_folder import RECENT_SECONDS, CacheFolder, hold
+from registry.cache_folder import CacheFolder, hold
 from registry.errors import (
     ArtifactError,
     ContractError,
@@ -56,7 +56,7 @@ def is_same(opened: TextIO, path: Path) -> bool:
     return os.path.samestat(os.fstat(opened.fileno()), path.stat())
 
 
-def make_old(root: Path, age_seconds: float = 2 * RECENT_SECONDS) -> None:
+def make_old(root: Path, age_seconds: float) -> None:
     used = root.stat().st_mtime - age_seconds
     os.utime(root, (used, used))
 
@@ -136,12 +136,15 @@ def change_the_record(root: Path) -> None:
 def test_what_somebody_changed_in_the_cache_is_fetched_again(
     version: ResolvedVersion, settings: RegistrySettings, spoil: Callable[[Path], None]
 ) -> None:
-    root, contract = fetch_for_loading(version, settings)
+    held, contract = fetch_for_loading(version, settings)
+    root = held.root
     with (root / "MLmodel").open() as before:
-        assert fetch_for_loading(version, settings) == (root, contract)
+        again = fetch_for_loading(version, settings)
+        assert (again[0].root, again[1]) == (root, contract)
         assert is_same(before, root / "MLmodel")
         spoil(root)
-        assert fetch_for_loading(version, settings) == (root, contract)
+        again = fetch_for_loading(version, settings)
+        assert (again[0].root, again[1]) == (root, contract)
         assert not is_same(before, root / "MLmodel")
     assert not list(settings.cache.glob(".*"))
 
@@ -161,8 +164,8 @@ def test_a_version_without_a_digest_is_not_served(version: ResolvedVersion, sett
     with pytest.raises(UnpinnedArtifact, match="headwaiter promote m 1"):
         fetch(unpinned, settings)
     assert not settings.cache.exists()
-    pinned, root, contract = fetch_and_pin(unpinned, settings)
-    assert (pinned, root) == (version, settings.cache / contract.digest)
+    pinned, held, contract = fetch_and_pin(unpinned, settings)
+    assert (pinned, held.root) == (version, settings.cache / contract.digest)
     assert peek(unpinned, settings) == contract
 
 
@@ -353,7 +356,7 @@ def fill(settings: RegistrySettings, *digits: str, size_bytes: int = 1000) -> li
     for number, root in enumerate(roots):
         root.mkdir()
         (root / "model.safetensors").write_bytes(bytes(size_bytes))
-        make_old(root, 10 * RECENT_SECONDS - number)
+        make_old(root, 36000 - number)
     return roots
 
 
@@ -366,15 +369,33 @@ def test_what_was_not_used_for_longest_leaves(settings: RegistrySettings) -> Non
     cache = bounded(settings, 3500)
     cache.make_room(500)
     assert set(settings.cache.iterdir()) == {first, second, third}
-    assert cache.find("a" * 64) == first  # now it is used
+    found = cache.find("a" * 64)
+    assert found is not None
+    assert found.root == first
+    del found  # it was used last, and is no longer
     cache.make_room(1600)
     assert set(settings.cache.iterdir()) == {first}
     with pytest.raises(InvalidSetting, match="HEADWAITER_ARTIFACT_CACHE_BYTES"):
         cache.make_room(3501)
 
 
-def test_what_runs_and_what_was_used_lately_stays(settings: RegistrySettings) -> None:
-    running, recent, free = fill(settings, "a", "b", "c")
+@pytest.mark.parametrize("age_seconds", [-1e9, 0.0, 1e9])
+def test_what_is_about_to_be_loaded_stays_whatever_the_clock_says(
+    settings: RegistrySettings, version: ResolvedVersion, age_seconds: float
+) -> None:
+    held = [fetch_for_loading(version, settings)[0] for _ in ("fetched", "found")]
+    root = settings.cache / str(version.digest)
+    while held:
+        make_old(root, age_seconds)
+        bounded(settings, 100).make_room(100)
+        assert root.exists()
+        held.pop()
+    bounded(settings, 100).make_room(100)
+    assert not root.exists()
+
+
+def test_what_runs_stays(settings: RegistrySettings) -> None:
+    running, free = fill(settings, "a", "b")
     engine = subprocess.Popen(
         [
             *(sys.executable, "-c"),
@@ -388,15 +409,15 @@ def test_what_runs_and_what_was_used_lately_stays(settings: RegistrySettings) ->
     assert engine.stdout is not None
     assert engine.stdin is not None
     engine.stdout.readline()
-    make_old(running)
-    os.utime(recent)
+    make_old(running, 1e9)
     bounded(settings, 100).make_room(100)
-    assert set(settings.cache.iterdir()) == {running, recent}
+    assert set(settings.cache.iterdir()) == {running}
+    assert not free.exists()
     engine.stdin.close()
     engine.stdout.close()
     engine.wait()
     bounded(settings, 100).make_room(100)
-    assert set(settings.cache.iterdir()) == {recent}
+    assert not list(settings.cache.iterdir())
 
 
 def test_an_engine_notices_that_its_artifact_is_gone(settings: RegistrySettings) -> None:

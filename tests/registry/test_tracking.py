@@ -1,7 +1,10 @@
 """MLflow's own settings mean what they mean to MLflow's client, and logging leaves the process as it was."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import mlflow
@@ -101,3 +104,30 @@ def test_a_run_that_is_open_gets_the_model(tmp_path: Path, models: dict[str, Pat
     settings = RegistrySettings.from_environment()
     assert experiment_of(version, settings) == "mine"
     assert connect(settings).get_model_version("m", version).run_id == run.info.run_id
+
+
+def test_processes_with_temporary_folders_of_their_own_make_one_database(tmp_path: Path) -> None:
+    code = (
+        "import sys, mlflow.store.tracking.sqlalchemy_store\n"
+        "from registry.settings import RegistrySettings\n"
+        "from registry.tracking import connect\n"
+        "print('imported', flush=True); sys.stdin.readline()\n"
+        "connect(RegistrySettings.from_environment()).search_registered_models()"
+    )
+    with ExitStack() as stack:
+        started = []
+        for number in range(3):
+            (tmp_path / str(number)).mkdir()
+            environ = {**os.environ, "HEADWAITER_HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / str(number))}
+            process = subprocess.Popen(
+                [sys.executable, "-c", code], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            started.append(stack.enter_context(process))
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "imported\n"
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert [process.wait() for process in started] == [0] * 3

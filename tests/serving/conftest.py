@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import pytest
@@ -18,5 +17,5 @@ def order(tmp_path: Path) -> EngineOrder:
         address=f"ipc://{tmp_path}/1.sock",
         report=f"{tmp_path}/1.json",
         threads=0,
-        server=os.getpid(),
+        run=str(tmp_path),
     )

@@ -9,13 +9,15 @@ from registry.settings import InvalidSetting, RegistrySettings
 from serving.commands.main import main
 from serving.settings import ServingSettings
 
+RUN = Path("/tmp/h/run/abc")
+
 
 def read(**environ: str) -> ServingSettings:
-    return ServingSettings.from_environment({"HEADWAITER_HOME": "/tmp/h", **environ}, instance=7)
+    return ServingSettings.from_environment({"HEADWAITER_HOME": "/tmp/h", **environ}, run=RUN)
 
 
 def test_defaults_need_nothing() -> None:
-    settings = ServingSettings.from_environment({}, instance=7)
+    settings = ServingSettings.from_environment({}, run=RUN)
     assert settings.registry.home == Path("~/.headwaiter").expanduser()
     assert settings.registry.tracking_uri == f"sqlite:///{settings.registry.home}/mlflow.db"
     assert (settings.models, settings.devices, settings.dtype) == ((), ("auto",), "auto")
@@ -32,7 +34,7 @@ def test_variables_are_read_once_and_checked() -> None:
     assert settings.devices == ("cuda:0", "cuda:1")
     assert settings.poll_seconds == 0.5
     assert settings.registry.tracking_uri == "http://localhost:5000"
-    assert settings.run == Path("/tmp/h/run/7").resolve()
+    assert settings.run == RUN
 
 
 def test_the_fast_path_can_be_switched_off() -> None:
@@ -83,7 +85,7 @@ def test_an_empty_value_counts_as_unset(setting: Setting) -> None:
 
 def test_each_field_is_declared_with_a_meaning_and_a_default_within_its_bounds() -> None:
     undeclared = set(ServingSettings.__struct_fields__) - SETTINGS.keys()
-    assert undeclared == {"registry", "run", "server"}
+    assert undeclared == {"registry", "run"}
     assert len({setting.variable for setting in SETTINGS.values()}) == len(SETTINGS)
     for setting in SETTINGS.values():
         assert setting.meaning.endswith(".")

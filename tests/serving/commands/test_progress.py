@@ -17,6 +17,7 @@ from registry.settings import RegistrySettings
 from serving.commands.load_progress import describe_loading, show_loading
 from serving.commands.main import main
 from serving.commands.progress import show_progress
+from serving.runtime.run_folder import RunFolder
 from serving.wire.routing_table import ModelEntry, Table, TableFile, VersionEntry
 
 
@@ -92,21 +93,22 @@ def test_what_is_loading_is_said_in_words(found: Table, shown: str | None) -> No
 def test_loading_is_shown_until_it_is_over() -> None:
     tables = iter([Table(), table(v1="loading"), table(v1="ready")])
     stream, pauses = io.StringIO(), list[None]()
-    show_loading(lambda: next(tables), lambda: True, stream, lambda: pauses.append(None))
+    show_loading(lambda: next(tables), lambda: False, stream, lambda: pauses.append(None))
     assert stream.getvalue().split("\x1b[K") == ["\rstarting, 0 s", "\r\rloading m/1, 0 s", "\r\r", ""]
     assert len(pauses) == 2
 
 
 def test_loading_is_shown_no_longer_than_the_server_lives() -> None:
-    alive = iter([True, False])
+    gone = iter([False, True])
     stream = io.StringIO()
-    show_loading(lambda: table(v1="loading"), lambda: next(alive), stream, lambda: None)
+    show_loading(lambda: table(v1="loading"), lambda: next(gone), stream, lambda: None)
     assert stream.getvalue().count("loading") == 1
 
 
 def test_the_process_that_shows_it_ends_once_all_is_loaded(tmp_path: Path) -> None:
+    RunFolder.make(tmp_path)
     TableFile(tmp_path).write(table(v1="ready"))
     terminal = Terminal()
-    command = [sys.executable, "-m", "serving.commands.load_progress", str(tmp_path), str(os.getpid())]
+    command = [sys.executable, "-m", "serving.commands.load_progress", str(tmp_path)]
     assert subprocess.run(command, stderr=terminal.stream, timeout=60, check=False).returncode == 0
     assert terminal.close() == "\r\x1b[K"

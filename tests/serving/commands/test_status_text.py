@@ -136,8 +136,8 @@ def test_only_the_latest_swaps_are_shown() -> None:
 
 
 def test_a_model_says_how_its_engines_run() -> None:
-    names = ("model", "version", "root", "device", "dtype", "address", "report")
-    keeper = EngineProcess(EngineOrder(**dict.fromkeys(names, ""), threads=0, server=1))
+    names = ("model", "version", "root", "device", "dtype", "address", "report", "run")
+    keeper = EngineProcess(EngineOrder(**dict.fromkeys(names, ""), threads=0))
     keeper.report = EngineReport(
         pid=1, state="ready", device="cpu", execution="packed graph", notes=("no graph: why",), split="2 × 1"
     )

@@ -1,6 +1,5 @@
 """A front whose engines do what a test tells them to: no socket, no model, no other process."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -103,7 +102,7 @@ def request(task: Task) -> Request:
 def make_front(run: Path, *, versions: Sequence[str] = ("1",), task: Task | None = None, **settings: Any) -> Front:
     """A front that serves the model "m", live at the first version; each has no engine yet, see `engines`."""
     given = {"timeout_seconds": 30.0, **settings}
-    front = Front(ServingSettings(RegistrySettings(run, ""), (), run, os.getpid(), **given))
+    front = Front(ServingSettings(RegistrySettings(run, ""), (), run, **given))
     found = {version: VersionEntry(state="ready") for version in versions}
     front.routing.table = Table(models={"m": ModelEntry(live=versions[0], aliases={}, versions=found)})
     contract: Any = SimpleNamespace(processor=SimpleNamespace(image=None))

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def settings(tmp_path: Path) -> ServingSettings:
-    return ServingSettings(RegistrySettings(tmp_path, ""), (), tmp_path, 1)
+    return ServingSettings(RegistrySettings(tmp_path, ""), (), tmp_path)
 
 
 @pytest.fixture
@@ -113,6 +114,18 @@ def test_a_heartbeat_that_cannot_be_read_counts_as_silence(tmp_path: Path, monke
     assert file.silence_seconds() < 60
     monkeypatch.setattr("serving.wire.routing_table.os.stat", refuse)
     assert file.silence_seconds() == float("inf")
+
+
+@pytest.mark.parametrize("step_seconds", [-3600.0, 3600.0])
+def test_a_step_of_the_clock_is_no_silence_and_hides_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_seconds: float
+) -> None:
+    file, clock, monotonic = TableFile(tmp_path), time.time, time.monotonic
+    file.beat()
+    monkeypatch.setattr("time.time", lambda: clock() + step_seconds)
+    assert file.silence_seconds() < 60
+    monkeypatch.setattr("time.monotonic", lambda: monotonic() + 100)
+    assert file.silence_seconds() >= 100
 
 
 def test_a_background_task_that_ends_is_logged_and_the_front_is_not_alive(

@@ -16,7 +16,7 @@ from serving.wire.version_state import State
 
 @pytest.fixture
 def routes(tmp_path: Path) -> Iterator[Routing]:
-    settings = ServingSettings(RegistrySettings(tmp_path, ""), (Reference("m", alias="champion"),), tmp_path, 1)
+    settings = ServingSettings(RegistrySettings(tmp_path, ""), (Reference("m", alias="champion"),), tmp_path)
     made = Routing(settings, TableFile(tmp_path))
     yield made
     made.close()

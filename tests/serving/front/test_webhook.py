@@ -37,7 +37,7 @@ class Receiver:
         settings = {"webhook_secret": SECRET, **settings}
         models = (Reference("m", alias="champion"),)
         self._file = TableFile(run)
-        hooks = Hooks(ServingSettings(RegistrySettings(run, ""), models, run, 1, **settings), self._file.nudge)
+        hooks = Hooks(ServingSettings(RegistrySettings(run, ""), models, run, **settings), self._file.nudge)
         self._app: Any = partial(hooks, ["hooks", "mlflow"])
 
     def send(self, body: bytes = MOVED, headers: dict[str, str] | None = None, method: str = "POST") -> httpx.Response:
@@ -150,4 +150,4 @@ def test_refusals_are_logged_once_a_while_and_never_with_the_secret(
     assert caplog.text.count("a webhook was refused with 401") >= 1
     assert len({record.created for record in caplog.records}) == 1
     assert SECRET not in caplog.text
-    assert SECRET not in repr(ServingSettings(RegistrySettings(Path(), ""), (), Path(), 1, webhook_secret=SECRET))
+    assert SECRET not in repr(ServingSettings(RegistrySettings(Path(), ""), (), Path(), webhook_secret=SECRET))

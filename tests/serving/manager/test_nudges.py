@@ -34,7 +34,7 @@ class Clock:
 
     def __init__(self, tmp_path: Path, poll_seconds: float) -> None:
         self.registry, self.woken = Registry(), threading.Event()
-        settings = ServingSettings(RegistrySettings(tmp_path, ""), (REFERENCE,), tmp_path, 1, poll_seconds=poll_seconds)
+        settings = ServingSettings(RegistrySettings(tmp_path, ""), (REFERENCE,), tmp_path, poll_seconds=poll_seconds)
         connect: Callable[[], Any] = lambda: self.registry  # noqa: E731
         self.watch = RegistryWatch(settings, self.woken, connect)
 

@@ -1,4 +1,3 @@
-import os
 import threading
 from pathlib import Path
 
@@ -33,7 +32,7 @@ class Watched:
 
     def __init__(self, home: Path, poll_seconds: float) -> None:
         registry = RegistrySettings(home, "sqlite://")
-        settings = ServingSettings(registry, (M,), home, os.getpid(), poll_seconds=poll_seconds)
+        settings = ServingSettings(registry, (M,), home, poll_seconds=poll_seconds)
         self.registry = Registry()
         self.watch = RegistryWatch(settings, threading.Event(), lambda: self.registry)  # type: ignore[arg-type,return-value]
 

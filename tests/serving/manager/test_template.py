@@ -18,7 +18,7 @@ from serving.manager.launch import fork
 from serving.manager.memory_reading import MemoryReader, inherited_bytes
 from serving.manager.prestart import TemplateKeeper, find_template, start_template
 from serving.manager.processes import Forked, Process
-from serving.runtime.server_process import ENGINES
+from serving.runtime.run_folder import ENGINES, RunFolder
 from serving.wire.engine_orders import TEMPLATE_SOCKET, EngineOrder, order_path
 from tests.e2e.server import wait_until
 
@@ -34,7 +34,8 @@ ARTIFACT = Path(__file__).parents[2] / "fixtures" / "artifact-of-format-1"
 @contextmanager
 def template_in(run: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A template of a server that is this process; killed if it still runs afterwards."""
-    with start_template(run, os.getpid()) as template:
+    RunFolder.make(run)
+    with start_template(run) as template:
         try:
             yield template
         finally:
@@ -62,7 +63,7 @@ def make_order(run: Path, number: int, root: Path = ARTIFACT) -> EngineOrder:
         address=f"ipc://{report.removesuffix('.json')}.sock",
         report=report,
         threads=1,
-        server=os.getpid(),
+        run=str(run),
     )
 
 
@@ -114,7 +115,7 @@ def test_an_engine_writes_where_its_manager_does(
 
 def test_there_is_one_template_at_a_socket(run: Path) -> None:
     with pytest.raises(FileExistsError):
-        start_template(run, os.getpid())
+        start_template(run)
 
 
 def test_what_an_engine_shares_with_the_template_is_not_its_own_memory(engine: EngineProcess) -> None:
@@ -193,7 +194,8 @@ def test_a_template_whose_folder_is_gone_before_it_has_begun_ends(tmp_path: Path
 
 
 def test_engines_survive_the_template_and_are_spawned_until_there_is_another(tmp_path: Path) -> None:
-    keeper = TemplateKeeper(tmp_path, os.getpid())
+    RunFolder.make(tmp_path)
+    keeper = TemplateKeeper(tmp_path)
     engines = [EngineProcess(make_order(tmp_path, number)) for number in (1, 2, 3)]
     try:
         keeper.keep(0.0)
@@ -261,7 +263,7 @@ def test_a_template_that_ends_again_and_again_is_started_later_and_later(
         raise OSError("no process to be had")
 
     monkeypatch.setattr(prestart, "start_template", refuse)
-    keeper = TemplateKeeper(tmp_path, os.getpid())
+    keeper = TemplateKeeper(tmp_path)
     for now in range(17):
         keeper.keep(now)
     assert starts == [0, 1, 3, 7, 15]

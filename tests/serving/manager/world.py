@@ -4,7 +4,6 @@ No thread and no process is started, and no real time passes.
 """
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
+from registry.cache_folder import Held
 from registry.errors import DigestMismatch, NotFound, RegistryUnavailable
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
@@ -236,9 +236,10 @@ class Server:
         self._patch.setattr(FakeEngineProcess, "world", self.world, raising=False)
         self._patch.setattr(recovery, "EngineProcess", FakeEngineProcess)
         run = self.home / "run" / "1"
+        run.mkdir(parents=True)
         registry = RegistrySettings(self.home, "sqlite://")
         self.settings = ServingSettings(
-            *(registry, models, run, os.getpid()),
+            *(registry, models, run),
             keep_previous=keep_previous,
             replace_live=replace_live,
             poll_seconds=1.0,
@@ -315,7 +316,7 @@ class Server:
         (root / "MLmodel").write_text(json.dumps({"flavors": {"headwaiter": {"contract": record}}}))
         if version.version not in self.world.damaged and not is_cached:
             (root / "whole").touch()
-        return root, CLASSIFIER
+        return Held.take(root), CLASSIFIER
 
 
 def threading_event() -> Any:

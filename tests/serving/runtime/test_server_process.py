@@ -1,0 +1,67 @@
+"""Processes that end with their server, or with their own work, although something in them would go on for ever."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from serving.runtime.run_folder import RunFolder
+
+STUCK = (
+    "import signal, sys, threading\n"
+    "from pathlib import Path\n"
+    "signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\n"
+    "threading.Thread(target=threading.Event().wait).start()\n"
+    "print('begun', flush=True)\n"
+    "{begin}\n"
+    "while True: signal.pause()\n"
+)
+"""A process that does not leave when it is asked to, and has a thread that never ends."""
+WITH_SERVER = (
+    "from serving.runtime.server_process import end_with_server\nend_with_server(Path(sys.argv[1]), {seconds})"
+)
+MANAGER = (
+    "from serving import service\n"
+    "class Loop:\n"
+    "    def run(self): {end}\n"
+    "service.LEAVE_SECONDS = 0.1\n"
+    "manager = object.__new__(service.Manager.inner)\n"
+    "manager._loop = Loop()\n"
+    "threading.Timer(0.1, manager._run).start()"
+)
+
+
+@contextmanager
+def stuck(begin: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A stuck process that has begun."""
+    command = [sys.executable, "-c", STUCK.format(begin=begin), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "begun\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_process_ends_with_its_server_and_is_asked_first(tmp_path: Path) -> None:
+    run = RunFolder.make(tmp_path / "run")
+    with stuck(WITH_SERVER.format(seconds=5.0), str(run.path)) as process:
+        run.close()
+        assert process.wait(60) == 1
+        assert process.stdout is not None
+        assert process.stdout.read() == "asked\n"
+
+
+def test_a_process_that_learns_of_its_server_too_late_ends_as_well(tmp_path: Path) -> None:
+    with stuck(WITH_SERVER.format(seconds=0.1), str(tmp_path / "removed")) as process:
+        assert process.wait(60) == 1
+
+
+@pytest.mark.parametrize("end", ["return", "raise OSError('torn')"])
+def test_the_managers_process_ends_with_its_loop(end: str) -> None:
+    with stuck(MANAGER.format(end=end)) as process:
+        assert process.wait(60) == 1
