@@ -87,6 +87,14 @@ class ServingSettings(msgspec.Struct, frozen=True):
             "shutdown waits for accepted requests.",
         ),
     ] = 30.0
+    hang_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=86400,
+            description="How long an engine may stand still, without using a processor, before it is replaced.",
+        ),
+    ] = 5.0
     load_seconds: Annotated[float, Meta(ge=1, le=86400, description="How long a version may take to load.")] = 600.0
     queue_tokens: Annotated[
         int,

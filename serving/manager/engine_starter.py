@@ -45,6 +45,7 @@ class EngineStarter:
                 cache_bytes=self._settings.cache_bytes,
                 metrics=os.environ.get(METRICS_FOLDER, ""),
                 digest=digest,
+                hang_seconds=self._settings.hang_seconds,
             )
             engines.append(self._engine(order))
             try:

@@ -228,7 +228,7 @@ class Manager:
 
     def _is_due_again(self, managed: ManagedVersion, now: float) -> bool:
         """Whether a version that failed to load may be tried again; one that crashed while live is not."""
-        if managed.state != "failed" or (managed.name, managed.version) not in self._failed:
+        if managed.state != "failed" or (managed.name, managed.version) not in self._failed or managed.engines:
             return False
         others = [live for name, live in self._live_versions.live_keys() if name == managed.name]
         if managed.took_place or (managed.is_given_up and any(live != managed.version for live in others)):
@@ -358,6 +358,8 @@ class Manager:
                     time.sleep(STEP_SECONDS)
         for managed in self._versions.values():
             managed.kill()
+        while any(engine.is_running() for managed in self._versions.values() for engine in managed.engines):
+            time.sleep(STEP_SECONDS)  # at most KILL_SECONDS
         self._template.close()
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         shutil.rmtree(self.settings.run, ignore_errors=True)

@@ -26,7 +26,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     dtype: as set, "auto" allowed. address: a ZeroMQ address to bind. report: the file to report to. threads: on a CPU,
     0 for the cores that may be used. server: id of the server process, with which the engine ends. low_priority:
     whether loading yields to what is served already. cache_bytes: of a task that generates. metrics: the folder that
-    the server's processes count in, or empty.
+    the server's processes count in, or empty. hang_seconds: an engine that stands still for longer is replaced.
     """
 
     model: str
@@ -42,6 +42,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     cache_bytes: int = 0
     metrics: str = ""
     digest: str = ""
+    hang_seconds: float = 5.0
 
 
 class EngineProperties(msgspec.Struct, frozen=True, kw_only=True):
