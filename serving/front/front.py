@@ -260,8 +260,12 @@ class Front:
         stages.tokens = sum([item.rows[0].length for item in encoded.items])
         stages.sent = time.perf_counter()
         rows = [row for item in encoded.items for row in item.rows]
-        if streams:
-            rows = [msgspec.structs.replace(row, streams=True) for row in rows]
+        is_alone = call.tracked.is_suspect
+        if streams or is_alone:
+            rows = [msgspec.structs.replace(row, streams=streams, is_alone=is_alone) for row in rows]
+        while loaded.is_replaced and not loaded.accepting:
+            tokens = sum([row.length + row.new_tokens for row in rows])
+            await loaded.held.wait(tokens, deadline, call.disconnected)
         link, waiter = loaded.choose_link(), waiter_type(len(rows), deadline)
         link.submit(rows, waiter)
         if call.disconnected is not None:

@@ -1,9 +1,11 @@
 """kill -9 of each kind of process, under load: what goes on, what is started again, and what never remains."""
 
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,7 +18,7 @@ from serving.manager.policy import CRASH_LIMIT
 from tests.e2e.conftest import copy_of
 from tests.e2e.load import Load
 from tests.e2e.overlap import held
-from tests.e2e.server import Server, wait_until
+from tests.e2e.server import WAIT_SECONDS, Server, wait_until
 
 pytestmark = pytest.mark.surroundings
 
@@ -170,7 +172,7 @@ def test_a_new_version_that_crashes_again_and_again_gives_way_to_the_one_before(
             victim.wait(10)
         load.wait_for("1", 16)
         described = server.describe("m")
-    assert {seen.status for seen in load.failures()} <= {503}, "what two engines lost in turn is told to come again"
+    assert {seen.status for seen in load.failures()} <= {500}, "what two engines lost while they computed it"
     assert load.lost == []
     assert described["live"] == "1"
     assert described["versions"]["2"]["state"] == "failed"
@@ -225,3 +227,28 @@ def test_no_orphan_remains_when_a_server_is_killed(succession: Succession, kille
     succession.start_next()
     assert succession.server.post("m", {"inputs": "x"}).status_code == 200
     assert len(list((succession.home / "run").iterdir())) == 1, "what the killed one left is cleared away"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Iterator[Server]:
+    """A server whose version has one engine, which may stand still for two seconds."""
+    environ = {"HEADWAITER_HANG_SECONDS": "2", "HEADWAITER_TIMEOUT_SECONDS": f"{WAIT_SECONDS}"}
+    with Server(copy_of(small_template, tmp_path_factory), ("m",), environ, own_template=True) as server:
+        yield server
+
+
+def has_restarted(server: Server, times: float) -> bool:
+    return server.sample("engine_restarts_total", model="m") >= times
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_no_request_fails_where_the_only_engine_ends_or_hangs(alone: Server, fault: signal.Signals) -> None:
+    with Load(alone, "/models/m", 16) as load:
+        for _ in range(3):
+            (engine,) = alone.describe("m")["versions"]["1"]["engines"]
+            restarts = alone.sample("engine_restarts_total", model="m") + 1
+            psutil.Process(engine["pid"]).send_signal(fault)
+            wait_until(partial(has_restarted, alone, restarts), "it is noticed")
+            load.wait_for("1", 64)
+    assert (load.failures(), load.lost) == ([], [])
+    assert ("the engine hung" in alone.log.read_text()) == (fault == signal.SIGSTOP)
