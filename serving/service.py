@@ -23,6 +23,7 @@ from registry.environment import settings_of
 from serving.errors import ServingError
 from serving.front.request_context import RequestContext
 from serving.runtime.logs import set_up_logging
+from serving.runtime.respawn import respawn_workers
 from serving.settings import ServingSettings
 from serving.tasks.base.request import convert_request
 
@@ -98,6 +99,12 @@ class Headwaiter:
     """
 
     manager = bentoml.depends(Manager)
+
+    @bentoml.on_deployment
+    @staticmethod
+    def respawn() -> None:
+        """Runs in the server's process before it starts the workers."""
+        respawn_workers()
 
     @bentoml.on_startup
     async def start(self) -> None:

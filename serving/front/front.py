@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -28,6 +29,7 @@ from serving.front.text_stream import StreamSource, TextStream
 from serving.front.turns import ANSWERS
 from serving.runtime.limits import read_limits
 from serving.runtime.server_process import ServerProcess
+from serving.runtime.workers import WorkerBeat, WorkerWatchdog
 from serving.settings import ServingSettings
 from serving.tasks.base.bounds import RequestBounds
 from serving.tasks.base.request import Request
@@ -85,6 +87,8 @@ class Front:
         self._disconnects = Disconnects()
         self._server = ServerProcess(settings.server)
         self._is_leaving = False
+        self._beat: WorkerBeat | None = None
+        self._managers = WorkerWatchdog(settings.run, "manager", settings.worker_hang_seconds)
         self._request_log = RequestLog(settings.slow_seconds, settings.log_inputs)
         self._tracker = RequestTracker(self._request_log, self.routing.knows)
 
@@ -96,6 +100,8 @@ class Front:
         self.settings.run.mkdir(parents=True, exist_ok=True)
         self._lock = (self.settings.run / FRONTS_LOCK).open("a")
         fcntl.flock(self._lock, fcntl.LOCK_SH)
+        with suppress(OSError):  # nobody watches it then
+            self._beat = WorkerBeat(self.settings.run, "front")
         await self.routing.catch_up()
         self.health.supervise("follow the routing table", self.routing.follow())
         self.health.supervise("tick", self._tick())
@@ -105,6 +111,8 @@ class Front:
         self.health.close()
         self.routing.close()
         self._lock.close()
+        if self._beat is not None:
+            self._beat.close()
         await self._request_log.close()
 
     async def answer(
@@ -283,6 +291,9 @@ class Front:
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _look(self, now: float) -> None:
+        if self._beat is not None:
+            self._beat.beat(now)
+        self._managers.look(now)
         if self._server.is_gone() and not self._is_leaving:
             self._is_leaving = True
             os.kill(os.getpid(), signal.SIGTERM)  # finish what is here and leave

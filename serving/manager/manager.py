@@ -38,6 +38,7 @@ from serving.runtime.instruments import forget
 from serving.runtime.limits import Limits, oom_watch, read_limits
 from serving.runtime.priority import run_at_low_priority
 from serving.runtime.server_process import ServerProcess
+from serving.runtime.workers import WorkerBeat, WorkerWatchdog
 from serving.settings import ServingSettings
 from serving.wire.engine_orders import EngineOrder
 from serving.wire.routing_table import FRONTS_LOCK, ModelEntry, Table, TableFile
@@ -88,10 +89,12 @@ class Manager:
         self._is_unwritten = False
         self._measure_at = 0.0
         self._limits = limits
+        self._fronts = WorkerWatchdog(settings.run, "front", settings.worker_hang_seconds)
 
     def run(self) -> None:
         """Serve until `stop` or the server's end; then wait for the fronts to leave, and end the engines."""
         self._adopt()
+        beat = WorkerBeat(self.settings.run, "manager")
         next_beat = 0.0
         try:
             while not self._stop.is_set() and not self._server.is_gone():
@@ -99,6 +102,8 @@ class Manager:
                 try:
                     self._template.keep(now)
                     self.step(now)
+                    self._fronts.look(now)
+                    beat.beat(now)
                     if now >= next_beat:
                         self._file.beat()
                         next_beat = now + BEAT_SECONDS
@@ -109,6 +114,7 @@ class Manager:
                 self._woken.wait(min(STEP_SECONDS, self._watch.idle_seconds(time.monotonic())))
                 self._woken.clear()
         finally:
+            beat.close()
             self._shut_down()
             if self._server.is_gone():
                 os.kill(os.getpid(), signal.SIGTERM)

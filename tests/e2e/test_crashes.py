@@ -231,8 +231,13 @@ def test_no_orphan_remains_when_a_server_is_killed(succession: Succession, kille
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Iterator[Server]:
-    """A server whose version has one engine, which may stand still for two seconds."""
-    environ = {"HEADWAITER_HANG_SECONDS": "2", "HEADWAITER_TIMEOUT_SECONDS": f"{WAIT_SECONDS}"}
+    """A server, as in a container, whose version has one engine, which may stand still for two seconds."""
+    environ = {
+        "HEADWAITER_HANG_SECONDS": "2",
+        "HEADWAITER_TIMEOUT_SECONDS": f"{WAIT_SECONDS}",
+        "HEADWAITER_GRACE_SECONDS": "2",
+        "BENTOML_CONTAINERIZED": "true",  # as `bentoml containerize` sets it
+    }
     with Server(copy_of(small_template, tmp_path_factory), ("m",), environ, own_template=True) as server:
         yield server
 
@@ -252,3 +257,23 @@ def test_no_request_fails_where_the_only_engine_ends_or_hangs(alone: Server, fau
             load.wait_for("1", 64)
     assert (load.failures(), load.lost) == ([], [])
     assert ("the engine hung" in alone.log.read_text()) == (fault == signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("kind", ["front", "manager"])
+def test_the_only_worker_of_its_kind_is_replaced_in_a_container_too(
+    alone: Server, kind: str, fault: signal.Signals
+) -> None:
+    def workers() -> list[psutil.Process]:
+        found = alone.processes("worker.service")
+        return [each for each in found if is_front(each) == (kind == "front")]
+
+    (victim,) = workers()
+    victim.send_signal(fault)
+    wait_until(lambda: [each for each in workers() if each != victim], "another one takes its place")
+    assert wait_until(lambda: alone.post("m", {"inputs": "x"}), "it answers").status_code == 200
+    wait_until(alone.is_ready, "ready")
+    heard = alone.run / "heartbeat"
+    before = heard.stat().st_mtime_ns
+    wait_until(lambda: heard.stat().st_mtime_ns > before, "the manager works")
+    assert alone.describe("m")["versions"]["1"]["state"] == "ready"
