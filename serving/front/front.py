@@ -103,8 +103,8 @@ class Front:
         with suppress(OSError):  # nobody watches it then
             self._beat = WorkerBeat(self.settings.run, "front")
         await self.routing.catch_up()
-        self.health.supervise("follow the routing table", self.routing.follow())
-        self.health.supervise("tick", self._tick())
+        self.health.supervise("follow the routing table", self.routing.follow)
+        self.health.supervise("tick", self._tick)
 
     async def stop(self) -> None:
         """Let go of everything; what still waits fails."""

@@ -5,6 +5,7 @@ Runs in the front's event loop. New versions are loaded beside those that serve,
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class Routing:
         self._loaded: dict[tuple[str, str], LoadedVersion] = {}
         self._generating: set[str] = set()
         self._unserved_since: dict[str, float] = {}
+        self._turned = time.monotonic()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
 
     async def catch_up(self) -> None:
@@ -54,8 +56,15 @@ class Routing:
 
     async def follow(self) -> None:
         """Apply every new table, endlessly. A table that cannot be read or applied changes nothing and is retried."""
+        self._turned = time.monotonic()
         while True:
-            await asyncio.sleep(FOLLOW_SECONDS if await self._follow_once() else RETRY_SECONDS)
+            has_followed = await self._follow_once()
+            self._turned = time.monotonic()
+            await asyncio.sleep(FOLLOW_SECONDS if has_followed else RETRY_SECONDS)
+
+    def silence_seconds(self, now: float) -> float:
+        """Since when `follow` has not got on, as where a disk does not answer; `now` is in monotonic seconds."""
+        return now - self._turned
 
     async def _follow_once(self) -> bool:
         """Apply the newest table. Returns whether that succeeded; if not, the next call tries again."""
@@ -173,6 +182,7 @@ class Routing:
                     if entry.engines:
                         raise
                     continue  # its files may be replaced as well; it is read with its engine
+                self._turned = time.monotonic()
                 if stale and known is not None:
                     self._close_links(known, keep=set())
                     known.held.give_up()
