@@ -140,7 +140,14 @@ class NotReady(ServingError):
 
 
 class EngineLost(NotReady):
-    """The engine ended before it answered. A forward pass changes nothing, so another engine may be asked."""
+    """The engine ended before it answered. A forward pass changes nothing, so another engine may be asked.
+
+    had_begun: whether it was computing the request, or may have been, so that the request may have been the cause.
+    """
+
+    def __init__(self, message: str, *, retry_seconds: float | None = None, had_begun: bool = True) -> None:
+        super().__init__(message, retry_seconds=retry_seconds)
+        self.had_begun = had_begun
 
 
 class DeadlineExceeded(ServingError):

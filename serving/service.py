@@ -24,6 +24,7 @@ from registry.settings import RegistrySettings
 from serving.errors import ServingError
 from serving.front.request_context import RequestContext
 from serving.runtime.logs import set_up_logging
+from serving.runtime.respawn import respawn_workers
 from serving.runtime.run_folder import RUN_VARIABLE, claim
 from serving.runtime.server_process import end_process, end_with_server
 from serving.settings import ServingSettings
@@ -123,10 +124,11 @@ class Headwaiter:
 
     @bentoml.on_deployment
     def begin() -> None:  # BentoML makes it a static method
-        """In the server process, before it starts the others: claim the run folder, and tell them."""
+        """In the server process, before it starts the others: claim the run folder, tell them, and let them respawn."""
         registry = RegistrySettings.from_environment()
         with registry.home_errors():
             os.environ[RUN_VARIABLE] = str(claim(registry.home).path)
+        respawn_workers()
 
     @bentoml.on_startup
     async def start(self) -> None:

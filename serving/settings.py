@@ -87,6 +87,15 @@ class ServingSettings(msgspec.Struct, frozen=True):
             "shutdown waits for accepted requests.",
         ),
     ] = 30.0
+    hang_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=86400,
+            description="How long an engine may stand still, without using a processor, before it is replaced; fronts "
+            "and the manager may for HEADWAITER_GRACE_SECONDS, if that is longer.",
+        ),
+    ] = 5.0
     load_seconds: Annotated[float, Meta(ge=1, le=86400, description="How long a version may take to load.")] = 600.0
     queue_tokens: Annotated[
         int,
@@ -153,6 +162,11 @@ class ServingSettings(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "webhook_secret")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+    @property
+    def worker_hang_seconds(self) -> float:
+        """How long a front or the manager may stand still before it is killed."""
+        return max(self.grace_seconds, self.hang_seconds)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, run: Path | None = None) -> "ServingSettings":

@@ -1,6 +1,7 @@
 """An engine's process, `python -m serving.engine ORDER` or forked by the template: load, report, serve."""
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -23,9 +24,12 @@ from serving.runtime.run_folder import RUN_VARIABLE
 from serving.runtime.server_process import LOOK_SECONDS, ServerProcess
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path
+from serving.wire.heartbeat import heartbeat_path
 
 if TYPE_CHECKING:
     from serving.engine.loading import Loaded
+
+logger = logging.getLogger("headwaiter.engine")
 
 MAX_STOP_SECONDS = 30.0
 """How long an engine without a server may take to answer its accepted rows."""
@@ -105,8 +109,10 @@ def main(path: str, oom_score: OomScore | None = None) -> None:
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.bind(order.address)
     from serving.engine.assembly import make_engine  # with the large modules, which are imported by now
+    from serving.engine.heart import Heart
 
-    engine = make_engine(loaded.model, loaded.cost, socket, loaded.meter, loaded.pool)
+    heart = Heart(heartbeat_path(order.address, os.getpid()))
+    engine = make_engine(loaded.model, loaded.cost, socket, loaded.meter, loaded.pool, heart)
     signal.signal(STOP_SIGNAL, lambda *_: engine.stop())
     lease.on_end(engine.stop)
     # A supervisor signals the whole tree at once; the fronts' accepted requests need the engine until the manager says.
@@ -116,7 +122,14 @@ def main(path: str, oom_score: OomScore | None = None) -> None:
         lower_process_priority()
     oom_score.become("serving")
     write_report(report, loaded.report)
-    engine.run()
+    try:
+        engine.run()
+    except Exception as error:  # it is replaced, and the fronts send the rows that it has to its successor
+        message = describe_error(error)
+        logger.critical("the engine ends: %s", message, extra={"fields": loaded.meter.fields})
+        write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message))
+        os._exit(1)  # a device that is broken, or a pass that hangs, would hold up a regular end
+    heart.close()
     context.destroy(linger=1000)
 
 

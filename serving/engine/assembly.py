@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import zmq
 
     from serving.engine.batching.cost import Cost
+    from serving.engine.heart import Heart
     from serving.engine.meter import EngineMeter
     from serving.engine.parallel import ForwardPool
 
@@ -67,12 +68,17 @@ def optimize_model(model: Model) -> None:
 
 
 def make_engine(
-    model: Model, cost: "Cost", socket: "zmq.Socket[bytes]", meter: "EngineMeter", pool: "ForwardPool | None" = None
+    model: Model,
+    cost: "Cost",
+    socket: "zmq.Socket[bytes]",
+    meter: "EngineMeter",
+    pool: "ForwardPool | None" = None,
+    heart: "Heart | None" = None,
 ) -> Engine | GenerationEngine:
-    """The loop that serves the model. pool: of a model whose forward passes run side by side."""
+    """The loop that serves the model. pool: of a model whose forward passes run side by side. heart: as of `Engine`."""
     if isinstance(model, GenerationModel):
-        return GenerationEngine(model.scheduler, socket, meter)
-    return Engine(model, cost, socket, meter, pool)
+        return GenerationEngine(model.scheduler, socket, meter, cost, heart)
+    return Engine(model, cost, socket, meter, pool, heart)
 
 
 def yields_cores(model: Model) -> bool:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from serving.engine.batching.cost import Cost
 from serving.engine.batching.online_cost import OnlineCost
 from serving.engine.batching.queue import Entry, Queue
+from serving.engine.heart import Heart
 from serving.engine.socket_loop import SocketLoop
+from serving.errors import EngineError
 from serving.wire.messages import Failure, Outputs, pack
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("headwaiter.engine")
 
+CANARY_TOKENS = 8
+"""Length of the row that tells whether the model still works; the warm-up has run it."""
+
 
 class Engine:
     """The loop around one model. `run` blocks until `stop` was called and every accepted row is answered."""
@@ -37,9 +42,15 @@ class Engine:
         socket: "zmq.Socket[bytes]",
         meter: "EngineMeter",
         pool: "ForwardPool | None" = None,
+        heart: Heart | None = None,
     ) -> None:
-        """pool: runs the model's batches side by side; it is closed when `run` returns."""
+        """pool: runs the model's batches side by side; it is closed when `run` returns. heart: tells others that the
+        loop gets on.
+        """
         self._model = model
+        self._canary = model.probe(min(CANARY_TOKENS, model.contract.max_tokens))
+        self._heart = heart or Heart()
+        self._oldest: object = None
         self._cost = OnlineCost(cost, model.task.probe(model.contract, 1).batch_key)
         self._meter = meter
         self._queue = Queue(is_packed=cost.is_packed, batching=model.form.batching)
@@ -55,20 +66,31 @@ class Engine:
         self._loop.stop()
 
     def run(self) -> None:
-        """Serve. Returns after `stop`."""
+        """Serve. Returns after `stop`. Raises EngineError where the model no longer works: what waits gets no reply."""
         self._loop.run(self._step, self._patience, self._is_idle)
         if self._pool is not None:
             self._pool.close()
 
     def _step(self) -> None:
         self._drop_expired()
-        while len(self._in_flight) < self._depth and (batch := self._queue.choose(self._cost.now)):
+        while self._may_launch() and (batch := self._queue.choose(self._cost.now)):
             self._launch(batch)
         self._finish_some()
+        oldest = self._in_flight[0] if self._in_flight else None
+        if oldest is None or oldest is not self._oldest:
+            self._heart.turn(is_idle=oldest is None)
+        self._oldest = oldest
+
+    def _may_launch(self) -> bool:
+        """Whether the next batch may start beside those in flight. A row that must be alone shares no time either."""
+        if len(self._in_flight) >= self._depth:
+            return False
+        is_alone = any(batch[0].row.is_alone for batch, _ in self._in_flight)
+        return not self._in_flight or not (is_alone or self._queue.is_next_alone())
 
     def _patience(self) -> int | None:
         """Milliseconds until the next step has work; None where only a message or the pool makes work."""
-        if self._queue and len(self._in_flight) < self._depth:
+        if self._queue and self._may_launch():
             return 0
         if self._is_cuda and self._in_flight:
             return 0 if len(self._in_flight) == self._depth else 1
@@ -96,6 +118,7 @@ class Engine:
 
     def _launch(self, batch: list[Entry]) -> None:
         rows = [entry.row for entry in batch]
+        self._begin(batch)
         try:
             if self._pool is None:
                 forward_pass: ForwardPass | PooledPass = self._model.launch(rows)
@@ -120,6 +143,12 @@ class Engine:
         self._meter.observe_batch(lengths, tokens)
         self._send(batch, arrays, forward_pass.seconds)
 
+    def _begin(self, batch: Sequence[Entry]) -> None:
+        """Tell that a forward pass over these rows begins, beside those in flight."""
+        batches = [*(each for each, _ in self._in_flight), batch]
+        expected = sum(self._cost.now.seconds(len(each), max(entry.length for entry in each)) for each in batches)
+        self._heart.begin((entry for each in batches for entry in each), expected)
+
     def _device_seconds(self, forward_pass: "ForwardPass | PooledPass") -> float:
         """How long a batch occupied its device. Of two batches in flight on a GPU, the second starts when the first
         ends; in a pool each has its own core.
@@ -130,17 +159,32 @@ class Engine:
         return ended - began
 
     def _isolate(self, batch: Sequence[Entry], error: Exception) -> None:
-        """Run the rows of a failed batch one by one, so that only the row at fault fails."""
+        """Run the rows of a failed batch one by one, so that only the row at fault fails.
+
+        Raises EngineError where the model fails on a row that it has answered before, too.
+        """
+        self._check_model(error)
         if len(batch) == 1:
             logger.error("the model failed on a row: %s", type(error).__name__, extra={"fields": self._meter.fields})
             self._loop.reply(batch[0].client, Failure([batch[0].row.id], "failed", "the model failed on this input"))
             return
         for entry in batch:
+            self._begin([entry])
             try:
                 forward_pass = self._model.launch([entry.row])
                 self._send([entry], forward_pass.wait(), forward_pass.seconds)
             except Exception as own:  # as above
                 self._isolate([entry], own)
+
+    def _check_model(self, error: Exception) -> None:
+        """Run a row that a working model answers: a device that failed once may go on to fail (CUDA)."""
+        try:
+            self._model.launch([self._canary]).wait()
+        except Exception as own:  # as above
+            raise EngineError(
+                f"the model does not work any more: after {type(error).__name__} it failed on a plain row "
+                f"({type(own).__name__})"
+            ) from error
 
     def _send(self, batch: Sequence[Entry], arrays: "Sequence[Array]", seconds: float) -> None:
         """Reply to the rows of a batch, one message for each client."""

@@ -5,6 +5,7 @@ link counts the tokens that it has sent and not got back, and admits requests by
 """
 
 import asyncio
+import os
 import time
 from bisect import insort
 from collections.abc import Sequence
@@ -14,9 +15,11 @@ import msgspec
 import numpy
 import zmq
 
-from serving.errors import DeadlineExceeded, EngineLost, Failed, QueueFull, ServingError, TooLarge
+from serving.errors import DeadlineExceeded, EngineLost, Failed, ServingError
+from serving.front.admission import admit
 from serving.tasks.base.generated_text import to_arrays
 from serving.tasks.base.task import AnyTask
+from serving.wire.heartbeat import heartbeat_path, read_rows
 from serving.wire.messages import (
     Cancel,
     EncodedRow,
@@ -89,12 +92,17 @@ class StreamWaiter(Waiter):
 
 
 class EngineLink:
-    """One engine, as a front sees it. bound_tokens: how many tokens this front may have in the engine's queue."""
+    """One engine, as a front sees it. bound_tokens: how many tokens this front may have in the engine's queue.
+
+    pid: of the engine's process. Another process at the same address is another engine, which knows nothing of the rows
+    that this one had.
+    """
 
     def __init__(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, task: AnyTask, bound_tokens: int
+        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, task: AnyTask, bound_tokens: int, pid: int = 0
     ) -> None:
         self.address = address
+        self.pid = pid
         self.bound_tokens = bound_tokens
         self.tokens_per_second = 1.0
         self.outstanding_tokens = 0
@@ -114,6 +122,8 @@ class EngineLink:
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._identity = b"f" + os.urandom(8)  # ZeroMQ's own begin with a zero byte
+        self._socket.setsockopt(zmq.ROUTING_ID, self._identity)
         self._socket.connect(address)
         self._fd = int(self._socket.getsockopt(zmq.FD))
         self._loop.add_reader(self._fd, self._receive)
@@ -124,9 +134,9 @@ class EngineLink:
         waiter: made for as many rows; takes what comes back.
         """
         if self._socket.closed:
-            raise EngineLost("the engine has stopped: try again", retry_seconds=1.0)
+            raise EngineLost("the engine has stopped: try again", retry_seconds=1.0, had_begun=False)
         tokens = sum([row.length + row.new_tokens for row in rows])
-        self._admit(tokens)
+        admit(tokens, self.outstanding_tokens, self.bound_tokens, self.tokens_per_second)
         for index, encoded in enumerate(rows):
             self._next_id += 1
             row = encoded.to_row(self._next_id, waiter.deadline)
@@ -142,18 +152,6 @@ class EngineLink:
         else:  # another request, with a later deadline, was encoded in less time
             insort(self._deadlines, (waiter.deadline, self._next_id))
         self.outstanding_tokens += tokens
-
-    def _admit(self, tokens: int) -> None:
-        if tokens > self.bound_tokens:
-            raise TooLarge(
-                f"the request has {tokens:,} tokens, the queue takes {self.bound_tokens:,}: send it in several requests"
-            )
-        if self.outstanding_tokens + tokens > self.bound_tokens:
-            seconds = self.outstanding_tokens / self.tokens_per_second
-            raise QueueFull(
-                f"the queue is full ({self.outstanding_tokens:,} of {self.bound_tokens:,} tokens): try again later",
-                retry_seconds=seconds,
-            )
 
     def abandon(self, waiter: Waiter, error: ServingError) -> None:
         """End a request's wait with `error`, and tell the engine to drop the rows that it has not begun."""
@@ -183,15 +181,23 @@ class EngineLink:
             self._deadlines = [entry for entry in self._deadlines if entry[1] in waiters]
 
     def close(self) -> None:
-        """The engine is disconnected: fail what waits."""
+        """The engine is disconnected: fail what waits, and tell it whether the engine was computing it."""
         self._loop.remove_reader(self._fd)
         self._socket.close()
         lost = list(self._waiters.values())
         self._rows.clear()
         self._waiters.clear()
         self._deadlines.clear()
+        if not lost:
+            return
+        computed = read_rows(heartbeat_path(self.address, self.pid))
+        begun = None if computed is None else set(computed.get(self._identity, ()))
         for waiter in lost:
-            waiter.fail(EngineLost("the engine stopped before it answered: try again", retry_seconds=1.0))
+            had_begun = begun is None or not begun.isdisjoint(waiter.ids)
+            error = EngineLost(
+                "the engine stopped before it answered: try again", retry_seconds=1.0, had_begun=had_begun
+            )
+            waiter.fail(error)
 
     def _schedule_flush(self) -> None:
         """Send at the end of this turn of the loop if the engine is idle, else after GATHER_SECONDS."""

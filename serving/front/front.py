@@ -8,6 +8,7 @@ import fcntl
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -25,6 +26,7 @@ from serving.front.routing import Routing
 from serving.front.text_stream import StreamSource, TextStream
 from serving.front.turns import ANSWERS
 from serving.runtime.limits import read_limits
+from serving.runtime.workers import WorkerBeat, WorkerWatchdog
 from serving.settings import ServingSettings
 from serving.tasks.base.bounds import RequestBounds
 from serving.tasks.base.request import Request
@@ -80,6 +82,8 @@ class Front:
         self.health = Health(settings, self._file, self.routing)
         self.bounds = RequestBounds.of(settings)
         self._disconnects = Disconnects()
+        self._beat: WorkerBeat | None = None
+        self._managers = WorkerWatchdog(settings.run, "manager", settings.worker_hang_seconds)
         self._request_log = RequestLog(settings.slow_seconds, settings.log_inputs)
         self._tracker = RequestTracker(self._request_log, self.routing.knows)
 
@@ -91,15 +95,19 @@ class Front:
         """
         self._lock = (self.settings.run / FRONTS_LOCK).open("a")
         fcntl.flock(self._lock, fcntl.LOCK_SH)
+        with suppress(OSError):  # nobody watches it then
+            self._beat = WorkerBeat(self.settings.run, "front")
         await self.routing.catch_up()
-        self.health.supervise("follow the routing table", self.routing.follow())
-        self.health.supervise("tick", self._tick())
+        self.health.supervise("follow the routing table", self.routing.follow)
+        self.health.supervise("tick", self._tick)
 
     async def stop(self) -> None:
         """Let go of everything; what still waits fails."""
         self.health.close()
         self.routing.close()
         self._lock.close()
+        if self._beat is not None:
+            self._beat.close()
         await self._request_log.close()
 
     async def answer(
@@ -255,8 +263,12 @@ class Front:
         stages.tokens = sum([item.rows[0].length for item in encoded.items])
         stages.sent = time.perf_counter()
         rows = [row for item in encoded.items for row in item.rows]
-        if streams:
-            rows = [msgspec.structs.replace(row, streams=True) for row in rows]
+        is_alone = call.tracked.is_suspect
+        if streams or is_alone:
+            rows = [msgspec.structs.replace(row, streams=streams, is_alone=is_alone) for row in rows]
+        while loaded.is_replaced and not loaded.accepting:
+            tokens = sum([row.length + row.new_tokens for row in rows])
+            await loaded.held.wait(tokens, deadline, call.disconnected)
         link, waiter = loaded.choose_link(), waiter_type(len(rows), deadline)
         link.submit(rows, waiter)
         if call.disconnected is not None:
@@ -274,6 +286,9 @@ class Front:
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _look(self, now: float) -> None:
+        if self._beat is not None:
+            self._beat.beat(now)
+        self._managers.look(now)
         for link in self.routing.links():
             link.abandon_late(now)
         self._disconnects.tick(now)

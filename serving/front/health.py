@@ -1,13 +1,16 @@
-"""Whether a front is alive and ready, and the background tasks that it cannot live without."""
+"""Whether a front is alive and ready, and the background tasks that it cannot live without, which it starts again."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 from serving.front.routing import Routing
 from serving.settings import ServingSettings
 from serving.wire.routing_table import TableFile
+
+RESTART_SECONDS = 1.0
+"""Pause before a background task that ended is started again. One that then runs for ten times as long works again."""
 
 logger = logging.getLogger("headwaiter.front")
 
@@ -21,29 +24,28 @@ class Health:
         self._routing = routing
         self._started = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._has_lost_a_task = False
+        self._ending_since: dict[str, float] = {}
 
-    def supervise(self, name: str, work: Coroutine[object, object, None]) -> None:
-        """Run an endless background task. When it ends by itself, that is logged, and the front is no longer alive."""
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_ended)
+    def supervise(self, name: str, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Run an endless background task, and start it again when it ends by itself, which is logged."""
+        self._tasks.add(asyncio.create_task(self._keep_running(name, work), name=name))
 
     def close(self) -> None:
         """Cancel the background tasks."""
         for task in self._tasks:
-            task.remove_done_callback(self._task_ended)
             task.cancel()
 
     def is_alive(self) -> bool:
         """False when the front should be replaced.
 
-        Either a background task has ended, or the manager or every engine of a live model has been gone for longer
-        than the grace period.
+        Either a background task has ended again and again, or has not got on, for longer than the grace period; or the
+        manager or every engine of a live model has been gone for so long.
         """
-        if self._has_lost_a_task:
-            return False
         grace, now = self._grace_seconds, time.monotonic()
+        if any(now - since > grace for since in self._ending_since.values()):
+            return False
+        if self._tasks and self._routing.silence_seconds(now) > grace:
+            return False
         if now - self._started < grace:
             return True
         return self._file.silence_seconds() <= grace and self._routing.unserved_seconds(now) <= grace
@@ -52,7 +54,16 @@ class Health:
         """Whether the live version of every model answers here; see `Routing.is_ready`."""
         return self._routing.is_ready()
 
-    def _task_ended(self, task: asyncio.Task[None]) -> None:
-        self._has_lost_a_task = True
-        error = None if task.cancelled() else task.exception()
-        logger.critical("the background task %r ended: this front must be restarted", task.get_name(), exc_info=error)
+    async def _keep_running(self, name: str, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        while True:
+            started, error = time.monotonic(), None
+            try:
+                await work()
+            except Exception as raised:
+                error = raised
+            now = time.monotonic()
+            if now - started > 10 * RESTART_SECONDS:
+                self._ending_since.pop(name, None)
+            self._ending_since.setdefault(name, now)
+            logger.critical("the background task %r ended: it is started again", name, exc_info=error)
+            await asyncio.sleep(RESTART_SECONDS)

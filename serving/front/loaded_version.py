@@ -12,6 +12,7 @@ from registry.verified import is_weights, open_verified
 from serving.errors import NotReady, ServingError
 from serving.front.disconnects import Disconnected
 from serving.front.engine_link import EngineLink
+from serving.front.held_requests import HeldRequests
 from serving.front.meter import FrontMeter
 from serving.front.turns import ANSWERS, IMAGES, TEXTS, Turns
 from serving.processors.tokenizer import LONG_CHARACTERS
@@ -30,7 +31,10 @@ PREDICTIONS_A_TURN = 1024
 
 @dataclass
 class LoadedVersion:
-    """One loaded version. links: of its engines, by address. accepting: those that take new requests."""
+    """One loaded version. links: of its engines, by address. accepting: those that take new requests.
+
+    held: the requests that wait for an engine while there is none. is_replaced: whether one will come then.
+    """
 
     model: str
     version: str
@@ -40,6 +44,8 @@ class LoadedVersion:
     meter: FrontMeter
     links: dict[str, EngineLink] = field(default_factory=dict)
     accepting: list[EngineLink] = field(default_factory=list)
+    held: HeldRequests = field(default_factory=HeldRequests)
+    is_replaced: bool = False
 
     @classmethod
     def load(cls, model: str, version: str, root: Path, contract: Contract) -> "LoadedVersion":

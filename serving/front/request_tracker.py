@@ -17,8 +17,10 @@ from serving.front.meter import FrontMeter
 from serving.front.request_context import ProtocolName, RequestContext, StageTimes
 from serving.front.request_log import RequestLog
 
-MAX_ATTEMPTS = 3
-"""Engines that a request is sent to before it fails, because the engines of a version may end one after another."""
+MAX_CRASHES = 2
+"""A request that so many engines were computing when they ended fails: it may be what ends them."""
+MAX_ATTEMPTS = 20
+"""Engines that a request is sent to in any case. Only a fault of ours lets a request meet so many."""
 
 
 class RequestTracker:
@@ -54,6 +56,7 @@ class TrackedRequest(msgspec.Struct, eq=False):
     _protocol: ProtocolName
     _context: RequestContext | None
     _attempts_left: int = MAX_ATTEMPTS
+    _crashes: int = 0
     _is_open: bool = True
     _stays_open: bool = False
     stages: StageTimes = msgspec.field(default_factory=StageTimes)
@@ -68,10 +71,19 @@ class TrackedRequest(msgspec.Struct, eq=False):
         loaded.meter.begin()
 
     def allow_retry(self, error: EngineLost) -> None:
-        """Return if the request may be sent to another engine; else raise `error`."""
+        """Return if the request may be sent to another engine. Raises Failed where it may be what ends engines."""
+        self._crashes += error.had_begun
+        if self._crashes >= MAX_CRASHES:
+            message = f"{self._crashes} engines ended while they computed this request: it is not tried again"
+            raise Failed(message) from error
         self._attempts_left -= 1
         if not self._attempts_left:
             raise error
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether an engine ended while it computed the request, so that it is now computed alone."""
+        return self._crashes > 0
 
     def stay_open(self) -> None:
         """Leave `end` to the caller: a stream outlives the call that opened it."""

@@ -5,6 +5,8 @@ Runs in the front's event loop. New versions are loaded beside those that serve,
 
 import asyncio
 import logging
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import zmq
@@ -14,7 +16,7 @@ from serving.front.engine_link import EngineLink
 from serving.front.loaded_version import LoadedVersion
 from serving.runtime.instruments import forget
 from serving.settings import ServingSettings
-from serving.wire.routing_table import ModelEntry, Table, TableFile
+from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile
 from serving.wire.version_state import State
 
 FOLLOW_SECONDS = 0.01
@@ -45,6 +47,7 @@ class Routing:
         self._loaded: dict[tuple[str, str], LoadedVersion] = {}
         self._generating: set[str] = set()
         self._unserved_since: dict[str, float] = {}
+        self._turned = time.monotonic()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
 
     async def catch_up(self) -> None:
@@ -53,8 +56,15 @@ class Routing:
 
     async def follow(self) -> None:
         """Apply every new table, endlessly. A table that cannot be read or applied changes nothing and is retried."""
+        self._turned = time.monotonic()
         while True:
-            await asyncio.sleep(FOLLOW_SECONDS if await self._follow_once() else RETRY_SECONDS)
+            has_followed = await self._follow_once()
+            self._turned = time.monotonic()
+            await asyncio.sleep(FOLLOW_SECONDS if has_followed else RETRY_SECONDS)
+
+    def silence_seconds(self, now: float) -> float:
+        """Since when `follow` has not got on, as where a disk does not answer; `now` is in monotonic seconds."""
+        return now - self._turned
 
     async def _follow_once(self) -> bool:
         """Apply the newest table. Returns whether that succeeded; if not, the next call tries again."""
@@ -162,29 +172,57 @@ class Routing:
         for (name, version), entry in wanted.items():
             known = self._loaded.get((name, version))
             stale = known is not None and entry.contract is not None and known.contract != entry.contract
-            if entry.engines and entry.contract is not None and (known is None or stale):
-                loaded = await asyncio.to_thread(LoadedVersion.load, name, version, Path(entry.root), entry.contract)
+            is_wanted = entry.engines or entry.state == "ready"  # an engine of it may be being replaced
+            if is_wanted and entry.contract is not None and (known is None or stale):
+                try:
+                    loaded = await asyncio.to_thread(
+                        LoadedVersion.load, name, version, Path(entry.root), entry.contract
+                    )
+                except Exception:
+                    if entry.engines:
+                        raise
+                    continue  # its files may be replaced as well; it is read with its engine
+                self._turned = time.monotonic()
                 if stale and known is not None:
                     self._close_links(known, keep=set())
+                    known.held.give_up()
                 self._loaded[name, version] = loaded
         for key, loaded in list(self._loaded.items()):
-            engines = wanted[key].engines if key in wanted else ()
-            for engine in engines:
-                if engine.address not in loaded.links:
-                    loaded.links[engine.address] = EngineLink(self._context, engine.address, loaded.task, 0)
-                link = loaded.links[engine.address]
-                link.tokens_per_second = max(1.0, engine.tokens_per_second)
-                link.bound_tokens = self._bound(link.tokens_per_second, loaded.contract.max_tokens)
-            loaded.accepting = [loaded.links[engine.address] for engine in engines if engine.accepting]
+            self._connect(loaded, wanted[key].engines if key in wanted else ())
+            loaded.is_replaced = key in wanted and wanted[key].state == "ready"
         for key in _versions(self.table) - wanted.keys():
             forget(*key)
         self.table = table
         for key, loaded in list(self._loaded.items()):
             engines = wanted[key].engines if key in wanted else ()
             self._close_links(loaded, keep={engine.address for engine in engines})
-            if not loaded.links:
+            if loaded.accepting:
+                loaded.held.let_go()
+            elif not loaded.is_replaced:
+                loaded.held.give_up()
+            if not loaded.links and not loaded.is_replaced:
                 del self._loaded[key]
         self._generating = {name for (name, _), loaded in self._loaded.items() if loaded.task.generates}
+
+    def _connect(self, loaded: LoadedVersion, engines: Sequence[EngineEntry]) -> None:
+        """Have a link to each of the engines, and know which of them take requests."""
+        longest = loaded.contract.max_tokens
+        for engine in engines:
+            link = loaded.links.get(engine.address)
+            if link is not None and link.pid != engine.pid:  # the one at this address before has ended
+                link.close()
+                link = None
+            if link is None:
+                link = EngineLink(self._context, engine.address, loaded.task, 0, engine.pid)
+                loaded.links[engine.address] = link
+            link.tokens_per_second = max(1.0, engine.tokens_per_second)
+            link.bound_tokens = self._bound(link.tokens_per_second, longest)
+        loaded.accepting = [loaded.links[engine.address] for engine in engines if engine.accepting]
+        if loaded.accepting:
+            loaded.held.tokens_per_second = sum(link.tokens_per_second for link in loaded.accepting)
+            loaded.held.bound_tokens = sum(link.bound_tokens for link in loaded.accepting)
+        elif not loaded.links:
+            loaded.held.bound_tokens = max(loaded.held.bound_tokens, self._bound(0.0, longest))
 
     def queue_limit(self, tokens_per_second: float, longest: int) -> int:
         """The bound of an engine's queue, in tokens. longest: tokens of the longest row that its model takes."""

@@ -2,6 +2,8 @@
 back-off.
 """
 
+import logging
+import math
 import signal
 import time
 from pathlib import Path
@@ -15,8 +17,12 @@ from serving.manager.memory_reading import Memory, MemoryReader
 from serving.manager.processes import UNKNOWN_STATUS, Adopted, Process
 from serving.runtime.backoff import backoff_seconds
 from serving.runtime.limits import oom_watch
+from serving.runtime.watchdog import LOOK_SECONDS, Watchdog
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path, read_report
+from serving.wire.heartbeat import heartbeat_path, read_pulse, remove_beats
+
+logger = logging.getLogger("headwaiter.manager")
 
 EngineEvent = Literal["ready", "failed", "lost", "restarted"]
 """Events of an engine: it answers, it ended before it ever did, it ended after that, it was started again."""
@@ -25,6 +31,12 @@ FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
 STABLE_SECONDS = 60.0
 """An engine that served this long has its crashes forgotten."""
+LOADING_FACTOR = 6.0
+"""An engine that loads may stand still this many times as long as one that serves. Untuned: disks and imports wait."""
+REAP_SECONDS = 1.0
+"""An engine that hung is replaced this long after it was killed, even if its process has not ended: it does nothing."""
+KILL_SECONDS = 10.0
+"""A killed process that has not ended by then waits in the kernel for a device. It is given up, and may end later."""
 
 
 class EngineProcess:
@@ -49,6 +61,11 @@ class EngineProcess:
         self._process: Process | None = None
         self._started = 0.0
         self._restart_at = 0.0
+        self._killed_at = 0.0
+        self._hang = ""
+        self._hung_at = 0.0
+        self._look_at = 0.0
+        self._watchdog = self._new_watchdog()
 
     @classmethod
     def adopt(cls, order: EngineOrder, report: EngineReport) -> "EngineProcess":
@@ -56,6 +73,7 @@ class EngineProcess:
         engine = cls(order)
         engine.report = report
         engine.was_ready = report.state == "ready"
+        engine._watchdog = engine._new_watchdog()
         engine._started = time.monotonic()
         engine._process = Adopted.find(report.pid, order_path(order.report))
         if engine._process is None:
@@ -74,6 +92,8 @@ class EngineProcess:
         write_report(Path(path), self.order)
         self._started = time.monotonic()
         self.report = EngineReport(pid=0, state="loading")
+        self._hang = ""
+        self._watchdog = self._new_watchdog()
         self._process = launch(path)
 
     def poll(self, now: float) -> EngineEvent | None:
@@ -82,6 +102,8 @@ class EngineProcess:
             if self._restart_at and now >= self._restart_at and not self.is_stopping:
                 self._restart_at, self.is_out_of_memory = 0.0, False
                 self.restarts += 1
+                # Rows wait for it, so its load yields to nobody.
+                self.order = msgspec.structs.replace(self.order, low_priority=False)
                 try:
                     self.start()
                 except OSError as error:  # a full disk, no process to be had: it is tried again
@@ -93,11 +115,15 @@ class EngineProcess:
         if found is not None and found.pid == self.pid:
             self.report = found
         if self._process.poll() is not None:
-            return self._end(self._explain(self._process), now)
+            return self._end(self._hang or self._explain(self._process), now)
+        if self._hangs(now) and now > self._hung_at + REAP_SECONDS:
+            return self._end(self._hang, now)
         if self.crashes and self.report.state == "ready" and now - self._started > STABLE_SECONDS:
             self.crashes = 0
         if self.report.state == "ready" and before != "ready":
             self.was_ready = True
+            self._watchdog = self._new_watchdog()
+            remove_beats(self.order.address, but=self.pid)
             return "ready"
         return None
 
@@ -111,16 +137,29 @@ class EngineProcess:
                 self._process.kill()  # it has nothing to finish
 
     def kill(self) -> None:
-        """End it now."""
+        """End it now. Does not wait for its end, which `is_running` tells."""
         self.is_stopping = True
-        if self._process is not None and self._process.poll() is None:
+        if self.is_running():
+            assert self._process is not None
             self._process.kill()
-            self._process.wait(timeout=10)
+            self._killed_at = self._killed_at or time.monotonic()
         Path(order_path(self.order.report)).unlink(missing_ok=True)
+        remove_beats(self.order.address)
+
+    @property
+    def answers(self) -> bool:
+        """Whether it takes rows, or finishes those that it has."""
+        return self.report.state == "ready" and not self._killed_at
 
     def is_running(self) -> bool:
-        """Whether the process still exists."""
-        return self._process is not None and self._process.poll() is None
+        """Whether the process still exists. One that does not end although it was killed is given up."""
+        if self._process is None or self._process.poll() is not None:
+            return False
+        if self._killed_at and time.monotonic() - self._killed_at > KILL_SECONDS:
+            logger.error("the engine process %d was killed and does not end; it is given up", self.pid)
+            self._process = None
+            return False
+        return True
 
     def memory_bytes(self) -> int:
         """Its memory now: resident memory but what it shares with the template, and on a GPU what it reported to hold.
@@ -138,6 +177,32 @@ class EngineProcess:
 
     def _memory(self) -> Memory:
         return self._reader.read(self.pid)
+
+    def _new_watchdog(self) -> Watchdog:
+        """One for the state that the report has."""
+        if self.report.state == "ready":
+            return Watchdog(self.order.hang_seconds)
+        return Watchdog(LOADING_FACTOR * self.order.hang_seconds, math.inf)
+
+    def _hangs(self, now: float) -> bool:
+        """Whether the process hangs. Then it is killed, so that the next `poll` notices its end."""
+        if self._hang:
+            return True
+        turn, expected = 0, 0.0
+        if not self.pid or now < self._look_at:
+            return False
+        self._look_at = now + LOOK_SECONDS
+        if self.report.state == "ready":
+            pulse = read_pulse(heartbeat_path(self.order.address, self.pid))
+            if pulse is None:
+                return False
+            turn, expected = pulse.turn, pulse.expected_seconds
+        assert self._process is not None
+        if not self._watchdog.hangs(self.pid, turn, expected, now):
+            return False
+        self._hang, self._hung_at = f"the engine hung: {self._watchdog.describe()}", now
+        self._process.kill()
+        return True
 
     def _explain(self, process: Process) -> str:
         """How the process ended."""
@@ -158,5 +223,8 @@ class EngineProcess:
         if not self.was_ready:
             return "failed"
         self.crashes = 1 if now - self._started > STABLE_SECONDS else self.crashes + 1
-        self._restart_at = now + backoff_seconds(FIRST_BACKOFF_SECONDS, self.crashes, MAX_BACKOFF_SECONDS)
+        pause = 0.0  # after the first crash: rows wait for it
+        if self.crashes > 1:
+            pause = backoff_seconds(FIRST_BACKOFF_SECONDS, self.crashes - 1, MAX_BACKOFF_SECONDS)
+        self._restart_at = now + pause
         return "lost"

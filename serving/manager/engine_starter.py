@@ -42,6 +42,7 @@ class EngineStarter:
                 low_priority=low_priority,
                 cache_bytes=self._settings.cache_bytes,
                 digest=digest,
+                hang_seconds=self._settings.hang_seconds,
             )
             engines.append(self._engine(order))
             try:

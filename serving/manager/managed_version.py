@@ -89,6 +89,8 @@ class ManagedVersion:
 
     def step(self, now: float, start: StartEngines, load_seconds: float) -> list[EngineEvent]:
         """Look at the fetch and at the engines; returns what happened, "ready" once all engines are."""
+        if self.state == "failed":
+            self._forget_ended()
         if self.state in ("failed", "draining"):
             return []
         if self.state == "loading" and not self.engines and (self.fetching is None or self.fetching.done()):
@@ -115,11 +117,12 @@ class ManagedVersion:
         return []
 
     def fail(self, error: str, now: float) -> list[EngineEvent]:
-        """Keep the cause, end the engines; returns ["failed"]."""
+        """Keep the cause, end the engines, whose ends `step` notes; returns ["failed"]."""
         self._become("failed")
         self.error, self.failed_at = error, now
         self.kill()
-        self.engines, self.held = [], None
+        self._forget_ended()
+        self.held = None
         return ["failed"]
 
     def drain(self, now: float, seconds: float) -> None:
@@ -137,13 +140,15 @@ class ManagedVersion:
 
     def is_over(self, now: float) -> bool:
         """Whether a draining version has left; past its time it is made to."""
-        if self.state != "draining" or (now <= self.drain_until and any(map(EngineProcess.is_running, self.engines))):
+        if self.state != "draining":
             return False
-        self.kill()
-        return True
+        is_running = any(engine.is_running() for engine in self.engines)
+        if not is_running or now > self.drain_until:
+            self.kill()
+        return not is_running
 
     def kill(self) -> None:
-        """End its engines now."""
+        """End its engines now; does not wait for their ends."""
         for engine in self.engines:
             engine.kill()
 
@@ -183,9 +188,12 @@ class ManagedVersion:
                     **engine.report.properties(),
                 )
                 for engine in self.engines
-                if engine.report.state == "ready"
+                if engine.answers
             ),
         )
+
+    def _forget_ended(self) -> None:
+        self.engines = [engine for engine in self.engines if engine.is_running()]
 
     def _take_files(self) -> None:
         """Note what was fetched; raises what the fetch raised."""

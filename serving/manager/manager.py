@@ -36,6 +36,7 @@ from serving.runtime.limits import Limits, oom_watch, read_limits
 from serving.runtime.priority import run_at_low_priority
 from serving.runtime.run_folder import remove
 from serving.runtime.server_process import ServerProcess
+from serving.runtime.workers import WorkerBeat, WorkerWatchdog
 from serving.settings import ServingSettings
 from serving.wire.engine_orders import EngineOrder
 from serving.wire.routing_table import FRONTS_LOCK, ModelEntry, Table, TableFile
@@ -86,6 +87,7 @@ class Manager:
         self._is_unwritten = False
         self._measure_at = 0.0
         self._limits = limits
+        self._fronts = WorkerWatchdog(settings.run, "front", settings.worker_hang_seconds)
 
     def run(self) -> None:
         """Serve until `stop` or the server's end; then wait for the fronts to leave, and end the engines.
@@ -93,21 +95,27 @@ class Manager:
         The process is to end with it. Where it raises, engines and table stay for the next manager.
         """
         self._adopt()
+        beat = WorkerBeat(self.settings.run, "manager")
         next_beat = 0.0
-        while not self._stop.is_set() and not self._server.is_gone():
-            now = time.monotonic()
-            try:
-                self._template.keep(now)
-                self.step(now)
-                if now >= next_beat:
-                    self._file.beat()
-                    next_beat = now + BEAT_SECONDS
-            except Exception:  # the edge: what is served goes on, and liveness fails where this does
-                logger.exception("the manager's turn failed; it is tried again")
-                self._stop.wait(BEAT_SECONDS)
-            # to the moment: a rollback is served within one poll
-            self._woken.wait(min(STEP_SECONDS, self._watch.idle_seconds(time.monotonic())))
-            self._woken.clear()
+        try:
+            while not self._stop.is_set() and not self._server.is_gone():
+                now = time.monotonic()
+                try:
+                    self._template.keep(now)
+                    self.step(now)
+                    self._fronts.look(now)
+                    beat.beat(now)
+                    if now >= next_beat:
+                        self._file.beat()
+                        next_beat = now + BEAT_SECONDS
+                except Exception:  # the edge: what is served goes on, and liveness fails where this does
+                    logger.exception("the manager's turn failed; it is tried again")
+                    self._stop.wait(BEAT_SECONDS)
+                # to the moment: a rollback is served within one poll
+                self._woken.wait(min(STEP_SECONDS, self._watch.idle_seconds(time.monotonic())))
+                self._woken.clear()
+        finally:
+            beat.close()
         self._shut_down()
 
     def stop(self) -> None:
@@ -225,7 +233,7 @@ class Manager:
 
     def _is_due_again(self, managed: ManagedVersion, now: float) -> bool:
         """Whether a version that failed to load may be tried again; one that crashed while live is not."""
-        if managed.state != "failed" or (managed.name, managed.version) not in self._failed:
+        if managed.state != "failed" or (managed.name, managed.version) not in self._failed or managed.engines:
             return False
         others = [live for name, live in self._live_versions.live_keys() if name == managed.name]
         if managed.took_place or (managed.is_given_up and any(live != managed.version for live in others)):
@@ -355,6 +363,8 @@ class Manager:
                     time.sleep(STEP_SECONDS)
         for managed in self._versions.values():
             managed.kill()
+        while any(engine.is_running() for managed in self._versions.values() for engine in managed.engines):
+            time.sleep(STEP_SECONDS)  # at most KILL_SECONDS
         self._template.close()
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         remove(self.settings.run)

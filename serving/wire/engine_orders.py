@@ -25,7 +25,8 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     root: the artifact. digest: of its contract, or empty for one that is not compared, as in benchmarks. device,
     dtype: as set, "auto" allowed. address: a ZeroMQ address to bind. report: the file to report to. threads: on a CPU,
     0 for the cores that may be used. run: the run folder of the server, with which the engine ends. low_priority:
-    whether loading yields to what is served already. cache_bytes: of a task that generates.
+    whether loading yields to what is served already. cache_bytes: of a task that generates. hang_seconds: an engine
+    that stands still for longer is replaced.
     """
 
     model: str
@@ -40,6 +41,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     low_priority: bool = False
     cache_bytes: int = 0
     digest: str = ""
+    hang_seconds: float = 5.0
 
 
 class EngineProperties(msgspec.Struct, frozen=True, kw_only=True):

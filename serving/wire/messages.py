@@ -31,7 +31,8 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     batch_key: rows share a batch only with rows of the same key; a task defines its values. deadline: seconds of
     the machine's monotonic clock, after which the answer is no longer wanted. payload: what else the task's
     `forward` needs of this row, in the task's own encoding. new_tokens: the most tokens to generate for it.
-    streams: whether tokens are sent as they are generated.
+    streams: whether tokens are sent as they are generated. is_alone: whether no other row may share its forward pass,
+    because an engine ended while it computed this one.
     """
 
     id: int
@@ -43,6 +44,7 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     payload: bytes = b""
     new_tokens: int = 0
     streams: bool = False
+    is_alone: bool = False
 
     @property
     def tokens_in_all(self) -> int:
@@ -149,11 +151,12 @@ class EncodedRow(msgspec.Struct, frozen=True, gc=False):
     payload: bytes = b""
     new_tokens: int = 0
     streams: bool = False
+    is_alone: bool = False
 
     def to_row(self, row_id: int, deadline: float) -> Row:
         """Complete the row for sending."""
         row = (row_id, self.length, self.tokens, self.types, self.batch_key, deadline, self.payload)
-        return Row(*row, self.new_tokens, self.streams)
+        return Row(*row, self.new_tokens, self.streams, self.is_alone)
 
 
 class Encoded(msgspec.Struct, Generic[Context], frozen=True):

@@ -26,6 +26,8 @@ from tests.e2e.shared_template import forked_for, lend_template
 
 WAIT_SECONDS = 300.0
 """The deadline of every wait. It only ends a test that hangs: on a busy machine a load takes minutes."""
+DEFAULTS = {"HEADWAITER_POLL_SECONDS": "0.5", "HEADWAITER_HANG_SECONDS": "86400"}
+"""Settings of every server: tests let engines stand still for as long as they look."""
 LEFT_BY_MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 """Addresses that MLflow leaves in the environment of a process once it was used there."""
 
@@ -128,7 +130,7 @@ class Server:
 
     def __enter__(self) -> Self:
         command = self.command or (sys.executable, "-m", "serving.commands.main", "serve", *self.models, *self.options)
-        environ = {"HEADWAITER_POLL_SECONDS": "0.5", **self.environ, "HEADWAITER_HOME": str(self.home)}
+        environ = {**DEFAULTS, **self.environ, "HEADWAITER_HOME": str(self.home)}
         with self.log.open("w") as log, ExitStack() as lent:
             if not self.command and not self.own_template:
                 environ |= self._lend_template(lent)

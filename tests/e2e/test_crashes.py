@@ -1,9 +1,11 @@
 """kill -9 of each kind of process, under load: what goes on, what is started again, and what never remains."""
 
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,7 +18,7 @@ from serving.manager.policy import CRASH_LIMIT
 from tests.e2e.conftest import copy_of
 from tests.e2e.load import Load
 from tests.e2e.overlap import held
-from tests.e2e.server import Server, wait_until
+from tests.e2e.server import WAIT_SECONDS, Server, wait_until
 
 pytestmark = pytest.mark.surroundings
 
@@ -170,7 +172,7 @@ def test_a_new_version_that_crashes_again_and_again_gives_way_to_the_one_before(
             victim.wait(10)
         load.wait_for("1", 16)
         described = server.describe("m")
-    assert {seen.status for seen in load.failures()} <= {503}, "what two engines lost in turn is told to come again"
+    assert {seen.status for seen in load.failures()} <= {500}, "what two engines lost while they computed it"
     assert load.lost == []
     assert described["live"] == "1"
     assert described["versions"]["2"]["state"] == "failed"
@@ -225,3 +227,53 @@ def test_no_orphan_remains_when_a_server_is_killed(succession: Succession, kille
     succession.start_next()
     assert succession.server.post("m", {"inputs": "x"}).status_code == 200
     assert len(list((succession.home / "run").iterdir())) == 1, "what the killed one left is cleared away"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Iterator[Server]:
+    """A server, as in a container, whose version has one engine, which may stand still for two seconds."""
+    environ = {
+        "HEADWAITER_HANG_SECONDS": "2",
+        "HEADWAITER_TIMEOUT_SECONDS": f"{WAIT_SECONDS}",
+        "HEADWAITER_GRACE_SECONDS": "2",
+        "BENTOML_CONTAINERIZED": "true",  # as `bentoml containerize` sets it
+    }
+    with Server(copy_of(small_template, tmp_path_factory), ("m",), environ, own_template=True) as server:
+        yield server
+
+
+def has_restarted(server: Server, times: float) -> bool:
+    return server.sample("engine_restarts_total", model="m") >= times
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_no_request_fails_where_the_only_engine_ends_or_hangs(alone: Server, fault: signal.Signals) -> None:
+    with Load(alone, "/models/m", 16) as load:
+        for _ in range(3):
+            (engine,) = alone.describe("m")["versions"]["1"]["engines"]
+            restarts = alone.sample("engine_restarts_total", model="m") + 1
+            psutil.Process(engine["pid"]).send_signal(fault)
+            wait_until(partial(has_restarted, alone, restarts), "it is noticed")
+            load.wait_for("1", 64)
+    assert (load.failures(), load.lost) == ([], [])
+    assert ("the engine hung" in alone.log.read_text()) == (fault == signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("kind", ["front", "manager"])
+def test_the_only_worker_of_its_kind_is_replaced_in_a_container_too(
+    alone: Server, kind: str, fault: signal.Signals
+) -> None:
+    def workers() -> list[psutil.Process]:
+        found = alone.processes("worker.service")
+        return [each for each in found if is_front(each) == (kind == "front")]
+
+    (victim,) = workers()
+    victim.send_signal(fault)
+    wait_until(lambda: [each for each in workers() if each != victim], "another one takes its place")
+    assert wait_until(lambda: alone.post("m", {"inputs": "x"}), "it answers").status_code == 200
+    wait_until(alone.is_ready, "ready")
+    heard = alone.run / "heartbeat"
+    before = heard.stat().st_mtime_ns
+    wait_until(lambda: heard.stat().st_mtime_ns > before, "the manager works")
+    assert alone.describe("m")["versions"]["1"]["state"] == "ready"

@@ -24,12 +24,16 @@ MAX_STALE = 1024
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """A queued row. client: the front's ZeroMQ identity. arrived: monotonic seconds. waits: False once it has left."""
+    """A queued row. client: the front's ZeroMQ identity. arrived: monotonic seconds. waits: False once it has left.
+
+    kind: entries of one kind may share a batch: those of a batch key, but for rows that must be alone.
+    """
 
     client: bytes
     row: Row
     arrived: float
     length: int
+    kind: str
     waits: bool = True
 
 
@@ -157,14 +161,15 @@ class Queue:
 
     def add(self, client: bytes, row: Row, now: float) -> None:
         """Append a row. now: monotonic seconds."""
-        entry = Entry(client, row, now, row.length)
+        self._added += 1
+        kind = f"{row.batch_key}\0{self._added}" if row.is_alone else row.batch_key
+        entry = Entry(client, row, now, row.length, kind)
         self._entries[client, row.id] = entry
-        waiting = self._kinds.get(row.batch_key)
+        waiting = self._kinds.get(kind)
         if waiting is None:
-            waiting = self._kinds[row.batch_key] = self._waiting_class()
+            waiting = self._kinds[kind] = self._waiting_class()
         waiting.add(entry)
         self._order.append(entry)
-        self._added += 1
         heappush(self._deadlines, (row.deadline, self._added, entry))
         self.tokens += entry.length
 
@@ -192,24 +197,32 @@ class Queue:
         """Remove the next batch, never empty while a row waits. A row over the budget is a batch of its own."""
         if not self._entries:
             return []
-        while not self._order[0].waits:
-            self._order.popleft()
-        oldest = self._order[0]
-        waiting = self._kinds[oldest.row.batch_key]
+        oldest = self._oldest()
+        waiting = self._kinds[oldest.kind]
         batch = waiting.choose(oldest, cost)
         for entry in batch:
             self._leave(entry)
         if not waiting:
-            del self._kinds[oldest.row.batch_key]
+            del self._kinds[oldest.kind]
         return batch
+
+    def is_next_alone(self) -> bool:
+        """Whether the oldest row must be alone in its batch."""
+        return bool(self._entries) and self._oldest().row.is_alone
+
+    def _oldest(self) -> Entry:
+        """The oldest row of at least one."""
+        while not self._order[0].waits:
+            self._order.popleft()
+        return self._order[0]
 
     def _drop(self, entry: Entry) -> None:
         """Remove a row that is cancelled or expired."""
         self._leave(entry)
-        waiting = self._kinds[entry.row.batch_key]
+        waiting = self._kinds[entry.kind]
         waiting.drop(entry)
         if not waiting:
-            del self._kinds[entry.row.batch_key]
+            del self._kinds[entry.kind]
 
     def _leave(self, entry: Entry) -> None:
         entry.waits = False

@@ -5,12 +5,14 @@ A row gets one reply when its text ends; a streamed row gets one with each step.
 
 from typing import TYPE_CHECKING
 
+from serving.engine.heart import Heart
 from serving.engine.socket_loop import SocketLoop
 from serving.wire.messages import Failure, TokenDelta, TokenDeltas
 
 if TYPE_CHECKING:
     import zmq
 
+    from serving.engine.batching.cost import Cost
     from serving.engine.generation.scheduler import Reply, Scheduler
     from serving.engine.meter import EngineMeter
 
@@ -18,9 +20,19 @@ if TYPE_CHECKING:
 class GenerationEngine:
     """The loop around one scheduler. `run` blocks until `stop` was called and every accepted row is answered."""
 
-    def __init__(self, scheduler: "Scheduler", socket: "zmq.Socket[bytes]", meter: "EngineMeter") -> None:
+    def __init__(
+        self,
+        scheduler: "Scheduler",
+        socket: "zmq.Socket[bytes]",
+        meter: "EngineMeter",
+        cost: "Cost",
+        heart: Heart | None = None,
+    ) -> None:
+        """heart: tells others that the loop gets on."""
         self._scheduler = scheduler
         self._scheduler.count_in(meter)
+        self._token_seconds = 1.0 / cost.tokens_per_second
+        self._heart = heart or Heart()
         self._loop = SocketLoop(socket, scheduler, meter)
 
     def stop(self) -> None:
@@ -28,15 +40,20 @@ class GenerationEngine:
         self._loop.stop()
 
     def run(self) -> None:
-        """Serve. Returns after `stop`; raises where the model no longer works, once every row got a failure."""
+        """Serve. Returns after `stop`. Raises where the model no longer works: what waits gets no reply."""
         self._loop.run(self._step, lambda: 0 if self._scheduler else None, lambda: not self._scheduler)
 
     def _step(self) -> None:
+        if not self._scheduler:
+            self._heart.turn(is_idle=True)
+        else:
+            self._heart.expect(self._scheduler.step_tokens * self._token_seconds)
         try:
-            self._send(self._scheduler.step())
+            replies = self._scheduler.step()
         except Exception:
-            self._send(self._scheduler.take_all("the model failed; its engine starts again: try again"))
+            self._send(self._scheduler.take_due())
             raise
+        self._send(replies)
 
     def _send(self, replies: "list[Reply]") -> None:
         parts: dict[bytes, list[TokenDelta]] = {}

@@ -89,6 +89,12 @@ class Scheduler:
         return self._waiting.tokens
 
     @property
+    def step_tokens(self) -> int:
+        """The most tokens that the next step computes: of the running sequences, and of a prefill."""
+        first = next(iter(self._waiting), None)
+        return self.running + (0 if first is None else max(MAX_PREFILL_TOKENS, first.length))
+
+    @property
     def running(self) -> int:
         """Number of sequences in a batch or a beam search."""
         searched = len(self._search.sequences) if self._search else 0
@@ -134,7 +140,7 @@ class Scheduler:
     def step(self) -> list[Reply]:
         """Admit waiting sequences, or generate a token for each running one; the replies that are due.
 
-        Raises what `verify` does, after a fault. The model is of no use then: `take_all` fails what remains.
+        Raises what `verify` does, after a fault. The model is of no use then, and what it failed on gets no reply.
         """
         self._expire(time.monotonic())
         prefilled = self._admit(MAX_PREFILL_TOKENS - self._prefilled_tokens)
@@ -144,14 +150,10 @@ class Scheduler:
                 self._advance(batch)
         self._advance_search()
         self._count()
-        replies, self._replies = self._replies, []
-        return replies
+        return self.take_due()
 
-    @torch.inference_mode()
-    def take_all(self, message: str) -> list[Reply]:
-        """Remove all sequences; a failure for each, after the replies that are due."""
-        for sequence in self._waiting.clear() + self._discard(lambda _: True):
-            self._fail(sequence, message)
+    def take_due(self) -> list[Reply]:
+        """The replies that a step had ready before it raised."""
         replies, self._replies = self._replies, []
         return replies
 
@@ -220,7 +222,7 @@ class Scheduler:
             if len(sequences) == 1:
                 self._fault(sequences, error)
                 return
-            for sequence in sequences:  # so that `take_all` finds them if the model turns out to be of no use
+            for sequence in sequences:  # each is taken from there again
                 self._waiting.add(sequence)
             for sequence in sequences:
                 self._prefill(batch, [sequence])
@@ -306,11 +308,11 @@ class Scheduler:
                 self._meters[1].observe_tokens(len(sequence.tokens))
 
     def _fault(self, sequences: list[Sequence], error: Exception) -> None:
-        """The model raised on these sequences: fail them, then verify that it still works."""
-        for sequence in sequences:
-            self._fail(sequence, "the model failed on this input")
+        """The model raised on these sequences: fail them if it still works, else raise what `verify` does."""
         logger.error("the model failed on %d rows: %s", len(sequences), type(error).__name__)
         self._verify()
+        for sequence in sequences:
+            self._fail(sequence, "the model failed on this input")
 
     def _fail(self, sequence: Sequence, message: str) -> None:
         self._replies.append((sequence.client, Failure([sequence.row.id], "failed", message)))

@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +19,13 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.engine.batching.cost import Cost
 from serving.engine.engine import Engine
+from serving.engine.heart import Heart
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
 from serving.engine.optimizations.attention import BMM_TOKENS
 from serving.engine.optimize import optimize
+from serving.errors import EngineError
+from serving.wire.heartbeat import Rows, read_rows
 from serving.wire.messages import FromEngine, Outputs, Row, Submit, unpack
 from tests import local  # its engines leave at once when they are stopped
 from tests.families import build
@@ -102,3 +106,98 @@ def test_a_batch_that_waited_for_the_one_before_had_the_device_from_its_end() ->
     assert [Engine._device_seconds(gpu, each) for each in pending] == [0.5, 0.5, 0.25]
     cpu: Any = SimpleNamespace(_is_cuda=False, _free=0.0)
     assert [Engine._device_seconds(cpu, each) for each in pending] == [0.5, 0.8, 0.25], "each has its own core"
+
+
+class Device(Model):
+    """A model on a device that some rows break: for good, or not at all. broken_by: a token of such rows."""
+
+    broken_by = 13
+    is_sticky = True
+    is_broken = False
+
+    def launch(self, rows: Sequence[Row]) -> Any:
+        """Fail on a row with the token, and on all rows once the device is broken."""
+        if any(self.broken_by in memoryview(each.tokens).cast("i") for each in rows):
+            self.is_broken = self.is_sticky
+            raise RuntimeError("an illegal memory access was encountered")
+        if self.is_broken:
+            raise RuntimeError("an illegal memory access was encountered")
+        return super().launch(rows)
+
+
+def ask(tmp_path: Path, model: Model, rows: Sequence[Row]) -> tuple[dict[int, str], BaseException | None, Rows | None]:
+    """Each row's reply; what the engine raised; and the rows that it was computing by then."""
+    context, path, raised = zmq.Context(), tmp_path / "1.7.beat", []
+    router, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    client.setsockopt(zmq.ROUTING_ID, b"front")
+    router.bind(f"ipc://{tmp_path}/e")
+    client.connect(f"ipc://{tmp_path}/e")
+    engine = Engine(model, SLOW, router, EngineMeter("m", "1", "text-classification"), heart=Heart(path))
+    replies: dict[int, str] = {}
+
+    def run() -> None:
+        try:
+            engine.run()
+        except Exception as error:
+            raised.append(error)
+
+    client.send(msgspec.msgpack.encode(Submit(list(rows))))
+    assert router.poll(30_000), "the rows do not arrive"
+    thread = threading.Thread(target=run)
+    thread.start()
+    while len(replies) < len(rows) and (thread.is_alive() or client.poll(100)):
+        if client.poll(100):
+            reply = msgspec.msgpack.decode(client.recv(), type=FromEngine)
+            kind = "answer" if isinstance(reply, Outputs) else reply.reason
+            replies |= dict.fromkeys(reply.ids, kind)
+    engine.stop()
+    thread.join(30)
+    context.destroy(linger=0)
+    return replies, raised[0] if raised else None, read_rows(path)
+
+
+def rows_of(model: Model, *tokens: int, is_alone: bool = False) -> list[Row]:
+    kind = model.task.probe(model.contract, 8).batch_key
+    return [
+        Row(number, 5, numpy.full(5, token, numpy.int32).tobytes(), b"", kind, 1e12, is_alone=is_alone)
+        for number, token in enumerate(tokens)
+    ]
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    model = load(tmp_path_factory.mktemp("device"))
+    model.__class__ = Device
+    return model
+
+
+@pytest.fixture
+def broken_by_13(device: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
+    monkeypatch.setattr(device, "is_broken", False, raising=False)
+    return device
+
+
+def test_a_row_that_the_model_fails_on_fails_alone(
+    tmp_path: Path, broken_by_13: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Device, "is_sticky", False)
+    replies, raised, _ = ask(tmp_path, broken_by_13, rows_of(broken_by_13, 5, 13, 6))
+    assert replies == {0: "answer", 1: "failed", 2: "answer"}
+    assert raised is None
+
+
+def test_an_engine_whose_device_is_broken_ends_and_blames_no_row(tmp_path: Path, broken_by_13: Model) -> None:
+    replies, raised, computed = ask(tmp_path, broken_by_13, rows_of(broken_by_13, 5, 13, 6))
+    assert replies == {}
+    assert isinstance(raised, EngineError)
+    assert "the model does not work any more: after RuntimeError" in str(raised)
+    assert computed == {b"front": [0, 1, 2]}
+
+
+def test_of_rows_that_must_be_alone_only_the_one_that_breaks_the_device_was_computed(
+    tmp_path: Path, broken_by_13: Model
+) -> None:
+    replies, raised, computed = ask(tmp_path, broken_by_13, rows_of(broken_by_13, 5, 13, 6, is_alone=True))
+    assert replies == {0: "answer"}
+    assert isinstance(raised, EngineError)
+    assert computed == {b"front": [1]}

@@ -12,6 +12,7 @@ import pytest
 
 from registry.settings import RegistrySettings
 from serving.front import front as front_module
+from serving.front import health as health_module
 from serving.front import routing as routing_module
 from serving.front.health import Health
 from serving.front.routing import Routing
@@ -59,7 +60,7 @@ async def followed(routing: Routing, settings: ServingSettings, file: TableFile)
     """Whether the front is alive after it has followed TABLE, which it must."""
     health = Health(settings, file, routing)
     await routing.catch_up()
-    health.supervise("follow", routing.follow())
+    health.supervise("follow", routing.follow)
     while "m" not in routing.table.models:
         await asyncio.sleep(0.001)
         assert health.is_alive()
@@ -128,25 +129,75 @@ def test_a_step_of_the_clock_is_no_silence_and_hides_none(
     assert file.silence_seconds() >= 100
 
 
-def test_a_background_task_that_ends_is_logged_and_the_front_is_not_alive(
-    make_front: MakeFront, logged: pytest.LogCaptureFixture
+def test_a_background_task_that_ends_is_logged_and_started_again(
+    make_front: MakeFront, logged: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail() -> None:
-        raise ZeroDivisionError("a bug")
+    monkeypatch.setattr(health_module, "RESTART_SECONDS", 0.0)
+    starts: list[int] = []
+
+    async def fail_at_first() -> None:
+        starts.append(len(starts))
+        if len(starts) == 1:
+            raise ZeroDivisionError("a bug")
+        if len(starts) > 2:
+            await asyncio.Event().wait()
 
     async def work() -> None:
         front = make_front()
         await front.start()
-        assert front.is_alive()
-        front.health.supervise("fail", fail())
-        while front.is_alive():
+        front.health.supervise("fail", fail_at_first)
+        while len(starts) < 3:
             await asyncio.sleep(0)
+        assert front.is_alive()
         await front.stop()
 
     asyncio.run(asyncio.wait_for(work(), 20))
-    (record,) = logged.records
-    assert (record.levelno, "'fail' ended" in record.getMessage()) == (logging.CRITICAL, True)
-    assert "a bug" in str(record.exc_info)
+    assert [record.levelno for record in logged.records] == [logging.CRITICAL] * 2
+    assert all("'fail' ended: it is started again" in record.getMessage() for record in logged.records)
+    assert "a bug" in str(logged.records[0].exc_info)
+
+
+def test_a_front_whose_background_task_ends_on_and_on_is_not_alive(
+    make_front: MakeFront, logged: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health_module, "RESTART_SECONDS", 0.0)
+
+    async def fail() -> None:
+        raise ZeroDivisionError("a bug")
+
+    async def work() -> None:
+        front = make_front(grace_seconds=0.1)
+        TableFile(front.settings.run).beat()
+        await front.start()
+        assert front.is_alive()
+        front.health.supervise("fail", fail)
+        while front.is_alive():
+            await asyncio.sleep(0.001)
+        await front.stop()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+    assert logged.records
+
+
+def test_a_front_that_no_longer_follows_the_table_as_a_disk_does_not_answer_is_not_alive(
+    make_front: MakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wait_for_ever(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def work() -> None:
+        front = make_front(grace_seconds=0.1)
+        file = TableFile(front.settings.run)
+        await front.start()
+        monkeypatch.setattr(front.routing, "_apply", wait_for_ever)
+        file.write(TABLE)
+        while front.is_alive():
+            file.beat()
+            await asyncio.sleep(0.001)
+        assert front.routing.silence_seconds(time.monotonic()) > 0.1
+        await front.stop()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
 
 
 def test_the_end_of_a_front_is_no_lost_task(make_front: MakeFront, logged: pytest.LogCaptureFixture) -> None:

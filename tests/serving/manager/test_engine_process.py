@@ -1,7 +1,9 @@
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +13,9 @@ import pytest
 from serving.manager import launch as launch_module
 from serving.manager.engine_process import (
     FIRST_BACKOFF_SECONDS,
+    KILL_SECONDS,
     MAX_BACKOFF_SECONDS,
+    REAP_SECONDS,
     STABLE_SECONDS,
     EngineProcess,
 )
@@ -20,6 +24,7 @@ from serving.manager.processes import Adopted
 from serving.runtime.control_groups import ControlGroups
 from serving.runtime.limits import OomWatch
 from serving.wire.engine_orders import EngineOrder, EngineReport, order_path
+from tests.e2e.server import wait_until
 
 pytestmark = pytest.mark.surroundings
 
@@ -33,15 +38,16 @@ def engine(order: EngineOrder) -> Iterator[EngineProcess]:
     engine = EngineProcess.adopt(order, EngineReport(pid=NOBODY, state="ready"))
     yield engine
     engine.kill()
+    wait_until(lambda: not engine.is_running(), "it has ended")
 
 
 def test_an_engine_that_crashes_on_and_on_is_restarted_later_and_later(engine: EngineProcess) -> None:
     lost_at = engine._started
     for crash in range(1, 9):
-        pause = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (crash - 1))
+        pause = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (crash - 2)) if crash > 1 else 0.0
         assert (engine.crashes, engine.restarts) == (crash, crash - 1)
-        assert engine.poll(lost_at + pause * 0.99) is None
-        assert engine.poll(lost_at + pause * 1.01) == "restarted"
+        assert crash == 1 or engine.poll(lost_at + pause * 0.99) is None
+        assert engine.poll(lost_at + pause * 1.01) == "restarted", "at once after the first crash, as rows wait for it"
         psutil.Process(engine.pid).kill()
         psutil.Process(engine.pid).wait(10)
         lost_at = engine._started + 1
@@ -163,3 +169,48 @@ def test_an_engine_that_runs_again_was_not_killed_for_want_of_memory(engine: Eng
     engine.is_out_of_memory = True
     assert engine.poll(engine._started + MAX_BACKOFF_SECONDS) == "restarted"
     assert not engine.is_out_of_memory
+
+
+@dataclass
+class Undying:
+    """A process that waits in the kernel for a device that never answers: no signal ends it."""
+
+    pid: int = NOBODY
+    returncode: int | None = None
+    signals: list[int] = field(default_factory=list)
+
+    def poll(self) -> int | None:
+        return None
+
+    def kill(self) -> None:
+        self.signals.append(9)
+
+    def send_signal(self, sig: int, /) -> None:
+        self.signals.append(sig)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        threading.Event().wait()
+        raise AssertionError
+
+
+def test_the_end_of_an_engine_that_cannot_be_killed_is_not_waited_for(
+    order: EngineOrder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, process = EngineProcess(order), Undying()
+    engine._process, engine.report = process, EngineReport(pid=NOBODY, state="ready")
+    engine.kill()
+    assert process.signals == [9]
+    assert engine.is_running(), "its memory is not free yet"
+    assert not engine.answers
+    later = time.monotonic() + KILL_SECONDS
+    monkeypatch.setattr("serving.manager.engine_process.time.monotonic", lambda: later + 1)
+    assert not engine.is_running(), "it is given up"
+
+
+def test_an_engine_that_hangs_is_replaced_even_if_it_cannot_be_killed(order: EngineOrder) -> None:
+    engine, process = EngineProcess(order), Undying()
+    engine._process, engine.was_ready, engine._hang, engine._hung_at = process, True, "the engine hung", 100.0
+    assert engine.poll(100.0 + REAP_SECONDS / 2) is None
+    assert engine.poll(101.0 + REAP_SECONDS) == "lost"
+    assert engine.report.error == "the engine hung"
+    assert engine._restart_at <= 101.0 + REAP_SECONDS, "at once, as rows wait for it"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -20,6 +21,7 @@ from serving.manager.prestart import TemplateKeeper, find_template, start_templa
 from serving.manager.processes import Forked, Process
 from serving.runtime.run_folder import ENGINES, RunFolder
 from serving.wire.engine_orders import TEMPLATE_SOCKET, EngineOrder, order_path
+from serving.wire.heartbeat import heartbeat_path, read_pulse
 from tests.e2e.server import wait_until
 
 pytestmark = [
@@ -67,6 +69,12 @@ def make_order(run: Path, number: int, root: Path = ARTIFACT) -> EngineOrder:
     )
 
 
+def end(engine: EngineProcess) -> None:
+    """It has ended on return."""
+    engine.kill()
+    wait_until(lambda: not engine.is_running(), "it has ended")
+
+
 @pytest.fixture
 def engine(run: Path) -> Iterator[EngineProcess]:
     """One that answers."""
@@ -74,7 +82,7 @@ def engine(run: Path) -> Iterator[EngineProcess]:
     engine.start()
     wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers")
     yield engine
-    engine.kill()
+    end(engine)
 
 
 def process_of(engine: EngineProcess) -> Process:
@@ -106,7 +114,7 @@ def test_an_engine_writes_where_its_manager_does(
     assert psutil.Process(engine.pid).cwd() == str(tmp_path)
     for number in (1, 2):
         assert Path(f"/proc/{engine.pid}/fd/{number}").stat() == Path(f"/proc/self/fd/{number}").stat()
-    engine.kill()
+    end(engine)
     broken = EngineProcess(make_order(run, 8, tmp_path))
     broken.start()
     wait_until(lambda: broken.poll(time.monotonic()) == "failed", "it fails")
@@ -140,12 +148,46 @@ def test_what_ended_a_forked_engine_is_told(engine: EngineProcess) -> None:
     assert process_of(engine).returncode == 0
 
 
+def test_an_engine_that_stands_still_is_replaced(run: Path) -> None:
+    engine = EngineProcess(msgspec.structs.replace(make_order(run, 9), hang_seconds=1.0))
+    engine.start()
+    wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers")
+    stopped = psutil.Process(engine.pid)
+    beats = heartbeat_path(engine.order.address, stopped.pid)
+    before = read_pulse(beats)
+    assert before is not None
+    wait_until(lambda: read_pulse(beats) != before, "its idle loop turns")
+    assert engine.poll(time.monotonic()) is None
+    stopped.suspend()
+    wait_until(lambda: engine.poll(time.monotonic()) == "lost", "it is noticed")
+    assert "the engine hung: no sign of it for" in engine.report.error
+    assert not stopped.is_running()
+    wait_until(lambda: engine.poll(time.monotonic()) == "restarted", "it is started again")
+    wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers again")
+    assert engine.pid != stopped.pid
+    assert not beats.exists()
+    end(engine)
+
+
+def test_an_engine_that_stands_still_while_it_loads_again_is_replaced(run: Path) -> None:
+    engine = EngineProcess(msgspec.structs.replace(make_order(run, 10), hang_seconds=1.0))
+    engine.start()
+    wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers")
+    psutil.Process(engine.pid).kill()
+    wait_until(lambda: engine.poll(time.monotonic()) == "restarted", "it is started again")
+    wait_until(lambda: engine.pid, "it is forked")
+    psutil.Process(engine.pid).suspend()
+    wait_until(lambda: engine.poll(time.monotonic()) == "lost", "it is noticed")
+    assert "the engine hung" in engine.report.error
+    end(engine)
+
+
 def test_an_engine_that_cannot_load_says_why_and_its_status_is_told(run: Path, tmp_path: Path) -> None:
     engine = EngineProcess(make_order(run, 2, tmp_path))
     engine.start()
     wait_until(lambda: engine.poll(time.monotonic()) == "failed", "it fails")
     assert "MLmodel" in engine.report.error
-    engine.kill()
+    end(engine)
 
 
 def test_an_engine_whose_order_is_gone_leaves(run: Path) -> None:
@@ -171,7 +213,7 @@ def test_variables_are_the_managers_but_those_that_libraries_have_read(
     assert psutil.Process(engine.pid).ppid() == os.getpid()
     spawned = psutil.Process(engine.pid)
     wait_until(lambda: spawned.environ().get("OMP_NUM_THREADS") == "3", "it has it once its program is loaded")
-    engine.kill()
+    end(engine)
 
 
 def test_an_engine_whose_order_would_not_show_in_its_command_line_is_spawned(run: Path) -> None:
@@ -219,7 +261,7 @@ def test_engines_survive_the_template_and_are_spawned_until_there_is_another(tmp
         wait_until(lambda: not engines[0].is_running(), "its end is noticed without a template")
     finally:
         for engine in engines:
-            engine.kill()
+            end(engine)
         keeper.close()
     assert find_template(tmp_path) is None
 
@@ -234,7 +276,7 @@ def test_no_engine_is_forked_while_threads_run(tmp_path: Path, monkeypatch: pyte
         assert template.wait(120) == 1
     wait_until(lambda: engine.pid, "it is spawned instead")
     assert psutil.Process(engine.pid).ppid() == os.getpid()
-    engine.kill()
+    end(engine)
 
 
 def test_an_engine_that_is_wanted_no_more_is_not_forked(run: Path) -> None:

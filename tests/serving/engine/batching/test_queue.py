@@ -4,6 +4,7 @@ from itertools import islice
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace as replace_fields
 
 from registry.contract import Batching
 from serving.engine.batching.cost import Cost
@@ -177,3 +178,21 @@ def test_no_rows_share_a_batch_where_they_change_each_others_answers(
     while batch := queue.choose(COST):
         order += [[entry.row.id for entry in batch]]
     assert order == [[index] for index in range(len(entries))]
+
+
+@given(arrivals, st.sets(st.integers(0, 59)), st.booleans())
+def test_a_row_that_must_be_alone_is_a_batch_of_its_own_and_keeps_its_place(
+    entries: list[tuple[bytes, int, str]], alone: set[int], is_packed: bool
+) -> None:
+    queue = Queue(is_packed=is_packed)
+    for index, (client, length, batch_key) in enumerate(entries):
+        queue.add(client, replace_fields(row(index, length, batch_key), is_alone=index in alone), now=float(index))
+    waiting = set(range(len(entries)))
+    while waiting:
+        assert queue.is_next_alone() == (min(waiting) in alone)
+        ids = {entry.row.id for entry in queue.choose(COST)}
+        assert min(waiting) in ids
+        assert not ids & alone or len(ids) == 1
+        waiting -= ids
+    assert not queue.is_next_alone()
+    assert not queue.choose(COST)
