@@ -83,8 +83,8 @@ class ServingSettings(msgspec.Struct, frozen=True):
         Meta(
             ge=0.1,
             le=3600,
-            description="How long the manager or a live model's engines may be gone before /livez fails, and how long "
-            "shutdown waits for accepted requests.",
+            description="How long the manager, or the engines of all live models, may be gone before /livez fails, and "
+            "how long shutdown waits for accepted requests.",
         ),
     ] = 30.0
     load_seconds: Annotated[float, Meta(ge=1, le=86400, description="How long a version may take to load.")] = 600.0

@@ -181,7 +181,7 @@ class Front:
         return self.health.is_alive()
 
     def is_ready(self) -> bool:
-        """Whether the live version of every model answers here; see `Routing.is_ready`."""
+        """Whether the server has started; see `Routing.is_ready`."""
         return self.routing.is_ready()
 
     def manager_silence_seconds(self) -> float:

@@ -38,7 +38,7 @@ class Health:
     def is_alive(self) -> bool:
         """False when the front should be replaced.
 
-        Either a background task has ended, or the manager or every engine of a live model has been gone for longer
+        Either a background task has ended, or the manager or the engines of all live models have been gone for longer
         than the grace period.
         """
         if self._has_lost_a_task:
@@ -49,7 +49,7 @@ class Health:
         return self._file.silence_seconds() <= grace and self._routing.unserved_seconds(now) <= grace
 
     def is_ready(self) -> bool:
-        """Whether the live version of every model answers here; see `Routing.is_ready`."""
+        """Whether the server has started; see `Routing.is_ready`."""
         return self._routing.is_ready()
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from registry.references import Reference
@@ -12,6 +13,7 @@ from serving.front.routing import Routing
 from serving.settings import ServingSettings
 from serving.wire.routing_table import ModelEntry, Table, TableFile, VersionEntry
 from serving.wire.version_state import State
+from tests.serving.front.local_front import engines, make_front
 
 
 @pytest.fixture
@@ -74,3 +76,21 @@ def test_a_model_whose_live_version_gives_its_place_is_not_dead(
     routes.table = table(live, states)
     routes.note_unserved(10.0)
     assert routes.unserved_seconds(15.0) == (5.0 if is_unserved else 0.0)
+
+
+def test_a_model_without_engines_does_not_end_a_front_that_answers_for_another(tmp_path: Path) -> None:
+    front = make_front(tmp_path, versions=("1",))
+    try:
+        engines(front, "1")
+        other = table("1", {"1": "failed"}).models["m"]
+        front.routing.table = msgspec.structs.replace(
+            front.routing.table, models={**front.routing.table.models, "other": other}
+        )
+        front.routing.note_unserved(10.0)
+        assert front.routing.unserved_seconds(100.0) == 0.0
+        assert (front.routing.answers("m"), front.routing.answers("other")) == (True, False)
+        front.routing._loaded["m", "1"].accepting = []
+        front.routing.note_unserved(20.0)
+        assert front.routing.unserved_seconds(100.0) == 80.0
+    finally:
+        front.routing.close()
