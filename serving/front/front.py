@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from serving.errors import ClientGone, EngineLost, Unprocessable
+from serving.errors import ClientGone, EngineLost, NotReady, Unprocessable
 from serving.front.disconnects import Disconnected, Disconnects
 from serving.front.engine_link import EngineLink, StreamWaiter, Waiter, deadline_in
 from serving.front.health import Health
@@ -124,8 +124,8 @@ class Front:
         read: parses the request; its time counts as encoding. write: gives the answer its final form; counts as
         decoding. disconnected: returns when the client has left; then its rows leave the queue. context: names the
         request in logs and traces. timeout_seconds: the client's own deadline, where it is before the server's.
-        Raises ServingError, which knows the version once one was chosen. If the engine is lost, another one is asked:
-        of what is live by then, unless a version is named.
+        Raises ServingError, which knows the version once one was chosen. If the engine is lost, or has left before the
+        request was sent to it, another one is asked: of what is live by then, unless a version is named.
         """
         with self._tracker.track(name, protocol, context) as tracked:
             limit = self.settings.timeout_seconds
@@ -262,11 +262,20 @@ class Front:
         rows = [row for item in encoded.items for row in item.rows]
         if streams:
             rows = [msgspec.structs.replace(row, streams=True) for row in rows]
-        link, waiter = loaded.choose_link(), waiter_type(len(rows), deadline)
+        link, waiter = self._choose_link(call, loaded), waiter_type(len(rows), deadline)
         link.submit(rows, waiter)
         if call.disconnected is not None:
             self._disconnects.expect(waiter, link, call.disconnected)
         return Submission(loaded, request, encoded, link, waiter)
+
+    def _choose_link(self, call: Call, loaded: LoadedVersion) -> EngineLink:
+        """The engine for a request of `loaded`. Raises EngineLost where that has left and has a successor."""
+        try:
+            return loaded.choose_link()
+        except NotReady as error:
+            if not self.routing.answers(call.name, call.version):
+                raise
+            raise EngineLost(error.message, retry_seconds=error.retry_seconds) from error
 
     async def _tick(self) -> None:
         """Run the periodic work. A tick that fails is logged, and the next one comes later."""

@@ -177,3 +177,14 @@ def test_no_rows_share_a_batch_where_they_change_each_others_answers(
     while batch := queue.choose(COST):
         order += [[entry.row.id for entry in batch]]
     assert order == [[index] for index in range(len(entries))]
+
+
+@given(arrivals, st.booleans())
+def test_the_rows_of_a_client_that_is_gone_leave_and_no_others(
+    entries: list[tuple[bytes, int, str]], is_packed: bool
+) -> None:
+    queue = filled(entries, is_packed=is_packed)
+    assert queue.forget_client(b"a") == sum(client == b"a" for client, _, _ in entries)
+    left = [entry.row.id for _ in entries for entry in queue.choose(COST)]
+    assert sorted(left) == [index for index, (client, _, _) in enumerate(entries) if client == b"b"]
+    assert (len(queue), queue.tokens) == (0, 0)
