@@ -97,6 +97,14 @@ class ServingSettings(msgspec.Struct, frozen=True):
             "with all that it may come to.",
         ),
     ] = 0
+    queue_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**50,
+            description="Bytes of the rows in an engine's queue; 0: 64 of the largest bodies, at least 512 MiB.",
+        ),
+    ] = 0
     queue_seconds: Annotated[float, Meta(ge=0.01, le=3600, description="Work that may wait for an engine.")] = 10.0
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**31, description="Bytes of one request's body.")] = (
         DEFAULT_BODY_BYTES

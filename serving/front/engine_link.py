@@ -1,10 +1,12 @@
 """A front's connection to one engine: rows out, arrays in, and the requests that wait for them.
 
 Runs in the front's event loop. Rows of all requests that are handled in one turn of the loop leave in one message. The
-link counts the tokens that it has sent and not got back, and admits requests by that count, without asking the engine.
+link counts the tokens and bytes that it has sent and not got back, and admits requests by these counts, without asking
+the engine.
 """
 
 import asyncio
+import sys
 import time
 from bisect import insort
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ from serving.errors import DeadlineExceeded, EngineLost, Failed, QueueFull, Serv
 from serving.tasks.base.generated_text import to_arrays
 from serving.tasks.base.task import AnyTask
 from serving.wire.messages import (
+    ROW_BYTES,
     Cancel,
     EncodedRow,
     Failure,
@@ -89,15 +92,22 @@ class StreamWaiter(Waiter):
 
 
 class EngineLink:
-    """One engine, as a front sees it. bound_tokens: how many tokens this front may have in the engine's queue."""
+    """One engine, as a front sees it. bound_tokens, bound_bytes: what this front may have in the engine's queue."""
 
     def __init__(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, task: AnyTask, bound_tokens: int
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        address: str,
+        task: AnyTask,
+        bound_tokens: int,
+        bound_bytes: int = sys.maxsize,
     ) -> None:
         self.address = address
         self.bound_tokens = bound_tokens
+        self.bound_bytes = bound_bytes
         self.tokens_per_second = 1.0
         self.outstanding_tokens = 0
+        self.outstanding_bytes = 0
         self._task = task
         self._rows: dict[int, tuple[Waiter, int, Row]] = {}
         self._waiters: dict[int, Waiter] = {}
@@ -126,7 +136,8 @@ class EngineLink:
         if self._socket.closed:
             raise EngineLost("the engine has stopped: try again", retry_seconds=1.0)
         tokens = sum([row.length + row.new_tokens for row in rows])
-        self._admit(tokens)
+        size = sum([len(row.tokens) + len(row.types) + len(row.payload) for row in rows]) + ROW_BYTES * len(rows)
+        self._admit(tokens, size)
         for index, encoded in enumerate(rows):
             self._next_id += 1
             row = encoded.to_row(self._next_id, waiter.deadline)
@@ -142,18 +153,26 @@ class EngineLink:
         else:  # another request, with a later deadline, was encoded in less time
             insort(self._deadlines, (waiter.deadline, self._next_id))
         self.outstanding_tokens += tokens
+        self.outstanding_bytes += size
 
-    def _admit(self, tokens: int) -> None:
+    def _admit(self, tokens: int, size: int) -> None:
         if tokens > self.bound_tokens:
             raise TooLarge(
                 f"the request has {tokens:,} tokens, the queue takes {self.bound_tokens:,}: send it in several requests"
             )
-        if self.outstanding_tokens + tokens > self.bound_tokens:
-            seconds = self.outstanding_tokens / self.tokens_per_second
-            raise QueueFull(
-                f"the queue is full ({self.outstanding_tokens:,} of {self.bound_tokens:,} tokens): try again later",
-                retry_seconds=seconds,
+        if size > self.bound_bytes:
+            raise TooLarge(
+                f"the request's rows have {size:,} bytes, the queue takes {self.bound_bytes:,}: send it in several "
+                "requests"
             )
+        if self.outstanding_tokens + tokens > self.bound_tokens:
+            full = f"{self.outstanding_tokens:,} of {self.bound_tokens:,} tokens"
+        elif self.outstanding_bytes + size > self.bound_bytes:
+            full = f"{self.outstanding_bytes:,} of {self.bound_bytes:,} bytes"
+        else:
+            return
+        seconds = self.outstanding_tokens / self.tokens_per_second
+        raise QueueFull(f"the queue is full ({full}): try again later", retry_seconds=seconds)
 
     def abandon(self, waiter: Waiter, error: ServingError) -> None:
         """End a request's wait with `error`, and tell the engine to drop the rows that it has not begun."""
@@ -267,6 +286,7 @@ class EngineLink:
         if found is not None:
             waiter, _, row = found
             self.outstanding_tokens -= row.tokens_in_all
+            self.outstanding_bytes -= row.size_bytes
             waiter.rows_left -= 1
             if not waiter.rows_left:
                 del self._waiters[waiter.ids[-1]]

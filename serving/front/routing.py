@@ -18,7 +18,7 @@ from serving.front.engine_link import EngineLink
 from serving.front.loaded_version import LoadedVersion
 from serving.front.version_loads import Key, VersionLoads
 from serving.runtime.instruments import forget
-from serving.settings import ServingSettings
+from serving.settings import DEFAULT_BODY_BYTES, ServingSettings
 from serving.wire.routing_table import ModelEntry, Table, TableFile, VersionEntry
 from serving.wire.version_state import State
 
@@ -30,6 +30,10 @@ PATIENCE_SECONDS = 5.0
 """How long a model is served by the table before while a new version of it is read. Untuned; it takes milliseconds."""
 MIN_QUEUE_ROWS = 64
 """Rows of the model's maximum length that an engine's queue holds at least."""
+QUEUED_BODIES = 64
+"""Of the largest bodies: the bytes of an engine's queue, unless they are set. Untuned."""
+REQUEST_BODIES = 5
+"""Of the largest bodies: what the rows of one request may come to, as the pixels of images; see `tasks.base.bounds`."""
 
 UNANSWERED: dict[State, str] = {
     "loading": "is loading",
@@ -233,6 +237,7 @@ class Routing:
                 link = loaded.links[engine.address]
                 link.tokens_per_second = max(1.0, engine.tokens_per_second)
                 link.bound_tokens = self._bound(link.tokens_per_second, loaded.contract.max_tokens)
+                link.bound_bytes = self._bound_bytes()
             loaded.accepting = [loaded.links[engine.address] for engine in found if engine.accepting]
             self._close_links(loaded, keep={engine.address for engine in found})
             if not loaded.links and key not in wanted:
@@ -246,6 +251,14 @@ class Routing:
     def _bound(self, tokens_per_second: float, longest: int) -> int:
         """This front's share of an engine's queue, in tokens."""
         return max(1, self.queue_limit(tokens_per_second, longest) // self._settings.workers)
+
+    def _bound_bytes(self) -> int:
+        """This front's share of an engine's queue, in bytes."""
+        settings = self._settings
+        if settings.queue_bytes:
+            return max(1, settings.queue_bytes // settings.workers)
+        body = max(settings.max_body_bytes, DEFAULT_BODY_BYTES)  # a small body may have as many rows
+        return body * max(QUEUED_BODIES // settings.workers, REQUEST_BODIES)
 
     @staticmethod
     def _close_links(loaded: LoadedVersion, keep: set[str]) -> None:

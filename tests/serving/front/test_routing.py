@@ -94,3 +94,13 @@ def test_a_model_without_engines_does_not_end_a_front_that_answers_for_another(t
         assert front.routing.unserved_seconds(100.0) == 80.0
     finally:
         front.routing.close()
+
+
+@pytest.mark.parametrize(
+    ("queue_bytes", "workers", "share"),
+    [(0, 1, 64 * 2**24), (0, 4, 16 * 2**24), (0, 64, 5 * 2**24), (4096, 1, 4096), (4096, 4, 1024), (3, 4, 1)],
+)
+def test_each_front_has_its_share_of_a_queues_bytes(tmp_path: Path, queue_bytes: int, workers: int, share: int) -> None:
+    front = make_front(tmp_path, queue_bytes=queue_bytes, workers=workers, max_body_bytes=2**24)
+    assert front.routing._bound_bytes() == share
+    front.routing.close()
