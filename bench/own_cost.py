@@ -152,4 +152,4 @@ def _table(model: Model, root: Path, run: Path, loaded: int) -> Table:
     )
     version = VersionEntry(state="ready", root=str(root), contract=model.contract, engines=(engine,))
     entry = ModelEntry(live="1", aliases={"champion": "1"}, versions={"1": version})
-    return Table(models={f"m{number}": entry for number in range(loaded)})
+    return Table(models={f"m{number}": entry for number in range(loaded)}, has_started=True)

@@ -73,7 +73,10 @@ def discard(root: Path, settings: RegistrySettings) -> None:
 
 def is_cached(version: ResolvedVersion, settings: RegistrySettings) -> bool:
     """Whether the artifact was fetched before. Its files may have changed."""
-    return version.digest is not None and (settings.cache / version.digest).is_dir()
+    try:
+        return version.digest is not None and (settings.cache / version.digest).is_dir()
+    except (OSError, ValueError):  # a tag that was set by hand may be no name of a folder
+        return False
 
 
 def verify(root: Path, version: ResolvedVersion, *, hashes: bool = True) -> Contract:

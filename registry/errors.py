@@ -22,6 +22,7 @@ RegistryError
 │   ├── BreakingChange        clients of what is live would notice the candidate
 │   └── NotGoodEnough         the candidate misses a required metric
 └── RegistryUnavailable       MLflow did not answer
+    └── RequestRefused        MLflow answered, and refuses this one request
 
 They know nothing of HTTP: `serving.errors` maps them where that is needed.
 """
@@ -125,3 +126,7 @@ class NotGoodEnough(PromotionRefused):
 
 class RegistryUnavailable(RegistryError):
     """MLflow did not answer, or not in a form that can be understood."""
+
+
+class RequestRefused(RegistryUnavailable):
+    """MLflow answered, and refuses this one request, as for a user who may not read the model."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from registry.settings import DEFAULT_ALIAS, InvalidSetting, check_model_name
+from registry.settings import DEFAULT_ALIAS, InvalidSetting, check_alias, check_model_name
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,13 @@ class Reference:
         name, slash, version = name.partition("/")
         if (at and (slash or not alias)) or (slash and not (version.isascii() and version.isdigit())):
             raise InvalidSetting(
-                f"{text!r} names no model: write NAME, NAME@ALIAS or NAME/VERSION, where a version is a whole number"
+                f"{text[:300]!r} names no model: write NAME, NAME@ALIAS or NAME/VERSION, where a version is a whole "
+                "number"
             )
         check_model_name(name)
         if slash:
             return cls(name=name, version=version)
-        return cls(name=name, alias=alias or default_alias)
+        return cls(name=name, alias=check_alias(alias or default_alias))
 
     def __str__(self) -> str:
         return f"{self.name}/{self.version}" if self.version else f"{self.name}@{self.alias}"

@@ -14,11 +14,13 @@ from msgspec import Meta
 from registry.environment import InvalidSetting, read_settings
 from registry.redaction import redact
 
-__all__ = ["DEFAULT_ALIAS", "InvalidSetting", "RegistrySettings", "check_model_name"]
+__all__ = ["DEFAULT_ALIAS", "InvalidSetting", "RegistrySettings", "check_alias", "check_model_name"]
 
 DEFAULT_ALIAS = "champion"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_ALIAS = re.compile(r"[\w-]{1,255}")
+"""MLflow's own rule (3.17, `mlflow.utils.validation`)."""
 
 
 class RegistrySettings(msgspec.Struct, frozen=True):
@@ -137,3 +139,10 @@ def check_model_name(name: str) -> str:
             f"model name {name!r} is not allowed: use 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit"
         )
     return name
+
+
+def check_alias(alias: str) -> str:
+    """Return `alias` if a model can have it, else raise InvalidSetting."""
+    if not _ALIAS.fullmatch(alias):
+        raise InvalidSetting(f"alias {alias[:300]!r} is not allowed: use 1 to 255 letters, digits, _ and -")
+    return alias

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from registry.errors import NotFound, RegistryError, RegistryUnavailable
+from registry.errors import NotFound, RegistryError, RegistryUnavailable, RequestRefused
 from registry.imports import without_collector
 from registry.settings import RegistrySettings
 
@@ -21,6 +21,8 @@ EXPERIMENT = "headwaiter"
 NEW_DATABASE_BYTES = 2 << 20
 """Room for MLflow's empty tables (3.17: 1.4 MB) and a little more."""
 _ADDRESSES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+_NOT_OF_THE_REQUEST = (401, 408, 429)
+"""HTTP statuses below 500 with which a registry would answer any other request, too."""
 _process_state = threading.RLock()
 """Held while MLflow's process-wide addresses are the settings'."""
 
@@ -130,7 +132,7 @@ def _restore(addresses: tuple[str, str | None], variables: dict[str, str | None]
 
 @contextmanager
 def registry_errors(what: str) -> Iterator[None]:
-    """Turn MLflow's errors into the registry's."""
+    """Turn MLflow's errors into the registry's: NotFound, RequestRefused or RegistryUnavailable."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -143,6 +145,9 @@ def registry_errors(what: str) -> Iterator[None]:
         )
         if missing:
             raise NotFound(f"the registry has no {what}: {error.message}") from error
-        raise RegistryUnavailable(f"MLflow refused {what}: {error.message}") from error
+        status = error.get_http_status_code()
+        is_own = 400 <= status < 500 and status not in _NOT_OF_THE_REQUEST
+        kind = RequestRefused if is_own else RegistryUnavailable
+        raise kind(f"MLflow refused {what}: {error.message}") from error
     except Exception as error:
         raise RegistryUnavailable(f"MLflow did not answer for {what}: {error}") from error

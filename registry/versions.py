@@ -3,7 +3,8 @@
 import getpass
 import os
 import time
-from contextlib import suppress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from registry.contract import Contract
@@ -11,7 +12,7 @@ from registry.errors import BreakingChange, HistoryError, NotFound, RegistryUnav
 from registry.history import Move, check_reason, earlier_versions, new_key, read_moves
 from registry.layout import FLAVOR
 from registry.references import Reference, ResolvedVersion
-from registry.settings import DEFAULT_ALIAS, InvalidSetting, RegistrySettings
+from registry.settings import DEFAULT_ALIAS, InvalidSetting, RegistrySettings, check_alias, check_model_name
 from registry.tracking import connect, registry_errors
 
 if TYPE_CHECKING:
@@ -21,6 +22,14 @@ DEPLOYED = f"{FLAVOR}.deployed"
 """A registered model's tag: the alias to serve."""
 DIGEST, FILES = f"{FLAVOR}.digest", f"{FLAVOR}.files"
 """Tags of a version: sha256 of its contract, or of the files of one that was logged without a contract."""
+
+
+@dataclass(frozen=True)
+class Deployments:
+    """The models that are marked as deployed. refused: of each one whose mark cannot be followed, why."""
+
+    references: tuple[Reference, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class Versions:
@@ -52,19 +61,26 @@ class Versions:
 
     def deployed(self) -> list[Reference]:
         """The models that are marked as deployed, each with its alias, by the tag that `deploy` sets."""
+        return list(self.deployments().references)
+
+    def deployments(self) -> Deployments:
+        """As `deployed`, with the models whose mark cannot be followed, as one that was set by hand."""
         with registry_errors("deployed models"):
-            found, token = [], None
+            found: dict[str, str] = {}
+            token = None
             while token != "":
                 page = self._client.search_registered_models(
                     filter_string=f"tags.`{DEPLOYED}` LIKE '%'", max_results=1000, page_token=token
                 )
-                found += [f"{model.name}@{model.tags[DEPLOYED]}" for model in page]
+                found |= {model.name: model.tags[DEPLOYED] for model in page}
                 token = page.token or ""
-            references = []
-            for text in found:
-                with suppress(InvalidSetting):  # a tag that was set by hand must not keep the others from being served
-                    references.append(Reference.parse(text))
-            return references
+        references, refused = [], {}
+        for name, alias in found.items():
+            try:
+                references.append(Reference(check_model_name(name), alias=check_alias(alias)))
+            except InvalidSetting as error:
+                refused[name] = f"the tag {DEPLOYED} says {alias[:300]!r}: {error}"
+        return Deployments(tuple(references), refused)
 
     def deploy(self, name: str, alias: str = DEFAULT_ALIAS) -> None:
         """Mark the model as deployed: servers that follow deployments serve what the alias names.

@@ -119,7 +119,7 @@ class Unprocessable(ServingError):
 
 
 class QueueFull(ServingError):
-    """The queue's bound in tokens is reached; nothing of this request was queued."""
+    """The queue's bound in tokens or bytes is reached; nothing of this request was queued."""
 
     status = 429
     reason = "queue_full"

@@ -83,8 +83,8 @@ class ServingSettings(msgspec.Struct, frozen=True):
         Meta(
             ge=0.1,
             le=3600,
-            description="How long the manager or a live model's engines may be gone before /livez fails, and how long "
-            "shutdown waits for accepted requests.",
+            description="How long the manager, or the engines of all live models, may be gone before /livez fails, and "
+            "how long shutdown waits for accepted requests.",
         ),
     ] = 30.0
     hang_seconds: Annotated[
@@ -104,6 +104,14 @@ class ServingSettings(msgspec.Struct, frozen=True):
             le=10**9,
             description="Bound of an engine's queue; 0: what it computes in HEADWAITER_QUEUE_SECONDS. A text counts "
             "with all that it may come to.",
+        ),
+    ] = 0
+    queue_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**50,
+            description="Bytes of the rows in an engine's queue; 0: 64 of the largest bodies, at least 512 MiB.",
         ),
     ] = 0
     queue_seconds: Annotated[float, Meta(ge=0.01, le=3600, description="Work that may wait for an engine.")] = 10.0

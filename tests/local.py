@@ -166,7 +166,7 @@ class Local:
         )
         version = VersionEntry(state="ready", root=str(self.root), contract=self.contract, engines=(entry,))
         model = ModelEntry(live="1", aliases={"champion": "1"}, versions={"1": version})
-        TableFile(self._run).write(Table(models={"m": model}))
+        TableFile(self._run).write(Table(models={"m": model}, has_started=True))
 
 
 def waiting(front: Front) -> int:

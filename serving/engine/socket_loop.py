@@ -3,20 +3,26 @@
 Both engines use it: `engine.Engine` for forward passes, `generation.engine.GenerationEngine` for decode steps.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import zmq
 
-from serving.wire.messages import Cancel, FromEngine, Row, ToEngine
+from serving.wire.messages import Cancel, FromEngine, Row, ToEngine, TokenDeltas
 
 if TYPE_CHECKING:
     from serving.engine.meter import EngineMeter
 
+logger = logging.getLogger("headwaiter.engine")
+
+NOTHING = TokenDeltas([])
+"""A message that a front takes without effect."""
 IDLE_MILLISECONDS = 500
+PROBE_SECONDS = 1.0
+"""How often an engine whose queue is not empty looks whether the fronts that have sent rows still live."""
 LINGER_SECONDS = 1.0
 """A stopped engine leaves once no message has arrived for this long."""
 
@@ -35,6 +41,9 @@ class RowQueue(Protocol):
 
     def cancel(self, client: bytes, ids: list[int]) -> object:
         """Drop rows of a client."""
+
+    def forget_client(self, client: bytes) -> int:
+        """Drop all rows of a client, those that run included where they can be; how many there were."""
 
 
 class Wakeable(Protocol):
@@ -59,6 +68,9 @@ class SocketLoop:
             self._poller.register(each, zmq.POLLIN)
         self._decoder = msgspec.msgpack.Decoder(ToEngine)
         self._encoder = msgspec.msgpack.Encoder()
+        self._clients: set[bytes] = set()
+        self._lost_clients: set[bytes] = set()
+        self._probe_at = time.monotonic() + PROBE_SECONDS
         self._is_stopping = False
         self._last_heard = time.monotonic()
 
@@ -78,13 +90,32 @@ class SocketLoop:
             if self._may_stop() and is_idle():
                 return
             step()
+            self._forget_lost_clients(time.monotonic())
             self._meter.observe_queue(self._rows.tokens)
             self._meter.observe_memory()
 
     def reply(self, client: bytes, message: FromEngine) -> None:
-        """Send without blocking; a message to a front that is gone is dropped."""
-        with suppress(zmq.ZMQError):
+        """Send without blocking; a message to a front that is gone is dropped, and so are its rows after the step."""
+        try:
             self._socket.send_multipart((client, self._encoder.encode(message)), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                self._lost_clients.add(client)
+
+    def _forget_lost_clients(self, now: float) -> None:
+        """Free the rows of fronts whose socket is closed, which shows when something is sent to them."""
+        if not len(self._rows):
+            self._probe_at = now + PROBE_SECONDS
+        elif now >= self._probe_at:
+            self._probe_at = now + PROBE_SECONDS
+            for client in self._clients:
+                self.reply(client, NOTHING)
+        while self._lost_clients:
+            client = self._lost_clients.pop()
+            self._clients.discard(client)
+            freed = self._rows.forget_client(client)
+            if freed:
+                logger.warning("a front has ended, its rows are freed: %d", freed, extra={"fields": self._meter.fields})
 
     def _may_stop(self) -> bool:
         return self._is_stopping and time.monotonic() - self._last_heard > LINGER_SECONDS
@@ -99,6 +130,7 @@ class SocketLoop:
             except zmq.Again:
                 return
             self._last_heard = now
+            self._clients.add(client)
             message = self._decoder.decode(frame)
             if isinstance(message, Cancel):
                 self._rows.cancel(client, message.ids)

@@ -1,7 +1,8 @@
 """A front's connection to one engine: rows out, arrays in, and the requests that wait for them.
 
 Runs in the front's event loop. Rows of all requests that are handled in one turn of the loop leave in one message. The
-link counts the tokens that it has sent and not got back, and admits requests by that count, without asking the engine.
+link counts the tokens and bytes that it has sent and not got back, and admits requests by these counts, without asking
+the engine.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ import numpy
 import zmq
 
 from serving.errors import DeadlineExceeded, EngineLost, Failed, ServingError
-from serving.front.admission import admit
+from serving.front.admission import UNBOUNDED, Load, measure, no_room
 from serving.tasks.base.generated_text import to_arrays
 from serving.tasks.base.task import AnyTask
 from serving.wire.heartbeat import heartbeat_path, read_rows
@@ -92,20 +93,29 @@ class StreamWaiter(Waiter):
 
 
 class EngineLink:
-    """One engine, as a front sees it. bound_tokens: how many tokens this front may have in the engine's queue.
+    """One engine, as a front sees it. bound_tokens, bound_bytes: what this front may have in the engine's queue.
 
     pid: of the engine's process. Another process at the same address is another engine, which knows nothing of the rows
     that this one had.
     """
 
     def __init__(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, task: AnyTask, bound_tokens: int, pid: int = 0
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        address: str,
+        task: AnyTask,
+        bound_tokens: int,
+        pid: int = 0,
+        *,
+        bound_bytes: int = UNBOUNDED,
     ) -> None:
         self.address = address
         self.pid = pid
         self.bound_tokens = bound_tokens
+        self.bound_bytes = bound_bytes
         self.tokens_per_second = 1.0
         self.outstanding_tokens = 0
+        self.outstanding_bytes = 0
         self._task = task
         self._rows: dict[int, tuple[Waiter, int, Row]] = {}
         self._waiters: dict[int, Waiter] = {}
@@ -135,8 +145,10 @@ class EngineLink:
         """
         if self._socket.closed:
             raise EngineLost("the engine has stopped: try again", retry_seconds=1.0, had_begun=False)
-        tokens = sum([row.length + row.new_tokens for row in rows])
-        admit(tokens, self.outstanding_tokens, self.bound_tokens, self.tokens_per_second)
+        tokens, size = load = measure(rows)
+        if self.outstanding_tokens + tokens > self.bound_tokens or self.outstanding_bytes + size > self.bound_bytes:
+            taken = Load(self.outstanding_tokens, self.outstanding_bytes)
+            raise no_room(load, taken, Load(self.bound_tokens, self.bound_bytes), self.tokens_per_second)
         for index, encoded in enumerate(rows):
             self._next_id += 1
             row = encoded.to_row(self._next_id, waiter.deadline)
@@ -152,6 +164,7 @@ class EngineLink:
         else:  # another request, with a later deadline, was encoded in less time
             insort(self._deadlines, (waiter.deadline, self._next_id))
         self.outstanding_tokens += tokens
+        self.outstanding_bytes += size
 
     def abandon(self, waiter: Waiter, error: ServingError) -> None:
         """End a request's wait with `error`, and tell the engine to drop the rows that it has not begun."""
@@ -273,6 +286,7 @@ class EngineLink:
         if found is not None:
             waiter, _, row = found
             self.outstanding_tokens -= row.tokens_in_all
+            self.outstanding_bytes -= row.size_bytes
             waiter.rows_left -= 1
             if not waiter.rows_left:
                 del self._waiters[waiter.ids[-1]]

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from serving.errors import ClientGone, EngineLost, Unprocessable
+from serving.errors import ClientGone, EngineLost, NotReady, Unprocessable
 from serving.front.disconnects import Disconnected, Disconnects
 from serving.front.engine_link import EngineLink, StreamWaiter, Waiter, deadline_in
 from serving.front.health import Health
@@ -127,8 +127,8 @@ class Front:
         read: parses the request; its time counts as encoding. write: gives the answer its final form; counts as
         decoding. disconnected: returns when the client has left; then its rows leave the queue. context: names the
         request in logs and traces. timeout_seconds: the client's own deadline, where it is before the server's.
-        Raises ServingError, which knows the version once one was chosen. If the engine is lost, another one is asked:
-        of what is live by then, unless a version is named.
+        Raises ServingError, which knows the version once one was chosen. If the engine is lost, or has left before the
+        request was sent to it, another one is asked: of what is live by then, unless a version is named.
         """
         with self._tracker.track(name, protocol, context) as tracked:
             limit = self.settings.timeout_seconds
@@ -184,7 +184,7 @@ class Front:
         return self.health.is_alive()
 
     def is_ready(self) -> bool:
-        """Whether the live version of every model answers here; see `Routing.is_ready`."""
+        """Whether the server has started; see `Routing.is_ready`."""
         return self.routing.is_ready()
 
     def manager_silence_seconds(self) -> float:
@@ -267,13 +267,21 @@ class Front:
         if streams or is_alone:
             rows = [msgspec.structs.replace(row, streams=streams, is_alone=is_alone) for row in rows]
         while loaded.is_replaced and not loaded.accepting:
-            tokens = sum([row.length + row.new_tokens for row in rows])
-            await loaded.held.wait(tokens, deadline, call.disconnected)
-        link, waiter = loaded.choose_link(), waiter_type(len(rows), deadline)
+            await loaded.held.wait(rows, deadline, call.disconnected)
+        link, waiter = self._choose_link(call, loaded), waiter_type(len(rows), deadline)
         link.submit(rows, waiter)
         if call.disconnected is not None:
             self._disconnects.expect(waiter, link, call.disconnected)
         return Submission(loaded, request, encoded, link, waiter)
+
+    def _choose_link(self, call: Call, loaded: LoadedVersion) -> EngineLink:
+        """The engine for a request of `loaded`. Raises EngineLost where that has left and has a successor."""
+        try:
+            return loaded.choose_link()
+        except NotReady as error:
+            if not self.routing.answers(call.name, call.version):
+                raise
+            raise EngineLost(error.message, retry_seconds=error.retry_seconds, had_begun=False) from error
 
     async def _tick(self) -> None:
         """Run the periodic work. A tick that fails is logged, and the next one comes later."""

@@ -39,7 +39,7 @@ class Health:
         """False when the front should be replaced.
 
         Either a background task has ended again and again, or has not got on, for longer than the grace period; or the
-        manager or every engine of a live model has been gone for so long.
+        manager or the engines of all live models have been gone for so long.
         """
         grace, now = self._grace_seconds, time.monotonic()
         if any(now - since > grace for since in self._ending_since.values()):
@@ -51,7 +51,7 @@ class Health:
         return self._file.silence_seconds() <= grace and self._routing.unserved_seconds(now) <= grace
 
     def is_ready(self) -> bool:
-        """Whether the live version of every model answers here; see `Routing.is_ready`."""
+        """Whether the server has started; see `Routing.is_ready`."""
         return self._routing.is_ready()
 
     async def _keep_running(self, name: str, work: Callable[[], Coroutine[object, object, None]]) -> None:

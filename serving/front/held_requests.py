@@ -2,39 +2,45 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from serving.errors import ClientGone, DeadlineExceeded, EngineLost
-from serving.front.admission import admit
+from serving.front.admission import UNBOUNDED, Load, measure, no_room
 from serving.front.disconnects import Disconnected
+from serving.wire.messages import EncodedRow
 
 
 class HeldRequests:
     """The held requests of one version, first come, first served. Runs in the front's event loop.
 
-    bound_tokens: how many this front holds. tokens_per_second: of the engines that they wait for.
+    bound_tokens, bound_bytes: of the requests that this front holds. tokens_per_second: of the engines that they wait
+    for.
     """
 
     def __init__(self) -> None:
         self.bound_tokens = 1
+        self.bound_bytes = UNBOUNDED
         self.tokens_per_second = 1.0
-        self._tokens = 0
+        self._taken = Load(0, 0)
         self._waiting: dict[asyncio.Future[bool], None] = {}
 
-    async def wait(self, tokens: int, deadline: float, disconnected: Disconnected | None) -> None:
-        """Return once an engine takes requests. deadline: in monotonic seconds.
+    async def wait(self, rows: Sequence[EncodedRow], deadline: float, disconnected: Disconnected | None) -> None:
+        """Return once an engine takes requests. rows: of the request. deadline: in monotonic seconds.
 
         Raises TooLarge and QueueFull at once, DeadlineExceeded, ClientGone, and EngineLost where none will come.
         """
-        admit(tokens, self._tokens, self.bound_tokens, self.tokens_per_second)
+        load, taken = measure(rows), self._taken
+        if taken.tokens + load.tokens > self.bound_tokens or taken.bytes + load.bytes > self.bound_bytes:
+            raise no_room(load, taken, Load(self.bound_tokens, self.bound_bytes), self.tokens_per_second)
         come: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         left = None if disconnected is None else asyncio.ensure_future(disconnected())
         self._waiting[come] = None
-        self._tokens += tokens
+        self._taken = Load(taken.tokens + load.tokens, taken.bytes + load.bytes)
         try:
             await _first_of(come, left, deadline)
         finally:
-            self._tokens -= tokens
+            self._taken = Load(self._taken.tokens - load.tokens, self._taken.bytes - load.bytes)
             self._waiting.pop(come, None)
             if left is not None:
                 left.cancel()

@@ -30,15 +30,10 @@ def server_status(front: Front) -> ServerStatus:
         versions=tuple(
             _version_status(front, name, model, version) for name, model in models.items() for version in model.versions
         ),
-        live={name: _is_live(model) for name, model in models.items()},
+        live={name: front.routing.answers(name) for name in models},
         registry_is_up=not front.routing.table.registry_error,
         manager_silence_seconds=front.manager_silence_seconds(),
     )
-
-
-def _is_live(model: ModelEntry) -> bool:
-    live = model.versions.get(model.live) if model.live is not None else None
-    return live is not None and any(engine.accepting for engine in live.engines)
 
 
 def _version_status(front: Front, name: str, model: ModelEntry, version: str) -> VersionStatus:

@@ -1,30 +1,39 @@
 """Follows the routing table and finds the version that a request asks for.
 
-Runs in the front's event loop. New versions are loaded beside those that serve, then the front switches in one step.
+Runs in the front's event loop. New versions are loaded beside those that serve, then their model switches in one step.
+Models switch independently of each other: a version that takes long to read, or that cannot be read, is its model's.
 """
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 
+import msgspec
 import zmq
 
 from serving.errors import NotReady, UnknownModel
 from serving.front.engine_link import EngineLink
 from serving.front.loaded_version import LoadedVersion
+from serving.front.version_loads import Key, VersionLoads
 from serving.runtime.instruments import forget
-from serving.settings import ServingSettings
-from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile
+from serving.settings import DEFAULT_BODY_BYTES, ServingSettings
+from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
 from serving.wire.version_state import State
 
 FOLLOW_SECONDS = 0.01
 """How often the table is checked for a change, which costs one `stat`."""
 RETRY_SECONDS = 1.0
 """How long to wait after a table could not be read or applied."""
+PATIENCE_SECONDS = 5.0
+"""How long a model is served by the table before while a new version of it is read. Untuned; it takes milliseconds."""
 MIN_QUEUE_ROWS = 64
 """Rows of the model's maximum length that an engine's queue holds at least."""
+QUEUED_BODIES = 64
+"""Of the largest bodies: the bytes of an engine's queue, unless they are set. Untuned."""
+REQUEST_BODIES = 5
+"""Of the largest bodies: what the rows of one request may come to, as the pixels of images; see `tasks.base.bounds`."""
 
 UNANSWERED: dict[State, str] = {
     "loading": "is loading",
@@ -41,24 +50,29 @@ class Routing:
 
     def __init__(self, settings: ServingSettings, file: TableFile) -> None:
         self.table = Table()
-        self._pending: Table | None = None
+        self._newest = Table()
+        self._apply_at = math.inf
+        self._is_ready = False
+        self._turned = time.monotonic()
+        self._loads = VersionLoads()
         self._settings = settings
         self._file = file
         self._loaded: dict[tuple[str, str], LoadedVersion] = {}
         self._generating: set[str] = set()
-        self._unserved_since: dict[str, float] = {}
-        self._turned = time.monotonic()
+        self._unserved_since: float | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
 
     async def catch_up(self) -> None:
-        """Apply the table once, if there is one. If that fails, `follow` tries again."""
-        await self._follow_once()
+        """Apply the table once, if there is one; `follow` does what fails, or takes longer than PATIENCE_SECONDS."""
+        self._follow_once()
+        await self._loads.settle(PATIENCE_SECONDS)
+        self._follow_once()
 
     async def follow(self) -> None:
         """Apply every new table, endlessly. A table that cannot be read or applied changes nothing and is retried."""
         self._turned = time.monotonic()
         while True:
-            has_followed = await self._follow_once()
+            has_followed = self._follow_once()
             self._turned = time.monotonic()
             await asyncio.sleep(FOLLOW_SECONDS if has_followed else RETRY_SECONDS)
 
@@ -66,13 +80,16 @@ class Routing:
         """Since when `follow` has not got on, as where a disk does not answer; `now` is in monotonic seconds."""
         return now - self._turned
 
-    async def _follow_once(self) -> bool:
-        """Apply the newest table. Returns whether that succeeded; if not, the next call tries again."""
+    def _follow_once(self) -> bool:
+        """Apply the newest table, if it is new, or a version was read meanwhile. Returns whether that succeeded."""
         try:
-            self._pending = self._file.read_if_changed() or self._pending
-            if self._pending is not None:
-                await self._apply(self._pending)
-                self._pending = None
+            found = self._file.read_if_changed()
+            if found is not None:
+                self._newest, self._apply_at = found, 0.0
+            if time.monotonic() >= self._apply_at or self._loads.has_news():
+                self._apply_at = 0.0  # until it is applied
+                is_whole = self._apply(self._newest)
+                self._apply_at = math.inf if is_whole else time.monotonic() + PATIENCE_SECONDS
         except Exception:  # the front goes on serving by the table that it has
             logger.exception("the routing table could not be read or applied; it is tried again")
             return False
@@ -80,6 +97,7 @@ class Routing:
 
     def close(self) -> None:
         """Close the links to all engines. Requests that wait fail."""
+        self._loads.close()
         for link in self.links():
             link.close()
         self._context.destroy(linger=0)
@@ -95,11 +113,13 @@ class Routing:
         if entry is None or entry.is_leaving:
             if not self.table.models and not self.table.is_known:
                 raise NotReady("the server is starting and serves nothing yet: try again", retry_seconds=1.0)
+            if entry is not None and entry.error:
+                raise UnknownModel(f"{name} is not served: {entry.error}")
             served = ", ".join(self.served_models()) or "none"
             raise UnknownModel(f"there is no model {name!r} here; served: {served}")
         is_named = version is not None
         if not version:
-            version = self._live(name, entry, alias)
+            version = self._readable(name, entry, alias, self._live(name, entry, alias))
         loaded = self._loaded.get((name, version))
         if loaded is None:
             known = entry.versions.get(version)
@@ -112,7 +132,10 @@ class Routing:
                 )
             if known.state == "failed":
                 raise NotReady(f"{name}/{version} could not be loaded: see GET /models/{name}", retry_seconds=10.0)
-            raise NotReady(f"{name}/{version} {UNANSWERED[known.state]}: try again", retry_seconds=1.0)
+            why = UNANSWERED[known.state]
+            if known.engines:
+                why = f"cannot be read by this front ({known.error})" if known.error else "is being read by this front"
+            raise NotReady(f"{name}/{version} {why}: try again", retry_seconds=1.0)
         return loaded
 
     def served_models(self) -> dict[str, ModelEntry]:
@@ -128,31 +151,36 @@ class Routing:
         return name.partition("@")[0] in self._generating
 
     def is_ready(self) -> bool:
-        """Whether the live version of every model answers here.
+        """Whether the server has started, and this front has read what was live by then. Once it is so it stays so."""
+        return self._is_ready
 
-        A server that follows deployments is ready without any, because it is deployed to through this server.
-        """
-        served = self.served_models()
-        if not served:
-            return self._settings.deployments and self.table.is_known
-        return all(entry.live is not None and self._answers(name, entry.live) for name, entry in served.items())
+    def answers(self, name: str, version: str | None = None) -> bool:
+        """Whether the version, or else the one that requests for `name` (or `name@alias`) get, answers here."""
+        try:
+            return bool(self.find(name, version).accepting)
+        except (UnknownModel, NotReady):
+            return False
 
     def note_unserved(self, now: float) -> None:
-        """Record since when a model's live version has had no engine. To be called regularly."""
-        unserved = [
-            name
-            for name, entry in self.table.models.items()
-            if entry.live is not None and not self._answers(name, entry.live) and not _is_being_replaced(entry)
-        ]
-        self._unserved_since = {name: self._unserved_since.get(name, now) for name in unserved}
+        """Record since when no model's live version has had an engine. To be called regularly."""
+        live = {name: entry for name, entry in self.table.models.items() if entry.live is not None}
+        if not live or any(self.answers(name) or _is_being_replaced(entry) for name, entry in live.items()):
+            self._unserved_since = None
+        elif self._unserved_since is None:
+            self._unserved_since = now
 
     def unserved_seconds(self, now: float) -> float:
-        """The longest time for which a model's live version has had no engine; 0 if all have one."""
-        return max((now - since for since in self._unserved_since.values()), default=0.0)
+        """How long no model's live version has had an engine; 0 if one has."""
+        return 0.0 if self._unserved_since is None else now - self._unserved_since
 
-    def _answers(self, name: str, version: str) -> bool:
-        loaded = self._loaded.get((name, version))
-        return loaded is not None and bool(loaded.accepting)
+    def _readable(self, name: str, entry: ModelEntry, alias: str, live: str) -> str:
+        """`live`; or, where its engines answer but this front cannot read it yet, the latest version before it."""
+        known = entry.versions.get(live)
+        if (name, live) in self._loaded or known is None or not known.engines:
+            return live
+        reference = f"{name}@{alias}" if alias else next(iter(entry.serves), "")
+        earlier = (self._loaded.get((name, version)) for version in entry.previous.get(reference, ()))
+        return next((found.version for found in earlier if found is not None and found.accepting), live)
 
     def _live(self, name: str, entry: ModelEntry, alias: str) -> str:
         if alias and alias not in entry.aliases:
@@ -164,49 +192,67 @@ class Routing:
             raise NotReady(f"no version of {name} is loaded yet: {entry.error or 'try again'}", retry_seconds=1.0)
         return live
 
-    async def _apply(self, table: Table) -> None:
-        """Load new versions beside those that serve, switch in one step, then close the links to removed engines."""
-        wanted = {
-            (name, version): entry for name, model in table.models.items() for version, entry in model.versions.items()
+    def _apply(self, table: Table) -> bool:
+        """Switch each model whose versions have been read here, and close the links to removed engines.
+
+        Begins to read the others. Returns whether all models are as in the table now.
+        """
+        wanted = _served(table.models)
+        self._take_loads()
+        self._loads.follow({key: entry for key, entry in wanted.items() if not self._is_loaded(key, entry)})
+        young = {name for name in table.models if self._loads.is_young(name, PATIENCE_SECONDS)}
+        before = self.table.models
+        models = {
+            name: before[name] if name in young and name in before else self._with_errors(name, entry)
+            for name, entry in table.models.items()
         }
-        for (name, version), entry in wanted.items():
-            known = self._loaded.get((name, version))
-            stale = known is not None and entry.contract is not None and known.contract != entry.contract
-            is_wanted = entry.engines or entry.state == "ready"  # an engine of it may be being replaced
-            if is_wanted and entry.contract is not None and (known is None or stale):
-                try:
-                    loaded = await asyncio.to_thread(
-                        LoadedVersion.load, name, version, Path(entry.root), entry.contract
-                    )
-                except Exception:
-                    if entry.engines:
-                        raise
-                    continue  # its files may be replaced as well; it is read with its engine
-                self._turned = time.monotonic()
-                if stale and known is not None:
-                    self._close_links(known, keep=set())
-                    known.held.give_up()
-                self._loaded[name, version] = loaded
-        for key, loaded in list(self._loaded.items()):
-            self._connect(loaded, wanted[key].engines if key in wanted else ())
-            loaded.is_replaced = key in wanted and wanted[key].state == "ready"
-        for key in _versions(self.table) - wanted.keys():
+        applied = msgspec.structs.replace(table, models=models)
+        self._link(_served(applied.models), wanted.keys())
+        for key in _versions(self.table) - _versions(applied):
             forget(*key)
-        self.table = table
+        self.table = applied
+        self._is_ready |= applied.has_started and not young
+        self._generating = {name for (name, _), loaded in self._loaded.items() if loaded.task.generates}
+        return not young
+
+    def _is_loaded(self, key: Key, entry: VersionEntry) -> bool:
+        known = self._loaded.get(key)
+        return known is not None and known.contract == entry.contract
+
+    def _take_loads(self) -> None:
+        """Serve the versions that have been read."""
+        for loaded in self._loads.take():
+            stale = self._loaded.get((loaded.model, loaded.version))
+            if stale is not None:
+                self._close_links(stale, keep=set())
+                stale.held.give_up()
+            self._loaded[loaded.model, loaded.version] = loaded
+
+    def _with_errors(self, name: str, entry: ModelEntry) -> ModelEntry:
+        """The model's entry, with why this front cannot read a version."""
+        versions = {
+            version: msgspec.structs.replace(found, error=found.error or self._loads.error((name, version)))
+            for version, found in entry.versions.items()
+        }
+        return msgspec.structs.replace(entry, versions=versions)
+
+    def _link(self, served: Mapping[Key, VersionEntry], wanted: Collection[Key]) -> None:
+        """Connect the loaded versions to their engines, and to no others; forget those without that are not wanted."""
         for key, loaded in list(self._loaded.items()):
-            engines = wanted[key].engines if key in wanted else ()
+            engines = served[key].engines if key in served else ()
+            self._connect(loaded, engines)
             self._close_links(loaded, keep={engine.address for engine in engines})
+            loaded.is_replaced = key in served and served[key].state == "ready"
             if loaded.accepting:
                 loaded.held.let_go()
             elif not loaded.is_replaced:
                 loaded.held.give_up()
-            if not loaded.links and not loaded.is_replaced:
+            if not loaded.links and key not in wanted:
                 del self._loaded[key]
-        self._generating = {name for (name, _), loaded in self._loaded.items() if loaded.task.generates}
 
     def _connect(self, loaded: LoadedVersion, engines: Sequence[EngineEntry]) -> None:
         """Have a link to each of the engines, and know which of them take requests."""
-        longest = loaded.contract.max_tokens
+        longest, held = loaded.contract.max_tokens, loaded.held
         for engine in engines:
             link = loaded.links.get(engine.address)
             if link is not None and link.pid != engine.pid:  # the one at this address before has ended
@@ -217,12 +263,14 @@ class Routing:
                 loaded.links[engine.address] = link
             link.tokens_per_second = max(1.0, engine.tokens_per_second)
             link.bound_tokens = self._bound(link.tokens_per_second, longest)
+            link.bound_bytes = self._bound_bytes()
         loaded.accepting = [loaded.links[engine.address] for engine in engines if engine.accepting]
+        held.bound_bytes = self._bound_bytes() * max(1, len(loaded.accepting))
         if loaded.accepting:
-            loaded.held.tokens_per_second = sum(link.tokens_per_second for link in loaded.accepting)
-            loaded.held.bound_tokens = sum(link.bound_tokens for link in loaded.accepting)
+            held.tokens_per_second = sum(link.tokens_per_second for link in loaded.accepting)
+            held.bound_tokens = sum(link.bound_tokens for link in loaded.accepting)
         elif not loaded.links:
-            loaded.held.bound_tokens = max(loaded.held.bound_tokens, self._bound(0.0, longest))
+            held.bound_tokens = max(held.bound_tokens, self._bound(0.0, longest))
 
     def queue_limit(self, tokens_per_second: float, longest: int) -> int:
         """The bound of an engine's queue, in tokens. longest: tokens of the longest row that its model takes."""
@@ -232,6 +280,14 @@ class Routing:
     def _bound(self, tokens_per_second: float, longest: int) -> int:
         """This front's share of an engine's queue, in tokens."""
         return max(1, self.queue_limit(tokens_per_second, longest) // self._settings.workers)
+
+    def _bound_bytes(self) -> int:
+        """This front's share of an engine's queue, in bytes."""
+        settings = self._settings
+        if settings.queue_bytes:
+            return max(1, settings.queue_bytes // settings.workers)
+        body = max(settings.max_body_bytes, DEFAULT_BODY_BYTES)  # a small body may have as many rows
+        return body * max(QUEUED_BODIES // settings.workers, REQUEST_BODIES)
 
     @staticmethod
     def _close_links(loaded: LoadedVersion, keep: set[str]) -> None:
@@ -244,6 +300,16 @@ def _is_being_replaced(entry: ModelEntry) -> bool:
     live = entry.versions.get(entry.live or "")
     has_left = live is None or live.state in ("loading", "draining")
     return has_left and any(found.state == "loading" for found in entry.versions.values())
+
+
+def _served(models: Mapping[str, ModelEntry]) -> dict[Key, VersionEntry]:
+    """The versions that have engines, or had some that are being replaced."""
+    return {
+        (name, version): entry
+        for name, model in models.items()
+        for version, entry in model.versions.items()
+        if entry.contract is not None and (entry.engines or entry.state == "ready")
+    }
 
 
 def _versions(table: Table) -> set[tuple[str, str]]:

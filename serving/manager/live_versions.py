@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from contextlib import suppress
 
 from registry.references import Reference, ResolvedVersion
@@ -16,6 +16,7 @@ from serving.wire.routing_table import ModelEntry, Swap, SwapOutcome, Table, Ver
 logger = logging.getLogger("headwaiter.manager")
 
 SHOWN_SWAPS = 20
+"""Of each model, so that one that fails again and again hides no other's."""
 
 
 class LiveVersions:
@@ -23,13 +24,13 @@ class LiveVersions:
 
     def __init__(self, last_live: LastLive) -> None:
         self._last_live = last_live
-        self._swaps: deque[Swap] = deque(maxlen=SHOWN_SWAPS)
+        self._swaps: dict[str, deque[Swap]] = defaultdict(lambda: deque(maxlen=SHOWN_SWAPS))
         self.live: dict[Reference, str | None] = {}
         self.previous: dict[Reference, list[str]] = {}
 
     def adopt(self, left: Table, held: dict[VersionKey, ManagedVersion]) -> None:
         """Take over what another manager's table says, as far as a version is still held or had left on purpose."""
-        for entry in left.models.values():
+        for name, entry in left.models.items():
             for text, version in entry.serves.items():
                 reference = Reference.parse(text)
                 known = entry.versions.get(version or "")
@@ -37,7 +38,7 @@ class LiveVersions:
                 if version is not None and ((reference.name, version) in held or has_left):
                     self.live[reference] = version
                 self.previous[reference] = list(entry.previous.get(text, []))
-            self._swaps.extend(entry.swaps)
+            self._swaps[name].extend(entry.swaps)
 
     def live_keys(self) -> set[VersionKey]:
         """The versions that some reference serves."""
@@ -86,14 +87,15 @@ class LiveVersions:
     def describe(self, name: str, view: RegistrySnapshot, versions: dict[str, VersionEntry]) -> ModelEntry:
         """The model's part of the table."""
         references = [reference for reference in view.targets if reference.name == name]
+        problems = [view.problems[reference] for reference in references if reference in view.problems]
         return ModelEntry(
             live=self.live.get(references[0]) if references else None,
             aliases={reference.alias: self.live.get(reference) for reference in references if reference.alias},
             versions=versions,
             serves={str(reference): self.live.get(reference) for reference in references},
             previous={str(key): list(self.previous[key]) for key in references if key in self.previous},
-            swaps=tuple(swap for swap in self._swaps if Reference.parse(swap.reference).name == name),
-            error="; ".join(view.problems[reference] for reference in references if reference in view.problems),
+            swaps=tuple(self._swaps.get(name, ())),
+            error="; ".join(problem for problem in (view.refused.get(name), *problems) if problem),
         )
 
     def _record(
@@ -108,5 +110,5 @@ class LiveVersions:
             seconds=round(seconds, 3),
             error=error,
         )
-        self._swaps.append(swap)
+        self._swaps[reference.name].append(swap)
         count_swap(reference.name, outcome)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from registry.cache_folder import Held
 from registry.contract import Contract
-from registry.errors import DigestMismatch
+from registry.errors import DigestMismatch, RegistryUnavailable
 from registry.redaction import describe_error
+from registry.settings import InvalidSetting
 from serving.manager.engine_process import EngineEvent, EngineProcess
 from serving.manager.memory_budget import Footprint, weights_bytes
 from serving.tasks import get_task
@@ -42,6 +43,7 @@ class ManagedVersion:
     live version. took_place: whether the live version left so that there is memory for this one. is_cached: whether an
     earlier load had fetched its files. is_damaged: whether it failed because one of them was not the logged one.
     weights_bytes: of its files. need_bytes: memory that its engines were expected to take, 0 without an estimate.
+    may_recover: of a failed one, whether the cause may be the store or the disk, and not the version.
     """
 
     name: str
@@ -64,6 +66,7 @@ class ManagedVersion:
     took_place: bool = False
     is_cached: bool = False
     is_damaged: bool = False
+    may_recover: bool = False
 
     @classmethod
     def adopt(cls, root: Path, contract: Contract, engines: Sequence[EngineProcess]) -> "ManagedVersion":
@@ -87,6 +90,12 @@ class ManagedVersion:
         """Crashes in a row of the engine that crashed most."""
         return max((engine.crashes for engine in self.engines), default=0)
 
+    @property
+    def has_failed_for_good(self) -> bool:
+        """Whether its files or its engines were at fault, or what may recover has failed twice."""
+        may_recover = self.may_recover or (self.is_damaged and self.is_cached)
+        return self.state == "failed" and (self.attempt > 1 or not may_recover)
+
     def step(self, now: float, start: StartEngines, load_seconds: float) -> list[EngineEvent]:
         """Look at the fetch and at the engines; returns what happened, "ready" once all engines are."""
         if self.state == "failed":
@@ -99,6 +108,7 @@ class ManagedVersion:
                 self.engines = start(self)
                 self.began = self.began if self.engines else now  # to wait for memory is not to load
             except Exception as error:  # whatever was raised, it is this version's cause of failure
+                self.may_recover = isinstance(error, RegistryUnavailable | OSError | InvalidSetting)
                 return self.fail(describe_error(error), now)
         happened = [change for engine in self.engines if (change := engine.poll(now)) is not None]
         if self.state == "ready":

@@ -8,13 +8,14 @@ import fcntl
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import assert_never
 
 from registry.cache import discard, fetch_for_loading, is_cached
+from registry.redaction import describe_error
 from registry.references import Reference, ResolvedVersion
 from registry.settings import InvalidSetting, RegistrySettings
 from serving.errors import EngineError
@@ -30,6 +31,7 @@ from serving.manager.policy import Action, GiveUp, Load, Publish, Snapshot, Unlo
 from serving.manager.prestart import TemplateKeeper
 from serving.manager.recovery import enter
 from serving.manager.registry_watch import RegistryWatch
+from serving.manager.startup import Startup
 from serving.runtime.backoff import backoff_seconds
 from serving.runtime.instruments import forget
 from serving.runtime.limits import Limits, oom_watch, read_limits
@@ -48,6 +50,9 @@ BEAT_SECONDS = 1.0
 MEASURE_SECONDS = 5.0
 MAX_RETRY_SECONDS = 3600.0
 """Longest pause before a version that failed is tried again."""
+
+FETCHES = 64
+"""Versions that are fetched at a time. Untuned: far more than may hang in a store without holding up the others."""
 
 REPLACE_ADVICE = (
     ", or set HEADWAITER_REPLACE_LIVE=1, which stops the live version before a version for which there is no room loads"
@@ -78,10 +83,12 @@ class Manager:
         self._watch = watch or RegistryWatch(settings, self._woken)
         self._last_live = LastLive(settings.registry)
         self._file = TableFile(settings.run)
-        self._fetchers = ThreadPoolExecutor(max_workers=8, thread_name_prefix="headwaiter-fetch")
+        self._fetchers = ThreadPoolExecutor(FETCHES, thread_name_prefix="headwaiter-fetch")
         self._live_versions = LiveVersions(self._last_live)
+        self._startup = Startup(needs_live=bool(settings.models))
         self._versions: dict[VersionKey, ManagedVersion] = {}
         self._failed: dict[VersionKey, ManagedVersion] = {}
+        self._troubles: dict[tuple[str, str, str], str] = {}
         self._server = ServerProcess(settings.run)
         self._table: Table | None = None
         self._is_unwritten = False
@@ -127,22 +134,48 @@ class Manager:
         """One turn: look at the registry's answer and at every version, act, publish."""
         self._watch.step(now, at_once=self._file.was_nudged())
         for managed in list(self._versions.values()):
-            for change in managed.step(now, partial(self._start_engines, now), self.settings.load_seconds):
-                self._note(managed, change, now)
-            if managed.state == "loading":
-                managed.own_bytes()
-            if managed.is_over(now) or self._is_due_again(managed, now):
-                del self._versions[managed.name, managed.version]
-                forget(managed.name, managed.version)
+            with self._apart("look at", managed.name, managed.version):
+                self._look_at(managed, now)
         if now >= self._measure_at:
             self._measure_at = now + MEASURE_SECONDS
             oom_watch().settle()
             for managed in self._versions.values():
-                managed.measure()
-                managed.own_bytes()
+                with self._apart("measure", managed.name, managed.version):
+                    managed.measure()
+                    managed.own_bytes()
         for action in decide(self._snapshot()):
-            self._act(action, now)
+            name = action.reference.name if isinstance(action, Publish) else action.name
+            with self._apart(type(action).__name__.lower(), name, action.version):
+                self._act(action, now)
         self._publish_table()
+
+    def _look_at(self, managed: ManagedVersion, now: float) -> None:
+        try:
+            changes = managed.step(now, partial(self._start_engines, now), self.settings.load_seconds)
+        except Exception as error:  # as of a report that cannot be read
+            if managed.state != "loading":
+                raise
+            changes = managed.fail(describe_error(error), now)
+        for change in changes:
+            self._note(managed, change, now)
+        if managed.state == "loading":
+            managed.own_bytes()
+        if managed.is_over(now) or self._is_due_again(managed, now):
+            del self._versions[managed.name, managed.version]
+            forget(managed.name, managed.version)
+
+    @contextmanager
+    def _apart(self, what: str, name: str, version: str) -> Iterator[None]:
+        """Keep what goes wrong with one version from the others: it is logged, and tried again in the next turn."""
+        try:
+            yield
+        except Exception as error:
+            told = describe_error(error)
+            if self._troubles.get((what, name, version)) != told:  # there are twenty turns a second
+                logger.exception("could not %s %s/%s; it is tried again", what, name, version)
+            self._troubles[what, name, version] = told
+        else:
+            self._troubles.pop((what, name, version), None)
 
     def _snapshot(self) -> Snapshot:
         view = self._watch.view
@@ -184,7 +217,9 @@ class Manager:
         fetching: Future[Fetched]
         resolved = self._resolved(key)
         cached = resolved is not None and is_cached(resolved, self.settings.registry)
-        if resolved is not None:
+        if failed is not None and failed.fetching is not None and not failed.fetching.done():
+            fetching = failed.fetching  # it took longer than a load may take; another one would hang beside it
+        elif resolved is not None:
             work = partial(self._fetch, resolved, self.settings.registry)
             fetching = (
                 self._fetchers.submit(run_at_low_priority, work) if self._is_serving() else self._fetchers.submit(work)
@@ -307,11 +342,12 @@ class Manager:
         view = self._watch.view
         models: dict[str, ModelEntry] = {}
         leaving = [name for name, _ in self._versions]  # one that is deployed no more finishes what it has
-        for name in dict.fromkeys((*(reference.name for reference in view.targets), *leaving)):
+        for name in dict.fromkeys((*(reference.name for reference in view.targets), *leaving, *view.refused)):
             versions = {version: held.entry() for (owner, version), held in self._versions.items() if owner == name}
             models[name] = self._live_versions.describe(name, view, versions)
             start_counting(name)
-        table = Table(models=models, registry_error=view.error, is_known=view.is_known)
+        has_started = self._startup.look(view, self._live_versions.live, self._has_failed)
+        table = Table(models=models, registry_error=view.error, is_known=view.is_known, has_started=has_started)
         if table == self._table:
             return
         try:
@@ -323,10 +359,16 @@ class Manager:
             return
         self._table, self._is_unwritten = table, False
 
+    def _has_failed(self, reference: Reference) -> bool:
+        target = self._watch.view.targets.get(reference)
+        failed = self._failed.get((target.name, target.version)) if target is not None else None
+        return failed is not None and failed.has_failed_for_good
+
     def _adopt(self) -> None:
         """Go on from where a manager that was killed has left; its fronts must not see an emptier table meanwhile."""
         left, self._versions = enter(self.settings.run)
         self._live_versions.adopt(left, self._versions)
+        self._startup.is_over = left.has_started
         self._watch.expect(self._live_versions.live)
         for (name, version), held in self._versions.items():
             before = left.models[name].versions.get(version) if name in left.models else None

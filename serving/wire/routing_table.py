@@ -91,12 +91,14 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
 class Table(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is served. registry_error: why the registry could not be read at the last poll, or empty.
 
-    is_known: whether the registry has been asked what to serve.
+    is_known: whether the registry has been asked what to serve. has_started: whether each reference that was wanted at
+    the start is live or has failed for good; once true it stays.
     """
 
     models: dict[str, ModelEntry] = {}
     registry_error: str = ""
     is_known: bool = False
+    has_started: bool = False
 
 
 class TableFile:

@@ -18,7 +18,7 @@ from mlflow.deployments.cli import commands
 from mlflow.exceptions import MlflowException
 
 from registry.settings import RegistrySettings
-from registry.versions import Versions
+from registry.versions import DEPLOYED, Versions
 from tests.alike import assert_alike
 from tests.conftest import forget_tracking, use_tracking
 from tests.e2e.conftest import copy_of
@@ -162,6 +162,27 @@ def test_a_model_that_is_undeployed_answers_what_it_has_accepted(server: Server,
     assert asking.result(30).status_code == 200
     assert not psutil.wait_procs([engine], timeout=30)[1]
     wait_until(lambda: server.http.get("/models").json()["models"] == [], "nothing of it is left")
+
+
+def test_a_deployment_and_its_trouble_leave_the_server_ready(server: Server, versions: Versions) -> None:
+    seen = set()
+
+    def is_live() -> bool:
+        seen.add(server.http.get("/readyz").status_code)
+        return server.live("m") == "1"
+
+    versions.deploy("m")
+    wait_until(is_live, "it is served")
+    assert seen == {200}
+    versions._client.set_registered_model_tag("m", DEPLOYED, "no alias!")
+    wait_until(lambda: "no alias!" in (server.describe("m")["error"] or ""), "it is shown")
+    assert server.post("m", {"inputs": "x"}).status_code == 200
+    assert server.http.get("/v2/models/m/ready").status_code == 200
+    assert server.sample("model_live", model="m") == 1
+    assert server.is_ready()
+    versions.undeploy("m")
+    wait_until(lambda: server.http.get("/models").json()["models"] == [], "nothing of it is left")
+    assert server.http.get("/v2/models/m/ready").status_code == 404
 
 
 def test_run_local_serves_until_it_is_asked_to_end(small_home: Path) -> None:

@@ -180,6 +180,10 @@ class Queue:
             self._drop(entry)
         return len(found)
 
+    def forget_client(self, client: bytes) -> int:
+        """Drop the rows of a client that still wait; their number."""
+        return self.cancel(client, [row_id for owner, row_id in self._entries if owner == client])
+
     def expire(self, now: float) -> list[Entry]:
         """Drop and return the rows whose deadline has passed."""
         late, deadlines = [], self._deadlines

@@ -137,6 +137,12 @@ class Scheduler:
         return len(waiting) + len(self._discard(lambda each: each.row.id in wanted and each.client == client))
 
     @torch.inference_mode()
+    def forget_client(self, client: bytes) -> int:
+        """Remove all rows of a client, waiting or running; how many there were."""
+        waiting = self._waiting.cancel(client, [each.row.id for each in self._waiting if each.client == client])
+        return len(waiting) + len(self._discard(lambda each: each.client == client))
+
+    @torch.inference_mode()
     def step(self) -> list[Reply]:
         """Admit waiting sequences, or generate a token for each running one; the replies that are due.
 

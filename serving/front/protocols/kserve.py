@@ -110,7 +110,8 @@ class KServe(Protocol):
             case ["repository", "index"]:
                 exchange.expect("POST")
                 form = read_form(read_json(await exchange.body(4096) or b"{}"), IndexForm)
-                await exchange.respond_json(repository_index(self.front.models(), ready_only=form.ready))
+                models = self.front.models()
+                await exchange.respond_json(repository_index(models, self.front.routing.answers, ready_only=form.ready))
             case ["repository", "models", _, "load" | "unload"]:
                 raise no_route("versions are loaded as the registry's aliases name them: move one with `promote`")
             case ["models", "stats"] if "stats" not in self.front.models():

@@ -6,7 +6,7 @@ triton-inference-server/server (2.60).
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from monitoring.exposition import Exposition, Total
 from serving.front.asgi import JsonObject
@@ -78,14 +78,21 @@ def configuration(loaded: LoadedVersion, engines: Sequence[EngineEntry]) -> Json
     }
 
 
-def repository_index(models: Mapping[str, ModelEntry], *, ready_only: bool) -> list[JsonObject]:
-    """Every version with its state, and why it cannot be loaded."""
-    return [
-        {"name": name, "version": version, "state": STATES[found.state], "reason": found.error}
+def repository_index(
+    models: Mapping[str, ModelEntry], answers: Callable[[str, str], bool], *, ready_only: bool
+) -> list[JsonObject]:
+    """Every version with its state, and why it cannot be loaded. answers: whether a version of a model does."""
+    found: list[JsonObject] = [
+        {
+            "name": name,
+            "version": version,
+            "state": STATES["failed" if each.state == "ready" and not answers(name, version) else each.state],
+            "reason": each.error,
+        }
         for name, entry in models.items()
-        for version, found in entry.versions.items()
-        if found.state == "ready" or not ready_only
+        for version, each in entry.versions.items()
     ]
+    return [each for each in found if each["state"] == STATES["ready"] or not ready_only]
 
 
 class Statistics:

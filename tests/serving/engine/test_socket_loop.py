@@ -13,7 +13,7 @@ from serving.engine.engine import Engine
 from serving.engine.generation.engine import GenerationEngine
 from serving.engine.meter import EngineMeter
 from serving.engine.socket_loop import SocketLoop
-from serving.wire.messages import Cancel, Failure, FromEngine, Row, Submit
+from serving.wire.messages import Cancel, Failure, FromEngine, Row, Submit, TokenDeltas
 
 
 @dataclass
@@ -35,6 +35,11 @@ class Rows:
 
     def cancel(self, client: bytes, ids: list[int]) -> None:
         self.cancelled += ids
+
+    def forget_client(self, client: bytes) -> int:
+        kept = [(name, number) for name, number in self.added if name != client]
+        freed, self.added = len(self.added) - len(kept), kept
+        return freed
 
 
 def row(number: int) -> Row:
@@ -74,4 +79,39 @@ def test_rows_reach_the_queue_replies_their_client_and_a_stop_waits_until_idle(
     thread.join(30)
     assert not thread.is_alive()
     assert rows.cancelled == [7]
+    context.destroy(linger=0)
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_the_rows_of_a_front_that_ended_are_freed_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_answered: bool
+) -> None:
+    """Whether the engine has something to send to it, as of a stream, or not."""
+    monkeypatch.setattr(socket_loop, "LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(socket_loop, "PROBE_SECONDS", 1e9 if is_answered else 0.0)
+    rows, context = Rows(), zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    router.bind(f"ipc://{tmp_path}/loop")
+    fronts = [context.socket(zmq.DEALER) for _ in range(2)]
+    for name, front in zip((b"lost", b"alive"), fronts, strict=True):
+        front.setsockopt(zmq.IDENTITY, name)
+        front.connect(f"ipc://{tmp_path}/loop")
+        front.send(msgspec.msgpack.encode(Submit([row(1), row(2)])))
+    loop = SocketLoop(router, rows, EngineMeter("m", "1", "text-classification"))
+
+    def step() -> None:
+        if len(rows.added) == 4:
+            fronts[0].close(linger=0)
+        if is_answered:
+            for name in {name for name, _ in rows.added}:
+                loop.reply(name, TokenDeltas([]))
+        if rows.added == [(b"alive", 1), (b"alive", 2)]:
+            loop.stop()
+
+    thread = threading.Thread(target=loop.run, args=(step, lambda: 1, lambda: True))
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert rows.added == [(b"alive", 1), (b"alive", 2)]
     context.destroy(linger=0)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import zmq
 
-from serving.errors import DeadlineExceeded, EngineLost
+from serving.errors import DeadlineExceeded, EngineLost, QueueFull, TooLarge
 from serving.front.engine_link import MAX_ENDED, EngineLink, StreamWaiter, Waiter
 from serving.tasks import get_task
-from serving.wire.messages import EncodedRow, TokenDelta
+from serving.wire.messages import ROW_BYTES, EncodedRow, TokenDelta
 
 ROW = EncodedRow(1, b"")
 
@@ -104,5 +104,25 @@ def test_a_closed_link_takes_no_request(tmp_path: Path) -> None:
         link.close()
         with pytest.raises(EngineLost):
             link.submit([ROW], Waiter(1, 1.0))
+
+    with_link(work, tmp_path)
+
+
+def test_a_queue_is_full_by_its_bytes_too_and_has_room_again(tmp_path: Path) -> None:
+    large = EncodedRow(1, bytes(400), payload=bytes(600))
+
+    async def work(link: EngineLink) -> None:
+        link.bound_bytes, link.tokens_per_second = 2 * (1000 + ROW_BYTES), 0.5
+        waiter = Waiter(2, 100.0)
+        link.submit([large, large], waiter)
+        with pytest.raises(QueueFull, match="3,024 of 3,024 bytes") as full:
+            link.submit([ROW], Waiter(1, 100.0))
+        assert full.value.retry_seconds == 4.0
+        with pytest.raises(TooLarge, match="4,536 bytes, the queue takes 3,024"):
+            link.submit([large] * 3, Waiter(3, 100.0))
+        link.abandon(waiter, EngineLost("nobody waits"))
+        waiter.done.exception()
+        assert (link.outstanding_bytes, link.outstanding_tokens) == (0, 0)
+        link.submit([large, ROW], Waiter(2, 100.0))
 
     with_link(work, tmp_path)

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from monitoring.merge import Merge
-from serving.errors import ClientGone, EngineLost, Failed, ServingError
+from serving.errors import ClientGone, EngineLost, Failed, NotReady, ServingError
 from serving.front.front import Front
 from serving.front.request_context import RequestContext
 from serving.front.request_tracker import MAX_CRASHES
 from serving.front.text_stream import TextStream
 from serving.runtime.instruments import instruments
+from serving.tasks.base.request import Request
 from serving.wire.routing_table import ModelEntry, Table, VersionEntry
 from tests.serving.front.local_front import MakeFront, answer, engines, lose, request, write
 
@@ -241,3 +242,48 @@ def test_a_fault_of_the_engine_reaches_the_client_with_the_version(make_front: M
         return caught.value
 
     assert run(work).version == "1"
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_request_whose_version_leaves_while_it_is_read_goes_to_its_successor(
+    is_stream: bool, make_front: MakeFront
+) -> None:
+    async def work() -> None:
+        front = make_front(versions=("1", "2"))
+
+        def read(task: Any) -> Request:
+            front.routing._loaded["m", "1"].accepting = []
+            found = {version: VersionEntry(state="ready") for version in ("1", "2")}
+            front.routing.table = Table(models={"m": ModelEntry(live="2", aliases={}, versions=found)})
+            return request(task)
+
+        left = engines(front, "1")
+        engines(front, "2", write("xyz"))
+        if is_stream:
+            stream = await front.stream("m", None, read, protocol="openai")
+            assert (stream.version, await text_of(stream)) == ("2", "xyz")
+        else:
+            assert (await front.answer("m", None, read, protocol="openai")).version == "2"
+        assert left.waiters == []
+
+    before = ended(503)
+    run(work)
+    assert ended(503) == before
+    assert (in_progress("1"), in_progress("2")) == (0, 0)
+
+
+def test_a_request_whose_version_leaves_without_a_successor_is_told_so(make_front: MakeFront) -> None:
+    async def work() -> None:
+        front = make_front()
+
+        def read(task: Any) -> Request:
+            front.routing._loaded["m", "1"].accepting = []
+            return request(task)
+
+        engines(front, "1")
+        with pytest.raises(NotReady, match="it is leaving or being restarted"):
+            await front.answer("m", None, read, protocol="openai")
+
+    before = ended(503)
+    run(work)
+    assert ended(503) == before + 1

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from registry.references import Reference
@@ -12,6 +13,7 @@ from serving.front.routing import Routing
 from serving.settings import ServingSettings
 from serving.wire.routing_table import ModelEntry, Table, TableFile, VersionEntry
 from serving.wire.version_state import State
+from tests.serving.front.local_front import engines, make_front
 
 
 @pytest.fixture
@@ -74,3 +76,31 @@ def test_a_model_whose_live_version_gives_its_place_is_not_dead(
     routes.table = table(live, states)
     routes.note_unserved(10.0)
     assert routes.unserved_seconds(15.0) == (5.0 if is_unserved else 0.0)
+
+
+def test_a_model_without_engines_does_not_end_a_front_that_answers_for_another(tmp_path: Path) -> None:
+    front = make_front(tmp_path, versions=("1",))
+    try:
+        engines(front, "1")
+        other = table("1", {"1": "failed"}).models["m"]
+        front.routing.table = msgspec.structs.replace(
+            front.routing.table, models={**front.routing.table.models, "other": other}
+        )
+        front.routing.note_unserved(10.0)
+        assert front.routing.unserved_seconds(100.0) == 0.0
+        assert (front.routing.answers("m"), front.routing.answers("other")) == (True, False)
+        front.routing._loaded["m", "1"].accepting = []
+        front.routing.note_unserved(20.0)
+        assert front.routing.unserved_seconds(100.0) == 80.0
+    finally:
+        front.routing.close()
+
+
+@pytest.mark.parametrize(
+    ("queue_bytes", "workers", "share"),
+    [(0, 1, 64 * 2**24), (0, 4, 16 * 2**24), (0, 64, 5 * 2**24), (4096, 1, 4096), (4096, 4, 1024), (3, 4, 1)],
+)
+def test_each_front_has_its_share_of_a_queues_bytes(tmp_path: Path, queue_bytes: int, workers: int, share: int) -> None:
+    front = make_front(tmp_path, queue_bytes=queue_bytes, workers=workers, max_body_bytes=2**24)
+    assert front.routing._bound_bytes() == share
+    front.routing.close()

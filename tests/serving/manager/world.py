@@ -293,7 +293,8 @@ class Server:
     def _start(self) -> Manager:
         watch = RegistryWatch(self.settings, threading_event(), lambda: self.world)  # type: ignore[arg-type,return-value]
         watch._pool.shutdown()
-        watch._pool = InlineExecutor()  # type: ignore[assignment]
+        watch._requests.shutdown()
+        watch._pool = watch._requests = InlineExecutor()  # type: ignore[assignment]
         manager = Manager(
             self.settings, fetch=self._fetch, engine=FakeEngineProcess, watch=watch, limits=self.world.limits
         )

@@ -196,3 +196,14 @@ def test_a_row_that_must_be_alone_is_a_batch_of_its_own_and_keeps_its_place(
         waiting -= ids
     assert not queue.is_next_alone()
     assert not queue.choose(COST)
+
+
+@given(arrivals, st.booleans())
+def test_the_rows_of_a_client_that_is_gone_leave_and_no_others(
+    entries: list[tuple[bytes, int, str]], is_packed: bool
+) -> None:
+    queue = filled(entries, is_packed=is_packed)
+    assert queue.forget_client(b"a") == sum(client == b"a" for client, _, _ in entries)
+    left = [entry.row.id for _ in entries for entry in queue.choose(COST)]
+    assert sorted(left) == [index for index, (client, _, _) in enumerate(entries) if client == b"b"]
+    assert (len(queue), queue.tokens) == (0, 0)

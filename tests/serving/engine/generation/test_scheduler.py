@@ -436,6 +436,19 @@ def test_a_cancelled_row_leaves_at_once_and_a_late_one_with_the_next_step() -> N
     assert (len(scheduler), scheduler.cached_tokens) == (0, 0)
 
 
+def test_the_rows_of_a_front_that_is_gone_leave_waiting_or_running_and_no_others() -> None:
+    scheduler = make_scheduler(load("llama"), max_rows=2)
+    for number, front in enumerate((b"gone", b"f", b"gone", b"f")):
+        scheduler.add(front, row(number, prompt_of(number), max_new_tokens=20, streams=True), 0.0)
+    found = Found()
+    found.take(scheduler.step())
+    assert (scheduler.running, len(scheduler)) == (2, 4)
+    assert scheduler.forget_client(b"gone") == 2
+    finish(scheduler, found)
+    assert found.finishes.keys() == {1, 3}
+    assert scheduler.cached_tokens == 0
+
+
 def test_short_rows_overtake_long_ones_and_no_row_starves() -> None:
     module = load("gpt2")
     scheduler, found = make_scheduler(module, max_rows=2), Found()
