@@ -38,13 +38,11 @@ class Health:
     def is_alive(self) -> bool:
         """False when the front should be replaced.
 
-        Either a background task has ended again and again, or has not got on, for longer than the grace period; or the
-        manager or the engines of all live models have been gone for so long.
+        Either a background task has ended again and again for longer than the grace period, or the manager or the
+        engines of all live models have been gone for so long.
         """
         grace, now = self._grace_seconds, time.monotonic()
         if any(now - since > grace for since in self._ending_since.values()):
-            return False
-        if self._tasks and self._routing.silence_seconds(now) > grace:
             return False
         if now - self._started < grace:
             return True

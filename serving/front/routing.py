@@ -53,7 +53,6 @@ class Routing:
         self._newest = Table()
         self._apply_at = math.inf
         self._is_ready = False
-        self._turned = time.monotonic()
         self._loads = VersionLoads()
         self._settings = settings
         self._file = file
@@ -70,15 +69,8 @@ class Routing:
 
     async def follow(self) -> None:
         """Apply every new table, endlessly. A table that cannot be read or applied changes nothing and is retried."""
-        self._turned = time.monotonic()
         while True:
-            has_followed = self._follow_once()
-            self._turned = time.monotonic()
-            await asyncio.sleep(FOLLOW_SECONDS if has_followed else RETRY_SECONDS)
-
-    def silence_seconds(self, now: float) -> float:
-        """Since when `follow` has not got on, as where a disk does not answer; `now` is in monotonic seconds."""
-        return now - self._turned
+            await asyncio.sleep(FOLLOW_SECONDS if self._follow_once() else RETRY_SECONDS)
 
     def _follow_once(self) -> bool:
         """Apply the newest table, if it is new, or a version was read meanwhile. Returns whether that succeeded."""

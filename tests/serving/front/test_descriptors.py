@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.flavor import read_contract
+from registry.artifact import read_contract
 from registry.settings import RegistrySettings
 from serving.front.front import Front
 from serving.settings import ServingSettings

@@ -179,27 +179,6 @@ def test_a_front_whose_background_task_ends_on_and_on_is_not_alive(
     assert logged.records
 
 
-def test_a_front_that_no_longer_follows_the_table_as_a_disk_does_not_answer_is_not_alive(
-    make_front: MakeFront, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def wait_for_ever(*_: Any) -> None:
-        await asyncio.Event().wait()
-
-    async def work() -> None:
-        front = make_front(grace_seconds=0.1)
-        file = TableFile(front.settings.run)
-        await front.start()
-        monkeypatch.setattr(front.routing, "_apply", wait_for_ever)
-        file.write(TABLE)
-        while front.is_alive():
-            file.beat()
-            await asyncio.sleep(0.001)
-        assert front.routing.silence_seconds(time.monotonic()) > 0.1
-        await front.stop()
-
-    asyncio.run(asyncio.wait_for(work(), 20))
-
-
 def test_the_end_of_a_front_is_no_lost_task(make_front: MakeFront, logged: pytest.LogCaptureFixture) -> None:
     async def work() -> bool:
         front = make_front()

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +26,7 @@ from serving.wire.heartbeat import HeartbeatFile, Pulse, heartbeat_path
 from serving.wire.messages import EncodedRow
 from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
 from serving.wire.version_state import State
+from tests.contracts import classifier
 from tests.serving.front.local_front import FakeLink, MakeFront, answer, engines, lose, request, write
 
 TOKENS = len("a text")
@@ -146,7 +146,7 @@ def test_a_held_request_ends_at_its_deadline(make_front: MakeFront) -> None:
         with pytest.raises(DeadlineExceeded):
             await ask(front)
         assert not loaded.held._waiting
-        assert loaded.held._tokens == 0
+        assert loaded.held._taken == (0, 0)
 
     run(work)
 
@@ -160,7 +160,7 @@ def test_a_held_request_whose_client_leaves_is_held_no_more(make_front: MakeFron
         left.set()
         with pytest.raises(ClientGone):
             await asked
-        assert loaded.held._tokens == 0
+        assert loaded.held._taken == (0, 0)
 
     run(work)
 
@@ -246,6 +246,7 @@ def test_what_an_engine_was_computing_when_it_ended_is_computed_alone(make_front
 
 
 ROW = EncodedRow(4, b"")
+CONTRACT = classifier(max_tokens=8)
 
 
 def entry(run_folder: Path, pid: int) -> EngineEntry:
@@ -254,7 +255,7 @@ def entry(run_folder: Path, pid: int) -> EngineEntry:
 
 
 def publish(front: Front, state: State, *found: EngineEntry) -> None:
-    versions = {"1": VersionEntry(state=state, engines=found)}
+    versions = {"1": VersionEntry(state=state, engines=found, contract=CONTRACT)}
     TableFile(front.settings.run).write(Table(models={"m": ModelEntry(live="1", aliases={}, versions=versions)}))
 
 
@@ -269,7 +270,7 @@ def test_links_follow_the_process_and_not_only_the_address_and_know_what_it_had_
     async def work() -> None:
         front = make_front()
         loaded = front.routing._loaded["m", "1"]
-        loaded.contract = SimpleNamespace(max_tokens=8)  # type: ignore[assignment]
+        loaded.contract = CONTRACT
         publish(front, "ready", entry(front.settings.run, 7))
         await front.routing.catch_up()
         first: EngineLink = loaded.accepting[0]
@@ -304,12 +305,12 @@ def test_requests_are_held_for_an_engine_that_will_come_and_for_no_other(
     async def work() -> None:
         front = make_front()
         loaded = front.routing._loaded["m", "1"]
-        loaded.contract = SimpleNamespace(max_tokens=8)  # type: ignore[assignment]
+        loaded.contract = CONTRACT
         publish(front, "ready", entry(front.settings.run, 7))
         await front.routing.catch_up()
         publish(front, "ready")
         await front.routing.catch_up()
-        held = asyncio.create_task(loaded.held.wait(4, time.monotonic() + 60, None))
+        held = asyncio.create_task(loaded.held.wait([ROW], time.monotonic() + 60, None))
         await turns()
         publish(front, state)
         await front.routing.catch_up()

@@ -4,11 +4,11 @@ The model `bad` gets into trouble, before the server starts or while it serves. 
 """
 
 import asyncio
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -76,9 +76,7 @@ class Shop:
         self.versions = Registry(self.registry)
         run = home / "run" / "1"
         (run / "engines").mkdir(parents=True)
-        self.settings = ServingSettings(
-            self.registry, (), run, os.getpid(), deployments=True, poll_seconds=1.0, load_seconds=1e12
-        )
+        self.settings = ServingSettings(self.registry, (), run, deployments=True, poll_seconds=1.0, load_seconds=1e12)
         watch = RegistryWatch(self.settings, threading.Event(), lambda: self.versions)
         watch._pool.shutdown()
         watch._pool = InlineExecutor()  # type: ignore[assignment]
@@ -130,13 +128,14 @@ class Shop:
 
 
 @pytest.fixture
-def shop(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    copy_home(template, tmp_path / "h")
-    monkeypatch.setattr(registry_watch, "SLOW_SECONDS", 0.2)
-    made = Shop(tmp_path / "h")
-    monkeypatch.setattr(FakeEngineProcess, "world", made.world, raising=False)
-    yield made
-    made.close()
+def shop(template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    with TemporaryDirectory(prefix="hw") as folder:  # sockets need a short path
+        copy_home(template, Path(folder) / "h")
+        monkeypatch.setattr(registry_watch, "SLOW_SECONDS", 0.2)
+        made = Shop(Path(folder) / "h")
+        monkeypatch.setattr(FakeEngineProcess, "world", made.world, raising=False)
+        yield made
+        made.close()
 
 
 def tag(value: str) -> Callable[[Shop], None]:
