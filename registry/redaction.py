@@ -43,6 +43,7 @@ _FORMS = (
         ),
         rf"\1\2{HIDDEN}",
     ),
+    (re.compile(r"\bhw_[\w-]{43}(?![\w-])"), HIDDEN),  # a key of this server, as `headwaiter keys add` makes it
     (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"), rf"\1{HIDDEN}"),
     # a pair of a name that says it, as in a query, a connection string, a mapping or an assignment
     (re.compile(rf"(?i)(?<![\w-])({_KEY})(=)(?!=){_VALUE}"), rf"\1\2{HIDDEN}"),

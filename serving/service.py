@@ -56,7 +56,8 @@ def front() -> "Front":
     set_up_logging()
     settings = ServingSettings.from_environment()
     end_with_server(settings.run, settings.grace_seconds)
-    return Front(settings)
+    worker = bentoml.server_context.worker_index or 1  # a worker that replaces another gets its number
+    return Front(settings, place=(worker - 1) % settings.workers)
 
 
 class FrontService(Service[Any]):

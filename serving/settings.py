@@ -157,6 +157,13 @@ class ServingSettings(msgspec.Struct, frozen=True):
     ] = 1.0
     log_inputs: Annotated[bool, Meta(description="1: the log lines of slow requests show what was asked.")] = False
 
+    keys_file: Annotated[
+        Path | None,
+        Meta(
+            description="The file of keys, made by headwaiter keys add: every request needs one. Without it none does.",
+            extra={"default": ""},
+        ),
+    ] = None
     cors_origins: Annotated[
         tuple[str, ...],
         Meta(
@@ -200,14 +207,30 @@ class ServingSettings(msgspec.Struct, frozen=True):
                     f"HEADWAITER_DEVICE={device!r} is not allowed: choose auto, cpu, cuda, or several as cuda:0,cuda:1"
                 )
         origins = read_origins(read.pop("cors_origins") or "")
+        keys_file = (read.pop("keys_file") or "").strip()
         return cls(
             registry=registry,
             run=Path(environ[RUN_VARIABLE]) if run is None else run,
             models=models,
             devices=devices or ("auto",),
             cors_origins=origins,
+            keys_file=Path(keys_file).expanduser().absolute() if keys_file else None,
             **read,
         )
+
+
+class ClientSettings(msgspec.Struct, frozen=True):
+    """The settings of commands that ask a running server: `headwaiter status` and MLflow's deployments."""
+
+    api_key: Annotated[str, Meta(description="The key that is shown to a server that asks for one.")] = ""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "ClientSettings":
+        """Read the settings."""
+        return cls(**read_settings(cls, environ))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
 
 
 def read_origins(text: str) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ REGISTRY: Mapping[str, frozenset[str]] = {
     "tasks": CHEAP,
     "processors": CHEAP,
     "wire": CHEAP,
-    "runtime": frozenset({"redaction"}),
+    "runtime": frozenset({"environment", "redaction"}),
     "client": CHEAP | {"versions"},
     "commands": CHEAP | {"checks", "flavor", "history", "served_classes", "suggestions", "versions"},
     "demo": CHEAP | {"flavor", "versions"},
