@@ -164,6 +164,9 @@ class ServingSettings(msgspec.Struct, frozen=True):
             extra={"default": ""},
         ),
     ] = None
+    insecure: Annotated[
+        bool, Meta(description="1: a server without keys may listen where other machines reach it, and answers all.")
+    ] = False
     cors_origins: Annotated[
         tuple[str, ...],
         Meta(

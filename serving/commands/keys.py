@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 
@@ -68,7 +69,7 @@ def remove(name: str) -> None:
 def _file() -> KeyFile:
     from serving.settings import ServingSettings
 
-    path = ServingSettings.from_environment().keys_file
+    path = ServingSettings.from_environment(run=Path()).keys_file
     if path is None:
         raise InvalidSetting("HEADWAITER_KEYS_FILE is not set: let it name the file of keys, here and for the server")
     return KeyFile(path)

@@ -13,6 +13,8 @@ from registry.environment import settings_of
 from registry.references import Reference
 from serving.commands.address import check_address
 from serving.commands.errors import errors
+from serving.runtime.exposure import check_exposure
+from serving.runtime.key_file import KeyFile
 from serving.runtime.run_folder import claim
 from serving.settings import ServingSettings
 
@@ -32,13 +34,14 @@ def _setting(flag: str, field: str) -> Callable[[FC], FC]:
 @click.argument("models", nargs=-1, metavar="[NAME[@ALIAS|/VERSION]]…")
 @click.option("--deployments", is_flag=True, help="Serve what the registry marks as deployed, too.")
 @click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--insecure", is_flag=True, help="Listen where other machines reach the server although it has no keys.")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 @_setting("--workers", "workers")
 @_setting("--device", "devices")
 @_setting("--dtype", "dtype")
 @_setting("--poll-seconds", "poll_seconds")
 @_setting("--keep-previous", "keep_previous")
-def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **options: Any) -> None:
+def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, insecure: bool, **options: Any) -> None:
     """Serve models until SIGTERM; an alias is followed from version to version.
 
     Every setting is a HEADWAITER_* variable, too; a flag wins.
@@ -54,6 +57,8 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
             os.environ["HEADWAITER_MODELS"] = " ".join(str(Reference.parse(model)) for model in models)
     if deployments:
         os.environ["HEADWAITER_DEPLOYMENTS"] = "1"
+    if insecure:
+        os.environ["HEADWAITER_INSECURE"] = "1"
     with errors():
         settings = ServingSettings.from_environment(run=Path())  # there is none before the settings are good
     if not settings.models and not settings.deployments:
@@ -62,6 +67,10 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
         )
     with errors():
         check_address(host, port)
+        check_exposure(host, settings)
+        if settings.keys_file is not None:
+            KeyFile(settings.keys_file).read()
+            os.environ["HEADWAITER_KEYS_FILE"] = str(settings.keys_file)
         with settings.registry.home_errors():
             run = claim(settings.registry.home)
     os.environ["HEADWAITER_HOME"] = str(settings.registry.home)
