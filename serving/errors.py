@@ -8,6 +8,7 @@ ServingError
 ├── WrongMethod        405   the route exists, the method does not
 ├── TooSlow            408   headers or body did not come in time
 ├── TooLarge           413   more bytes, rows, tokens or memory than a request may have
+├── WrongHost          421   sent to a name that this server does not answer to
 ├── HeadTooLarge       431   more headers than a request may have
 ├── Unprocessable      422   well formed, but wrong for the task: names the field and the rule
 ├── QueueFull          429   no room in the queue now; Retry-After says when
@@ -113,6 +114,13 @@ class HeadTooLarge(ServingError):
 
     status = 431
     reason = "headers_too_large"
+
+
+class WrongHost(ServingError):
+    """The request was sent to a host name that this server does not answer to."""
+
+    status = 421
+    reason = "wrong_host"
 
 
 class TooLarge(ServingError):

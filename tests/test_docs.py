@@ -17,6 +17,7 @@ from serving import errors
 from serving.commands.main import main
 from serving.front.access import Access
 from serving.front.app import DataPlane
+from serving.front.host_names import HostNames
 from serving.settings import ClientSettings, ServingSettings
 from serving.tasks import served_tasks
 
@@ -146,7 +147,7 @@ def data_plane() -> tuple[Any, Inner]:
     """The app over a front that can do nothing, so that a route which exists answers with an error of its own."""
     inner = Inner()
     settings = SimpleNamespace(webhook_secret="", max_body_bytes=1024)
-    front = SimpleNamespace(settings=settings, nudge=lambda: None, access=Access(None))
+    front = SimpleNamespace(settings=settings, nudge=lambda: None, access=Access(None), hosts=HostNames(["*"]))
     return DataPlane(cast("Any", front), inner), inner
 
 

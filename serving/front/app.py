@@ -58,6 +58,7 @@ class DataPlane:
     def __init__(self, front: Front, inner: App) -> None:
         self._inner = inner
         self._access = front.access
+        self._hosts = front.hosts
         openai, scoring = OpenAI(front), MLflowScoring(front)
         self.huggingface = HuggingFace(front, openai)
         self.hooks = Hooks(front.settings, front.nudge)
@@ -80,6 +81,12 @@ class DataPlane:
             return
         parts = scope["path"].rstrip("/").split("/")[1:]
         handler = self._handlers.get(parts[0], self.others) if parts else self.others
+        if not self._hosts.is_open:
+            try:
+                self._hosts.check(scope["headers"])
+            except ServingError as error:
+                await self._refuse(handler, parts, scope, send, error)
+                return
         if self._access.is_open or (handler is self.hooks and self.hooks.are_signed):
             await self._answer(handler, parts, scope, receive, send)
             return

@@ -60,13 +60,19 @@ class FastConnection(Connection):
         route = ROUTE.fullmatch(self.url)
         if route is None or self.parser.get_http_version() != "1.1":
             return None
-        length = b""
+        length, host, hosts = b"", b"", self.front.hosts
         for name, value in self.headers:
             if name == b"content-length":
                 length = value
+            elif name == b"host":
+                if host:
+                    return None
+                host = value
             elif name in UNUSUAL_HEADERS or (name == b"origin" and self.front.settings.cors_origins):
                 return None
         if not length.isdigit() or int(length) > self.front.settings.max_body_bytes:
+            return None
+        if not hosts.is_open and not hosts.has(host):
             return None
         name, version = route.groups()
         if self.front.may_stream(name.decode()):

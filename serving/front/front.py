@@ -19,6 +19,7 @@ from serving.front.access import Access
 from serving.front.disconnects import Disconnected, Disconnects
 from serving.front.engine_link import EngineLink, StreamWaiter, Waiter, deadline_in
 from serving.front.health import Health
+from serving.front.host_names import HostNames
 from serving.front.loaded_version import EncodedRequest, LoadedVersion
 from serving.front.request_context import ProtocolName, RequestContext, StageTimes
 from serving.front.request_log import RequestLog
@@ -81,6 +82,7 @@ class Front:
         self.settings = settings
         self._place = place
         self.access = Access(settings.keys_file)
+        self.hosts = HostNames(settings.allowed_hosts)
         self._file = TableFile(settings.run)
         self.routing = Routing(settings, self._file)
         self.health = Health(settings, self._file, self.routing)
