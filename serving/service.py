@@ -74,13 +74,16 @@ class FrontService(Service[Any]):
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """BentoML's hook: the app that a worker serves. The front is imported here, as the manager needs none."""
+        from serving.front.admin_port import AdminPort
         from serving.front.app import DataPlane
         from serving.front.connection_choice import choose_connection
         from serving.front.cross_origin import allow_origins
 
-        _check_listener()
+        host = _check_listener()
         plane = DataPlane(front(), super().to_asgi(is_main=is_main))
-        choose_connection(plane.huggingface)
+        chosen = choose_connection(plane.huggingface)
+        if front().settings.admin_port:
+            front().companions.append(AdminPort(front(), host or "127.0.0.1", is_bounded=chosen is not None))
         return allow_origins(plane, front().settings.cors_origins)
 
 
@@ -201,8 +204,11 @@ def _command_line() -> dict[str, Any]:
     return dict(context.params) if context is not None else {}
 
 
-def _check_listener() -> None:
-    """End this worker if strangers could ask, whoever chose the address that it is to answer at."""
+def _check_listener() -> str | None:
+    """The address that this worker is to answer at, None for no address of TCP.
+
+    Ends the worker if strangers could ask there, whoever chose the address.
+    """
     descriptor = _command_line().get("fd")
     host = bound_host(descriptor) if descriptor is not None else None
     if host is not None:
@@ -210,6 +216,7 @@ def _check_listener() -> None:
             check_exposure(host, front().settings)
         except InvalidSetting as error:
             sys.exit(f"Error: {error}")
+    return host
 
 
 def _settle_process() -> None:

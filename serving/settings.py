@@ -176,6 +176,10 @@ class ServingSettings(msgspec.Struct, frozen=True):
     insecure: Annotated[
         bool, Meta(description="1: a server without keys may listen where other machines reach it, and answers all.")
     ] = False
+    admin_port: Annotated[
+        int,
+        Meta(ge=0, le=65535, description="Port of /metrics, /livez and /readyz, which need no key there; 0: none."),
+    ] = 0
     allowed_hosts: Annotated[
         tuple[str, ...],
         Meta(

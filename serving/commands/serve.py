@@ -11,8 +11,8 @@ import click
 
 from registry.environment import settings_of
 from registry.references import Reference
-from serving.commands.address import check_address
 from serving.commands.errors import errors
+from serving.runtime.address import check_address, check_admin_port
 from serving.runtime.exposure import check_exposure
 from serving.runtime.key_file import KeyFile
 from serving.runtime.run_folder import claim
@@ -68,6 +68,8 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, inse
     with errors():
         check_address(host, port)
         check_exposure(host, settings)
+        if settings.admin_port:
+            check_admin_port(host, port, settings.admin_port)
         if settings.keys_file is not None:
             KeyFile(settings.keys_file).read()
             os.environ["HEADWAITER_KEYS_FILE"] = str(settings.keys_file)

@@ -7,7 +7,7 @@ Whatever the path is, the request's key comes first: see `access`.
 from typing import Protocol
 
 from monitoring.exposition import CONTENT_TYPE
-from serving.errors import ServingError
+from serving.errors import ServingError, UnknownModel
 from serving.front.asgi import App, JsonObject, Receive, Scope, Send, buffer_body, encode_json, refuse, respond
 from serving.front.front import Front
 from serving.front.metrics_page import MetricsPage
@@ -35,14 +35,17 @@ class Handler(Protocol):
 class Others:
     """BentoML's routes, and `/metrics`."""
 
-    def __init__(self, inner: App, max_body_bytes: int, page: MetricsPage) -> None:
+    def __init__(self, inner: App, front: Front) -> None:
         self._inner = inner
-        self._max_body_bytes = max_body_bytes
-        self._page = page
+        self._max_body_bytes = front.settings.max_body_bytes
+        self._admin_port = front.settings.admin_port
+        self._page = MetricsPage(front)
 
     async def __call__(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if parts == ["metrics"]:
+            if self._admin_port:
+                raise UnknownModel(f"/metrics is at port {self._admin_port} (HEADWAITER_ADMIN_PORT)")
             await respond(send, 200, await self._page.render(), [(b"content-type", CONTENT_TYPE.encode())])
         else:
             await self._inner(scope, await buffer_body(scope, receive, self._max_body_bytes), send)
@@ -62,7 +65,7 @@ class DataPlane:
         openai, scoring = OpenAI(front), MLflowScoring(front)
         self.huggingface = HuggingFace(front, openai)
         self.hooks = Hooks(front.settings, front.nudge)
-        self.others = Others(inner, front.settings.max_body_bytes, MetricsPage(front))
+        self.others = Others(inner, front)
         self._handlers: dict[str, Handler] = {
             "models": self.huggingface,
             "v1": openai,

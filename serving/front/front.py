@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -74,6 +74,16 @@ class Submission(msgspec.Struct, Generic[AnyWaiter], frozen=True):
     waiter: AnyWaiter
 
 
+class Companion(Protocol):
+    """What opens and closes with a front."""
+
+    async def open(self) -> None:
+        """Called once requests may be answered. Raises OSError."""
+
+    async def close(self) -> None:
+        """Called once none will be answered any more."""
+
+
 class Front:
     """One front worker's state. Construct it anywhere; `start` and everything else in its event loop."""
 
@@ -83,6 +93,7 @@ class Front:
         self._place = place
         self.access = Access(settings.keys_file)
         self.hosts = HostNames(settings.allowed_hosts)
+        self.companions: list[Companion] = []
         self._file = TableFile(settings.run)
         self.routing = Routing(settings, self._file)
         self.health = Health(settings, self._file, self.routing)
@@ -109,9 +120,13 @@ class Front:
         self.health.supervise("tick", self._tick)
         if not self.access.is_open:
             self.health.supervise("follow the keys", self.access.follow)
+        for companion in self.companions:
+            await companion.open()
 
     async def stop(self) -> None:
         """Let go of everything; what still waits fails."""
+        for companion in self.companions:
+            await companion.close()
         self.health.close()
         self.routing.close()
         self.access.close()

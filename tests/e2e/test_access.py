@@ -10,7 +10,7 @@ import pytest
 
 from serving.runtime.key_file import KeyFile
 from tests.e2e.conftest import copy_of
-from tests.e2e.server import Server, run_cli, wait_until
+from tests.e2e.server import Server, free_port, run_cli, wait_until
 
 pytestmark = pytest.mark.processor
 
@@ -23,6 +23,8 @@ class Closed(Server):
         self.keys = KeyFile(self.home / "keys.json")
         self.operator = self.keys.add("operator", admin=True)
         self.somebody = self.keys.add("somebody", models=("m",))
+        self.admin_port = free_port()
+        self.environ["HEADWAITER_ADMIN_PORT"] = str(self.admin_port)
         self.environ["HEADWAITER_KEYS_FILE"] = str(self.home / "keys.json")
         self.http.headers["Authorization"] = f"Bearer {self.operator}"
 
