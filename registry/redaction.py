@@ -71,6 +71,11 @@ def describe_error(error: BaseException) -> str:
     return redact(f"{type(error).__name__}: {error}")
 
 
+def is_secret_variable(name: str) -> bool:
+    """Whether the name of a variable says that its value is a secret."""
+    return bool(_SECRET_VARIABLE.search(name)) and not _NO_SECRET.search(name)
+
+
 class RedactedError(Exception):
     """Base class of errors that quote other software: their message has no secrets."""
 
@@ -87,7 +92,7 @@ def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
             users.append(found["user"])
             passwords.append(found["password"])
             yield from _written(found["password"])
-        elif _SECRET_VARIABLE.search(name) and not _NO_SECRET.search(name):
+        elif is_secret_variable(name):
             yield from _written(value)
     for user, password in zip(users, passwords, strict=True):
         if password:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from registry.child_process import module_command, python_path
 from registry.environment import settings_of
 from registry.references import Reference
 from serving.commands.errors import errors
@@ -41,7 +42,7 @@ def _setting(flag: str, field: str) -> Callable[[FC], FC]:
 @_setting("--dtype", "dtype")
 @_setting("--poll-seconds", "poll_seconds")
 @_setting("--keep-previous", "keep_previous")
-def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, insecure: bool, **options: Any) -> None:
+def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, insecure: bool, **given: Any) -> None:
     """Serve models until SIGTERM; an alias is followed from version to version.
 
     Every setting is a HEADWAITER_* variable, too; a flag wins.
@@ -49,7 +50,7 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, inse
     from serving.commands.load_progress import watch_loading
     from serving.manager.prestart import start_template
 
-    for field, value in options.items():
+    for field, value in given.items():
         if value is not None:
             os.environ[_SETTINGS[field].variable] = str(value)
     if models:
@@ -77,19 +78,23 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, inse
             run = claim(settings.registry.home)
     os.environ["HEADWAITER_HOME"] = str(settings.registry.home)
     os.environ["MLFLOW_TRACKING_URI"] = settings.registry.tracking_uri
+    if settings.registry.registry_uri:
+        os.environ["MLFLOW_REGISTRY_URI"] = settings.registry.registry_uri
+    if settings.registry.verify_keys:
+        os.environ["HEADWAITER_VERIFY_KEYS"] = os.pathsep.join(map(str, settings.registry.verify_keys))
     os.environ.setdefault("BENTOML_HOME", str(settings.registry.home / "bentoml" / str(port)))
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: it would keep a thread for each core of the machine
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source_folder(), os.environ.get("PYTHONPATH", "")]))
+    os.environ["PYTHONPATH"], os.environ["PYTHONSAFEPATH"] = python_path(), "1"
     with suppress(OSError):  # it is only sooner
         start_template(run.path)
     with suppress(OSError):  # it is only shown
         watch_loading(run.path)
-    command = ["-m", "bentoml", "serve", "serving.service:Headwaiter", "--host", host, "--port", str(port)]
+    options = ["--host", host, "--port", str(port), "--working-dir", str(run.path)]
     os.environ.update(run.hand_over())  # this process becomes BentoML's supervisor
-    os.execv(sys.executable, [sys.executable, *command])
+    os.execv(sys.executable, module_command("bentoml", "serve", "serving.service:Headwaiter", *options))
 
 
 def source_folder() -> str:
-    """Where this package lies; worker processes start elsewhere and must find the same code."""
+    """Where this package lies."""
     return str(Path(__file__).resolve().parents[2])

@@ -1,5 +1,6 @@
 """Who may come in, on a real server with two front processes."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from serving.runtime.key_file import KeyFile
 from tests.e2e.conftest import copy_of
 from tests.e2e.server import Server, free_port, run_cli, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.processor
 
@@ -45,7 +48,6 @@ def test_no_route_of_bentoml_or_of_a_protocol_answers_without_a_key(closed: Clos
         "/docs.json",
         "/schema.json",
         "/static_content/index.css",
-        "/metrics",
     )
     with httpx.Client(base_url=closed.url) as stranger:
         for path in (*paths, "/metrics", "/models", "/models/m", "/v1/models", "/v2", "/v2/health/live", "/ping"):
@@ -96,3 +98,29 @@ def test_a_rate_holds_for_both_fronts_together(closed: Closed) -> None:
     refused = [answer for answer in answers if answer.status_code == 429]
     assert refused
     assert all(answer.headers["retry-after"] == "1" for answer in refused)
+
+
+def test_metrics_and_probes_are_at_a_port_of_their_own(closed: Closed) -> None:
+    assert closed.post("m", {"inputs": "x"}).status_code == 200
+    for _ in range(8):
+        with httpx.Client(base_url=f"http://127.0.0.1:{closed.admin_port}") as probe:
+            assert {probe.get(path).status_code for path in ("/livez", "/readyz")} == {200}
+            assert 'headwaiter_request_duration_seconds_count{model="m"' in probe.get("/metrics").text
+            assert probe.get("/models").status_code == 404
+    assert closed.http.get("/metrics").status_code == 404
+
+
+def test_a_server_runs_nothing_of_the_folder_it_was_started_in(small_home: Path, tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    for name in ("msgspec", "psutil", "zmq", "json", "uvicorn", "numpy", "serving", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(sprung)!r}, 'a').write({name!r})\n")
+    command = (sys.executable, "-P", "-m", "serving.commands.main", "serve", "m")
+    secrets = {"AWS_SECRET_ACCESS_KEY": "a secret", "MY_OWN_THING": "a secret", "PYTHONPATH": str(ROOT)}
+    with Server(small_home, (), secrets, command=command, cwd=tmp_path) as server:
+        assert server.post("m", {"inputs": "x"}).status_code == 200
+        engines = server.processes("serving.engine") + server.processes("serving.engine.template")
+        assert engines
+        for process in server.everyone():
+            assert process.cwd() != str(tmp_path), process
+        assert not any({"AWS_SECRET_ACCESS_KEY", "MY_OWN_THING"} & each.environ().keys() for each in engines)
+    assert not sprung.exists()
