@@ -43,6 +43,7 @@ _FORMS = (
         ),
         rf"\1\2{HIDDEN}",
     ),
+    (re.compile(r"\bhw_[\w-]{43}(?![\w-])"), HIDDEN),  # a key of this server, as `headwaiter keys add` makes it
     (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"), rf"\1{HIDDEN}"),
     # a pair of a name that says it, as in a query, a connection string, a mapping or an assignment
     (re.compile(rf"(?i)(?<![\w-])({_KEY})(=)(?!=){_VALUE}"), rf"\1\2{HIDDEN}"),
@@ -70,6 +71,11 @@ def describe_error(error: BaseException) -> str:
     return redact(f"{type(error).__name__}: {error}")
 
 
+def is_secret_variable(name: str) -> bool:
+    """Whether the name of a variable says that its value is a secret."""
+    return bool(_SECRET_VARIABLE.search(name)) and not _NO_SECRET.search(name)
+
+
 class RedactedError(Exception):
     """Base class of errors that quote other software: their message has no secrets."""
 
@@ -86,7 +92,7 @@ def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
             users.append(found["user"])
             passwords.append(found["password"])
             yield from _written(found["password"])
-        elif _SECRET_VARIABLE.search(name) and not _NO_SECRET.search(name):
+        elif is_secret_variable(name):
             yield from _written(value)
     for user, password in zip(users, passwords, strict=True):
         if password:

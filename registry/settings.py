@@ -69,11 +69,11 @@ class RegistrySettings(msgspec.Struct, frozen=True):
         """Read the variables; an empty value counts as unset."""
         read = read_settings(cls, environ)
         home = _folder(read["home"] or "~/.headwaiter")
-        tracking_uri = read["tracking_uri"] or f"sqlite:///{home / 'mlflow.db'}"
+        tracking_uri = _absolute(read["tracking_uri"]) or f"sqlite:///{home / 'mlflow.db'}"
         return cls(
             home=home,
             tracking_uri=tracking_uri,
-            registry_uri=read["registry_uri"],
+            registry_uri=_absolute(read["registry_uri"]),
             artifact_cache_bytes=read["artifact_cache_bytes"],
             verify_keys=_keys(read["verify_keys"] or ""),
         )
@@ -117,6 +117,14 @@ def _folder(text: str) -> Path:
         return Path(text).expanduser().resolve()
     except (RuntimeError, OSError) as error:  # no such user, or this one has no home; a circle of links
         raise InvalidSetting(f"HEADWAITER_HOME={text} names no folder ({error}): give an absolute path") from error
+
+
+def _absolute(uri: str) -> str:
+    """The address; of sqlite with its file's whole path, as a server's processes work in folders of their own."""
+    scheme, found, path = uri.partition("sqlite:///")
+    if scheme or not found or not path or path.startswith(("/", ":memory:", "file:")):
+        return uri
+    return f"sqlite:///{Path(path).absolute()}"
 
 
 def _keys(text: str) -> tuple[Path, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from registry.artifact import read_flavors
 from registry.checkpoint_files import ConfigKeys, read_json
+from registry.child_process import child_environ, module_command
 from registry.errors import ContractError, RegistryError
 from registry.layout import FLAVOR, MODEL_FOLDER
 
@@ -66,7 +67,9 @@ def component_folders() -> list[str]:
 def add_contract(root: Path) -> None:
     """Derive the contract in a process of its own and write it into the artifact. Blocks; raises ContractError."""
     done = subprocess.run(
-        [sys.executable, "-m", "registry.transformers_flavor", str(root)],
+        module_command("registry.transformers_flavor", str(root)),
+        env=child_environ(),
+        cwd="/",
         capture_output=True,
         text=True,
         timeout=SECONDS,

@@ -2,14 +2,17 @@
 
 ServingError
 ├── Malformed          400   not JSON, not the protocol's form
-├── Unauthorized       401   the signature is missing or wrong
+├── Unauthorized       401   the key or the signature is missing or wrong
+├── Forbidden          403   the key does not allow this
 ├── UnknownModel       404   no such model or version here
 ├── WrongMethod        405   the route exists, the method does not
 ├── TooSlow            408   headers or body did not come in time
 ├── TooLarge           413   more bytes, rows, tokens or memory than a request may have
+├── WrongHost          421   sent to a name that this server does not answer to
 ├── HeadTooLarge       431   more headers than a request may have
 ├── Unprocessable      422   well formed, but wrong for the task: names the field and the rule
 ├── QueueFull          429   no room in the queue now; Retry-After says when
+├── KeyLimitReached    429   the key's rate or concurrency is used up; Retry-After says when
 ├── Overloaded         503   the front has no room for the request; Retry-After says when
 ├── NotReady           503   no engine of that version answers now; Retry-After says when
 │   └── EngineLost     503   the engine ended while it had the request
@@ -23,6 +26,8 @@ from registry.redaction import RedactedError
 
 MLFLOW_CODES = {
     400: "BAD_REQUEST",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
     404: "RESOURCE_DOES_NOT_EXIST",
     429: "REQUEST_LIMIT_EXCEEDED",
     503: "TEMPORARILY_UNAVAILABLE",
@@ -76,6 +81,13 @@ class Unauthorized(ServingError):
     reason = "unauthorized"
 
 
+class Forbidden(ServingError):
+    """The sender is known, and may not do this."""
+
+    status = 403
+    reason = "forbidden"
+
+
 class UnknownModel(ServingError):
     """This server has no such model, version or route."""
 
@@ -104,6 +116,13 @@ class HeadTooLarge(ServingError):
     reason = "headers_too_large"
 
 
+class WrongHost(ServingError):
+    """The request was sent to a host name that this server does not answer to."""
+
+    status = 421
+    reason = "wrong_host"
+
+
 class TooLarge(ServingError):
     """The request has, or comes to, more bytes, rows, tokens or memory than one may."""
 
@@ -123,6 +142,13 @@ class QueueFull(ServingError):
 
     status = 429
     reason = "queue_full"
+
+
+class KeyLimitReached(ServingError):
+    """The key has asked as often, or asks as much at once, as it may; nothing of this request was read."""
+
+    status = 429
+    reason = "key_limit"
 
 
 class Overloaded(ServingError):

@@ -9,20 +9,25 @@ import asyncio
 import gc
 import logging
 import os
+import sys
 import threading
 import warnings
 from functools import cache
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bentoml
+import click
 from _bentoml_sdk import Service
+from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
-from registry.environment import settings_of
-from registry.settings import RegistrySettings
+from registry.environment import InvalidSetting, settings_of
 from serving.errors import ServingError
 from serving.front.request_context import RequestContext
+from serving.runtime.exposure import bound_host, check_exposure
+from serving.runtime.key_file import KeyFile
 from serving.runtime.logs import set_up_logging
 from serving.runtime.respawn import respawn_workers
 from serving.runtime.run_folder import RUN_VARIABLE, claim
@@ -48,6 +53,10 @@ _QUIET = {
 }
 
 
+class Refused(BentoMLException):
+    """BentoML shows it without a traceback."""
+
+
 @cache
 def front() -> "Front":
     """The front of this worker process."""
@@ -56,7 +65,8 @@ def front() -> "Front":
     set_up_logging()
     settings = ServingSettings.from_environment()
     end_with_server(settings.run, settings.grace_seconds)
-    return Front(settings)
+    worker = bentoml.server_context.worker_index or 1  # a worker that replaces another gets its number
+    return Front(settings, place=(worker - 1) % settings.workers)
 
 
 class FrontService(Service[Any]):
@@ -64,12 +74,16 @@ class FrontService(Service[Any]):
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """BentoML's hook: the app that a worker serves. The front is imported here, as the manager needs none."""
+        from serving.front.admin_port import AdminPort
         from serving.front.app import DataPlane
         from serving.front.connection_choice import choose_connection
         from serving.front.cross_origin import allow_origins
 
+        host = _check_listener()
         plane = DataPlane(front(), super().to_asgi(is_main=is_main))
-        choose_connection(plane.huggingface)
+        chosen = choose_connection(plane.huggingface)
+        if front().settings.admin_port:
+            front().companions.append(AdminPort(front(), host or "127.0.0.1", is_bounded=chosen is not None))
         return allow_origins(plane, front().settings.cors_origins)
 
 
@@ -124,10 +138,21 @@ class Headwaiter:
 
     @bentoml.on_deployment
     def begin() -> None:  # BentoML makes it a static method
-        """In the server process, before it starts the others: claim the run folder, tell them, and let them respawn."""
-        registry = RegistrySettings.from_environment()
-        with registry.home_errors():
-            os.environ[RUN_VARIABLE] = str(claim(registry.home).path)
+        """In the server process, before it starts the others: claim the run folder, tell them, and let them respawn.
+
+        Raises Refused where strangers could ask.
+        """
+        try:
+            settings = ServingSettings.from_environment(run=Path())
+            if settings.keys_file is not None:
+                KeyFile(settings.keys_file).read()
+            options = _command_line()
+            if "host" in options:  # else a program starts the server, and its workers see where
+                check_exposure(options["host"] or BentoMLContainer.http.host.get(), settings)
+        except InvalidSetting as error:
+            raise Refused(str(error)) from error
+        with settings.registry.home_errors():
+            os.environ[RUN_VARIABLE] = str(claim(settings.registry.home).path)
         respawn_workers()
 
     @bentoml.on_startup
@@ -171,6 +196,27 @@ class Headwaiter:
 
     async def __is_ready__(self) -> bool:
         return front().is_ready()
+
+
+def _command_line() -> dict[str, Any]:
+    """The options of the BentoML command that this process runs."""
+    context = click.get_current_context(silent=True)
+    return dict(context.params) if context is not None else {}
+
+
+def _check_listener() -> str | None:
+    """The address that this worker is to answer at, None for no address of TCP.
+
+    Ends the worker if strangers could ask there, whoever chose the address.
+    """
+    descriptor = _command_line().get("fd")
+    host = bound_host(descriptor) if descriptor is not None else None
+    if host is not None:
+        try:
+            check_exposure(host, front().settings)
+        except InvalidSetting as error:
+            sys.exit(f"Error: {error}")
+    return host
 
 
 def _settle_process() -> None:

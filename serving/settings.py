@@ -23,6 +23,9 @@ CORES_OF_A_FRONT = 4
 DEFAULT_BODY_BYTES = 8 * 2**20
 ORIGIN = re.compile(r"https?://[a-z0-9._\-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d+)?")
 """An origin as browsers send it: without a path, and without a port that is the scheme's own."""
+LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+HOST = re.compile(r"[a-z0-9._\-]+|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*|\*")
+"""A name, an address, an address of IPv6, which has two colons, or all."""
 _DEVICE = re.compile(r"auto|(cpu|cuda)(:\d+)?")
 
 
@@ -30,6 +33,12 @@ def default_workers(environ: Mapping[str, str] = os.environ) -> int:
     """One front process for each four cores that may be used, as an engine takes several times as much; at most 8."""
     cores, _ = usable_cores(own_groups(), environ)
     return max(1, min(8, cores // CORES_OF_A_FRONT))
+
+
+def default_hosts(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """A server that everybody may ask answers to this machine's own names only, so no page can give it another."""
+    is_closed = environ.get("HEADWAITER_KEYS_FILE", "").strip() or environ.get("HEADWAITER_INSECURE", "").strip() == "1"
+    return ("*",) if is_closed else LOOPBACK_HOSTS
 
 
 class ServingSettings(msgspec.Struct, frozen=True):
@@ -157,6 +166,27 @@ class ServingSettings(msgspec.Struct, frozen=True):
     ] = 1.0
     log_inputs: Annotated[bool, Meta(description="1: the log lines of slow requests show what was asked.")] = False
 
+    keys_file: Annotated[
+        Path | None,
+        Meta(
+            description="The file of keys, made by headwaiter keys add: every request needs one. Without it none does.",
+            extra={"default": ""},
+        ),
+    ] = None
+    insecure: Annotated[
+        bool, Meta(description="1: a server without keys may listen where other machines reach it, and answers all.")
+    ] = False
+    admin_port: Annotated[
+        int,
+        Meta(ge=0, le=65535, description="Port of /metrics, /livez and /readyz, which need no key there; 0: none."),
+    ] = 0
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Host names that requests may be sent to, separated by spaces; * for all.",
+            extra={"default": "this machine's own; with keys or HEADWAITER_INSECURE=1 all", "derive": default_hosts},
+        ),
+    ] = ("*",)
     cors_origins: Annotated[
         tuple[str, ...],
         Meta(
@@ -200,14 +230,32 @@ class ServingSettings(msgspec.Struct, frozen=True):
                     f"HEADWAITER_DEVICE={device!r} is not allowed: choose auto, cpu, cuda, or several as cuda:0,cuda:1"
                 )
         origins = read_origins(read.pop("cors_origins") or "")
+        hosts = read_hosts(read.pop("allowed_hosts")) or default_hosts(environ)
+        keys_file = (read.pop("keys_file") or "").strip()
         return cls(
             registry=registry,
             run=Path(environ[RUN_VARIABLE]) if run is None else run,
             models=models,
             devices=devices or ("auto",),
+            allowed_hosts=hosts,
             cors_origins=origins,
+            keys_file=Path(keys_file).expanduser().absolute() if keys_file else None,
             **read,
         )
+
+
+class ClientSettings(msgspec.Struct, frozen=True):
+    """The settings of commands that ask a running server: `headwaiter status` and MLflow's deployments."""
+
+    api_key: Annotated[str, Meta(description="The key that is shown to a server that asks for one.")] = ""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "ClientSettings":
+        """Read the settings."""
+        return cls(**read_settings(cls, environ))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
 
 
 def read_origins(text: str) -> tuple[str, ...]:
@@ -220,3 +268,17 @@ def read_origins(text: str) -> tuple[str, ...]:
                 "https://host or http://host:port in lower case, separated by spaces, or * for all"
             )
     return origins
+
+
+def read_hosts(given: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The names in `HEADWAITER_ALLOWED_HOSTS`; raises InvalidSetting for what is none."""
+    if not isinstance(given, str):
+        return given
+    hosts = tuple(dict.fromkeys(given.lower().split()))
+    for host in hosts:
+        if not HOST.fullmatch(host):
+            raise InvalidSetting(
+                f"HEADWAITER_ALLOWED_HOSTS={given!r} is not allowed: {host!r} is no host; give names or addresses "
+                "without ports and brackets, separated by spaces, or * for all"
+            )
+    return hosts

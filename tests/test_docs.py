@@ -15,8 +15,10 @@ from monitoring.metrics import METRICS, VERSION, Metric
 from registry.settings import InvalidSetting, RegistrySettings
 from serving import errors
 from serving.commands.main import main
+from serving.front.access import Access
 from serving.front.app import DataPlane
-from serving.settings import ServingSettings
+from serving.front.host_names import HostNames
+from serving.settings import ClientSettings, ServingSettings
 from serving.tasks import served_tasks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,6 +97,7 @@ def test_every_setting_is_documented_and_no_other() -> None:
     asked = Asked()
     settings_of(asked)
     RegistrySettings.from_environment(asked)
+    ClientSettings.from_environment(asked)
     assert {"HEADWAITER_WORKERS", "HEADWAITER_HOME", "MLFLOW_TRACKING_URI"} <= asked.names
     assert {row[0].strip("`") for row in SETTINGS} == asked.names
 
@@ -143,7 +146,8 @@ class Inner:
 def data_plane() -> tuple[Any, Inner]:
     """The app over a front that can do nothing, so that a route which exists answers with an error of its own."""
     inner = Inner()
-    front = SimpleNamespace(settings=SimpleNamespace(webhook_secret="", max_body_bytes=1024), nudge=lambda: None)
+    settings = SimpleNamespace(webhook_secret="", max_body_bytes=1024, admin_port=0)
+    front = SimpleNamespace(settings=settings, nudge=lambda: None, access=Access(None), hosts=HostNames(["*"]))
     return DataPlane(cast("Any", front), inner), inner
 
 

@@ -41,6 +41,7 @@ CHEAP = frozenset(
     {
         "atomic_file",
         "checkpoint_files",
+        "child_process",
         "contract",
         "digests",
         "environment",
@@ -64,7 +65,7 @@ REGISTRY: Mapping[str, frozenset[str]] = {
     "tasks": CHEAP,
     "processors": CHEAP,
     "wire": CHEAP,
-    "runtime": frozenset({"redaction"}),
+    "runtime": frozenset({"child_process", "environment", "redaction"}),
     "client": CHEAP | {"versions"},
     "commands": CHEAP | {"checks", "flavor", "history", "served_classes", "suggestions", "versions"},
     "demo": CHEAP | {"flavor", "versions"},

@@ -1,6 +1,7 @@
 """A running server, as the command line and MLflow's deployments see it: over HTTP, with every wait bounded."""
 
 import json
+from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
@@ -8,6 +9,7 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 from serving.errors import RemoteError
+from serving.settings import ClientSettings
 
 ASK_SECONDS = 10.0
 PREDICT_SECONDS = 120.0
@@ -15,18 +17,26 @@ PREDICT_SECONDS = 120.0
 
 
 class Remote:
-    """The server at `url`, an http:// or https:// address; raises RemoteError for any other."""
+    """The server at `url`, an http:// or https:// address; raises RemoteError for any other.
 
-    def __init__(self, url: str) -> None:
+    key: is shown to it; default: `HEADWAITER_API_KEY`.
+    """
+
+    def __init__(self, url: str, key: str | None = None) -> None:
         if not url.startswith(("http://", "https://")):
             raise RemoteError(f"{url!r} is no http:// or https:// address")
         self.url = url.rstrip("/")
+        self._key = ClientSettings.from_environment().api_key if key is None else key
 
     def status(self) -> dict[str, Any]:
         """`GET /models`: everything that is served."""
         found = self._ask("/models", None, ASK_SECONDS)
         if not isinstance(found, dict) or not isinstance(found.get("models"), list):
             raise RemoteError(f"what answers at {self.url} is no Headwaiter: its /models is {str(found)[:80]!r}")
+        if "registry_error" not in found:
+            raise RemoteError(
+                f"{self.url} tells its state to operators only: give HEADWAITER_API_KEY a key with --admin"
+            )
         return found
 
     def model(self, name: str) -> dict[str, Any] | None:
@@ -39,11 +49,14 @@ class Remote:
 
     def _ask(self, path: str, body: bytes | None, seconds: float) -> Any:
         request = Request(self.url + path, data=body, headers={"Content-Type": "application/json"})
+        if self._key:
+            request.add_unredirected_header("Authorization", f"Bearer {self._key}")  # for this server alone
         try:
             with urlopen(request, timeout=seconds) as answer:
                 return json.load(answer)
         except HTTPError as error:
-            raise RemoteError(f"{self.url}{path} answered {error.code}: {_message(error)}", error.code) from error
+            hint = ", or set HEADWAITER_API_KEY" if error.code == HTTPStatus.UNAUTHORIZED else ""
+            raise RemoteError(f"{self.url}{path} answered {error.code}: {_message(error)}{hint}", error.code) from error
         except (OSError, HTTPException, ValueError) as error:
             raise RemoteError(f"no Headwaiter answers at {self.url}: {getattr(error, 'reason', error)}") from error
 

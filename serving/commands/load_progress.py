@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from registry.child_process import child_environ, module_command
 from serving.runtime.server_process import ServerProcess
 from serving.wire.routing_table import Table, TableFile
 
@@ -34,7 +35,8 @@ def watch_loading(run: Path, stream: TextIO | None = None) -> None:
         os.waitpid(middle, 0)
         return
     try:
-        subprocess.Popen([sys.executable, "-m", "serving.commands.load_progress", str(run)])
+        command = module_command("serving.commands.load_progress", str(run))
+        subprocess.Popen(command, env=child_environ(), cwd=run)
     finally:
         os._exit(0)
 

@@ -5,6 +5,7 @@ import os
 import click
 
 from serving.commands.heads import heads
+from serving.commands.keys import keys
 from serving.commands.models import check, log_command, suggest
 from serving.commands.serve import serve
 from serving.commands.tools import bench, demo, monitoring, status
@@ -22,7 +23,10 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
-for command in (heads, check, suggest, log_command, promote, rollback, history, serve, status, monitoring, demo, bench):
+for command in (
+    *(heads, check, suggest, log_command, promote, rollback, history),
+    *(serve, keys, status, monitoring, demo, bench),
+):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -9,10 +9,13 @@ from typing import Any, TypeVar
 
 import click
 
+from registry.child_process import module_command, python_path
 from registry.environment import settings_of
 from registry.references import Reference
-from serving.commands.address import check_address
 from serving.commands.errors import errors
+from serving.runtime.address import check_address, check_admin_port
+from serving.runtime.exposure import check_exposure
+from serving.runtime.key_file import KeyFile
 from serving.runtime.run_folder import claim
 from serving.settings import ServingSettings
 
@@ -32,13 +35,14 @@ def _setting(flag: str, field: str) -> Callable[[FC], FC]:
 @click.argument("models", nargs=-1, metavar="[NAME[@ALIAS|/VERSION]]…")
 @click.option("--deployments", is_flag=True, help="Serve what the registry marks as deployed, too.")
 @click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--insecure", is_flag=True, help="Listen where other machines reach the server although it has no keys.")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 @_setting("--workers", "workers")
 @_setting("--device", "devices")
 @_setting("--dtype", "dtype")
 @_setting("--poll-seconds", "poll_seconds")
 @_setting("--keep-previous", "keep_previous")
-def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **options: Any) -> None:
+def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, insecure: bool, **given: Any) -> None:
     """Serve models until SIGTERM; an alias is followed from version to version.
 
     Every setting is a HEADWAITER_* variable, too; a flag wins.
@@ -46,7 +50,7 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
     from serving.commands.load_progress import watch_loading
     from serving.manager.prestart import start_template
 
-    for field, value in options.items():
+    for field, value in given.items():
         if value is not None:
             os.environ[_SETTINGS[field].variable] = str(value)
     if models:
@@ -54,6 +58,8 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
             os.environ["HEADWAITER_MODELS"] = " ".join(str(Reference.parse(model)) for model in models)
     if deployments:
         os.environ["HEADWAITER_DEPLOYMENTS"] = "1"
+    if insecure:
+        os.environ["HEADWAITER_INSECURE"] = "1"
     with errors():
         settings = ServingSettings.from_environment(run=Path())  # there is none before the settings are good
     if not settings.models and not settings.deployments:
@@ -62,23 +68,33 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, **op
         )
     with errors():
         check_address(host, port)
+        check_exposure(host, settings)
+        if settings.admin_port:
+            check_admin_port(host, port, settings.admin_port)
+        if settings.keys_file is not None:
+            KeyFile(settings.keys_file).read()
+            os.environ["HEADWAITER_KEYS_FILE"] = str(settings.keys_file)
         with settings.registry.home_errors():
             run = claim(settings.registry.home)
     os.environ["HEADWAITER_HOME"] = str(settings.registry.home)
     os.environ["MLFLOW_TRACKING_URI"] = settings.registry.tracking_uri
+    if settings.registry.registry_uri:
+        os.environ["MLFLOW_REGISTRY_URI"] = settings.registry.registry_uri
+    if settings.registry.verify_keys:
+        os.environ["HEADWAITER_VERIFY_KEYS"] = os.pathsep.join(map(str, settings.registry.verify_keys))
     os.environ.setdefault("BENTOML_HOME", str(settings.registry.home / "bentoml" / str(port)))
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: it would keep a thread for each core of the machine
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source_folder(), os.environ.get("PYTHONPATH", "")]))
+    os.environ["PYTHONPATH"], os.environ["PYTHONSAFEPATH"] = python_path(), "1"
     with suppress(OSError):  # it is only sooner
         start_template(run.path)
     with suppress(OSError):  # it is only shown
         watch_loading(run.path)
-    command = ["-m", "bentoml", "serve", "serving.service:Headwaiter", "--host", host, "--port", str(port)]
+    options = ["--host", host, "--port", str(port), "--working-dir", str(run.path)]
     os.environ.update(run.hand_over())  # this process becomes BentoML's supervisor
-    os.execv(sys.executable, [sys.executable, *command])
+    os.execv(sys.executable, module_command("bentoml", "serve", "serving.service:Headwaiter", *options))
 
 
 def source_folder() -> str:
-    """Where this package lies; worker processes start elsewhere and must find the same code."""
+    """Where this package lies."""
     return str(Path(__file__).resolve().parents[2])

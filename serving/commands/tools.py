@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from serving.commands.address import check_address
 from serving.commands.errors import errors
 from serving.commands.progress import show_progress
 from serving.commands.serve import source_folder
+from serving.runtime.address import check_address
 
 
 @click.command()

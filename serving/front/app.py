@@ -1,13 +1,14 @@
 """The data plane: an ASGI app around BentoML's.
 
 It answers the protocols of its table and `/metrics` itself, without BentoML's middleware, and passes other paths on.
+Whatever the path is, the request's key comes first: see `access`.
 """
 
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from monitoring.exposition import CONTENT_TYPE
-from serving.errors import ServingError
-from serving.front.asgi import App, Receive, Scope, Send, buffer_body, encode_json, refuse, respond
+from serving.errors import ServingError, UnknownModel
+from serving.front.asgi import App, JsonObject, Receive, Scope, Send, buffer_body, encode_json, refuse, respond
 from serving.front.front import Front
 from serving.front.metrics_page import MetricsPage
 from serving.front.protocols.huggingface import HuggingFace
@@ -17,7 +18,41 @@ from serving.front.protocols.openai import OpenAI
 from serving.front.request_context import RequestContext
 from serving.front.webhook import Hooks
 
-Handler = Callable[[list[str], Scope, Receive, Send], Awaitable[None]]
+OPERATORS = (["metrics"],)
+"""Routes that only operators may ask. What others hide from everybody else, they decide themselves."""
+
+
+class Handler(Protocol):
+    """The routes below one first segment of a path."""
+
+    async def __call__(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request. parts: the segments of its path, the first one included."""
+
+    def describe(self, error: ServingError) -> JsonObject:
+        """The body of an error."""
+
+
+class Others:
+    """BentoML's routes, and `/metrics`."""
+
+    def __init__(self, inner: App, front: Front) -> None:
+        self._inner = inner
+        self._max_body_bytes = front.settings.max_body_bytes
+        self._admin_port = front.settings.admin_port
+        self._page = MetricsPage(front)
+
+    async def __call__(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if parts == ["metrics"]:
+            if self._admin_port:
+                raise UnknownModel(f"/metrics is at port {self._admin_port} (HEADWAITER_ADMIN_PORT)")
+            await respond(send, 200, await self._page.render(), [(b"content-type", CONTENT_TYPE.encode())])
+        else:
+            await self._inner(scope, await buffer_body(scope, receive, self._max_body_bytes), send)
+
+    def describe(self, error: ServingError) -> JsonObject:
+        """In the form of BentoML's own errors."""
+        return {"error": error.message}
 
 
 class DataPlane:
@@ -25,10 +60,12 @@ class DataPlane:
 
     def __init__(self, front: Front, inner: App) -> None:
         self._inner = inner
-        self._max_body_bytes = front.settings.max_body_bytes
-        self._scrape = MetricsPage(front)
+        self._access = front.access
+        self._hosts = front.hosts
         openai, scoring = OpenAI(front), MLflowScoring(front)
         self.huggingface = HuggingFace(front, openai)
+        self.hooks = Hooks(front.settings, front.nudge)
+        self.others = Others(inner, front)
         self._handlers: dict[str, Handler] = {
             "models": self.huggingface,
             "v1": openai,
@@ -36,24 +73,48 @@ class DataPlane:
             "invocations": scoring,
             "ping": scoring,
             "version": scoring,
-            "hooks": Hooks(front.settings, front.nudge),
+            "hooks": self.hooks,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Dispatch by the first segment of the path."""
-        if scope["type"] == "http":
-            parts = scope["path"].rstrip("/").split("/")[1:]
-            handler = self._handlers.get(parts[0]) if parts else None
-            if handler is not None:
-                await handler(parts, scope, receive, send)
-                return
-            if parts == ["metrics"]:
-                await respond(send, 200, await self._scrape.render(), [(b"content-type", CONTENT_TYPE.encode())])
-                return
+        """Ask for the key, then dispatch by the first segment of the path."""
+        if scope["type"] == "lifespan":
+            await self._inner(scope, receive, send)
+        if scope["type"] != "http":  # no route speaks WebSocket
+            return
+        parts = scope["path"].rstrip("/").split("/")[1:]
+        handler = self._handlers.get(parts[0], self.others) if parts else self.others
+        if not self._hosts.is_open:
             try:
-                receive = await buffer_body(scope, receive, self._max_body_bytes)
-            except ServingError as error:  # in the form of BentoML's own errors
-                context = RequestContext.read(scope["headers"])
-                await refuse(send, error, context, encode_json({"error": error.message}))
+                self._hosts.check(scope["headers"])
+            except ServingError as error:
+                await self._refuse(handler, parts, scope, send, error)
                 return
-        await self._inner(scope, receive, send)
+        if self._access.is_open or (handler is self.hooks and self.hooks.are_signed):
+            await self._answer(handler, parts, scope, receive, send)
+            return
+        try:
+            visit = self._access.admit(scope["headers"])
+        except ServingError as error:
+            await self._refuse(handler, parts, scope, send, error)
+            return
+        visit.begin()
+        try:
+            await self._answer(handler, parts, scope, receive, send)
+        finally:
+            visit.leave()
+
+    async def _answer(self, handler: Handler, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if parts in OPERATORS:
+                self._access.check_admin(f"/{parts[0]}")
+            await handler(parts, scope, receive, send)
+        except ServingError as error:
+            await self._refuse(handler, parts, scope, send, error)
+
+    async def _refuse(self, handler: Handler, parts: list[str], scope: Scope, send: Send, error: ServingError) -> None:
+        """Send an error of no protocol, such as a missing key, in the form of the protocol that was asked."""
+        if handler is self.huggingface and parts[2:3] == ["v1"]:
+            handler = self._handlers["v1"]
+        body = encode_json(handler.describe(error))
+        await refuse(send, error, RequestContext.read(scope["headers"]), body)

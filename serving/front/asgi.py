@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -99,6 +100,8 @@ def refusal(error: ServingError, context: RequestContext, body: bytes) -> Respon
     headers = [JSON, context.header]
     if error.version is not None:
         headers.append((b"x-model-version", error.version.encode()))
+    if error.status == HTTPStatus.UNAUTHORIZED:  # RFC 9110, 11.6.1
+        headers.append((b"www-authenticate", b"Bearer"))
     if error.retry_seconds is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_seconds))))
     return error.status, body, headers

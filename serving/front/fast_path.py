@@ -11,6 +11,8 @@ from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from serving.errors import ServingError
+from serving.front.access import Visit
 from serving.front.asgi import Header
 from serving.front.connection import Connection
 from serving.front.front import Front
@@ -26,6 +28,8 @@ class FastConnection(Connection):
     front: ClassVar[Front]
     protocol: ClassVar[HuggingFace]
     cycle: "FastRequest"  # type: ignore[assignment]  # or uvicorn's own
+    _visit: Visit | None = None
+    """Of a plain request that a key let in."""
 
     def on_message_begin(self) -> None:
         """Parser: a request begins. The ASGI scope is made later, if it is needed."""
@@ -56,18 +60,35 @@ class FastConnection(Connection):
         route = ROUTE.fullmatch(self.url)
         if route is None or self.parser.get_http_version() != "1.1":
             return None
-        length = b""
+        length, host, hosts = b"", b"", self.front.hosts
         for name, value in self.headers:
             if name == b"content-length":
                 length = value
+            elif name == b"host":
+                if host:
+                    return None
+                host = value
             elif name in UNUSUAL_HEADERS or (name == b"origin" and self.front.settings.cors_origins):
                 return None
         if not length.isdigit() or int(length) > self.front.settings.max_body_bytes:
             return None
+        if not hosts.is_open and not hosts.has(host):
+            return None
         name, version = route.groups()
         if self.front.may_stream(name.decode()):
             return None
-        return FastRequest(self, name.decode(), None if version is None else version.decode())
+        if not self.front.access.is_open:
+            try:
+                self._visit = self.front.access.admit(self.headers)
+            except ServingError:  # ASGI refuses it in the protocol's form
+                return None
+        return FastRequest(self, name.decode(), None if version is None else version.decode(), self._visit)
+
+    def _release(self) -> None:
+        if self._visit is not None:
+            self._visit.leave()
+            self._visit = None
+        super()._release()
 
 
 class FastRequest:
@@ -79,6 +100,7 @@ class FastRequest:
         "_left",
         "_name",
         "_version",
+        "_visit",
         "body",
         "disconnected",
         "headers",
@@ -89,8 +111,8 @@ class FastRequest:
     response_started: ClassVar[bool] = False
     """An answer is written as a whole."""
 
-    def __init__(self, connection: FastConnection, name: str, version: str | None) -> None:
-        self._connection, self._name, self._version = connection, name, version
+    def __init__(self, connection: FastConnection, name: str, version: str | None, visit: Visit | None) -> None:
+        self._connection, self._name, self._version, self._visit = connection, name, version, visit
         self._left: asyncio.Future[None] | None = None
         self._has_begun = False
         self.headers: list[Header] = connection.headers
@@ -120,6 +142,8 @@ class FastRequest:
 
     async def _answer(self) -> None:
         connection = self._connection
+        if self._visit is not None:
+            self._visit.begin()
         try:
             status, body, headers = await connection.protocol.predict(
                 self._name, self._version, bytes(self.body), self.headers, self._until_left
@@ -127,6 +151,9 @@ class FastRequest:
         except BaseException:  # the server stops
             connection.transport.close()
             raise
+        finally:
+            if self._visit is not None:
+                self._visit.leave()
         if connection.flow.write_paused and not self.disconnected:
             await connection.flow.drain()
         self.response_complete = True

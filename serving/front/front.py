@@ -10,14 +10,16 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from serving.errors import ClientGone, EngineLost, NotReady, Unprocessable
+from serving.front.access import Access
 from serving.front.disconnects import Disconnected, Disconnects
 from serving.front.engine_link import EngineLink, StreamWaiter, Waiter, deadline_in
 from serving.front.health import Health
+from serving.front.host_names import HostNames
 from serving.front.loaded_version import EncodedRequest, LoadedVersion
 from serving.front.request_context import ProtocolName, RequestContext, StageTimes
 from serving.front.request_log import RequestLog
@@ -72,11 +74,26 @@ class Submission(msgspec.Struct, Generic[AnyWaiter], frozen=True):
     waiter: AnyWaiter
 
 
+class Companion(Protocol):
+    """What opens and closes with a front."""
+
+    async def open(self) -> None:
+        """Called once requests may be answered. Raises OSError."""
+
+    async def close(self) -> None:
+        """Called once none will be answered any more."""
+
+
 class Front:
     """One front worker's state. Construct it anywhere; `start` and everything else in its event loop."""
 
-    def __init__(self, settings: ServingSettings) -> None:
+    def __init__(self, settings: ServingSettings, place: int = 0) -> None:
+        """place: among the fronts of the server, from 0."""
         self.settings = settings
+        self._place = place
+        self.access = Access(settings.keys_file)
+        self.hosts = HostNames(settings.allowed_hosts)
+        self.companions: list[Companion] = []
         self._file = TableFile(settings.run)
         self.routing = Routing(settings, self._file)
         self.health = Health(settings, self._file, self.routing)
@@ -97,14 +114,22 @@ class Front:
         fcntl.flock(self._lock, fcntl.LOCK_SH)
         with suppress(OSError):  # nobody watches it then
             self._beat = WorkerBeat(self.settings.run, "front")
+        self.access.start(self.settings.run, self.settings.workers, self._place)
         await self.routing.catch_up()
         self.health.supervise("follow the routing table", self.routing.follow)
         self.health.supervise("tick", self._tick)
+        if not self.access.is_open:
+            self.health.supervise("follow the keys", self.access.follow)
+        for companion in self.companions:
+            await companion.open()
 
     async def stop(self) -> None:
         """Let go of everything; what still waits fails."""
+        for companion in self.companions:
+            await companion.close()
         self.health.close()
         self.routing.close()
+        self.access.close()
         self._lock.close()
         if self._beat is not None:
             self._beat.close()
@@ -164,16 +189,19 @@ class Front:
             return stream
 
     def find(self, name: str, version: str | None) -> LoadedVersion:
-        """The version that a request for `name` (or `name@alias`) gets. Raises UnknownModel, NotReady."""
-        return self.routing.find(name, version)
+        """The version that a request for `name` (or `name@alias`) gets. Raises Forbidden, UnknownModel, NotReady."""
+        if self.access.is_open:
+            return self.routing.find(name, version)
+        self.access.check_model(name)
+        return self.routing.find(name, version, self._visible(self.routing.served_models()))
 
     def models(self) -> Mapping[str, ModelEntry]:
-        """Every model in the routing table, those that are leaving included."""
-        return self.routing.table.models
+        """Every model in the routing table that the caller may know of, those that are leaving included."""
+        return self._visible(self.routing.table.models)
 
     def served_models(self) -> Mapping[str, ModelEntry]:
-        """The models that take requests."""
-        return self.routing.served_models()
+        """The models that take requests, and that the caller may ask."""
+        return self._visible(self.routing.served_models())
 
     def may_stream(self, name: str) -> bool:
         """Whether a request for `name` (or `name@alias`) may ask for a stream."""
@@ -207,6 +235,13 @@ class Front:
             "deployments": self.settings.deployments,
             "machine": msgspec.to_builtins(read_limits()),
         }
+
+    def _visible(self, models: Mapping[str, ModelEntry]) -> Mapping[str, ModelEntry]:
+        """Those that the caller may ask, or see as an operator."""
+        key = self.access.caller()
+        if key.admin:
+            return models
+        return {name: entry for name, entry in models.items() if key.may_ask(name)}
 
     async def _answer_once(self, call: Call, deadline: float, write: Callable[[Any], Value]) -> Answer[Value]:
         stages = call.tracked.stages
@@ -252,7 +287,7 @@ class Front:
     ) -> Submission[AnyWaiter]:
         """One attempt, up to the engine's queue."""
         stages = call.tracked.stages
-        loaded = self.routing.find(call.name, call.version)
+        loaded = self.find(call.name, call.version)
         call.tracked.begin_attempt(loaded)
         read = call.read(loaded.task)
         request = read if isinstance(read, Request) else await read

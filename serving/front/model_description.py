@@ -6,8 +6,18 @@ from serving.front.asgi import JsonObject
 from serving.wire.routing_table import ModelEntry
 
 
+def outline_model(name: str, entry: ModelEntry) -> JsonObject:
+    """What everybody may see who may ask the model: which versions there are, and which of them answers."""
+    return {
+        "name": name,
+        "live": entry.live,
+        "aliases": entry.aliases,
+        "versions": {version: {"state": found.state} for version, found in entry.versions.items()},
+    }
+
+
 def describe_model(name: str, entry: ModelEntry) -> JsonObject:
-    """Versions, states, aliases, swaps and contract of a model, without paths and addresses."""
+    """Versions, states, aliases, swaps and contract of a model, without paths and addresses: for operators."""
     return {
         "name": name,
         "live": entry.live,

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 import zmq
@@ -98,8 +98,11 @@ class Routing:
         """The links to all engines."""
         return [link for loaded in self._loaded.values() for link in loaded.links.values()]
 
-    def find(self, name: str, version: str | None) -> LoadedVersion:
-        """The given or else the live version of `name` or `name@alias`. Raises UnknownModel, NotReady."""
+    def find(self, name: str, version: str | None, shown: Iterable[str] | None = None) -> LoadedVersion:
+        """The given or else the live version of `name` or `name@alias`. Raises UnknownModel, NotReady.
+
+        shown: the models that an error may name; default: all that are served.
+        """
         name, _, alias = name.partition("@")
         entry = self.table.models.get(name)
         if entry is None or entry.is_leaving:
@@ -107,7 +110,7 @@ class Routing:
                 raise NotReady("the server is starting and serves nothing yet: try again", retry_seconds=1.0)
             if entry is not None and entry.error:
                 raise UnknownModel(f"{name} is not served: {entry.error}")
-            served = ", ".join(self.served_models()) or "none"
+            served = ", ".join(self.served_models() if shown is None else shown) or "none"
             raise UnknownModel(f"there is no model {name!r} here; served: {served}")
         is_named = version is not None
         if not version:

@@ -14,7 +14,7 @@ from hashlib import sha256
 import msgspec
 
 from serving.errors import Malformed, NotReady, ServingError, Unauthorized, UnknownModel, WrongMethod
-from serving.front.asgi import JSON, Receive, Scope, Send, encode_json, read_body, refuse, respond
+from serving.front.asgi import JSON, JsonObject, Receive, Scope, Send, encode_json, read_body, refuse, respond
 from serving.front.request_context import RequestContext
 from serving.settings import ServingSettings
 
@@ -50,6 +50,15 @@ class Hooks:
         self._nudge = nudge
         self._log_at = 0.0
 
+    @property
+    def are_signed(self) -> bool:
+        """Whether hooks are received; their signature lets them in, as MLflow sends no key."""
+        return bool(self._settings.webhook_secret)
+
+    def describe(self, error: ServingError) -> JsonObject:
+        """The body of an error."""
+        return {"error": error.message, "error_type": error.reason}
+
     async def __call__(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request: 202 for a signed hook, whether or not this server has the model."""
         context = RequestContext.read(scope["headers"])
@@ -76,8 +85,10 @@ class Hooks:
             raise UnknownModel("webhooks are not received here: set HEADWAITER_WEBHOOK_SECRET to the webhook's secret")
         if scope["method"] != "POST":
             raise WrongMethod(f"this route takes POST, not {scope['method']}")
+        headers = dict(scope["headers"])
+        check_signature_is_there(headers)
         body = await read_body(scope, receive, MAX_BODY_BYTES)
-        check_signature(secret, dict(scope["headers"]), body, time.time())
+        check_signature(secret, headers, body, time.time())
         return body
 
     def _concerns(self, name: str) -> bool:
@@ -90,7 +101,19 @@ class Hooks:
         if now >= self._log_at:
             self._log_at = now + LOG_SECONDS
             logger.warning("a webhook was refused with %d: %s", error.status, error.message)
-        await refuse(send, error, context, encode_json({"error": error.message, "error_type": error.reason}))
+        await refuse(send, error, context, encode_json(self.describe(error)))
+
+
+WRONG_SIGNATURE = (
+    "the webhook's X-MLflow-Signature is missing or wrong: give the webhook in MLflow the secret that this "
+    "server has in HEADWAITER_WEBHOOK_SECRET"
+)
+
+
+def check_signature_is_there(headers: dict[bytes, bytes]) -> None:
+    """Raise Unauthorized for a hook without a signature, whose body nobody needs to read."""
+    if not headers.get(b"x-mlflow-signature"):
+        raise Unauthorized(WRONG_SIGNATURE)
 
 
 def check_signature(secret: str, headers: dict[bytes, bytes], body: bytes, now: float) -> None:
@@ -104,10 +127,7 @@ def check_signature(secret: str, headers: dict[bytes, bytes], body: bytes, now: 
     timestamp = headers.get(b"x-mlflow-timestamp", b"")
     signed = hmac.new(secret.encode(errors="surrogateescape"), b".".join((delivery, timestamp, body)), sha256).digest()
     if not hmac.compare_digest(b"v1," + b64encode(signed), signature):
-        raise Unauthorized(
-            "the webhook's X-MLflow-Signature is missing or wrong: give the webhook in MLflow the secret that this "
-            "server has in HEADWAITER_WEBHOOK_SECRET"
-        )
+        raise Unauthorized(WRONG_SIGNATURE)
     sent = int(timestamp) if timestamp.isdigit() and len(timestamp) < 20 else 0
     if abs(now - sent) > WINDOW_SECONDS:
         raise Unauthorized(

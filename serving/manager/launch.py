@@ -1,13 +1,12 @@
 """Starting an engine's process: forked by the template where there is one, else spawned."""
 
-import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 
+from registry.child_process import child_environ, module_command
 from serving.manager.processes import Forked, Process
 from serving.runtime.limits import allowed_cores, own_groups, usable_cores
 from serving.wire.engine_orders import TEMPLATE_SOCKET, ForkRequest
@@ -18,10 +17,10 @@ sixth of the time goes into page faults of large tensors."""
 
 
 def engine_environ() -> dict[str, str]:
-    """The environment of an engine: this process', and an engine's defaults for variables that are not set."""
+    """The environment of an engine: what it may have of this process', and defaults for variables that are not set."""
     environ = {
         **KEPT_MEMORY,
-        **os.environ,
+        **child_environ(),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -46,8 +45,8 @@ def launch(path: str) -> Process:
 
 def spawn(path: str) -> "subprocess.Popen[bytes]":
     """A process for the order in the file `path` that imports what it needs."""
-    command = [sys.executable, "-m", "serving.engine", path]
-    return subprocess.Popen(command, env=engine_environ(), stdin=subprocess.DEVNULL)
+    command = module_command("serving.engine", path)
+    return subprocess.Popen(command, env=engine_environ(), stdin=subprocess.DEVNULL, cwd=Path(path).parent)
 
 
 def fork(path: str) -> Forked | None:
@@ -56,7 +55,7 @@ def fork(path: str) -> Forked | None:
     link.setblocking(False)
     try:
         link.connect(str(Path(path).with_name(TEMPLATE_SOCKET)))
-        request = ForkRequest(order=path, folder=str(Path.cwd()), environ=engine_environ())
+        request = ForkRequest(order=path, folder=str(Path(path).parent), environ=engine_environ())
         socket.send_fds(link, [msgspec.json.encode(request)], [1, 2])
     except OSError:
         link.close()

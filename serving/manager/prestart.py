@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from registry.child_process import module_command
 from serving.manager.launch import engine_environ
 from serving.manager.processes import Adopted, Process
 from serving.runtime.backoff import backoff_seconds
@@ -34,11 +35,11 @@ def start_template(run: Path) -> "subprocess.Popen[bytes]":
     if has_template(path):
         raise FileExistsError(f"a template answers at {path}")
     path.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "serving.engine.template", str(path)]
+    command = module_command("serving.engine.template", str(path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
         listener.listen(socket.SOMAXCONN)
-        process = subprocess.Popen(command, env=engine_environ(), stdin=listener.fileno())
+        process = subprocess.Popen(command, env=engine_environ(), stdin=listener.fileno(), cwd=path.parent)
     write_report(run / ENGINES / REPORT, EngineReport(pid=process.pid, state="waiting"))
     return process
 

@@ -91,7 +91,7 @@ class Load(threading.Thread):
 
     async def _connection(self, number: int) -> None:
         body = json.dumps({"inputs": ASKED}).encode()
-        head = f"POST {self._path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        head = f"POST {self._path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         await asyncio.sleep(self._rest * number / self._count)  # not all at the same moment
         while not self._stop_event.is_set():

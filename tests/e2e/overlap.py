@@ -59,9 +59,8 @@ def _stop(process: psutil.Process) -> None:
 def sent(server: Server, path: str, body: Any) -> Iterator[socket.socket]:
     """A connection on which the request was sent; its client leaves at the end of the block."""
     data = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    )
+    lines = ("Host: localhost", "Content-Type: application/json", f"Content-Length: {len(data)}")
+    head = "\r\n".join([f"POST {path} HTTP/1.1", *lines, "", ""])
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(head.encode() + data)
         yield connection

@@ -82,7 +82,7 @@ def test_a_flood_of_connections_ends_neither_probes_nor_routing(server: Server, 
             if not data:
                 versions.promote("m", "2", why="in the flood")
                 wait_until(lambda: httpx.get(f"{server.url}/models/m").json().get("live") == "2", "the move", 120)
-    unfinished = b"POST /models/m HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n{"
+    unfinished = b"POST /models/m HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
     with held(server, DESCRIPTORS, unfinished):
         wait_until(lambda: probe(server, "/models") == 503, "there is no room")
         for _ in range(20):

@@ -54,13 +54,13 @@ def body_of(text: str) -> bytes:
 
 def request(text: str, *lines: str, path: str = "/models/sentiment", version: str = "1.1") -> bytes:
     body = body_of(text)
-    head = [f"POST {path} HTTP/{version}", "Host: here", f"Content-Length: {len(body)}", *lines]
+    head = [f"POST {path} HTTP/{version}", "Host: localhost", f"Content-Length: {len(body)}", *lines]
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
 def chunked(text: str) -> bytes:
     body = body_of(text)
-    head = b"POST /models/sentiment HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /models/sentiment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     return head + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
 
 

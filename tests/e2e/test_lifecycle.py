@@ -235,6 +235,7 @@ def bento_environ(home: Path) -> dict[str, str]:
     return {
         "HEADWAITER_MODELS": "m",
         "BENTOML_HOME": str(home / "bentoml"),
+        "BENTOML_HOST": "127.0.0.1",
         "PYTHONPATH": str(ROOT),
     }
 

@@ -1,6 +1,7 @@
 """A secret in any form in which software writes one is hidden, and nothing else is."""
 
 import base64
+import secrets
 from urllib.parse import quote
 
 import pytest
@@ -113,3 +114,13 @@ def test_errors_and_settings_have_no_secret_in_their_text() -> None:
     settings = RegistrySettings.from_environment(environ)
     assert "hidden-word" in settings.tracking_uri
     assert "hidden-word" not in repr(settings)
+
+
+def test_a_key_of_this_server_is_hidden_wherever_it_stands() -> None:
+    from serving.runtime.key_file import KEY_BYTES, PREFIX
+
+    for _ in range(50):
+        token = PREFIX + secrets.token_urlsafe(KEY_BYTES)
+        for text in (token, f"curl -H {token}.", f"({token})", f"said {token!r} to us", f"{token}\nnext"):
+            assert token not in redact(text, {})
+    assert redact("hw_monitor and hw_" + "x" * 60, {}) == "hw_monitor and hw_" + "x" * 60

@@ -8,7 +8,7 @@ from serving.front.asgi import JSON, Header, JsonObject, Response, encode_answer
 from serving.front.disconnects import Disconnected
 from serving.front.front import Front, only_text_streams
 from serving.front.loaded_version import LoadedVersion
-from serving.front.model_description import describe_model
+from serving.front.model_description import describe_model, outline_model
 from serving.front.protocols.base import Exchange, Protocol, as_error, headers_of, no_route, version_header
 from serving.front.protocols.forms import read_json
 from serving.front.protocols.openai import OpenAI
@@ -61,15 +61,18 @@ class HuggingFace(Protocol):
         return {"error": error.message, "error_type": error.reason}
 
     async def _list(self, exchange: Exchange) -> None:
-        models = [describe_model(name, entry) for name, entry in self.front.models().items()]
-        await exchange.respond_json({"models": models, **self.front.describe()})
+        is_admin = self.front.access.caller().admin
+        describe = describe_model if is_admin else outline_model
+        models = [describe(name, entry) for name, entry in self.front.models().items()]
+        await exchange.respond_json({"models": models, **(self.front.describe() if is_admin else {})})
 
     async def _describe(self, name: str, exchange: Exchange) -> None:
         entry = self.front.models().get(name)
         if entry is None:
             self.front.find(name, None)
             raise UnknownModel(f"ask for the model by its name alone, without an alias: {name}")
-        await exchange.respond_json(describe_model(name, entry))
+        describe = describe_model if self.front.access.caller().admin else outline_model
+        await exchange.respond_json(describe(name, entry))
 
     def _info(self, loaded: LoadedVersion) -> JsonObject:
         """The model in the fields of text-generation-inference's `/info` that apply to every task."""

@@ -110,8 +110,13 @@ class KServe(Protocol):
             case ["repository", "index"]:
                 exchange.expect("POST")
                 form = read_form(read_json(await exchange.body(4096) or b"{}"), IndexForm)
-                models = self.front.models()
-                await exchange.respond_json(repository_index(models, self.front.routing.answers, ready_only=form.ready))
+                index = repository_index(
+                    self.front.models(),
+                    self.front.routing.answers,
+                    ready_only=form.ready,
+                    gives_reasons=self.front.access.caller().admin,
+                )
+                await exchange.respond_json(index)
             case ["repository", "models", _, "load" | "unload"]:
                 raise no_route("versions are loaded as the registry's aliases name them: move one with `promote`")
             case ["models", "stats"] if "stats" not in self.front.models():

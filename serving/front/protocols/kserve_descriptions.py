@@ -79,15 +79,18 @@ def configuration(loaded: LoadedVersion, engines: Sequence[EngineEntry]) -> Json
 
 
 def repository_index(
-    models: Mapping[str, ModelEntry], answers: Callable[[str, str], bool], *, ready_only: bool
+    models: Mapping[str, ModelEntry], answers: Callable[[str, str], bool], *, ready_only: bool, gives_reasons: bool
 ) -> list[JsonObject]:
-    """Every version with its state, and why it cannot be loaded. answers: whether a version of a model does."""
+    """Every version with its state, and, for operators, why it cannot be loaded.
+
+    answers: whether a version of a model does.
+    """
     found: list[JsonObject] = [
         {
             "name": name,
             "version": version,
             "state": STATES["failed" if each.state == "ready" and not answers(name, version) else each.state],
-            "reason": each.error,
+            "reason": each.error if gives_reasons else "",
         }
         for name, entry in models.items()
         for version, each in entry.versions.items()

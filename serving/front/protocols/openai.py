@@ -12,8 +12,19 @@ from serving.front.protocols.openai_completions import Chat, Completions
 from serving.front.protocols.openai_embeddings import Embeddings
 from serving.wire.routing_table import ModelEntry
 
-ERROR_TYPES = {404: "not_found_error", 429: "rate_limit_error"}
-CODES = {"unknown_model": "model_not_found", "queue_full": "rate_limit_exceeded", "not_ready": "service_unavailable"}
+ERROR_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+CODES = {
+    "unauthorized": "invalid_api_key",
+    "unknown_model": "model_not_found",
+    "queue_full": "rate_limit_exceeded",
+    "key_limit": "rate_limit_exceeded",
+    "not_ready": "service_unavailable",
+}
 
 
 class Route(TypingProtocol):

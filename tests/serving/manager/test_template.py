@@ -96,7 +96,7 @@ def test_an_engine_is_forked_from_the_template_and_stands_for_itself(run: Path, 
     found = psutil.Process(engine.pid)
     assert found.ppid() == template.pid
     assert os.getsid(engine.pid) == engine.pid
-    assert found.cmdline()[1:] == ["-m", "serving.engine", order_path(engine.order.report)]
+    assert found.cmdline()[1:] == ["-P", "-m", "serving.engine", order_path(engine.order.report)]
     assert psutil.Process(template.pid).num_threads() == 1
     status = dict(line.split(":\t") for line in Path(f"/proc/{engine.pid}/status").read_text().splitlines())
     assert int(status["SigBlk"], 16) == 0
@@ -108,10 +108,13 @@ def test_an_engine_writes_where_its_manager_does(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "msgspec.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a secret")
     engine = EngineProcess(make_order(run, 7))
     engine.start()
     wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers")
-    assert psutil.Process(engine.pid).cwd() == str(tmp_path)
+    assert psutil.Process(engine.pid).cwd() == str(run / ENGINES)
+    assert not (tmp_path / "sprung").exists()
     for number in (1, 2):
         assert Path(f"/proc/{engine.pid}/fd/{number}").stat() == Path(f"/proc/self/fd/{number}").stat()
     end(engine)

@@ -24,3 +24,13 @@ def check_address(host: str, port: int) -> None:
             f"no server can listen at {host}, port {port} ({reason}): end what listens there, or choose another "
             "--host or --port"
         ) from error
+
+
+def check_admin_port(host: str, port: int, admin_port: int) -> None:
+    """Raise InvalidSetting if the admin port is the server's other port, or nothing can listen there."""
+    if admin_port == port:
+        raise InvalidSetting(f"HEADWAITER_ADMIN_PORT={admin_port} is the server's own port: choose another one")
+    try:
+        check_address(host, admin_port)
+    except InvalidSetting as error:
+        raise InvalidSetting(f"HEADWAITER_ADMIN_PORT={admin_port} cannot be used: {error}") from error

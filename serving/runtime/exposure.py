@@ -1,0 +1,43 @@
+"""Which addresses a server may listen at: without keys only those that other machines cannot reach."""
+
+import ipaddress
+import os
+import socket
+
+from registry.environment import InvalidSetting
+from serving.settings import ServingSettings
+
+
+def check_exposure(host: str, settings: ServingSettings) -> None:
+    """Raise InvalidSetting if strangers could ask a server that listens at this host name or address."""
+    if settings.keys_file is not None or settings.insecure or is_loopback(host):
+        return
+    raise InvalidSetting(
+        f"other machines can reach a server at {host!r}, and this one has no keys: make some with `headwaiter keys add "
+        "NAME` and let HEADWAITER_KEYS_FILE name their file; or listen at 127.0.0.1; or say --insecure "
+        "(HEADWAITER_INSECURE=1) where something else keeps strangers away"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether every address that `host` stands for is this machine's alone; False if it stands for none."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        return False
+    return all(_is_own(str(address[0])) for *_, address in found)
+
+
+def bound_host(descriptor: int) -> str | None:
+    """The address of a listening socket; None for one that is not of TCP."""
+    with socket.socket(fileno=os.dup(descriptor)) as listener:
+        if listener.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        host: str = listener.getsockname()[0]
+        return host
+
+
+def _is_own(text: str) -> bool:
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

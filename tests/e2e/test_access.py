@@ -1,0 +1,126 @@
+"""Who may come in, on a real server with two front processes."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import bentoml
+import httpx
+import openai
+import pytest
+
+from serving.runtime.key_file import KeyFile
+from tests.e2e.conftest import copy_of
+from tests.e2e.server import Server, free_port, run_cli, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.processor
+
+
+class Closed(Server):
+    """A server with keys, whose own client shows an operator's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.keys = KeyFile(self.home / "keys.json")
+        self.operator = self.keys.add("operator", admin=True)
+        self.somebody = self.keys.add("somebody", models=("m",))
+        self.admin_port = free_port()
+        self.environ["HEADWAITER_ADMIN_PORT"] = str(self.admin_port)
+        self.environ["HEADWAITER_KEYS_FILE"] = str(self.home / "keys.json")
+        self.http.headers["Authorization"] = f"Bearer {self.operator}"
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Iterator[Closed]:
+    home = copy_of(small_template, tmp_path_factory)
+    with Closed(home, ("m",), {}, ("--workers", "2")) as running:
+        yield running
+
+
+def test_no_route_of_bentoml_or_of_a_protocol_answers_without_a_key(closed: Closed) -> None:
+    paths = (
+        "/",
+        "/predict",
+        "/livez",
+        "/readyz",
+        "/docs.json",
+        "/schema.json",
+        "/static_content/index.css",
+    )
+    with httpx.Client(base_url=closed.url) as stranger:
+        for path in (*paths, "/metrics", "/models", "/models/m", "/v1/models", "/v2", "/v2/health/live", "/ping"):
+            for method in ("GET", "POST"):
+                assert stranger.request(method, path, json={}).status_code == 401, path
+    assert all(closed.http.get(path).status_code == 200 for path in paths if path != "/predict")
+
+
+def test_official_clients_show_their_key(closed: Closed) -> None:
+    body = {"inputs": "good"}
+    expected = closed.ask("m", "good")
+    with bentoml.SyncHTTPClient(closed.url, token=closed.somebody) as client:
+        assert client.predict(model="m", inputs="good") == expected
+        with pytest.raises(bentoml.exceptions.BentoMLException, match="Authorization error"):
+            client.predict(model="other", inputs="good")
+    with openai.OpenAI(base_url=f"{closed.url}/v1", api_key=closed.somebody) as other:
+        assert [model.id for model in other.models.list()] == ["m"]
+    wrong = openai.OpenAI(base_url=f"{closed.url}/v1", api_key="wrong")
+    with wrong, pytest.raises(openai.AuthenticationError, match="the key is not valid"):
+        wrong.models.list()
+    headers = {"Authorization": f"Bearer {closed.somebody}"}
+    assert closed.http.post("/models/m", json=body, headers=headers).json() == expected
+    told = run_cli(closed.home, "status", closed.url, HEADWAITER_API_KEY=closed.operator).stdout
+    assert "m  live: 1" in told
+    told = run_cli(closed.home, "status", closed.url, check=False, HEADWAITER_API_KEY=closed.somebody).stderr
+    assert "tells its state to operators only" in told
+
+
+def test_a_new_key_opens_and_a_removed_one_closes_without_a_restart(closed: Closed) -> None:
+    late = run_cli(closed.home, "keys", "add", "late", **closed.environ).stdout.strip()
+    headers = {"Authorization": f"Bearer {late}"}
+
+    def statuses() -> set[int]:
+        """Of both fronts, as each takes connections by turns."""
+        return {httpx.get(f"{closed.url}/v1/models", headers=headers).status_code for _ in range(16)}
+
+    wait_until(lambda: statuses() == {200}, "the key is valid on every front")
+    run_cli(closed.home, "keys", "remove", "late", **closed.environ)
+    wait_until(lambda: statuses() == {401}, "the key is valid nowhere")
+
+
+def test_a_rate_holds_for_both_fronts_together(closed: Closed) -> None:
+    limited = closed.keys.add("limited", rate=4)
+    headers = {"Authorization": f"Bearer {limited}"}
+    wait_until(lambda: httpx.get(f"{closed.url}/v1/models", headers=headers).status_code == 200, "the key is valid")
+    wait_until(lambda: httpx.get(f"{closed.url}/v1/models", headers=headers).status_code == 429, "it is used up")
+    answers = [httpx.post(f"{closed.url}/models/m", json={"inputs": "x"}, headers=headers) for _ in range(40)]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused
+    assert all(answer.headers["retry-after"] == "1" for answer in refused)
+
+
+def test_metrics_and_probes_are_at_a_port_of_their_own(closed: Closed) -> None:
+    assert closed.post("m", {"inputs": "x"}).status_code == 200
+    for _ in range(8):
+        with httpx.Client(base_url=f"http://127.0.0.1:{closed.admin_port}") as probe:
+            assert {probe.get(path).status_code for path in ("/livez", "/readyz")} == {200}
+            assert 'headwaiter_request_duration_seconds_count{model="m"' in probe.get("/metrics").text
+            assert probe.get("/models").status_code == 404
+    assert closed.http.get("/metrics").status_code == 404
+
+
+def test_a_server_runs_nothing_of_the_folder_it_was_started_in(small_home: Path, tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    for name in ("msgspec", "psutil", "zmq", "json", "uvicorn", "numpy", "serving", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(sprung)!r}, 'a').write({name!r})\n")
+    command = (sys.executable, "-P", "-m", "serving.commands.main", "serve", "m")
+    secrets = {"AWS_SECRET_ACCESS_KEY": "a secret", "MY_OWN_THING": "a secret", "PYTHONPATH": str(ROOT)}
+    with Server(small_home, (), secrets, command=command, cwd=tmp_path) as server:
+        assert server.post("m", {"inputs": "x"}).status_code == 200
+        engines = server.processes("serving.engine") + server.processes("serving.engine.template")
+        assert engines
+        for process in server.everyone():
+            assert process.cwd() != str(tmp_path), process
+        assert not any({"AWS_SECRET_ACCESS_KEY", "MY_OWN_THING"} & each.environ().keys() for each in engines)
+    assert not sprung.exists()
