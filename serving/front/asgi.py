@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from serving.errors import ClientGone, Malformed, ServingError, TooLarge
+from serving.errors import ClientGone, Malformed, ServingError, TooLarge, WrongMethod
 from serving.front.request_context import RequestContext
 
 Scope = MutableMapping[str, Any]
@@ -99,6 +99,8 @@ def refusal(error: ServingError, context: RequestContext, body: bytes) -> Respon
     headers = [JSON, context.header]
     if error.version is not None:
         headers.append((b"x-model-version", error.version.encode()))
+    if isinstance(error, WrongMethod):
+        headers.append((b"allow", error.allow.encode()))
     if error.retry_seconds is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_seconds))))
     return error.status, body, headers
