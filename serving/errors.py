@@ -96,10 +96,14 @@ class UnknownModel(ServingError):
 
 
 class WrongMethod(ServingError):
-    """The route takes another method."""
+    """The route takes another method. allow: the value of the header `Allow`."""
 
     status = 405
     reason = "wrong_method"
+
+    def __init__(self, given: str, *taken: str) -> None:
+        super().__init__(f"this route takes {' and '.join(taken)}, not {given}")
+        self.allow = ", ".join(taken).replace("GET", "GET, HEAD")
 
 
 class TooSlow(ServingError):

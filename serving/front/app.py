@@ -1,16 +1,20 @@
 """The data plane: an ASGI app around BentoML's.
 
-It answers the protocols of its table and `/metrics` itself, without BentoML's middleware, and passes other paths on.
-Whatever the path is, the request's key comes first: see `access`.
+It answers the protocols of its table, `/metrics` and `/openapi.json` itself, without BentoML's middleware, and passes
+other paths on. `openapi.routes` declares all routes. Whatever the path is, the request's key comes first: see `access`.
 """
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 from monitoring.exposition import CONTENT_TYPE
-from serving.errors import ServingError, UnknownModel
+from serving.errors import ServingError, UnknownModel, WrongMethod
 from serving.front.asgi import App, JsonObject, Receive, Scope, Send, buffer_body, encode_json, refuse, respond
 from serving.front.front import Front
 from serving.front.metrics_page import MetricsPage
+from serving.front.openapi.document import document
 from serving.front.protocols.huggingface import HuggingFace
 from serving.front.protocols.kserve import KServe
 from serving.front.protocols.mlflow import MLflowScoring
@@ -20,6 +24,10 @@ from serving.front.webhook import Hooks
 
 OPERATORS = (["metrics"],)
 """Routes that only operators may ask. What others hide from everybody else, they decide themselves."""
+
+
+Page = tuple[str, Callable[[], Awaitable[bytes]]]
+"""A content type, and what makes the content."""
 
 
 class Handler(Protocol):
@@ -33,22 +41,30 @@ class Handler(Protocol):
 
 
 class Others:
-    """BentoML's routes, and `/metrics`."""
+    """BentoML's routes, and the pages `/metrics` and `/openapi.json`."""
 
     def __init__(self, inner: App, front: Front) -> None:
         self._inner = inner
         self._max_body_bytes = front.settings.max_body_bytes
         self._admin_port = front.settings.admin_port
-        self._page = MetricsPage(front)
+        self._pages: dict[str, Page] = {
+            "metrics": (CONTENT_TYPE, MetricsPage(front).render),
+            "openapi.json": ("application/json", partial(asyncio.to_thread, document)),
+        }
 
     async def __call__(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if parts == ["metrics"]:
-            if self._admin_port:
-                raise UnknownModel(f"/metrics is at port {self._admin_port} (HEADWAITER_ADMIN_PORT)")
-            await respond(send, 200, await self._page.render(), [(b"content-type", CONTENT_TYPE.encode())])
-        else:
+        if parts == ["metrics"] and self._admin_port:
+            raise UnknownModel(f"/metrics is at port {self._admin_port} (HEADWAITER_ADMIN_PORT)")
+        page = self._pages.get(parts[0]) if len(parts) == 1 else None
+        if page is None:
             await self._inner(scope, await buffer_body(scope, receive, self._max_body_bytes), send)
+            return
+        if scope["method"] not in ("GET", "HEAD"):
+            raise WrongMethod(scope["method"], "GET")
+        kind, render = page
+        context = RequestContext.read(scope["headers"])
+        await respond(send, 200, await render(), [(b"content-type", kind.encode()), context.header])
 
     def describe(self, error: ServingError) -> JsonObject:
         """In the form of BentoML's own errors."""

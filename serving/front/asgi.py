@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from serving.errors import ClientGone, Malformed, ServingError, TooLarge
+from serving.errors import ClientGone, Malformed, ServingError, TooLarge, WrongMethod
 from serving.front.request_context import RequestContext
 
 Scope = MutableMapping[str, Any]
@@ -102,6 +102,8 @@ def refusal(error: ServingError, context: RequestContext, body: bytes) -> Respon
         headers.append((b"x-model-version", error.version.encode()))
     if error.status == HTTPStatus.UNAUTHORIZED:  # RFC 9110, 11.6.1
         headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, WrongMethod):
+        headers.append((b"allow", error.allow.encode()))
     if error.retry_seconds is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_seconds))))
     return error.status, body, headers

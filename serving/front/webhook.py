@@ -84,7 +84,7 @@ class Hooks:
         if not secret:
             raise UnknownModel("webhooks are not received here: set HEADWAITER_WEBHOOK_SECRET to the webhook's secret")
         if scope["method"] != "POST":
-            raise WrongMethod(f"this route takes POST, not {scope['method']}")
+            raise WrongMethod(scope["method"], "POST")
         headers = dict(scope["headers"])
         check_signature_is_there(headers)
         body = await read_body(scope, receive, MAX_BODY_BYTES)

@@ -44,10 +44,11 @@ class Exchange:
         """Returns when the client has left."""
         return partial(client_left, self.receive)
 
-    def expect(self, method: str) -> None:
-        """Raise WrongMethod for any other method."""
-        if self.scope["method"] != method:
-            raise WrongMethod(f"this route takes {method}, not {self.scope['method']}")
+    def expect(self, *methods: str) -> None:
+        """Raise WrongMethod for any other method. HEAD is answered as GET; the connection leaves the body out."""
+        given = self.scope["method"]
+        if given not in methods and not (given == "HEAD" and "GET" in methods):
+            raise WrongMethod(given, *methods)
 
     def header(self, name: bytes) -> str:
         """The value of a header, or ""."""

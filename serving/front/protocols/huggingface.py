@@ -38,7 +38,8 @@ class HuggingFace(Protocol):
         if not parts:
             exchange.expect("GET")
             await self._list(exchange)
-        elif len(parts) == 1 and method == "GET":
+        elif len(parts) == 1 and method != "POST":
+            exchange.expect("GET", "POST")
             await self._describe(parts[0], exchange)
         elif len(parts) == 2 and parts[1] in ("health", "info"):
             exchange.expect("GET")

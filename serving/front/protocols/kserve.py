@@ -147,6 +147,7 @@ class KServe(Protocol):
             engines = entry.versions[loaded.version].engines if entry else ()
             await exchange.respond_json(configuration(loaded, engines))
         elif rest == ["stats"]:
+            exchange.expect("GET")
             loaded = self.front.find(name, version)
             await self._tell_statistics(exchange, loaded.model, version)
         elif rest == ["ready"]:

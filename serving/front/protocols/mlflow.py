@@ -48,12 +48,15 @@ class MLflowScoring(Protocol):
         """Dispatch by the whole path."""
         match parts:
             case ["ping"]:
+                exchange.expect("GET")
                 if not self.front.is_ready():
                     raise NotReady("the server is not ready: a model is still loading", retry_seconds=1.0)
                 await exchange.respond(b"\n", TEXT)
             case ["version"]:
+                exchange.expect("GET")
                 await exchange.respond(installed("mlflow").encode(), TEXT)
             case ["invocations"]:
+                exchange.expect("POST")
                 await self._score(self._only_model(), exchange)
             case ["invocations", name]:
                 await self._score(name, exchange)

@@ -57,7 +57,7 @@ class OpenAI(Protocol):
         if handler is not None:
             exchange.expect("POST")
             await handler.answer(model, exchange)
-        elif parts[:1] == ["models"]:
+        elif parts[:1] == ["models"] and len(parts) <= 3:
             exchange.expect("GET")
             await self._models("/".join(parts[1:]), exchange)
         else:

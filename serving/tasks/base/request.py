@@ -21,7 +21,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 @cache
-def _form(task: AnyTask, *, wide: bool) -> type[msgspec.Struct]:
+def body_form(task: AnyTask, *, wide: bool = True) -> type[msgspec.Struct]:
     """The type of the task's body: `{"inputs": item or [item, …], "parameters": {…}}`.
 
     wide: parameters are accepted beside `inputs`, too, where the Hugging Face client has those of some tasks.
@@ -31,7 +31,7 @@ def _form(task: AnyTask, *, wide: bool) -> type[msgspec.Struct]:
         for field in (msgspec.structs.fields(task.parameters_type) if wide else ())
     ]
     return msgspec.defstruct(
-        "Body",
+        task.name.title().replace("-", "") + "Body",
         [
             ("inputs", task.item_type | GenericAlias(list, (task.item_type,))),
             ("parameters", task.parameters_type | None, None),
@@ -44,7 +44,7 @@ def _form(task: AnyTask, *, wide: bool) -> type[msgspec.Struct]:
 
 @cache
 def _decoder(task: AnyTask) -> "msgspec.json.Decoder[Any]":
-    return msgspec.json.Decoder(_form(task, wide=False))
+    return msgspec.json.Decoder(body_form(task, wide=False))
 
 
 def _convert(body: Any, task: AnyTask) -> Any:
@@ -54,7 +54,7 @@ def _convert(body: Any, task: AnyTask) -> Any:
         drop_unsupported(body, task.unsupported)
         if isinstance(body.get("parameters"), dict):
             drop_unsupported(body["parameters"], task.unsupported, "parameters.")
-    return msgspec.convert(body, _form(task, wide=True))
+    return msgspec.convert(body, body_form(task))
 
 
 def parse_body(body: bytes, task: AnyTask, max_rows: int) -> Request:

@@ -1,0 +1,233 @@
+"""Every route of a server, declared once.
+
+`document` describes them. Tests compare them with what the app answers and with docs/http.md.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from monitoring.exposition import CONTENT_TYPE
+from serving.front.openapi import kserve_shapes as kserve
+from serving.front.openapi import openai_shapes as openai
+from serving.front.openapi import shapes
+from serving.front.protocols.kserve import IndexForm, InferenceForm
+from serving.front.protocols.openai_completions import ChatForm, CompletionForm
+from serving.front.protocols.openai_embeddings import EmbeddingForm
+from serving.front.webhook import Event
+
+Method = Literal["GET", "POST"]
+Which = Literal["all", "files", "generates", "embeds"]
+"""Tasks: all, those that take files, that write texts, or that make embeddings."""
+JSON, HTML, EVENTS, BYTES = "application/json", "text/html", "text/event-stream", "application/octet-stream"
+TEXT = "text/plain; charset=utf-8"
+
+
+class Shaped(msgspec.Struct, frozen=True):
+    """A content that has one of these types."""
+
+    types: tuple[Any, ...]
+
+
+class TaskBodies(msgspec.Struct, frozen=True):
+    """The body of each task: inputs and parameters."""
+
+
+class TaskAnswers(msgspec.Struct, frozen=True):
+    """The answer of each task, to one input or to a list."""
+
+
+class Beside(msgspec.Struct, frozen=True):
+    """A form whose further fields are the parameters of some tasks."""
+
+    form: type[msgspec.Struct]
+    tasks: Which
+
+
+class Opaque(msgspec.Struct, frozen=True):
+    """A content that JSON Schema does not describe. tasks: those that have it."""
+
+    is_text: bool = False
+    tasks: Which = "all"
+
+
+Schema = Shaped | TaskBodies | TaskAnswers | Beside | Opaque
+Contents = dict[str, Schema]
+"""Media type → what it holds."""
+
+
+class Protocol(msgspec.Struct, frozen=True):
+    """A family of routes. name: as docs/http.md has it. error: the type of its errors, None for plain text."""
+
+    name: str
+    error: Any
+
+
+HEADWAITER = Protocol("Headwaiter", shapes.HuggingFaceError)
+HUGGING_FACE = Protocol("Hugging Face", shapes.HuggingFaceError)
+OPENAI = Protocol("OpenAI", shapes.OpenAIError)
+KSERVE = Protocol("Open Inference Protocol", shapes.PlainError)
+MLFLOW = Protocol("MLflow scoring", shapes.MLflowError)
+WEBHOOKS = Protocol("MLflow webhooks", shapes.HuggingFaceError)
+PROMETHEUS = Protocol("Prometheus", shapes.HuggingFaceError)
+BENTOML = Protocol("BentoML", shapes.PlainError)
+
+OF_MODEL = (404, 503)
+"""How a question about a model is refused."""
+ASKED = (400, 404, 413, 422, 429, 500, 503, 504)
+"""How a request to a model is refused."""
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One method of one path. refusals: statuses of its own errors, beside those of any connection.
+
+    `{name}` is a model, or `name@alias`. status: of the answer.
+    """
+
+    method: Method
+    path: str
+    protocol: Protocol
+    summary: str
+    answer: Contents
+    body: Contents | None = None
+    status: int = 200
+    refusals: tuple[int, ...] = ()
+
+    @property
+    def operation(self) -> str:
+        """A name for clients that are generated."""
+        words = "".join(each if each.isalnum() else " " for each in self.path).split()
+        return "_".join((self.method.lower(), *words))
+
+
+def _get(path: str, protocol: Protocol, summary: str, *types: Any, refusals: Sequence[int] = ()) -> Route:
+    """A GET whose answer is JSON of one of these types."""
+    answer: Contents = {JSON: Shaped(types)}
+    return Route(method="GET", path=path, protocol=protocol, summary=summary, answer=answer, refusals=tuple(refusals))
+
+
+def _text(path: str, protocol: Protocol, summary: str, media: str = TEXT, refusals: Sequence[int] = ()) -> Route:
+    """A GET whose answer is text."""
+    answer: Contents = {media: Opaque(is_text=True)}
+    return Route(method="GET", path=path, protocol=protocol, summary=summary, answer=answer, refusals=tuple(refusals))
+
+
+def _ask(path: str, protocol: Protocol, summary: str, body: Contents, answer: Contents) -> Route:
+    """A request to a model."""
+    return Route(method="POST", path=path, protocol=protocol, summary=summary, body=body, answer=answer, refusals=ASKED)
+
+
+def _huggingface(path: str, summary: str) -> Route:
+    body: Contents = {JSON: TaskBodies(), BYTES: Opaque(tasks="files")}
+    return _ask(path, HUGGING_FACE, summary, body, {JSON: TaskAnswers(), EVENTS: Opaque(is_text=True)})
+
+
+def _openai(prefix: str, name: str, more: str) -> list[Route]:
+    """OpenAI's routes. name: of the parameter that names a model. more: what the summaries end with."""
+    completions: Contents = {JSON: Shaped((openai.CompletionAnswer,)), EVENTS: Opaque(is_text=True)}
+    chats: Contents = {JSON: Shaped((openai.ChatAnswer,)), EVENTS: Opaque(is_text=True)}
+    vectors: Contents = {JSON: Shaped((openai.EmbeddingsAnswer,))}
+    written: Contents = {JSON: Beside(CompletionForm, "generates")}
+    said: Contents = {JSON: Beside(ChatForm, "generates")}
+    embedded: Contents = {JSON: Beside(EmbeddingForm, "embeds")}
+    return [
+        _get(f"{prefix}/models", OPENAI, "List the models", openai.OpenAIModels),
+        _get(f"{prefix}/models/{{{name}}}", OPENAI, "One model", openai.OpenAIModel, refusals=OF_MODEL),
+        _get(f"{prefix}/models/{{{name}}}/{{version}}", OPENAI, "One model", openai.OpenAIModel, refusals=OF_MODEL),
+        _ask(f"{prefix}/embeddings", OPENAI, f"Make vectors of texts{more}", embedded, vectors),
+        _ask(f"{prefix}/completions", OPENAI, f"Continue prompts{more}", written, completions),
+        _ask(f"{prefix}/chat/completions", OPENAI, f"Write the next message of a chat{more}", said, chats),
+    ]
+
+
+def _kserve(path: str, more: str) -> list[Route]:
+    """The five routes of a model. more: what the summaries end with."""
+    tensors: Contents = {JSON: Shaped((InferenceForm,)), BYTES: Opaque()}
+    outputs: Contents = {JSON: Shaped((kserve.Inference,)), BYTES: Opaque()}
+    config = "Triton's model configuration"
+    return [
+        _get(path, KSERVE, f"Inputs, outputs and versions{more}", kserve.ModelMetadata, refusals=OF_MODEL),
+        _get(f"{path}/ready", KSERVE, f"Whether the model answers{more}", kserve.ModelReady, refusals=OF_MODEL),
+        _ask(f"{path}/infer", KSERVE, f"Infer{more}; JSON, or binary tensors", tensors, outputs),
+        _get(f"{path}/config", KSERVE, f"{config}{more}", kserve.ModelConfiguration, refusals=OF_MODEL),
+        _get(f"{path}/stats", KSERVE, f"Triton's statistics{more}", kserve.AllStatistics, refusals=OF_MODEL),
+    ]
+
+
+def _mlflow(path: str, summary: str) -> Route:
+    tables = (shapes.InputsForm, shapes.InstancesForm, shapes.SplitForm, shapes.RecordsForm)
+    body: Contents = {JSON: Shaped(tables), "text/csv": Opaque(is_text=True)}
+    return _ask(path, MLFLOW, summary, body, {JSON: Shaped((shapes.Predictions,))})
+
+
+ROUTES: tuple[Route, ...] = (
+    _get("/models", HEADWAITER, "All models: versions, states, aliases, recent swaps", shapes.Models),
+    _get(
+        "/models/{name}",
+        HEADWAITER,
+        "One model, with contracts and engines",
+        shapes.ModelDescription,
+        refusals=OF_MODEL,
+    ),
+    _huggingface("/models/{name}", "Answer a request with the live version"),
+    _huggingface("/models/{name}/versions/{version}", "Answer a request with one version"),
+    _get("/models/{name}/health", HUGGING_FACE, "Whether the model answers", shapes.Health, refusals=OF_MODEL),
+    _get("/models/{name}/info", HUGGING_FACE, "Task, version and limits", shapes.Info, refusals=OF_MODEL),
+    *_openai("/v1", "name", ""),
+    *_openai("/models/{name}/v1", "id", " of the model in the path"),
+    _get("/v2", KSERVE, "The server's name, version and extensions", kserve.Server),
+    _get("/v2/health/live", KSERVE, "Liveness", kserve.Live),
+    _get("/v2/health/ready", KSERVE, "Readiness", kserve.Ready),
+    *_kserve("/v2/models/{name}", ""),
+    *_kserve("/v2/models/{name}/versions/{version}", ", of one version"),
+    _get("/v2/models/stats", KSERVE, "Triton's statistics of all models", kserve.AllStatistics),
+    Route(
+        method="POST",
+        path="/v2/repository/index",
+        protocol=KSERVE,
+        summary="All versions with their states",
+        body={JSON: Shaped((IndexForm,))},
+        answer={JSON: Shaped((list[kserve.IndexEntry],))},
+        refusals=(400, 413, 422),
+    ),
+    _mlflow("/invocations", "Answer with the only model that is served"),
+    _mlflow("/invocations/{name}", "Answer with a model"),
+    _text("/ping", MLFLOW, "Readiness"),
+    _text("/version", MLFLOW, "MLflow's version"),
+    Route(
+        method="POST",
+        path="/hooks/mlflow",
+        protocol=WEBHOOKS,
+        summary="Poll the registry at once",
+        body={JSON: Shaped((Event,))},
+        answer={JSON: Shaped((shapes.HookAnswer,))},
+        status=202,
+        refusals=(400, 401, 404, 413, 503),
+    ),
+    _text("/metrics", PROMETHEUS, "The metrics of all processes", CONTENT_TYPE),
+    _get("/openapi.json", HEADWAITER, "This document", shapes.Record),
+    Route(
+        method="POST",
+        path="/predict",
+        protocol=BENTOML,
+        summary="A typed API",
+        body={JSON: Shaped((shapes.PredictForm,))},
+        answer={JSON: Shaped((object,))},
+        refusals=ASKED,
+    ),
+    _text("/", BENTOML, "BentoML's page of its typed API", HTML),
+    _get("/docs.json", BENTOML, "BentoML's description of its typed API", shapes.Record),
+    _get("/schema.json", BENTOML, "BentoML's description of its service", shapes.Record),
+    Route(
+        method="GET",
+        path="/static_content/{path}",
+        protocol=BENTOML,
+        summary="Files of BentoML's page",
+        answer={"*/*": Opaque()},
+        refusals=(404,),
+    ),
+    _text("/livez", BENTOML, "Liveness"),
+    _text("/healthz", BENTOML, "Liveness"),
+    _text("/readyz", BENTOML, "Readiness"),
+)

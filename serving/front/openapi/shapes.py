@@ -1,0 +1,178 @@
+"""The shapes of answers, and of the few bodies that no struct parses, for the OpenAPI document.
+
+What a protocol parses into a struct is described by that struct, and a task's answer by what its `decode` returns. The
+rest is plain data; these types state its fields. A test compares them with real answers. Those of OpenAI and of the
+Open Inference Protocol have files of their own.
+"""
+
+from typing import Literal, NotRequired, TypedDict
+
+from serving.front.protocols.mlflow import SplitTable
+from serving.runtime.limits import Limits
+from serving.wire.routing_table import Swap
+from serving.wire.version_state import State
+
+Record = dict[str, object]
+"""An object of JSON whose fields are not described here."""
+
+
+# Errors
+
+
+class HuggingFaceError(TypedDict):
+    """The error of Hugging Face's routes, of webhooks, and of a connection. error_type: the reason."""
+
+    error: str
+    error_type: str
+
+
+class PlainError(TypedDict):
+    """The error of the Open Inference Protocol and of BentoML."""
+
+    error: str
+
+
+class OpenAIErrorFields(TypedDict):
+    """param: the field that broke a rule."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class OpenAIError(TypedDict):
+    """The error of OpenAI's routes."""
+
+    error: OpenAIErrorFields
+
+
+class MLflowError(TypedDict):
+    """The error of the scoring protocol."""
+
+    error_code: str
+    message: str
+
+
+# Headwaiter and Hugging Face
+
+
+class EngineDescription(TypedDict):
+    """One engine of a version."""
+
+    pid: int
+    device: str
+    dtype: str
+    dtype_note: str | None
+    execution: str
+    batching: str
+    notes: list[str]
+    split: str | None
+    budget_tokens: int
+    tokens_per_second: int
+
+
+class VersionDescription(TypedDict):
+    """One version of a model."""
+
+    state: State
+    error: str | None
+    attempt: int
+    memory_bytes: int
+    restarts: int
+    engines: list[EngineDescription]
+    contract: Record | None
+
+
+class ModelDescription(TypedDict):
+    """One model. aliases: alias → version. previous: reference → the versions that it served before, latest first."""
+
+    name: str
+    live: str | None
+    aliases: dict[str, str | None]
+    error: str | None
+    previous: dict[str, list[str]]
+    swaps: list[Swap]
+    versions: dict[str, VersionDescription]
+
+
+class Models(TypedDict):
+    """All models."""
+
+    models: list[ModelDescription]
+    registry_error: str | None
+    named: list[str]
+    deployments: bool
+    machine: Limits
+
+
+class Info(TypedDict):
+    """A model in the fields of text-generation-inference."""
+
+    model_id: str
+    model_sha: str
+    model_pipeline_tag: str
+    model_type: str
+    max_input_tokens: int
+    max_client_batch_size: int
+    router: str
+    version: str
+
+
+class Health(TypedDict):
+    """The model answers."""
+
+    status: Literal["ok"]
+
+
+class HookAnswer(TypedDict):
+    """The registered model of a webhook, and whether this server has it."""
+
+    model: str
+    served: bool
+
+
+# MLflow and BentoML
+
+
+class InputsForm(TypedDict):
+    """Inputs in the task's own form: one, a list of them, or their columns."""
+
+    inputs: object
+    params: NotRequired[Record | None]
+
+
+class InstancesForm(TypedDict):
+    """As `inputs`."""
+
+    instances: object
+    params: NotRequired[Record | None]
+
+
+class SplitForm(TypedDict):
+    """A table."""
+
+    dataframe_split: SplitTable
+    params: NotRequired[Record | None]
+
+
+class RecordsForm(TypedDict):
+    """A table, row by row."""
+
+    dataframe_records: list[Record]
+    params: NotRequired[Record | None]
+
+
+class Predictions(TypedDict):
+    """One answer for each row."""
+
+    predictions: list[object]
+
+
+class PredictForm(TypedDict):
+    """The arguments of BentoML's typed API."""
+
+    model: str
+    inputs: object
+    parameters: NotRequired[Record | None]
+    version: NotRequired[str | None]
