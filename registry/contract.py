@@ -66,7 +66,7 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     tokens may have ids above it, for which the model has no embedding. padding_side: of the tokenizer. On the left, the
     context stands before the question, as in transformers' former question answering pipeline (4.57). truncation_side:
     where an over-long text is cut unless a request says otherwise. languages: of a tokenizer for translation, None of
-    others.
+    others. token_types: how many the model has embeddings for; unset where it has no table of them or takes none.
     image: how images become pixels; then there is no text, and pad_token_id and vocabulary mean nothing.
     """
 
@@ -82,6 +82,12 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     truncation_side: Side = "right"
     languages: Languages | None = None
     image: ImageSettings | None = None
+    token_types: int | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def takes_pair_types(self) -> bool:
+        """Whether the second text of a pair may have token type 1."""
+        return "token_type_ids" in self.inputs and not (isinstance(self.token_types, int) and self.token_types < 2)
 
 
 class VectorLayer(msgspec.Struct, frozen=True, kw_only=True):

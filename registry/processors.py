@@ -5,6 +5,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from registry.contract import LANGUAGE, Languages, Processor
 from registry.errors import CheckpointWarning, IncompleteArtifact, UnreadableArtifact, UnsupportedHead
 from registry.refusals import refuse_failures
@@ -85,11 +87,13 @@ def describe_processor(model: Any, tokenizer: Any, folder: Path) -> Processor:
     rows = _embedding_rows(model)
     vocabulary = _count_ids(tokenizer, rows)
     _compare(path, tokenizer)
+    inputs = tuple(name for name in tokenizer.model_input_names if _takes(model, name))
+    types = _count_types(model, tokenizer) if "token_type_ids" in inputs else None
     languages = describe_languages(tokenizer, rows)
     highest = max(languages.ids.values()) if languages else 0  # beyond len() in M2M100's
     return Processor(
         class_name=type(tokenizer).__name__,
-        inputs=tuple(name for name in tokenizer.model_input_names if _takes(model, name)),
+        inputs=inputs,
         pad_token_id=int(tokenizer.pad_token_id),
         unk_token_id=tokenizer.unk_token_id,
         vocabulary=max(vocabulary, highest + 1),
@@ -99,6 +103,7 @@ def describe_processor(model: Any, tokenizer: Any, folder: Path) -> Processor:
         eos_token_id=tokenizer.eos_token_id,
         mask_token_id=tokenizer.mask_token_id,
         languages=languages,
+        token_types=msgspec.UNSET if types is None else types,
     )
 
 
@@ -161,6 +166,25 @@ def _count_ids(tokenizer: Any, rows: int) -> int:
             stacklevel=5,
         )
     return min(rows, max(vocabulary.values(), default=0) + 1)
+
+
+def _count_types(model: Any, tokenizer: Any) -> int | None:
+    """How many token types the model has embeddings for; None where it has no table of them.
+
+    Warns where the tokenizer gives a pair more: pairs are refused.
+    """
+    tables = (module for name, module in model.named_modules() if name.endswith("token_type_embeddings"))
+    types = min((table.num_embeddings for table in tables if hasattr(table, "num_embeddings")), default=None)
+    highest = max(tokenizer(*_PROBES[:2]).get("token_type_ids", [0]))
+    if types is not None and highest >= types:
+        warnings.warn(
+            f"the tokenizer gives a pair of texts the token type {highest}, the model has embeddings for {types} "
+            "(type_vocab_size in config.json): pairs are refused. If it was trained without token types, take "
+            "token_type_ids out of model_input_names in tokenizer_config.json, and log it again",
+            CheckpointWarning,
+            stacklevel=5,
+        )
+    return types
 
 
 def longest_row(model: Any, tokenizer: Any) -> int:

@@ -8,6 +8,7 @@ does; nothing here imports it.
 import importlib
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,12 +148,7 @@ def describe(
     config = model.config
     has_labels = get_head(task).auto_class in LABELLED
     labels = order_labels(saved.get("id2label") or config.id2label) if has_labels else ()
-    if labels and all(label == f"LABEL_{index}" for index, label in enumerate(labels)):
-        warnings.warn(
-            f"the labels have no names ({', '.join(labels[:3])}…): set config.id2label before logging",
-            CheckpointWarning,
-            stacklevel=3,
-        )
+    _warn_of_labels(labels)
     is_image = reads_images(model)
     longest = image_patches(model, tokenizer) if is_image else longest_row(model, tokenizer)
     if max_tokens is not None and not 1 <= max_tokens <= longest:
@@ -211,3 +207,20 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_fast_form(tokenizer, folder)
+
+
+def _warn_of_labels(labels: Sequence[str]) -> None:
+    """Warn of labels that say too little: those of transformers, and several outputs with the same one."""
+    if labels and all(label == f"LABEL_{index}" for index, label in enumerate(labels)):
+        warnings.warn(
+            f"the labels have no names ({', '.join(labels[:3])}…): set config.id2label before logging",
+            CheckpointWarning,
+            stacklevel=4,
+        )
+    if repeated := [label for label, count in Counter(labels).items() if count > 1]:
+        warnings.warn(
+            f"config.json: id2label gives several outputs the label {repeated[0]!r}, and answers do not tell them "
+            "apart: set config.id2label to a label for each output",
+            CheckpointWarning,
+            stacklevel=4,
+        )

@@ -11,7 +11,6 @@ import torch
 
 from serving.engine.answer_check import find_difference
 from serving.engine.optimizations.torchscript import are_alike
-from serving.engine.tolerances import ANSWER
 
 
 def assert_alike(found: Any, expected: Any, dtype: str = "float32") -> None:
@@ -24,7 +23,7 @@ def assert_alike(found: Any, expected: Any, dtype: str = "float32") -> None:
         distance = (found.float() - expected.float()).detach().abs()
         assert are_alike(found, expected, expected.dtype), f"off by {float(distance.max()):.2g}"
         return
-    difference = find_difference(_plain(expected), _plain(found), ANSWER.of(dtype))
+    difference = find_difference(_plain(expected), _plain(found), dtype)
     assert difference is None, difference
 
 

@@ -1,6 +1,9 @@
 """The commands about a model before it is served: check, suggest, log."""
 
+import atexit
+import gc
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,8 @@ def log_command(
 
     A summary of the contract goes to standard error.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin take processors from others
+    atexit.register(gc.freeze)  # the interpreter's last collections would take two seconds for what was imported
     from registry.flavor import log_model
 
     with errors(), collect_warnings() as notes, show_progress(f"logging {path}") as announce:

@@ -13,6 +13,7 @@ predictor      request → answer in this process; checks the contract's example
 answer_check   whether two answers agree, within `tolerances`
 batch_invariance  which rows may share a forward pass: proved with `module_state` and `left_padding`
 row_limit      the longest row that the model takes
+probe_lengths  how long the rows are that both of them run
 optimize       the execution form of a model, from `optimizations`
 warmup         threads, cost and token budget, measured with `timing`
 socket_loop    the loop around the socket

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from registry.contract import Contract
-from serving.engine.batch_invariance import LENGTHS, MAX_SECONDS, prove_batching
+from serving.engine.batch_invariance import prove_batching
 from serving.engine.engine import Engine
 from serving.engine.generation.engine import GenerationEngine
 from serving.engine.generation.model import GenerationModel
 from serving.engine.generation.verification import choose_steps
 from serving.engine.model import Model
 from serving.engine.optimize import optimize
-from serving.engine.row_limit import longest_within
+from serving.engine.probe_lengths import probe_lengths
 from serving.tasks import get_task
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def make_model(
 def prove(model: Model) -> None:
     """Find which rows may share a forward pass, see `batch_invariance`. Blocks; raises ContractError or EngineError."""
     if isinstance(model, GenerationModel):
-        lengths = {longest_within(model, MAX_SECONDS), *(min(each, model.contract.max_tokens) for each in LENGTHS)}
-        model.form = replace(model.form, batching=model.prove_company(sorted(lengths)))
+        model.form = replace(model.form, batching=model.prove_company(sorted(set(probe_lengths(model)))))
     else:
         prove_batching(model)
 

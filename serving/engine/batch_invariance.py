@@ -21,14 +21,10 @@ from serving.engine.model import Model
 from serving.engine.module_state import Change, ModuleState
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.torchscript import are_alike
-from serving.engine.row_limit import longest_within
+from serving.engine.probe_lengths import probe_lengths
 from serving.wire.messages import AnyArray, Row, RowArrays
 
-LENGTHS = (9, 3, 70, 20, 5)
-"""Tokens of the rows beside the longest one and one of two thirds of it: short and longer ones."""
 EQUAL_ROWS = 3
-MAX_SECONDS = 2.0
-"""Expected time of a forward pass over the longest row of the proof. Untuned: a load measures its cost for as long."""
 NOTES: dict[Batching, str] = {
     "any lengths, padded on the left": "rows are padded on the left: on the right, padding changes their answers",
     "equal lengths": "only rows of equal length share a batch: padding changes their answers",
@@ -48,9 +44,7 @@ def prove_batching(model: Model) -> None:
     state = ModuleState(model.module)
     lengths = [model.contract.max_tokens] * EQUAL_ROWS  # of images
     if model.contract.processor.image is None:
-        longest = longest_within(model, MAX_SECONDS)
-        short = [min(each, model.contract.max_tokens) for each in LENGTHS]
-        lengths = [longest, *short, max(1, longest * 2 // 3)]
+        lengths = probe_lengths(model)
     rows = [model.probe(length, index, types=index % 2 > 0) for index, length in enumerate(lengths)]
     expected = _answer_alone(model, rows, state)
     plain = model.form
@@ -74,9 +68,9 @@ def _candidates(model: Model, rows: Sequence[Row]) -> Iterable[tuple[ExecutionFo
     """Forms with the batches that must not change their rows' answers, the least strict form first."""
     plain = model.form
     longest, *others = rows
-    short, long = others[:-1], others[-1:]
+    short, long = others[:-2], others[-2:]
     # from some length on a model may treat rows otherwise, as in blocks, so two long ones share a batch
-    mixed = [short, short[::-1], [*short[1:3], *long, longest]]
+    mixed = [short, short[::-1], [*short[1:2], *long, longest]]
     yield plain, mixed
     if model.contract.processor.image is None:
         yield replace(plain, batching="any lengths, padded on the left", module=LeftPadded(plain.module)), mixed

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import numpy
@@ -160,7 +160,7 @@ class Model:
             return msgspec.structs.replace(row, payload=random.bytes(len(row.payload)))
         ids = numpy.frombuffer(row.tokens, dtype=numpy.int32).copy()
         ids[:-1] = random.permuted(ids[:-1])  # the last one may be a text's end token
-        has_types = "token_type_ids" in self.contract.processor.inputs
+        has_types = self.contract.processor.takes_pair_types
         kinds = numpy.zeros(row.length, dtype=numpy.int8)
         kinds[row.length - types * (row.length // 2) :] = 1
         if self.has_frame:
@@ -190,10 +190,21 @@ class Model:
         self.run([row])
 
     def _watch(self) -> None:
-        """Restore the module from now on if its first forward pass has changed what it does."""
-        state = ModuleState(self.module)
+        """Restore the module from now on if its first forward pass has changed what it does.
+
+        Raises ContractError where the pass gives more or fewer scores than the contract has labels.
+        """
+        state, outputs, labels = ModuleState(self.module), list[Any](), self.contract.labels
+        hook = self.module.register_forward_hook(lambda _module, _args, output: outputs.append(output))
         with suppress(Exception):  # a model may raise anything, and is told so when it shall answer
             self._try_out()
+        hook.remove()
+        scores = [output.logits.shape[-1] for output in outputs if labels and hasattr(output, "logits")]
+        if scores and scores[0] != len(labels):
+            raise ContractError(
+                f"config.json: id2label names {len(labels)} labels, the model gives {scores[0]} scores: set "
+                "model.config.id2label to a label for each of them, and save the model again with save_pretrained"
+            )
         changes = [change for change in state.changes() if change.is_setting]
         if changes:
             self.restore_always(state, changes)

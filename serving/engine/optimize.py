@@ -179,7 +179,7 @@ def _record_graphs(model: Model, form: ExecutionForm, record: Record, clock: Clo
     """
     encoder = use_cuda_graphs(form.module, record)
     packed_always = replace(form, cuda_graph_tokens=MIN_GRAPH_TOKENS)  # a graph needs packed inputs of equal rows, too
-    has_types = "token_type_ids" in model.contract.processor.inputs
+    has_types = model.contract.processor.takes_pair_types
     typical = min(GRAPH_ROW_TOKENS, model.contract.max_tokens)
 
     def time_of(call: Callable[[], object]) -> float:

@@ -18,7 +18,6 @@ from serving.engine.answer_check import find_difference
 from serving.engine.assembly import make_model, prove
 from serving.engine.baseline import BaselineCount
 from serving.engine.row_limit import find_row_limit
-from serving.engine.tolerances import ANSWER
 from serving.errors import Failed
 from serving.tasks.base.example import fit_example
 from serving.tasks.base.request import Request, assemble, convert_request
@@ -104,4 +103,4 @@ class Predictor:
         if example is None:
             return None
         found = self.answer(example.inputs, example.parameters)
-        return find_difference(example.output, found, ANSWER.of(self.model.dtype))
+        return find_difference(example.output, found, self.model.dtype)

@@ -1,28 +1,25 @@
 """The longest row that a model takes, found by running it: a configuration may promise more than the model has."""
 
-from time import perf_counter
-
 import torch
 
 from registry.checkpoint_files import one_line
 from registry.errors import ContractError
 from serving.engine.model import Model
+from serving.engine.probe_lengths import longest_affordable
 
-MAX_TOKENS = 4096
-"""Longer rows are not run: attention may take more memory than the machine has."""
-MAX_SECONDS = 10.0
-"""Expected time of a row that is run. Untuned."""
-TIMED_TOKENS = 64
+MAX_MULTIPLICATIONS = 10**12
+"""In a forward pass over a row that is run: some 10 seconds on two cores. Untuned."""
 
 
 @torch.inference_mode()
 def find_row_limit(model: Model) -> int:
     """Tokens of the longest row that the model takes, >= 1 and at most the contract's limit. Blocks for a forward pass.
 
-    A row of more than `MAX_TOKENS`, or of more than `MAX_SECONDS`, is not run; then the contract's limit is believed if
-    the longest shorter one works. Raises ContractError where no row works, with the model's own error.
+    A row of more than `MAX_MULTIPLICATIONS`, or longer than `longest_affordable` allows, is not run; then the
+    contract's limit is believed if the longest shorter one works. Raises ContractError where no row works, with the
+    model's own error.
     """
-    most = longest_within(model, MAX_SECONDS)
+    most = longest_affordable(model, MAX_MULTIPLICATIONS)
     error = _try_row(model, most)
     if error is None:
         return model.contract.max_tokens
@@ -39,25 +36,6 @@ def find_row_limit(model: Model) -> int:
         middle = (works + fails) // 2
         works, fails = (middle, fails) if _try_row(model, middle) is None else (works, middle)
     return works
-
-
-def longest_within(model: Model, seconds: float) -> int:
-    """Tokens of the longest row, up to the contract's limit and `MAX_TOKENS`, with no longer expected forward pass.
-
-    The time is taken of a short row, and grows with the square of the length beyond it by halves.
-    """
-    longest = min(model.contract.max_tokens, MAX_TOKENS)
-    short = min(TIMED_TOKENS, longest)
-    took = min(_seconds(model, short) for _ in range(2))
-    while longest > short and took * (longest / short) * (1 + longest / MAX_TOKENS) > seconds:
-        longest = max(short, longest // 2)
-    return longest
-
-
-def _seconds(model: Model, length: int) -> float:
-    began = perf_counter()
-    _try_row(model, length)
-    return perf_counter() - began
 
 
 def _try_row(model: Model, length: int) -> Exception | None:

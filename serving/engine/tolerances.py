@@ -24,13 +24,23 @@ class Tolerance:
 
 
 ANSWER = Tolerance(1e-3, 0.03)
-"""Tolerances of an answer's numbers, as shares of their size, for the contract's example."""
+"""Tolerances of an answer's numbers, as shares of their size or of 1 if that is larger, for the contract's example."""
+SMALL = Tolerance(1e-2, 0.5)
+"""Tolerances of numbers below 1, as shares of their size: a small score shows the error of a logit enlarged."""
+LEAST = Tolerance(1e-5, 2e-3)
+"""What `SMALL` allows beside that: numbers next to nothing are differences of rounded ones."""
 FORWARD_PASS = Tolerance(1e-4, 5e-2)
 """Tolerances of a form's outputs, as shares of the largest value. Kernels differ by less than 3e-2 in bfloat16."""
 LINEAR = Tolerance(1e-4, 2e-2)
 """Tolerances of a linear layer's outputs with prepacked weights, as shares of the largest value."""
 DECODING = Tolerance(1e-3, 0.05)
 """Tolerances of a row's logits in a decode batch, as shares of the largest one."""
+
+
+def allowed_error(size: float, dtype: object) -> float:
+    """How far an answer's number, or vector, of this size may be off; never more than `ANSWER` allows."""
+    answer, small, least = (each.of(dtype) for each in (ANSWER, SMALL, LEAST))
+    return min(answer * max(1.0, size), max(answer, small) * size + least)
 
 
 def agree(found: torch.Tensor, expected: torch.Tensor, tolerance: float, *, least: float = 0.0) -> bool:

@@ -108,6 +108,7 @@ class TextEncoder:
         self._has_types = "token_type_ids" in contract.processor.inputs
         if self._has_types and any(self.exact.encode("a").type_ids):
             self._words = None  # it knows no token types
+        self._types = contract.processor.token_types
         self._truncation_side = contract.processor.truncation_side
         self._is_text_first = contract.processor.padding_side == "left"
         self.max_tokens = contract.max_tokens
@@ -297,6 +298,12 @@ class TextEncoder:
         if self.absent:
             self.refuse_absent(encoding.ids, "inputs")
         types = bytes(encoding.type_ids) if self._has_types and any(encoding.type_ids) else b""
+        if types and isinstance(self._types, int) and max(types) >= self._types:
+            raise Unprocessable(
+                f"inputs is a pair of texts, and gets the token type {max(types)}; this model has embeddings for "
+                f"{self._types} (type_vocab_size in config.json): send one text, or log the model again with a "
+                "tokenizer whose model_input_names in tokenizer_config.json has no token_type_ids"
+            )
         return EncodedRow(len(encoding), array("i", encoding.ids).tobytes(), types, batch_key)
 
     def _too_long(self, size: str, most: int) -> Unprocessable:

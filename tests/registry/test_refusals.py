@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import transformers
 
 from registry.checkpoint_files import FILES, ConfigKeys, one_line
 from registry.contract import Contract
-from registry.errors import IncompleteArtifact, RegistryError, UnreadableArtifact
+from registry.errors import CheckpointWarning, ContractError, IncompleteArtifact, RegistryError, UnreadableArtifact
 from registry.processors import describe_processor, load_processor
 from registry.refusals import refuse_failures
 from registry.staging import stage
@@ -55,6 +56,25 @@ def test_labels_without_a_known_order_are_refused(
     with pytest.raises(UnreadableArtifact, match=named) as refused:
         stage(tmp_path / "artifact", folder, None, TASK)
     assert "config.json" in str(refused.value)
+
+
+def test_labels_that_outputs_share_are_told(models: dict[str, Path], tmp_path: Path) -> None:
+    labels = dict(enumerate(["bad", "good", "bad", "great"]))
+    folder = changed(models["single"], tmp_path / "changed", "config.json", set_labels(labels))
+    with pytest.warns(CheckpointWarning, match="id2label gives several outputs the label 'bad'"):
+        contract = stage(tmp_path / "artifact", folder, None, TASK)
+    answer = load(tmp_path / "artifact", contract).answer("Refund!", {"top_k": 4})
+    assert sorted(entry["label"] for entry in answer[0]) == sorted(labels.values()), "as a pipeline answers"
+
+
+@pytest.mark.parametrize("labels", [("a", "b", "c"), ("a", "b", "c", "d", "e")])
+def test_a_head_with_another_number_of_outputs_than_labels_is_refused(
+    models: dict[str, Path], tmp_path: Path, labels: tuple[str, ...]
+) -> None:
+    contract = stage(tmp_path, models["single"], None, TASK)
+    wrong = msgspec.structs.replace(contract, labels=labels)
+    with pytest.raises(ContractError, match=f"id2label names {len(labels)} labels, the model gives 4 scores: set"):
+        load(tmp_path, wrong)
 
 
 @pytest.mark.parametrize("values", [[0, 1, 2, 3], [0.5, 1.5, 2.5, 3.5], ["bad", "fair", "good", "great"]])

@@ -12,10 +12,12 @@ import transformers
 from registry.artifact import read_contract
 from registry.contract import Batching
 from registry.errors import ContractError
+from registry.staging import make_contract
 from serving.engine.assembly import optimize_model
 from serving.engine.batch_invariance import prove_batching
 from serving.engine.model import Model
 from serving.engine.optimizations.execution_form import ExecutionForm
+from serving.engine.probe_lengths import LONG
 from tests.alike import assert_alike
 from tests.artifacts import make_artifact
 from tests.families import texts_of
@@ -86,6 +88,34 @@ def test_heads_are_proved_with_rows_as_requests_make_them(
     tmp_path: Path, family: str, task: str, batching: Batching
 ) -> None:
     assert make_artifact(tmp_path, family, task).batching == batching
+
+
+def test_blocks_of_the_usual_size_are_reached(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, BigBirdConfig, BigBirdForSequenceClassification
+
+    make_artifact(tmp_path / "small", "big_bird", TASK)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "small" / "model", model_max_length=4096)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BigBirdConfig(vocab_size=len(tokenizer), initializer_range=0.3, id2label={0: "no", 1: "yes"}, **sizes)
+    model = BigBirdForSequenceClassification(config).eval()
+    folder = tmp_path / "model"
+    for each in (model, tokenizer):
+        each.save_pretrained(folder)
+    assert config.block_size == 64, "rows of up to 704 tokens are attended to in full"
+    assert make_contract(tmp_path, model, tokenizer, TASK, origin=folder).batching == "equal lengths"
+
+
+def test_a_proof_is_cheap(root: Path) -> None:
+    model = Model(root, read_contract(root))
+    tokens = []
+
+    def note(logits: torch.Tensor, inputs: dict[str, torch.Tensor], _: object) -> torch.Tensor:
+        tokens.append(inputs["input_ids"].numel())
+        return logits
+
+    model.form = ExecutionForm(Changed(model.module, note).eval())  # type: ignore[arg-type]  # stands for a model
+    prove_batching(model)
+    assert sum(tokens) < 9 * LONG
 
 
 def test_a_model_that_short_rows_change_is_restored_after_each_one(tmp_path: Path) -> None:

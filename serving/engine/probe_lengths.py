@@ -1,0 +1,68 @@
+"""How long the rows are that a proof runs: it depends on the model alone, so each load of it proves the same.
+
+Rows are long enough to reach what an architecture does to long rows only, and short enough to be cheap. No clock is
+read: a busy machine would prove less than a quiet one.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from torch.nn import Embedding, Module
+
+from serving.engine.model import Model
+
+SHORT = (9, 3, 20, 5)
+"""Tokens of the short rows: few, in no order, and on both sides of a convolution's width."""
+MIDDLE = 70
+LONG = 320
+"""Tokens of the longest row, unless the configuration states a span that is longer or the model is large."""
+MAX_TOKENS = 4096
+"""Longer rows are not run: attention may take more memory than the machine has."""
+PROOF_MULTIPLICATIONS = 2 * 10**11
+"""In a forward pass over the longest row of a proof: some 2 seconds on two cores. Untuned."""
+SPANS = re.compile(r"(window(_size|_len)?|block_size|chunk_(size|length)|radius|distance|position_buckets)$")
+"""Keys of a configuration that state a number of tokens within which attention works, or by which it cuts rows."""
+OWN_SPANS = ("local_attention", "num_landmarks", "segment_means_seq_len", "local_transformer_stride")
+"""Keys of ModernBERT, Nyströmformer and CANINE with the same meaning."""
+
+
+def probe_lengths(model: Model) -> list[int]:
+    """Tokens of the rows of a proof, each at most the model's limit: the longest, the short ones, two thirds of it.
+
+    Two long rows of several lengths may share a batch so: both are longer than what `SPANS` state.
+    """
+    limit = model.contract.max_tokens
+    wanted = max(LONG, max(_spans(model.module)) * 3 // 2 + 3)
+    affordable = max(MIDDLE, longest_affordable(model, PROOF_MULTIPLICATIONS))
+    longest = min(limit, wanted, affordable)
+    return [longest, *(min(length, limit) for length in (*SHORT, MIDDLE)), max(1, longest * 2 // 3)]
+
+
+def longest_affordable(model: Model, multiplications: int) -> int:
+    """Tokens of the longest row, 1 to `MAX_TOKENS` and at most the model's limit, with no more `multiplications`.
+
+    A token is multiplied with each weight once, except those of embeddings.
+    """
+    most = min(model.contract.max_tokens, MAX_TOKENS)
+    return max(1, min(most, multiplications // max(1, _count_weights(model.module))))
+
+
+def _spans(module: Any) -> Iterator[int]:
+    """Spans of attention that the module's configurations state, in tokens, and 0."""
+    yield 0
+    configs = {id(config): config for part in module.modules() if (config := getattr(part, "config", None))}
+    for config in configs.values():
+        for name, value in vars(config).items():
+            if not (SPANS.search(name) or name in OWN_SPANS):
+                continue
+            # BigBird attends to all tokens of rows of up to so many blocks (transformers 5.23)
+            blocks = 5 + 2 * getattr(config, "num_random_blocks", -2) if name == "block_size" else 1
+            values = value if isinstance(value, list | tuple) else [value]
+            yield from (span * blocks for span in values if isinstance(span, int))
+
+
+def _count_weights(module: Module) -> int:
+    parts = (part for part in module.modules() if not isinstance(part, Embedding))
+    weights = {id(each): each.numel() for part in parts for each in part.parameters(recurse=False)}
+    return sum(weights.values())
