@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
+from http import HTTPStatus
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -34,16 +35,20 @@ Json = dict[str, Any]
 REFERENCE = "#/components/schemas/"
 MODULE = b"serving.tasks."
 """Part of the name of a type that is not the only one of its name."""
+BY_ACCESS = {401, 403, 421, 429}
+"""Statuses of the refusals of a server with keys or host names, on every route."""
 BY_CONNECTION = {400, 408, 413, 431, 503}
 """Statuses of the refusals of any connection; these have Hugging Face's form on every route."""
 REASONS = {
     400: "The body is not of the protocol's form",
-    401: "The signature is missing or wrong",
+    401: "The key or the signature is missing or wrong",
+    403: "The key is not for this",
     404: "No such model or version",
     408: "Headers or body did not come in time",
     413: "More than a request may come to",
+    421: "The server is not known by this host name",
     422: "Wrong for the task; the message names the field and the rule",
-    429: "The queue is full",
+    429: "The queue is full, or the key has had its share",
     431: "Too many headers",
     500: "The model failed on this input, or the server has a bug",
     503: "Not ready, or no room",
@@ -62,6 +67,7 @@ HEADERS: Json = {
         "schema": {"type": "string", "pattern": "^[1-9][0-9]*$"},
     },
 }
+CHALLENGE: Json = {"WWW-Authenticate": {"description": "How to authenticate", "schema": {"const": "Bearer"}}}
 PARAMETERS: Json = {
     "name": {
         "description": "A model, or `name@alias` where the server follows several aliases",
@@ -91,7 +97,13 @@ def describe() -> Json:
         "openapi": "3.1.1",
         "info": {"title": "Headwaiter", "version": __version__, "description": DESCRIPTION},
         "paths": paths,
-        "components": {"schemas": schemas.components, "headers": HEADERS, "responses": refusals},
+        "components": {
+            "schemas": schemas.components,
+            "headers": HEADERS,
+            "responses": refusals,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}, {}],
     }
 
 
@@ -210,7 +222,7 @@ def _operation(route: Route, schemas: Schemas) -> Json:
 
 
 def _refusals(route: Route) -> list[int]:
-    return sorted({*route.refusals, *BY_CONNECTION})
+    return sorted({*route.refusals, *BY_ACCESS, *BY_CONNECTION})
 
 
 def _refusal_name(route: Route, status: int) -> str:
@@ -224,6 +236,7 @@ def _refusal(route: Route, status: int, schemas: Schemas) -> Json:
     if route.protocol == BENTOML:  # of its routes without a body
         content["text/plain"] = {"schema": {"type": "string"}}
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS if name != "Server-Timing"}
+    headers |= CHALLENGE if status == HTTPStatus.UNAUTHORIZED else {}
     return {"description": REASONS[status], "headers": headers, "content": content}
 
 

@@ -104,6 +104,7 @@ def make_front(run: Path, *, versions: Sequence[str] = ("1",), task: Task | None
     given = {"timeout_seconds": 30.0, **settings}
     front = Front(ServingSettings(RegistrySettings(run, ""), (), run, **given))
     found = {version: VersionEntry(state="ready") for version in versions}
+    front.routing._is_ready = True
     front.routing.table = Table(models={"m": ModelEntry(live=versions[0], aliases={}, versions=found)})
     contract: Any = SimpleNamespace(processor=SimpleNamespace(image=None))
     served: Any = SimpleNamespace(tokenizer=Alphabet())

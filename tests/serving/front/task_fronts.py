@@ -166,6 +166,7 @@ def serve_tasks(front: Front, tasks: Sequence[str]) -> dict[str, TaskLink]:
         front.routing._loaded[name, "1"] = loaded
         version = VersionEntry(state="ready", contract=context.contract)
         entries[name] = ModelEntry(live="1", aliases={}, versions={"1": version})
+    front.routing._is_ready = True
     front.routing.table = Table(models=entries)
     return links
 

@@ -37,7 +37,9 @@ def on_port(front: Front, work: Callable[[httpx.AsyncClient], Awaitable[None]]) 
 @pytest.fixture
 def closed(tmp_path: Path, make_front: MakeFront) -> Front:
     KeyFile(tmp_path / "keys.json").add("somebody")
-    return make_front(keys_file=tmp_path / "keys.json", admin_port=PORT)
+    made = make_front(keys_file=tmp_path / "keys.json", admin_port=PORT)
+    made.routing._is_ready = False
+    return made
 
 
 def test_metrics_and_probes_need_no_key_there(closed: Front) -> None:
