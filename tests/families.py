@@ -1,7 +1,10 @@
 """A tiny model with random weights for every family and head, with a tokenizer of the family's kind."""
 
 import random
+from collections import Counter
 from functools import cache
+from itertools import pairwise
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ MAX_TOKENS = 320
 """Tokens of the longest row of every model here."""
 WORD_PIECES = 5000
 """The most frequent of BERT's 30,522; with all of them embeddings and tokenizers cost more than the rest of a model."""
+PAIRS = 8
+"""The most frequent pairs of letters, which are pieces of the Unigram tokenizer beside the letters."""
 WORDS = [
     "the",
     "quick",
@@ -120,7 +125,7 @@ def build(folder: Path, family: str, auto_class: str) -> Path:
 
 @cache
 def make_tokenizer(family: str) -> Any:
-    """WordPiece with a real vocabulary, or byte-level BPE or Unigram trained on the words of the tests."""
+    """WordPiece with a real vocabulary, or byte-level BPE or Unigram of the words of the tests."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if family in ("bert", "distilbert", "electra"):
@@ -129,7 +134,7 @@ def make_tokenizer(family: str) -> Any:
         for number, word in enumerate(sorted({word.lower() for word in WORDS} - kept.keys())):
             kept[word] = kept.pop(f"[unused{number}]")  # so that rows stay short
         return type(whole)(vocab=kept, model_max_length=MAX_TOKENS)
-    tokenizer = _train_bytes() if family in ("roberta", "bart", "deberta", "gpt2", "gptj") else _train_unigram()
+    tokenizer = _train_bytes() if family in ("roberta", "bart", "deberta", "gpt2", "gptj") else _make_unigram()
     opening, closing = {
         "roberta": ("<s>", "</s>"),
         "bart": ("<s>", "</s>"),
@@ -202,14 +207,21 @@ def _train_bytes() -> Any:
     return tokenizer
 
 
-def _train_unigram() -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def _make_unigram() -> Any:
+    """The pieces that training finds depend on the process (tokenizers 0.23), so these are counted."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    tokenizer = Tokenizer(models.Unigram())
+    words = [f"▁{word}" for word in " ".join(texts_of(50, 0)).split()]
+    counts = Counter(piece for word in words for piece in [*word, *map("".join, pairwise(word))])
+    total = counts.total()
+    letters = sorted(piece for piece in counts if len(piece) == 1)
+    pairs = sorted(counts.keys() - set(letters), key=lambda piece: (-counts[piece], piece))
+    pieces = [*letters, *pairs[:PAIRS]]
+    scores = [*((token, 0.0) for token in SPECIAL), *((piece, log(counts[piece] / total)) for piece in pieces)]
+    tokenizer = Tokenizer(models.Unigram(scores, unk_id=SPECIAL.index("<unk>"), byte_fallback=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator(texts_of(50, 0), trainer)
+    tokenizer.add_special_tokens(SPECIAL)
     return tokenizer
 
 

@@ -43,10 +43,12 @@ def fine_tune(task: str, folder: Path, steps: int) -> Path:
 
 
 def load(task: str) -> Any:
-    """MiniLM with a new head for the task, and all but its last layers frozen."""
+    """MiniLM with a new head for the task, and all but its last layers frozen; for summaries `make_summarizer`'s."""
     import torch
     import transformers
 
+    if task == "summarization":
+        return make_summarizer()
     classes = {
         "text-classification": transformers.AutoModelForSequenceClassification,
         "token-classification": transformers.AutoModelForTokenClassification,
@@ -60,6 +62,37 @@ def load(task: str) -> Any:
     model = classes[task].from_pretrained(vocabulary(), dtype=torch.float32, **named)
     model.base_model.embeddings.requires_grad_(False)
     model.base_model.encoder.layer[:-TRAINED_LAYERS].requires_grad_(False)
+    return model
+
+
+def make_summarizer() -> Any:
+    """A small BART with MiniLM's word embeddings, which are frozen; nothing else of it is trained yet."""
+    import torch
+    import transformers
+
+    words = transformers.AutoModel.from_pretrained(vocabulary(), dtype=torch.float32).get_input_embeddings().weight
+    halves = {
+        f"{half}_{key}": value
+        for half in ("encoder", "decoder")
+        for key, value in (("layers", 1), ("ffn_dim", 256), ("attention_heads", 4))
+    }
+    config = transformers.BartConfig(
+        vocab_size=len(words),
+        d_model=words.shape[1],
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=101,
+        eos_token_id=102,
+        decoder_start_token_id=102,
+        forced_eos_token_id=None,
+        dropout=0.0,
+        **halves,
+    )
+    model = transformers.BartForConditionalGeneration(config)
+    shared = model.get_input_embeddings()
+    with torch.no_grad():
+        shared.weight.copy_(words)
+    shared.requires_grad_(False)
     return model
 
 
@@ -138,11 +171,20 @@ def similarity_loss(model: Any, tokenizer: Any, batch: Sequence[Labelled]) -> An
     return torch.nn.functional.mse_loss(torch.cosine_similarity(means[::2], means[1::2]), wanted)
 
 
+def summary_loss(model: Any, tokenizer: Any, batch: Sequence[Labelled]) -> Any:
+    """The model's own, of each token of the text's summary."""
+    encoded = tokenizer([example.inputs for example in batch], padding=True, return_tensors="pt")
+    labels = tokenizer([example.label[0] for example in batch], padding=True, return_tensors="pt")["input_ids"]
+    labels[labels == tokenizer.pad_token_id] = IGNORED
+    return model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"], labels=labels).loss
+
+
 LOSSES = {
     "text-classification": classification_loss,
     "token-classification": token_loss,
     "question-answering": span_loss,
     "feature-extraction": similarity_loss,
+    "summarization": summary_loss,
 }
 
 

@@ -30,6 +30,14 @@ TOPICS = ("food", "money", "sport", "travel")
 TRAINED_WORDS = 5
 """Of each topic's words; the others are in held-out texts alone."""
 
+SUMMARIES = {
+    "food": "a talk about soup and dinner",
+    "money": "they spoke of banks and debt",
+    "sport": "news from the league and its coach",
+    "travel": "on the way by train or ferry",
+}
+"""What a text says, by its topic."""
+
 ENTITY_FORMS = (
     "{PER} flew to {LOC} for {ORG}",
     "{ORG} hired {PER} last week",
@@ -73,6 +81,12 @@ def make_topic(rng: random.Random, held_out: bool) -> Labelled:
     chosen = rng.sample(words[label], 3) + rng.sample(words[other], rng.randint(0, 2))
     rng.shuffle(chosen)
     return Labelled(_fill(rng, held_out, "They spoke of the " + ", the ".join(chosen) + "."), label)
+
+
+def make_summary(rng: random.Random, held_out: bool) -> Labelled:
+    """A text as `make_topic` makes it, and what it says."""
+    told = make_topic(rng, held_out)
+    return Labelled(told.inputs, [SUMMARIES[told.label]])
 
 
 def make_entities(rng: random.Random, held_out: bool) -> Labelled:
@@ -125,6 +139,7 @@ MAKERS: dict[str, Maker] = {
     "token-classification": make_entities,
     "question-answering": make_question,
     "feature-extraction": make_pair,
+    "summarization": make_summary,
 }
 
 

@@ -1,8 +1,8 @@
 """A fine-tuned model scores the same by transformers itself, by the gate that promotes it, and as served.
 
-One MiniLM a task is fine-tuned on a generated set. Its held-out set is scored three times: from the predictions of
-transformers or sentence-transformers, one text at a time; by `Versions.promote`; and from a server's answers to all
-four sets at once, short texts among long ones.
+One MiniLM a task, or for summaries a small BART, is fine-tuned on a generated set. Its held-out set is scored three
+times: from the predictions of transformers or sentence-transformers, one text at a time; by `Versions.promote`; and
+from a server's answers to all sets at once, short texts among long ones.
 """
 
 import random
@@ -78,6 +78,14 @@ def predict_similarities(folder: Path, examples: Sequence[Labelled]) -> list[Any
     return [model.similarity_pairwise(first, second).item() for first, second in vectors]
 
 
+@torch.inference_mode()
+def predict_summaries(folder: Path, examples: Sequence[Labelled]) -> list[Any]:
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    made = [model.generate(torch.tensor([tokenizer(example.inputs)["input_ids"]]))[0] for example in examples]
+    return [tokenizer.decode(ids, skip_special_tokens=True) for ids in made]
+
+
 def pipeline_of(task: str, folder: Path, **parameters: Any) -> Any:
     return transformers.pipeline(task, model=str(folder), dtype=torch.float32, device="cpu", **parameters)
 
@@ -128,7 +136,7 @@ def exact_match(predictions: list[Any], labels: list[Any]) -> float:
 
 
 def word_f1(predictions: list[Any], labels: list[Any]) -> float:
-    """SQuAD's: the overlap of the two bags of words."""
+    """SQuAD's, and ROUGE-1 of summaries: the overlap of the two bags of words."""
     pairs = zip(predictions, labels, strict=True)
     bags = [(Counter(words_of(found)), Counter(words_of(right))) for found, (right,) in pairs]
     return float(numpy.mean([2 * (one & other).total() / (one.total() + other.total()) for one, other in bags]))
@@ -153,6 +161,9 @@ CASES = {
         50, 0.25, predict_answers, lambda answer: answer["answer"], {"exact_match": exact_match, "f1": word_f1}
     ),
     "feature-extraction": Case(20, 0.6, predict_similarities, read_similarity, {"spearman": spearman}, is_gated=False),
+    "summarization": Case(
+        100, 0.5, predict_summaries, lambda answer: answer[0]["summary_text"], {"rouge1": word_f1}, is_gated=False
+    ),
 }
 HELD_OUT = {task: make_set(task, EXAMPLES, held_out=True) for task in CASES}
 
@@ -176,7 +187,7 @@ def settings_of_all(tmp_path_factory: pytest.TempPathFactory, folders: dict[str,
 
 @pytest.fixture(scope="module")
 def promoted(settings_of_all: RegistrySettings) -> dict[str, dict[str, float]]:
-    """The scores with which each was promoted; embeddings have no standard metric there."""
+    """The scores with which each was promoted; embeddings and summaries have no standard metric there."""
     versions, found = Versions(settings_of_all), {}
     for task, case in CASES.items():
         required = dict.fromkeys(case.scores, case.floor)

@@ -1,5 +1,8 @@
 """Every family and head: logged, served with many lengths in a batch, and equal to plain transformers one at a time."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.engine.optimizations.torchscript import TracedModule
 from serving.engine.optimizations.unpadded import FAMILIES as PACKED
-from tests.families import FAMILIES, build, cells
+from tests.families import FAMILIES, build, cells, make_tokenizer
 from tests.local import Local
 from tests.plain_answers import CHECKS, Plain
 from tests.serving.engine.optimizations.test_unpadded import READ_FIRST
@@ -107,3 +110,16 @@ def test_a_cell_that_does_not_exist_is_refused_with_the_tasks_that_do(family: st
         with pytest.raises(UnsupportedHead) as refused:
             model_class(task, family)
         assert all(other in str(refused.value) for other in tasks_of(family))
+
+
+def test_a_tokenizer_is_the_same_in_each_process() -> None:
+    command = "from tests.families import make_tokenizer; print(make_tokenizer('t5').backend_tokenizer.to_str())"
+    done = subprocess.run(
+        [sys.executable, "-c", command],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.rstrip("\n") == make_tokenizer("t5").backend_tokenizer.to_str()

@@ -124,14 +124,22 @@ def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
 
 
 def try_company(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> str | None:
-    """How the logits of prompts differ in a shared prefill, in words, or None. The decoder has no rows afterwards."""
+    """How the logits of prompts differ in a shared prefill, in words, or None. The decoder has no rows afterwards.
+
+    Two prefills are looked at: all prompts in order, then the last one before the first.
+    """
     tolerance = DECODING.of(decoder.module.dtype)
+    places = range(len(prompts))
     try:
         with torch.inference_mode():
             expected = [_generate(decoder.module, list(prompt), 1)[0][0] for prompt in prompts]
-            for found, wanted in zip(decoder.prefill(prompts, [[] for _ in prompts]), expected, strict=True):
-                if not agree(found, wanted, tolerance, least=1.0):
-                    return f"{type(decoder.module).__name__} gives a prompt other logits beside a longer or shorter one"
+            for order in (places, (places[-1], places[0])):
+                logits = decoder.prefill([prompts[place] for place in order], [[] for _ in order])
+                decoder.clear()
+                for found, place in zip(logits, order, strict=True):
+                    if not agree(found, expected[place], tolerance, least=1.0):
+                        name = type(decoder.module).__name__
+                        return f"{name} gives a prompt other logits beside a longer or shorter one"
     except Exception as error:  # a model may raise anything where it cannot be called like this
         return f"{type(error).__name__}: {error}"
     finally:

@@ -1,5 +1,6 @@
 """A row's answer depends neither on the rows that it shares a batch with, nor on those that came before."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +21,7 @@ from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.probe_lengths import LONG
 from tests.alike import assert_alike
 from tests.artifacts import make_artifact
-from tests.families import texts_of
+from tests.families import make_tokenizer, texts_of
 from tests.local import Local
 
 pytestmark = [pytest.mark.processor, pytest.mark.sweep]
@@ -91,18 +92,21 @@ def test_heads_are_proved_with_rows_as_requests_make_them(
 
 
 def test_blocks_of_the_usual_size_are_reached(tmp_path: Path) -> None:
-    from transformers import AutoTokenizer, BigBirdConfig, BigBirdForSequenceClassification
-
-    make_artifact(tmp_path / "small", "big_bird", TASK)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "small" / "model", model_max_length=4096)
+    tokenizer = make_tokenizer("big_bird")
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = BigBirdConfig(vocab_size=len(tokenizer), initializer_range=0.3, id2label={0: "no", 1: "yes"}, **sizes)
-    model = BigBirdForSequenceClassification(config).eval()
-    folder = tmp_path / "model"
-    for each in (model, tokenizer):
-        each.save_pretrained(folder)
+    labels = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
+    config = transformers.BigBirdConfig(vocab_size=len(tokenizer), initializer_range=0.3, **sizes, **labels)
     assert config.block_size == 64, "rows of up to 704 tokens are attended to in full"
-    assert make_contract(tmp_path, model, tokenizer, TASK, origin=folder).batching == "equal lengths"
+    torch.manual_seed(0)
+    model = transformers.BigBirdForTokenClassification(config).eval()
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 4096}))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    contract = make_contract(tmp_path, model, tokenizer, "token-classification", origin=folder)
+    assert (contract.max_tokens, contract.batching) == (4096, "equal lengths")
 
 
 def test_a_proof_is_cheap(root: Path) -> None:

@@ -1,10 +1,13 @@
 """Folders that sentence-transformers saved give the vectors that its own `encode` gives."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy
 import pytest
+from openai import AsyncOpenAI
 from sentence_transformers.sentence_transformer.modules import Dense, Dropout, LayerNorm, Normalize, Pooling
 from torch import nn
 
@@ -16,10 +19,12 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.engine.predictor import Predictor
 from serving.errors import Unprocessable
+from serving.front.app import DataPlane
 from tests.alike import assert_alike
 from tests.families import texts_of
 from tests.local import Local
 from tests.sentence_folders import edit, encode, make_old, save, write
+from tests.serving.front.task_fronts import no_other_app
 
 pytestmark = pytest.mark.sweep
 
@@ -93,6 +98,28 @@ def test_modules_after_the_pooling(
     contract = check(folder, settings)
     assert [name for name in contract.files if "_Dense" in name]
     check(make_old(folder), settings)
+
+
+def test_openais_client_gets_the_vectors_of_a_folder_with_modules(
+    tmp_path: Path, models: dict[str, Path], settings: RegistrySettings
+) -> None:
+    folder = save(models["base"], tmp_path / "m", Pooling(32), Dense(32, 16), Normalize())
+    (tmp_path / "run").mkdir()
+    local = Local(log(folder, settings), tmp_path / "run")
+
+    async def ask() -> Any:
+        async with local.running() as front:
+            transport = httpx.ASGITransport(DataPlane(front, no_other_app))
+            async with AsyncOpenAI(
+                base_url="http://here/v1", api_key="none", http_client=httpx.AsyncClient(transport=transport)
+            ) as client:
+                return await client.embeddings.create(model="m", input=TEXTS)
+
+    answer = asyncio.run(ask())
+    expected = encode(folder, TEXTS)
+    assert expected[0].shape == (16,)
+    for entry, vector in zip(answer.data, expected, strict=True):
+        assert_alike(entry.embedding, vector)
 
 
 def test_another_pooling_than_the_one_that_layers_follow_is_refused(

@@ -1,50 +1,55 @@
-"""A text does not depend on the texts that are generated beside it."""
+"""Prompts that change each other's logits in a shared prefill are found out, whatever their order."""
 
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 import transformers
 
-from registry.contract import Batching
-from tests.artifacts import make_artifact
-from tests.families import texts_of
-from tests.local import Local
+from serving.engine.generation.decoder import CausalDecoder
+from serving.engine.generation.verification import try_company
+from tests.families import build
 
-pytestmark = [pytest.mark.processor, pytest.mark.sweep]
-
-TEXTS = ["fox", *texts_of(8, 5, 16)]
+PROMPTS = [[5 + place % 30 for place in range(length)] for length in (3, 9, 40)]
 
 
-@torch.inference_mode()
-def alone(folder: Path, auto_class: Any, text: str) -> str:
-    """The greedy text of a freshly loaded model for one prompt."""
-    model = auto_class.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
-    encoded = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
-    made = model.generate(**encoded, max_new_tokens=6, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-    start = 1 if model.config.is_encoder_decoder else encoded["input_ids"].shape[1]
-    return str(tokenizer.decode(made[0, start:], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+@pytest.fixture(scope="module")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = build(tmp_path_factory.mktemp("gpt2"), "gpt2", "AutoModelForCausalLM")
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def changing(module: Any, is_changed: Callable[[list[int], int], bool]) -> CausalDecoder:
+    """A decoder that gives other logits to the rows for whose lengths and place `is_changed` holds."""
+
+    class Changing(CausalDecoder):
+        def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+            logits, lengths = super().prefill(prompts, written), [len(prompt) for prompt in prompts]
+            for place in range(len(lengths)):
+                logits[place] *= 1 + is_changed(lengths, place)
+            return logits
+
+    return Changing(module, 0)
 
 
 @pytest.mark.parametrize(
-    ("family", "task", "batching"),
+    "is_changed",
     [
-        ("opt", "text-generation", "any lengths"),
-        ("bigbird_pegasus", "text2text-generation", "one row"),
-        ("led", "text2text-generation", "one row"),  # its configuration names its positions otherwise
-        ("m2m_100", "text2text-generation", "one row"),  # padding has no position, and its texts begin with padding
+        lambda lengths, place: lengths[place] < max(lengths),
+        lambda lengths, place: lengths[place] > min(lengths),
+        lambda lengths, place: place == 0 and lengths[0] == max(lengths),
+        lambda lengths, place: place > 0 and lengths[place] < lengths[place - 1],
     ],
+    ids=["beside a longer one", "beside a shorter one", "the longest first", "after a longer one"],
 )
-def test_texts_in_company_are_those_of_generate_alone(
-    tmp_path: Path, family: str, task: str, batching: Batching
-) -> None:
-    assert make_artifact(tmp_path, family, task, padding_side="left").batching == batching
-    (tmp_path / "run").mkdir()
-    local = Local(tmp_path, tmp_path / "run")
-    auto_class = getattr(transformers, local.model.task.head.auto_class)
-    for texts in (TEXTS, TEXTS[::-1]):
-        asked = [{"inputs": text, "parameters": {"max_new_tokens": 6, "do_sample": False}} for text in texts]
-        for answer, text in zip(local.answers(asked), texts, strict=True):
-            assert answer[0]["generated_text"] == alone(tmp_path / "model", auto_class, text)
+def test_a_prompt_that_company_changes_is_found(module: Any, is_changed: Callable[[list[int], int], bool]) -> None:
+    decoder = changing(module, is_changed)
+    assert "beside a longer or shorter one" in str(try_company(decoder, PROMPTS))
+
+
+def test_prompts_that_do_not_change_each_other_share_a_prefill(module: Any) -> None:
+    decoder = CausalDecoder(module, 0)
+    for prompts in (PROMPTS, PROMPTS[:1]):
+        assert try_company(decoder, prompts) is None
+    assert decoder.prefill(PROMPTS[:2], [[], []]).shape[0] == 2, "the decoder has no rows of the proof"
