@@ -72,9 +72,9 @@ class Histogram:
 
 
 class Store:
-    """This process' numbers, in `folder`; without one in a temporary folder that goes with the process, or is removed
-    by the next one that needs such a folder.
+    """This process' numbers, in `folder`, which is made; without one in a temporary folder.
 
+    That goes with the process, or is removed by the next one that needs such a folder.
     New series may be made from any thread; a series is counted from one thread only, for an addition is not atomic.
     """
 
@@ -84,7 +84,7 @@ class Store:
             _remove_left(Path(tempfile.gettempdir()))
             self._temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY)
             folder = Path(self._temporary.name)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self._lock = threading.Lock()
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"

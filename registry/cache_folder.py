@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from registry.errors import DigestMismatch, UnsafeArtifact
+from registry.held_folder import is_free
 from registry.plain_files import list_plain
 from registry.settings import InvalidSetting, RegistrySettings
 
@@ -182,21 +183,6 @@ def check_own(root: Path, folder: str) -> None:
                 f"{name} in the cache belongs to user {status.st_uid}, has {status.st_nlink} names, or others may "
                 "write to it: somebody put it there"
             )
-
-
-def is_free(folder: Path) -> bool:
-    """Whether no process holds a lock on the folder."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
 
 
 def _size_bytes(root: Path) -> int:

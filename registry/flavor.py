@@ -5,7 +5,6 @@ A version is registered only after its artifact was staged, see `staging`.
 
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from registry.artifact import write_artifact
 from registry.contract import Contract
 from registry.errors import ContractError
 from registry.heads import get_head
+from registry.held_folder import held_folder
 from registry.imports import import_for_logging
 from registry.layout import FLAVOR, MODEL_FOLDER
 from registry.settings import RegistrySettings, check_model_name
@@ -68,8 +68,7 @@ def log_model(
     signer = Signer(Path(sign)) if sign is not None else None
     announce("importing torch, transformers and MLflow")
     import_for_logging()
-    with tempfile.TemporaryDirectory(prefix="headwaiter-log-") as staging:
-        root = Path(staging)
+    with held_folder("headwaiter-log-") as root:
         contract = stage(
             root,
             model,

@@ -4,7 +4,6 @@ What is signed is a file with the contract's digest, which covers every file of 
 bundle, lies beside `MLmodel`.
 """
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from registry.checkpoint_files import one_line
 from registry.environment import InvalidSetting
 from registry.errors import UnsignedArtifact
+from registry.held_folder import held_folder
 from registry.plain_files import open_plain
 
 SIGNATURE = "contract.sig"
@@ -43,8 +43,8 @@ class Signer:
 
     def sign(self, root: Path, digest: str) -> None:
         """Write the signature of the contract with this digest to the artifact at `root`."""
-        with tempfile.TemporaryDirectory(prefix="headwaiter-signature-") as folder:
-            self._config.sign(_state(Path(folder), digest), root / SIGNATURE)
+        with held_folder("headwaiter-signature-") as folder:
+            self._config.sign(_state(folder, digest), root / SIGNATURE)
 
 
 def check_signature(root: Path, digest: str, keys: Sequence[Path]) -> None:
@@ -60,8 +60,8 @@ def check_signature(root: Path, digest: str, keys: Sequence[Path]) -> None:
             "the artifact is not signed, and HEADWAITER_VERIFY_KEYS allows signed ones only: log the model again with "
             "--sign"
         ) from error
-    with tempfile.TemporaryDirectory(prefix="headwaiter-signature-") as folder:
-        statement, bundle = _state(Path(folder), digest), Path(folder, SIGNATURE)
+    with held_folder("headwaiter-signature-") as folder:
+        statement, bundle = _state(folder, digest), folder / SIGNATURE
         bundle.write_bytes(signature)
         reasons = [_find_problem(statement, bundle, key) for key in keys]
     if all(reasons):

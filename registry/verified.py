@@ -4,27 +4,22 @@ Each file is opened once. Its digest is computed through the descriptor, and lib
 that were touched meanwhile are hashed again before the load counts.
 """
 
-import fcntl
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from registry.cache_folder import is_free
 from registry.digests import check_digest
 from registry.errors import DigestMismatch
+from registry.held_folder import held_folder
 from registry.plain_files import check_name, open_plain
 
 LINKS = Path("/dev/shm")  # noqa: S108  # a folder of one's own is made in it; there, a full disk does not matter
 """Where the folder of links to the descriptors is, if it exists."""
 PREFIX = "headwaiter-links-"
-HIDDEN = ".headwaiter-links-"
-"""The name of a folder of links before it is locked, after which whoever finds PREFIX unlocked may remove it."""
 
 
 def is_weights(name: str) -> bool:
@@ -80,21 +75,5 @@ def open_verified(
             each.check_again()
 
 
-@contextmanager
-def _folder_of_links() -> Iterator[Path]:
-    """A folder of this process alone, removed in the end. What killed processes of this user left is removed, too."""
-    place = LINKS if os.access(LINKS, os.W_OK) else Path(tempfile.gettempdir())
-    for left in place.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # another process removed it
-            if left.lstat().st_uid == os.geteuid() and is_free(left):
-                shutil.rmtree(left)
-    made = Path(tempfile.mkdtemp(prefix=HIDDEN, dir=place))
-    folder = made.with_name(made.name.replace(HIDDEN, PREFIX))
-    descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        made.rename(folder)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
+def _folder_of_links() -> AbstractContextManager[Path]:
+    return held_folder(PREFIX, LINKS if os.access(LINKS, os.W_OK) else None)

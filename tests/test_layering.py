@@ -47,6 +47,7 @@ CHEAP = frozenset(
         "environment",
         "errors",
         "heads",
+        "held_folder",
         "layout",
         "plain_files",
         "redaction",

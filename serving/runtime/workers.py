@@ -29,7 +29,7 @@ class WorkerBeat:
     def __init__(self, run: Path, kind: Kind) -> None:
         """Raises OSError where the file cannot be."""
         folder = run / WORKERS
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # not its parent: a run folder that is gone is not made again
         self._path = folder / f"{kind}.{os.getpid()}"
         self._file = self._path.open("ab")
         fcntl.flock(self._file, fcntl.LOCK_EX)

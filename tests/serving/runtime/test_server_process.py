@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.runtime.run_folder import RunFolder
+from serving.runtime.instruments import instruments
+from serving.runtime.run_folder import RUN_VARIABLE, RunFolder
+from serving.runtime.workers import WorkerBeat
 
 STUCK = (
     "import signal, sys, threading\n"
@@ -65,3 +67,14 @@ def test_a_process_that_learns_of_its_server_too_late_ends_as_well(tmp_path: Pat
 def test_the_managers_process_ends_with_its_loop(end: str) -> None:
     with stuck(MANAGER.format(end=end)) as process:
         assert process.wait(60) == 1
+
+
+@pytest.mark.parametrize("late", ["instruments", "worker"])
+def test_a_process_that_comes_too_late_makes_no_new_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    run = tmp_path / "removed"
+    monkeypatch.setenv(RUN_VARIABLE, str(run))
+    with pytest.raises(FileNotFoundError):
+        instruments.__wrapped__() if late == "instruments" else WorkerBeat(run, "front")
+    assert not run.exists()
