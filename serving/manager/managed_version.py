@@ -96,6 +96,11 @@ class ManagedVersion:
         may_recover = self.may_recover or (self.is_damaged and self.is_cached)
         return self.state == "failed" and (self.attempt > 1 or not may_recover)
 
+    @property
+    def awaits_fork(self) -> bool:
+        """Whether an engine of it is asked for at the template, which has not forked it yet."""
+        return any(engine.is_running() and not engine.pid for engine in self.engines)
+
     def step(self, now: float, start: StartEngines, load_seconds: float) -> list[EngineEvent]:
         """Look at the fetch and at the engines; returns what happened, "ready" once all engines are."""
         if self.state == "failed":
