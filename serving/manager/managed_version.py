@@ -117,6 +117,8 @@ class ManagedVersion:
                 return self.fail(describe_error(error), now)
         happened = [change for engine in self.engines if (change := engine.poll(now)) is not None]
         if self.state == "ready":
+            for engine in self.engines:
+                engine.end_late_load(now, load_seconds)
             self.error = next((engine.report.error for engine in self.engines if engine.report.state != "ready"), "")
             return [change for change in happened if change != "ready"]
         if "failed" in happened:

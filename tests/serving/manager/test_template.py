@@ -270,6 +270,7 @@ def test_engines_survive_the_template_and_are_spawned_until_there_is_another(tmp
 
 
 def test_a_template_that_stands_still_while_an_engine_is_awaited_is_replaced(tmp_path: Path) -> None:
+    RunFolder.make(tmp_path)
     keeper, engine = TemplateKeeper(tmp_path, 5.0), EngineProcess(make_order(tmp_path, 1))
     try:
         keeper.keep(0.0)
