@@ -45,7 +45,8 @@ def start_template(run: Path) -> "subprocess.Popen[bytes]":
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
         listener.listen(socket.SOMAXCONN)
-        process = subprocess.Popen(command, env=engine_environ(), stdin=listener.fileno(), cwd=path.parent)
+        # In a working directory that stays: oneMKL ends a process that imports torch where its own one was removed.
+        process = subprocess.Popen(command, env=engine_environ(), stdin=listener.fileno(), cwd="/")
     write_report(run / ENGINES / REPORT, EngineReport(pid=process.pid, state="waiting"))
     return process
 
