@@ -127,6 +127,14 @@ class EngineProcess:
             return "ready"
         return None
 
+    def end_late_load(self, now: float, load_seconds: float) -> None:
+        """Kill it where it was started again and has not come to answer in `load_seconds`."""
+        if self._process is None or self.report.state == "ready" or now - self._started <= load_seconds or self._hang:
+            return
+        self._hang = f"loading again took longer than HEADWAITER_LOAD_SECONDS={load_seconds:g}"
+        self._hung_at = now
+        self._process.kill()
+
     def stop(self) -> None:
         """Ask it to finish what it has and leave."""
         self.is_stopping = True

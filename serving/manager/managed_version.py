@@ -96,6 +96,11 @@ class ManagedVersion:
         may_recover = self.may_recover or (self.is_damaged and self.is_cached)
         return self.state == "failed" and (self.attempt > 1 or not may_recover)
 
+    @property
+    def awaits_fork(self) -> bool:
+        """Whether an engine of it is asked for at the template, which has not forked it yet."""
+        return any(engine.is_running() and not engine.pid for engine in self.engines)
+
     def step(self, now: float, start: StartEngines, load_seconds: float) -> list[EngineEvent]:
         """Look at the fetch and at the engines; returns what happened, "ready" once all engines are."""
         if self.state == "failed":
@@ -112,6 +117,8 @@ class ManagedVersion:
                 return self.fail(describe_error(error), now)
         happened = [change for engine in self.engines if (change := engine.poll(now)) is not None]
         if self.state == "ready":
+            for engine in self.engines:
+                engine.end_late_load(now, load_seconds)
             self.error = next((engine.report.error for engine in self.engines if engine.report.state != "ready"), "")
             return [change for change in happened if change != "ready"]
         if "failed" in happened:

@@ -77,7 +77,7 @@ class Manager:
         self.settings = settings
         self._fetch = fetch
         self._starter = EngineStarter(settings, engine)
-        self._template = TemplateKeeper(settings.run)
+        self._template = TemplateKeeper(settings.run, settings.hang_seconds)
         self._stop = threading.Event()
         self._woken = threading.Event()
         self._watch = watch or RegistryWatch(settings, self._woken)
@@ -108,7 +108,7 @@ class Manager:
             while not self._stop.is_set() and not self._server.is_gone():
                 now = time.monotonic()
                 try:
-                    self._template.keep(now)
+                    self._template.keep(now, is_awaited=any(held.awaits_fork for held in self._versions.values()))
                     self.step(now)
                     self._fronts.look(now)
                     beat.beat(now)

@@ -2,6 +2,9 @@
 manager starts. The manager finds it by its report, and starts it where there is none.
 """
 
+import errno
+import logging
+import math
 import socket
 import subprocess
 import sys
@@ -14,8 +17,11 @@ from serving.manager.processes import Adopted, Process
 from serving.runtime.backoff import backoff_seconds
 from serving.runtime.limits import oom_watch
 from serving.runtime.run_folder import ENGINES
+from serving.runtime.watchdog import LOOK_SECONDS, Watchdog
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import TEMPLATE_SOCKET, EngineReport, read_report
+
+logger = logging.getLogger("headwaiter.manager")
 
 REPORT = "template.json"
 FIRST_BACKOFF_SECONDS = 1.0
@@ -39,7 +45,8 @@ def start_template(run: Path) -> "subprocess.Popen[bytes]":
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
         listener.listen(socket.SOMAXCONN)
-        process = subprocess.Popen(command, env=engine_environ(), stdin=listener.fileno(), cwd=path.parent)
+        # In a working directory that stays: oneMKL ends a process that imports torch where its own one was removed.
+        process = subprocess.Popen(command, env=engine_environ(), stdin=listener.fileno(), cwd="/")
     write_report(run / ENGINES / REPORT, EngineReport(pid=process.pid, state="waiting"))
     return process
 
@@ -47,7 +54,8 @@ def start_template(run: Path) -> "subprocess.Popen[bytes]":
 def has_template(path: Path) -> bool:
     """Whether a template answers at this socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link:
-        return link.connect_ex(str(path)) == 0
+        link.setblocking(False)
+        return link.connect_ex(str(path)) in (0, errno.EAGAIN)  # or its queue is full
 
 
 def find_template(run: Path) -> Adopted | None:
@@ -59,8 +67,12 @@ def find_template(run: Path) -> Adopted | None:
 class TemplateKeeper:
     """Keeps a template running for a server. Not for use from several threads."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, hang_seconds: float = math.inf) -> None:
+        """hang_seconds: how long the template may stand still while an engine is to be forked."""
         self._run = run
+        self._watchdog = Watchdog(hang_seconds)
+        self._awaited = 0
+        self._look_at = 0.0
         self._process: Process | None = None
         self._starts = 0
         self._started = 0.0
@@ -71,12 +83,17 @@ class TemplateKeeper:
         """Id of the template's process, 0 while there is none."""
         return self._process.pid if self._process is not None else 0
 
-    def keep(self, now: float) -> None:
-        """Find the template or start it, and start it again where it has ended, later and later."""
+    def keep(self, now: float, *, is_awaited: bool = False) -> None:
+        """Find the template or start it, and start it again where it has ended, later and later.
+
+        is_awaited: whether an engine is to be forked. A template that stands still meanwhile is killed, and the engine
+        is spawned.
+        """
         if self._process is None and not self._starts:
             self._process = find_template(self._run)
         if self._process is not None:
             if self._process.poll() is None:
+                self._look(now, is_awaited=is_awaited)
                 return
             self._note_end(now)
         if now >= self._start_at:
@@ -91,6 +108,16 @@ class TemplateKeeper:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait(10)
+
+    def _look(self, now: float, *, is_awaited: bool) -> None:
+        assert self._process is not None
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        self._awaited += not is_awaited
+        if self._watchdog.hangs(self._process.pid, self._awaited, 0.0, now):
+            logger.error("the template hangs and is killed: %s", self._watchdog.describe())
+            self._process.kill()
 
     def _note_end(self, now: float) -> None:
         self._process = None

@@ -277,3 +277,57 @@ def test_the_only_worker_of_its_kind_is_replaced_in_a_container_too(
     before = heard.stat().st_mtime_ns
     wait_until(lambda: heard.stat().st_mtime_ns > before, "the manager works")
     assert alone.describe("m")["versions"]["1"]["state"] == "ready"
+
+
+FAULT = '''
+"""Every process of the server imports this. In an engine, a row of many tokens breaks the device for good."""
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
+
+
+class Break(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "serving.engine.model":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        run = spec.loader.exec_module
+
+        def run_and_break(module):
+            run(module)
+            launch, broken = module.Model.launch, []
+
+            def fail(model, rows):
+                if any(row.deadline and row.length > 50 for row in rows):  # a request's; a probe has no deadline
+                    broken.append(True)
+                if broken:
+                    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+                return launch(model, rows)
+
+            module.Model.launch = fail
+
+        spec.loader.exec_module = run_and_break
+        return spec
+
+
+sys.meta_path.insert(0, Break())
+'''
+
+
+def test_a_row_that_breaks_the_device_fails_alone_and_the_engine_is_replaced(
+    tmp_path_factory: pytest.TempPathFactory, small_template: Path
+) -> None:
+    folder = tmp_path_factory.mktemp("fault")
+    (folder / "sitecustomize.py").write_text(FAULT)
+    environ = {"PYTHONPATH": str(folder), "HEADWAITER_TIMEOUT_SECONDS": f"{WAIT_SECONDS}"}
+    home = copy_of(small_template, tmp_path_factory)
+    with Server(home, ("m",), environ, own_template=True) as server, Load(server, "/models/m", 16) as load:
+        server.http.timeout = httpx.Timeout(WAIT_SECONDS)
+        answer = server.post("m", {"inputs": "word " * 100})
+        assert answer.status_code == 500
+        assert "2 engines ended while they computed this request" in answer.text
+        load.wait_for("1", 64)
+        assert server.sample("engine_restarts_total", model="m") == 2
+        assert "the model does not work any more: after RuntimeError" in server.log.read_text()
+    assert (load.failures(), load.lost) == ([], [])

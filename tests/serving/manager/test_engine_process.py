@@ -214,3 +214,18 @@ def test_an_engine_that_hangs_is_replaced_even_if_it_cannot_be_killed(order: Eng
     assert engine.poll(101.0 + REAP_SECONDS) == "lost"
     assert engine.report.error == "the engine hung"
     assert engine._restart_at <= 101.0 + REAP_SECONDS, "at once, as rows wait for it"
+
+
+def test_an_engine_that_does_not_come_back_in_the_time_of_a_load_is_started_anew(order: EngineOrder) -> None:
+    engine, process = EngineProcess(order), Undying()
+    engine._process, engine.was_ready, engine._started = process, True, 100.0
+    engine.end_late_load(110.0, 10.0)
+    assert process.signals == []
+    engine.end_late_load(110.1, 10.0)
+    engine.end_late_load(110.2, 10.0)
+    assert process.signals == [9]
+    assert engine.poll(112.0) == "lost"
+    assert engine.report.error == "loading again took longer than HEADWAITER_LOAD_SECONDS=10"
+    engine._process, engine.report, engine._hang = process, EngineReport(pid=NOBODY, state="ready"), ""
+    engine.end_late_load(200.0, 10.0)
+    assert process.signals == [9], "one that answers has loaded"

@@ -269,6 +269,29 @@ def test_engines_survive_the_template_and_are_spawned_until_there_is_another(tmp
     assert find_template(tmp_path) is None
 
 
+def test_a_template_that_stands_still_while_an_engine_is_awaited_is_replaced(tmp_path: Path) -> None:
+    RunFolder.make(tmp_path)
+    keeper, engine = TemplateKeeper(tmp_path, 5.0), EngineProcess(make_order(tmp_path, 1))
+    try:
+        keeper.keep(0.0)
+        template = psutil.Process(keeper.pid)
+        template.suspend()
+        wait_until(lambda: template.status() == psutil.STATUS_STOPPED, "it stands still")
+        for now in range(100):
+            keeper.keep(float(now))
+        assert template.is_running(), "nobody waits for it"
+        engine.start()
+        assert engine.pid == 0
+        for now in range(100, 110):
+            keeper.keep(float(now), is_awaited=True)
+        wait_until(lambda: engine.pid, "the engine is spawned")
+        assert psutil.Process(engine.pid).ppid() == os.getpid()
+        wait_until(lambda: keeper.keep(111.0) or keeper.pid not in (0, template.pid), "there is another template")
+    finally:
+        end(engine)
+        keeper.close()
+
+
 def test_no_engine_is_forked_while_threads_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
     (tmp_path / "sitecustomize.py").write_text(code)
