@@ -159,22 +159,22 @@ class Engine:
         return ended - began
 
     def _isolate(self, batch: Sequence[Entry], error: Exception) -> None:
-        """Run the rows of a failed batch one by one, so that only the row at fault fails.
+        """Try the rows of a failed batch once more, one by one, so that only a row at fault fails.
 
         Raises EngineError where the model fails on a row that it has answered before, too.
         """
         self._check_model(error)
-        if len(batch) == 1:
-            logger.error("the model failed on a row: %s", type(error).__name__, extra={"fields": self._meter.fields})
-            self._loop.reply(batch[0].client, Failure([batch[0].row.id], "failed", "the model failed on this input"))
-            return
         for entry in batch:
             self._begin([entry])
             try:
                 forward_pass = self._model.launch([entry.row])
-                self._send([entry], forward_pass.wait(), forward_pass.seconds)
+                arrays = forward_pass.wait()
             except Exception as own:  # as above
-                self._isolate([entry], own)
+                self._check_model(own)
+                logger.error("the model failed on a row: %s", type(own).__name__, extra={"fields": self._meter.fields})
+                self._loop.reply(entry.client, Failure([entry.row.id], "failed", "the model failed on this input"))
+            else:
+                self._send([entry], arrays, forward_pass.seconds)
 
     def _check_model(self, error: Exception) -> None:
         """Run a row that a working model answers: a device that failed once may go on to fail (CUDA)."""

@@ -2,17 +2,29 @@
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from serving.wire.heartbeat import HeartbeatFile, Pulse, Rows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from serving.engine.batching.queue import Entry
+    from serving.wire.messages import Row
 
 BEAT_SECONDS = 0.2
 """How often a loop that gets on writes that it does; a small part of the seconds after which silence counts."""
+
+
+class Computed(Protocol):
+    """A row that is computed, with what else an engine knows of it."""
+
+    @property
+    def client(self) -> bytes:
+        """The front's ZeroMQ identity."""
+
+    @property
+    def row(self) -> "Row":
+        """The row."""
 
 
 class Heart:
@@ -22,21 +34,22 @@ class Heart:
         self._file = HeartbeatFile(path)
         self._turn = 0
         self._expected = 0.0
-        self._rows: Rows | None = {}
+        self._rows: Rows = {}
+        self._is_alone = False
         self._written = 0.0
 
-    def begin(self, entries: "Iterable[Entry]", expected_seconds: float) -> None:
-        """A forward pass begins. entries: the rows of all passes under way. expected_seconds: of these passes."""
+    def begin(self, entries: Iterable[Computed], expected_seconds: float, *, has_turned: bool = False) -> None:
+        """A forward pass begins. entries: the rows of all passes under way. expected_seconds: of these passes.
+
+        has_turned: whether the loop got on by that.
+        """
         rows: Rows = {}
+        is_alone = False
         for entry in entries:
             rows.setdefault(entry.client, []).append(entry.row.id)
-        self._rows, self._expected = rows, expected_seconds
-        self._write()
-
-    def expect(self, expected_seconds: float) -> None:
-        """The loop got on, and a step begins whose rows are not told."""
-        self._turn += 1
-        self._rows, self._expected = None, expected_seconds
+            is_alone |= entry.row.is_alone
+        self._rows, self._is_alone, self._expected = rows, is_alone, expected_seconds
+        self._turn += has_turned
         self._write()
 
     def turn(self, *, is_idle: bool) -> None:
@@ -44,7 +57,7 @@ class Heart:
         self._turn += 1
         if time.monotonic() - self._written > BEAT_SECONDS:
             if is_idle:
-                self._rows, self._expected = {}, 0.0
+                self._rows, self._is_alone, self._expected = {}, False, 0.0
             self._write()
 
     def close(self) -> None:
@@ -53,4 +66,4 @@ class Heart:
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        self._file.write(Pulse(self._turn, self._expected), self._rows)
+        self._file.write(Pulse(self._turn, self._expected, self._is_alone), self._rows)

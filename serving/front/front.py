@@ -18,6 +18,7 @@ from serving.errors import ClientGone, EngineLost, NotReady, Unprocessable
 from serving.front.access import Access
 from serving.front.disconnects import Disconnected, Disconnects
 from serving.front.engine_link import EngineLink, StreamWaiter, Waiter, deadline_in
+from serving.front.fair_pool import asked_model
 from serving.front.health import Health
 from serving.front.host_names import HostNames
 from serving.front.loaded_version import EncodedRequest, LoadedVersion
@@ -289,6 +290,7 @@ class Front:
         stages = call.tracked.stages
         loaded = self.find(call.name, call.version)
         call.tracked.begin_attempt(loaded)
+        asked_model.set(loaded.model)
         read = call.read(loaded.task)
         request = read if isinstance(read, Request) else await read
         if streams and not loaded.task.generates:

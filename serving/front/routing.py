@@ -169,9 +169,9 @@ class Routing:
         return 0.0 if self._unserved_since is None else now - self._unserved_since
 
     def _readable(self, name: str, entry: ModelEntry, alias: str, live: str) -> str:
-        """`live`; or, where its engines answer but this front cannot read it yet, the latest version before it."""
-        known = entry.versions.get(live)
-        if (name, live) in self._loaded or known is None or not known.engines:
+        """`live`; or, where it has engines but this front has no way to them yet, the latest version before it."""
+        known, own = entry.versions.get(live), self._loaded.get((name, live))
+        if known is None or not known.engines or (own is not None and own.links):
             return live
         reference = f"{name}@{alias}" if alias else next(iter(entry.serves), "")
         earlier = (self._loaded.get((name, version)) for version in entry.previous.get(reference, ()))
@@ -190,7 +190,8 @@ class Routing:
     def _apply(self, table: Table) -> bool:
         """Switch each model whose versions have been read here, and close the links to removed engines.
 
-        Begins to read the others. Returns whether all models are as in the table now.
+        Begins to read the others. Returns whether all models are as in the table now. Raises what connecting to an
+        engine raises, after all the rest is done.
         """
         wanted = _served(table.models)
         self._take_loads()
@@ -202,12 +203,14 @@ class Routing:
             for name, entry in table.models.items()
         }
         applied = msgspec.structs.replace(table, models=models)
-        self._link(_served(applied.models), wanted.keys())
+        problems = self._link(_served(applied.models), wanted.keys())
         for key in _versions(self.table) - _versions(applied):
             forget(*key)
         self.table = applied
         self._is_ready |= applied.has_started and not young
         self._generating = {name for (name, _), loaded in self._loaded.items() if loaded.task.generates}
+        if problems:
+            raise problems[0]
         return not young
 
     def _is_loaded(self, key: Key, entry: VersionEntry) -> bool:
@@ -231,11 +234,19 @@ class Routing:
         }
         return msgspec.structs.replace(entry, versions=versions)
 
-    def _link(self, served: Mapping[Key, VersionEntry], wanted: Collection[Key]) -> None:
-        """Connect the loaded versions to their engines, and to no others; forget those without that are not wanted."""
+    def _link(self, served: Mapping[Key, VersionEntry], wanted: Collection[Key]) -> list[Exception]:
+        """Connect the loaded versions to their engines, and to no others; forget those without that are not wanted.
+
+        A version that cannot be connected keeps the links that it has; the errors of these.
+        """
+        problems: list[Exception] = []
         for key, loaded in list(self._loaded.items()):
             engines = served[key].engines if key in served else ()
-            self._connect(loaded, engines)
+            try:
+                self._connect(loaded, engines)
+            except Exception as error:  # as of descriptors that are used up
+                problems.append(error)
+                continue
             self._close_links(loaded, keep={engine.address for engine in engines})
             loaded.is_replaced = key in served and served[key].state == "ready"
             if loaded.accepting:
@@ -244,6 +255,7 @@ class Routing:
                 loaded.held.give_up()
             if not loaded.links and key not in wanted:
                 del self._loaded[key]
+        return problems
 
     def _connect(self, loaded: LoadedVersion, engines: Sequence[EngineEntry]) -> None:
         """Have a link to each of the engines, and know which of them take requests."""

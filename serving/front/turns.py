@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
@@ -11,17 +11,18 @@ from typing import ParamSpec, Self, TypeVar
 
 from serving.errors import ClientGone, DeadlineExceeded
 from serving.front.disconnects import Disconnected
+from serving.front.fair_pool import FairPool
 from serving.processors.tokenizer import still_wanted
 
 TURN_SECONDS = 0.002
 """How long a request may encode or decode before the event loop runs others."""
-TEXTS = ThreadPoolExecutor(2, "headwaiter-texts")
+TEXTS = FairPool(2, "headwaiter-texts")
 """For long texts. Untuned: each thread has a tokenizer of its own for texts that are cut."""
-CHATS = ThreadPoolExecutor(2, "headwaiter-chats")
+CHATS = FairPool(2, "headwaiter-chats")
 """For chat templates, which are programs. Untuned."""
-ANSWERS = ThreadPoolExecutor(2, "headwaiter-answers")
+ANSWERS = FairPool(2, "headwaiter-answers")
 """For large answers. Untuned: Python code of threads takes turns anyway."""
-IMAGES = ThreadPoolExecutor(4, "headwaiter-images")
+IMAGES = FairPool(4, "headwaiter-images")
 """For images. Untuned: each thread holds the pixels of an image."""
 
 LATE = "the answer did not come before the deadline: try again later"
@@ -55,7 +56,7 @@ class Turns:
 
     async def hand_over(
         self,
-        pool: ThreadPoolExecutor,
+        pool: Executor,
         work: Callable[Arguments, Result],
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,

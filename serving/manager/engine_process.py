@@ -44,7 +44,8 @@ class EngineProcess:
 
     report: what it last said; "failed" once it ended. was_ready: whether it ever served; only then is it restarted.
     crashes: in a row. restarts: since it was first started. is_out_of_memory: whether the kernel killed it for that.
-    peak_bytes: the most memory of its own that `measure` has seen.
+    peak_bytes: the most memory of its own that `measure` has seen. is_poisoned: whether it ended with a row that it
+    computed alone, because another engine had ended with it. Such an end is no crash of the version's.
     """
 
     def __init__(self, order: EngineOrder) -> None:
@@ -55,6 +56,7 @@ class EngineProcess:
         self.crashes = 0
         self.restarts = 0
         self.is_out_of_memory = False
+        self.is_poisoned = False
         self.peak_bytes = 0
         self._oom = oom_watch()
         self._reader = MemoryReader()
@@ -226,11 +228,14 @@ class EngineProcess:
         return f"the engine was ended by signal {-status}" if status < 0 else f"the engine ended with status {status}"
 
     def _end(self, status: str, now: float) -> Literal["failed", "lost"]:
+        pulse = read_pulse(heartbeat_path(self.order.address, self.pid or self.report.pid))
         self._process = None
         self.report = msgspec.structs.replace(self.report, state="failed", error=self.report.error or status)
         if not self.was_ready:
             return "failed"
-        self.crashes = 1 if now - self._started > STABLE_SECONDS else self.crashes + 1
+        self.is_poisoned = pulse is not None and pulse.is_alone
+        if not self.is_poisoned:
+            self.crashes = 1 if now - self._started > STABLE_SECONDS else self.crashes + 1
         pause = 0.0  # after the first crash: rows wait for it
         if self.crashes > 1:
             pause = backoff_seconds(FIRST_BACKOFF_SECONDS, self.crashes - 1, MAX_BACKOFF_SECONDS)

@@ -115,7 +115,12 @@ class ManagedVersion:
             except Exception as error:  # whatever was raised, it is this version's cause of failure
                 self.may_recover = isinstance(error, RegistryUnavailable | OSError | InvalidSetting)
                 return self.fail(describe_error(error), now)
-        happened = [change for engine in self.engines if (change := engine.poll(now)) is not None]
+        happened = []
+        for engine in self.engines:
+            if (change := engine.poll(now)) is not None:
+                happened.append(change)
+                if change == "lost" and engine.is_poisoned:
+                    self._forgive_crash()
         if self.state == "ready":
             for engine in self.engines:
                 engine.end_late_load(now, load_seconds)
@@ -208,6 +213,11 @@ class ManagedVersion:
                 if engine.answers
             ),
         )
+
+    def _forgive_crash(self) -> None:
+        """A row that ended an engine alone had ended one before, beside others: that was no crash of the version's."""
+        worst = max(self.engines, key=lambda engine: engine.crashes)
+        worst.crashes = max(0, worst.crashes - 1)
 
     def _forget_ended(self) -> None:
         self.engines = [engine for engine in self.engines if engine.is_running()]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -197,3 +198,23 @@ def test_an_engine_that_dies_ends_its_streams_with_an_error_in_each_protocols_sh
     events = stream("/v1/completions", body)
     assert events[-1]["error"]["type"] == "server_error"
     assert "engine stopped" in events[-1]["error"]["message"]
+
+
+def test_a_text_whose_front_is_killed_ends(home: Path) -> None:
+    body = {"inputs": PROMPT, "parameters": LONG, "stream": True}
+    with Server(home, ("text-generation",), options=("--workers", "1")) as server, ExitStack() as client:
+
+        def begin() -> None:
+            client.close()
+            connection = client.enter_context(sent(server, "/models/text-generation", body))
+            wait_until(lambda: has_answer(connection), "its first token has come")
+
+        with held_amid_texts(server, "text-generation", begin=begin):
+            workers = server.processes("worker.service")
+            (front,) = [each for each in workers if "headwaiter_manager" not in " ".join(each.cmdline())]
+            front.kill()
+            front.wait(60)
+        wait_until(lambda: "a front has ended, its rows are freed: 1" in server.log.read_text(), "its row is freed")
+        wait_until(lambda: server.sample("running_rows", model="text-generation") == 0, "no row runs")
+        wait_until(server.is_ready, "another front answers")
+        assert server.post("text-generation", {"inputs": PROMPT}).status_code == 200

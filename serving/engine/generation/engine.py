@@ -3,6 +3,7 @@
 A row gets one reply when its text ends; a streamed row gets one with each step.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from serving.engine.heart import Heart
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from serving.engine.batching.cost import Cost
     from serving.engine.generation.scheduler import Reply, Scheduler
+    from serving.engine.generation.sequence import Sequence
     from serving.engine.meter import EngineMeter
 
 
@@ -31,8 +33,10 @@ class GenerationEngine:
         """heart: tells others that the loop gets on."""
         self._scheduler = scheduler
         self._scheduler.count_in(meter)
+        self._scheduler.announce = self._begin
         self._token_seconds = 1.0 / cost.tokens_per_second
         self._heart = heart or Heart()
+        self._expected = 0.0
         self._loop = SocketLoop(socket, scheduler, meter)
 
     def stop(self) -> None:
@@ -46,14 +50,17 @@ class GenerationEngine:
     def _step(self) -> None:
         if not self._scheduler:
             self._heart.turn(is_idle=True)
-        else:
-            self._heart.expect(self._scheduler.step_tokens * self._token_seconds)
+        self._expected = self._scheduler.step_tokens * self._token_seconds
         try:
             replies = self._scheduler.step()
         except Exception:
             self._send(self._scheduler.take_due())
             raise
         self._send(replies)
+
+    def _begin(self, sequences: "Iterable[Sequence]") -> None:
+        """Tell that a step over these rows begins."""
+        self._heart.begin(sequences, self._expected, has_turned=True)
 
     def _send(self, replies: "list[Reply]") -> None:
         parts: dict[bytes, list[TokenDelta]] = {}

@@ -5,11 +5,15 @@ which it ends, is cancelled or passes its deadline.
 
 In reduced precision the rounding of a sum depends on the other rows of the batch, and a drawn token can depend on the
 rounding. So there a sequence with a seed is isolated: no other row shares its forward passes, and it is not preempted.
+
+A row that must be alone, because an engine ended with it, is admitted once nothing else runs, and nothing else until it
+has left.
 """
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from itertools import takewhile
 
 import torch
 from transformers import StopStringCriteria
@@ -64,6 +68,9 @@ class Scheduler:
         self._stop_check = stop_check
         self._verify = verify
         self._meters: tuple[EngineMeter, GenerationMeter] | None = None
+        self.announce: Callable[[Iterable[Sequence]], None] = lambda _: None
+        """Called before each step with the sequences that it computes."""
+        self._has_alone = False
         self._waiting = WaitingSequences()
         self._prefilled_tokens = 0
         self._search: BeamSearch | None = None
@@ -118,6 +125,7 @@ class Scheduler:
             self._replies.append((client, Failure([row.id], "failed", "the row's sampling could not be set up")))
             return
         self._waiting.add(sequence)
+        self._has_alone |= row.is_alone
 
     def _make_sequence(self, client: bytes, row: Row, now: float) -> Sequence:
         settings = limit_new_tokens(SamplingSettings.unpack(row.payload), self.decoder.max_new_tokens)
@@ -187,7 +195,7 @@ class Scheduler:
     def _admit(self, max_tokens: int) -> int:
         """Admit waiting sequences; how many tokens were prefilled, padding included. max_tokens: bound of these."""
         plan = plan_admission(
-            self._waiting,
+            self._admissible(),
             [sequence for batch in self._batches for sequence in batch.sequences],
             self._limits,
             width=self.decoder.width,
@@ -200,11 +208,28 @@ class Scheduler:
             self._search = BeamSearch(self.decoder, plan.search)
             for sequence in plan.search:
                 self._waiting.remove(sequence)
+        self.announce([*self._running_sequences(), *plan.prefill])
         longest = max((sequence.length for sequence in plan.prefill), default=0)
         for batch in self._batches:
             is_isolated = batch is self._isolated
             self._prefill(batch, [sequence for sequence in plan.prefill if sequence.is_isolated == is_isolated])
         return len(plan.prefill) * self.decoder.width(longest)
+
+    def _admissible(self) -> Iterable[Sequence]:
+        """The waiting sequences that may be admitted now, in order of priority; one that must be alone only alone."""
+        if not self._has_alone:
+            return self._waiting
+        running, waiting = self._running_sequences(), list(self._waiting)
+        self._has_alone = any(each.row.is_alone for each in (*running, *waiting))
+        if any(each.row.is_alone for each in running):
+            return []
+        if waiting and waiting[0].row.is_alone:
+            return [] if running else waiting[:1]
+        return list(takewhile(lambda each: not each.row.is_alone, waiting))
+
+    def _running_sequences(self) -> list[Sequence]:
+        searched = self._search.sequences if self._search is not None else []
+        return [*searched, *(sequence for batch in self._batches for sequence in batch.sequences)]
 
     def _preempt(self, sequence: Sequence) -> None:
         """Let a running sequence wait again."""
@@ -215,7 +240,7 @@ class Scheduler:
             self._meters[1].observe_preemption()
 
     def _prefill(self, batch: DecodeBatch, sequences: list[Sequence]) -> None:
-        """Move waiting sequences into a batch. If that fails for several together each is tried by itself."""
+        """Move waiting sequences into a batch. If that fails, each is tried once more, by itself."""
         if not sequences:
             return
         now = time.monotonic()
@@ -225,12 +250,13 @@ class Scheduler:
         try:
             logits = batch.prefill(sequences)
         except Exception as error:  # a model may raise anything; only the row at fault fails
-            if len(sequences) == 1:
+            if len(sequences) == 1 and sequences[0].is_tried:
                 self._fault(sequences, error)
                 return
             for sequence in sequences:  # each is taken from there again
                 self._waiting.add(sequence)
             for sequence in sequences:
+                sequence.is_tried = True
                 self._prefill(batch, [sequence])
             return
         if self._meters is not None:

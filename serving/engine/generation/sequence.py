@@ -26,6 +26,7 @@ class Sequence:
     checkpoint's stop strings, None where they do not apply. priority: sequences are admitted in its order, lowest
     first. choices: its new tokens. searched_tokens: what a beam search found. tokens_since_admitted: tokens generated
     since its last prefill. sent: number of tokens sent. is_isolated: whether no other row shares its forward passes.
+    is_tried: whether a prefill of it failed.
     """
 
     client: bytes
@@ -45,6 +46,7 @@ class Sequence:
     tokens_since_admitted: int = 0
     sent: int = 0
     is_isolated: bool = False
+    is_tried: bool = False
 
     def __post_init__(self) -> None:
         """Read the prompt and compute the priority."""

@@ -109,15 +109,20 @@ def test_a_batch_that_waited_for_the_one_before_had_the_device_from_its_end() ->
 
 
 class Device(Model):
-    """A model on a device that some rows break: for good, or not at all. broken_by: a token of such rows."""
+    """A model on a device that some rows break: for good, or not at all.
+
+    broken_by: a token of such rows. faults: how often they still do.
+    """
 
     broken_by = 13
     is_sticky = True
     is_broken = False
+    faults = 10**9
 
     def launch(self, rows: Sequence[Row]) -> Any:
         """Fail on a row with the token, and on all rows once the device is broken."""
-        if any(self.broken_by in memoryview(each.tokens).cast("i") for each in rows):
+        if self.faults and any(self.broken_by in memoryview(each.tokens).cast("i") for each in rows):
+            self.faults -= 1
             self.is_broken = self.is_sticky
             raise RuntimeError("an illegal memory access was encountered")
         if self.is_broken:
@@ -165,15 +170,17 @@ def rows_of(model: Model, *tokens: int, is_alone: bool = False) -> list[Row]:
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def device(tmp_path_factory: pytest.TempPathFactory) -> Device:
     model = load(tmp_path_factory.mktemp("device"))
     model.__class__ = Device
+    assert isinstance(model, Device)
     return model
 
 
 @pytest.fixture
-def broken_by_13(device: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
+def broken_by_13(device: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
     monkeypatch.setattr(device, "is_broken", False, raising=False)
+    monkeypatch.setattr(device, "faults", 10**9, raising=False)
     return device
 
 
@@ -184,6 +191,25 @@ def test_a_row_that_the_model_fails_on_fails_alone(
     replies, raised, _ = ask(tmp_path, broken_by_13, rows_of(broken_by_13, 5, 13, 6))
     assert replies == {0: "answer", 1: "failed", 2: "answer"}
     assert raised is None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "faults", "replies"),
+    [((13,), 1, ["answer"]), ((13,), 2, ["failed"]), ((5, 13), 1, ["answer"] * 2), ((5, 13), 2, ["answer", "failed"])],
+)
+def test_a_row_that_the_model_fails_on_is_tried_once_more(
+    tmp_path: Path,
+    broken_by_13: Device,
+    monkeypatch: pytest.MonkeyPatch,
+    tokens: tuple[int, ...],
+    faults: int,
+    replies: list[str],
+) -> None:
+    monkeypatch.setattr(Device, "is_sticky", False)
+    broken_by_13.faults = faults
+    found, raised, _ = ask(tmp_path, broken_by_13, rows_of(broken_by_13, *tokens))
+    assert (found, raised) == (dict(enumerate(replies)), None)
+    assert broken_by_13.faults == 0
 
 
 def test_an_engine_whose_device_is_broken_ends_and_blames_no_row(tmp_path: Path, broken_by_13: Model) -> None:

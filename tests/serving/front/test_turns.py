@@ -5,16 +5,18 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from serving.errors import ClientGone, DeadlineExceeded
+from serving.errors import ClientGone, DeadlineExceeded, ServingError
 from serving.front import turns as module
+from serving.front.fair_pool import FairPool
 from serving.front.turns import TEXTS, Turns
 from serving.processors.tokenizer import LONG_CHARACTERS
-from serving.tasks.base.request import Request
+from serving.tasks.base.request import Request, convert_request
 from serving.wire.messages import Encoded
 from tests.serving.front.local_front import FakeLink, Letters, MakeFront
 from tests.serving.front.task_fronts import post, serve_tasks
@@ -132,3 +134,47 @@ def test_long_texts_are_tokenized_in_threads_and_short_ones_are_not(
     body = b'{"inputs": ["%s"], "parameters": {"truncate": true}}' % '", "'.join(texts).encode()
     assert post(front, "/models/text-classification", body).status_code == 200
     assert is_main == [True, False, True]
+
+
+def test_long_texts_of_one_model_do_not_hold_up_those_of_another(
+    make_front: MakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_begin = threading.Event()
+    pool, began = FairPool(1, "texts"), []
+    monkeypatch.setattr("serving.front.loaded_version.TEXTS", pool)
+    front = make_front()
+    serve_tasks(front, ("fill-mask", "feature-extraction"))
+
+    def noted(name: str) -> Any:
+        encode = front.routing._loaded[name, "1"].task.encode
+
+        def work(*given: Any) -> Any:
+            began.append(name)
+            assert may_begin.wait(60)
+            return encode(*given)
+
+        return work
+
+    for name in ("fill-mask", "feature-extraction"):
+        monkeypatch.setattr(front.routing._loaded[name, "1"].task, "encode", noted(name), raising=False)
+    text = "word " * LONG_CHARACTERS
+    asked = ["fill-mask"] * 5 + ["feature-extraction"]
+
+    async def ask(name: str) -> None:
+        def read(task: Any) -> Request:
+            return convert_request([f"{text} [MASK]", text][task.embeds], {"truncate": True}, task, 1)
+
+        with suppress(ServingError):  # what the engines answer is no matter here
+            await front.answer(name, None, read, protocol="huggingface")
+
+    async def work() -> None:
+        tasks = [asyncio.create_task(ask(name)) for name in asked]
+        while not began:
+            await asyncio.sleep(0)
+        may_begin.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(work())
+    assert began.index("feature-extraction") == 1, began
+    assert len(began) == len(asked)
+    pool.shutdown()

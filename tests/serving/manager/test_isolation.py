@@ -4,13 +4,16 @@ The model `bad` gets into trouble, before the server starts or while it serves. 
 """
 
 import asyncio
+import errno
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 import pytest
 
 from registry.contract import Contract
@@ -21,9 +24,11 @@ from registry.settings import RegistrySettings
 from registry.versions import DEPLOYED, DIGEST, Versions
 from serving.errors import NotReady, ServingError
 from serving.front import routing, version_loads
+from serving.front.engine_link import EngineLink
 from serving.front.loaded_version import LoadedVersion
 from serving.front.routing import Routing
 from serving.manager import registry_watch
+from serving.manager.managed_version import Fetched
 from serving.manager.manager import Manager
 from serving.manager.registry_watch import RegistryWatch
 from serving.settings import ServingSettings
@@ -317,3 +322,52 @@ def test_a_front_whose_server_starts_is_not_ready_before_it_has_read_what_is_liv
     may_read.set()
     shop.loop.run_until_complete(following)
     assert shop.routing.is_ready()
+
+
+def test_a_download_that_never_ends_is_given_up_and_not_begun_again_beside_itself(shop: Shop) -> None:
+    shop.settle()
+    may_end, begun = threading.Event(), []
+    manager = shop.manager
+    fetch = manager._fetch
+
+    def hang(version: ResolvedVersion, settings: RegistrySettings) -> Fetched:
+        begun.append((version.name, version.version))
+        assert version.name == "good" or may_end.wait(60)
+        return fetch(version, settings)
+
+    manager._fetch, manager._fetchers = hang, ThreadPoolExecutor(2)
+    shop.promote("bad", "2")
+    manager.settings = msgspec.structs.replace(shop.settings, load_seconds=5.0)
+    assert "HEADWAITER_LOAD_SECONDS=5" in reason(shop.settle())
+    manager.settings = shop.settings
+    shop.world.now += shop.settings.retry_seconds
+    shop.promote("good", "2")
+    wait_until(lambda: shop.settle() and served(shop, "good") == "2", "the other model is followed")
+    assert (served(shop, "bad"), shop.routing.table.models["bad"].versions["2"].attempt) == ("1", 2)
+    may_end.set()
+    wait_until(lambda: shop.settle() and served(shop, "bad") == "2", "its download has ended")
+    assert sorted(begun) == [("bad", "2"), ("good", "2")]
+    manager._fetchers.shutdown()
+
+
+def test_an_engine_that_a_front_cannot_connect_to_is_its_versions_alone(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.settle()
+    for name in MODELS:
+        shop.promote(name, "2")
+    shop.manage()
+    (engine,) = TableFile(shop.settings.run).read().models["bad"].versions["2"].engines
+    connect = routing.EngineLink
+
+    def refuse(context: Any, address: str, *given: Any) -> EngineLink:
+        if address == engine.address:
+            raise OSError(errno.EMFILE, "too many open files")
+        return connect(context, address, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(routing, "EngineLink", refuse)
+        shop.follow()
+        assert (served(shop, "good"), served(shop, "bad")) == ("2", "1")
+    shop.follow()
+    assert (served(shop, "good"), served(shop, "bad")) == ("2", "2")

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import msgspec
 import numpy
 import pytest
 import torch
@@ -307,16 +308,18 @@ def test_isolated_rows_leave_half_of_the_cache_to_others() -> None:
 
 @dataclass
 class Failing:
-    """A module that fails on prompts with this token."""
+    """A module that fails on prompts with this token, so often."""
 
     module: Any
     token: int
+    times: int = 10**9
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.module, name)
 
     def __call__(self, input_ids: torch.Tensor, **given: Any) -> Any:
-        if input_ids.shape[1] > 1 and (input_ids == self.token).any():
+        if input_ids.shape[1] > 1 and (input_ids == self.token).any() and self.times:
+            self.times -= 1
             raise RuntimeError("no memory")
         return self.module(input_ids=input_ids, **given)
 
@@ -447,6 +450,32 @@ def test_the_rows_of_a_front_that_is_gone_leave_waiting_or_running_and_no_others
     finish(scheduler, found)
     assert found.finishes.keys() == {1, 3}
     assert scheduler.cached_tokens == 0
+
+
+def test_a_row_that_must_be_alone_is_written_by_itself_in_its_turn() -> None:
+    scheduler, found = make_scheduler(load("llama")), Found()
+    told: list[list[int]] = []
+    scheduler.announce = lambda sequences: told.append([each.row.id for each in sequences])
+    for number in range(5):
+        each = row(number, prompt_of(number), max_new_tokens=6, num_beams=2 if number == 2 else None)
+        scheduler.add(b"f", msgspec.structs.replace(each, is_alone=number in (1, 2)), 0.0)
+    finish(scheduler, found)
+    assert found.finishes.keys() == set(range(5))
+    assert all(len(ids) == 1 for ids in told if {1, 2} & set(ids))
+    assert [ids for ids, before in zip(told, [[], *told], strict=False) if ids != before] == [[0], [1], [2], [3, 4]]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_row_whose_prefill_fails_is_tried_once_more(times: int) -> None:
+    module = load("llama")
+    whole = make_scheduler(module)
+    whole.add(b"f", row(1, [5, 9, 7]), 0.0)
+    scheduler = make_scheduler(module)
+    scheduler.decoder.module = Failing(module, token=9, times=times)
+    scheduler.add(b"f", row(1, [5, 9, 7]), 0.0)
+    found = finish(scheduler)
+    assert found.failures == ({} if times == 1 else {1: "failed"})
+    assert found.tokens == (finish(whole).tokens if times == 1 else {})
 
 
 def test_short_rows_overtake_long_ones_and_no_row_starves() -> None:
