@@ -50,7 +50,9 @@ def test_no_host_and_a_second_one_are_refused() -> None:
 
 
 def read(**environ: str) -> tuple[str, ...]:
-    return ServingSettings.from_environment({"HEADWAITER_HOME": "/tmp/h", **environ}, run=Path("/tmp/h/run/x")).allowed_hosts
+    return ServingSettings.from_environment(
+        {"HEADWAITER_HOME": "/tmp/h", **environ}, run=Path("/tmp/h/run/x")
+    ).allowed_hosts
 
 
 def test_by_default_the_names_of_this_machine_are_allowed_and_with_keys_all() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from registry.settings import InvalidSetting
 from serving.runtime.exposure import bound_host, check_exposure, is_loopback
+from serving.runtime.run_folder import RUN_VARIABLE, claim
 from serving.settings import ServingSettings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -92,12 +93,13 @@ def test_a_worker_looks_where_it_listens_whoever_said_so(tmp_path_factory: pytes
     with socket.create_server(("0.0.0.0", 0)) as listener:
         os.set_inheritable(listener.fileno(), True)
         home = tmp_path_factory.mktemp("h")
+        run = claim(home).path
         done = subprocess.run(
             [sys.executable, "-m", "_bentoml_impl.worker.service", BENTOML[-1], "--fd", str(listener.fileno())],
             capture_output=True,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "HEADWAITER_HOME": str(home), "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "HEADWAITER_HOME": str(home), "PYTHONPATH": str(ROOT), RUN_VARIABLE: str(run)},
             close_fds=False,
             check=False,
             timeout=120,
