@@ -19,6 +19,7 @@ from typing import Self
 
 from registry.errors import DigestMismatch, UnsafeArtifact
 from registry.held_folder import is_free
+from registry.own_folder import make_home
 from registry.plain_files import list_plain
 from registry.settings import InvalidSetting, RegistrySettings
 
@@ -72,7 +73,8 @@ class CacheFolder:
     def __init__(self, settings: RegistrySettings) -> None:
         """Make the folder if there is none. Raises InvalidSetting for one that is another user's."""
         self.path = settings.cache
-        self.path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        make_home(settings.home)
+        self.path.mkdir(mode=FOLDER_MODE, exist_ok=True)
         status = self.path.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
             raise InvalidSetting(

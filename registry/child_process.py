@@ -15,7 +15,7 @@ from registry.redaction import is_secret_variable
 # fmt: off
 NAMES = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME",
-    "HEADWAITER_HOME", "PROMETHEUS_MULTIPROC_DIR", "LOKY_MAX_CPU_COUNT", "MLFLOW_DISABLE_TELEMETRY",
+    "HEADWAITER_HOME", "LOKY_MAX_CPU_COUNT", "MLFLOW_DISABLE_TELEMETRY",
 })
 """Variables that a process inherits."""
 PREFIXES = (

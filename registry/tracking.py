@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from registry.errors import NotFound, RegistryError, RegistryUnavailable, RequestRefused
 from registry.imports import without_collector
+from registry.own_folder import make_home
 from registry.settings import RegistrySettings
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _open_database(settings: RegistrySettings) -> None:
     """
     path = settings.home / "mlflow.db"
     with settings.home_errors():
-        settings.home.mkdir(parents=True, exist_ok=True)
+        make_home(settings.home)
         if not path.exists():
             with tempfile.TemporaryFile(dir=settings.home) as file:
                 file.write(bytes(NEW_DATABASE_BYTES))

@@ -149,10 +149,11 @@ class Headwaiter:
             options = _command_line()
             if "host" in options:  # else a program starts the server, and its workers see where
                 check_exposure(options["host"] or BentoMLContainer.http.host.get(), settings)
+            os.umask(0o077)  # files and sockets of all processes are this user's alone
+            with settings.registry.home_errors():
+                os.environ[RUN_VARIABLE] = str(claim(settings.registry.home).path)
         except InvalidSetting as error:
             raise Refused(str(error)) from error
-        with settings.registry.home_errors():
-            os.environ[RUN_VARIABLE] = str(claim(settings.registry.home).path)
         respawn_workers()
 
     @bentoml.on_startup

@@ -74,6 +74,7 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, inse
         if settings.keys_file is not None:
             KeyFile(settings.keys_file).read()
             os.environ["HEADWAITER_KEYS_FILE"] = str(settings.keys_file)
+        os.umask(0o077)  # files and sockets of all processes are this user's alone
         with settings.registry.home_errors():
             run = claim(settings.registry.home)
     os.environ["HEADWAITER_HOME"] = str(settings.registry.home)

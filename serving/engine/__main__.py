@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,19 @@ def _load(order: EngineOrder) -> "Loaded":
     return load_engine(order)
 
 
+def listen(context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> "zmq.Socket[bytes]":
+    """A socket at an `ipc://` address that takes connections of this user's processes only (SO_PEERCRED)."""
+    socket = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())
+    socket.bind(address)
+    with suppress(FileNotFoundError):  # not of a Unix socket, in benchmarks
+        Path(address.removeprefix("ipc://")).chmod(0o600)
+    return socket
+
+
 def main(path: str, oom_score: OomScore | None = None) -> None:
     """Entry point of the process: load the version of the order in the file `path`, report, serve until told to stop.
 
@@ -102,12 +116,8 @@ def main(path: str, oom_score: OomScore | None = None) -> None:
         is_damaged = isinstance(error, DigestMismatch | UnsafeArtifact)
         write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message, is_damaged=is_damaged))
         raise SystemExit(f"headwaiter engine {order.model}/{order.version}: {message}") from error
-    context = zmq.Context(io_threads=1)
-    socket = context.socket(zmq.ROUTER)
-    socket.setsockopt(zmq.SNDHWM, 0)
-    socket.setsockopt(zmq.RCVHWM, 0)
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    socket.bind(order.address)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+    socket = listen(context, order.address)
     from serving.engine.assembly import make_engine  # with the large modules, which are imported by now
     from serving.engine.heart import Heart
 

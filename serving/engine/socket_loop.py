@@ -23,6 +23,8 @@ NOTHING = TokenDeltas([])
 IDLE_MILLISECONDS = 500
 PROBE_SECONDS = 1.0
 """How often an engine whose queue is not empty looks whether the fronts that have sent rows still live."""
+MAX_DROPPED = 1024
+"""Clients that are remembered because they do not speak the protocol."""
 LINGER_SECONDS = 1.0
 """A stopped engine leaves once no message has arrived for this long."""
 
@@ -70,6 +72,7 @@ class SocketLoop:
         self._encoder = msgspec.msgpack.Encoder()
         self._clients: set[bytes] = set()
         self._lost_clients: set[bytes] = set()
+        self._dropped_clients: set[bytes] = set()
         self._probe_at = time.monotonic() + PROBE_SECONDS
         self._is_stopping = False
         self._last_heard = time.monotonic()
@@ -117,6 +120,16 @@ class SocketLoop:
             if freed:
                 logger.warning("a front has ended, its rows are freed: %d", freed, extra={"fields": self._meter.fields})
 
+    def _drop_client(self, client: bytes, error: Exception) -> None:
+        """Listen no more to a client that does not speak this protocol, and free its rows."""
+        freed = self._rows.forget_client(client)
+        self._clients.discard(client)
+        if len(self._dropped_clients) >= MAX_DROPPED:
+            self._dropped_clients.clear()
+        self._dropped_clients.add(client)
+        fields = self._meter.fields
+        logger.error("a client is dropped, with %d rows: %s", freed, error, extra={"fields": fields})
+
     def _may_stop(self) -> bool:
         return self._is_stopping and time.monotonic() - self._last_heard > LINGER_SECONDS
 
@@ -126,12 +139,19 @@ class SocketLoop:
         now = time.monotonic()
         while True:
             try:
-                client, frame = self._socket.recv_multipart(zmq.NOBLOCK)
+                client, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
+            if client in self._dropped_clients:
+                continue
+            try:
+                (frame,) = frames
+                message = self._decoder.decode(frame)
+            except (ValueError, msgspec.DecodeError) as error:
+                self._drop_client(client, error)
+                continue
             self._last_heard = now
             self._clients.add(client)
-            message = self._decoder.decode(frame)
             if isinstance(message, Cancel):
                 self._rows.cancel(client, message.ids)
             else:

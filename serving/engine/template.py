@@ -11,6 +11,7 @@ import os
 import selectors
 import signal
 import socket
+import struct
 import sys
 import time
 from contextlib import suppress
@@ -34,6 +35,8 @@ NATIVE_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "GL
 """Prefixes of variables that native libraries read when they are loaded, so that a fork cannot change them."""
 
 
+PEER = struct.Struct("3i")
+"""`struct ucred`: process, user and group of a peer."""
 LEAVE_SECONDS = 1.0
 """A thread that has been joined is still the kernel's for a moment, longer where all cores are busy."""
 
@@ -85,10 +88,16 @@ class Template:
         try:
             text, output, _, _ = socket.recv_fds(link, MAX_REQUEST_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
             request = msgspec.json.decode(text, type=ForkRequest)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError, msgspec.DecodeError):
             request = None
         order = None
-        if request is not None and len(output) == 2 and not has_hung_up(link) and self._fits(request):
+        if (
+            request is not None
+            and is_own_user(link)
+            and len(output) == 2
+            and not has_hung_up(link)
+            and self._fits(request)
+        ):
             order = self._fork(request, link, output)
         else:
             link.close()
@@ -171,6 +180,12 @@ def has_hung_up(link: socket.socket) -> bool:
         return False
     except OSError:
         return True
+
+
+def is_own_user(link: socket.socket) -> bool:
+    """Whether the process at the other end is this user's, as the kernel tells it (SO_PEERCRED, unix(7))."""
+    _, user, _ = PEER.unpack(link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))
+    return bool(user == os.geteuid())
 
 
 def native_variables(environ: dict[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ the engine.
 """
 
 import asyncio
+import logging
 import os
 import time
 from bisect import insort
@@ -39,6 +40,8 @@ GATHER_SECONDS = 0.001
 """While the engine is busy, rows wait this long for others that share their message: less than a short forward pass."""
 MAX_ENDED = 1024
 """Requests that ended, beyond as many as wait, whose deadlines may still be in the list."""
+
+logger = logging.getLogger("headwaiter.front")
 
 
 class Waiter:
@@ -138,6 +141,11 @@ class EngineLink:
         self._fd = int(self._socket.getsockopt(zmq.FD))
         self._loop.add_reader(self._fd, self._receive)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the engine is disconnected."""
+        return bool(self._socket.closed)
+
     def submit(self, rows: Sequence[EncodedRow], waiter: Waiter) -> None:
         """Send a request's rows for a forward pass; all of them or none. Raises TooLarge, QueueFull or EngineLost.
 
@@ -195,6 +203,8 @@ class EngineLink:
 
     def close(self) -> None:
         """The engine is disconnected: fail what waits, and tell it whether the engine was computing it."""
+        if self._socket.closed:  # its descriptor may be another's by now
+            return
         self._loop.remove_reader(self._fd)
         self._socket.close()
         lost = list(self._waiters.values())
@@ -242,20 +252,29 @@ class EngineLink:
                 frame = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            message: FromEngine = self._decoder.decode(frame)
-            match message:
-                case Outputs():
-                    self._deliver(message)
-                case TokenDeltas():
-                    self._hand_on(message)
-                case Failure():
-                    self._fail(message)
-                case _:
-                    assert_never(message)
+            try:
+                self._take(self._decoder.decode(frame))
+            except (ValueError, TypeError, IndexError, msgspec.DecodeError) as error:
+                logger.error("an engine at %s does not speak the protocol, it is left", self.address, exc_info=error)
+                self.close()
+                return
             self._flush()  # the engine is free again
 
+    def _take(self, message: FromEngine) -> None:
+        match message:
+            case Outputs():
+                self._deliver(message)
+            case TokenDeltas():
+                self._hand_on(message)
+            case Failure():
+                self._fail(message)
+            case _:
+                assert_never(message)
+
     def _deliver(self, message: Outputs) -> None:
-        arrays = [unpack(array) for array in message.arrays]
+        arrays, rows = [unpack(array) for array in message.arrays], len(message.ids)
+        if len(message.lengths) != rows or any(array.shape[:1] != (rows,) for array in arrays):
+            raise ValueError(f"{rows} rows with {len(message.lengths)} lengths and {[array.shape for array in arrays]}")
         finite = all(numpy.isfinite(array).all() for array in arrays)
         for index, (row_id, length) in enumerate(zip(message.ids, message.lengths, strict=True)):
             found = self._returned(row_id)

@@ -262,7 +262,7 @@ class Routing:
         longest, held = loaded.contract.max_tokens, loaded.held
         for engine in engines:
             link = loaded.links.get(engine.address)
-            if link is not None and link.pid != engine.pid:  # the one at this address before has ended
+            if link is not None and (link.pid != engine.pid or link.is_closed):  # it has ended, or was left
                 link.close()
                 link = None
             if link is None:

@@ -44,6 +44,7 @@ def start_template(run: Path) -> "subprocess.Popen[bytes]":
     command = module_command("serving.engine.template", str(path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
+        path.chmod(0o600)
         listener.listen(socket.SOMAXCONN)
         # In a working directory that stays: oneMKL ends a process that imports torch where its own one was removed.
         process = subprocess.Popen(command, env=engine_environ(), stdin=listener.fileno(), cwd="/")

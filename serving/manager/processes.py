@@ -163,7 +163,12 @@ class Forked:
             if not text:
                 self._do_without()
                 return
-            reply = msgspec.json.decode(text, type=ForkReply)
+            try:
+                reply = msgspec.json.decode(text, type=ForkReply)
+            except (ValueError, msgspec.DecodeError):
+                logger.error("the template told what is no reply, it is not asked any more")
+                self._do_without()
+                return
             if reply.status is not None:
                 self._end(reply.status)
             else:

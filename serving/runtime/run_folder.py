@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from registry.own_folder import make_home, make_own
+
 RUN_VARIABLE = "_HEADWAITER_RUN"
 """Tells the processes of a server its run folder."""
 LOCK_VARIABLE = "_HEADWAITER_RUN_LOCK"
@@ -38,7 +40,7 @@ class RunFolder:
 
         The lock is taken before the file gets its name, so that it is never seen free.
         """
-        (path / ENGINES).mkdir(parents=True, exist_ok=True)
+        (path / ENGINES).mkdir(mode=0o700, parents=True, exist_ok=True)
         hidden = path / f"{LOCK}.new"
         descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,13 +76,14 @@ def runs_of(home: Path) -> Path:
 def claim(home: Path) -> RunFolder:
     """The run folder of the server that this process is: inherited or new. Removes what killed servers left.
 
-    Raises OSError where there can be none.
+    Raises OSError where there can be none, InvalidSetting where other users could change it.
     """
     runs = runs_of(home)
+    make_home(home)
+    make_own(runs)
     remove_left(runs)
     own = RunFolder.inherited()
     if own is None:
-        runs.mkdir(parents=True, exist_ok=True)
         own = RunFolder.make(Path(tempfile.mkdtemp(prefix="", dir=runs)))
     return own
 

@@ -57,7 +57,7 @@ COMMANDS = [("serve", "m"), ("history", "m"), ("promote", "m", "1", "--why", "x"
 def full_disk(home: Path) -> Iterator[Path]:
     """A home on a disk without any room."""
     require("mount")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=4", "tmpfs", home], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=4,mode=700", "tmpfs", home], check=True)
     (home / "ballast").write_bytes(bytes(4096))
     yield home
     subprocess.run(["umount", "--lazy", home], check=True)

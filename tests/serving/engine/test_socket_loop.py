@@ -1,6 +1,13 @@
 """Both engines run the one loop around their socket, each by holding it."""
 
+import os
+import shutil
+import socket
+import tempfile
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,11 +16,17 @@ import pytest
 import zmq
 
 from serving.engine import socket_loop
+from serving.engine.__main__ import listen
 from serving.engine.engine import Engine
 from serving.engine.generation.engine import GenerationEngine
 from serving.engine.meter import EngineMeter
 from serving.engine.socket_loop import SocketLoop
+from serving.engine.template import is_own_user
 from serving.wire.messages import Cancel, Failure, FromEngine, Row, Submit, TokenDeltas
+from tests.abilities import require
+
+OTHER = 12345
+"""A user that is not this one."""
 
 
 @dataclass
@@ -115,3 +128,83 @@ def test_the_rows_of_a_front_that_ended_are_freed_and_no_others(
     assert not thread.is_alive()
     assert rows.added == [(b"alive", 1), (b"alive", 2)]
     context.destroy(linger=0)
+
+
+GARBAGE = {
+    "no msgpack": [b"\xc1"],
+    "cut off": [msgspec.msgpack.encode(Submit([row(1)]))[:-3]],
+    "another message": [msgspec.msgpack.encode({"a": 1})],
+    "no UTF-8": [msgspec.msgpack.encode(Submit([Row(1, 1, b"", b"", "key", 1e12)])).replace(b"key", b"\xff\xff\xff")],
+    "nothing": [b""],
+    "several parts": [b"", b"a", b"b"],
+    "a negative length": [msgspec.msgpack.encode(Submit([Row(1, -5, b"", b"", "", 1e12)]))],
+    "an endless list": [b"\xdd\xff\xff\xff\xff"],
+}
+
+
+@pytest.mark.parametrize("frames", GARBAGE.values(), ids=GARBAGE)
+def test_a_client_that_sends_garbage_is_dropped_and_the_others_go_on(tmp_path: Path, frames: list[bytes]) -> None:
+    rows, context = Rows(), zmq.Context()
+    router, good, bad = context.socket(zmq.ROUTER), context.socket(zmq.DEALER), context.socket(zmq.DEALER)
+    router.bind(f"ipc://{tmp_path}/loop")
+    for name, client in ((b"good", good), (b"bad", bad)):
+        client.setsockopt(zmq.IDENTITY, name)
+        client.connect(f"ipc://{tmp_path}/loop")
+    loop = SocketLoop(router, rows, EngineMeter("m", "1", "text-classification"))
+
+    def take(is_done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not is_done():
+            assert time.monotonic() < deadline
+            loop._drain(20)
+
+    bad.send(msgspec.msgpack.encode(Submit([row(1)])))
+    take(lambda: rows.added == [(b"bad", 1)])
+    bad.send_multipart(frames)
+    bad.send(msgspec.msgpack.encode(Submit([row(2)])))
+    take(lambda: rows.added == [] and loop._dropped_clients == {b"bad"})
+    good.send(msgspec.msgpack.encode(Submit([row(3)])))
+    take(lambda: bool(rows.added))
+    assert rows.added == [(b"good", 3)], "what a dropped client sends later is not taken"
+    context.destroy(linger=0)
+
+
+def test_an_engine_takes_connections_of_its_own_user_only() -> None:
+    require("other owners")
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # another user gets to no folder of pytest's
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        listening = listen(context, f"ipc://{folder}/engine.sock")
+        assert (folder / "engine.sock").stat().st_mode & 0o777 == 0o600
+        folder.chmod(0o755)
+        (folder / "engine.sock").chmod(0o666)
+        for user, greeting in ((OTHER, b""), (os.geteuid(), b"\xff")):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(30)
+                with acting_as(user):
+                    client.connect(str(folder / "engine.sock"))
+                assert client.recv(1) == greeting, "the first byte of a greeting, or the end"
+        listening.close()
+    finally:
+        context.destroy(linger=0)
+        shutil.rmtree(folder)
+
+
+def test_the_template_knows_whose_a_connection_is() -> None:
+    require("other owners")
+    for user in (OTHER, os.geteuid()):
+        with acting_as(user):
+            ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        assert is_own_user(ends[0]) == (user == os.geteuid())
+        for end in ends:
+            end.close()
+
+
+@contextmanager
+def acting_as(user: int) -> Iterator[None]:
+    before = os.geteuid()
+    os.seteuid(user)
+    try:
+        yield
+    finally:
+        os.seteuid(before)

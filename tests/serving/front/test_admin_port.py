@@ -15,7 +15,7 @@ from serving.front.front import Front
 from serving.runtime.address import check_admin_port
 from serving.runtime.key_file import KeyFile
 from serving.settings import LOOPBACK_HOSTS
-from tests.serving.front.local_front import MakeFront, answer, engines
+from tests.serving.front.local_front import MakeFront
 from tests.serving.front.test_access import ask, bearer
 
 PORT = 9999
@@ -50,9 +50,9 @@ def test_metrics_and_probes_need_no_key_there(closed: Front) -> None:
         assert 'model="m"' in metrics.text
         ready = await client.get("/readyz")
         assert (ready.status_code, ready.json()["error_type"]) == (503, "not_ready")
-        engines(closed, "1", answer("an answer"))
+        closed.routing._is_ready = True
         assert (await client.get("/readyz")).status_code == (await client.get("/livez")).status_code == 200
-        closed.health._has_lost_a_task = True
+        closed.health._ending_since["a task"] = -1e9
         assert (await client.get("/livez")).status_code == 503
 
     on_port(closed, work)

@@ -5,13 +5,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import zmq
 
 from serving.errors import DeadlineExceeded, EngineLost, QueueFull, TooLarge
 from serving.front.engine_link import MAX_ENDED, EngineLink, StreamWaiter, Waiter
 from serving.tasks import get_task
-from serving.wire.messages import ROW_BYTES, EncodedRow, TokenDelta
+from serving.wire.messages import ROW_BYTES, Array, EncodedRow, Outputs, TokenDelta
 
 ROW = EncodedRow(1, b"")
 
@@ -126,3 +127,35 @@ def test_a_queue_is_full_by_its_bytes_too_and_has_room_again(tmp_path: Path) -> 
         link.submit([large, ROW], Waiter(2, 100.0))
 
     with_link(work, tmp_path)
+
+
+GARBAGE = {
+    "no msgpack": b"\xc1",
+    "another message": msgspec.msgpack.encode({"a": 1}),
+    "fewer lengths than rows": msgspec.msgpack.encode(Outputs([1, 2], [1], [Array("float32", [2], bytes(8))], 0.1)),
+    "no dtype": msgspec.msgpack.encode(Outputs([1], [1], [Array("nothing", [1], bytes(4))], 0.1)),
+    "another shape": msgspec.msgpack.encode(Outputs([1], [1], [Array("float32", [7], bytes(4))], 0.1)),
+    "fewer rows": msgspec.msgpack.encode(Outputs([1], [1], [Array("float32", [0], b"")], 0.1)),
+}
+
+
+@pytest.mark.parametrize("frame", GARBAGE.values(), ids=GARBAGE)
+def test_an_engine_that_sends_garbage_is_left_and_its_requests_go_elsewhere(tmp_path: Path, frame: bytes) -> None:
+    async def work(link: EngineLink) -> None:
+        waiter = Waiter(1, 1e12)
+        link.submit([ROW], waiter)
+        while not engine.poll(10):
+            await asyncio.sleep(0)
+        client, _ = engine.recv_multipart()
+        engine.send_multipart([client, frame])
+        with pytest.raises(EngineLost):
+            await waiter.done
+        assert link.is_closed
+
+    context: zmq.Context[Any] = zmq.Context()
+    engine = context.socket(zmq.ROUTER)
+    engine.bind(f"ipc://{tmp_path}/nobody.sock")
+    try:
+        with_link(work, tmp_path)
+    finally:
+        context.destroy(linger=0)
