@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.waiting import WAIT_SECONDS
+
 
 class Gate:
     """Replaces `decoder.step`. Each step waits until `allow` or `open` lets it run, at most 60 s."""
@@ -13,7 +15,7 @@ class Gate:
         self._step, self._allowed = decoder.step, threading.Semaphore(0)
 
     def __call__(self, tokens: Any) -> Any:
-        assert self._allowed.acquire(timeout=60), "nobody opened the gate"
+        assert self._allowed.acquire(timeout=WAIT_SECONDS), "nobody opened the gate"
         return self._step(tokens)
 
     def allow(self, steps: int) -> None:

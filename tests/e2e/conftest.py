@@ -14,6 +14,7 @@ from tests.e2e.server import Server, run_cli
 from tests.families import build
 from tests.quick import copy_home
 from tests.small_models import build_model
+from tests.waiting import WAIT_SECONDS
 
 LOGGED = (
     # name, kind of small model, task, dtype
@@ -140,7 +141,7 @@ def ask_together(server: Server, requests: list[tuple[str, Any]], connections: i
 
     async def run() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=connections)
-        async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=120.0) as client:
+        async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=WAIT_SECONDS) as client:
             return await asyncio.gather(*(client.post(f"/models/{model}", json=body) for model, body in requests))
 
     return asyncio.run(run())

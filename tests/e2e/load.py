@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from tests.e2e.server import Server, wait_until
+from tests.waiting import WAIT_SECONDS
 
 ASKED = "the same text"
 
@@ -55,7 +56,7 @@ class Load(threading.Thread):
 
     def __exit__(self, *_: object) -> None:
         self._stop_event.set()
-        self.join(90)
+        self.join(WAIT_SECONDS)
         if self.error is not None:
             raise self.error
         assert not self.is_alive(), "requests that were never answered"

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from tests.e2e.server import Server, wait_until
+from tests.waiting import WAIT_SECONDS
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def sent(server: Server, path: str, body: Any) -> Iterator[socket.socket]:
     data = json.dumps(body).encode()
     lines = ("Host: localhost", "Content-Type: application/json", f"Content-Length: {len(data)}")
     head = "\r\n".join([f"POST {path} HTTP/1.1", *lines, "", ""])
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_SECONDS) as connection:
         connection.sendall(head.encode() + data)
         yield connection
 

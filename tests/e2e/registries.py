@@ -17,6 +17,7 @@ import httpx
 
 from tests.e2e.server import free_port, is_free, wait_until
 from tests.forks import FORKS
+from tests.waiting import WAIT_SECONDS
 
 PROXIED = "mlflow-artifacts:/"
 """The root of artifacts that go through the server."""
@@ -83,7 +84,7 @@ class MlflowServer:
         """kill -9."""
         if self._process is not None:
             self._process.kill()
-            self._process.join(10)
+            self._process.join(WAIT_SECONDS)
             self._process = None
             wait_until(lambda: is_free(self.port), "it has left the port")
 
@@ -156,5 +157,5 @@ def postgres(programs: Path) -> Iterator[str]:
         yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
     finally:
         process.send_signal(signal.SIGINT)  # its fast shutdown
-        process.wait(30)
+        process.wait(WAIT_SECONDS)
         shutil.rmtree(folder)

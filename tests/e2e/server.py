@@ -23,9 +23,8 @@ from click.testing import CliRunner, Result
 from serving.commands.main import main
 from serving.runtime.run_folder import LOCK_VARIABLE, claim
 from tests.e2e.shared_template import forked_for, lend_template
+from tests.waiting import WAIT_SECONDS
 
-WAIT_SECONDS = 300.0
-"""The deadline of every wait. It only ends a test that hangs: on a busy machine a load takes minutes."""
 DEFAULTS = {"HEADWAITER_POLL_SECONDS": "0.5", "HEADWAITER_HANG_SECONDS": "86400"}
 """Settings of every server: tests let engines stand still for as long as they look."""
 LEFT_BY_MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
@@ -125,7 +124,7 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = self.home / f"server-{self.port}.log"
-        self.http = httpx.Client(base_url=self.url, timeout=60.0)
+        self.http = httpx.Client(base_url=self.url, timeout=WAIT_SECONDS)
         self._run: Path | None = None
 
     def __enter__(self) -> Self:

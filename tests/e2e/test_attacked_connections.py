@@ -13,6 +13,7 @@ import pytest
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from tests.e2e.server import Server, wait_until
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.surroundings
 
@@ -41,7 +42,7 @@ def held(server: Server, count: int, data: bytes) -> Iterator[None]:
     holding = threading.Thread(target=hold)
     holding.start()
     try:
-        assert begun.wait(60)
+        assert begun.wait(WAIT_SECONDS)
         yield
     finally:
         leaves.set()

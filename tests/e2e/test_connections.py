@@ -10,6 +10,7 @@ import pytest
 
 from tests.alike import assert_alike
 from tests.e2e.server import Server, wait_until
+from tests.waiting import WAIT_SECONDS
 
 TEXTS = ("a fine film", "a dull and endless film that I left before its end", "well, it was a film")
 
@@ -18,7 +19,7 @@ class Wire:
     """A connection on which a test writes bytes and reads whole answers."""
 
     def __init__(self, server: Server) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_SECONDS)
         self.file: BinaryIO = self.socket.makefile("rb")
 
     def makefile(self, _: str) -> "Wire":

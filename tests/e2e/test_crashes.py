@@ -74,7 +74,7 @@ def test_requests_of_a_killed_engine_are_answered_by_another_of_its_version(shop
     restarts = server.sample("engine_restarts_total", model="m", version="1")
     victim.kill()
     for thread in asking:
-        thread.join(60)
+        thread.join(WAIT_SECONDS)
     assert [(answer.status_code, answer.headers["x-model-version"]) for answer in answers] == [(200, "1")] * 16
     wait_until(lambda: len(shop.engines("1")) == 2, "it is started again")
     assert len(shop.engines("1") & before) == 1
@@ -82,7 +82,7 @@ def test_requests_of_a_killed_engine_are_answered_by_another_of_its_version(shop
 
 
 def ask(server: Server) -> httpx.Response:
-    return httpx.post(f"{server.url}/models/m", json={"inputs": "x"}, timeout=60)
+    return httpx.post(f"{server.url}/models/m", json={"inputs": "x"}, timeout=WAIT_SECONDS)
 
 
 def test_a_killed_front_breaks_its_own_connections_only(shop: Shop) -> None:
@@ -169,7 +169,7 @@ def test_a_new_version_that_crashes_again_and_again_gives_way_to_the_one_before(
         for _ in range(CRASH_LIMIT):
             victim = wait_until(lambda: engine_of(order), "it is there (again)")
             victim.kill()
-            victim.wait(10)
+            victim.wait(WAIT_SECONDS)
         load.wait_for("1", 16)
         described = server.describe("m")
     assert {seen.status for seen in load.failures()} <= {500}, "what two engines lost while they computed it"
@@ -222,8 +222,8 @@ def test_no_orphan_remains_when_a_server_is_killed(succession: Succession, kille
             for process in everyone:
                 if process not in engines:
                     process.kill()
-        server.process.wait(10)
-        assert not psutil.wait_procs(everyone, timeout=45)[1]
+        server.process.wait(WAIT_SECONDS)
+        assert not psutil.wait_procs(everyone, timeout=WAIT_SECONDS)[1]
     succession.start_next()
     assert succession.server.post("m", {"inputs": "x"}).status_code == 200
     assert len(list((succession.home / "run").iterdir())) == 1, "what the killed one left is cleared away"

@@ -24,6 +24,7 @@ from tests.conftest import forget_tracking, use_tracking
 from tests.e2e.conftest import copy_of
 from tests.e2e.server import Server, free_port, inherited, run_cli, wait_until
 from tests.e2e.test_lifecycle import Load
+from tests.waiting import WAIT_SECONDS
 
 
 def run_mlflow(*arguments: str) -> str:
@@ -159,8 +160,8 @@ def test_a_model_that_is_undeployed_answers_what_it_has_accepted(server: Server,
     assert server.post("m", {"inputs": "x"}, version="1").status_code == 404
     assert server.is_ready()
     engine.resume()
-    assert asking.result(30).status_code == 200
-    assert not psutil.wait_procs([engine], timeout=30)[1]
+    assert asking.result(WAIT_SECONDS).status_code == 200
+    assert not psutil.wait_procs([engine], timeout=WAIT_SECONDS)[1]
     wait_until(lambda: server.http.get("/models").json()["models"] == [], "nothing of it is left")
 
 
@@ -206,6 +207,6 @@ def test_run_local_serves_until_it_is_asked_to_end(small_home: Path) -> None:
             everyone = psutil.Process(process.pid).children(recursive=True)
         finally:
             process.terminate()
-            process.wait(90)
+            process.wait(WAIT_SECONDS)
     assert everyone
-    assert not psutil.wait_procs(everyone, timeout=10)[1]
+    assert not psutil.wait_procs(everyone, timeout=WAIT_SECONDS)[1]

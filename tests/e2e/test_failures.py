@@ -26,6 +26,7 @@ from tests.abilities import require
 from tests.e2e.conftest import make_home
 from tests.e2e.load import Load
 from tests.e2e.server import Server, wait_until
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.surroundings
 
@@ -250,7 +251,7 @@ def test_a_full_disk_leaves_the_old_version_live_and_the_new_one_comes_once_ther
         assert server.live("m") == "1"
         (engine,) = server.processes("serving.engine")
         engine.kill()  # the live version is restarted although the disk is full
-        engine.wait(10)
+        engine.wait(WAIT_SECONDS)
         wait_until(lambda: server.post("m", {"inputs": "x"}).status_code == 200, "it answers again")
         assert server.sample("engine_restarts_total", model="m", version="1") >= 1
         full = fill(small_disk / "cache", leave=0)

@@ -34,7 +34,7 @@ class Load(threading.Thread):
         self.seen: list[tuple[int, str | None, str]] = []
 
     def run(self) -> None:
-        with httpx.Client(timeout=60) as client:
+        with httpx.Client(timeout=WAIT_SECONDS) as client:
             while not self._stop_event.is_set():
                 answer = client.post(self._url, json={"inputs": "the same text"})
                 label = answer.json()[0][0]["label"] if answer.status_code == 200 else ""
@@ -82,7 +82,7 @@ def test_a_full_queue_refuses_at_once_and_the_accepted_are_answered(server: Serv
     async def flood() -> tuple[list[httpx.Response], list[httpx.Response]]:
         """The answers that came while the engine stood still, and those that came later."""
         async with httpx.AsyncClient(
-            base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=64)
+            base_url=server.url, timeout=WAIT_SECONDS, limits=httpx.Limits(max_connections=64)
         ) as client:
             body = {"inputs": ["some words of a text " * 40] * 10}
             asked = [asyncio.create_task(client.post("/models/m", json=body)) for _ in range(64)]
@@ -205,7 +205,9 @@ def test_sigterm_finishes_what_was_accepted_and_ends_with_0(small_home: Path) ->
         answers: list[httpx.Response] = []
         asking = [
             threading.Thread(
-                target=lambda: answers.append(httpx.post(f"{server.url}/models/m", json={"inputs": "x"}, timeout=60))
+                target=lambda: answers.append(
+                    httpx.post(f"{server.url}/models/m", json={"inputs": "x"}, timeout=WAIT_SECONDS)
+                )
             )
             for _ in range(8)
         ]
@@ -216,11 +218,11 @@ def test_sigterm_finishes_what_was_accepted_and_ends_with_0(small_home: Path) ->
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not accepts(server.port), "new connections are refused")
         engine.resume()
-        assert server.process.wait(60) == 0
+        assert server.process.wait(WAIT_SECONDS) == 0
         for thread in asking:
-            thread.join(10)
+            thread.join(WAIT_SECONDS)
         assert [answer.status_code for answer in answers] == [200] * 8
-        assert not psutil.wait_procs(everyone, timeout=10)[1]
+        assert not psutil.wait_procs(everyone, timeout=WAIT_SECONDS)[1]
         assert not list((small_home / "run").iterdir())
 
 
@@ -300,4 +302,4 @@ def test_a_killed_manager_is_followed_by_one_that_adopts_its_engines(small_home:
         assert engine.is_running()
         assert server.post("m", {"inputs": "x"}, version="1").status_code == 200
     assert {status for status, _, _ in load.seen} == {200}
-    assert not psutil.wait_procs([engine], timeout=10)[1]
+    assert not psutil.wait_procs([engine], timeout=WAIT_SECONDS)[1]

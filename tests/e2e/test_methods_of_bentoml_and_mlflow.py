@@ -12,6 +12,7 @@ from tests.alike import assert_alike
 from tests.e2e import test_deployments
 from tests.e2e.client_table import public, read_table
 from tests.e2e.server import Server
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.processor
 
@@ -30,7 +31,7 @@ def test_every_method_of_bentomls_client(server: Server) -> None:
     with bentoml.SyncHTTPClient(server.url) as client:
         assert set(client.endpoints) == {"predict"}
         assert client.is_ready()
-        client.wait_until_server_ready(timeout=20)
+        client.wait_until_server_ready(timeout=WAIT_SECONDS)
         given: dict[str, Any] = {"model": "sentiment", "inputs": "good", "parameters": {"top_k": 1, "truncate": None}}
         assert_alike(client.predict(**given), expected)
         assert_alike(client.predict(**given, version=None), expected)

@@ -26,6 +26,7 @@ from monitoring.rules import Objectives, alerts
 from tests.abilities import needs
 from tests.e2e.server import Server, invoke, wait_until
 from tests.e2e.watcher import Collector, Prometheus, Traffic
+from tests.waiting import WAIT_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "a text that only its sender knows"
@@ -211,7 +212,7 @@ def test_counters_outlive_engines_and_fronts_and_gauges_do_not(watched: Watched)
     before = counts()
     engines = server.processes("serving.engine")
     engines[0].kill()
-    engines[0].wait(10)
+    engines[0].wait(WAIT_SECONDS)
     assert_only_grew(before, counts())
     wait_until(lambda: len(server.processes("serving.engine")) == len(engines), "the engine is started again")
     wait_until(lambda: memory_series() == series, "its memory is shown again")
@@ -219,7 +220,7 @@ def test_counters_outlive_engines_and_fronts_and_gauges_do_not(watched: Watched)
     before = counts()
     front = next(process for process in server.processes("--worker-id") if is_front(process))
     front.kill()
-    front.wait(10)
+    front.wait(WAIT_SECONDS)
     wait_until(lambda: server.http.get("/metrics").status_code == 200, "another front answers")
     assert_only_grew(before, counts())
     wait_until(lambda: server.sample("requests_in_progress") == 0, "the killed front's gauge has left")
@@ -244,7 +245,7 @@ def test_series_are_bounded_whatever_clients_send(watched: Watched) -> None:
 
     async def flood(first: int, last: int) -> set[int]:
         numbers, seen = iter(range(first, last)), set()
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=WAIT_SECONDS) as client:
 
             async def ask_on() -> None:
                 for number in numbers:

@@ -15,6 +15,7 @@ from serving.runtime.run_folder import ENGINES
 from tests.abilities import needs
 from tests.e2e.conftest import copy_of
 from tests.e2e.server import Server, wait_until
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.surroundings
 
@@ -64,7 +65,7 @@ def test_two_containers_on_one_home_serve_what_each_was_asked_to(small_home: Pat
         assert len(list(runs.iterdir())) == 2
         engine = two.engine()
         one.first.kill()
-        one.process.wait(60)
+        one.process.wait(WAIT_SECONDS)
         with Contained(small_home, "m/3") as three:
             assert (two.version(), three.version()) == ("2", "3")
             assert len(list(runs.iterdir())) == 2, "what the killed one left is cleared away, and nothing else"
@@ -115,6 +116,6 @@ def test_nothing_remains_of_a_server_that_was_killed(killed_home: Path, moment: 
         (run,) = wait_until(lambda: set(runs.glob("*")) - before, "it has a run folder", log=server.log)
         wait_until(lambda: MOMENTS[moment](server, run), moment, log=server.log)
         server.process.kill()
-        server.process.wait(10)
+        server.process.wait(WAIT_SECONDS)
         wait_until(lambda: not left_of(killed_home), "nothing of it runs", log=server.log)
     assert not before & set(runs.glob("*")), "what the one before left is cleared away"

@@ -15,6 +15,7 @@ from huggingface_hub.errors import TextGenerationError
 from tests.alike import assert_alike
 from tests.e2e.overlap import has_answer, held_amid_texts, sent
 from tests.e2e.server import Server, wait_until
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.surroundings
 
@@ -213,7 +214,7 @@ def test_a_text_whose_front_is_killed_ends(home: Path) -> None:
             workers = server.processes("worker.service")
             (front,) = [each for each in workers if "headwaiter_manager" not in " ".join(each.cmdline())]
             front.kill()
-            front.wait(60)
+            front.wait(WAIT_SECONDS)
         wait_until(lambda: "a front has ended, its rows are freed: 1" in server.log.read_text(), "its row is freed")
         wait_until(lambda: server.sample("running_rows", model="text-generation") == 0, "no row runs")
         wait_until(server.is_ready, "another front answers")

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from tests.e2e.server import Server, free_port, wait_until
+from tests.waiting import WAIT_SECONDS
 
 SECRET = "a secret that MLflow and Headwaiter share"
 ENVIRON = {
@@ -45,7 +46,7 @@ def mlflow_server(home: Path) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(WAIT_SECONDS)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from registry.versions import Versions
 from tests.e2e.overlap import has_answer, held_amid_texts, sent
 from tests.e2e.server import Server, wait_until
 from tests.families import build
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.surroundings
 
@@ -74,7 +75,7 @@ class Streams:
         finally:
             self._stop.set()
             for thread in threads:
-                thread.join(120)
+                thread.join(WAIT_SECONDS)
         assert not any(thread.is_alive() for thread in threads), "a stream that never ended"
         assert self.errors == []
 
@@ -91,7 +92,7 @@ class Streams:
 
     def _read(self) -> None:
         body = {"inputs": PROMPT, "parameters": LONG, "stream": True}
-        with self.server.http.stream("POST", "/models/w", json=body, timeout=120) as answer:
+        with self.server.http.stream("POST", "/models/w", json=body, timeout=WAIT_SECONDS) as answer:
             assert answer.status_code == 200, answer.read()
             lines = (line for line in answer.iter_lines() if line)
             events = [next(lines)]

@@ -11,6 +11,7 @@ import httpx
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.e2e.server import free_port, wait_until
+from tests.waiting import WAIT_SECONDS
 
 
 class Prometheus:
@@ -26,7 +27,7 @@ class Prometheus:
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",
         ]
-        self.http = httpx.Client(base_url=self.url, timeout=30)
+        self.http = httpx.Client(base_url=self.url, timeout=WAIT_SECONDS)
 
     def __enter__(self) -> Self:
         with self._log.open("w") as log:
@@ -37,7 +38,7 @@ class Prometheus:
     def __exit__(self, *_: object) -> None:
         self.http.close()
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(WAIT_SECONDS)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the samples of an instant query. An error fails the test."""

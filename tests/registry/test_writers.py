@@ -21,6 +21,7 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from tests.e2e.server import free_port, wait_until
 from tests.forks import FORKS
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = [pytest.mark.surroundings, pytest.mark.server]
 
@@ -31,7 +32,7 @@ def write(settings: RegistrySettings, number: int, ready: Barrier) -> None:
     """Move the alias to and fro, at the same time as the others that wait for `ready`."""
     versions = Versions(settings)
     versions.history("m")
-    ready.wait(240)
+    ready.wait(WAIT_SECONDS)
     for move in range(MOVES):
         why, who = f"{number}.{move}", f"writer {number}"
         versions.promote("m", str(1 + move % 2), why=why, who=who, allow_breaking="both are fine")
@@ -55,7 +56,7 @@ def mlflow_server(folder: Path, database: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.wait(WAIT_SECONDS)
 
 
 @pytest.fixture(params=["sqlite", "server"])
@@ -88,7 +89,7 @@ def test_writers_in_several_processes_lose_no_record(settings: RegistrySettings)
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(240)
+        writer.join(WAIT_SECONDS)
     assert [writer.exitcode for writer in writers] == [0] * WRITERS
     moves = versions.history("m")[before:]
     assert Counter(move.why for move in moves) == Counter(

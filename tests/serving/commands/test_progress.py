@@ -19,6 +19,7 @@ from serving.commands.main import main
 from serving.commands.progress import show_progress
 from serving.runtime.run_folder import RunFolder
 from serving.wire.routing_table import ModelEntry, Table, TableFile, VersionEntry
+from tests.waiting import WAIT_SECONDS
 
 
 class Terminal:
@@ -110,5 +111,5 @@ def test_the_process_that_shows_it_ends_once_all_is_loaded(tmp_path: Path) -> No
     TableFile(tmp_path).write(table(v1="ready"))
     terminal = Terminal()
     command = [sys.executable, "-m", "serving.commands.load_progress", str(tmp_path)]
-    assert subprocess.run(command, stderr=terminal.stream, timeout=60, check=False).returncode == 0
+    assert subprocess.run(command, stderr=terminal.stream, timeout=WAIT_SECONDS, check=False).returncode == 0
     assert terminal.close() == "\r\x1b[K"

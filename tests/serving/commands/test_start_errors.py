@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.abilities import require
+from tests.waiting import WAIT_SECONDS
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -31,7 +32,7 @@ def run(*arguments: str, **environ: str) -> str:
         cwd=ROOT,
         env={**inherited, **environ},
         check=False,
-        timeout=120,
+        timeout=WAIT_SECONDS,
     )
     assert done.returncode == 1, done
     assert done.stdout == ""

@@ -29,6 +29,7 @@ from serving.wire.heartbeat import Rows, read_rows
 from serving.wire.messages import FromEngine, Outputs, Row, Submit, unpack
 from tests import local  # its engines leave at once when they are stopped
 from tests.families import build
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.processor
 
@@ -60,7 +61,7 @@ def test_an_engine_learns_what_its_batches_cost(tmp_path: Path) -> None:
         assert client.poll(30_000), "no reply in 30 s"
         assert isinstance(msgspec.msgpack.decode(client.recv(), type=FromEngine), Outputs)
     engine.stop()
-    thread.join(30)
+    thread.join(WAIT_SECONDS)
     context.destroy(linger=0)
     assert local.socket_loop.LINGER_SECONDS == 0.0
     assert engine._cost.now.seconds(1, 8) < SLOW.seconds(1, 8) / 2
@@ -93,7 +94,7 @@ def test_a_row_that_is_not_finite_spoils_no_other_in_its_block(tmp_path: Path, m
         assert isinstance(reply, Outputs)
         found |= dict(zip(reply.ids, numpy.isfinite(unpack(reply.arrays[0])).all(-1).tolist(), strict=True))
     engine.stop()
-    thread.join(30)
+    thread.join(WAIT_SECONDS)
     context.destroy(linger=0)
     assert found == {number: number != 2 for number in tokens}
 
@@ -156,7 +157,7 @@ def ask(tmp_path: Path, model: Model, rows: Sequence[Row]) -> tuple[dict[int, st
             kind = "answer" if isinstance(reply, Outputs) else reply.reason
             replies |= dict.fromkeys(reply.ids, kind)
     engine.stop()
-    thread.join(30)
+    thread.join(WAIT_SECONDS)
     context.destroy(linger=0)
     return replies, raised[0] if raised else None, read_rows(path)
 

@@ -18,6 +18,7 @@ from serving.engine.parallel import CpuPlan, ForwardPool
 from tests.alike import assert_alike
 from tests.families import build, texts_of
 from tests.local import Local
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = [pytest.mark.processor, pytest.mark.surroundings]
 
@@ -47,7 +48,7 @@ def test_batches_run_side_by_side_and_every_row_gets_its_own_answer(
 
     def launch_together(rows: Any) -> Any:
         if not seen:
-            together.wait(30)  # each thread's first batch waits until the other thread has one, too
+            together.wait(WAIT_SECONDS)  # each thread's first batch waits until the other thread has one, too
         seen.append(threading.current_thread().name)
         return launch(rows)
 

@@ -24,6 +24,7 @@ from serving.engine.socket_loop import SocketLoop
 from serving.engine.template import is_own_user
 from serving.wire.messages import Cancel, Failure, FromEngine, Row, Submit, TokenDeltas
 from tests.abilities import require
+from tests.waiting import WAIT_SECONDS
 
 OTHER = 12345
 """A user that is not this one."""
@@ -89,7 +90,7 @@ def test_rows_reach_the_queue_replies_their_client_and_a_stop_waits_until_idle(
     for number in (1, 2):
         assert client.poll(30_000), "no reply in 30 s"
         assert msgspec.msgpack.decode(client.recv(), type=FromEngine) == Failure([number], "failed", "so")
-    thread.join(30)
+    thread.join(WAIT_SECONDS)
     assert not thread.is_alive()
     assert rows.cancelled == [7]
     context.destroy(linger=0)
@@ -124,7 +125,7 @@ def test_the_rows_of_a_front_that_ended_are_freed_and_no_others(
 
     thread = threading.Thread(target=loop.run, args=(step, lambda: 1, lambda: True))
     thread.start()
-    thread.join(30)
+    thread.join(WAIT_SECONDS)
     assert not thread.is_alive()
     assert rows.added == [(b"alive", 1), (b"alive", 2)]
     context.destroy(linger=0)

@@ -15,6 +15,7 @@ from serving.front.connection import Connection
 from serving.front.connection_guard import ConnectionGuard, ConnectionLimits
 from serving.front.front import Front
 from tests.serving.front.local_front import Letters
+from tests.waiting import WAIT_SECONDS
 
 LARGE = 64 * 2**20
 """Bytes of an answer that no kernel buffers whole."""
@@ -145,9 +146,9 @@ def attack(server: Callable[[], Attacked], work: Callable[[Attacked], Awaitable[
         attacked = server()
         await attacked.start()
         try:
-            await asyncio.wait_for(work(attacked), 30)
+            await asyncio.wait_for(work(attacked), WAIT_SECONDS)
         finally:
-            await asyncio.wait_for(attacked.leave(), 30)
+            await asyncio.wait_for(attacked.leave(), WAIT_SECONDS)
         assert (attacked.guard.requests, attacked.guard.buffered_bytes) == (0, 0)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

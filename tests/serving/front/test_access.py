@@ -22,6 +22,7 @@ from tests.serving.front.attacked import BODY, PATIENT, Attacked, attack, head
 from tests.serving.front.local_front import MakeFront, answer, engines
 from tests.serving.front.test_fast_path import Whole
 from tests.test_docs import ROUTES
+from tests.waiting import WAIT_SECONDS
 
 METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW")
 
@@ -273,7 +274,7 @@ def test_requests_of_a_key_in_progress_are_bounded(closed: Closed) -> None:
         await closed.app(dict(scope), second.receive, second.send)
         assert second.status == 200
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))
 
 
 def test_changes_of_the_file_hold_without_a_restart(closed: Closed) -> None:
@@ -309,7 +310,7 @@ def test_a_front_follows_the_file(closed: Closed) -> None:
             await asyncio.sleep(0.01)
         following.cancel()
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))
 
 
 def test_a_server_does_not_start_without_the_file_that_it_is_told_of(tmp_path: Path) -> None:

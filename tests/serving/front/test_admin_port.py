@@ -17,6 +17,7 @@ from serving.runtime.key_file import KeyFile
 from serving.settings import LOOPBACK_HOSTS
 from tests.serving.front.local_front import MakeFront
 from tests.serving.front.test_access import ask, bearer
+from tests.waiting import WAIT_SECONDS
 
 PORT = 9999
 """Stands for the port where only settings are compared: the kernel chooses the one that is listened at."""
@@ -31,7 +32,7 @@ def on_port(front: Front, work: Callable[[httpx.AsyncClient], Awaitable[None]]) 
             await work(client)
         await admin.close()
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), WAIT_SECONDS))
 
 
 @pytest.fixture

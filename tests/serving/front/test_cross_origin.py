@@ -13,6 +13,7 @@ from serving.front.fast_path import FastConnection
 from serving.settings import read_origins
 from tests.serving.front.local_front import MakeFront, answer, engines
 from tests.serving.front.test_fast_path import BODY, Whole, answers, request
+from tests.waiting import WAIT_SECONDS
 
 PAGE = "https://app.example.com"
 FROM_PAGE = (f"Origin: {PAGE}", "Connection: close")
@@ -30,7 +31,7 @@ def ask(make_front: MakeFront, http: type[asyncio.Protocol], data: bytes, *origi
         engines(front, "1", answer("an answer"))
         return await answers(front, http, data, lambda app: allow_origins(app, origins))
 
-    head = asyncio.run(asyncio.wait_for(work(), 20)).partition(b"\r\n\r\n")[0].decode()
+    head = asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS)).partition(b"\r\n\r\n")[0].decode()
     status, *lines = head.split("\r\n")
     return int(status.split()[1]), dict(re.split(": *", line.lower(), maxsplit=1) for line in lines)
 

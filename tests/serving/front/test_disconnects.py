@@ -11,6 +11,7 @@ from serving.errors import ClientGone, Failed
 from serving.front.disconnects import WATCH_SECONDS, Disconnects
 from serving.front.engine_link import Waiter
 from tests.serving.front.local_front import FakeLink
+from tests.waiting import WAIT_SECONDS
 
 
 def test_a_connection_is_watched_once_its_request_has_waited_long_enough() -> None:
@@ -38,7 +39,7 @@ def test_a_connection_is_watched_once_its_request_has_waited_long_enough() -> No
         assert asked == [0, 2, 3]
         assert not waiters[1].done.done()
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))
 
 
 def test_an_answer_ends_the_watching() -> None:
@@ -59,7 +60,7 @@ def test_an_answer_ends_the_watching() -> None:
         await cancelled.wait()
         assert not waiter.done.done()
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))
 
 
 def test_a_connection_that_cannot_be_watched_is_logged_and_the_request_goes_on(
@@ -78,4 +79,4 @@ def test_a_connection_that_cannot_be_watched_is_logged_and_the_request_goes_on(
             await asyncio.sleep(0)
         assert not waiter.done.done()
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))

@@ -13,6 +13,7 @@ from serving.errors import DeadlineExceeded, EngineLost, QueueFull, TooLarge
 from serving.front.engine_link import MAX_ENDED, EngineLink, StreamWaiter, Waiter
 from serving.tasks import get_task
 from serving.wire.messages import ROW_BYTES, Array, EncodedRow, Outputs, TokenDelta
+from tests.waiting import WAIT_SECONDS
 
 ROW = EncodedRow(1, b"")
 
@@ -37,7 +38,7 @@ def with_link(work: Callable[[EngineLink], Awaitable[Any]], run: Path) -> None:
             link.close()
             context.destroy(linger=0)
 
-    asyncio.run(asyncio.wait_for(within(), 20))
+    asyncio.run(asyncio.wait_for(within(), WAIT_SECONDS))
 
 
 def test_requests_past_their_deadline_end_and_no_others(tmp_path: Path) -> None:

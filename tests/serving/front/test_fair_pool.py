@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from serving.front.fair_pool import FairPool, asked_model
+from tests.waiting import WAIT_SECONDS
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_models_take_turns_and_each_ones_work_is_done_in_order(pool: FairPool) -
         futures += [submit(pool, model, done.append, f"{model} {number}") for number in range(count)]
     may_begin.set()
     for future in futures:
-        future.result(60)
+        future.result(WAIT_SECONDS)
     assert done == ["flooded 0", "other 0", "third 0", "flooded 1", "other 1", "flooded 2", "flooded 3"]
 
 
@@ -43,11 +44,11 @@ def test_a_failure_is_the_callers_and_cancelled_work_is_not_begun(pool: FairPool
     cancelled, failing = submit(pool, "m", done.append, 1), submit(pool, "m", int, "no number")
     assert cancelled.cancel()
     may_begin.set()
-    assert first.result(60)
+    assert first.result(WAIT_SECONDS)
     with pytest.raises(ValueError, match="no number"):
-        failing.result(60)
+        failing.result(WAIT_SECONDS)
     assert done == []
-    assert submit(pool, "m", int, "7").result(60) == 7
+    assert submit(pool, "m", int, "7").result(WAIT_SECONDS) == 7
 
 
 def test_as_many_run_at_a_time_as_there_are_threads_and_no_more() -> None:
@@ -58,11 +59,11 @@ def test_as_many_run_at_a_time_as_there_are_threads_and_no_more() -> None:
     def work() -> None:
         running.add(threading.get_ident())
         most.append(len(running))
-        barrier.wait(60)  # two have to meet
+        barrier.wait(WAIT_SECONDS)  # two have to meet
         running.discard(threading.get_ident())
 
     for future in [submit(pool, f"m{number % 3}", work) for number in range(6)]:
-        future.result(60)
+        future.result(WAIT_SECONDS)
     assert max(most) == 2
     pool.shutdown()
 

@@ -20,6 +20,7 @@ from serving.front.connection_guard import ConnectionGuard, ConnectionLimits
 from serving.front.fast_path import FastConnection, FastRequest
 from serving.front.front import Front
 from tests.serving.front.local_front import Letters, MakeFront, answer, engines
+from tests.waiting import WAIT_SECONDS
 
 CHANGING = re.compile(rb"(?m)^(date|server-timing|x-request-id): .*?\r\n")
 
@@ -97,7 +98,7 @@ def test_the_fast_path_answers_as_asgi_alone_does(data: bytes, make_front: MakeF
         engines(front, "1", *[answer("an answer")] * 9)
         return [await answers(front, http, data) for http in (HttpToolsProtocol, Counted)]
 
-    asgi, fast = asyncio.run(asyncio.wait_for(work(), 20))
+    asgi, fast = asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))
     assert asgi.startswith(b"HTTP/1.1 ")
     assert sorted(CHANGING.sub(b"", asgi).splitlines()) == sorted(CHANGING.sub(b"", fast).splitlines())
     assert any(made) == (b"HTTP/1.0" not in data)

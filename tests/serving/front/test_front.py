@@ -17,13 +17,14 @@ from serving.runtime.instruments import instruments
 from serving.tasks.base.request import Request
 from serving.wire.routing_table import ModelEntry, Table, VersionEntry
 from tests.serving.front.local_front import MakeFront, answer, engines, lose, request, write
+from tests.waiting import WAIT_SECONDS
 
 CONTEXT = RequestContext("the-id")
 
 
 def run(work: Callable[[], Awaitable[Any]]) -> Any:
     async def within() -> Any:
-        return await asyncio.wait_for(work(), 20)
+        return await asyncio.wait_for(work(), WAIT_SECONDS)
 
     return asyncio.run(within())
 

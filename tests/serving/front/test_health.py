@@ -19,6 +19,7 @@ from serving.front.routing import Routing
 from serving.settings import ServingSettings
 from serving.wire.routing_table import ModelEntry, Table, TableFile
 from tests.serving.front.local_front import MakeFront
+from tests.waiting import WAIT_SECONDS
 
 TABLE = Table(models={"m": ModelEntry(live=None, aliases={"champion": None}, versions={}, serves={"m@champion": None})})
 
@@ -82,7 +83,7 @@ def test_a_table_that_cannot_be_read_for_a_while_is_followed_later(
     file = FailingFile(tmp_path, error, error, error)
     file.write(TABLE)
     routings.append(Routing(settings, file))
-    assert asyncio.run(asyncio.wait_for(followed(routings[0], settings, file), 20))
+    assert asyncio.run(asyncio.wait_for(followed(routings[0], settings, file), WAIT_SECONDS))
     assert [record.getMessage() for record in logged.records].count(
         "the routing table could not be read or applied; it is tried again"
     ) == 3
@@ -102,7 +103,7 @@ def test_a_table_of_another_release_is_left_until_one_comes_that_can_be_read(
         file.write(TABLE)
         return await following
 
-    assert asyncio.run(asyncio.wait_for(work(), 20))
+    assert asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))
     assert "got `int`" in str(logged.records[0].exc_info)
 
 
@@ -151,7 +152,7 @@ def test_a_background_task_that_ends_is_logged_and_started_again(
         assert front.is_alive()
         await front.stop()
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))
     assert [record.levelno for record in logged.records] == [logging.CRITICAL] * 2
     assert all("'fail' ended: it is started again" in record.getMessage() for record in logged.records)
     assert "a bug" in str(logged.records[0].exc_info)
@@ -175,7 +176,7 @@ def test_a_front_whose_background_task_ends_on_and_on_is_not_alive(
             await asyncio.sleep(0.001)
         await front.stop()
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))
     assert logged.records
 
 
@@ -213,5 +214,5 @@ def test_a_tick_that_fails_is_logged_and_the_next_one_comes(
         assert front.is_alive()
         await front.stop()
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))
     assert "too many open files" in str(logged.records[0].exc_info)

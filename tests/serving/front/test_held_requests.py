@@ -28,6 +28,7 @@ from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile
 from serving.wire.version_state import State
 from tests.contracts import classifier
 from tests.serving.front.local_front import FakeLink, MakeFront, answer, engines, lose, request, write
+from tests.waiting import WAIT_SECONDS
 
 TOKENS = len("a text")
 NOT_BEGUN = EngineLost("the engine stopped", retry_seconds=1.0, had_begun=False)
@@ -40,7 +41,7 @@ def lose_unbegun(waiter: Waiter) -> None:
 
 def run(work: Callable[[], Awaitable[Any]]) -> Any:
     async def within() -> Any:
-        return await asyncio.wait_for(work(), 20)
+        return await asyncio.wait_for(work(), WAIT_SECONDS)
 
     return asyncio.run(within())
 

@@ -15,6 +15,7 @@ from serving.front.host_names import HostNames
 from serving.settings import LOOPBACK_HOSTS, ServingSettings
 from tests.serving.front.local_front import MakeFront, answer, engines
 from tests.serving.front.test_fast_path import BODY, Whole, answers
+from tests.waiting import WAIT_SECONDS
 
 OWN = [b"localhost", b"LocalHost:3000", b"localhost.", b"127.0.0.1:80", b"[::1]", b"[::1]:3000"]
 OTHERS = [
@@ -77,7 +78,7 @@ def test_a_name_that_a_page_made_up_gets_no_answer(http: Any, make_front: MakeFr
             lines = [f"POST {path} HTTP/1.1", *(f"Host: {host}" for host in hosts), f"Content-Length: {len(BODY)}"]
             return await answers(front, http, "\r\n".join([*lines, "Connection: close", "", ""]).encode() + BODY)
 
-        found = re.match(rb"HTTP/1.1 (\d+)", asyncio.run(asyncio.wait_for(work(), 20)))
+        found = re.match(rb"HTTP/1.1 (\d+)", asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS)))
         return int(found[1]) if found else 0
 
     assert status("localhost:3000") == 200

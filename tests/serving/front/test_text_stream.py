@@ -24,6 +24,7 @@ from tests import local as local_module
 from tests.families import build
 from tests.gate import gated
 from tests.local import Local
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.surroundings
 
@@ -183,7 +184,7 @@ def test_a_client_that_leaves_frees_its_place_at_once(local: Local) -> None:
             assert front.find("m", None).choose_link().outstanding_tokens == 0
 
     with gated(local.model.scheduler.decoder) as gate:
-        asyncio.run(asyncio.wait_for(ask(), 60))
+        asyncio.run(asyncio.wait_for(ask(), WAIT_SECONDS))
 
 
 def test_what_is_written_is_counted(local: Local) -> None:
@@ -220,7 +221,7 @@ def test_a_fault_in_the_middle_of_a_stream_ends_it_with_an_error_and_others_go_o
                 await anext(stream)
             assert len(await read(await local.stream(front, body()))) == 12
 
-    asyncio.run(asyncio.wait_for(ask(), 60))
+    asyncio.run(asyncio.wait_for(ask(), WAIT_SECONDS))
 
 
 def test_an_engine_that_is_gone_ends_its_streams_with_an_error(local: Local) -> None:
@@ -236,7 +237,7 @@ def test_an_engine_that_is_gone_ends_its_streams_with_an_error(local: Local) -> 
             gate.open()
 
     with gated(local.model.scheduler.decoder) as gate:
-        asyncio.run(asyncio.wait_for(ask(), 60))
+        asyncio.run(asyncio.wait_for(ask(), WAIT_SECONDS))
 
 
 def test_an_engine_whose_model_does_not_work_any_more_ends_without_blaming_a_row(
@@ -259,7 +260,7 @@ def test_an_engine_whose_model_does_not_work_any_more_ends_without_blaming_a_row
             front.routing.close()
             return await asyncio.gather(*asked)
 
-    answers = asyncio.run(asyncio.wait_for(ask(), 60))
+    answers = asyncio.run(asyncio.wait_for(ask(), WAIT_SECONDS))
     assert not any(isinstance(answer, Failed) and "failed on this input" in str(answer) for answer in answers)
     assert [str(each.exc_value) for each in ended] == ["the device is gone"]
 
@@ -294,6 +295,6 @@ def test_an_engine_that_is_told_to_stop_ends_its_streams_first(local: Local) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local_module, "make_engine", remember)
         with gated(local.model.scheduler.decoder) as gate:
-            deltas = asyncio.run(asyncio.wait_for(ask(), 60))
+            deltas = asyncio.run(asyncio.wait_for(ask(), WAIT_SECONDS))
     assert deltas[-1].finish == "length"
     assert deltas[-1].generated_tokens == 100

@@ -20,6 +20,7 @@ from serving.tasks.base.request import Request, convert_request
 from serving.wire.messages import Encoded
 from tests.serving.front.local_front import FakeLink, Letters, MakeFront
 from tests.serving.front.task_fronts import post, serve_tasks
+from tests.waiting import WAIT_SECONDS
 
 
 class Slow(Letters):
@@ -150,7 +151,7 @@ def test_long_texts_of_one_model_do_not_hold_up_those_of_another(
 
         def work(*given: Any) -> Any:
             began.append(name)
-            assert may_begin.wait(60)
+            assert may_begin.wait(WAIT_SECONDS)
             return encode(*given)
 
         return work

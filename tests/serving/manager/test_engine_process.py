@@ -25,6 +25,7 @@ from serving.runtime.control_groups import ControlGroups
 from serving.runtime.limits import OomWatch
 from serving.wire.engine_orders import EngineOrder, EngineReport, order_path
 from tests.e2e.server import wait_until
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.surroundings
 
@@ -49,7 +50,7 @@ def test_an_engine_that_crashes_on_and_on_is_restarted_later_and_later(engine: E
         assert crash == 1 or engine.poll(lost_at + pause * 0.99) is None
         assert engine.poll(lost_at + pause * 1.01) == "restarted", "at once after the first crash, as rows wait for it"
         psutil.Process(engine.pid).kill()
-        psutil.Process(engine.pid).wait(10)
+        psutil.Process(engine.pid).wait(WAIT_SECONDS)
         lost_at = engine._started + 1
         assert engine.poll(lost_at) == "lost"
 
@@ -58,7 +59,7 @@ def test_an_engine_that_served_long_enough_has_its_crashes_forgotten(engine: Eng
     for expected in (2, 1):
         assert engine.poll(engine._started + MAX_BACKOFF_SECONDS * 2) == "restarted"
         psutil.Process(engine.pid).kill()
-        psutil.Process(engine.pid).wait(10)
+        psutil.Process(engine.pid).wait(WAIT_SECONDS)
         engine.poll(engine._started + (1 if expected == 2 else STABLE_SECONDS + 1))
         assert engine.crashes == expected
 

@@ -39,6 +39,7 @@ from tests.e2e.server import wait_until
 from tests.quick import copy_home
 from tests.serving.manager.world import FakeEngineProcess, InlineExecutor, World, ready
 from tests.small_models import build_model
+from tests.waiting import WAIT_SECONDS
 
 MODELS = ("good", "bad")
 
@@ -181,7 +182,7 @@ def fail(error: Exception) -> Callable[[Shop], None]:
 
 
 def hang(shop: Shop) -> None:
-    shop.versions.answers["bad"] = lambda: shop.versions.may_answer.wait(60)
+    shop.versions.answers["bad"] = lambda: shop.versions.may_answer.wait(WAIT_SECONDS)
 
 
 TROUBLES: dict[str, tuple[Callable[[Shop], None], str]] = {
@@ -282,7 +283,7 @@ def test_a_version_that_a_front_reads_slowly_holds_up_its_own_model_only(
     load = LoadedVersion.load
 
     def slow(model: str, version: str, root: Path, contract: Contract) -> LoadedVersion:
-        assert model == "good" or may_read.wait(60)
+        assert model == "good" or may_read.wait(WAIT_SECONDS)
         return load(model, version, root, contract)
 
     monkeypatch.setattr(LoadedVersion, "load", slow)
@@ -308,7 +309,7 @@ def test_a_front_whose_server_starts_is_not_ready_before_it_has_read_what_is_liv
 
     def slow(model: str, version: str, root: Path, contract: Contract) -> LoadedVersion:
         has_begun.set()
-        assert may_read.wait(60)
+        assert may_read.wait(WAIT_SECONDS)
         return load(model, version, root, contract)
 
     monkeypatch.setattr(LoadedVersion, "load", slow)
@@ -332,7 +333,7 @@ def test_a_download_that_never_ends_is_given_up_and_not_begun_again_beside_itsel
 
     def hang(version: ResolvedVersion, settings: RegistrySettings) -> Fetched:
         begun.append((version.name, version.version))
-        assert version.name == "good" or may_end.wait(60)
+        assert version.name == "good" or may_end.wait(WAIT_SECONDS)
         return fetch(version, settings)
 
     manager._fetch, manager._fetchers = hang, ThreadPoolExecutor(2)

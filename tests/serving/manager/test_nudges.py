@@ -11,6 +11,7 @@ from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
 from serving.manager.registry_watch import NUDGED_SECONDS, RegistryWatch
 from serving.settings import ServingSettings
+from tests.waiting import WAIT_SECONDS
 
 REFERENCE = Reference("m", alias="champion")
 
@@ -25,7 +26,7 @@ class Registry:
     def resolve(self, reference: Reference) -> ResolvedVersion:
         self.asked += 1
         version = self.version
-        assert self.open.wait(30)
+        assert self.open.wait(WAIT_SECONDS)
         return ResolvedVersion(reference.name, version, "models:/m-1", None)
 
 
@@ -43,7 +44,7 @@ class Clock:
 
     def settle(self, now: float) -> None:
         """Wait for the answer that is on its way, and take it."""
-        assert self.woken.wait(30)
+        assert self.woken.wait(WAIT_SECONDS)
         self.woken.clear()
         self.step(now)
 

@@ -23,6 +23,7 @@ from serving.runtime.run_folder import ENGINES, RunFolder
 from serving.wire.engine_orders import TEMPLATE_SOCKET, EngineOrder, order_path
 from serving.wire.heartbeat import heartbeat_path, read_pulse
 from tests.e2e.server import wait_until
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = [
     pytest.mark.server,
@@ -51,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with template_in(run) as template:
         yield run
         shutil.rmtree(run)
-        assert template.wait(30) == 0, "it ends with its folder"
+        assert template.wait(WAIT_SECONDS) == 0, "it ends with its folder"
 
 
 def make_order(run: Path, number: int, root: Path = ARTIFACT) -> EngineOrder:
@@ -228,14 +229,14 @@ def test_an_engine_whose_order_would_not_show_in_its_command_line_is_spawned(run
     wait_until(lambda: process.pid, "it is spawned instead")
     assert psutil.Process(process.pid).ppid() == os.getpid()
     process.kill()
-    process.wait(10)
+    process.wait(WAIT_SECONDS)
 
 
 def test_a_template_whose_folder_is_gone_before_it_has_begun_ends(tmp_path: Path) -> None:
     run = tmp_path / "1"
     with template_in(run) as template:
         shutil.rmtree(run)
-        assert template.wait(60) == 0
+        assert template.wait(WAIT_SECONDS) == 0
 
 
 def test_engines_survive_the_template_and_are_spawned_until_there_is_another(tmp_path: Path) -> None:
@@ -251,7 +252,7 @@ def test_engines_survive_the_template_and_are_spawned_until_there_is_another(tmp
         engines[1].start()
         assert engines[1].pid == 0
         template.kill()
-        template.wait(10)
+        template.wait(WAIT_SECONDS)
         wait_until(lambda: engines[1].pid, "what was not forked yet is spawned")
         assert psutil.Process(engines[1].pid).ppid() == os.getpid()
         assert engines[0].is_running()
@@ -299,7 +300,7 @@ def test_no_engine_is_forked_while_threads_run(tmp_path: Path, monkeypatch: pyte
     with template_in(tmp_path / "run") as template:
         engine = EngineProcess(make_order(tmp_path / "run", 1, tmp_path))
         engine.start()
-        assert template.wait(120) == 1
+        assert template.wait(WAIT_SECONDS) == 1
     wait_until(lambda: engine.pid, "it is spawned instead")
     assert psutil.Process(engine.pid).ppid() == os.getpid()
     end(engine)

@@ -9,6 +9,7 @@ from registry.references import Reference
 from serving.manager import engine_process
 from serving.manager.manager import Manager
 from tests.serving.manager.world import FakeProcess, Server
+from tests.waiting import WAIT_SECONDS
 
 MODELS = (Reference("m", alias="champion"), Reference("m", alias="canary"))
 
@@ -44,7 +45,7 @@ def in_time(server: Server, seconds: float = 1.1) -> None:
     """A step of the manager; fails where it waits."""
     stepped = threading.Thread(target=server.step, args=(seconds,), daemon=True)
     stepped.start()
-    stepped.join(30)
+    stepped.join(WAIT_SECONDS)
     assert not stepped.is_alive(), "the manager's loop waits"
 
 

@@ -12,6 +12,7 @@ from registry.settings import InvalidSetting
 from serving.runtime.exposure import bound_host, check_exposure, is_loopback
 from serving.runtime.run_folder import RUN_VARIABLE, claim
 from serving.settings import ServingSettings
+from tests.waiting import WAIT_SECONDS
 
 ROOT = Path(__file__).resolve().parents[3]
 OWN = ["127.0.0.1", "127.8.9.10", "localhost", "::1", "::ffff:127.0.0.1"]
@@ -54,7 +55,7 @@ def run(home: Path, *command: str, **environ: str) -> subprocess.CompletedProces
         cwd=ROOT,
         env={**inherited, **given, **environ},
         check=False,
-        timeout=120,
+        timeout=WAIT_SECONDS,
     )
 
 
@@ -107,7 +108,7 @@ def test_a_worker_looks_where_it_listens_whoever_said_so(tmp_path_factory: pytes
             },
             close_fds=False,
             check=False,
-            timeout=120,
+            timeout=WAIT_SECONDS,
         )
         run_folder.close()
     assert done.returncode == 1

@@ -11,6 +11,7 @@ import pytest
 from serving.runtime.instruments import instruments
 from serving.runtime.run_folder import RUN_VARIABLE, RunFolder
 from serving.runtime.workers import WorkerBeat
+from tests.waiting import WAIT_SECONDS
 
 STUCK = (
     "import signal, sys, threading\n"
@@ -53,20 +54,20 @@ def test_a_process_ends_with_its_server_and_is_asked_first(tmp_path: Path) -> No
     run = RunFolder.make(tmp_path / "run")
     with stuck(WITH_SERVER.format(seconds=5.0), str(run.path)) as process:
         run.close()
-        assert process.wait(60) == 1
+        assert process.wait(WAIT_SECONDS) == 1
         assert process.stdout is not None
         assert process.stdout.read() == "asked\n"
 
 
 def test_a_process_that_learns_of_its_server_too_late_ends_as_well(tmp_path: Path) -> None:
     with stuck(WITH_SERVER.format(seconds=0.1), str(tmp_path / "removed")) as process:
-        assert process.wait(60) == 1
+        assert process.wait(WAIT_SECONDS) == 1
 
 
 @pytest.mark.parametrize("end", ["return", "raise OSError('torn')"])
 def test_the_managers_process_ends_with_its_loop(end: str) -> None:
     with stuck(MANAGER.format(end=end)) as process:
-        assert process.wait(60) == 1
+        assert process.wait(WAIT_SECONDS) == 1
 
 
 @pytest.mark.parametrize("late", ["instruments", "worker"])

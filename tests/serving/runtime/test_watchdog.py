@@ -13,6 +13,7 @@ import pytest
 
 from serving.runtime.watchdog import LOOK_SECONDS, SPIN_FACTOR, Watchdog, read_activity
 from tests.e2e.server import wait_until
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = [
     pytest.mark.surroundings,
@@ -132,7 +133,7 @@ def test_the_time_in_which_the_watcher_itself_stood_still_does_not_count() -> No
 def test_a_process_that_is_gone_does_not_hang() -> None:
     with running(BUSY) as pid:
         psutil.Process(pid).kill()
-        psutil.Process(pid).wait(10)
+        psutil.Process(pid).wait(WAIT_SECONDS)
     assert read_activity(pid) is None
     assert seconds_until_hanging(pid, at_most=4 * LIMIT) is None
 

@@ -13,6 +13,7 @@ import pytest
 from serving.runtime.watchdog import LOOK_SECONDS
 from serving.runtime.workers import WORKERS, WorkerBeat, WorkerWatchdog
 from tests.e2e.server import wait_until
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = [
     pytest.mark.surroundings,
@@ -61,7 +62,7 @@ def test_a_worker_that_stands_still_is_killed(tmp_path: Path) -> None:
         look(WorkerWatchdog(tmp_path, "manager", LIMIT), 3 * LIMIT)
         assert process.poll() is None, "it is no manager"
         look(WorkerWatchdog(tmp_path, "front", LIMIT), 3 * LIMIT)
-        assert process.wait(30) == -9
+        assert process.wait(WAIT_SECONDS) == -9
     look(watchdog, 0)
     WorkerWatchdog(tmp_path, "front", LIMIT).look(2000.0)
     assert not list((tmp_path / WORKERS).iterdir()), "what it left is removed"
