@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from serving.errors import QueueFull, TooLarge
+from serving.settings import DEFAULT_BODY_BYTES, ServingSettings
 from serving.wire.messages import ROW_BYTES, EncodedRow
+
+MIN_QUEUE_ROWS = 64
+"""Rows of the model's maximum length that an engine's queue holds at least."""
+QUEUED_BODIES = 64
+"""Of the largest bodies: the bytes of an engine's queue, unless they are set. Untuned."""
+REQUEST_BODIES = 5
+"""Of the largest bodies: what the rows of one request may come to, as the pixels of images; see `tasks.base.bounds`."""
 
 
 class Load(NamedTuple):
@@ -41,3 +49,27 @@ def no_room(load: Load, taken: Load, bound: Load, tokens_per_second: float) -> T
     else:
         full = f"{taken.bytes:,} of {bound.bytes:,} bytes"
     return QueueFull(f"the queue is full ({full}): try again later", retry_seconds=taken.tokens / tokens_per_second)
+
+
+class QueueBounds:
+    """What the queues of engines hold, and how much of that is one front's."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self._settings = settings
+
+    def limit_tokens(self, tokens_per_second: float, longest: int) -> int:
+        """The bound of an engine's queue, in tokens. longest: tokens of the longest row that its model takes."""
+        by_time = int(tokens_per_second * self._settings.queue_seconds)
+        return self._settings.queue_tokens or max(by_time, MIN_QUEUE_ROWS * longest)
+
+    def tokens(self, tokens_per_second: float, longest: int) -> int:
+        """This front's share of an engine's queue, in tokens."""
+        return max(1, self.limit_tokens(tokens_per_second, longest) // self._settings.workers)
+
+    def bytes(self) -> int:
+        """This front's share of an engine's queue, in bytes."""
+        settings = self._settings
+        if settings.queue_bytes:
+            return max(1, settings.queue_bytes // settings.workers)
+        body = max(settings.max_body_bytes, DEFAULT_BODY_BYTES)  # a small body may have as many rows
+        return body * max(QUEUED_BODIES // settings.workers, REQUEST_BODIES)

@@ -49,7 +49,9 @@ def _version_status(front: Front, name: str, model: ModelEntry, version: str) ->
         dtype=engine.dtype if engine else "",
         device=engine.device if engine else "",
         queue_limit_tokens=sum(
-            front.routing.queue_limit(each.tokens_per_second, contract.max_tokens) for each in entry.engines if contract
+            front.routing.bounds.limit_tokens(each.tokens_per_second, contract.max_tokens)
+            for each in entry.engines
+            if contract
         ),
         baseline=_baseline(contract.baseline) if contract and contract.baseline else Baseline(),
     )

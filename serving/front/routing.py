@@ -14,11 +14,12 @@ import msgspec
 import zmq
 
 from serving.errors import NotReady, UnknownModel
+from serving.front.admission import QueueBounds
 from serving.front.engine_link import EngineLink
 from serving.front.loaded_version import LoadedVersion
 from serving.front.version_loads import Key, VersionLoads
 from serving.runtime.instruments import forget
-from serving.settings import DEFAULT_BODY_BYTES, ServingSettings
+from serving.settings import ServingSettings
 from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
 from serving.wire.version_state import State
 
@@ -28,12 +29,6 @@ RETRY_SECONDS = 1.0
 """How long to wait after a table could not be read or applied."""
 PATIENCE_SECONDS = 5.0
 """How long a model is served by the table before while a new version of it is read. Untuned; it takes milliseconds."""
-MIN_QUEUE_ROWS = 64
-"""Rows of the model's maximum length that an engine's queue holds at least."""
-QUEUED_BODIES = 64
-"""Of the largest bodies: the bytes of an engine's queue, unless they are set. Untuned."""
-REQUEST_BODIES = 5
-"""Of the largest bodies: what the rows of one request may come to, as the pixels of images; see `tasks.base.bounds`."""
 
 UNANSWERED: dict[State, str] = {
     "loading": "is loading",
@@ -53,8 +48,8 @@ class Routing:
         self._newest = Table()
         self._apply_at = math.inf
         self._is_ready = False
+        self.bounds = QueueBounds(settings)
         self._loads = VersionLoads()
-        self._settings = settings
         self._file = file
         self._loaded: dict[tuple[str, str], LoadedVersion] = {}
         self._generating: set[str] = set()
@@ -269,32 +264,15 @@ class Routing:
                 link = EngineLink(self._context, engine.address, loaded.task, 0, engine.pid)
                 loaded.links[engine.address] = link
             link.tokens_per_second = max(1.0, engine.tokens_per_second)
-            link.bound_tokens = self._bound(link.tokens_per_second, longest)
-            link.bound_bytes = self._bound_bytes()
+            link.bound_tokens = self.bounds.tokens(link.tokens_per_second, longest)
+            link.bound_bytes = self.bounds.bytes()
         loaded.accepting = [loaded.links[engine.address] for engine in engines if engine.accepting]
-        held.bound_bytes = self._bound_bytes() * max(1, len(loaded.accepting))
+        held.bound_bytes = self.bounds.bytes() * max(1, len(loaded.accepting))
         if loaded.accepting:
             held.tokens_per_second = sum(link.tokens_per_second for link in loaded.accepting)
             held.bound_tokens = sum(link.bound_tokens for link in loaded.accepting)
         elif not loaded.links:
-            held.bound_tokens = max(held.bound_tokens, self._bound(0.0, longest))
-
-    def queue_limit(self, tokens_per_second: float, longest: int) -> int:
-        """The bound of an engine's queue, in tokens. longest: tokens of the longest row that its model takes."""
-        by_time = int(tokens_per_second * self._settings.queue_seconds)
-        return self._settings.queue_tokens or max(by_time, MIN_QUEUE_ROWS * longest)
-
-    def _bound(self, tokens_per_second: float, longest: int) -> int:
-        """This front's share of an engine's queue, in tokens."""
-        return max(1, self.queue_limit(tokens_per_second, longest) // self._settings.workers)
-
-    def _bound_bytes(self) -> int:
-        """This front's share of an engine's queue, in bytes."""
-        settings = self._settings
-        if settings.queue_bytes:
-            return max(1, settings.queue_bytes // settings.workers)
-        body = max(settings.max_body_bytes, DEFAULT_BODY_BYTES)  # a small body may have as many rows
-        return body * max(QUEUED_BODIES // settings.workers, REQUEST_BODIES)
+            held.bound_tokens = max(held.bound_tokens, self.bounds.tokens(0.0, longest))
 
     @staticmethod
     def _close_links(loaded: LoadedVersion, keep: set[str]) -> None:

@@ -102,5 +102,5 @@ def test_a_model_without_engines_does_not_end_a_front_that_answers_for_another(t
 )
 def test_each_front_has_its_share_of_a_queues_bytes(tmp_path: Path, queue_bytes: int, workers: int, share: int) -> None:
     front = make_front(tmp_path, queue_bytes=queue_bytes, workers=workers, max_body_bytes=2**24)
-    assert front.routing._bound_bytes() == share
+    assert front.routing.bounds.bytes() == share
     front.routing.close()
