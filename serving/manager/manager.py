@@ -85,7 +85,7 @@ class Manager:
         self._file = TableFile(settings.run)
         self._fetchers = ThreadPoolExecutor(FETCHES, thread_name_prefix="headwaiter-fetch")
         self._live_versions = LiveVersions(self._last_live)
-        self._startup = Startup(needs_live=bool(settings.models))
+        self._startup = Startup(needs_live=bool(settings.models), patience_seconds=settings.retry_seconds)
         self._versions: dict[VersionKey, ManagedVersion] = {}
         self._failed: dict[VersionKey, ManagedVersion] = {}
         self._troubles: dict[tuple[str, str, str], str] = {}
@@ -346,7 +346,7 @@ class Manager:
             versions = {version: held.entry() for (owner, version), held in self._versions.items() if owner == name}
             models[name] = self._live_versions.describe(name, view, versions)
             start_counting(name)
-        has_started = self._startup.look(view, self._live_versions.live, self._has_failed)
+        has_started = self._startup.look(view, self._live_versions.live, self._has_failed, time.monotonic())
         table = Table(models=models, registry_error=view.error, is_known=view.is_known, has_started=has_started)
         if table == self._table:
             return

@@ -8,7 +8,7 @@ registry's, which is then polled with growing pauses.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
@@ -40,7 +40,8 @@ class RegistrySnapshot:
 
     problems: per reference, why it names nothing or could not be read. refused: per model that is marked as deployed,
     why its mark cannot be followed. error: why the registry could not be read, or empty. moved: when each target was
-    first seen, in monotonic seconds. is_known: False before the registry was asked.
+    first seen, in monotonic seconds. is_known: False before the registry was asked. unanswered: those with a problem
+    that may pass, as no answer at all.
     """
 
     targets: Mapping[Reference, ResolvedVersion | None]
@@ -49,6 +50,7 @@ class RegistrySnapshot:
     moved: Mapping[Reference, float] = field(default_factory=dict)
     is_known: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
+    unanswered: Collection[Reference] = ()
 
 
 class RegistryWatch:
@@ -146,7 +148,8 @@ class RegistryWatch:
                 error = error or redact(str(answer))
         now = time.monotonic()
         moved = {key: before.moved.get(key, now) if before.targets.get(key) == targets[key] else now for key in targets}
-        return RegistrySnapshot(targets, problems, error, moved, is_known=True, refused=refused)
+        unanswered = [key for key in problems if not isinstance(answers[key], NotFound | RequestRefused)]
+        return RegistrySnapshot(targets, problems, error, moved, is_known=True, refused=refused, unanswered=unanswered)
 
     def _references(self, before: RegistrySnapshot) -> tuple[tuple[Reference, ...], Mapping[str, str], str]:
         """The references to serve: those that were named, and those that the registry marks as deployed.

@@ -11,10 +11,14 @@ from serving.manager.registry_watch import RegistrySnapshot
 
 
 class Startup:
-    """Latches once the server has started. needs_live: whether it has not started while nothing is live."""
+    """Latches once the server has started. needs_live: whether it has not started while nothing is live.
 
-    def __init__(self, *, needs_live: bool) -> None:
+    patience_seconds: how long a reference is waited for to which the registry gives no answer, while it answers others.
+    """
+
+    def __init__(self, *, needs_live: bool, patience_seconds: float) -> None:
         self.is_over = False
+        self._patience_seconds = patience_seconds
         self._needs_live = needs_live
         self._wanted: frozenset[Reference] | None = None
 
@@ -23,10 +27,12 @@ class Startup:
         view: RegistrySnapshot,
         live: Mapping[Reference, str | None],
         has_failed: Callable[[Reference], bool],
+        now: float,
     ) -> bool:
         """Whether it has started by now. has_failed: whether the version that a reference names failed for good.
 
         A reference that names nothing counts as failed if the registry says so, and not while it cannot be read.
+        now: in monotonic seconds.
         """
         if self.is_over or not view.is_known:
             return self.is_over
@@ -37,8 +43,13 @@ class Startup:
         self.is_over = all(
             live.get(reference) is not None
             or reference not in view.targets
-            or (reference in view.problems and view.targets[reference] is None)
+            or (view.targets[reference] is None and self._is_nameless(reference, view, now))
             or has_failed(reference)
             for reference in self._wanted
         )
         return self.is_over
+
+    def _is_nameless(self, reference: Reference, view: RegistrySnapshot, now: float) -> bool:
+        if reference in view.unanswered:
+            return now - view.moved.get(reference, now) > self._patience_seconds
+        return reference in view.problems
