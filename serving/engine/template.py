@@ -62,7 +62,7 @@ class Template:
         """Fork engines until the server or the run folder is gone, then exit. Returns the order's path in an engine."""
         signal.signal(signal.SIGCHLD, lambda *_: None)  # so that it wakes the selector
         signal.set_wakeup_fd(self._woken.fileno())
-        while not self._server.is_gone() and self._folder.is_dir():
+        while self.is_wanted():
             for key, _ in self._selector.select(LOOK_SECONDS):
                 if key.fileobj is self._listener:
                     with suppress(BlockingIOError):
@@ -77,6 +77,10 @@ class Template:
                         return order
             self._reap()
         sys.exit(0)
+
+    def is_wanted(self) -> bool:
+        """Whether the server and the folder of its orders are there."""
+        return not self._server.is_gone() and self._folder.is_dir()
 
     def _answer(self, link: socket.socket) -> str | None:
         """Fork the engine that is asked for. Returns the path of its order in the engine, None in the template.
@@ -252,6 +256,8 @@ def main(path: str) -> None:
         os.dup2(null.fileno(), 0)
     folder = Path(path).parent
     template = Template(listener, folder)
+    if not template.is_wanted():  # in a working directory that is gone, MKL ends the process as torch is imported
+        return
     gc.disable()
     if is_serving(folder):
         run_at_low_priority(import_large_modules)
