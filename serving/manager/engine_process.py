@@ -154,6 +154,9 @@ class EngineProcess:
             self._process.kill()
             self._killed_at = self._killed_at or time.monotonic()
         Path(order_path(self.order.report)).unlink(missing_ok=True)
+
+    def remove_beats(self) -> None:
+        """Remove what it has told of its rows. Fronts read that once the table does not name it any more."""
         remove_beats(self.order.address)
 
     @property

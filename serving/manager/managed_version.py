@@ -167,6 +167,8 @@ class ManagedVersion:
         is_running = any(engine.is_running() for engine in self.engines)
         if not is_running or now > self.drain_until:
             self.kill()
+        if not is_running:
+            self._forget_ended()
         return not is_running
 
     def kill(self) -> None:
@@ -220,7 +222,11 @@ class ManagedVersion:
         worst.crashes = max(0, worst.crashes - 1)
 
     def _forget_ended(self) -> None:
-        self.engines = [engine for engine in self.engines if engine.is_running()]
+        running = [engine for engine in self.engines if engine.is_running()]
+        for engine in self.engines:
+            if engine not in running:
+                engine.remove_beats()
+        self.engines = running
 
     def _take_files(self) -> None:
         """Note what was fetched; raises what the fetch raised."""

@@ -8,6 +8,7 @@ import pytest
 from registry.references import Reference
 from serving.manager import engine_process
 from serving.manager.manager import Manager
+from serving.wire.heartbeat import heartbeat_path
 from tests.serving.manager.world import FakeProcess, Server
 from tests.waiting import WAIT_SECONDS
 
@@ -53,11 +54,19 @@ def test_a_version_that_fails_while_its_engine_cannot_be_killed_stalls_nothing(s
     manager: Manager = server.manager
     make_undying(server, "2")
     held = manager._versions["m", "2"]
+    process = next(each for each in server.world.running() if each.order.version == "2")
+    beats = heartbeat_path(process.order.address, process.pid)
+    beats.touch()
     held.fail("it crashed too often", server.world.now)
     in_time(server)
     assert server.states() == {"1": "ready", "2": "failed"}
     entry = server.table().models["m"].versions["2"]
     assert entry.engines == (), "nobody sends it rows any more"
+    assert beats.exists(), "fronts read which rows it was computing"
+    process.__class__ = FakeProcess
+    process.kill()
+    in_time(server)
+    assert not beats.exists()
     server.move("champion", "3")
     assert server.serves("champion") == "3"
 
