@@ -32,6 +32,7 @@ from serving.runtime.logs import set_up_logging
 from serving.runtime.respawn import respawn_workers
 from serving.runtime.run_folder import RUN_VARIABLE, claim
 from serving.runtime.server_process import end_process, end_with_server
+from serving.runtime.tls_files import TlsFiles, check_tls
 from serving.settings import ServingSettings
 from serving.tasks.base.request import convert_request
 
@@ -76,6 +77,7 @@ class FrontService(Service[Any]):
         """BentoML's hook: the app that a worker serves. The front is imported here, as the manager needs none."""
         from serving.front.admin_port import AdminPort
         from serving.front.app import DataPlane
+        from serving.front.certificate import Certificate
         from serving.front.connection_choice import choose_connection
         from serving.front.cross_origin import allow_origins
 
@@ -84,6 +86,9 @@ class FrontService(Service[Any]):
         chosen = choose_connection(plane.huggingface)
         if front().settings.admin_port:
             front().companions.append(AdminPort(front(), host or "127.0.0.1", is_bounded=chosen is not None))
+        tls = TlsFiles.from_options(_command_line())
+        if tls is not None:
+            Certificate.current = front().certificate = Certificate(tls)
         return allow_origins(plane, front().settings.cors_origins)
 
 
@@ -147,6 +152,11 @@ class Headwaiter:
             if settings.keys_file is not None:
                 KeyFile(settings.keys_file).read()
             options = _command_line()
+            tls = check_tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+            if tls != TlsFiles.from_options(options) and tls is not None:
+                raise InvalidSetting(
+                    f"HEADWAITER_TLS_CERT is read by `headwaiter serve`; give bentoml serve {' '.join(tls.options())}"
+                )
             if "host" in options:  # else a program starts the server, and its workers see where
                 check_exposure(options["host"] or BentoMLContainer.http.host.get(), settings)
             os.umask(0o077)  # files and sockets of all processes are this user's alone

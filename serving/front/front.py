@@ -16,6 +16,7 @@ import msgspec
 
 from serving.errors import ClientGone, EngineLost, NotReady, Unprocessable
 from serving.front.access import Access
+from serving.front.certificate import Certificate
 from serving.front.disconnects import Disconnected, Disconnects
 from serving.front.engine_link import EngineLink, StreamWaiter, Waiter, deadline_in
 from serving.front.fair_pool import asked_model
@@ -94,6 +95,7 @@ class Front:
         self._place = place
         self.access = Access(settings.keys_file)
         self.hosts = HostNames(settings.allowed_hosts)
+        self.certificate: Certificate | None = None
         self.companions: list[Companion] = []
         self._file = TableFile(settings.run)
         self.routing = Routing(settings, self._file)
@@ -121,6 +123,8 @@ class Front:
         self.health.supervise("tick", self._tick)
         if not self.access.is_open:
             self.health.supervise("follow the keys", self.access.follow)
+        if self.certificate is not None:
+            self.health.supervise("follow the certificate", self.certificate.follow)
         for companion in self.companions:
             await companion.open()
 
