@@ -23,7 +23,7 @@ CORES_OF_A_FRONT = 4
 DEFAULT_BODY_BYTES = 8 * 2**20
 ORIGIN = re.compile(r"https?://[a-z0-9._\-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d+)?")
 """An origin as browsers send it: without a path, and without a port that is the scheme's own."""
-FILES = ("keys_file", "tls_cert", "tls_key", "tls_client_ca")
+FILES = ("keys_file", "audit_file", "tls_cert", "tls_key", "tls_client_ca")
 """Settings that name a file."""
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 HOST = re.compile(r"[a-z0-9._\-]+|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*|\*")
@@ -178,6 +178,13 @@ class ServingSettings(msgspec.Struct, frozen=True):
     insecure: Annotated[
         bool, Meta(description="1: a server without keys may listen where other machines reach it, and answers all.")
     ] = False
+    audit_file: Annotated[
+        Path | None,
+        Meta(
+            description="The audit log: who asked what, a JSON object a line. Without it there is none.",
+            extra={"default": ""},
+        ),
+    ] = None
     tls_cert: Annotated[
         Path | None,
         Meta(description="The certificate of a server with TLS: a file in PEM, with its chain.", extra={"default": ""}),

@@ -14,6 +14,7 @@ from registry.environment import settings_of
 from registry.references import Reference
 from serving.commands.errors import errors
 from serving.runtime.address import check_address, check_admin_port
+from serving.runtime.audit import AuditLog
 from serving.runtime.exposure import check_exposure
 from serving.runtime.key_file import KeyFile
 from serving.runtime.run_folder import claim
@@ -73,6 +74,8 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, inse
     with errors():
         check_address(host, port)
         check_exposure(host, settings)
+        if (audit := AuditLog.at(settings.audit_file)) is not None:
+            audit.close()
         tls = check_tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
         if settings.admin_port:
             check_admin_port(host, port, settings.admin_port)

@@ -121,7 +121,7 @@ class _Echo:
     """Stands where front and protocol do."""
 
     settings = SimpleNamespace(max_body_bytes=4, cors_origins=())
-    access = hosts = SimpleNamespace(is_open=True)
+    access = hosts = SimpleNamespace(is_open=True, is_watched=False, audit=None)
 
     def may_stream(self, name: str) -> bool:
         return False

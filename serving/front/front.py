@@ -93,7 +93,7 @@ class Front:
         """place: among the fronts of the server, from 0."""
         self.settings = settings
         self._place = place
-        self.access = Access(settings.keys_file)
+        self.access = Access(settings.keys_file, settings.audit_file)
         self.hosts = HostNames(settings.allowed_hosts)
         self.certificate: Certificate | None = None
         self.companions: list[Companion] = []
@@ -195,9 +195,10 @@ class Front:
 
     def find(self, name: str, version: str | None) -> LoadedVersion:
         """The version that a request for `name` (or `name@alias`) gets. Raises Forbidden, UnknownModel, NotReady."""
+        if self.access.is_watched:
+            self.access.check_model(name)
         if self.access.is_open:
             return self.routing.find(name, version)
-        self.access.check_model(name)
         return self.routing.find(name, version, self._visible(self.routing.served_models()))
 
     def models(self) -> Mapping[str, ModelEntry]:
