@@ -268,20 +268,6 @@ def _path(text: str | None) -> Path | None:
     return Path(text.strip()).expanduser().absolute() if text and text.strip() else None
 
 
-class ClientSettings(msgspec.Struct, frozen=True):
-    """The settings of commands that ask a running server: `headwaiter status` and MLflow's deployments."""
-
-    api_key: Annotated[str, Meta(description="The key that is shown to a server that asks for one.")] = ""
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "ClientSettings":
-        """Read the settings."""
-        return cls(**read_settings(cls, environ))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
-
-
 def read_origins(text: str) -> tuple[str, ...]:
     """The origins in `HEADWAITER_CORS_ORIGINS`; raises InvalidSetting for what is none (RFC 6454)."""
     origins = tuple(dict.fromkeys(text.split()))
