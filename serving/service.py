@@ -26,12 +26,12 @@ from bentoml.exceptions import BentoMLException
 from registry.environment import InvalidSetting, settings_of
 from serving.errors import ServingError
 from serving.front.request_context import RequestContext
-from serving.runtime.exposure import bound_host, check_exposure
-from serving.runtime.key_file import KeyFile
+from serving.runtime.exposure import bound_host, check_access, check_exposure
 from serving.runtime.logs import set_up_logging
 from serving.runtime.respawn import respawn_workers
 from serving.runtime.run_folder import RUN_VARIABLE, claim
 from serving.runtime.server_process import end_process, end_with_server
+from serving.runtime.tls_files import TlsFiles
 from serving.settings import ServingSettings
 from serving.tasks.base.request import convert_request
 
@@ -76,6 +76,7 @@ class FrontService(Service[Any]):
         """BentoML's hook: the app that a worker serves. The front is imported here, as the manager needs none."""
         from serving.front.admin_port import AdminPort
         from serving.front.app import DataPlane
+        from serving.front.certificate import Certificate
         from serving.front.connection_choice import choose_connection
         from serving.front.cross_origin import allow_origins
 
@@ -84,6 +85,9 @@ class FrontService(Service[Any]):
         chosen = choose_connection(plane.huggingface)
         if front().settings.admin_port:
             front().companions.append(AdminPort(front(), host or "127.0.0.1", is_bounded=chosen is not None))
+        tls = TlsFiles.from_options(_command_line())
+        if tls is not None:
+            Certificate.current = front().certificate = Certificate(tls)
         return allow_origins(plane, front().settings.cors_origins)
 
 
@@ -144,11 +148,13 @@ class Headwaiter:
         """
         try:
             settings = ServingSettings.from_environment(run=Path())
-            if settings.keys_file is not None:
-                KeyFile(settings.keys_file).read()
             options = _command_line()
-            if "host" in options:  # else a program starts the server, and its workers see where
-                check_exposure(options["host"] or BentoMLContainer.http.host.get(), settings)
+            host = options.get("host") or BentoMLContainer.http.host.get()
+            tls = check_access(host if "host" in options else None, settings)  # where a program starts it, workers look
+            if tls != TlsFiles.from_options(options) and tls is not None:
+                raise InvalidSetting(
+                    f"HEADWAITER_TLS_CERT is read by `headwaiter serve`; give bentoml serve {' '.join(tls.options())}"
+                )
             os.umask(0o077)  # files and sockets of all processes are this user's alone
             with settings.registry.home_errors():
                 os.environ[RUN_VARIABLE] = str(claim(settings.registry.home).path)

@@ -23,6 +23,8 @@ CORES_OF_A_FRONT = 4
 DEFAULT_BODY_BYTES = 8 * 2**20
 ORIGIN = re.compile(r"https?://[a-z0-9._\-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d+)?")
 """An origin as browsers send it: without a path, and without a port that is the scheme's own."""
+FILES = ("keys_file", "audit_file", "tls_cert", "tls_key", "tls_client_ca")
+"""Settings that name a file."""
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 HOST = re.compile(r"[a-z0-9._\-]+|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*|\*")
 """A name, an address, an address of IPv6, which has two colons, or all."""
@@ -176,6 +178,25 @@ class ServingSettings(msgspec.Struct, frozen=True):
     insecure: Annotated[
         bool, Meta(description="1: a server without keys may listen where other machines reach it, and answers all.")
     ] = False
+    audit_file: Annotated[
+        Path | None,
+        Meta(
+            description="The audit log: who asked what, a JSON object a line. Without it there is none.",
+            extra={"default": ""},
+        ),
+    ] = None
+    tls_cert: Annotated[
+        Path | None,
+        Meta(description="The certificate of a server with TLS: a file in PEM, with its chain.", extra={"default": ""}),
+    ] = None
+    tls_key: Annotated[Path | None, Meta(description="The certificate's key in PEM.", extra={"default": ""})] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        Meta(
+            description="Authorities in PEM: only clients with a certificate of one of them connect.",
+            extra={"default": ""},
+        ),
+    ] = None
     admin_port: Annotated[
         int,
         Meta(ge=0, le=65535, description="Port of /metrics, /livez and /readyz, which need no key there; 0: none."),
@@ -231,7 +252,7 @@ class ServingSettings(msgspec.Struct, frozen=True):
                 )
         origins = read_origins(read.pop("cors_origins") or "")
         hosts = read_hosts(read.pop("allowed_hosts")) or default_hosts(environ)
-        keys_file = (read.pop("keys_file") or "").strip()
+        read |= {name: _path(read[name]) for name in FILES}
         return cls(
             registry=registry,
             run=Path(environ[RUN_VARIABLE]) if run is None else run,
@@ -239,23 +260,12 @@ class ServingSettings(msgspec.Struct, frozen=True):
             devices=devices or ("auto",),
             allowed_hosts=hosts,
             cors_origins=origins,
-            keys_file=Path(keys_file).expanduser().absolute() if keys_file else None,
             **read,
         )
 
 
-class ClientSettings(msgspec.Struct, frozen=True):
-    """The settings of commands that ask a running server: `headwaiter status` and MLflow's deployments."""
-
-    api_key: Annotated[str, Meta(description="The key that is shown to a server that asks for one.")] = ""
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "ClientSettings":
-        """Read the settings."""
-        return cls(**read_settings(cls, environ))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+def _path(text: str | None) -> Path | None:
+    return Path(text.strip()).expanduser().absolute() if text and text.strip() else None
 
 
 def read_origins(text: str) -> tuple[str, ...]:

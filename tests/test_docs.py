@@ -14,13 +14,14 @@ from bench.__main__ import BENCHMARKS
 from monitoring.metrics import METRICS, VERSION, Metric
 from registry.settings import InvalidSetting, RegistrySettings
 from serving import errors
+from serving.client.client_settings import ClientSettings
 from serving.commands.main import main
 from serving.front.access import Access
 from serving.front.app import DataPlane
 from serving.front.host_names import HostNames
 from serving.front.openapi.routes import BENTOML
 from serving.front.openapi.routes import ROUTES as DECLARED
-from serving.settings import ClientSettings, ServingSettings
+from serving.settings import ServingSettings
 from serving.tasks import served_tasks
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 from mlflow.deployments import BaseDeploymentClient, PredictionsResponse
 from mlflow.exceptions import MlflowException
 
+from registry.child_process import module_command, python_path
 from registry.errors import NotFound
 from registry.layout import FLAVOR
 from registry.references import Reference
@@ -63,12 +63,13 @@ def run_local(name: str, model_uri: str, flavor: str | None = None, config: Mapp
     with mlflow_errors():
         reference = read_uri(name, model_uri, flavor)
         options = read_config(config, LOCAL_CONFIG)
-        command = ["-m", "serving.commands.main", "serve", str(reference)]
+        command = module_command("serving.commands.main", "serve", str(reference))
         for key, value in options.items():
             command += [f"--{key}", str(value)]
         settings = registry_settings()
         environ = {"MLFLOW_TRACKING_URI": settings.tracking_uri, "MLFLOW_REGISTRY_URI": settings.registry_address}
-    status = _run([sys.executable, *command], environ)
+        environ["PYTHONPATH"] = python_path()
+    status = _run(command, environ)
     if status not in (0, -signal.SIGINT, -signal.SIGTERM):
         raise MlflowException(f"the server of {reference} ended with status {status}: its output says why")
 

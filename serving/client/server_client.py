@@ -8,8 +8,8 @@ from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
+from serving.client.client_settings import ClientSettings
 from serving.errors import RemoteError
-from serving.settings import ClientSettings
 
 ASK_SECONDS = 10.0
 PREDICT_SECONDS = 120.0

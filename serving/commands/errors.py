@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
@@ -28,3 +29,21 @@ def errors() -> Iterator[None]:
             raise
         at = f": {error.filename}" if error.filename is not None else ""
         raise click.ClickException(f"the system refused a file ({error.strerror}{at})") from error
+
+
+@contextmanager
+def recorded(what: str, who: str | None = None) -> Iterator[None]:
+    """Write to the audit log that `who`, by default this user, did `what`, once the block has done it.
+
+    Raises InvalidSetting, before the block, where there is to be a log and it cannot be written.
+    """
+    from getpass import getuser
+
+    from serving.runtime.audit import AuditLog
+    from serving.settings import ServingSettings
+
+    audit = AuditLog.at(ServingSettings.from_environment(run=Path()).audit_file)
+    yield
+    if audit is not None:
+        audit.write(who or getuser(), what)
+        audit.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from registry.settings import InvalidSetting, check_model_name
-from serving.commands.errors import errors
+from serving.commands.errors import errors, recorded
 from serving.commands.status_text import format_columns
 from serving.runtime.key_file import ALL_MODELS, KeyFile
 
@@ -35,8 +35,8 @@ def add(name: str, models: tuple[str, ...], admin: bool, rate: float, concurrenc
         for model in named:
             if model != ALL_MODELS:
                 check_model_name(model)
-        file = _file()
-        token = file.add(name, models=named or (ALL_MODELS,), admin=admin, rate=rate, concurrency=concurrency)
+        with recorded(f"keys add {name}"):
+            token = _file().add(name, models=named or (ALL_MODELS,), admin=admin, rate=rate, concurrency=concurrency)
     click.echo(json.dumps({"name": name, "key": token}) if as_json else token)
 
 
@@ -62,7 +62,7 @@ def list_keys(as_json: bool) -> None:
 @click.argument("name")
 def remove(name: str) -> None:
     """Remove NAME's key. Servers refuse it within a second."""
-    with errors():
+    with errors(), recorded(f"keys remove {name}"):
         _file().remove(name)
 
 

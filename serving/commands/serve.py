@@ -14,10 +14,9 @@ from registry.environment import settings_of
 from registry.references import Reference
 from serving.commands.errors import errors
 from serving.runtime.address import check_address, check_admin_port
-from serving.runtime.exposure import check_exposure
-from serving.runtime.key_file import KeyFile
+from serving.runtime.exposure import check_access
 from serving.runtime.run_folder import claim
-from serving.settings import ServingSettings
+from serving.settings import FILES, ServingSettings
 
 _SETTINGS = settings_of(ServingSettings)
 FC = TypeVar("FC", bound=Callable[..., Any] | click.Command)
@@ -37,6 +36,9 @@ def _setting(flag: str, field: str) -> Callable[[FC], FC]:
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--insecure", is_flag=True, help="Listen where other machines reach the server although it has no keys.")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
+@_setting("--tls-cert", "tls_cert")
+@_setting("--tls-key", "tls_key")
+@_setting("--tls-client-ca", "tls_client_ca")
 @_setting("--workers", "workers")
 @_setting("--device", "devices")
 @_setting("--dtype", "dtype")
@@ -68,21 +70,13 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, inse
         )
     with errors():
         check_address(host, port)
-        check_exposure(host, settings)
+        tls = check_access(host, settings)
         if settings.admin_port:
             check_admin_port(host, port, settings.admin_port)
-        if settings.keys_file is not None:
-            KeyFile(settings.keys_file).read()
-            os.environ["HEADWAITER_KEYS_FILE"] = str(settings.keys_file)
         os.umask(0o077)  # files and sockets of all processes are this user's alone
         with settings.registry.home_errors():
             run = claim(settings.registry.home)
-    os.environ["HEADWAITER_HOME"] = str(settings.registry.home)
-    os.environ["MLFLOW_TRACKING_URI"] = settings.registry.tracking_uri
-    if settings.registry.registry_uri:
-        os.environ["MLFLOW_REGISTRY_URI"] = settings.registry.registry_uri
-    if settings.registry.verify_keys:
-        os.environ["HEADWAITER_VERIFY_KEYS"] = os.pathsep.join(map(str, settings.registry.verify_keys))
+    _tell_children(settings)
     os.environ.setdefault("BENTOML_HOME", str(settings.registry.home / "bentoml" / str(port)))
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: it would keep a thread for each core of the machine
@@ -92,8 +86,22 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, inse
     with suppress(OSError):  # it is only shown
         watch_loading(run.path)
     options = ["--host", host, "--port", str(port), "--working-dir", str(run.path)]
+    options += tls.options() if tls is not None else []
     os.environ.update(run.hand_over())  # this process becomes BentoML's supervisor
     os.execv(sys.executable, module_command("bentoml", "serve", "serving.service:Headwaiter", *options))
+
+
+def _tell_children(settings: ServingSettings) -> None:
+    """Name files and folders by their whole paths, as processes work in folders of their own."""
+    registry = settings.registry
+    os.environ["HEADWAITER_HOME"], os.environ["MLFLOW_TRACKING_URI"] = str(registry.home), registry.tracking_uri
+    if registry.registry_uri:
+        os.environ["MLFLOW_REGISTRY_URI"] = registry.registry_uri
+    if registry.verify_keys:
+        os.environ["HEADWAITER_VERIFY_KEYS"] = os.pathsep.join(map(str, registry.verify_keys))
+    for field in FILES:
+        if getattr(settings, field) is not None:
+            os.environ[_SETTINGS[field].variable] = str(getattr(settings, field))
 
 
 def source_folder() -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry.settings import DEFAULT_ALIAS
-from serving.commands.errors import errors
+from serving.commands.errors import errors, recorded
 
 if TYPE_CHECKING:
     from registry.history import Move
@@ -62,7 +62,7 @@ def promote(
         raise click.UsageError(
             "--evaluate FILE and --require METRIC=BOUND go together: what to score on, and the bound"
         )
-    with errors():
+    with errors(), recorded(f"promote {name} {version} --alias {alias}", who):
         try:
             move = Versions().promote(
                 name,
@@ -91,7 +91,7 @@ def rollback(name: str, why: str, who: str | None, alias: str, as_json: bool) ->
     """Make the version live again that was live before, by history; given again, the one before that."""
     from registry.versions import Versions
 
-    with errors():
+    with errors(), recorded(f"rollback {name} --alias {alias}", who):
         show_moves([Versions().rollback(name, why=why, who=who, alias=alias)], as_json)
 
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import httpx
 
+from registry.child_process import module_command, python_path
 from registry.flavor import log_model
 from registry.settings import RegistrySettings
 from registry.versions import Versions
@@ -34,6 +34,8 @@ QUESTIONS = (
     "I can't log in, the reset mail never arrives",
     "honestly the nicest staff I have ever dealt with",
 )
+_OF_OTHER_SERVERS = ("HEADWAITER_KEYS_FILE", "HEADWAITER_TLS_CERT", "HEADWAITER_TLS_KEY", "HEADWAITER_ADMIN_PORT")
+"""Variables that are meant for a server of the user's own."""
 START_SECONDS = 120.0
 BURST_REQUESTS = 400
 BURST_CONNECTIONS = 16
@@ -88,11 +90,15 @@ def _make_versions(home: Path, settings: RegistrySettings, say: Say) -> None:
 @contextmanager
 def _server(home: Path, port: int, say: Say) -> Iterator[httpx.Client]:
     say(f"\n3. headwaiter serve {NAME} --port {port} …")
-    command = [sys.executable, "-m", "serving.commands.main", "serve", NAME, "--port", str(port)]
+    command = module_command("serving.commands.main", "serve", NAME, "--port", str(port))
+    environ = {name: value for name, value in os.environ.items() if name not in _OF_OTHER_SERVERS}
+    environ["PYTHONPATH"] = python_path()
     began = time.perf_counter()
     log = home / "server.log"
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environ
+        )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             _wait(lambda: _is_ready(client, process, log), "the server to be ready", START_SECONDS)

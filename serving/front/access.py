@@ -15,28 +15,30 @@ from registry.environment import InvalidSetting
 from serving.errors import Forbidden, Unauthorized
 from serving.front.asgi import Header
 from serving.front.key_limits import KeyLimits
+from serving.runtime.audit import AuditLog
 from serving.runtime.key_file import ANYBODY, NOBODY, Key, KeyFile, Keys
 
 RELOAD_SECONDS = 0.5
 _SCHEME = b"bearer "
 
-_caller: ContextVar[Key] = ContextVar("headwaiter_caller", default=NOBODY)
+_visit: ContextVar["Visit | None"] = ContextVar("headwaiter_visit", default=None)
 
 logger = logging.getLogger("headwaiter.access")
 
 
 class Visit:
-    """A request that was admitted. `leave` is to be called once it has ended."""
+    """A request that was admitted. `leave` is to be called once it has ended. model: that it asked for, or ""."""
 
-    __slots__ = ("_limits", "key")
+    __slots__ = ("_limits", "key", "model")
 
     def __init__(self, key: Key, limits: KeyLimits | None = None) -> None:
         self.key = key
+        self.model = ""
         self._limits = limits
 
     def begin(self) -> None:
         """Let this task, and those that it starts, answer in the name of the key."""
-        _caller.set(self.key)
+        _visit.set(self)
 
     def leave(self) -> None:
         """The request has ended. Later calls do nothing."""
@@ -45,14 +47,24 @@ class Visit:
             self._limits = None
 
 
-class Access:
-    """The keys of one front. is_open: whether requests need none."""
+def current_visit() -> Visit | None:
+    """That of this task, None for a request that was not admitted."""
+    return _visit.get()
 
-    def __init__(self, file: Path | None) -> None:
-        """Raises InvalidSetting for a file that cannot be read or trusted."""
+
+class Access:
+    """The keys of one front. is_open: whether requests need none. audit: the audit log, or None.
+
+    is_watched: whether requests are to be admitted, for their keys or for the audit log.
+    """
+
+    def __init__(self, file: Path | None, audit_file: Path | None = None) -> None:
+        """Raises InvalidSetting for a file that cannot be read or trusted, or written."""
         self._file = KeyFile(file) if file is not None else None
         self._keys = Keys()
         self.is_open = self._file is None
+        self.audit = AuditLog.at(audit_file)
+        self.is_watched = not self.is_open or self.audit is not None
         self._limits: KeyLimits | None = None
         self._reload()
 
@@ -66,6 +78,9 @@ class Access:
         if self._limits is not None:
             self._limits.close()
             self._limits = None
+        if self.audit is not None:
+            self.audit.close()
+            self.audit, self.is_watched = None, not self.is_open
 
     async def follow(self) -> None:
         """Take up changes of the file. One that cannot be used is logged, and the keys before it stay valid."""
@@ -89,16 +104,22 @@ class Access:
 
     def caller(self) -> Key:
         """Who the request of this task comes from."""
-        return ANYBODY if self.is_open else _caller.get()
+        if self.is_open:
+            return ANYBODY
+        visit = _visit.get()
+        return NOBODY if visit is None else visit.key
 
     def check_model(self, name: str) -> None:
         """Raise Forbidden if the caller may not ask `name`, which may have an alias; whether or not it is there."""
-        if not self.is_open and not _caller.get().may_ask(name.partition("@")[0]):
-            raise Forbidden(f"this key may not ask for the model {name.partition('@')[0]!r}")
+        model, visit = name.partition("@")[0], _visit.get()
+        if visit is not None:
+            visit.model = name
+        if not self.is_open and not self.caller().may_ask(model):
+            raise Forbidden(f"this key may not ask for the model {model!r}")
 
     def check_admin(self, what: str) -> None:
         """Raise Forbidden if the caller is no operator. what: to be seen or done, for the message."""
-        if not self.is_open and not _caller.get().admin:
+        if not self.caller().admin:
             raise Forbidden(f"{what} takes a key that was made with --admin")
 
     def _identify(self, headers: Iterable[Header]) -> Key:

@@ -45,7 +45,7 @@ class AdminRoutes:
     async def _answer(self, method: str, path: str) -> tuple[tuple[bytes, bytes], bytes]:
         match path:
             case "/metrics" | "/livez" | "/readyz" if method not in ("GET", "HEAD"):
-                raise WrongMethod(f"this route takes GET, not {method}")
+                raise WrongMethod(method, "GET")
             case "/metrics":
                 return (b"content-type", CONTENT_TYPE.encode()), await self._page.render()
             case "/livez" if not self._front.is_alive():

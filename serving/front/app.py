@@ -5,12 +5,14 @@ other paths on. `openapi.routes` declares all routes. Whatever the path is, the 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
-from typing import Protocol
+from http import HTTPStatus
+from typing import Any, Protocol
 
 from monitoring.exposition import CONTENT_TYPE
 from serving.errors import ServingError, UnknownModel, WrongMethod
+from serving.front.access import current_visit
 from serving.front.asgi import App, JsonObject, Receive, Scope, Send, buffer_body, encode_json, refuse, respond
 from serving.front.front import Front
 from serving.front.metrics_page import MetricsPage
@@ -21,6 +23,7 @@ from serving.front.protocols.mlflow import MLflowScoring
 from serving.front.protocols.openai import OpenAI
 from serving.front.request_context import RequestContext
 from serving.front.webhook import Hooks
+from serving.runtime.audit import AuditLog
 
 OPERATORS = (["metrics"],)
 """Routes that only operators may ask. What others hide from everybody else, they decide themselves."""
@@ -71,6 +74,34 @@ class Others:
         return {"error": error.message}
 
 
+class Watched:
+    """ASGI's send, which notes what the audit log tells of an answer."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+        self._headers: dict[bytes, bytes] = {}
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        """Send a message."""
+        if message["type"] == "http.response.start":
+            self.status, self._headers = message["status"], dict(message["headers"])
+        await self._send(message)
+
+    def record(self, audit: AuditLog, scope: Scope, sender: str) -> None:
+        """Write the line of this request. sender: who it came from, if not from the holder of a key."""
+        visit, client = current_visit(), scope.get("client")
+        audit.write(
+            sender or ("" if visit is None else visit.key.name or "anybody"),
+            f"{scope['method']} {scope['path']}",
+            status=self.status,
+            model="" if visit is None else visit.model,
+            version=self._headers.get(b"x-model-version", b"").decode("latin-1"),
+            address=str(client[0]) if client else "",
+            request_id=self._headers.get(b"x-request-id", b"").decode("latin-1"),
+        )
+
+
 class DataPlane:
     """ASGI app around `inner`, which is BentoML's."""
 
@@ -100,13 +131,25 @@ class DataPlane:
             return
         parts = scope["path"].rstrip("/").split("/")[1:]
         handler = self._handlers.get(parts[0], self.others) if parts else self.others
+        if self._access.audit is None:
+            await self._let_in(handler, parts, scope, receive, send)
+            return
+        watched = Watched(send)
+        try:
+            await self._let_in(handler, parts, scope, receive, watched)
+        finally:
+            is_hook = handler is self.hooks and watched.status < HTTPStatus.BAD_REQUEST
+            watched.record(self._access.audit, scope, "mlflow webhook" if is_hook else "")
+
+    async def _let_in(self, handler: Handler, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
+        """Look at host and key before anything else, and answer or refuse."""
         if not self._hosts.is_open:
             try:
                 self._hosts.check(scope["headers"])
             except ServingError as error:
                 await self._refuse(handler, parts, scope, send, error)
                 return
-        if self._access.is_open or (handler is self.hooks and self.hooks.are_signed):
+        if not self._access.is_watched or (handler is self.hooks and self.hooks.are_signed):
             await self._answer(handler, parts, scope, receive, send)
             return
         try:

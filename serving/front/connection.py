@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving.errors import HeadTooLarge, Malformed, Overloaded, ServingError, TooSlow
 from serving.front.asgi import encode_json
+from serving.front.certificate import Certificate
 from serving.front.connection_guard import (
     LINGER_SECONDS,
     MAX_HEAD_BYTES,
@@ -44,6 +45,8 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
+        if Certificate.current is not None:
+            Certificate.current.adopt(self.config.ssl)
         self.phase: Phase = "head"
         self._since = self._writes_since = 0.0
         self._passed = 0  # bytes of the body since `_since`

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from serving.front.protocols.huggingface import HuggingFace
 
 CONNECTION = (
-    *("cycle", "expect_100_continue", "flow", "headers", "limit_concurrency", "loop", "parser", "pipeline"),
+    *(
+        "client",
+        "config",
+        "cycle",
+        "expect_100_continue",
+        "flow",
+        "headers",
+        "limit_concurrency",
+        "loop",
+        "parser",
+        "pipeline",
+    ),
     *("root_path", "server_state", "tasks", "timeout_keep_alive", "transport", "url", "_start_asgi_task"),
     *("on_body", "on_header", "on_headers_complete", "on_message_begin", "on_message_complete"),
 )
@@ -121,7 +132,7 @@ class _Echo:
     """Stands where front and protocol do."""
 
     settings = SimpleNamespace(max_body_bytes=4, cors_origins=())
-    access = hosts = SimpleNamespace(is_open=True)
+    access = hosts = SimpleNamespace(is_open=True, is_watched=False, audit=None)
 
     def may_stream(self, name: str) -> bool:
         return False

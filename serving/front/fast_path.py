@@ -17,6 +17,7 @@ from serving.front.asgi import Header
 from serving.front.connection import Connection
 from serving.front.front import Front
 from serving.front.protocols.huggingface import HuggingFace
+from serving.runtime.audit import AuditLog
 
 ROUTE = re.compile(rb"/models/([\w.@-]+)(?:/versions/(\w+))?")
 UNUSUAL_HEADERS = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"}
@@ -77,7 +78,7 @@ class FastConnection(Connection):
         name, version = route.groups()
         if self.front.may_stream(name.decode()):
             return None
-        if not self.front.access.is_open:
+        if self.front.access.is_watched:
             try:
                 self._visit = self.front.access.admit(self.headers)
             except ServingError:  # ASGI refuses it in the protocol's form
@@ -154,6 +155,9 @@ class FastRequest:
         finally:
             if self._visit is not None:
                 self._visit.leave()
+        audit = connection.front.access.audit
+        if audit is not None and self._visit is not None:
+            self._record(audit, self._visit.key.name, status, dict(headers))
         if connection.flow.write_paused and not self.disconnected:
             await connection.flow.drain()
         self.response_complete = True
@@ -170,6 +174,21 @@ class FastRequest:
         if not self.keep_alive:
             connection.transport.close()
         connection.on_response_complete()
+
+    def _record(self, audit: AuditLog, who: str, status: int, headers: dict[bytes, bytes]) -> None:
+        address = self._connection.client
+        audit.write(
+            who or "anybody",
+            f"POST {self._path()}",
+            status=status,
+            model=self._name,
+            version=headers.get(b"x-model-version", b"").decode(),
+            address=str(address[0]) if address else "",
+            request_id=headers.get(b"x-request-id", b"").decode(),
+        )
+
+    def _path(self) -> str:
+        return f"/models/{self._name}" + (f"/versions/{self._version}" if self._version is not None else "")
 
     async def _until_left(self) -> None:
         self._left = self._connection.loop.create_future()

@@ -16,6 +16,7 @@ import msgspec
 
 from serving.errors import ClientGone, EngineLost, NotReady, Unprocessable
 from serving.front.access import Access
+from serving.front.certificate import Certificate
 from serving.front.disconnects import Disconnected, Disconnects
 from serving.front.engine_link import EngineLink, StreamWaiter, Waiter, deadline_in
 from serving.front.fair_pool import asked_model
@@ -92,8 +93,9 @@ class Front:
         """place: among the fronts of the server, from 0."""
         self.settings = settings
         self._place = place
-        self.access = Access(settings.keys_file)
+        self.access = Access(settings.keys_file, settings.audit_file)
         self.hosts = HostNames(settings.allowed_hosts)
+        self.certificate: Certificate | None = None
         self.companions: list[Companion] = []
         self._file = TableFile(settings.run)
         self.routing = Routing(settings, self._file)
@@ -121,6 +123,8 @@ class Front:
         self.health.supervise("tick", self._tick)
         if not self.access.is_open:
             self.health.supervise("follow the keys", self.access.follow)
+        if self.certificate is not None:
+            self.health.supervise("follow the certificate", self.certificate.follow)
         for companion in self.companions:
             await companion.open()
 
@@ -191,9 +195,10 @@ class Front:
 
     def find(self, name: str, version: str | None) -> LoadedVersion:
         """The version that a request for `name` (or `name@alias`) gets. Raises Forbidden, UnknownModel, NotReady."""
+        if self.access.is_watched:
+            self.access.check_model(name)
         if self.access.is_open:
             return self.routing.find(name, version)
-        self.access.check_model(name)
         return self.routing.find(name, version, self._visible(self.routing.served_models()))
 
     def models(self) -> Mapping[str, ModelEntry]:

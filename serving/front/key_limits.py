@@ -6,6 +6,7 @@ many requests as there are other fronts.
 
 import fcntl
 import mmap
+import os
 import time
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class KeyLimits:
         self._places: dict[str, int] = {}
         size = 8 * SLOTS * self._width
         self._file = (folder / f"key-limits.{fronts}").open("a+b")
+        if hasattr(os, "posix_fallocate"):  # else a write to a full disk would end the process (SIGBUS)
+            os.posix_fallocate(self._file.fileno(), 0, size)
         self._file.truncate(size)
         self._memory = mmap.mmap(self._file.fileno(), size)
         self._cells = memoryview(self._memory).cast("d")

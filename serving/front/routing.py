@@ -104,7 +104,7 @@ class Routing:
             if not self.table.models and not self.table.is_known:
                 raise NotReady("the server is starting and serves nothing yet: try again", retry_seconds=1.0)
             if entry is not None and entry.error:
-                raise UnknownModel(f"{name} is not served: {entry.error}")
+                raise UnknownModel(f"{name} is not served: see GET /models/{name}")
             served = ", ".join(self.served_models() if shown is None else shown) or "none"
             raise UnknownModel(f"there is no model {name!r} here; served: {served}")
         is_named = version is not None
@@ -124,8 +124,9 @@ class Routing:
                 raise NotReady(f"{name}/{version} could not be loaded: see GET /models/{name}", retry_seconds=10.0)
             why = UNANSWERED[known.state]
             if known.engines:
-                why = f"cannot be read by this front ({known.error})" if known.error else "is being read by this front"
-            raise NotReady(f"{name}/{version} {why}: try again", retry_seconds=1.0)
+                why = "cannot be read by this front now" if known.error else "is being read by this front"
+            hint = f"see GET /models/{name}" if known.engines and known.error else "try again"
+            raise NotReady(f"{name}/{version} {why}: {hint}", retry_seconds=1.0)
         return loaded
 
     def served_models(self) -> dict[str, ModelEntry]:
@@ -179,7 +180,8 @@ class Routing:
         if live is None:
             if entry.versions and all(found.state == "failed" for found in entry.versions.values()):
                 raise NotReady(f"no version of {name} could be loaded: see GET /models/{name}", retry_seconds=10.0)
-            raise NotReady(f"no version of {name} is loaded yet: {entry.error or 'try again'}", retry_seconds=1.0)
+            hint = f"see GET /models/{name}" if entry.error else "try again"
+            raise NotReady(f"no version of {name} is loaded yet: {hint}", retry_seconds=1.0)
         return live
 
     def _apply(self, table: Table) -> bool:

@@ -46,7 +46,7 @@ def launch(path: str) -> Process:
 def spawn(path: str) -> "subprocess.Popen[bytes]":
     """A process for the order in the file `path` that imports what it needs."""
     command = module_command("serving.engine", path)
-    return subprocess.Popen(command, env=engine_environ(), stdin=subprocess.DEVNULL, cwd=Path(path).parent)
+    return subprocess.Popen(command, env=engine_environ(), stdin=subprocess.DEVNULL, cwd=working_folder(path))
 
 
 def fork(path: str) -> Forked | None:
@@ -55,9 +55,14 @@ def fork(path: str) -> Forked | None:
     link.setblocking(False)
     try:
         link.connect(str(Path(path).with_name(TEMPLATE_SOCKET)))
-        request = ForkRequest(order=path, folder=str(Path(path).parent), environ=engine_environ())
+        request = ForkRequest(order=path, folder=str(working_folder(path)), environ=engine_environ())
         socket.send_fds(link, [msgspec.json.encode(request)], [1, 2])
     except OSError:
         link.close()
         return None
     return Forked(link, lambda: spawn(path))
+
+
+def working_folder(path: str) -> Path:
+    """Where the engine of the order in the file `path` works: the folder of run folders, which outlives its server."""
+    return Path(path).parents[2]

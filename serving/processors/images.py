@@ -68,7 +68,7 @@ class ImageReader:
                 _check_memory(image, self._settings)  # some files say at their end only how the image is turned
                 return shape(image, self._settings).tobytes()
         except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise Unprocessable(f"inputs holds an image whose file is broken ({error}): send it again") from error
+            raise Unprocessable("inputs holds an image whose file is broken: send it again") from error
 
 
 def settings_of(contract: Contract) -> ImageSettings:

@@ -1,11 +1,31 @@
-"""Which addresses a server may listen at: without keys only those that other machines cannot reach."""
+"""What is looked at before a server starts: where it may listen, and that keys, certificates and audit log can be used.
+
+Without keys a server listens at addresses only that other machines cannot reach.
+"""
 
 import ipaddress
 import os
 import socket
 
 from registry.environment import InvalidSetting
+from serving.runtime.audit import AuditLog
+from serving.runtime.key_file import KeyFile
+from serving.runtime.tls_files import TlsFiles, check_tls
 from serving.settings import ServingSettings
+
+
+def check_access(host: str | None, settings: ServingSettings) -> TlsFiles | None:
+    """The files of TLS. Raises InvalidSetting for whatever would let strangers in, or nobody.
+
+    host: where the server is to listen, None if its processes are to find out.
+    """
+    if host is not None:
+        check_exposure(host, settings)
+    if settings.keys_file is not None:
+        KeyFile(settings.keys_file).read()
+    if (audit := AuditLog.at(settings.audit_file)) is not None:
+        audit.close()
+    return check_tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
 
 def check_exposure(host: str, settings: ServingSettings) -> None:

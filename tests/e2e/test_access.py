@@ -1,5 +1,6 @@
 """Who may come in, on a real server with two front processes."""
 
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import openai
 import pytest
 
 from serving.runtime.key_file import KeyFile
+from tests.authority import Authority, shown_name
 from tests.e2e.conftest import copy_of
 from tests.e2e.server import Server, free_port, run_cli, wait_until
 
@@ -124,3 +126,23 @@ def test_a_server_runs_nothing_of_the_folder_it_was_started_in(small_home: Path,
             assert process.cwd() != str(tmp_path), process
         assert not any({"AWS_SECRET_ACCESS_KEY", "MY_OWN_THING"} & each.environ().keys() for each in engines)
     assert not sprung.exists()
+
+
+def test_a_server_with_tls_takes_clients_of_its_authority_and_renews_its_certificate(
+    small_home: Path, tmp_path: Path
+) -> None:
+    own, clients = Authority(tmp_path / "own", "own"), Authority(tmp_path / "clients", "clients")
+    certificate, key = own.sign("first")
+    client = clients.sign("a client")
+    options = ("--tls-cert", str(certificate), "--tls-key", str(key), "--tls-client-ca", str(clients.file))
+    admin_port = free_port()
+    server = Server(small_home, ("m",), {"HEADWAITER_ADMIN_PORT": str(admin_port)}, options, wait=False)
+    with server:
+        probe = f"http://127.0.0.1:{admin_port}/readyz"
+        wait_until(lambda: httpx.get(probe).status_code == 200, "ready", log=server.log)
+        address = ("127.0.0.1", server.port)
+        assert shown_name(address, own, client) == "first"
+        with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
+            shown_name(address, own)
+        own.sign("second")
+        wait_until(lambda: shown_name(address, own, client) == "second", "the renewed certificate", log=server.log)

@@ -114,7 +114,7 @@ def as_error(raised: Exception, context: RequestContext) -> ServingError:
     if isinstance(raised, ServingError):
         return raised
     logger.error("a request failed", exc_info=raised, extra={"fields": {"request_id": context.request_id}})
-    return Failed("the server failed on this request; its log says why")
+    return Failed(f"the server failed on this request; its log says why, under request_id {context.request_id}")
 
 
 def no_route(choices: str) -> UnknownModel:

@@ -17,7 +17,7 @@ from serving.front.connection import Connection
 from serving.front.fast_path import FastConnection
 from serving.front.front import Front
 from serving.runtime.key_file import KeyFile
-from serving.wire.routing_table import ModelEntry, Table, VersionEntry
+from serving.wire.routing_table import EngineEntry, ModelEntry, Table, VersionEntry
 from tests.serving.front.attacked import BODY, PATIENT, Attacked, attack, head
 from tests.serving.front.local_front import MakeFront, answer, engines
 from tests.serving.front.test_fast_path import Whole
@@ -379,3 +379,95 @@ def test_a_request_that_was_answered_or_given_up_is_in_progress_no_more(kind: ty
         return (await server.ask(sent + BODY))[0]
 
     attack(lambda: Attacked(closed.front, PATIENT, kind, 60.0), work)
+
+
+# the audit log
+
+
+@pytest.mark.parametrize("kind", [Connection, FastConnection])
+def test_the_audit_log_has_a_line_for_each_request_by_whichever_way(
+    kind: type[Connection], tmp_path: Path, make_front: MakeFront
+) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    alice = file.add("alice", models=("m",))
+    front = make_front(task=Whole(), keys_file=tmp_path / "keys.json", audit_file=tmp_path / "audit.log")
+    engines(front, "1", *[answer("an answer")] * 9)
+
+    async def work(server: Attacked) -> None:
+        asked = [("/models/m", alice), ("/models/m/versions/1", alice), ("/models/other", alice), ("/models/m", "x")]
+        for path, key in asked:
+            lines = (f"Content-Length: {len(BODY)}", f"Authorization: Bearer {key}", "X-Request-Id: r1")
+            await server.ask(head(path, *lines) + BODY)
+        await server.ask(head("/v1/models?key=secret", f"Authorization: Bearer {alice}", method="GET"))
+
+    attack(lambda: Attacked(front, PATIENT, kind, 60.0), work)
+    front.access.close()
+    text = (tmp_path / "audit.log").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    shown = [tuple(line.get(name, "") for name in ("who", "what", "status", "model", "version")) for line in lines]
+    assert shown == [
+        ("alice", "POST /models/m", 200, "m", "1"),
+        ("alice", "POST /models/m/versions/1", 200, "m", "1"),
+        ("alice", "POST /models/other", 403, "other", ""),
+        ("", "POST /models/m", 401, "", ""),
+        ("alice", "GET /v1/models", 200, "", ""),
+    ]
+    assert all(line["request_id"] for line in lines)
+    assert {line["request_id"] for line in lines[:4]} == {"r1"}
+    assert {line["address"] for line in lines} == {"127.0.0.1"}
+    assert "secret" not in text
+    assert alice not in text
+
+
+def test_the_audit_log_of_a_server_without_keys_names_nobody(tmp_path: Path, make_front: MakeFront) -> None:
+    front = make_front(task=Whole(), audit_file=tmp_path / "audit.log")
+    engines(front, "1", answer("an answer"))
+    app: Any = DataPlane(front, None)  # type: ignore[arg-type]
+    assert ask(app, "POST", "/models/m").status == 200
+    front.access.close()
+    line = json.loads((tmp_path / "audit.log").read_text())
+    assert (line["who"], line["model"], line["status"]) == ("anybody", "m", 200)
+
+
+# what other software said is for operators
+
+
+def test_what_other_software_said_is_told_to_operators_only(make_front: MakeFront) -> None:
+    trouble = "connection to server at db.internal refused: /srv/models/x"
+    engine = EngineEntry(address="ipc:///nobody", pid=1, accepting=True)
+    failed = VersionEntry(state="failed", error=trouble)
+    unread = VersionEntry(state="ready", error=trouble, engines=(engine,))
+    models = {
+        "leaving": ModelEntry(live=None, aliases={}, versions={}, error=trouble),
+        "unloaded": ModelEntry(live=None, aliases={"champion": None}, versions={}, serves={"r": None}, error=trouble),
+        "failed": ModelEntry(live=None, aliases={}, versions={"1": failed}, serves={"r": None}, error=trouble),
+        "unread": ModelEntry(live="1", aliases={}, versions={"1": unread}, serves={"r": "1"}, error=trouble),
+    }
+    front = make_front(task=Whole())
+    front.routing.table = Table(models=models, is_known=True)
+    app: Any = DataPlane(front, None)  # type: ignore[arg-type]
+    for name in models:
+        for path in (
+            f"/models/{name}",
+            f"/models/{name}/versions/1",
+            f"/invocations/{name}",
+            f"/v2/models/{name}/infer",
+        ):
+            asked = ask(app, "POST", path)
+            assert asked.status in (404, 422, 503), path
+            assert trouble.encode() not in asked.body, path
+        assert trouble in ask(app, "GET", f"/models/{name}").body.decode()
+
+
+def test_a_bug_is_told_by_its_request_id_alone(make_front: MakeFront, monkeypatch: pytest.MonkeyPatch) -> None:
+    front = make_front(task=Whole())
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("password=hunter22 at /srv/models")
+
+    monkeypatch.setattr(front.routing, "find", fail)
+    app: Any = DataPlane(front, None)  # type: ignore[arg-type]
+    asked = ask(app, "POST", "/models/m", ("X-Request-Id", "r-17"))
+    assert asked.status == 500
+    told = asked.json["error"]
+    assert told == "the server failed on this request; its log says why, under request_id r-17"

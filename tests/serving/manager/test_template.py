@@ -114,7 +114,7 @@ def test_an_engine_writes_where_its_manager_does(
     engine = EngineProcess(make_order(run, 7))
     engine.start()
     wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers")
-    assert psutil.Process(engine.pid).cwd() == str(run / ENGINES)
+    assert psutil.Process(engine.pid).cwd() == str(run.parent)
     assert not (tmp_path / "sprung").exists()
     for number in (1, 2):
         assert Path(f"/proc/{engine.pid}/fd/{number}").stat() == Path(f"/proc/self/fd/{number}").stat()

@@ -1,0 +1,70 @@
+"""A server's TLS certificate, which is taken up again when its files are renewed."""
+
+import asyncio
+import logging
+import ssl
+from pathlib import Path
+from typing import ClassVar
+
+from serving.runtime.tls_files import TlsFiles
+
+LOOK_SECONDS = 1.0
+
+logger = logging.getLogger("headwaiter.front")
+
+
+class Certificate:
+    """The certificate of one front. uvicorn reads it first, and its connections bring the context of that here."""
+
+    current: ClassVar["Certificate | None"] = None
+    """Of this process, None without TLS."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        self._files = files
+        self._context: ssl.SSLContext | None = None
+        self._seen = self._look()
+        self._error = ""
+
+    async def follow(self) -> None:
+        """Take up renewed files. Those that do not fit together are logged, and the certificate from before stays."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.look()
+
+    def adopt(self, context: ssl.SSLContext | None) -> None:
+        """Keep this context's certificate up to date. Each connection calls it before its handshake."""
+        if context is not None and context is not self._context:
+            self._context = context
+            self._renew()
+
+    def look(self) -> None:
+        """Take the files up if they have changed."""
+        seen = self._look()
+        if seen != self._seen:
+            self._seen = seen
+            self._renew()
+
+    def _renew(self) -> None:
+        if self._context is None:
+            return
+        try:
+            self._files.check()  # in a context of its own: one that is refused a key has none afterwards
+            self._files.load_into(self._context)
+        except (OSError, ValueError) as error:
+            if str(error) != self._error:
+                logger.error("the certificate from before stays: %s", error)
+            self._error, self._seen = str(error), ()  # it is tried again
+        else:
+            self._error = ""
+            logger.info("the certificate %s is in use", self._files.certificate)
+
+    def _look(self) -> tuple[object, ...]:
+        return tuple(map(_stamp, self._files.paths))
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
