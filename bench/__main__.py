@@ -16,6 +16,7 @@ from bench import (
     container,
     flood,
     forward_share,
+    fuzz,
     generation,
     latency,
     logging_time,
@@ -46,10 +47,11 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "overload": overload.run,
     "soak": soak.run,
     "peers": peer_comparison.run,
+    "fuzz": fuzz.run,
 }
 
-ON_REQUEST = ("peers", "soak")
-"""Only run where they are named: one installs other servers, the other says little in a short time."""
+ON_REQUEST = ("peers", "soak", "fuzz")
+"""Only run where they are named: one installs other servers, one says little in a short time, one measures nothing."""
 
 QUIET = 0.05
 """Share of all cores that other processes may use: with more, figures differ from run to run by more than noise."""

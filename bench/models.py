@@ -57,12 +57,17 @@ def _cached(name: str, build: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _build_tiny(target: Path) -> None:
+def tiny_bert(auto_class: str) -> Path:
+    """The same BERT with the head of an AutoModel class, as `tiny_classifier` has that of sequence classification."""
+    return _cached(f"tiny-{auto_class}", lambda target: _build_tiny(target, auto_class))
+
+
+def _build_tiny(target: Path, auto_class: str = "AutoModelForSequenceClassification") -> None:
     import torch
-    from transformers import BertConfig, BertForSequenceClassification
+    import transformers
 
     torch.manual_seed(0)
-    config = BertConfig(
+    config = transformers.BertConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
         num_hidden_layers=1,
@@ -70,7 +75,7 @@ def _build_tiny(target: Path) -> None:
         intermediate_size=64,
         num_labels=2,
     )
-    BertForSequenceClassification(config).save_pretrained(target)
+    getattr(transformers, auto_class).from_config(config).save_pretrained(target)
     _save_tokenizer(target)
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -13,6 +13,8 @@ from serving.tasks.base.fields import without_nulls
 from serving.tasks.base.task import AnyTask
 
 Form = TypeVar("Form")
+Texts = Annotated[object, msgspec.Meta(extra_json_schema={"type": ["string", "array"], "items": {"type": "string"}})]
+"""A text or several. Only the document says so: the routes check it themselves, for a better message."""
 _OWN_FIELD = re.compile(r"\bparameters\.(\w+)|\b(inputs)\b")
 _OWN_HINT = re.compile(r'"parameters": \{("\w+": \w+)\}')
 

@@ -17,7 +17,7 @@ from serving.errors import Unprocessable
 from serving.front.asgi import JSON, JsonObject, encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, timing_header, version_header
-from serving.front.protocols.forms import named_model, read_form, read_json, refuse_unknown, renamed
+from serving.front.protocols.forms import Texts, named_model, read_form, read_json, refuse_unknown, renamed
 from serving.front.protocols.openai_forms import (
     UNSUPPORTED,
     WITHOUT_EFFECT,
@@ -37,6 +37,16 @@ from serving.tasks.base.task import AnyTask
 
 MAX_MESSAGES = 10_000
 """Of a chat. Untuned: more than fit any model's limit of tokens, with the marks around each."""
+Message = Annotated[
+    JsonObject,
+    msgspec.Meta(
+        extra_json_schema={
+            "properties": {"role": {"type": "string"}, "content": {"type": ["string", "array", "null"]}},
+            "required": ["role"],
+        }
+    ),
+]
+"""Only the document says what a message has: see `_messages`."""
 FormType = TypeVar("FormType", bound=GenerationForm)
 
 
@@ -130,7 +140,7 @@ class CompletionRoute(ABC, Generic[FormType]):
 class CompletionForm(GenerationForm, frozen=True, kw_only=True):
     """prompt: one text or several. logprobs: likeliest tokens per position. echo: whether the prompt comes first."""
 
-    prompt: object
+    prompt: Texts
     logprobs: int | None = None
     echo: bool | None = None
 
@@ -175,7 +185,7 @@ class Completions(CompletionRoute[CompletionForm]):
 class ChatForm(GenerationForm, frozen=True, kw_only=True):
     """messages: see `_messages`. chat_template_kwargs: further variables of the template, such as `enable_thinking`."""
 
-    messages: Annotated[list[JsonObject], msgspec.Meta(max_length=MAX_MESSAGES)]
+    messages: Annotated[list[Message], msgspec.Meta(max_length=MAX_MESSAGES)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None

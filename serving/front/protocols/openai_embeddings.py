@@ -10,7 +10,15 @@ from serving.errors import Unprocessable
 from serving.front.asgi import JSON, JsonObject, encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, headers_of
-from serving.front.protocols.forms import named_model, pick_parameters, read_form, read_json, refuse_unknown, renamed
+from serving.front.protocols.forms import (
+    Texts,
+    named_model,
+    pick_parameters,
+    read_form,
+    read_json,
+    refuse_unknown,
+    renamed,
+)
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import AnyTask
 
@@ -18,7 +26,7 @@ from serving.tasks.base.task import AnyTask
 class EmbeddingForm(msgspec.Struct, frozen=True):
     """input: a text or a list of texts. encoding_format: of the vectors; base64 encodes little-endian float32."""
 
-    input: object
+    input: Texts
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
 
@@ -39,7 +47,7 @@ class Embeddings:
 
         def read(task: AnyTask) -> Request:
             if not task.embeds:
-                raise Unprocessable(f"model {form.model or model!r} does {task.name}: it makes no embeddings")
+                raise Unprocessable(f"model {name!r} does {task.name}: it makes no embeddings")
             refuse_unknown(fields, EmbeddingForm, task, "user")
             request = convert_request(form.input, pick_parameters(fields, task), task, settings.max_rows)
             if not all(isinstance(item, str) for item in request.items):
@@ -55,8 +63,8 @@ class Embeddings:
                 )
             return msgspec.Raw(encode_json([_entry(index, vector, form) for index, vector in enumerate(vectors)]))
 
+        name, version = named_model(model or form.model)
         with renamed({"inputs": "input"}):
-            name, version = named_model(model or form.model)
             answer = await self._front.answer(
                 name,
                 version,
