@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast check format bench bench-generate bench-peers clean
+.PHONY: audit demo test test-fast check format bench bench-generate bench-peers clean
 
 $(STAMP): pyproject.toml constraints.txt scripts/install.py
 	@$(PYTHON) -c 'import sys; sys.exit("Headwaiter needs Python 3.11 or newer; set PYTHON=…" if sys.version_info < (3, 11) else 0)'
@@ -30,6 +30,12 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pinned dependencies against the published advisories; in an environment of its own, because it brings packages.
+audit:
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --quiet "pip-audit>=2.9,<3"
+	$(VENV)-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip $(ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
