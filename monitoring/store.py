@@ -25,7 +25,7 @@ from monitoring.metrics import Metric
 
 SEGMENT_SLOTS = 1 << 16
 SLOT_BYTES = 8
-TEMPORARY = "headwaiter-metrics-"
+TEMPORARY = "headwaiter-counts-"  # releases before made folders without locks, by another name
 """The beginning of a temporary folder's name."""
 
 

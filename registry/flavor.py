@@ -68,7 +68,7 @@ def log_model(
     signer = Signer(Path(sign)) if sign is not None else None
     announce("importing torch, transformers and MLflow")
     import_for_logging()
-    with held_folder("headwaiter-log-") as root:
+    with held_folder("headwaiter-staging-") as root:
         contract = stage(
             root,
             model,
