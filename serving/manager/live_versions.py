@@ -10,7 +10,7 @@ from serving.manager.last_live import LastLive
 from serving.manager.managed_version import ManagedVersion
 from serving.manager.meter import count_swap, time_swap
 from serving.manager.policy import VersionKey
-from serving.manager.registry_watch import RegistrySnapshot
+from serving.manager.registry_poll import RegistrySnapshot
 from serving.wire.routing_table import ModelEntry, Swap, SwapOutcome, Table, VersionEntry
 
 logger = logging.getLogger("headwaiter.manager")

@@ -32,7 +32,7 @@ from serving.manager.prestart import TemplateKeeper
 from serving.manager.recovery import enter
 from serving.manager.registry_watch import RegistryWatch
 from serving.manager.startup import Startup
-from serving.runtime.backoff import backoff_seconds
+from serving.runtime.backoff import backoff_seconds, jittered_by
 from serving.runtime.instruments import forget
 from serving.runtime.limits import Limits, oom_watch, read_limits
 from serving.runtime.priority import run_at_low_priority
@@ -70,12 +70,17 @@ class Manager:
         engine: Callable[[EngineOrder], EngineProcess] = EngineProcess,
         watch: RegistryWatch | None = None,
         limits: Callable[[], Limits] = read_limits,
+        spread: Callable[[float, float], float] = jittered_by,
     ) -> None:
-        """Construction is cheap; what is handed in does the work. Raises EngineError if the settings name no model."""
+        """Construction is cheap; what is handed in does the work. Raises EngineError if the settings name no model.
+
+        spread: of a pause and the time at which it began, so that replicas do not try again at the same time.
+        """
         if not settings.models and not settings.deployments:
             raise EngineError("nothing to serve: name models on the command line, or in HEADWAITER_MODELS")
         self.settings = settings
         self._fetch = fetch
+        self._spread = spread
         self._starter = EngineStarter(settings, engine)
         self._template = TemplateKeeper(settings.run, settings.hang_seconds)
         self._stop = threading.Event()
@@ -276,7 +281,7 @@ class Manager:
         if managed.is_damaged and managed.is_cached and managed.attempt == 1:
             return True  # the copy here was damaged and is removed; the store's may be whole
         pause = backoff_seconds(self.settings.retry_seconds, managed.attempt, MAX_RETRY_SECONDS)
-        return bool(now - managed.failed_at > pause)
+        return bool(now - managed.failed_at > self._spread(pause, managed.failed_at))
 
     def _start_engines(self, now: float, held: ManagedVersion) -> list[EngineProcess]:
         """Start them, or none yet where others have to leave first; raises EngineError where there is no memory."""

@@ -1,23 +1,21 @@
 """Polls the registry: resolves every reference again and again, outside of the manager's thread.
 
-A reference that cannot be read keeps its last answer, so serving goes on. Each one is asked for by itself: one that is
-refused, answered with nonsense or not answered holds up no other. If no reference gets an answer the trouble is the
-registry's, which is then polled with growing pauses.
+A reference that cannot be read keeps its last answer, so serving goes on. If no reference gets an answer the trouble is
+the registry's, which is then polled with growing pauses. `registry_poll` asks. A poll that hangs is given up, and the
+next one has a connection and threads of its own.
 """
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import replace
 
-from registry.errors import NotFound, RegistryUnavailable, RequestRefused
-from registry.redaction import redact
-from registry.references import Reference, ResolvedVersion
-from registry.versions import Deployments, Versions
-from serving.manager.last_live import LastLive
-from serving.runtime.backoff import backoff_seconds
+from registry.references import Reference
+from registry.versions import Versions
+from serving.manager.registry_poll import SLOW_SECONDS, MakePool, RegistryPoll, RegistrySnapshot
+from serving.runtime.backoff import backoff_seconds, jittered
+from serving.runtime.daemon_pool import DaemonPool
 from serving.settings import ServingSettings
 
 logger = logging.getLogger("headwaiter.manager")
@@ -26,31 +24,11 @@ MAX_PAUSE_SECONDS = 30.0
 """Longest pause between two polls of a failing registry."""
 NUDGED_SECONDS = 0.25
 """Least time between two polls that nudges cause, unless the poll interval is shorter."""
-SLOW_SECONDS = 5.0
-"""A registry that has not answered for this long is reported as slow, and so is one reference."""
-REQUESTS = 8
-"""References that are asked for at a time. Untuned: more than may plausibly hang while the registry answers."""
-
-Answer = ResolvedVersion | Exception
-
-
-@dataclass(frozen=True)
-class RegistrySnapshot:
-    """The registry's latest answer. targets: of every reference, None where it names nothing (yet).
-
-    problems: per reference, why it names nothing or could not be read. refused: per model that is marked as deployed,
-    why its mark cannot be followed. error: why the registry could not be read, or empty. moved: when each target was
-    first seen, in monotonic seconds. is_known: False before the registry was asked. unanswered: those with a problem
-    that may pass, as no answer at all.
-    """
-
-    targets: Mapping[Reference, ResolvedVersion | None]
-    problems: Mapping[Reference, str] = field(default_factory=dict)
-    error: str = ""
-    moved: Mapping[Reference, float] = field(default_factory=dict)
-    is_known: bool = False
-    refused: Mapping[str, str] = field(default_factory=dict)
-    unanswered: Collection[Reference] = ()
+GIVE_UP_SECONDS = 60.0
+"""A poll or a reference that has not been answered for this long is given up. Untuned: more than twice what MLflow's
+client waits for with the timeout and the retries that the manager sets."""
+MAX_GIVEN_UP = 4
+"""Connections whose threads may hang at a time: then the last one is waited for without limit. Untuned."""
 
 
 class RegistryWatch:
@@ -61,17 +39,21 @@ class RegistryWatch:
         settings: ServingSettings,
         woken: threading.Event,
         connect: Callable[[], Versions] | None = None,
+        *,
+        make_pool: MakePool = DaemonPool,
+        spread: Callable[[float], float] = jittered,
     ) -> None:
-        """woken: set when `view` was replaced. connect: makes the registry's client, at the first poll."""
+        """woken: set when `view` was replaced. connect: makes the registry's client, at the first poll of a connection.
+
+        spread: of a pause, so that replicas do not poll at the same time.
+        """
         self._settings = settings
         self._woken = woken
         self._connect = connect or (lambda: Versions(settings.registry))
-        self._last_live = LastLive(settings.registry)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="headwaiter-registry")
-        self._requests = ThreadPoolExecutor(REQUESTS, thread_name_prefix="headwaiter-registry-request")
-        self._waiting: dict[Reference, Future[ResolvedVersion]] = {}
-        self._late: set[Reference] = set()
-        self._versions: Versions | None = None
+        self._make_pool = make_pool
+        self._spread = spread
+        self._poll = self._open()
+        self._given_up: list[RegistryPoll] = []
         self._polling: Future[RegistrySnapshot] | None = None
         self._asked = 0.0
         self._next = 0.0
@@ -90,15 +72,18 @@ class RegistryWatch:
             if not self._polling.done():
                 if now - self._asked > max(SLOW_SECONDS, 2 * self._settings.poll_seconds) and not self.view.error:
                     self._take(replace(self.view, error=f"no answer for {now - self._asked:.0f} s"))
-                return
-            polled, self._polling = self._polling, None
-            self._take(polled.result())
-            self._failures = self._failures + 1 if self.view.error else 0
-            longest = max(MAX_PAUSE_SECONDS, self._settings.poll_seconds)
-            self._next = self._asked + backoff_seconds(self._settings.poll_seconds, 1 + self._failures, longest)
+                if now - self._asked <= GIVE_UP_SECONDS or not self._give_up():
+                    return
+                self._plan(now, has_failed=True)
+            else:
+                polled, self._polling = self._polling, None
+                self._take(polled.result())
+                self._plan(self._asked, has_failed=bool(self.view.error))
+                if self._poll.oldest_seconds() > GIVE_UP_SECONDS:
+                    self._give_up()
         if now >= self._next or (self._again and now - self._asked >= NUDGED_SECONDS):
             self._asked, self._again = now, False
-            self._polling = self._pool.submit(self._poll)
+            self._polling = self._poll.begin(self.view)
             self._polling.add_done_callback(lambda _: self._woken.set())
 
     def idle_seconds(self, now: float) -> float:
@@ -111,8 +96,27 @@ class RegistryWatch:
 
     def close(self) -> None:
         """Stop polling."""
-        for pool in (self._pool, self._requests):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._poll.close()
+
+    def _open(self, late: Iterable[Reference] = ()) -> RegistryPoll:
+        return RegistryPoll(self._settings, self._connect, self._make_pool, late)
+
+    def _plan(self, asked: float, *, has_failed: bool) -> None:
+        """When the next poll begins, after the one of that time."""
+        self._failures = self._failures + 1 if has_failed else 0
+        longest = max(MAX_PAUSE_SECONDS, self._settings.poll_seconds)
+        self._next = asked + self._spread(backoff_seconds(self._settings.poll_seconds, 1 + self._failures, longest))
+
+    def _give_up(self) -> bool:
+        """Leave the connection to its threads, and open another one; False where too many are left already."""
+        self._given_up = [each for each in self._given_up if not each.is_idle()]
+        if len(self._given_up) >= MAX_GIVEN_UP:
+            return False
+        logger.warning("a request to the registry hangs and is given up; the next poll has a new connection")
+        self._poll.close()
+        self._given_up.append(self._poll)
+        self._polling, self._poll = None, self._open(self._poll.late)
+        return True
 
     def _take(self, view: RegistrySnapshot) -> None:
         if view.error and not self.view.error:
@@ -126,69 +130,3 @@ class RegistryWatch:
             if self.view.refused.get(name) != problem:
                 logger.warning("%s is marked as deployed and cannot be followed: %s", name, problem)
         self.view = view
-
-    def _poll(self) -> RegistrySnapshot:
-        """Ask for every reference; runs in the thread and never raises."""
-        before = self.view
-        references, refused, error = self._references(before)
-        answers = self._ask(references)
-        is_answered = any(isinstance(answer, ResolvedVersion | NotFound) for answer in answers.values())
-        targets: dict[Reference, ResolvedVersion | None] = {}
-        problems: dict[Reference, str] = {}
-        for reference, answer in answers.items():
-            if isinstance(answer, ResolvedVersion):
-                targets[reference] = answer
-                continue
-            targets[reference] = before.targets.get(reference)
-            if not isinstance(answer, NotFound):
-                targets[reference] = targets[reference] or self._last_live.recall(reference)
-            if is_answered or isinstance(answer, RequestRefused):
-                problems[reference] = redact(str(answer))
-            else:
-                error = error or redact(str(answer))
-        now = time.monotonic()
-        moved = {key: before.moved.get(key, now) if before.targets.get(key) == targets[key] else now for key in targets}
-        unanswered = [key for key in problems if not isinstance(answers[key], NotFound | RequestRefused)]
-        return RegistrySnapshot(targets, problems, error, moved, is_known=True, refused=refused, unanswered=unanswered)
-
-    def _references(self, before: RegistrySnapshot) -> tuple[tuple[Reference, ...], Mapping[str, str], str]:
-        """The references to serve: those that were named, and those that the registry marks as deployed.
-
-        Also why a mark cannot be followed, by model, and why the marks could not be read, or "". A model whose mark
-        becomes one that cannot be followed is served as before.
-        """
-        try:
-            if self._versions is None:
-                self._versions = self._connect()
-            found = self._versions.deployments() if self._settings.deployments else Deployments()
-        except Exception as problem:  # a registry may fail in any way; what is loaded goes on serving
-            return tuple(before.targets), before.refused, redact(str(problem))
-        kept = [reference for reference in before.targets if reference.name in found.refused]
-        return tuple(dict.fromkeys((*self._settings.models, *found.references, *kept))), found.refused, ""
-
-    def _ask(self, references: Sequence[Reference]) -> dict[Reference, Answer]:
-        """What the registry says to each reference, or what was raised.
-
-        A request that takes longer than SLOW_SECONDS goes on; its answer is that of a later call. A reference that was
-        late is not waited for until it has been answered, so that it holds up the others only once.
-        """
-        versions = self._versions
-        if versions is None:
-            return dict.fromkeys(references, RegistryUnavailable("the registry cannot be opened"))
-        self._waiting = {key: asked for key, asked in self._waiting.items() if key in references}
-        for reference in references:
-            if reference not in self._waiting:
-                self._waiting[reference] = self._requests.submit(versions.resolve, reference)
-        wait([asked for reference, asked in self._waiting.items() if reference not in self._late], SLOW_SECONDS)
-        found: dict[Reference, Answer] = {}
-        for reference in references:
-            if not self._waiting[reference].done():
-                self._late.add(reference)
-                found[reference] = RegistryUnavailable(f"the registry has no answer for {reference} yet: it is slow")
-                continue
-            try:
-                found[reference] = self._waiting.pop(reference).result()
-                self._late.discard(reference)
-            except Exception as problem:  # as above
-                found[reference] = problem
-        return found

@@ -7,7 +7,7 @@ of its own, see `serving.front.routing`.
 from collections.abc import Callable, Mapping
 
 from registry.references import Reference
-from serving.manager.registry_watch import RegistrySnapshot
+from serving.manager.registry_poll import RegistrySnapshot
 
 
 class Startup:

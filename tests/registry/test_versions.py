@@ -113,3 +113,30 @@ def test_promotion_records_the_digest_of_a_version_that_has_none(settings: Regis
     with pytest.raises(HistoryError):
         versions.promote("old", "2", why=" ")
     assert not versions.resolve(Reference("old", version="2")).is_pinned
+
+
+def test_the_aliases_of_many_models_are_listed_together(
+    settings: RegistrySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions, client = Versions(settings), connect(settings)
+    names = [f"model-{number:03}-{'x' * 60}" for number in range(120)]
+    for name in (names[0], names[-1]):
+        client.create_registered_model(name)
+        client.create_model_version(name, "s3://nowhere/at/all")
+        client.set_registered_model_alias(name, "champion", "1")
+    client.set_registered_model_alias(names[0], "canary", "1")
+    asked: list[str] = []
+    search = type(client).search_registered_models
+
+    def counted(self: object, filter_string: str, **more: object) -> object:
+        asked.append(filter_string)
+        return search(self, filter_string, **more)
+
+    monkeypatch.setattr(type(client), "search_registered_models", counted)
+    assert versions.aliases([*names, "it's", "nobody"]) == {
+        names[0]: {"champion": "1", "canary": "1"},
+        names[-1]: {"champion": "1"},
+    }
+    assert len(asked) == 3
+    assert all(len(each) <= 4200 for each in asked)
+    assert versions.aliases([]) == versions.aliases(["nobody"]) == {}

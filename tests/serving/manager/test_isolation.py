@@ -7,7 +7,7 @@ import asyncio
 import errno
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,17 +27,18 @@ from serving.front import routing, version_loads
 from serving.front.engine_link import EngineLink
 from serving.front.loaded_version import LoadedVersion
 from serving.front.routing import Routing
-from serving.manager import registry_watch
+from serving.manager import registry_poll
 from serving.manager.managed_version import Fetched
 from serving.manager.manager import Manager
 from serving.manager.registry_watch import RegistryWatch
+from serving.runtime.daemon_pool import DaemonPool
 from serving.settings import ServingSettings
 from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import order_path
 from serving.wire.routing_table import Table, TableFile
 from tests.e2e.server import wait_until
 from tests.quick import copy_home
-from tests.serving.manager.world import FakeEngineProcess, InlineExecutor, World, ready
+from tests.serving.manager.world import FakeEngineProcess, InlineExecutor, World, exactly, ready
 from tests.small_models import build_model
 from tests.waiting import WAIT_SECONDS
 
@@ -72,6 +73,10 @@ class Registry(Versions):
         self.answers.get(reference.name, lambda: None)()
         return super().resolve(reference)
 
+    def aliases(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Does not list them, as a registry hides the models that may not be read."""
+        return super().aliases([name for name in names if name not in self.answers])
+
 
 class Shop:
     """A server that follows deployments, without processes: its engines report that they are ready, no more."""
@@ -84,10 +89,16 @@ class Shop:
         run = home / "run" / "1"
         (run / "engines").mkdir(parents=True)
         self.settings = ServingSettings(self.registry, (), run, deployments=True, poll_seconds=1.0, load_seconds=1e12)
-        watch = RegistryWatch(self.settings, threading.Event(), lambda: self.versions)
-        watch._pool.shutdown()
-        watch._pool = InlineExecutor()  # type: ignore[assignment]
-        self.manager = Manager(self.settings, engine=FakeEngineProcess, watch=watch, limits=self.world.limits)
+        watch = RegistryWatch(
+            self.settings,
+            threading.Event(),
+            lambda: self.versions,
+            make_pool=lambda limit, name: InlineExecutor() if limit == 1 else DaemonPool(limit, name),
+            spread=exactly,
+        )
+        self.manager = Manager(
+            self.settings, engine=FakeEngineProcess, watch=watch, limits=self.world.limits, spread=exactly
+        )
         self.manager._fetchers.shutdown()
         self.manager._fetchers = InlineExecutor()  # type: ignore[assignment]
         self.loop = asyncio.new_event_loop()
@@ -183,7 +194,7 @@ def fail(error: Exception) -> Callable[[Shop], None]:
 
 
 def hang(shop: Shop) -> None:
-    shop.patch.setattr(registry_watch, "SLOW_SECONDS", 1.0)
+    shop.patch.setattr(registry_poll, "SLOW_SECONDS", 1.0)
     shop.versions.answers["bad"] = lambda: shop.versions.may_answer.wait(WAIT_SECONDS)
 
 

@@ -4,7 +4,7 @@ from registry.references import Reference
 from registry.settings import RegistrySettings
 from serving.manager.last_live import LastLive
 from serving.manager.live_versions import LiveVersions
-from serving.manager.registry_watch import RegistrySnapshot
+from serving.manager.registry_poll import RegistrySnapshot
 
 CHAMPION, CANARY, OTHER = (
     Reference("m", alias="champion"),

@@ -3,7 +3,7 @@
 import pytest
 
 from registry.references import Reference, ResolvedVersion
-from serving.manager.registry_watch import RegistrySnapshot
+from serving.manager.registry_poll import RegistrySnapshot
 from serving.manager.startup import Startup
 
 M, N = Reference("m", alias="champion"), Reference("n", alias="champion")

@@ -38,6 +38,11 @@ from tests.contracts import CLASSIFIER
 ENGINE_BYTES = 100 << 20
 
 
+def exactly(seconds: float, began: float = 0.0) -> float:
+    """A pause without jitter."""
+    return seconds
+
+
 class InlineExecutor(Executor):
     """Runs each function in `submit`, on the calling thread."""
 
@@ -291,12 +296,17 @@ class Server:
         return {version: found.state for version, found in entry.versions.items()} if entry is not None else {}
 
     def _start(self) -> Manager:
-        watch = RegistryWatch(self.settings, threading_event(), lambda: self.world)  # type: ignore[arg-type,return-value]
-        watch._pool.shutdown()
-        watch._requests.shutdown()
-        watch._pool = watch._requests = InlineExecutor()  # type: ignore[assignment]
+        connect: Any = lambda: self.world  # noqa: E731
+        watch = RegistryWatch(
+            self.settings, threading_event(), connect, make_pool=lambda *_: InlineExecutor(), spread=exactly
+        )
         manager = Manager(
-            self.settings, fetch=self._fetch, engine=FakeEngineProcess, watch=watch, limits=self.world.limits
+            self.settings,
+            fetch=self._fetch,
+            engine=FakeEngineProcess,
+            watch=watch,
+            limits=self.world.limits,
+            spread=exactly,
         )
         manager._fetchers.shutdown()
         manager._fetchers = InlineExecutor()  # type: ignore[assignment]

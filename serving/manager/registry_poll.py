@@ -1,0 +1,193 @@
+"""One connection to the registry: asks for all references at a time, in threads of its own.
+
+One request lists the aliases of all models. Only a reference that it does not show unchanged is asked for by itself:
+one that is refused, answered with nonsense or not answered holds up no other.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future, wait
+from dataclasses import dataclass, field
+
+from registry.errors import NotFound, RegistryUnavailable, RequestRefused
+from registry.redaction import redact
+from registry.references import Reference, ResolvedVersion
+from registry.versions import Deployments, Versions
+from serving.manager.last_live import LastLive
+from serving.runtime.backoff import jittered
+from serving.settings import ServingSettings
+
+SLOW_SECONDS = 5.0
+"""A registry that has not answered for this long is reported as slow, and so is one reference."""
+REQUESTS = 8
+"""References that are asked for at a time. Untuned: more than may plausibly hang while the registry answers."""
+RECHECK_SECONDS = 60.0
+"""How long the list of aliases is enough: now and then each reference is asked for by itself, because the list shows
+neither tags nor that a version which was named by its number is deleted. Untuned."""
+
+Answer = ResolvedVersion | Exception
+MakePool = Callable[[int, str], Executor]
+"""Makes a pool of so many threads of that name."""
+
+
+@dataclass(frozen=True)
+class RegistrySnapshot:
+    """The registry's latest answer. targets: of every reference, None where it names nothing (yet).
+
+    problems: per reference, why it names nothing or could not be read. refused: per model that is marked as deployed,
+    why its mark cannot be followed. error: why the registry could not be read, or empty. moved: when each target was
+    first seen, in monotonic seconds. is_known: False before the registry was asked. unanswered: those with a problem
+    that may pass, as no answer at all.
+    """
+
+    targets: Mapping[Reference, ResolvedVersion | None]
+    problems: Mapping[Reference, str] = field(default_factory=dict)
+    error: str = ""
+    moved: Mapping[Reference, float] = field(default_factory=dict)
+    is_known: bool = False
+    refused: Mapping[str, str] = field(default_factory=dict)
+    unanswered: Collection[Reference] = ()
+
+
+class RegistryPoll:
+    """The connection. late: references that have not been answered in time; they are waited for no more.
+
+    A poll that hangs leaves it useless; another one replaces it then.
+    """
+
+    def __init__(
+        self,
+        settings: ServingSettings,
+        connect: Callable[[], Versions],
+        make_pool: MakePool,
+        late: Iterable[Reference] = (),
+    ) -> None:
+        """connect: makes the registry's client, at the first poll."""
+        self._settings = settings
+        self._connect = connect
+        self._last_live = LastLive(settings.registry)
+        self._pool = make_pool(1, "headwaiter-registry")
+        self._requests = make_pool(REQUESTS, "headwaiter-registry-request")
+        self._waiting: dict[Reference, Future[ResolvedVersion]] = {}
+        self._since: dict[Reference, float] = {}
+        self._known: dict[Reference, tuple[ResolvedVersion, float]] = {}
+        self._listing: Future[Mapping[str, Mapping[str, str]]] | None = None
+        self._versions: Versions | None = None
+        self._polling: Future[RegistrySnapshot] | None = None
+        self.late = set(late)
+
+    def begin(self, before: RegistrySnapshot) -> Future[RegistrySnapshot]:
+        """Ask for every reference. before: the latest answer."""
+        self._polling = self._pool.submit(self._poll, before)
+        return self._polling
+
+    def oldest_seconds(self) -> float:
+        """How long the request for a reference has been waiting that was asked for first."""
+        now = time.monotonic()
+        return max((now - self._since[key] for key, asked in self._waiting.items() if not asked.done()), default=0.0)
+
+    def is_idle(self) -> bool:
+        """Whether none of its threads works."""
+        futures: list[Future[RegistrySnapshot] | Future[ResolvedVersion] | None] = [self._polling]
+        return all(each is None or each.done() for each in (*futures, *self._waiting.values(), self._listing))
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        for pool in (self._pool, self._requests):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _poll(self, before: RegistrySnapshot) -> RegistrySnapshot:
+        """Ask for every reference; runs in the thread and never raises."""
+        references, refused, error = self._references(before)
+        answers = self._ask(references)
+        is_answered = any(isinstance(answer, ResolvedVersion | NotFound) for answer in answers.values())
+        targets: dict[Reference, ResolvedVersion | None] = {}
+        problems: dict[Reference, str] = {}
+        for reference, answer in answers.items():
+            if isinstance(answer, ResolvedVersion):
+                targets[reference] = answer
+                continue
+            targets[reference] = before.targets.get(reference)
+            if not isinstance(answer, NotFound):
+                targets[reference] = targets[reference] or self._last_live.recall(reference)
+            if is_answered or isinstance(answer, RequestRefused):
+                problems[reference] = redact(str(answer))
+            else:
+                error = error or redact(str(answer))
+        now = time.monotonic()
+        moved = {key: before.moved.get(key, now) if before.targets.get(key) == targets[key] else now for key in targets}
+        unanswered = [key for key in problems if not isinstance(answers[key], NotFound | RequestRefused)]
+        return RegistrySnapshot(targets, problems, error, moved, is_known=True, refused=refused, unanswered=unanswered)
+
+    def _references(self, before: RegistrySnapshot) -> tuple[tuple[Reference, ...], Mapping[str, str], str]:
+        """The references to serve: those that were named, and those that the registry marks as deployed.
+
+        Also why a mark cannot be followed, by model, and why the marks could not be read, or "". A model whose mark
+        becomes one that cannot be followed is served as before.
+        """
+        try:
+            if self._versions is None:
+                self._versions = self._connect()
+            found = self._versions.deployments() if self._settings.deployments else Deployments()
+        except Exception as problem:  # a registry may fail in any way; what is loaded goes on serving
+            return tuple(before.targets), before.refused, redact(str(problem))
+        kept = [reference for reference in before.targets if reference.name in found.refused]
+        return tuple(dict.fromkeys((*self._settings.models, *found.references, *kept))), found.refused, ""
+
+    def _ask(self, references: Sequence[Reference]) -> dict[Reference, Answer]:
+        """What the registry says to each reference, or what was raised.
+
+        A request that takes longer than SLOW_SECONDS goes on; its answer is that of a later call. A reference that was
+        late is not waited for until it has been answered, so that it holds up the others only once.
+        """
+        versions = self._versions
+        if versions is None:
+            return dict.fromkeys(references, RegistryUnavailable("the registry cannot be opened"))
+        found: dict[Reference, Answer] = dict(self._unchanged(versions, references))
+        self._waiting = {
+            key: asked
+            for key, asked in self._waiting.items()
+            if key in references and not (key in found and asked.done())
+        }
+        others = [reference for reference in references if reference not in found]
+        for reference in others:
+            if reference not in self._waiting:
+                self._since[reference] = time.monotonic()
+                self._waiting[reference] = self._requests.submit(versions.resolve, reference)
+        wait([self._waiting[reference] for reference in others if reference not in self.late], SLOW_SECONDS)
+        for reference in others:
+            if not self._waiting[reference].done():
+                self.late.add(reference)
+                found[reference] = RegistryUnavailable(f"the registry has no answer for {reference} yet: it is slow")
+                continue
+            try:
+                answer = self._waiting.pop(reference).result()
+                self.late.discard(reference)
+                found[reference] = answer
+                self._known[reference] = (answer, time.monotonic() + jittered(RECHECK_SECONDS))
+            except Exception as problem:  # as above
+                found[reference] = problem
+        return {reference: found[reference] for reference in references}
+
+    def _unchanged(self, versions: Versions, references: Sequence[Reference]) -> dict[Reference, ResolvedVersion]:
+        """The references that still mean what they meant, by one request for all; none where that request fails."""
+        now = time.monotonic()
+        known = {
+            reference: version
+            for reference, (version, until) in self._known.items()
+            if reference in references and version.is_pinned and now < until
+        }
+        if len(known) < 2 or (self._listing is not None and not self._listing.done()):
+            return {}
+        names = sorted({reference.name for reference in known})
+        self._listing = self._requests.submit(lambda: versions.aliases(names))
+        wait([self._listing], SLOW_SECONDS)
+        if not self._listing.done() or self._listing.exception() is not None:
+            return {}
+        listed = self._listing.result()
+        return {
+            reference: version
+            for reference, version in known.items()
+            if reference.name in listed
+            and version.version == (reference.version or listed[reference.name].get(reference.alias or ""))
+        }
