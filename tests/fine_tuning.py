@@ -89,6 +89,7 @@ def make_summarizer() -> Any:
         **halves,
     )
     model = transformers.BartForConditionalGeneration(config)
+    model.generation_config.max_new_tokens = 16  # transformers warns of a length that nobody chose
     shared = model.get_input_embeddings()
     with torch.no_grad():
         shared.weight.copy_(words)
