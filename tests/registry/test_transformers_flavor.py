@@ -45,7 +45,8 @@ def log_plainly(folder: Path, task: str, settings: RegistrySettings, claimed: st
 
 
 def fetched(settings: RegistrySettings) -> tuple[Path, Contract]:
-    return fetch_and_pin(Versions(settings).resolve(Reference("m", version="1")), settings)[1:]
+    _, held, contract = fetch_and_pin(Versions(settings).resolve(Reference("m", version="1")), settings)
+    return held.root, contract
 
 
 @pytest.mark.filterwarnings("ignore")

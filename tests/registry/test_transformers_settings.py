@@ -52,7 +52,8 @@ def log(folder: Path, task: str, settings: RegistrySettings, claimed: str | None
 
 
 def served(settings: RegistrySettings) -> Predictor:
-    return Predictor(*fetch_and_pin(Versions(settings).resolve(Reference("m", version="1")), settings)[1:])
+    _, held, contract = fetch_and_pin(Versions(settings).resolve(Reference("m", version="1")), settings)
+    return Predictor(held.root, contract)
 
 
 def test_the_aliases_are_transformers_own() -> None:
