@@ -13,6 +13,7 @@ import psutil
 
 from bench import (
     batch_choice,
+    chaos,
     container,
     flood,
     forward_share,
@@ -44,14 +45,15 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "batches": batch_choice.run,
     "own": own_cost.run,
     "container": container.run,
+    "chaos": chaos.run,
     "overload": overload.run,
     "soak": soak.run,
     "peers": peer_comparison.run,
     "fuzz": fuzz.run,
 }
 
-ON_REQUEST = ("peers", "soak", "fuzz")
-"""Only run where they are named: one installs other servers, one says little in a short time, one measures nothing."""
+ON_REQUEST = ("chaos", "fuzz", "peers", "soak")
+"""Only run where they are named: one installs other servers, one measures nothing, and others take long."""
 
 QUIET = 0.05
 """Share of all cores that other processes may use: with more, figures differ from run to run by more than noise."""

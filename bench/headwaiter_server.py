@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from bench.processes import BenchError, Server, free_port, run_module, serving
 
 MODEL = "bench"
 GENERATOR = "generator"
+CLI = "serving.commands.main"
 
 
 @dataclass(frozen=True)
@@ -38,35 +39,38 @@ def headwaiter(
     home: Path | None = None,
     generator: Path | None = None,
     python: str = sys.executable,
-    settings: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Server, Engine]]:
     """Serve the checkpoint in `folder` while the block runs. Raises BenchError where a command fails.
 
     versions: how often it is logged; the first one is live. home: a folder of the caller's; default: one of its own.
     generator: a checkpoint that is served beside it as `GENERATOR`, for text-generation.
-    python: the program that runs the server's modules. settings: variables besides the user's own.
+    python: the program that runs the server's modules.
     """
     with contextlib.ExitStack() as stack:
         if home is None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwaiter-bench-")))
-        environment = environment_of(home) | dict(settings or {})
-        cli = "serving.commands.main"
-        for _ in range(versions):
-            run_module([cli, "log", str(folder), "--task", task, "--name", MODEL], environment)
+        environment = environment_of(home)
+        log_versions(home, MODEL, task, [folder] * versions)
         names = [MODEL]
         if generator is not None:
-            run_module([cli, "log", str(generator), "--task", "text-generation", "--name", GENERATOR], environment)
+            log_versions(home, GENERATOR, "text-generation", [generator])
             names.append(GENERATOR)
-        for name in names:
-            run_module([cli, "promote", name, "1", "--why", "bench"], environment)
         port = free_port()
         root = f"http://127.0.0.1:{port}"
-        command = [cli, "serve", *names, "--port", str(port)]
+        command = [CLI, "serve", *names, "--port", str(port)]
         pid = stack.enter_context(serving(command, environment, f"{root}/readyz", home / "serve.log", python=python))
         url = f"{root}/models/{MODEL}"
         with urllib.request.urlopen(url, timeout=10) as answer:
             engine = read_engine(json.load(answer))
         yield Server("Headwaiter", url, pid=pid), engine
+
+
+def log_versions(home: Path, name: str, task: str, folders: Sequence[Path]) -> None:
+    """Log a version of each checkpoint to the registry in `home`; the first one is live. Raises BenchError."""
+    environment = environment_of(home)
+    for folder in folders:
+        run_module([CLI, "log", str(folder), "--task", task, "--name", name], environment)
+    run_module([CLI, "promote", name, "1", "--why", "bench"], environment)
 
 
 def read_engine(model: dict[str, Any]) -> Engine:

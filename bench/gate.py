@@ -1,0 +1,88 @@
+"""A gate before a server: connections to it go through, or find it away, slow, or telling nonsense."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Literal, Self
+
+Mode = Literal["open", "away", "slow", "lying"]
+SLOW_SECONDS = 3.0
+NONSENSE = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n[[{"label": null}]]'
+
+
+class Gate(threading.Thread):
+    """Listens at `port` for the server at `target`. Use it as a context manager."""
+
+    def __init__(self, port: int, target: int) -> None:
+        super().__init__(name="gate", daemon=True)
+        self.port, self._target = port, target
+        self._mode: Mode = "open"
+        self._loop: asyncio.AbstractEventLoop
+        self._over: asyncio.Event
+        self._open: set[asyncio.StreamWriter] = set()
+        self._begun = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        self._begun.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._over.set)
+        self.join()
+
+    def run(self) -> None:
+        """Serve until the end."""
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        async with await asyncio.start_server(self._connect, "127.0.0.1", self.port):
+            self._begun.set()
+            await self._over.wait()
+            self._break()
+
+    @contextmanager
+    def being(self, mode: Mode) -> Iterator[None]:
+        """The server seems to be so within the block. Connections that are open now are broken."""
+        self._become(mode)
+        try:
+            yield
+        finally:
+            self._become("open")
+
+    def _become(self, mode: Mode) -> None:
+        self._mode = mode
+        self._loop.call_soon_threadsafe(self._break)
+
+    def _break(self) -> None:
+        for writer in self._open:
+            writer.close()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._mode == "away":
+            writer.close()
+            return
+        if self._mode == "lying":
+            with suppress(OSError, asyncio.IncompleteReadError):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(NONSENSE)
+                await writer.drain()
+            writer.close()
+            return
+        if self._mode == "slow":
+            await asyncio.sleep(SLOW_SECONDS)
+        with suppress(OSError):
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            self._open |= {writer, far_writer}
+            await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+            self._open -= {writer, far_writer}
+
+    @staticmethod
+    async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while part := await reader.read(1 << 16):
+                writer.write(part)
+                await writer.drain()
+        writer.close()
