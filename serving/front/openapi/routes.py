@@ -71,7 +71,7 @@ KSERVE = Protocol("Open Inference Protocol", shapes.PlainError)
 MLFLOW = Protocol("MLflow scoring", shapes.MLflowError)
 WEBHOOKS = Protocol("MLflow webhooks", shapes.HuggingFaceError)
 PROMETHEUS = Protocol("Prometheus", shapes.HuggingFaceError)
-BENTOML = Protocol("BentoML", shapes.PlainError)
+BENTOML = Protocol("BentoML", shapes.PlainError | list[shapes.PlainError])  # a list, as its handler of errors writes
 
 OF_MODEL = (404, 503)
 """How a question about a model is refused."""
