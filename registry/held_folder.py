@@ -14,7 +14,7 @@ def held_folder(prefix: str, place: Path | None = None) -> Iterator[Path]:
     """A folder of this process alone, removed in the end. What killed processes of this user left is removed, too.
 
     prefix: of its name, which says what it is for. place: where it is made; default: the folder of temporary files.
-    It gets its name once it is locked, so that a folder of that name without a lock is nobody's.
+    It is renamed to its final name after it is locked, so a folder of that name without a lock belongs to no process.
     """
     place = Path(tempfile.gettempdir()) if place is None else place
     for left in place.glob(f"{prefix}*"):

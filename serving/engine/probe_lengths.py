@@ -56,7 +56,7 @@ def _spans(module: Any) -> Iterator[int]:
         for name, value in vars(config).items():
             if not (SPANS.search(name) or name in OWN_SPANS):
                 continue
-            # BigBird attends to all tokens of rows of up to so many blocks (transformers 5.23)
+            # up to this number of blocks BigBird uses full attention (transformers 5.23)
             blocks = 5 + 2 * getattr(config, "num_random_blocks", -2) if name == "block_size" else 1
             values = value if isinstance(value, list | tuple) else [value]
             yield from (span * blocks for span in values if isinstance(span, int))

@@ -36,7 +36,7 @@ def measure(rows: Sequence[EncodedRow]) -> Load:
 def no_room(load: Load, taken: Load, bound: Load, tokens_per_second: float) -> TooLarge | QueueFull:
     """The error of a request that does not fit into a queue: TooLarge where it never does.
 
-    QueueFull tells the time in which what is taken is computed.
+    QueueFull says in how many seconds the queue will have been computed.
     """
     if load.tokens > bound.tokens:
         why = f"the request has {load.tokens:,} tokens, the queue takes {bound.tokens:,}"

@@ -10,8 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from registry.environment import InvalidSetting
-from serving.errors import KeyLimitReached
+from serving.errors import KeyLimitReached, Overloaded
 from serving.runtime.key_file import Key
 
 SLOTS = 4096
@@ -57,9 +56,8 @@ class KeyLimits:
             now, each = time.monotonic(), 1 / key.rate
             ahead = max(0.0, 1.0 - each)  # a second's requests may come at once
             due = cells[at + _DUE]
-            due = (
-                now if due < now or due > now + ahead + 2 * each else due
-            )  # far ahead: of another start of the machine
+            if not now <= due <= now + ahead + 2 * each:  # far ahead: of another start of the machine
+                due = now
             if due - now > ahead + _ROUNDING * each:
                 raise KeyLimitReached(
                     f"the key {key.name!r} may ask {key.rate:g} times a second", retry_seconds=due - now - ahead
@@ -94,4 +92,7 @@ class KeyLimits:
             if self._cells[at + _ID] in (0.0, wanted):
                 self._cells[at + _ID] = wanted
                 return at
-        raise InvalidSetting(f"this server has seen more than {SLOTS:,} keys with limits since its start: restart it")
+        raise Overloaded(
+            f"this server has seen more than {SLOTS:,} keys with limits since its start: restart it",
+            retry_seconds=RETRY_SECONDS,
+        )

@@ -18,9 +18,9 @@ from serving.front.request_context import ProtocolName, RequestContext, StageTim
 from serving.front.request_log import RequestLog
 
 MAX_CRASHES = 2
-"""A request that so many engines were computing when they ended fails: it may be what ends them."""
+"""A request fails once this many engines have ended while they computed it: it may be what ends them."""
 MAX_ATTEMPTS = 20
-"""Engines that a request is sent to in any case. Only a fault of ours lets a request meet so many."""
+"""The most engines that a request is sent to. Only a bug lets a request reach this bound."""
 
 
 class RequestTracker:

@@ -27,7 +27,7 @@ neither tags nor that a version which was named by its number is deleted. Untune
 
 Answer = ResolvedVersion | Exception
 MakePool = Callable[[int, str], Executor]
-"""Makes a pool of so many threads of that name."""
+"""The number of threads and the beginning of their names → a pool."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,9 @@ class RegistryPoll:
             for key, asked in self._waiting.items()
             if key in references and not (key in found and asked.done())
         }
+        self._known = {key: known for key, known in self._known.items() if key in references}
+        self._since = {key: since for key, since in self._since.items() if key in self._waiting}
+        self.late &= set(references)
         others = [reference for reference in references if reference not in found]
         for reference in others:
             if reference not in self._waiting:

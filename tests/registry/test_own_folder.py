@@ -98,3 +98,4 @@ def test_one_of_root_is_taken_as_a_volume_is(tmp_path: Path, monkeypatch: pytest
     volume.mkdir(mode=0o777)
     monkeypatch.setattr(os, "geteuid", lambda: OTHER)
     make_own(volume)
+    assert volume.stat().st_mode & 0o777 == 0o777, "it is left as it is"

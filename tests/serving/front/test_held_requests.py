@@ -51,7 +51,7 @@ def ask(front: Front, **given: Any) -> "asyncio.Task[Any]":
 
 
 async def turns(count: int = 20) -> None:
-    """Let the others have so many turns of the event loop."""
+    """Let other tasks run for `count` turns of the event loop."""
     for _ in range(count):
         await asyncio.sleep(0)
 

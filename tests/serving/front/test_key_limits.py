@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.settings import InvalidSetting
-from serving.errors import KeyLimitReached
+from serving.errors import KeyLimitReached, Overloaded
 from serving.front import key_limits
 from serving.front.key_limits import KeyLimits
 from serving.runtime.key_file import Key
@@ -37,7 +36,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def admitted(fronts: list[KeyLimits], given: Key, tries: int) -> int:
-    """How many of so many requests, to the fronts by turns, were let in."""
+    """The number of requests that were let in, of those sent to the fronts by turns."""
     count = 0
     for number in range(tries):
         try:
@@ -119,6 +118,6 @@ def test_more_keys_than_there_is_room_for_are_refused(tmp_path: Path, monkeypatc
     limits = KeyLimits(tmp_path, 1)
     limits.enter(key(1, concurrency=1))
     limits.enter(key(2, concurrency=1))
-    with pytest.raises(InvalidSetting, match="more than 2 keys"):
+    with pytest.raises(Overloaded, match="more than 2 keys"):
         limits.enter(key(3, concurrency=1))
     limits.close()

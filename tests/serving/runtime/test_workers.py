@@ -45,7 +45,7 @@ def worker(run: Path) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def look(watchdog: WorkerWatchdog, seconds: float) -> None:
-    """Look as often as in so many seconds of the test's own time, at once."""
+    """Look as often as a watchdog does in `seconds`, without waiting."""
     for number in count():
         if number * LOOK_SECONDS > seconds:
             return
