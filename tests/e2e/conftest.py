@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
 )
 OF_TASKS = (
     # the model of this task, named like it: family
-    ("zero-shot-classification", "bert"),
+    ("zero-shot-classification", "convbert"),
     ("question-answering", "bert"),
     ("fill-mask", "bert"),
     ("text-generation", "gpt2"),

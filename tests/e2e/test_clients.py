@@ -79,6 +79,15 @@ def test_models_are_listed_with_versions_states_and_contract(server: Server, hom
     assert all(f"    cpu: {note}\n" in printed for note in engine["notes"])
 
 
+@pytest.mark.parametrize(
+    ("name", "batching"), [("sentiment", "any lengths"), ("zero-shot-classification", "equal lengths")]
+)
+def test_a_model_says_how_its_rows_are_batched(server: Server, name: str, batching: str) -> None:
+    version = server.describe(name)["versions"]["1"]
+    assert [engine["batching"] for engine in version["engines"]] == [batching]
+    assert version["contract"]["batching"] == batching
+
+
 def test_every_answer_names_its_version_and_its_timings(server: Server) -> None:
     answer = server.post("sentiment", {"inputs": "x"}, version="1")
     assert answer.headers["x-model-version"] == "1"
