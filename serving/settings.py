@@ -227,6 +227,11 @@ class ServingSettings(msgspec.Struct, frozen=True):
         """How long a front or the manager may stand still before it is killed."""
         return max(self.grace_seconds, self.hang_seconds)
 
+    @property
+    def drain_seconds(self) -> float:
+        """How long a version that leaves may take for the requests that it has."""
+        return self.timeout_seconds + 5
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, run: Path | None = None) -> "ServingSettings":
         """Read and check the settings; raises InvalidSetting, which names variable, value and rule.

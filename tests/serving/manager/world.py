@@ -308,8 +308,8 @@ class Server:
             limits=self.world.limits,
             spread=exactly,
         )
-        manager._fetchers.shutdown()
-        manager._fetchers = InlineExecutor()  # type: ignore[assignment]
+        manager._loader.close()
+        manager._loader.fetchers = InlineExecutor()
         manager._adopt()
         return manager
 
