@@ -54,11 +54,11 @@ class Placement:
                 held.took_place |= any(key in self._live_versions.live_keys() for key in admission.evict)
                 self._evict(admission.evict, f"so that there is memory for {held.name}/{held.version}", now)
                 return []
-        return self._start_on(self._settings.devices, held)
+        return self._start_on(self._settings.engine_devices, held)
 
     def complete(self, held: ManagedVersion) -> None:
         """Start the engines that an adopted version lacks: they had not reported yet when the previous manager died."""
-        missing = list(self._settings.devices)
+        missing = list(self._settings.engine_devices)
         for engine in held.engines:
             with suppress(ValueError):
                 missing.remove(engine.order.device)
@@ -85,7 +85,7 @@ class Placement:
     def _admit(self, held: ManagedVersion, *, replace_live: bool) -> Admission:
         """Whether its engines may start. replace_live: whether the live version may leave for it."""
         evictable = self._evictable(held.name if replace_live else None)
-        return admit_version(held, self._versions, evictable, len(self._settings.devices), self._limits())
+        return admit_version(held, self._versions, evictable, len(self._settings.engine_devices), self._limits())
 
     def _start_on(self, devices: Iterable[str], held: ManagedVersion) -> list[EngineProcess]:
         assert held.root is not None
