@@ -69,6 +69,15 @@ class ServingSettings(msgspec.Struct, frozen=True):
             extra={"variable": "HEADWAITER_DEVICE", "default": "auto"},
         ),
     ] = ("auto",)
+    replicas: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="Engines of each version on each device, which share the cores; more than one so that a "
+            "version answers on while one is replaced.",
+        ),
+    ] = 1
     dtype: Annotated[Dtype, Meta(description="The dtype to serve in; auto is the fastest that keeps the answers.")] = (
         "auto"
     )
@@ -226,6 +235,16 @@ class ServingSettings(msgspec.Struct, frozen=True):
     def worker_hang_seconds(self) -> float:
         """How long a front or the manager may stand still before it is killed."""
         return max(self.grace_seconds, self.hang_seconds)
+
+    @property
+    def engine_devices(self) -> tuple[str, ...]:
+        """The devices of a version's engines, one entry an engine."""
+        return self.devices * self.replicas
+
+    @property
+    def drain_seconds(self) -> float:
+        """How long a version that leaves may take for the requests that it has."""
+        return self.timeout_seconds + 5
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ, run: Path | None = None) -> "ServingSettings":

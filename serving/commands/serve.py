@@ -41,6 +41,7 @@ def _setting(flag: str, field: str) -> Callable[[FC], FC]:
 @_setting("--tls-client-ca", "tls_client_ca")
 @_setting("--workers", "workers")
 @_setting("--device", "devices")
+@_setting("--replicas", "replicas")
 @_setting("--dtype", "dtype")
 @_setting("--poll-seconds", "poll_seconds")
 @_setting("--keep-previous", "keep_previous")

@@ -125,7 +125,8 @@ class EngineLink:
         """The requests that wait, by the id of their last row."""
         self._deadlines: list[tuple[float, int]] = []
         """Deadlines and keys of `_waiters`, ascending. `abandon_late` drops the entries of requests that ended."""
-        self._next_id = 0
+        self.rows_sent = 0
+        """Also the id of the latest row."""
         self._outbox: list[Row] = []
         self._in_flight = 0
         self._encoder = msgspec.msgpack.Encoder()
@@ -158,19 +159,19 @@ class EngineLink:
             taken = Load(self.outstanding_tokens, self.outstanding_bytes)
             raise no_room(load, taken, Load(self.bound_tokens, self.bound_bytes), self.tokens_per_second)
         for index, encoded in enumerate(rows):
-            self._next_id += 1
-            row = encoded.to_row(self._next_id, waiter.deadline)
+            self.rows_sent += 1
+            row = encoded.to_row(self.rows_sent, waiter.deadline)
             self._rows[row.id] = (waiter, index, row)
             waiter.ids.append(row.id)
             if not self._outbox:
                 self._schedule_flush()
             self._outbox.append(row)
         waiter.rows_left = len(rows)
-        self._waiters[self._next_id] = waiter
+        self._waiters[self.rows_sent] = waiter
         if not self._deadlines or self._deadlines[-1][0] <= waiter.deadline:
-            self._deadlines.append((waiter.deadline, self._next_id))
+            self._deadlines.append((waiter.deadline, self.rows_sent))
         else:  # another request, with a later deadline, was encoded in less time
-            insort(self._deadlines, (waiter.deadline, self._next_id))
+            insort(self._deadlines, (waiter.deadline, self.rows_sent))
         self.outstanding_tokens += tokens
         self.outstanding_bytes += size
 

@@ -63,7 +63,7 @@ class LoadedVersion:
         )
 
     def choose_link(self) -> EngineLink:
-        """The link to the engine with the fewest outstanding tokens. Raises NotReady."""
+        """The link to the engine with the fewest outstanding tokens, then with the fewest rows. Raises NotReady."""
         if not self.accepting:
             raise NotReady(
                 f"no engine of {self.model}/{self.version} takes requests: it is leaving or being restarted, try again",
@@ -71,7 +71,7 @@ class LoadedVersion:
             )
         if len(self.accepting) == 1:
             return self.accepting[0]
-        return min(self.accepting, key=lambda link: link.outstanding_tokens)
+        return min(self.accepting, key=lambda link: (link.outstanding_tokens, link.rows_sent))
 
     async def encode(
         self, request: Request, bounds: RequestBounds, deadline: float, disconnected: Disconnected | None

@@ -1,10 +1,11 @@
-"""Starts the engine processes of a version: one for each device."""
+"""Starts the engine processes of a version: as many on each device as there are to be replicas."""
 
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from serving.manager.engine_process import EngineProcess
+from serving.runtime.limits import own_groups, usable_cores
 from serving.runtime.run_folder import ENGINES
 from serving.settings import ServingSettings
 from serving.wire.engine_orders import EngineOrder
@@ -22,7 +23,7 @@ class EngineStarter:
     def start(
         self, devices: Iterable[str], name: str, version: str, root: Path, digest: str, *, low_priority: bool
     ) -> list[EngineProcess]:
-        """The engines of a version, started: one for each device. Raises OSError, and then none of them runs.
+        """The engines of a version, started: one for each of `devices`. Raises OSError, and then none of them runs.
 
         root: the artifact. digest: of its contract. low_priority: whether loading yields to what serves.
         """
@@ -37,7 +38,7 @@ class EngineStarter:
                 dtype=self._settings.dtype,
                 address=f"ipc://{report.removesuffix('.json')}.sock",
                 report=report,
-                threads=self._settings.threads,
+                threads=self._threads(),
                 run=str(self._settings.run),
                 low_priority=low_priority,
                 cache_bytes=self._settings.cache_bytes,
@@ -52,6 +53,14 @@ class EngineStarter:
                     engine.kill()
                 raise
         return engines
+
+    def _threads(self) -> int:
+        """Threads of an engine on a CPU: its share of the cores where it has replicas; 0 for all that may be used."""
+        replicas = self._settings.replicas
+        if self._settings.threads or replicas == 1:
+            return self._settings.threads
+        cores, _ = usable_cores(own_groups())
+        return max(1, cores // replicas)
 
     def _next_report(self) -> str:
         """The path of the next engine's report; unique over all managers of the server.

@@ -44,6 +44,10 @@ class LiveVersions:
         """The versions that some reference serves."""
         return {(reference.name, version) for reference, version in self.live.items() if version is not None}
 
+    def is_serving(self) -> bool:
+        """Whether something is live, which loading may not starve."""
+        return any(self.live.values())
+
     def forget_all_but(self, view: RegistrySnapshot) -> None:
         """Drop the references that are not served any more.
 

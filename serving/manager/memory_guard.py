@@ -12,9 +12,9 @@ ManagedVersions = Mapping[VersionKey, ManagedVersion]
 
 
 def admit_version(
-    held: ManagedVersion, versions: ManagedVersions, evictable: list[VersionKey], devices: int, limits: Limits
+    held: ManagedVersion, versions: ManagedVersions, evictable: list[VersionKey], engines: int, limits: Limits
 ) -> Admission:
-    """Whether the engines of a version, one a device, may start beside what is held. Notes what they will need.
+    """Whether this many engines of a version may start beside what is held. Notes what they will need.
 
     evictable: the versions that may leave for it.
     """
@@ -26,7 +26,7 @@ def admit_version(
     ]
     for other in (held, *loading):
         if not other.need_bytes:  # one that loads may have started before anything served
-            other.need_bytes = devices * estimate_bytes(other.weights_bytes, measured)
+            other.need_bytes = engines * estimate_bytes(other.weights_bytes, measured)
     promised = sum(max(0, other.need_bytes - other.own_bytes()) for other in loading)
     promised += sum(
         other.returning_bytes()

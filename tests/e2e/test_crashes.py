@@ -47,7 +47,7 @@ class Shop:
 def shop(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Iterator[Shop]:
     home = copy_of(small_template, tmp_path_factory)
     versions = Versions(RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)}))
-    with Server(home, ("m",), {"HEADWAITER_DEVICE": "cpu,cpu"}, ("--workers", "2"), own_template=True) as server:
+    with Server(home, ("m",), options=("--workers", "2", "--replicas", "2"), own_template=True) as server:
         yield Shop(server, home, versions)
 
 

@@ -54,7 +54,7 @@ class FakeLink:
         self.on_submit = on_submit
         self.waiters: list[Waiter] = []
         self.abandoned: list[Waiter] = []
-        self.outstanding_tokens = 0
+        self.outstanding_tokens = self.rows_sent = 0
 
     def submit(self, rows: Sequence[EncodedRow], waiter: Waiter) -> None:
         self.waiters.append(waiter)

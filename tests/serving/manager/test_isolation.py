@@ -99,8 +99,8 @@ class Shop:
         self.manager = Manager(
             self.settings, engine=FakeEngineProcess, watch=watch, limits=self.world.limits, spread=exactly
         )
-        self.manager._fetchers.shutdown()
-        self.manager._fetchers = InlineExecutor()  # type: ignore[assignment]
+        self.manager._loader.close()
+        self.manager._loader.fetchers = InlineExecutor()
         self.loop = asyncio.new_event_loop()
         self.routing = Routing(self.settings, TableFile(run))
 
@@ -347,14 +347,14 @@ def test_a_download_that_never_ends_is_given_up_and_not_begun_again_beside_itsel
     shop.settle()
     may_end, begun = threading.Event(), []
     manager = shop.manager
-    fetch = manager._fetch
+    fetch = manager._loader.fetch
 
     def hang(version: ResolvedVersion, settings: RegistrySettings) -> Fetched:
         begun.append((version.name, version.version))
         assert version.name == "good" or may_end.wait(WAIT_SECONDS)
         return fetch(version, settings)
 
-    manager._fetch, manager._fetchers = hang, ThreadPoolExecutor(2)
+    manager._loader.fetch, manager._loader.fetchers = hang, ThreadPoolExecutor(2)
     shop.promote("bad", "2")
     manager.settings = msgspec.structs.replace(shop.settings, load_seconds=5.0)
     assert "HEADWAITER_LOAD_SECONDS=5" in reason(shop.settle())
@@ -366,7 +366,7 @@ def test_a_download_that_never_ends_is_given_up_and_not_begun_again_beside_itsel
     may_end.set()
     wait_until(lambda: shop.settle() and served(shop, "bad") == "2", "its download has ended")
     assert sorted(begun) == [("bad", "2"), ("good", "2")]
-    manager._fetchers.shutdown()
+    manager._loader.close()
 
 
 def test_an_engine_that_a_front_cannot_connect_to_is_its_versions_alone(

@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from registry.references import Reference
 from serving.errors import EngineError
-from serving.manager.manager import MAX_RETRY_SECONDS
 from serving.manager.policy import CRASH_LIMIT
+from serving.manager.version_loader import MAX_RETRY_SECONDS
 from serving.wire.version_state import FOLLOWERS, State, check_transition
 from tests.serving.manager.world import Server
 

@@ -234,7 +234,10 @@ class Server:
     models: the references that are served. keep_previous: the setting of that name.
     """
 
-    def __init__(self, models: tuple[Reference, ...], keep_previous: int, *, replace_live: bool = False) -> None:
+    def __init__(
+        self, models: tuple[Reference, ...], keep_previous: int, *, replace_live: bool = False, **fields: Any
+    ) -> None:
+        """fields: of the settings."""
         self.home = Path(tempfile.mkdtemp(prefix="hw"))
         self.world = World()
         self._patch = pytest.MonkeyPatch()
@@ -249,6 +252,7 @@ class Server:
             replace_live=replace_live,
             poll_seconds=1.0,
             load_seconds=1e12,
+            **fields,
         )
         self.manager = self._start()
 
@@ -308,8 +312,8 @@ class Server:
             limits=self.world.limits,
             spread=exactly,
         )
-        manager._fetchers.shutdown()
-        manager._fetchers = InlineExecutor()  # type: ignore[assignment]
+        manager._loader.close()
+        manager._loader.fetchers = InlineExecutor()
         manager._adopt()
         return manager
 
