@@ -26,6 +26,7 @@ from bench import (
     own_cost,
     peer_comparison,
     request_rate,
+    rollout,
     soak,
     start_time,
     swap_latency,
@@ -50,10 +51,11 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "soak": soak.run,
     "peers": peer_comparison.run,
     "fuzz": fuzz.run,
+    "rollout": rollout.run,
 }
 
-ON_REQUEST = ("chaos", "fuzz", "peers", "soak")
-"""Only run where they are named: one installs other servers, one measures nothing, and others take long."""
+ON_REQUEST = ("chaos", "fuzz", "peers", "rollout", "soak")
+"""Only run where they are named: one installs other servers, two measure nothing, and others take long."""
 
 QUIET = 0.05
 """Share of all cores that other processes may use: with more, figures differ from run to run by more than noise."""

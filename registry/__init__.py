@@ -25,6 +25,7 @@ download     copies files from MLflow's artifact store
 cache_folder whose the cache is, what is being downloaded, and what leaves
 cache        verified artifacts on this machine
 gates        what a version must pass before an alias moves to it
+rollout/     a candidate that gets a growing share of requests: its plan, guards and state
 
 Importing the package loads neither mlflow nor torch nor transformers.
 """

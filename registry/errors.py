@@ -17,6 +17,7 @@ RegistryError
 ├── ContractError             the contract is missing, of another format, or contradicts itself
 ├── NotFound                  no such model, version or alias
 ├── HistoryError              nothing to roll back to, or a move that cannot be written down
+├── RolloutError              a rollout that cannot be read or started, or is not under way
 ├── PromotionRefused          a gate is shut: the alias stays where it is
 │   ├── DamagedVersion        the candidate's files are not those that were logged
 │   ├── BreakingChange        clients of what is live would notice the candidate
@@ -102,6 +103,10 @@ class NotFound(RegistryError):
 
 class HistoryError(RegistryError):
     """The history names no version to go back to, or a move cannot be written down."""
+
+
+class RolloutError(RegistryError):
+    """A step, a guard or a record of a rollout that cannot be read, or a rollout that cannot be started or changed."""
 
 
 class PromotionRefused(RegistryError):

@@ -1,0 +1,84 @@
+"""Guards: what a candidate must keep to, as a user writes it. `serving.manager.rollout.verdict` judges by them.
+
+errors < stable + 1%         the share of requests that failed on the server's side, against the stable version's
+refusals < stable + 1%       the share of requests that were refused, as the queue was full
+p50 < 1.2 × stable           the median of the time to an answer; p99 likewise. `x` and `*` mean `×`
+agreement > 97%              how far the answers of both versions to the same requests agree; measured by shadows
+label shift < 0.2            the population stability index (PSI) of the answered labels against the stable version's
+"""
+
+import re
+from typing import Literal, get_args
+
+import msgspec
+
+from registry.errors import RolloutError
+
+Metric = Literal["errors", "refusals", "p50", "p99", "agreement", "label shift"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_FORMS: dict[Metric, tuple[str, str, float, float]] = {
+    "errors": (rf"< stable \+ {_NUMBER} ?%", "errors < stable + 1%", 0.0, 100.0),
+    "refusals": (rf"< stable \+ {_NUMBER} ?%", "refusals < stable + 1%", 0.0, 100.0),
+    "p50": (rf"< {_NUMBER} ?× ?stable", "p50 < 1.2 × stable", 1.0, 100.0),
+    "p99": (rf"< {_NUMBER} ?× ?stable", "p99 < 1.2 × stable", 1.0, 100.0),
+    "agreement": (rf"> {_NUMBER} ?%", "agreement > 97%", 0.0, 100.0),
+    "label shift": (rf"< {_NUMBER}", "label shift < 0.2", 0.0, 10.0),
+}
+"""Of each metric: its form after the name, an example, and the bounds of its number, neither of them included."""
+_NAME = re.compile(r"[a-z][a-z0-9]*(?: [a-z]+)?")
+
+
+class Guard(msgspec.Struct, frozen=True):
+    """A limit of one metric. limit: a share in 0..1, of p50 and p99 a factor above 1, of label shift a PSI."""
+
+    metric: Metric
+    limit: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Guard":
+        """Read a guard. Raises RolloutError, which shows the form."""
+        plain = " ".join(text.lower().replace("*", "×").split())
+        plain = re.sub(r"(?<=[\d ])x(?=[ s])", "×", plain)
+        plain = re.sub(r" ?([<>+]) ?", r" \1 ", plain)
+        name = _NAME.match(plain)
+        metric = next((each for each in METRICS if name is not None and name[0] == each), None)
+        if metric is None:
+            raise RolloutError(f"guard {text[:100]!r} begins with no metric: choose one of {', '.join(METRICS)}")
+        form, example, low, high = _FORMS[metric]
+        found = re.fullmatch(form, plain[len(metric) :].strip())
+        if found is None:
+            raise RolloutError(f"guard {text[:100]!r} cannot be read: write it as {example!r}")
+        number = float(found[1])
+        if not low < number < high:
+            raise RolloutError(f"guard {text[:100]!r} allows {number:g}: its number is between {low:g} and {high:g}")
+        return cls(metric, number / 100 if high == 100.0 and "%" in form else number)
+
+    @property
+    def needs_shadow(self) -> bool:
+        """Whether only shadows measure it."""
+        return self.metric == "agreement"
+
+    def __str__(self) -> str:
+        match self.metric:
+            case "errors" | "refusals":
+                return f"{self.metric} < stable + {100 * self.limit:g}%"
+            case "p50" | "p99":
+                return f"{self.metric} < {self.limit:g} × stable"
+            case "agreement":
+                return f"agreement > {100 * self.limit:g}%"
+            case "label shift":
+                return f"label shift < {self.limit:g}"
+
+
+def parse_guards(texts: tuple[str, ...]) -> tuple[Guard, ...]:
+    """Read guards, at most one of each metric. Raises RolloutError."""
+    guards = tuple(map(Guard.parse, texts))
+    if not guards:
+        raise RolloutError("a rollout without guards would promote anything: give at least one --guard")
+    metrics = [guard.metric for guard in guards]
+    twice = next((metric for metric in metrics if metrics.count(metric) > 1), None)
+    if twice is not None:
+        raise RolloutError(f"{twice} has two guards: give one")
+    return guards

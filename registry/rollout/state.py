@@ -1,0 +1,194 @@
+"""The state of a rollout: some tags of the registered model, each with one kind of writer, and what follows from them.
+
+MLflow has no compare-and-set (3.17), so no tag is changed by two kinds of writers, and what stops a rollout is a tag
+that nobody removes. Writers that know nothing of one another can so neither undo a stop nor lose a pause.
+
+headwaiter.rollout            the plan; written once, by `start`
+headwaiter.rollout.order      pause or resume; written by people
+headwaiter.rollout.progress   the step and the leader's lease; written by the leading manager
+headwaiter.rollout.stop       the candidate failed, or somebody aborted: its weight is 0 whatever else is written
+headwaiter.rollout.done       the candidate was promoted and the rollout is over
+headwaiter.rollout.counts.*   what each replica counted, for the leader
+
+All but the plan name the rollout by its id, and count for no other.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, TypeVar
+
+import msgspec
+
+from registry.errors import RolloutError
+from registry.rollout.plan import FORMAT, Plan, Step
+
+PLAN = "headwaiter.rollout"
+ORDER, PROGRESS, STOP, DONE = (f"{PLAN}.{part}" for part in ("order", "progress", "stop", "done"))
+COUNTS = f"{PLAN}.counts."
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+Phase = Literal["running", "paused", "baking", "promoted", "failed", "aborted", "overruled"]
+"""baking: promoted, and guards still watch. overruled: somebody moved the alias by hand, which ends the rollout."""
+ACTIVE: frozenset[Phase] = frozenset({"running", "paused", "baking"})
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person wants of a running rollout."""
+
+    id: str
+    action: Literal["pause", "resume"]
+    who: str
+    why: str
+    time: float
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a rollout is over. guard: the one that failed, with its figures; "" where a person ended it."""
+
+    id: str
+    outcome: Literal["failed", "aborted", "promoted"]
+    who: str
+    why: str
+    time: float
+    guard: str = ""
+
+
+class Check(msgspec.Struct, frozen=True):
+    """What a guard said last. figures: both sides' numbers and what is waited for, in words."""
+
+    guard: str
+    verdict: Verdict
+    figures: str
+
+
+class Bounds(msgspec.Struct, frozen=True, array_like=True):
+    """What a figure lies between: surely enough to fail a guard by it, and surely enough to pass one."""
+
+    fail: tuple[float, float]
+    passing: tuple[float, float]
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far a rollout is. step: index of the plan's steps. elapsed_seconds: in it, by the clocks of its leaders.
+
+    holder: the replica that leads; beat: grows while it lives. is_promoted: whether the alias was moved. checks: the
+    guards of this step. stable: per guard, the bounds of the stable version's figure as they were last, for the time
+    when it answers no more requests. waits_for: in words.
+    """
+
+    id: str
+    step: int = 0
+    elapsed_seconds: float = 0.0
+    holder: str = ""
+    beat: int = 0
+    is_promoted: bool = False
+    is_reverted: bool = False
+    checks: tuple[Check, ...] = ()
+    stable: dict[str, Bounds] = {}
+    waits_for: str = ""
+
+
+Record = TypeVar("Record", Order, End, Progress)
+
+
+class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout as the tags describe it. live: the version that the alias names now, None where it names none."""
+
+    plan: Plan
+    steps: tuple[Step, ...]
+    live: str | None
+    progress: Progress
+    order: Order | None = None
+    stop: End | None = None
+    done: End | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """Where the rollout stands. A stop comes before everything, then the end, then a hand that moved the alias."""
+        if self.stop is not None:
+            return "failed" if self.stop.outcome == "failed" else "aborted"
+        if self.done is not None:
+            return "promoted"
+        if self.live != (self.plan.candidate if self.is_promoted else self.plan.stable):
+            return "overruled"
+        if self.is_promoted:
+            return "baking"
+        return "paused" if self.order is not None and self.order.action == "pause" else "running"
+
+    @property
+    def is_promoted(self) -> bool:
+        """Whether the alias was moved by this rollout: the leader moves it in the last step, then writes it down."""
+        return self.progress.is_promoted or (self.step.is_last and self.live == self.plan.candidate)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the rollout is not over."""
+        return self.phase in ACTIVE
+
+    @property
+    def step(self) -> Step:
+        """The current step; the last one where a record says more than there are."""
+        return self.steps[min(max(self.progress.step, 0), len(self.steps) - 1)]
+
+    @property
+    def weight(self) -> float:
+        """The share of requests in 0..1 that the candidate is to answer now."""
+        return self.step.weight if self.is_active else 0.0
+
+    @property
+    def shadows(self) -> int:
+        """How many requests are to be compared in this step; 0 outside of a step of shadows."""
+        return self.step.shadows if self.phase in ("running", "paused") else 0
+
+
+def read_state(tags: Mapping[str, str], aliases: Mapping[str, str]) -> RolloutState | None:
+    """The rollout in a registered model's tags, None where there is none. Raises RolloutError for one that is damaged.
+
+    A damaged part beside the plan counts as not written, except a stop, which nothing may hide.
+    """
+    if PLAN not in tags:
+        return None
+    plan = _read_plan(tags[PLAN])
+    alias = aliases.get(plan.alias)
+    return RolloutState(
+        plan=plan,
+        steps=plan.parsed_steps(),
+        live=None if alias is None else str(alias),
+        progress=_read(tags, PROGRESS, Progress, plan.id) or Progress(id=plan.id),
+        order=_read(tags, ORDER, Order, plan.id),
+        stop=_read(tags, STOP, End, plan.id),
+        done=_read(tags, DONE, End, plan.id),
+    )
+
+
+def _read_plan(text: str) -> Plan:
+    try:
+        found = msgspec.json.decode(text)
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            what = found.get("format") if isinstance(found, dict) else None
+            raise RolloutError(
+                f"the rollout has format {what!r}, this release reads format {FORMAT}: "
+                "abort it with the release that began it, or start another one"
+            )
+        plan = msgspec.convert(found, Plan)
+        plan.parsed_guards()
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise RolloutError(f"the record of the rollout is damaged ({error}): start another one") from error
+    return plan
+
+
+def _read(tags: Mapping[str, str], key: str, kind: type[Record], rollout: str) -> Record | None:
+    """The record of a tag where it is of this rollout."""
+    if key not in tags:
+        return None
+    try:
+        record = msgspec.json.decode(tags[key], type=kind)
+    except msgspec.DecodeError as error:
+        if key == STOP:
+            raise RolloutError(f"the tag {STOP} is damaged ({error}): the candidate gets no requests") from error
+        return None
+    return record if record.id == rollout else None
+
+
+def encode(record: msgspec.Struct) -> str:
+    """A record as a tag's value."""
+    return msgspec.json.encode(record).decode()

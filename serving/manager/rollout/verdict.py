@@ -1,0 +1,183 @@
+"""From what both sides of a step counted to a verdict for each guard: a pure function, which may be asked at any time.
+
+A guard fails where the candidate is beyond its limit with certainty, passes where it is within with certainty, and is
+inconclusive else. FAIL_ERROR bounds the probability that any guard of any step ever fails although the candidate keeps
+to it, however often one looks: each guard of each step gets an equal part (union bound), and of a comparison each side
+gets half of that. PASS_ERROR is the probability that one guard passes in one step although the candidate is beyond.
+The bounds are those of `confidence`.
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import inf, log
+
+from registry.rollout.guards import Guard
+from registry.rollout.state import Bounds, Check, Verdict
+from serving.manager.rollout.confidence import bounds, is_above, is_below
+from serving.wire.rollout_counts import RolloutCounts, SideCounts, bucket_seconds
+
+FAIL_ERROR = 0.005
+"""Half of what is promised: a candidate that is as good is rolled back in under 1 % of rollouts."""
+PASS_ERROR = 0.1
+QUANTILES = {"p50": 0.5, "p99": 0.99}
+UNKNOWN = Bounds((0.0, inf), (0.0, inf))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """checks: of each guard that the step measures. stable: the bounds of the stable version's figures, per guard."""
+
+    checks: tuple[Check, ...]
+    stable: Mapping[str, Bounds]
+
+    @property
+    def failed(self) -> Check | None:
+        """The first guard that failed."""
+        return next((check for check in self.checks if check.verdict == "fail"), None)
+
+    @property
+    def waiting(self) -> tuple[Check, ...]:
+        """The guards that are inconclusive."""
+        return tuple(check for check in self.checks if check.verdict == "inconclusive")
+
+
+def judge(
+    guards: Sequence[Guard],
+    steps: int,
+    counts: RolloutCounts,
+    *,
+    is_shadow: bool,
+    before: Mapping[str, Bounds] | None = None,
+) -> Judgement:
+    """Judge a step by its counts. steps: of the whole rollout. is_shadow: whether it compares shadows.
+
+    before: bounds of the stable version's figures, for a step in which it answers nobody.
+    """
+    fail_error = FAIL_ERROR / (steps * len(guards))
+    checks, stable = [], dict(before or {})
+    for guard in guards:
+        if guard.needs_shadow != is_shadow:
+            continue
+        if guard.needs_shadow:
+            checks.append(_judge_agreement(guard, counts, fail_error))
+        elif guard.metric == "label shift":
+            checks.append(_judge_labels(guard, counts, fail_error))
+        else:
+            if counts.stable.requests:
+                stable[str(guard)] = _bounds(guard, counts.stable, fail_error)
+            checks.append(_judge_sides(guard, counts, stable.get(str(guard), UNKNOWN), fail_error))
+    return Judgement(tuple(checks), stable)
+
+
+def _judge_agreement(guard: Guard, counts: RolloutCounts, fail_error: float) -> Check:
+    number = counts.compared + counts.failed
+    verdict: Verdict = "inconclusive"
+    if is_below(counts.agreement, number, guard.limit, fail_error):
+        verdict = "fail"
+    elif is_above(counts.agreement, number, guard.limit, PASS_ERROR):
+        verdict = "pass"
+    failed = f", {counts.failed:,} of which the candidate could not answer" if counts.failed else ""
+    return Check(str(guard), verdict, f"{_percent(counts.agreement, number)} of {number:,} shadows{failed}")
+
+
+def _judge_sides(guard: Guard, counts: RolloutCounts, stable: Bounds, fail_error: float) -> Check:
+    """Compare the candidate's figure with the stable version's."""
+    candidate = _bounds(guard, counts.candidate, fail_error)
+    is_ratio = guard.metric in QUANTILES
+    verdict: Verdict = "inconclusive"
+    if candidate.fail[0] > (stable.fail[1] * guard.limit if is_ratio else stable.fail[1] + guard.limit):
+        verdict = "fail"
+    elif candidate.passing[1] < (stable.passing[0] * guard.limit if is_ratio else stable.passing[0] + guard.limit):
+        verdict = "pass"
+    sides = [counts.candidate] + ([counts.stable] if counts.stable.requests else [])
+    figures = [f"{_figure(guard, side)} of {side.requests:,} requests" for side in sides]
+    if len(figures) == 1:
+        low, high = (1000 * value if is_ratio else 100 * value for value in stable.passing)
+        figures.append("unknown" if high == inf else f"{low:.3g} to {high:.3g} {'ms' if is_ratio else '%'} before")
+    return Check(str(guard), verdict, ", stable ".join(figures))
+
+
+def _bounds(guard: Guard, side: SideCounts, fail_error: float) -> Bounds:
+    """Of one side's figure; each side of a comparison has half of the error."""
+    if guard.metric in QUANTILES:
+        share = 1.0 - QUANTILES[guard.metric]
+        return Bounds(_quantile(side, share, fail_error / 2), _quantile(side, share, PASS_ERROR / 2))
+    total = _total(guard, side)
+    return Bounds(bounds(total, side.requests, fail_error / 2), bounds(total, side.requests, PASS_ERROR / 2))
+
+
+def _quantile(side: SideCounts, share: float, error: float) -> tuple[float, float]:
+    """Bounds in seconds of the time that a `share` of the answers exceeds.
+
+    The time is above a bucket where surely more than the share are slower than it, and within where surely fewer are.
+    """
+    buckets = sorted(side.times)
+    number = sum(side.times.values())
+    slower = [number - within for within in accumulate(side.times[bucket] for bucket in buckets)]
+    surely_more = bisect_left(slower, True, key=lambda count: not is_above(count, number, share, error))
+    surely_fewer = bisect_left(slower, True, key=lambda count: is_below(count, number, share, error))
+    # no answer lies between two occupied buckets, so what holds of the end of one holds up to the next
+    low = bucket_seconds(buckets[surely_more] - 1) if surely_more else 0.0
+    high = bucket_seconds(buckets[surely_fewer]) if surely_fewer < len(buckets) else inf
+    return low, high
+
+
+def _judge_labels(guard: Guard, counts: RolloutCounts, fail_error: float) -> Check:
+    """The population stability index Σ (a-b) ln(a/b) over labels: its bounds follow from those of each share."""
+    stable, candidate = counts.stable.labels, counts.candidate.labels
+    labels = sorted({*stable, *candidate})
+    numbers = sum(stable.values()), sum(candidate.values())
+    verdict: Verdict = "inconclusive"
+    if all(numbers):
+        least, _ = _shift(labels, stable, candidate, numbers, fail_error)
+        _, most = _shift(labels, stable, candidate, numbers, PASS_ERROR)
+        verdict = "fail" if least > guard.limit else "pass" if most < guard.limit else "inconclusive"
+    return Check(str(guard), verdict, f"labels of {numbers[1]:,} answers, stable of {numbers[0]:,}")
+
+
+def _shift(
+    labels: Sequence[str],
+    stable: Mapping[str, int],
+    candidate: Mapping[str, int],
+    numbers: tuple[int, int],
+    error: float,
+) -> tuple[float, float]:
+    """Bounds of the index. The error is shared among all labels of both sides."""
+    least = most = 0.0
+    each = error / (2 * len(labels))
+    for label in labels:
+        low, high = bounds(stable.get(label, 0), numbers[0], each)
+        own_low, own_high = bounds(candidate.get(label, 0), numbers[1], each)
+        if own_low > high:
+            least += _term(own_low, high)
+        elif low > own_high:
+            least += _term(low, own_high)
+        most += max(_term(own_high, low), _term(high, own_low))
+    return least, most
+
+
+def _term(one: float, other: float) -> float:
+    if one == other:
+        return 0.0
+    return inf if min(one, other) <= 0.0 else (one - other) * log(one / other)
+
+
+def _total(guard: Guard, side: SideCounts) -> int:
+    return side.errors if guard.metric == "errors" else side.refusals
+
+
+def _figure(guard: Guard, side: SideCounts) -> str:
+    if guard.metric not in QUANTILES:
+        return _percent(_total(guard, side), side.requests)
+    rest = (1.0 - QUANTILES[guard.metric]) * sum(side.times.values())
+    for bucket in sorted(side.times, reverse=True):
+        rest -= side.times[bucket]
+        if rest < 0:
+            return f"{1000 * bucket_seconds(bucket):.3g} ms"
+    return "no answers"
+
+
+def _percent(total: float, count: int) -> str:
+    return f"{100 * total / count:.3g} %" if count else "none"

@@ -1,0 +1,117 @@
+import pytest
+
+from registry.errors import RolloutError
+from registry.rollout.guards import Guard, parse_guards
+from registry.rollout.plan import GUARDS, STEPS, Plan, Step, make_plan, parse_duration, parse_steps
+
+
+def plan(**changes: object) -> Plan:
+    given = {"alias": "champion", "stable": "1", "candidate": "2", "who": "ada", "why": "better", "now": 0.0}
+    return make_plan(**(given | changes))  # type: ignore[arg-type]  # the cases give wrong values, too
+
+
+@pytest.mark.parametrize(
+    ("text", "step"),
+    [("shadow:200", Step(shadows=200)), ("1%", Step(0.01)), ("0.5%", Step(0.005)), ("100%", Step(1.0))],
+)
+def test_a_step_is_read_and_written(text: str, step: Step) -> None:
+    assert Step.parse(text) == step
+    assert str(step) == text
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ("1%,150%", "'150%' is no share: give more than 0% and at most 100%"),
+        ("0%,100%", "'0%' is no share"),
+        ("shadow:0,1%,100%", "compares 0 requests: give 1 to"),
+        ("half,100%", "'half' cannot be read: write shadow:COUNT"),
+        ("10%,1%,100%", "step 1% comes after 10%: the shares must grow"),
+        ("10%,10%,100%", "the shares must grow"),
+        ("1%,shadow:9,100%", "step shadow:9 comes after 1%"),
+        ("1%,50%", "the last step is 50%: end with 100%"),
+        ("shadow:5", "the last step is shadow:5"),
+        ("shadow:5,100%", "no step lets both versions answer clients"),
+        ("", "cannot be read"),
+        (",".join(f"{share}%" for share in range(1, 22)), "a rollout has 1 to 20 steps, these are 21"),
+    ],
+)
+def test_steps_that_make_no_rollout_are_refused(steps: str, message: str) -> None:
+    with pytest.raises(RolloutError, match=message):
+        parse_steps(steps.split(","))
+
+
+@pytest.mark.parametrize(
+    ("text", "guard", "plain"),
+    [
+        ("errors < stable + 1%", Guard("errors", 0.01), "errors < stable + 1%"),
+        ("Errors<stable+0.5 %", Guard("errors", 0.005), "errors < stable + 0.5%"),
+        ("refusals < stable + 2%", Guard("refusals", 0.02), "refusals < stable + 2%"),
+        ("p99 < 1.2 × stable", Guard("p99", 1.2), "p99 < 1.2 × stable"),
+        ("p99 < 1.2 x stable", Guard("p99", 1.2), "p99 < 1.2 × stable"),
+        ("p50<1.2*stable", Guard("p50", 1.2), "p50 < 1.2 × stable"),
+        ("p50 < 2xstable", Guard("p50", 2.0), "p50 < 2 × stable"),
+        ("agreement > 97%", Guard("agreement", 0.97), "agreement > 97%"),
+        ("label shift < 0.2", Guard("label shift", 0.2), "label shift < 0.2"),
+    ],
+)
+def test_a_guard_is_read_and_written(text: str, guard: Guard, plain: str) -> None:
+    assert Guard.parse(text) == guard
+    assert str(guard) == plain
+    assert Guard.parse(plain) == guard
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("latency < 1", "begins with no metric: choose one of errors, refusals, p50"),
+        ("", "begins with no metric"),
+        ("errors > stable + 1%", "cannot be read: write it as 'errors < stable"),
+        ("errors < 1%", "cannot be read"),
+        ("p99 < stable", "cannot be read: write it as 'p99 < 1.2 × stable'"),
+        ("p99 < 0.9 × stable", "allows 0.9: its number is between 1 and 100"),
+        ("agreement > 100%", "allows 100"),
+        ("errors < stable + 0%", "allows 0"),
+        ("label shift < 0.2%", "cannot be read"),
+    ],
+)
+def test_a_guard_that_cannot_be_met_or_read_shows_its_form(text: str, message: str) -> None:
+    with pytest.raises(RolloutError, match=message):
+        Guard.parse(text)
+
+
+def test_guards_are_not_empty_and_name_each_metric_once() -> None:
+    with pytest.raises(RolloutError, match="give at least one --guard"):
+        parse_guards(())
+    with pytest.raises(RolloutError, match="errors has two guards"):
+        parse_guards(("errors < stable + 1%", "errors < stable + 2%"))
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0), ("1d", 86400.0)])
+def test_a_time_is_read(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["10", "m", "-1m", "10 minutes", "8d", "1e9s", ""])
+def test_a_time_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(RolloutError):
+        parse_duration(text)
+
+
+def test_the_defaults_are_a_plan_with_a_salt_of_its_own() -> None:
+    one, other = plan(), plan()
+    assert one.steps == STEPS
+    assert one.guards == GUARDS
+    assert one.salt != other.salt
+    assert one.id != other.id
+
+
+def test_agreement_needs_shadows() -> None:
+    assert all("agreement" not in guard for guard in plan(steps=("10%", "100%")).guards), "left out of the defaults"
+    with pytest.raises(RolloutError, match="agreement > 90% is measured by shadows"):
+        plan(steps=("10%", "100%"), guards=("agreement > 90%",))
+
+
+def test_a_candidate_that_is_live_already_is_refused() -> None:
+    with pytest.raises(RolloutError, match="version 1 is what champion names already"):
+        plan(candidate="1")

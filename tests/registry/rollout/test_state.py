@@ -1,0 +1,88 @@
+import msgspec
+import pytest
+
+from registry.errors import RolloutError
+from registry.rollout.plan import make_plan
+from registry.rollout.state import (
+    DONE,
+    ORDER,
+    PLAN,
+    PROGRESS,
+    STOP,
+    End,
+    Order,
+    Progress,
+    RolloutState,
+    encode,
+    read_state,
+)
+
+PLANNED = make_plan(alias="champion", stable="1", candidate="2", who="ada", why="better", now=0.0)
+ID = PLANNED.id
+PAUSE = Order(id=ID, action="pause", who="ada", why="lunch", time=1.0)
+FAILED = End(id=ID, outcome="failed", who="host", why="errors", time=2.0, guard="errors < stable + 1%")
+OVER = End(id=ID, outcome="promoted", who="host", why="all steps passed", time=2.0)
+SHADOW, ONE, HALF, LAST = (Progress(id=ID, step=step) for step in (0, 1, 3, 4))
+
+
+def state(live: str | None = "1", **tags: msgspec.Struct) -> RolloutState:
+    written = {PLAN: encode(PLANNED)} | {f"{PLAN}.{key}": encode(record) for key, record in tags.items()}
+    found = read_state(written, {} if live is None else {"champion": live})
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("live", "tags", "phase", "weight", "shadows"),
+    [
+        ("1", {}, "running", 0.0, 200),
+        ("1", {"progress": ONE}, "running", 0.01, 0),
+        ("1", {"progress": HALF}, "running", 0.5, 0),
+        ("1", {"progress": HALF, "order": PAUSE}, "paused", 0.5, 0),
+        ("1", {"progress": SHADOW, "order": PAUSE}, "paused", 0.0, 200),
+        # a stop comes before whatever a second leader wrote meanwhile
+        ("1", {"progress": HALF, "stop": FAILED}, "failed", 0.0, 0),
+        ("2", {"progress": LAST, "stop": FAILED, "done": OVER}, "failed", 0.0, 0),
+        # the leader moves the alias, and then writes that down
+        ("1", {"progress": LAST}, "running", 1.0, 0),
+        ("2", {"progress": LAST}, "baking", 1.0, 0),
+        ("2", {"progress": msgspec.structs.replace(LAST, is_promoted=True)}, "baking", 1.0, 0),
+        ("2", {"progress": LAST, "done": OVER}, "promoted", 0.0, 0),
+        # a hand that moves the alias wins, whichever way
+        ("1", {"progress": msgspec.structs.replace(LAST, is_promoted=True)}, "overruled", 0.0, 0),
+        ("3", {"progress": HALF}, "overruled", 0.0, 0),
+        ("2", {"progress": HALF}, "overruled", 0.0, 0),
+        (None, {"progress": HALF}, "overruled", 0.0, 0),
+        # what another rollout left counts for nothing
+        ("1", {"stop": msgspec.structs.replace(FAILED, id="other")}, "running", 0.0, 200),
+        ("1", {"progress": msgspec.structs.replace(HALF, id="other")}, "running", 0.0, 200),
+        ("1", {"progress": msgspec.structs.replace(LAST, step=99)}, "running", 1.0, 0),
+    ],
+)
+def test_the_phase_follows_from_the_tags(
+    live: str | None, tags: dict[str, msgspec.Struct], phase: str, weight: float, shadows: int
+) -> None:
+    found = state(live, **tags)
+    assert (found.phase, found.weight, found.shadows) == (phase, weight, shadows)
+
+
+def test_a_model_without_the_tag_has_no_rollout() -> None:
+    assert read_state({PROGRESS: encode(ONE)}, {"champion": "1"}) is None
+
+
+def test_a_plan_of_another_format_or_a_damaged_one_is_refused() -> None:
+    other = encode(msgspec.structs.replace(PLANNED, format=2))
+    with pytest.raises(RolloutError, match="format 2, this release reads format 1"):
+        read_state({PLAN: other}, {})
+    for text in ("{", "[]", '{"format": 1}', encode(PLANNED).replace("errors < stable", "errors of stable")):
+        with pytest.raises(RolloutError):
+            read_state({PLAN: text}, {})
+
+
+def test_damage_beside_the_plan_hides_no_stop() -> None:
+    tags = {PLAN: encode(PLANNED), PROGRESS: "{", ORDER: "?", DONE: ""}
+    found = read_state(tags, {"champion": "1"})
+    assert found is not None
+    assert found.phase == "running"
+    with pytest.raises(RolloutError, match="the candidate gets no requests"):
+        read_state(tags | {STOP: "{"}, {"champion": "1"})

@@ -1,0 +1,104 @@
+"""Counts in, verdicts out: tables, then whole rollouts by chance. `bench rollout` simulates 10,000 of them."""
+
+import pytest
+
+from bench.rollout import Side, simulate
+from registry.rollout.guards import Guard
+from registry.rollout.state import Bounds
+from serving.manager.rollout.verdict import judge
+from serving.wire.rollout_counts import RolloutCounts, SideCounts, time_bucket
+
+ERRORS, P99, AGREEMENT, LABELS = map(
+    Guard.parse, ("errors < stable + 1%", "p99 < 1.5 × stable", "agreement > 90%", "label shift < 0.2")
+)
+
+
+def side(requests: int, errors: int = 0, seconds: float = 0.01, labels: dict[str, int] | None = None) -> SideCounts:
+    """Answers of which one in twenty takes twice as long."""
+    slow = (requests - errors) // 20
+    times = {time_bucket(seconds): requests - errors - slow, time_bucket(2 * seconds): slow}
+    return SideCounts(requests=requests, errors=errors, times=times, labels=labels or {})
+
+
+def verdict(guard: Guard, stable: SideCounts, candidate: SideCounts) -> str:
+    counts = RolloutCounts(rollout="r", step=1, stable=stable, candidate=candidate)
+    return judge([guard], 5, counts, is_shadow=False).checks[0].verdict
+
+
+@pytest.mark.parametrize(
+    ("guard", "stable", "candidate", "expected"),
+    [
+        (ERRORS, side(0), side(0), "inconclusive"),
+        (ERRORS, side(10_000, 10), side(20, 1), "inconclusive"),
+        (ERRORS, side(10_000, 10), side(2_000, 2), "pass"),
+        (ERRORS, side(10_000, 10), side(300, 30), "fail"),
+        (ERRORS, side(40_000, 2_000), side(40_000, 2_000), "pass"),
+        (ERRORS, side(10_000, 2_000), side(10_000, 2_000), "inconclusive"),  # within a point needs more requests
+        (ERRORS, side(10_000, 900), side(10_000, 100), "pass"),  # better than stable
+        (P99, side(0), side(0), "inconclusive"),
+        (P99, side(10_000), side(50), "inconclusive"),
+        (P99, side(10_000), side(2_000), "pass"),
+        (P99, side(10_000), side(2_000, seconds=0.03), "fail"),
+        (P99, side(10_000), side(2_000, seconds=0.012), "pass"),
+        (P99, side(10_000), side(2_000, seconds=0.005), "pass"),
+        (LABELS, side(9, labels={}), side(9, labels={}), "inconclusive"),
+        (LABELS, side(9, labels={"a": 5000, "b": 5000}), side(9, labels={"a": 5000, "b": 5000}), "pass"),
+        (LABELS, side(9, labels={"a": 5000, "b": 5000}), side(9, labels={"a": 4500, "b": 500}), "fail"),
+        (LABELS, side(9, labels={"a": 5000, "b": 5000}), side(9, labels={"a": 9, "b": 1}), "inconclusive"),
+    ],
+)
+def test_sides_are_compared(guard: Guard, stable: SideCounts, candidate: SideCounts, expected: str) -> None:
+    assert verdict(guard, stable, candidate) == expected
+
+
+@pytest.mark.parametrize(
+    ("compared", "agreement", "failed", "expected"),
+    [
+        (0, 0.0, 0, "inconclusive"),
+        (20, 20.0, 0, "inconclusive"),
+        (200, 200.0, 0, "pass"),
+        (200, 180.0, 0, "inconclusive"),
+        (200, 140.0, 0, "fail"),
+        (100, 100.0, 60, "fail"),  # what the candidate cannot answer agrees in nothing
+    ],
+)
+def test_agreement_is_judged_by_shadows(compared: int, agreement: float, failed: int, expected: str) -> None:
+    counts = RolloutCounts(rollout="r", step=0, compared=compared, agreement=agreement, failed=failed)
+    found = judge([ERRORS, AGREEMENT], 5, counts, is_shadow=True)
+    assert [check.guard for check in found.checks] == ["agreement > 90%"], "errors are not measured by shadows"
+    assert found.checks[0].verdict == expected
+
+
+def test_without_requests_of_the_stable_version_its_last_bounds_hold() -> None:
+    seen = RolloutCounts(rollout="r", step=1, stable=side(10_000, 10), candidate=side(10_000, 10))
+    before = judge([ERRORS, P99], 5, seen, is_shadow=False).stable
+    for candidate, expected in ((side(2_000, 2), "pass"), (side(2_000, 200, seconds=0.03), "fail")):
+        alone = RolloutCounts(rollout="r", step=2, candidate=candidate)
+        found = judge([ERRORS, P99], 5, alone, is_shadow=False, before=before)
+        assert [check.verdict for check in found.checks] == [expected, expected]
+        assert found.stable == before
+    assert judge([P99], 5, alone, is_shadow=False).checks[0].verdict == "inconclusive", "nothing to compare with"
+
+
+def test_the_figures_are_told() -> None:
+    counts = RolloutCounts(rollout="r", step=1, stable=side(10_000, 10), candidate=side(300, 30))
+    assert judge([ERRORS], 5, counts, is_shadow=False).checks[0].figures == (
+        "10 % of 300 requests, stable 0.1 % of 10,000 requests"
+    )
+    alone = RolloutCounts(rollout="r", step=1, candidate=side(300, 30))
+    before = {str(ERRORS): Bounds((0.0, 0.02), (0.0, 0.01))}
+    assert judge([ERRORS], 5, alone, is_shadow=False, before=before).checks[0].figures == (
+        "10 % of 300 requests, stable 0 to 1 % before"
+    )
+
+
+def test_a_candidate_as_good_is_almost_never_rolled_back() -> None:
+    good = Side(errors=0.01, agreement=0.97)
+    assert sum(simulate(good, good, seed).failed for seed in range(40)) <= 1
+
+
+def test_five_points_more_errors_are_caught_within_3000_requests_of_the_candidate() -> None:
+    good, bad = Side(errors=0.01), Side(errors=0.06)
+    found = [simulate(good, bad, seed) for seed in range(20)]
+    assert all(outcome.failed for outcome in found)
+    assert max(outcome.candidate_requests for outcome in found) <= 3000
