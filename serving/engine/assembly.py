@@ -12,6 +12,7 @@ from serving.engine.engine import Engine
 from serving.engine.generation.engine import GenerationEngine
 from serving.engine.generation.model import GenerationModel
 from serving.engine.generation.verification import choose_steps
+from serving.engine.measurements import Measurements
 from serving.engine.model import Model
 from serving.engine.optimize import optimize
 from serving.engine.probe_lengths import probe_lengths
@@ -34,10 +35,19 @@ def make_model(
     dtype: str = "float32",
     cache_bytes: int = 0,
     prepacks: bool = True,
+    measurements: Measurements | None = None,
 ) -> Model:
     """The model of the artifact at `root`; arguments and errors as of `Model`. Blocks."""
     kind = GenerationModel if get_task(contract.task).generates else Model
-    return kind(root, contract, device=device, dtype=dtype, cache_bytes=cache_bytes, prepacks=prepacks)
+    return kind(
+        root,
+        contract,
+        device=device,
+        dtype=dtype,
+        cache_bytes=cache_bytes,
+        prepacks=prepacks,
+        measurements=measurements,
+    )
 
 
 def prove(model: Model) -> None:

@@ -12,6 +12,7 @@ from registry.cache_folder import hold
 from registry.errors import DigestMismatch
 from serving.engine.assembly import optimize_model, yields_cores
 from serving.engine.batching.cost import Cost
+from serving.engine.measurements import Measurements, entry_path
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model, choose_device, choose_dtypes
 from serving.engine.parallel import CpuPlan, ForwardPool, make_pool
@@ -53,7 +54,11 @@ def load_engine(order: EngineOrder) -> Loaded:
     device = choose_device(order.device)
     notes = []
     for dtype in choose_dtypes(device, contract.dtype, order.dtype):
-        predictor = Predictor(root, contract, device=device, dtype=dtype, cache_bytes=order.cache_bytes)
+        path = entry_path(order.cache, root, contract, device=device, dtype=dtype, threads=threads)
+        measurements = Measurements(path, is_quiet=not order.low_priority)
+        predictor = Predictor(
+            root, contract, device=device, dtype=dtype, cache_bytes=order.cache_bytes, measurements=measurements
+        )
         difference = predictor.find_difference()
         if difference is None:
             break
@@ -62,10 +67,7 @@ def load_engine(order: EngineOrder) -> Loaded:
         raise EngineError("; ".join(notes))
     torch.set_num_threads(threads)
     optimize_model(predictor.model)
-    plan = CpuPlan()
-    if device == "cpu":
-        plan = choose_cpu_plan(predictor.model, parallel=predictor.model.form.is_thread_safe)
-    cost = measure_cost(predictor.model)
+    plan, cost = measure(predictor.model)
     report = EngineReport(
         pid=os.getpid(),
         state="ready",
@@ -83,6 +85,21 @@ def load_engine(order: EngineOrder) -> Loaded:
     meter = EngineMeter(order.model, order.version, contract.task, partial(device_bytes, predictor.model.device))
     pool = make_pool(predictor.model, plan)
     return Loaded(predictor.model, pool, cost, meter, report, yields_cores(predictor.model))
+
+
+def measure(model: Model) -> tuple[CpuPlan, Cost]:
+    """How the model's form uses the cores, and what a forward pass costs then; recalled or measured.
+
+    Sets torch's threads. Blocks where it measures.
+    """
+    form, plan = f"{model.form.describe()}, {model.form.batching}", CpuPlan()
+    if model.device.type == "cpu":
+        choose = partial(choose_cpu_plan, model, parallel=model.form.is_thread_safe)
+        plan = model.measurements.recall(f"plan: {form}", CpuPlan, choose)
+        torch.set_num_threads(plan.threads)
+    cost = model.measurements.recall(f"cost: {form}", Cost, partial(measure_cost, model))
+    model.measurements.keep()
+    return plan, cost
 
 
 def device_bytes(device: torch.device) -> int:

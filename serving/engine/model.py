@@ -20,6 +20,7 @@ from registry.contract import Contract
 from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
 from serving.engine.forward_pass import Array, ForwardPass
+from serving.engine.measurements import Measurements
 from serving.engine.module_state import Change, ModuleState
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.packing import has_bucket_sizes, pack_rows
@@ -74,10 +75,12 @@ class Model:
         dtype: str = "float32",
         cache_bytes: int = 0,
         prepacks: bool = True,
+        measurements: Measurements | None = None,
     ) -> None:
         """root: the artifact's folder, verified. cache_bytes: of a generating task's key-value cache, 0 for a default.
 
         prepacks: whether weights are prepacked where that is faster; finding out takes as long as many forward passes.
+        measurements: what is known of that; None to measure all.
         Blocks while weights are read. Raises HeadError or ArtifactError.
         """
         self.task: AnyTask = get_task(contract.task)
@@ -85,6 +88,7 @@ class Model:
         self.cache_bytes = cache_bytes
         self.device = torch.device(device)
         self.dtype = dtype
+        self.measurements = measurements or Measurements()
         self.notes: list[str] = []
         self.is_restored = False
         problem = self.task.problem(contract)
@@ -99,7 +103,8 @@ class Model:
         self._is_cuda = self.device.type == "cuda"
         self._watch()  # before any other forward pass
         prepacks = prepacks and not self.is_restored  # what is restored would lose its packed weights
-        is_prepacked = prepacks and prepack_weights(module, self._try_out, self.note) > 0
+        known = self.measurements
+        is_prepacked = prepacks and prepack_weights(module, self._try_out, self.note, measurements=known) > 0
         is_onednn = is_prepacked or dtype != "float32"
         self.form = ExecutionForm(module, is_bucketed=is_onednn and not self._is_cuda)
 

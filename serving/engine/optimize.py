@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from registry.redaction import describe_error
 from serving.engine.model import Model
 from serving.engine.optimizations.attention import NEVER, find_min_bmm_tokens
-from serving.engine.optimizations.cuda_graphs import MIN_GRAPH_TOKENS, CudaRecorder, Record
+from serving.engine.optimizations.cuda_graphs import MIN_GRAPH_TOKENS, CudaGraphEncoder, CudaRecorder, Record
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.first_token import can_prune
 from serving.engine.optimizations.torchscript import are_alike, check_operations, trace
@@ -93,7 +93,10 @@ def _make(model: Model, form: ExecutionForm) -> ExecutionForm:
     """The form, its module changed as it says and traced on a CPU. Packing changes the module in place."""
     is_cpu = model.device.type == "cpu"
     if form.is_packed:
-        min_bmm_tokens = find_min_bmm_tokens(form.module, getattr(torch, model.dtype)) if is_cpu else NEVER
+        min_bmm_tokens = NEVER
+        if is_cpu:
+            measure = partial(find_min_bmm_tokens, form.module, getattr(torch, model.dtype))
+            min_bmm_tokens = model.measurements.recall("attention by products from tokens", int, measure)
         form = replace(form, has_block_attention=min_bmm_tokens < NEVER)
         pack(form.module, min_bmm_tokens=min_bmm_tokens, pruned=form.prunes_to_first_token)
     if not is_cpu:
@@ -173,30 +176,40 @@ def choose_cuda_graphs(
 
 
 def _record_graphs(model: Model, form: ExecutionForm, record: Record, clock: Clock) -> ExecutionForm:
-    """Record graphs up to the size at which they are not faster than launching the kernels.
-
-    A size is timed with the fewest tokens that it is used for, so with the most padding.
-    """
+    """Record graphs up to the size at which they are not faster than launching the kernels, which may be known."""
     encoder = use_cuda_graphs(form.module, record)
-    packed_always = replace(form, cuda_graph_tokens=MIN_GRAPH_TOKENS)  # a graph needs packed inputs of equal rows, too
-    has_types = model.contract.processor.takes_pair_types
-    typical = min(GRAPH_ROW_TOKENS, model.contract.max_tokens)
+    measure = partial(_record_faster, model, form, encoder, clock)
+    most = model.measurements.recall(f"CUDA graphs up to tokens: {form.describe()}", int, measure)
+    while encoder.max_tokens < most:
+        encoder.record_larger(_calls_of_next_size(model, form, encoder))
+    return replace(form, cuda_graph_tokens=encoder.max_tokens)
+
+
+def _record_faster(model: Model, form: ExecutionForm, encoder: CudaGraphEncoder, clock: Clock) -> int:
+    """Record graphs of ever more tokens while they are faster; the tokens of the largest."""
 
     def time_of(call: Callable[[], object]) -> float:
         return least_seconds(partial(_run_to_end, call, model.device), REPEATS, clock)
 
     while encoder.max_tokens < MAX_GRAPH_TOKENS:
-        rows, rest = divmod(max(MIN_GRAPH_TOKENS, 2 * encoder.max_tokens) // 2 + 1, typical)
-        lengths = [typical] * rows + [rest] * (rest > 0)
-        kinds = (False, True) if has_types else (False,)
-        given = [inputs_of(model, lengths, types=types, form=packed_always) for types in kinds]
-        calls = [partial(form.module, **inputs) for inputs in given]
+        calls = _calls_of_next_size(model, form, encoder)
         launched = time_of(calls[0])
         encoder.record_larger(calls)
         if time_of(calls[0]) >= launched:
             encoder.drop_largest()
             break
-    return replace(form, cuda_graph_tokens=encoder.max_tokens)
+    return encoder.max_tokens
+
+
+def _calls_of_next_size(model: Model, form: ExecutionForm, encoder: CudaGraphEncoder) -> list[Callable[[], object]]:
+    """Forward passes with the fewest tokens that a graph of the next size is used for, so with the most padding."""
+    packed_always = replace(form, cuda_graph_tokens=MIN_GRAPH_TOKENS)  # a graph needs packed inputs of equal rows, too
+    typical = min(GRAPH_ROW_TOKENS, model.contract.max_tokens)
+    rows, rest = divmod(max(MIN_GRAPH_TOKENS, 2 * encoder.max_tokens) // 2 + 1, typical)
+    lengths = [typical] * rows + [rest] * (rest > 0)
+    kinds = (False, True) if model.contract.processor.takes_pair_types else (False,)
+    given = [inputs_of(model, lengths, types=types, form=packed_always) for types in kinds]
+    return [partial(form.module, **inputs) for inputs in given]
 
 
 def _run_to_end(call: Callable[[], object], device: torch.device) -> None:

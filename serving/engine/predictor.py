@@ -17,6 +17,7 @@ from registry.verified import open_verified
 from serving.engine.answer_check import find_difference
 from serving.engine.assembly import make_model, prove
 from serving.engine.baseline import BaselineCount
+from serving.engine.measurements import Measurements
 from serving.engine.row_limit import find_row_limit
 from serving.errors import Failed
 from serving.tasks.base.example import fit_example
@@ -35,6 +36,7 @@ class Predictor:
         dtype: str = "float32",
         cache_bytes: int = 0,
         prepacks: bool = True,
+        measurements: Measurements | None = None,
     ) -> None:
         """Arguments and errors as of `Model`. contract: the artifact's own if None. Blocks.
 
@@ -43,7 +45,13 @@ class Predictor:
         self.contract = contract or read_contract(root)
         with open_verified(root, self.contract.files) as folder:
             self.model = make_model(
-                folder, self.contract, device=device, dtype=dtype, cache_bytes=cache_bytes, prepacks=prepacks
+                folder,
+                self.contract,
+                device=device,
+                dtype=dtype,
+                cache_bytes=cache_bytes,
+                prepacks=prepacks,
+                measurements=measurements,
             )
         self._served = self.model.served
 

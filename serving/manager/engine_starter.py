@@ -44,6 +44,7 @@ class EngineStarter:
                 cache_bytes=self._settings.cache_bytes,
                 digest=digest,
                 hang_seconds=self._settings.hang_seconds,
+                cache=str(self._settings.registry.cache),
             )
             engines.append(self._engine(order))
             try:

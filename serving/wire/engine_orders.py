@@ -26,7 +26,8 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     dtype: as set, "auto" allowed. address: a ZeroMQ address to bind. report: the file to report to. threads: on a CPU,
     0 for the cores that may be used. run: the run folder of the server, with which the engine ends. low_priority:
     whether loading yields to what is served already. cache_bytes: of a task that generates. hang_seconds: an engine
-    that stands still for longer is replaced.
+    that stands still for longer is replaced. cache: the folder of the artifact cache, in which what engines measure is
+    kept; empty to keep nothing.
     """
 
     model: str
@@ -42,6 +43,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
     cache_bytes: int = 0
     digest: str = ""
     hang_seconds: float = 5.0
+    cache: str = ""
 
 
 class EngineProperties(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ which reorders the weights on each call; with few tokens that takes longer than 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from math import prod
 
@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from registry.redaction import describe_error
+from serving.engine.measurements import Measurements
 from serving.engine.optimizations.torch_private import has_onednn, is_fake, linear_prepacked, prepack_weight
 from serving.engine.timing import CLOCK, Clock, least_seconds
 from serving.engine.tolerances import LINEAR
@@ -48,15 +49,17 @@ def prepack_weights(
     try_out: Callable[[], object],
     note: Callable[[str], None] = logger.info,
     clock: Clock = CLOCK,
+    measurements: Measurements | None = None,
 ) -> int:
     """Prepack the weights of layers with a shape that is faster so; the number of these layers. Blocks for a moment.
 
     try_out: runs the model. Models that compute with a layer's weights themselves raise there, and keep all weights as
-    they were; so does a processor that cannot multiply the dtype. note: is told the reason.
+    they were; so does a processor that cannot multiply the dtype. note: is told the reason. measurements: which shapes
+    are known to be faster so.
     """
     prepacked: list[Layer] = []
     try:
-        for each, kind in _find_faster(module, clock) if has_onednn() else []:
+        for each, kind in _find_faster(module, measurements or Measurements(), clock) if has_onednn() else []:
             weight = _weight_of(each, kind)
             each.out_features, each.in_features = weight.shape
             each.weight = torch.nn.Parameter(prepack_weight(weight, LARGE_ROWS), requires_grad=False)
@@ -80,8 +83,8 @@ def _weight_of(layer: torch.nn.Linear | Conv1D, kind: type) -> torch.Tensor:
     return weight if kind is torch.nn.Linear else weight.t().contiguous()
 
 
-def _find_faster(module: torch.nn.Module, clock: Clock) -> list[Layer]:
-    """Layers that are faster with prepacked weights; each shape is timed once."""
+def _find_faster(module: torch.nn.Module, measurements: Measurements, clock: Clock) -> list[Layer]:
+    """Layers that are faster with prepacked weights and right; each shape is looked at once."""
     faster: dict[tuple[int, int, torch.dtype], bool] = {}
     found: list[Layer] = []
     for each in module.modules():
@@ -93,23 +96,36 @@ def _find_faster(module: torch.nn.Module, clock: Clock) -> list[Layer]:
             continue
         shape = (*weight.shape, weight.dtype)
         if shape not in faster:
-            faster[shape] = _is_faster(weight, clock)
+            name = f"prepacked {shape[0]} × {shape[1]}"
+            faster[shape] = _is_right(weight) and measurements.recall(name, bool, partial(_is_faster, weight, clock))
         if faster[shape]:
             found.append((each, kind))
     return found
 
 
-def _is_faster(weight: torch.Tensor, clock: Clock) -> bool:
-    """Whether prepacking is faster over all timed products and in the large one, which decides the throughput of a busy
-    model; and whether the products are right.
-    """
-    packed, gains = prepack_weight(weight, LARGE_ROWS), list[float]()
+def _factors(weight: torch.Tensor) -> Iterator[torch.Tensor]:
+    """What the weight is multiplied with: few tokens and many."""
     for rows in (*SMALL_ROWS, min(LARGE_ROWS, max(SMALL_ROWS[-1], MAX_MULTIPLICATIONS // weight.numel()))):
-        given = torch.linspace(-1, 1, rows * weight.shape[1], dtype=weight.dtype).view(rows, -1)
+        yield torch.linspace(-1, 1, rows * weight.shape[1], dtype=weight.dtype).view(rows, -1)
+
+
+def _is_right(weight: torch.Tensor) -> bool:
+    """Whether the products with the prepacked weight are those with the weight."""
+    packed = prepack_weight(weight, LARGE_ROWS)
+    for given in _factors(weight):
         expected = linear(given, weight)
         tolerance = LINEAR.of(weight.dtype) * float(expected.abs().max())
         if not torch.allclose(linear_prepacked(given, packed, None), expected, rtol=0.0, atol=tolerance):
             return False
+    return True
+
+
+def _is_faster(weight: torch.Tensor, clock: Clock) -> bool:
+    """Whether prepacking is faster over all timed products and in the large one, which decides the throughput of a busy
+    model.
+    """
+    packed, gains = prepack_weight(weight, LARGE_ROWS), list[float]()
+    for given in _factors(weight):
         plain = least_seconds(partial(linear, given, weight, None), REPEATS, clock)
         prepacked = least_seconds(partial(linear_prepacked, given, packed, None), REPEATS, clock)
         gains.append(plain / prepacked)
