@@ -21,6 +21,7 @@ tracking     the way to MLflow
 references   how a user names a model: name, name@alias, name/version
 history      the written history of alias moves
 versions     resolve, promote, roll back
+model_tags   the tags of models, in which records are kept
 download     copies files from MLflow's artifact store
 cache_folder whose the cache is, what is being downloaded, and what leaves
 cache        verified artifacts on this machine

@@ -33,7 +33,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 class Move(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"from_version": "from", "to_version": "to"}
 ):
-    """One move of an alias. time: seconds since the epoch. action: "promote" or "rollback".
+    """One move of an alias. time: seconds since the epoch. action: "promote", "rollback", or "rollout" for a rollout's
+    begin and end, which move no alias: then both versions are the live one.
 
     from_version: None where the alias did not exist. who: the user's name. why: free text. breaking: what clients of
     the version before would notice; allow_breaking: the reason for which it was promoted all the same. evaluation: the

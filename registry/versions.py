@@ -11,6 +11,7 @@ from registry.contract import Contract
 from registry.errors import BreakingChange, HistoryError, NotFound, RegistryUnavailable
 from registry.history import Move, check_reason, earlier_versions, new_key, read_moves
 from registry.layout import FLAVOR
+from registry.model_tags import ModelTags
 from registry.references import Reference, ResolvedVersion
 from registry.settings import DEFAULT_ALIAS, InvalidSetting, RegistrySettings, check_alias, check_model_name
 from registry.tracking import connect, registry_errors
@@ -40,6 +41,7 @@ class Versions:
     def __init__(self, settings: RegistrySettings | None = None) -> None:
         self.settings = settings or RegistrySettings.from_environment()
         self._client = connect(self.settings)
+        self.tags = ModelTags(self._client)
 
     def resolve(self, reference: Reference) -> ResolvedVersion:
         """The version that the reference means now; raises NotFound."""
@@ -149,7 +151,7 @@ class Versions:
             origin, breaking = self._compare(candidate, contract, alias, allow_breaking)  # it may have moved meanwhile
         if not candidate.is_pinned:
             self._pin(pinned)
-        return self._move(
+        return self.move(
             name,
             Move(
                 time=time.time(),
@@ -157,7 +159,7 @@ class Versions:
                 alias=alias,
                 from_version=origin,
                 to_version=candidate.version,
-                who=who or _user(),
+                who=who or user_name(),
                 why=why,
                 breaking=breaking,
                 allow_breaking=allow_breaking if breaking and allow_breaking else "",
@@ -186,7 +188,7 @@ class Versions:
                 f"the history of {name}@{alias} names no earlier version to go back to{gone}: "
                 "promote one by its number instead"
             )
-        return self._move(
+        return self.move(
             name,
             Move(
                 time=time.time(),
@@ -194,11 +196,27 @@ class Versions:
                 alias=alias,
                 from_version=current,
                 to_version=target,
-                who=who or _user(),
+                who=who or user_name(),
                 why=why,
                 skipped=tuple(deleted),
             ),
         )
+
+    def admit(
+        self, name: str, version: str, alias: str, allow_breaking: str | None
+    ) -> tuple[str | None, tuple[str, ...]]:
+        """Check a candidate as `promote` does, pin it, and return the live version and what its clients would notice.
+
+        Raises NotFound or a PromotionRefused.
+        """
+        candidate = self.resolve(Reference(name=name, version=version))
+        from registry.gates import check_files
+
+        pinned, _, contract = check_files(candidate, self.settings)
+        found = self._compare(candidate, contract, alias, allow_breaking)
+        if not candidate.is_pinned:
+            self._pin(pinned)
+        return found
 
     def history(self, name: str, alias: str | None = None) -> list[Move]:
         """The recorded moves, oldest first; of one alias or of all."""
@@ -210,6 +228,13 @@ class Versions:
         with registry_errors(name):
             found = self._client.get_registered_model(name).aliases.get(alias)
         return None if found is None else str(found)
+
+    def note(self, name: str, move: Move) -> None:
+        """Write a move down. Raises HistoryError for one that is too long."""
+        record = move.encode()
+        with registry_errors(name):
+            key = new_key(move.time, after=self._client.get_registered_model(name).tags)
+            self._client.set_registered_model_tag(name, key, record)
 
     def _compare(
         self, candidate: ResolvedVersion, contract: Contract, alias: str, allow_breaking: str | None
@@ -236,16 +261,15 @@ class Versions:
                 if value is not None:
                     self._client.set_model_version_tag(version.name, version.version, key, value)
 
-    def _move(self, name: str, move: Move) -> Move:
+    def move(self, name: str, move: Move) -> Move:
         """Move the alias and write it down.
 
         The alias first: a move without its record is taken for one made by hand, a record without its move would lie.
         """
-        record = move.encode()
+        move.encode()  # raises before anything is moved
         with registry_errors(f"{name}/{move.to_version}"):
             self._set_alias(name, move.alias, move.to_version)
-            key = new_key(move.time, after=self._client.get_registered_model(name).tags)
-            self._client.set_registered_model_tag(name, key, record)
+        self.note(name, move)
         return move
 
     def _set_alias(self, name: str, alias: str, target: str) -> None:
@@ -260,7 +284,7 @@ class Versions:
             self._client.set_registered_model_alias(name, alias, target)
 
 
-def _user() -> str:
+def user_name() -> str:
     """The user's name; in a container that has none for it, its number."""
     try:
         return getpass.getuser()

@@ -19,6 +19,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from registry.errors import RolloutError
+from registry.history import read_moves
 from registry.rollout.plan import FORMAT, Plan, Step
 
 PLAN = "headwaiter.rollout"
@@ -70,9 +71,9 @@ class Bounds(msgspec.Struct, frozen=True, array_like=True):
 class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How far a rollout is. step: index of the plan's steps. elapsed_seconds: in it, by the clocks of its leaders.
 
-    holder: the replica that leads; beat: grows while it lives. is_promoted: whether the alias was moved. checks: the
-    guards of this step. stable: per guard, the bounds of the stable version's figure as they were last, for the time
-    when it answers no more requests. waits_for: in words.
+    holder: the replica that leads; beat: grows while it lives. checks: the guards of this step. stable: per guard, the
+    bounds of the stable version's figure as they were last, for the time when it answers no more requests. waits_for:
+    in words.
     """
 
     id: str
@@ -80,8 +81,6 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     elapsed_seconds: float = 0.0
     holder: str = ""
     beat: int = 0
-    is_promoted: bool = False
-    is_reverted: bool = False
     checks: tuple[Check, ...] = ()
     stable: dict[str, Bounds] = {}
     waits_for: str = ""
@@ -91,11 +90,16 @@ Record = TypeVar("Record", Order, End, Progress)
 
 
 class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
-    """A rollout as the tags describe it. live: the version that the alias names now, None where it names none."""
+    """A rollout as the tags describe it. live: the version that the alias names now, None where it names none.
+
+    is_promoted: whether the history has this rollout's promotion; serves_own: whether that was the alias' last move.
+    """
 
     plan: Plan
     steps: tuple[Step, ...]
     live: str | None
+    is_promoted: bool
+    serves_own: bool
     progress: Progress
     order: Order | None = None
     stop: End | None = None
@@ -108,16 +112,11 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
             return "failed" if self.stop.outcome == "failed" else "aborted"
         if self.done is not None:
             return "promoted"
-        if self.live != (self.plan.candidate if self.is_promoted else self.plan.stable):
-            return "overruled"
         if self.is_promoted:
-            return "baking"
+            return "baking" if self.serves_own else "overruled"
+        if self.live != self.plan.stable:
+            return "overruled"
         return "paused" if self.order is not None and self.order.action == "pause" else "running"
-
-    @property
-    def is_promoted(self) -> bool:
-        """Whether the alias was moved by this rollout: the leader moves it in the last step, then writes it down."""
-        return self.progress.is_promoted or (self.step.is_last and self.live == self.plan.candidate)
 
     @property
     def is_active(self) -> bool:
@@ -148,11 +147,14 @@ def read_state(tags: Mapping[str, str], aliases: Mapping[str, str]) -> RolloutSt
     if PLAN not in tags:
         return None
     plan = _read_plan(tags[PLAN])
-    alias = aliases.get(plan.alias)
+    live = aliases.get(plan.alias)
+    own = [own_mark(plan) in move.why for move in read_moves(tags, plan.alias) if move.action != "rollout"]
     return RolloutState(
         plan=plan,
         steps=plan.parsed_steps(),
-        live=None if alias is None else str(alias),
+        live=live,
+        is_promoted=any(own),
+        serves_own=live == plan.candidate and own[-1:] == [True],
         progress=_read(tags, PROGRESS, Progress, plan.id) or Progress(id=plan.id),
         order=_read(tags, ORDER, Order, plan.id),
         stop=_read(tags, STOP, End, plan.id),
@@ -187,6 +189,11 @@ def _read(tags: Mapping[str, str], key: str, kind: type[Record], rollout: str) -
             raise RolloutError(f"the tag {STOP} is damaged ({error}): the candidate gets no requests") from error
         return None
     return record if record.id == rollout else None
+
+
+def own_mark(plan: Plan) -> str:
+    """What the history says of a move that was this rollout's own."""
+    return f"(rollout {plan.id})"
 
 
 def encode(record: msgspec.Struct) -> str:

@@ -8,7 +8,7 @@ sentences is the cosine of their vectors, as in the Hugging Face inference API's
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
 import numpy
@@ -18,6 +18,7 @@ from registry.sentence_folder import read_sentence_folder
 from serving.errors import Unprocessable
 from serving.processors.images import ImageReader, collate_images, compare_pixels, draw, normalise, probe_image
 from serving.processors.tokenizer import TextEncoder, TextParameters
+from serving.tasks.base.agreement import Agreement, of_vectors
 from serving.tasks.base.cost import NUMBER_BYTES, ItemCost
 from serving.tasks.base.pooling import pool
 from serving.tasks.base.task import Batch, Task, VersionContext, probe_text, upload
@@ -137,6 +138,10 @@ class FeatureExtraction(Task[str | Comparison, Parameters, bool]):
         if isinstance(item, str):
             return ItemCost(1, prompt + len(item))
         return ItemCost(rows, rows * prompt + len(item.source_sentence) + sum(map(len, item.sentences)))
+
+    def agreement(self, one: Any, other: Any, contract: Contract) -> Agreement:
+        """The cosine of the vectors, or of the similarities; of raw states the mean of the tokens' cosines."""
+        return of_vectors(one, other)
 
     def answer_bytes(self, encoded: Encoded[bool], parameters: Parameters, version: VersionContext) -> int:
         """A vector, or a vector per token; of a comparison the vectors count, too."""

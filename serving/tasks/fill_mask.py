@@ -16,6 +16,7 @@ import numpy
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextEncoder, TextParameters
+from serving.tasks.base.agreement import Agreement, distance, mean
 from serving.tasks.base.cost import OBJECT_BYTES, answer_text
 from serving.tasks.base.scoring import Scoring, accuracy
 from serving.tasks.base.task import Batch, Task, VersionContext, probe_text, upload
@@ -120,6 +121,16 @@ class FillMask(Task[str, Parameters, Masks]):
         """By the likeliest token for a text's only mask."""
         return Scoring(str, "the mask's token", lambda answer: answer[0]["token_str"].strip(), {"accuracy": accuracy})
 
+    def agreement(
+        self,
+        one: list[Candidate] | list[list[Candidate]],
+        other: list[Candidate] | list[list[Candidate]],
+        contract: Contract,
+    ) -> Agreement:
+        """By the likeliest token of each mask."""
+        masks = [_by_mask(answer) for answer in (one, other)]
+        return mean([_agree(first, second) for first, second in zip(*masks, strict=True)])
+
     def answer_bytes(self, encoded: Encoded[Masks], parameters: Parameters, version: VersionContext) -> int:
         """Each candidate of each mask is an object with the whole text."""
         masks = encoded.decode_context
@@ -176,6 +187,17 @@ class FillMask(Task[str, Parameters, Masks]):
                 ]
             )
         return answer[0] if len(places) == 1 else answer
+
+
+def _by_mask(answer: list[Candidate] | list[list[Candidate]]) -> list[list[Candidate]]:
+    """The candidates of each mask; an answer for one mask has no list around it."""
+    inner = [each for each in answer if isinstance(each, list)]
+    return inner or [[each for each in answer if not isinstance(each, list)]]
+
+
+def _agree(one: list[Candidate], other: list[Candidate]) -> Agreement:
+    scores = [{entry["token_str"]: entry["score"] for entry in candidates} for candidates in (one, other)]
+    return Agreement(float(one[0]["token_str"] == other[0]["token_str"]), distance(*scores))
 
 
 def _candidates(masks: Masks, parameters: Parameters, version: VersionContext) -> int:

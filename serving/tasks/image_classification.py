@@ -11,6 +11,7 @@ import msgspec
 
 from registry.contract import Contract
 from serving.processors.images import ImageReader, collate_images, compare_pixels, draw, normalise, probe_image
+from serving.tasks.base.agreement import Agreement, of_labels
 from serving.tasks.base.answers import LabelScore, best_labels
 from serving.tasks.base.cost import OBJECT_BYTES, ItemCost
 from serving.tasks.base.scoring import Activation, Scoring, of_classes
@@ -74,6 +75,10 @@ class ImageClassification(Task[str | bytes, Parameters, None]):
     def scoring(self, contract: Contract) -> Scoring:
         """By the best label, the labels above one half, or the number."""
         return of_classes(contract, activation(contract))
+
+    def agreement(self, one: list[LabelScore], other: list[LabelScore], contract: Contract) -> Agreement:
+        """By the label, the labels above one half or the number."""
+        return of_labels(one, other, self.scoring(contract).read)
 
     def cost(self, item: str | bytes, parameters: Parameters, version: VersionContext) -> ItemCost:
         """One row per image. Its file is no text."""

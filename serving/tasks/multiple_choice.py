@@ -12,6 +12,7 @@ import numpy
 
 from registry.contract import Contract
 from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.agreement import Agreement, distance
 from serving.tasks.base.answers import softmax
 from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, answer_text
 from serving.tasks.base.scoring import Scoring, accuracy
@@ -58,6 +59,11 @@ class MultipleChoice(Task[Question, TextParameters, list[str]]):
         return Scoring(
             int, "the right choice's number, from 0", lambda answer: answer[0]["choice"], {"accuracy": accuracy}
         )
+
+    def agreement(self, one: list[Choice], other: list[Choice], contract: Contract) -> Agreement:
+        """By the best ending."""
+        scores = [{entry["choice"]: entry["score"] for entry in answer} for answer in (one, other)]
+        return Agreement(float(one[0]["choice"] == other[0]["choice"]), distance(*scores))
 
     def cost(self, item: Question, parameters: TextParameters, version: VersionContext) -> ItemCost:
         """One row per ending, each with the prompt."""

@@ -7,6 +7,7 @@ import msgspec
 
 from registry.contract import Contract
 from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.agreement import Agreement
 from serving.tasks.base.scoring import Scoring, accuracy, f1_macro
 from serving.tasks.base.task import Batch, Task, VersionContext
 from serving.wire.messages import Encoded, RowArrays
@@ -52,6 +53,10 @@ class NextSentencePrediction(Task[Texts, TextParameters, None]):
         """By whether the second text follows."""
         metrics = {"accuracy": accuracy, "f1_macro": f1_macro}
         return Scoring(bool, "true where the second text follows the first", lambda answer: answer["follows"], metrics)
+
+    def agreement(self, one: Follows, other: Follows, contract: Contract) -> Agreement:
+        """By whether the second text follows."""
+        return Agreement(float(one["follows"] == other["follows"]), abs(one["score"] - other["score"]))
 
     def encode(self, item: Texts, parameters: TextParameters, version: VersionContext) -> Encoded[None]:
         """One row per pair."""

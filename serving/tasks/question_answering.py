@@ -16,6 +16,7 @@ import numpy
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
+from serving.tasks.base.agreement import Agreement
 from serving.tasks.base.answers import softmax
 from serving.tasks.base.cost import OBJECT_BYTES, answer_text
 from serving.tasks.base.scoring import Scoring, exact_match, f1_words
@@ -114,6 +115,14 @@ class QuestionAnswering(Task[Question, Parameters, Windows]):
             {"exact_match": exact_match, "f1": f1_words},
             settle=lambda accepted: [accepted] if isinstance(accepted, str) else accepted,
         )
+
+    def agreement(self, one: Answer | list[Answer], other: Answer | list[Answer], contract: Contract) -> Agreement:
+        """F1 over the characters of the best answers' spans."""
+        first, second = (answer[0] if isinstance(answer, list) else answer for answer in (one, other))
+        spans = [range(answer["start"], answer["end"]) for answer in (first, second)]
+        both = len(range(max(span.start for span in spans), min(span.stop for span in spans)))
+        total = sum(map(len, spans))
+        return Agreement(2 * both / total if total else 1.0, abs(first["score"] - second["score"]))
 
     def answer_bytes(self, encoded: Encoded[Windows], parameters: Parameters, version: VersionContext) -> int:
         """Answers with texts of the context, chosen among those of each window; the windows are kept until then."""

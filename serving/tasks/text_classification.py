@@ -18,6 +18,7 @@ from registry.contract import Contract
 from registry.errors import CheckpointWarning
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.agreement import Agreement, distance, of_labels
 from serving.tasks.base.answers import LabelScore, best_labels
 from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, answer_text, count_characters
 from serving.tasks.base.scoring import Activation, Scoring, of_classes
@@ -171,6 +172,15 @@ class TextClassification(Task[str | Pair, Parameters, list[str] | None]):
     def scoring(self, contract: Contract) -> Scoring:
         """By the best label, the labels above one half, or the number."""
         return of_classes(contract, activation(contract))
+
+    def agreement(
+        self, one: list[LabelScore] | list[Ranked], other: list[LabelScore] | list[Ranked], contract: Contract
+    ) -> Agreement:
+        """By the label, the labels above one half or the number; of a ranking by the best text."""
+        ranked = [{entry["index"]: entry["score"] for entry in answer if "index" in entry} for answer in (one, other)]
+        if all(ranked):
+            return Agreement(float(next(iter(ranked[0])) == next(iter(ranked[1]))), distance(*ranked))
+        return of_labels(one, other, self.scoring(contract).read)
 
     def cost(self, item: str | Pair, parameters: Parameters, version: VersionContext) -> ItemCost:
         """One row per text or pair; a ranking has the query in each text's row."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from registry.contract import Contract
 from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.agreement import Agreement, distance, overlap
 from serving.tasks.base.cost import OBJECT_BYTES
 from serving.tasks.base.scoring import LabelledSpan, Scoring, f1_micro, precision, recall
 from serving.tasks.base.task import Batch, Task, VersionContext
@@ -116,6 +117,17 @@ class TokenClassification(Task[str, Parameters, Windows]):
     def predictions(self, answer: list[LabelledEntity]) -> Sequence[tuple[str, float]]:
         """Every span."""
         return [(entry.get("entity_group") or entry["entity"], entry["score"]) for entry in answer]
+
+    def agreement(self, one: list[LabelledEntity], other: list[LabelledEntity], contract: Contract) -> Agreement:
+        """F1 over spans, of which label and characters must be the same."""
+        found = [
+            {
+                (entry["start"], entry["end"], entry.get("entity_group") or entry["entity"]): entry["score"]
+                for entry in answer
+            }
+            for answer in (one, other)
+        ]
+        return Agreement(overlap(found[0].keys(), found[1].keys()), distance(*found))
 
     def scoring(self, contract: Contract) -> Scoring:
         """By whole entities: both label and characters must be right."""

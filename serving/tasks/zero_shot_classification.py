@@ -15,6 +15,7 @@ import numpy
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.agreement import Agreement, of_labels
 from serving.tasks.base.answers import LabelScore, softmax
 from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, answer_text
 from serving.tasks.base.scoring import Scoring, accuracy, f1_macro
@@ -87,6 +88,10 @@ class ZeroShotClassification(Task[str, Parameters, list[str]]):
         """By the best of the candidate labels."""
         metrics = {"accuracy": accuracy, "f1_macro": f1_macro}
         return Scoring(str, "one of the candidate labels", lambda answer: answer[0]["label"], metrics)
+
+    def agreement(self, one: list[LabelScore], other: list[LabelScore], contract: Contract) -> Agreement:
+        """By the best of the candidate labels."""
+        return of_labels(one, other, self.scoring(contract).read)
 
     def cost(self, item: str, parameters: Parameters, version: VersionContext) -> ItemCost:
         """One row per label: the text, and the template with the label at each of its places."""

@@ -4,7 +4,7 @@ Each text is a row, whose settings are its `Row.payload`. Settings that a reques
 (`serving.tasks.base.generation_settings`). The engine's side is `serving.engine.generation`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NoReturn, Self, TypeVar
 
@@ -13,6 +13,7 @@ import msgspec
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
+from serving.tasks.base.agreement import Agreement, mean, tokens
 from serving.tasks.base.cost import CHARACTER_BYTES, OBJECT_BYTES, ItemCost
 from serving.tasks.base.generation_settings import DEFAULT_NEW_TOKENS, forget_lengths, state_defaults
 from serving.tasks.base.task import Batch, Context, Task, VersionContext, probe_text
@@ -142,6 +143,17 @@ class GeneratingTask(Task[str, Parameters, Context], Generic[Parameters, Context
     def cost(self, item: str, parameters: Parameters, version: VersionContext) -> ItemCost:
         """One row per text, each with the whole prompt."""
         return ItemCost(parameters.texts, parameters.texts * len(item))
+
+    def agreement(
+        self, one: Sequence[Mapping[str, object]], other: Sequence[Mapping[str, object]], contract: Contract
+    ) -> Agreement:
+        """The share of positions with the same word."""
+        texts = [[str(next(iter(entry.values()))).split() for entry in answer] for answer in (one, other)]
+        return mean([Agreement(tokens(first, second)) for first, second in zip(*texts, strict=True)])
+
+    def is_repeatable(self, parameters: Parameters) -> bool:
+        """Where a request asks for the likeliest tokens; what the checkpoint does by itself is not known here."""
+        return parameters.do_sample is False
 
     def answer_bytes(self, encoded: Encoded[Context], parameters: Parameters, version: VersionContext) -> int:
         """Every new token is some text, and where scores were requested an object with one for each of the likeliest.

@@ -30,6 +30,7 @@ import numpy
 from registry.contract import Contract
 from registry.errors import ContractError
 from registry.heads import Head, get_head
+from serving.tasks.base.agreement import Agreement
 from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, count_characters
 from serving.tasks.base.padding import pad_rows
 from serving.wire.messages import AnyArray, Encoded, EncodedRow, Row, RowArrays
@@ -230,6 +231,14 @@ class Task(ABC, Generic[Item, Parameters, Context]):
     def text_before(self, decode_context: Context, parameters: Parameters) -> str:
         """What an answer has before each text of an item, of a task that generates."""
         return ""
+
+    def agreement(self, one: Any, other: Any, contract: Contract) -> Agreement:
+        """How far two versions' answers to one item agree. contract: of either, which have the same labels."""
+        return Agreement(float(one == other))
+
+    def is_repeatable(self, parameters: Parameters) -> bool:
+        """Whether the same version gives the same answer again, so that answers of two versions can be compared."""
+        return True
 
     def scoring(self, contract: Contract) -> "Scoring | None":
         """How answers are compared with labels; None for a task without a standard metric."""

@@ -2,6 +2,7 @@ import msgspec
 import pytest
 
 from registry.errors import RolloutError
+from registry.history import Move, new_key
 from registry.rollout.plan import make_plan
 from registry.rollout.state import (
     DONE,
@@ -14,6 +15,7 @@ from registry.rollout.state import (
     Progress,
     RolloutState,
     encode,
+    own_mark,
     read_state,
 )
 
@@ -25,8 +27,9 @@ OVER = End(id=ID, outcome="promoted", who="host", why="all steps passed", time=2
 SHADOW, ONE, HALF, LAST = (Progress(id=ID, step=step) for step in (0, 1, 3, 4))
 
 
-def state(live: str | None = "1", **tags: msgspec.Struct) -> RolloutState:
+def state(live: str | None = "1", moves: tuple[Move, ...] = (), **tags: msgspec.Struct) -> RolloutState:
     written = {PLAN: encode(PLANNED)} | {f"{PLAN}.{key}": encode(record) for key, record in tags.items()}
+    written |= {new_key(float(place)): move.encode() for place, move in enumerate(moves)}
     found = read_state(written, {} if live is None else {"champion": live})
     assert found is not None
     return found
@@ -43,13 +46,8 @@ def state(live: str | None = "1", **tags: msgspec.Struct) -> RolloutState:
         # a stop comes before whatever a second leader wrote meanwhile
         ("1", {"progress": HALF, "stop": FAILED}, "failed", 0.0, 0),
         ("2", {"progress": LAST, "stop": FAILED, "done": OVER}, "failed", 0.0, 0),
-        # the leader moves the alias, and then writes that down
         ("1", {"progress": LAST}, "running", 1.0, 0),
-        ("2", {"progress": LAST}, "baking", 1.0, 0),
-        ("2", {"progress": msgspec.structs.replace(LAST, is_promoted=True)}, "baking", 1.0, 0),
-        ("2", {"progress": LAST, "done": OVER}, "promoted", 0.0, 0),
         # a hand that moves the alias wins, whichever way
-        ("1", {"progress": msgspec.structs.replace(LAST, is_promoted=True)}, "overruled", 0.0, 0),
         ("3", {"progress": HALF}, "overruled", 0.0, 0),
         ("2", {"progress": HALF}, "overruled", 0.0, 0),
         (None, {"progress": HALF}, "overruled", 0.0, 0),
@@ -64,6 +62,33 @@ def test_the_phase_follows_from_the_tags(
 ) -> None:
     found = state(live, **tags)
     assert (found.phase, found.weight, found.shadows) == (phase, weight, shadows)
+
+
+def move(action: str, before: str, after: str, why: str = "") -> Move:
+    return Move(time=0.0, action=action, alias="champion", from_version=before, to_version=after, who="me", why=why)
+
+
+OWN = move("promote", "1", "2", f"all steps passed {own_mark(PLANNED)}")
+BACK = move("rollback", "2", "1")
+
+
+@pytest.mark.parametrize(
+    ("live", "moves", "tags", "phase"),
+    [
+        ("2", (OWN,), {"progress": LAST}, "baking"),
+        ("2", (OWN, move("rollout", "2", "2")), {"progress": LAST}, "baking"),
+        ("2", (OWN,), {"progress": LAST, "done": OVER}, "promoted"),
+        ("1", (OWN, BACK), {"progress": LAST}, "overruled"),  # and it is not promoted again
+        ("1", (OWN,), {"progress": LAST}, "overruled"),  # moved on MLflow's page, without a record
+        ("2", (OWN, BACK, move("promote", "1", "2")), {"progress": LAST}, "overruled"),
+        ("2", (move("promote", "1", "2"),), {"progress": LAST}, "overruled"),
+        ("2", (OWN,), {"progress": LAST, "stop": FAILED}, "failed"),
+    ],
+)
+def test_after_the_promotion_the_history_tells_whose_the_alias_is(
+    live: str, moves: tuple[Move, ...], tags: dict[str, msgspec.Struct], phase: str
+) -> None:
+    assert state(live, moves, **tags).phase == phase
 
 
 def test_a_model_without_the_tag_has_no_rollout() -> None:
