@@ -32,7 +32,7 @@ def main() -> None:
         return model.config.id2label[best], float(scores[best])
 
     answer(texts[0])
-    latencies, end = [], time.perf_counter() + options.seconds
+    latencies, end = list[float](), time.perf_counter() + options.seconds
     while (began := time.perf_counter()) < end:
         answer(texts[len(latencies) % len(texts)])
         latencies.append(1e3 * (time.perf_counter() - began))

@@ -68,7 +68,9 @@ def _fuzz_server(home: Path, count: int) -> Ledger:
 
         def send(sent: requests.PreparedRequest) -> httpx.Response:
             address = (sent.url or "").replace("http://here", url, 1)
-            return client.request(sent.method or "", address, headers=dict(sent.headers), content=sent.body)
+            headers = {name: value for name, value in sent.headers.items() if isinstance(value, str)}
+            content = sent.body if isinstance(sent.body, str | bytes) else None
+            return client.request(sent.method or "", address, headers=headers, content=content)
 
         ledger = fuzz(document, {name: name for name in models}, send, count)
     log = (home / "serve.log").read_text(errors="replace")

@@ -18,6 +18,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
+from schemathesis.core.result import Err
 from schemathesis.specs.openapi import checks
 
 Json = dict[str, Any]
@@ -68,7 +69,7 @@ class Ledger:
         """How many were answered."""
         return self.answers.total()
 
-    def note(self, case: Case, sent: requests.PreparedRequest, answer: httpx.Response) -> None:
+    def note(self, case: Case[Any], sent: requests.PreparedRequest, answer: httpx.Response) -> None:
         """Count an answer, and remember what is wrong with it."""
         label, status = case.operation.label, answer.status_code
         self.answers[label, status] += 1
@@ -89,7 +90,7 @@ class Ledger:
 def fuzz(document: Json, models: Mapping[str, str], send: Send, count: int) -> Ledger:
     """Send `count` requests, the same ones each time. models: the server's, name → task."""
     schema = schemathesis.openapi.from_dict(narrow(document, models))
-    operations = [found.ok() for found in schema.get_all_operations()]
+    operations = [_checked(found) for found in schema.get_all_operations()]
     ledger = Ledger()
 
     @settings(
@@ -101,7 +102,7 @@ def fuzz(document: Json, models: Mapping[str, str], send: Send, count: int) -> L
         suppress_health_check=list(HealthCheck),
     )
     @given(case=st.one_of(*(_cases(operation) for operation in operations)))
-    def run(case: Case) -> None:
+    def run(case: Case[Any]) -> None:
         arguments = case.as_transport_kwargs(base_url="http://here")
         known = ("method", "url", "headers", "data", "json", "params")
         sent = requests.Request(**{name: arguments[name] for name in known if name in arguments}).prepare()
@@ -111,11 +112,18 @@ def fuzz(document: Json, models: Mapping[str, str], send: Send, count: int) -> L
     return ledger
 
 
-def _cases(operation: Any) -> st.SearchStrategy[Case]:
-    kept = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
+def _checked(found: Any) -> Any:
+    if isinstance(found, Err):
+        raise found.err()
+    return found.ok()
+
+
+def _cases(operation: Any) -> st.SearchStrategy[Case[Any]]:
+    kept: st.SearchStrategy[Case[Any]] = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
     if operation.method == "get":
         return kept
-    return kept | operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
+    wrong: st.SearchStrategy[Case[Any]] = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
+    return kept | wrong
 
 
 def narrow(document: Json, models: Mapping[str, str]) -> Json:
@@ -150,7 +158,8 @@ def _values(parameter: str, models: Mapping[str, str]) -> Json:
 def _body_of(path: str, task: str, schemas: Json) -> Json:
     """The body of a route for one task, with inputs that the model takes and any parameters."""
     example, parameters = EXAMPLES.get(task), EXAMPLE_PARAMETERS.get(task)
-    body, field = schemas[f"{task.title().replace('-', '')}Body"], "parameters"
+    body: Json = schemas[f"{task.title().replace('-', '')}Body"]
+    field = "parameters"
     inputs = TEXTS if example is None else {"enum": [example, [example, example]]}
     if path.startswith("/v2/"):
         body, inputs = schemas["InferenceForm"], {"enum": [_tensors(example or "a text")]}

@@ -10,9 +10,10 @@ import os
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench.processes import BenchError, Server, free_port, run_module, serving
@@ -39,17 +40,18 @@ def headwaiter(
     home: Path | None = None,
     generator: Path | None = None,
     python: str = sys.executable,
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[tuple[Server, Engine]]:
     """Serve the checkpoint in `folder` while the block runs. Raises BenchError where a command fails.
 
     versions: how often it is logged; the first one is live. home: a folder of the caller's; default: one of its own.
     generator: a checkpoint that is served beside it as `GENERATOR`, for text-generation.
-    python: the program that runs the server's modules.
+    python: the program that runs the server's modules. settings: variables of the server besides.
     """
     with contextlib.ExitStack() as stack:
         if home is None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwaiter-bench-")))
-        environment = environment_of(home)
+        environment = environment_of(home) | dict(settings)
         log_versions(home, MODEL, task, [folder] * versions)
         names = [MODEL]
         if generator is not None:

@@ -111,7 +111,7 @@ def scrape_seconds() -> tuple[float, int]:
 
 
 def _count_everything(found: Instruments, version: tuple[str, str, str]) -> None:
-    more = {
+    more: dict[str, list[tuple[str, ...]]] = {
         "request_duration_seconds": [("huggingface", status) for status in ("200", "422", "429", "503")],
         "stage_duration_seconds": [(stage,) for stage in ("encode", "queue", "forward", "decode")],
         "rejected_total": [(reason,) for reason in ("unprocessable", "queue_full", "not_ready")],

@@ -93,7 +93,7 @@ class TokenizerKeys(SpecialTokensMap, frozen=True):
 
 
 class GenerationKeys(msgspec.Struct, frozen=True):
-    """The keys of `generation_config.json` that change which text is generated."""
+    """The keys of `generation_config.json`: each changes which text is generated, or how (transformers 5.23)."""
 
     max_length: int | None = None
     max_new_tokens: int | None = None
@@ -103,13 +103,28 @@ class GenerationKeys(msgspec.Struct, frozen=True):
     num_beams: int | None = None
     num_return_sequences: int | None = None
     early_stopping: bool | str | None = None
+    max_time: Number | None = None
     temperature: Number | None = None
     top_k: int | None = None
     top_p: Number | None = None
+    top_h: Number | None = None
+    min_p: Number | None = None
     typical_p: Number | None = None
+    epsilon_cutoff: Number | None = None
+    eta_cutoff: Number | None = None
     repetition_penalty: Number | None = None
+    encoder_repetition_penalty: Number | None = None
     length_penalty: Number | None = None
+    exponential_decay_length_penalty: tuple[int, Number] | None = None
+    penalty_alpha: Number | None = None
+    diversity_penalty: Number | None = None
+    guidance_scale: Number | None = None
+    num_beam_groups: int | None = None
     no_repeat_ngram_size: int | None = None
+    encoder_no_repeat_ngram_size: int | None = None
+    remove_invalid_values: Switch = None
+    renormalize_logits: Switch = None
+    token_healing: Switch = None
     stop_strings: str | list[str] | None = None
     bos_token_id: TokenIds = None
     eos_token_id: TokenIds = None
@@ -120,6 +135,36 @@ class GenerationKeys(msgspec.Struct, frozen=True):
     suppress_tokens: list[int] | None = None
     begin_suppress_tokens: list[int] | None = None
     bad_words_ids: list[list[int]] | None = None
+    force_words_ids: list[list[int] | list[list[int]]] | None = None
+    sequence_bias: list[tuple[list[int], Number]] | None = None
+    watermarking_config: Pairs | None = None
+    dola_layers: str | list[int] | None = None
+    use_cache: Switch = None
+    cache_implementation: str | None = None
+    cache_config: Pairs | None = None
+    max_cache_len: int | None = None
+    prefill_chunk_size: int | None = None
+    low_memory: Switch = None
+    compile_config: Pairs | None = None
+    continuous_batching_config: Pairs | None = None
+    disable_compile: Switch = None
+    is_assistant: Switch = None
+    num_assistant_tokens: int | None = None
+    num_assistant_tokens_schedule: str | None = None
+    assistant_confidence_threshold: Number | None = None
+    assistant_early_exit: int | None = None
+    assistant_ensemble_weight: Number | None = None
+    assistant_lookbehind: int | None = None
+    target_lookbehind: int | None = None
+    prompt_lookup_num_tokens: int | None = None
+    max_matching_ngram_size: int | None = None
+    speculation_type: str | None = None
+    use_mtp: Switch = None
+    output_attentions: Switch = None
+    output_hidden_states: Switch = None
+    output_logits: Switch = None
+    output_scores: Switch = None
+    return_dict_in_generate: Switch = None
 
 
 class ImageKeys(msgspec.Struct, frozen=True):

@@ -57,7 +57,7 @@ class Plain:
         try:
             self.run(TEXTS[0])
         except (TypeError, ValueError):
-            return self.model.get_encoder()
+            return lambda **inputs: deepcopy(self.model.get_encoder())(**inputs)
         return self.call
 
 
@@ -144,7 +144,7 @@ def generated(plain: Plain, local: Local, field: str = "generated_text") -> None
     asked = bodies(TEXTS, max_new_tokens=6, do_sample=False)
     for answer, text in zip(local.answers(asked), TEXTS, strict=True):
         encoded = plain.encode(text, return_token_type_ids=False)
-        written = plain.model.generate(
+        written = deepcopy(plain.model).generate(
             **encoded, max_new_tokens=6, do_sample=False, pad_token_id=plain.tokenizer.pad_token_id
         )
         start = 1 if plain.model.config.is_encoder_decoder else encoded["input_ids"].shape[1]

@@ -7,6 +7,7 @@ sentences is the cosine of their vectors, as in the Hugging Face inference API's
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -234,13 +235,17 @@ class FeatureExtraction(Task[str | Comparison, Parameters, bool]):
 
 
 def _takes_text_alone(model: "PreTrainedModel", row: EncodedRow) -> bool:
-    """Whether the whole model runs on a text without tokens of a decoder, as BART does and T5 does not."""
+    """Whether the whole model runs on a text without tokens of a decoder, as BART does and T5 does not.
+
+    A copy that shares the weights runs: a forward pass changes some models, which is looked for later.
+    """
     import torch
 
     ids = torch.tensor([numpy.frombuffer(row.tokens, dtype=numpy.int32).tolist()], device=model.device)
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     try:
         with torch.inference_mode():
-            model(input_ids=ids)
+            deepcopy(model, shared)(input_ids=ids)
     except Exception:  # each family raises its own; what is wrong with the encoder, too, it raises again
         return False
     return True

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import transformers
 
-from registry.checkpoint_files import FILES, ConfigKeys, one_line
+from registry.checkpoint_files import FILES, ConfigKeys, GenerationKeys, one_line
 from registry.contract import Contract
 from registry.errors import CheckpointWarning, ContractError, IncompleteArtifact, RegistryError, UnreadableArtifact
 from registry.processors import describe_processor, load_processor
@@ -100,6 +100,12 @@ def test_every_value_that_is_read_is_checked(models: dict[str, Path], tmp_path: 
     assert name in str(refused.value)
     assert key in str(refused.value)
     assert "save" in str(refused.value)
+
+
+def test_every_key_of_a_generation_config_has_a_type() -> None:
+    known = {key for key in vars(transformers.GenerationConfig()) if not key.startswith("_")}
+    no_json = {"constraints", "transformers_version"}  # objects of Python, and what nothing reads
+    assert known - set(GenerationKeys.__struct_fields__) == no_json
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json"])

@@ -11,7 +11,7 @@ from registry.contract import Batching
 from serving.engine.generation.factory import make_scheduler
 from serving.engine.generation.scheduler import Scheduler
 from serving.engine.generation.sequential import SequentialDecoder
-from serving.engine.generation.verification import try_company
+from serving.engine.generation.verification import not_as_generate, try_company
 from serving.engine.model import Model
 from serving.engine.module_state import ModuleState
 from serving.errors import Failed
@@ -52,17 +52,23 @@ class GenerationModel(Model):
 
         Never less strict than the contract's. Raises EngineError where rows cannot be decoded one by one either.
         """
-        decoder = self.scheduler.decoder
-        prompts = [list(memoryview(self.probe(length, length).tokens).cast("i")) for length in lengths]
-        problem = None
-        if not isinstance(decoder, SequentialDecoder):
-            is_known = self.contract.batching == "one row"
-            problem = "they changed each other when it was logged" if is_known else try_company(decoder, prompts)
-        if problem is not None:
+        most = max(1, self.contract.max_tokens - 1)  # a token is written after the prompt
+        rows = [self.probe(min(length, most), length) for length in lengths]
+        prompts = [list(memoryview(row.tokens).cast("i")) for row in rows]
+        is_sequential = isinstance(self.scheduler.decoder, SequentialDecoder)
+        is_known = self.contract.batching == "one row" and not is_sequential
+        problem = "they changed each other when it was logged" if is_known else self._try_company(prompts)
+        if problem is not None and not is_sequential:
             self.note(f"rows are decoded one by one: {problem}")
-            decoder.unhook()
+            self.scheduler.decoder.unhook()
             self.scheduler = self._make_scheduler(is_sequential=True)
-        return "one row" if isinstance(self.scheduler.decoder, SequentialDecoder) else "any lengths"
+            problem, is_sequential = self._try_company(prompts), True
+        if problem is not None:
+            raise not_as_generate(problem)
+        return "one row" if is_sequential else "any lengths"
+
+    def _try_company(self, prompts: Sequence[Sequence[int]]) -> str | None:
+        return try_company(self.scheduler.decoder, prompts)
 
     @torch.inference_mode()
     def try_row(self, row: Row) -> None:

@@ -6,6 +6,7 @@ be batched gets the sequential decoder.
 
 import logging
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy
@@ -58,8 +59,13 @@ def choose_decoder(
         decoder.unhook()
         note(f"{kind.__name__} does not fit this model: {problem}")
         problems.append(problem)
-    raise EngineError(
-        f"the model's texts come out otherwise than transformers' generate writes them: {problems[-1]}; check "
+    raise not_as_generate(problems[-1])
+
+
+def not_as_generate(problem: str) -> EngineError:
+    """The error of a model that no decoder fits. problem: how the last one that was tried differs."""
+    return EngineError(
+        f"the model's texts come out otherwise than transformers' generate writes them: {problem}; check "
         "the values of generation_config.json, or save the model again with save_pretrained"
     )
 
@@ -124,22 +130,25 @@ def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
 
 
 def try_company(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> str | None:
-    """How the logits of prompts differ in a shared prefill, in words, or None. The decoder has no rows afterwards.
+    """How the logits of the first two tokens after each prompt differ in a shared prefill, in words, or None.
 
-    Two prefills are looked at: all prompts in order, then the last one before the first.
+    Two prefills are looked at: all prompts in order, then the last one before the first. A sequential decoder shares
+    none, and yet may fail after a long prompt. The decoder has no rows afterwards.
     """
     tolerance = DECODING.of(decoder.module.dtype)
     places = range(len(prompts))
     try:
         with torch.inference_mode():
-            expected = [_generate(decoder.module, list(prompt), 1)[0][0] for prompt in prompts]
+            expected = [_generate(decoder.module, list(prompt), 2) for prompt in prompts]
             for order in (places, (places[-1], places[0])):
-                logits = decoder.prefill([prompts[place] for place in order], [[] for _ in order])
+                first = decoder.prefill([prompts[place] for place in order], [[] for _ in order])
+                found = first, decoder.step([expected[place][1][0] for place in order])
                 decoder.clear()
-                for found, place in zip(logits, order, strict=True):
-                    if not agree(found, expected[place], tolerance, least=1.0):
-                        name = type(decoder.module).__name__
-                        return f"{name} gives a prompt other logits beside a longer or shorter one"
+                for token, row in product(range(2), range(len(order))):
+                    wanted, prompt = expected[order[row]][0][token], prompts[order[row]]
+                    if not agree(found[token][row], wanted, tolerance, least=1.0):
+                        where = f"token {token} of a prompt of {len(prompt)} tokens among others"
+                        return f"{type(decoder.module).__name__} gives other logits at {where}"
     except Exception as error:  # a model may raise anything where it cannot be called like this
         return f"{type(error).__name__}: {error}"
     finally:
