@@ -34,7 +34,8 @@ class EngineEntry(EngineProperties, frozen=True, kw_only=True):
 class VersionEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A version. error: why it failed, also while it is retried. attempt: counted from 1. root: the artifact's folder.
 
-    memory_bytes: of the version's engines. restarts: of its engines, since they were first started.
+    memory_bytes: of the version's engines. restarts: of its engines, since they were first started. on_demand: whether
+    it has no engine for new requests now, and is loaded for them. load_seconds: how long loading took, 0 if unknown.
     """
 
     state: State
@@ -44,6 +45,8 @@ class VersionEntry(msgspec.Struct, frozen=True, kw_only=True):
     contract: Contract | None = None
     memory_bytes: int = 0
     restarts: int = 0
+    on_demand: bool = False
+    load_seconds: float = 0.0
     engines: tuple[EngineEntry, ...] = ()
 
 
