@@ -108,6 +108,9 @@ class ServingSettings(msgspec.Struct, frozen=True):
             "are asked for, and others leave for them. 0: 80 % of what may be used.",
         ),
     ] = 0
+    gpu_memory_bytes: Annotated[
+        int, Meta(ge=0, le=2**50, description="GPU memory that engines may take together on one GPU; 0: 80 % of it.")
+    ] = 0
     idle_unload_seconds: Annotated[
         int,
         Meta(

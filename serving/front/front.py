@@ -255,17 +255,15 @@ class Front:
         machine: the cores and the memory that the server may use, see `Limits`. engine_memory: what engines may take
         together, and take.
         """
-        table = self.routing.table
+        table, limits = self.routing.table, read_limits()
         return {
             "registry_error": table.registry_error or None,
             "named": [str(reference) for reference in self.settings.models],
             "deployments": self.settings.deployments,
-            "machine": msgspec.to_builtins(limits := read_limits()),
+            "machine": msgspec.to_builtins(limits),
             "engine_memory": {
                 "limit_bytes": self.settings.memory_bound(limits),
-                "taken_bytes": sum(
-                    found.memory_bytes for model in table.models.values() for found in model.versions.values()
-                ),
+                "taken_bytes": table.taken_bytes,
             },
         }
 

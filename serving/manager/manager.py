@@ -100,6 +100,7 @@ class Manager:
         self._troubles = Troubles()
         self._server = ServerProcess(settings.run)
         self._measure_at = 0.0
+        self._taken_bytes = 0
         self._fronts = WorkerWatchdog(settings.run, "front", settings.worker_hang_seconds)
 
     def run(self) -> None:
@@ -151,6 +152,7 @@ class Manager:
                     managed.measure()
                     managed.own_bytes()
             self._placement.relieve(now)
+            self._taken_bytes = self._placement.taken_bytes()
             self._live_versions.note_use(self._demand)
         for action in self._loads.sort(decide(self._snapshot())):
             name = action.reference.name if isinstance(action, Publish) else action.name
@@ -251,7 +253,13 @@ class Manager:
             start_counting(name)
         has_started = self._startup.look(view, self._live_versions.live, self._loader.has_failed, time.monotonic())
         self._writer.publish(
-            Table(models=models, registry_error=view.error, is_known=view.is_known, has_started=has_started)
+            Table(
+                models=models,
+                registry_error=view.error,
+                is_known=view.is_known,
+                has_started=has_started,
+                taken_bytes=self._taken_bytes,
+            )
         )
 
     def _adopt(self) -> None:

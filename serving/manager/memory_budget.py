@@ -44,6 +44,7 @@ class Room:
     bound_bytes: int = sys.maxsize
     taken_bytes: int = 0
     is_loading: bool = False
+    bound_by: str = "by HEADWAITER_MEMORY_BYTES"
 
     @property
     def free_bytes(self) -> int:
@@ -55,7 +56,7 @@ class Room:
         """What bounds the free memory, in words."""
         if self._by_machine <= self._by_bound:
             return self.limit
-        return f"engines may take {mebibytes(self.bound_bytes)} together, by HEADWAITER_MEMORY_BYTES"
+        return f"engines may take {mebibytes(self.bound_bytes)} together, {self.bound_by}"
 
     @property
     def _by_machine(self) -> int:
@@ -90,11 +91,16 @@ Admission = Start | Wait | Refuse
 
 def estimate_bytes(weights_bytes: int, measured: Iterable[Footprint] = ()) -> int:
     """The expected memory of an engine: that of the measured one with the nearest weights, plus the difference."""
-    nearest = min(measured, key=lambda found: abs(found.weights_bytes - weights_bytes), default=None)
-    if nearest is None:
+    found = list(measured)
+    if not found:
         return ENGINE_BYTES + round(WEIGHTS_SHARE * weights_bytes)
-    grown = nearest.peak_bytes + round(WEIGHTS_SHARE * (weights_bytes - nearest.weights_bytes))
-    return max(grown, ENGINE_BYTES // 4 + round(WEIGHTS_SHARE * weights_bytes))
+    return max(estimate_growth(weights_bytes, found), ENGINE_BYTES // 4 + round(WEIGHTS_SHARE * weights_bytes))
+
+
+def estimate_growth(weights_bytes: int, measured: Sequence[Footprint]) -> int:
+    """The memory of the measured engine with the nearest weights, plus the difference of the weights."""
+    nearest = min(measured, key=lambda found: abs(found.weights_bytes - weights_bytes))
+    return nearest.peak_bytes + round(WEIGHTS_SHARE * (weights_bytes - nearest.weights_bytes))
 
 
 def admit(need_bytes: int, room: Room, evictable: Sequence[tuple[VersionKey, int]], later_bytes: int = 0) -> Admission:
@@ -119,6 +125,17 @@ def admit(need_bytes: int, room: Room, evictable: Sequence[tuple[VersionKey, int
         f"it needs about {mebibytes(need_bytes)} of memory beside what is served, and {mebibytes(room.free_bytes)} are "
         f"free: {room.bounded_by}. Raise that, or serve less"
     )
+
+
+def both(first: Admission, second: Admission) -> Admission:
+    """What holds where two kinds of memory are needed."""
+    for admission in (first, second):
+        if isinstance(admission, Refuse):
+            return admission
+    waits = [admission for admission in (first, second) if isinstance(admission, Wait)]
+    if not waits:
+        return Start()
+    return Wait(tuple(dict.fromkeys(key for admission in waits for key in admission.evict)))
 
 
 def weights_bytes(root: Path) -> int:

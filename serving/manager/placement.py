@@ -1,23 +1,25 @@
 """Starts the engines of versions where there is memory for them, and lets others leave where there is not."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Literal
 
+from monitoring.gpus import Gpu, read_gpus
 from serving.errors import EngineError
 from serving.manager.engine_process import EngineProcess
 from serving.manager.engine_starter import EngineStarter
+from serving.manager.gpu_memory import admit_on_gpus, gpu_bounds
 from serving.manager.live_versions import LiveVersions
 from serving.manager.managed_version import ManagedVersion
-from serving.manager.memory_budget import Admission, Refuse, Wait
+from serving.manager.memory_budget import Admission, Refuse, Wait, both
 from serving.manager.memory_guard import Footprints, admit_version, find_residents, taken_bytes
 from serving.manager.meter import count_unload
 from serving.manager.policy import VersionKey
 from serving.manager.registry_watch import RegistryWatch
 from serving.manager.residency import Resident, choose_excess, choose_idle, leaving_later, leaving_order
 from serving.runtime.limits import Limits
-from serving.settings import ServingSettings
+from serving.settings import MEMORY_SHARE, ServingSettings
 from serving.wire.demand import DemandReader
 
 logger = logging.getLogger("headwaiter.manager")
@@ -44,8 +46,10 @@ class Placement:
         watch: RegistryWatch,
         limits: Callable[[], Limits],
         demand: DemandReader,
+        gpus: Callable[[], Sequence[Gpu]] = read_gpus,
     ) -> None:
         """versions: what is held, the manager's own."""
+        self._gpus = gpus
         self._settings = settings
         self._starter = starter
         self._versions = versions
@@ -117,10 +121,14 @@ class Placement:
         idle = choose_idle(self._residents(), self._settings.idle_unload_seconds, now)
         for key in idle:
             self._leave(key, "idle", now)
-        taken = sum(taken_bytes(held) for held in self._versions.values())
+        taken = self.taken_bytes()
         others = [found for found in self._residents() if found.key not in idle]
         for key in choose_excess(others, taken - self._bound_bytes(), now):
             self._leave(key, "memory", now)
+
+    def taken_bytes(self) -> int:
+        """The memory that counts as taken, of what engines may take together."""
+        return sum(taken_bytes(held) for held in self._versions.values())
 
     def is_pinned(self, name: str, version: str) -> bool:
         """Whether the version never leaves: a reference that was named as pinned serves it, or is to."""
@@ -156,17 +164,17 @@ class Placement:
         if replace_live:  # the own live version leaves last of all, whether it has work or not
             own = [found for found in residents if found.is_live and found.key[0] == held.name]
             order = [found for found in order if found not in own] + own
-        limits = self._limits()
-        return admit_version(
-            held,
-            self._versions,
-            order,
-            len(self._settings.engine_devices),
-            limits,
-            self._footprints,
-            self._settings.memory_bound(limits),
-            leaving_later([found for found in residents if found not in order], now),
-        )
+        later = leaving_later([found for found in residents if found not in order], now)
+        limits, devices = self._limits(), self._settings.engine_devices
+        bound = self._settings.memory_bound(limits)
+        on_host = admit_version(held, self._versions, order, len(devices), limits, self._footprints, bound, later)
+        if isinstance(on_host, Refuse) or not self._uses_gpus():
+            return on_host
+        bounds = gpu_bounds(self._gpus(), MEMORY_SHARE, self._settings.gpu_memory_bytes)
+        return both(on_host, admit_on_gpus(held, self._versions, order, later, devices, bounds))
+
+    def _uses_gpus(self) -> bool:
+        return any(engine.report.device_bytes for held in self._versions.values() for engine in held.engines)
 
     def _may_give_way(self, found: Resident, held: ManagedVersion, *, replace_live: bool) -> bool:
         """Whether a loaded version may leave for `held`, once it has no work."""

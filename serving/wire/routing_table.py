@@ -95,13 +95,14 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is served. registry_error: why the registry could not be read at the last poll, or empty.
 
     is_known: whether the registry has been asked what to serve. has_started: whether each reference that was wanted at
-    the start is live or has failed for good; once true it stays.
+    the start is live or has failed for good; once true it stays. taken_bytes: of the memory that engines may take.
     """
 
     models: dict[str, ModelEntry] = {}
     registry_error: str = ""
     is_known: bool = False
     has_started: bool = False
+    taken_bytes: int = 0
 
 
 class TableFile:
