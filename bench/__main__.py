@@ -26,6 +26,7 @@ from bench import (
     own_cost,
     peer_comparison,
     request_rate,
+    residency,
     rollout,
     soak,
     start_time,
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "generate": generation.run,
     "flood": flood.run,
     "swaps": swap_latency.run,
+    "residency": residency.run,
     "batches": batch_choice.run,
     "own": own_cost.run,
     "container": container.run,
@@ -54,7 +56,7 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "rollout": rollout.run,
 }
 
-ON_REQUEST = ("chaos", "fuzz", "peers", "rollout", "soak")
+ON_REQUEST = ("chaos", "fuzz", "peers", "residency", "rollout", "soak")
 """Only run where they are named: one installs other servers, two measure nothing, and others take long."""
 
 QUIET = 0.05

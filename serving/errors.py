@@ -15,7 +15,8 @@ ServingError
 ├── KeyLimitReached    429   the key's rate or concurrency is used up; Retry-After says when
 ├── Overloaded         503   the front has no room for the request; Retry-After says when
 ├── NotReady           503   no engine of that version answers now; Retry-After says when
-│   └── EngineLost     503   the engine ended while it had the request
+│   ├── EngineLost     503   the engine ended while it had the request
+│   └── NotLoaded      503   no engine of that version runs now; one is started for the request
 ├── DeadlineExceeded   504   the answer did not come in time
 └── Failed             500   the model failed on this very input
 """
@@ -178,6 +179,18 @@ class EngineLost(NotReady):
     def __init__(self, message: str, *, retry_seconds: float | None = None, had_begun: bool = True) -> None:
         super().__init__(message, retry_seconds=retry_seconds)
         self.had_begun = had_begun
+
+
+class NotLoaded(NotReady):
+    """The version is served and has no engine now: it is loaded once it is asked for.
+
+    key: model and version. load_seconds: how long that took the last time, 0 if unknown.
+    """
+
+    def __init__(self, model: str, version: str, load_seconds: float) -> None:
+        super().__init__(f"{model}/{version} is not loaded, it is loaded on demand", retry_seconds=load_seconds or 1.0)
+        self.key = model, version
+        self.load_seconds = load_seconds
 
 
 class DeadlineExceeded(ServingError):

@@ -12,7 +12,7 @@ from msgspec import Meta
 from registry.environment import read_settings
 from registry.references import Reference
 from registry.settings import InvalidSetting, RegistrySettings
-from serving.runtime.limits import own_groups, usable_cores
+from serving.runtime.limits import Limits, own_groups, usable_cores
 from serving.runtime.run_folder import RUN_VARIABLE, runs_of
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -20,6 +20,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 MAX_RUNS_FOLDER = 61
 """Bytes of the path of the run folders, so that a socket in one stays within the 107 bytes of a socket's path."""
 CORES_OF_A_FRONT = 4
+MEMORY_SHARE = 0.8
+"""Of the memory that may be used: what engines may take together. The rest is for fronts, manager and system."""
 DEFAULT_BODY_BYTES = 8 * 2**20
 ORIGIN = re.compile(r"https?://[a-z0-9._\-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d+)?")
 """An origin as browsers send it: without a path, and without a port that is the scheme's own."""
@@ -46,12 +48,16 @@ def default_hosts(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
 class ServingSettings(msgspec.Struct, frozen=True):
     """Everything that can be set about a server. Times are in seconds, sizes in bytes or tokens.
 
-    run: folder of sockets and the routing table, see `serving.runtime.run_folder`.
+    run: folder of sockets and the routing table, see `serving.runtime.run_folder`. pinned: those of `models` whose
+    live versions always stay loaded.
     """
 
     registry: RegistrySettings
-    models: Annotated[tuple[Reference, ...], Meta(description="What to serve, separated by spaces.")]
+    models: Annotated[
+        tuple[Reference, ...], Meta(description="What to serve, separated by spaces; !NAME stays loaded.")
+    ]
     run: Path
+    pinned: frozenset[Reference] = frozenset()
     deployments: Annotated[bool, Meta(description="1: serve what the registry marks as deployed, too.")] = False
     workers: Annotated[
         int,
@@ -93,6 +99,26 @@ class ServingSettings(msgspec.Struct, frozen=True):
             "nothing of that model answers meanwhile."
         ),
     ] = False
+    memory_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**50,
+            description="Memory that engines may take together; versions for which there is none are loaded once they "
+            "are asked for, and others leave for them. 0: 80 % of what may be used.",
+        ),
+    ] = 0
+    gpu_memory_bytes: Annotated[
+        int, Meta(ge=0, le=2**50, description="GPU memory that engines may take together on one GPU; 0: 80 % of it.")
+    ] = 0
+    idle_unload_seconds: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**30,
+            description="How long a version that nobody asks for stays loaded; 0: for good, where there is memory.",
+        ),
+    ] = 0
     retry_seconds: Annotated[
         float, Meta(ge=0.1, le=86400, description="First pause before a version that failed to load is tried again.")
     ] = 30.0
@@ -241,6 +267,10 @@ class ServingSettings(msgspec.Struct, frozen=True):
         """The devices of a version's engines, one entry an engine."""
         return self.devices * self.replicas
 
+    def memory_bound(self, limits: Limits) -> int:
+        """What engines may take together, in bytes."""
+        return self.memory_bytes or int(MEMORY_SHARE * limits.memory_bytes)
+
     @property
     def drain_seconds(self) -> float:
         """How long a version that leaves may take for the requests that it has."""
@@ -261,7 +291,7 @@ class ServingSettings(msgspec.Struct, frozen=True):
                 "whose path has at most 50 bytes"
             )
         read = read_settings(cls, environ)
-        models = tuple(dict.fromkeys(Reference.parse(model) for model in (read.pop("models") or "").split()))
+        models, pinned = read_models(read.pop("models") or "")
         given = read.pop("devices")
         devices = tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
         for device in devices:
@@ -276,6 +306,7 @@ class ServingSettings(msgspec.Struct, frozen=True):
             registry=registry,
             run=Path(environ[RUN_VARIABLE]) if run is None else run,
             models=models,
+            pinned=pinned,
             devices=devices or ("auto",),
             allowed_hosts=hosts,
             cors_origins=origins,
@@ -285,6 +316,12 @@ class ServingSettings(msgspec.Struct, frozen=True):
 
 def _path(text: str | None) -> Path | None:
     return Path(text.strip()).expanduser().absolute() if text and text.strip() else None
+
+
+def read_models(text: str) -> tuple[tuple[Reference, ...], frozenset[Reference]]:
+    """The references in `HEADWAITER_MODELS`, and those with a "!" before them. Raises InvalidSetting."""
+    named = [(Reference.parse(word.removeprefix("!")), word.startswith("!")) for word in text.split()]
+    return tuple(dict.fromkeys(reference for reference, _ in named)), frozenset(found for found, pin in named if pin)
 
 
 def read_origins(text: str) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ REGISTRY: Mapping[str, frozenset[str]] = {
 MONITORING: Mapping[str, frozenset[str]] = {
     "front": frozenset({"exposition", "store"}),
     "engine": frozenset({"metrics"}),
-    "manager": frozenset({"store"}),
+    "manager": frozenset({"gpus", "store"}),
     "runtime": frozenset({"instruments", "metrics"}),
     "commands": frozenset({"export", "rules"}),
     "demo": frozenset({"metrics"}),

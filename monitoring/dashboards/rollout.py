@@ -35,6 +35,27 @@ CHANGES = (
         steps=((0, "green"), (1, "red")),
     ),
     Panel(
+        "Cold requests",
+        "Requests that waited until their version was loaded, since the server started.",
+        "short",
+        by(total, "cold_requests_total", "model", filters=OF_MODEL),
+        width=8,
+    ),
+    Panel(
+        "Loads on demand",
+        "Loads of versions that requests waited for, since the server started.",
+        "short",
+        by(total, "loads_on_demand_total", "model", filters=OF_MODEL),
+        width=8,
+    ),
+    Panel(
+        "Unloads",
+        "Versions that left for want of memory, or as nobody asked for them, since the server started.",
+        "short",
+        by(total, "unloads_total", "model", "reason", filters=OF_MODEL),
+        width=8,
+    ),
+    Panel(
         "Time to change",
         "p95 from seeing an alias move to serving a version that had to be loaded, since the server started.",
         "s",

@@ -11,12 +11,11 @@ import click
 
 from registry.child_process import module_command, python_path
 from registry.environment import settings_of
-from registry.references import Reference
 from serving.commands.errors import errors
 from serving.runtime.address import check_address, check_admin_port
 from serving.runtime.exposure import check_access
 from serving.runtime.run_folder import claim
-from serving.settings import FILES, ServingSettings
+from serving.settings import FILES, ServingSettings, read_models
 
 _SETTINGS = settings_of(ServingSettings)
 FC = TypeVar("FC", bound=Callable[..., Any] | click.Command)
@@ -31,7 +30,7 @@ def _setting(flag: str, field: str) -> Callable[[FC], FC]:
 
 
 @click.command()
-@click.argument("models", nargs=-1, metavar="[NAME[@ALIAS|/VERSION]]…")
+@click.argument("models", nargs=-1, metavar="[[!]NAME[@ALIAS|/VERSION]]…")
 @click.option("--deployments", is_flag=True, help="Serve what the registry marks as deployed, too.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--insecure", is_flag=True, help="Listen where other machines reach the server although it has no keys.")
@@ -45,8 +44,11 @@ def _setting(flag: str, field: str) -> Callable[[FC], FC]:
 @_setting("--dtype", "dtype")
 @_setting("--poll-seconds", "poll_seconds")
 @_setting("--keep-previous", "keep_previous")
+@_setting("--idle-unload", "idle_unload_seconds")
 def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, insecure: bool, **given: Any) -> None:
     """Serve models until SIGTERM; an alias is followed from version to version.
+
+    Models that do not all fit into memory are loaded as they are asked for; those with a "!" always stay loaded.
 
     Every setting is a HEADWAITER_* variable, too; a flag wins.
     """
@@ -58,7 +60,8 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, inse
             os.environ[_SETTINGS[field].variable] = str(value)
     if models:
         with errors():
-            os.environ["HEADWAITER_MODELS"] = " ".join(str(Reference.parse(model)) for model in models)
+            named, pinned = read_models(" ".join(models))
+            os.environ["HEADWAITER_MODELS"] = " ".join(f"{'!' * (each in pinned)}{each}" for each in named)
     if deployments:
         os.environ["HEADWAITER_DEPLOYMENTS"] = "1"
     if insecure:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+STATES = {"unloaded": "ready, not loaded"}
+"""What a state is called, unless by its own name."""
 SHOWN_SWAPS = 5
 """The latest ones of each model; the JSON has more."""
 
@@ -11,6 +13,9 @@ SHOWN_SWAPS = 5
 def render_status(found: Mapping[str, Any], now: float) -> str:
     """The text, without a line break at its end. found: `GET /models`. now: seconds since the epoch."""
     parts = [_machine(found["machine"])] if "machine" in found else []
+    if "engine_memory" in found:  # a server may be older than this command
+        limit, taken = (_mebibytes(found["engine_memory"][name]) for name in ("limit_bytes", "taken_bytes"))
+        parts[0] += f"\nengines: {taken} of at most {limit}"
     if found["registry_error"]:
         parts.append(f"THE REGISTRY CANNOT BE READ, serving goes on: {found['registry_error']}")
     parts += ["\n".join(_model(model, now)) for model in found["models"]]
@@ -46,7 +51,7 @@ def _versions(model: Mapping[str, Any]) -> list[str]:
     for version, entry in sorted(model["versions"].items(), key=lambda item: int(item[0])):
         own = [
             version,
-            entry["state"],
+            STATES.get(entry["state"], entry["state"]),
             _role(model, version),
             _mebibytes(entry["memory_bytes"]),
             str(entry["restarts"]),

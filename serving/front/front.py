@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from serving.errors import ClientGone, EngineLost, NotReady, Unprocessable
+from serving.errors import ClientGone, EngineLost, NotLoaded, NotReady, Unprocessable
 from serving.front.access import Access
 from serving.front.certificate import Certificate
 from serving.front.disconnects import Disconnected, Disconnects
@@ -23,6 +23,7 @@ from serving.front.fair_pool import asked_model
 from serving.front.health import Health
 from serving.front.host_names import HostNames
 from serving.front.loaded_version import EncodedRequest, LoadedVersion
+from serving.front.meter import count_cold
 from serving.front.request_context import ProtocolName, RequestContext, StageTimes
 from serving.front.request_log import RequestLog
 from serving.front.request_tracker import RequestTracker, TrackedRequest
@@ -201,6 +202,24 @@ class Front:
             return self.routing.find(name, version)
         return self.routing.find(name, version, self._visible(self.routing.served_models()))
 
+    async def loaded(
+        self, name: str, version: str | None, deadline: float | None = None, disconnected: Disconnected | None = None
+    ) -> LoadedVersion:
+        """As `find`, once the version is loaded. deadline: in monotonic seconds, the server's own by default.
+
+        Raises NotReady where it is not loaded by then, and ClientGone.
+        """
+        deadline = deadline_in(self.settings.timeout_seconds) if deadline is None else deadline
+        is_counted = False
+        while True:
+            try:
+                return self.find(name, version)
+            except NotLoaded as missing:
+                if not is_counted:
+                    count_cold(missing.key[0])
+                is_counted = True
+                await self.routing.demand.wait(missing, deadline, disconnected)
+
     def models(self) -> Mapping[str, ModelEntry]:
         """Every model in the routing table that the caller may know of, those that are leaving included."""
         return self._visible(self.routing.table.models)
@@ -233,13 +252,19 @@ class Front:
         """The fields of `GET /models` beside the models.
 
         named: what the server was started with. deployments: whether it serves what the registry marks as deployed.
-        machine: the cores and the memory that the server may use, see `Limits`.
+        machine: the cores and the memory that the server may use, see `Limits`. engine_memory: what engines may take
+        together, and take.
         """
+        table, limits = self.routing.table, read_limits()
         return {
-            "registry_error": self.routing.table.registry_error or None,
+            "registry_error": table.registry_error or None,
             "named": [str(reference) for reference in self.settings.models],
             "deployments": self.settings.deployments,
-            "machine": msgspec.to_builtins(read_limits()),
+            "machine": msgspec.to_builtins(limits),
+            "engine_memory": {
+                "limit_bytes": self.settings.memory_bound(limits),
+                "taken_bytes": table.taken_bytes,
+            },
         }
 
     def _visible(self, models: Mapping[str, ModelEntry]) -> Mapping[str, ModelEntry]:
@@ -293,7 +318,8 @@ class Front:
     ) -> Submission[AnyWaiter]:
         """One attempt, up to the engine's queue."""
         stages = call.tracked.stages
-        loaded = self.find(call.name, call.version)
+        loaded = await self.loaded(call.name, call.version, deadline, call.disconnected)
+        loaded.asked_at = time.monotonic()
         call.tracked.begin_attempt(loaded)
         asked_model.set(loaded.model)
         read = call.read(loaded.task)
@@ -343,6 +369,7 @@ class Front:
             link.abandon_late(now)
         self._disconnects.tick(now)
         self.routing.note_unserved(now)
+        self.routing.tell_demand(now)
 
 
 def only_text_streams(model: str, task: AnyTask) -> Unprocessable:

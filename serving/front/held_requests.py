@@ -25,6 +25,9 @@ class HeldRequests:
         self._taken = Load(0, 0)
         self._waiting: dict[asyncio.Future[bool], None] = {}
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     async def wait(self, rows: Sequence[EncodedRow], deadline: float, disconnected: Disconnected | None) -> None:
         """Return once an engine takes requests. rows: of the request. deadline: in monotonic seconds.
 

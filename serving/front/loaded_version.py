@@ -33,7 +33,8 @@ PREDICTIONS_A_TURN = 1024
 class LoadedVersion:
     """One loaded version. links: of its engines, by address. accepting: those that take new requests.
 
-    held: the requests that wait for an engine while there is none. is_replaced: whether one will come then.
+    held: the requests that wait for an engine while there is none. is_replaced: whether one will come then. asked_at:
+    when it was last asked for, in monotonic seconds.
     """
 
     model: str
@@ -46,6 +47,12 @@ class LoadedVersion:
     accepting: list[EngineLink] = field(default_factory=list)
     held: HeldRequests = field(default_factory=HeldRequests)
     is_replaced: bool = False
+    asked_at: float = 0.0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether requests wait for its engines, or for one to come."""
+        return bool(self.held) or any(link.outstanding_tokens for link in self.links.values())
 
     @classmethod
     def load(cls, model: str, version: str, root: Path, contract: Contract) -> "LoadedVersion":

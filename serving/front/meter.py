@@ -8,6 +8,11 @@ from serving.front.request_context import STAGES, ProtocolName, StageTimes
 from serving.runtime.instruments import LabelNames, instruments
 
 
+def count_cold(model: str) -> None:
+    """A request has to wait until its version is loaded."""
+    instruments().cold_requests_total.labels(model).inc()
+
+
 class FrontMeter:
     """Counts the requests of one version; with an empty version, requests that reached none."""
 

@@ -8,13 +8,14 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import zmq
 
-from serving.errors import NotReady, UnknownModel
+from serving.errors import NotLoaded, NotReady, UnknownModel
 from serving.front.admission import QueueBounds
+from serving.front.demand import Demand
 from serving.front.engine_link import EngineLink
 from serving.front.loaded_version import LoadedVersion
 from serving.front.version_loads import Key, VersionLoads
@@ -34,6 +35,7 @@ UNANSWERED: dict[State, str] = {
     "loading": "is loading",
     "ready": "has no engine at the moment, it ended and is being restarted",
     "draining": "is leaving and takes no new requests",
+    "unloaded": "is not loaded",
 }
 """Why a version in the table has no engine that answers, by the version's state."""
 
@@ -49,6 +51,7 @@ class Routing:
         self._apply_at = math.inf
         self._is_ready = False
         self.bounds = QueueBounds(settings)
+        self.demand = Demand(settings.run)
         self._loads = VersionLoads()
         self._file = file
         self._loaded: dict[tuple[str, str], LoadedVersion] = {}
@@ -85,6 +88,7 @@ class Routing:
     def close(self) -> None:
         """Close the links to all engines. Requests that wait fail."""
         self._loads.close()
+        self.demand.close()
         for link in self.links():
             link.close()
         self._context.destroy(linger=0)
@@ -94,7 +98,7 @@ class Routing:
         return [link for loaded in self._loaded.values() for link in loaded.links.values()]
 
     def find(self, name: str, version: str | None, shown: Iterable[str] | None = None) -> LoadedVersion:
-        """The given or else the live version of `name` or `name@alias`. Raises UnknownModel, NotReady.
+        """The given or else the live version of `name` or `name@alias`. Raises UnknownModel, NotReady, NotLoaded.
 
         shown: the models that an error may name; default: all that are served.
         """
@@ -110,9 +114,10 @@ class Routing:
         is_named = version is not None
         if not version:
             version = self._readable(name, entry, alias, self._live(name, entry, alias))
-        loaded = self._loaded.get((name, version))
+        loaded, known = self._loaded.get((name, version)), entry.versions.get(version)
+        if known is not None and self._is_missing((name, version), known):
+            raise NotLoaded(name, version, known.load_seconds)
         if loaded is None:
-            known = entry.versions.get(version)
             if known is None and not is_named:
                 why = "has left so that another version has memory"
                 raise NotReady(f"{name}/{version} {why}: try again", retry_seconds=1.0)
@@ -138,7 +143,7 @@ class Routing:
         return name in self.table.models
 
     def may_stream(self, name: str) -> bool:
-        """Whether the model `name` or `name@alias` generates text, so that a request may ask for a stream."""
+        """Whether the model `name` or `name@alias` generates text, or may: then a request may ask for a stream."""
         return name.partition("@")[0] in self._generating
 
     def is_ready(self) -> bool:
@@ -146,11 +151,20 @@ class Routing:
         return self._is_ready
 
     def answers(self, name: str, version: str | None = None) -> bool:
-        """Whether the version, or else the one that requests for `name` (or `name@alias`) get, answers here."""
+        """Whether the version, or else the one that requests for `name` (or `name@alias`) get, answers here.
+
+        One that is loaded on demand does.
+        """
         try:
             return bool(self.find(name, version).accepting)
+        except NotLoaded:
+            return True
         except (UnknownModel, NotReady):
             return False
+
+    def tell_demand(self, now: float) -> None:
+        """Tell the manager what is asked. To be called all the time; now: in monotonic seconds."""
+        self.demand.tell(self._loaded.values(), now)
 
     def note_unserved(self, now: float) -> None:
         """Record since when no model's live version has had an engine. To be called regularly."""
@@ -206,9 +220,17 @@ class Routing:
         self.table = applied
         self._is_ready |= applied.has_started and not young
         self._generating = {name for (name, _), loaded in self._loaded.items() if loaded.task.generates}
+        missing = [key for key, entry in _entries(applied) if self._is_missing(key, entry)]
+        self._generating |= {name for name, _ in missing}
+        self.demand.wake(missing)
         if problems:
             raise problems[0]
         return not young
+
+    def _is_missing(self, key: Key, entry: VersionEntry) -> bool:
+        """Whether requests have to wait until the version is loaded."""
+        loaded = self._loaded.get(key)
+        return entry.on_demand and (loaded is None or not loaded.accepting)
 
     def _is_loaded(self, key: Key, entry: VersionEntry) -> bool:
         known = self._loaded.get(key)
@@ -299,5 +321,11 @@ def _served(models: Mapping[str, ModelEntry]) -> dict[Key, VersionEntry]:
     }
 
 
-def _versions(table: Table) -> set[tuple[str, str]]:
-    return {(name, version) for name, model in table.models.items() for version in model.versions}
+def _entries(table: Table) -> Iterator[tuple[Key, VersionEntry]]:
+    for name, model in table.models.items():
+        for version, entry in model.versions.items():
+            yield (name, version), entry
+
+
+def _versions(table: Table) -> set[Key]:
+    return {key for key, _ in _entries(table)}

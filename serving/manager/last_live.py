@@ -1,6 +1,7 @@
 """The versions that were last live here, kept on disk for a server that starts while the registry is down."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,17 @@ class LastLive:
             return msgspec.json.decode(self._path(reference).read_bytes(), type=_Record).version
         except (OSError, msgspec.DecodeError):
             return None
+
+    def touch(self, reference: Reference) -> None:
+        """It was used now. Raises OSError."""
+        os.utime(self._path(reference))
+
+    def used_at(self, reference: Reference) -> float:
+        """When it was last used here, in seconds since the epoch; 0 for never."""
+        try:
+            return self._path(reference).stat().st_mtime
+        except OSError:
+            return 0.0
 
     def _path(self, reference: Reference) -> Path:
         return self._folder / (str(reference).replace("/", "+") + ".json")

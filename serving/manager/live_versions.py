@@ -11,6 +11,7 @@ from serving.manager.managed_version import ManagedVersion
 from serving.manager.meter import count_swap, time_swap
 from serving.manager.policy import VersionKey
 from serving.manager.registry_poll import RegistrySnapshot
+from serving.wire.demand import DemandReader
 from serving.wire.routing_table import ModelEntry, Swap, SwapOutcome, Table, VersionEntry
 
 logger = logging.getLogger("headwaiter.manager")
@@ -25,6 +26,7 @@ class LiveVersions:
     def __init__(self, last_live: LastLive) -> None:
         self._last_live = last_live
         self._swaps: dict[str, deque[Swap]] = defaultdict(lambda: deque(maxlen=SHOWN_SWAPS))
+        self._used: dict[Reference, float] = {}
         self.live: dict[Reference, str | None] = {}
         self.previous: dict[Reference, list[str]] = {}
 
@@ -43,6 +45,23 @@ class LiveVersions:
     def live_keys(self) -> set[VersionKey]:
         """The versions that some reference serves."""
         return {(reference.name, version) for reference, version in self.live.items() if version is not None}
+
+    def is_live(self, key: VersionKey) -> bool:
+        """Whether some reference serves the version."""
+        return key in self.live_keys()
+
+    def has(self, name: str) -> bool:
+        """Whether a version of the model is live."""
+        return any(name == model for model, _ in self.live_keys())
+
+    def note_use(self, demand: DemandReader) -> None:
+        """Keep on disk which versions were asked for: the next start loads these first."""
+        for reference, version in self.live.items():
+            at = demand.asked_at((reference.name, version)) if version is not None else 0.0
+            if at > self._used.get(reference, 0.0):
+                self._used[reference] = at
+                with suppress(OSError):  # as below
+                    self._last_live.touch(reference)
 
     def is_serving(self) -> bool:
         """Whether something is live, which loading may not starve."""
@@ -73,13 +92,17 @@ class LiveVersions:
         moved = view.moved.get(reference, now)
         seconds = max(0.0, now - moved)
         self._record(reference, before, version, "crashed" if gave_way else "success", seconds, error)
-        time_swap(reference.name, seconds, is_warm=held.began < moved)
+        if held.state == "ready":
+            time_swap(reference.name, seconds, is_warm=held.began < moved)
         logger.info("%s is served by version %s, before: %s", reference, version, before)
-        if target is not None and not gave_way and held.contract is not None:
-            known = ResolvedVersion(target.name, version, target.source, held.contract.digest)
-            with suppress(OSError):  # a full disk must not stop a swap
-                self._last_live.remember(reference, known)
-                self._last_live.remember(Reference(reference.name, version=version), known)
+        if not gave_way:
+            self._remember(reference, held, view)
+
+    def note_loaded(self, held: ManagedVersion, view: RegistrySnapshot) -> None:
+        """The version has loaded, and may have been live before it did."""
+        for reference, version in self.live.items():
+            if (reference.name, version) == (held.name, held.version):
+                self._remember(reference, held, view)
 
     def fail(self, held: ManagedVersion, view: RegistrySnapshot, now: float) -> None:
         """The version could not be loaded; everything that wanted it stays where it is."""
@@ -101,6 +124,15 @@ class LiveVersions:
             swaps=tuple(self._swaps.get(name, ())),
             error="; ".join(problem for problem in (view.refused.get(name), *problems) if problem),
         )
+
+    def _remember(self, reference: Reference, held: ManagedVersion, view: RegistrySnapshot) -> None:
+        target = view.targets.get(reference)
+        if target is None or target.version != held.version or held.contract is None:
+            return
+        known = ResolvedVersion(target.name, held.version, target.source, held.contract.digest)
+        with suppress(OSError):  # a full disk must not stop a swap
+            self._last_live.remember(reference, known)
+            self._last_live.remember(Reference(reference.name, version=held.version), known)
 
     def _record(
         self, reference: Reference, before: str | None, to: str, outcome: SwapOutcome, seconds: float, error: str

@@ -44,6 +44,11 @@ class ManagedVersion:
     earlier load had fetched its files. is_damaged: whether it failed because one of them was not the logged one.
     weights_bytes: of its files. need_bytes: memory that its engines were expected to take, 0 without an estimate.
     may_recover: of a failed one, whether the cause may be the store or the disk, and not the version.
+    waits_since: when it began to wait for memory, 0 if it does not. started_at: when its engines were started.
+    loaded_at, load_seconds: when it became ready, and how long that took. is_first: whether it loads as the server
+    starts, and is unloaded if there is no room. is_on_demand: whether it is loaded for requests that wait; where that
+    fails it is unloaded again. returns: of a draining one, whether it is unloaded once it has left. unloaded_at: since
+    when no new request gets to it.
     """
 
     name: str
@@ -67,6 +72,14 @@ class ManagedVersion:
     is_cached: bool = False
     is_damaged: bool = False
     may_recover: bool = False
+    waits_since: float = 0.0
+    started_at: float = 0.0
+    loaded_at: float = 0.0
+    load_seconds: float = 0.0
+    is_first: bool = False
+    is_on_demand: bool = False
+    returns: bool = False
+    unloaded_at: float = 0.0
 
     @classmethod
     def adopt(cls, root: Path, contract: Contract, engines: Sequence[EngineProcess]) -> "ManagedVersion":
@@ -77,6 +90,7 @@ class ManagedVersion:
             held.held = Held.take(root)
         held.weights_bytes = weights_bytes(root)
         if all(engine.was_ready for engine in engines):
+            held.loaded_at = time.monotonic()
             held._become("ready")
         return held
 
@@ -97,6 +111,11 @@ class ManagedVersion:
         return self.state == "failed" and (self.attempt > 1 or not may_recover)
 
     @property
+    def is_unloaded(self) -> bool:
+        """Whether it is loaded once it is asked for."""
+        return self.state == "unloaded"
+
+    @property
     def awaits_fork(self) -> bool:
         """Whether an engine of it is asked for at the template, which has not forked it yet."""
         return any(engine.is_running() and not engine.pid for engine in self.engines)
@@ -105,13 +124,15 @@ class ManagedVersion:
         """Look at the fetch and at the engines; returns what happened, "ready" once all engines are."""
         if self.state == "failed":
             self._forget_ended()
-        if self.state in ("failed", "draining"):
+        if self.state in ("failed", "draining", "unloaded"):
             return []
         if self.state == "loading" and not self.engines and (self.fetching is None or self.fetching.done()):
             try:
                 self._take_files()
-                self.engines = start(self)
+                self.engines, self.started_at = start(self), now
                 self.began = self.began if self.engines else now  # to wait for memory is not to load
+                if self.is_unloaded:
+                    return []
             except Exception as error:  # whatever was raised, it is this version's cause of failure
                 self.may_recover = isinstance(error, RegistryUnavailable | OSError | InvalidSetting)
                 return self.fail(describe_error(error), now)
@@ -134,7 +155,7 @@ class ManagedVersion:
             return self.fail(f"loading took longer than HEADWAITER_LOAD_SECONDS={load_seconds:g}", now)
         if self.engines and all(engine.was_ready for engine in self.engines):
             self._become("ready")
-            self.error = ""
+            self.error, self.loaded_at, self.load_seconds = "", now, now - self.started_at
             return ["ready"]
         return []
 
@@ -147,12 +168,21 @@ class ManagedVersion:
         self.held = None
         return ["failed"]
 
-    def drain(self, now: float, seconds: float) -> None:
+    def unload(self, now: float) -> None:
+        """Have no engine until somebody asks for it. It must have none, or have left."""
+        self._become("unloaded")
+        self.fetching = self.held = None
+        self.error, self.attempt, self.memory_bytes = "", 1, 0
+        self.unloaded_at = self.unloaded_at or now
+
+    def drain(self, now: float, seconds: float, *, returns: bool = False) -> None:
         """Take no new requests; the engines leave once what they have is answered, at most `seconds` later.
 
-        Streams have no deadline once they have begun; so an engine that writes texts has longer.
+        returns: whether it is unloaded then. Streams have no deadline once they have begun; so an engine that writes
+        texts has longer.
         """
         self._become("draining")
+        self.returns, self.unloaded_at = returns, now
         writes = self.contract is not None and get_task(self.contract.task).generates
         self.drain_until = now + (max(seconds, WRITING_SECONDS) if writes else seconds)
         if self.fetching is not None:
@@ -185,6 +215,10 @@ class ManagedVersion:
         """The host memory that its engines take now and would free; to be called now and then for `footprints`."""
         return sum(engine.measure() for engine in self.engines)
 
+    def peak_bytes(self) -> int:
+        """The most host memory that its engines have taken; cheaper than `own_bytes`, which reads it."""
+        return sum(engine.peak_bytes or engine.measure() for engine in self.engines)
+
     def returning_bytes(self) -> int:
         """The host memory that its engines will take again which ended and are being restarted."""
         returning = [engine for engine in self.engines if engine.was_ready and engine.report.state != "ready"]
@@ -204,6 +238,8 @@ class ManagedVersion:
             contract=self.contract,
             memory_bytes=self.memory_bytes,
             restarts=sum(engine.restarts for engine in self.engines),
+            on_demand=self.returns or self.state == "unloaded" or (self.state == "loading" and self.is_on_demand),
+            load_seconds=self.load_seconds,
             engines=tuple(
                 EngineEntry(
                     address=engine.order.address,

@@ -20,12 +20,13 @@ from serving.manager.engine_process import EngineEvent, EngineProcess
 from serving.manager.engine_starter import EngineStarter
 from serving.manager.last_live import LastLive
 from serving.manager.live_versions import LiveVersions
+from serving.manager.load_queue import LoadQueue
 from serving.manager.managed_version import Fetched, ManagedVersion
 from serving.manager.meter import restarts, start_counting
 from serving.manager.placement import Placement
 from serving.manager.policy import Action, GiveUp, Load, Publish, Snapshot, Unload, VersionKey, decide
 from serving.manager.prestart import TemplateKeeper
-from serving.manager.recovery import enter
+from serving.manager.recovery import enter, unloaded_versions
 from serving.manager.registry_watch import RegistryWatch
 from serving.manager.shutdown import end_engines, wait_for_fronts
 from serving.manager.startup import Startup
@@ -39,6 +40,7 @@ from serving.runtime.run_folder import remove
 from serving.runtime.server_process import ServerProcess
 from serving.runtime.workers import WorkerBeat, WorkerWatchdog
 from serving.settings import ServingSettings
+from serving.wire.demand import DemandReader
 from serving.wire.engine_orders import EngineOrder
 from serving.wire.routing_table import ModelEntry, Table, TableFile
 
@@ -80,12 +82,25 @@ class Manager:
         self._live_versions = LiveVersions(last_live)
         self._startup = Startup(needs_live=bool(settings.models), patience_seconds=settings.retry_seconds)
         self._versions: dict[VersionKey, ManagedVersion] = {}
+        self._demand = DemandReader(settings.run)
+        starter = EngineStarter(settings, engine)
         self._placement = Placement(
-            settings, EngineStarter(settings, engine), self._versions, self._live_versions, self._watch, limits
+            settings, starter, self._versions, self._live_versions, self._watch, limits, self._demand
+        )
+        self._loads = LoadQueue(
+            settings,
+            self._versions,
+            self._live_versions,
+            self._loader,
+            self._placement,
+            self._startup,
+            self._watch,
+            last_live,
         )
         self._troubles = Troubles()
         self._server = ServerProcess(settings.run)
         self._measure_at = 0.0
+        self._taken_bytes = 0
         self._fronts = WorkerWatchdog(settings.run, "front", settings.worker_hang_seconds)
 
     def run(self) -> None:
@@ -125,6 +140,7 @@ class Manager:
     def step(self, now: float) -> None:
         """One turn: look at the registry's answer and at every version, act, publish."""
         self._watch.step(now, at_once=self._file.was_nudged())
+        self._demand.read(now)
         for managed in list(self._versions.values()):
             with self._troubles.apart("look at", managed.name, managed.version):
                 self._look_at(managed, now)
@@ -135,7 +151,10 @@ class Manager:
                 with self._troubles.apart("measure", managed.name, managed.version):
                     managed.measure()
                     managed.own_bytes()
-        for action in decide(self._snapshot()):
+            self._placement.relieve(now)
+            self._taken_bytes = self._placement.taken_bytes()
+            self._live_versions.note_use(self._demand)
+        for action in self._loads.sort(decide(self._snapshot())):
             name = action.reference.name if isinstance(action, Publish) else action.name
             with self._troubles.apart(type(action).__name__.lower(), name, action.version):
                 self._act(action, now)
@@ -152,7 +171,11 @@ class Manager:
             self._note(managed, change, now)
         if managed.state == "loading":
             managed.own_bytes()
-        if managed.is_over(now) or self._loader.is_due_again(managed, self._live_versions.live_keys(), now):
+        if not (managed.is_over(now) or self._loader.is_due_again(managed, self._live_versions.live_keys(), now)):
+            return
+        if managed.returns or (managed.is_on_demand and managed.state == "failed"):
+            managed.unload(now)
+        else:
             del self._versions[managed.name, managed.version]
             forget(managed.name, managed.version)
 
@@ -168,6 +191,11 @@ class Manager:
             keep_bytes=self.settings.keep_bytes,
             memory={key: held.memory_bytes for key, held in self._versions.items()},
             crashes={key: held.crashes for key, held in self._versions.items()},
+            asked={
+                key
+                for key, held in self._versions.items()
+                if held.state == "unloaded" and self._demand.asked_at(key) > held.unloaded_at
+            },
         )
 
     def _act(self, action: Action, now: float) -> None:
@@ -175,9 +203,7 @@ class Manager:
             case Publish(reference, version):
                 self._live_versions.publish(reference, self._versions[reference.name, version], self._watch.view, now)
             case Load(name, version):
-                if (name, version) not in self._versions:  # else it is still draining: load it again once it has left
-                    key, is_serving = (name, version), self._live_versions.is_serving()
-                    self._versions[key] = self._loader.begin(key, low_priority=is_serving)
+                self._loads.begin((name, version), now)
             case GiveUp(name, version):
                 held = self._versions[name, version]
                 held.fail(f"its engines crashed {held.crashes} times in a row, the version before it serves again", now)
@@ -197,6 +223,7 @@ class Manager:
             case "ready":
                 self._loader.failed.pop((name, version), None)
                 managed.measure()
+                self._live_versions.note_loaded(managed, self._watch.view)
                 restarts(name, version, task)  # from now on there is a series, so that a rate sees the first
                 logger.info("%s/%s is ready after %.1f s", name, version, now - managed.began)
             case "failed":
@@ -226,7 +253,13 @@ class Manager:
             start_counting(name)
         has_started = self._startup.look(view, self._live_versions.live, self._loader.has_failed, time.monotonic())
         self._writer.publish(
-            Table(models=models, registry_error=view.error, is_known=view.is_known, has_started=has_started)
+            Table(
+                models=models,
+                registry_error=view.error,
+                is_known=view.is_known,
+                has_started=has_started,
+                taken_bytes=self._taken_bytes,
+            )
         )
 
     def _adopt(self) -> None:
@@ -239,9 +272,10 @@ class Manager:
         for (name, version), held in self._versions.items():
             before = left.models[name].versions.get(version) if name in left.models else None
             if before is not None and before.state == "draining":
-                held.drain(time.monotonic(), self.settings.drain_seconds)
+                held.drain(time.monotonic(), self.settings.drain_seconds, returns=before.on_demand)
             else:
                 self._placement.complete(held)
+        self._versions.update({key: held for key, held in unloaded_versions(left) if key not in self._versions})
         self._publish_table()
 
     def _shut_down(self) -> None:

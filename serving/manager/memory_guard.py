@@ -1,32 +1,60 @@
 """The manager's view of memory: what is free, what loading versions still need, and which versions may leave."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from serving.manager.managed_version import ManagedVersion
-from serving.manager.memory_budget import Admission, Room, admit, estimate_bytes
+from serving.manager.memory_budget import Admission, Footprint, Room, admit, estimate_bytes
 from serving.manager.policy import CRASH_LIMIT, VersionKey
+from serving.manager.residency import Resident
 from serving.runtime.limits import Limits, mebibytes
+from serving.wire.demand import DemandReader
 
 ManagedVersions = Mapping[VersionKey, ManagedVersion]
 
 
+class Footprints:
+    """What engines were measured to take, also those of versions that have left."""
+
+    def __init__(self) -> None:
+        self._known: dict[VersionKey, list[Footprint]] = {}
+
+    def note(self, versions: ManagedVersions) -> None:
+        """Take what is measured now."""
+        self._known.update({key: found for key, held in versions.items() if (found := held.footprints())})
+
+    def estimate(self, held: ManagedVersion) -> int:
+        """The memory that an engine of the version is expected to take: its own peak, or that of a similar one."""
+        own = self._known.get((held.name, held.version))
+        if own:
+            return max(found.peak_bytes for found in own)
+        return estimate_bytes(held.weights_bytes, [found for each in self._known.values() for found in each])
+
+
 def admit_version(
-    held: ManagedVersion, versions: ManagedVersions, evictable: list[VersionKey], engines: int, limits: Limits
+    held: ManagedVersion,
+    versions: ManagedVersions,
+    evictable: Sequence[Resident],
+    engines: int,
+    limits: Limits,
+    footprints: Footprints,
+    bound_bytes: int,
+    later: Iterable[Resident] = (),
 ) -> Admission:
     """Whether this many engines of a version may start beside what is held. Notes what they will need.
 
-    evictable: the versions that may leave for it.
+    evictable: the versions that may leave for it, in this order. later: those that may leave later. bound_bytes: what
+    engines may take together.
     """
-    measured = [found for other in versions.values() for found in other.footprints()]
+    footprints.note(versions)
     loading = [
         other  # what has left for one that waits is for that one
         for other in versions.values()
         if other is not held and other.state == "loading" and (other.engines or other.took_place)
     ]
     for other in (held, *loading):
-        if not other.need_bytes:  # one that loads may have started before anything served
-            other.need_bytes = engines * estimate_bytes(other.weights_bytes, measured)
+        if not other.need_bytes or not other.engines:  # one that loads may have started before anything served
+            other.need_bytes = engines * footprints.estimate(other)
     promised = sum(max(0, other.need_bytes - other.own_bytes()) for other in loading)
     promised += sum(
         other.returning_bytes()
@@ -38,18 +66,42 @@ def admit_version(
         promised,
         any(other.state == "draining" for other in versions.values()),
         f"the limit is {mebibytes(limits.memory_bytes)}, set by the {limits.memory_by}",
+        bound_bytes,
+        sum(taken_bytes(other) for other in versions.values() if other is not held),
+        is_loading=any(other.engines for other in loading),
     )
-    return admit(held.need_bytes, room, [(key, versions[key].own_bytes()) for key in evictable])
+    frees = [(found.key, found.size_bytes) for found in evictable]
+    return admit(held.need_bytes, room, frees, sum(found.size_bytes for found in later))
 
 
-def find_evictable(
-    versions: ManagedVersions, served: AbstractSet[VersionKey], wanted: AbstractSet[VersionKey], replaced: str | None
-) -> list[VersionKey]:
-    """The versions that may leave so that another one has memory: those that are only kept warm, the oldest first.
+def taken_bytes(held: ManagedVersion) -> int:
+    """The host memory that counts as taken by a version: what its engines take at their peaks."""
+    if held.state == "loading":
+        return max(held.need_bytes if held.engines or held.took_place else 0, held.own_bytes())
+    if held.state == "ready":
+        return held.peak_bytes()
+    return held.own_bytes()
 
-    served: what is live. wanted: what the registry names. replaced: the model whose live version may leave, too, if the
-    registry does not name it any more.
-    """
-    ready = sorted((held.began, key) for key, held in versions.items() if held.state == "ready")
-    idle = [key for _, key in ready if key not in wanted]
-    return [key for key in idle if key not in served] + [key for key in idle if key in served and key[0] == replaced]
+
+def find_residents(
+    versions: ManagedVersions,
+    served: AbstractSet[VersionKey],
+    wanted: AbstractSet[VersionKey],
+    pinned: AbstractSet[VersionKey],
+    demand: DemandReader,
+) -> list[Resident]:
+    """The versions that have loaded. served: what is live. wanted: what the registry names; to be live in a moment."""
+    return [
+        Resident(
+            key,
+            held.peak_bytes(),
+            is_live=key in served,
+            is_pinned=key in pinned or (key in wanted and key not in served),
+            has_work=demand.has_work(key),
+            used_at=demand.asked_at(key),
+            loaded_at=held.loaded_at,
+            load_seconds=held.load_seconds,
+        )
+        for key, held in versions.items()
+        if held.state == "ready"
+    ]

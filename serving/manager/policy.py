@@ -3,10 +3,12 @@
 The desired versions are declared (what the references resolve to); what is not desired, not live and not kept warm is
 unloaded. A reference's live version changes only to one that is ready, so a failed load leaves the old one live. If
 the old one had left so that the new one had memory, it is loaded again. A live version whose engines crash again and
-again is replaced by the one that was live before it.
+again is replaced by the one that was live before it. A live version that is unloaded, as memory is short or nobody
+asked for it, is loaded once it is asked for.
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from registry.references import Reference
@@ -27,6 +29,7 @@ class Snapshot:
     reference serves, None before the first. previous: per reference, earlier live versions, latest first.
     states: of every version that is held. keep_previous: how many stay warm, per reference. keep_bytes: what those may
     take together, 0 for no bound; memory: bytes that each version takes. crashes: in a row, of a version's engines.
+    asked: the unloaded versions that requests wait for.
     """
 
     targets: Mapping[Reference, str | None]
@@ -37,6 +40,7 @@ class Snapshot:
     keep_bytes: int = 0
     memory: Mapping[VersionKey, int] = field(default_factory=dict)
     crashes: Mapping[VersionKey, int] = field(default_factory=dict)
+    asked: AbstractSet[VersionKey] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -84,11 +88,14 @@ def decide(snapshot: Snapshot) -> list[Action]:
         wanted |= {(reference.name, version) for version in (live, target, goal) if version is not None}
         wanted |= _kept(snapshot, reference, live)
         state = None if goal is None else snapshot.states.get((reference.name, goal))
-        if goal is not None and goal != live and state == "ready":
+        is_servable = state == "ready" or (state == "unloaded" and live is None)  # there was no room at the start
+        if goal is not None and goal != live and is_servable:
             actions.append(Publish(reference, goal))
             continue
         wanted |= _failed_fallbacks(snapshot, reference, live)
-        if goal is not None and state is None:  # the live version, too: it may have left so that another one had room
+        is_asked = (reference.name, goal) in snapshot.asked or live not in (None, goal)
+        # The live version, too: it may have left so that another one had room.
+        if goal is not None and (state is None or (state == "unloaded" and is_asked)):
             actions.append(Load(reference.name, goal))
         elif state == "failed" and live not in (None, goal) and (reference.name, live) not in snapshot.states:
             actions.append(Load(reference.name, str(live)))  # it left so that the goal had room
@@ -156,6 +163,6 @@ def _kept(snapshot: Snapshot, reference: Reference, live: str | None) -> set[Ver
         room -= snapshot.memory.get(key, 0)
         if room < 0:
             break
-        if snapshot.states.get(key) != "failed":
+        if snapshot.states.get(key) not in ("failed", "unloaded"):
             kept.add(key)
     return kept

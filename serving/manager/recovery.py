@@ -3,7 +3,9 @@ them, so that a manager's crash costs no request and loads nothing again.
 """
 
 import logging
+import time
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,6 +49,18 @@ def enter(run: Path) -> tuple[Table, dict[VersionKey, ManagedVersion]]:
             for engine in found:
                 engine.kill()
     return left, held
+
+
+def unloaded_versions(left: Table) -> Iterator[tuple[VersionKey, ManagedVersion]]:
+    """The versions in the table that were loaded on demand only; they still are."""
+    now = time.monotonic()
+    for name, model in left.models.items():
+        for version, entry in model.versions.items():
+            if entry.on_demand:
+                root = Path(entry.root) if entry.root else None
+                unloaded = ManagedVersion(name, version, None, state="unloaded", root=root, contract=entry.contract)
+                unloaded.load_seconds, unloaded.unloaded_at = entry.load_seconds, now
+                yield (name, version), unloaded
 
 
 def _adopt_engine(path: Path, run: Path) -> EngineProcess | None:

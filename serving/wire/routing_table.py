@@ -34,7 +34,8 @@ class EngineEntry(EngineProperties, frozen=True, kw_only=True):
 class VersionEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A version. error: why it failed, also while it is retried. attempt: counted from 1. root: the artifact's folder.
 
-    memory_bytes: of the version's engines. restarts: of its engines, since they were first started.
+    memory_bytes: of the version's engines. restarts: of its engines, since they were first started. on_demand: whether
+    it has no engine for new requests now, and is loaded for them. load_seconds: how long loading took, 0 if unknown.
     """
 
     state: State
@@ -44,6 +45,8 @@ class VersionEntry(msgspec.Struct, frozen=True, kw_only=True):
     contract: Contract | None = None
     memory_bytes: int = 0
     restarts: int = 0
+    on_demand: bool = False
+    load_seconds: float = 0.0
     engines: tuple[EngineEntry, ...] = ()
 
 
@@ -92,13 +95,14 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is served. registry_error: why the registry could not be read at the last poll, or empty.
 
     is_known: whether the registry has been asked what to serve. has_started: whether each reference that was wanted at
-    the start is live or has failed for good; once true it stays.
+    the start is live or has failed for good; once true it stays. taken_bytes: of the memory that engines may take.
     """
 
     models: dict[str, ModelEntry] = {}
     registry_error: str = ""
     is_known: bool = False
     has_started: bool = False
+    taken_bytes: int = 0
 
 
 class TableFile:

@@ -2,23 +2,25 @@
 
 loading   its files are fetched and verified, its engines start, warm up and answer the contract's example
 ready     its engines answer; it may be the live one, kept warm, or asked for by its number
+unloaded  ready, not loaded: it is served and has no engine now; it is loaded once it is asked for
 failed    it could not be loaded, or crashed again and again; no engine is left, the cause is kept
 draining  it takes no new requests and leaves once what it has is answered
 
-A version that has left is forgotten; a new attempt begins at loading.
+A version that has left is forgotten, or unloaded if it is still served; a new attempt begins at loading.
 """
 
 from typing import Literal
 
 from serving.errors import EngineError
 
-State = Literal["loading", "ready", "failed", "draining"]
+State = Literal["loading", "ready", "unloaded", "failed", "draining"]
 
 FOLLOWERS: dict[State, frozenset[State]] = {
-    "loading": frozenset({"ready", "failed", "draining"}),
+    "loading": frozenset({"ready", "failed", "draining", "unloaded"}),
     "ready": frozenset({"failed", "draining"}),
-    "failed": frozenset({"draining"}),
-    "draining": frozenset(),
+    "unloaded": frozenset({"draining"}),
+    "failed": frozenset({"draining", "unloaded"}),
+    "draining": frozenset({"unloaded"}),
 }
 
 

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -7,6 +8,7 @@ from registry.environment import Setting, settings_of
 from registry.references import Reference
 from registry.settings import InvalidSetting, RegistrySettings
 from serving.commands.main import main
+from serving.runtime.limits import read_limits
 from serving.settings import ServingSettings
 
 RUN = Path("/tmp/h/run/abc")
@@ -35,6 +37,19 @@ def test_variables_are_read_once_and_checked() -> None:
     assert settings.poll_seconds == 0.5
     assert settings.registry.tracking_uri == "http://localhost:5000"
     assert settings.run == RUN
+
+
+def test_models_with_an_exclamation_mark_are_pinned() -> None:
+    settings = read(HEADWAITER_MODELS="a !b/2 b/2 !a@canary")
+    a, canary, b = Reference("a", "champion"), Reference("a", "canary"), Reference("b", version="2")
+    assert settings.models == (a, b, canary)
+    assert settings.pinned == {b, canary}
+
+
+@pytest.mark.parametrize(("given", "expected"), [("", 800), ("300", 300), ("5000", 5000)])
+def test_engines_may_take_a_share_of_the_memory_unless_it_is_set(given: str, expected: int) -> None:
+    limits = msgspec.structs.replace(read_limits(), memory_bytes=1000)
+    assert read(HEADWAITER_MEMORY_BYTES=given).memory_bound(limits) == expected
 
 
 def test_the_fast_path_can_be_switched_off() -> None:
@@ -85,7 +100,7 @@ def test_an_empty_value_counts_as_unset(setting: Setting) -> None:
 
 def test_each_field_is_declared_with_a_meaning_and_a_default_within_its_bounds() -> None:
     undeclared = set(ServingSettings.__struct_fields__) - SETTINGS.keys()
-    assert undeclared == {"registry", "run"}
+    assert undeclared == {"registry", "run", "pinned"}
     assert len({setting.variable for setting in SETTINGS.values()}) == len(SETTINGS)
     for setting in SETTINGS.values():
         assert setting.meaning.endswith(".")
@@ -105,5 +120,5 @@ def test_the_registrys_settings_are_declared_in_the_same_way() -> None:
 
 def test_flags_take_their_help_from_the_settings() -> None:
     shown = " ".join(CliRunner().invoke(main, ["serve", "--help"]).stdout.split())
-    for field in ("workers", "devices", "dtype", "poll_seconds", "keep_previous"):
+    for field in ("workers", "devices", "dtype", "poll_seconds", "keep_previous", "replicas", "idle_unload_seconds"):
         assert f"{SETTINGS[field].meaning} [default: {SETTINGS[field].shown_default}]" in shown

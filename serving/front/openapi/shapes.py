@@ -96,6 +96,13 @@ class ModelDescription(TypedDict):
     versions: dict[str, VersionDescription]
 
 
+class EngineMemory(TypedDict):
+    """What engines may take of the machine's memory together, and what counts as taken."""
+
+    limit_bytes: int
+    taken_bytes: int
+
+
 class Models(TypedDict):
     """All models."""
 
@@ -104,6 +111,7 @@ class Models(TypedDict):
     named: list[str]
     deployments: bool
     machine: Limits
+    engine_memory: EngineMemory
 
 
 class Info(TypedDict):

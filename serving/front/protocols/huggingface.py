@@ -1,9 +1,11 @@
 """`/models…`: the Hugging Face inference API, text-generation-inference's streams, and the list of models."""
 
+from contextlib import suppress
+
 import msgspec
 
 from headwaiter import __version__
-from serving.errors import ServingError, UnknownModel, Unprocessable
+from serving.errors import NotLoaded, ServingError, UnknownModel, Unprocessable
 from serving.front.asgi import JSON, Header, JsonObject, Response, encode_answer, encode_json, refusal, respond
 from serving.front.disconnects import Disconnected
 from serving.front.front import Front, only_text_streams
@@ -43,9 +45,14 @@ class HuggingFace(Protocol):
             await self._describe(parts[0], exchange)
         elif len(parts) == 2 and parts[1] in ("health", "info"):
             exchange.expect("GET")
-            loaded = self.front.find(parts[0], None)
-            loaded.choose_link()
-            await exchange.respond_json(self._info(loaded) if parts[1] == "info" else {"status": "ok"})
+            if parts[1] == "info":
+                loaded = await self.front.loaded(parts[0], None)
+                loaded.choose_link()
+                await exchange.respond_json(self._info(loaded))
+            else:
+                with suppress(NotLoaded):
+                    self.front.find(parts[0], None).choose_link()
+                await exchange.respond_json({"status": "ok"})
         elif len(parts) == 1 or (len(parts) == 3 and parts[1] == "versions"):
             exchange.expect("POST")
             await self._predict(parts[0], parts[2] if len(parts) == 3 else None, exchange)

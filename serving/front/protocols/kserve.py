@@ -8,13 +8,14 @@ the repository.
 """
 
 import base64
+from contextlib import suppress
 from functools import cache
 from typing import Annotated
 
 import msgspec
 
 from headwaiter import __version__
-from serving.errors import Malformed, NotReady, ServingError, Unprocessable
+from serving.errors import Malformed, NotLoaded, NotReady, ServingError, Unprocessable
 from serving.front.asgi import JSON, JsonObject, encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
@@ -140,20 +141,21 @@ class KServe(Protocol):
         entry = self.front.models().get(name.partition("@")[0])
         if not rest:
             exchange.expect("GET")
-            await exchange.respond_json(metadata(self.front.find(name, version), list(entry.versions if entry else ())))
+            loaded = await self.front.loaded(name, version)
+            await exchange.respond_json(metadata(loaded, list(entry.versions if entry else ())))
         elif rest == ["config"]:
             exchange.expect("GET")
-            loaded = self.front.find(name, version)
+            loaded = await self.front.loaded(name, version)
             engines = entry.versions[loaded.version].engines if entry else ()
             await exchange.respond_json(configuration(loaded, engines))
         elif rest == ["stats"]:
             exchange.expect("GET")
-            loaded = self.front.find(name, version)
+            loaded = await self.front.loaded(name, version)
             await self._tell_statistics(exchange, loaded.model, version)
         elif rest == ["ready"]:
             exchange.expect("GET")
-            loaded = self.front.find(name, version)
-            loaded.choose_link()
+            with suppress(NotLoaded):
+                self.front.find(name, version).choose_link()
             await exchange.respond_json({"name": name, "ready": True})
         elif rest == ["infer"]:
             exchange.expect("POST")

@@ -21,6 +21,7 @@ EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
 STATES: dict[State, str] = {
     "loading": "LOADING",
     "ready": "READY",
+    "unloaded": "READY",
     "failed": "UNAVAILABLE",
     "draining": "UNLOADING",
 }

@@ -1,9 +1,10 @@
 """`/v1…`: OpenAI's routes and errors. `openai_completions` and `openai_embeddings` answer the bodies."""
 
 import re
+from contextlib import suppress
 from typing import Protocol as TypingProtocol
 
-from serving.errors import ServingError
+from serving.errors import NotLoaded, ServingError
 from serving.front.asgi import JsonObject
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, Protocol, no_route
@@ -73,7 +74,8 @@ class OpenAI(Protocol):
             listed = [_describe_model(found, entry) for found, entry in models.items()]
             await exchange.respond_json({"object": "list", "data": listed})
             return
-        self.front.find(*named_model(name))
+        with suppress(NotLoaded):
+            self.front.find(*named_model(name))
         await exchange.respond_json(_describe_model(name, models[re.split("[@/]", name)[0]]))
 
 

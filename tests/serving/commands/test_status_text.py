@@ -41,6 +41,17 @@ def test_what_bounds_the_server_comes_first() -> None:
     assert render_status(found, NOW).splitlines()[0] == f"{first}  oom kills: 3"
 
 
+def test_a_version_that_is_not_loaded_is_ready_all_the_same() -> None:
+    entry = ModelEntry(live="1", aliases={"champion": "1"}, versions={"1": VersionEntry(state="unloaded")})
+    machine = {"cores": 2, "machine_cores": 2, "cores_by": "machine", "oom_kills": 0, "memory_by": "machine"}
+    machine |= {"memory_bytes": 2**30, "machine_memory_bytes": 2**30, "available_bytes": 300 << 20}
+    found = {**listed(("m", entry)), "machine": machine}
+    found["engine_memory"] = {"limit_bytes": 800 << 20, "taken_bytes": 100 << 20}
+    shown = render_status(found, NOW).splitlines()
+    assert shown[1] == "engines: 100 MiB of at most 800 MiB"
+    assert "ready, not loaded  champion" in shown[-1]
+
+
 REVIEWS = ModelEntry(
     live="9",
     aliases={"champion": "9", "canary": "10"},

@@ -4,8 +4,8 @@ import pytest
 
 from serving.manager.engine_process import EngineProcess
 from serving.manager.managed_version import ManagedVersion
-from serving.manager.memory_budget import ENGINE_BYTES, RESERVE_BYTES, Footprint, Refuse, Start
-from serving.manager.memory_guard import admit_version
+from serving.manager.memory_budget import ENGINE_BYTES, RESERVE_BYTES, Admission, Footprint, Refuse, Start, Wait
+from serving.manager.memory_guard import Footprints, admit_version
 from serving.manager.policy import CRASH_LIMIT, VersionKey
 from serving.runtime.limits import Limits
 from serving.wire.engine_orders import EngineOrder, EngineReport
@@ -44,6 +44,13 @@ def limits(free: int) -> Limits:
     )
 
 
+def admit(
+    new: ManagedVersion, versions: dict[VersionKey, ManagedVersion], free: int, bound: int = 1 << 40
+) -> Admission:
+    """Whether one engine of the version may start. bound: of all engines together."""
+    return admit_version(new, versions, [], 1, limits(free), Footprints(), bound)
+
+
 def test_only_an_engine_that_has_loaded_says_what_one_takes(order: EngineOrder) -> None:
     loaded, loading = Engine(order, "ready", 90 * MIB, 200 * MIB), Engine(order, "loading", 50 * MIB, 0)
     loading.peak_bytes = 60 * MIB
@@ -55,8 +62,8 @@ def test_what_began_to_load_before_anything_served_counts_too(order: EngineOrder
     versions = dict([held("1", "ready", Engine(order, "ready", 80 * MIB, 100 * MIB))])
     key, loading = held("2", "loading", Engine(order, "loading", 30 * MIB, 0))
     _, new = held("3", "loading")
-    assert isinstance(admit_version(new, {**versions, key: loading}, [], 1, limits(170 * MIB - 1)), Refuse)
-    assert isinstance(admit_version(new, {**versions, key: loading}, [], 1, limits(170 * MIB)), Start)
+    assert isinstance(admit(new, {**versions, key: loading}, 170 * MIB - 1), Wait)
+    assert isinstance(admit(new, {**versions, key: loading}, 170 * MIB), Start)
 
 
 @pytest.mark.parametrize(("crashes", "expected"), [(1, Refuse), (CRASH_LIMIT, Start)])
@@ -67,7 +74,7 @@ def test_an_engine_that_is_being_restarted_keeps_its_memory_unless_it_gives_way(
     engine.crashes = crashes
     _, new = held("2", "loading")
     versions = dict([held("1", "ready", engine)])
-    assert isinstance(admit_version(new, versions, [], 1, limits(ENGINE_BYTES)), expected)
+    assert isinstance(admit(new, versions, ENGINE_BYTES), expected)
 
 
 def test_to_wait_for_memory_is_not_to_load() -> None:
@@ -83,5 +90,25 @@ def test_the_memory_that_a_live_version_left_is_for_the_one_that_took_its_place(
     waiting.took_place = True
     _, new = held("3", "loading")
     versions = dict([held("1", "ready", Engine(order, "ready", 80 * MIB, 100 * MIB))])
-    assert isinstance(admit_version(waiting, {**versions, key: waiting}, [], 1, limits(100 * MIB)), Start)
-    assert isinstance(admit_version(new, {**versions, key: waiting}, [], 1, limits(100 * MIB)), Refuse)
+    assert isinstance(admit(waiting, {**versions, key: waiting}, 100 * MIB), Start)
+    assert isinstance(admit(new, {**versions, key: waiting}, 100 * MIB), Refuse)
+
+
+@pytest.mark.parametrize(("bound", "expected"), [(190, Start), (189, Refuse)])
+def test_engines_count_with_their_peaks_where_they_are_bounded(order: EngineOrder, bound: int, expected: type) -> None:
+    _, new = held("2", "loading")
+    versions = dict([held("1", "ready", Engine(order, "ready", 20 * MIB, 90 * MIB))])
+    admission = admit(new, versions, free=900 * MIB, bound=bound * MIB)
+    assert isinstance(admission, expected)
+    if isinstance(admission, Refuse):
+        assert f"engines may take {bound} MiB together, by HEADWAITER_MEMORY_BYTES" in admission.reason
+
+
+def test_a_version_that_was_loaded_before_is_expected_to_take_what_it_took(order: EngineOrder) -> None:
+    footprints = Footprints()
+    key, before = held("1", "ready", Engine(order, "ready", 20 * MIB, 700 * MIB))
+    other = dict([held("2", "ready", Engine(order, "ready", 20 * MIB, 300 * MIB))])
+    footprints.note({key: before, **other})
+    footprints.note(other)
+    assert footprints.estimate(held("1", "loading")[1]) == 700 * MIB
+    assert footprints.estimate(held("2", "loading")[1]) == 300 * MIB

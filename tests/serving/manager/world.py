@@ -289,6 +289,13 @@ class Server:
         self._end()
         self.manager = self._start()
 
+    def stop_all(self) -> None:
+        """End the server, so that the next manager finds no engine and no table."""
+        for process in self.world.running():
+            process.kill()
+        shutil.rmtree(self.settings.run)
+        self.settings.run.mkdir()
+
     def serves(self, alias: str) -> str | None:
         """Return the version that the alias serves."""
         entry = self.table().models.get("m")

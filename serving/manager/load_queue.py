@@ -1,0 +1,88 @@
+"""Begins the loads that the policy asks for: in which order as a server starts, how many at a time, and for whom."""
+
+from collections.abc import Iterable
+
+from serving.manager.last_live import LastLive
+from serving.manager.live_versions import LiveVersions
+from serving.manager.managed_version import ManagedVersion
+from serving.manager.meter import count_load_on_demand
+from serving.manager.placement import Placement
+from serving.manager.policy import Action, Load, VersionKey
+from serving.manager.registry_watch import RegistryWatch
+from serving.manager.startup import Startup
+from serving.manager.version_loader import VersionLoader
+from serving.settings import ServingSettings
+
+TOGETHER = 8
+"""Versions that begin to load side by side at a start. Untuned: few cores load no more of them at a time."""
+SLOW_SECONDS = 5.0
+"""A download that takes longer holds up no other. Untuned."""
+
+
+class LoadQueue:
+    """At a start pinned models are loaded first, then those that were used last, as far as there is memory for them.
+
+    Not for use from several threads.
+    """
+
+    def __init__(
+        self,
+        settings: ServingSettings,
+        versions: dict[VersionKey, ManagedVersion],
+        live_versions: LiveVersions,
+        loader: VersionLoader,
+        placement: Placement,
+        startup: Startup,
+        watch: RegistryWatch,
+        last_live: LastLive,
+    ) -> None:
+        """versions: what is held, the manager's own."""
+        self._settings = settings
+        self._versions = versions
+        self._live_versions = live_versions
+        self._loader = loader
+        self._placement = placement
+        self._startup = startup
+        self._watch = watch
+        self._last_live = last_live
+
+    def sort(self, actions: Iterable[Action]) -> list[Action]:
+        """The actions; loads come last, in the order of their models' last use."""
+        found = list(actions)
+        loads = [action for action in found if isinstance(action, Load)]
+        if len(loads) < 2:
+            return found
+        return [action for action in found if not isinstance(action, Load)] + sorted(loads, key=self._rank)
+
+    def begin(self, key: VersionKey, now: float) -> None:
+        """Begin to load a version; later if it is still draining, or if others load at the start.
+
+        It is unloaded instead if the server starts and there was no memory for one before it.
+        """
+        before = self._versions.get(key)
+        if before is not None and before.state != "unloaded":
+            return
+        is_first = before is None and not self._startup.is_over and not self._live_versions.has(key[0])
+        if is_first and not self._placement.is_pinned(*key):
+            if self._placement.is_full:
+                self._versions[key] = ManagedVersion(*key, None, state="unloaded", unloaded_at=now)
+                return
+            if not self._may_begin(now):
+                return
+        is_on_demand = before is not None and self._live_versions.is_live(key)
+        low_priority = self._live_versions.is_serving() and not is_on_demand
+        managed = self._versions[key] = self._loader.begin(key, low_priority=low_priority)
+        managed.began, managed.is_first, managed.is_on_demand = now, is_first, is_on_demand
+        if before is not None:
+            managed.load_seconds = before.load_seconds
+        if is_on_demand:
+            count_load_on_demand(key[0])
+
+    def _may_begin(self, now: float) -> bool:
+        loading = [held for held in self._versions.values() if held.state == "loading"]
+        return sum(bool(held.engines) or now - held.began < SLOW_SECONDS for held in loading) < TOGETHER
+
+    def _rank(self, load: Load) -> tuple[bool, float]:
+        references = [reference for reference in self._watch.view.targets if reference.name == load.name]
+        is_pinned = not self._settings.pinned.isdisjoint(references)
+        return not is_pinned, -max(map(self._last_live.used_at, references), default=0.0)
