@@ -1,14 +1,34 @@
-"""What takes long and is the same for every test is done once: MLflow's tables, and the registries to begin with."""
+"""What takes long and is the same for every test is done once: imports, MLflow's tables, registries to begin with."""
 
+import gc
+import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
+
+from registry.imports import without_collector
+
+
+def pytest_configure() -> None:
+    """Let compiled modules be kept: workers, servers and commands import the same ones some hundred times."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import the tests without the garbage collector, which then never looks through what was imported."""
+    with without_collector():
+        collected = yield
+    gc.freeze()
+    return collected
 
 
 @pytest.fixture(scope="session", autouse=True)

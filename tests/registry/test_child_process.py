@@ -58,6 +58,7 @@ def test_a_module_in_the_working_directory_is_not_imported(trap: Path) -> None:
     assert trap.exists(), "the trap works"
 
 
+@pytest.mark.server
 def test_a_contract_is_derived_in_a_process_without_credentials(
     trap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ import secrets
 from urllib.parse import quote
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import PromotionRefused, RegistryUnavailable
@@ -50,6 +50,7 @@ WITHOUT_ENVIRONMENT = (
 
 
 @pytest.mark.parametrize("text", WITHOUT_ENVIRONMENT)
+@settings(max_examples=25)  # of each text
 @given(secret=TOKENS)
 def test_what_looks_like_a_secret_is_hidden(text: str, secret: str) -> None:
     assume(secret not in text)
@@ -59,6 +60,7 @@ def test_what_looks_like_a_secret_is_hidden(text: str, secret: str) -> None:
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
+@settings(max_examples=25)  # of each variable
 @given(secret=SECRETS, before=st.sampled_from(["", "got ", "(", "/"]), after=st.sampled_from(["", ".", "@", " "]))
 @example(secret="p@ss/w:rd?#", before="", after="@")
 def test_a_secret_of_the_environment_is_hidden_wherever_it_stands(

@@ -1,10 +1,9 @@
 """MLflow's own settings mean what they mean to MLflow's client, and logging leaves the process as it was."""
 
 import os
-import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import mlflow
@@ -18,6 +17,8 @@ from registry.settings import RegistrySettings
 from registry.tracking import connect
 from registry.versions import Versions
 from tests.conftest import forget_tracking
+from tests.forks import FORKS
+from tests.waiting import WAIT_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -106,28 +107,24 @@ def test_a_run_that_is_open_gets_the_model(tmp_path: Path, models: dict[str, Pat
     assert connect(settings).get_model_version("m", version).run_id == run.info.run_id
 
 
+def ask_from(temporary: Path, home: Path, ready: Barrier) -> None:
+    """Ask the embedded registry in `home`, with a temporary folder of this process' own, when all others do."""
+    os.environ.update({"HEADWAITER_HOME": str(home), "TMPDIR": str(temporary)})
+    tempfile.tempdir = None
+    assert Path(tempfile.gettempdir()) == temporary
+    settings = RegistrySettings.from_environment()
+    ready.wait(WAIT_SECONDS)
+    connect(settings).search_registered_models()
+
+
+@pytest.mark.server
 def test_processes_with_temporary_folders_of_their_own_make_one_database(tmp_path: Path) -> None:
-    code = (
-        "import sys, mlflow.store.tracking.sqlalchemy_store\n"
-        "from registry.settings import RegistrySettings\n"
-        "from registry.tracking import connect\n"
-        "print('imported', flush=True); sys.stdin.readline()\n"
-        "connect(RegistrySettings.from_environment()).search_registered_models()"
-    )
-    with ExitStack() as stack:
-        started = []
-        for number in range(3):
-            (tmp_path / str(number)).mkdir()
-            environ = {**os.environ, "HEADWAITER_HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / str(number))}
-            process = subprocess.Popen(
-                [sys.executable, "-c", code], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-            started.append(stack.enter_context(process))
-        for process in started:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "imported\n"
-        for process in started:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-        assert [process.wait() for process in started] == [0] * 3
+    ready, folders = FORKS.Barrier(3), [tmp_path / str(number) for number in range(3)]
+    for folder in folders:
+        folder.mkdir()
+    started = [FORKS.Process(target=ask_from, args=(folder, tmp_path / "home", ready)) for folder in folders]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(WAIT_SECONDS)
+    assert [process.exitcode for process in started] == [0] * 3

@@ -7,20 +7,27 @@ from click.testing import CliRunner
 from registry.artifact import read_contract
 from registry.cache import fetch
 from registry.errors import HistoryError, NotFound, RegistryUnavailable, UnpinnedArtifact
-from registry.flavor import log_model
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.tracking import connect
 from registry.versions import Versions
 from serving.commands.main import main
+from tests.e2e.conftest import make_home
+from tests.quick import copy_home
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "artifact-of-format-1"
 
 
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> Path:
+    """The home that each test of `versions` begins with: three versions of `m`."""
+    home, _ = make_home(tmp_path_factory, {"m": [models["single"]] * 3})
+    return home
+
+
 @pytest.fixture
-def versions(models: dict[str, Path], settings: RegistrySettings) -> Versions:
-    for _ in range(3):
-        log_model(models["single"], task="text-classification", name="m")
+def versions(logged: Path, settings: RegistrySettings) -> Versions:
+    copy_home(logged, settings.home)
     return Versions(settings)
 
 

@@ -1,6 +1,7 @@
 """A checkpoint's own generation settings: without parameters the text is what `generate` writes for the checkpoint."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,7 @@ def save(folder: Path, family: str, settings: dict[str, Any], *, legacy: bool = 
 
 def artifact(root: Path, saved: Path, family: str, **given: Any) -> Path:
     """What logging writes, without a registry."""
-    auto = transformers.AutoModelForSeq2SeqLM if family in SEQ2SEQ else transformers.AutoModelForCausalLM
-    model, tokenizer = auto.from_pretrained(saved).eval(), transformers.AutoTokenizer.from_pretrained(saved)
+    model, tokenizer = plain(saved, family)
     model.save_pretrained(root / "model")
     tokenizer.save_pretrained(root / "model")
     task = "text2text-generation" if family in SEQ2SEQ else "text-generation"
@@ -50,11 +50,17 @@ def artifact(root: Path, saved: Path, family: str, **given: Any) -> Path:
     return root
 
 
+@lru_cache(maxsize=1)
+def plain(saved: Path, family: str) -> tuple[Any, Any]:
+    """The model and the tokenizer of transformers, kept until the next checkpoint's."""
+    auto = transformers.AutoModelForSeq2SeqLM if family in SEQ2SEQ else transformers.AutoModelForCausalLM
+    return auto.from_pretrained(saved).eval(), transformers.AutoTokenizer.from_pretrained(saved)
+
+
 @torch.inference_mode()
 def generate(saved: Path, family: str, text: str, **given: Any) -> str:
     """The text of transformers."""
-    auto = transformers.AutoModelForSeq2SeqLM if family in SEQ2SEQ else transformers.AutoModelForCausalLM
-    model, tokenizer = auto.from_pretrained(saved).eval(), transformers.AutoTokenizer.from_pretrained(saved)
+    model, tokenizer = plain(saved, family)
     inputs = tokenizer(text, return_tensors="pt")
     inputs.pop("token_type_ids", None)
     (made,) = model.generate(**inputs, tokenizer=tokenizer, **given)
