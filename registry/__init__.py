@@ -7,6 +7,7 @@ checkpoint_files  the JSON files of a checkpoint, each value checked for its typ
 refusals     whatever a library raises over a checkpoint becomes a refusal
 checks       what a checkpoint must be: its own head, all of its weights, nothing executable
 processors   what a tokenizer tells the contract
+stated_limits  how long a row may be, by tokenizer and model
 contract     the record that serving reads
 plain_files  the one way to a file of an artifact: plain names, no links, bounded sizes
 digests      sha256 of the files

@@ -24,6 +24,7 @@ from registry.served_classes import check_class
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 """One of these is what transformers (5.23) loads."""
+GENERATION = "generation_config.json"
 PICKLED = ("pytorch_model*.bin", "model*.pt", "model*.pth", "model*.ckpt", "*.pkl", "*.joblib")
 """Names of weights in formats that are pickles."""
 BOTH_HEADS = "ForPreTraining"
@@ -180,6 +181,9 @@ def load_model(folder: Path, task: str, *, dtype: str) -> Any:
     local = {"trust_remote_code": False, "local_files_only": True}
     with refuse_failures("reading config.json", remedy):
         configuration = transformers.AutoConfig.from_pretrained(folder, **local)
+    if head.generates and (folder / GENERATION).is_file():
+        with refuse_failures(f"reading {GENERATION}", remedy):
+            transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     with refuse_failures("loading the weights by config.json", remedy):
         model, report = loader.from_pretrained(
             folder,

@@ -32,9 +32,10 @@ def describe_images(processor: Any) -> Processor:
     resize, crop = _geometry(processor)
     result = crop or resize
     if len(result) != 2:
+        cause = f"size {_entries(processor.size)}" if processor.do_resize else "do_resize false"
         raise IncompleteArtifact(
-            f"the image processor's size {_entries(processor.size)} gives images of different shapes, which cannot "
-            "share a batch: set size to height and width, or do_center_crop with crop_size"
+            f"preprocessor_config.json: {cause} leaves images in different shapes, which cannot share a batch: set "
+            "do_resize, and size to height and width; or do_center_crop with crop_size"
         )
     scale, mean, std = _values(processor)
     settings = ImageSettings(

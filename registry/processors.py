@@ -13,9 +13,6 @@ from registry.refusals import refuse_failures
 
 MAX_SHOWN = 8
 """Tokens that a message lists."""
-UNLIMITED_TOKENS = 512
-"""Longest row of a model that sets no limit of its own (relative positions and no `model_max_length`). Untuned."""
-
 VOCABULARIES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -67,11 +64,11 @@ def load_processor(folder: Path, of_images: bool) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def describe_processor(model: Any, tokenizer: Any, folder: Path) -> Processor:
+def describe_processor(model: Any, tokenizer: Any, folder: Path, *, generates: bool = False) -> Processor:
     """The tokenizer's part of the contract, after comparing `folder/tokenizer.json` with the tokenizer itself.
 
-    Raises IncompleteArtifact: no fast form, no pad token, ordinary tokens without an embedding, or a fast form that
-    tokenizes differently.
+    generates: whether the task writes text; then a tokenizer without a pad token is served. Raises IncompleteArtifact:
+    no fast form, no pad token, ordinary tokens without an embedding, or a fast form that tokenizes differently.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -79,13 +76,9 @@ def describe_processor(model: Any, tokenizer: Any, folder: Path) -> Processor:
         if not tokenizer.is_fast:
             raise IncompleteArtifact(f"{name} {NO_FAST_FORM}")
         raise IncompleteArtifact(f"{name} wrote no tokenizer.json: use the fast tokenizer of the model (AutoTokenizer)")
-    if tokenizer.pad_token_id is None:
-        raise IncompleteArtifact(
-            "the tokenizer has no pad token, so rows of different lengths cannot share a batch: set "
-            "tokenizer.pad_token = tokenizer.eos_token and model.config.pad_token_id to its id, then log again"
-        )
+    padding = _choose_padding(tokenizer, generates=generates)
     rows = _embedding_rows(model)
-    vocabulary = _count_ids(tokenizer, rows)
+    vocabulary = _count_ids(tokenizer, rows, padding)
     _compare(path, tokenizer)
     inputs = tuple(name for name in tokenizer.model_input_names if _takes(model, name))
     types = _count_types(model, tokenizer) if "token_type_ids" in inputs else None
@@ -94,7 +87,7 @@ def describe_processor(model: Any, tokenizer: Any, folder: Path) -> Processor:
     return Processor(
         class_name=type(tokenizer).__name__,
         inputs=inputs,
-        pad_token_id=int(tokenizer.pad_token_id),
+        pad_token_id=padding,
         unk_token_id=tokenizer.unk_token_id,
         vocabulary=max(vocabulary, highest + 1),
         padding_side=tokenizer.padding_side,
@@ -137,7 +130,23 @@ def _mark(tokens: list[int], language: int) -> tuple[int, ...]:
     return tuple(LANGUAGE if token == language else int(token) for token in tokens)
 
 
-def _count_ids(tokenizer: Any, rows: int) -> int:
+def _choose_padding(tokenizer: Any, *, generates: bool) -> int:
+    """The id that fills shorter rows: the tokenizer's pad token; where it has none and text is written, its end token.
+
+    `generate` of transformers (5.23) takes the end token, too: attention is masked at padding. Classifiers that are
+    decoders tell padding by its id, so other tasks need a pad token. Raises IncompleteArtifact where it is missing.
+    """
+    if tokenizer.pad_token_id is not None:
+        return int(tokenizer.pad_token_id)
+    if generates:
+        return int(tokenizer.eos_token_id or 0)
+    raise IncompleteArtifact(
+        "the tokenizer has no pad token, so rows of different lengths cannot share a batch: set "
+        "tokenizer.pad_token = tokenizer.eos_token and model.config.pad_token_id to its id, then log again"
+    )
+
+
+def _count_ids(tokenizer: Any, rows: int, padding: int) -> int:
     """Upper bound of the ids that a row may have: those of the tokenizer that the model has an embedding for.
 
     Special tokens may lack one (the mask of bart-large-cnn): texts that hold them are refused. Warns of them. Raises
@@ -150,7 +159,7 @@ def _count_ids(tokenizer: Any, rows: int) -> int:
             f"the tokenizer has {len(vocabulary)} tokens, the model's embedding {rows} rows: this is another model's "
             "tokenizer, or model.resize_token_embeddings(len(tokenizer)) is missing before training"
         )
-    used = {*tokenizer(_PROBES[0])["input_ids"], tokenizer.pad_token_id} & absent.keys()
+    used = {*tokenizer(_PROBES[0])["input_ids"], padding} & absent.keys()
     if used:
         raise IncompleteArtifact(
             f"the tokenizer puts {absent[min(used)]} (id {min(used)}) into rows, the model's embedding has {rows}: "
@@ -185,21 +194,6 @@ def _count_types(model: Any, tokenizer: Any) -> int | None:
             stacklevel=5,
         )
     return types
-
-
-def longest_row(model: Any, tokenizer: Any) -> int:
-    """Tokens of the longest row that model and tokenizer both claim to take, special tokens included, >= 1.
-
-    The least of all limits: the tokenizer's `model_max_length`, the configuration's positions, and learned positions,
-    of which an embedding with a padding index (RoBERTa) counts from padding_idx + 1. UNLIMITED_TOKENS where there is
-    none, as with relative positions. Logging then runs a row of that length.
-    """
-    limits = [tokenizer.model_max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None)]
-    for name, module in model.named_modules():
-        if name.endswith(("position_embeddings", "wpe")) and hasattr(module, "num_embeddings"):
-            offset = module.padding_idx + 1 if module.padding_idx is not None else 0
-            limits.append(module.num_embeddings - offset)
-    return min((int(limit) for limit in limits if limit and 0 < limit < 1_000_000), default=UNLIMITED_TOKENS)
 
 
 def _embedding_rows(model: Any) -> int:

@@ -24,10 +24,11 @@ from registry.fast_tokenizers import write_fast_form
 from registry.heads import Head, get_head
 from registry.image_settings import describe_images, image_patches, reads_images
 from registry.layout import LOADER, MODEL_FOLDER
-from registry.processors import describe_processor, load_processor, longest_row
+from registry.processors import describe_processor, load_processor
 from registry.refusals import refuse_failures
 from registry.sentence_folder import SentenceFolder, adapt_tokenizer, copy_files, read_sentence_folder
 from registry.served_classes import check_class
+from registry.stated_limits import longest_row
 
 LABELLED = tuple(f"AutoModelFor{kind}Classification" for kind in ("Sequence", "Token", "Image"))
 """The heads whose outputs have labels."""
@@ -146,7 +147,8 @@ def describe(
     model_class = check_config(saved, task)
     check_class(task, model_class, saved)
     config = model.config
-    has_labels = get_head(task).auto_class in LABELLED
+    head = get_head(task)
+    has_labels = head.auto_class in LABELLED
     labels = order_labels(saved.get("id2label") or config.id2label) if has_labels else ()
     _warn_of_labels(labels)
     is_image = reads_images(model)
@@ -156,7 +158,7 @@ def describe(
     return Contract(
         format=FORMAT,
         task=task,
-        auto_class=get_head(task).auto_class,
+        auto_class=head.auto_class,
         model_class=model_class,
         model_type=config.model_type,
         problem_type=getattr(config, "problem_type", None),
@@ -164,7 +166,9 @@ def describe(
         max_tokens=max_tokens or longest,
         dtype=dtype,
         is_encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
-        processor=describe_images(tokenizer) if is_image else describe_processor(model, tokenizer, folder),
+        processor=describe_images(tokenizer)
+        if is_image
+        else describe_processor(model, tokenizer, folder, generates=head.generates),
         defaults=defaults,
         transformers=transformers.__version__,
         torch=torch.__version__.split("+")[0],

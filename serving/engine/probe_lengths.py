@@ -1,6 +1,6 @@
-"""How long the rows are that a proof runs: it depends on the model alone, so each load of it proves the same.
+"""The lengths of the rows that a proof runs. They depend on the model alone, so every load of it proves the same.
 
-Rows are long enough to reach what an architecture does to long rows only, and short enough to be cheap. No clock is
+Some rows are longer than every span within which attention works, and all are short enough to be cheap. No clock is
 read: a busy machine would prove less than a quiet one.
 """
 
@@ -30,7 +30,7 @@ OWN_SPANS = ("local_attention", "num_landmarks", "segment_means_seq_len", "local
 def probe_lengths(model: Model) -> list[int]:
     """Tokens of the rows of a proof, each at most the model's limit: the longest, the short ones, two thirds of it.
 
-    Two long rows of several lengths may share a batch so: both are longer than what `SPANS` state.
+    So two long rows of different lengths share a batch, each longer than every span that `SPANS` finds.
     """
     limit = model.contract.max_tokens
     wanted = max(LONG, max(_spans(model.module)) * 3 // 2 + 3)
@@ -40,9 +40,10 @@ def probe_lengths(model: Model) -> list[int]:
 
 
 def longest_affordable(model: Model, multiplications: int) -> int:
-    """Tokens of the longest row, 1 to `MAX_TOKENS` and at most the model's limit, with no more `multiplications`.
+    """The most tokens of a row whose forward pass takes at most `multiplications`.
 
-    A token is multiplied with each weight once, except those of embeddings.
+    They are 1 to `MAX_TOKENS` and at most the model's limit. A token is multiplied with each weight once, except those
+    of embeddings.
     """
     most = min(model.contract.max_tokens, MAX_TOKENS)
     return max(1, min(most, multiplications // max(1, _count_weights(model.module))))

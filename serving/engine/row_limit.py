@@ -28,9 +28,10 @@ def find_row_limit(model: Model) -> int:
         fails, works = works, works // 2
         error = _try_row(model, works)
     if error is not None:
+        files = "config.json" + (" and preprocessor_config.json" if model.contract.processor.image else "")
         raise ContractError(
             f"the model fails on rows of every length ({type(error).__name__}: {one_line(error)}): check its weights, "
-            "and config.json for wrong values, and save both again with save_pretrained"
+            f"and {files} for wrong values, and save all of them again with save_pretrained"
         ) from error
     while fails - works > 1:
         middle = (works + fails) // 2

@@ -202,6 +202,11 @@ class TextClassification(Task[str | Pair, Parameters, list[str] | None]):
         """One row per text or pair; a ranking has one row per text."""
         contract = version.contract
         most = min(len(contract.labels), MAX_LABELS)
+        if parameters.top_k is not None and most < min(parameters.top_k, len(contract.labels)):
+            raise Unprocessable(
+                f"parameters.top_k is {parameters.top_k:,}, at most {most} of this model's {len(contract.labels):,} "
+                "labels are answered: ask for fewer"
+            )
         if isinstance(item, str) or item.texts is None:
             pairs = [(item, None) if isinstance(item, str) else (item.text or "", item.text_pair)]
         else:

@@ -1,13 +1,15 @@
 """Small bodies that ask for much are refused before anything of it is built, on every route that leads there."""
 
 import base64
+import dataclasses
 import json
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 
-from serving.errors import MAX_MESSAGE
+from serving.errors import MAX_MESSAGE, Unprocessable
 from serving.front import loaded_version, text_stream
 from serving.processors.chat_template import ChatTemplate
 from serving.processors.tokenizer import TextEncoder
@@ -243,3 +245,14 @@ def test_an_error_quotes_no_more_than_some_of_a_long_value(ask: Asked) -> None:
     assert status == 422
     assert len(json.loads(text)["error"]) == MAX_MESSAGE + 3
     assert "has no {} where the label goes" in text
+
+
+def test_more_labels_than_an_answer_holds_are_refused() -> None:
+    """Of a head with many labels only the best ones leave the device, so the rest cannot be answered."""
+    task, few = get_task("text-classification"), context_of("text-classification")
+    contract = msgspec.structs.replace(few.contract, labels=tuple(f"label {index}" for index in range(700)))
+    many = dataclasses.replace(few, contract=contract)
+    with pytest.raises(Unprocessable, match="top_k is 600, at most 512 of this model's 700 labels"):
+        task.encode("a", task.parameters_type(top_k=600), many)
+    for top_k, context in ((512, many), (None, many), (600, few)):
+        assert task.encode("a", task.parameters_type(top_k=top_k), context).rows

@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 
 class Engine(EngineProcess):
-    """An engine that takes so much now."""
+    """An engine whose memory is given. now, peak: in bytes."""
 
     def __init__(self, order: EngineOrder, state: State, now: int, peak: int) -> None:
         super().__init__(order)

@@ -111,7 +111,8 @@ def test_every_step_by_its_options(kind: str, options: dict[str, Any]) -> None:
         ("ConvNext", {"size": EDGE, "do_center_crop": True, "crop_size": CROP}, "crops twice"),
         ("ViT", {"size": SQUARE, "do_pad": True, "pad_size": SQUARE}, "has do_pad"),
         ("Gemma3", {"size": SQUARE, "do_pan_and_scan": True}, "has do_pan_and_scan"),
-        ("Bit", {"size": EDGE, "do_center_crop": False}, "different shapes"),
+        ("Bit", {"size": EDGE, "do_center_crop": False}, "size .* leaves images in different shapes"),
+        ("ViT", {"size": SQUARE, "do_resize": False}, "preprocessor_config.json: do_resize false leaves images in"),
         ("ViT", {"size": {"shortest_edge": 64, "longest_edge": 90}}, "longest_edge"),
     ],
 )

@@ -10,7 +10,8 @@ import pytest
 import torch
 import transformers
 
-from registry.errors import ContractError
+from registry.checks import load_model
+from registry.errors import ContractError, UnreadableArtifact
 from registry.staging import make_contract
 from serving.engine.generation.sampling import Sampler, choose
 from serving.engine.predictor import Predictor
@@ -160,6 +161,21 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
         get_task("summarization").defaults(tmp_path, {})
 
 
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens.*must be greater than 0"),
+        ({"decoder_start_token_id": [1]}, "decoder_start_token_id"),
+    ],
+)
+def test_a_value_that_generate_does_not_take_is_refused_by_file_and_key(
+    tmp_path: Path, setting: dict[str, Any], named: str
+) -> None:
+    saved = save(tmp_path / "saved", "bart", setting)
+    with pytest.raises(UnreadableArtifact, match=rf"generation_config\.json.*{named}"):
+        load_model(saved, "summarization", dtype="auto")
+
+
 def test_every_setting_of_the_installed_transformers_is_applied_or_refused() -> None:
     settings = {name: "a value" for name in vars(transformers.GenerationConfig()) if not name.startswith("_")}
     refused = {name for name in settings if find_unserved({name: settings[name]}) is not None}
@@ -197,6 +213,20 @@ def test_rows_in_company_keep_to_the_checkpoints_settings(tmp_path: Path) -> Non
     local = Local(artifact(tmp_path / "root", saved, "gpt2"), run)
     found = local.answers([{"inputs": text} for text in TEXTS])
     assert [answer[0]["generated_text"] for answer in found] == [generate(saved, "gpt2", text) for text in TEXTS]
+
+
+def test_a_tokenizer_without_a_padding_token_is_padded_with_the_end_token(tmp_path: Path) -> None:
+    """As `generate` does: GPT-2's and Llama's have none. Texts with the end token in them are no different."""
+    saved = save(tmp_path / "saved", "gpt2", {"max_new_tokens": 6, "pad_token_id": None})
+    config = saved / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"pad_token": None}))
+    run = tmp_path / "run"
+    run.mkdir()
+    local = Local(artifact(tmp_path / "root", saved, "gpt2"), run)
+    end = transformers.AutoTokenizer.from_pretrained(saved).eos_token
+    texts = [*TEXTS, f"{TEXTS[0]}{end}", f"{end}{TEXTS[1]}"]
+    found = local.answers([{"inputs": text} for text in texts])
+    assert [answer[0]["generated_text"] for answer in found] == [generate(saved, "gpt2", text) for text in texts]
 
 
 @pytest.mark.parametrize("rule", [{"min_p": 0.2}, {"typical_p": 0.6}, {"eta_cutoff": 0.02}, {"top_h": 0.5}])
