@@ -26,6 +26,7 @@ engine/          process 2: one version on one device, `python -m serving.engine
 manager/         process 3: polls the registry, decides (policy), starts and stops engines, publishes the routing table
 runtime/         shared by every process: log, priority, limits of the container, tie to the server process, metrics
 client/          clients of a running server: over HTTP, and MLflow's deployments target
+kubernetes/      the files by which a cluster runs a server
 commands/        the command line
 pyfunc           the artifact as MLflow's python_function
 evaluation       a version's score on labelled examples, before it is promoted

@@ -55,6 +55,7 @@ ABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     ),
     "promtool": (lambda: shutil.which("promtool") is not None, "not installed: apt-get install prometheus"),
     "prometheus": (lambda: shutil.which("prometheus") is not None, "not installed: apt-get install prometheus"),
+    "kubectl": (lambda: shutil.which("kubectl") is not None, "not installed: see kubernetes.io"),
     "PostgreSQL": (_has_postgres, "not installed: apt-get install postgresql"),
 }
 """By name: how to find out, and what to say where it is missing."""

@@ -25,8 +25,9 @@ SERVING: Mapping[str, frozenset[str]] = {
     "runtime": frozenset(),
     "client": frozenset(),
     "commands": frozenset(
-        {"client", "tasks", "demo", "manager.prestart", "evaluation", "runtime", "wire.routing_table"}
+        {"client", "tasks", "demo", "kubernetes", "manager.prestart", "evaluation", "runtime", "wire.routing_table"}
     ),
+    "kubernetes": frozenset(),
     "demo": frozenset(),
     "service": frozenset({"front", "manager", "tasks", "runtime"}),
     "pyfunc": frozenset({"engine", "tasks"}),
@@ -74,6 +75,7 @@ REGISTRY: Mapping[str, frozenset[str]] = {
     "client": CHEAP | {"versions"},
     "commands": CHEAP | {"checks", "flavor", "history", "rollout.control", "served_classes", "suggestions", "versions"},
     "demo": CHEAP | {"flavor", "versions"},
+    "kubernetes": CHEAP,
     "service": CHEAP,
     "pyfunc": CHEAP,
     "evaluation": CHEAP | {"history"},
@@ -87,6 +89,7 @@ MONITORING: Mapping[str, frozenset[str]] = {
     "runtime": frozenset({"instruments", "metrics"}),
     "commands": frozenset({"export", "rules"}),
     "demo": frozenset({"metrics"}),
+    "kubernetes": frozenset({"dashboards", "grafana_json", "queries", "rules"}),
 }
 HEAVY = ("torch", "transformers")
 

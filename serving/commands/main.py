@@ -4,6 +4,7 @@ import os
 
 import click
 
+from serving.commands.deploy import deploy
 from serving.commands.heads import heads
 from serving.commands.keys import keys
 from serving.commands.models import check, log_command, suggest
@@ -25,7 +26,7 @@ def main() -> None:
 
 for command in (
     *(heads, check, suggest, log_command, promote, rollback, history),
-    *(serve, keys, status, monitoring, demo, bench),
+    *(serve, keys, status, monitoring, deploy, demo, bench),
 ):
     main.add_command(command)
 

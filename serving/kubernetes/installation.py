@@ -1,0 +1,79 @@
+"""What is wanted of a cluster, and the names and sizes that follow from it. Next: pod."""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from headwaiter import __version__
+from registry.environment import InvalidSetting
+from registry.references import Reference
+
+NAME = "headwaiter"
+"""Of the objects, and the value of the label that selects the pods."""
+LABELS = {"app.kubernetes.io/name": NAME}
+HTTP_PORT = 3000
+ADMIN_PORT = 9000
+PARTS = ("prometheus", "cpu-scaling", "queue-scaling")
+"""The optional parts: Kustomize components, each in a folder of its name."""
+GIB = 2**30
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+"""RFC 1123, as Kubernetes demands of namespaces."""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """One installation. Raises InvalidSetting for what cannot be.
+
+    models: as `headwaiter serve` takes them. cpu: cores of a pod. memory_gib, disk_gib: of a pod. disk_class: the
+    storage class of its disk, empty for the node's own disk. gpus: of a pod. replicas, max_replicas: pods, without and
+    with scaling. mlflow_uri: address of the registry. monitoring_namespace: where Prometheus runs. parts: of `PARTS`.
+    """
+
+    models: tuple[str, ...]
+    namespace: str = NAME
+    image: str = f"{NAME}:{__version__}"
+    replicas: int = 2
+    max_replicas: int = 10
+    cpu: int = 4
+    memory_gib: int = 8
+    gpus: int = 0
+    disk_gib: int = 20
+    disk_class: str = ""
+    mlflow_uri: str = "http://mlflow.mlflow.svc:5000"
+    monitoring_namespace: str = "monitoring"
+    parts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in (self.namespace, self.monitoring_namespace):
+            if not _DNS_LABEL.fullmatch(name):
+                raise InvalidSetting(
+                    f"namespace {name!r} is not allowed: use 1 to 63 of a-z 0-9 - and neither start nor end with -"
+                )
+        if not self.models:
+            raise InvalidSetting("nothing to serve: name models with --models NAME[@ALIAS|/VERSION]")
+        for model in self.models:
+            Reference.parse(model)
+        if self.max_replicas < self.replicas:
+            raise InvalidSetting(f"{self.max_replicas} replicas at most are fewer than {self.replicas} at least")
+        if {"cpu-scaling", "queue-scaling"} <= set(self.parts):
+            raise InvalidSetting("cpu-scaling and queue-scaling both set the number of replicas: choose one")
+        if self.registry_port is None:
+            raise InvalidSetting(
+                f"MLflow's address {self.mlflow_uri!r} is not allowed: pods share no file, so give http:// or https:// "
+                "of a tracking server"
+            )
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """The models, each once."""
+        return tuple(dict.fromkeys(Reference.parse(model) for model in self.models))
+
+    @property
+    def registry_port(self) -> int | None:
+        """The port of MLflow's address, None if that is no address of HTTP."""
+        try:
+            parts = urlsplit(self.mlflow_uri)
+            default = {"http": 80, "https": 443}.get(parts.scheme)
+            return (parts.port or default) if default and parts.hostname else None
+        except ValueError:  # a port that is no number
+            return None
