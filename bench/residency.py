@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from bench.headwaiter_server import CLI, MODEL, environment_of, log_versions
 from bench.models import encoder_folder, tiny_classifier
@@ -194,10 +195,10 @@ def engines_of(home: Path) -> list[int]:
     return found
 
 
-def ask(port: int, path: str) -> dict[str, object]:
+def ask(port: int, path: str) -> dict[str, Any]:
     """The JSON at a path."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
-        found: dict[str, object] = json.load(answer)
+        found: dict[str, Any] = json.load(answer)
         return found
 
 

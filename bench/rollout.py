@@ -6,6 +6,9 @@ The machine and its load do not matter: nothing is timed.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
+from math import erf, exp, log, sqrt
 
 import numpy
 
@@ -71,12 +74,26 @@ class _Rollout:
 
     def _count(self, counts: SideCounts, side: Side, requests: int) -> None:
         errors = int(self.dice.binomial(requests, side.errors))
-        times = side.slowness * self.dice.lognormal(numpy.log(MEDIAN_SECONDS), SPREAD, requests - errors)
-        for seconds in times.tolist():
-            bucket = time_bucket(seconds)
-            counts.times[bucket] = counts.times.get(bucket, 0) + 1
+        buckets, shares = _time_shares(side.slowness)
+        for bucket, number in zip(buckets, self.dice.multinomial(requests - errors, shares).tolist(), strict=True):
+            if number:
+                counts.times[bucket] = counts.times.get(bucket, 0) + number
         counts.requests += requests
         counts.errors += errors
+
+
+@cache
+def _time_shares(slowness: float) -> tuple[list[int], list[float]]:
+    """The buckets in which a lognormal time may lie, and the share of times in each."""
+    median = slowness * MEDIAN_SECONDS
+    buckets = list(range(time_bucket(median * exp(-6 * SPREAD)), time_bucket(median * exp(6 * SPREAD)) + 1))
+    ends = [_normal(log(bucket_seconds(bucket) / median) / SPREAD) for bucket in buckets[:-1]]
+    return buckets, [after - before for before, after in pairwise([0.0, *ends, 1.0])]
+
+
+def _normal(value: float) -> float:
+    """The share of a normal distribution below `value`."""
+    return 0.5 * (1.0 + erf(value / sqrt(2.0)))
 
 
 def simulate(stable: Side, candidate: Side, seed: int, *, looks: int = 40) -> Outcome:
@@ -87,9 +104,11 @@ def simulate(stable: Side, candidate: Side, seed: int, *, looks: int = 40) -> Ou
         counts = RolloutCounts(
             rollout="simulated", step=index, stable=SideCounts(times={}), candidate=SideCounts(times={})
         )
-        for _ in range(1 if step.shadows else looks):
+        for _ in range(looks):
             run.draw(counts, step)
             if not _may_fail(counts):
+                if step.shadows:
+                    break
                 continue
             failed = judge(guards, len(steps), counts, is_shadow=bool(step.shadows)).failed
             if failed is not None:

@@ -42,6 +42,22 @@ class VersionStatus:
 
 
 @dataclass(frozen=True)
+class RolloutStatus:
+    """A rollout at the time of a scrape. version: the candidate. verdicts: guard → 1 pass, 0 inconclusive, -1 fail.
+
+    waiting_seconds: how much longer than planned it has been in its step.
+    """
+
+    model: str
+    version: str
+    task: str
+    step: int
+    weight: float
+    waiting_seconds: float
+    verdicts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class ServerStatus:
     """The server at the time of a scrape. live: whether each model's live version answers."""
 
@@ -49,6 +65,7 @@ class ServerStatus:
     live: Mapping[str, bool]
     registry_is_up: bool
     manager_silence_seconds: float
+    rollouts: tuple[RolloutStatus, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,7 @@ def _snapshots(status: ServerStatus) -> Iterator[tuple[Series, list[float]]]:
         yield ("gpu_memory_bytes", (gpu.name, "used")), [float(gpu.used_bytes)]
         yield ("gpu_memory_bytes", (gpu.name, "total")), [float(gpu.total_bytes)]
         yield ("gpu_utilization_ratio", (gpu.name,)), [gpu.utilization]
+    yield from _rollouts(status.rollouts)
     for version in status.versions:
         labels = (version.model, version.version, version.task)
         for alias in version.aliases or ("",):
@@ -109,6 +127,16 @@ def _snapshots(status: ServerStatus) -> Iterator[tuple[Series, list[float]]]:
             if shares.keys() == set(bounds):  # a contract of a release with other buckets cannot be compared
                 for bound, share in shares.items():
                     yield (f"baseline_{name}_share", (*labels, bound)), [share]
+
+
+def _rollouts(rollouts: Iterable[RolloutStatus]) -> Iterator[tuple[Series, list[float]]]:
+    for rollout in rollouts:
+        labels = (rollout.model, rollout.version, rollout.task)
+        yield ("rollout_step", labels), [float(rollout.step)]
+        yield ("rollout_weight", labels), [rollout.weight]
+        yield ("rollout_waiting_seconds", labels), [rollout.waiting_seconds]
+        for guard, verdict in rollout.verdicts.items():
+            yield ("rollout_verdict", (*labels, guard)), [float(verdict)]
 
 
 def _text(values: Values) -> str:

@@ -66,6 +66,9 @@ class Instruments:
     cache_limit_tokens: Family[Gauge]
     preemptions_total: Family[Counter]
     engine_memory_bytes: Family[Gauge]
+    rollout_agreement: Family[Histogram]
+    rollout_shadow_total: Family[Counter]
+    rollout_shadow_dropped_total: Family[Counter]
 
     def __init__(self, folder: Path | None = None) -> None:
         self.store = Store(folder)

@@ -187,6 +187,47 @@ GENERATION = _declare(
     ),
 )
 
+ROLLOUTS = _declare(
+    Metric(
+        "rollout_step", "snapshot", "short", "Index of the step in which a candidate's rollout is, from 0.", VERSION
+    ),
+    Metric(
+        "rollout_weight", "snapshot", "percentunit", "Share of requests that a candidate is to answer, 0 to 1.", VERSION
+    ),
+    Metric(
+        "rollout_verdict",
+        "snapshot",
+        "short",
+        "What a guard says of a candidate: 1 pass, 0 inconclusive, -1 fail.",
+        (*VERSION, "guard"),
+    ),
+    Metric(
+        "rollout_waiting_seconds",
+        "snapshot",
+        "s",
+        "How much longer than planned a candidate's rollout has been in its step.",
+        VERSION,
+    ),
+    Metric(
+        "rollout_agreement",
+        "histogram",
+        "percentunit",
+        "Agreement of a candidate's shadow answers with those that clients got, 0 to 1.",
+        VERSION,
+        SHARES,
+    ),
+    Metric(
+        "rollout_shadow_total", "counter", "short", "Requests that a candidate answered, too, to be compared.", VERSION
+    ),
+    Metric(
+        "rollout_shadow_dropped_total",
+        "counter",
+        "short",
+        "Requests that were not compared, as a queue was over half full or they were late.",
+        VERSION,
+    ),
+)
+
 HARDWARE = _declare(
     Metric(
         "engine_memory_bytes",
@@ -201,4 +242,4 @@ HARDWARE = _declare(
     ),
 )
 
-METRICS: dict[str, Metric] = REQUESTS | BATCHES | QUALITY | VERSIONS | GENERATION | HARDWARE
+METRICS: dict[str, Metric] = REQUESTS | BATCHES | QUALITY | VERSIONS | GENERATION | ROLLOUTS | HARDWARE

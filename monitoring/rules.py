@@ -23,6 +23,8 @@ DRIFT_ANSWERS = 100
 """Distributions of fewer answers than this are too noisy to be compared. Untuned."""
 SMALLEST_SHARE = 0.001
 """Share that stands in for an empty bucket, because the index takes logarithms. Untuned."""
+ROLLOUT_LATE_SECONDS = 3600
+"""How much longer than planned a rollout may stay in a step. Untuned: small shares of few requests take long."""
 FAILED_SWAPS = series("swap_total", 'outcome=~"failure|crashed"')
 SHARE_NOW = {of: f"headwaiter:{of}_share:1h" for of in ("label", "confidence", "row_tokens")}
 
@@ -131,6 +133,15 @@ def alerts(objectives: Objectives) -> tuple[Alert, ...]:
             "swap-failed",
             "A version of {{ $labels.model }} could not be loaded, or crashed again and again",
             "The version before serves.",
+        ),
+        Alert(
+            "HeadwaiterRolloutStuck",
+            f"max by (model, version, instance) ({series('rollout_waiting_seconds')}) > {ROLLOUT_LATE_SECONDS}",
+            "5m",
+            "ticket",
+            "rollout-stuck",
+            "The rollout of {{ $labels.model }}/{{ $labels.version }} does not go on",
+            "It has been in its step for {{ $value | humanizeDuration }} longer than planned.",
         ),
         Alert(
             "HeadwaiterEngineCrashLoop",

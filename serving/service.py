@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import warnings
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,13 +97,14 @@ class Manager:
 
     def __init__(self) -> None:
         from serving.manager.manager import Manager as Loop
+        from serving.manager.rollout.keeper import RolloutKeeper
 
         set_up_logging()
         # A registry in trouble must be noticed soon. MLflow's own defaults are 120 s and 7 retries.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         settings = ServingSettings.from_environment()
-        self._loop = Loop(settings)
+        self._loop = Loop(settings, rollouts=partial(RolloutKeeper, settings))
         end_with_server(settings.run, settings.grace_seconds + SHUT_DOWN_SECONDS)
         self._thread = threading.Thread(target=self._run, name="headwaiter-manager")
         self._thread.start()

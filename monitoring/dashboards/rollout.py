@@ -1,7 +1,7 @@
 """Rollout: which version answers, how it changed, and the old one beside the new."""
 
 from monitoring.panels import MIN_ERRORS, Dashboard, Panel, by, legend, quantiles
-from monitoring.queries import OF_MODEL, mean, quantile_so_far, share, share_of_all, total
+from monitoring.queries import OF_MODEL, each, mean, quantile_so_far, rate, share, share_of_all, total
 
 VERSION = ("model", "version")
 
@@ -73,6 +73,55 @@ CHANGES = (
     ),
 )
 
+GUARDED = (
+    Panel(
+        "Share of the candidate",
+        "The share of requests that a rollout gives to its candidate. Without a value there is no rollout.",
+        "percentunit",
+        ((each("rollout_weight"), legend(*VERSION)),),
+        width=8,
+    ),
+    Panel(
+        "Step",
+        "The step of a rollout, from 0.",
+        "short",
+        ((each("rollout_step"), legend(*VERSION)),),
+        width=4,
+    ),
+    Panel(
+        "Verdicts",
+        "What the guards say of the candidate: 1 pass, 0 inconclusive, -1 fail.",
+        "short",
+        ((each("rollout_verdict"), legend(*VERSION, note="{{guard}}")),),
+        width=8,
+        steps=((-1, "red"), (0, "orange"), (1, "green")),
+    ),
+    Panel(
+        "Waits for certainty",
+        "How much longer than planned a rollout has been in its step, because a guard is inconclusive.",
+        "s",
+        ((each("rollout_waiting_seconds"), legend(*VERSION)),),
+        width=4,
+    ),
+    Panel(
+        "Agreement of shadows",
+        "The mean agreement of the candidate's answers with those that clients got.",
+        "percentunit",
+        ((mean("rollout_agreement", *VERSION), legend(*VERSION)),),
+        width=12,
+    ),
+    Panel(
+        "Shadows",
+        "Requests a second that the candidate answered, too, and those that were dropped for want of room.",
+        "reqps",
+        (
+            (rate("rollout_shadow_total", *VERSION), legend(*VERSION, note="compared")),
+            (rate("rollout_shadow_dropped_total", *VERSION), legend(*VERSION, note="dropped")),
+        ),
+        width=12,
+    ),
+)
+
 SIDE_BY_SIDE = (
     Panel(
         "Latency by version",
@@ -118,5 +167,5 @@ DASHBOARD = Dashboard(
     "rollout",
     "Rollout",
     "Which version answers, how it changed, and the old one beside the new. Swaps are marked in every panel.",
-    (("Changes", CHANGES), ("Old beside new", SIDE_BY_SIDE)),
+    (("Changes", CHANGES), ("Candidate", GUARDED), ("Old beside new", SIDE_BY_SIDE)),
 )

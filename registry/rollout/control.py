@@ -9,6 +9,7 @@ import msgspec
 
 from registry.errors import RolloutError
 from registry.history import MAX_RECORD, Move, check_reason
+from registry.references import Reference
 from registry.rollout.plan import BAKE, EVERY, GUARDS, STEPS, make_plan
 from registry.rollout.state import (
     COUNTS,
@@ -93,8 +94,9 @@ class Rollouts:
         if len(text) > MAX_RECORD:
             raise RolloutError(f"the plan has {len(text):,} characters, MLflow keeps {MAX_RECORD:,}: say less")
         self._refuse_second(name)  # checking the files took a while
-        self._clean(name)
+        left = [key for key in self._versions.tags.read(name)[0] if key.startswith(f"{PLAN}.")]
         self._versions.tags.set(name, {PLAN: text})
+        self._versions.tags.delete(name, left)  # later: without its stop the rollout before would go on
         state = self._required(name)
         self._note(name, state, f"version {version} starts, by {', '.join(plan.steps)}: {why}", plan.who)
         return state
@@ -147,6 +149,10 @@ class Rollouts:
                 states[name] = state
                 counts[name] = {key: text for key, text in tags.items() if key.startswith(COUNTS)}
         return RolloutViews(states, refused, counts)
+
+    def check_candidate(self, name: str, state: RolloutState) -> None:
+        """Raise NotFound where the candidate was deleted."""
+        self._versions.resolve(Reference(name, version=state.plan.candidate))
 
     def write_progress(self, name: str, progress: Progress) -> None:
         """Of the leader."""
@@ -201,11 +207,6 @@ class Rollouts:
                 f"a rollout of version {plan.candidate} of {name} is {state.phase} at {state.step}, begun by "
                 f"{plan.who}: finish or abort it first"
             )
-
-    def _clean(self, name: str) -> None:
-        """Remove what replicas counted of the rollout before."""
-        tags, _ = self._versions.tags.read(name)
-        self._versions.tags.delete(name, [key for key in tags if key.startswith(COUNTS)])
 
     def _active(self, name: str) -> RolloutState:
         state = self.state(name)

@@ -69,21 +69,24 @@ class Bounds(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How far a rollout is. step: index of the plan's steps. elapsed_seconds: in it, by the clocks of its leaders.
+    """How far a rollout is. step: index of the plan's steps. elapsed_seconds: in it, by the clocks of its leaders,
+    while the candidate could answer; waited_seconds: all of them but pauses.
 
     holder: the replica that leads; beat: grows while it lives. checks: the guards of this step. stable: per guard, the
     bounds of the stable version's figure as they were last, for the time when it answers no more requests. waits_for:
-    in words.
+    in words. has_shadows: whether enough requests were compared in a step of shadows, so that it needs no more.
     """
 
     id: str
     step: int = 0
     elapsed_seconds: float = 0.0
+    waited_seconds: float = 0.0
     holder: str = ""
     beat: int = 0
     checks: tuple[Check, ...] = ()
     stable: dict[str, Bounds] = {}
     waits_for: str = ""
+    has_shadows: bool = False
 
 
 Record = TypeVar("Record", Order, End, Progress)
@@ -134,15 +137,15 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
         return self.step.weight if self.is_active else 0.0
 
     @property
-    def shadows(self) -> int:
-        """How many requests are to be compared in this step; 0 outside of a step of shadows."""
-        return self.step.shadows if self.phase in ("running", "paused") else 0
+    def is_shadowing(self) -> bool:
+        """Whether requests of the stable version are to be answered by the candidate, too, to be compared."""
+        return bool(self.step.shadows) and not self.progress.has_shadows and self.phase in ("running", "paused")
 
 
 def read_state(tags: Mapping[str, str], aliases: Mapping[str, str]) -> RolloutState | None:
     """The rollout in a registered model's tags, None where there is none. Raises RolloutError for one that is damaged.
 
-    A damaged part beside the plan counts as not written, except a stop, which nothing may hide.
+    Without one of its parts a rollout would begin anew, or go on after a stop.
     """
     if PLAN not in tags:
         return None
@@ -185,9 +188,9 @@ def _read(tags: Mapping[str, str], key: str, kind: type[Record], rollout: str) -
     try:
         record = msgspec.json.decode(tags[key], type=kind)
     except msgspec.DecodeError as error:
-        if key == STOP:
-            raise RolloutError(f"the tag {STOP} is damaged ({error}): the candidate gets no requests") from error
-        return None
+        raise RolloutError(
+            f"the tag {key} is damaged ({error}), and the candidate gets no requests: start another rollout"
+        ) from error
     return record if record.id == rollout else None
 
 

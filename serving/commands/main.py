@@ -8,6 +8,7 @@ from serving.commands.deploy import deploy
 from serving.commands.heads import heads
 from serving.commands.keys import keys
 from serving.commands.models import check, log_command, suggest
+from serving.commands.rollout import rollout
 from serving.commands.serve import serve
 from serving.commands.tools import bench, demo, monitoring, status
 from serving.commands.versions import history, promote, rollback
@@ -25,7 +26,7 @@ def main() -> None:
 
 
 for command in (
-    *(heads, check, suggest, log_command, promote, rollback, history),
+    *(heads, check, suggest, log_command, promote, rollback, history, rollout),
     *(serve, keys, status, monitoring, deploy, demo, bench),
 ):
     main.add_command(command)

@@ -8,6 +8,7 @@ import click
 
 from registry.settings import DEFAULT_ALIAS
 from serving.commands.errors import errors, recorded
+from serving.commands.rollout import begin
 
 if TYPE_CHECKING:
     from registry.history import Move
@@ -38,6 +39,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     metavar="METRIC=BOUND",
     help="What it must reach on them, as accuracy=0.9; may be given again.",
 )
+@click.option("--auto", is_flag=True, help="Begin a rollout by the default steps instead; see headwaiter rollout.")
 @_as_json
 def promote(
     name: str,
@@ -48,6 +50,7 @@ def promote(
     allow_breaking: str | None,
     examples: Path | None,
     required: tuple[str, ...],
+    auto: bool,
     as_json: bool,
 ) -> None:
     """Make VERSION of NAME the live one; running servers follow within their poll interval.
@@ -62,6 +65,11 @@ def promote(
         raise click.UsageError(
             "--evaluate FILE and --require METRIC=BOUND go together: what to score on, and the bound"
         )
+    if auto:
+        if examples is not None:
+            raise click.UsageError("--auto compares by requests: leave --evaluate and --require out")
+        begin(name, version, why=why, who=who, alias=alias, allow_breaking=allow_breaking, as_json=as_json)
+        return
     with errors(), recorded(f"promote {name} {version} --alias {alias}", who):
         try:
             move = Versions().promote(

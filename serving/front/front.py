@@ -27,6 +27,8 @@ from serving.front.meter import count_cold
 from serving.front.request_context import ProtocolName, RequestContext, StageTimes
 from serving.front.request_log import RequestLog
 from serving.front.request_tracker import RequestTracker, TrackedRequest
+from serving.front.rollout.rollouts import FrontRollouts
+from serving.front.rollout.traffic import ModelTraffic
 from serving.front.routing import Routing
 from serving.front.text_stream import StreamSource, TextStream
 from serving.front.turns import ANSWERS
@@ -68,13 +70,14 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Submission(msgspec.Struct, Generic[AnyWaiter], frozen=True):
-    """A request that was sent to one engine of a version."""
+    """A request that was sent to one engine of a version. traffic: the rollout that it takes part in."""
 
     loaded: LoadedVersion
     request: Request
     encoded: EncodedRequest
     link: EngineLink
     waiter: AnyWaiter
+    traffic: ModelTraffic | None = None
 
 
 class Companion(Protocol):
@@ -99,9 +102,10 @@ class Front:
         self.certificate: Certificate | None = None
         self.companions: list[Companion] = []
         self._file = TableFile(settings.run)
-        self.routing = Routing(settings, self._file)
-        self.health = Health(settings, self._file, self.routing)
         self.bounds = RequestBounds.of(settings)
+        self._rollouts = FrontRollouts(settings, self.bounds)
+        self.routing = Routing(settings, self._file, self._rollouts.follow)
+        self.health = Health(settings, self._file, self.routing)
         self._disconnects = Disconnects()
         self._beat: WorkerBeat | None = None
         self._managers = WorkerWatchdog(settings.run, "manager", settings.worker_hang_seconds)
@@ -134,6 +138,7 @@ class Front:
         for companion in self.companions:
             await companion.close()
         self.health.close()
+        await self._rollouts.close()
         self.routing.close()
         self.access.close()
         self._lock.close()
@@ -292,6 +297,10 @@ class Front:
             value = await asyncio.get_running_loop().run_in_executor(ANSWERS, write, answer)
         else:
             value = write(answer)
+        if sent.traffic is not None:
+            self._rollouts.answered(
+                sent.traffic, call.tracked, self.routing, sent.loaded, sent.request, sent.encoded, answer
+            )
         return Answer(value, sent.loaded.version, stages)
 
     async def _open_source(self, call: Call) -> StreamSource:
@@ -319,6 +328,9 @@ class Front:
         """One attempt, up to the engine's queue."""
         stages = call.tracked.stages
         loaded = await self.loaded(call.name, call.version, deadline, call.disconnected)
+        loaded, traffic = self._rollouts.choose(
+            call.name, call.version, loaded, self.routing, call.tracked, self.access.caller().name
+        )
         loaded.asked_at = time.monotonic()
         call.tracked.begin_attempt(loaded)
         asked_model.set(loaded.model)
@@ -340,7 +352,7 @@ class Front:
         link.submit(rows, waiter)
         if call.disconnected is not None:
             self._disconnects.expect(waiter, link, call.disconnected)
-        return Submission(loaded, request, encoded, link, waiter)
+        return Submission(loaded, request, encoded, link, waiter, traffic)
 
     def _choose_link(self, call: Call, loaded: LoadedVersion) -> EngineLink:
         """The engine for a request of `loaded`. Raises EngineLost where that has left and has a successor."""
@@ -368,6 +380,7 @@ class Front:
         for link in self.routing.links():
             link.abandon_late(now)
         self._disconnects.tick(now)
+        self._rollouts.write(now)
         self.routing.note_unserved(now)
         self.routing.tell_demand(now)
 

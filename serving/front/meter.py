@@ -51,6 +51,15 @@ class FrontMeter:
             forward.observe(took[2])
             decode.observe(took[3])
 
+    def drop_shadow(self) -> None:
+        """Count a request that this version, a candidate, was to answer, too, and did not."""
+        self._found.rollout_shadow_dropped_total.labels(*self._labels).inc()
+
+    def compare_shadow(self, agreement: float) -> None:
+        """Count a request that this version, a candidate, answered, too. agreement: with the client's answer, 0..1."""
+        self._found.rollout_shadow_total.labels(*self._labels).inc()
+        self._found.rollout_agreement.labels(*self._labels).observe(agreement)
+
     def observe_predictions(self, predictions: Iterable[tuple[str, float]]) -> None:
         """Count the predicted labels, with their scores in 0..1."""
         for label, score in predictions:

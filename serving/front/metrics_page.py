@@ -2,11 +2,11 @@
 
 import asyncio
 
-from monitoring.exposition import Baseline, Exposition, ServerStatus, VersionStatus
+from monitoring.exposition import Baseline, Exposition, RolloutStatus, ServerStatus, VersionStatus
 from registry.contract import Baseline as Recorded
 from serving.front.front import Front
 from serving.runtime.instruments import instruments
-from serving.wire.routing_table import ModelEntry, VersionEntry
+from serving.wire.routing_table import ModelEntry, RolloutEntry, VersionEntry
 
 
 class MetricsPage:
@@ -33,6 +33,20 @@ def server_status(front: Front) -> ServerStatus:
         live={name: front.routing.answers(name) for name in models},
         registry_is_up=not front.routing.table.registry_error,
         manager_silence_seconds=front.manager_silence_seconds(),
+        rollouts=tuple(_rollout_status(name, model, model.rollout) for name, model in models.items() if model.rollout),
+    )
+
+
+def _rollout_status(name: str, model: ModelEntry, rollout: RolloutEntry) -> RolloutStatus:
+    candidate = model.versions.get(rollout.candidate)
+    return RolloutStatus(
+        model=name,
+        version=rollout.candidate,
+        task=candidate.contract.task if candidate is not None and candidate.contract else "",
+        step=rollout.step,
+        weight=rollout.weight,
+        waiting_seconds=rollout.waiting_seconds,
+        verdicts=rollout.verdicts,
     )
 
 

@@ -20,21 +20,27 @@ ProtocolName = Literal["huggingface", "openai", "kserve", "mlflow", "bentoml"]
 
 
 class RequestContext(msgspec.Struct, frozen=True):
-    """request_id: the client's `X-Request-Id` if it is well formed, else a new one. traceparent: the W3C's, or ""."""
+    """request_id: the client's `X-Request-Id` if it is well formed, else a new one. traceparent: the W3C's, or "".
+
+    key: the client's `X-Headwaiter-Key`, by which it stays on one side of a rollout, or empty.
+    """
 
     request_id: str
     traceparent: str = ""
+    key: bytes = b""
 
     @classmethod
     def read(cls, headers: Iterable[tuple[bytes, bytes]]) -> "RequestContext":
         """Read it from ASGI's headers. Values that are not well formed are ignored, as the W3C demands."""
-        request_id, traceparent = b"", b""
+        request_id, traceparent, key = b"", b"", b""
         for name, value in headers:
             if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
                 request_id = value
             elif name == b"traceparent" and _TRACEPARENT.fullmatch(value) and not value.startswith(b"ff"):
                 traceparent = value
-        return cls(request_id.decode() or f"{_prefix}{next(_numbers):016x}", traceparent.decode())
+            elif name == b"x-headwaiter-key":
+                key = value
+        return cls(request_id.decode() or f"{_prefix}{next(_numbers):016x}", traceparent.decode(), key)
 
     @property
     def header(self) -> tuple[bytes, bytes]:

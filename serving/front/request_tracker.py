@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -16,6 +17,7 @@ from serving.front.loaded_version import LoadedVersion
 from serving.front.meter import FrontMeter
 from serving.front.request_context import ProtocolName, RequestContext, StageTimes
 from serving.front.request_log import RequestLog
+from serving.front.rollout.traffic import Side
 
 MAX_CRASHES = 2
 """A request fails once this many engines have ended while they computed it: it may be what ends them."""
@@ -48,7 +50,8 @@ class RequestTracker:
 class TrackedRequest(msgspec.Struct, eq=False):
     """One request. As a context manager it ends with the block, unless `stay_open` was called in it.
 
-    stages: when the request passed each stage. loaded: the version of the latest attempt, None before the first.
+    stages: when the request passed each stage. loaded: the version of the latest attempt, None before the first. side:
+    of the rollout that it takes part in, or None.
     """
 
     _tracker: RequestTracker
@@ -61,6 +64,18 @@ class TrackedRequest(msgspec.Struct, eq=False):
     _stays_open: bool = False
     stages: StageTimes = msgspec.field(default_factory=StageTimes)
     loaded: LoadedVersion | None = None
+    side: Side | None = None
+    key: bytes = b""
+
+    def rollout_key(self, caller: str) -> bytes:
+        """What decides the side of a rollout: the client's header, else its API key's name, else a random number.
+
+        It stays the same in all attempts.
+        """
+        if not self.key:
+            given = self._context.key if self._context is not None else b""
+            self.key = given or caller.encode() or os.urandom(8)
+        return self.key
 
     def begin_attempt(self, loaded: LoadedVersion) -> None:
         """The request is in progress at this version from now on, and no longer at the one before."""
@@ -73,6 +88,8 @@ class TrackedRequest(msgspec.Struct, eq=False):
     def allow_retry(self, error: EngineLost) -> None:
         """Return if the request may be sent to another engine. Raises Failed where it may be what ends engines."""
         self._crashes += error.had_begun
+        if self.side is not None and error.had_begun:
+            self.side.end(error.status, error.reason, 0.0)  # of the version whose engine ended, whoever answers now
         if self._crashes >= MAX_CRASHES:
             message = f"{self._crashes} engines ended while they computed this request: it is not tried again"
             raise Failed(message) from error
@@ -105,6 +122,8 @@ class TrackedRequest(msgspec.Struct, eq=False):
                 error.version = loaded.version
         stages.ended = time.perf_counter()
         meter.end(protocol, status, stages, reason)
+        if self.side is not None:
+            self.side.end(status, reason, stages.ended - stages.began)
         tracker.log.record(self._context, meter, protocol, status, reason, stages)
 
     def __enter__(self) -> Self:

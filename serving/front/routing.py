@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import zmq
@@ -45,7 +45,14 @@ logger = logging.getLogger("headwaiter.front")
 class Routing:
     """The routing table that was applied last, and its loaded versions. Construct it anywhere."""
 
-    def __init__(self, settings: ServingSettings, file: TableFile) -> None:
+    def __init__(
+        self,
+        settings: ServingSettings,
+        file: TableFile,
+        applied: Callable[[Mapping[str, ModelEntry]], None] = lambda _: None,
+    ) -> None:
+        """applied: called with the models of each table that is applied."""
+        self._applied = applied
         self.table = Table()
         self._newest = Table()
         self._apply_at = math.inf
@@ -134,6 +141,10 @@ class Routing:
             raise NotReady(f"{name}/{version} {why}: {hint}", retry_seconds=1.0)
         return loaded
 
+    def loaded(self, name: str, version: str) -> LoadedVersion | None:
+        """A version that this front has read, whether or not it is live."""
+        return self._loaded.get((name, version))
+
     def served_models(self) -> dict[str, ModelEntry]:
         """The models that take requests: those that a reference still names."""
         return {name: entry for name, entry in self.table.models.items() if not entry.is_leaving}
@@ -218,6 +229,7 @@ class Routing:
         for key in _versions(self.table) - _versions(applied):
             forget(*key)
         self.table = applied
+        self._applied(applied.models)
         self._is_ready |= applied.has_started and not young
         self._generating = {name for (name, _), loaded in self._loaded.items() if loaded.task.generates}
         missing = [key for key, entry in _entries(applied) if self._is_missing(key, entry)]

@@ -12,7 +12,7 @@ from serving.manager.meter import count_swap, time_swap
 from serving.manager.policy import VersionKey
 from serving.manager.registry_poll import RegistrySnapshot
 from serving.wire.demand import DemandReader
-from serving.wire.routing_table import ModelEntry, Swap, SwapOutcome, Table, VersionEntry
+from serving.wire.routing_table import ModelEntry, RolloutEntry, Swap, SwapOutcome, Table, VersionEntry
 
 logger = logging.getLogger("headwaiter.manager")
 
@@ -111,7 +111,13 @@ class LiveVersions:
                 seconds = max(0.0, now - view.moved.get(reference, now))
                 self._record(reference, self.live.get(reference), held.version, "failure", seconds, held.error)
 
-    def describe(self, name: str, view: RegistrySnapshot, versions: dict[str, VersionEntry]) -> ModelEntry:
+    def describe(
+        self,
+        name: str,
+        view: RegistrySnapshot,
+        versions: dict[str, VersionEntry],
+        rollout: RolloutEntry | None = None,
+    ) -> ModelEntry:
         """The model's part of the table."""
         references = [reference for reference in view.targets if reference.name == name]
         problems = [view.problems[reference] for reference in references if reference in view.problems]
@@ -123,6 +129,7 @@ class LiveVersions:
             previous={str(key): list(self.previous[key]) for key in references if key in self.previous},
             swaps=tuple(self._swaps.get(name, ())),
             error="; ".join(problem for problem in (view.refused.get(name), *problems) if problem),
+            rollout=rollout,
         )
 
     def _remember(self, reference: Reference, held: ManagedVersion, view: RegistrySnapshot) -> None:

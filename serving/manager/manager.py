@@ -28,6 +28,7 @@ from serving.manager.policy import Action, GiveUp, Load, Publish, Snapshot, Unlo
 from serving.manager.prestart import TemplateKeeper
 from serving.manager.recovery import enter, unloaded_versions
 from serving.manager.registry_watch import RegistryWatch
+from serving.manager.rollout.keeper import RolloutKeeper
 from serving.manager.shutdown import end_engines, wait_for_fronts
 from serving.manager.startup import Startup
 from serving.manager.table_writer import TableWriter
@@ -63,10 +64,12 @@ class Manager:
         watch: RegistryWatch | None = None,
         limits: Callable[[], Limits] = read_limits,
         spread: Callable[[float, float], float] = jittered_by,
+        rollouts: Callable[[threading.Event], RolloutKeeper] | None = None,
     ) -> None:
         """Construction is cheap; what is handed in does the work. Raises EngineError if the settings name no model.
 
-        spread: of a pause and the time at which it began, so that replicas do not try again at the same time.
+        spread: of a pause and the time at which it began, so that replicas do not try again at the same time. rollouts:
+        makes what follows rollouts, and sets the event when there is news; None where none are followed.
         """
         if not settings.models and not settings.deployments:
             raise EngineError("nothing to serve: name models on the command line, or in HEADWAITER_MODELS")
@@ -75,6 +78,7 @@ class Manager:
         self._stop = threading.Event()
         self._woken = threading.Event()
         self._watch = watch or RegistryWatch(settings, self._woken)
+        self._rollouts = rollouts(self._woken) if rollouts is not None else None
         last_live = LastLive(settings.registry)
         self._file = TableFile(settings.run)
         self._writer = TableWriter(self._file)
@@ -139,7 +143,14 @@ class Manager:
 
     def step(self, now: float) -> None:
         """One turn: look at the registry's answer and at every version, act, publish."""
-        self._watch.step(now, at_once=self._file.was_nudged())
+        was_nudged = self._file.was_nudged()
+        if self._rollouts is not None:
+            names = {reference.name for reference in self._watch.view.targets}
+            states = {key: held.state for key, held in self._versions.items()}
+            self._rollouts.step(now, names, states, at_once=was_nudged)
+            if self._startup.is_over:
+                self._watch.serve_also(self._rollouts.references())
+        self._watch.step(now, at_once=was_nudged)
         self._demand.read(now)
         for managed in list(self._versions.values()):
             with self._troubles.apart("look at", managed.name, managed.version):
@@ -249,7 +260,8 @@ class Manager:
         leaving = [name for name, _ in self._versions]  # one that is deployed no more finishes what it has
         for name in dict.fromkeys((*(reference.name for reference in view.targets), *leaving, *view.refused)):
             versions = {version: held.entry() for (owner, version), held in self._versions.items() if owner == name}
-            models[name] = self._live_versions.describe(name, view, versions)
+            rollout = self._rollouts.entry(name) if self._rollouts is not None else None
+            models[name] = self._live_versions.describe(name, view, versions, rollout)
             start_counting(name)
         has_started = self._startup.look(view, self._live_versions.live, self._loader.has_failed, time.monotonic())
         self._writer.publish(
@@ -268,6 +280,8 @@ class Manager:
         self._versions.update(held_versions)
         self._live_versions.adopt(left, self._versions)
         self._startup.is_over = left.has_started
+        if self._rollouts is not None:
+            self._rollouts.adopt(left.models)
         self._watch.expect(self._live_versions.live)
         for (name, version), held in self._versions.items():
             before = left.models[name].versions.get(version) if name in left.models else None
@@ -280,6 +294,8 @@ class Manager:
 
     def _shut_down(self) -> None:
         self._watch.close()
+        if self._rollouts is not None:
+            self._rollouts.close()
         wait_for_fronts(self.settings.run, self._file, self.settings.grace_seconds)
         end_engines(self._versions.values())
         self._template.close()

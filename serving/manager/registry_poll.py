@@ -76,9 +76,9 @@ class RegistryPoll:
         self._polling: Future[RegistrySnapshot] | None = None
         self.late = set(late)
 
-    def begin(self, before: RegistrySnapshot) -> Future[RegistrySnapshot]:
-        """Ask for every reference. before: the latest answer."""
-        self._polling = self._pool.submit(self._poll, before)
+    def begin(self, before: RegistrySnapshot, also: tuple[Reference, ...] = ()) -> Future[RegistrySnapshot]:
+        """Ask for every reference. before: the latest answer. also: references to serve beside the others."""
+        self._polling = self._pool.submit(self._poll, before, also)
         return self._polling
 
     def oldest_seconds(self) -> float:
@@ -96,9 +96,9 @@ class RegistryPoll:
         for pool in (self._pool, self._requests):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _poll(self, before: RegistrySnapshot) -> RegistrySnapshot:
+    def _poll(self, before: RegistrySnapshot, also: tuple[Reference, ...]) -> RegistrySnapshot:
         """Ask for every reference; runs in the thread and never raises."""
-        references, refused, error = self._references(before)
+        references, refused, error = self._references(before, also)
         answers = self._ask(references)
         is_answered = any(isinstance(answer, ResolvedVersion | NotFound) for answer in answers.values())
         targets: dict[Reference, ResolvedVersion | None] = {}
@@ -119,7 +119,9 @@ class RegistryPoll:
         unanswered = [key for key in problems if not isinstance(answers[key], NotFound | RequestRefused)]
         return RegistrySnapshot(targets, problems, error, moved, is_known=True, refused=refused, unanswered=unanswered)
 
-    def _references(self, before: RegistrySnapshot) -> tuple[tuple[Reference, ...], Mapping[str, str], str]:
+    def _references(
+        self, before: RegistrySnapshot, also: tuple[Reference, ...]
+    ) -> tuple[tuple[Reference, ...], Mapping[str, str], str]:
         """The references to serve: those that were named, and those that the registry marks as deployed.
 
         Also why a mark cannot be followed, by model, and why the marks could not be read, or "". A model whose mark
@@ -132,7 +134,7 @@ class RegistryPoll:
         except Exception as problem:  # a registry may fail in any way; what is loaded goes on serving
             return tuple(before.targets), before.refused, redact(str(problem))
         kept = [reference for reference in before.targets if reference.name in found.refused]
-        return tuple(dict.fromkeys((*self._settings.models, *found.references, *kept))), found.refused, ""
+        return tuple(dict.fromkeys((*self._settings.models, *found.references, *kept, *also))), found.refused, ""
 
     def _ask(self, references: Sequence[Reference]) -> dict[Reference, Answer]:
         """What the registry says to each reference, or what was raised.

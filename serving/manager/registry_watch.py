@@ -59,6 +59,7 @@ class RegistryWatch:
         self._next = 0.0
         self._failures = 0
         self._again = False
+        self._also: tuple[Reference, ...] = ()
         self.view = RegistrySnapshot(dict.fromkeys(settings.models))
 
     def step(self, now: float, *, at_once: bool = False) -> None:
@@ -83,7 +84,7 @@ class RegistryWatch:
                     self._give_up()
         if now >= self._next or (self._again and now - self._asked >= NUDGED_SECONDS):
             self._asked, self._again = now, False
-            self._polling = self._poll.begin(self.view)
+            self._polling = self._poll.begin(self.view, self._also)
             self._polling.add_done_callback(lambda _: self._woken.set())
 
     def idle_seconds(self, now: float) -> float:
@@ -93,6 +94,11 @@ class RegistryWatch:
     def expect(self, references: Iterable[Reference]) -> None:
         """Before the first answer: these are served already."""
         self.view = RegistrySnapshot(dict.fromkeys((*self._settings.models, *references)))
+
+    def serve_also(self, references: tuple[Reference, ...]) -> None:
+        """Beside those that were named or are deployed. Others than before are asked for at once."""
+        self._again |= references != self._also
+        self._also = references
 
     def close(self) -> None:
         """Stop polling."""

@@ -71,10 +71,32 @@ class Swap(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
+class RolloutEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout that is under way, as fronts follow it.
+
+    alias: whose requests are shared out, and those that name nothing where it is what the model serves. weight: the
+    candidate's share in 0..1. is_shadowing: whether the candidate answers requests of the stable version, too, to be
+    compared. salt: of the hash by which keys choose. Counts are kept by id and step. verdicts: metric of a guard → 1
+    where it passes, 0 inconclusive, -1 failed. waiting_seconds: how much longer than planned the step has taken.
+    """
+
+    id: str
+    step: int
+    alias: str
+    stable: str
+    candidate: str
+    weight: float
+    is_shadowing: bool
+    salt: str
+    verdicts: dict[str, int] = {}
+    waiting_seconds: float = 0.0
+
+
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A model. live: the version that answers when none is named. aliases: alias → version that it serves.
 
     serves, previous: per reference, the version that it serves and those that it served before, latest first.
+    rollout: that is under way, or None.
     """
 
     live: str | None
@@ -84,6 +106,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     previous: dict[str, list[str]] = {}
     swaps: tuple[Swap, ...] = ()
     error: str = ""
+    rollout: RolloutEntry | None = None
 
     @property
     def is_leaving(self) -> bool:

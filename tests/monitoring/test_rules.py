@@ -96,6 +96,8 @@ CASES: list[tuple[str, dict[str, str], int]] = [
     ("HeadwaiterNoLiveVersion", one('headwaiter_model_live{model="m",instance="i"}', "1x58 0x20"), 0),
     ("HeadwaiterSwapFailed", swaps("0x54 1x20"), 1),
     ("HeadwaiterSwapFailed", swaps("0x20 1x80"), 0),
+    ("HeadwaiterRolloutStuck", one(f'headwaiter_rollout_waiting_seconds{{{VERSION},instance="i"}}', "3660x80"), 1),
+    ("HeadwaiterRolloutStuck", one(f'headwaiter_rollout_waiting_seconds{{{VERSION},instance="i"}}', "3540x80"), 0),
     ("HeadwaiterEngineCrashLoop", restarts("0x49 1x2 2x2 3x20"), 1),
     ("HeadwaiterEngineCrashLoop", restarts("0x49 1x2 2x20"), 0),
     ("HeadwaiterQueueNearBound", queue(900), 1),

@@ -22,7 +22,9 @@ FAIL_ERROR = 0.005
 """Half of what is promised: a candidate that is as good is rolled back in under 1 % of rollouts."""
 PASS_ERROR = 0.1
 QUANTILES = {"p50": 0.5, "p99": 0.99}
-UNKNOWN = Bounds((0.0, inf), (0.0, inf))
+HIGHEST = 1e9
+"""Stands for no upper bound, as JSON has no infinity."""
+UNKNOWN = Bounds((0.0, HIGHEST), (0.0, HIGHEST))
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def _judge_sides(guard: Guard, counts: RolloutCounts, stable: Bounds, fail_error
     figures = [f"{_figure(guard, side)} of {side.requests:,} requests" for side in sides]
     if len(figures) == 1:
         low, high = (1000 * value if is_ratio else 100 * value for value in stable.passing)
-        figures.append("unknown" if high == inf else f"{low:.3g} to {high:.3g} {'ms' if is_ratio else '%'} before")
+        figures.append(
+            "unknown" if stable.passing[1] == HIGHEST else f"{low:.3g} to {high:.3g} {'ms' if is_ratio else '%'} before"
+        )
     return Check(str(guard), verdict, ", stable ".join(figures))
 
 
@@ -115,12 +119,13 @@ def _quantile(side: SideCounts, share: float, error: float) -> tuple[float, floa
     """
     buckets = sorted(side.times)
     number = sum(side.times.values())
-    slower = [number - within for within in accumulate(side.times[bucket] for bucket in buckets)]
+    slower = [number - within for within in accumulate((side.times[bucket] for bucket in buckets), initial=0)]
     surely_more = bisect_left(slower, True, key=lambda count: not is_above(count, number, share, error))
     surely_fewer = bisect_left(slower, True, key=lambda count: is_below(count, number, share, error))
-    # no answer lies between two occupied buckets, so what holds of the end of one holds up to the next
-    low = bucket_seconds(buckets[surely_more] - 1) if surely_more else 0.0
-    high = bucket_seconds(buckets[surely_fewer]) if surely_fewer < len(buckets) else inf
+    # no answer lies between two occupied buckets, so what holds at the end of one holds up to the next
+    first = buckets[surely_more - 1] if surely_more else 0
+    low = bucket_seconds(first - 1) if first else 0.0
+    high = bucket_seconds(buckets[surely_fewer - 1]) if 0 < surely_fewer <= len(buckets) else HIGHEST
     return low, high
 
 

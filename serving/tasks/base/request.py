@@ -108,6 +108,12 @@ def assemble(answers: Sequence[object], request: Request, task: AnyTask) -> obje
     return list(answers) if request.is_list or task.wraps_single_answer(request.items[0]) else answers[0]
 
 
+def disassemble(answer: Any, request: Request, task: AnyTask) -> list[Any]:
+    """The items' answers of what `assemble` made."""
+    is_list = request.is_list or task.wraps_single_answer(request.items[0])
+    return list(answer) if is_list else [answer]
+
+
 def _checked(form: Any, task: AnyTask, max_rows: int) -> Request:
     is_list = isinstance(form.inputs, list)
     items = form.inputs if is_list else [form.inputs]

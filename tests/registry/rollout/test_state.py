@@ -36,32 +36,33 @@ def state(live: str | None = "1", moves: tuple[Move, ...] = (), **tags: msgspec.
 
 
 @pytest.mark.parametrize(
-    ("live", "tags", "phase", "weight", "shadows"),
+    ("live", "tags", "phase", "weight", "is_shadowing"),
     [
-        ("1", {}, "running", 0.0, 200),
-        ("1", {"progress": ONE}, "running", 0.01, 0),
-        ("1", {"progress": HALF}, "running", 0.5, 0),
-        ("1", {"progress": HALF, "order": PAUSE}, "paused", 0.5, 0),
-        ("1", {"progress": SHADOW, "order": PAUSE}, "paused", 0.0, 200),
+        ("1", {}, "running", 0.0, True),
+        ("1", {"progress": ONE}, "running", 0.01, False),
+        ("1", {"progress": HALF}, "running", 0.5, False),
+        ("1", {"progress": HALF, "order": PAUSE}, "paused", 0.5, False),
+        ("1", {"progress": SHADOW, "order": PAUSE}, "paused", 0.0, True),
+        ("1", {"progress": msgspec.structs.replace(SHADOW, has_shadows=True)}, "running", 0.0, False),
         # a stop comes before whatever a second leader wrote meanwhile
-        ("1", {"progress": HALF, "stop": FAILED}, "failed", 0.0, 0),
-        ("2", {"progress": LAST, "stop": FAILED, "done": OVER}, "failed", 0.0, 0),
-        ("1", {"progress": LAST}, "running", 1.0, 0),
+        ("1", {"progress": HALF, "stop": FAILED}, "failed", 0.0, False),
+        ("2", {"progress": LAST, "stop": FAILED, "done": OVER}, "failed", 0.0, False),
+        ("1", {"progress": LAST}, "running", 1.0, False),
         # a hand that moves the alias wins, whichever way
-        ("3", {"progress": HALF}, "overruled", 0.0, 0),
-        ("2", {"progress": HALF}, "overruled", 0.0, 0),
-        (None, {"progress": HALF}, "overruled", 0.0, 0),
+        ("3", {"progress": HALF}, "overruled", 0.0, False),
+        ("2", {"progress": HALF}, "overruled", 0.0, False),
+        (None, {"progress": HALF}, "overruled", 0.0, False),
         # what another rollout left counts for nothing
-        ("1", {"stop": msgspec.structs.replace(FAILED, id="other")}, "running", 0.0, 200),
-        ("1", {"progress": msgspec.structs.replace(HALF, id="other")}, "running", 0.0, 200),
-        ("1", {"progress": msgspec.structs.replace(LAST, step=99)}, "running", 1.0, 0),
+        ("1", {"stop": msgspec.structs.replace(FAILED, id="other")}, "running", 0.0, True),
+        ("1", {"progress": msgspec.structs.replace(HALF, id="other")}, "running", 0.0, True),
+        ("1", {"progress": msgspec.structs.replace(LAST, step=99)}, "running", 1.0, False),
     ],
 )
 def test_the_phase_follows_from_the_tags(
-    live: str | None, tags: dict[str, msgspec.Struct], phase: str, weight: float, shadows: int
+    live: str | None, tags: dict[str, msgspec.Struct], phase: str, weight: float, is_shadowing: bool
 ) -> None:
     found = state(live, **tags)
-    assert (found.phase, found.weight, found.shadows) == (phase, weight, shadows)
+    assert (found.phase, found.weight, found.is_shadowing) == (phase, weight, is_shadowing)
 
 
 def move(action: str, before: str, after: str, why: str = "") -> Move:
@@ -104,10 +105,7 @@ def test_a_plan_of_another_format_or_a_damaged_one_is_refused() -> None:
             read_state({PLAN: text}, {})
 
 
-def test_damage_beside_the_plan_hides_no_stop() -> None:
-    tags = {PLAN: encode(PLANNED), PROGRESS: "{", ORDER: "?", DONE: ""}
-    found = read_state(tags, {"champion": "1"})
-    assert found is not None
-    assert found.phase == "running"
-    with pytest.raises(RolloutError, match="the candidate gets no requests"):
-        read_state(tags | {STOP: "{"}, {"champion": "1"})
+@pytest.mark.parametrize("key", [PROGRESS, ORDER, STOP, DONE])
+def test_a_damaged_part_is_refused(key: str) -> None:
+    with pytest.raises(RolloutError, match=f"{key} is damaged .* the candidate gets no requests"):
+        read_state({PLAN: encode(PLANNED), key: "{"}, {"champion": "1"})

@@ -19,6 +19,7 @@ import pytest
 from registry.cache_folder import Held
 from registry.errors import DigestMismatch, NotFound, RegistryUnavailable
 from registry.references import Reference, ResolvedVersion
+from registry.rollout.control import Rollouts
 from registry.settings import RegistrySettings
 from serving.manager import recovery
 from serving.manager.engine_process import EngineProcess
@@ -26,6 +27,7 @@ from serving.manager.managed_version import Fetched
 from serving.manager.manager import Manager
 from serving.manager.memory_reading import Memory
 from serving.manager.registry_watch import RegistryWatch
+from serving.manager.rollout.keeper import RolloutKeeper
 from serving.runtime.control_groups import ControlGroups
 from serving.runtime.limits import Limits, OomWatch
 from serving.settings import ServingSettings
@@ -235,9 +237,16 @@ class Server:
     """
 
     def __init__(
-        self, models: tuple[Reference, ...], keep_previous: int, *, replace_live: bool = False, **fields: Any
+        self,
+        models: tuple[Reference, ...],
+        keep_previous: int,
+        *,
+        replace_live: bool = False,
+        rollouts: Rollouts | None = None,
+        **fields: Any,
     ) -> None:
-        """fields: of the settings."""
+        """rollouts: of the registry, where some are to be followed. fields: of the settings."""
+        self._rollouts = rollouts
         self.home = Path(tempfile.mkdtemp(prefix="hw"))
         self.world = World()
         self._patch = pytest.MonkeyPatch()
@@ -318,11 +327,16 @@ class Server:
             watch=watch,
             limits=self.world.limits,
             spread=exactly,
+            rollouts=self._make_keeper if self._rollouts is not None else None,
         )
         manager._loader.close()
         manager._loader.fetchers = InlineExecutor()
         manager._adopt()
         return manager
+
+    def _make_keeper(self, woken: Any) -> RolloutKeeper:
+        connect: Any = lambda: self._rollouts  # noqa: E731
+        return RolloutKeeper(self.settings, woken, connect, make_pool=lambda *_: InlineExecutor())
 
     def _end(self) -> None:
         self.manager._watch.close()

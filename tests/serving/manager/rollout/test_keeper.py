@@ -1,0 +1,216 @@
+"""Replicas that lead a rollout through a registry in memory: whoever leads, the same happens, and nothing is lost."""
+
+from pathlib import Path
+
+import pytest
+
+from registry.errors import RegistryUnavailable
+from registry.references import Reference
+from registry.rollout.state import COUNTS, RolloutState
+from serving.manager.rollout.keeper import LEASE_SECONDS, Cycle
+from serving.wire.rollout_counts import RolloutCounts, SideCounts, write_counts
+from serving.wire.version_state import State
+from tests.rollout_registry import MemoryVersions
+from tests.serving.manager.world import Server
+
+READY: dict[tuple[str, str], State] = {("m", "1"): "ready", ("m", "2"): "ready"}
+EVERY = 60.0
+
+
+class Replica:
+    """A server with counts of its own; what it reads and writes is the registry that all share."""
+
+    def __init__(self, name: str, versions: MemoryVersions, run: Path) -> None:
+        self.run = run / name
+        self.run.mkdir()
+        self.versions = versions
+        self.cycle = Cycle(self.run, versions.rollouts(), name)
+
+    def look(self, now: float) -> RolloutState:
+        return self.cycle.run({"m"}, READY, now).states["m"]
+
+    def count(self, errors: int = 0, stable: int = 9000) -> None:
+        """Let its fronts count enough of the current step for a verdict."""
+        state = self.versions.rollouts().state("m")
+        assert state is not None
+        candidate = SideCounts(requests=3000, errors=errors, times={100: 3000 - errors})
+        counts = RolloutCounts(
+            rollout=state.plan.id,
+            step=state.progress.step,
+            stable=SideCounts(requests=stable, times={100: stable} if stable else {}),
+            candidate=candidate,
+            compared=300,
+            agreement=300.0,
+        )
+        write_counts(self.run, "front", counts)
+
+
+@pytest.fixture
+def versions() -> MemoryVersions:
+    found = MemoryVersions()
+    found.rollouts().start("m", "2", why="better", every="60s", bake="60s")
+    return found
+
+
+@pytest.fixture
+def alone(versions: MemoryVersions, tmp_path: Path) -> Replica:
+    return Replica("a", versions, tmp_path)
+
+
+def test_a_good_candidate_is_promoted_step_by_step(alone: Replica, versions: MemoryVersions) -> None:
+    seen, now = [], 0.0
+    for _ in range(40):
+        alone.count()
+        state = alone.look(now)
+        seen.append(f"{state.phase} {state.step}")
+        now += EVERY / 4
+    assert list(dict.fromkeys(seen)) == [
+        *("running shadow:200", "running 1%", "running 10%", "running 50%", "baking 100%", "promoted 100%")
+    ]
+    assert versions.current("m", "champion") == "2"
+    promotion = versions.history("m")[-1]
+    assert (promotion.action, promotion.from_version, promotion.to_version) == ("promote", "1", "2")
+    assert "passed shadow:200, 1%, 10%, 50%" in promotion.why
+
+
+def test_at_the_first_failed_guard_the_weight_is_0(alone: Replica, versions: MemoryVersions) -> None:
+    alone.look(0.0)
+    alone.count()
+    assert alone.look(EVERY).weight == 0.01
+    alone.count(errors=300)
+    state = alone.look(EVERY + 1)
+    assert (state.phase, state.weight) == ("failed", 0.0)
+    assert state.stop is not None
+    assert (state.stop.guard, versions.current("m", "champion")) == ("errors < stable + 1%", "1")
+    assert "10 % of 3,000 requests" in versions.history("m")[-1].why
+    assert "failed" in versions.tags.marks["m", "2"]["headwaiter.rollout"]
+
+
+def bake(replica: Replica) -> float:
+    """Go on until the candidate is promoted; the time then."""
+    now = 0.0
+    while replica.look(now).phase != "baking":
+        replica.count()
+        now += EVERY
+    return now
+
+
+def test_guards_that_fail_after_the_promotion_bring_the_version_before_back(
+    alone: Replica, versions: MemoryVersions
+) -> None:
+    now = bake(alone)
+    alone.count(errors=300, stable=0)
+    assert alone.look(now + 1).phase == "failed"
+    assert versions.current("m", "champion") == "1"
+    assert versions.history("m")[-2].action == "rollout"
+    assert versions.history("m")[-1].action == "rollback"
+
+
+def test_a_rollback_by_hand_wins(alone: Replica, versions: MemoryVersions) -> None:
+    now = bake(alone)
+    versions.by_hand("rollback", "1")
+    assert [alone.look(now + later).phase for later in (1, 100, 200)] == ["overruled"] * 3
+    assert versions.current("m", "champion") == "1"
+
+
+def test_a_version_that_is_deleted_in_the_middle_ends_the_rollout(alone: Replica, versions: MemoryVersions) -> None:
+    alone.look(0.0)
+    versions.numbers.remove("2")
+    state = alone.look(1.0)
+    assert state.phase == "failed"
+    assert state.stop is not None
+    assert state.stop.why == "version 2 was deleted from the registry"
+
+
+def test_a_step_is_kept_where_a_figure_has_no_bound_yet(alone: Replica, versions: MemoryVersions) -> None:
+    alone.look(0.0)
+    alone.count()
+    alone.look(EVERY)
+    alone.count(stable=3)
+    assert alone.look(EVERY + 1).step.weight == 0.01
+    state = versions.rollouts().state("m")
+    assert state is not None
+    assert state.step.weight == 0.01, "as the registry has it"
+    assert set(state.progress.stable) == {"errors < stable + 1%", "p99 < 1.5 × stable"}
+
+
+def test_while_the_registry_is_down_everything_stays(alone: Replica, versions: MemoryVersions) -> None:
+    alone.look(0.0)
+    alone.count()
+    before = alone.look(EVERY)
+    versions.tags.is_down = True
+    with pytest.raises(RegistryUnavailable):
+        alone.look(EVERY + 1)
+    versions.tags.is_down = False
+    after = alone.look(EVERY + 2)
+    assert (after.phase, after.progress.step) == (before.phase, before.progress.step)
+
+
+def test_one_of_two_leads_and_the_other_takes_over_once_it_is_silent(versions: MemoryVersions, tmp_path: Path) -> None:
+    one, other = Replica("a", versions, tmp_path), Replica("b", versions, tmp_path)
+    hours = 3 * 3600.0  # their clocks differ
+    for second in range(3):
+        assert one.look(float(second)).progress.holder == "a"
+        assert other.look(hours + second).progress.holder == "a"
+    assert other.look(hours + LEASE_SECONDS).progress.holder == "a"
+    assert other.look(hours + LEASE_SECONDS + 3).progress.holder == "b"
+    assert one.look(30.0).progress.holder == "b", "it is back, and follows"
+
+
+def test_the_leader_judges_by_what_all_replicas_counted(versions: MemoryVersions, tmp_path: Path) -> None:
+    one, other = Replica("a", versions, tmp_path), Replica("b", versions, tmp_path)
+    one.look(0.0)
+    one.count()
+    assert one.look(EVERY).step.weight == 0.01
+    other.count(errors=300)
+    other.look(0.0)
+    assert f"{COUNTS}b" in versions.tags.tags["m"]
+    assert one.look(EVERY + 1).phase == "failed"
+
+
+def test_a_second_leader_undoes_no_stop(versions: MemoryVersions, tmp_path: Path) -> None:
+    """Both believe that they lead, and one of them has not seen yet what the other one did."""
+    one, other = Replica("a", versions, tmp_path), Replica("b", versions, tmp_path)
+    one.look(0.0)
+    stale = dict(versions.tags.tags["m"])
+    one.count()
+    one.look(EVERY)
+    one.count(errors=300)
+    assert one.look(EVERY + 1).phase == "failed"
+    versions.tags.tags["m"] |= {key: text for key, text in stale.items() if key.endswith("progress")}
+    assert other.look(0.0).phase == "failed"
+    assert other.look(LEASE_SECONDS + 1).weight == 0.0
+
+
+def test_a_manager_that_restarts_goes_on_where_it_was(versions: MemoryVersions, tmp_path: Path) -> None:
+    first = Cycle(tmp_path, versions.rollouts())
+    first.run({"m"}, READY, 0.0)
+    before = first.run({"m"}, READY, 30.0).states["m"].progress
+    after = Cycle(tmp_path, versions.rollouts()).run({"m"}, READY, 0.0).states["m"].progress
+    assert (after.holder, after.elapsed_seconds) == (before.holder, 30.0)
+
+
+def test_the_manager_loads_the_candidate_beside_the_stable_version_and_tells_fronts() -> None:
+    versions = MemoryVersions()
+    rollouts = versions.rollouts()
+    server = Server((Reference("m", alias="champion"),), 0, rollouts=rollouts)
+    try:
+        server.world.targets["champion"] = "1"
+        assert server.settle().models["m"].rollout is None
+        rollouts.start("m", "2", why="better")
+        entry = server.settle().models["m"]
+        assert entry.rollout is not None
+        assert (entry.live, entry.rollout.candidate, entry.rollout.weight) == ("1", "2", 0.0)
+        assert entry.rollout.is_shadowing
+        assert server.states() == {"1": "ready", "2": "ready"}
+        server.restart()
+        assert server.table().models["m"].rollout == entry.rollout, "before the registry was read"
+        assert server.settle().models["m"].rollout == entry.rollout
+        versions.tags.is_down = True
+        assert server.settle().models["m"].rollout == entry.rollout
+        versions.tags.is_down = False
+        rollouts.abort("m", why="enough")
+        assert server.settle().models["m"].rollout is None
+        assert server.states() == {"1": "ready"}
+    finally:
+        server.close()
