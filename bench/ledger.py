@@ -94,10 +94,8 @@ class Ledger(threading.Thread):
         """Send one request and write down what became of it; whether the connection is still good."""
         page, port = self.pages.setdefault(self.phase, Page()), writer.get_extra_info("sockname")[1]
         began = time.monotonic()
-        body = json.dumps({"inputs": ASKED}).encode()
-        head = f"POST {self._path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Type: application/json\r\n"
         try:
-            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            writer.write(request_bytes(self._path))
             status, headers, answer = await asyncio.wait_for(read_answer(reader), ANSWER_SECONDS)
         except TimeoutError:
             page.faults.append(f"no answer within {ANSWER_SECONDS:g} s")
@@ -131,6 +129,13 @@ class Ledger(threading.Thread):
         else:
             page.answered += 1
             self.versions[version] += 1
+
+
+def request_bytes(path: str) -> bytes:
+    """The request that asks ASKED of the model at `path`."""
+    body = json.dumps({"inputs": ASKED}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:

@@ -8,12 +8,11 @@ import threading
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
+from bench.ledger import read_answer, request_bytes
 from tests.e2e.server import Server, wait_until
 from tests.waiting import WAIT_SECONDS
-
-ASKED = "the same text"
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,7 @@ class Load(threading.Thread):
         await asyncio.gather(*(self._connection(number) for number in range(self._count)))
 
     async def _connection(self, number: int) -> None:
-        body = json.dumps({"inputs": ASKED}).encode()
-        head = f"POST {self._path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        request = request_bytes(self._path)
         await asyncio.sleep(self._rest * number / self._count)  # not all at the same moment
         while not self._stop_event.is_set():
             port = 0
@@ -117,14 +114,8 @@ class Load(threading.Thread):
 
 
 async def _read(reader: asyncio.StreamReader) -> Seen:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    first, *lines = head.split("\r\n")
-    headers: dict[str, Any] = {}
-    for line in lines:
-        name, _, value = line.partition(": ")
-        headers[name.lower()] = value
-    body = await reader.readexactly(int(headers["content-length"]))
-    status, version = int(first.split()[1]), headers.get("x-model-version")
+    status, headers, body = await read_answer(reader)
+    version = headers.get("x-model-version")
     if status != 200:
         return Seen(status, version, error=body.decode())
     return Seen(status, version, json.loads(body)[0][0]["label"])

@@ -22,8 +22,8 @@ from registry.versions import DEPLOYED, Versions
 from tests.alike import assert_alike
 from tests.conftest import forget_tracking, use_tracking
 from tests.e2e.conftest import copy_of
+from tests.e2e.load import Load
 from tests.e2e.server import Server, free_port, inherited, run_cli, wait_until
-from tests.e2e.test_lifecycle import Load
 from tests.waiting import WAIT_SECONDS
 
 
@@ -128,9 +128,10 @@ def test_the_client_deploys_predicts_and_says_what_is_wrong(home: Path, server: 
     weights.write_bytes(data)
     assert "sha256" in refused("INVALID_STATE", client.update_deployment, "m", "models:/m/3")
     assert server.post("m", {"inputs": "x"}).headers["x-model-version"] == "2"
-    with Load(server, "m") as load:  # another alias from now on: the model goes on answering
+    with Load(server, "/models/m", 16) as load:  # another alias from now on: the model goes on answering
         updated = client.update_deployment("m", "models:/m@champion")
-    assert {(status, version) for status, version, _ in load.seen} <= {(200, "1"), (200, "2")}
+    assert (load.failures(), load.lost) == ([], [])
+    assert set(load.answers()) <= {"1", "2"}
     assert (updated["live"], updated["aliases"]) == ("1", {"champion": "1"})
     assert client.get_deployment("m")["versions"]["1"]["state"] == "ready"
     printed = run_cli(home, "status", server.url).stdout

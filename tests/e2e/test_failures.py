@@ -76,6 +76,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) -> Iterato
         yield Shop(server, home, seeds[1])
 
 
+def test_a_server_is_ready_beside_an_alias_that_is_missing(shop: Shop) -> None:
+    assert shop.server.live("m") == "1"
+    wait_until(lambda: "canary" in (shop.server.describe("m")["error"] or ""), "the missing alias is shown")
+    assert shop.server.is_ready()
+
+
 def flip_a_byte(shop: Shop, version: str, root: Path) -> None:
     weights = root / "model" / "model.safetensors"
     data = bytearray(weights.read_bytes())

@@ -17,6 +17,7 @@ from registry.settings import RegistrySettings
 from registry.tracking import connect
 from tests.alike import assert_alike
 from tests.e2e.conftest import copy_of
+from tests.e2e.load import Load
 from tests.e2e.overlap import held, sent
 from tests.e2e.server import WAIT_SECONDS, Server, inherited, invoke, wait_until
 
@@ -25,43 +26,15 @@ pytestmark = pytest.mark.surroundings
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Load(threading.Thread):
-    """Sends requests one after another until stopped; keeps each status, version and best label."""
-
-    def __init__(self, server: Server, model: str) -> None:
-        super().__init__()
-        self._url, self._stop_event = f"{server.url}/models/{model}", threading.Event()
-        self.seen: list[tuple[int, str | None, str]] = []
-
-    def run(self) -> None:
-        with httpx.Client(timeout=WAIT_SECONDS) as client:
-            while not self._stop_event.is_set():
-                answer = client.post(self._url, json={"inputs": "the same text"})
-                label = answer.json()[0][0]["label"] if answer.status_code == 200 else ""
-                self.seen.append((answer.status_code, answer.headers.get("x-model-version"), label))
-
-    def __enter__(self) -> "Load":
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop_event.set()
-        self.join()
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Iterator[Server]:
-    """One server of `m`; its queue and its patience are short. Version 1 is live until the last of its tests."""
+    """One server of `m`; its queue and its patience are short. Version 1 is live until the last two of its tests."""
     environ = {"HEADWAITER_QUEUE_TOKENS": "3000", "HEADWAITER_GRACE_SECONDS": "1"}
     with Server(copy_of(small_template, tmp_path_factory), ("m",), environ) as server:
         yield server
 
 
 def test_a_server_is_ready_only_when_every_model_answers(small_home: Path) -> None:
-    with Server(small_home, ("m", "m@canary"), wait=False) as server:
-        listed = wait_until(lambda: server.live("m") and server.describe("m"), "the champion is live")
-        assert "canary" in listed["error"]
-        assert server.http.get("/readyz").status_code == 200
     with Server(small_home, ("m@canary",), wait=False) as server:
         wait_until(lambda: "no m@canary" in (server.describe("m").get("error") or ""), "the missing alias is shown")
         assert server.http.get("/readyz").status_code == 503
@@ -173,7 +146,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_live(server: Server)
 
 def test_an_alias_is_followed_and_rolled_back_without_a_failed_request(server: Server) -> None:
     swaps = server.sample("swap_total", model="m", outcome="success")
-    with Load(server, "m") as load:
+    with Load(server, "/models/m", 16) as load:
         own = dict.fromkeys("12")
         own["1"] = server.ask("m", "the same text")
         invoke(server.home, "promote", "m", "2", "--why", "better")
@@ -191,11 +164,33 @@ def test_an_alias_is_followed_and_rolled_back_without_a_failed_request(server: S
         wait_until(lambda: set(server.describe("m")["versions"]) == {"1", "3"}, "version 2 has been unloaded")
         wait_until(lambda: len(server.processes("serving.engine")) == 2, "its engine has ended")
         assert server.post("m", {"inputs": "x"}, version="2").status_code == 404
-    assert {status for status, _, _ in load.seen} == {200}
-    for status, version, label in load.seen:
-        if version in ("1", "2"):
-            assert label == own[version][0][0]["label"], (status, version)
-    assert [version for _, version, _ in load.seen][-1] == "3"
+        before = load.total("1"), load.total("2")
+        load.wait_for("3", 32)
+        assert (load.total("1"), load.total("2")) == before
+    assert (load.failures(), load.lost) == ([], [])
+    assert {version: load.answers()[version] for version in "12"} == {
+        version: {answer[0][0]["label"]} for version, answer in own.items()
+    }
+
+
+def test_a_killed_manager_is_followed_by_one_that_adopts_its_engines(server: Server) -> None:
+    live = server.live("m")
+    assert live is not None
+    engine = psutil.Process(server.describe("m")["versions"][live]["engines"][0]["pid"])
+    (manager,) = server.processes("headwaiter_manager")
+    with Load(server, "/models/m", 16) as load:
+        manager.kill()
+        wait_until(
+            lambda: [found for found in server.processes("headwaiter_manager") if found.pid != manager.pid],
+            "another manager is there",
+        )
+        invoke(server.home, "promote", "m", "2", "--why", "the new manager follows")
+        wait_until(lambda: server.live("m") == "2", "version 2 is live")
+        assert engine.is_running()
+        assert server.post("m", {"inputs": "x"}, version=live).status_code == 200
+    assert (load.failures(), load.lost) == ([], [])
+    server.stop()
+    assert not psutil.wait_procs([engine], timeout=WAIT_SECONDS)[1]
 
 
 def test_sigterm_finishes_what_was_accepted_and_ends_with_0(small_home: Path) -> None:
@@ -286,20 +281,3 @@ def test_a_bento_is_built_and_served(small_home: Path, tmp_path_factory: Any) ->
         assert server.post("m", {"inputs": "x"}).status_code == 200
         (engine,) = server.processes("serving.engine")
         assert "bentos" in engine.cwd() or "bentos" in engine.environ().get("PYTHONPATH", "")
-
-
-def test_a_killed_manager_is_followed_by_one_that_adopts_its_engines(small_home: Path) -> None:
-    with Server(small_home, ("m",)) as server, Load(server, "m") as load:
-        (engine,) = server.processes("serving.engine")
-        (manager,) = server.processes("headwaiter_manager")
-        manager.kill()
-        wait_until(
-            lambda: [found for found in server.processes("headwaiter_manager") if found.pid != manager.pid],
-            "another manager is there",
-        )
-        invoke(small_home, "promote", "m", "2", "--why", "the new manager follows")
-        wait_until(lambda: server.live("m") == "2", "version 2 is live")
-        assert engine.is_running()
-        assert server.post("m", {"inputs": "x"}, version="1").status_code == 200
-    assert {status for status, _, _ in load.seen} == {200}
-    assert not psutil.wait_procs([engine], timeout=WAIT_SECONDS)[1]

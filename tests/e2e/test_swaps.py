@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.ledger import ASKED
 from registry.versions import Versions
 from tests.e2e.conftest import make_home
-from tests.e2e.load import ASKED, Load
+from tests.e2e.load import Load
 from tests.e2e.server import Server, wait_until
 
 MOVES = 20
