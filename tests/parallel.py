@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if END_TO_END in item.path.parents:
             item.add_marker("server")
-    if hasattr(config, "workerinput"):
+    if "groups" in getattr(config, "workerinput", {}):
         counts = Counter(item.path for item in items)
         for item in items:
             item.stash[GROUP] = find_group(item, is_large=counts[item.path] >= MANY_TESTS)
@@ -73,7 +73,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Write each test's group down for the scheduler, which gets no more than names; before xdist sends these."""
-    if hasattr(session.config, "workerinput"):
+    if "groups" in getattr(session.config, "workerinput", {}):
         target = Path(session.config.workerinput["groups"])
         own = target.with_name(session.config.workerinput["workerid"])
         own.write_text(json.dumps({item.nodeid: item.stash[GROUP] for item in session.items}), encoding="utf-8")
@@ -82,7 +82,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker where the scheduler looks for groups."""
+    """Tell a worker where the scheduler looks for groups, if it does."""
+    if node.config.getoption("dist") != "load":
+        return
     if FOLDER not in node.config.stash:
         folder = TemporaryDirectory(prefix="headwaiter-tests-")
         node.config.stash[FOLDER] = Path(folder.name)
@@ -109,6 +111,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return GroupScheduling(config, log)
+
+
+def ends_group(item: pytest.Item, following: pytest.Item | None, group: str) -> bool:
+    """Whether it is this worker's last test of the group. False where tests are not scheduled by groups."""
+    groups = [each.stash.get(GROUP, None) if each is not None else None for each in (item, following)]
+    return groups[0] == group != groups[1]
 
 
 def find_group(item: pytest.Item, *, is_large: bool) -> str | None:

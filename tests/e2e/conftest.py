@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from tests.e2e.server import Server, run_cli
 from tests.families import build
+from tests.parallel import SHARED_SERVER, ends_group
 from tests.quick import copy_home
 from tests.small_models import build_model
 from tests.waiting import WAIT_SECONDS
@@ -73,12 +74,12 @@ def home(
 ) -> Path:
     """A registry with one live version of several models; one is logged by the command line, the others by Python."""
     home = tmp_path_factory.mktemp("home")
+    settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
+    versions = Versions(settings)  # makes the database, as a copy
     folder = str(models["base"])
     options = ("--dtype", "float32", "--default", "pooling=mean")
     done = run_cli(home, "log", folder, "--task", "feature-extraction", "--name", "embedder", *options)
     assert done.stdout.strip() == "1", done
-    settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
-    versions = Versions(settings)
     versions.promote("embedder", "1", why="the first one")
     folders = [(name, models[kind], task, dtype) for name, kind, task, dtype in LOGGED if name != "embedder"]
     folders += [(task, family_folders[task], task, "float32") for task, _ in OF_TASKS]
@@ -89,12 +90,25 @@ def home(
     return home
 
 
+RUNNING = pytest.StashKey[Server]()
+"""The session's server."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
+    """End the session's server after its last test: with all of its models it takes a fifth of a core when idle."""
+    yield
+    if RUNNING in item.config.stash and ends_group(item, nextitem, SHARED_SERVER):
+        item.config.stash[RUNNING].stop()
+
+
 @pytest.fixture(scope="session")
-def server(home: Path) -> Iterator[Server]:
+def server(home: Path, pytestconfig: pytest.Config) -> Iterator[Server]:
     """One server with all of them and two front workers."""
     names = (*(name for name, *_ in LOGGED), *(task for task, _ in OF_TASKS), "chat")
     # no alias of these moves, and polling an embedded registry for many models takes processor time
     with Server(home, names, {"HEADWAITER_POLL_SECONDS": "60"}, ("--workers", "2")) as running:
+        pytestconfig.stash[RUNNING] = running
         yield running
 
 
