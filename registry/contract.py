@@ -27,7 +27,8 @@ class ImageSettings(msgspec.Struct, frozen=True, kw_only=True):
     resize: (height, width) in pixels, or (shortest edge,) with the aspect kept, or empty for no resizing. resample:
     Pillow's number of the filter. crop: (height, width), or empty. scale: what a pixel value is multiplied with.
     mean, std: of each channel; empty for no normalising. height, width: of the result. flips_channels: whether the
-    model reads blue, green, red; mean and std are in the model's order.
+    model reads blue, green, red; mean and std are in the model's order. whitens_transparent: whether a colour that the
+    file states to be transparent becomes white (`convert_to_rgb`, transformers 5.23); unset where it stays.
     """
 
     resize: tuple[int, ...]
@@ -39,6 +40,7 @@ class ImageSettings(msgspec.Struct, frozen=True, kw_only=True):
     height: int
     width: int
     flips_channels: bool = False
+    whitens_transparent: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 LANGUAGE = -1

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from registry.contract import ImageSettings, Processor
 from registry.errors import IncompleteArtifact
 
@@ -48,6 +50,7 @@ def describe_images(processor: Any) -> Processor:
         height=result[0],
         width=result[1],
         flips_channels=bool(getattr(processor, "do_flip_channel_order", False)),
+        whitens_transparent=True if getattr(processor, "do_convert_rgb", False) else msgspec.UNSET,
     )
     return Processor(
         class_name=type(processor).__name__,
@@ -110,14 +113,21 @@ def _values(processor: Any) -> tuple[float, tuple[float, ...], tuple[float, ...]
     again = bool(getattr(processor, "include_top", False))  # EfficientNet then divides a second time
     if not (normalises or offset or again):
         return scale, (), ()
-    mean, std = (_channels(values) for values in (processor.image_mean, processor.image_std))
+    mean, std = (_channels(name, getattr(processor, name)) for name in ("image_mean", "image_std"))
     first = std if normalises else (1.0,) * 3
     mean = tuple(offset + value for value in mean) if normalises else (offset,) * 3
     return scale, mean, tuple(one * other for one, other in zip(first, std, strict=True)) if again else first
 
 
-def _channels(values: Any) -> tuple[float, ...]:
-    return (float(values),) * 3 if isinstance(values, int | float) else tuple(map(float, values))
+def _channels(name: str, values: Any) -> tuple[float, ...]:
+    """A value for each of an image's three channels. Raises IncompleteArtifact for another number of them."""
+    found = (float(values),) * 3 if isinstance(values, int | float) else tuple(map(float, values))
+    if len(found) != 3:
+        raise IncompleteArtifact(
+            f"preprocessor_config.json: {name} has {len(found)} values, images are read in 3 channels: set it to one "
+            "number, or one for each channel"
+        )
+    return found
 
 
 def _kind(processor: Any) -> str:

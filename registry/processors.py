@@ -26,9 +26,9 @@ VOCABULARIES = (
 
 NO_FAST_FORM = (
     "has no fast form (tokenizer.json), and servers read no other: choose a checkpoint whose tokenizer has one, as "
-    "those of T5, mBART, NLLB and M2M100 for translation"
+    "those of T5, mBART, NLLB, M2M100 and Marian for translation"
 )
-"""What to do about MarianTokenizer, ByT5Tokenizer and others that transformers (5.23) has in Python only."""
+"""What to do about ByT5Tokenizer and others that transformers (5.23) has in Python only."""
 
 _PROBES = (
     "A short probe.",

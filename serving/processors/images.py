@@ -29,6 +29,8 @@ MAX_PIXELS = 50_000_000
 """An image of more pixels is refused by its header, before it is decoded. Untuned."""
 BYTES_OF_COLOUR, BYTES_OF_GREY = 4, 1
 """Of a pixel in Pillow's memory."""
+WHITENING_COPIES = 3
+"""Of a pixel while transparent ones become white: its bytes, what of them is the colour, and the result."""
 GREY_MODES = ("1", "L", "P")
 MAX_IMAGE_BYTES = BYTES_OF_COLOUR * MAX_PIXELS + 2**22
 """Memory of an image and its copies: converting, turning, resizing and cropping make one each. So an image of most
@@ -117,6 +119,7 @@ def memory_of(image: "Image", settings: ImageSettings) -> int:
     size_bytes = pixels * (BYTES_OF_GREY if image.mode in GREY_MODES else BYTES_OF_COLOUR)
     has_exif = image.format != "PNG" or "exif" in image.info  # else Pillow (12) would read the whole file for it
     copies = (image.mode != "RGB") + (has_exif and image.getexif().get(ORIENTATION, 1) != 1)
+    copies += WHITENING_COPIES * (settings.whitens_transparent is True and "transparency" in image.info)
     size_bytes += copies * pixels * BYTES_OF_COLOUR
     if settings.resize:
         width, height = _resized(image.size, settings.resize)
@@ -133,12 +136,26 @@ def shape(image: "Image", settings: ImageSettings) -> AnyArray:
     ImageOps.exif_transpose(image, in_place=True)  # which makes no copy of an image that is upright
     if image.mode != "RGB":
         image = image.convert("RGB")
+    if settings.whitens_transparent is True:
+        image = _whiten(image)
     if settings.resize:
         image = image.resize(_resized(image.size, settings.resize), resample=settings.resample)
     if settings.crop:
         image = _crop(image, *settings.crop)
     pixels = numpy.asarray(image, dtype=numpy.uint8).transpose(2, 0, 1)
     return numpy.ascontiguousarray(pixels[::-1] if settings.flips_channels else pixels)
+
+
+def _whiten(image: "Image") -> "Image":
+    """An RGB image whose transparent colour, where its file states one, is white: as laid on a white background."""
+    from PIL import Image
+
+    colour = image.info.get("transparency")
+    if not isinstance(colour, tuple):
+        return image
+    pixels = numpy.array(image)
+    pixels[(pixels == numpy.asarray(colour)).all(-1)] = 255
+    return Image.fromarray(pixels)
 
 
 def draw(width: int, height: int) -> str:

@@ -1,5 +1,6 @@
 """Every image processor gives the pixels that transformers gives, or is refused with the step that is not done."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from transformers.image_utils import load_image
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
 from registry.artifact import read_contract
@@ -112,6 +114,8 @@ def test_every_step_by_its_options(kind: str, options: dict[str, Any]) -> None:
         ("ViT", {"size": SQUARE, "do_pad": True, "pad_size": SQUARE}, "has do_pad"),
         ("Gemma3", {"size": SQUARE, "do_pan_and_scan": True}, "has do_pan_and_scan"),
         ("Bit", {"size": EDGE, "do_center_crop": False}, "size .* leaves images in different shapes"),
+        ("ViT", {"size": SQUARE, "image_mean": [0.5]}, "preprocessor_config.json: image_mean has 1 values"),
+        ("ViT", {"size": SQUARE, "image_std": [0.5] * 4}, "preprocessor_config.json: image_std has 4 values"),
         ("ViT", {"size": SQUARE, "do_resize": False}, "preprocessor_config.json: do_resize false leaves images in"),
         ("ViT", {"size": {"shortest_edge": 64, "longest_edge": 90}}, "longest_edge"),
     ],
@@ -119,6 +123,42 @@ def test_every_step_by_its_options(kind: str, options: dict[str, Any]) -> None:
 def test_a_step_that_is_not_done_is_named(kind: str, options: dict[str, Any], match: str) -> None:
     with pytest.raises(IncompleteArtifact, match=match):
         describe_images(getattr(transformers, f"{kind}ImageProcessorPil")(**options))
+
+
+def files_with_transparency() -> dict[str, Image.Image]:
+    """Images as their files are read, by kind."""
+    draw = numpy.random.default_rng(0)
+    colours = Image.fromarray(draw.integers(0, 8, (40, 60, 3), dtype=numpy.uint8) * 30)
+    alpha = Image.fromarray(draw.integers(0, 256, (40, 60), dtype=numpy.uint8))
+    palette = colours.convert("P")
+    files: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
+        "palette": (palette, "PNG", {"transparency": palette.getpixel((5, 5))}),
+        "palette with alpha": (palette, "PNG", {"transparency": bytes(range(256))}),
+        "gif": (palette, "GIF", {"transparency": palette.getpixel((5, 5))}),
+        "grey": (colours.convert("L"), "PNG", {"transparency": colours.convert("L").getpixel((5, 5))}),
+        "colour": (colours, "PNG", {"transparency": colours.getpixel((5, 5))}),
+        "alpha": (Image.merge("RGBA", (*colours.split(), alpha)), "PNG", {}),
+        "none": (colours, "PNG", {}),
+    }
+    found = {}
+    for kind, (image, form, options) in files.items():
+        file = BytesIO()
+        image.save(file, form, **options)
+        found[kind] = Image.open(BytesIO(file.getvalue()))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("converts", [True, False, None])
+def test_transparency_is_what_a_pipeline_makes_of_it(converts: bool | None) -> None:
+    processor = transformers.ViTImageProcessorPil(size=SQUARE, do_convert_rgb=converts)
+    contract = contract_of(processor)
+    settings = contract.processor.image
+    assert settings is not None
+    for kind, image in files_with_transparency().items():
+        expected = processor(images=load_image(image.copy()), return_tensors="np")["pixel_values"]
+        pixels = normalise(torch.from_numpy(shape(image, settings)[None]), contract, torch.float32).numpy()
+        numpy.testing.assert_allclose(pixels, expected, rtol=1e-5, atol=1e-5, err_msg=kind)
 
 
 @pytest.mark.parametrize("task", ["image-classification", "feature-extraction"])
