@@ -25,6 +25,7 @@ from serving.front.protocols.openai import OpenAI
 from serving.front.request_context import RequestContext
 from serving.front.webhook import Hooks
 from serving.runtime.audit import AuditLog
+from serving.tasks.base.body_values import check_values
 
 OPERATORS = (["metrics"],)
 """Routes that only operators may ask. What others hide from everybody else, they decide themselves."""
@@ -49,7 +50,7 @@ class Others:
 
     def __init__(self, inner: App, front: Front) -> None:
         self._inner = inner
-        self._max_body_bytes = front.settings.max_body_bytes
+        self._max_body_bytes, self._max_rows = front.settings.max_body_bytes, front.settings.max_rows
         self._admin_port = front.settings.admin_port
         self._pages: dict[str, Page] = {
             "metrics": (CONTENT_TYPE, MetricsPage(front).render),
@@ -74,6 +75,7 @@ class Others:
         """Let BentoML answer, once the body is there and within its bounds."""
         body = await read_body(scope, receive, self._max_body_bytes)
         if parts == ["predict"]:
+            check_values(body, self._max_rows)
             scope = bentoml.as_json(scope)
         await self._inner(scope, replay(body, receive), send)
 

@@ -40,7 +40,7 @@ class Embeddings:
     async def answer(self, model: str | None, exchange: Exchange) -> None:
         """Answer one request. `model` from the path overrides the body's."""
         settings = self._front.settings
-        fields = read_json(await exchange.body(settings.max_body_bytes))
+        fields = read_json(await exchange.body(settings.max_body_bytes), settings.max_rows)
         form = read_form(fields, EmbeddingForm)
         if _holds_ids(form.input):
             raise Unprocessable("input holds token ids: send text; the server tokenizes it itself", field="input")
