@@ -7,7 +7,7 @@ import msgspec
 import numpy
 
 from serving.errors import Unprocessable
-from serving.front.asgi import JSON, JsonObject, encode_json
+from serving.front.asgi import JSON, JsonObject, encode_answer, encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, headers_of
 from serving.front.protocols.forms import (
@@ -61,7 +61,7 @@ class Embeddings:
                     "the model's contract pools nothing, so a text has a vector for each token: pass "
                     '"pooling": "mean", or log the model with --default pooling=mean'
                 )
-            return msgspec.Raw(encode_json([_entry(index, vector, form) for index, vector in enumerate(vectors)]))
+            return msgspec.Raw(encode_answer([_entry(index, vector, form) for index, vector in enumerate(vectors)]))
 
         name, version = named_model(model or form.model)
         with renamed({"inputs": "input"}):
