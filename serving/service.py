@@ -13,7 +13,6 @@ import sys
 import threading
 import warnings
 from functools import cache, partial
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,6 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
 from registry.environment import InvalidSetting, settings_of
-from serving.errors import ServingError
-from serving.front.request_context import RequestContext
 from serving.runtime.exposure import bound_host, check_access, check_exposure
 from serving.runtime.logs import set_up_logging
 from serving.runtime.respawn import respawn_workers
@@ -33,10 +30,9 @@ from serving.runtime.run_folder import RUN_VARIABLE, claim
 from serving.runtime.server_process import end_process, end_with_server
 from serving.runtime.tls_files import TlsFiles
 from serving.settings import ServingSettings
-from serving.tasks.base.request import convert_request
 
 if TYPE_CHECKING:
-    from serving.front.front import Answer, Front
+    from serving.front.front import Front
 
 logger = logging.getLogger("headwaiter.manager")
 
@@ -185,19 +181,11 @@ class Headwaiter:
         ctx: bentoml.Context,
     ) -> Any:
         """Answer one input or a list of inputs with a model's live version, or with the version that is named."""
-        limit, context = front().settings.max_rows, RequestContext.read(ctx.request.headers.raw)
-        ctx.response.headers["x-request-id"] = context.request_id
-        try:
-            answer: Answer[object] = await front().answer(
-                model,
-                version,
-                lambda task: convert_request(inputs, parameters, task, limit),
-                protocol="bentoml",
-                context=context,
-            )
-        except ServingError as error:
-            raise _as_bentoml(error) from error
-        return answer.value
+        from serving.front.protocols.bentoml import PredictForm, predict
+
+        answer = await predict(front(), PredictForm(model, inputs, parameters, version), ctx.request.headers.raw)
+        ctx.response.status_code = answer.status_code  # BentoML writes this one
+        return answer
 
     async def __is_alive__(self) -> bool:
         return front().is_alive()
@@ -229,16 +217,12 @@ def _check_listener() -> str | None:
 
 def _settle_process() -> None:
     """Set this worker process' global state, once everything is imported."""
+    from serving.front.protocols.bentoml import quiet_refusals
+
     access = logging.getLogger("uvicorn.access")  # with handlers, uvicorn formats a line for each request
     access.handlers, access.propagate = [], False
+    quiet_refusals()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time needs no pool of threads
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # by Pillow; `images` refuses such images
     gc.collect()
     gc.freeze()  # imported objects stay: the collector need not scan them while requests are served
-
-
-def _as_bentoml(error: ServingError) -> BentoMLException:
-    """The same status and message in the exception that BentoML answers with."""
-    kind = type("HeadwaiterError", (BentoMLException,), {"error_code": HTTPStatus(error.status)})
-    exception: BentoMLException = kind(error.message)
-    return exception

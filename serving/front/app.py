@@ -13,10 +13,11 @@ from typing import Any, Protocol
 from monitoring.exposition import CONTENT_TYPE
 from serving.errors import ServingError, UnknownModel, WrongMethod
 from serving.front.access import current_visit
-from serving.front.asgi import App, JsonObject, Receive, Scope, Send, buffer_body, encode_json, refuse, respond
+from serving.front.asgi import App, JsonObject, Receive, Scope, Send, encode_json, read_body, refuse, replay, respond
 from serving.front.front import Front
 from serving.front.metrics_page import MetricsPage
 from serving.front.openapi.document import document
+from serving.front.protocols import bentoml
 from serving.front.protocols.huggingface import HuggingFace
 from serving.front.protocols.kserve import KServe
 from serving.front.protocols.mlflow import MLflowScoring
@@ -24,6 +25,7 @@ from serving.front.protocols.openai import OpenAI
 from serving.front.request_context import RequestContext
 from serving.front.webhook import Hooks
 from serving.runtime.audit import AuditLog
+from serving.tasks.base.body_values import check_values
 
 OPERATORS = (["metrics"],)
 """Routes that only operators may ask. What others hide from everybody else, they decide themselves."""
@@ -48,7 +50,7 @@ class Others:
 
     def __init__(self, inner: App, front: Front) -> None:
         self._inner = inner
-        self._max_body_bytes = front.settings.max_body_bytes
+        self._max_body_bytes, self._max_rows = front.settings.max_body_bytes, front.settings.max_rows
         self._admin_port = front.settings.admin_port
         self._pages: dict[str, Page] = {
             "metrics": (CONTENT_TYPE, MetricsPage(front).render),
@@ -61,7 +63,7 @@ class Others:
             raise UnknownModel(f"/metrics is at port {self._admin_port} (HEADWAITER_ADMIN_PORT)")
         page = self._pages.get(parts[0]) if len(parts) == 1 else None
         if page is None:
-            await self._inner(scope, await buffer_body(scope, receive, self._max_body_bytes), send)
+            await self._pass_on(parts, scope, receive, send)
             return
         if scope["method"] not in ("GET", "HEAD"):
             raise WrongMethod(scope["method"], "GET")
@@ -69,9 +71,17 @@ class Others:
         context = RequestContext.read(scope["headers"])
         await respond(send, 200, await render(), [(b"content-type", kind.encode()), context.header])
 
+    async def _pass_on(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
+        """Let BentoML answer, once the body is there and within its bounds."""
+        body = await read_body(scope, receive, self._max_body_bytes)
+        if parts == ["predict"]:
+            check_values(body, self._max_rows)
+            scope = bentoml.as_json(scope)
+        await self._inner(scope, replay(body, receive), send)
+
     def describe(self, error: ServingError) -> JsonObject:
         """In the form of BentoML's own errors."""
-        return {"error": error.message}
+        return bentoml.describe(error)
 
 
 class Watched:

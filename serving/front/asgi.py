@@ -62,11 +62,11 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         message = await receive()
 
 
-async def buffer_body(scope: Scope, receive: Receive, limit: int) -> Receive:
-    """Read the whole body for an app that has no limit of its own. The result gives the body in one message."""
-    body: bytes | None = await read_body(scope, receive, limit)
+def replay(read: bytes, receive: Receive) -> Receive:
+    """What an app receives after its body was read: the body in one message, then what `receive` gives."""
+    body: bytes | None = read
 
-    async def replay() -> MutableMapping[str, Any]:
+    async def again() -> MutableMapping[str, Any]:
         nonlocal body
         if body is None:
             return await receive()
@@ -74,7 +74,7 @@ async def buffer_body(scope: Scope, receive: Receive, limit: int) -> Receive:
         body = None
         return message
 
-    return replay
+    return again
 
 
 async def client_left(receive: Receive) -> None:

@@ -14,7 +14,7 @@ logger = logging.getLogger("headwaiter.front")
 
 
 class Certificate:
-    """The certificate of one front. uvicorn reads it first, and its connections bring the context of that here."""
+    """The certificate of one front. uvicorn reads it first, and its event loop brings the context of that here."""
 
     current: ClassVar["Certificate | None"] = None
     """Of this process, None without TLS."""
@@ -32,7 +32,7 @@ class Certificate:
             self.look()
 
     def adopt(self, context: ssl.SSLContext | None) -> None:
-        """Keep this context's certificate up to date. Each connection calls it before its handshake."""
+        """Keep this context's certificate up to date. Called before the first handshake."""
         if context is not None and context is not self._context:
             self._context = context
             self._renew()

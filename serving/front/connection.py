@@ -7,7 +7,6 @@ all connections; `fast_path` derives the connection that answers plain requests 
 
 import logging
 import re
-import select
 from asyncio import BaseTransport
 from typing import Any, ClassVar, Literal, cast
 
@@ -16,7 +15,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving.errors import HeadTooLarge, Malformed, Overloaded, ServingError, TooSlow
 from serving.front.asgi import encode_json
-from serving.front.certificate import Certificate
 from serving.front.connection_guard import (
     LINGER_SECONDS,
     MAX_HEAD_BYTES,
@@ -24,6 +22,7 @@ from serving.front.connection_guard import (
     MAX_PIPELINED,
     MIN_BYTES_PER_SECOND,
     ConnectionGuard,
+    has_unread,
 )
 
 PROBES = re.compile(rb"/(livez|readyz|metrics|ping|v2/health/(live|ready))/?(\?.*)?")
@@ -45,8 +44,6 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
-        if Certificate.current is not None:
-            Certificate.current.adopt(self.config.ssl)
         self.phase: Phase = "head"
         self._since = self._writes_since = 0.0
         self._passed = 0  # bytes of the body since `_since`
@@ -175,11 +172,7 @@ class Connection(HttpToolsProtocol):
     def has_unread(self) -> bool:
         """Whether its client has sent what was not read yet, because a flood of connections keeps the loop busy."""
         opened = self.transport.get_extra_info("socket")
-        if opened is None or opened.fileno() < 0:
-            return False
-        poll = select.poll()
-        poll.register(opened.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        return opened is not None and has_unread(opened.fileno())
 
     def drop(self) -> None:
         """Close it at once, with all that it has not sent."""

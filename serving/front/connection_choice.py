@@ -71,12 +71,15 @@ def choose_connection(protocol: "HuggingFace") -> "type[Connection] | None":
 
 
 def _install(kind: "type[Connection]") -> "type[Connection]":
-    from uvicorn.config import HTTP_PROTOCOLS
+    from uvicorn.config import HTTP_PROTOCOLS, LOOP_FACTORIES
 
-    if "auto" not in HTTP_PROTOCOLS:
-        raise RuntimeError("its table of protocols has no 'auto'")
+    from serving.front import handshakes
+
+    if "auto" not in HTTP_PROTOCOLS or "auto" not in LOOP_FACTORIES:
+        raise RuntimeError("its tables of protocols and of event loops have no 'auto'")
     check_uvicorn(kind)
     HTTP_PROTOCOLS["auto"] = f"{kind.__module__}:{kind.__name__}"
+    LOOP_FACTORIES["auto"] = f"{handshakes.__name__}:{handshakes.loop_factory.__name__}"
     return kind
 
 

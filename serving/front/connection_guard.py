@@ -7,6 +7,7 @@ request is parsed.
 import asyncio
 import logging
 import resource
+import select
 from contextlib import suppress
 from itertools import islice
 from operator import itemgetter
@@ -68,6 +69,15 @@ def raise_descriptor_limit(limits: ConnectionLimits) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):  # a system's own bound below the hard limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def has_unread(descriptor: int) -> bool:
+    """Whether a socket has data that was not read yet. descriptor: below 0 for one that is closed."""
+    if descriptor < 0:
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Guarded(Protocol):

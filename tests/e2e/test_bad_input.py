@@ -1,6 +1,5 @@
 """Bad input gets a clear error of its own, never a 500 or a traceback, and harms no neighbour."""
 
-import json
 from typing import Any
 
 import pytest
@@ -108,7 +107,8 @@ def test_a_compressed_body_is_refused_clearly(server: Server) -> None:
     assert "gzip" in answer.json()["error"]
 
 
-def test_the_predict_route_has_the_same_errors(server: Server) -> None:
+def test_the_predict_route_has_the_same_errors_and_logs_none(server: Server) -> None:
+    logged = len(server.log.read_text())
     for body, status in (
         ({"model": "sentiment", "inputs": ""}, 422),
         ({"model": "sentiment", "inputs": "word " * 300}, 422),
@@ -118,4 +118,7 @@ def test_the_predict_route_has_the_same_errors(server: Server) -> None:
         answer = server.http.post("/predict", json=body)
         assert answer.status_code == status, answer.text
         assert "Traceback" not in answer.text
-    assert json.loads(server.http.post("/predict", json={"model": "stars", "inputs": "a"}).text)
+    answer = server.http.post("/predict", json={"model": "stars", "inputs": "a"})
+    assert answer.json() == server.ask("stars", "a")
+    assert answer.headers["x-model-version"] == "1"
+    assert "Traceback" not in server.log.read_text()[logged:]

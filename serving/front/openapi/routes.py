@@ -12,6 +12,7 @@ from monitoring.exposition import CONTENT_TYPE
 from serving.front.openapi import kserve_shapes as kserve
 from serving.front.openapi import openai_shapes as openai
 from serving.front.openapi import shapes
+from serving.front.protocols.bentoml import PredictForm
 from serving.front.protocols.kserve import IndexForm, InferenceForm
 from serving.front.protocols.openai_completions import ChatForm, CompletionForm
 from serving.front.protocols.openai_embeddings import EmbeddingForm
@@ -71,7 +72,7 @@ KSERVE = Protocol("Open Inference Protocol", shapes.PlainError)
 MLFLOW = Protocol("MLflow scoring", shapes.MLflowError)
 WEBHOOKS = Protocol("MLflow webhooks", shapes.HuggingFaceError)
 PROMETHEUS = Protocol("Prometheus", shapes.HuggingFaceError)
-BENTOML = Protocol("BentoML", shapes.PlainError | list[shapes.PlainError])  # a list, as its handler of errors writes
+BENTOML = Protocol("BentoML", shapes.PlainError)
 
 OF_MODEL = (404, 503)
 """How a question about a model is refused."""
@@ -212,7 +213,7 @@ ROUTES: tuple[Route, ...] = (
         path="/predict",
         protocol=BENTOML,
         summary="A typed API",
-        body={JSON: Shaped((shapes.PredictForm,))},
+        body={JSON: Shaped((PredictForm,))},
         answer={JSON: Shaped((object,))},
         refusals=ASKED,
     ),

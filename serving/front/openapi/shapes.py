@@ -175,12 +175,3 @@ class Predictions(TypedDict):
     """One answer for each row."""
 
     predictions: list[object]
-
-
-class PredictForm(TypedDict):
-    """The arguments of BentoML's typed API."""
-
-    model: str
-    inputs: object
-    parameters: NotRequired[Record | None]
-    version: NotRequired[str | None]

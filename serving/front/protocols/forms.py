@@ -9,6 +9,7 @@ import msgspec
 
 from serving.errors import Malformed, ServingError, Unprocessable
 from serving.front.asgi import JsonObject
+from serving.tasks.base.body_values import check_values
 from serving.tasks.base.fields import without_nulls
 from serving.tasks.base.task import AnyTask
 
@@ -19,8 +20,9 @@ _OWN_FIELD = re.compile(r"\bparameters\.(\w+)|\b(inputs)\b")
 _OWN_HINT = re.compile(r'"parameters": \{("\w+": \w+)\}')
 
 
-def read_json(body: bytes) -> JsonObject:
-    """Decode a JSON object. Raises Malformed for anything else."""
+def read_json(body: bytes, max_rows: int = 0) -> JsonObject:
+    """Decode a JSON object. max_rows: of a request. Raises Malformed for other JSON, TooLarge for too many values."""
+    check_values(body, max_rows)
     try:
         found = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

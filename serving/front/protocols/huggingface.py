@@ -101,14 +101,15 @@ class HuggingFace(Protocol):
         """The answer of a POST that is no stream. disconnected: returns when the client has left. Never raises."""
         context = RequestContext.read(headers)
         try:
-            wants_stream, body = _take_stream(body)
+            wants_stream, body = _take_stream(body, self.front.settings.max_rows)
             return await self._whole(name, version, body, context, disconnected, wants_stream=wants_stream)
         except Exception as raised:  # the edge, as for every protocol
             error = as_error(raised, context)
             return refusal(error, context, encode_json(self.describe(error)))
 
     async def _predict(self, name: str, version: str | None, exchange: Exchange) -> None:
-        wants_stream, body = _take_stream(await exchange.body(self.front.settings.max_body_bytes))
+        settings = self.front.settings
+        wants_stream, body = _take_stream(await exchange.body(settings.max_body_bytes), settings.max_rows)
         if wants_stream:
             await self._stream(name, version, body, exchange)
             return
@@ -199,11 +200,11 @@ def _tokens(delta: TextDelta, last_id: int) -> list[JsonObject]:
     return found
 
 
-def _take_stream(body: bytes) -> tuple[bool, bytes]:
+def _take_stream(body: bytes, max_rows: int) -> tuple[bool, bytes]:
     """Whether a body asks for a stream, and the body without the field `stream`."""
     if b'"stream"' not in body:
         return False, body
-    fields = read_json(body)
+    fields = read_json(body, max_rows)
     if "stream" not in fields:
         return False, body
     wanted = fields.pop("stream")

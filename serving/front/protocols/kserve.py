@@ -184,7 +184,7 @@ class KServe(Protocol):
         settings = self.front.settings
         body = await exchange.body(settings.max_body_bytes)
         head, binary = split_body(body, exchange.header(HEADER_LENGTH))
-        form = read_form(read_json(head), InferenceForm)
+        form = read_form(read_json(head, settings.max_rows), InferenceForm)
         unknown = [wanted.name for wanted in form.outputs if wanted.name != "output"]
         if unknown:
             raise Unprocessable(f"outputs names {unknown[0]!r}: there is one output, 'output'")

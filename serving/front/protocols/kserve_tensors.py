@@ -14,7 +14,7 @@ import numpy
 from msgspec import Meta
 
 from serving.errors import Malformed, Unprocessable
-from serving.front.asgi import JsonObject, encode_json
+from serving.front.asgi import JsonObject, encode_answer, encode_json
 from serving.tasks.base.columns import TEXT_COLUMNS, lists_of, parts_of, to_inputs
 from serving.tasks.base.fields import drop_unsupported
 from serving.tasks.base.task import AnyTask
@@ -97,23 +97,27 @@ def take_inputs(columns: dict[str, list[object]], task: AnyTask) -> tuple[list[o
 
 
 def write_output(answers: Sequence[object], *, binary: bool) -> tuple[JsonObject, bytes]:
-    """The output tensor and its binary data: FP32 if the answers are vectors, else each answer as JSON in BYTES."""
+    """The output tensor and its binary data: FP32 if the answers are vectors, else each answer as JSON in BYTES.
+
+    Data in JSON is encoded here, answer by answer, because a list is encoded without letting other threads run.
+    """
     if answers and _is_numeric(answers[0]):
         try:
-            array = numpy.asarray(answers, dtype="<f4")
+            array = numpy.stack([numpy.asarray(answer, dtype="<f4") for answer in answers])
         except ValueError as error:
             raise Unprocessable(
                 "the answers differ in shape, so they make no tensor: send one input a request, or let them be pooled"
             ) from error
         head: JsonObject = {"name": "output", "datatype": "FP32", "shape": list(array.shape)}
         if not binary:
-            return head | {"data": array.ravel().tolist()}, b""
+            rows = [encode_json(row.tolist())[1:-1] for row in array.reshape(len(array), -1)]
+            return head | {"data": msgspec.Raw(b"[%b]" % b",".join(rows))}, b""
         data = array.tobytes()
     else:
         texts = [encode_json(answer) for answer in answers]
         head = {"name": "output", "datatype": "BYTES", "shape": [len(texts)]}
         if not binary:
-            return head | {"data": [text.decode() for text in texts]}, b""
+            return head | {"data": msgspec.Raw(encode_answer([text.decode() for text in texts]))}, b""
         data = b"".join(struct.pack("<I", len(text)) + text for text in texts)
     return head | {"parameters": {BINARY: len(data)}}, data
 

@@ -80,7 +80,7 @@ class CompletionRoute(ABC, Generic[FormType]):
 
     async def answer(self, model: str | None, exchange: Exchange) -> None:
         """Answer one request. `model` from the path overrides the body's."""
-        fields = read_json(await exchange.body(self._front.settings.max_body_bytes))
+        fields = read_json(await exchange.body(self._front.settings.max_body_bytes), self._front.settings.max_rows)
         with renamed(self.names):
             form = read_form(fields, self.form)
             drop_unsupported(fields, UNSUPPORTED)

@@ -7,7 +7,7 @@ import msgspec
 import numpy
 
 from serving.errors import Unprocessable
-from serving.front.asgi import JSON, JsonObject, encode_json
+from serving.front.asgi import JSON, JsonObject, encode_answer, encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, headers_of
 from serving.front.protocols.forms import (
@@ -40,7 +40,7 @@ class Embeddings:
     async def answer(self, model: str | None, exchange: Exchange) -> None:
         """Answer one request. `model` from the path overrides the body's."""
         settings = self._front.settings
-        fields = read_json(await exchange.body(settings.max_body_bytes))
+        fields = read_json(await exchange.body(settings.max_body_bytes), settings.max_rows)
         form = read_form(fields, EmbeddingForm)
         if _holds_ids(form.input):
             raise Unprocessable("input holds token ids: send text; the server tokenizes it itself", field="input")
@@ -61,7 +61,7 @@ class Embeddings:
                     "the model's contract pools nothing, so a text has a vector for each token: pass "
                     '"pooling": "mean", or log the model with --default pooling=mean'
                 )
-            return msgspec.Raw(encode_json([_entry(index, vector, form) for index, vector in enumerate(vectors)]))
+            return msgspec.Raw(encode_answer([_entry(index, vector, form) for index, vector in enumerate(vectors)]))
 
         name, version = named_model(model or form.model)
         with renamed({"inputs": "input"}):

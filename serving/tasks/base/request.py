@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from serving.errors import Malformed, TooLarge, Unprocessable
+from serving.tasks.base.body_values import check_values
 from serving.tasks.base.fields import drop_unsupported, without_nulls
 from serving.tasks.base.task import AnyTask
 
@@ -64,6 +65,7 @@ def parse_body(body: bytes, task: AnyTask, max_rows: int) -> Request:
     """
     if task.takes_files and body and body.lstrip()[:1] != b"{":
         return Request([body], False, task.parameters_type())
+    check_values(body, max_rows)
     try:
         try:
             form = _decoder(task).decode(body)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -41,9 +42,16 @@ async def other_app(scope: Any, receive: Any, send: Any) -> None:
 
 
 class Attacked:
-    """A server with these limits. keep_alive: seconds that a connection may be idle."""
+    """A server with these limits. keep_alive: seconds that a connection may be idle. tls: of a server with TLS."""
 
-    def __init__(self, front: Front, limits: ConnectionLimits, kind: type[Connection], keep_alive: float) -> None:
+    def __init__(
+        self,
+        front: Front,
+        limits: ConnectionLimits,
+        kind: type[Connection],
+        keep_alive: float,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         app = DataPlane(front, other_app)
         self.guard = ConnectionGuard(limits)
         made: Any = type("Made", (kind,), {"guard": self.guard, "front": front, "protocol": app.huggingface})
@@ -52,6 +60,7 @@ class Attacked:
         config.load()
         self.state = ServerState()
         self._connect = lambda: made(config=config, server_state=self.state, app_state={})
+        self._tls = tls
         self._clients: list[Client] = []
 
     @property
@@ -60,7 +69,7 @@ class Attacked:
         return len(self.state.connections)
 
     async def start(self) -> None:
-        self._listener = await asyncio.get_running_loop().create_server(self._connect, "127.0.0.1", 0)
+        self._listener = await asyncio.get_running_loop().create_server(self._connect, "127.0.0.1", 0, ssl=self._tls)
         self._port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -76,8 +85,9 @@ class Attacked:
             client.leave()
         await self.stop()
 
-    async def client(self) -> "Client":
-        self._clients.append(Client(*await asyncio.open_connection("127.0.0.1", self._port)))
+    async def client(self, **given: Any) -> "Client":
+        """given: what asyncio takes to open a connection."""
+        self._clients.append(Client(*await asyncio.open_connection("127.0.0.1", self._port, **given)))
         return self._clients[-1]
 
     async def ask(self, data: bytes) -> Answer:
@@ -139,7 +149,11 @@ class Client:
         self.writer.transport.abort()
 
 
-def attack(server: Callable[[], Attacked], work: Callable[[Attacked], Awaitable[None]]) -> None:
+def attack(
+    server: Callable[[], Attacked],
+    work: Callable[[Attacked], Awaitable[None]],
+    loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+) -> None:
     """Do `work` on a server in uvicorn's own event loop; afterwards nothing is counted there any more."""
 
     async def run() -> None:
@@ -151,7 +165,7 @@ def attack(server: Callable[[], Attacked], work: Callable[[Attacked], Awaitable[
             await asyncio.wait_for(attacked.leave(), WAIT_SECONDS)
         assert (attacked.guard.requests, attacked.guard.buffered_bytes) == (0, 0)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(run())
 
 

@@ -16,10 +16,12 @@ from serving.front.certificate import Certificate
 from serving.front.connection import Connection
 from serving.front.connection_guard import ConnectionGuard
 from serving.front.fast_path import FastConnection
+from serving.front.handshakes import ServerLoop
 from serving.runtime.tls_files import TlsFiles, check_tls
 from tests.authority import Authority, shown_name
 from tests.serving.front.attacked import PATIENT, other_app
 from tests.serving.front.local_front import MakeFront
+from tests.waiting import WAIT_SECONDS
 
 Shown = Callable[..., str]
 
@@ -30,9 +32,8 @@ class Served:
     def __init__(self, front: Any, kind: type[Connection], files: TlsFiles) -> None:
         self.certificate = Certificate(files)
         app = DataPlane(front, other_app)
-        made: Any = type(
-            "Made", (kind,), {"guard": ConnectionGuard(PATIENT), "front": front, "protocol": app.huggingface}
-        )
+        self.guard = ConnectionGuard(PATIENT)
+        made: Any = type("Made", (kind,), {"guard": self.guard, "front": front, "protocol": app.huggingface})
         options: dict[str, Any] = {"ssl_certfile": files.certificate, "ssl_keyfile": files.key}
         if files.client_authorities is not None:
             options |= {"ssl_ca_certs": str(files.client_authorities), "ssl_cert_reqs": int(ssl.CERT_REQUIRED)}
@@ -55,11 +56,13 @@ def served(request: Any, make_front: MakeFront, monkeypatch: pytest.MonkeyPatch)
             front.routing._is_ready = True
             server = Served(front, request.param, files)
             monkeypatch.setattr(Certificate, "current", server.certificate)
+            monkeypatch.setattr(Connection, "guard", server.guard, raising=False)
             address = await server.start()
             await work(server, lambda *client: asyncio.to_thread(shown_name, address, authority, *client))
             server.listener.close()
 
-        asyncio.run(asyncio.wait_for(within(), 60))
+        with asyncio.Runner(loop_factory=ServerLoop) as runner:
+            runner.run(asyncio.wait_for(within(), WAIT_SECONDS))
 
     return run
 

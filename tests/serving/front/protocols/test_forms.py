@@ -56,7 +56,7 @@ def test_errors_name_fields_as_the_client_wrote_them(message: str, told: str, fi
 
 def test_a_body_is_an_object_of_json() -> None:
     assert read_json(b'{"a": 1}') == {"a": 1}
-    for body in (b"", b"[]", b"{", b'{"a": "\xff"}', b'{"a": "\\ud800"}', b"[" * 100_000):
+    for body in (b"", b"[]", b"{", b'{"a": "\xff"}', b'{"a": "\\ud800"}', b"[" * 50_000):
         with pytest.raises(errors.Malformed):
             read_json(body)
 

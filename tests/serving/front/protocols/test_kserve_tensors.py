@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import Malformed, ServingError, Unprocessable
+from serving.front import asgi
+from serving.front.protocols import kserve_tensors
 from serving.front.protocols.kserve_tensors import (
     Tensor,
     output_form,
@@ -60,15 +62,33 @@ def test_vectors_are_one_tensor_of_numbers(rows: Any) -> None:
     assert (head["datatype"], head["shape"], head["parameters"]["binary_data_size"]) == ("FP32", shape, len(data))
     numpy.testing.assert_array_equal(numpy.frombuffer(data, dtype="<f4").reshape(shape), rows)
     head, data = write_output(rows, binary=False)
-    assert (numpy.reshape(head["data"], shape).tolist(), data) == (rows, b"")
+    assert (numpy.reshape(json.loads(bytes(head["data"])), shape).tolist(), data) == (rows, b"")
 
 
 def test_any_other_answer_is_json() -> None:
     answers = [{"answer": "naïf"}, [{"label": "a"}], []]
     head, _ = write_output(answers, binary=False)
     assert (head["datatype"], head["shape"]) == ("BYTES", [3])
-    assert [json.loads(text) for text in head["data"]] == answers
-    assert write_output(answers, binary=True)[1] == packed([text.encode() for text in head["data"]])
+    texts = json.loads(bytes(head["data"]))
+    assert [json.loads(text) for text in texts] == answers
+    assert write_output(answers, binary=True)[1] == packed([text.encode() for text in texts])
+
+
+@pytest.mark.parametrize("answers", [[[0.5] * 100] * 50, [[{"label": "a" * 100}]] * 50], ids=["numbers", "texts"])
+def test_no_more_than_an_answer_is_encoded_at_a_time(answers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def encode(value: Any) -> bytes:
+        found = json.dumps(value).encode()
+        sizes.append(len(found))
+        return found
+
+    for module in (asgi, kserve_tensors):
+        monkeypatch.setattr(module, "encode_json", encode)
+    head, _ = write_output(answers, binary=False)
+    assert len(json.loads(bytes(head["data"]))) in (50, 5000)
+    assert len(sizes) >= 50
+    assert max(sizes) < 1000
 
 
 def test_vectors_of_different_lengths_make_no_tensor() -> None:

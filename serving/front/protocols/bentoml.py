@@ -1,0 +1,75 @@
+"""The answers of `/predict`, BentoML's typed API: BentoML reads the body's form, and sends what is made here.
+
+A refusal is an answer, too. BentoML would log a traceback for each exception, and leave out `Retry-After`.
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from serving.errors import ServingError
+from serving.front.asgi import JSON, Header, JsonObject, Scope, encode_answer, encode_json, refusal
+from serving.front.front import Front
+from serving.front.protocols.base import as_error, headers_of
+from serving.front.request_context import RequestContext
+from serving.tasks.base.request import convert_request
+
+
+class PredictForm(msgspec.Struct, frozen=True):
+    """The body of `/predict`. inputs, parameters: as at `/models/{name}`."""
+
+    model: str
+    inputs: Any
+    parameters: dict[str, Any] | None = None
+    version: str | None = None
+
+
+class InvalidForms(logging.Filter):
+    """Drops the tracebacks of bodies that are not of the form, which BentoML answers with 400 and the rule."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged."""
+        return not (record.exc_info and isinstance(record.exc_info[1], ValidationError))
+
+
+def quiet_refusals() -> None:
+    """Let BentoML log nothing for a body that is not of the form. To be called once in a process."""
+    logging.getLogger("bentoml._internal.server.http_app").addFilter(InvalidForms())
+
+
+def as_json(scope: Scope) -> Scope:
+    """The request as one of JSON, whatever its content-type says, as on other routes.
+
+    BentoML would read forms, and answer 500 to those that are broken.
+    """
+    others = [header for header in scope["headers"] if header[0] != b"content-type"]
+    return {**scope, "headers": [*others, JSON]}
+
+
+def describe(error: ServingError) -> JsonObject:
+    """The body of an error."""
+    return {"error": error.message}
+
+
+async def predict(front: Front, form: PredictForm, headers: Iterable[Header]) -> Response:
+    """The answer to a request, or its refusal. Never raises."""
+    context, limit = RequestContext.read(headers), front.settings.max_rows
+    try:
+        answer = await front.answer(
+            form.model,
+            form.version,
+            lambda task: convert_request(form.inputs, form.parameters, task, limit),
+            protocol="bentoml",
+            write=encode_answer,
+            context=context,
+        )
+    except Exception as raised:  # the edge, as for every protocol
+        error = as_error(raised, context)
+        status, body, found = refusal(error, context, encode_json(describe(error)))
+    else:
+        status, body, found = 200, answer.value, [JSON, *headers_of(answer), context.header]
+    return Response(body, status, {name.decode(): value.decode() for name, value in found})
