@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import psutil
 import pytest
 
+from registry.artifact import read_contract
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
 from serving.manager import prestart
@@ -411,6 +411,22 @@ def test_what_was_last_live_is_wanted(tmp_path: Path) -> None:
         last.remember(Reference.parse(name), version)
     cache = settings.registry.cache
     assert sorted(find_wanted(settings)) == [cache / ("1" * 64), cache / ("2" * 64)]
-    assert find_wanted(replace(settings, models=(Reference.parse("two"), Reference.parse("four")))) == [
-        cache / ("2" * 64)
-    ]
+    some = msgspec.structs.replace(settings, models=(Reference.parse("two"), Reference.parse("four")))
+    assert find_wanted(some) == [cache / ("2" * 64)]
+
+
+def test_an_engine_keeps_its_graph_and_the_next_one_is_ready_without_the_weights(run: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    root = shutil.copytree(ARTIFACT, cache / read_contract(ARTIFACT).digest)
+    order = msgspec.structs.replace(make_order(run, 21, root), cache=str(cache))
+    first = EngineProcess(order)
+    first.start()
+    wait_until(lambda: first.poll(time.monotonic()) == "ready", "it answers")
+    wait_until(lambda: any(root.glob("graphs/*.json")), "it has kept its graph")
+    end(first)
+    (root / "model" / "model.safetensors").unlink()  # which nobody needs who has the graph
+    again = EngineProcess(msgspec.structs.replace(order, report=make_order(run, 22).report))
+    again.start()
+    wait_until(lambda: again.poll(time.monotonic()) == "ready", "it answers")
+    assert msgspec.structs.replace(again.report, pid=first.report.pid) == first.report
+    end(again)
