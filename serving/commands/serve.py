@@ -53,7 +53,7 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, inse
     Every setting is a HEADWAITER_* variable, too; a flag wins.
     """
     from serving.commands.load_progress import watch_loading
-    from serving.manager.prestart import start_template
+    from serving.manager.prestart import find_wanted, start_template
 
     for field, value in given.items():
         if value is not None:
@@ -86,7 +86,7 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, inse
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: it would keep a thread for each core of the machine
     os.environ["PYTHONPATH"], os.environ["PYTHONSAFEPATH"] = python_path(), "1"
     with suppress(OSError):  # it is only sooner
-        start_template(run.path)
+        start_template(run.path, find_wanted(settings))
     with suppress(OSError):  # it is only shown
         watch_loading(run.path)
     options = ["--host", host, "--port", str(port), "--working-dir", str(run.path)]

@@ -1,6 +1,5 @@
 """An engine's process, `python -m serving.engine ORDER` or forked by the template: load, report, serve."""
 
-import gc
 import logging
 import os
 import signal
@@ -9,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +15,10 @@ import msgspec
 import zmq
 
 from registry.errors import DigestMismatch, UnsafeArtifact
-from registry.imports import without_collector
 from registry.redaction import describe_error
+from serving.engine.large_modules import WITH_TORCH, WITH_TRANSFORMERS, import_modules
 from serving.runtime.logs import set_up_logging
-from serving.runtime.priority import OomScore, lower_process_priority, run_at_low_priority
+from serving.runtime.priority import OomScore, lower_priority, lower_process_priority, run_at_low_priority
 from serving.runtime.run_folder import RUN_VARIABLE
 from serving.runtime.server_process import LOOK_SECONDS, ServerProcess
 from serving.wire.atomic_file import write_report
@@ -34,8 +32,6 @@ logger = logging.getLogger("headwaiter.engine")
 
 MAX_STOP_SECONDS = 30.0
 """How long an engine without a server may take to answer its accepted rows."""
-LARGE_MODULES = ("serving.engine.loading", "transformers.modeling_utils", "transformers.models.auto")
-"""Modules that every engine needs and that take seconds to import."""
 
 
 class Lease:
@@ -63,21 +59,24 @@ class Lease:
         os._exit(0)
 
 
-def import_large_modules() -> None:
-    """Import LARGE_MODULES with the garbage collector off, and exempt them from later collections."""
-    with without_collector():
-        for module in LARGE_MODULES:
-            import_module(module)
-        gc.freeze()
-
-
 def _load(order: EngineOrder) -> "Loaded":
-    import_large_modules()
-    from serving.engine.loading import load_engine
-    from serving.engine.process_state import prepare_process
+    import_modules(WITH_TORCH)
+    from serving.engine.loading import load_engine, load_kept
+    from serving.engine.process_state import prepare_graphs, prepare_process
 
-    prepare_process()
-    return load_engine(order)
+    prepare_graphs()
+    loaded = load_kept(order)
+    if loaded is None:
+        import_modules(WITH_TRANSFORMERS)
+        prepare_process()
+        loaded = load_engine(order)
+    return loaded
+
+
+def keep_graph(keep: Callable[[], None]) -> None:
+    """Call `keep` in this thread, which gets a low priority."""
+    lower_priority()
+    keep()
 
 
 def listen(context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> "zmq.Socket[bytes]":
@@ -132,6 +131,8 @@ def main(path: str, oom_score: OomScore | None = None) -> None:
         lower_process_priority()
     oom_score.become("serving")
     write_report(report, loaded.report)
+    if loaded.keep is not None:
+        threading.Thread(target=keep_graph, args=(loaded.keep,), name="headwaiter-keep", daemon=True).start()
     try:
         engine.run()
     except Exception as error:  # it is replaced, and the fronts send the rows that it has to its successor

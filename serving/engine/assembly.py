@@ -1,29 +1,29 @@
-"""Which model, optimisation and engine loop a task gets. The only module that asks whether a task generates."""
+"""Which model, optimisation and engine loop a task gets. The only module that asks whether a task generates.
+
+Modules that need transformers are imported by the functions that need them: a kept graph runs without it.
+"""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 
 from registry.contract import Contract
-from serving.engine.batch_invariance import prove_batching
 from serving.engine.engine import Engine
-from serving.engine.generation.engine import GenerationEngine
-from serving.engine.generation.model import GenerationModel
-from serving.engine.generation.verification import choose_steps
 from serving.engine.measurements import Measurements
 from serving.engine.model import Model
-from serving.engine.optimize import optimize
-from serving.engine.probe_lengths import probe_lengths
 from serving.tasks import get_task
 
 if TYPE_CHECKING:
     import zmq
 
     from serving.engine.batching.cost import Cost
+    from serving.engine.generation.engine import GenerationEngine
+    from serving.engine.generation.model import GenerationModel
     from serving.engine.heart import Heart
     from serving.engine.meter import EngineMeter
+    from serving.engine.optimizations.execution_form import ExecutionForm
     from serving.engine.parallel import ForwardPool
 
 
@@ -36,9 +36,14 @@ def make_model(
     cache_bytes: int = 0,
     prepacks: bool = True,
     measurements: Measurements | None = None,
+    form: "ExecutionForm | None" = None,
 ) -> Model:
     """The model of the artifact at `root`; arguments and errors as of `Model`. Blocks."""
-    kind = GenerationModel if get_task(contract.task).generates else Model
+    kind = Model
+    if get_task(contract.task).generates:
+        from serving.engine.generation.model import GenerationModel
+
+        kind = GenerationModel
     return kind(
         root,
         contract,
@@ -47,15 +52,24 @@ def make_model(
         cache_bytes=cache_bytes,
         prepacks=prepacks,
         measurements=measurements,
+        form=form,
     )
 
 
 def prove(model: Model) -> None:
     """Find which rows may share a forward pass, see `batch_invariance`. Blocks; raises ContractError or EngineError."""
-    if isinstance(model, GenerationModel):
+    from serving.engine.batch_invariance import prove_batching
+    from serving.engine.probe_lengths import probe_lengths
+
+    if is_generating(model):
         model.form = replace(model.form, batching=model.prove_company(sorted(set(probe_lengths(model)))))
     else:
         prove_batching(model)
+
+
+def is_generating(model: Model) -> "TypeGuard[GenerationModel]":
+    """Whether the model's task generates."""
+    return model.task.generates
 
 
 @torch.inference_mode()
@@ -64,10 +78,14 @@ def optimize_model(model: Model) -> None:
 
     Raises as `prove`.
     """
+    from serving.engine.optimize import optimize
+
     prove(model)
     if model.is_restored:
         return
-    if isinstance(model, GenerationModel):
+    if is_generating(model):
+        from serving.engine.generation.verification import choose_steps
+
         decoder, longest = model.scheduler.decoder, model.contract.max_tokens
         choose_steps(decoder, model.contract.processor.vocabulary, longest, model.note)
         decoder.max_width = longest if model.form.is_bucketed else 0
@@ -83,13 +101,15 @@ def make_engine(
     meter: "EngineMeter",
     pool: "ForwardPool | None" = None,
     heart: "Heart | None" = None,
-) -> Engine | GenerationEngine:
+) -> "Engine | GenerationEngine":
     """The loop that serves the model. pool: of a model whose forward passes run side by side. heart: as of `Engine`."""
-    if isinstance(model, GenerationModel):
+    if is_generating(model):
+        from serving.engine.generation.engine import GenerationEngine
+
         return GenerationEngine(model.scheduler, socket, meter, cost, heart)
     return Engine(model, cost, socket, meter, pool, heart)
 
 
 def yields_cores(model: Model) -> bool:
     """Whether its engine runs at low priority: a text takes all cores for seconds, which the fronts need meanwhile."""
-    return isinstance(model, GenerationModel) and model.device.type == "cpu"
+    return model.task.generates and model.device.type == "cpu"

@@ -1,25 +1,34 @@
 """From an order to a model that is loaded, checked, optimised and measured: everything before an engine serves."""
 
+import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import torch
 
 from registry.artifact import read_contract
 from registry.cache_folder import hold
+from registry.contract import Contract
 from registry.errors import DigestMismatch
+from registry.redaction import describe_error
 from serving.engine.assembly import optimize_model, yields_cores
 from serving.engine.batching.cost import Cost
+from serving.engine.kept_graph import discard, graph_path, has_graph, is_keepable, keep_graph, load_graph
 from serving.engine.measurements import Measurements, entry_path
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model, choose_device, choose_dtypes
+from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.parallel import CpuPlan, ForwardPool, make_pool
 from serving.engine.predictor import Predictor
 from serving.engine.warmup import choose_cpu_plan, measure_cost
 from serving.errors import EngineError
 from serving.wire.engine_orders import EngineOrder, EngineReport
+
+logger = logging.getLogger("headwaiter.engine")
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class Loaded:
     """A loaded model and how its engine runs it.
 
     pool: runs forward passes side by side; None where one runs at a time. yields_cores: whether the engine runs at low
-    priority.
+    priority. keep: keeps the graph for later engines, once this one serves; None where it cannot be, or is kept.
     """
 
     model: Model
@@ -36,6 +45,33 @@ class Loaded:
     meter: EngineMeter
     report: EngineReport
     yields_cores: bool
+    keep: Callable[[], None] | None = None
+
+
+def load_kept(order: EngineOrder) -> Loaded | None:
+    """Load the graph that an engine kept of this version, without transformers. Blocks.
+
+    None where there is none for this machine and these settings, or it does not answer the contract's example as
+    recorded: then `load_engine` loads the artifact. Raises ArtifactError where the artifact cannot be read.
+    """
+    source = _Source.open(order)
+    for dtype in source.dtypes():
+        path = source.graph(dtype)
+        kept = load_graph(path, order.dtype, dtype) if path is not None else None
+        if path is None or kept is None:
+            continue
+        try:
+            predictor = source.load(dtype, kept.form)
+            difference = predictor.find_difference()
+        except Exception as error:  # whatever it is; where the artifact is at fault, `load_engine` raises it, too
+            difference = describe_error(error)
+        if difference is None:
+            predictor.model.notes += kept.notes
+            torch.set_num_threads(source.threads)
+            return _finish(source, predictor.model, kept.dtype_note)
+        logger.warning("the kept graph is not used, as it does not answer the contract's example: %s", difference)
+        discard(path)
+    return None
 
 
 def load_engine(order: EngineOrder) -> Loaded:
@@ -43,48 +79,104 @@ def load_engine(order: EngineOrder) -> Loaded:
 
     Raises EngineError where no dtype does, HeadError or ArtifactError where the artifact cannot be loaded.
     """
-    threads = order.threads or torch.get_num_threads()
-    if order.low_priority:
-        torch.set_num_threads(1)
-    root = Path(order.root)
-    hold(root)
-    contract = read_contract(root)
-    if order.digest and contract.digest != order.digest:
-        raise DigestMismatch(f"MLmodel in {root} is not the one that was fetched: somebody changed it since")
-    device = choose_device(order.device)
+    source = _Source.open(order)
     notes = []
-    for dtype in choose_dtypes(device, contract.dtype, order.dtype):
-        path = entry_path(order.cache, root, contract, device=device, dtype=dtype, threads=threads)
-        measurements = Measurements(path, is_quiet=not order.low_priority)
-        predictor = Predictor(
-            root, contract, device=device, dtype=dtype, cache_bytes=order.cache_bytes, measurements=measurements
-        )
+    for dtype in source.dtypes():
+        predictor = source.load(dtype)
         difference = predictor.find_difference()
         if difference is None:
             break
         notes.append(f"{dtype} is not used: the contract's example came out otherwise: {difference}")
     else:
         raise EngineError("; ".join(notes))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(source.threads)
     optimize_model(predictor.model)
-    plan, cost = measure(predictor.model)
+    loaded = _finish(source, predictor.model, "; ".join(notes))
+    path = source.graph(dtype)
+    if path is None or not is_keepable(predictor.model):
+        return loaded
+    return replace(loaded, keep=partial(keep_graph, path, predictor.model, order.dtype, loaded.report.dtype_note))
+
+
+def finds_kept(order: EngineOrder) -> bool:
+    """Whether `load_kept` is going to find a graph. Runs no tensor operation, initialises no CUDA. Raises as it."""
+    source = _Source.open(order, holds=False)
+    if source.device != "cpu":  # asking a GPU for its dtypes would initialise CUDA
+        return False
+    return any(has_graph(source.graph(dtype), order.dtype) for dtype in source.dtypes())
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What an order says to load. threads: the most of a forward pass."""
+
+    order: EngineOrder
+    root: Path
+    contract: Contract
+    device: str
+    threads: int
+
+    @classmethod
+    def open(cls, order: EngineOrder, *, holds: bool = True) -> Self:
+        """holds: keep the artifact in the cache until this process ends. Raises DigestMismatch, as `read_contract`."""
+        threads = order.threads or torch.get_num_threads()
+        root = Path(order.root)
+        if holds:
+            hold(root)
+        contract = read_contract(root)
+        if order.digest and contract.digest != order.digest:
+            raise DigestMismatch(f"MLmodel in {root} is not the one that was fetched: somebody changed it since")
+        return cls(order, root, contract, choose_device(order.device), threads)
+
+    def dtypes(self) -> tuple[str, ...]:
+        """The dtypes to try, best first."""
+        return choose_dtypes(self.device, self.contract.dtype, self.order.dtype)
+
+    def entry(self, dtype: str) -> Path | None:
+        """Where measurements are kept."""
+        return entry_path(
+            self.order.cache, self.root, self.contract, device=self.device, dtype=dtype, threads=self.threads
+        )
+
+    def graph(self, dtype: str) -> Path | None:
+        """Where the graph is kept; None where none may be."""
+        return graph_path(self.order.cache, self.root, self.entry(dtype)) if self.device == "cpu" else None
+
+    def load(self, dtype: str, form: ExecutionForm | None = None) -> Predictor:
+        """The model in this dtype; form: a kept one that runs it. Sets torch's threads where loading yields."""
+        if self.order.low_priority:
+            torch.set_num_threads(1)
+        return Predictor(
+            self.root,
+            self.contract,
+            device=self.device,
+            dtype=dtype,
+            cache_bytes=self.order.cache_bytes,
+            measurements=Measurements(self.entry(dtype), is_quiet=not self.order.low_priority),
+            form=form,
+        )
+
+
+def _finish(source: _Source, model: Model, dtype_note: str) -> Loaded:
+    """The loaded model with its plan and cost, and the report of it. Blocks where it measures."""
+    order, contract, device = source.order, source.contract, source.device
+    plan, cost = measure(model)
     report = EngineReport(
         pid=os.getpid(),
         state="ready",
         device=device,
-        dtype=dtype,
-        dtype_note="; ".join(notes),
-        execution=predictor.model.form.describe(),
-        batching=predictor.model.form.batching,
-        notes=(*contract.notes, *predictor.model.notes),
+        dtype=model.dtype,
+        dtype_note=dtype_note,
+        execution=model.form.describe(),
+        batching=model.form.batching,
+        notes=(*contract.notes, *model.notes),
         split=f"{plan.passes} × {plan.threads}" if device == "cpu" else "",
         budget_tokens=cost.budget_tokens,
         tokens_per_second=cost.tokens_per_second * plan.passes,
         device_bytes=torch.cuda.memory_reserved(device) if device.startswith("cuda") else 0,
     )
-    meter = EngineMeter(order.model, order.version, contract.task, partial(device_bytes, predictor.model.device))
-    pool = make_pool(predictor.model, plan)
-    return Loaded(predictor.model, pool, cost, meter, report, yields_cores(predictor.model))
+    meter = EngineMeter(order.model, order.version, contract.task, partial(device_bytes, model.device))
+    return Loaded(model, make_pool(model, plan), cost, meter, report, yields_cores(model))
 
 
 def measure(model: Model) -> tuple[CpuPlan, Cost]:

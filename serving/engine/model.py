@@ -8,12 +8,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import numpy
 import torch
-from transformers.modeling_utils import PreTrainedModel
 
 from registry.checks import load_model
 from registry.contract import Contract
@@ -24,12 +23,14 @@ from serving.engine.measurements import Measurements
 from serving.engine.module_state import Change, ModuleState
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.packing import has_bucket_sizes, pack_rows
-from serving.engine.optimizations.prepacked_weights import prepack_weights
 from serving.engine.optimizations.torch_private import multiplies_bfloat16
 from serving.engine.vector_layers import load_layers
 from serving.tasks import get_task
 from serving.tasks.base.task import AnyTask, Batch, upload
 from serving.wire.messages import AnyArray, Row, RowArrays
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -76,11 +77,13 @@ class Model:
         cache_bytes: int = 0,
         prepacks: bool = True,
         measurements: Measurements | None = None,
+        form: ExecutionForm | None = None,
     ) -> None:
         """root: the artifact's folder, verified. cache_bytes: of a generating task's key-value cache, 0 for a default.
 
         prepacks: whether weights are prepacked where that is faster; finding out takes as long as many forward passes.
-        measurements: what is known of that; None to measure all.
+        measurements: what is known of that; None to measure all. form: one that was kept, which needs neither weights
+        nor transformers.
         Blocks while weights are read. Raises HeadError or ArtifactError.
         """
         self.task: AnyTask = get_task(contract.task)
@@ -95,21 +98,22 @@ class Model:
         if problem is not None:
             raise ContractError(problem)
         folder = root / MODEL_FOLDER
-        module = load_model(folder, contract.task, dtype=dtype).to(self.device)
-        self.task.prepare(module, contract)
         self.layers = load_layers(folder, contract.layers, self.device)
-        self.form = ExecutionForm(module)
         self.served = self.task.serve(folder, contract)
         self._is_cuda = self.device.type == "cuda"
+        if form is not None:
+            self.form = form
+            return
+        module = load_model(folder, contract.task, dtype=dtype).to(self.device)
+        self.task.prepare(module, contract)
+        self.form = ExecutionForm(module)
         self._watch()  # before any other forward pass
         prepacks = prepacks and not self.is_restored  # what is restored would lose its packed weights
-        known = self.measurements
-        is_prepacked = prepacks and prepack_weights(module, self._try_out, self.note, measurements=known) > 0
-        is_onednn = is_prepacked or dtype != "float32"
+        is_onednn = (prepacks and self._prepack(module)) or dtype != "float32"
         self.form = ExecutionForm(module, is_bucketed=is_onednn and not self._is_cuda)
 
     @property
-    def module(self) -> PreTrainedModel:
+    def module(self) -> "PreTrainedModel":
         """The module that runs a forward pass."""
         return self.form.module
 
@@ -213,6 +217,12 @@ class Model:
         changes = [change for change in state.changes() if change.is_setting]
         if changes:
             self.restore_always(state, changes)
+
+    def _prepack(self, module: "PreTrainedModel") -> bool:
+        """Prepack the weights of layers that are faster so, if there are any."""
+        from serving.engine.optimizations.prepacked_weights import prepack_weights  # with transformers
+
+        return prepack_weights(module, self._try_out, self.note, measurements=self.measurements) > 0
 
     def _try_out(self) -> None:
         lengths = (1, min(3, self.contract.max_tokens))

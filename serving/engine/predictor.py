@@ -13,11 +13,14 @@ import msgspec
 from registry.artifact import read_contract
 from registry.contract import Baseline, Batching, Contract
 from registry.errors import UnreadableArtifact
-from registry.verified import open_verified
+from registry.layout import MODEL_FOLDER
+from registry.sentence_folder import WEIGHTS
+from registry.verified import is_weights, open_verified
 from serving.engine.answer_check import find_difference
 from serving.engine.assembly import make_model, prove
 from serving.engine.baseline import BaselineCount
 from serving.engine.measurements import Measurements
+from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.row_limit import find_row_limit
 from serving.errors import Failed
 from serving.tasks.base.example import fit_example
@@ -37,13 +40,17 @@ class Predictor:
         cache_bytes: int = 0,
         prepacks: bool = True,
         measurements: Measurements | None = None,
+        form: ExecutionForm | None = None,
     ) -> None:
         """Arguments and errors as of `Model`. contract: the artifact's own if None. Blocks.
 
         Raises DigestMismatch or UnsafeArtifact for files that are not those of the contract.
         """
         self.contract = contract or read_contract(root)
-        with open_verified(root, self.contract.files) as folder:
+        layers = {f"{MODEL_FOLDER}/{layer.folder}/{WEIGHTS}" for layer in self.contract.layers}
+        with open_verified(
+            root, self.contract.files, lambda name: form is None or name in layers or not is_weights(name)
+        ) as folder:
             self.model = make_model(
                 folder,
                 self.contract,
@@ -52,6 +59,7 @@ class Predictor:
                 cache_bytes=cache_bytes,
                 prepacks=prepacks,
                 measurements=measurements,
+                form=form,
             )
         self._served = self.model.served
 

@@ -1,7 +1,11 @@
 """Process-global state of torch and transformers. Only a process's entry point sets it."""
 
-from serving.engine.optimizations.attention import register_attention
 from serving.engine.optimizations.torch_private import disable_profiling_executor
+
+
+def prepare_graphs() -> None:
+    """Set TorchScript's executor, as graphs rely on it; a second call changes nothing."""
+    disable_profiling_executor()
 
 
 def prepare_process() -> None:
@@ -9,5 +13,7 @@ def prepare_process() -> None:
 
     Call it before a model is optimised; a second call changes nothing.
     """
+    from serving.engine.optimizations.attention import register_attention  # with transformers
+
     register_attention()
-    disable_profiling_executor()
+    prepare_graphs()

@@ -14,20 +14,28 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from registry.artifact import read_contract
-from registry.imports import without_collector
-from serving.engine.__main__ import import_large_modules
 from serving.engine.__main__ import main as run_engine
+from serving.engine.large_modules import WITH_TORCH, WITH_TRANSFORMERS, import_modules
 from serving.runtime.command_line import fits_command_line, show_command_line
 from serving.runtime.logs import set_up_logging
 from serving.runtime.priority import OomScore, run_at_low_priority
 from serving.runtime.server_process import LOOK_SECONDS, ServerProcess
-from serving.wire.engine_orders import MAX_REQUEST_BYTES, EngineOrder, ForkReply, ForkRequest, read_report
+from serving.wire.engine_orders import (
+    MAX_REQUEST_BYTES,
+    WANTED_FILE,
+    EngineOrder,
+    ForkReply,
+    ForkRequest,
+    WantedVersions,
+    read_report,
+)
 
 logger = logging.getLogger("headwaiter.template")
 
@@ -111,7 +119,7 @@ class Template:
 
     def _fork(self, request: ForkRequest, link: socket.socket, output: list[int]) -> str | None:
         """Fork the engine; returns as `_answer`. output: descriptors of its standard output and error."""
-        import_family(Path(request.order))
+        self._import_for(Path(request.order))
         check_forkable()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -123,6 +131,25 @@ class Template:
         self._engines[pid] = link
         tell(link, ForkReply(pid=pid))
         return None
+
+    def _import_for(self, path: Path) -> None:
+        """Import what the engine of the order in the file `path` needs, so that later engines have it, too.
+
+        An engine with a kept graph needs torch alone. What cannot be read or imported is the engine's to report.
+        """
+        from serving.engine.loading import finds_kept
+
+        with suppress(Exception):
+            order = msgspec.json.decode(path.read_bytes(), type=EngineOrder)
+            if not finds_kept(order):
+                self.import_modules(lambda: import_with_family([Path(order.root)]))
+
+    def import_modules(self, work: Callable[[], None]) -> None:
+        """Import by `work`, at low priority while an engine answers, which imports may not starve."""
+        if is_serving(self._folder):
+            run_at_low_priority(work)
+        else:
+            work()
 
     def _fits(self, request: ForkRequest) -> bool:
         """Whether the engine's environment and command line are possible in a forked process."""
@@ -215,21 +242,41 @@ def count_threads() -> int:
     return sum(1 for _ in Path("/proc/self/task").iterdir())
 
 
-def import_family(order: Path) -> None:
-    """Import the module of the order's model class, so that this engine and later ones of its family have it.
-
-    What cannot be read or imported is the engine's to report.
-    """
+def import_with_family(roots: Sequence[Path]) -> None:
+    """Import transformers, and the modules of the model classes of these artifacts."""
+    import_modules(WITH_TRANSFORMERS)
     import transformers
 
-    with suppress(Exception), without_collector():
-        root = msgspec.json.decode(order.read_bytes(), type=EngineOrder).root
-        getattr(transformers, read_contract(Path(root)).model_class)
-        gc.freeze()
+    for root in roots:
+        with suppress(Exception):  # what cannot be read or imported is the engine's to report
+            model_class = read_contract(root).model_class
+            import_modules([getattr(transformers, model_class).__module__])
+
+
+def import_wanted(folder: Path) -> None:
+    """Import torch, and ahead of the first order what engines are going to need besides.
+
+    Transformers is left out where every artifact that is wanted has a kept graph. folder: of the orders.
+    """
+    import_modules(WITH_TORCH)
+    try:
+        roots = msgspec.json.decode((folder / WANTED_FILE).read_bytes(), type=WantedVersions).roots
+    except (OSError, ValueError):
+        roots = ()
+    paths = [Path(root) for root in roots]
+    if not paths or not all(map(may_have_graph, paths)):
+        import_with_family([path for path in paths if not may_have_graph(path)])
+
+
+def may_have_graph(root: Path) -> bool:
+    """Whether a graph is kept of the artifact, if perhaps not for this machine and these settings."""
+    from serving.engine.kept_graph import FOLDER
+
+    return any((root / FOLDER).glob("*.json"))
 
 
 def is_serving(folder: Path) -> bool:
-    """Whether an engine answers, which imports may not starve."""
+    """Whether an engine answers."""
     reports = map(read_report, folder.glob("*.json"))
     return any(report is not None and report.state == "ready" for report in reports)
 
@@ -259,10 +306,7 @@ def main(path: str) -> None:
     if not template.is_wanted():  # in a working directory that is gone, MKL ends the process as torch is imported
         return
     gc.disable()
-    if is_serving(folder):
-        run_at_low_priority(import_large_modules)
-    else:
-        import_large_modules()
+    template.import_modules(lambda: import_wanted(folder))
     check_forkable()
     order = template.serve()
     gc.enable()

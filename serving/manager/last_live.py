@@ -29,10 +29,12 @@ class LastLive:
 
     def recall(self, reference: Reference) -> ResolvedVersion | None:
         """The version that it served last, None where none is known."""
-        try:
-            return msgspec.json.decode(self._path(reference).read_bytes(), type=_Record).version
-        except (OSError, msgspec.DecodeError):
-            return None
+        return _read(self._path(reference))
+
+    def recall_all(self) -> list[ResolvedVersion]:
+        """The versions that all references served last."""
+        found = (_read(path) for path in sorted(self._folder.glob("*.json")))
+        return [version for version in found if version is not None]
 
     def touch(self, reference: Reference) -> None:
         """It was used now. Raises OSError."""
@@ -47,3 +49,10 @@ class LastLive:
 
     def _path(self, reference: Reference) -> Path:
         return self._folder / (str(reference).replace("/", "+") + ".json")
+
+
+def _read(path: Path) -> ResolvedVersion | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Record).version
+    except (OSError, msgspec.DecodeError):
+        return None

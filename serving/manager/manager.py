@@ -25,7 +25,7 @@ from serving.manager.managed_version import Fetched, ManagedVersion
 from serving.manager.meter import restarts, start_counting
 from serving.manager.placement import Placement
 from serving.manager.policy import Action, GiveUp, Load, Publish, Snapshot, Unload, VersionKey, decide
-from serving.manager.prestart import TemplateKeeper
+from serving.manager.prestart import TemplateKeeper, find_wanted
 from serving.manager.recovery import enter, unloaded_versions
 from serving.manager.registry_watch import RegistryWatch
 from serving.manager.rollout.keeper import RolloutKeeper
@@ -74,7 +74,7 @@ class Manager:
         if not settings.models and not settings.deployments:
             raise EngineError("nothing to serve: name models on the command line, or in HEADWAITER_MODELS")
         self.settings = settings
-        self._template = TemplateKeeper(settings.run, settings.hang_seconds)
+        self._template = TemplateKeeper(settings.run, settings.hang_seconds, partial(find_wanted, settings))
         self._stop = threading.Event()
         self._woken = threading.Event()
         self._watch = watch or RegistryWatch(settings, self._woken)

@@ -8,18 +8,21 @@ import math
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from registry.child_process import module_command
+from serving.manager.last_live import LastLive
 from serving.manager.launch import engine_environ
 from serving.manager.processes import Adopted, Process
 from serving.runtime.backoff import backoff_seconds
 from serving.runtime.limits import oom_watch
 from serving.runtime.run_folder import ENGINES
 from serving.runtime.watchdog import LOOK_SECONDS, Watchdog
+from serving.settings import ServingSettings
 from serving.wire.atomic_file import write_report
-from serving.wire.engine_orders import TEMPLATE_SOCKET, EngineReport, read_report
+from serving.wire.engine_orders import TEMPLATE_SOCKET, WANTED_FILE, EngineReport, WantedVersions, read_report
 
 logger = logging.getLogger("headwaiter.manager")
 
@@ -30,8 +33,17 @@ STABLE_SECONDS = 60.0
 """A template that lived this long has its predecessors forgotten."""
 
 
-def start_template(run: Path) -> "subprocess.Popen[bytes]":
+def find_wanted(settings: ServingSettings) -> list[Path]:
+    """The artifacts in the cache that the server's references were last live with: engines of them are forked first."""
+    last = LastLive(settings.registry)
+    versions = [last.recall(each) for each in settings.models] if settings.models else last.recall_all()
+    return [settings.registry.cache / each.digest for each in versions if each is not None and each.digest]
+
+
+def start_template(run: Path, wanted: Sequence[Path] = ()) -> "subprocess.Popen[bytes]":
     """Start the template, in the run folder of its server; raises OSError where that cannot be.
+
+    wanted: artifacts for whose engines it imports ahead.
 
     FileExistsError where one is there already. Its socket takes requests at once; imports come before the first answer.
     """
@@ -41,6 +53,7 @@ def start_template(run: Path) -> "subprocess.Popen[bytes]":
     if has_template(path):
         raise FileExistsError(f"a template answers at {path}")
     path.unlink(missing_ok=True)
+    write_report(run / ENGINES / WANTED_FILE, WantedVersions(tuple(map(str, wanted))))
     command = module_command("serving.engine.template", str(path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
@@ -68,8 +81,12 @@ def find_template(run: Path) -> Adopted | None:
 class TemplateKeeper:
     """Keeps a template running for a server. Not for use from several threads."""
 
-    def __init__(self, run: Path, hang_seconds: float = math.inf) -> None:
-        """hang_seconds: how long the template may stand still while an engine is to be forked."""
+    def __init__(self, run: Path, hang_seconds: float = math.inf, find: Callable[[], Sequence[Path]] = tuple) -> None:
+        """hang_seconds: how long the template may stand still while an engine is to be forked.
+
+        find: the artifacts for whose engines a new template imports ahead.
+        """
+        self._find = find
         self._run = run
         self._watchdog = Watchdog(hang_seconds)
         self._awaited = 0
@@ -101,7 +118,7 @@ class TemplateKeeper:
             self._starts += 1
             self._started = now
             with suppress(OSError):  # engines are spawned meanwhile
-                self._process = start_template(self._run)
+                self._process = start_template(self._run, self._find())
             self._start_at = now + backoff_seconds(FIRST_BACKOFF_SECONDS, self._starts, MAX_BACKOFF_SECONDS)
 
     def close(self) -> None:

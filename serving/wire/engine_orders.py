@@ -15,6 +15,8 @@ STOP_SIGNAL = signal.SIGUSR1
 TEMPLATE_SOCKET = "template.sock"
 """The template's Unix socket (SOCK_SEQPACKET) in the folder of the orders. Each connection is for one engine: it
 carries a ForkRequest, and then a ForkReply once the engine is forked and once it has ended."""
+WANTED_FILE = "template.wanted"
+"""`WantedVersions`, beside the template's socket: written before the template starts."""
 MAX_REQUEST_BYTES = 1 << 20
 """Of a ForkRequest. The kernel refuses to send a larger one than its buffer, of about 200 KiB."""
 
@@ -83,6 +85,12 @@ class EngineReport(EngineProperties, frozen=True, kw_only=True):
     error: str = ""
     device_bytes: int = 0
     is_damaged: bool = False
+
+
+class WantedVersions(msgspec.Struct, frozen=True):
+    """The artifacts of which engines are going to be forked first, as far as that is known. roots: their folders."""
+
+    roots: tuple[str, ...] = ()
 
 
 class ForkRequest(msgspec.Struct, frozen=True, kw_only=True):

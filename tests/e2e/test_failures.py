@@ -268,7 +268,7 @@ def test_a_full_disk_leaves_the_old_version_live_and_the_new_one_comes_once_ther
         ballast.unlink()
         load.wait_for("2", 16)
         assert not list(small_disk.glob("cache/.incoming-*"))
-        assert len(list(small_disk.glob("cache/*"))) == 2
+        assert len(list(small_disk.glob("cache/*/model"))) == 2
     assert load.lost == []
     assert load.statuses() <= {200, 503}
 

@@ -1,11 +1,13 @@
 """How a loaded model is executed, as one frozen record: `optimize` returns it and a `Model` takes it in one step."""
 
 from dataclasses import dataclass
-
-from transformers.modeling_utils import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from registry.contract import Batching
 from serving.engine.optimizations.torchscript import TracedModule
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
 
 EAGER = "eager"
 
@@ -23,7 +25,7 @@ class ExecutionForm:
     largest batch that runs as a CUDA graph, or 0.
     """
 
-    module: PreTrainedModel
+    module: "PreTrainedModel"
     batching: Batching = "any lengths"
     has_all_inputs: bool = False
     is_packed: bool = False

@@ -15,7 +15,13 @@ from transformers.pytorch_utils import Conv1D
 
 from registry.redaction import describe_error
 from serving.engine.measurements import Measurements
-from serving.engine.optimizations.torch_private import has_onednn, is_fake, linear_prepacked, prepack_weight
+from serving.engine.optimizations.torch_private import (
+    LARGE_ROWS,
+    has_onednn,
+    is_fake,
+    linear_prepacked,
+    prepack_weight,
+)
 from serving.engine.timing import CLOCK, Clock, least_seconds
 from serving.engine.tolerances import LINEAR
 
@@ -25,8 +31,8 @@ DTYPES = (torch.float32, torch.bfloat16)
 """Dtypes of the weights that oneDNN prepacks."""
 SMALL_ROWS = (1, 8)
 """Tokens of the small products that are timed: a decode step of one sequence, and of several."""
-LARGE_ROWS, MAX_MULTIPLICATIONS = 256, 1 << 28
-"""Tokens of the large product that is timed, fewer where it would take more multiplications than this."""
+MAX_MULTIPLICATIONS = 1 << 28
+"""Of the large product that is timed, which has fewer tokens than `LARGE_ROWS` where it would take more."""
 REPEATS = 3
 
 Layer = tuple[torch.nn.Linear | Conv1D, type]

@@ -28,6 +28,10 @@ ALIASES = {"aten.alias.default": "aten.slice.Tensor"}
 """Operations that count as another one: a slice of everything is an alias."""
 
 
+LARGE_ROWS = 256
+"""Tokens of the products for which weights are laid out."""
+
+
 class MissingName(Exception):
     """This release of torch lacks a private name; the message says what happens without it."""
 

@@ -6,16 +6,19 @@ few short rows as for many long ones.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.utils import ModelOutput
 
 from serving.engine.module_state import ModuleState
 from serving.engine.optimizations.torch_private import operations_of
 from serving.engine.tolerances import FORWARD_PASS, agree
+
+if TYPE_CHECKING:
+    from transformers.utils import ModelOutput
 
 Inputs = Mapping[str, torch.Tensor]
 Graph = Callable[..., dict[str, torch.Tensor]]
@@ -38,18 +41,27 @@ class NotTraceable(Exception):
 class TracedModule:
     """A module with graphs for the inputs that it was traced with; it runs itself for any others."""
 
-    def __init__(self, module: torch.nn.Module, graphs: Mapping[tuple[str, ...], Graph]) -> None:
-        """graphs: by the names of their inputs in order; the last one takes a subset of its inputs, too."""
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        graphs: Mapping[tuple[str, ...], Graph],
+        script: torch.jit.ScriptModule | None = None,
+    ) -> None:
+        """graphs: by the names of their inputs in order; the last one takes a subset of its inputs, too.
+
+        script: what the graphs were frozen from, for `kept_graph` to save.
+        """
+        self.script = script
+        self.names = list(graphs)
         self._module = module
         self._graphs = graphs
-        self._names = list(graphs)[-1]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
 
-    def __call__(self, **inputs: torch.Tensor) -> SimpleNamespace | ModelOutput:
+    def __call__(self, **inputs: torch.Tensor) -> "SimpleNamespace | ModelOutput":
         """The model's outputs by name, without those that no task reads."""
-        names = tuple(inputs) if tuple(inputs) in self._graphs else self._names
+        names = tuple(inputs) if tuple(inputs) in self._graphs else self.names[-1]
         if not inputs.keys() <= set(names):
             return self._module(**inputs)
         if len(inputs) < len(names):
@@ -61,40 +73,65 @@ class TracedModule:
 def trace(module: torch.nn.Module, *examples: Inputs) -> TracedModule:
     """The module with a graph for the inputs of each example, of which the last has all inputs there are.
 
-    Raises whatever tracing does.
+    examples: at most as many as `METHODS`. Raises whatever tracing does.
     """
-    return TracedModule(module, {tuple(inputs): _trace(module, inputs) for inputs in examples})
+    given = {tuple(inputs): tuple(inputs.values()) for inputs in examples}
+    named = _NamedOutputs(module, list(given)).eval()
+    with single_threaded(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecation, and of shapes that are read, which `check_operations` checks
+        traced = torch.jit.trace_module(  # type: ignore[no-untyped-call]
+            named, dict(zip(METHODS, given.values(), strict=False)), check_trace=False, strict=False
+        )
+        graphs = freeze(traced, list(given))
+        for names, inputs in given.items():
+            graphs[names](*inputs)  # the first run optimises it
+    return TracedModule(module, graphs, traced)
+
+
+def freeze(script: torch.jit.ScriptModule, names: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Graph]:
+    """The graphs of a script that `trace` made, their weights as constants. names: of the inputs of each graph."""
+    methods = METHODS[: len(names)]
+    frozen = torch.jit.freeze(script, preserved_attrs=list(methods))
+    return {each: getattr(frozen, method) for each, method in zip(names, methods, strict=True)}
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """One thread of torch's for many small steps: waking a thread for each of them takes longer than the steps."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+METHODS = ("first", "second")
+"""The methods of a script, a graph each."""
 
 
 class _NamedOutputs(torch.nn.Module):
-    """The module with a plain dict of tensors as its output, which a graph can return."""
+    """The module with a plain dict of tensors as its output, which a graph can return.
+
+    names: of the inputs of each graph.
+    """
 
     OUTPUTS = ("logits", "last_hidden_state", "start_logits", "end_logits")
 
-    def __init__(self, module: torch.nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, module: torch.nn.Module, names: Sequence[Sequence[str]]) -> None:
         super().__init__()
         self.module = module
         self._names = names
 
-    def forward(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        output = self.module(**dict(zip(self._names, inputs, strict=True)))
+    def first(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self._run(0, inputs)
+
+    def second(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self._run(1, inputs)
+
+    def _run(self, graph: int, inputs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        output = self.module(**dict(zip(self._names[graph], inputs, strict=True)))
         return {name: output[name] for name in self.OUTPUTS if name in output}
-
-
-def _trace(module: torch.nn.Module, inputs: Inputs) -> Graph:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # waking a thread for each of many small steps takes longer than the steps
-    try:
-        with warnings.catch_warnings():  # of deprecation, and of shapes that are read, which `check_operations` checks
-            warnings.simplefilter("ignore")
-            traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-                _NamedOutputs(module, list(inputs)).eval(), tuple(inputs.values()), check_trace=False, strict=False
-            )
-            graph: Graph = torch.jit.freeze(traced)
-        graph(*inputs.values())  # the first run optimises it
-        return graph
-    finally:
-        torch.set_num_threads(threads)
 
 
 def check_operations(module: torch.nn.Module, *inputs: Inputs) -> None:

@@ -136,11 +136,11 @@ def test_a_model_that_short_rows_change_is_restored_after_each_one(tmp_path: Pat
 def test_a_model_is_watched_before_a_measurement_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contract = make_artifact(tmp_path, "big_bird", TASK)
 
-    def measure(module: Any, try_out: Callable[[], None], note: Callable[[str], None]) -> int:
+    def measure(module: Any, try_out: Callable[[], None], *_: object, **__: object) -> int:
         try_out()
         return 0
 
-    monkeypatch.setattr("serving.engine.model.prepack_weights", measure)
+    monkeypatch.setattr("serving.engine.optimizations.prepacked_weights.prepack_weights", measure)
     model = Model(tmp_path, contract)
     assert model.is_restored
     assert model.module.bert.attention_type == "block_sparse"

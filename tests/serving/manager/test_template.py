@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +14,19 @@ import msgspec
 import psutil
 import pytest
 
+from registry.artifact import read_contract
+from registry.references import Reference, ResolvedVersion
+from registry.settings import RegistrySettings
 from serving.manager import prestart
 from serving.manager.engine_process import EngineProcess
+from serving.manager.last_live import LastLive
 from serving.manager.launch import fork
 from serving.manager.memory_reading import MemoryReader, inherited_bytes
-from serving.manager.prestart import TemplateKeeper, find_template, start_template
+from serving.manager.prestart import TemplateKeeper, find_template, find_wanted, start_template
 from serving.manager.processes import Forked, Process
 from serving.runtime.run_folder import ENGINES, RunFolder
-from serving.wire.engine_orders import TEMPLATE_SOCKET, EngineOrder, order_path
+from serving.settings import ServingSettings
+from serving.wire.engine_orders import TEMPLATE_SOCKET, WANTED_FILE, EngineOrder, WantedVersions, order_path
 from serving.wire.heartbeat import heartbeat_path, read_pulse
 from tests.e2e.server import wait_until
 from tests.waiting import WAIT_SECONDS
@@ -372,3 +378,55 @@ def test_when_memory_runs_out_the_template_goes_before_engines_that_serve(run: P
     template = find_template(run)
     assert template is not None
     assert score(os.getpid()) < score(engine.report.pid) < score(template.pid)
+
+
+IMPORT = """
+import sys
+from pathlib import Path
+from serving.engine.template import import_wanted
+import_wanted(Path(sys.argv[1]))
+print(*(name in sys.modules for name in ("torch", "transformers", "transformers.models.bert.modeling_bert")))
+"""
+
+
+@pytest.mark.parametrize(("is_kept", "expected"), [(True, "True False False"), (False, "True True True")])
+def test_transformers_and_families_are_imported_ahead_where_a_version_needs_them(
+    tmp_path: Path, is_kept: bool, expected: str
+) -> None:
+    root = shutil.copytree(ARTIFACT, tmp_path / "artifact")
+    if is_kept:
+        (root / "graphs").mkdir()
+        (root / "graphs" / "key.json").touch()
+    (tmp_path / WANTED_FILE).write_bytes(msgspec.json.encode(WantedVersions((str(root),))))
+    command = [sys.executable, "-c", IMPORT, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=True)
+    assert done.stdout.strip() == expected
+
+
+def test_what_was_last_live_is_wanted(tmp_path: Path) -> None:
+    settings = ServingSettings(RegistrySettings(tmp_path, ""), (), tmp_path)
+    last = LastLive(settings.registry)
+    for name, digest in (("one", "1" * 64), ("two", "2" * 64), ("three", None)):
+        version = ResolvedVersion(name, "1", "file:///nowhere", digest)
+        last.remember(Reference.parse(name), version)
+    cache = settings.registry.cache
+    assert sorted(find_wanted(settings)) == [cache / ("1" * 64), cache / ("2" * 64)]
+    some = msgspec.structs.replace(settings, models=(Reference.parse("two"), Reference.parse("four")))
+    assert find_wanted(some) == [cache / ("2" * 64)]
+
+
+def test_an_engine_keeps_its_graph_and_the_next_one_is_ready_without_the_weights(run: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    root = shutil.copytree(ARTIFACT, cache / read_contract(ARTIFACT).digest)
+    order = msgspec.structs.replace(make_order(run, 21, root), cache=str(cache))
+    first = EngineProcess(order)
+    first.start()
+    wait_until(lambda: first.poll(time.monotonic()) == "ready", "it answers")
+    wait_until(lambda: any(root.glob("graphs/*.json")), "it has kept its graph")
+    end(first)
+    (root / "model" / "model.safetensors").unlink()  # which nobody needs who has the graph
+    again = EngineProcess(msgspec.structs.replace(order, report=make_order(run, 22).report))
+    again.start()
+    wait_until(lambda: again.poll(time.monotonic()) == "ready", "it answers")
+    assert msgspec.structs.replace(again.report, pid=first.report.pid) == first.report
+    end(again)
