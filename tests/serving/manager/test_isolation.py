@@ -357,7 +357,7 @@ def test_a_download_that_never_ends_is_given_up_and_not_begun_again_beside_itsel
     manager._loader.fetch, manager._loader.fetchers = hang, ThreadPoolExecutor(2)
     shop.promote("bad", "2")
     manager.settings = msgspec.structs.replace(shop.settings, load_seconds=5.0)
-    assert "HEADWAITER_LOAD_SECONDS=5" in reason(shop.settle())
+    wait_until(lambda: "HEADWAITER_LOAD_SECONDS=5" in reason(shop.settle()), "its load is given up")
     manager.settings = shop.settings
     shop.world.now += shop.settings.retry_seconds
     shop.promote("good", "2")
