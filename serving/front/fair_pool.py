@@ -1,33 +1,59 @@
-"""Threads that models take turns at: the work of one that many ask does not stand before the work of the others."""
+"""Threads at which askers take turns: the work of one that asks much does not stand before the work of the others."""
 
 import threading
+import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-asked_model: ContextVar[str] = ContextVar("asked_model", default="")
-"""The model that the request of this context asks for."""
+TURN_SECONDS = 0.05
+"""How long work goes on before it gives way. Untuned: some long texts are tokenized in this time."""
+
+
+MAX_WITHIN = 8
+"""How many may wait in one thread for the work that they gave way to. Untuned: each takes some frames of its stack."""
+
+
+class Asker(NamedTuple):
+    """Who takes turns: the model that is asked, and the name of the key by which it is asked."""
+
+    model: str = ""
+    key: str = ""
+
+
+_UNKNOWN = Asker()
+asker: ContextVar[Asker] = ContextVar("asker", default=_UNKNOWN)
+"""Of the request of this context."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 Job = tuple[Future[Any], Callable[[], Any]]
 
 
-class FairPool(Executor):
-    """An executor whose waiting work is done model by model in turns, and in order for each model.
+class _Turn(threading.local):
+    """What this thread is doing: for whom, the innermost last, and since when."""
 
-    `submit` may be called from any thread; `asked_model` says whose work it is.
+    def __init__(self) -> None:
+        self.askers: list[Asker] = []
+        self.began = 0.0
+
+
+class FairPool(Executor):
+    """An executor whose waiting work is done asker by asker in turns, and in order for each asker.
+
+    `submit` may be called from any thread; the context variable `asker` says whose work it is.
     """
 
     def __init__(self, threads: int, name: str) -> None:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, name)
         self._lock = threading.Lock()
-        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
+        self._waiting: OrderedDict[Asker, deque[Job]] = OrderedDict()
         self._busy = 0
+        self._turn = _Turn()
 
     def submit(
         self, fn: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
@@ -35,39 +61,70 @@ class FairPool(Executor):
         """Do the work in a thread; the result of one that is cancelled before it begins is never computed."""
         future: Future[Result] = Future()
         with self._lock:
-            self._waiting.setdefault(asked_model.get(), deque()).append((future, partial(fn, *args, **kwargs)))
+            self._waiting.setdefault(asker.get(), deque()).append((future, partial(fn, *args, **kwargs)))
             if self._busy < self._threads:
                 self._busy += 1
                 self._pool.submit(self._work)
         return future
+
+    def give_way(self) -> None:
+        """Called by work between its parts: after TURN_SECONDS, do work of another asker before going on.
+
+        That work is done in this thread, whose own work waits for it meanwhile. It may give way in turn, to askers
+        whose work does not wait here already.
+        """
+        if not self._waiting or time.perf_counter() - self._turn.began < TURN_SECONDS:
+            return
+        if len(self._turn.askers) > MAX_WITHIN:
+            return
+        found = self._next(self._turn.askers)
+        if found is not None:
+            self._do(*found)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As of any executor."""
         self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
     def _work(self) -> None:
-        while (job := self._next()) is not None:
-            future, call = job
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                result = call()
-            except BaseException as error:  # as `ThreadPoolExecutor` does: it is the caller's
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-            del job, future, call  # an idle thread holds nothing
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._busy -= 1
+                    return
+            found = self._next()
+            if found is not None:
+                self._do(*found)
+            del found  # an idle thread holds nothing
 
-    def _next(self) -> Job | None:
-        """The next work, of the model that has waited for longest since its turn; None where there is none."""
+    def _do(self, whose: Asker, future: Future[Any], call: Callable[[], Any]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        turn = self._turn
+        turn.askers.append(whose)
+        turn.began = time.perf_counter()
+        try:
+            result = call()
+        except BaseException as error:  # as `ThreadPoolExecutor` does: it is the caller's
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        finally:
+            turn.askers.pop()
+            turn.began = time.perf_counter()
+
+    def _next(self, but: Sequence[Asker] = ()) -> tuple[Asker, Future[Any], Callable[[], Any]] | None:
+        """The next work, of the asker that has waited for longest since its turn; None where there is none.
+
+        but: askers whose work is left.
+        """
         with self._lock:
-            if not self._waiting:
-                self._busy -= 1
+            whose = next((each for each in self._waiting if each not in but), None)
+            if whose is None:
                 return None
-            model, jobs = next(iter(self._waiting.items()))
-            job = jobs.popleft()
+            jobs = self._waiting[whose]
+            future, call = jobs.popleft()
             if jobs:
-                self._waiting.move_to_end(model)
+                self._waiting.move_to_end(whose)
             else:
-                del self._waiting[model]
-            return job
+                del self._waiting[whose]
+            return whose, future, call

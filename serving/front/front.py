@@ -19,7 +19,7 @@ from serving.front.access import Access
 from serving.front.certificate import Certificate
 from serving.front.disconnects import Disconnected, Disconnects
 from serving.front.engine_link import EngineLink, StreamWaiter, Waiter, deadline_in
-from serving.front.fair_pool import asked_model
+from serving.front.fair_pool import Asker, asker
 from serving.front.health import Health
 from serving.front.host_names import HostNames
 from serving.front.loaded_version import EncodedRequest, LoadedVersion
@@ -333,7 +333,7 @@ class Front:
         )
         loaded.asked_at = time.monotonic()
         call.tracked.begin_attempt(loaded)
-        asked_model.set(loaded.model)
+        asker.set(Asker(loaded.model, self.access.caller().name))
         read = call.read(loaded.task)
         request = read if isinstance(read, Request) else await read
         if streams and not loaded.task.generates:

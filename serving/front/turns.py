@@ -63,12 +63,18 @@ class Turns:
     ) -> Result:
         """The result of `work` in a thread. Raises what it raises, DeadlineExceeded and ClientGone.
 
-        Work that is still in the pool's queue at the deadline is not begun. A thread that tokenizes ends after the row
-        at which the deadline has passed or the client has left.
+        Work that is still in the pool's queue at the deadline is not begun. A thread that tokenizes gives way to others
+        between rows, and ends after the row at which the deadline has passed or the client has left.
         """
         await self.give()
+
+        def between_rows() -> None:
+            if isinstance(pool, FairPool):
+                pool.give_way()
+            self._check()
+
         context = copy_context()
-        context.run(still_wanted.set, self._check)
+        context.run(still_wanted.set, between_rows)
         submitted = pool.submit(partial(context.run, work, *args, **kwargs))
         waiting = asyncio.wrap_future(submitted)
         try:

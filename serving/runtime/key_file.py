@@ -29,6 +29,9 @@ KEY_BYTES = 32
 ALL_MODELS = "*"
 MAX_FILE_BYTES = 16 * 2**20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+SETTLED_SECONDS = 2.0
+"""A file that was written since is read again: it may be replaced by one of the same inode, size and time, as the
+kernel's clock advances in steps of some milliseconds."""
 _LOOKUP_BYTES = 16
 """Of a digest, by which a key is looked up. Two keys that share them would need 2**64 keys."""
 
@@ -91,6 +94,7 @@ class KeyFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: tuple[int, int, int] | None = None
+        self._keys: tuple[Key, ...] | None = None
 
     def read(self) -> Keys:
         """The keys that are there now."""
@@ -98,14 +102,19 @@ class KeyFile:
             return Keys(self._read().keys)
 
     def read_if_changed(self) -> Keys | None:
-        """The keys if the file was replaced since the last call that returned some, or raised, else None."""
+        """The keys if they are others than the last call returned, else None."""
         with self._errors():
             stat = self._path.stat()
             seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if seen == self._seen:
                 return None
-            self._seen = seen
-            return Keys(self._read().keys)
+            is_settled = abs(time.time() - stat.st_mtime) > SETTLED_SECONDS
+            self._seen = seen if is_settled else None
+            keys = self._read().keys
+            if keys == self._keys:
+                return None
+            self._keys = keys
+            return Keys(keys)
 
     def add(
         self,

@@ -6,11 +6,13 @@
 import os
 import warnings
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.fuzz_bytes import SEEDS, TARGETS, attempt
+from serving.wire.messages import FromEngine
 
 CASES = int(os.environ.get("HEADWAITER_FUZZ_CASES") or 150)
 piece = st.binary(max_size=6) | st.sampled_from(
@@ -59,6 +61,7 @@ def test_a_decoder_takes_any_bytes(name: str) -> None:
 
 def test_a_message_whose_array_has_no_plain_dtype_is_not_decoded() -> None:
     """numpy parses a dtype with a comma as Python's syntax."""
-    TARGETS["messages"](
-        b"\x96\x00\x91\x01\x91\x01\x91\x93\xa7floa,02\x92\x01\x01\xc4\x00\xcb?\xb9\x99\x99\x99\x99\x99\x9a\xc3"
-    )
+    message = b"\x96\x00\x91\x01\x91\x01\x91\x93\xa7floa,02\x92\x01\x01\xc4\x00\xcb?\xb9\x99\x99\x99\x99\x99\x9a\xc3"
+    with pytest.raises(msgspec.ValidationError, match="Invalid enum value 'floa,02'"):
+        msgspec.msgpack.decode(message, type=FromEngine)
+    TARGETS["messages"](message)

@@ -87,8 +87,12 @@ def test_a_new_key_opens_and_a_removed_one_closes_without_a_restart(closed: Clos
         return {httpx.get(f"{closed.url}/v1/models", headers=headers).status_code for _ in range(16)}
 
     wait_until(lambda: statuses() == {200}, "the key is valid on every front")
+    answer = httpx.post(f"{closed.url}/models/m", json={"inputs": "good"}, headers=headers)
+    assert answer.json() == closed.ask("m", "good")
     run_cli(closed.home, "keys", "remove", "late", **closed.environ)
     wait_until(lambda: statuses() == {401}, "the key is valid nowhere")
+    assert "the key is not valid" in httpx.get(f"{closed.url}/v1/models", headers=headers).text
+    assert closed.http.get("/v1/models").status_code == 200, "other keys stay valid"
 
 
 def test_a_rate_holds_for_both_fronts_together(closed: Closed) -> None:

@@ -300,14 +300,21 @@ def test_a_front_follows_the_file(closed: Closed) -> None:
     async def work() -> None:
         following = asyncio.create_task(closed.front.access.follow())
         closed.file.remove("somebody")
-        headers = [(b"authorization", closed.somebody[1].encode())]
-        while True:
+
+        async def ask_as(key: tuple[str, str]) -> Asked:
             asked = Asked()
+            headers = [(b"authorization", key[1].encode())]
             scope = {"type": "http", "method": "GET", "path": "/v1/models", "headers": headers}
             await closed.app(scope, asked.receive, asked.send)
-            if asked.status == 401:
-                break
+            return asked
+
+        before = await ask_as(closed.somebody)
+        while (after := await ask_as(closed.somebody)).status == 200:
             await asyncio.sleep(0.01)
+        assert (before.status, after.status) == (200, 401)
+        assert "the key is not valid" in after.json["error"]["message"]
+        assert (await ask_as(closed.operator)).status == 200
+        assert not following.done()
         following.cancel()
 
     asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))

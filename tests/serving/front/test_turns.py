@@ -180,3 +180,56 @@ def test_long_texts_of_one_model_do_not_hold_up_those_of_another(
     asyncio.run(work())
     assert began == ["fill-mask", "feature-extraction"] + ["fill-mask"] * 4
     pool.shutdown()
+
+
+def test_one_request_of_many_long_rows_gives_way_to_another_model_between_them(
+    make_front: MakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 KB of zero-shot-classification are megabytes of text to tokenize."""
+    may_begin = threading.Event()
+    pool, ended = FairPool(1, "texts"), []
+    monkeypatch.setattr("serving.front.loaded_version.TEXTS", pool)
+    monkeypatch.setattr("serving.front.fair_pool.TURN_SECONDS", 0.0)
+    front = make_front()
+    names = ("zero-shot-classification", "feature-extraction")
+    serve_tasks(front, names)
+
+    def noted(name: str) -> Any:
+        encode = front.routing._loaded[name, "1"].task.encode
+
+        def work(*given: Any) -> Any:
+            found = encode(*given)
+            ended.append(name)
+            return found
+
+        return work
+
+    for name in names:
+        monkeypatch.setattr(front.routing._loaded[name, "1"].task, "encode", noted(name), raising=False)
+    given = {
+        "zero-shot-classification": {"candidate_labels": ["a", "b", "c"], "truncate": True},
+        "feature-extraction": {"truncate": True},
+    }
+
+    async def ask(name: str) -> None:
+        def read(task: Any) -> Request:
+            return convert_request("word " * LONG_CHARACTERS, given[name], task, 1)
+
+        with suppress(ServingError):
+            await front.answer(name, None, read, protocol="huggingface")
+
+    async def work() -> None:
+        pool.submit(may_begin.wait, WAIT_SECONDS)
+        while pool._waiting:
+            await asyncio.sleep(0)
+        tasks = []
+        for count, name in enumerate(names, start=1):
+            tasks.append(asyncio.create_task(ask(name)))
+            while len(pool._waiting) < count:
+                await asyncio.sleep(0)
+        may_begin.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(work())
+    assert ended == ["feature-extraction", "zero-shot-classification"]
+    pool.shutdown()

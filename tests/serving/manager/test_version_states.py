@@ -190,6 +190,9 @@ class Life(RuleBasedStateMachine):
             for version in self.previous(alias)[: self.keep]:
                 if self.states.get(version) == "ready":
                     assert states.get(version) in ("ready", "failed"), "the versions before it stay warm"
+        for version, was in self.states.items():
+            if was == "ready" and states.get(version) in (None, "draining"):
+                self.tries.pop(version, None)  # it was good and nobody wants it any more: its next load is no retry
         self.states = states
         for at, version in self.world.fetched[before:]:
             self.tries.setdefault(version, []).append(at)

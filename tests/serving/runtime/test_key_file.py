@@ -104,6 +104,22 @@ def test_a_change_is_read_once(path: Path) -> None:
     assert [key.name for key in again.keys] == ["alice", "bob"]
 
 
+def test_a_change_within_a_step_of_the_clock_is_read(path: Path) -> None:
+    """The kernel's clock advances in steps, and a file that is replaced twice may get its first number again."""
+    KeyFile(path).add("alice")
+    file = KeyFile(path)
+    assert file.read_if_changed() is not None
+    before = path.stat()
+    changed = path.read_bytes().replace(b"alice", b"carol")
+    path.write_bytes(changed)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_ino, after.st_mtime_ns, after.st_size) == (before.st_ino, before.st_mtime_ns, before.st_size)
+    again = file.read_if_changed()
+    assert again is not None
+    assert [key.name for key in again.keys] == ["carol"]
+
+
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
 def test_a_file_that_others_can_write_is_refused(path: Path, mode: int) -> None:
     KeyFile(path).add("alice")

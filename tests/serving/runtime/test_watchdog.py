@@ -104,13 +104,16 @@ def test_a_process_that_is_starved_does_not_hang() -> None:
 
 
 def test_a_process_that_spins_hangs_once_it_had_the_processor_for_long_enough() -> None:
-    class Spinning(Watchdog):
-        """As if the process used a whole core of the test's time."""
-
     with running(BUSY) as pid:
-        watchdog = Watchdog(LIMIT / 1000)
+        watchdog = Watchdog(LIMIT / 100)
+        before = read_activity(pid)
         looks = (watchdog.hangs(pid, "the same step", 0.0, 1000.0 + look * LOOK_SECONDS) for look in count())
-        wait_until(lambda: next(looks), "its 5 ms are over many times")
+        wait_until(lambda: next(looks), "its 50 ms are over many times")
+        after = read_activity(pid)
+        assert before is not None
+        assert after is not None
+        assert after.is_runnable, "it did not stand still"
+        assert after.cpu_seconds - before.cpu_seconds > LIMIT / 100
 
 
 def test_a_process_that_gets_on_does_not_hang() -> None:
