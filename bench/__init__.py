@@ -20,6 +20,7 @@ streams            the client of streamed texts, a process of its own
 bare_generation    what transformers writes without a server, a process of its own
 generation         benchmark (d): tokens/s and time to the first token
 swap_latency       benchmark (e): latency while versions change, and how soon a moved alias is served
+load_floor         a fork, load and trace without a server, which a swap is compared with
 residency          50 models of which 8 fit into memory: hits, latency, and the memory that engines take
 batch_choice       how far batches are from the best possible grouping, by simulation
 batching_rules     the ways to choose a batch that are compared there, and the best possible

@@ -37,6 +37,7 @@ def headwaiter(
     task: str = "text-classification",
     *,
     versions: int = 1,
+    retrained: Sequence[Path] = (),
     home: Path | None = None,
     generator: Path | None = None,
     python: str = sys.executable,
@@ -44,7 +45,8 @@ def headwaiter(
 ) -> Iterator[tuple[Server, Engine]]:
     """Serve the checkpoint in `folder` while the block runs. Raises BenchError where a command fails.
 
-    versions: how often it is logged; the first one is live. home: a folder of the caller's; default: one of its own.
+    versions: how often it is logged; the first one is live. retrained: checkpoints of further versions.
+    home: a folder of the caller's; default: one of its own.
     generator: a checkpoint that is served beside it as `GENERATOR`, for text-generation.
     python: the program that runs the server's modules. settings: variables of the server besides.
     """
@@ -52,7 +54,7 @@ def headwaiter(
         if home is None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwaiter-bench-")))
         environment = environment_of(home) | dict(settings)
-        log_versions(home, MODEL, task, [folder] * versions)
+        log_versions(home, MODEL, task, [*[folder] * versions, *retrained])
         names = [MODEL]
         if generator is not None:
             log_versions(home, GENERATOR, "text-generation", [generator])

@@ -7,6 +7,7 @@ only where a folder has to be built.
 import getpass
 import importlib.metadata
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -87,6 +88,18 @@ def _build_minilm(target: Path) -> None:
     model = BertForSequenceClassification.from_pretrained(encoder_folder(), num_labels=6, dtype=torch.float32)
     model.save_pretrained(target)
     _save_tokenizer(target)
+
+
+def retrain(folder: Path, target: Path, seed: int) -> Path:
+    """A copy of a classifier's checkpoint with other weights, as a further training gives: a version of its own."""
+    import numpy
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(folder, target)
+    weights = load_file(target / "model.safetensors")
+    weights["classifier.bias"] = weights["classifier.bias"] + numpy.float32(seed) / 1000
+    save_file(weights, target / "model.safetensors", {"format": "pt"})
+    return target
 
 
 def _build_llama(target: Path) -> None:

@@ -20,7 +20,7 @@ from bench.models import encoder_folder, tiny_classifier
 from bench.processes import Server
 from bench.report import errors, rate, table
 from bench.results import LoadResult, run_load
-from bench.swap_latency import Swapping
+from bench.swap_latency import Kind, Swapping
 from bench.texts import SHORT, make_texts, read_words
 
 CONNECTIONS = 32
@@ -118,7 +118,7 @@ def run(seconds: float) -> str:
             swapping.settle("12")
             counts = Counts(server)
             before = counts.total
-            with _sampled(curve, counts, server.pid), swapping.going_on(ORDER, took):
+            with _sampled(curve, counts, server.pid), swapping.going_on(Kind("soak", ORDER, took=took)):
                 result = run_load(server, texts, CONNECTIONS, seconds)
             counts.look()
     return _describe(curve, took, result, counts.total - before)

@@ -67,7 +67,7 @@ CHEAP = frozenset(
 REGISTRY: Mapping[str, frozenset[str]] = {
     "front": CHEAP,
     "engine": CHEAP | {"artifact", "cache_folder", "checks", "imports"},
-    "manager": CHEAP | {"artifact", "cache", "cache_folder", "rollout.control", "versions"},
+    "manager": CHEAP | {"artifact", "cache", "cache_folder", "imports", "rollout.control", "versions"},
     "tasks": CHEAP,
     "processors": CHEAP,
     "wire": CHEAP,

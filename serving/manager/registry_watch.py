@@ -10,8 +10,11 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 
+from registry.imports import import_client
 from registry.references import Reference
+from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.manager.registry_poll import SLOW_SECONDS, MakePool, RegistryPoll, RegistrySnapshot
 from serving.runtime.backoff import backoff_seconds, jittered
@@ -49,7 +52,7 @@ class RegistryWatch:
         """
         self._settings = settings
         self._woken = woken
-        self._connect = connect or (lambda: Versions(settings.registry))
+        self._connect = connect or partial(_connect, settings.registry)
         self._make_pool = make_pool
         self._spread = spread
         self._poll = self._open()
@@ -136,3 +139,9 @@ class RegistryWatch:
             if self.view.refused.get(name) != problem:
                 logger.warning("%s is marked as deployed and cannot be followed: %s", name, problem)
         self.view = view
+
+
+def _connect(settings: RegistrySettings) -> Versions:
+    """The registry's client, of an MLflow without what only other parts of it need."""
+    import_client()
+    return Versions(settings)
