@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Literal
 
 from monitoring.gpus import Gpu, read_gpus
+from registry.references import Reference
 from serving.errors import EngineError
 from serving.manager.engine_process import EngineProcess
 from serving.manager.engine_starter import EngineStarter
@@ -35,6 +36,7 @@ class Placement:
     """Which versions have engines. Not for use from several threads.
 
     is_full: whether there was no room for a version at the start, so that those after it are not loaded either.
+    judged: references of versions that a rollout compares, which stay loaded meanwhile.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Placement:
         self._demand = demand
         self._footprints = Footprints()
         self.is_full = False
+        self.judged: frozenset[Reference] = frozenset()
 
     def start_engines(self, now: float, held: ManagedVersion) -> list[EngineProcess]:
         """Start them, or none yet where others have to leave first.
@@ -131,13 +134,13 @@ class Placement:
         return sum(taken_bytes(held) for held in self._versions.values())
 
     def is_pinned(self, name: str, version: str) -> bool:
-        """Whether the version never leaves: a reference that was named as pinned serves it, or is to."""
+        """Whether the version never leaves: a reference that is pinned serves it, or is to."""
         return (name, version) in self._pinned()
 
     def _pinned(self) -> set[VersionKey]:
         targets = self._watch.view.targets
         found = set()
-        for reference in self._settings.pinned:
+        for reference in self._settings.pinned | self.judged:
             target = targets.get(reference)
             found |= {(reference.name, version) for version in (self._live_versions.live.get(reference),) if version}
             found |= {(target.name, target.version)} if target is not None else set()
@@ -167,11 +170,11 @@ class Placement:
         later = leaving_later([found for found in residents if found not in order], now)
         limits, devices = self._limits(), self._settings.engine_devices
         bound = self._settings.memory_bound(limits)
-        on_host = admit_version(held, self._versions, order, len(devices), limits, self._footprints, bound, later)
+        on_host = admit_version(held, self._versions, order, len(devices), limits, self._footprints, bound, now, later)
         if isinstance(on_host, Refuse) or not self._uses_gpus():
             return on_host
         bounds = gpu_bounds(self._gpus(), MEMORY_SHARE, self._settings.gpu_memory_bytes)
-        return both(on_host, admit_on_gpus(held, self._versions, order, later, devices, bounds))
+        return both(on_host, admit_on_gpus(held, self._versions, order, later, devices, bounds, now))
 
     def _uses_gpus(self) -> bool:
         return any(engine.report.device_bytes for held in self._versions.values() for engine in held.engines)
