@@ -4,26 +4,30 @@ Requests of both sides are drawn, counted as fronts count them, and judged at ea
 The machine and its load do not matter: nothing is timed.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from math import erf, exp, log, sqrt
+from math import erf, exp, log, log2, sqrt
+from typing import Any
 
 import numpy
 
 from registry.rollout.guards import parse_guards
 from registry.rollout.plan import GUARDS, STEPS, Step, parse_steps
 from serving.manager.rollout.verdict import judge
-from serving.wire.rollout_counts import RolloutCounts, SideCounts, bucket_seconds, time_bucket
+from serving.wire.rollout_counts import BUCKETS_PER_DOUBLING, RolloutCounts, SideCounts, bucket_seconds, time_bucket
 
 REQUESTS_A_LOOK = 400
 """At 200 requests a second and a look every 2 seconds, the default poll."""
-LOOKS = 150
-"""The most of one step: 5 minutes."""
+LOOKS = 100
+"""Of one step: three minutes."""
 MEDIAN_SECONDS, SPREAD = 0.02, 0.5
 """Of the lognormal time to an answer; p99 is 3.2 times the median."""
 ROLLOUTS = 10_000
+
+
+Counts = numpy.ndarray[Any, numpy.dtype[numpy.int64]]
 
 
 @dataclass(frozen=True)
@@ -52,34 +56,75 @@ class Outcome:
     candidate_requests: int = 0
 
 
-@dataclass
-class _Rollout:
-    stable: Side
-    candidate: Side
-    dice: numpy.random.Generator
-    outcome: Outcome = field(default_factory=Outcome)
+@dataclass(frozen=True)
+class _Drawn:
+    """One side's counts at each look of a step. times: (looks, buckets) int64."""
 
-    def draw(self, counts: RolloutCounts, step: Step) -> None:
-        """Count the requests until the next look."""
-        self.outcome.requests += REQUESTS_A_LOOK
-        if step.shadows:
-            self.outcome.candidate_requests += step.shadows
-            counts.compared += step.shadows
-            counts.agreement += int(self.dice.binomial(step.shadows, self.candidate.agreement))
-            return
-        own = int(self.dice.binomial(REQUESTS_A_LOOK, step.weight))
-        self.outcome.candidate_requests += own
-        self._count(counts.candidate, self.candidate, own)
-        self._count(counts.stable, self.stable, REQUESTS_A_LOOK - own)
+    requests: Counts
+    errors: Counts
+    buckets: list[int]
+    times: Counts
 
-    def _count(self, counts: SideCounts, side: Side, requests: int) -> None:
-        errors = int(self.dice.binomial(requests, side.errors))
+    @classmethod
+    def of(cls, side: Side, requests: Counts, dice: numpy.random.Generator) -> "_Drawn":
+        """Draw what becomes of so many requests between each two looks."""
+        errors = dice.binomial(requests, side.errors)
         buckets, shares = _time_shares(side.slowness)
-        for bucket, number in zip(buckets, self.dice.multinomial(requests - errors, shares).tolist(), strict=True):
-            if number:
-                counts.times[bucket] = counts.times.get(bucket, 0) + number
-        counts.requests += requests
-        counts.errors += errors
+        times = dice.multinomial(requests - errors, shares)
+        return cls(requests.cumsum(), errors.cumsum(), buckets, times.cumsum(axis=0))
+
+    def p99(self) -> Counts:
+        """At each look the bucket that holds the quantile, as its place in `buckets`."""
+        within = self.times.cumsum(axis=1)
+        found: Counts = (within < 0.99 * within[:, -1:]).sum(axis=1)
+        return found
+
+    def at(self, look: int) -> SideCounts:
+        """The counts at a look, as fronts have them."""
+        row = self.times[look].tolist()
+        times = {bucket: number for bucket, number in zip(self.buckets, row, strict=True) if number}
+        return SideCounts(requests=int(self.requests[look]), errors=int(self.errors[look]), times=times)
+
+
+def simulate(stable: Side, candidate: Side, seed: int, *, looks: int = 40) -> Outcome:
+    """One rollout by the default plan: each step passes after `looks` looks, unless a guard failed at one of them."""
+    dice, outcome = numpy.random.default_rng(seed), Outcome()
+    steps, guards = parse_steps(STEPS), parse_guards(GUARDS)
+    for index, step in enumerate(steps[:-1]):
+        for seen, counts in _looks(step, index, stable, candidate, dice, looks):
+            failed = judge(guards, len(steps), counts, is_shadow=bool(step.shadows)).failed
+            if failed is not None:
+                own = counts.compared + counts.candidate.requests
+                return Outcome(True, failed.guard, str(step), outcome.requests + seen, outcome.candidate_requests + own)
+        outcome.requests += step.shadows or looks * REQUESTS_A_LOOK
+        outcome.candidate_requests += step.shadows or int(looks * REQUESTS_A_LOOK * step.weight)
+    return outcome
+
+
+def _looks(
+    step: Step, index: int, stable: Side, candidate: Side, dice: numpy.random.Generator, looks: int
+) -> Iterator[tuple[int, RolloutCounts]]:
+    """The requests and counts of each look of a step at which a guard may fail.
+
+    No guard can fail unless the candidate's own figure is worse than the stable version's by the limit.
+    """
+    if step.shadows:
+        agreed = dice.binomial(step.shadows, candidate.agreement, looks).cumsum()
+        for look in range(looks):
+            compared = step.shadows * (look + 1)
+            counts = RolloutCounts(rollout="", step=index, compared=compared, agreement=float(agreed[look]))
+            yield compared, counts
+            if agreed[look] > 0.95 * compared:  # the guard passes
+                return
+        return
+    own = dice.binomial(REQUESTS_A_LOOK, step.weight, looks)
+    sides = [_Drawn.of(side, each, dice) for side, each in ((stable, REQUESTS_A_LOOK - own), (candidate, own))]
+    rates = [side.errors / numpy.maximum(side.requests, 1) for side in sides]
+    places = [numpy.asarray(side.buckets)[side.p99()] for side in sides]
+    slower = places[1] > places[0] + BUCKETS_PER_DOUBLING * log2(1.5) - 1
+    for look in numpy.flatnonzero((rates[1] > rates[0] + 0.01) | slower).tolist():
+        counts = RolloutCounts(rollout="", step=index, stable=sides[0].at(look), candidate=sides[1].at(look))
+        yield REQUESTS_A_LOOK * (look + 1), counts
 
 
 @cache
@@ -94,47 +139,6 @@ def _time_shares(slowness: float) -> tuple[list[int], list[float]]:
 def _normal(value: float) -> float:
     """The share of a normal distribution below `value`."""
     return 0.5 * (1.0 + erf(value / sqrt(2.0)))
-
-
-def simulate(stable: Side, candidate: Side, seed: int, *, looks: int = 40) -> Outcome:
-    """One rollout by the default plan: each step passes after `looks` looks, unless a guard failed at one of them."""
-    run = _Rollout(stable, candidate, numpy.random.default_rng(seed))
-    steps, guards = parse_steps(STEPS), parse_guards(GUARDS)
-    for index, step in enumerate(steps[:-1]):
-        counts = RolloutCounts(
-            rollout="simulated", step=index, stable=SideCounts(times={}), candidate=SideCounts(times={})
-        )
-        for _ in range(looks):
-            run.draw(counts, step)
-            if not _may_fail(counts):
-                if step.shadows:
-                    break
-                continue
-            failed = judge(guards, len(steps), counts, is_shadow=bool(step.shadows)).failed
-            if failed is not None:
-                run.outcome.failed, run.outcome.guard, run.outcome.step = True, failed.guard, str(step)
-                return run.outcome
-    return run.outcome
-
-
-def _may_fail(counts: RolloutCounts) -> bool:
-    """Whether some figure of the candidate is worse than the stable version's, without which no guard can fail."""
-    if counts.compared:
-        return counts.agreement < 0.95 * counts.compared
-    stable, candidate = counts.stable, counts.candidate
-    if not stable.requests or not candidate.requests:
-        return False
-    more_errors = candidate.errors / candidate.requests > stable.errors / stable.requests + 0.01
-    return more_errors or _p99(candidate) > 1.2 * _p99(stable)
-
-
-def _p99(side: SideCounts) -> float:
-    left = 0.01 * sum(side.times.values())
-    for bucket in sorted(side.times, reverse=True):
-        left -= side.times[bucket]
-        if left < 0:
-            return bucket_seconds(bucket)
-    return 0.0
 
 
 def run(seconds: float) -> str:  # noqa: ARG001  # of one form with the other benchmarks

@@ -29,6 +29,8 @@ from registry.rollout.state import (
 from registry.settings import DEFAULT_ALIAS
 from registry.versions import Versions, user_name
 
+MAX_COUNTS = MAX_RECORD
+"""Characters of what a replica counted that MLflow keeps."""
 MAX_WHY = 2000
 """Characters of a reason in the history, of the 5,000 of a record."""
 
@@ -159,9 +161,8 @@ class Rollouts:
         self._write(name, PROGRESS, progress)
 
     def write_counts(self, name: str, replica: str, text: str) -> None:
-        """Tell the leader what this replica counted. A text that MLflow would not keep is left out."""
-        if len(text) <= MAX_RECORD:
-            self._versions.tags.set(name, {COUNTS + replica: text})
+        """Tell the leader what this replica counted. text: of at most MAX_COUNTS characters."""
+        self._versions.tags.set(name, {COUNTS + replica: text})
 
     def promote(self, name: str, state: RolloutState, *, who: str, why: str) -> None:
         """Move the alias to the candidate, with a line in the history that says by which rollout."""

@@ -4,6 +4,7 @@ errors < stable + 1%         the share of requests that failed on the server's s
 refusals < stable + 1%       the share of requests that were refused, as the queue was full
 p50 < 1.2 × stable           the median of the time to an answer; p99 likewise. `x` and `*` mean `×`
 agreement > 97%              how far the answers of both versions to the same requests agree; measured by shadows
+confidence shift < 0.05      the difference of the mean scores of answered labels, in either direction
 label shift < 0.2            the population stability index (PSI) of the answered labels against the stable version's
 """
 
@@ -14,7 +15,7 @@ import msgspec
 
 from registry.errors import RolloutError
 
-Metric = Literal["errors", "refusals", "p50", "p99", "agreement", "label shift"]
+Metric = Literal["errors", "refusals", "p50", "p99", "agreement", "confidence shift", "label shift"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
@@ -24,6 +25,7 @@ _FORMS: dict[Metric, tuple[str, str, float, float]] = {
     "p50": (rf"< {_NUMBER} ?× ?stable", "p50 < 1.2 × stable", 1.0, 100.0),
     "p99": (rf"< {_NUMBER} ?× ?stable", "p99 < 1.2 × stable", 1.0, 100.0),
     "agreement": (rf"> {_NUMBER} ?%", "agreement > 97%", 0.0, 100.0),
+    "confidence shift": (rf"< {_NUMBER}", "confidence shift < 0.05", 0.0, 1.0),
     "label shift": (rf"< {_NUMBER}", "label shift < 0.2", 0.0, 10.0),
 }
 """Of each metric: its form after the name, an example, and the bounds of its number, neither of them included."""
@@ -31,7 +33,7 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(?: [a-z]+)?")
 
 
 class Guard(msgspec.Struct, frozen=True):
-    """A limit of one metric. limit: a share in 0..1, of p50 and p99 a factor above 1, of label shift a PSI."""
+    """A limit of one metric. limit: a share or a difference in 0..1, of p50 and p99 a factor, of label shift a PSI."""
 
     metric: Metric
     limit: float
@@ -68,8 +70,8 @@ class Guard(msgspec.Struct, frozen=True):
                 return f"{self.metric} < {self.limit:g} × stable"
             case "agreement":
                 return f"agreement > {100 * self.limit:g}%"
-            case "label shift":
-                return f"label shift < {self.limit:g}"
+            case "confidence shift" | "label shift":
+                return f"{self.metric} < {self.limit:g}"
 
 
 def parse_guards(texts: tuple[str, ...]) -> tuple[Guard, ...]:

@@ -58,6 +58,7 @@ class StageTimes(msgspec.Struct):
 
     forward_seconds: of the longest forward pass with a row of the request. tokens: of the inputs, special tokens
     included; of an input with several rows, of the first row. items: the request's inputs, once it is parsed.
+    side: of a rollout that the request takes part in, "stable" or "candidate", or "".
     """
 
     began: float = msgspec.field(default_factory=time.perf_counter)
@@ -67,6 +68,7 @@ class StageTimes(msgspec.Struct):
     forward_seconds: float = 0.0
     tokens: int = 0
     items: Sequence[object] = ()
+    side: str = ""
 
     def seconds(self) -> tuple[float, float, float, float]:
         """Seconds in encode, queue, forward and decode, which add up to the request; 0 for stages not reached.

@@ -71,6 +71,8 @@ class Tracer:
             span.set_status(Status(StatusCode.ERROR, reason))
         if reason:
             span.set_attribute("error.type", reason)
+        if stages.side:
+            span.set_attribute("headwaiter.rollout.side", stages.side)
         span.end(at)
 
     def close(self) -> None:

@@ -28,7 +28,8 @@ OTHER = "(other)"
 class SideCounts(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The requests of one side. errors: those that failed on the server's side; refusals: those that found no room.
 
-    times: bucket (`time_bucket`) → answers that took as long. labels: label → how often it was answered.
+    times: bucket (`time_bucket`) → answers that took as long. labels: label → how often it was answered. confidence:
+    the sum of their scores in 0..1.
     """
 
     requests: int = 0
@@ -36,6 +37,7 @@ class SideCounts(msgspec.Struct, omit_defaults=True, kw_only=True):
     refusals: int = 0
     times: dict[int, int] = {}
     labels: dict[str, int] = {}
+    confidence: float = 0.0
 
     def add(self, other: "SideCounts") -> None:
         """Count what `other` counted."""
@@ -43,6 +45,7 @@ class SideCounts(msgspec.Struct, omit_defaults=True, kw_only=True):
         self.errors += other.errors
         self.refusals += other.refusals
         self.times = dict(Counter(self.times) + Counter(other.times))
+        self.confidence += other.confidence
         self.labels = dict(Counter(self.labels) + Counter(other.labels))
 
 

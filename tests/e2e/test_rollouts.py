@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from registry.flavor import log_model
@@ -15,8 +16,21 @@ from tests.e2e.server import WAIT_SECONDS, Server, invoke, wait_until
 TEXTS = [f"a text about {what}, number {number}" for number in range(10) for what in ("a parcel", "rain", "tea", "war")]
 
 
-OTHER, SAME = "2", "4"
-"""Versions of another model, and of the one that is live."""
+OTHER, SAME, FAILING = "2", "4", "5"
+"""Versions of another model, of the one that is live, and of that one with no finite answer for one word."""
+
+
+def spoil(folder: Path, word: str, target: Path) -> Path:
+    """A copy of the classifier which fails on texts with this word."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(word)] = float("nan")
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return target
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +38,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, small_template: Path, seeds
     """A server of `m`, whose version 1 is live."""
     home = copy_of(small_template, tmp_path_factory)
     settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
-    assert log_model(seeds[0], task="text-classification", name="m", settings=settings).version == SAME
+    failing = spoil(seeds[0], "war", tmp_path_factory.mktemp("failing"))
+    for folder, version in ((seeds[0], SAME), (failing, FAILING)):
+        assert log_model(folder, task="text-classification", name="m", settings=settings).version == version
     with Server(home, ("m",)) as server:
         yield server
 
@@ -34,16 +50,19 @@ def status(server: Server) -> dict[str, Any]:
     return found
 
 
+def ask(server: Server) -> list[httpx.Response]:
+    """The answers to some requests with keys of their own."""
+    return [
+        server.http.post("/models/m", json={"inputs": text}, headers={"X-Headwaiter-Key": f"customer {number}"})
+        for number, text in enumerate(TEXTS)
+    ]
+
+
 def ask_all(server: Server) -> set[str]:
-    """The versions that answer some requests with keys of their own."""
-    seen = set()
-    for number, text in enumerate(TEXTS):
-        answer = server.http.post(
-            "/models/m", json={"inputs": text}, headers={"X-Headwaiter-Key": f"customer {number}"}
-        )
-        assert answer.status_code == 200, answer.text
-        seen.add(answer.headers["x-model-version"])
-    return seen
+    """The versions that answer some requests, all of which succeed."""
+    answers = ask(server)
+    assert {answer.status_code for answer in answers} == {200}
+    return {answer.headers["x-model-version"] for answer in answers}
 
 
 def start(server: Server, version: str, *options: str) -> None:
@@ -69,6 +88,20 @@ def test_other_answers_are_caught_by_shadows_and_no_client_gets_them(server: Ser
     history = invoke(server.home, "history", "m").output
     assert "failed at shadow:40: agreement > 90%" in history
     wait_until(lambda: OTHER not in server.describe("m")["versions"], "the candidate has left")
+
+
+def test_a_version_that_fails_on_some_inputs_is_caught_by_its_errors(server: Server) -> None:
+    start(server, FAILING, "--steps", "50%,100%", "--guard", "errors < stable + 1%")
+    statuses: list[int] = []
+
+    def is_caught() -> bool:
+        statuses.extend(answer.status_code for answer in ask(server))
+        return bool(status(server)["phase"] == "failed")
+
+    wait_until(is_caught, "failed: ", WAIT_SECONDS, server.log)
+    assert set(statuses) == {200, 500}
+    assert status(server)["stop"]["guard"] == "errors < stable + 1%"
+    wait_until(lambda: {answer.status_code for answer in ask(server)} == {200}, "nobody gets its answers")
 
 
 def test_a_version_that_is_as_good_is_promoted_and_a_rollback_by_hand_stays(server: Server) -> None:

@@ -41,7 +41,7 @@ class FrontRollouts:
         name, version: as requested. caller: the name of its API key, or "". A candidate that takes no requests gets
         none.
         """
-        tracked.side = None
+        tracked.side, tracked.stages.side = None, ""
         if self._traffic.is_idle:
             return live, None
         traffic = self._traffic.find(name, version, routing.table.models.get(live.model))
@@ -52,6 +52,7 @@ class FrontRollouts:
         if candidate is not None and is_open and traffic.is_candidates(tracked.rollout_key(caller)):
             live = candidate
         tracked.side = traffic.side(live)
+        tracked.stages.side = tracked.side.name if tracked.side is not None else ""
         return live, traffic
 
     def answered(

@@ -27,7 +27,9 @@ logger = logging.getLogger("headwaiter.front")
 class Side:
     """One side of a rollout, for the requests that it answers."""
 
-    def __init__(self, counts: SideCounts) -> None:
+    def __init__(self, name: str, counts: SideCounts) -> None:
+        """name: "stable" or "candidate"."""
+        self.name = name
         self._counts = counts
 
     def end(self, status: int, reason: str, seconds: float) -> None:
@@ -45,9 +47,10 @@ class Side:
             counts.times[bucket] = counts.times.get(bucket, 0) + 1
 
     def predicted(self, predictions: Sequence[tuple[str, float]]) -> None:
-        """Count answered labels."""
+        """Count answered labels, with their scores in 0..1."""
         labels = self._counts.labels
-        for label, _ in predictions:
+        for label, score in predictions:
+            self._counts.confidence += score
             name = label if label in labels or len(labels) < MAX_LABELS else OTHER
             labels[name] = labels.get(name, 0) + 1
 
@@ -65,7 +68,8 @@ class ModelTraffic:
             stable=SideCounts(times={}, labels={}),
             candidate=SideCounts(times={}, labels={}),
         )
-        self.stable, self.candidate = Side(self.counts.stable), Side(self.counts.candidate)
+        self.stable = Side("stable", self.counts.stable)
+        self.candidate = Side("candidate", self.counts.candidate)
 
     def is_candidates(self, key: bytes) -> bool:
         """Whether a request with this key is the candidate's."""

@@ -3,5 +3,6 @@
 confidence   bounds of a share that hold however often one looks
 verdict      from both sides' counts to pass, fail or inconclusive, per guard
 steps        from verdicts to what the leader does next
-keeper       reads the registry, leads, and tells the manager what to load and how to share requests out
+cycle        reads the registry, sums counts, leads: one turn of a replica
+keeper       runs the cycles, and tells the manager what to load and how to share requests out
 """

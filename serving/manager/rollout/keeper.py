@@ -1,58 +1,29 @@
-"""Follows the rollouts of the served models, and leads those that no other replica leads.
+"""Follows the rollouts of the served models, and tells the manager what to load and how to share requests out.
 
-A cycle reads the registry, sums what was counted, decides (`steps`) and writes. It runs in a thread of its own and
-fails as a whole: then everything stays as it is until the next one.
-
-Each rollout has one leader, by a lease in its progress: the leader raises `beat` in each cycle, and a replica that has
-seen the same beat for LEASE_SECONDS by its own clock takes over, so clocks may differ. Two leaders for a moment do no
-harm: both follow the same policy, a step is only ever followed by the next one, and a stop is a tag that none removes.
+The registry is read, and rollouts are led, by `cycle`, in a thread of its own. A cycle fails as a whole: then
+everything stays as it is until the next one.
 """
 
 import logging
-import secrets
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
-from pathlib import Path
 
-import msgspec
-from msgspec.structs import replace
-
-from registry.errors import NotFound
 from registry.redaction import describe_error
 from registry.references import Reference
 from registry.rollout.control import Rollouts, RolloutViews
 from registry.rollout.guards import Guard
-from registry.rollout.state import COUNTS, RolloutState, Verdict
+from registry.rollout.state import RolloutState, Verdict
 from registry.versions import Versions
 from serving.manager.registry_poll import MakePool
-from serving.manager.rollout.steps import CandidateHealth, Decision, decide
+from serving.manager.rollout.cycle import Cycle, States
 from serving.runtime.daemon_pool import DaemonPool
 from serving.settings import ServingSettings
-from serving.wire.rollout_counts import FOLDER, RolloutCounts, read_counts, remove_counts, sum_counts
 from serving.wire.routing_table import ModelEntry, RolloutEntry
-from serving.wire.version_state import State
-
-LEASE_SECONDS = 15.0
-"""A leader that has not written for so long is followed by another one. Untuned: some polls."""
-COUNTS_SECONDS = 5.0
-"""How often a replica that does not lead tells what it counted. Untuned."""
-
-TROUBLES: Mapping[State | None, str] = {
-    None: "is not loaded yet",
-    "loading": "is loading",
-    "unloaded": "is not loaded",
-    "failed": "could not be loaded: see GET /models",
-    "draining": "is leaving",
-    "ready": "",
-}
 
 VERDICTS: Mapping[Verdict, int] = {"pass": 1, "inconclusive": 0, "fail": -1}
 WAITING_STEP_SECONDS = 60.0
 """The resolution of `waiting_seconds`: the routing table, in which it is, changes no more often for it."""
-
-States = Mapping[tuple[str, str], State]
-"""(model, version) → state, of the versions that this server holds."""
 
 logger = logging.getLogger("headwaiter.rollout")
 
@@ -151,122 +122,7 @@ class RolloutKeeper:
         return self._cycle_of.run(names, states, now)
 
 
-class Cycle:
-    """What one replica remembers from cycle to cycle. Of the keeper's thread."""
-
-    def __init__(self, run: Path, rollouts: Rollouts, replica: str = "") -> None:
-        """replica: its name among all; by default one that a manager which is restarted finds again."""
-        self._run = run
-        self._rollouts = rollouts
-        self._replica = replica or _replica_name(run)
-        self._seen: dict[str, tuple[str, int, float]] = {}
-        """Per rollout: the holder and the beat that were seen last, and since when."""
-        self._led_at: dict[str, float] = {}
-        self._told: dict[str, tuple[float, RolloutCounts]] = {}
-
-    def run(self, names: Collection[str], states: States, now: float) -> RolloutViews:
-        """Read all rollouts, and lead those that are this replica's. Raises RegistryError."""
-        views = self._rollouts.read(names)
-        found = dict(views.states)
-        for name, state in views.states.items():
-            if state.is_active or (state.stop is not None and state.serves_own):
-                found[name] = self._look_at(name, state, views.counts.get(name, {}), states, now)
-            else:
-                remove_counts(self._run, state.plan.id)
-        return RolloutViews(found, views.refused)
-
-    def _look_at(
-        self, name: str, state: RolloutState, others: Mapping[str, str], states: States, now: float
-    ) -> RolloutState:
-        rollout, step = state.plan.id, state.progress.step
-        own = sum_counts(read_counts(self._run, rollout, step), rollout, step)
-        if not self._leads(state, now):
-            self._led_at.pop(rollout, None)
-            self._tell(name, own, now)
-            return state
-        parts = [own, *_decoded(text for key, text in others.items() if key != COUNTS + self._replica)]
-        seconds = now - self._led_at.get(rollout, now)
-        self._led_at[rollout] = now
-        health = self._health(name, state, states)
-        decision = decide(state, sum_counts(parts, rollout, step), seconds, health)
-        found = self._act(name, state, decision)
-        remove_counts(self._run, rollout, keep_step=found.progress.step)
-        return found
-
-    def _leads(self, state: RolloutState, now: float) -> bool:
-        """Whether this replica holds the lease, or may take it."""
-        rollout, progress = state.plan.id, state.progress
-        holder, beat, since = self._seen.get(rollout, ("", -1, now))
-        if (holder, beat) != (progress.holder, progress.beat):
-            since = now
-        self._seen[rollout] = (progress.holder, progress.beat, since)
-        return progress.holder in ("", self._replica) or now - since > LEASE_SECONDS
-
-    def _health(self, name: str, state: RolloutState, states: States) -> CandidateHealth:
-        try:
-            self._rollouts.check_candidate(name, state)
-        except NotFound:
-            return CandidateHealth(is_deleted=True)
-        return CandidateHealth(TROUBLES[states.get((name, state.plan.candidate))])
-
-    def _act(self, name: str, state: RolloutState, decision: Decision) -> RolloutState:
-        """Write the progress, then do what was decided. A failure between the two is mended by the next cycle."""
-        plan = state.plan
-        who = f"rollout begun by {plan.who}"
-        if decision.action in ("stay", "promote", "end") and state.is_active:
-            progress = replace(decision.progress, holder=self._replica, beat=state.progress.beat + 1)
-            self._rollouts.write_progress(name, progress)
-            if progress.step != state.progress.step:
-                logger.info("rollout of %s/%s: %s", name, plan.candidate, decision.why)
-        match decision.action:
-            case "promote":
-                logger.info("rollout of %s/%s: promoted, it %s", name, plan.candidate, decision.why)
-                self._rollouts.promote(name, state, who=who, why=f"{plan.why}; {decision.why}")
-            case "stop":
-                logger.error("rollout of %s/%s failed at %s: %s", name, plan.candidate, state.step, decision.why)
-                self._rollouts.stop(name, state, outcome="failed", who=who, why=decision.why, guard=decision.guard)
-                self._rollouts.revert(name, state, who=who, why=decision.why)
-            case "revert":
-                self._rollouts.revert(name, state, who=who, why=decision.why)
-            case "end":
-                logger.info("rollout of %s/%s is over: %s", name, plan.candidate, decision.why)
-                self._rollouts.end(name, state, who=who, why=decision.why)
-            case "stay":
-                pass
-        return self._rollouts.state(name) or state
-
-    def _tell(self, name: str, own: RolloutCounts, now: float) -> None:
-        """Let the leader know what this replica counted."""
-        at, before = self._told.get(name, (-COUNTS_SECONDS, RolloutCounts(rollout="", step=0)))
-        if own != before and now - at >= COUNTS_SECONDS:
-            self._rollouts.write_counts(name, self._replica, msgspec.json.encode(own).decode())
-            self._told[name] = now, own
-
-
 def _waiting_seconds(state: RolloutState) -> float:
     planned = state.plan.bake_seconds if state.phase == "baking" else state.plan.every_seconds
     late = max(0.0, state.progress.waited_seconds - planned)
     return late // WAITING_STEP_SECONDS * WAITING_STEP_SECONDS
-
-
-def _decoded(texts: Iterable[str]) -> list[RolloutCounts]:
-    """What other replicas counted; those of another release are left out."""
-    found = []
-    for text in texts:
-        try:
-            found.append(msgspec.json.decode(text, type=RolloutCounts))
-        except msgspec.DecodeError:
-            continue
-    return found
-
-
-def _replica_name(run: Path) -> str:
-    """Of this server: kept in its run folder, so that a manager which is restarted leads on at once."""
-    path = run / FOLDER / "replica"
-    try:
-        path.parent.mkdir(exist_ok=True)
-        if not path.exists():
-            path.write_text(secrets.token_hex(4))
-        return path.read_text() or secrets.token_hex(4)
-    except OSError:  # a full disk: another name is as good, after LEASE_SECONDS
-        return secrets.token_hex(4)

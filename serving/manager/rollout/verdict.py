@@ -89,9 +89,9 @@ def _judge_sides(guard: Guard, counts: RolloutCounts, stable: Bounds, fail_error
     candidate = _bounds(guard, counts.candidate, fail_error)
     is_ratio = guard.metric in QUANTILES
     verdict: Verdict = "inconclusive"
-    if candidate.fail[0] > (stable.fail[1] * guard.limit if is_ratio else stable.fail[1] + guard.limit):
+    if _is_beyond(guard, candidate.fail, stable.fail):
         verdict = "fail"
-    elif candidate.passing[1] < (stable.passing[0] * guard.limit if is_ratio else stable.passing[0] + guard.limit):
+    elif _is_within(guard, candidate.passing, stable.passing):
         verdict = "pass"
     sides = [counts.candidate] + ([counts.stable] if counts.stable.requests else [])
     figures = [f"{_figure(guard, side)} of {side.requests:,} requests" for side in sides]
@@ -103,13 +103,29 @@ def _judge_sides(guard: Guard, counts: RolloutCounts, stable: Bounds, fail_error
     return Check(str(guard), verdict, ", stable ".join(figures))
 
 
+def _is_beyond(guard: Guard, candidate: tuple[float, float], stable: tuple[float, float]) -> bool:
+    """Whether the limit is exceeded wherever in their bounds both figures are."""
+    if guard.metric in QUANTILES:
+        return candidate[0] > stable[1] * guard.limit
+    is_above = candidate[0] - stable[1] > guard.limit
+    return is_above or (guard.metric == "confidence shift" and stable[0] - candidate[1] > guard.limit)
+
+
+def _is_within(guard: Guard, candidate: tuple[float, float], stable: tuple[float, float]) -> bool:
+    """Whether the limit is kept to wherever in their bounds both figures are."""
+    if guard.metric in QUANTILES:
+        return candidate[1] < stable[0] * guard.limit
+    is_below = candidate[1] - stable[0] < guard.limit
+    return is_below and (guard.metric != "confidence shift" or stable[1] - candidate[0] < guard.limit)
+
+
 def _bounds(guard: Guard, side: SideCounts, fail_error: float) -> Bounds:
     """Of one side's figure; each side of a comparison has half of the error."""
     if guard.metric in QUANTILES:
         share = 1.0 - QUANTILES[guard.metric]
         return Bounds(_quantile(side, share, fail_error / 2), _quantile(side, share, PASS_ERROR / 2))
-    total = _total(guard, side)
-    return Bounds(bounds(total, side.requests, fail_error / 2), bounds(total, side.requests, PASS_ERROR / 2))
+    total, number = _total(guard, side)
+    return Bounds(bounds(total, number, fail_error / 2), bounds(total, number, PASS_ERROR / 2))
 
 
 def _quantile(side: SideCounts, share: float, error: float) -> tuple[float, float]:
@@ -169,13 +185,17 @@ def _term(one: float, other: float) -> float:
     return inf if min(one, other) <= 0.0 else (one - other) * log(one / other)
 
 
-def _total(guard: Guard, side: SideCounts) -> int:
-    return side.errors if guard.metric == "errors" else side.refusals
+def _total(guard: Guard, side: SideCounts) -> tuple[float, int]:
+    """The sum of a guard's numbers in 0..1, and how many there are."""
+    if guard.metric == "confidence shift":
+        number = sum(side.labels.values())
+        return min(side.confidence, number), number
+    return side.errors if guard.metric == "errors" else side.refusals, side.requests
 
 
 def _figure(guard: Guard, side: SideCounts) -> str:
     if guard.metric not in QUANTILES:
-        return _percent(_total(guard, side), side.requests)
+        return _percent(*_total(guard, side))
     rest = (1.0 - QUANTILES[guard.metric]) * sum(side.times.values())
     for bucket in sorted(side.times, reverse=True):
         rest -= side.times[bucket]

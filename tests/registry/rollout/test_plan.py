@@ -52,6 +52,7 @@ def test_steps_that_make_no_rollout_are_refused(steps: str, message: str) -> Non
         ("p50<1.2*stable", Guard("p50", 1.2), "p50 < 1.2 × stable"),
         ("p50 < 2xstable", Guard("p50", 2.0), "p50 < 2 × stable"),
         ("agreement > 97%", Guard("agreement", 0.97), "agreement > 97%"),
+        ("confidence shift < 0.05", Guard("confidence shift", 0.05), "confidence shift < 0.05"),
         ("label shift < 0.2", Guard("label shift", 0.2), "label shift < 0.2"),
     ],
 )

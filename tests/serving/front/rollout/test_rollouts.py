@@ -126,7 +126,9 @@ def test_a_request_that_names_a_version_or_another_alias_is_not_touched(begin: B
         both(front)
         assert (await ask(front, version="1")).version == "1"
         assert (await ask(front, name="m@other")).version == "1"
-        assert (await ask(front)).version == "2", "without a key, at random"
+        found = await ask(front)
+        assert (found.version, found.stages.side) == ("2", "candidate"), "without a key, at random"
+        assert (await ask(front, version="2")).stages.side == ""
         assert counted(front, tmp_path).candidate.requests == 1
 
     asyncio.run(test())

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from registry.errors import RegistryUnavailable
 from registry.references import Reference
 from registry.rollout.state import COUNTS, RolloutState
-from serving.manager.rollout.keeper import LEASE_SECONDS, Cycle
+from serving.manager.rollout.cycle import LEASE_SECONDS, Cycle
 from serving.wire.rollout_counts import RolloutCounts, SideCounts, write_counts
 from serving.wire.version_state import State
 from tests.rollout_registry import MemoryVersions
@@ -109,8 +110,34 @@ def test_guards_that_fail_after_the_promotion_bring_the_version_before_back(
 def test_a_rollback_by_hand_wins(alone: Replica, versions: MemoryVersions) -> None:
     now = bake(alone)
     versions.by_hand("rollback", "1")
-    assert [alone.look(now + later).phase for later in (1, 100, 200)] == ["overruled"] * 3
+    assert [alone.look(now + later).phase for later in (1, 100, 200)] == ["overruled", "aborted", "aborted"]
     assert versions.current("m", "champion") == "1"
+    versions.by_hand("promote", "2")
+    assert alone.look(now + 300).phase == "aborted"
+    assert versions.current("m", "champion") == "2"
+
+
+def test_a_rollout_that_was_overruled_does_not_go_on_once_the_alias_is_moved_back(
+    alone: Replica, versions: MemoryVersions
+) -> None:
+    alone.look(0.0)
+    versions.by_hand("promote", "3")
+    assert [alone.look(now).phase for now in (1.0, 2.0)] == ["overruled", "aborted"]
+    assert versions.history("m")[-1].why == "version 2 aborted at shadow:200: champion was moved to 3 by hand"
+    versions.by_hand("rollback", "1")
+    assert alone.look(3.0).weight == 0.0
+
+
+def test_counts_with_too_many_labels_are_told_without_them(versions: MemoryVersions, tmp_path: Path) -> None:
+    Replica("a", versions, tmp_path).look(0.0)
+    other = Replica("b", versions, tmp_path)
+    state = versions.rollouts().state("m")
+    assert state is not None
+    side = SideCounts(requests=9, labels={f"a label with a long name, number {number}": 1 for number in range(100)})
+    write_counts(other.run, "front", RolloutCounts(rollout=state.plan.id, step=0, stable=side, candidate=side))
+    other.look(0.0)
+    told = msgspec.json.decode(versions.tags.tags["m"][f"{COUNTS}b"], type=RolloutCounts)
+    assert (told.stable.requests, told.stable.labels) == (9, {})
 
 
 def test_a_version_that_is_deleted_in_the_middle_ends_the_rollout(alone: Replica, versions: MemoryVersions) -> None:

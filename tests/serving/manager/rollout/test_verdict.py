@@ -8,8 +8,12 @@ from registry.rollout.state import Bounds
 from serving.manager.rollout.verdict import judge
 from serving.wire.rollout_counts import RolloutCounts, SideCounts, time_bucket
 
-ERRORS, P99, AGREEMENT, LABELS = map(
-    Guard.parse, ("errors < stable + 1%", "p99 < 1.5 × stable", "agreement > 90%", "label shift < 0.2")
+ERRORS, P99, AGREEMENT, LABELS, CONFIDENCE = map(
+    Guard.parse,
+    (
+        *("errors < stable + 1%", "p99 < 1.5 × stable", "agreement > 90%"),
+        *("label shift < 0.2", "confidence shift < 0.05"),
+    ),
 )
 
 
@@ -18,6 +22,10 @@ def side(requests: int, errors: int = 0, seconds: float = 0.01, labels: dict[str
     slow = (requests - errors) // 20
     times = {time_bucket(seconds): requests - errors - slow, time_bucket(2 * seconds): slow}
     return SideCounts(requests=requests, errors=errors, times=times, labels=labels or {})
+
+
+def sure(answers: int, score: float) -> SideCounts:
+    return SideCounts(requests=answers, labels={"a": answers} if answers else {}, confidence=score * answers)
 
 
 def verdict(guard: Guard, stable: SideCounts, candidate: SideCounts) -> str:
@@ -41,6 +49,11 @@ def verdict(guard: Guard, stable: SideCounts, candidate: SideCounts) -> str:
         (P99, side(10_000), side(2_000, seconds=0.03), "fail"),
         (P99, side(10_000), side(2_000, seconds=0.012), "pass"),
         (P99, side(10_000), side(2_000, seconds=0.005), "pass"),
+        (CONFIDENCE, sure(0, 0.0), sure(0, 0.0), "inconclusive"),
+        (CONFIDENCE, sure(5000, 0.8), sure(50, 0.8), "inconclusive"),
+        (CONFIDENCE, sure(40_000, 0.8), sure(40_000, 0.8), "pass"),
+        (CONFIDENCE, sure(5000, 0.8), sure(5000, 0.95), "fail"),
+        (CONFIDENCE, sure(5000, 0.95), sure(5000, 0.8), "fail"),
         (LABELS, side(9, labels={}), side(9, labels={}), "inconclusive"),
         (LABELS, side(9, labels={"a": 5000, "b": 5000}), side(9, labels={"a": 5000, "b": 5000}), "pass"),
         (LABELS, side(9, labels={"a": 5000, "b": 5000}), side(9, labels={"a": 4500, "b": 500}), "fail"),
