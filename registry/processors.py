@@ -56,7 +56,8 @@ def load_processor(folder: Path, of_images: bool) -> Any:
         raise IncompleteArtifact(
             f"{folder} holds no image processor ({source}): save it there with {method}.save_pretrained"
         )
-    with refuse_failures(f"loading the {noun} from {source}", remedy):
+    with refuse_failures(f"loading the {noun} from {source}", remedy), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")  # no tokenizing needs it (5.23)
         if of_images:
             return AutoImageProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, backend="pil"
