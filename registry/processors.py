@@ -98,6 +98,7 @@ def describe_processor(model: Any, tokenizer: Any, folder: Path, *, generates: b
         mask_token_id=tokenizer.mask_token_id,
         languages=languages,
         token_types=msgspec.UNSET if types is None else types,
+        cleans_up=True if _cleans_up(tokenizer) else msgspec.UNSET,
     )
 
 
@@ -129,6 +130,14 @@ def describe_languages(tokenizer: Any, rows: int) -> Languages | None:
 
 def _mark(tokens: list[int], language: int) -> tuple[int, ...]:
     return tuple(LANGUAGE if token == language else int(token) for token in tokens)
+
+
+def _cleans_up(tokenizer: Any) -> bool:
+    """Whether `decode` of transformers (5.23) cleans texts up: not those of a byte-pair encoding, unless forced to."""
+    if not tokenizer.clean_up_tokenization_spaces:
+        return False
+    is_forced = tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output
+    return is_forced or not tokenizer.is_fast or type(tokenizer.backend_tokenizer.model).__name__ != "BPE"
 
 
 def _choose_padding(tokenizer: Any, *, generates: bool) -> int:
