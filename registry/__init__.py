@@ -4,6 +4,7 @@ errors       everything that can go wrong
 settings     where the registry and its cache are
 heads        the tasks, their AutoModel classes, and which architectures have them
 checkpoint_files  the JSON files of a checkpoint, each value checked for its type
+weight_files  whether weights and other files arrived whole
 refusals     whatever a library raises over a checkpoint becomes a refusal
 checks       what a checkpoint must be: its own head, all of its weights, nothing executable
 processors   what a tokenizer tells the contract

@@ -21,9 +21,8 @@ from registry.errors import (
 from registry.heads import Head, get_head, model_classes
 from registry.refusals import refuse_failures
 from registry.served_classes import check_class
+from registry.weight_files import WEIGHTS, check_weights, refuse_pointers
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-"""One of these is what transformers (5.23) loads."""
 GENERATION = "generation_config.json"
 PICKLED = ("pytorch_model*.bin", "model*.pt", "model*.pth", "model*.ckpt", "*.pkl", "*.joblib")
 """Names of weights in formats that are pickles."""
@@ -79,8 +78,10 @@ def check_files(folder: Path) -> None:
 
     Other files beside them, code included, are never loaded, and are not copied into an artifact.
     """
+    refuse_pointers(folder)
     check_json_files(folder)
     if any((folder / name).is_file() for name in WEIGHTS):
+        check_weights(folder)
         return
     pickles = sorted({path.name for pattern in PICKLED for path in folder.glob(pattern)})
     if pickles:

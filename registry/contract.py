@@ -69,6 +69,7 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     context stands before the question, as in transformers' former question answering pipeline (4.57). truncation_side:
     where an over-long text is cut unless a request says otherwise. languages: of a tokenizer for translation, None of
     others. token_types: how many the model has embeddings for; unset where it has no table of them or takes none.
+    cleans_up: whether spaces before punctuation are taken out of the texts that are read from ids; unset where not.
     image: how images become pixels; then there is no text, and pad_token_id and vocabulary mean nothing.
     """
 
@@ -85,6 +86,7 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     languages: Languages | None = None
     image: ImageSettings | None = None
     token_types: int | msgspec.UnsetType = msgspec.UNSET
+    cleans_up: bool | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def takes_pair_types(self) -> bool:

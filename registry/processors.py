@@ -56,7 +56,8 @@ def load_processor(folder: Path, of_images: bool) -> Any:
         raise IncompleteArtifact(
             f"{folder} holds no image processor ({source}): save it there with {method}.save_pretrained"
         )
-    with refuse_failures(f"loading the {noun} from {source}", remedy):
+    with refuse_failures(f"loading the {noun} from {source}", remedy), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")  # no tokenizing needs it (5.23)
         if of_images:
             return AutoImageProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, backend="pil"
@@ -97,6 +98,7 @@ def describe_processor(model: Any, tokenizer: Any, folder: Path, *, generates: b
         mask_token_id=tokenizer.mask_token_id,
         languages=languages,
         token_types=msgspec.UNSET if types is None else types,
+        cleans_up=True if _cleans_up(tokenizer) else msgspec.UNSET,
     )
 
 
@@ -128,6 +130,14 @@ def describe_languages(tokenizer: Any, rows: int) -> Languages | None:
 
 def _mark(tokens: list[int], language: int) -> tuple[int, ...]:
     return tuple(LANGUAGE if token == language else int(token) for token in tokens)
+
+
+def _cleans_up(tokenizer: Any) -> bool:
+    """Whether `decode` of transformers (5.23) cleans texts up: not those of a byte-pair encoding, unless forced to."""
+    if not tokenizer.clean_up_tokenization_spaces:
+        return False
+    is_forced = tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output
+    return is_forced or not tokenizer.is_fast or type(tokenizer.backend_tokenizer.model).__name__ != "BPE"
 
 
 def _choose_padding(tokenizer: Any, *, generates: bool) -> int:

@@ -58,14 +58,9 @@ class NoArguments(msgspec.Struct, forbid_unknown_fields=True):
     """Arguments of one loading or another: any changes what is loaded."""
 
 
-class Transformer(msgspec.Struct, forbid_unknown_fields=True):
-    """The transformer's settings, of which releases before 5.4 wrote the first two."""
+class Arguments(msgspec.Struct, forbid_unknown_fields=True):
+    """Keys of a transformer's settings that no folder that is served sets, and one that changes no vector."""
 
-    max_seq_length: Size | None = None
-    do_lower_case: bool = False
-    transformer_task: Literal["feature-extraction"] = "feature-extraction"
-    modality_config: Modalities | None = None
-    module_output_name: Literal["token_embeddings"] | None = None
     unpad_inputs: bool | None = None
     processing_kwargs: NoArguments | None = None
     query_length: None = None
@@ -77,6 +72,51 @@ class Transformer(msgspec.Struct, forbid_unknown_fields=True):
     processor_kwargs: NoArguments | None = None
     config_args: NoArguments | None = None
     config_kwargs: NoArguments | None = None
+
+
+class Transformer(Arguments, forbid_unknown_fields=True):
+    """The transformer's settings, of which releases before 5.4 wrote the first two."""
+
+    max_seq_length: Size | None = None
+    do_lower_case: bool = False
+    transformer_task: Literal["feature-extraction"] = "feature-extraction"
+    modality_config: Modalities | None = None
+    module_output_name: Literal["token_embeddings"] | None = None
+
+
+class WholeCrossEncoder(msgspec.Struct, forbid_unknown_fields=True):
+    """`config_sentence_transformers.json` of a CrossEncoder, as release 6.2 writes it. No prompt is served."""
+
+    model_type: Literal["CrossEncoder"]
+    versions: dict[str, Any] | None = msgspec.field(default=None, name="__version__")
+    prompts: dict[str, str | None] | None = None
+    default_prompt_name: None = None
+    activation_fn: str | None = None
+    keep_in_fp32_modules: list[str] | None = None
+    """They say in which precision layers are computed."""
+
+
+class Logits(msgspec.Struct, forbid_unknown_fields=True):
+    """Where a CrossEncoder's scores come from."""
+
+    method: Literal["forward"]
+    method_output_name: Literal["logits"]
+
+
+class ScoredModalities(msgspec.Struct, forbid_unknown_fields=True):
+    """What a CrossEncoder's transformer reads: text, as plain texts."""
+
+    text: Logits
+
+
+class ScoringTransformer(Arguments, forbid_unknown_fields=True):
+    """The transformer's settings of a CrossEncoder. The tokenizer's own limit holds."""
+
+    max_seq_length: None = None
+    do_lower_case: Literal[False] = False
+    transformer_task: Literal["sequence-classification"] = "sequence-classification"
+    modality_config: ScoredModalities | None = None
+    module_output_name: Literal["scores"] | None = None
 
 
 class Pooling(msgspec.Struct, forbid_unknown_fields=True):

@@ -13,7 +13,18 @@ import msgspec
 
 from registry.contract import VectorLayer
 from registry.errors import IncompleteArtifact, UnsafeArtifact
-from registry.sentence_files import Dense, Dropout, LayerNorm, Module, Places, Pooling, Transformer, Whole
+from registry.sentence_files import (
+    Dense,
+    Dropout,
+    LayerNorm,
+    Module,
+    Places,
+    Pooling,
+    ScoringTransformer,
+    Transformer,
+    Whole,
+    WholeCrossEncoder,
+)
 
 MODULES = "modules.json"
 WHOLE = "config_sentence_transformers.json"
@@ -104,6 +115,25 @@ def read_sentence_folder(folder: Path) -> SentenceFolder | None:
         lowercases=transformer.do_lower_case,
         files=tuple(files),
     )
+
+
+def read_cross_encoder(folder: Path) -> str | None:
+    """The full name of the activation that a CrossEncoder's own files name; None where they name none.
+
+    Reads no `config.json`, where older releases name it. Raises IncompleteArtifact, which names file and key, for
+    what is damaged or not served.
+    """
+    if not (folder / WHOLE).is_file() or _read(folder, WHOLE, dict[str, Any]).get("model_type") != "CrossEncoder":
+        return None
+    whole = _read(folder, WHOLE, WholeCrossEncoder)
+    if (folder / MODULES).is_file():
+        modules = _read(folder, MODULES, list[Module])
+        if [(module.kind, module.path) for module in modules] != [("Transformer", "")] or modules[0].kwargs:
+            shown = ", ".join(module.kind for module in modules)
+            _refuse(MODULES, f"it lists {shown or 'nothing'}; of a CrossEncoder a Transformer alone is served")
+    for name in [name for name in TRANSFORMER_FILES if (folder / name).is_file()][:1]:
+        _read(folder, name, ScoringTransformer)
+    return str(whole.activation_fn) if whole.activation_fn is not None else None
 
 
 def adapt_tokenizer(tokenizer: Any, sentences: SentenceFolder) -> None:

@@ -76,7 +76,7 @@ class _Reader:
     """One text on its way. Tokens are held back with the text that is read from them."""
 
     def __init__(self, source: StreamSource) -> None:
-        self.text = TextReader(source.encoder, source.stops)
+        self.text = TextReader(source.encoder, source.stops, cleans_up=source.encoder.cleans_up)
         self.ids: list[int] = []
         self.scores: list[TokenScore] = []
         self.written = 0

@@ -10,6 +10,8 @@ text that the whole decode does not begin with, or raises "Invalid prefix encoun
 from collections.abc import Sequence
 from typing import Protocol
 
+from serving.processors.clean_up import Cleaner
+
 UNFINISHED = "\ufffd"
 """The decoder's text for bytes that are not a character, or not yet a complete one."""
 MAX_UNFINISHED = 3
@@ -105,11 +107,15 @@ class StopFilter:
 
 
 class TextReader:
-    """Detokenizer and StopFilter together: the text of one row as a client sees it."""
+    """Detokenizer and StopFilter together: the text of one row as a client sees it.
 
-    def __init__(self, encoder: TokenReader, stops: Sequence[str]) -> None:
+    cleans_up: whether the text that passes is cleaned up. Stop strings are found in the text as it was.
+    """
+
+    def __init__(self, encoder: TokenReader, stops: Sequence[str], *, cleans_up: bool = False) -> None:
         self._detokenizer = Detokenizer(encoder)
         self._filter = StopFilter(stops)
+        self._cleaner = Cleaner() if cleans_up else None
 
     @property
     def has_stopped(self) -> bool:
@@ -127,7 +133,7 @@ class TextReader:
         if is_last:
             text += self._filter.push(self._detokenizer.finish())
             text += self._filter.finish()
-        return text
+        return text if self._cleaner is None else self._cleaner.push(text, is_last=is_last or self.has_stopped)
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -97,6 +97,7 @@ class TextEncoder:
 
     exact: neither truncates nor pads; not to be changed. max_tokens: of a row. absent: special tokens without an
     embedding, by id. subword_prefix: WordPiece's prefix of a word's later tokens, None for other tokenizers.
+    cleans_up: whether texts for clients pass `clean_up`.
     """
 
     def __init__(self, folder: Path, contract: Contract) -> None:
@@ -112,6 +113,7 @@ class TextEncoder:
         self._truncation_side = contract.processor.truncation_side
         self._is_text_first = contract.processor.padding_side == "left"
         self.max_tokens = contract.max_tokens
+        self.cleans_up = contract.processor.cleans_up is True
         self.absent: dict[int, str] = {}
         if not contract.derived:  # records of format 1 have the number of tokens, which ids with gaps exceed
             added = self.exact.get_added_tokens_decoder()

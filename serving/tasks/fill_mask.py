@@ -15,6 +15,7 @@ import numpy
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
+from serving.processors.clean_up import clean_up
 from serving.processors.tokenizer import TextEncoder, TextParameters
 from serving.tasks.base.agreement import Agreement, distance, mean
 from serving.tasks.base.cost import OBJECT_BYTES, answer_text
@@ -210,12 +211,12 @@ def _candidate(
     ids: Sequence[int], place: int, token: int, score: float, is_only: bool, version: VersionContext
 ) -> Candidate:
     filled = [token if at == place else found for at, found in enumerate(ids)]
-    return {
-        "score": score,
-        "token": token,
-        "token_str": version.tokenizer.read([token], skip_special_tokens=False),
-        "sequence": version.tokenizer.read(filled, skip_special_tokens=is_only),
-    }
+    texts = (
+        version.tokenizer.read([token], skip_special_tokens=False),
+        version.tokenizer.read(filled, skip_special_tokens=is_only),
+    )
+    text, sequence = map(clean_up, texts) if version.tokenizer.cleans_up else texts
+    return {"score": score, "token": token, "token_str": text, "sequence": sequence}
 
 
 _last_targets: WeakKeyDictionary[TextEncoder, tuple[object, list[int]]] = WeakKeyDictionary()

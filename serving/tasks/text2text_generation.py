@@ -61,7 +61,7 @@ class Parameters(GenerationParameters, frozen=True):
     def __post_init__(self) -> None:
         """Move settings from the fields of the Hugging Face client and of `generate` to their own."""
         if self.clean_up_tokenization_spaces:
-            raise ValueError("clean_up_tokenization_spaces is not done here: leave it out")
+            raise ValueError("clean_up_tokenization_spaces is the tokenizer's own setting: leave it out")
         if self.truncation is not None:
             msgspec.structs.force_setattr(self, "truncate", self.truncation != "do_not_truncate")
         if self.generate_parameters:
@@ -143,6 +143,10 @@ class Text2TextGeneration(GeneratingTask[Parameters, None]):
             raise Unprocessable(f"parameters.num_beams is {parameters.num_beams}, at most {MAX_BEAMS} are searched")
         if (parameters.num_beams or 1) > 1 and parameters.top is not None:
             raise Unprocessable("parameters.logprobs and details are not known of beams: leave num_beams out")
+        if parameters.clean_up_tokenization_spaces is False and version.tokenizer.cleans_up:
+            raise Unprocessable(
+                "parameters.clean_up_tokenization_spaces is true for this model's tokenizer: leave it out"
+            )
         if not item:
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
         count = requested_new_tokens(parameters, version.defaults)

@@ -16,6 +16,7 @@ import msgspec
 from registry.checkpoint_files import read_json
 from registry.contract import Contract
 from registry.errors import CheckpointWarning
+from registry.sentence_folder import read_cross_encoder
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.agreement import Agreement, distance, of_labels
@@ -134,19 +135,17 @@ class TextClassification(Task[str | Pair, Parameters, list[str] | None]):
     )
 
     def folder_settings(self, folder: Path) -> dict[str, object]:
-        """The activation of a CrossEncoder, where its `config.json` states one."""
+        """The activation of a CrossEncoder, where `config_sentence_transformers.json` or `config.json` states one."""
         path = folder / "config.json"
-        if not path.is_file():
-            return super().folder_settings(folder)
-        keys = read_json(path, ConfigKeys)
+        keys = read_json(path, ConfigKeys) if path.is_file() else ConfigKeys()
         own = keys.sentence_transformers.activation_fn if keys.sentence_transformers else None
-        name = own or keys.sbert_ce_default_activation_function
+        name = read_cross_encoder(folder) or own or keys.sbert_ce_default_activation_function
         if name is None:
             return super().folder_settings(folder)
         found = ACTIVATIONS.get(name.rpartition(".")[2])
         if found is None:
             warnings.warn(
-                f"config.json names the activation {name}, which is not served: scores are transformers' own",
+                f"the checkpoint's files name the activation {name}, which is not served: scores are transformers' own",
                 CheckpointWarning,
                 stacklevel=2,
             )

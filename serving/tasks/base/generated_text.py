@@ -61,7 +61,7 @@ class Text:
     def read(cls, arrays: RowArrays, stops: Sequence[str], encoder: TextEncoder) -> Self:
         """From a row's arrays."""
         ids = arrays[0].tolist()
-        text = TextReader(encoder, stops).push(ids, is_last=True)
+        text = TextReader(encoder, stops, cleans_up=encoder.cleans_up).push(ids, is_last=True)
         return cls(text, FINISH_REASONS[int(arrays[4][0])], len(ids), read_scores(arrays, encoder))
 
 

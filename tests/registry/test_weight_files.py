@@ -1,0 +1,47 @@
+"""Files that did not arrive whole are refused by name, with what to do about it."""
+
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+
+from registry.checks import check_files
+from registry.errors import UnreadableArtifact
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123\n"
+
+
+@pytest.fixture
+def folder(models: dict[str, Path], tmp_path: Path) -> Path:
+    """A checkpoint of one file of weights."""
+    return shutil.copytree(models["single"], tmp_path / "changed")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", struct.pack("<Q", 1 << 40) + b"{}", None])
+def test_weights_that_are_not_whole(folder: Path, content: bytes | None) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8] if content is None else content)
+    with pytest.raises(UnreadableArtifact, match=r"^model\.safetensors is not a whole safetensors file .*download"):
+        check_files(folder)
+
+
+def test_one_of_several_files_of_weights_that_is_not_whole(folder: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    AutoModelForSequenceClassification.from_pretrained(folder).save_pretrained(folder, max_shard_size="1MB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    check_files(folder)
+    last = sorted(folder.glob("model-*.safetensors"))[-1]
+    last.write_bytes(last.read_bytes()[:-8])
+    with pytest.raises(UnreadableArtifact, match=rf"^{last.name} is not a whole safetensors file"):
+        check_files(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "spiece.model"])
+def test_pointers_of_git_lfs(folder: Path, name: str) -> None:
+    (folder / "onnx.bin").write_bytes(POINTER)
+    check_files(folder)
+    (folder / name).write_bytes(POINTER)
+    with pytest.raises(UnreadableArtifact, match=f"^{name} is a pointer of Git LFS.*git lfs pull"):
+        check_files(folder)
