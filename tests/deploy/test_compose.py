@@ -91,6 +91,12 @@ def test_addresses_name_services_and_their_ports() -> None:
     assert "http://s3:8333" in SERVICES["bucket"]["command"][-1]
 
 
+def test_the_bucket_is_made_by_what_python_understands() -> None:
+    python, option, program = SERVICES["bucket"]["command"]
+    assert (python, option) == ("python", "-c")
+    compile(program, "bucket", "exec")
+
+
 def test_monitoring_is_as_it_is_exported_but_for_addresses() -> None:
     exported = {path: yaml.safe_load(text) for path, text in files().items() if path.endswith(".yml")}
     own = json.dumps(config("prometheus")).replace("alertmanager:9093", "localhost:9093")

@@ -1,6 +1,8 @@
 """The Dockerfile: linted, and at one with the server, the cluster's files and the pinned packages."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,7 +17,9 @@ from serving.kubernetes.installation import ADMIN_PORT, HTTP_PORT
 from serving.settings import ServingSettings
 from tests.abilities import needs
 from tests.deploy.dockerfile import DOCKERFILE, ROOT, arguments, command, environment
+from tests.waiting import WAIT_SECONDS
 
+BENTO = yaml.safe_load((ROOT / "bentofile.yaml").read_text(encoding="utf-8"))
 LOCKS = sorted((ROOT / "deploy").glob("requirements*.txt"))
 HASHED = [path for path in LOCKS if path.stem != "requirements-cpu"]
 
@@ -61,14 +65,35 @@ def test_what_is_copied_is_there_and_in_both_contexts() -> None:
     for word in copied:
         assert list(ROOT.glob(word)), word
         assert word in allowed or word.startswith("deploy/requirements"), word
-    bento = yaml.safe_load((ROOT / "bentofile.yaml").read_text(encoding="utf-8"))
-    assert {word.rstrip("/") for word in bento["include"]} >= {word for word in copied if "*" not in word}
-    assert ROOT / bento["docker"]["dockerfile_template"] == DOCKERFILE
+    assert {word.rstrip("/") for word in BENTO["include"]} >= {word for word in copied if "*" not in word}
+    assert ROOT / BENTO["docker"]["dockerfile_template"] == DOCKERFILE
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     needed = {pattern.rstrip("*") for pattern in packages["packages"]["find"]["include"]}
     assert needed | {
         module.partition(".")[0] + ("" if "." in module else ".py") for module in packages["py-modules"]
     } <= set(copied)
+
+
+def test_a_bento_is_containerized_by_the_same_file(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for word in [*BENTO["include"], BENTO["docker"]["dockerfile_template"], "bentofile.yaml"]:
+        target = source / word
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / word).is_dir():
+            shutil.copytree(ROOT / word, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / word, target)
+    environ = {
+        **os.environ,
+        "BENTOML_HOME": str(tmp_path / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "PYTHONPATH": "",
+    }
+    build = [sys.executable, "-m", "bentoml", "build"]
+    subprocess.run(build, cwd=source, env=environ, check=True, timeout=WAIT_SECONDS, capture_output=True)
+    (made,) = (tmp_path / "bentoml/bentos/headwaiter").glob("*/env/docker/Dockerfile")
+    assert made.read_text(encoding="utf-8").rstrip("\n") == DOCKERFILE.read_text(encoding="utf-8").rstrip("\n")
+    assert (made.parents[2] / "src/deploy/requirements.txt").is_file(), "what it copies with SOURCE=src"
 
 
 @pytest.mark.parametrize("lock", HASHED, ids=lambda path: path.name)
