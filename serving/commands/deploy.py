@@ -29,7 +29,7 @@ def _option(flag: str, field: str, meaning: str, least: int | None = None) -> Ca
 @deploy.command("export")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
 @click.option(
-    "--models", multiple=True, required=True, metavar="NAME[@ALIAS|/VERSION]", help="What to serve; may be repeated."
+    "--models", multiple=True, required=True, metavar="[!]NAME[@ALIAS|/VERSION]", help="What to serve; may be repeated."
 )
 @_option("--namespace", "namespace", "Where the objects go.")
 @_option("--image", "image", "The image, made with deploy/Dockerfile.")

@@ -39,7 +39,6 @@ def objects(installation: Installation) -> dict[str, dict[str, Any]]:
 
 def _deployment(installation: Installation) -> dict[str, Any]:
     """A new pod is ready before an old one ends, and is given as long as a version may take to load."""
-    models = " ".join(map(str, installation.references))
     pod = {
         "serviceAccountName": NAME,
         "automountServiceAccountToken": False,
@@ -47,7 +46,7 @@ def _deployment(installation: Installation) -> dict[str, Any]:
         "securityContext": pod_security(),
         "terminationGracePeriodSeconds": termination_seconds(),
         "topologySpreadConstraints": [_spread("topology.kubernetes.io/zone"), _spread("kubernetes.io/hostname")],
-        "containers": [container(installation, models)],
+        "containers": [container(installation, installation.served)],
         "volumes": volumes(installation),
     }
     spec = {

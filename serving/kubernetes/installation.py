@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from headwaiter import __version__
 from registry.environment import InvalidSetting
 from registry.references import Reference
+from serving.settings import read_models
 
 NAME = "headwaiter"
 """Of the objects, and the value of the label that selects the pods."""
@@ -51,8 +52,7 @@ class Installation:
                 )
         if not self.models:
             raise InvalidSetting("nothing to serve: name models with --models NAME[@ALIAS|/VERSION]")
-        for model in self.models:
-            Reference.parse(model)
+        read_models(" ".join(self.models))
         if self.max_replicas < self.replicas:
             raise InvalidSetting(f"{self.max_replicas} replicas at most are fewer than {self.replicas} at least")
         if {"cpu-scaling", "queue-scaling"} <= set(self.parts):
@@ -66,7 +66,13 @@ class Installation:
     @property
     def references(self) -> tuple[Reference, ...]:
         """The models, each once."""
-        return tuple(dict.fromkeys(Reference.parse(model) for model in self.models))
+        return read_models(" ".join(self.models))[0]
+
+    @property
+    def served(self) -> str:
+        """The value of HEADWAITER_MODELS: the models, with a "!" before those that always stay loaded."""
+        references, pinned = read_models(" ".join(self.models))
+        return " ".join(f"{'!' * (each in pinned)}{each}" for each in references)
 
     @property
     def registry_port(self) -> int | None:

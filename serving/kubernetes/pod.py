@@ -85,7 +85,8 @@ def environment(installation: Installation, models: str) -> dict[str, str]:
 def resources(installation: Installation) -> dict[str, Any]:
     """Requests and limits of the container.
 
-    Both are the same: a server has as many threads as its CPU quota has cores, and sizes its queues by its memory.
+    Those of CPU and memory are the same: a server has as many threads as its CPU quota has cores, and can rank its
+    processes for the kernel's killer only in a pod of the class "Guaranteed".
     """
     bounds: dict[str, Any] = {"cpu": str(installation.cpu), "memory": f"{installation.memory_gib}Gi"}
     if installation.gpus:

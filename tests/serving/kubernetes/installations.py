@@ -9,7 +9,7 @@ from serving.kubernetes.installation import Installation
 
 PLAIN = Installation(models=("reviews", "topics/3"))
 FULL = Installation(
-    models=("reviews@champion", "Topic_Labels/3", "9lives"),
+    models=("!reviews@champion", "Topic_Labels/3", "9lives"),
     namespace="shop",
     gpus=2,
     disk_class="fast",

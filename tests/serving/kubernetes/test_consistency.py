@@ -20,6 +20,7 @@ from serving.settings import ServingSettings
 from tests.abilities import needs
 from tests.serving.kubernetes.installations import BOTH, FULL, PLAIN, containers, environment, objects, of_kind, one
 
+ROOT = Path(__file__).resolve().parents[3]
 EVERY = pytest.mark.parametrize("installation", BOTH.values(), ids=BOTH)
 
 
@@ -32,12 +33,13 @@ def test_the_server_takes_the_settings(installation: Installation) -> None:
     environ = environment(installation)
     settings = settings_of(environ)
     assert [str(model) for model in settings.models] == [str(each) for each in installation.references]
+    assert {str(model) for model in settings.pinned} == ({"reviews@champion"} if installation is FULL else set())
     assert settings.registry.tracking_uri == installation.mlflow_uri
     assert settings.admin_port == ADMIN_PORT
     assert settings.registry.artifact_cache_bytes < installation.disk_gib * 2**30
     assert settings.devices == (("cuda:0", "cuda:1") if installation.gpus else ("auto",))
     asked = {variable for variable in environ if variable.startswith("HEADWAITER_")}
-    assert asked <= set(re.findall(r"`(HEADWAITER_\w+)`", Path("docs/settings.md").read_text(encoding="utf-8")))
+    assert asked <= set(re.findall(r"`(HEADWAITER_\w+)`", (ROOT / "docs/settings.md").read_text(encoding="utf-8")))
 
 
 @EVERY
@@ -93,6 +95,18 @@ def test_probes_ask_routes_of_the_admin_port(installation: Installation) -> None
         }
         assert {probe["path"] for probe in probes.values()} <= known
         assert {probe["port"] for probe in probes.values()} == {ADMIN_PORT}
+
+
+@EVERY
+def test_a_pod_is_of_the_class_guaranteed(installation: Installation) -> None:
+    """In which the server can tell the kernel what to end first where memory runs out."""
+    for server in containers(installation):
+        requests, limits = server["resources"]["requests"], server["resources"]["limits"]
+        assert {name: requests[name] for name in ("cpu", "memory")} == {
+            name: limits[name] for name in ("cpu", "memory")
+        }
+        assert limits["cpu"].isdigit(), "whole cores, as a server rounds its quota down"
+        assert limits.get("nvidia.com/gpu") == (str(installation.gpus) if installation.gpus else None)
 
 
 @EVERY

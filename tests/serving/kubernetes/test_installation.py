@@ -11,7 +11,7 @@ from serving.kubernetes.installation import Installation
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"models": ()}, "nothing to serve"),
-    ({"models": ("a b",)}, "model name"),
+    ({"models": ("a*b",)}, "model name"),
     ({"namespace": "Shop"}, "namespace 'Shop'"),
     ({"monitoring_namespace": "-"}, "namespace '-'"),
     ({"mlflow_uri": "sqlite:///mlflow.db"}, "MLflow's address"),
