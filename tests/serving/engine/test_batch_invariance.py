@@ -83,6 +83,7 @@ def test_answers_in_company_are_those_of_transformers_alone(tmp_path: Path, fami
         ("bert", "next-sentence-prediction", "any lengths"),
         ("roberta", "token-classification", "any lengths"),
         ("albert", "fill-mask", "any lengths"),
+        ("bigbird_pegasus", "feature-extraction", "equal lengths"),  # asked first whether it takes a text alone
     ],
 )
 def test_heads_are_proved_with_rows_as_requests_make_them(

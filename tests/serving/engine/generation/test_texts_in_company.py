@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from registry.contract import Batching
+from serving.errors import EngineError
 from tests.artifacts import make_artifact
 from tests.families import texts_of
 from tests.local import Local
@@ -26,6 +27,12 @@ def alone(folder: Path, auto_class: Any, text: str) -> str:
     made = model.generate(**encoded, max_new_tokens=6, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     start = 1 if model.config.is_encoder_decoder else encoded["input_ids"].shape[1]
     return str(tokenizer.decode(made[0, start:], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def test_a_model_that_forgets_a_long_prompt_is_refused(tmp_path: Path) -> None:
+    """BigBird's block-sparse attention, of long rows only, fills no key-value cache (transformers 5.23)."""
+    with pytest.raises(EngineError, match="other logits at token 1 of a prompt of [0-9]+ tokens"):
+        make_artifact(tmp_path, "big_bird", "text-generation")
 
 
 @pytest.mark.parametrize(
