@@ -3,11 +3,14 @@
 import gc
 import importlib
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 NOT_OF_A_CLIENT = ("pandas", "pyarrow", "scipy")
 """What MLflow imports where it is installed, and its client does without: mlflow-skinny is MLflow without them."""
+_importing = threading.RLock()
+"""Held while MLflow is imported: its modules import one another in circles, which two threads break."""
 
 
 def import_for_logging() -> None:
@@ -20,17 +23,28 @@ def import_for_logging() -> None:
 def import_client() -> None:
     """Import MLflow in a process that asks a registry and does nothing else with MLflow. Blocks for a second.
 
-    `NOT_OF_A_CLIENT` is hidden meanwhile, half of MLflow's memory. Another thread must not import it at this moment.
+    `NOT_OF_A_CLIENT` is hidden meanwhile, half of MLflow's memory, from all threads. Does nothing where MLflow is
+    imported already.
     """
-    hidden = [name for name in NOT_OF_A_CLIENT if name not in sys.modules]
-    try:
-        for name in hidden:
-            sys.modules[name] = None  # type: ignore[assignment]  # so the import system takes it for missing
-        with without_collector(), suppress(ImportError):  # of a release that needs it: then `connect` imports all
-            importlib.import_module("mlflow.tracking")
-    finally:
-        for name in hidden:
-            sys.modules.pop(name, None)
+    with importing_mlflow():
+        if "mlflow" in sys.modules:
+            return
+        hidden = [name for name in NOT_OF_A_CLIENT if name not in sys.modules]
+        try:
+            for name in hidden:
+                sys.modules[name] = None  # type: ignore[assignment]  # so the import system takes it for missing
+            with suppress(ImportError):  # of a release that needs it: then `connect` imports all
+                importlib.import_module("mlflow.tracking")
+        finally:
+            for name in hidden:
+                sys.modules.pop(name, None)
+
+
+@contextmanager
+def importing_mlflow() -> Iterator[None]:
+    """Import MLflow within: no other thread does meanwhile, and the garbage collector rests."""
+    with _importing, without_collector():
+        yield
 
 
 @contextmanager

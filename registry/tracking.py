@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from registry.errors import NotFound, RegistryError, RegistryUnavailable, RequestRefused
-from registry.imports import without_collector
+from registry.imports import importing_mlflow, without_collector
 from registry.own_folder import make_home
 from registry.settings import RegistrySettings
 
@@ -36,8 +36,10 @@ def connect(settings: RegistrySettings) -> "MlflowClient":
         if settings.is_embedded:
             _open_database(settings)
             stack.enter_context(_one_at_a_time(settings))
-        stack.enter_context(without_collector())
-        from mlflow import MlflowClient
+        with importing_mlflow():
+            from mlflow import MlflowClient
+
+        stack.enter_context(without_collector())  # it imports the stores
 
         return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.registry_address)
 

@@ -152,7 +152,7 @@ class Manager:
     def step(self, now: float) -> None:
         """One turn: look at the registry's answer and at every version, act, publish."""
         was_nudged = self._file.was_nudged()
-        if self._rollouts is not None:
+        if self._rollouts is not None and self._watch.view.is_known:
             names = {reference.name for reference in self._watch.view.targets}
             states = {key: held.state for key, held in self._versions.items()}
             self._rollouts.step(now, names, states, at_once=was_nudged)

@@ -52,7 +52,7 @@ class RegistryWatch:
         """
         self._settings = settings
         self._woken = woken
-        self._connect = connect or partial(_connect, settings.registry)
+        self._connect = connect or partial(connect_client, settings.registry)
         self._make_pool = make_pool
         self._spread = spread
         self._poll = self._open()
@@ -141,7 +141,7 @@ class RegistryWatch:
         self.view = view
 
 
-def _connect(settings: RegistrySettings) -> Versions:
+def connect_client(settings: RegistrySettings) -> Versions:
     """The registry's client, of an MLflow without what only other parts of it need."""
     import_client()
     return Versions(settings)

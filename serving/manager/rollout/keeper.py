@@ -14,8 +14,8 @@ from registry.references import Reference
 from registry.rollout.control import Rollouts, RolloutViews
 from registry.rollout.guards import Guard
 from registry.rollout.state import RolloutState, Verdict
-from registry.versions import Versions
 from serving.manager.registry_poll import MakePool
+from serving.manager.registry_watch import connect_client
 from serving.manager.rollout.cycle import Cycle, States
 from serving.runtime.daemon_pool import DaemonPool
 from serving.settings import ServingSettings
@@ -43,7 +43,7 @@ class RolloutKeeper:
         self.view = RolloutViews()
         self._settings = settings
         self._woken = woken
-        self._connect = connect or (lambda: Rollouts(Versions(settings.registry)))
+        self._connect = connect or (lambda: Rollouts(connect_client(settings.registry)))
         self._pool = make_pool(1, "headwaiter-rollouts")
         self._cycle_of: Cycle | None = None
         self._running: Future[RolloutViews] | None = None
