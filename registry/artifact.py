@@ -3,19 +3,25 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from registry.contract import Contract
 from registry.contract_upgrade import upgrade
 from registry.errors import ContractError, IncompleteArtifact
 from registry.layout import FLAVOR, LOADER, MODEL_FOLDER
-from registry.plain_files import read_record
+from registry.plain_files import MAX_RECORD_BYTES, read_record
 
+MAX_CONTRACT_BYTES = 1 << 22
+"""Of a contract as JSON. Untuned: 20,000 labels take a fifth of it. Fronts read all contracts again when one changes,
+and requests wait meanwhile."""
 REQUIREMENTS = ("mlflow", "torch", "transformers", "headwaiter")
 
 
 def write_artifact(root: Path, contract: Contract, mlflow_model: Any = None) -> None:
-    """Write `MLmodel` and `requirements.txt` beside `root/model`."""
+    """Write `MLmodel` and `requirements.txt` beside `root/model`. Raises ContractError for one that is too large."""
     from mlflow.models import Model
 
+    _check_size(contract)
     described = mlflow_model if mlflow_model is not None else Model()
     described.add_flavor(FLAVOR, contract=contract.to_record(), model=MODEL_FOLDER)
     described.add_flavor("python_function", loader_module=LOADER, env={"virtualenv": "python_env.yaml"})
@@ -33,7 +39,9 @@ def read_contract(root: Path) -> Contract:
             "log the model with `headwaiter log` or registry.log_model"
         )
     record = flavors[FLAVOR].get("contract")
-    return Contract.parse(upgrade(record, root / MODEL_FOLDER) if isinstance(record, dict) else record)
+    contract = Contract.parse(upgrade(record, root / MODEL_FOLDER) if isinstance(record, dict) else record)
+    _check_size(contract)
+    return contract
 
 
 def read_flavors(root: Path) -> dict[str, Any]:
@@ -46,7 +54,38 @@ def read_flavors(root: Path) -> dict[str, Any]:
         raise IncompleteArtifact(f"{root} has no MLmodel file: it is not an MLflow model") from error
     try:
         flavors = (yaml.safe_load(record.decode("utf-8")) or {}).get("flavors") or {}
+        _check_aliases(flavors)
         return {str(name): dict(configuration) for name, configuration in flavors.items()}
+    except RecursionError as error:
+        raise ContractError("the artifact's MLmodel is nested too deeply; log the model again") from error
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
         cause = str(error).splitlines()[0]
         raise ContractError(f"the artifact's MLmodel is damaged: {cause}; log the model again") from error
+
+
+def _check_size(contract: Contract) -> None:
+    size = len(msgspec.json.encode(contract))
+    if size > MAX_CONTRACT_BYTES:
+        raise ContractError(
+            f"the contract has {size:,} bytes, at most {MAX_CONTRACT_BYTES:,} are served: log the model with a shorter "
+            "example (inputs), and with --default pooling=mean if it makes embeddings"
+        )
+
+
+def _check_aliases(record: Any) -> None:
+    """Raise ContractError for YAML whose aliases make more of it than its bytes could, or lead round in a circle.
+
+    A few lines of aliases to aliases stand for any number of values ("billion laughs").
+    """
+    sizes: dict[int, int] = {}
+
+    def measure(value: Any) -> int:
+        if not isinstance(value, dict | list):
+            return 1
+        if id(value) not in sizes:
+            sizes[id(value)] = MAX_RECORD_BYTES + 1  # of one that holds itself
+            sizes[id(value)] = 1 + sum(map(measure, value.values() if isinstance(value, dict) else value))
+        return sizes[id(value)]
+
+    if measure(record) > MAX_RECORD_BYTES:
+        raise ContractError("the artifact's MLmodel repeats parts of itself by YAML's aliases; log the model again")

@@ -19,8 +19,8 @@ holds code or pickled data."""
 MAX_FILES = 2000
 MAX_TEXT_BYTES = 1 << 28
 """Of a file other than weights; the largest vocabularies take a tenth of it."""
-MAX_RECORD_BYTES = 1 << 26
-"""Of `MLmodel`."""
+MAX_RECORD_BYTES = 1 << 24
+"""Of `MLmodel`. A contract, which has a bound of its own, takes up to three times as much there."""
 OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 """The open of a FIFO that nobody writes to does not block."""
 

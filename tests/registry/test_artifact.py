@@ -1,0 +1,63 @@
+"""An artifact's `MLmodel` can hold neither a contract that is too large nor one that grows as it is read."""
+
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from registry.artifact import MAX_CONTRACT_BYTES, read_contract, read_flavors, write_artifact
+from registry.contract import Example
+from registry.errors import ContractError, UnsafeArtifact
+from registry.layout import FLAVOR
+from registry.plain_files import MAX_RECORD_BYTES
+from tests.contracts import CLASSIFIER, classifier
+
+LAUGHS = "\n".join(
+    ["flavors:", "  headwaiter:", "    contract:", "      a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    + [f"      a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 30)]
+)
+
+
+def test_a_contract_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_artifact(tmp_path, CLASSIFIER)
+    assert read_contract(tmp_path) == CLASSIFIER
+
+
+def test_a_contract_that_is_too_large_is_neither_written_nor_read(tmp_path: Path) -> None:
+    example = Example(inputs=["a"], parameters={}, output=[0.123456789] * (MAX_CONTRACT_BYTES // 10))
+    large = classifier(example=example)
+    with pytest.raises(ContractError, match="log the model with a shorter example"):
+        write_artifact(tmp_path, large)
+    flavors = {FLAVOR: {"contract": msgspec.to_builtins(classifier(labels=("x" * MAX_CONTRACT_BYTES,)))}}
+    (tmp_path / "MLmodel").write_text(yaml.safe_dump({"flavors": flavors}))
+    with pytest.raises(ContractError, match="at most 4,194,304 are served"):
+        read_contract(tmp_path)
+    (tmp_path / "MLmodel").write_bytes(b"#" * (MAX_RECORD_BYTES + 1))
+    with pytest.raises(UnsafeArtifact, match="at most 16,777,216 are read"):
+        read_contract(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (LAUGHS, "repeats parts of itself"),
+        ("flavors:\n  headwaiter: &a\n    contract: *a\n", "repeats parts of itself"),
+        ("flavors:\n  headwaiter:\n    contract: &a [*a]\n", "repeats parts of itself"),
+        ("flavors: {headwaiter: {contract: " + "[" * 20_000 + "]" * 20_000 + "}}", "nested too deeply"),
+    ],
+    ids=["laughs", "itself", "a list of itself", "deep"],
+)
+def test_a_record_that_grows_as_it_is_read_is_refused(tmp_path: Path, record: str, words: str) -> None:
+    (tmp_path / "MLmodel").write_text(record)
+    began = time.thread_time()
+    with pytest.raises(ContractError, match=words):
+        read_contract(tmp_path)
+    assert time.thread_time() - began < 5.0
+
+
+def test_aliases_of_the_same_part_are_read(tmp_path: Path) -> None:
+    """Python's own writer makes them of objects that occur twice."""
+    (tmp_path / "MLmodel").write_text("flavors:\n  a: {x: &id001 [1, 2], y: *id001}\n")
+    assert read_flavors(tmp_path) == {"a": {"x": [1, 2], "y": [1, 2]}}
