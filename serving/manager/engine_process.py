@@ -44,8 +44,8 @@ class EngineProcess:
 
     report: what it last said; "failed" once it ended. was_ready: whether it ever served; only then is it restarted.
     crashes: in a row. restarts: since it was first started. is_out_of_memory: whether the kernel killed it for that.
-    peak_bytes: the most memory of its own that `measure` has seen. is_poisoned: whether it ended with a row that it
-    computed alone, because another engine had ended with it. Such an end is no crash of the version's.
+    peak_bytes: the most memory of its own that it has had, by the last `measure`. is_poisoned: whether it ended with a
+    row that it computed alone, because another engine had ended with it. Such an end is no crash of the version's.
     """
 
     def __init__(self, order: EngineOrder) -> None:
@@ -184,9 +184,9 @@ class EngineProcess:
 
     def measure(self) -> int:
         """The host memory that is its own now, without files that are mapped; remembers the most. 0 once it is gone."""
-        own = self._memory().own
-        self.peak_bytes = max(self.peak_bytes, own)
-        return own
+        memory = self._memory()
+        self.peak_bytes = max(self.peak_bytes, memory.own_at_most)
+        return memory.own
 
     def _memory(self) -> Memory:
         return self._reader.read(self.pid)

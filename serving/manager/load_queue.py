@@ -1,17 +1,16 @@
-"""Begins the loads that the policy asks for: in which order as a server starts, how many at a time, and for whom."""
-
-from collections.abc import Iterable
+"""Asks the policy what to do, and begins the loads: in which order as a server starts, how many at a time, for whom."""
 
 from serving.manager.last_live import LastLive
 from serving.manager.live_versions import LiveVersions
 from serving.manager.managed_version import ManagedVersion
 from serving.manager.meter import count_load_on_demand
 from serving.manager.placement import Placement
-from serving.manager.policy import Action, Load, VersionKey
+from serving.manager.policy import Action, Load, Snapshot, VersionKey, decide
 from serving.manager.registry_watch import RegistryWatch
 from serving.manager.startup import Startup
 from serving.manager.version_loader import VersionLoader
 from serving.settings import ServingSettings
+from serving.wire.demand import DemandReader
 
 TOGETHER = 8
 """Versions that begin to load side by side at a start. Untuned: few cores load no more of them at a time."""
@@ -35,6 +34,7 @@ class LoadQueue:
         startup: Startup,
         watch: RegistryWatch,
         last_live: LastLive,
+        demand: DemandReader,
     ) -> None:
         """versions: what is held, the manager's own."""
         self._settings = settings
@@ -45,10 +45,11 @@ class LoadQueue:
         self._startup = startup
         self._watch = watch
         self._last_live = last_live
+        self._demand = demand
 
-    def sort(self, actions: Iterable[Action]) -> list[Action]:
-        """The actions; loads come last, in the order of their models' last use."""
-        found = list(actions)
+    def actions(self) -> list[Action]:
+        """What the policy asks for now; loads come last, in the order of their models' last use."""
+        found = decide(self._snapshot())
         loads = [action for action in found if isinstance(action, Load)]
         if len(loads) < 2:
             return found
@@ -77,6 +78,27 @@ class LoadQueue:
             managed.load_seconds = before.load_seconds
         if is_on_demand:
             count_load_on_demand(key[0])
+
+    def _snapshot(self) -> Snapshot:
+        view = self._watch.view
+        self._live_versions.forget_all_but(view)
+        return Snapshot(
+            targets={key: found.version if found else None for key, found in view.targets.items()},
+            live=self._live_versions.live,
+            previous=self._live_versions.previous,
+            states={key: held.state for key, held in self._versions.items() if held.state != "draining"},
+            keep_previous=self._settings.keep_previous,
+            keep_bytes=self._settings.keep_bytes,
+            memory={key: held.memory_bytes for key, held in self._versions.items()},
+            crashes={key: held.crashes for key, held in self._versions.items()},
+            asked={key for key, held in self._versions.items() if self._is_asked(key, held)},
+        )
+
+    def _is_asked(self, key: VersionKey, held: ManagedVersion) -> bool:
+        """Whether an unloaded version is to be loaded."""
+        if not held.is_unloaded:
+            return False
+        return self._demand.asked_at(key) > held.unloaded_at or self._placement.is_pinned(*key)
 
     def _may_begin(self, now: float) -> bool:
         loading = [held for held in self._versions.values() if held.state == "loading"]

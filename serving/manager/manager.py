@@ -22,9 +22,9 @@ from serving.manager.last_live import LastLive
 from serving.manager.live_versions import LiveVersions
 from serving.manager.load_queue import LoadQueue
 from serving.manager.managed_version import Fetched, ManagedVersion
-from serving.manager.meter import restarts, start_counting
+from serving.manager.meter import restarts
 from serving.manager.placement import Placement
-from serving.manager.policy import Action, GiveUp, Load, Publish, Snapshot, Unload, VersionKey, decide
+from serving.manager.policy import Action, GiveUp, Load, Publish, Unload, VersionKey
 from serving.manager.prestart import TemplateKeeper, find_wanted
 from serving.manager.recovery import enter, unloaded_versions
 from serving.manager.registry_watch import RegistryWatch
@@ -43,7 +43,7 @@ from serving.runtime.workers import WorkerBeat, WorkerWatchdog
 from serving.settings import ServingSettings
 from serving.wire.demand import DemandReader
 from serving.wire.engine_orders import EngineOrder
-from serving.wire.routing_table import ModelEntry, Table, TableFile
+from serving.wire.routing_table import TableFile
 
 logger = logging.getLogger("headwaiter.manager")
 
@@ -81,7 +81,6 @@ class Manager:
         self._rollouts = rollouts(self._woken) if rollouts is not None else None
         last_live = LastLive(settings.registry)
         self._file = TableFile(settings.run)
-        self._writer = TableWriter(self._file)
         self._loader = VersionLoader(settings, fetch, self._watch, last_live, spread)
         self._live_versions = LiveVersions(last_live)
         self._startup = Startup(needs_live=bool(settings.models), patience_seconds=settings.retry_seconds)
@@ -100,11 +99,20 @@ class Manager:
             self._startup,
             self._watch,
             last_live,
+            self._demand,
+        )
+        self._writer = TableWriter(
+            self._file,
+            self._versions,
+            self._live_versions,
+            self._loader,
+            self._startup,
+            self._watch,
+            self._rollouts,
         )
         self._troubles = Troubles()
         self._server = ServerProcess(settings.run)
         self._measure_at = 0.0
-        self._taken_bytes = 0
         self._fronts = WorkerWatchdog(settings.run, "front", settings.worker_hang_seconds)
 
     def run(self) -> None:
@@ -148,6 +156,7 @@ class Manager:
             names = {reference.name for reference in self._watch.view.targets}
             states = {key: held.state for key, held in self._versions.items()}
             self._rollouts.step(now, names, states, at_once=was_nudged)
+            self._placement.judged = frozenset(self._rollouts.references())
             if self._startup.is_over:
                 self._watch.serve_also(self._rollouts.references())
         self._watch.step(now, at_once=was_nudged)
@@ -163,13 +172,13 @@ class Manager:
                     managed.measure()
                     managed.own_bytes()
             self._placement.relieve(now)
-            self._taken_bytes = self._placement.taken_bytes()
+            self._writer.taken_bytes = self._placement.taken_bytes()
             self._live_versions.note_use(self._demand)
-        for action in self._loads.sort(decide(self._snapshot())):
+        for action in self._loads.actions():
             name = action.reference.name if isinstance(action, Publish) else action.name
             with self._troubles.apart(type(action).__name__.lower(), name, action.version):
                 self._act(action, now)
-        self._publish_table()
+        self._writer.publish()
 
     def _look_at(self, managed: ManagedVersion, now: float) -> None:
         try:
@@ -189,25 +198,6 @@ class Manager:
         else:
             del self._versions[managed.name, managed.version]
             forget(managed.name, managed.version)
-
-    def _snapshot(self) -> Snapshot:
-        view = self._watch.view
-        self._live_versions.forget_all_but(view)
-        return Snapshot(
-            targets={key: found.version if found else None for key, found in view.targets.items()},
-            live=self._live_versions.live,
-            previous=self._live_versions.previous,
-            states={key: held.state for key, held in self._versions.items() if held.state != "draining"},
-            keep_previous=self.settings.keep_previous,
-            keep_bytes=self.settings.keep_bytes,
-            memory={key: held.memory_bytes for key, held in self._versions.items()},
-            crashes={key: held.crashes for key, held in self._versions.items()},
-            asked={
-                key
-                for key, held in self._versions.items()
-                if held.state == "unloaded" and self._demand.asked_at(key) > held.unloaded_at
-            },
-        )
 
     def _act(self, action: Action, now: float) -> None:
         match action:
@@ -234,6 +224,7 @@ class Manager:
             case "ready":
                 self._loader.failed.pop((name, version), None)
                 managed.measure()
+                managed.own_bytes()
                 self._live_versions.note_loaded(managed, self._watch.view)
                 restarts(name, version, task)  # from now on there is a series, so that a rate sees the first
                 logger.info("%s/%s is ready after %.1f s", name, version, now - managed.began)
@@ -254,26 +245,6 @@ class Manager:
             case other:
                 assert_never(other)
 
-    def _publish_table(self) -> None:
-        view = self._watch.view
-        models: dict[str, ModelEntry] = {}
-        leaving = [name for name, _ in self._versions]  # one that is deployed no more finishes what it has
-        for name in dict.fromkeys((*(reference.name for reference in view.targets), *leaving, *view.refused)):
-            versions = {version: held.entry() for (owner, version), held in self._versions.items() if owner == name}
-            rollout = self._rollouts.entry(name) if self._rollouts is not None else None
-            models[name] = self._live_versions.describe(name, view, versions, rollout)
-            start_counting(name)
-        has_started = self._startup.look(view, self._live_versions.live, self._loader.has_failed, time.monotonic())
-        self._writer.publish(
-            Table(
-                models=models,
-                registry_error=view.error,
-                is_known=view.is_known,
-                has_started=has_started,
-                taken_bytes=self._taken_bytes,
-            )
-        )
-
     def _adopt(self) -> None:
         """Go on from where a manager that was killed has left; its fronts must not see an emptier table meanwhile."""
         left, held_versions = enter(self.settings.run)
@@ -290,7 +261,7 @@ class Manager:
             else:
                 self._placement.complete(held)
         self._versions.update({key: held for key, held in unloaded_versions(left) if key not in self._versions})
-        self._publish_table()
+        self._writer.publish()
 
     def _shut_down(self) -> None:
         self._watch.close()

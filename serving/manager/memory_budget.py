@@ -98,8 +98,11 @@ def estimate_bytes(weights_bytes: int, measured: Iterable[Footprint] = ()) -> in
 
 
 def estimate_growth(weights_bytes: int, measured: Sequence[Footprint]) -> int:
-    """The memory of the measured engine with the nearest weights, plus the difference of the weights."""
-    nearest = min(measured, key=lambda found: abs(found.weights_bytes - weights_bytes))
+    """The memory of the measured engine with the nearest weights, plus the difference of the weights.
+
+    Of several that are as near, it is the one that took most.
+    """
+    nearest = min(measured, key=lambda found: (abs(found.weights_bytes - weights_bytes), -found.peak_bytes))
     return nearest.peak_bytes + round(WEIGHTS_SHARE * (weights_bytes - nearest.weights_bytes))
 
 

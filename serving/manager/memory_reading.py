@@ -12,16 +12,25 @@ SHARED_SECONDS = 0.5
 
 
 class Memory(NamedTuple):
-    """Bytes of resident memory, those of them that are files, and those that are the template's as well."""
+    """Bytes of resident memory, those of them that are files, and those that are the template's as well.
+
+    highest: the most resident memory that the process has had, 0 if that is not known.
+    """
 
     resident: int = 0
     files: int = 0
     inherited: int = 0
+    highest: int = 0
 
     @property
     def own(self) -> int:
         """What the end of the process would free, without files that are mapped."""
         return max(0, self.resident - self.files - self.inherited)
+
+    @property
+    def own_at_most(self) -> int:
+        """The most that it has been, also for a moment in which nobody looked."""
+        return max(self.own, self.highest - self.files - self.inherited)
 
 
 class MemoryReader:
@@ -44,7 +53,17 @@ class MemoryReader:
         if pid != self._pid or now - self._read_at > SHARED_SECONDS:
             self._pid, self._read_at = pid, now
             self._inherited = inherited_bytes(Path(f"/proc/{pid}/smaps_rollup"))
-        return Memory(found.rss, getattr(found, "shared", 0), self._inherited)
+        highest = highest_bytes(Path(f"/proc/{pid}/status"))
+        return Memory(found.rss, getattr(found, "shared", 0), self._inherited, highest)
+
+
+def highest_bytes(status: Path) -> int:
+    """The most resident memory of a process since it was forked, by its `status`; 0 where that is not told."""
+    with suppress(OSError, ValueError):
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) << 10
+    return 0
 
 
 def inherited_bytes(rollup: Path) -> int:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Literal
 
 from monitoring.gpus import Gpu, read_gpus
+from registry.references import Reference
 from serving.errors import EngineError
 from serving.manager.engine_process import EngineProcess
 from serving.manager.engine_starter import EngineStarter
@@ -35,6 +36,7 @@ class Placement:
     """Which versions have engines. Not for use from several threads.
 
     is_full: whether there was no room for a version at the start, so that those after it are not loaded either.
+    judged: references of versions that a rollout compares, which stay loaded meanwhile.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Placement:
         self._demand = demand
         self._footprints = Footprints()
         self.is_full = False
+        self.judged: frozenset[Reference] = frozenset()
 
     def start_engines(self, now: float, held: ManagedVersion) -> list[EngineProcess]:
         """Start them, or none yet where others have to leave first.
@@ -131,13 +134,13 @@ class Placement:
         return sum(taken_bytes(held) for held in self._versions.values())
 
     def is_pinned(self, name: str, version: str) -> bool:
-        """Whether the version never leaves: a reference that was named as pinned serves it, or is to."""
+        """Whether the version never leaves: a reference that is pinned serves it, or is to."""
         return (name, version) in self._pinned()
 
     def _pinned(self) -> set[VersionKey]:
         targets = self._watch.view.targets
         found = set()
-        for reference in self._settings.pinned:
+        for reference in self._settings.pinned | self.judged:
             target = targets.get(reference)
             found |= {(reference.name, version) for version in (self._live_versions.live.get(reference),) if version}
             found |= {(target.name, target.version)} if target is not None else set()

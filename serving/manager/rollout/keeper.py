@@ -41,6 +41,7 @@ COUNTS_SECONDS = 5.0
 TROUBLES: Mapping[State | None, str] = {
     None: "is not loaded yet",
     "loading": "is loading",
+    "unloaded": "is not loaded",
     "failed": "could not be loaded: see GET /models",
     "draining": "is leaving",
     "ready": "",

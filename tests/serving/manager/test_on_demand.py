@@ -166,6 +166,18 @@ def test_the_version_that_waits_longest_is_loaded_first(start: Start) -> None:
     assert sorted(order) == ["b", "c", "d"]
 
 
+def test_a_version_that_a_rollout_compares_is_loaded_unasked_and_stays(start: Start) -> None:
+    shop = start(models=4, engines=2)
+    shop.settle(turns=12)
+    assert shop.loaded() == "ab"
+    shop.manager._placement.judged = frozenset([REFERENCES[2]])
+    shop.settle(turns=8)
+    assert "c" in shop.loaded()
+    for name in "dab":
+        shop.ask(name)
+        assert "c" in shop.loaded()
+
+
 def test_a_version_that_nobody_waits_for_any_more_is_not_loaded(start: Start) -> None:
     shop = start(models=2, engines=1)
     shop.settle(turns=12)

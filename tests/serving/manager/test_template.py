@@ -21,7 +21,7 @@ from serving.manager import prestart
 from serving.manager.engine_process import EngineProcess
 from serving.manager.last_live import LastLive
 from serving.manager.launch import fork
-from serving.manager.memory_reading import MemoryReader, inherited_bytes
+from serving.manager.memory_reading import MemoryReader, highest_bytes, inherited_bytes
 from serving.manager.prestart import TemplateKeeper, find_template, find_wanted, start_template
 from serving.manager.processes import Forked, Process
 from serving.runtime.run_folder import ENGINES, RunFolder
@@ -353,6 +353,7 @@ def test_the_template_of_another_server_is_not_taken(tmp_path: Path, run: Path) 
 def test_memory_of_a_process_that_is_gone_or_shares_none_is_read(tmp_path: Path) -> None:
     assert inherited_bytes(tmp_path / "none") == 0
     assert MemoryReader().read(2**22 + 1).own == MemoryReader().read(0).own == 0
+    assert highest_bytes(tmp_path / "none") == 0
 
 
 def test_seeds_are_drawn_anew() -> None:
