@@ -37,6 +37,7 @@ def admit_on_gpus(
     later: Sequence[Resident],
     devices: Sequence[str],
     bounds: Sequence[int],
+    now: float,
 ) -> Admission:
     """Whether the engines of a version, one for each of `devices`, may start on the GPUs. bounds: see `gpu_bounds`.
 
@@ -51,7 +52,8 @@ def admit_on_gpus(
     ]
     if not measured:
         return Start()
-    is_leaving = any(other.state == "draining" for other in others)
+    is_leaving = any(other.leaves_soon(now) for other in others)
+    slow = [other for other in others if other.state == "draining" and not other.leaves_soon(now)]
     admission: Admission = Start()
     for number, bound in enumerate(bounds):
         need = sum(_gpu_of(device) == number for device in devices) * estimate_growth(held.weights_bytes, measured)
@@ -73,6 +75,7 @@ def admit_on_gpus(
         )
         frees = [(found.key, _bytes_on(versions[found.key].engines, number)) for found in evictable]
         later_bytes = sum(_bytes_on(versions[found.key].engines, number) for found in later)
+        later_bytes += sum(_bytes_on(other.engines, number) for other in slow)
         admission = both(admission, admit(need, room, [each for each in frees if each[1]], later_bytes))
     return admission
 

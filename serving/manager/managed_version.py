@@ -28,6 +28,8 @@ MEMORY_STEP_BYTES = 1 << 20
 """Memory is shown in whole MiB, so that the table does not change all the time."""
 
 
+SOON_SECONDS = 10.0
+"""A version that has been leaving for longer is no longer waited for: others leave as well. Untuned."""
 WRITING_SECONDS = 600.0
 """How long an engine that generates text may take to finish; far longer than a text of the default length takes."""
 
@@ -189,6 +191,10 @@ class ManagedVersion:
             self.fetching.cancel()
         for engine in self.engines:
             engine.stop()
+
+    def leaves_soon(self, now: float) -> bool:
+        """Whether it drains and may be waited for. One that writes texts may take minutes."""
+        return self.state == "draining" and now - self.unloaded_at < SOON_SECONDS
 
     def is_over(self, now: float) -> bool:
         """Whether a draining version has left; past its time it is made to."""

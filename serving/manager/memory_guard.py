@@ -39,6 +39,7 @@ def admit_version(
     limits: Limits,
     footprints: Footprints,
     bound_bytes: int,
+    now: float,
     later: Iterable[Resident] = (),
 ) -> Admission:
     """Whether this many engines of a version may start beside what is held. Notes what they will need.
@@ -64,14 +65,16 @@ def admit_version(
     room = Room(
         limits.available_bytes,
         promised,
-        any(other.state == "draining" for other in versions.values()),
+        any(other.leaves_soon(now) for other in versions.values()),
         f"the limit is {mebibytes(limits.memory_bytes)}, set by the {limits.memory_by}",
         bound_bytes,
         sum(taken_bytes(other) for other in versions.values() if other is not held),
         is_loading=any(other.engines for other in loading),
     )
     frees = [(found.key, found.size_bytes) for found in evictable]
-    return admit(held.need_bytes, room, frees, sum(found.size_bytes for found in later))
+    slow = [other for other in versions.values() if other.state == "draining" and not other.leaves_soon(now)]
+    later_bytes = sum(found.size_bytes for found in later) + sum(other.own_bytes() for other in slow)
+    return admit(held.need_bytes, room, frees, later_bytes)
 
 
 def taken_bytes(held: ManagedVersion) -> int:

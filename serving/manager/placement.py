@@ -170,11 +170,11 @@ class Placement:
         later = leaving_later([found for found in residents if found not in order], now)
         limits, devices = self._limits(), self._settings.engine_devices
         bound = self._settings.memory_bound(limits)
-        on_host = admit_version(held, self._versions, order, len(devices), limits, self._footprints, bound, later)
+        on_host = admit_version(held, self._versions, order, len(devices), limits, self._footprints, bound, now, later)
         if isinstance(on_host, Refuse) or not self._uses_gpus():
             return on_host
         bounds = gpu_bounds(self._gpus(), MEMORY_SHARE, self._settings.gpu_memory_bytes)
-        return both(on_host, admit_on_gpus(held, self._versions, order, later, devices, bounds))
+        return both(on_host, admit_on_gpus(held, self._versions, order, later, devices, bounds, now))
 
     def _uses_gpus(self) -> bool:
         return any(engine.report.device_bytes for held in self._versions.values() for engine in held.engines)

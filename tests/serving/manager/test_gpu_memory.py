@@ -70,7 +70,7 @@ def admit(
     new.weights_bytes = 100 * MIB
     now = [Resident(key, 1) for key in sorted(versions, reverse=True) if key[0] not in later]
     others = [Resident(key, 1) for key in versions if key[0] in later]
-    return admit_on_gpus(new, versions, now, others, devices, [bound * MIB for bound in bounds])
+    return admit_on_gpus(new, versions, now, others, devices, [bound * MIB for bound in bounds], 100.0)
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,17 @@
 import pytest
 
 from serving.manager.engine_process import EngineProcess
-from serving.manager.managed_version import ManagedVersion
+from serving.manager.managed_version import SOON_SECONDS, ManagedVersion
 from serving.manager.memory_budget import ENGINE_BYTES, RESERVE_BYTES, Admission, Footprint, Refuse, Start, Wait
 from serving.manager.memory_guard import Footprints, admit_version
 from serving.manager.policy import CRASH_LIMIT, VersionKey
+from serving.manager.residency import Resident
 from serving.runtime.limits import Limits
 from serving.wire.engine_orders import EngineOrder, EngineReport
 from serving.wire.version_state import State
 
 MIB = 1 << 20
+NOW = 100.0
 
 
 class Engine(EngineProcess):
@@ -48,7 +50,7 @@ def admit(
     new: ManagedVersion, versions: dict[VersionKey, ManagedVersion], free: int, bound: int = 1 << 40
 ) -> Admission:
     """Whether one engine of the version may start. bound: of all engines together."""
-    return admit_version(new, versions, [], 1, limits(free), Footprints(), bound)
+    return admit_version(new, versions, [], 1, limits(free), Footprints(), bound, NOW)
 
 
 def test_only_an_engine_that_has_loaded_says_what_one_takes(order: EngineOrder) -> None:
@@ -112,3 +114,18 @@ def test_a_version_that_was_loaded_before_is_expected_to_take_what_it_took(order
     footprints.note(other)
     assert footprints.estimate(held("1", "loading")[1]) == 700 * MIB
     assert footprints.estimate(held("2", "loading")[1]) == 300 * MIB
+
+
+@pytest.mark.parametrize(("seconds", "evicts"), [(0.0, False), (SOON_SECONDS, True)])
+def test_a_version_that_leaves_slowly_is_not_waited_for_where_others_can_leave(
+    order: EngineOrder, seconds: float, *, evicts: bool
+) -> None:
+    key, leaving = held("1", "draining", Engine(order, "ready", 300 * MIB, 0))
+    leaving.unloaded_at = NOW - seconds
+    idle_key, idle = held("2", "ready", Engine(order, "ready", 100 * MIB, 100 * MIB))
+    new_key, new = held("3", "loading")
+    versions = {key: leaving, idle_key: idle, new_key: new}
+    given = (limits(900 * MIB), Footprints(), 400 * MIB, NOW)
+    found = admit_version(new, versions, [Resident(idle_key, 100 * MIB)], 1, *given)
+    assert found == Wait((idle_key,) if evicts else ())
+    assert admit_version(new, versions, [], 1, *given) == Wait(), "it leaves at some time"
