@@ -18,6 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import mlflow
+
 from bench.headwaiter_server import CLI, MODEL, environment_of, log_versions
 from bench.models import encoder_folder, tiny_classifier
 from bench.processes import free_port, serving
@@ -108,7 +110,9 @@ def run(seconds: float) -> str:
 def log_models(home: Path) -> list[str]:
     """Log one artifact, and register it under MODELS names, each with a live version."""
     log_versions(home, MODEL, "text-classification", [tiny_classifier()])
-    client = connect(RegistrySettings(home, f"sqlite:///{home / 'mlflow.db'}"))
+    registry = f"sqlite:///{home / 'mlflow.db'}"
+    mlflow.set_tracking_uri(registry)  # MLflow's store looks there for what a version is made of
+    client = connect(RegistrySettings(home, registry))
     logged = client.get_model_version(MODEL, "1")
     names = [f"{MODEL}-{number:02}" for number in range(MODELS)]
     for name in names:
