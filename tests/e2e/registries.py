@@ -23,7 +23,7 @@ PROXIED = "mlflow-artifacts:/"
 """The root of artifacts that go through the server."""
 
 
-def serve_mlflow(port: int, database: str, artifacts: Path, log: Path) -> None:
+def serve_mlflow(port: int, database: str, artifacts: Path, log: Path, environ: dict[str, str]) -> None:
     """What `mlflow server --workers 1` does with these options; its output goes to `log`. Does not return."""
     import uvicorn
     from mlflow import server
@@ -39,19 +39,23 @@ def serve_mlflow(port: int, database: str, artifacts: Path, log: Path) -> None:
         server.ARTIFACTS_DESTINATION_ENV_VAR: str(artifacts),
         server.SERVE_ARTIFACTS_ENV_VAR: "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        **environ,
     }
     initialize_backend_stores(database, database, PROXIED)
     uvicorn.run("mlflow.server.fastapi_app:app", port=port)
 
 
 class MlflowServer:
-    """An MLflow server on a database, always at the same address. Use it as a context manager."""
+    """An MLflow server on a database, always at the same address. Use it as a context manager.
 
-    def __init__(self, folder: Path, database: str) -> None:
+    environ: variables of its process that MLflow does not read on import.
+    """
+
+    def __init__(self, folder: Path, database: str, environ: dict[str, str] | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / "mlflow.log"
-        self._arguments = (self.port, database, folder / "artifacts", self._log)
+        self._arguments = (self.port, database, folder / "artifacts", self._log, environ or {})
         self._process: ForkServerProcess | None = None
 
     def __enter__(self) -> Self:

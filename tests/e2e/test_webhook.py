@@ -1,59 +1,28 @@
 """A real MLflow server tells a real Headwaiter by webhook that an alias moved, long before the next poll."""
 
-import os
-import subprocess
-import sys
-from base64 import urlsafe_b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 from mlflow import MlflowClient
 
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from tests.e2e.server import Server, free_port, wait_until
-from tests.waiting import WAIT_SECONDS
+from tests.e2e.registries import MlflowServer
+from tests.e2e.server import Server, wait_until
 
 SECRET = "a secret that MLflow and Headwaiter share"
 ENVIRON = {
     "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
     "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
-    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": urlsafe_b64encode(bytes(range(32))).decode(),
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
-
-
-@contextmanager
-def mlflow_server(home: Path) -> Iterator[str]:
-    """`mlflow server` on the database of an embedded registry; gives its address."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = ["-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--artifacts-destination", str(home / "proxied")]
-    with (home / "mlflow.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            env=os.environ | ENVIRON,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=home,
-        )
-        try:
-            wait_until(lambda: httpx.get(f"{url}/health").status_code == 200, "MLflow answers")
-            yield url
-        finally:
-            process.terminate()
-            process.wait(WAIT_SECONDS)
 
 
 @pytest.fixture
 def registry(small_home: Path) -> Iterator[str]:
     """MLflow's address; its registry is `small_home`'s."""
-    with mlflow_server(small_home) as url:
-        yield url
+    with MlflowServer(small_home, f"sqlite:///{small_home}/mlflow.db", ENVIRON) as mlflow:
+        yield mlflow.url
 
 
 def test_an_alias_move_is_followed_by_webhook_long_before_the_poll(small_home: Path, registry: str) -> None:

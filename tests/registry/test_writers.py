@@ -1,16 +1,10 @@
-"""Writers in processes of their own move one alias at the same moment: on MLflow's sqlite database, and on a server."""
+"""Writers in processes of their own move one alias at the same moment: on MLflow's sqlite database, and by servers."""
 
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
 
@@ -19,7 +13,7 @@ from registry.flavor import log_model
 from registry.history import PREFIX
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from tests.e2e.server import free_port, wait_until
+from tests.e2e.registries import MlflowServer
 from tests.forks import FORKS
 from tests.waiting import WAIT_SECONDS
 
@@ -38,54 +32,31 @@ def write(settings: RegistrySettings, number: int, ready: Barrier) -> None:
         versions.promote("m", str(1 + move % 2), why=why, who=who, allow_breaking="both are fine")
 
 
-@contextmanager
-def mlflow_server(folder: Path, database: str) -> Iterator[str]:
-    """`mlflow server` on the database, with its files in `folder`; its address."""
-    port = free_port()
-    command = ("-m", "mlflow", "server", "--backend-store-uri", database, "--workers", "2", "--port", str(port))
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, *command, "--artifacts-destination", str(folder / "store")],
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), "MLflow's server answers")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(WAIT_SECONDS)
-
-
-@pytest.fixture(params=["sqlite", "server"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path, models: dict[str, Path]) -> Iterator[RegistrySettings]:
-    """A registry with two versions of "m"."""
-    database = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    with mlflow_server(tmp_path, database) if request.param == "server" else nullcontext(database) as uri:
-        settings = RegistrySettings(tmp_path, uri)
+@pytest.fixture(params=["sqlite", "servers"])
+def replicas(
+    request: pytest.FixtureRequest, tmp_path: Path, models: dict[str, Path]
+) -> Iterator[list[RegistrySettings]]:
+    """The ways to one registry with two versions of "m": its database, or two MLflow servers on it."""
+    uris = [f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    with ExitStack() as stack:
+        if request.param == "servers":
+            uris = [stack.enter_context(MlflowServer(tmp_path, uris[0])).url for _ in range(2)]
+        replicas = [RegistrySettings(tmp_path, uri) for uri in uris]
         for longest in (None, 200):
-            log_model(models["single"], task="text-classification", name="m", max_tokens=longest, settings=settings)
-        Versions(settings).promote("m", "2", why="the shorter one first")
-        yield settings
+            log_model(models["single"], task="text-classification", name="m", max_tokens=longest, settings=replicas[0])
+        Versions(replicas[0]).promote("m", "2", why="the shorter one first")
+        yield replicas
 
 
-def answers(url: str) -> bool:
-    """Whether anything does there."""
-    try:
-        with urlopen(url, timeout=5):
-            return True
-    except (URLError, OSError):
-        return False
-
-
-def test_writers_in_several_processes_lose_no_record(settings: RegistrySettings) -> None:
+def test_writers_in_several_processes_lose_no_record(replicas: list[RegistrySettings]) -> None:
+    settings = replicas[-1]
     versions = Versions(settings)
     versions.promote("m", "1", why="start")
     before = len(versions.history("m"))
     ready = FORKS.Barrier(WRITERS)
-    writers = [FORKS.Process(target=write, args=(settings, number, ready)) for number in range(WRITERS)]
+    writers = [
+        FORKS.Process(target=write, args=(replicas[number % len(replicas)], number, ready)) for number in range(WRITERS)
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
