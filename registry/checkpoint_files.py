@@ -183,6 +183,12 @@ class ImageKeys(msgspec.Struct, frozen=True):
     image_std: Divisor | list[Divisor] | None = None
 
 
+class ProcessorKeys(msgspec.Struct, frozen=True):
+    """The keys of `processor_config.json`, where transformers 5 puts an image processor that is part of another."""
+
+    image_processor: ImageKeys | None = None
+
+
 class WeightsIndex(msgspec.Struct, frozen=True):
     """`model.safetensors.index.json`: the file of each weight, where there are several."""
 
@@ -194,6 +200,7 @@ FILES: dict[str, type[msgspec.Struct]] = {
     "special_tokens_map.json": SpecialTokensMap,
     "generation_config.json": GenerationKeys,
     "preprocessor_config.json": ImageKeys,
+    "processor_config.json": ProcessorKeys,
     "model.safetensors.index.json": WeightsIndex,
 }
 """Files that a checkpoint may have, beside its `config.json`, and what is checked in each."""

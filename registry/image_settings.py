@@ -120,7 +120,11 @@ def _values(processor: Any) -> tuple[float, tuple[float, ...], tuple[float, ...]
 
 
 def _channels(name: str, values: Any) -> tuple[float, ...]:
-    """A value for each of an image's three channels. Raises IncompleteArtifact for another number of them."""
+    """A value for each of an image's three channels. Raises IncompleteArtifact for another number of them, or none."""
+    if values is None:
+        raise IncompleteArtifact(
+            f"preprocessor_config.json: {name} is missing, and do_normalize is on: set it, or do_normalize to false"
+        )
     found = (float(values),) * 3 if isinstance(values, int | float) else tuple(map(float, values))
     if len(found) != 3:
         raise IncompleteArtifact(

@@ -223,7 +223,15 @@ def _compare(path: Path, tokenizer: Any) -> None:
     fast = Tokenizer.from_file(str(path))
     fast.no_padding()
     fast.no_truncation()
-    probes = [(text,) for text in _PROBES] + [_PROBES[:2]]
+    if tokenizer.split_special_tokens:
+        raise IncompleteArtifact(
+            "tokenizer_config.json: split_special_tokens, by which special tokens in a text are read as text, is not "
+            "served: remove it, and log again"
+        )
+    special = " ".join(
+        f"word {token}" for token in [*dict.fromkeys(map(str, tokenizer.all_special_tokens))][:MAX_SHOWN]
+    )
+    probes = [(text,) for text in (*_PROBES, special) if text] + [_PROBES[:2]]
     for texts in probes:
         found, expected = fast.encode(*texts), tokenizer(*texts)
         if len(found.tokens) != len(found.ids):

@@ -148,6 +148,15 @@ def files_with_transparency() -> dict[str, Image.Image]:
     return found
 
 
+def test_a_missing_mean_is_named() -> None:
+    processor = transformers.ViTImageProcessorPil(size=SQUARE)
+    processor.image_mean = None
+    with pytest.raises(IncompleteArtifact, match=r"image_mean is missing, and do_normalize is on"):
+        describe_images(processor)
+    processor.do_normalize = False
+    assert describe_images(processor).image is not None
+
+
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 @pytest.mark.parametrize("converts", [True, False, None])
 def test_transparency_is_what_a_pipeline_makes_of_it(converts: bool | None) -> None:
