@@ -4,6 +4,7 @@ import os
 
 import click
 
+from serving.commands.batch import batch
 from serving.commands.deploy import deploy
 from serving.commands.heads import heads
 from serving.commands.keys import keys
@@ -27,7 +28,7 @@ def main() -> None:
 
 for command in (
     *(heads, check, suggest, log_command, promote, rollback, history, rollout),
-    *(serve, keys, status, monitoring, deploy, demo, bench),
+    *(serve, batch, keys, status, monitoring, deploy, demo, bench),
 ):
     main.add_command(command)
 
