@@ -37,6 +37,11 @@ MAX_IMAGE_BYTES = BYTES_OF_COLOUR * MAX_PIXELS + 2**22
 pixels is read if it needs no copy beside the small one that the model takes."""
 LARGE_IMAGE_BYTES = MAX_IMAGE_BYTES // 8
 """Of images that take more, one is read at a time."""
+SCAN = b"\xff\xda"
+"""What a scan of a JPEG begins with (ITU-T T.81, B.1.1.3); within a scan it cannot occur."""
+MAX_SCANS = 64
+"""Scans of a JPEG. Progressive ones have about ten. Each takes a pass over all pixels, and may have 31 bytes: a file of
+1 MB could be made to take minutes."""
 ORIENTATION = 0x0112
 """The EXIF tag (CIPA DC-008) that says how an image is turned; 1: not at all."""
 
@@ -203,6 +208,11 @@ def _open(data: bytes) -> "Image":
     if width * height > MAX_PIXELS:
         raise TooLarge(
             f"inputs holds an image of {width} x {height} pixels, at most {MAX_PIXELS:,} are read: shrink it"
+        )
+    is_jpeg = image.format in ("JPEG", "MPO") or "jpeg" in str(image.info.get("compression"))  # MPO: several JPEGs
+    if is_jpeg and (scans := data.count(SCAN)) > MAX_SCANS:
+        raise TooLarge(
+            f"inputs holds a JPEG of {scans:,} scans, at most {MAX_SCANS} are read: save it as a baseline JPEG"
         )
     return image
 
