@@ -21,6 +21,7 @@ class FrontMeter:
         self.fields = {"model": model, "version": version, "task": task}
         self._labels = (model, version, task)
         if version:
+            self._found.cold_requests_total.labels(model)  # begins at 0, so that a rate sees the first one
             self._in_progress = self._found.requests_in_progress.labels(*self._labels)
             self._confidence = self._found.confidence.labels(*self._labels)
             self._stages = tuple(self._found.stage_duration_seconds.labels(*self._labels, stage) for stage in STAGES)

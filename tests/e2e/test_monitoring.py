@@ -122,9 +122,12 @@ def as_grafana_asks(query: str) -> str:
 
 
 def unfed(query: str) -> bool:
-    """Whether this machine has nothing to show there, because it has no GPU."""
+    """Whether there is nothing to show, because this machine has no GPU, or because no rollout is under way."""
     names = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(rf"\b{PREFIX}(\w+)", query)}
-    return not read_gpus() and bool(names & {name for name in HARDWARE if name.startswith("gpu")})
+    missing = {name for name in METRICS if name.startswith("rollout_")}
+    if not read_gpus():
+        missing |= {name for name in HARDWARE if name.startswith("gpu")}
+    return bool(names & missing)
 
 
 def test_every_panels_query_returns_data(watched: Watched) -> None:
