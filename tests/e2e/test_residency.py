@@ -14,7 +14,6 @@ from registry.flavor import log_model
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.manager.memory_reading import MemoryReader
-from tests.e2e.load import ASKED
 from tests.e2e.server import Server, invoke, wait_until
 from tests.waiting import WAIT_SECONDS
 
@@ -22,6 +21,7 @@ MODELS = tuple("abcdefgh")
 MEMORY_BYTES = 800 << 20
 """Between three and six engines of the small models take so much. Before one is measured, two are expected to."""
 REQUESTS, CLIENTS = 48, 6
+ASKED = "the same text"
 
 
 @pytest.fixture(scope="module")
