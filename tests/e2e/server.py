@@ -226,6 +226,11 @@ class Server:
         forked = forked_for(self._run) if self._run is not None else []
         return psutil.Process(self.process.pid).children(recursive=True) + forked
 
+    def fronts(self) -> list[psutil.Process]:
+        """Its front workers."""
+        managers = self.processes("headwaiter_manager")
+        return [found for found in self.processes("worker.service") if found not in managers]
+
     def _lend_template(self, lent: ExitStack) -> dict[str, str]:
         """The variables of a server that finds the shared template in its run folder, which is made here."""
         run = claim(self.home)

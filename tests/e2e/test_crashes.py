@@ -1,11 +1,9 @@
 """kill -9 of each kind of process, under load: what goes on, what is started again, and what never remains."""
 
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import httpx
@@ -89,7 +87,7 @@ def test_a_killed_front_breaks_its_own_connections_only(shop: Shop) -> None:
     shop.serve("1")
     loads = [Load(shop.server, "/models/m", 16) for _ in range(2)]
     with ExitStack() as stack:
-        fronts = [found for found in shop.server.processes("worker.service") if is_front(found)]
+        fronts = shop.server.fronts()
         for load, other in zip(loads, reversed(fronts), strict=True):
             with held(other):  # so the connections are the first front's, and then the second's
                 stack.enter_context(load)
@@ -99,19 +97,11 @@ def test_a_killed_front_breaks_its_own_connections_only(shop: Shop) -> None:
         wait_until(lambda: len(loads[0].lost) >= len(mine), "they are broken")
         for load in loads:
             load.wait_for("1", 160)
-        wait_until(
-            lambda: len([found for found in shop.server.processes("worker.service") if is_front(found)]) == 2,
-            "another front takes its place",
-        )
+        wait_until(lambda: len(shop.server.fronts()) == 2, "another front takes its place")
         wait_until(shop.server.is_ready, "ready again")
     assert set(loads[0].lost) == mine
     assert loads[1].lost == []
     assert loads[0].failures() == loads[1].failures() == []
-
-
-def is_front(process: psutil.Process) -> bool:
-    command = process.cmdline()
-    return "serving.service:Headwaiter" in command and "headwaiter_manager" not in " ".join(command)
 
 
 def ports_of(front: psutil.Process, port: int) -> set[int]:
@@ -187,147 +177,3 @@ def test_a_new_version_that_crashes_again_and_again_gives_way_to_the_one_before(
     shop.serve("3")
     assert server.sample("engine_restarts_total", model="m", version="2") <= asked_again
     shop.serve("2")
-
-
-@dataclass
-class Succession:
-    """Servers of one home, each started when the one before was killed."""
-
-    home: Path
-    stack: ExitStack
-
-    def __post_init__(self) -> None:
-        self.start_next()
-
-    def start_next(self) -> None:
-        """`server` is a new one."""
-        self.server = self.stack.enter_context(Server(self.home, ("m",), own_template=True))
-
-
-@pytest.fixture(scope="module")
-def succession(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Iterator[Succession]:
-    with ExitStack() as stack:
-        yield Succession(copy_of(small_template, tmp_path_factory), stack)
-
-
-@pytest.mark.parametrize("killed", ["the server's process", "everything above the engines"])
-def test_no_orphan_remains_when_a_server_is_killed(succession: Succession, killed: str) -> None:
-    server = succession.server
-    everyone = server.everyone()
-    engines = server.processes("serving.engine")
-    assert engines
-    with Load(server, "/models/m", 8):
-        server.process.kill()
-        if killed == "everything above the engines":
-            for process in everyone:
-                if process not in engines:
-                    process.kill()
-        server.process.wait(WAIT_SECONDS)
-        assert not psutil.wait_procs(everyone, timeout=WAIT_SECONDS)[1]
-    succession.start_next()
-    assert succession.server.post("m", {"inputs": "x"}).status_code == 200
-    assert len(list((succession.home / "run").iterdir())) == 1, "what the killed one left is cleared away"
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Iterator[Server]:
-    """A server, as in a container, whose version has one engine, which may stand still for two seconds."""
-    environ = {
-        "HEADWAITER_HANG_SECONDS": "2",
-        "HEADWAITER_TIMEOUT_SECONDS": f"{WAIT_SECONDS}",
-        "HEADWAITER_GRACE_SECONDS": "2",
-        "BENTOML_CONTAINERIZED": "true",  # as `bentoml containerize` sets it
-    }
-    with Server(copy_of(small_template, tmp_path_factory), ("m",), environ, own_template=True) as server:
-        yield server
-
-
-def has_restarted(server: Server, times: float) -> bool:
-    return server.sample("engine_restarts_total", model="m") >= times
-
-
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
-def test_no_request_fails_where_the_only_engine_ends_or_hangs(alone: Server, fault: signal.Signals) -> None:
-    with Load(alone, "/models/m", 16) as load:
-        for _ in range(3):
-            (engine,) = alone.describe("m")["versions"]["1"]["engines"]
-            restarts = alone.sample("engine_restarts_total", model="m") + 1
-            psutil.Process(engine["pid"]).send_signal(fault)
-            wait_until(partial(has_restarted, alone, restarts), "it is noticed")
-            load.wait_for("1", 64)
-    assert (load.failures(), load.lost) == ([], [])
-    assert ("the engine hung" in alone.log.read_text()) == (fault == signal.SIGSTOP)
-
-
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("kind", ["front", "manager"])
-def test_the_only_worker_of_its_kind_is_replaced_in_a_container_too(
-    alone: Server, kind: str, fault: signal.Signals
-) -> None:
-    def workers() -> list[psutil.Process]:
-        found = alone.processes("worker.service")
-        return [each for each in found if is_front(each) == (kind == "front")]
-
-    (victim,) = workers()
-    victim.send_signal(fault)
-    wait_until(lambda: [each for each in workers() if each != victim], "another one takes its place")
-    assert wait_until(lambda: alone.post("m", {"inputs": "x"}), "it answers").status_code == 200
-    wait_until(alone.is_ready, "ready")
-    (heard,) = (alone.home / "run").glob("*/heartbeat")
-    before = heard.stat().st_mtime_ns
-    wait_until(lambda: heard.stat().st_mtime_ns > before, "the manager works")
-    assert alone.describe("m")["versions"]["1"]["state"] == "ready"
-
-
-FAULT = '''
-"""Every process of the server imports this. In an engine, a row of many tokens breaks the device for good."""
-import sys
-from importlib.abc import MetaPathFinder
-from importlib.util import find_spec
-
-
-class Break(MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name != "serving.engine.model":
-            return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
-        run = spec.loader.exec_module
-
-        def run_and_break(module):
-            run(module)
-            launch, broken = module.Model.launch, []
-
-            def fail(model, rows):
-                if any(row.deadline and row.length > 50 for row in rows):  # a request's; a probe has no deadline
-                    broken.append(True)
-                if broken:
-                    raise RuntimeError("CUDA error: an illegal memory access was encountered")
-                return launch(model, rows)
-
-            module.Model.launch = fail
-
-        spec.loader.exec_module = run_and_break
-        return spec
-
-
-sys.meta_path.insert(0, Break())
-'''
-
-
-def test_a_row_that_breaks_the_device_fails_alone_and_the_engine_is_replaced(
-    tmp_path_factory: pytest.TempPathFactory, small_template: Path
-) -> None:
-    folder = tmp_path_factory.mktemp("fault")
-    (folder / "sitecustomize.py").write_text(FAULT)
-    environ = {"PYTHONPATH": str(folder), "HEADWAITER_TIMEOUT_SECONDS": f"{WAIT_SECONDS}"}
-    home = copy_of(small_template, tmp_path_factory)
-    with Server(home, ("m",), environ, own_template=True) as server, Load(server, "/models/m", 16) as load:
-        server.http.timeout = httpx.Timeout(WAIT_SECONDS)
-        answer = server.post("m", {"inputs": "word " * 100})
-        assert answer.status_code == 500
-        assert "2 engines ended while they computed this request" in answer.text
-        load.wait_for("1", 64)
-        assert server.sample("engine_restarts_total", model="m") == 2
-        assert "the model does not work any more: after RuntimeError" in server.log.read_text()
-    assert (load.failures(), load.lost) == ([], [])
