@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -291,7 +291,7 @@ class ServingSettings(msgspec.Struct, frozen=True):
                 "whose path has at most 50 bytes"
             )
         read = read_settings(cls, environ)
-        models, pinned = read_models(read.pop("models") or "")
+        models, pinned = read_models((read.pop("models") or "").split())
         given = read.pop("devices")
         devices = tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
         for device in devices:
@@ -318,9 +318,9 @@ def _path(text: str | None) -> Path | None:
     return Path(text.strip()).expanduser().absolute() if text and text.strip() else None
 
 
-def read_models(text: str) -> tuple[tuple[Reference, ...], frozenset[Reference]]:
-    """The references in `HEADWAITER_MODELS`, and those with a "!" before them. Raises InvalidSetting."""
-    named = [(Reference.parse(word.removeprefix("!")), word.startswith("!")) for word in text.split()]
+def read_models(words: Iterable[str]) -> tuple[tuple[Reference, ...], frozenset[Reference]]:
+    """The references that are named, and those with a "!" before them. Raises InvalidSetting."""
+    named = [(Reference.parse(word.removeprefix("!")), word.startswith("!")) for word in words]
     return tuple(dict.fromkeys(reference for reference, _ in named)), frozenset(found for found, pin in named if pin)
 
 

@@ -60,7 +60,7 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, inse
             os.environ[_SETTINGS[field].variable] = str(value)
     if models:
         with errors():
-            named, pinned = read_models(" ".join(models))
+            named, pinned = read_models(models)
             os.environ["HEADWAITER_MODELS"] = " ".join(f"{'!' * (each in pinned)}{each}" for each in named)
     if deployments:
         os.environ["HEADWAITER_DEPLOYMENTS"] = "1"

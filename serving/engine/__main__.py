@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 import zmq
@@ -114,7 +114,8 @@ def main(path: str, oom_score: OomScore | None = None) -> None:
         message = describe_error(error)
         is_damaged = isinstance(error, DigestMismatch | UnsafeArtifact)
         write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message, is_damaged=is_damaged))
-        raise SystemExit(f"headwaiter engine {order.model}/{order.version}: {message}") from error
+        sys.stderr.write(f"headwaiter engine {order.model}/{order.version}: {message}\n")
+        end(1)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
     socket = listen(context, order.address)
     from serving.engine.assembly import make_engine  # with the large modules, which are imported by now
@@ -139,9 +140,23 @@ def main(path: str, oom_score: OomScore | None = None) -> None:
         message = describe_error(error)
         logger.critical("the engine ends: %s", message, extra={"fields": loaded.meter.fields})
         write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message))
-        os._exit(1)  # a device that is broken, or a pass that hangs, would hold up a regular end
+        end(1)
     heart.close()
     context.destroy(linger=1000)
+    end(0)
+
+
+def end(status: int) -> NoReturn:
+    """End the process without the end of its interpreter.
+
+    That writes to every object, so a forked engine would copy the memory that it shares, 200 MB, to leave. And a device
+    that is broken, or a pass that hangs, would hold it up.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

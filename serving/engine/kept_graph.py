@@ -132,7 +132,7 @@ def discard(path: Path) -> None:
 def is_keepable(model: Model) -> bool:
     """Whether the model's form is one that can be kept, and its answers can be checked when it is loaded."""
     has_script = isinstance(model.module, TracedModule) and model.module.script is not None
-    return has_script and model.contract.example is not None and not model.task.generates
+    return has_script and model.contract.example is not None
 
 
 def keep_graph(path: Path, model: Model, dtype: str, dtype_note: str) -> None:

@@ -52,7 +52,7 @@ class Installation:
                 )
         if not self.models:
             raise InvalidSetting("nothing to serve: name models with --models NAME[@ALIAS|/VERSION]")
-        read_models(" ".join(self.models))
+        read_models(self.models)
         if self.max_replicas < self.replicas:
             raise InvalidSetting(f"{self.max_replicas} replicas at most are fewer than {self.replicas} at least")
         if {"cpu-scaling", "queue-scaling"} <= set(self.parts):
@@ -66,12 +66,12 @@ class Installation:
     @property
     def references(self) -> tuple[Reference, ...]:
         """The models, each once."""
-        return read_models(" ".join(self.models))[0]
+        return read_models(self.models)[0]
 
     @property
     def served(self) -> str:
         """The value of HEADWAITER_MODELS: the models, with a "!" before those that always stay loaded."""
-        references, pinned = read_models(" ".join(self.models))
+        references, pinned = read_models(self.models)
         return " ".join(f"{'!' * (each in pinned)}{each}" for each in references)
 
     @property

@@ -1,4 +1,5 @@
 import pytest
+from safetensors.torch import save_file
 
 from registry.checks import check_config, check_files
 from registry.errors import UnknownTask, UnsafeArtifact, UnsupportedHead, WrongHead
@@ -53,6 +54,6 @@ def test_pickled_weights_are_refused(tmp_path) -> None:  # type: ignore[no-untyp
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(UnsafeArtifact, match="pickled"):
         check_files(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"x")
+    save_file({}, tmp_path / "model.safetensors")
     (tmp_path / "modeling.py").write_text("")
     check_files(tmp_path)  # code beside the weights is never loaded

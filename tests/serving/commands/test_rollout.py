@@ -15,10 +15,10 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Run:
     versions = MemoryVersions()
     monkeypatch.setattr(rollout, "_rollouts", versions.rollouts)
-    monkeypatch.setenv("HEADWAITER_HOME", str(tmp_path))
+    monkeypatch.setenv("HEADWAITER_HOME", str(tmp_path_factory.mktemp("h")))  # sockets need a short path
     return lambda *arguments: CliRunner().invoke(main, arguments)
 
 

@@ -43,6 +43,8 @@ class Letters(Task[Any, GenerationParameters, None]):
 
 
 class Alphabet:
+    cleans_up = False
+
     def read(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return "".join(chr(ord("a") + each) for each in ids)
 
