@@ -67,6 +67,7 @@ def test_more_models_than_fit_are_all_served_within_the_bound(home: Path) -> Non
     with Server(home, ("!a", *MODELS[1:]), environ) as server:
         assert all(server.live(name) == "1" for name in MODELS)
         assert set(states(server).values()) == {"ready", "unloaded"}
+        assert "ready, not loaded" in invoke(home, "status", server.url).output
         assert server.http.get(f"/v2/models/{MODELS[-1]}/ready").json() == {"name": MODELS[-1], "ready": True}
         pinned = server.describe("a")["versions"]["1"]["engines"][0]["pid"]
         chosen = random.Random(0).choices(MODELS, [1 / rank for rank in range(1, len(MODELS) + 1)], k=REQUESTS)
@@ -85,7 +86,6 @@ def test_more_models_than_fit_are_all_served_within_the_bound(home: Path) -> Non
         assert server.describe("a")["versions"]["1"]["engines"][0]["pid"] == pinned
         memory = server.http.get("/models").json()["engine_memory"]
         assert memory["limit_bytes"] == MEMORY_BYTES
-        assert "ready, not loaded" in invoke(home, "status", server.url).output
 
 
 def test_a_deadline_that_is_too_short_is_told_when_to_come_back_and_idle_versions_leave(home: Path) -> None:
