@@ -148,4 +148,4 @@ def _software() -> list[str]:
     for folder in ("engine", "tasks"):
         for path in sorted((Path(__file__).parents[1] / folder).rglob("*.py")):
             source.update(path.read_bytes())
-    return [platform.python_version(), version("torch"), version("transformers"), __version__, source.hexdigest()]
+    return [platform.python_version(), torch.__version__, version("transformers"), __version__, source.hexdigest()]

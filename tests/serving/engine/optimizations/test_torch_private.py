@@ -80,7 +80,8 @@ def private(path: Path) -> list[str]:
             name = f"{node.module}.{node.names[0].name}"
         else:
             continue
-        if name.startswith("torch.") and any(part.startswith("_") for part in name.split(".")):
+        own = [part for part in name.split(".") if part.startswith("_") and part != "__version__"]
+        if name.startswith("torch.") and own:
             found.append(name)
     return found
 
