@@ -67,7 +67,7 @@ class _Drawn:
 
     @classmethod
     def of(cls, side: Side, requests: Counts, dice: numpy.random.Generator) -> "_Drawn":
-        """Draw what becomes of so many requests between each two looks."""
+        """Draw the outcome of `requests`: how many are sent between each two looks."""
         errors = dice.binomial(requests, side.errors)
         buckets, shares = _time_shares(side.slowness)
         times = dice.multinomial(requests - errors, shares)

@@ -36,7 +36,7 @@ def rollout() -> None:
     default=",".join(STEPS),
     show_default=True,
     metavar="STEP[,STEP]…",
-    help="shadow:COUNT compares so many requests, SHARE% answers so many; the last one is 100%.",
+    help="shadow:COUNT compares COUNT requests; SHARE% lets the candidate answer that share. The last step is 100%.",
 )
 @click.option("--every", default=EVERY, show_default=True, metavar="TIME", help="How long each step takes at least.")
 @click.option("--bake", default=BAKE, show_default=True, metavar="TIME", help="How long guards go on after 100%.")

@@ -91,7 +91,7 @@ class Measurements:
         try:
             write_record(self._path, _Entry(self._values), MAX_ENTRIES)
         except OSError as error:  # a full disk, a file system that cannot be written: later engines measure, too
-            logger.warning("what was measured is not kept: %s", error)
+            logger.warning("the measurements could not be saved; later engines measure again: %s", error)
 
 
 def entry_path(cache: str, root: Path, contract: Contract, *, device: str, dtype: str, threads: int) -> Path | None:

@@ -1,4 +1,4 @@
-"""A kept graph runs as the model did, with torch alone; one that is not what was kept is not used."""
+"""A kept graph answers as the model did and needs torch alone. A graph that was changed since is not used."""
 
 import os
 import shutil

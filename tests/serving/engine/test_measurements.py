@@ -136,4 +136,4 @@ def test_where_nothing_can_be_written_engines_measure(tmp_path: Path, caplog: py
     measurements = Measurements(tmp_path / "missing" / "folder" / "a.json")
     assert measurements.recall("it", int, lambda: 3) == 3
     measurements.keep()
-    assert "what was measured is not kept" in caplog.text
+    assert "the measurements could not be saved" in caplog.text

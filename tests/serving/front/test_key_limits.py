@@ -69,7 +69,7 @@ def test_a_rate_holds_over_all_fronts_and_says_when_to_come_again(fronts: list[K
         clock.now += raised.value.retry_seconds + 1e-6
         assert admitted(fronts, alice, 100) == 1
     clock.now += 60
-    assert admitted(fronts, alice, 100) == 5, "what was not asked is not saved up for longer than a second"
+    assert admitted(fronts, alice, 100) == 5, "an idle key saves up at most one second of its rate"
 
 
 def test_a_slow_rate_lets_one_in_at_a_time(fronts: list[KeyLimits], clock: Clock) -> None:

@@ -59,7 +59,8 @@ def test_what_kserve_makes_pods_of_has_the_form_of_pods(installation: Any) -> No
         (server,) = fields["containers"]
         merged = server | {"env": server["env"] + model["env"]}
         for version in VERSIONS:
-            kubernetes_validate.validate(pod(fields | predictor | {"containers": [merged]}), version, strict=True)
+            made = pod(fields | predictor | {"containers": [merged]})
+            assert kubernetes_validate.validate(made, version, strict=True)
 
 
 @pytest.mark.parametrize("kind", CUSTOM)

@@ -57,7 +57,7 @@ class Shop(Server):
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """A server of the first `models`, with memory for so many engines."""
+    """A server of the first `models` models, with memory for `engines` engines."""
     shops: list[Shop] = []
 
     def make(models: int, engines: float, **fields: object) -> Shop:

@@ -17,7 +17,7 @@ def picture(form: str, **options: object) -> bytes:
 
 
 def with_scans(jpeg: bytes, count: int) -> bytes:
-    """A progressive JPEG whose last scan is repeated until there are so many."""
+    """A progressive JPEG whose last scan is repeated until it has `count` scans."""
     last = jpeg[jpeg.rindex(SCAN) : -2]
     return jpeg[:-2] + last * (count - jpeg.count(SCAN)) + jpeg[-2:]
 

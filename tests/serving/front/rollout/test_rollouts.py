@@ -1,4 +1,4 @@
-"""A front's requests during a rollout: who answers, what is counted, and that shadows are in nobody's way."""
+"""A front during a rollout: which version answers, what is counted, and that shadows delay no client."""
 
 import asyncio
 from collections.abc import Callable
