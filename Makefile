@@ -18,10 +18,15 @@ demo: $(STAMP)
 	$(BIN)/headwaiter demo $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not integration' $(ARGS)
+
+# Beside other products: those that are not installed are skipped with a reason (docs/development.md lists the packages).
+.PHONY: test-integration
+test-integration: $(STAMP)
+	$(BIN)/python -m pytest -n 0 -m integration $(ARGS)
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not server and not sweep' --ignore=tests/e2e $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not server and not sweep and not integration' --ignore=tests/e2e $(ARGS)
 
 # ARGS='-n 0' runs the tests one after the other.
 PARALLEL := -n auto
