@@ -36,7 +36,7 @@ class AdminRoutes:
         """Answer one request; nothing of a body is read."""
         context = RequestContext.read(scope["headers"])
         try:
-            self._front.hosts.check(scope["headers"])
+            self._front.hosts.check(scope)
             kind, body = await self._answer(scope["method"], scope["path"].rstrip("/"))
             await respond(send, 200, body, [kind, context.header])
         except ServingError as error:

@@ -155,7 +155,7 @@ class DataPlane:
         """Look at host and key before anything else, and answer or refuse."""
         if not self._hosts.is_open:
             try:
-                self._hosts.check(scope["headers"])
+                self._hosts.check(scope)
             except ServingError as error:
                 await self._refuse(handler, parts, scope, send, error)
                 return

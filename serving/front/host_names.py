@@ -2,13 +2,16 @@
 
 A page of another site can point a name of its own at this machine, and a browser then takes this server for a part of
 that site (DNS rebinding). The header still has that name. Where keys are asked for, the page has none, and any name is
-answered to.
+answered to. The address that a client connected to is always answered to, as no name leads there: probes of Kubernetes
+and Prometheus ask a pod by its address.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 
 from serving.errors import WrongHost
+from serving.front.asgi import Scope
 
 ALL_HOSTS = "*"
 _REMEMBERED = 256
@@ -24,10 +27,13 @@ class HostNames:
         self.has = lru_cache(_REMEMBERED)(self._has)
         """Whether a header's value, with or without a port, is one of them."""
 
-    def check(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """Raise WrongHost unless these headers have a host, and only hosts that this server answers to."""
-        given = [value for name, value in headers if name == b"host"]
-        if self.is_open or (given and all(map(self.has, given))):
+    def check(self, scope: Scope) -> None:
+        """Raise WrongHost unless a request has a host, and only hosts that this server answers to."""
+        if self.is_open:
+            return
+        given = [value for name, value in scope["headers"] if name == b"host"]
+        own = scope.get("server")
+        if given and all(self.has(value) or (own is not None and _is_address(value, own[0])) for value in given):
             return
         named = f"the host {given[0].decode('latin-1')!r}" if given else "a request without a host"
         raise WrongHost(
@@ -36,11 +42,31 @@ class HostNames:
         )
 
     def _has(self, value: bytes) -> bool:
-        text = value.decode("latin-1").strip().lower()
-        if text.startswith("["):
-            name, bracket, rest = text[1:].partition("]")
-            rest = rest if bracket else "?"
-        else:
-            name, colon, port = text.partition(":")
-            name, rest = name.removesuffix("."), colon + port
-        return name in self._names and (not rest or (rest[0] == ":" and rest[1:].isdecimal()))
+        return _name_of(value) in self._names
+
+
+def _name_of(value: bytes) -> str | None:
+    """The name, or the address without brackets, that a header's value has with or without a port."""
+    text = value.decode("latin-1").strip().lower()
+    if text.startswith("["):
+        name, bracket, rest = text[1:].partition("]")
+        rest = rest if bracket else "?"
+    else:
+        name, colon, port = text.partition(":")
+        name, rest = name.removesuffix("."), colon + port
+    return name if not rest or (rest[0] == ":" and rest[1:].isdecimal()) else None
+
+
+@lru_cache(_REMEMBERED)
+def _is_address(value: bytes, own: str) -> bool:
+    """Whether a header's value is the address `own`, which a client connected to."""
+    try:
+        return _address(_name_of(value) or "") == _address(own)
+    except ValueError:
+        return False
+
+
+def _address(text: str) -> object:
+    """An address, as IPv4 where a socket of IPv6 took a client of IPv4. Raises ValueError."""
+    found = ip_address(text)
+    return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found

@@ -28,3 +28,12 @@ def test_what_cannot_be_replaced_leaves_nothing_beside_it(tmp_path: Path) -> Non
     with pytest.raises(OSError, match="director"):
         replace_file(tmp_path / "file.json", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_files_that_are_replaced_in_the_same_tick_have_times_of_their_own(tmp_path: Path) -> None:
+    """A reader that compares inode and time would take two replacements for none where the inode is used again."""
+    path, times = tmp_path / "file.json", set()
+    for number in range(200):
+        replace_file(path, b"%d" % number)
+        times.add(path.stat().st_mtime_ns)
+    assert len(times) == 200

@@ -1,6 +1,7 @@
 """TLS: a renewed certificate is shown to the next client, broken files change nothing, and clients show theirs."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,29 @@ def test_one_that_was_renewed_before_the_first_client_is_shown_to_it(
         authority.sign("second")
         server.certificate.look()
         assert await shown() == "second"
+
+    served(files, work, authority)
+
+
+def test_one_that_was_renewed_within_a_step_of_the_clock_is_shown(served: Callable[..., None], tmp_path: Path) -> None:
+    """Files that are written in place may keep inode, time and size."""
+    authority = Authority(tmp_path)
+    files = TlsFiles(tmp_path / "in-use.pem", tmp_path / "in-use.key")
+
+    def put(name: str) -> list[tuple[int, int, int]]:
+        for path, signed in zip(files.paths, authority.sign(name), strict=True):
+            path.write_bytes(signed.read_bytes())
+            os.utime(path, ns=(0, 0))
+        return [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in map(os.stat, files.paths)]
+
+    before = put("first")
+
+    async def work(server: Served, shown: Any) -> None:
+        assert await shown() == "first"
+        while put("other") != before:  # the length of a signature varies
+            pass
+        server.certificate.look()
+        assert await shown() == "other"
 
     served(files, work, authority)
 

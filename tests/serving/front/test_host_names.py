@@ -32,22 +32,46 @@ OTHERS = [
 ]
 
 
+def scope(*hosts: bytes, server: str = "127.0.0.1") -> dict[str, Any]:
+    return {"headers": [(b"host", host) for host in hosts], "server": (server, 3000)}
+
+
 @pytest.mark.parametrize("value", OWN)
 def test_its_own_names_are_known_with_any_port(value: bytes) -> None:
-    HostNames(LOOPBACK_HOSTS).check([(b"host", value)])
+    HostNames(LOOPBACK_HOSTS).check(scope(value))
 
 
 @pytest.mark.parametrize("value", OTHERS)
 def test_other_names_are_not(value: bytes) -> None:
     with pytest.raises(WrongHost, match="HEADWAITER_ALLOWED_HOSTS"):
-        HostNames(LOOPBACK_HOSTS).check([(b"host", value)])
+        HostNames(LOOPBACK_HOSTS).check(scope(value))
 
 
 def test_no_host_and_a_second_one_are_refused() -> None:
     names = HostNames(LOOPBACK_HOSTS)
-    for headers in ([], [(b"host", b"localhost"), (b"host", b"evil.example")]):
+    for hosts in ((), (b"localhost", b"evil.example")):
         with pytest.raises(WrongHost):
-            names.check(headers)
+            names.check(scope(*hosts))
+
+
+@pytest.mark.parametrize(
+    ("value", "server"),
+    [
+        (b"10.1.2.3:3000", "10.1.2.3"),
+        (b"10.1.2.3", "::ffff:10.1.2.3"),
+        (b"[2001:DB8::1]:3000", "2001:db8:0::1"),
+        (b"[::ffff:10.1.2.3]", "10.1.2.3"),
+    ],
+)
+def test_the_address_that_a_client_connected_to_is_known(value: bytes, server: str) -> None:
+    """Kubernetes and Prometheus ask a pod by its address; a page can point no name at a server by it."""
+    names = HostNames(["models.example"])
+    names.check(scope(value, server=server))
+    for other in (b"10.1.2.4", b"10.1.2.3.evil.example", b"[2001:db8::2]", b"evil.example", b"", b"10.1.2.3:3000@evil"):
+        with pytest.raises(WrongHost):
+            names.check(scope(other, server=server))
+    with pytest.raises(WrongHost):
+        names.check({**scope(value), "server": None})
 
 
 def read(**environ: str) -> tuple[str, ...]:
