@@ -10,6 +10,8 @@ from serving.wire.messages import ROW_BYTES, EncodedRow
 
 MIN_QUEUE_ROWS = 64
 """Rows of the model's maximum length that an engine's queue holds at least."""
+FULL_PARTS = MIN_QUEUE_ROWS
+"""A queue is full when less than one of so many parts is left. A row of the maximum length fits into one."""
 QUEUED_BODIES = 64
 """Of the largest bodies: the bytes of an engine's queue, unless they are set. Untuned."""
 REQUEST_BODIES = 5
@@ -33,22 +35,33 @@ def measure(rows: Sequence[EncodedRow]) -> Load:
     return Load(tokens, size)
 
 
-def no_room(load: Load, taken: Load, bound: Load, tokens_per_second: float) -> TooLarge | QueueFull:
-    """The error of a request that does not fit into a queue: TooLarge where it never does.
+def check_room(taken: Load, bound: Load, tokens_per_second: float) -> None:
+    """Raise QueueFull if so little room is left that a request need not be read to be refused.
 
-    QueueFull says in how many seconds the queue will have been computed.
+    Reading it may cost more than all else that a refusal takes.
     """
+    least = Load(max(1, bound.tokens // FULL_PARTS), bound.bytes // FULL_PARTS)
+    admit(least, taken, bound, tokens_per_second)
+
+
+def admit(load: Load, taken: Load, bound: Load, tokens_per_second: float) -> None:
+    """Return if a request fits into a queue. Raises TooLarge where it never does.
+
+    Raises QueueFull, which says in how many seconds the queue will have been computed.
+    """
+    if taken.tokens + load.tokens <= bound.tokens and taken.bytes + load.bytes <= bound.bytes:
+        return
     if load.tokens > bound.tokens:
         why = f"the request has {load.tokens:,} tokens, the queue takes {bound.tokens:,}"
-        return TooLarge(f"{why}: send it in several requests")
+        raise TooLarge(f"{why}: send it in several requests")
     if load.bytes > bound.bytes:
         why = f"the request's rows have {load.bytes:,} bytes, the queue takes {bound.bytes:,}"
-        return TooLarge(f"{why}: send it in several requests")
+        raise TooLarge(f"{why}: send it in several requests")
     if taken.tokens + load.tokens > bound.tokens:
         full = f"{taken.tokens:,} of {bound.tokens:,} tokens"
     else:
         full = f"{taken.bytes:,} of {bound.bytes:,} bytes"
-    return QueueFull(f"the queue is full ({full}): try again later", retry_seconds=taken.tokens / tokens_per_second)
+    raise QueueFull(f"the queue is full ({full}): try again later", retry_seconds=taken.tokens / tokens_per_second)
 
 
 class QueueBounds:

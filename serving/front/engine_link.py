@@ -18,7 +18,7 @@ import numpy
 import zmq
 
 from serving.errors import DeadlineExceeded, EngineLost, Failed, ServingError
-from serving.front.admission import UNBOUNDED, Load, measure, no_room
+from serving.front.admission import UNBOUNDED, Load, admit, check_room, measure
 from serving.tasks.base.generated_text import to_arrays
 from serving.tasks.base.task import AnyTask
 from serving.wire.heartbeat import heartbeat_path, read_rows
@@ -147,6 +147,10 @@ class EngineLink:
         """Whether the engine is disconnected."""
         return bool(self._socket.closed)
 
+    def check_room(self) -> None:
+        """Raise QueueFull if a request need not be read to be refused."""
+        check_room(*self._room)
+
     def submit(self, rows: Sequence[EncodedRow], waiter: Waiter) -> None:
         """Send a request's rows for a forward pass; all of them or none. Raises TooLarge, QueueFull or EngineLost.
 
@@ -155,9 +159,7 @@ class EngineLink:
         if self._socket.closed:
             raise EngineLost("the engine has stopped: try again", retry_seconds=1.0, had_begun=False)
         tokens, size = load = measure(rows)
-        if self.outstanding_tokens + tokens > self.bound_tokens or self.outstanding_bytes + size > self.bound_bytes:
-            taken = Load(self.outstanding_tokens, self.outstanding_bytes)
-            raise no_room(load, taken, Load(self.bound_tokens, self.bound_bytes), self.tokens_per_second)
+        admit(load, *self._room)
         for index, encoded in enumerate(rows):
             self.rows_sent += 1
             row = encoded.to_row(self.rows_sent, waiter.deadline)
@@ -222,6 +224,12 @@ class EngineLink:
                 "the engine stopped before it answered: try again", retry_seconds=1.0, had_begun=had_begun
             )
             waiter.fail(error)
+
+    @property
+    def _room(self) -> tuple[Load, Load, float]:
+        """What the queue has of this front, what it may have, and tokens a second."""
+        taken = Load(self.outstanding_tokens, self.outstanding_bytes)
+        return taken, Load(self.bound_tokens, self.bound_bytes), self.tokens_per_second
 
     def _schedule_flush(self) -> None:
         """Send at the end of this turn of the loop if the engine is idle, else after GATHER_SECONDS."""

@@ -333,6 +333,7 @@ class Front:
         )
         loaded.asked_at = time.monotonic()
         call.tracked.begin_attempt(loaded)
+        loaded.check_room()
         asker.set(Asker(loaded.model, self.access.caller().name))
         read = call.read(loaded.task)
         request = read if isinstance(read, Request) else await read

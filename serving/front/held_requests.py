@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from serving.errors import ClientGone, DeadlineExceeded, EngineLost
-from serving.front.admission import UNBOUNDED, Load, measure, no_room
+from serving.front.admission import UNBOUNDED, Load, admit, check_room, measure
 from serving.front.disconnects import Disconnected
 from serving.wire.messages import EncodedRow
 
@@ -28,14 +28,17 @@ class HeldRequests:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def check_room(self) -> None:
+        """Raise QueueFull if a request need not be read to be refused."""
+        check_room(self._taken, Load(self.bound_tokens, self.bound_bytes), self.tokens_per_second)
+
     async def wait(self, rows: Sequence[EncodedRow], deadline: float, disconnected: Disconnected | None) -> None:
         """Return once an engine takes requests. rows: of the request. deadline: in monotonic seconds.
 
         Raises TooLarge and QueueFull at once, DeadlineExceeded, ClientGone, and EngineLost where none will come.
         """
         load, taken = measure(rows), self._taken
-        if taken.tokens + load.tokens > self.bound_tokens or taken.bytes + load.bytes > self.bound_bytes:
-            raise no_room(load, taken, Load(self.bound_tokens, self.bound_bytes), self.tokens_per_second)
+        admit(load, taken, Load(self.bound_tokens, self.bound_bytes), self.tokens_per_second)
         come: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         left = None if disconnected is None else asyncio.ensure_future(disconnected())
         self._waiting[come] = None

@@ -80,6 +80,13 @@ class LoadedVersion:
             return self.accepting[0]
         return min(self.accepting, key=lambda link: (link.outstanding_tokens, link.rows_sent))
 
+    def check_room(self) -> None:
+        """Raise QueueFull if a request need not be read to be refused, wherever it would wait."""
+        if self.accepting:
+            self.choose_link().check_room()
+        elif self.is_replaced:
+            self.held.check_room()
+
     async def encode(
         self, request: Request, bounds: RequestBounds, deadline: float, disconnected: Disconnected | None
     ) -> "EncodedRequest":

@@ -58,6 +58,9 @@ class FakeLink:
         self.abandoned: list[Waiter] = []
         self.outstanding_tokens = self.rows_sent = 0
 
+    def check_room(self) -> None:
+        pass
+
     def submit(self, rows: Sequence[EncodedRow], waiter: Waiter) -> None:
         self.waiters.append(waiter)
         self.on_submit(waiter)

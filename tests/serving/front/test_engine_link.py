@@ -9,10 +9,12 @@ import msgspec
 import pytest
 import zmq
 
-from serving.errors import DeadlineExceeded, EngineLost, QueueFull, TooLarge
+from serving.errors import DeadlineExceeded, EngineLost, Malformed, QueueFull, TooLarge
 from serving.front.engine_link import MAX_ENDED, EngineLink, StreamWaiter, Waiter
 from serving.tasks import get_task
+from serving.tasks.base.request import Request
 from serving.wire.messages import ROW_BYTES, Array, EncodedRow, Outputs, TokenDelta
+from tests.serving.front.local_front import MakeFront
 from tests.waiting import WAIT_SECONDS
 
 ROW = EncodedRow(1, b"")
@@ -126,6 +128,32 @@ def test_a_queue_is_full_by_its_bytes_too_and_has_room_again(tmp_path: Path) -> 
         waiter.done.exception()
         assert (link.outstanding_bytes, link.outstanding_tokens) == (0, 0)
         link.submit([large, ROW], Waiter(2, 100.0))
+
+    with_link(work, tmp_path)
+
+
+def test_a_request_to_a_full_queue_is_refused_before_it_is_read(make_front: MakeFront, tmp_path: Path) -> None:
+    read: list[object] = []
+
+    def read_request(task: object) -> Request:
+        read.append(task)
+        raise Malformed("this was read")
+
+    async def work(link: EngineLink) -> None:
+        front = make_front()
+        front.routing._loaded["m", "1"].accepting = [link]
+        link.bound_tokens, link.tokens_per_second = 640, 64.0
+        waiter = Waiter(1, 100.0)
+        link.submit([EncodedRow(631, b"")], waiter)
+        with pytest.raises(QueueFull, match="631 of 640") as full:
+            await front.answer("m", None, read_request, protocol="openai")
+        assert full.value.retry_seconds == 631 / 64
+        assert read == []
+        link.abandon(waiter, EngineLost("nobody waits"))
+        waiter.done.exception()
+        link.submit([EncodedRow(630, b"")], Waiter(1, 100.0))
+        with pytest.raises(Malformed):
+            await front.answer("m", None, read_request, protocol="openai")
 
     with_link(work, tmp_path)
 

@@ -119,7 +119,10 @@ def test_a_stream_waits_for_the_engine_that_comes(make_front: MakeFront) -> None
 def test_what_is_held_has_the_bounds_of_the_queue(make_front: MakeFront) -> None:
     async def work() -> None:
         front = make_front()
-        loaded = waiting_for_engine(front, bound=2 * TOKENS)
+        loaded = waiting_for_engine(front, bound=TOKENS - 1)
+        with pytest.raises(TooLarge):
+            await ask(front)
+        loaded.held.bound_tokens = 2 * TOKENS
         loaded.held.tokens_per_second = TOKENS / 3.0
         held = [ask(front), ask(front)]
         await turns()
@@ -131,9 +134,6 @@ def test_what_is_held_has_the_bounds_of_the_queue(make_front: MakeFront) -> None
         another = ask(front)
         await turns()
         assert not another.done(), "there is room again"
-        loaded.held.bound_tokens = TOKENS - 1
-        with pytest.raises(TooLarge):
-            await ask(front)
         come(front, answer(1), answer(2))
         assert {(await held[1]).value, (await another).value} == {1, 2}
 
@@ -224,6 +224,23 @@ def test_a_request_that_no_engine_had_begun_is_tried_again(make_front: MakeFront
         return (await ask(front)).value
 
     assert run(work) == "whole"
+
+
+def test_a_request_that_cannot_be_held_is_refused_before_it_is_read(make_front: MakeFront) -> None:
+    def read(task: object) -> Any:
+        raise AssertionError("it was read")
+
+    async def work() -> None:
+        front = make_front()
+        waiting_for_engine(front, bound=TOKENS)
+        held = ask(front)
+        await turns()
+        with pytest.raises(QueueFull):
+            await front.answer("m", None, read, protocol="openai")
+        come(front, answer("whole"))
+        assert (await held).value == "whole"
+
+    run(work)
 
 
 class Rows(FakeLink):
