@@ -52,8 +52,7 @@ def admit(load: Load, taken: Load, bound: Load, tokens_per_second: float) -> Non
     if taken.tokens + load.tokens <= bound.tokens and taken.bytes + load.bytes <= bound.bytes:
         return
     if load.tokens > bound.tokens:
-        why = f"the request has {load.tokens:,} tokens, the queue takes {bound.tokens:,}"
-        raise TooLarge(f"{why}: send it in several requests")
+        raise too_many_tokens(f"{load.tokens:,} tokens", bound.tokens)
     if load.bytes > bound.bytes:
         why = f"the request's rows have {load.bytes:,} bytes, the queue takes {bound.bytes:,}"
         raise TooLarge(f"{why}: send it in several requests")
@@ -62,6 +61,11 @@ def admit(load: Load, taken: Load, bound: Load, tokens_per_second: float) -> Non
     else:
         full = f"{taken.bytes:,} of {bound.bytes:,} bytes"
     raise QueueFull(f"the queue is full ({full}): try again later", retry_seconds=taken.tokens / tokens_per_second)
+
+
+def too_many_tokens(size: str, bound: int) -> TooLarge:
+    """The error of a request with more tokens than a queue takes."""
+    return TooLarge(f"the request has {size}, the queue takes {bound:,}: send it in several requests")
 
 
 class QueueBounds:

@@ -10,6 +10,7 @@ from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
 from registry.verified import is_weights, open_verified
 from serving.errors import NotReady, ServingError
+from serving.front.admission import UNBOUNDED
 from serving.front.disconnects import Disconnected
 from serving.front.engine_link import EngineLink
 from serving.front.held_requests import HeldRequests
@@ -101,7 +102,7 @@ class LoadedVersion:
             answer_bytes = task.answer_bytes(found, parameters, version)
             bounds.check_answer(answer_bytes)
             return EncodedRequest([found], answer_bytes > LARGE_ANSWER_BYTES)
-        with Turns(deadline, disconnected) as turns:
+        with Turns(deadline, disconnected, self._max_tokens()) as turns:
             return await self._encode_items(request, bounds, turns, cost)
 
     async def _encode_items(
@@ -124,6 +125,11 @@ class LoadedVersion:
             bounds.check_answer(answer_bytes)
             encoded.append(found)
         return EncodedRequest(encoded, answer_bytes > LARGE_ANSWER_BYTES)
+
+    def _max_tokens(self) -> int:
+        """What the queue that a request would wait in takes at most, in tokens."""
+        none = self.held.bound_tokens if self.is_replaced else UNBOUNDED
+        return max((link.bound_tokens for link in self.accepting), default=none)
 
     def _encode_item(self, request: Request, index: int) -> Encoded[object]:
         try:

@@ -10,9 +10,10 @@ from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
 from serving.errors import ClientGone, DeadlineExceeded
+from serving.front.admission import UNBOUNDED, too_many_tokens
 from serving.front.disconnects import Disconnected
 from serving.front.fair_pool import FairPool
-from serving.processors.tokenizer import still_wanted
+from serving.processors.tokenizer import count_tokens, still_wanted
 
 TURN_SECONDS = 0.002
 """How long a request may encode or decode before the event loop runs others."""
@@ -34,11 +35,12 @@ Result = TypeVar("Result")
 class Turns:
     """The turns of one request. As a context manager it ends its watch of the connection with the block.
 
-    deadline: in monotonic seconds. disconnected: returns when the client has left.
+    deadline: in monotonic seconds. disconnected: returns when the client has left. max_tokens: that a queue takes.
     """
 
-    def __init__(self, deadline: float, disconnected: Disconnected | None) -> None:
-        self._deadline, self._disconnected = deadline, disconnected
+    def __init__(self, deadline: float, disconnected: Disconnected | None, max_tokens: int = UNBOUNDED) -> None:
+        self._deadline, self._disconnected, self._max_tokens = deadline, disconnected, max_tokens
+        self._tokens = 0
         self._left: asyncio.Future[object] | None = None
         self.begin()
 
@@ -61,10 +63,11 @@ class Turns:
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Result:
-        """The result of `work` in a thread. Raises what it raises, DeadlineExceeded and ClientGone.
+        """The result of `work` in a thread. Raises what it raises, DeadlineExceeded, ClientGone and TooLarge.
 
         Work that is still in the pool's queue at the deadline is not begun. A thread that tokenizes gives way to others
-        between rows, and ends after the row at which the deadline has passed or the client has left.
+        between rows, and ends after the row at which the deadline has passed, the client has left, or the request has
+        more tokens than its queue takes.
         """
         await self.give()
 
@@ -75,6 +78,7 @@ class Turns:
 
         context = copy_context()
         context.run(still_wanted.set, between_rows)
+        context.run(count_tokens.set, self._count)
         submitted = pool.submit(partial(context.run, work, *args, **kwargs))
         waiting = asyncio.wrap_future(submitted)
         try:
@@ -91,6 +95,11 @@ class Turns:
     def begin(self) -> None:
         """A new turn begins, after something was waited for."""
         self._began = time.perf_counter()
+
+    def _count(self, tokens: int) -> None:
+        self._tokens += tokens
+        if self._tokens > self._max_tokens:
+            raise too_many_tokens(f"{self._max_tokens:,} tokens and more", self._max_tokens)
 
     def _check(self) -> None:
         if time.monotonic() > self._deadline:

@@ -87,6 +87,8 @@ class Tokenizers:
 
 still_wanted: ContextVar[Callable[[], None]] = ContextVar("still_wanted", default=lambda: None)
 """Called before each row is tokenized. It raises ServingError once nobody waits for the rows of this context."""
+count_tokens: ContextVar[Callable[[int], None]] = ContextVar("count_tokens", default=lambda _: None)
+"""Called with each row's tokens. It raises ServingError once those of this context are more than a queue takes."""
 
 _shared: WeakValueDictionary[str, Tokenizers] = WeakValueDictionary()
 """Tokenizers in use, by the file's digest."""
@@ -173,13 +175,16 @@ class TextEncoder:
             text, pair = _cut(text, limit, direction), None if pair is None else _cut(pair, limit, direction)
         elif len(text) + len(pair or "") > limit:
             raise self._too_long(f"{len(text) + len(pair or ''):,} characters", most)
-        encoding = self._tokenize(self.exact, text, pair, special=special)
-        if len(encoding) > most:
-            if not truncate:
+        fixed = self.exact.num_special_tokens_to_add(pair is not None) if special else 0
+        is_cut = truncate and most > fixed and len(text) + len(pair or "") > MIN_CHARACTERS_PER_TOKEN * most
+        if not is_cut:  # a text that is hardly within the limit is not tokenized just to see that
+            encoding = self._tokenize(self.exact, text, pair, special=special)
+            is_cut = len(encoding) > most
+            if is_cut and not truncate:
                 raise self._too_long(f"{len(encoding):,} tokens", most)
-            fixed = self.exact.num_special_tokens_to_add(pair is not None) if special else 0
-            if most <= fixed:  # the tokenizer would not cut at all
+            if is_cut and most <= fixed:  # the tokenizer would not cut at all
                 raise Unprocessable(f"parameters.truncate leaves {most} tokens, of which {fixed} are special: cut less")
+        if is_cut:
             cutter = self._tokenizers.cutter(most, direction=direction)
             encoding = self._tokenize(cutter, text, pair, special=special)
         return self._row(encoding, batch_key), encoding
@@ -295,6 +300,7 @@ class TextEncoder:
         return min(self.max_tokens, max_tokens or self.max_tokens, wanted or self.max_tokens)
 
     def _row(self, encoding: Encoding, batch_key: str) -> EncodedRow:
+        count_tokens.get()(len(encoding))
         if not len(encoding):
             raise Unprocessable("inputs holds a text without a single token: write something the tokenizer knows")
         if self.absent:

@@ -9,6 +9,7 @@ import numpy
 
 from registry.settings import RegistrySettings
 from serving.errors import EngineLost, ServingError
+from serving.front.admission import UNBOUNDED
 from serving.front.engine_link import Waiter
 from serving.front.front import Front
 from serving.front.loaded_version import LoadedVersion
@@ -57,6 +58,7 @@ class FakeLink:
         self.waiters: list[Waiter] = []
         self.abandoned: list[Waiter] = []
         self.outstanding_tokens = self.rows_sent = 0
+        self.bound_tokens = UNBOUNDED
 
     def check_room(self) -> None:
         pass

@@ -1,6 +1,7 @@
 """A request of many inputs lets others run, and ends once nobody waits for its answer."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Sequence
@@ -15,11 +16,11 @@ from serving.errors import ClientGone, DeadlineExceeded, ServingError
 from serving.front import turns as module
 from serving.front.fair_pool import FairPool
 from serving.front.turns import TEXTS, Turns
-from serving.processors.tokenizer import LONG_CHARACTERS
+from serving.processors.tokenizer import LONG_CHARACTERS, TextEncoder
 from serving.tasks.base.request import Request, convert_request
 from serving.wire.messages import Encoded
 from tests.serving.front.local_front import FakeLink, Letters, MakeFront
-from tests.serving.front.task_fronts import post, serve_tasks
+from tests.serving.front.task_fronts import TOKENS, post, serve_tasks
 from tests.waiting import WAIT_SECONDS
 
 
@@ -135,6 +136,30 @@ def test_long_texts_are_tokenized_in_threads_and_short_ones_are_not(
     body = b'{"inputs": ["%s"], "parameters": {"truncate": true}}' % '", "'.join(texts).encode()
     assert post(front, "/models/text-classification", body).status_code == 200
     assert is_main == [True, False, True]
+
+
+def test_no_more_rows_are_tokenized_than_the_queue_takes(
+    make_front: MakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text of some KB with many labels may be as many rows as tokenize for seconds."""
+    front, tokenized = make_front(), 0
+    link = serve_tasks(front, ["zero-shot-classification"])["zero-shot-classification"]
+    link.bound_tokens = 4 * TOKENS
+    tokenize = TextEncoder._tokenize
+
+    def counted(*given: Any, **options: Any) -> Any:
+        nonlocal tokenized
+        tokenized += 1
+        return tokenize(*given, **options)
+
+    monkeypatch.setattr(TextEncoder, "_tokenize", staticmethod(counted))
+    labels = [f"label {number}" for number in range(100)]
+    parameters = {"truncate": True, "candidate_labels": labels}
+    body = json.dumps({"inputs": "long " * LONG_CHARACTERS, "parameters": parameters}).encode()
+    refused = post(front, "/models/zero-shot-classification", body)
+    assert (refused.status_code, refused.json()["error_type"]) == (413, "too_large")
+    assert "the queue takes 2,048" in refused.json()["error"]
+    assert tokenized == 5, "and each row once"
 
 
 def test_long_texts_of_one_model_do_not_hold_up_those_of_another(
