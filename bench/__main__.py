@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from bench import (
+    batch,
     batch_choice,
     chaos,
     container,
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "flood": flood.run,
     "swaps": swap_latency.run,
     "residency": residency.run,
+    "batch": batch.run,
     "batches": batch_choice.run,
     "own": own_cost.run,
     "container": container.run,
