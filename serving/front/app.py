@@ -1,7 +1,8 @@
 """The data plane: an ASGI app around BentoML's.
 
 It answers the protocols of its table, `/metrics` and `/openapi.json` itself, without BentoML's middleware, and passes
-other paths on. `openapi.routes` declares all routes. Whatever the path is, the request's key comes first: see `access`.
+other paths on. `openapi.routes` declares all routes. The request's key comes first, see `access`; the files of `/ui`
+need none, because they are the same for everybody.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from serving.front.protocols.kserve import KServe
 from serving.front.protocols.mlflow import MLflowScoring
 from serving.front.protocols.openai import OpenAI
 from serving.front.request_context import RequestContext
+from serving.front.ui_page import UiPage
 from serving.front.webhook import Hooks
 from serving.runtime.audit import AuditLog
 from serving.tasks.base.body_values import check_values
@@ -122,6 +124,7 @@ class DataPlane:
         openai, scoring = OpenAI(front), MLflowScoring(front)
         self.huggingface = HuggingFace(front, openai)
         self.hooks = Hooks(front.settings, front.nudge)
+        self.page = UiPage()
         self.others = Others(inner, front)
         self._handlers: dict[str, Handler] = {
             "models": self.huggingface,
@@ -131,6 +134,7 @@ class DataPlane:
             "ping": scoring,
             "version": scoring,
             "hooks": self.hooks,
+            "ui": self.page,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -159,7 +163,8 @@ class DataPlane:
             except ServingError as error:
                 await self._refuse(handler, parts, scope, send, error)
                 return
-        if not self._access.is_watched or (handler is self.hooks and self.hooks.are_signed):
+        is_public = handler is self.page or (handler is self.hooks and self.hooks.are_signed)
+        if is_public or not self._access.is_watched:
             await self._answer(handler, parts, scope, receive, send)
             return
         try:

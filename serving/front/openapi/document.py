@@ -67,6 +67,13 @@ HEADERS: Json = {
         "schema": {"type": "string", "pattern": "^[1-9][0-9]*$"},
     },
 }
+PAGE_HEADERS: Json = {
+    "Content-Security-Policy": {"description": "Own files only, nothing inline", "schema": {"type": "string"}},
+    "X-Content-Type-Options": {"description": "The content type holds", "schema": {"const": "nosniff"}},
+    "Referrer-Policy": {"description": "No address is passed on", "schema": {"const": "no-referrer"}},
+    "Cross-Origin-Opener-Policy": {"description": "Apart from other sites", "schema": {"const": "same-origin"}},
+}
+"""Of the answers that are files of the page."""
 CHALLENGE: Json = {"WWW-Authenticate": {"description": "How to authenticate", "schema": {"const": "Bearer"}}}
 PARAMETERS: Json = {
     "name": {
@@ -76,6 +83,7 @@ PARAMETERS: Json = {
     "id": {"description": "As `name`", "schema": {"type": "string", "pattern": "^[^/]+$"}},
     "version": {"description": "A version of the model", "schema": {"type": "string", "pattern": "^[^/]+$"}},
     "path": {"description": "A file", "schema": {"type": "string", "pattern": "^[^/]+$"}},
+    "file": {"description": "A file of the page", "schema": {"type": "string", "pattern": "^[^/]+$"}},
 }
 
 
@@ -99,7 +107,7 @@ def describe() -> Json:
         "paths": paths,
         "components": {
             "schemas": schemas.components,
-            "headers": HEADERS,
+            "headers": HEADERS | PAGE_HEADERS,
             "responses": refusals,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
@@ -205,7 +213,8 @@ def _path(route: Route) -> Json:
 
 
 def _operation(route: Route, schemas: Schemas) -> Json:
-    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS if name != "Retry-After"}
+    names = [*(name for name in HEADERS if name != "Retry-After"), *route.headers]
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     answer = {"description": route.summary, "headers": headers, "content": _content(route.answer, schemas)}
     answers = {str(route.status): answer}
     for status in _refusals(route):

@@ -83,7 +83,7 @@ ASKED = (400, 404, 413, 422, 429, 500, 503, 504)
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One method of one path. refusals: statuses of its own errors, beside those of any connection.
 
-    `{name}` is a model, or `name@alias`. status: of the answer.
+    `{name}` is a model, or `name@alias`. status: of the answer. headers: of the answer, beside those of every answer.
     """
 
     method: Method
@@ -94,6 +94,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     body: Contents | None = None
     status: int = 200
     refusals: tuple[int, ...] = ()
+    headers: tuple[str, ...] = ()
 
     @property
     def operation(self) -> str:
@@ -112,6 +113,21 @@ def _text(path: str, protocol: Protocol, summary: str, media: str = TEXT, refusa
     """A GET whose answer is text."""
     answer: Contents = {media: Opaque(is_text=True)}
     return Route(method="GET", path=path, protocol=protocol, summary=summary, answer=answer, refusals=tuple(refusals))
+
+
+def _page(path: str, summary: str, *media: str, refusals: tuple[int, ...] = ()) -> Route:
+    """A GET of a file of the page."""
+    answer: Contents = dict.fromkeys(media, Opaque(is_text=True))
+    headers = ("Content-Security-Policy", "X-Content-Type-Options", "Referrer-Policy", "Cross-Origin-Opener-Policy")
+    return Route(
+        method="GET",
+        path=path,
+        protocol=HEADWAITER,
+        summary=summary,
+        answer=answer,
+        refusals=refusals,
+        headers=headers,
+    )
 
 
 def _ask(path: str, protocol: Protocol, summary: str, body: Contents, answer: Contents) -> Route:
@@ -206,6 +222,8 @@ ROUTES: tuple[Route, ...] = (
         status=202,
         refusals=(400, 401, 404, 413, 503),
     ),
+    _page("/ui", "The page", HTML),
+    _page("/ui/{file}", "Files of the page", "text/css", "text/javascript", "image/svg+xml", refusals=(404,)),
     _text("/metrics", PROMETHEUS, "The metrics of all processes", CONTENT_TYPE),
     _get("/openapi.json", HEADWAITER, "This document", shapes.Record),
     Route(

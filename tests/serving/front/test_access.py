@@ -109,11 +109,13 @@ def bentoml_paths() -> list[str]:
 
 
 def all_paths(app: DataPlane) -> list[str]:
-    """Of the app's own tables, of the documentation, and what lies beside them."""
+    """Of the app's own tables, of the documentation, and what lies beside them; without the page, which is public."""
     openai: Any = app._handlers["v1"]
-    own = [f"/{first}" for first in app._handlers]
+    own = [f"/{first}" for first in app._handlers if first != "ui"]
     below = [f"/models/m{base}/{name}" for base in ("", "/v1") for name in ("", "health", "info", *openai._routes)]
-    documented = [route.replace("{name}", "m").replace("{version}", "1") for _, route in ROUTES]
+    documented = [
+        route.replace("{name}", "m").replace("{version}", "1") for _, route in ROUTES if not route.startswith("/ui")
+    ]
     strange = [
         "",
         "//",

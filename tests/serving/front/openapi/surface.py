@@ -42,7 +42,7 @@ def ask(front: Front, method: str, path: str, **given: Any) -> httpx.Response:
 
 def filled(route: Route, name: str = TEXT) -> str:
     """The route's path with a model that is there."""
-    return re.sub(r"\{\w+\}", lambda found: {"{version}": "1"}.get(found[0], name), route.path)
+    return re.sub(r"\{\w+\}", lambda found: {"{version}": "1", "{file}": "style.css"}.get(found[0], name), route.path)
 
 
 def identify(route: Route) -> str:
