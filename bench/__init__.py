@@ -28,6 +28,7 @@ peer_comparison    benchmark (f): requests/s, latency, memory and start beside o
 gpu                `python -m bench.gpu`: an engine's socket against the bare forward limit and a plain pipeline
 gpu_client         its load, processes that speak to the engine as a front does
 report             Markdown tables
+page               the parts of docs/reliability.md that `--write` replaces
 
 One text per HTTP request everywhere. Everything runs on this machine, so the load generator takes its share of the
 cores from the servers, the same share for each.

@@ -33,6 +33,7 @@ from bench import (
     start_time,
     swap_latency,
 )
+from bench.page import write_part, written
 from bench.processes import BenchError
 
 BENCHMARKS: dict[str, Callable[[float], str]] = {
@@ -72,12 +73,15 @@ def main() -> int:
     parser.add_argument("benchmarks", nargs="*", metavar="benchmark", help=names)
     parser.add_argument("--seconds", type=float, default=10.0, help="measured time of each load (10)")
     parser.add_argument("--quick", action="store_true", help="2 seconds each: shows that it works, not how fast")
+    parser.add_argument("--write", action="store_true", help="also put the reports into docs/reliability.md")
     options = parser.parse_args()
     unknown = [name for name in options.benchmarks if name not in BENCHMARKS]
     if unknown or options.seconds <= 0:
         parser.error(
             f"unknown benchmark {unknown[0]}: choose {' or '.join(BENCHMARKS)}" if unknown else "--seconds: > 0"
         )
+    if options.write and (not options.benchmarks or set(options.benchmarks) - set(written())):
+        parser.error(f"--write: name {' or '.join(written())}")
     seconds = 2.0 if options.quick else options.seconds
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     print(describe_machine())
@@ -86,6 +90,8 @@ def main() -> int:
             before = others_share()
             section = BENCHMARKS[name](seconds)
             print(f"\n{section}\n\n{describe_others(before, others_share())}", flush=True)
+            if options.write:
+                write_part(name, describe_machine(), section)
     except BenchError as error:
         print(error, file=sys.stderr)
         return 1

@@ -96,9 +96,12 @@ def run(seconds: float) -> str:
             "",
             _table(result),
             "",
-            "Refused is 429, 503 with Retry-After or 504. Broken are the connections of fronts that were killed.",
-            "Recovered: the next alias move is followed by every front.",
-            f"Skipped: {', '.join(result.skipped) or 'none'}.",
+            "- Refused: status 429 or 503 with `Retry-After`, or 504 after the deadline.",
+            "- Broken: requests that a front had when it was killed. No other process can answer them.",
+            "- Without an answer: anything else. The run fails if there is one.",
+            "- Slowest: until a request was answered. Requests of an engine that is replaced wait for the next one.",
+            "- Recovered: seconds from the end of the fault until the alias' next move was followed by every front.",
+            f"- Skipped: {', '.join(result.skipped) or 'nothing'}. Only a small disk can be filled.",
         ]
     )
 

@@ -6,6 +6,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ POLL_SECONDS = 0.1
 SAMPLE_SECONDS = 1.0
 POINTS = 20
 """Of the curve that is printed."""
+MAX_GROWTH = 1.05
+"""Of memory and of descriptors, from the second tenth of the run to the last."""
 
 
 @dataclass
@@ -140,15 +143,19 @@ def _describe(curve: Curve, took: list[float], result: LoadResult, counted: int)
         f"{memory:.3f}",
         f"{files:.3f}",
     ]
+    is_within = max(memory, files) <= MAX_GROWTH and counted == answered
     return "\n".join(
         [
-            f"## A long run: a text classifier of negligible cost, {CONNECTIONS} connections",
+            f"## A long run: {curve.seconds[-1] / 60:.0f} minutes, a text classifier of negligible cost, "
+            f"{CONNECTIONS} connections",
             "",
-            "Memory and descriptors of all processes: the last tenth of the run over its second (bounds: 1.05, 1).",
+            "Memory and descriptors of all processes: the last tenth of the run over its second (bound: "
+            f"{MAX_GROWTH:g}).",
             "",
             table(header, [row]),
             "",
-            f"The server counted {counted:,} answers with status 200, {counted - answered:+,} to the clients' count.",
+            f"The server counted {counted:,} answers with status 200, {counted - answered:+,} to the clients' count "
+            f"(bound: 0). The run is {'within' if is_within else 'beyond'} its bounds.",
             "",
             curve.draw(),
         ]
@@ -157,18 +164,19 @@ def _describe(curve: Curve, took: list[float], result: LoadResult, counted: int)
 
 @contextmanager
 def _sampled(curve: Curve, counts: Counts, pid: int) -> Iterator[None]:
-    """While the block runs a thread samples the server's processes and counters."""
+    """While the block runs a thread samples the server's processes and counters. Raises OSError where it could not."""
     over, began = threading.Event(), time.monotonic()
 
     def sample() -> None:
         while not over.wait(SAMPLE_SECONDS):
             curve.sample(pid, time.monotonic() - began)
             counts.look()
+        curve.sample(pid, time.monotonic() - began)
 
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        sampling = pool.submit(sample)
+        try:
+            yield
+        finally:
+            over.set()
+        sampling.result()

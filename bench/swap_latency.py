@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -97,13 +98,13 @@ class Swapping:
     @contextlib.contextmanager
     def going_on(self, kind: Kind) -> Iterator[None]:
         """While the block runs, move the alias on as soon as the move before is served."""
-        thread = threading.Thread(target=self._go_on, args=(kind,))
-        thread.start()
-        try:
-            yield
-        finally:
-            self._is_over.set()
-            thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            going = pool.submit(self._go_on, kind)
+            try:
+                yield
+            finally:
+                self._is_over.set()
+            going.result()
 
     def _go_on(self, kind: Kind) -> None:
         number = 0
