@@ -20,6 +20,7 @@ from bench import (
     forward_share,
     fuzz,
     generation,
+    kills,
     latency,
     logging_time,
     metrics_cost,
@@ -51,6 +52,7 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "batches": batch_choice.run,
     "own": own_cost.run,
     "container": container.run,
+    "kills": kills.run,
     "chaos": chaos.run,
     "overload": overload.run,
     "soak": soak.run,
@@ -59,7 +61,7 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "rollout": rollout.run,
 }
 
-ON_REQUEST = ("chaos", "fuzz", "peers", "residency", "rollout", "soak")
+ON_REQUEST = ("chaos", "fuzz", "kills", "peers", "residency", "rollout", "soak")
 """Only run where they are named: one installs other servers, two measure nothing, and others take long."""
 
 QUIET = 0.05

@@ -64,7 +64,7 @@ def break_everything(home: Path, model: str, rounds: int, pause_seconds: float =
         stack.enter_context(serving(mlflow, environment, f"http://127.0.0.1:{behind}/health", home / "mlflow.log"))
         ready = f"http://127.0.0.1:{port}/readyz"
         pid = stack.enter_context(serving(command, environment, ready, home / "serve.log"))
-        ledger = stack.enter_context(Ledger(port, f"/models/{model}", CONNECTIONS))
+        ledger = stack.enter_context(Ledger(port, f"/models/{model}", connections=CONNECTIONS))
         shop, result = Shop(home, model, port, pid, ledger, gate, pause_seconds), Result(ledger.pages)
         if not (os.path.ismount(home) and shutil.disk_usage(home).total <= SMALL_DISK_BYTES):
             result.skipped.append("disk full")

@@ -17,6 +17,8 @@ from types import MappingProxyType
 from typing import Any
 
 from bench.processes import BenchError, Server, free_port, run_module, serving
+from registry.settings import DEFAULT_ALIAS, RegistrySettings
+from registry.tracking import connect
 
 MODEL = "bench"
 GENERATOR = "generator"
@@ -75,6 +77,23 @@ def log_versions(home: Path, name: str, task: str, folders: Sequence[Path]) -> N
     for folder in folders:
         run_module([CLI, "log", str(folder), "--task", task, "--name", name], environment)
     run_module([CLI, "promote", name, "1", "--why", "bench"], environment)
+
+
+def log_copies(home: Path, folder: Path, count: int) -> list[str]:
+    """Log a classifier's checkpoint, and register the artifact under as many names, each with a live version."""
+    log_versions(home, MODEL, "text-classification", [folder])
+    import mlflow  # seconds, which other benchmarks need not wait for
+
+    registry = f"sqlite:///{home / 'mlflow.db'}"
+    mlflow.set_tracking_uri(registry)  # MLflow's store looks there for what a version is made of
+    client = connect(RegistrySettings(home, registry))
+    logged = client.get_model_version(MODEL, "1")
+    names = [f"{MODEL}-{number:02}" for number in range(count)]
+    for name in names:
+        client.create_registered_model(name)
+        client.create_model_version(name, logged.source, tags=logged.tags)
+        client.set_registered_model_alias(name, DEFAULT_ALIAS, "1")
+    return names
 
 
 def read_engine(model: dict[str, Any]) -> Engine:

@@ -1,4 +1,4 @@
-"""A ledger of requests: many clients that ask one model over kept connections, and what became of every request.
+"""A ledger of requests: many clients that ask models over kept connections, and what became of every request.
 
 Each request ends in one of these ways: answered; refused with a status that says so; broken with a process that was
 killed on purpose; or at fault. Faults are what the ledger is for: a request that was accepted and has no answer, a
@@ -42,15 +42,16 @@ class Page:
 class Ledger(threading.Thread):
     """`connections` clients, each of which asks, takes the whole answer, rests for `rest_seconds` and asks again.
 
+    paths: of models; each client asks one of them, all are asked by as many.
     phase: counts what is sent from now on under this name. page: by phase. doomed: the clients' ports of connections
     that are about to be broken on purpose. versions: how often each version has answered.
     """
 
-    def __init__(self, port: int, path: str, connections: int = 32, rest_seconds: float = 0.05) -> None:
+    def __init__(self, port: int, *paths: str, connections: int = 32, rest_seconds: float = 0.05) -> None:
         super().__init__(name="ledger")
-        self._port, self._path, self._count, self._rest = port, path, connections, rest_seconds
+        self._port, self._paths, self._count, self._rest = port, paths, connections, rest_seconds
         self._over = threading.Event()
-        self._labels: dict[str, str] = {}
+        self._labels: dict[tuple[str, str], str] = {}
         self.phase = "start"
         self.pages: dict[str, Page] = {}
         self.doomed: set[int] = set()
@@ -78,6 +79,7 @@ class Ledger(threading.Thread):
         await asyncio.gather(*(self._connection(number) for number in range(self._count)))
 
     async def _connection(self, number: int) -> None:
+        path = self._paths[number % len(self._paths)]
         await asyncio.sleep(self._rest * number / self._count)  # not all at the same moment
         while not self._over.is_set():
             try:
@@ -86,16 +88,16 @@ class Ledger(threading.Thread):
                 await asyncio.sleep(self._rest)
                 continue
             with suppress(OSError):
-                while not self._over.is_set() and await self._ask(reader, writer):
+                while not self._over.is_set() and await self._ask(path, reader, writer):
                     await asyncio.sleep(self._rest)
             writer.close()
 
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _ask(self, path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Send one request and write down what became of it; whether the connection is still good."""
         page, port = self.pages.setdefault(self.phase, Page()), writer.get_extra_info("sockname")[1]
         began = time.monotonic()
         try:
-            writer.write(request_bytes(self._path))
+            writer.write(request_bytes(path))
             status, headers, answer = await asyncio.wait_for(read_answer(reader), ANSWER_SECONDS)
         except TimeoutError:
             page.faults.append(f"no answer within {ANSWER_SECONDS:g} s")
@@ -111,21 +113,22 @@ class Ledger(threading.Thread):
             return False
         page.slowest_seconds = max(page.slowest_seconds, time.monotonic() - began)
         if status == 200:
-            self._check(headers.get("x-model-version", ""), answer, page)
+            self._check(path, headers.get("x-model-version", ""), answer, page)
         elif status in REFUSALS and (status not in RETRIED or "retry-after" in headers):
             page.refused[status] += 1
         else:
             page.faults.append(f"{status}: {answer.decode(errors='replace')[:200]}")
         return headers.get("connection", "").lower() != "close"
 
-    def _check(self, version: str, answer: bytes, page: Page) -> None:
+    def _check(self, path: str, version: str, answer: bytes, page: Page) -> None:
         try:
             label = json.loads(answer)[0][0]["label"]
         except (ValueError, LookupError, TypeError):
             page.faults.append(f"200 without an answer: {answer.decode(errors='replace')[:200]}")
             return
-        if not version or self._labels.setdefault(version, label) != label:
-            page.faults.append(f"version {version!r} answers {label}, and before {self._labels.get(version)}")
+        if not version or self._labels.setdefault((path, version), label) != label:
+            before = self._labels.get((path, version))
+            page.faults.append(f"version {version!r} answers {label}, and before {before}")
         else:
             page.answered += 1
             self.versions[version] += 1

@@ -17,6 +17,7 @@ from registry.errors import DigestMismatch
 from registry.redaction import describe_error
 from serving.engine.assembly import optimize_model, yields_cores
 from serving.engine.batching.cost import Cost
+from serving.engine.growth import measure_growth
 from serving.engine.kept_graph import discard, graph_path, has_graph, is_keepable, keep_graph, load_graph
 from serving.engine.measurements import Measurements, entry_path
 from serving.engine.meter import EngineMeter
@@ -174,6 +175,7 @@ def _finish(source: _Source, model: Model, dtype_note: str) -> Loaded:
         budget_tokens=cost.budget_tokens,
         tokens_per_second=cost.tokens_per_second * plan.passes,
         device_bytes=torch.cuda.memory_reserved(device) if device.startswith("cuda") else 0,
+        growth_bytes=cost.memory_bytes * plan.passes,
     )
     meter = EngineMeter(order.model, order.version, contract.task, partial(device_bytes, model.device))
     return Loaded(model, make_pool(model, plan), cost, meter, report, yields_cores(model))
@@ -189,9 +191,15 @@ def measure(model: Model) -> tuple[CpuPlan, Cost]:
         choose = partial(choose_cpu_plan, model, parallel=model.form.is_thread_safe)
         plan = model.measurements.recall(f"plan: {form}", CpuPlan, choose)
         torch.set_num_threads(plan.threads)
-    cost = model.measurements.recall(f"cost: {form}", Cost, partial(measure_cost, model))
+    cost = model.measurements.recall(f"cost: {form}", Cost, partial(measure_cost_and_memory, model))
     model.measurements.keep()
     return plan, cost
+
+
+def measure_cost_and_memory(model: Model) -> Cost:
+    """The cost of the model's forward passes, and what memory they take. Blocks."""
+    cost, memory_bytes = measure_growth(partial(measure_cost, model))
+    return replace(cost, memory_bytes=memory_bytes)
 
 
 def device_bytes(device: torch.device) -> int:

@@ -35,6 +35,9 @@ LOADING_FACTOR = 6.0
 """An engine that loads may stand still this many times as long as one that serves. Untuned: disks and imports wait."""
 REAP_SECONDS = 1.0
 """An engine that hung is replaced this long after it was killed, even if its process has not ended: it does nothing."""
+GROWTH_BYTES = 16 << 20
+"""Memory that an engine takes as it serves, besides that of its forward passes: copies of the template's pages, buffers
+of sockets. Measured: 13 MiB, see bench/NOTES.md, "Memory of an engine"."""
 KILL_SECONDS = 10.0
 """A killed process that has not ended by then waits in the kernel for a device. It is given up, and may end later."""
 
@@ -44,8 +47,9 @@ class EngineProcess:
 
     report: what it last said; "failed" once it ended. was_ready: whether it ever served; only then is it restarted.
     crashes: in a row. restarts: since it was first started. is_out_of_memory: whether the kernel killed it for that.
-    peak_bytes: the most memory of its own that it has had, by the last `measure`. is_poisoned: whether it ended with a
-    row that it computed alone, because another engine had ended with it. Such an end is no crash of the version's.
+    peak_bytes: the most memory of its own that it has had or is expected to take, by the last `measure`.
+    is_poisoned: whether it ended with a row that it computed alone, because another engine had ended with it. Such an
+    end is no crash of the version's.
     """
 
     def __init__(self, order: EngineOrder) -> None:
@@ -58,6 +62,7 @@ class EngineProcess:
         self.is_out_of_memory = False
         self.is_poisoned = False
         self.peak_bytes = 0
+        self._ready_bytes = 0
         self._oom = oom_watch()
         self._reader = MemoryReader()
         self._process: Process | None = None
@@ -183,9 +188,12 @@ class EngineProcess:
         return memory.resident - memory.inherited + self.report.device_bytes
 
     def measure(self) -> int:
-        """The host memory that is its own now, without files that are mapped; remembers the most. 0 once it is gone."""
+        """The host memory that is its own now, without files that are mapped; notes its peak. 0 once it is gone."""
         memory = self._memory()
-        self.peak_bytes = max(self.peak_bytes, memory.own_at_most)
+        if self.report.state == "ready" and not self._ready_bytes:
+            self._ready_bytes = memory.own
+        grown = self._ready_bytes + self.report.growth_bytes + GROWTH_BYTES if self._ready_bytes else 0
+        self.peak_bytes = max(self.peak_bytes, memory.own_at_most, grown)
         return memory.own
 
     def _memory(self) -> Memory:

@@ -76,14 +76,16 @@ class EngineProperties(msgspec.Struct, frozen=True, kw_only=True):
 class EngineReport(EngineProperties, frozen=True, kw_only=True):
     """How far an engine is. state: as EngineState; of "failed" `error` says why.
 
-    device_bytes: memory that it holds on a GPU. is_damaged: of a failed one, whether a file of the artifact is not the
-    one that was logged.
+    device_bytes: memory that it holds on a GPU. growth_bytes: memory that its forward passes are going to take beyond
+    what it has when it becomes ready. is_damaged: of a failed one, whether a file of the artifact is not the one that
+    was logged.
     """
 
     pid: int
     state: EngineState
     error: str = ""
     device_bytes: int = 0
+    growth_bytes: int = 0
     is_damaged: bool = False
 
 

@@ -11,7 +11,8 @@ class Cost:
 
     fixed_seconds: of any batch. token_seconds: of each token, padding included. square_seconds: of each pair of tokens
     of a row, which is attention's cost. budget_tokens: the largest batch in tokens, padding included. limit_seconds: a
-    batch of several rows must not take longer. is_packed: whether rows are not padded.
+    batch of several rows must not take longer. is_packed: whether rows are not padded. memory_bytes: that the largest
+    batches took while they were timed.
     """
 
     fixed_seconds: float
@@ -20,6 +21,7 @@ class Cost:
     square_seconds: float = 0.0
     limit_seconds: float = inf
     is_packed: bool = False
+    memory_bytes: int = 0
 
     def seconds(self, rows: int, longest: int) -> float:
         """The expected time of a forward pass over rows of `longest` tokens."""

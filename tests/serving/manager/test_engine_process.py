@@ -13,6 +13,7 @@ import pytest
 from serving.manager import launch as launch_module
 from serving.manager.engine_process import (
     FIRST_BACKOFF_SECONDS,
+    GROWTH_BYTES,
     KILL_SECONDS,
     MAX_BACKOFF_SECONDS,
     REAP_SECONDS,
@@ -20,6 +21,7 @@ from serving.manager.engine_process import (
     EngineProcess,
 )
 from serving.manager.launch import engine_environ
+from serving.manager.memory_reading import Memory
 from serving.manager.processes import Adopted
 from serving.runtime.control_groups import ControlGroups
 from serving.runtime.limits import OomWatch
@@ -29,6 +31,7 @@ from tests.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.surroundings
 
+MIB = 1 << 20
 NOBODY = 2**22 + 1
 """No process has this id: Linux goes up to 2**22."""
 
@@ -230,3 +233,34 @@ def test_an_engine_that_does_not_come_back_in_the_time_of_a_load_is_started_anew
     engine._process, engine.report, engine._hang = process, EngineReport(pid=NOBODY, state="ready"), ""
     engine.end_late_load(200.0, 10.0)
     assert process.signals == [9], "one that answers has loaded"
+
+
+class Weighed(EngineProcess):
+    """An engine of which memory is told."""
+
+    memory = Memory()
+
+    def _memory(self) -> Memory:
+        return self.memory
+
+
+@pytest.mark.parametrize(
+    ("ready", "growth", "later", "expected"),
+    [
+        (40, 30, 40, 70 + GROWTH_BYTES // MIB),
+        (40, 30, 200, 200),
+        (100, 0, 40, 100 + GROWTH_BYTES // MIB),
+    ],
+)
+def test_an_engine_counts_with_what_it_is_going_to_take(
+    order: EngineOrder, ready: int, growth: int, later: int, expected: int
+) -> None:
+    engine = Weighed(order)
+    engine.memory = Memory(30 * MIB)
+    engine.measure()
+    assert engine.peak_bytes == 30 * MIB, "while it loads, it is only what it has"
+    engine.report = EngineReport(pid=NOBODY, state="ready", growth_bytes=growth * MIB)
+    for own in (ready, later):
+        engine.memory = Memory(own * MIB)
+        assert engine.measure() == own * MIB
+    assert engine.peak_bytes == expected * MIB

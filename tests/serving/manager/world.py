@@ -22,7 +22,7 @@ from registry.references import Reference, ResolvedVersion
 from registry.rollout.control import Rollouts
 from registry.settings import RegistrySettings
 from serving.manager import recovery
-from serving.manager.engine_process import EngineProcess
+from serving.manager.engine_process import GROWTH_BYTES, EngineProcess
 from serving.manager.managed_version import Fetched
 from serving.manager.manager import Manager
 from serving.manager.memory_reading import Memory
@@ -226,8 +226,8 @@ class FakeEngineProcess(EngineProcess):
         return engine
 
     def _memory(self) -> Memory:
-        """Return ENGINE_BYTES for a process that runs."""
-        return Memory(ENGINE_BYTES) if self.is_running() else Memory()
+        """Return what a process that runs takes until it serves; then it is to take ENGINE_BYTES."""
+        return Memory(ENGINE_BYTES - GROWTH_BYTES) if self.is_running() else Memory()
 
 
 class Server:
