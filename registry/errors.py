@@ -16,7 +16,7 @@ RegistryError
 │   └── DigestMismatch        a file is not the one that was logged
 ├── ContractError             the contract is missing, of another format, or contradicts itself
 ├── NotFound                  no such model, version or alias
-├── HistoryError              nothing to roll back to, or a move that cannot be written down
+├── HistoryError              nothing to roll back to, or a move that cannot be written down or read
 ├── RolloutError              a rollout that cannot be read or started, or is not under way
 ├── PromotionRefused          a gate is shut: the alias stays where it is
 │   ├── DamagedVersion        the candidate's files are not those that were logged

@@ -16,6 +16,12 @@ from registry.errors import HistoryError
 PREFIX = "headwaiter.history."
 MAX_RECORD = 5000
 """Characters of a registered model's tag that all of MLflow's databases keep (3.17)."""
+FORMAT = 1
+"""Of the records that this release writes; those without a number have it, too."""
+
+
+class _Numbered(msgspec.Struct):
+    format: int = FORMAT
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +37,13 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Move(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"from_version": "from", "to_version": "to"}
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    rename={"from_version": "from", "to_version": "to"},
+    tag_field="format",
+    tag=FORMAT,
 ):
     """One move of an alias. time: seconds since the epoch. action: "promote", "rollback", or "rollout" for a rollout's
     begin and end, which move no alias: then both versions are the live one.
@@ -84,10 +96,19 @@ _KEY = re.compile(re.escape(PREFIX) + r"\d{17}\.[0-9a-f]{8}")
 
 
 def read_moves(tags: Mapping[str, str], alias: str | None = None) -> list[Move]:
-    """The moves in a registered model's tags, oldest first; of one alias or of all. Skips tags that are not records."""
+    """The moves in a registered model's tags, oldest first; of one alias or of all. Skips tags that are not records.
+
+    Raises HistoryError for a record of a later format: without it a rollback would go to another version.
+    """
     moves = []
     for key in sorted(key for key in tags if key.startswith(PREFIX)):
         try:
+            found = msgspec.json.decode(tags[key], type=_Numbered).format
+            if found > FORMAT:
+                raise HistoryError(
+                    f"the record {key} has format {found}, this release reads formats up to {FORMAT}: use the release "
+                    "that wrote it, or a later one"
+                )
             move = msgspec.json.decode(tags[key], type=Move)
         except msgspec.DecodeError:
             continue

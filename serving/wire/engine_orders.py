@@ -21,7 +21,12 @@ MAX_REQUEST_BYTES = 1 << 20
 """Of a ForkRequest. The kernel refuses to send a larger one than its buffer, of about 200 KiB."""
 
 
-class EngineOrder(msgspec.Struct, frozen=True, kw_only=True):
+FORMAT = 1
+"""Of what a server's processes write for each other: table, orders and messages. A manager of a release with another
+format, as after an upgrade in place, adopts no engine of this one."""
+
+
+class EngineOrder(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag=FORMAT):
     """What to load and where to answer.
 
     root: the artifact. digest: of its contract, or empty for one that is not compared, as in benchmarks. device,

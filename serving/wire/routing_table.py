@@ -14,7 +14,7 @@ import msgspec
 
 from registry.contract import Contract
 from serving.wire.atomic_file import write_report
-from serving.wire.engine_orders import EngineProperties
+from serving.wire.engine_orders import FORMAT, EngineProperties
 from serving.wire.version_state import State
 
 TABLE = "routes.json"
@@ -114,7 +114,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
         return self.live is None and not self.serves
 
 
-class Table(msgspec.Struct, frozen=True, kw_only=True):
+class Table(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag=FORMAT):
     """Everything that is served. registry_error: why the registry could not be read at the last poll, or empty.
 
     is_known: whether the registry has been asked what to serve. has_started: whether each reference that was wanted at

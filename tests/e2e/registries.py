@@ -23,7 +23,7 @@ PROXIED = "mlflow-artifacts:/"
 """The root of artifacts that go through the server."""
 
 
-def serve_mlflow(port: int, database: str, artifacts: Path, log: Path, environ: dict[str, str]) -> None:
+def serve_mlflow(port: int, database: str, artifacts: str, log: Path, environ: dict[str, str]) -> None:
     """What `mlflow server --workers 1` does with these options; its output goes to `log`. Does not return."""
     import uvicorn
     from mlflow import server
@@ -36,7 +36,7 @@ def serve_mlflow(port: int, database: str, artifacts: Path, log: Path, environ: 
         server.BACKEND_STORE_URI_ENV_VAR: database,
         server.REGISTRY_STORE_URI_ENV_VAR: database,
         server.ARTIFACT_ROOT_ENV_VAR: PROXIED,
-        server.ARTIFACTS_DESTINATION_ENV_VAR: str(artifacts),
+        server.ARTIFACTS_DESTINATION_ENV_VAR: artifacts,
         server.SERVE_ARTIFACTS_ENV_VAR: "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         **environ,
@@ -51,11 +51,14 @@ class MlflowServer:
     environ: variables of its process that MLflow does not read on import.
     """
 
-    def __init__(self, folder: Path, database: str, environ: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, database: str, environ: dict[str, str] | None = None, artifacts: str | None = None
+    ) -> None:
+        """artifacts: the store's address, a folder in `folder` by default."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / "mlflow.log"
-        self._arguments = (self.port, database, folder / "artifacts", self._log, environ or {})
+        self._arguments = (self.port, database, artifacts or str(folder / "artifacts"), self._log, environ or {})
         self._process: ForkServerProcess | None = None
 
     def __enter__(self) -> Self:
@@ -138,28 +141,51 @@ def find_postgres() -> Path | None:
     return next((path.parent for path in sorted(found, reverse=True) if (path.parent / "initdb").is_file()), None)
 
 
-@contextmanager
-def postgres(programs: Path) -> Iterator[str]:
-    """A PostgreSQL of the test's own, by a user without privileges, as it demands; gives a database's address."""
-    port = free_port()
-    folder = tempfile.mkdtemp(prefix="headwaiter-postgres-")
-    user: list[str] = []
-    if os.getuid() == 0:
-        shutil.chown(folder, "postgres", "postgres")
-        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    data = f"{folder}/data"
-    initdb = [*user, programs / "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--pgdata", data]
-    subprocess.run(initdb, check=True, capture_output=True, cwd=folder)
-    options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]
-    with (Path(folder) / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*user, programs / "postgres", "-D", data, "-p", str(port), *options], stdout=log, stderr=log, cwd=folder
-        )
-    ready = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
-    try:
+class Postgres:
+    """A PostgreSQL of the test's own, by a user without privileges, as it demands. Use it as a context manager.
+
+    url: of its database.
+    """
+
+    def __init__(self, programs: Path) -> None:
+        self._port = free_port()
+        self._programs = programs
+        self._user: list[str] = []
+        self.url = f"postgresql+psycopg2://postgres@127.0.0.1:{self._port}/postgres"
+
+    def __enter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix="headwaiter-postgres-"))
+        if os.getuid() == 0:
+            shutil.chown(self._folder, "postgres", "postgres")
+            self._user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        initdb = [*self._user, self._programs / "initdb", "--no-sync", "--auth=trust", "--username=postgres"]
+        subprocess.run([*initdb, "--pgdata", self._folder / "data"], check=True, capture_output=True, cwd=self._folder)
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        shutil.rmtree(self._folder)
+
+    def start(self) -> None:
+        """Start it (again) and wait until it answers."""
+        server = [*self._user, self._programs / "postgres", "-D", self._folder / "data", "-p", str(self._port)]
+        options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]
+        with (self._folder / "log").open("a") as log:
+            self._process = subprocess.Popen([*server, *options], stdout=log, stderr=log, cwd=self._folder)
+        ready = [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
         wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, "PostgreSQL answers")
-        yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
-    finally:
-        process.send_signal(signal.SIGINT)  # its fast shutdown
-        process.wait(WAIT_SECONDS)
-        shutil.rmtree(folder)
+
+    def stop(self) -> None:
+        """Its fast shutdown, which breaks all connections."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(WAIT_SECONDS)
+
+    def restart(self) -> None:
+        """End it and start it again."""
+        self.stop()
+        self.start()

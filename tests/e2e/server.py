@@ -108,6 +108,7 @@ def run_cli(home: Path, *arguments: str, check: bool = True, **environ: str) -> 
 class Server:
     """`headwaiter serve` (or `command`) as a process. Use it as a context manager.
 
+    port: a free one by default.
     own_template: whether its engines are forked from a template of its own; one with a `command` always has its own.
     """
 
@@ -119,9 +120,9 @@ class Server:
     cwd: Path | None = None
     wait: bool = True
     own_template: bool = False
+    port: int = field(default_factory=free_port)
 
     def __post_init__(self) -> None:
-        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = self.home / f"server-{self.port}.log"
         self.http = httpx.Client(base_url=self.url, timeout=WAIT_SECONDS)

@@ -14,7 +14,7 @@ from registry.settings import RegistrySettings
 from registry.tracking import connect
 from tests.abilities import require
 from tests.e2e.load import Load
-from tests.e2e.registries import MlflowServer, find_postgres, nonsense, postgres
+from tests.e2e.registries import MlflowServer, Postgres, find_postgres, nonsense
 from tests.e2e.server import Server, wait_until
 
 pytestmark = pytest.mark.surroundings
@@ -60,7 +60,7 @@ def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             require("PostgreSQL")
             programs = find_postgres()
             assert programs is not None
-            database = stack.enter_context(postgres(programs))
+            database = stack.enter_context(Postgres(programs)).url
         mlflow = stack.enter_context(MlflowServer(home, database))
         settings = RegistrySettings(home, mlflow.url)
         for folder in seeds:

@@ -135,3 +135,17 @@ def test_tags_that_are_no_records_are_passed_over() -> None:
     assert [found.to_version for found in read_moves(tags)] == ["1"]
     assert '"from":null' in record
     assert read_moves(tags, alias="other") == []
+
+
+def test_a_record_without_a_number_is_of_the_first_format() -> None:
+    record = msgspec.json.encode(move(P, None, "1")).decode()
+    assert '"format":1' in record
+    assert read_moves({new_key(1.0): record.replace('"format":1,', "")}) == read_moves({new_key(1.0): record})
+
+
+@pytest.mark.parametrize("rest", ["", ',"moved":{"to":7}'])
+def test_a_record_of_a_later_format_is_not_passed_over(rest: str) -> None:
+    record = msgspec.json.encode(move(P, None, "1")).decode()
+    later = f'{{"format":2{rest}}}' if rest else record.replace('"format":1', '"format":2')
+    with pytest.raises(HistoryError, match="has format 2, this release reads formats up to 1"):
+        read_moves({new_key(1.0): record, new_key(2.0): later})

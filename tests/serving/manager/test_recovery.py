@@ -71,3 +71,16 @@ def test_a_version_whose_files_are_gone_is_loaded_anew(server: Server) -> None:
     server.restart()
     server.settle()
     assert (server.serves("champion"), server.world.answering()) == ("1", {"1"})
+
+
+@pytest.mark.parametrize("name", ["*.order", TABLE])
+def test_what_another_release_left_costs_at_most_a_new_load(server: Server, name: str) -> None:
+    path = own(server, name) if "*" in name else server.settings.run / name
+    text = path.read_bytes()
+    assert b'"format":1' in text
+    path.write_bytes(text.replace(b'"format":1', b'"format":2'))
+    engines = server.world.running()
+    server.restart()
+    server.settle()
+    assert (server.serves("champion"), server.world.answering()) == ("1", {"1"})
+    assert (server.world.running() == engines) is (name == TABLE), "an order of another format is adopted by nobody"
