@@ -37,7 +37,8 @@ CHECKS = [
     checks.response_schema_conformance,
 ]
 JSON = "application/json"
-EMBEDS, WRITES = ("feature-extraction",), ("text-generation", "text2text-generation", "summarization", "translation")
+RANKS, EMBEDS = ("text-classification",), ("feature-extraction",)
+WRITES = ("text-generation", "text2text-generation", "summarization", "translation")
 MAX_NEW_TOKENS = 4
 TEXT = {"type": "string", "minLength": 1}
 TEXTS = {"anyOf": [TEXT, {"type": "array", "items": TEXT, "minItems": 1, "maxItems": 3}]}
@@ -133,7 +134,7 @@ def narrow(document: Json, models: Mapping[str, str]) -> Json:
     _narrow_schemas(schemas, models)
     paths: dict[str, Json] = {}
     for path, item in found["paths"].items():
-        expands = "post" in item and "{name}" in path and "/v1/" not in path
+        expands = "post" in item and "{name}" in path and "/v1/" not in path and not path.endswith("/rerank")
         for name in models if expands else [""]:
             own = copy.deepcopy(item)
             own["parameters"] = [
@@ -190,16 +191,17 @@ def _bound(schema: Json, models: Mapping[str, str]) -> None:
     if "messages" in fields:
         fields["messages"] = MESSAGES
     if "model" in fields:
-        embeds = "input" in fields
-        able = [name for name, task in models.items() if (task in EMBEDS if embeds else task in WRITES)] or [*models]
+        tasks = EMBEDS if "input" in fields else RANKS if "query" in fields else WRITES
+        able = [name for name, task in models.items() if task in tasks] or [*models]
         fields["model"] = {"enum": [*able, *(f"{name}/1" for name in able)]}
         schema["required"] = [*{*schema.get("required", []), "model"}]
 
 
 def _narrow_schemas(schemas: Json, models: Mapping[str, str]) -> None:
     """Bound what makes requests slow, and let a tensor have as many elements as its shape says."""
-    for schema in schemas.values():
-        _bound(schema, models)
+    for name, schema in schemas.items():
+        if name.endswith(("Form", "Body", "Parameters")):  # the others are of answers
+            _bound(schema, models)
     schemas["Wanted"]["properties"]["name"] = {"const": "output"}
     names = ["text", "inputs", "question", "context", "prompt", "choices", "text_pair", "image", "candidate_labels"]
     tensor = schemas["Tensor"]

@@ -23,6 +23,7 @@ from serving.front.protocols.huggingface import HuggingFace
 from serving.front.protocols.kserve import KServe
 from serving.front.protocols.mlflow import MLflowScoring
 from serving.front.protocols.openai import OpenAI
+from serving.front.protocols.rerank import Rerank
 from serving.front.request_context import RequestContext
 from serving.front.ui_page import UiPage
 from serving.front.webhook import Hooks
@@ -121,7 +122,7 @@ class DataPlane:
         self._inner = inner
         self._access = front.access
         self._hosts = front.hosts
-        openai, scoring = OpenAI(front), MLflowScoring(front)
+        openai, scoring, rerank = OpenAI(front), MLflowScoring(front), Rerank(front)
         self.huggingface = HuggingFace(front, openai)
         self.hooks = Hooks(front.settings, front.nudge)
         self.page = UiPage()
@@ -135,7 +136,9 @@ class DataPlane:
             "version": scoring,
             "hooks": self.hooks,
             "ui": self.page,
+            "rerank": rerank,
         }
+        self._of_models: dict[str, Handler] = {"rerank": rerank}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ask for the key, then dispatch by the first segment of the path."""
@@ -144,7 +147,7 @@ class DataPlane:
         if scope["type"] != "http":  # no route speaks WebSocket
             return
         parts = scope["path"].rstrip("/").split("/")[1:]
-        handler = self._handlers.get(parts[0], self.others) if parts else self.others
+        handler = self._choose(parts)
         if self._access.audit is None:
             await self._let_in(handler, parts, scope, receive, send)
             return
@@ -154,6 +157,18 @@ class DataPlane:
         finally:
             is_hook = handler is self.hooks and watched.status < HTTPStatus.BAD_REQUEST
             watched.record(self._access.audit, scope, "mlflow webhook" if is_hook else "")
+
+    def _choose(self, parts: list[str]) -> Handler:
+        """The handler of a path. parts: its segments."""
+        match parts:
+            case ["models", _, last] if last in self._of_models:
+                return self._of_models[last]
+            case ["v1" | "v2", "rerank"]:
+                return self._handlers["rerank"]
+            case [first, *_]:
+                return self._handlers.get(first, self.others)
+            case _:
+                return self.others
 
     async def _let_in(self, handler: Handler, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Look at host and key before anything else, and answer or refuse."""

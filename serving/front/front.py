@@ -341,9 +341,10 @@ class Front:
             raise only_text_streams(loaded.model, loaded.task)
         stages.items = request.items
         encoded = await loaded.encode(request, self.bounds, deadline, call.disconnected)
-        stages.tokens = sum([item.rows[0].length for item in encoded.items])
-        stages.sent = time.perf_counter()
         rows = [row for item in encoded.items for row in item.rows]
+        counted = [item.rows[0] for item in encoded.items] if loaded.task.generates else rows
+        stages.tokens = sum([row.length for row in counted])
+        stages.sent = time.perf_counter()
         is_alone = call.tracked.is_suspect
         if streams or is_alone:
             rows = [msgspec.structs.replace(row, streams=streams, is_alone=is_alone) for row in rows]

@@ -15,7 +15,7 @@ _prefix = os.urandom(8).hex()
 """The first half of the request ids that this process makes."""
 _numbers = itertools.count(int.from_bytes(os.urandom(4)))
 STAGES = ("encode", "queue", "forward", "decode")
-ProtocolName = Literal["huggingface", "openai", "kserve", "mlflow", "bentoml"]
+ProtocolName = Literal["huggingface", "openai", "kserve", "mlflow", "bentoml", "rerank"]
 """The protocols by their name in metrics and logs."""
 
 
@@ -57,8 +57,8 @@ class StageTimes(msgspec.Struct):
     """When a request passed from stage to stage, in `time.perf_counter`'s seconds; 0 for stages not reached.
 
     forward_seconds: of the longest forward pass with a row of the request. tokens: of the inputs, special tokens
-    included; of an input with several rows, of the first row. items: the request's inputs, once it is parsed.
-    side: of a rollout that the request takes part in, "stable" or "candidate", or "".
+    included; of an input whose rows are texts to be generated, of the first row. items: the request's inputs, once it
+    is parsed. side: of a rollout that the request takes part in, "stable" or "candidate", or "".
     """
 
     began: float = msgspec.field(default_factory=time.perf_counter)

@@ -9,7 +9,7 @@ import warnings
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NotRequired, TypedDict, final
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -20,7 +20,7 @@ from registry.sentence_folder import read_cross_encoder
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.agreement import Agreement, distance, of_labels
-from serving.tasks.base.answers import LabelScore, best_labels
+from serving.tasks.base.answers import LabelScore, Ranked, best_labels
 from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, answer_text, count_characters
 from serving.tasks.base.scoring import Activation, Scoring, of_classes
 from serving.tasks.base.task import Batch, Task, VersionContext, probe_text
@@ -49,15 +49,6 @@ class ConfigKeys(msgspec.Struct, frozen=True):
 
     sentence_transformers: CrossEncoderKeys | None = None
     sbert_ce_default_activation_function: str | None = None
-
-
-@final
-class Ranked(TypedDict):
-    """A ranked text. index: its place in the request."""
-
-    index: int
-    score: float
-    text: NotRequired[str]
 
 
 class Pair(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -128,6 +119,7 @@ class TextClassification(Task[str | Pair, Parameters, list[str] | None]):
     item_type = str | Pair
     parameters_type = Parameters
     defaults_type = Defaults
+    ranks = True
     example = (
         "I love this.",
         "The parcel came two weeks late, and nobody at the desk could tell me where it had been all that time.",

@@ -16,7 +16,9 @@ from serving.front.protocols.bentoml import PredictForm
 from serving.front.protocols.kserve import IndexForm, InferenceForm
 from serving.front.protocols.openai_completions import ChatForm, CompletionForm
 from serving.front.protocols.openai_embeddings import EmbeddingForm
+from serving.front.protocols.rerank import DocumentsForm, TextsForm
 from serving.front.webhook import Event
+from serving.tasks.base.answers import Ranked
 
 Method = Literal["GET", "POST"]
 Which = Literal["all", "files", "generates", "embeds"]
@@ -72,6 +74,7 @@ KSERVE = Protocol("Open Inference Protocol", shapes.PlainError)
 MLFLOW = Protocol("MLflow scoring", shapes.MLflowError)
 WEBHOOKS = Protocol("MLflow webhooks", shapes.HuggingFaceError)
 PROMETHEUS = Protocol("Prometheus", shapes.HuggingFaceError)
+RERANK = Protocol("Rerank", shapes.RerankError)
 BENTOML = Protocol("BentoML", shapes.PlainError)
 
 OF_MODEL = (404, 503)
@@ -172,6 +175,12 @@ def _kserve(path: str, more: str) -> list[Route]:
     ]
 
 
+def _rerank(path: str, more: str = "") -> Route:
+    body: Contents = {JSON: Shaped((DocumentsForm, TextsForm))}
+    answer: Contents = {JSON: Shaped((shapes.Reranked, list[Ranked]))}
+    return _ask(path, RERANK, f"Rank texts by a query{more}", body, answer)
+
+
 def _mlflow(path: str, summary: str) -> Route:
     tables = (shapes.InputsForm, shapes.InstancesForm, shapes.SplitForm, shapes.RecordsForm)
     body: Contents = {JSON: Shaped(tables), "text/csv": Opaque(is_text=True)}
@@ -193,6 +202,10 @@ ROUTES: tuple[Route, ...] = (
     _get("/models/{name}/info", HUGGING_FACE, "Task, version and limits", shapes.Info, refusals=OF_MODEL),
     *_openai("/v1", "name", ""),
     *_openai("/models/{name}/v1", "id", " of the model in the path"),
+    _rerank("/rerank"),
+    _rerank("/v1/rerank"),
+    _rerank("/v2/rerank"),
+    _rerank("/models/{name}/rerank", " with the model in the path"),
     _get("/v2", KSERVE, "The server's name, version and extensions", kserve.Server),
     _get("/v2/health/live", KSERVE, "Liveness", kserve.Live),
     _get("/v2/health/ready", KSERVE, "Readiness", kserve.Ready),

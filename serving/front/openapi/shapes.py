@@ -32,6 +32,12 @@ class PlainError(TypedDict):
     error: str
 
 
+class RerankError(HuggingFaceError):
+    """The error of the routes that rank texts. message: as `error`, where Cohere's client expects it."""
+
+    message: str
+
+
 class OpenAIErrorFields(TypedDict):
     """param: the field that broke a rule."""
 
@@ -138,6 +144,33 @@ class HookAnswer(TypedDict):
 
     model: str
     served: bool
+
+
+# Rerank
+
+
+class TokensUsed(TypedDict):
+    """Token counts of a request."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class RankedDocument(TypedDict):
+    """A ranked document. index: its place in the request. relevance_score: from 0 to 1."""
+
+    index: int
+    relevance_score: float
+    document: NotRequired[Record]
+
+
+class Reranked(TypedDict):
+    """The ranked documents, best first. id: of the request."""
+
+    id: str
+    model: str
+    usage: TokensUsed
+    results: list[RankedDocument]
 
 
 # MLflow and BentoML

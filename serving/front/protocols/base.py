@@ -99,6 +99,13 @@ class Protocol(ABC):
     def describe(self, error: ServingError) -> JsonObject:
         """The body of an error, as plain data for JSON."""
 
+    def only_model(self, how: str) -> str:
+        """The name of the only model that is served. how: to name one of several. Raises UnknownModel."""
+        models = list(self.front.served_models())
+        if len(models) != 1:
+            raise UnknownModel(f"{how}; served: {', '.join(models) or 'none yet'}")
+        return models[0]
+
     async def _refuse(self, exchange: Exchange, error: ServingError) -> None:
         body = encode_json(self.describe(error))
         if exchange.events is None:

@@ -14,7 +14,7 @@ from typing import Literal, assert_never, get_args
 
 import msgspec
 
-from serving.errors import Malformed, NotReady, ServingError, TooLarge, UnknownModel, Unprocessable, mlflow_code
+from serving.errors import Malformed, NotReady, ServingError, TooLarge, Unprocessable, mlflow_code
 from serving.front.asgi import JSON, JsonObject, encode_answer
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import read_form, read_json
@@ -61,7 +61,7 @@ class MLflowScoring(Protocol):
                 await exchange.respond(installed("mlflow").encode(), TEXT)
             case ["invocations"]:
                 exchange.expect("POST")
-                await self._score(self._only_model(), exchange)
+                await self._score(self.only_model("name a model, /invocations/{name}"), exchange)
             case ["invocations", name]:
                 await self._score(name, exchange)
             case _:
@@ -70,12 +70,6 @@ class MLflowScoring(Protocol):
     def describe(self, error: ServingError) -> JsonObject:
         """With MLflow's error codes."""
         return {"error_code": mlflow_code(error.status), "message": error.message}
-
-    def _only_model(self) -> str:
-        models = list(self.front.served_models())
-        if len(models) != 1:
-            raise UnknownModel(f"name a model, /invocations/{{name}}; served: {', '.join(models) or 'none yet'}")
-        return models[0]
 
     async def _score(self, name: str, exchange: Exchange) -> None:
         exchange.expect("POST")

@@ -1,7 +1,7 @@
 """From a row's arrays to an answer: the softmax, and labels with scores."""
 
 from collections.abc import Sequence
-from typing import TypedDict, final
+from typing import NotRequired, TypedDict, final
 
 import numpy
 
@@ -14,6 +14,15 @@ class LabelScore(TypedDict):
 
     label: str
     score: float
+
+
+@final
+class Ranked(TypedDict):
+    """A ranked text. index: its place in the request."""
+
+    index: int
+    score: float
+    text: NotRequired[str]
 
 
 def softmax(logits: AnyArray, axis: int = -1) -> AnyArray:

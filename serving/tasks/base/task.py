@@ -125,9 +125,9 @@ class Task(ABC, Generic[Item, Parameters, Context]):
     takes_files: whether a body that is not a JSON object is itself the one input. generates: whether rows are generated
     token by token; then each row of an item is one of its texts, and `decode` gets the arrays that
     `serving.tasks.base.generated_text.Text.read` reads. item_hint: what to send, for the error message about an input
-    of the wrong type. embeds: whether an answer is a vector of the input. takes_pairs: whether each row is a pair of
-    texts. unsupported: parameters that the task's published interface names and that are refused here, with the values
-    of each that ask for nothing.
+    of the wrong type. embeds: whether an answer is a vector of the input. ranks: whether an input may be a query with
+    texts to rank. takes_pairs: whether each row is a pair of texts. unsupported: parameters that the task's published
+    interface names and that are refused here, with the values of each that ask for nothing.
     """
 
     name: str
@@ -138,6 +138,7 @@ class Task(ABC, Generic[Item, Parameters, Context]):
     example_parameters: ClassVar[Mapping[str, object]] = {}
     takes_files: ClassVar[bool] = False
     embeds: ClassVar[bool] = False
+    ranks: ClassVar[bool] = False
     takes_pairs: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {}

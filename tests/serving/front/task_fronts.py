@@ -145,23 +145,30 @@ def contract_of(task: str) -> Contract:
 
 
 @cache
-def context_of(task: str) -> VersionContext:
-    """The front's side of a version of the task."""
+def context_of(task: str, labels: tuple[str, ...] | None = None) -> VersionContext:
+    """The front's side of a version of the task. labels: instead of `LABELS`."""
     contract, found = contract_of(task), get_task(task)
+    contract = contract if labels is None else msgspec.structs.replace(contract, labels=labels)
     encoder = ImageReader(contract) if contract.processor.image else TextEncoder(vocabulary(), contract)
     chat = ChatTemplate(TEMPLATE, {}) if task == "text-generation" else None
     return VersionContext(contract, encoder, msgspec.convert(contract.defaults, found.defaults_type), chat)
 
 
+RANKER = "ranker"
+"""A text-classification model with one label."""
+
+
 def serve_tasks(front: Front, tasks: Sequence[str]) -> dict[str, TaskLink]:
-    """Let a front serve these tasks, each as a model of the task's name; what each one's engine gets."""
+    """Let a front serve these tasks, each as a model of the task's name, or RANKER; what each one's engine gets."""
     links: dict[str, TaskLink] = {}
     entries = {}
     for name in tasks:
-        context, task = context_of(name), get_task(name)
+        is_ranker = name == RANKER
+        task = get_task("text-classification" if is_ranker else name)
+        context = context_of(task.name, ("relevance",) if is_ranker else None)
         link: Any = TaskLink(task, context.contract)
         links[name] = link
-        loaded = LoadedVersion(name, "1", context.contract, task, context, FrontMeter(name, "1", name))
+        loaded = LoadedVersion(name, "1", context.contract, task, context, FrontMeter(name, "1", task.name))
         loaded.accepting = [link]
         front.routing._loaded[name, "1"] = loaded
         version = VersionEntry(state="ready", contract=context.contract)

@@ -28,7 +28,7 @@ from tests.serving.front.openapi.surface import (
     filled,
     identify,
 )
-from tests.serving.front.task_fronts import TASKS, png
+from tests.serving.front.task_fronts import RANKER, TASKS, png
 
 
 def test_the_document_is_valid_and_made_once(front: Front) -> None:
@@ -101,6 +101,11 @@ def bodies() -> Iterator[tuple[str, Any]]:
         {"inputs": [tensor], "outputs": [{"name": "output", "parameters": {"binary_data": True}}]},
     )
     yield "/v2/repository/index", {"ready": True}
+    ranked = {"query": "a", "documents": ["b", {"text": "c", "id": 1}], "top_n": 1, "return_documents": True}
+    yield "/v1/rerank", {"model": RANKER, **ranked}
+    yield "/v2/rerank", {"model": RANKER, "query": "a", "documents": ["b"]}
+    yield "/rerank", {"model": RANKER, "query": "a", "texts": ["b", "c"], "return_text": True, "raw_scores": True}
+    yield f"/models/{RANKER}/rerank", {"query": "a", "texts": ["b"], "truncation_direction": "Left"}
 
 
 @pytest.mark.parametrize(("path", "body"), list(bodies()), ids=lambda given: given if isinstance(given, str) else "")
