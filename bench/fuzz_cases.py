@@ -21,6 +21,8 @@ from schemathesis import Case, GenerationMode
 from schemathesis.core.result import Err
 from schemathesis.specs.openapi import checks
 
+from serving.front.ui_page import read_files
+
 Json = dict[str, Any]
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
@@ -153,6 +155,7 @@ def narrow(document: Json, models: Mapping[str, str]) -> Json:
 
 def _values(parameter: str, models: Mapping[str, str]) -> Json:
     known: dict[str, Iterable[str]] = {"name": models, "id": models, "version": ["1"], "path": ["none"]}
+    known["file"] = read_files()
     return {"enum": list(known[parameter])}
 
 

@@ -18,7 +18,7 @@ from serving.front.engine_link import Waiter
 from serving.front.front import Front
 from serving.runtime.instruments import instruments
 from serving.wire.messages import EncodedRow
-from tests.serving.front.local_front import MakeFront
+from tests.serving.front.local_front import FakeLink, MakeFront
 from tests.serving.front.task_fronts import RANKER, no_other_app, post, serve_tasks
 
 QUERY, TEXTS = "a fox", ["one two three", "one", "one two"]
@@ -29,17 +29,12 @@ EXPECTED = [LOGITS["sigmoid"](length) for length in (8, 7, 6)]
 """Of rows with the special tokens, the query's two words and the text's: longest first."""
 
 
-class Ranking:
+class Ranking(FakeLink):
     """An engine for which longer rows answer the query better."""
-
-    outstanding_tokens = rows_sent = 0
 
     def submit(self, rows: Sequence[EncodedRow], waiter: Waiter) -> None:
         for index, row in enumerate(rows):
             waiter.put(index, [numpy.float32([LOGITS[row.batch_key](row.length)]), numpy.int32([0])], 0.0)
-
-    def abandon(self, waiter: Waiter, error: Exception) -> None:
-        raise AssertionError(error)
 
 
 @pytest.fixture
