@@ -11,6 +11,7 @@ before, and its artifact and its graph are still there.
 import contextlib
 import json
 import os
+import random
 import shutil
 import threading
 import time
@@ -189,6 +190,7 @@ def _swap_quietly(swapping: Swapping, pid: int, swaps: int) -> Quiet:
     swapping.settle("12")
     for number in range(swaps):
         is_new = number < swaps // 2
+        time.sleep(random.uniform(0, POLL_SECONDS))  # else every move would come as long before a poll as the last one
         took = swapping.move("312"[number % 3], is_new=is_new)
         (quiet.new if is_new else quiet.known).append(took)
         swapping.settle("")

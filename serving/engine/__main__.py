@@ -18,7 +18,13 @@ from registry.errors import DigestMismatch, UnsafeArtifact
 from registry.redaction import describe_error
 from serving.engine.large_modules import WITH_TORCH, WITH_TRANSFORMERS, import_modules
 from serving.runtime.logs import set_up_logging
-from serving.runtime.priority import OomScore, lower_priority, lower_process_priority, run_at_low_priority
+from serving.runtime.priority import (
+    OomScore,
+    low_session_priority,
+    lower_priority,
+    lower_process_priority,
+    run_at_low_priority,
+)
 from serving.runtime.run_folder import RUN_VARIABLE
 from serving.runtime.server_process import LOOK_SECONDS, ServerProcess
 from serving.wire.atomic_file import write_report
@@ -73,6 +79,11 @@ def _load(order: EngineOrder) -> "Loaded":
     return loaded
 
 
+def _load_at_low_priority(order: EngineOrder) -> "Loaded":
+    with low_session_priority():
+        return run_at_low_priority(lambda: _load(order))
+
+
 def keep_graph(keep: Callable[[], None]) -> None:
     """Call `keep` in this thread, which gets a low priority."""
     lower_priority()
@@ -109,7 +120,7 @@ def main(path: str, oom_score: OomScore | None = None) -> None:
     write_report(report, EngineReport(pid=os.getpid(), state="loading"))
     lease = Lease(order)
     try:
-        loaded = run_at_low_priority(lambda: _load(order)) if order.low_priority else _load(order)
+        loaded = _load_at_low_priority(order) if order.low_priority else _load(order)
     except Exception as error:  # whatever it is, the manager shows it
         message = describe_error(error)
         is_damaged = isinstance(error, DigestMismatch | UnsafeArtifact)

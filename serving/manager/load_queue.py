@@ -71,8 +71,8 @@ class LoadQueue:
             if not self._may_begin(now):
                 return
         is_on_demand = before is not None and self._live_versions.is_live(key)
-        low_priority = self._live_versions.is_serving() and not is_on_demand
-        managed = self._versions[key] = self._loader.begin(key, low_priority=low_priority)
+        yields = self._placement.load_yields(is_on_demand=is_on_demand, now=now)
+        managed = self._versions[key] = self._loader.begin(key, low_priority=yields)
         managed.began, managed.is_first, managed.is_on_demand = now, is_first, is_on_demand
         if before is not None:
             managed.load_seconds = before.load_seconds

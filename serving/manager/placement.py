@@ -1,6 +1,7 @@
 """Starts the engines of versions where there is memory for them, and lets others leave where there is not."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Literal
@@ -28,6 +29,8 @@ logger = logging.getLogger("headwaiter.manager")
 REPLACE_ADVICE = (
     ", or set HEADWAITER_REPLACE_LIVE=1, which stops the live version before a version for which there is no room loads"
 )
+QUIET_SECONDS = 5.0
+"""Where nobody has asked for anything for so long, a load disturbs nobody. Untuned: longer than a load takes."""
 LEFT_SECONDS = 5.0
 """A version that waits for memory, and for which no request has waited for so long, is given up. Untuned."""
 
@@ -89,7 +92,7 @@ class Placement:
                 self._make_place(held, admission.evict, now)
                 return []
         held.waits_since = 0.0
-        return self._start_on(self._settings.engine_devices, held)
+        return self._start_on(self._settings.engine_devices, held, now)
 
     def complete(self, held: ManagedVersion) -> None:
         """Start the engines that an adopted version lacks: they had not reported yet when the previous manager died."""
@@ -99,7 +102,7 @@ class Placement:
                 missing.remove(engine.order.device)
         if missing and held.root is not None:
             with suppress(OSError):  # a full disk: fewer engines are better than none
-                started = self._start_on(missing, held)
+                started = self._start_on(missing, held, time.monotonic())
                 for engine in started:
                     engine.was_ready = held.state == "ready"  # then one that fails is restarted, the others serve on
                 held.engines += started
@@ -132,6 +135,10 @@ class Placement:
     def taken_bytes(self) -> int:
         """The memory that counts as taken, of what engines may take together."""
         return sum(taken_bytes(held) for held in self._versions.values())
+
+    def load_yields(self, *, is_on_demand: bool, now: float) -> bool:
+        """Whether a load is to disturb those that are served as little as possible. Requests wait for one on demand."""
+        return self._live_versions.is_serving() and not (is_on_demand or self._demand.is_quiet(QUIET_SECONDS, now))
 
     def is_pinned(self, name: str, version: str) -> bool:
         """Whether the version never leaves: a reference that is pinned serves it, or is to."""
@@ -193,12 +200,12 @@ class Placement:
             else:
                 self._leave(key, "memory", now)
 
-    def _start_on(self, devices: Iterable[str], held: ManagedVersion) -> list[EngineProcess]:
+    def _start_on(self, devices: Iterable[str], held: ManagedVersion, now: float) -> list[EngineProcess]:
         assert held.root is not None
         assert held.contract is not None
-        low_priority = self._live_versions.is_serving() and not held.is_on_demand  # requests wait for that one
+        yields = self.load_yields(is_on_demand=held.is_on_demand, now=now)
         return self._starter.start(
-            devices, held.name, held.version, held.root, held.contract.digest, low_priority=low_priority
+            devices, held.name, held.version, held.root, held.contract.digest, low_priority=yields
         )
 
     def _residents(self) -> list[Resident]:

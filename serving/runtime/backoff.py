@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 MAX_DOUBLINGS = 16
 SPREAD = 0.2
-"""By how much a pause is longer or shorter, at most. Untuned: after some polls, replicas no longer come at once."""
+"""By how much a pause is shorter, at most. Untuned: after some polls, replicas no longer come at once."""
 
 
 def backoff_seconds(first: float, failures: int, longest: float) -> float:
@@ -14,8 +14,8 @@ def backoff_seconds(first: float, failures: int, longest: float) -> float:
 
 
 def jittered(seconds: float, draw: Callable[[], float] = random.random) -> float:
-    """A pause that is not that of other servers which began it at the same time. draw: a number in 0..1."""
-    return seconds * (1 + SPREAD * (2 * draw() - 1))
+    """A pause that is not that of other servers which began it at the same time, at most `seconds`. draw: in 0..1."""
+    return seconds * (1 - SPREAD * draw())
 
 
 def jittered_by(seconds: float, began: float) -> float:

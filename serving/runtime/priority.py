@@ -1,23 +1,31 @@
 """Priorities of threads and processes, so that loading a version does not slow down those that serve.
 
 Fetching, verifying, importing, loading and warming up happen in threads of low priority. On Linux priority belongs to a
-thread: the other threads of the process keep theirs, and no privilege is needed to raise it again.
+thread: the other threads of the process keep theirs, and no privilege is needed to raise it again. Where the kernel
+groups processes by session (autogroup, sched(7)), a thread's priority counts within its session only. A forked engine
+has a session of its own, so it lowers that one's priority as well.
 """
 
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
-LOADING_NICENESS = 10
-"""Niceness of a loading thread: about 10 % of a core beside a busy serving thread, and all of an idle core."""
+LOADING_NICENESS = 5
+"""Niceness of a loading thread: a quarter of a core beside a busy serving thread, and all of an idle core. At 10 a load
+took 32 s beside full load on two cores."""
 
 GENERATION_NICENESS = 5
 """Niceness of a generating engine on a CPU, which is always busy, while others are busy for moments: a quarter of a
 core beside another busy engine, and all of an idle core."""
+
+AUTOGROUP = Path("/proc/self/autogroup")
+AUTOGROUP_TRIES, AUTOGROUP_SECONDS = 40, 0.05
+"""The kernel takes one change of an autogroup in 100 ms from all users without privileges (Linux 6.18)."""
 
 OomRank = Literal["loading", "serving"]
 OOM_SHARES: dict[OomRank, float] = {"loading": 1.0, "serving": 0.25}
@@ -29,16 +37,63 @@ Result = TypeVar("Result")
 
 
 def lower_priority() -> None:
-    """Give the calling thread, and threads that it starts, LOADING_NICENESS. Only on Linux."""
-    with suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICENESS)
+    """Give the calling thread, and threads that it starts, LOADING_NICENESS, unless theirs is higher. Only on Linux."""
+    _lower(threading.get_native_id(), LOADING_NICENESS)
 
 
 def lower_process_priority() -> None:
-    """Give all threads of this process, and threads that they start, GENERATION_NICENESS. Only on Linux."""
-    with suppress(OSError, AttributeError):
+    """Give all threads of this process, and threads that they start, GENERATION_NICENESS, unless theirs is higher.
+
+    Only on Linux. May block for a moment.
+    """
+    if leads_session():
+        set_session_niceness(max(session_niceness(), GENERATION_NICENESS))
+    with suppress(OSError):
         for thread in Path("/proc/self/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), GENERATION_NICENESS)
+            _lower(int(thread.name), GENERATION_NICENESS)
+
+
+def _lower(thread: int, niceness: int) -> None:
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, thread, max(os.getpriority(os.PRIO_PROCESS, thread), niceness))
+
+
+@contextmanager
+def low_session_priority() -> Iterator[None]:
+    """Give the session of this process LOADING_NICENESS in the block, unless another process has started it."""
+    if not leads_session():
+        yield
+        return
+    before = session_niceness()
+    set_session_niceness(max(before, LOADING_NICENESS))
+    try:
+        yield
+    finally:
+        set_session_niceness(before)
+
+
+def leads_session() -> bool:
+    """Whether this process has started its session, so that its priority is this process' own matter."""
+    return os.getsid(0) == os.getpid()
+
+
+def session_niceness(path: Path = AUTOGROUP) -> int:
+    """The niceness of this process' session; 0 where the kernel does not group processes by it."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(path.read_text().split()[-1])
+    return 0
+
+
+def set_session_niceness(niceness: int, path: Path = AUTOGROUP) -> None:
+    """Set the niceness of this process' session, where the kernel knows one. Blocks for up to 2 s while it is busy."""
+    for _ in range(AUTOGROUP_TRIES):
+        try:
+            path.write_text(str(niceness))
+            return
+        except BlockingIOError:
+            time.sleep(AUTOGROUP_SECONDS)
+        except OSError:  # a kernel without autogroups
+            return
 
 
 class OomScore:

@@ -102,6 +102,10 @@ class DemandReader:
         """When the version was last asked for, in monotonic seconds; 0 for never."""
         return self._at.get(key, 0.0)
 
+    def is_quiet(self, seconds: float, now: float) -> bool:
+        """Whether no request waits for its answer, and none has come in so many seconds."""
+        return not self._working and now - max(self._at.values(), default=-math.inf) > seconds
+
     def has_work(self, key: Key) -> bool:
         """Whether requests for it wait for their answers."""
         return key in self._working

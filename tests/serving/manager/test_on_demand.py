@@ -246,3 +246,17 @@ def test_a_new_version_of_a_model_that_is_not_loaded_is_loaded_before_it_is_serv
     assert ("1", "loading") in states
     assert ("2", "ready") in states
     assert all(live == "1" or state is not None for live, state in states)
+
+
+@pytest.mark.parametrize(("asked", "yields"), [(False, False), (True, True)])
+def test_a_new_version_loads_at_low_priority_only_where_others_are_asked(
+    start: Start, *, asked: bool, yields: bool
+) -> None:
+    shop = start(models=1, engines=4)
+    shop.settle()
+    assert shop.live() == "a"
+    assert [body.order.low_priority for body in shop.world.running()] == [False], "nothing was served before it"
+    if asked:
+        shop.tell(a=False)
+    shop.move("champion", "2")
+    assert {body.order.version: body.order.low_priority for body in shop.world.running()} == {"1": False, "2": yields}

@@ -90,6 +90,18 @@ def test_nobody_asks_before_there_is_a_front(tmp_path: Path) -> None:
     assert read(tmp_path, 1.0).asked_at(KEY) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("at", "has_work", "is_quiet"), [(None, False, True), (94.0, False, True), (96.0, False, False), (1.0, True, False)]
+)
+def test_it_is_quiet_where_nothing_was_asked_lately_and_nothing_waits(
+    tmp_path: Path, at: float | None, *, has_work: bool, is_quiet: bool
+) -> None:
+    (tmp_path / DEMAND).mkdir()
+    if at is not None:
+        write_report(tmp_path / DEMAND / "1.json", Told(100.0, tuple(asked(at, has_work=has_work).values())))
+    assert read(tmp_path, 100.0).is_quiet(5.0, 100.0) == is_quiet
+
+
 def test_a_front_that_ends_removes_its_file(tmp_path: Path) -> None:
     file = DemandFile(tmp_path)
     file.write(asked(5.0), {KEY}, 100.0)
