@@ -10,6 +10,21 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+NO_USAGE = dict.fromkeys(
+    (
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    ),
+    False,
+)
+SIGNS_CERTIFICATES = x509.KeyUsage(key_cert_sign=True, **NO_USAGE)
+
 
 class Authority:
     """Signs certificates in its folder, `ca.pem` is its own."""
@@ -20,6 +35,8 @@ class Authority:
         self.file = folder / "ca.pem"
         own = _builder(self._name, self._name, self._key.public_key())
         own = own.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        own = own.add_extension(SIGNS_CERTIFICATES, critical=True)
+        own = own.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
         self.file.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
     def sign(self, name: str) -> tuple[Path, Path]:
@@ -28,6 +45,8 @@ class Authority:
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         made = _builder(_named(name), self._name, key.public_key())
         made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        made = made.add_extension(issuer, critical=False)
         files = self._folder / "server.pem", self._folder / "server.key"
         plain = serialization.NoEncryption()
         form = serialization.PrivateFormat.PKCS8
@@ -47,6 +66,7 @@ def shown_name(address: tuple[str, int], authority: Authority, client: tuple[Pat
     import socket
 
     context = ssl.create_default_context(cafile=authority.file)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default since Python 3.13
     if client is not None:
         context.load_cert_chain(*client)
     with (
