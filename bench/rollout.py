@@ -109,13 +109,7 @@ def _looks(
     No guard can fail unless the candidate's own figure is worse than the stable version's by the limit.
     """
     if step.shadows:
-        agreed = dice.binomial(step.shadows, candidate.agreement, looks).cumsum()
-        for look in range(looks):
-            compared = step.shadows * (look + 1)
-            counts = RolloutCounts(rollout="", step=index, compared=compared, agreement=float(agreed[look]))
-            yield compared, counts
-            if agreed[look] > 0.95 * compared:  # the guard passes
-                return
+        yield from _shadow_looks(step, index, stable, candidate, dice, looks)
         return
     own = dice.binomial(REQUESTS_A_LOOK, step.weight, looks)
     sides = [_Drawn.of(side, each, dice) for side, each in ((stable, REQUESTS_A_LOOK - own), (candidate, own))]
@@ -125,6 +119,26 @@ def _looks(
     for look in numpy.flatnonzero((rates[1] > rates[0] + 0.01) | slower).tolist():
         counts = RolloutCounts(rollout="", step=index, stable=sides[0].at(look), candidate=sides[1].at(look))
         yield REQUESTS_A_LOOK * (look + 1), counts
+
+
+def _shadow_looks(
+    step: Step, index: int, stable: Side, candidate: Side, dice: numpy.random.Generator, looks: int
+) -> Iterator[tuple[int, RolloutCounts]]:
+    """Likewise of a step of shadows, with a look each time that as many were compared as the step names."""
+    requests = step.shadows * numpy.arange(1, looks + 1)
+    errors, failed = (dice.binomial(step.shadows, side.errors, looks).cumsum() for side in (stable, candidate))
+    compared = requests - failed
+    agreed = dice.binomial(numpy.diff(compared, prepend=0), candidate.agreement).cumsum()
+    for look in numpy.flatnonzero((failed > errors + 0.01 * requests) | (agreed < 0.9 * requests)).tolist():
+        counts = RolloutCounts(
+            rollout="",
+            step=index,
+            stable=SideCounts(requests=int(requests[look]), errors=int(errors[look])),
+            compared=int(compared[look]),
+            agreement=float(agreed[look]),
+            failed=int(failed[look]),
+        )
+        yield int(requests[look]), counts
 
 
 @cache

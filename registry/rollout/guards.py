@@ -1,8 +1,9 @@
 """Guards: what a candidate must keep to, as a user writes it. `serving.manager.rollout.verdict` judges by them.
 
-errors < stable + 1%         the share of requests that failed on the server's side, against the stable version's
+errors < stable + 1%         the share of requests that failed on the server's side, against the stable version's; of
+                             shadows, those that the candidate could not answer
 refusals < stable + 1%       the share of requests that were refused, as the queue was full
-p50 < 1.2 × stable           the median of the time to an answer; p99 likewise. `x` and `*` mean `×`
+p50 < 1.2 × stable           the median of the time to an answer; p90 and p99 likewise. `x` and `*` mean `×`
 agreement > 97%              how far the answers of both versions to the same requests agree; measured by shadows
 confidence shift < 0.05      the difference of the mean scores of answered labels, in either direction
 label shift < 0.2            the population stability index (PSI) of the answered labels against the stable version's
@@ -15,7 +16,7 @@ import msgspec
 
 from registry.errors import RolloutError
 
-Metric = Literal["errors", "refusals", "p50", "p99", "agreement", "confidence shift", "label shift"]
+Metric = Literal["errors", "refusals", "p50", "p90", "p99", "agreement", "confidence shift", "label shift"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
@@ -23,6 +24,7 @@ _FORMS: dict[Metric, tuple[str, str, float, float]] = {
     "errors": (rf"< stable \+ {_NUMBER} ?%", "errors < stable + 1%", 0.0, 100.0),
     "refusals": (rf"< stable \+ {_NUMBER} ?%", "refusals < stable + 1%", 0.0, 100.0),
     "p50": (rf"< {_NUMBER} ?× ?stable", "p50 < 1.2 × stable", 1.0, 100.0),
+    "p90": (rf"< {_NUMBER} ?× ?stable", "p90 < 1.2 × stable", 1.0, 100.0),
     "p99": (rf"< {_NUMBER} ?× ?stable", "p99 < 1.2 × stable", 1.0, 100.0),
     "agreement": (rf"> {_NUMBER} ?%", "agreement > 97%", 0.0, 100.0),
     "confidence shift": (rf"< {_NUMBER}", "confidence shift < 0.05", 0.0, 1.0),
@@ -33,7 +35,7 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(?: [a-z]+)?")
 
 
 class Guard(msgspec.Struct, frozen=True):
-    """A limit of one metric. limit: a share or a difference in 0..1, of p50 and p99 a factor, of label shift a PSI."""
+    """A limit of one metric. limit: a share or a difference in 0..1, of quantiles a factor, of label shift a PSI."""
 
     metric: Metric
     limit: float
@@ -62,11 +64,16 @@ class Guard(msgspec.Struct, frozen=True):
         """Whether only shadows measure it."""
         return self.metric == "agreement"
 
+    @property
+    def is_shadowed(self) -> bool:
+        """Whether shadows measure it."""
+        return self.metric in ("agreement", "errors")
+
     def __str__(self) -> str:
         match self.metric:
             case "errors" | "refusals":
                 return f"{self.metric} < stable + {100 * self.limit:g}%"
-            case "p50" | "p99":
+            case "p50" | "p90" | "p99":
                 return f"{self.metric} < {self.limit:g} × stable"
             case "agreement":
                 return f"agreement > {100 * self.limit:g}%"

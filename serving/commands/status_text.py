@@ -38,9 +38,19 @@ def _model(model: Mapping[str, Any], now: float) -> list[str]:
     lines[0] += "".join(f"  {alias} → {version or 'none'}" for alias, version in model["aliases"].items())
     if model["error"]:
         lines.append(f"  trouble: {model['error']}")
+    if model.get("rollout"):  # a server may be older than this command
+        lines.append(_rollout(model["rollout"]))
     lines += _versions(model)
     lines += _swaps(model["swaps"], now)
     return lines
+
+
+def _rollout(rollout: Mapping[str, Any]) -> str:
+    """Both versions, the current step in brackets, and what each guard says."""
+    steps = [f"[{step}]" if at == rollout["step"] else step for at, step in enumerate(rollout["steps"])]
+    guards = [f"{guard}: {verdict}" for guard, verdict in rollout["verdicts"].items()]
+    sides = f"{rollout['stable']} → {rollout['candidate']}"
+    return "  ".join([f"  rollout of {rollout['alias']}", sides, rollout["phase"], *steps, ", ".join(guards)]).rstrip()
 
 
 def _versions(model: Mapping[str, Any]) -> list[str]:

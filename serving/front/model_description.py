@@ -3,7 +3,9 @@
 import msgspec
 
 from serving.front.asgi import JsonObject
-from serving.wire.routing_table import ModelEntry
+from serving.wire.routing_table import ModelEntry, RolloutEntry
+
+VERDICTS = {1: "pass", 0: "inconclusive", -1: "fail"}
 
 
 def outline_model(name: str, entry: ModelEntry) -> JsonObject:
@@ -25,6 +27,7 @@ def describe_model(name: str, entry: ModelEntry) -> JsonObject:
         "error": entry.error or None,
         "previous": entry.previous,
         "swaps": [msgspec.to_builtins(swap) for swap in entry.swaps],
+        "rollout": _describe_rollout(entry.rollout) if entry.rollout else None,
         "versions": {
             version: {
                 "state": found.state,
@@ -51,4 +54,19 @@ def describe_model(name: str, entry: ModelEntry) -> JsonObject:
             }
             for version, found in entry.versions.items()
         },
+    }
+
+
+def _describe_rollout(rollout: RolloutEntry) -> JsonObject:
+    """Where a rollout stands. step: counted from 0. weight: the candidate's share of requests, 0 to 1."""
+    return {
+        "alias": rollout.alias,
+        "stable": rollout.stable,
+        "candidate": rollout.candidate,
+        "phase": rollout.phase,
+        "steps": list(rollout.steps),
+        "step": rollout.step,
+        "weight": rollout.weight,
+        "verdicts": {guard: VERDICTS[verdict] for guard, verdict in rollout.verdicts.items()},
+        "waiting_seconds": rollout.waiting_seconds,
     }

@@ -78,6 +78,7 @@ class RolloutEntry(msgspec.Struct, frozen=True, kw_only=True):
     candidate's share in 0..1. is_shadowing: whether the candidate answers requests of the stable version, too, to be
     compared. salt: of the hash by which keys choose. Counts are kept by id and step. verdicts: metric of a guard → 1
     where it passes, 0 inconclusive, -1 failed. waiting_seconds: how much longer than planned the step has taken.
+    phase: "running", "paused" or "baking". steps: as users write them.
     """
 
     id: str
@@ -90,6 +91,8 @@ class RolloutEntry(msgspec.Struct, frozen=True, kw_only=True):
     salt: str
     verdicts: dict[str, int] = {}
     waiting_seconds: float = 0.0
+    phase: str = ""
+    steps: tuple[str, ...] = ()
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):

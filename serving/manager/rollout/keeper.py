@@ -100,6 +100,8 @@ class RolloutKeeper:
             salt=state.plan.salt,
             verdicts={Guard.parse(check.guard).metric: VERDICTS[check.verdict] for check in state.progress.checks},
             waiting_seconds=_waiting_seconds(state),
+            phase=state.phase,
+            steps=state.plan.steps,
         )
 
     def close(self) -> None:

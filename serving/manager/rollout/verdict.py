@@ -21,7 +21,7 @@ from serving.wire.rollout_counts import RolloutCounts, SideCounts, bucket_second
 FAIL_ERROR = 0.005
 """Half of what is promised: a candidate that is as good is rolled back in under 1 % of rollouts."""
 PASS_ERROR = 0.1
-QUANTILES = {"p50": 0.5, "p99": 0.99}
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 HIGHEST = 1e9
 """Stands for no upper bound, as JSON has no infinity."""
 UNKNOWN = Bounds((0.0, HIGHEST), (0.0, HIGHEST))
@@ -60,7 +60,7 @@ def judge(
     fail_error = FAIL_ERROR / (steps * len(guards))
     checks, stable = [], dict(before or {})
     for guard in guards:
-        if guard.needs_shadow != is_shadow:
+        if not (guard.is_shadowed if is_shadow else not guard.needs_shadow):
             continue
         if guard.needs_shadow:
             checks.append(_judge_agreement(guard, counts, fail_error))
@@ -69,7 +69,8 @@ def judge(
         else:
             if counts.stable.requests:
                 stable[str(guard)] = _bounds(guard, counts.stable, fail_error)
-            checks.append(_judge_sides(guard, counts, stable.get(str(guard), UNKNOWN), fail_error))
+            sides = _shadowed(counts) if is_shadow else counts
+            checks.append(_judge_sides(guard, sides, stable.get(str(guard), UNKNOWN), fail_error))
     return Judgement(tuple(checks), stable)
 
 
@@ -82,6 +83,16 @@ def _judge_agreement(guard: Guard, counts: RolloutCounts, fail_error: float) -> 
         verdict = "pass"
     failed = f", {counts.failed:,} of which the candidate could not answer" if counts.failed else ""
     return Check(str(guard), verdict, f"{_percent(counts.agreement, number)} of {number:,} shadows{failed}")
+
+
+def _shadowed(counts: RolloutCounts) -> RolloutCounts:
+    """The counts of a step whose candidate answers shadows alone, as if clients had asked it.
+
+    The stable version has answered these requests. Its own errors are those of all of its requests, so that errors
+    which come by chance count for both sides alike.
+    """
+    answered = SideCounts(requests=counts.compared + counts.failed, errors=counts.failed)
+    return RolloutCounts(rollout=counts.rollout, step=counts.step, stable=counts.stable, candidate=answered)
 
 
 def _judge_sides(guard: Guard, counts: RolloutCounts, stable: Bounds, fail_error: float) -> Check:

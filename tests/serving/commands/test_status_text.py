@@ -7,7 +7,7 @@ from serving.front.model_description import describe_model
 from serving.manager.engine_process import EngineProcess
 from serving.manager.managed_version import ManagedVersion
 from serving.wire.engine_orders import EngineOrder, EngineReport
-from serving.wire.routing_table import EngineEntry, ModelEntry, Swap, VersionEntry
+from serving.wire.routing_table import EngineEntry, ModelEntry, RolloutEntry, Swap, VersionEntry
 
 NOW = 1_700_000_000.0
 NOTES = ("weights are not prepacked: no AVX-512",)
@@ -108,6 +108,28 @@ reviews  live: 9  champion → 9  canary → 10
     DigestMismatch: config.json has sha256 0
   2023-11-13 21:13:20 UTC   1 d ago  reviews@champion  none → 8  success  8.0 s"""
     )
+
+
+def test_a_rollout_stands_below_the_model() -> None:
+    rollout = RolloutEntry(
+        id="r",
+        step=1,
+        alias="champion",
+        stable="9",
+        candidate="10",
+        weight=0.01,
+        is_shadowing=False,
+        salt="secret",
+        verdicts={"errors": 1, "p99": 0},
+        phase="running",
+        steps=("shadow:200", "1%", "100%"),
+    )
+    found = listed(("m", ModelEntry(live="9", aliases={"champion": "9"}, versions={}, rollout=rollout)))
+    assert render_status(found, NOW).splitlines()[1] == (
+        "  rollout of champion  9 → 10  running  shadow:200  [1%]  100%  errors: pass, p99: inconclusive"
+    )
+    assert found["models"][0]["rollout"]["weight"] == 0.01
+    assert "secret" not in str(found), "whoever knows the salt can choose a side"
 
 
 def test_a_model_without_a_version_and_a_registry_in_trouble_are_said_first() -> None:

@@ -134,6 +134,23 @@ def test_a_request_that_names_a_version_or_another_alias_is_not_touched(begin: B
     asyncio.run(test())
 
 
+@pytest.mark.parametrize("weight", [0.1])
+def test_of_10_000_requests_the_candidate_answers_its_share_within_1_percent(
+    begin: Begin, tmp_path: Path, weight: float
+) -> None:
+    async def test() -> None:
+        front = begin(changed(weight=weight))
+        both(front)
+        versions = [(await ask(front, key=f"customer-{number}".encode())).version for number in range(10_000)]
+        assert abs(versions.count("2") / 10_000 - weight) < 0.01
+        follow(front, changed(weight=0.0))
+        assert (await ask(front, key=b"customer-0")).version == "1"
+        found = counted(front, tmp_path)
+        assert (found.candidate.requests, found.stable.requests) == (versions.count("2"), versions.count("1") + 1)
+
+    asyncio.run(test())
+
+
 def as_dict(entry: RolloutEntry) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in entry.__struct_fields__}
 

@@ -40,8 +40,8 @@ class Replica:
             step=state.progress.step,
             stable=SideCounts(requests=stable, times={100: stable} if stable else {}),
             candidate=candidate,
-            compared=300,
-            agreement=300.0,
+            compared=900,
+            agreement=900.0,
         )
         write_counts(self.run, "front", counts)
 
@@ -229,6 +229,7 @@ def test_the_manager_loads_the_candidate_beside_the_stable_version_and_tells_fro
         assert entry.rollout is not None
         assert (entry.live, entry.rollout.candidate, entry.rollout.weight) == ("1", "2", 0.0)
         assert entry.rollout.is_shadowing
+        assert (entry.rollout.phase, entry.rollout.steps[0]) == ("running", "shadow:200")
         assert server.states() == {"1": "ready", "2": "ready"}
         server.restart()
         assert server.table().models["m"].rollout == entry.rollout, "before the registry was read"

@@ -36,7 +36,7 @@ def side(requests: int, errors: int = 0) -> SideCounts:
 
 
 def shadows(compared: int, share: float = 1.0) -> RolloutCounts:
-    return RolloutCounts(rollout=PLAN.id, step=0, compared=compared, agreement=share * compared)
+    return RolloutCounts(rollout=PLAN.id, step=0, stable=side(9000), compared=compared, agreement=share * compared)
 
 
 def sides(errors: int = 0, requests: int = 3000) -> RolloutCounts:
@@ -54,7 +54,8 @@ FINE = CandidateHealth()
     [
         (state(0), shadows(0), FINE, "stay", 0, "60 s more of this step; 200 more shadows; more requests"),
         (state(0, ENOUGH), shadows(150), FINE, "stay", 0, "50 more shadows"),
-        (state(0, ENOUGH), shadows(200), FINE, "stay", 1, ""),
+        (state(0, ENOUGH), shadows(200), FINE, "stay", 0, "more requests to be certain of errors"),
+        (state(0, ENOUGH), shadows(900), FINE, "stay", 1, ""),
         (state(0), shadows(200, 0.7), FINE, "stop", 0, ""),
         (state(1, ENOUGH), sides(requests=20), FINE, "stay", 1, "more requests to be certain of errors"),
         (state(1), sides(), FINE, "stay", 1, "60 s more of this step"),
@@ -100,8 +101,8 @@ def test_a_stop_tells_guard_and_figures() -> None:
 
 def test_shadows_that_are_enough_end_while_the_step_waits() -> None:
     assert not decide(state(0), shadows(150), 1.0, FINE).progress.has_shadows
-    assert decide(state(0), shadows(200), 1.0, FINE).progress.has_shadows
-    assert not decide(state(0), shadows(200, 0.92), 1.0, FINE).progress.has_shadows, "the guard needs more of them"
+    assert decide(state(0), shadows(900), 1.0, FINE).progress.has_shadows
+    assert not decide(state(0), shadows(900, 0.91), 1.0, FINE).progress.has_shadows, "the guard needs more of them"
 
 
 def test_what_the_stable_version_did_is_known_after_the_promotion() -> None:

@@ -8,10 +8,10 @@ from registry.rollout.state import Bounds
 from serving.manager.rollout.verdict import judge
 from serving.wire.rollout_counts import RolloutCounts, SideCounts, time_bucket
 
-ERRORS, P99, AGREEMENT, LABELS, CONFIDENCE = map(
+ERRORS, P90, P99, AGREEMENT, LABELS, CONFIDENCE = map(
     Guard.parse,
     (
-        *("errors < stable + 1%", "p99 < 1.5 × stable", "agreement > 90%"),
+        *("errors < stable + 1%", "p90 < 1.5 × stable", "p99 < 1.5 × stable", "agreement > 90%"),
         *("label shift < 0.2", "confidence shift < 0.05"),
     ),
 )
@@ -43,6 +43,9 @@ def verdict(guard: Guard, stable: SideCounts, candidate: SideCounts) -> str:
         (ERRORS, side(40_000, 2_000), side(40_000, 2_000), "pass"),
         (ERRORS, side(10_000, 2_000), side(10_000, 2_000), "inconclusive"),  # within a point needs more requests
         (ERRORS, side(10_000, 900), side(10_000, 100), "pass"),  # better than stable
+        (P90, side(10_000), side(5, seconds=0.03), "fail"),
+        (P90, side(10_000), side(3, seconds=0.03), "inconclusive"),
+        (P90, side(10_000), side(400), "pass"),
         (P99, side(0), side(0), "inconclusive"),
         (P99, side(10_000), side(50), "inconclusive"),
         (P99, side(10_000), side(2_000), "pass"),
@@ -77,9 +80,29 @@ def test_sides_are_compared(guard: Guard, stable: SideCounts, candidate: SideCou
 )
 def test_agreement_is_judged_by_shadows(compared: int, agreement: float, failed: int, expected: str) -> None:
     counts = RolloutCounts(rollout="r", step=0, compared=compared, agreement=agreement, failed=failed)
-    found = judge([ERRORS, AGREEMENT], 5, counts, is_shadow=True)
-    assert [check.guard for check in found.checks] == ["agreement > 90%"], "errors are not measured by shadows"
+    found = judge([P99, AGREEMENT], 5, counts, is_shadow=True)
+    assert [check.guard for check in found.checks] == ["agreement > 90%"], "times are not measured by shadows"
     assert found.checks[0].verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("compared", "failed", "stable", "expected"),
+    [
+        (0, 0, side(0), "inconclusive"),
+        (200, 0, side(200), "inconclusive"),
+        (700, 0, side(700), "pass"),
+        (196, 4, side(200), "inconclusive"),
+        (7_840, 160, side(8_000), "fail"),
+        (180, 20, side(2_000), "fail"),
+        (7_840, 160, side(8_000, 160), "inconclusive"),  # as many come by chance on both sides
+    ],
+)
+def test_errors_are_judged_by_shadows_too(compared: int, failed: int, stable: SideCounts, expected: str) -> None:
+    counts = RolloutCounts(
+        rollout="r", step=0, stable=stable, compared=compared, agreement=float(compared), failed=failed
+    )
+    (check,) = judge([ERRORS], 5, counts, is_shadow=True).checks
+    assert check.verdict == expected
 
 
 def test_without_requests_of_the_stable_version_its_last_bounds_hold() -> None:
