@@ -1,5 +1,7 @@
 """The `MLmodel` file of an artifact: the contract in it, and what MLflow needs to load the artifact itself."""
 
+import importlib
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,24 @@ REQUIREMENTS = ("mlflow", "torch", "transformers", "headwaiter")
 
 
 def write_artifact(root: Path, contract: Contract, mlflow_model: Any = None) -> None:
-    """Write `MLmodel` and `requirements.txt` beside `root/model`. Raises ContractError for one that is too large."""
+    """Write `MLmodel`, `requirements.txt` and the input example beside `root/model`; mlflow_model: to add to.
+
+    Raises ContractError for one that is too large.
+    """
     from mlflow.models import Model
 
     _check_size(contract)
     described = mlflow_model if mlflow_model is not None else Model()
+    if contract.example is not None:
+        importlib.import_module(LOADER).describe(contract, described, root)
+    python = platform.python_version()
     described.add_flavor(FLAVOR, contract=contract.to_record(), model=MODEL_FOLDER)
-    described.add_flavor("python_function", loader_module=LOADER, env={"virtualenv": "python_env.yaml"})
+    described.add_flavor(
+        "python_function", loader_module=LOADER, python_version=python, env={"virtualenv": "python_env.yaml"}
+    )
     (root / "requirements.txt").write_text("\n".join(REQUIREMENTS) + "\n", encoding="utf-8")
-    (root / "python_env.yaml").write_text("dependencies:\n- -r requirements.txt\n", encoding="utf-8")
+    environment = f"python: {python}\ndependencies:\n- -r requirements.txt\n"
+    (root / "python_env.yaml").write_text(environment, encoding="utf-8")
     described.save(str(root / "MLmodel"))
 
 

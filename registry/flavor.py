@@ -88,8 +88,11 @@ def log_model(
         return _register(root, contract, name, settings)
 
 
-def save_model(path: str, mlflow_model: Any, *, root: Path, contract: Contract) -> None:
-    """MLflow's hook of a flavor: move the staged artifact to `path`, which MLflow made. Called by `Model.log`."""
+def save_model(path: str, mlflow_model: Any, *, root: Path, contract: Contract, **_of_log: Any) -> None:
+    """MLflow's hook of a flavor: move the staged artifact to `path`, which MLflow made. Called by `Model.log`.
+
+    _of_log: what `Model.log` itself reads of the arguments that it hands on.
+    """
     shutil.move(root / MODEL_FOLDER, Path(path) / MODEL_FOLDER)  # as large as the model: not copied once more
     if (root / SIGNATURE).is_file():
         shutil.move(root / SIGNATURE, Path(path) / SIGNATURE)
@@ -116,6 +119,7 @@ def _log_and_tag(client: Any, root: Path, contract: Contract, name: str, setting
             flavor=sys.modules[__name__],
             registered_model_name=name,
             model_id=own and own.model_id,
+            validate_serving_input=False,  # in a process of its own, for seconds; the example was answered already
             root=root,
             contract=contract,
         )

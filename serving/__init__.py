@@ -24,12 +24,14 @@ engine/          process 2: one version on one device, `python -m serving.engine
   optimizations/         faster execution forms, each checked against the plain model
   generation/            continuous batching: sequences are admitted, decoded token by token, removed
   predictor, answer_check, baseline      the same model in any process; whether two answers agree
+  local_engine           the engine in a thread of any process, for many inputs at once
 manager/         process 3: polls the registry, decides (policy), starts and stops engines, publishes the routing table
 runtime/         shared by every process: log, priority, limits of the container, tie to the server process, metrics
 client/          clients of a running server: over HTTP, and MLflow's deployments target
 kubernetes/      the files by which a cluster runs a server
 commands/        the command line
 pyfunc           the artifact as MLflow's python_function
+model_signature  the signature by which MLflow knows its inputs, params and outputs
 evaluation       a version's score on labelled examples, before it is promoted
 settings, errors HEADWAITER_* variables; the error tree with status and reason
 demo/            the data set and the fine-tuning of the demo

@@ -8,8 +8,10 @@ from typing import Any
 
 from registry.contract import Contract
 from registry.errors import RegistryError
+from serving.engine.local_engine import LocalEngine
 from serving.engine.predictor import Predictor
 from serving.errors import EngineError, ServingError
+from serving.model_signature import given_params, make_signature
 from serving.tasks import get_task
 from serving.tasks.base.columns import to_inputs
 from serving.tasks.base.task import AnyTask
@@ -36,29 +38,48 @@ def compare(task: str, processor: Any, contract: Contract) -> str | None:
     return get_task(task).compare(processor, contract)
 
 
+def describe(contract: Contract, mlflow_model: Any, root: Path) -> None:
+    """Add what MLflow tells of a model to its record: the signature, an input example, which it writes to `root`, and
+    metadata. A signature of another flavor goes, because `PyFunc` answers now. Raises ContractError for a contract
+    without an example.
+    """
+    from mlflow.models.utils import _save_example  # as MLflow's own flavors do
+
+    mlflow_model.signature = make_signature(contract)
+    mlflow_model.metadata = {**(mlflow_model.metadata or {}), "task": contract.task, "head": contract.model_class}
+    example = contract.example
+    if example is not None:
+        given = example.parameters
+        _save_example(mlflow_model, (example.inputs, given) if given else example.inputs, str(root))
+
+
 class PyFunc:
     """`predict` of MLflow's python_function."""
 
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
+    def __init__(self, engine: LocalEngine) -> None:
+        self._engine = engine
 
     # model_input stays without a type: MLflow would take one for a schema and check inputs against it
     def predict(self, model_input, params: dict[str, Any] | None = None) -> list[Any]:  # type: ignore[no-untyped-def]
-        """One answer per input, in order.
+        """One answer per input, in order; computed together, in batches, as a server does.
 
         model_input: a text, a list of the task's inputs, or a pandas DataFrame whose columns are read as
         `serving.tasks.base.columns` says. params: the request's parameters.
         """
-        inputs = _to_inputs(model_input, self._predictor.model.task)
-        return [self._predictor.answer([entry], params or None)[0] for entry in inputs]
+        return self._engine.answer(_to_inputs(model_input, self._engine.loaded.model.task), given_params(params))
 
 
 def _load_pyfunc(path: str) -> PyFunc:
     """MLflow's hook; `path` is the artifact's folder."""
-    return PyFunc(Predictor(Path(path)))
+    return PyFunc(LocalEngine(Path(path)))
 
 
 def _to_inputs(model_input: Any, task: AnyTask) -> list[Any]:
     if hasattr(model_input, "columns"):
-        return to_inputs({str(name): list(model_input[name]) for name in model_input.columns}, task)
+        return to_inputs({str(name): [*map(_plain, model_input[name])] for name in model_input.columns}, task)
     return list(model_input) if isinstance(model_input, list | tuple) else [model_input]
+
+
+def _plain(value: Any) -> Any:
+    """A table's value with a list for an array, as Spark and Arrow give one."""
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -10,6 +10,7 @@ loading        order → a model that is loaded, checked, optimised and measured
 assembly       which model, optimisation and loop a task gets
 model          rows → one forward pass → arrays
 predictor      request → answer in this process; checks the contract's example
+local_engine   the engine in a thread of this process: many requests → answers, in batches
 answer_check   whether two answers agree, within `tolerances`
 batch_invariance  which rows may share a forward pass: proved with `module_state` and `left_padding`
 row_limit      the longest row that the model takes

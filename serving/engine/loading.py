@@ -75,12 +75,13 @@ def load_kept(order: EngineOrder) -> Loaded | None:
     return None
 
 
-def load_engine(order: EngineOrder) -> Loaded:
+def load_engine(order: EngineOrder, *, holds: bool = True) -> Loaded:
     """Load in the fastest dtype that answers the contract's example as recorded, optimise and measure. Blocks.
 
+    holds: whether the artifact is one of the cache, and stays there until this process ends.
     Raises EngineError where no dtype does, HeadError or ArtifactError where the artifact cannot be loaded.
     """
-    source = _Source.open(order)
+    source = _Source.open(order, holds=holds)
     notes = []
     for dtype in source.dtypes():
         predictor = source.load(dtype)

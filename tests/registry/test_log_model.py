@@ -1,4 +1,5 @@
 import json
+import platform
 import shutil
 from pathlib import Path
 
@@ -92,6 +93,11 @@ def test_python_function_answers_like_the_contract_says(models: dict[str, Path],
     assert example is not None
     for found, expected in zip(loaded.predict(example.inputs), example.output, strict=True):
         assert_alike(found, expected)
+    described = loaded.metadata
+    assert described.metadata == {"task": TASK, "head": "BertForSequenceClassification"}
+    assert described.flavors["python_function"]["python_version"] == platform.python_version()
+    assert described.saved_input_example_info["artifact_path"] == "input_example.json"
+    assert {spec.name for spec in described.signature.params} >= {"top_k", "function_to_apply"}
 
 
 def test_the_contract_survives_the_way_through_yaml(models: dict[str, Path], settings: RegistrySettings) -> None:
