@@ -92,8 +92,9 @@ class Rerank(Protocol):
 
     async def route(self, parts: list[str], exchange: Exchange) -> None:
         """Answer one request."""
-        model = parts[1] if parts[0] == "models" else None
-        if parts[-1] != self.name:
+        is_known = parts in (["rerank"], ["v1", "rerank"], ["v2", "rerank"])
+        model = parts[1] if len(parts) == 3 and parts[0] == "models" and parts[2] == self.name else None
+        if model is None and not is_known:
             raise no_route("POST /rerank, /v1/rerank, /v2/rerank or /models/{name}/rerank")
         exchange.expect("POST")
         settings = self.front.settings
