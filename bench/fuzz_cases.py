@@ -39,6 +39,8 @@ CHECKS = [
     checks.response_schema_conformance,
 ]
 JSON = "application/json"
+OF_TEXTS = ("/rerank", "/tokenize", "/detokenize")
+"""The ends of paths whose bodies are not those of a task."""
 RANKS, EMBEDS = ("text-classification",), ("feature-extraction",)
 WRITES = ("text-generation", "text2text-generation", "summarization", "translation")
 MAX_NEW_TOKENS = 4
@@ -136,7 +138,7 @@ def narrow(document: Json, models: Mapping[str, str]) -> Json:
     _narrow_schemas(schemas, models)
     paths: dict[str, Json] = {}
     for path, item in found["paths"].items():
-        expands = "post" in item and "{name}" in path and "/v1/" not in path and not path.endswith("/rerank")
+        expands = "post" in item and "{name}" in path and "/v1/" not in path and not path.endswith(OF_TEXTS)
         for name in models if expands else [""]:
             own = copy.deepcopy(item)
             own["parameters"] = [

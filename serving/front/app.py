@@ -24,6 +24,7 @@ from serving.front.protocols.kserve import KServe
 from serving.front.protocols.mlflow import MLflowScoring
 from serving.front.protocols.openai import OpenAI
 from serving.front.protocols.rerank import Rerank
+from serving.front.protocols.tokens import Tokens
 from serving.front.request_context import RequestContext
 from serving.front.ui_page import UiPage
 from serving.front.webhook import Hooks
@@ -122,7 +123,8 @@ class DataPlane:
         self._inner = inner
         self._access = front.access
         self._hosts = front.hosts
-        openai, scoring, rerank = OpenAI(front), MLflowScoring(front), Rerank(front)
+        openai, scoring = OpenAI(front), MLflowScoring(front)
+        rerank, tokens = Rerank(front), Tokens(front)
         self.huggingface = HuggingFace(front, openai)
         self.hooks = Hooks(front.settings, front.nudge)
         self.page = UiPage()
@@ -137,8 +139,10 @@ class DataPlane:
             "hooks": self.hooks,
             "ui": self.page,
             "rerank": rerank,
+            "tokenize": tokens,
+            "detokenize": tokens,
         }
-        self._of_models: dict[str, Handler] = {"rerank": rerank}
+        self._of_models: dict[str, Handler] = {"rerank": rerank, "tokenize": tokens, "detokenize": tokens}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ask for the key, then dispatch by the first segment of the path."""

@@ -31,7 +31,7 @@ from serving.front.rollout.rollouts import FrontRollouts
 from serving.front.rollout.traffic import ModelTraffic
 from serving.front.routing import Routing
 from serving.front.text_stream import StreamSource, TextStream
-from serving.front.turns import ANSWERS
+from serving.front.turns import ANSWERS, Turns
 from serving.runtime.limits import read_limits
 from serving.runtime.workers import WorkerBeat, WorkerWatchdog
 from serving.settings import ServingSettings
@@ -198,6 +198,31 @@ class Front:
             await stream.open()
             tracked.stay_open()
             return stream
+
+    async def prepare(
+        self,
+        name: str,
+        version: str | None,
+        work: Callable[[LoadedVersion, Turns], Awaitable[Value]],
+        *,
+        protocol: ProtocolName,
+        disconnected: Disconnected | None = None,
+        context: RequestContext | None = None,
+    ) -> Answer[Value]:
+        """What `work` makes of a version here, without its engine; the other arguments are those of `answer`.
+
+        It counts as a request, all of whose time is encoding. Raises ServingError.
+        """
+        with self._tracker.track(name, protocol, context) as tracked:
+            deadline = deadline_in(self.settings.timeout_seconds)
+            loaded = await self.loaded(name, version, deadline, disconnected)
+            loaded.asked_at = time.monotonic()
+            tracked.begin_attempt(loaded)
+            asker.set(Asker(loaded.model, self.access.caller().name))
+            with Turns(deadline, disconnected) as turns:
+                value = await work(loaded, turns)
+            tracked.stages.sent = tracked.stages.received = time.perf_counter()
+            return Answer(value, loaded.version, tracked.stages)
 
     def find(self, name: str, version: str | None) -> LoadedVersion:
         """The version that a request for `name` (or `name@alias`) gets. Raises Forbidden, UnknownModel, NotReady."""

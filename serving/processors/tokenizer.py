@@ -99,7 +99,7 @@ class TextEncoder:
 
     exact: neither truncates nor pads; not to be changed. max_tokens: of a row. absent: special tokens without an
     embedding, by id. subword_prefix: WordPiece's prefix of a word's later tokens, None for other tokenizers.
-    cleans_up: whether texts for clients pass `clean_up`.
+    cleans_up: whether texts for clients pass `clean_up`. truncation_side: that is cut off where a request names none.
     """
 
     def __init__(self, folder: Path, contract: Contract) -> None:
@@ -112,7 +112,7 @@ class TextEncoder:
         if self._has_types and any(self.exact.encode("a").type_ids):
             self._words = None  # it knows no token types
         self._types = contract.processor.token_types
-        self._truncation_side = contract.processor.truncation_side
+        self.truncation_side = contract.processor.truncation_side
         self._is_text_first = contract.processor.padding_side == "left"
         self.max_tokens = contract.max_tokens
         self.cleans_up = contract.processor.cleans_up is True
@@ -143,7 +143,7 @@ class TextEncoder:
         if is_plain and text and self._words is not None and len(text) <= self.max_characters:
             tokens = self._words.encode(text)
             length = len(tokens) // 4
-            if 0 < length <= self._most(parameters, max_tokens):
+            if 0 < length <= self.most_tokens(parameters, max_tokens):
                 return EncodedRow(length, tokens, b"", batch_key)
         return self.encode(
             text, pair, parameters=parameters, batch_key=batch_key, max_tokens=max_tokens, special=special
@@ -168,9 +168,9 @@ class TextEncoder:
         still_wanted.get()()
         if not text or pair == "":
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
-        most, limit = self._most(parameters, max_tokens), self.max_characters
+        most, limit = self.most_tokens(parameters, max_tokens), self.max_characters
         truncate = parameters is not None and bool(parameters.truncate)
-        direction = (parameters.cut_side if parameters is not None else None) or self._truncation_side
+        direction = (parameters.cut_side if parameters is not None else None) or self.truncation_side
         if truncate:
             text, pair = _cut(text, limit, direction), None if pair is None else _cut(pair, limit, direction)
         elif len(text) + len(pair or "") > limit:
@@ -260,6 +260,15 @@ class TextEncoder:
         ids: list[int] = self._tokenize(self.exact, text[: self.max_characters], special=False).ids
         return ids
 
+    def split(self, text: str, *, special: bool = True) -> Encoding:
+        """A text's tokens, as many as there are. Raises Unprocessable past `max_characters`."""
+        if len(text) > self.max_characters:
+            raise Unprocessable(
+                f"the text has {len(text):,} characters, this model's tokenizer reads at most {self.max_characters:,}: "
+                "send it in parts"
+            )
+        return self._tokenize(self.exact, text, special=special)
+
     def refuse_absent(self, ids: Sequence[int], field: str) -> None:
         """Raise Unprocessable where the model has no embedding for one of the ids. field: of the request."""
         found = next((token for token in ids if token in self.absent), None)
@@ -283,6 +292,10 @@ class TextEncoder:
         decoder = self.exact.decoder
         return str(decoder.decode(tokens)) if decoder is not None else " ".join(tokens)
 
+    def has_id(self, token_id: int) -> bool:
+        """Whether the vocabulary has a token of this id."""
+        return self.exact.id_to_token(token_id) is not None
+
     def read(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Decode ids."""
         return str(self.exact.decode(ids, skip_special_tokens=skip_special_tokens))
@@ -294,7 +307,7 @@ class TextEncoder:
             return tokenizer.encode(text, pair, add_special_tokens=special)
         return tokenizer.encode_batch([text if pair is None else (text, pair)], add_special_tokens=special)[0]
 
-    def _most(self, parameters: TextParameters | None, max_tokens: int | None) -> int:
+    def most_tokens(self, parameters: TextParameters | None, max_tokens: int | None) -> int:
         """The most tokens of a row: the least of the model's limit and those of the caller and the request."""
         wanted = parameters.most_tokens if parameters is not None else None
         return min(self.max_tokens, max_tokens or self.max_tokens, wanted or self.max_tokens)

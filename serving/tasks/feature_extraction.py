@@ -18,6 +18,7 @@ from registry.contract import Contract
 from registry.sentence_folder import read_sentence_folder
 from serving.errors import Unprocessable
 from serving.processors.images import ImageReader, collate_images, compare_pixels, draw, normalise, probe_image
+from serving.processors.token_ids import TokenIds, encode_ids
 from serving.processors.tokenizer import TextEncoder, TextParameters
 from serving.tasks.base.agreement import Agreement, of_vectors
 from serving.tasks.base.cost import NUMBER_BYTES, ItemCost
@@ -72,7 +73,7 @@ class Comparison(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     sentences: Annotated[list[str], msgspec.Meta(min_length=1)]
 
 
-class FeatureExtraction(Task[str | Comparison, Parameters, bool]):
+class FeatureExtraction(Task[str | TokenIds | Comparison, Parameters, bool]):
     """(rows, tokens, hidden) states → (rows, hidden) float32, or (rows, tokens, hidden) when raw.
 
     The decode context says whether the item is a comparison.
@@ -130,13 +131,13 @@ class FeatureExtraction(Task[str | Comparison, Parameters, bool]):
         if contract.is_encoder_decoder and not _takes_text_alone(model, probe_text(contract, 3)):
             setattr(model, NEEDS_ENCODER, True)
 
-    def cost(self, item: str | Comparison, parameters: Parameters, version: VersionContext) -> ItemCost:
+    def cost(self, item: str | TokenIds | Comparison, parameters: Parameters, version: VersionContext) -> ItemCost:
         """One row per text, with its prompt, or per image."""
-        rows = 1 if isinstance(item, str) else 1 + len(item.sentences)
+        rows = 1 + len(item.sentences) if isinstance(item, Comparison) else 1
         if version.contract.processor.image:
             return ItemCost(rows, 0, rows * version.image_reader.pixel_bytes)
         prompt = len(self._prompt(parameters, version))
-        if isinstance(item, str):
+        if not isinstance(item, Comparison):
             return ItemCost(1, prompt + len(item))
         return ItemCost(rows, rows * prompt + len(item.source_sentence) + sum(map(len, item.sentences)))
 
@@ -152,9 +153,11 @@ class FeatureExtraction(Task[str | Comparison, Parameters, bool]):
         vectors = sum([row.length for row in encoded.rows]) if pooling == RAW else len(encoded.rows)
         return NUMBER_BYTES * width * vectors
 
-    def encode(self, item: str | Comparison, parameters: Parameters, version: VersionContext) -> Encoded[bool]:
+    def encode(
+        self, item: str | TokenIds | Comparison, parameters: Parameters, version: VersionContext
+    ) -> Encoded[bool]:
         """One row per text; its batch key is the pooling, its payload how many tokens of a prompt are not pooled."""
-        if isinstance(item, str):
+        if not isinstance(item, Comparison):
             return Encoded([self._row(item, parameters, version)], False)
         if self._pooling(parameters, version) == RAW:
             raise Unprocessable(
@@ -164,8 +167,12 @@ class FeatureExtraction(Task[str | Comparison, Parameters, bool]):
         texts = (item.source_sentence, *item.sentences)
         return Encoded([self._row(text, parameters, version) for text in texts], True)
 
-    def _row(self, text: str, parameters: Parameters, version: VersionContext) -> EncodedRow:
+    def _row(self, text: str | TokenIds, parameters: Parameters, version: VersionContext) -> EncodedRow:
         key = _batch_key(self._pooling(parameters, version), version.contract)
+        if isinstance(text, TokenIds):
+            if version.contract.processor.image or parameters.prompt_name is not None:
+                raise Unprocessable("inputs has token ids, which no image model reads, and no prompt goes before")
+            return encode_ids(text, version.tokenizer, parameters=parameters, batch_key=key)
         if version.contract.processor.image:
             return version.image_reader.encode(text, key)
         prompt = self._prompt(parameters, version)

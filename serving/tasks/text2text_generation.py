@@ -15,6 +15,7 @@ from registry.checkpoint_files import ConfigKeys, SpecificKeys, read_json
 from registry.contract import Contract
 from registry.errors import CheckpointWarning
 from serving.errors import Unprocessable
+from serving.processors.token_ids import TokenIds, encode_ids
 from serving.tasks.base.generated_text import GeneratedText, answer
 from serving.tasks.base.generation import (
     GeneratingTask,
@@ -137,7 +138,7 @@ class Text2TextGeneration(GeneratingTask[Parameters, None]):
                 return f"the default {name} is {code!r}; the languages of the tokenizer: {choices}"
         return None
 
-    def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[None]:
+    def encode(self, item: str | TokenIds, parameters: Parameters, version: VersionContext) -> Encoded[None]:
         """A row per generated text."""
         if parameters.num_beams is not None and parameters.num_beams > MAX_BEAMS:
             raise Unprocessable(f"parameters.num_beams is {parameters.num_beams}, at most {MAX_BEAMS} are searched")
@@ -154,11 +155,16 @@ class Text2TextGeneration(GeneratingTask[Parameters, None]):
         forced = parameters.forced_bos_token_id
         target = parameters.tgt_lang or (version.defaults.tgt_lang if forced is None else None)
         first = find_first_token(version.contract, target, forced)
-        row = self._encode_source(version.defaults.prefix + item, parameters, version)
+        row = self._encode_source(item, parameters, version)
         search = {name: getattr(parameters, name) for name in ("num_beams", "length_penalty", "early_stopping")}
         return Encoded(make_rows(row, parameters, count, forced_bos_token_id=first, **search), None)
 
-    def _encode_source(self, text: str, parameters: Parameters, version: VersionContext) -> EncodedRow:
+    def _encode_source(self, item: str | TokenIds, parameters: Parameters, version: VersionContext) -> EncodedRow:
+        if isinstance(item, TokenIds):
+            if parameters.src_lang is not None:
+                raise Unprocessable("parameters.src_lang has no effect on token ids: leave it out")
+            return encode_ids(item, version.tokenizer, parameters=parameters)
+        text = version.defaults.prefix + item
         language = parameters.src_lang or version.defaults.src_lang
         if language is None or not parameters.add_special_tokens:
             if parameters.src_lang is not None:

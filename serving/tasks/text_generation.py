@@ -7,6 +7,7 @@ from pathlib import Path
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.chat_template import ChatTemplate
+from serving.processors.token_ids import TokenIds, encode_ids
 from serving.tasks.base.generated_text import GeneratedText, answer
 from serving.tasks.base.generation import (
     GeneratingTask,
@@ -38,7 +39,7 @@ class TextGeneration(GeneratingTask[Parameters, str]):
         """Read the tokenizer's chat template, too."""
         return replace(super().serve(folder, contract), chat=ChatTemplate.find(folder))
 
-    def encode(self, item: str, parameters: Parameters, version: VersionContext) -> Encoded[str]:
+    def encode(self, item: str | TokenIds, parameters: Parameters, version: VersionContext) -> Encoded[str]:
         """A row per text. Without max_new_tokens a text may fill the model's limit, up to the contract's default."""
         defaults, longest = version.defaults, version.contract.max_tokens
         asked = requested_new_tokens(parameters, defaults)
@@ -46,14 +47,16 @@ class TextGeneration(GeneratingTask[Parameters, str]):
             raise Unprocessable(
                 f"parameters.max_new_tokens is {asked:,}; this model takes {longest:,} tokens, the prompt included"
             )
-        row, _ = version.tokenizer.encode(
-            item,
-            parameters=parameters,
-            max_tokens=max(1, _longest_prompt(asked, parameters, version)),
-            special=parameters.add_special_tokens,
-        )
+        most = max(1, _longest_prompt(asked, parameters, version))
+        if isinstance(item, TokenIds):
+            row = encode_ids(item, version.tokenizer, parameters=parameters, max_tokens=most)
+            prompt = version.tokenizer.read(item.ids) if parameters.return_full_text else ""
+        else:
+            special = parameters.add_special_tokens
+            row, _ = version.tokenizer.encode(item, parameters=parameters, max_tokens=most, special=special)
+            prompt = item
         count = asked or default_new_tokens(defaults, row.length)
-        return Encoded(make_rows(row, parameters, min(count, max(1, longest - row.length))), item)
+        return Encoded(make_rows(row, parameters, min(count, max(1, longest - row.length))), prompt)
 
     def text_before(self, prompt: str, parameters: Parameters) -> str:
         """The prompt, where it was requested."""

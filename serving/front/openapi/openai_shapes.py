@@ -35,7 +35,7 @@ class Usage(EmbeddingUsage):
 
 
 class Embedding(TypedDict):
-    """A vector: numbers, or little-endian float32 in base64."""
+    """A vector: numbers, or their bytes in base64."""
 
     object: Literal["embedding"]
     index: int

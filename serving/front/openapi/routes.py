@@ -17,6 +17,7 @@ from serving.front.protocols.kserve import IndexForm, InferenceForm
 from serving.front.protocols.openai_completions import ChatForm, CompletionForm
 from serving.front.protocols.openai_embeddings import EmbeddingForm
 from serving.front.protocols.rerank import DocumentsForm, TextsForm
+from serving.front.protocols.tokens import IdsForm, InputsForm, PromptForm
 from serving.front.webhook import Event
 from serving.tasks.base.answers import Ranked
 
@@ -75,6 +76,7 @@ MLFLOW = Protocol("MLflow scoring", shapes.MLflowError)
 WEBHOOKS = Protocol("MLflow webhooks", shapes.HuggingFaceError)
 PROMETHEUS = Protocol("Prometheus", shapes.HuggingFaceError)
 RERANK = Protocol("Rerank", shapes.RerankError)
+TOKENS = Protocol("Tokenizer", shapes.HuggingFaceError)
 BENTOML = Protocol("BentoML", shapes.PlainError)
 
 OF_MODEL = (404, 503)
@@ -181,6 +183,18 @@ def _rerank(path: str, more: str = "") -> Route:
     return _ask(path, RERANK, f"Rank texts by a query{more}", body, answer)
 
 
+def _tokens(prefix: str, more: str = "") -> list[Route]:
+    """The routes of a tokenizer. more: what the summaries end with."""
+    texts: Contents = {JSON: Shaped((PromptForm, InputsForm))}
+    tokens: Contents = {JSON: Shaped((shapes.Tokenized, list[list[shapes.TokenPlace]]))}
+    ids: Contents = {JSON: Shaped((IdsForm,))}
+    text: Contents = {JSON: Shaped((shapes.Detokenized,))}
+    return [
+        _ask(f"{prefix}/tokenize", TOKENS, f"Tokens of texts{more}", texts, tokens),
+        _ask(f"{prefix}/detokenize", TOKENS, f"The text of token ids{more}", ids, text),
+    ]
+
+
 def _mlflow(path: str, summary: str) -> Route:
     tables = (shapes.InputsForm, shapes.InstancesForm, shapes.SplitForm, shapes.RecordsForm)
     body: Contents = {JSON: Shaped(tables), "text/csv": Opaque(is_text=True)}
@@ -206,6 +220,8 @@ ROUTES: tuple[Route, ...] = (
     _rerank("/v1/rerank"),
     _rerank("/v2/rerank"),
     _rerank("/models/{name}/rerank", " with the model in the path"),
+    *_tokens(""),
+    *_tokens("/models/{name}", ", by the model in the path"),
     _get("/v2", KSERVE, "The server's name, version and extensions", kserve.Server),
     _get("/v2/health/live", KSERVE, "Liveness", kserve.Live),
     _get("/v2/health/ready", KSERVE, "Readiness", kserve.Ready),

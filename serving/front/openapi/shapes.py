@@ -173,6 +173,34 @@ class Reranked(TypedDict):
     results: list[RankedDocument]
 
 
+# Tokenizer
+
+
+class Tokenized(TypedDict):
+    """A text's tokens. max_model_len: the most tokens of an input. token_strs: as the vocabulary has them."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class TokenPlace(TypedDict):
+    """A token. start, stop: its place in the text, in characters; None for special tokens."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+class Detokenized(TypedDict):
+    """The text of token ids."""
+
+    prompt: str
+
+
 # MLflow and BentoML
 
 

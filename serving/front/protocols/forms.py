@@ -9,13 +9,30 @@ import msgspec
 
 from serving.errors import Malformed, ServingError, Unprocessable
 from serving.front.asgi import JsonObject
+from serving.processors.token_ids import TokenIds
 from serving.tasks.base.body_values import check_values
 from serving.tasks.base.fields import without_nulls
+from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import AnyTask
 
 Form = TypeVar("Form")
-Texts = Annotated[object, msgspec.Meta(extra_json_schema={"type": ["string", "array"], "items": {"type": "string"}})]
-"""A text or several. Only the document says so: the routes check it themselves, for a better message."""
+_IDS = {"type": "array", "items": {"type": "integer"}}
+Texts = Annotated[
+    object,
+    msgspec.Meta(
+        extra_json_schema={
+            "type": ["string", "array"],
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+                _IDS,
+                {"type": "array", "items": _IDS},
+            ],
+        }
+    ),
+]
+"""A text or several, or their token ids. Only the document says so: `convert_texts` checks it for a better message."""
+Ids = Annotated[tuple[Annotated[int, msgspec.Meta(ge=0, lt=2**31)], ...], msgspec.Meta(min_length=1)]
 _OWN_FIELD = re.compile(r"\bparameters\.(\w+)|\b(inputs)\b")
 _OWN_HINT = re.compile(r'"parameters": \{("\w+": \w+)\}')
 
@@ -54,6 +71,23 @@ def named_model(model: str | None) -> tuple[str, str | None]:
         raise Unprocessable("model is missing: name one of GET /v1/models", field="model")
     name, _, version = model.partition("/")
     return name, version or None
+
+
+def convert_texts(texts: object, parameters: JsonObject, task: AnyTask, max_rows: int, field: str) -> Request:
+    """The request of a text or several, or of their token ids. field: that has them. Raises Unprocessable, TooLarge."""
+    if not (isinstance(texts, list) and texts and isinstance(texts[0], int | list)):
+        request = convert_request(texts, parameters, task, max_rows)
+        if not all(isinstance(item, str) for item in request.items):
+            raise Unprocessable(f"{field}: expected a text or a list of texts, or their token ids", field=field)
+        return request
+    listed = [texts] if isinstance(texts[0], int) else texts
+    request = convert_request(["a text"] * len(listed), parameters, task, max_rows)
+    try:
+        found = msgspec.convert(listed, list[Ids])
+    except msgspec.ValidationError as error:
+        rule = str(error).partition(" - at `$")[0]
+        raise Unprocessable(f"{field} holds other than lists of token ids: {rule}", field=field) from error
+    return msgspec.structs.replace(request, items=[TokenIds(ids) for ids in found])
 
 
 def pick_parameters(fields: Mapping[str, object], task: AnyTask) -> JsonObject:

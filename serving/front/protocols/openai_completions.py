@@ -17,7 +17,15 @@ from serving.errors import Unprocessable
 from serving.front.asgi import JSON, JsonObject, encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, timing_header, version_header
-from serving.front.protocols.forms import Texts, named_model, read_form, read_json, refuse_unknown, renamed
+from serving.front.protocols.forms import (
+    Texts,
+    convert_texts,
+    named_model,
+    read_form,
+    read_json,
+    refuse_unknown,
+    renamed,
+)
 from serving.front.protocols.openai_forms import (
     UNSUPPORTED,
     WITHOUT_EFFECT,
@@ -138,7 +146,10 @@ class CompletionRoute(ABC, Generic[FormType]):
 
 
 class CompletionForm(GenerationForm, frozen=True, kw_only=True):
-    """prompt: one text or several. logprobs: likeliest tokens per position. echo: whether the prompt comes first."""
+    """prompt: a text or several, or their token ids. logprobs: likeliest tokens per position.
+
+    echo: whether the prompt comes first.
+    """
 
     prompt: Texts
     logprobs: int | None = None
@@ -155,15 +166,14 @@ class Completions(CompletionRoute[CompletionForm]):
 
     def read(self, form: CompletionForm, fields: JsonObject, model: str, task: AnyTask) -> Request:
         """One input per prompt."""
-        prompts = form.prompt if isinstance(form.prompt, list) else [form.prompt]
-        if prompts and not isinstance(prompts[0], str):
-            raise Unprocessable("prompt: send a text or texts; the server tokenizes them itself", field="prompt")
+        prompts = [form.prompt] if isinstance(form.prompt, str) else form.prompt
         more: JsonObject = {"logprobs": form.logprobs}
         if form.echo:
             if form.logprobs is not None or "return_full_text" not in task.parameters_type.__struct_fields__:
                 raise Unprocessable("echo is of prompts without logprobs, and of text-generation", field="echo")
             more["return_full_text"] = True
-        return convert_request(prompts, to_parameters(form, fields, task, **more), task, self._front.settings.max_rows)
+        parameters = to_parameters(form, fields, task, **more)
+        return convert_texts(prompts, parameters, task, self._front.settings.max_rows, "prompt")
 
     def choice(self, index: int, text: WholeText, form: CompletionForm) -> JsonObject:
         """Text, finish reason, scores."""

@@ -12,6 +12,7 @@ from serving.front.front import Front
 from serving.front.protocols.base import Exchange, headers_of
 from serving.front.protocols.forms import (
     Texts,
+    convert_texts,
     named_model,
     pick_parameters,
     read_form,
@@ -19,16 +20,24 @@ from serving.front.protocols.forms import (
     refuse_unknown,
     renamed,
 )
-from serving.tasks.base.request import Request, convert_request
+from serving.tasks.base.request import Request
 from serving.tasks.base.task import AnyTask
+from serving.wire.messages import AnyArray
+
+Dtype = Literal["float", "int8", "uint8", "binary", "ubinary"]
+"""As the field is called and has its values in Mistral's and Voyage's interfaces."""
 
 
 class EmbeddingForm(msgspec.Struct, frozen=True):
-    """input: a text or a list of texts. encoding_format: of the vectors; base64 encodes little-endian float32."""
+    """input: a text or several, or their token ids. encoding_format: numbers, or their bytes in base64.
+
+    output_dtype: of the numbers, see `quantize`; float is little-endian float32.
+    """
 
     input: Texts
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
+    output_dtype: Dtype = "float"
 
 
 class Embeddings:
@@ -42,17 +51,12 @@ class Embeddings:
         settings = self._front.settings
         fields = read_json(await exchange.body(settings.max_body_bytes), settings.max_rows)
         form = read_form(fields, EmbeddingForm)
-        if _holds_ids(form.input):
-            raise Unprocessable("input holds token ids: send text; the server tokenizes it itself", field="input")
 
         def read(task: AnyTask) -> Request:
             if not task.embeds:
                 raise Unprocessable(f"model {name!r} does {task.name}: it makes no embeddings")
             refuse_unknown(fields, EmbeddingForm, task, "user")
-            request = convert_request(form.input, pick_parameters(fields, task), task, settings.max_rows)
-            if not all(isinstance(item, str) for item in request.items):
-                raise Unprocessable("input: expected a text or a list of texts", field="input")
-            return request
+            return convert_texts(form.input, pick_parameters(fields, task), task, settings.max_rows, "input")
 
         def write(vectors: Any) -> msgspec.Raw:
             vectors = vectors if isinstance(form.input, list) else [vectors]
@@ -81,10 +85,25 @@ class Embeddings:
 
 def _entry(index: int, vector: list[float], form: EmbeddingForm) -> JsonObject:
     embedding: object = vector
-    if form.encoding_format == "base64":
-        embedding = base64.b64encode(numpy.asarray(vector, dtype="<f4").tobytes()).decode()
+    if (form.encoding_format, form.output_dtype) != ("float", "float"):
+        numbers = quantize(vector, form.output_dtype)
+        is_text = form.encoding_format == "base64"
+        embedding = base64.b64encode(numbers.tobytes()).decode() if is_text else numbers.tolist()
     return {"object": "embedding", "index": index, "embedding": embedding}
 
 
-def _holds_ids(given: object) -> bool:
-    return isinstance(given, list) and bool(given) and isinstance(given[0], int | list)
+def quantize(vector: list[float], dtype: Dtype) -> AnyArray:
+    """The vector's numbers in a smaller form.
+
+    int8: each vector is scaled so that its largest number is 127 or -127, which keeps cosines. uint8: that plus 128.
+    binary, ubinary: one bit a number, 1 where it is above 0, eight in a number with the first one highest, as
+    sentence-transformers packs them (`quantize_embeddings`); binary is ubinary minus 128.
+    """
+    numbers = numpy.asarray(vector, dtype="<f4")
+    if dtype == "float":
+        return numbers
+    if dtype in ("binary", "ubinary"):
+        whole, shift = numpy.packbits(numbers > 0).astype(numpy.int16), 128 if dtype == "binary" else 0
+        return (whole - shift).astype(numpy.int8 if dtype == "binary" else numpy.uint8)
+    scaled = numpy.rint(numbers * (127 / max(float(numpy.abs(numbers).max()), 1e-12))).astype(numpy.int16)
+    return scaled.astype(numpy.int8) if dtype == "int8" else (scaled + 128).astype(numpy.uint8)

@@ -12,6 +12,7 @@ import msgspec
 
 from registry.contract import Contract
 from serving.errors import Unprocessable
+from serving.processors.token_ids import TokenIds
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.agreement import Agreement, mean, tokens
 from serving.tasks.base.cost import CHARACTER_BYTES, OBJECT_BYTES, ItemCost
@@ -103,7 +104,7 @@ class GenerationDefaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True
 Parameters = TypeVar("Parameters", bound=GenerationParameters)
 
 
-class GeneratingTask(Task[str, Parameters, Context], Generic[Parameters, Context]):
+class GeneratingTask(Task[str | TokenIds, Parameters, Context], Generic[Parameters, Context]):
     """A task whose rows are generated token by token, by the engine's scheduler instead of the task's `forward`."""
 
     generates = True
@@ -140,7 +141,7 @@ class GeneratingTask(Task[str, Parameters, Context], Generic[Parameters, Context
         row = probe_text(contract, length - new, payload=SamplingSettings(max(1, new), do_sample=False).pack())
         return msgspec.structs.replace(row, new_tokens=max(1, new))
 
-    def cost(self, item: str, parameters: Parameters, version: VersionContext) -> ItemCost:
+    def cost(self, item: str | TokenIds, parameters: Parameters, version: VersionContext) -> ItemCost:
         """One row per text, each with the whole prompt."""
         return ItemCost(parameters.texts, parameters.texts * len(item))
 

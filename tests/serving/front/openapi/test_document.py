@@ -105,6 +105,11 @@ def bodies() -> Iterator[tuple[str, Any]]:
     yield "/v1/rerank", {"model": RANKER, **ranked}
     yield "/v2/rerank", {"model": RANKER, "query": "a", "documents": ["b"]}
     yield "/rerank", {"model": RANKER, "query": "a", "texts": ["b", "c"], "return_text": True, "raw_scores": True}
+    yield "/tokenize", {"model": TEXT, "prompt": "a text", "return_token_strs": True}
+    yield f"/models/{TEXT}/tokenize", {"inputs": ["a text", "b"], "add_special_tokens": False}
+    yield f"/models/{TEXT}/detokenize", {"tokens": [101, 1037], "skip_special_tokens": True}
+    yield "/v1/completions", {**written, "prompt": [1037, 3793]}
+    yield "/v1/embeddings", {"model": EMBEDS, "pooling": "mean", "input": [[1037], [3793]], "output_dtype": "binary"}
     yield f"/models/{RANKER}/rerank", {"query": "a", "texts": ["b"], "truncation_direction": "Left"}
 
 
