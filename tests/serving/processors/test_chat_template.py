@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from registry.errors import UnreadableArtifact
 from serving.errors import TooLarge, Unprocessable
+from serving.processors import chat_template, template_process
 from serving.processors.chat_template import ChatTemplate
 from tests.families import make_tokenizer
 
@@ -120,6 +122,44 @@ def test_a_template_that_takes_too_long_is_ended_within_its_loops() -> None:
     assert ChatTemplate(QUADRATIC, {}).render(messages) == "20"
     with pytest.raises(Unprocessable, match="too long"):
         ChatTemplate(QUADRATIC, {}).render(messages, max_seconds=0.0)
+
+
+BOMBS = {
+    "one product": "{{ 'a' * 10**10 }}",
+    "a width": "{{ '%10000000000d' % 1 }}",
+    "a filter that is computed ahead": "{{ 'a' | center(10000000000) }}",
+    "doubled again and again": "{% set ns = namespace(x='a') %}{% for _ in range(99) %}"
+    "{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "blocks": "{% set ns = namespace(x='a') %}{% for _ in range(99) %}{% set x %}{{ ns.x }}{{ ns.x }}{% endset %}"
+    "{% set ns.x = x %}{% endfor %}",
+    "one power": "{{ 7 ** 99999999 % 2 }}",
+    "empty loops": "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}",
+}
+"""Templates that take all memory, or hours, where nothing of Jinja's looks."""
+
+
+@pytest.mark.parametrize("template", BOMBS.values(), ids=BOMBS)
+def test_a_template_takes_neither_all_memory_nor_the_processor(template: str) -> None:
+    with pytest.raises(Unprocessable, match="messages take the model's chat template too (long|much memory): send few"):
+        ChatTemplate(template, {}).render(MESSAGES, max_seconds=0.2)
+    assert ChatTemplate("{{ messages[0].content }}", {}).render(MESSAGES) == "Be brief. ", "and others go on"
+
+
+def test_a_template_that_cannot_be_compiled_in_time_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "MAX_RENDER_SECONDS", 0.1)
+    for template in ("{{ 7 ** 99999999 % 2 }}", "{{ messages"):
+        saved(tmp_path, template)
+        with pytest.raises(UnreadableArtifact, match="is no chat template"):
+            ChatTemplate.find(tmp_path)
+
+
+def test_a_process_that_was_killed_while_it_waited_is_replaced() -> None:
+    template = ChatTemplate("{{ messages[0].content }}", {})
+    template.render(MESSAGES)
+    for process in template_process._idle:
+        process._process.kill()
+        process._process.wait()
+    assert template.render(MESSAGES) == "Be brief. "
 
 
 def test_a_prompt_that_grows_beyond_its_bound_is_not_completed() -> None:
