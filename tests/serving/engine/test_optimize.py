@@ -15,6 +15,7 @@ from registry.flavor import log_model
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
+from serving.engine.measurements import Measurements
 from serving.engine.model import Model
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.packing import has_bucket_sizes
@@ -59,6 +60,7 @@ class Changed(torch.nn.Module):
 
 def traced(model: Model, change: Change, monkeypatch: pytest.MonkeyPatch) -> bool:
     monkeypatch.setattr(model, "form", ExecutionForm(Changed(model.module, change).eval()))
+    monkeypatch.setattr(model, "measurements", Measurements())  # of other code than the change before
     model.form = optimize(model)
     return isinstance(model.module, TracedModule)
 
