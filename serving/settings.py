@@ -27,6 +27,8 @@ ORIGIN = re.compile(r"https?://[a-z0-9._\-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d
 """An origin as browsers send it: without a path, and without a port that is the scheme's own."""
 FILES = ("keys_file", "audit_file", "tls_cert", "tls_key", "tls_client_ca")
 """Settings that name a file."""
+UNSHOWN = ("webhook_secret", "prometheus_url")
+"""Settings that are secret, or may have a password in them."""
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 HOST = re.compile(r"[a-z0-9._\-]+|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*|\*")
 """A name, an address, an address of IPv6, which has two colons, or all."""
@@ -123,6 +125,9 @@ class ServingSettings(msgspec.Struct, frozen=True):
         float, Meta(ge=0.1, le=86400, description="First pause before a version that failed to load is tried again.")
     ] = 30.0
     webhook_secret: Annotated[str, Meta(description="Of MLflow's webhook; without it /hooks/mlflow is closed.")] = ""
+    prometheus_url: Annotated[
+        str, Meta(description="Prometheus' address, for guards of rollouts that are queries, as http://localhost:9090.")
+    ] = ""
     timeout_seconds: Annotated[float, Meta(ge=0.001, le=3600, description="A request's deadline.")] = 30.0
     grace_seconds: Annotated[
         float,
@@ -254,7 +259,7 @@ class ServingSettings(msgspec.Struct, frozen=True):
     ] = True
 
     def __repr__(self) -> str:
-        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "webhook_secret")
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name not in UNSHOWN)
         return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
@@ -302,6 +307,7 @@ class ServingSettings(msgspec.Struct, frozen=True):
         origins = read_origins(read.pop("cors_origins") or "")
         hosts = read_hosts(read.pop("allowed_hosts")) or default_hosts(environ)
         read |= {name: _path(read[name]) for name in FILES}
+        read["prometheus_url"] = read_address("HEADWAITER_PROMETHEUS_URL", read["prometheus_url"])
         return cls(
             registry=registry,
             run=Path(environ[RUN_VARIABLE]) if run is None else run,
@@ -316,6 +322,14 @@ class ServingSettings(msgspec.Struct, frozen=True):
 
 def _path(text: str | None) -> Path | None:
     return Path(text.strip()).expanduser().absolute() if text and text.strip() else None
+
+
+def read_address(variable: str, text: str | None) -> str:
+    """An address of HTTP without a slash at its end, or "". Raises InvalidSetting, which does not show a password."""
+    address = (text or "").strip().rstrip("/")
+    if address and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", address):
+        raise InvalidSetting(f"{variable} is no address: write it as http://localhost:9090")
+    return address
 
 
 def read_models(words: Iterable[str]) -> tuple[tuple[Reference, ...], frozenset[Reference]]:

@@ -7,6 +7,7 @@ p50 < 1.2 × stable           the median of the time to an answer; p90 and p99 l
 agreement > 97%              how far the answers of both versions to the same requests agree; measured by shadows
 confidence shift < 0.05      the difference of the mean scores of answered labels, in either direction
 label shift < 0.2            the population stability index (PSI) of the answered labels against the stable version's
+promql(QUERY) < 0.5          what a Prometheus answers, or `>`; several such guards may be given
 """
 
 import re
@@ -16,7 +17,7 @@ import msgspec
 
 from registry.errors import RolloutError
 
-Metric = Literal["errors", "refusals", "p50", "p90", "p99", "agreement", "confidence shift", "label shift"]
+Metric = Literal["errors", "refusals", "p50", "p90", "p99", "agreement", "confidence shift", "label shift", "promql"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
@@ -31,18 +32,26 @@ _FORMS: dict[Metric, tuple[str, str, float, float]] = {
     "label shift": (rf"< {_NUMBER}", "label shift < 0.2", 0.0, 10.0),
 }
 """Of each metric: its form after the name, an example, and the bounds of its number, neither of them included."""
+_PROMQL = re.compile(r"promql\((.+)\)\s*([<>])\s*(-?\d+(?:\.\d+)?(?:e-?\d+)?)", re.DOTALL)
 _NAME = re.compile(r"[a-z][a-z0-9]*(?: [a-z]+)?")
 
 
 class Guard(msgspec.Struct, frozen=True):
-    """A limit of one metric. limit: a share or a difference in 0..1, of quantiles a factor, of label shift a PSI."""
+    """A limit of one metric. limit: a share or a difference in 0..1, of quantiles a factor, of label shift a PSI.
+
+    query: of PromQL, else "". is_least: whether a query's values must be above the limit, not below.
+    """
 
     metric: Metric
     limit: float
+    query: str = ""
+    is_least: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "Guard":
         """Read a guard. Raises RolloutError, which shows the form."""
+        if text.strip().lower().startswith("promql"):
+            return cls._parse_query(text.strip())
         plain = " ".join(text.lower().replace("*", "×").split())
         plain = re.sub(r"(?<=[\d ])x(?=[ s])", "×", plain)
         plain = re.sub(r" ?([<>+]) ?", r" \1 ", plain)
@@ -59,6 +68,13 @@ class Guard(msgspec.Struct, frozen=True):
             raise RolloutError(f"guard {text[:100]!r} allows {number:g}: its number is between {low:g} and {high:g}")
         return cls(metric, number / 100 if high == 100.0 and "%" in form else number)
 
+    @classmethod
+    def _parse_query(cls, text: str) -> "Guard":
+        found = _PROMQL.fullmatch(text)
+        if found is None:
+            raise RolloutError(f"guard {text[:100]!r} cannot be read: write it as 'promql(QUERY) < 0.5', or with >")
+        return cls("promql", float(found[3]), found[1].strip(), found[2] == ">")
+
     @property
     def needs_shadow(self) -> bool:
         """Whether only shadows measure it."""
@@ -67,7 +83,7 @@ class Guard(msgspec.Struct, frozen=True):
     @property
     def is_shadowed(self) -> bool:
         """Whether shadows measure it."""
-        return self.metric in ("agreement", "errors")
+        return self.metric in ("agreement", "errors", "promql")
 
     def __str__(self) -> str:
         match self.metric:
@@ -79,14 +95,16 @@ class Guard(msgspec.Struct, frozen=True):
                 return f"agreement > {100 * self.limit:g}%"
             case "confidence shift" | "label shift":
                 return f"{self.metric} < {self.limit:g}"
+            case "promql":
+                return f"promql({self.query}) {'>' if self.is_least else '<'} {self.limit!r}"
 
 
 def parse_guards(texts: tuple[str, ...]) -> tuple[Guard, ...]:
-    """Read guards, at most one of each metric. Raises RolloutError."""
+    """Read guards, at most one of each metric and query. Raises RolloutError."""
     guards = tuple(map(Guard.parse, texts))
     if not guards:
         raise RolloutError("a rollout without guards would promote anything: give at least one --guard")
-    metrics = [guard.metric for guard in guards]
+    metrics = [guard.query or guard.metric for guard in guards]
     twice = next((metric for metric in metrics if metrics.count(metric) > 1), None)
     if twice is not None:
         raise RolloutError(f"{twice} has two guards: give one")

@@ -23,9 +23,12 @@ from monitoring.gpus import read_gpus
 from monitoring.grafana_json import SWAPS
 from monitoring.metrics import HARDWARE, METRICS, PREFIX
 from monitoring.rules import Objectives, alerts
+from registry.rollout.guards import Guard
+from serving.manager.rollout.prometheus import read_guards
 from tests.abilities import needs
 from tests.e2e.server import Server, invoke, wait_until
 from tests.e2e.watcher import Collector, Prometheus, Traffic
+from tests.rollout_registry import MemoryVersions
 from tests.waiting import WAIT_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,6 +149,19 @@ def test_the_dashboards_data_can_be_drawn(watched: Watched, tmp_path: Path) -> N
     command = [sys.executable, str(ROOT / "docs/draw_dashboard.py"), watched.prometheus.url, str(picture)]
     subprocess.run([*command, "--minutes", "5"], check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_guard_of_a_rollout_may_be_a_query(watched: Watched) -> None:
+    state = MemoryVersions().rollouts().start("m", "2", why="x")
+    query = (
+        'sum by (version) (headwaiter_request_duration_seconds_count{model="sentiment",version=~"$stable|$candidate"})'
+    )
+    guards = [Guard.parse(f"promql({text}) > 0") for text in (query, "scalar(count(up))", "no_such_metric", "count(")]
+    answered, scalar, missing, refused = read_guards(watched.prometheus.url, guards, "sentiment", state).values()
+    assert len(answered.values) == 2
+    assert scalar.values == (1.0,)
+    assert missing.trouble == "the query has no value"
+    assert "does not answer the query" in refused.trouble
 
 
 def test_every_rule_is_evaluated_without_error_and_alerts_have_something_to_look_at(watched: Watched) -> None:

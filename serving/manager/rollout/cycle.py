@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from registry.errors import NotFound
 from registry.rollout.control import MAX_COUNTS, Rollouts, RolloutViews
 from registry.rollout.state import COUNTS, RolloutState
+from serving.manager.rollout.prometheus import read_guards
 from serving.manager.rollout.steps import CandidateHealth, Decision, decide
 from serving.wire.rollout_counts import FOLDER, RolloutCounts, read_counts, remove_counts, sum_counts
 from serving.wire.version_state import State
@@ -43,8 +44,9 @@ logger = logging.getLogger("headwaiter.rollout")
 class Cycle:
     """What one replica remembers from cycle to cycle. Of the keeper's thread."""
 
-    def __init__(self, run: Path, rollouts: Rollouts, replica: str = "") -> None:
+    def __init__(self, run: Path, rollouts: Rollouts, replica: str = "", prometheus_url: str = "") -> None:
         """replica: its name among all; by default one that a manager which is restarted finds again."""
+        self._prometheus_url = prometheus_url
         self._run = run
         self._rollouts = rollouts
         self._replica = replica or _replica_name(run)
@@ -94,7 +96,8 @@ class Cycle:
         seconds = now - self._led_at.get(rollout, now)
         self._led_at[rollout] = now
         health = self._health(name, state, states)
-        decision = decide(state, sum_counts(parts, rollout, step), seconds, health)
+        readings = read_guards(self._prometheus_url, state.plan.parsed_guards(), name, state)
+        decision = decide(state, sum_counts(parts, rollout, step), seconds, health, readings)
         found = self._act(name, state, decision)
         remove_counts(self._run, rollout, keep_step=found.progress.step)
         return found

@@ -98,7 +98,7 @@ class RolloutKeeper:
             weight=state.weight,
             is_shadowing=state.is_shadowing,
             salt=state.plan.salt,
-            verdicts={Guard.parse(check.guard).metric: VERDICTS[check.verdict] for check in state.progress.checks},
+            verdicts=_verdicts(state),
             waiting_seconds=_waiting_seconds(state),
             phase=state.phase,
             steps=state.plan.steps,
@@ -120,8 +120,17 @@ class RolloutKeeper:
 
     def _cycle(self, names: Collection[str], states: States, now: float) -> RolloutViews:
         if self._cycle_of is None:
-            self._cycle_of = Cycle(self._settings.run, self._connect())
+            self._cycle_of = Cycle(self._settings.run, self._connect(), prometheus_url=self._settings.prometheus_url)
         return self._cycle_of.run(names, states, now)
+
+
+def _verdicts(state: RolloutState) -> dict[str, int]:
+    """Metric of a guard → what it says; of several queries the worst."""
+    found: dict[str, int] = {}
+    for check in state.progress.checks:
+        metric, verdict = Guard.parse(check.guard).metric, VERDICTS[check.verdict]
+        found[metric] = min(verdict, found.get(metric, verdict))
+    return found
 
 
 def _waiting_seconds(state: RolloutState) -> float:

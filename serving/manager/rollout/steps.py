@@ -1,12 +1,14 @@
 """The policy of a rollout: a pure function from its state and what was counted to what its leader does next."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from msgspec.structs import replace
 
-from registry.rollout.state import Progress, RolloutState
+from registry.rollout.guards import Guard
+from registry.rollout.state import Check, Progress, RolloutState
+from serving.manager.rollout.prometheus import Reading
 from serving.manager.rollout.verdict import Judgement, judge
 from serving.wire.rollout_counts import RolloutCounts
 
@@ -32,10 +34,17 @@ class CandidateHealth:
     is_deleted: bool = False
 
 
-def decide(state: RolloutState, counts: RolloutCounts, seconds: float, candidate: CandidateHealth) -> Decision:
+def decide(
+    state: RolloutState,
+    counts: RolloutCounts,
+    seconds: float,
+    candidate: CandidateHealth,
+    readings: Mapping[str, Reading] | None = None,
+) -> Decision:
     """What the leader does now.
 
     seconds: since its last look, which count for the step's time unless the rollout is paused or in trouble.
+    readings: of the guards that are queries.
     """
     progress, plan = state.progress, state.plan
     if state.stop is not None:
@@ -45,7 +54,14 @@ def decide(state: RolloutState, counts: RolloutCounts, seconds: float, candidate
     if candidate.is_deleted:
         return Decision("stop", progress, f"version {plan.candidate} was deleted from the registry")
     step = state.step
-    found = judge(plan.parsed_guards(), len(state.steps), counts, is_shadow=bool(step.shadows), before=progress.stable)
+    found = judge(
+        plan.parsed_guards(),
+        len(state.steps),
+        counts,
+        is_shadow=bool(step.shadows),
+        before=progress.stable,
+        readings=readings,
+    )
     progress = replace(progress, checks=found.checks, stable=dict(found.stable))
     if found.failed is not None:
         return Decision("stop", progress, f"{found.failed.guard}: {found.failed.figures}", found.failed.guard)
@@ -79,13 +95,18 @@ def _go_on(
         reasons.append(f"{left:.0f} s more of this step")
     if missing:
         reasons.append(f"{missing:,} more shadows")
-    reasons += [f"more requests to be certain of {check.guard} (so far {check.figures})" for check in found.waiting]
+    reasons += [_needs(check) for check in found.waiting]
     if reasons:
         return Decision("stay", replace(progress, waits_for="; ".join(reasons)))
     following = Progress(id=progress.id, step=progress.step + 1, stable=progress.stable)
     if state.steps[following.step].is_last:
         return _promote(state, following)
     return Decision("stay", following, _passed(state, found))
+
+
+def _needs(check: Check) -> str:
+    what = "a value" if Guard.parse(check.guard).query else "more requests to be certain"
+    return f"{what} of {check.guard} (so far {check.figures})"
 
 
 def _promote(state: RolloutState, progress: Progress) -> Decision:

@@ -4,7 +4,7 @@ A guard fails where the candidate is beyond its limit with certainty, passes whe
 inconclusive else. FAIL_ERROR bounds the probability that any guard of any step ever fails although the candidate keeps
 to it, however often one looks: each guard of each step gets an equal part (union bound), and of a comparison each side
 gets half of that. PASS_ERROR is the probability that one guard passes in one step although the candidate is beyond.
-The bounds are those of `confidence`.
+The bounds are those of `confidence`. Guards that are queries have no part in this: their values are taken as they are.
 """
 
 from bisect import bisect_left
@@ -16,6 +16,7 @@ from math import inf, log
 from registry.rollout.guards import Guard
 from registry.rollout.state import Bounds, Check, Verdict
 from serving.manager.rollout.confidence import bounds, is_above, is_below
+from serving.manager.rollout.prometheus import Reading
 from serving.wire.rollout_counts import RolloutCounts, SideCounts, bucket_seconds
 
 FAIL_ERROR = 0.005
@@ -52,17 +53,21 @@ def judge(
     *,
     is_shadow: bool,
     before: Mapping[str, Bounds] | None = None,
+    readings: Mapping[str, Reading] | None = None,
 ) -> Judgement:
     """Judge a step by its counts. steps: of the whole rollout. is_shadow: whether it compares shadows.
 
-    before: bounds of the stable version's figures, for a step in which it answers nobody.
+    before: bounds of the stable version's figures, for a step in which it answers nobody. readings: of the guards that
+    are queries.
     """
     fail_error = FAIL_ERROR / (steps * len(guards))
     checks, stable = [], dict(before or {})
     for guard in guards:
         if not (guard.is_shadowed if is_shadow else not guard.needs_shadow):
             continue
-        if guard.needs_shadow:
+        if guard.query:
+            checks.append(_judge_query(guard, (readings or {}).get(str(guard), Reading(trouble="it was not asked"))))
+        elif guard.needs_shadow:
             checks.append(_judge_agreement(guard, counts, fail_error))
         elif guard.metric == "label shift":
             checks.append(_judge_labels(guard, counts, fail_error))
@@ -83,6 +88,15 @@ def _judge_agreement(guard: Guard, counts: RolloutCounts, fail_error: float) -> 
         verdict = "pass"
     failed = f", {counts.failed:,} of which the candidate could not answer" if counts.failed else ""
     return Check(str(guard), verdict, f"{_percent(counts.agreement, number)} of {number:,} shadows{failed}")
+
+
+def _judge_query(guard: Guard, reading: Reading) -> Check:
+    """Each value must be within the limit."""
+    if reading.trouble:
+        return Check(str(guard), "inconclusive", reading.trouble)
+    worst = min(reading.values) if guard.is_least else max(reading.values)
+    is_within = worst > guard.limit if guard.is_least else worst < guard.limit
+    return Check(str(guard), "pass" if is_within else "fail", f"{worst:.6g}")
 
 
 def _shadowed(counts: RolloutCounts) -> RolloutCounts:

@@ -54,6 +54,13 @@ def test_steps_that_make_no_rollout_are_refused(steps: str, message: str) -> Non
         ("agreement > 97%", Guard("agreement", 0.97), "agreement > 97%"),
         ("confidence shift < 0.05", Guard("confidence shift", 0.05), "confidence shift < 0.05"),
         ("label shift < 0.2", Guard("label shift", 0.2), "label shift < 0.2"),
+        ("p90 < 1.5x stable", Guard("p90", 1.5), "p90 < 1.5 × stable"),
+        ('promql( a{b="X"} )<0.5', Guard("promql", 0.5, 'a{b="X"}'), 'promql(a{b="X"}) < 0.5'),
+        (
+            "promql(rate(a[5m]) > 3) > -2",
+            Guard("promql", -2.0, "rate(a[5m]) > 3", True),
+            "promql(rate(a[5m]) > 3) > -2.0",
+        ),
     ],
 )
 def test_a_guard_is_read_and_written(text: str, guard: Guard, plain: str) -> None:
@@ -74,6 +81,9 @@ def test_a_guard_is_read_and_written(text: str, guard: Guard, plain: str) -> Non
         ("agreement > 100%", "allows 100"),
         ("errors < stable + 0%", "allows 0"),
         ("label shift < 0.2%", "cannot be read"),
+        ("promql(up) = 1", r"cannot be read: write it as 'promql\(QUERY\) < 0.5'"),
+        ("promql() < 1", "cannot be read"),
+        ("promql(up) < 1%", "cannot be read"),
     ],
 )
 def test_a_guard_that_cannot_be_met_or_read_shows_its_form(text: str, message: str) -> None:
@@ -86,6 +96,9 @@ def test_guards_are_not_empty_and_name_each_metric_once() -> None:
         parse_guards(())
     with pytest.raises(RolloutError, match="errors has two guards"):
         parse_guards(("errors < stable + 1%", "errors < stable + 2%"))
+    assert len(parse_guards(("promql(a) < 1", "promql(b) < 1"))) == 2
+    with pytest.raises(RolloutError, match="up has two guards"):
+        parse_guards(("promql(up) < 1", "promql(up) > 0"))
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0), ("1d", 86400.0)])

@@ -5,6 +5,7 @@ import pytest
 from bench.rollout import Side, simulate
 from registry.rollout.guards import Guard
 from registry.rollout.state import Bounds
+from serving.manager.rollout.prometheus import Reading
 from serving.manager.rollout.verdict import judge
 from serving.wire.rollout_counts import RolloutCounts, SideCounts, time_bucket
 
@@ -103,6 +104,27 @@ def test_errors_are_judged_by_shadows_too(compared: int, failed: int, stable: Si
     )
     (check,) = judge([ERRORS], 5, counts, is_shadow=True).checks
     assert check.verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reading", "expected", "figures"),
+    [
+        ("promql(a) < 2", Reading((1.0, 1.5)), "pass", "1.5"),
+        ("promql(a) < 2", Reading((1.0, 2.0)), "fail", "2"),
+        ("promql(a) > 2", Reading((3.0, 2.5)), "pass", "2.5"),
+        ("promql(a) > 2", Reading((3.0, 1.0)), "fail", "1"),
+        ("promql(a) < 2", Reading(trouble="the query has no value"), "inconclusive", "the query has no value"),
+        ("promql(a) < 2", None, "inconclusive", "it was not asked"),
+    ],
+)
+def test_a_query_is_judged_by_its_values_in_every_step(
+    text: str, reading: Reading | None, expected: str, figures: str
+) -> None:
+    guard, counts = Guard.parse(text), RolloutCounts(rollout="r", step=0)
+    for is_shadow in (True, False):
+        readings = {str(guard): reading} if reading else {}
+        (check,) = judge([guard], 5, counts, is_shadow=is_shadow, readings=readings).checks
+        assert (check.verdict, check.figures) == (expected, figures)
 
 
 def test_without_requests_of_the_stable_version_its_last_bounds_hold() -> None:
