@@ -11,6 +11,7 @@ front/           process 1: HTTP, tokenizing, routing, decoding
   webhook                MLflow's webhooks make the manager poll the registry at once
   request_context, request_log, tracing, meter   a request's id and times; logs, spans, metrics
   metrics_page, model_description            `/metrics`; a model in `GET /models`
+  administration         `/admin`: an operator's changes in the registry, through the manager
   ui_page                `/ui`: the files of `ui/`, held in memory
   health, disconnects    liveness and readiness; clients that leave before their answer
 tasks/           one file for each task: encode and decode in a front, forward in an engine; base/ is shared by them

@@ -93,6 +93,7 @@ class Manager:
 
     def __init__(self) -> None:
         from serving.manager.manager import Manager as Loop
+        from serving.manager.registry_desk import RegistryDesk
         from serving.manager.rollout.keeper import RolloutKeeper
 
         set_up_logging()
@@ -101,6 +102,7 @@ class Manager:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         settings = ServingSettings.from_environment()
         self._loop = Loop(settings, rollouts=partial(RolloutKeeper, settings))
+        self._desk = RegistryDesk(settings)
         end_with_server(settings.run, settings.grace_seconds + SHUT_DOWN_SECONDS)
         self._thread = threading.Thread(target=self._run, name="headwaiter-manager")
         self._thread.start()
@@ -119,6 +121,7 @@ class Manager:
     @bentoml.on_shutdown
     async def shut_down(self) -> None:
         """Wait for the fronts, then end the engines."""
+        self._desk.close()
         self._loop.stop()
         await asyncio.to_thread(self._thread.join)
 

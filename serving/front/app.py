@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from monitoring.exposition import CONTENT_TYPE
 from serving.errors import ServingError, UnknownModel, WrongMethod
 from serving.front.access import current_visit
+from serving.front.administration import Administration
 from serving.front.asgi import App, JsonObject, Receive, Scope, Send, encode_json, read_body, refuse, replay, respond
 from serving.front.front import Front
 from serving.front.metrics_page import MetricsPage
@@ -141,6 +142,7 @@ class DataPlane:
             "rerank": rerank,
             "tokenize": tokens,
             "detokenize": tokens,
+            "admin": Administration(front),
         }
         self._of_models: dict[str, Handler] = {"rerank": rerank, "tokenize": tokens, "detokenize": tokens}
 

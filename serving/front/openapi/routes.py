@@ -20,6 +20,7 @@ from serving.front.protocols.rerank import DocumentsForm, TextsForm
 from serving.front.protocols.tokens import IdsForm, InputsForm, PromptForm
 from serving.front.webhook import Event
 from serving.tasks.base.answers import Ranked
+from serving.wire.registry_orders import ChangeRollout, Promote, RollBack, StartRollout
 
 Method = Literal["GET", "POST"]
 Which = Literal["all", "files", "generates", "embeds"]
@@ -81,6 +82,8 @@ BENTOML = Protocol("BentoML", shapes.PlainError)
 
 OF_MODEL = (404, 503)
 """How a question about a model is refused."""
+OF_ADMIN = (404, 500, 503, 504)
+"""How a question about the registry is refused."""
 ASKED = (400, 404, 413, 422, 429, 500, 503, 504)
 """How a request to a model is refused."""
 
@@ -195,6 +198,19 @@ def _tokens(prefix: str, more: str = "") -> list[Route]:
     ]
 
 
+def _order(path: str, summary: str, body: type[msgspec.Struct], answer: Any) -> Route:
+    """A change in the registry."""
+    return Route(
+        method="POST",
+        path=f"/admin/models/{{name}}/{path}",
+        protocol=HEADWAITER,
+        summary=summary,
+        body={JSON: Shaped((body,))},
+        answer={JSON: Shaped((answer,))},
+        refusals=(400, 404, 413, 422, 500, 503, 504),
+    )
+
+
 def _mlflow(path: str, summary: str) -> Route:
     tables = (shapes.InputsForm, shapes.InstancesForm, shapes.SplitForm, shapes.RecordsForm)
     body: Contents = {JSON: Shaped(tables), "text/csv": Opaque(is_text=True)}
@@ -251,6 +267,15 @@ ROUTES: tuple[Route, ...] = (
         status=202,
         refusals=(400, 401, 404, 413, 503),
     ),
+    _get("/admin/models/{name}/history", HEADWAITER, "Who moved the aliases", shapes.Moves, refusals=OF_ADMIN),
+    _get("/admin/models/{name}/rollout", HEADWAITER, "The latest rollout", shapes.RolloutAnswer, refusals=OF_ADMIN),
+    _order("promote", "Make a version live", Promote, shapes.Record),
+    _order("rollback", "Make the version live that was before", RollBack, shapes.Record),
+    _order("rollout", "Begin a rollout", StartRollout, shapes.RolloutAnswer),
+    _order("rollout/pause", "Stay in the step", ChangeRollout, shapes.RolloutAnswer),
+    _order("rollout/resume", "Go on after a pause", ChangeRollout, shapes.RolloutAnswer),
+    _order("rollout/abort", "End the rollout without its candidate", ChangeRollout, shapes.RolloutAnswer),
+    _order("rollout/finish", "End the rollout with its candidate live", ChangeRollout, shapes.RolloutAnswer),
     _page("/ui", "The page", HTML),
     _page("/ui/{file}", "Files of the page", "text/css", "text/javascript", "image/svg+xml", refusals=(404,)),
     _text("/metrics", PROMETHEUS, "The metrics of all processes", CONTENT_TYPE),

@@ -63,6 +63,18 @@ class MLflowError(TypedDict):
 # Headwaiter and Hugging Face
 
 
+class Moves(TypedDict):
+    """The recorded moves of a model's aliases, oldest first."""
+
+    moves: list[Record]
+
+
+class RolloutAnswer(TypedDict):
+    """A model's latest rollout: phase, step, steps, weight, plan, progress, order, stop and done."""
+
+    rollout: Record | None
+
+
 class EngineDescription(TypedDict):
     """One engine of a version."""
 

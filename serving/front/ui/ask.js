@@ -47,6 +47,7 @@ export class AskView {
       return;
     }
     if (this.model.value !== before || !before) await this.choose();
+    else this.listVersions();
   }
 
   close() {
@@ -55,15 +56,12 @@ export class AskView {
 
   /** Shows the form of the chosen model's task. Throws ApiError. */
   async choose() {
-    const model = this.models.find(({ name }) => name === this.model.value);
-    const versions = Object.entries(model.versions);
-    const live = `live${model.live ? `, now ${model.live}` : ""}`;
-    this.version.replaceChildren(h("option", { value: "" }, live),
-      ...versions.map(([version, { state }]) => h("option", { value: version }, `${version}, ${state}`)));
+    this.version.replaceChildren();
+    const model = this.listVersions();
     this.answer.replaceChildren();
     this.status.textContent = "";
     this.inputs.replaceChildren();
-    const contract = versions.map(([, each]) => each.contract).find(Boolean);
+    const contract = Object.values(model.versions).map((each) => each.contract).find(Boolean);
     const name = contract?.task ?? (await getJson(`${modelPath(model.name)}/info`)).model_pipeline_tag;
     if (model.name !== this.model.value) return; // another one was chosen meanwhile
     this.task = TASKS[name] ?? ANY_TASK;
@@ -73,6 +71,17 @@ export class AskView {
       h("label", { for: "stream" }, "Token by token"), this.stream) : null;
     this.inputs.replaceChildren(...controls(this.task.fields, contract?.example), ...(streaming ? [streaming] : []));
     this.form.querySelector("details").hidden = this.task.fields.some(({ kind }) => kind === "file");
+  }
+
+  /** Lists the versions of the chosen model, which is returned; keeps the choice. */
+  listVersions() {
+    const model = this.models.find(({ name }) => name === this.model.value);
+    const before = this.version.value;
+    const live = `live${model.live ? `, now ${model.live}` : ""}`;
+    this.version.replaceChildren(h("option", { value: "" }, live),
+      ...Object.entries(model.versions).map(([version, { state }]) => h("option", { value: version }, `${version}, ${state}`)));
+    this.version.value = before in model.versions ? before : "";
+    return model;
   }
 
   async ask() {

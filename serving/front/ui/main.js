@@ -3,8 +3,12 @@
 import { key } from "./api.js";
 import { AskView } from "./ask.js";
 import { notice } from "./dom.js";
+import { ModelsView } from "./models.js";
 
-const views = { ask: new AskView(document.getElementById("view-ask")) };
+const views = {
+  ask: new AskView(document.getElementById("view-ask")),
+  models: new ModelsView(document.getElementById("view-models")),
+};
 
 /** Shows the view that the address names. */
 function show() {

@@ -1,0 +1,167 @@
+"""Takes operators' orders from the fronts, does them in the registry, and lets the manager look at once.
+
+Threads of its own: an order may block on MLflow, or while a version's files are fetched, and holds up neither the
+manager's loop nor another order. What an order may do is decided by the front, which knows the key.
+"""
+
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, assert_never
+
+import msgspec
+
+from registry.environment import InvalidSetting
+from registry.errors import NotFound, RegistryError, RegistryUnavailable
+from registry.rollout.control import Rollouts
+from registry.rollout.state import RolloutState
+from registry.versions import Versions
+from serving.manager.registry_watch import connect_client
+from serving.runtime.daemon_pool import DaemonPool
+from serving.settings import ServingSettings
+from serving.wire.registry_orders import (
+    BODIES,
+    MAX_ORDER_BYTES,
+    ChangeRollout,
+    Order,
+    Outcome,
+    Promote,
+    Read,
+    RollBack,
+    StartRollout,
+    address_of,
+)
+from serving.wire.routing_table import TableFile
+
+ORDERS = 4
+"""At a time; others wait. Untuned: people give them."""
+READ_SECONDS = 5.0
+"""How long a front may take to send its order."""
+
+logger = logging.getLogger("headwaiter.manager")
+
+
+class RegistryDesk:
+    """The socket of one manager, open from construction on. Raises OSError."""
+
+    def __init__(self, settings: ServingSettings, connect: Callable[[], Versions] | None = None) -> None:
+        """connect: makes the registry's client, at the first order."""
+        self._connect = connect or partial(connect_client, settings.registry)
+        self._file = TableFile(settings.run)
+        self._versions: Versions | None = None
+        self._connecting = threading.Lock()
+        self._pool = DaemonPool(ORDERS, "headwaiter-orders")
+        self._listener = _listen(address_of(settings.run))
+        threading.Thread(target=self._accept, name="headwaiter-desk", daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more orders."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # ends `accept`, which `close` alone does not
+        self._listener.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _accept(self) -> None:
+        with suppress(OSError, RuntimeError):  # closed
+            while True:
+                link, _ = self._listener.accept()
+                self._pool.submit(self._serve, link)
+
+    def _serve(self, link: socket.socket) -> None:
+        """Answer one front."""
+        with link, suppress(OSError, msgspec.DecodeError):  # a front that left or took too long, or no front
+            link.settimeout(READ_SECONDS)
+            order = msgspec.json.decode(_read(link), type=Order)
+            link.sendall(msgspec.json.encode(self.do(order)))
+
+    def do(self, order: Order) -> Outcome:
+        """Do an order. Never raises."""
+        try:
+            answer = self._do(order)
+        except NotFound as error:
+            return Outcome(trouble="unknown", message=str(error))
+        except RegistryUnavailable as error:
+            return Outcome(trouble="unavailable", message=str(error))
+        except (RegistryError, InvalidSetting) as error:
+            return Outcome(trouble="refused", message=str(error))
+        except Exception:  # the edge: the manager goes on, and the log says what a person cannot mend
+            logger.exception("an order failed: %s of %s", order.action, order.name)
+            return Outcome(trouble="failed", message="the order failed: the manager's log says why")
+        if BODIES[order.action] is not Read:
+            with suppress(OSError):  # the next poll follows
+                self._file.nudge()
+        return Outcome(msgspec.Raw(msgspec.json.encode(answer)))
+
+    def _do(self, order: Order) -> Any:
+        versions, name, who = self._client(), order.name, order.who
+        match order.decoded():
+            case Promote(version=version, why=why, alias=alias, allow_breaking=allow):
+                return versions.promote(name, version, why=why, who=who, alias=alias, allow_breaking=allow)
+            case RollBack(why=why, alias=alias):
+                return versions.rollback(name, why=why, who=who, alias=alias)
+            case StartRollout() as plan:
+                return {"rollout": describe(_start(Rollouts(versions), name, who, plan))}
+            case ChangeRollout(why=why):
+                return {"rollout": describe(_change(Rollouts(versions), order, why))}
+            case Read() if order.action == "history":
+                return {"moves": versions.history(name)}
+            case Read():
+                state = Rollouts(versions).state(name)
+                return {"rollout": None if state is None else describe(state)}
+            case other:
+                assert_never(other)
+
+    def _client(self) -> Versions:
+        with self._connecting:
+            if self._versions is None:
+                self._versions = self._connect()
+            return self._versions
+
+
+def describe(state: RolloutState) -> dict[str, object]:
+    """A rollout as data: where it stands, its plan, what its guards said, and how it ended."""
+    records = {part: getattr(state, part) for part in ("plan", "progress", "order", "stop", "done")}
+    steps = [str(step) for step in state.steps]
+    return {"phase": state.phase, "step": str(state.step), "steps": steps, "weight": state.weight, **records}
+
+
+def _start(rollouts: Rollouts, name: str, who: str, plan: StartRollout) -> RolloutState:
+    parts = {part: getattr(plan, part) for part in ("steps", "every", "bake", "guards")}
+    given: dict[str, Any] = {part: value for part, value in parts.items() if value is not None}
+    allow = plan.allow_breaking
+    return rollouts.start(name, plan.version, why=plan.why, who=who, alias=plan.alias, allow_breaking=allow, **given)
+
+
+def _change(rollouts: Rollouts, order: Order, why: str) -> RolloutState:
+    match order.action:
+        case "pause" | "resume" as action:
+            return rollouts.order(order.name, action, why=why, who=order.who)
+        case "abort":
+            return rollouts.abort(order.name, why=why, who=order.who)
+        case _:
+            return rollouts.finish(order.name, why=why, who=order.who)
+
+
+def _listen(address: str) -> socket.socket:
+    """A socket at `address` in place of one that a manager before left, for this user alone."""
+    path = Path(address)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    path.chmod(0o600)
+    listener.listen()
+    return listener
+
+
+def _read(link: socket.socket) -> bytes:
+    """The whole order. Raises OSError for one that is too long."""
+    data = b""
+    while part := link.recv(MAX_ORDER_BYTES):
+        data += part
+        if len(data) > MAX_ORDER_BYTES:
+            raise OSError("an order is too long")
+    return data
