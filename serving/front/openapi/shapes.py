@@ -102,6 +102,23 @@ class VersionDescription(TypedDict):
     contract: Record | None
 
 
+class RolloutDescription(TypedDict):
+    """A rollout that is under way. step: counted from 0. weight: the candidate's share of requests, 0 to 1.
+
+    verdicts: metric of a guard → pass, inconclusive or fail.
+    """
+
+    alias: str
+    stable: str
+    candidate: str
+    phase: str
+    steps: list[str]
+    step: int
+    weight: float
+    verdicts: dict[str, str]
+    waiting_seconds: float
+
+
 class ModelDescription(TypedDict):
     """One model. aliases: alias → version. previous: reference → the versions that it served before, latest first."""
 
@@ -111,6 +128,7 @@ class ModelDescription(TypedDict):
     error: str | None
     previous: dict[str, list[str]]
     swaps: list[Swap]
+    rollout: RolloutDescription | None
     versions: dict[str, VersionDescription]
 
 
