@@ -61,7 +61,7 @@ def kill_engines(port: int, names: Sequence[str], kills: int, connections: int =
         for _ in range(kills):
             name = chance.choice(sorted(left.elements()))
             left[name] -= 1
-            before = engine_of(port, name)
+            before = wait_for(partial(engine_of, port, name), f"{name} has an engine")
             began = time.monotonic()
             psutil.Process(before).kill()
             wait_for(partial(has_other_engine, port, name, before), f"{name} has another engine")
