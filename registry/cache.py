@@ -22,10 +22,10 @@ from registry.transformers_flavor import FORMER_SETTINGS, add_contract, componen
 def fetch(version: ResolvedVersion, settings: RegistrySettings, *, hashes: bool = True) -> tuple[Path, Contract]:
     """The artifact's folder in the cache, verified against its contract, downloading it if needed. Blocks.
 
-    hashes: whether files are hashed, too; a caller that opens them by `open_verified` has that done then. Two processes
-    may fetch the same artifact: the first rename wins. Raises UnpinnedArtifact for a version of which the registry
-    records no digest, RegistryUnavailable (download failed), ArtifactError (a digest differs, a file is missing),
-    ContractError, or InvalidSetting for a home that cannot be used; nothing that was found to be wrong stays there.
+    hashes: whether files are hashed, too; a caller that opens them by `open_verified` has that done then. Where several
+    want the same artifact, one downloads it and the others wait. Raises UnpinnedArtifact for a version of which the
+    registry records no digest, RegistryUnavailable (download failed), ArtifactError (a digest differs, a file is
+    missing), ContractError, or InvalidSetting for a home that cannot be used; nothing that was found to be wrong stays.
     """
     held, contract = _fetch_pinned(version, settings, hashes=hashes)
     return held.root, contract
@@ -51,19 +51,38 @@ def fetch_and_pin(
     """As `fetch`; a version of which the registry records no digest is taken as it is found, and returned with one."""
     with settings.home_errors():
         cache = CacheFolder(settings)
-        held = None if version.digest is None else cache.find(version.digest)
-        if held is not None:
-            with suppress(ArtifactError, ContractError):
-                check_own(held.root, MODEL_FOLDER)
-                contract = verify(held.root, version, hashes=hashes)
-                _check_signature(held.root, contract, settings)
-                return version, held, contract
-            cache.discard(held.root)  # damaged here, not in the store: fetch it again
-        with cache.staging() as staging:
-            version = _download(version, settings, cache, staging)
-            contract = verify(staging, version, hashes=hashes)
-            _check_signature(staging, contract, settings)
-            return version, cache.keep(staging, contract.digest), contract
+        found = _find(cache, version, settings, hashes=hashes)
+        if found is None:
+            with cache.fetching(version.digest):
+                found = _find(cache, version, settings, hashes=hashes) or _fetch(
+                    cache, version, settings, hashes=hashes
+                )
+        return found
+
+
+Found = tuple[ResolvedVersion, Held, Contract]
+
+
+def _find(cache: CacheFolder, version: ResolvedVersion, settings: RegistrySettings, *, hashes: bool) -> Found | None:
+    """The artifact where the cache has it and its files are right; else it is removed, to be fetched again."""
+    held = None if version.digest is None else cache.find(version.digest)
+    if held is None:
+        return None
+    with suppress(ArtifactError, ContractError):
+        check_own(held.root, MODEL_FOLDER)
+        contract = verify(held.root, version, hashes=hashes)
+        _check_signature(held.root, contract, settings)
+        return version, held, contract
+    cache.discard(held.root)  # damaged here, not in the store
+    return None
+
+
+def _fetch(cache: CacheFolder, version: ResolvedVersion, settings: RegistrySettings, *, hashes: bool) -> Found:
+    with cache.staging() as staging:
+        version = _download(version, settings, cache, staging)
+        contract = verify(staging, version, hashes=hashes)
+        _check_signature(staging, contract, settings)
+        return version, cache.keep(staging, contract.digest), contract
 
 
 def discard(root: Path, settings: RegistrySettings) -> None:

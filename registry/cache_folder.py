@@ -13,7 +13,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -23,9 +23,11 @@ from registry.own_folder import make_home
 from registry.plain_files import list_plain
 from registry.settings import InvalidSetting, RegistrySettings
 
-FOLDER_MODE, FILE_MODE = 0o700, 0o400
+FOLDER_MODE, FILE_MODE, LOCK_MODE = 0o700, 0o400, 0o600
 INCOMING, LEAVING = ".incoming-", ".leaving-"
 """Beginnings of the names of folders that are no artifacts: a download, and what is being removed."""
+FETCHING = ".fetching-"
+"""Beginning of the name of the file that is locked while an artifact is fetched."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -117,6 +119,22 @@ class CacheFolder:
             shutil.rmtree(folder, ignore_errors=True)
             if folder in self._incoming:
                 os.close(self._incoming.pop(folder))
+
+    @contextmanager
+    def fetching(self, digest: str | None) -> Iterator[None]:
+        """One at a time for each digest that is known: blocks while another process or thread fetches the artifact.
+
+        A process that is killed holds up nobody.
+        """
+        with ExitStack() as stack:
+            if digest is not None:
+                with suppress(OSError):  # a file system without locks
+                    path = self.path / f"{FETCHING}{digest}"
+                    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, LOCK_MODE)
+                    stack.callback(os.close, descriptor)
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                    stack.callback(path.unlink, missing_ok=True)
+            yield
 
     def keep(self, staging: Path, digest: str) -> Held:
         """Make the download the artifact of this digest, unless it is there already, and read-only."""

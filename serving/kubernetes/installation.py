@@ -1,13 +1,14 @@
 """What is wanted of a cluster, and the names and sizes that follow from it. Next: pod."""
 
+import math
 import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from headwaiter import __version__
-from registry.environment import InvalidSetting
+from registry.environment import InvalidSetting, settings_of
 from registry.references import Reference
-from serving.settings import read_models
+from serving.settings import ServingSettings, read_models
 
 NAME = "headwaiter"
 """Of the objects, and the value of the label that selects the pods."""
@@ -17,8 +18,20 @@ ADMIN_PORT = 9000
 PARTS = ("prometheus", "cpu-scaling", "queue-scaling")
 """The optional parts: Kustomize components, each in a folder of its name."""
 GIB = 2**30
+FLEET_REQUESTS = 80
+"""Requests/s of all replicas together that the registry has to bear, at most: half of what one process of MLflow
+answers, at 6 ms each."""
+POLL_REQUESTS = 1.2
+"""Of a poll: for the aliases, and each fifth time for a rollout. With several models one of them is asked for again."""
+_DEFAULT_POLL_SECONDS: float = settings_of(ServingSettings)["poll_seconds"].default
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 """RFC 1123, as Kubernetes demands of namespaces."""
+
+
+def poll_seconds(replicas: int, models: int) -> float:
+    """How often so many replicas may read the aliases of so many models; the setting's default where that is longer."""
+    least = replicas * (POLL_REQUESTS + (models > 1)) / FLEET_REQUESTS
+    return float(max(_DEFAULT_POLL_SECONDS, math.ceil(least)))
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,12 @@ class Installation:
         """The value of HEADWAITER_MODELS: the models, with a "!" before those that always stay loaded."""
         references, pinned = read_models(self.models)
         return " ".join(f"{'!' * (each in pinned)}{each}" for each in references)
+
+    @property
+    def poll_seconds(self) -> float:
+        """How often a pod reads the aliases, so that MLflow bears as many pods as there may be."""
+        most = self.max_replicas if {"cpu-scaling", "queue-scaling"} & set(self.parts) else self.replicas
+        return poll_seconds(most, len(self.references))
 
     @property
     def registry_port(self) -> int | None:

@@ -71,6 +71,7 @@ def environment(installation: Installation, models: str) -> dict[str, str]:
         _REGISTRY["artifact_cache_bytes"].variable: str(int(installation.disk_gib * GIB * ARTIFACT_SHARE)),
         _REGISTRY["tracking_uri"].variable: installation.mlflow_uri,
         _SERVING["models"].variable: models,
+        _SERVING["poll_seconds"].variable: f"{installation.poll_seconds:g}",
         _SERVING["keys_file"].variable: f"{KEYS}/{KEYS_FILE}",
         _SERVING["admin_port"].variable: str(ADMIN_PORT),
         "HOME": DATA,

@@ -23,7 +23,8 @@ REQUESTS = 8
 """References that are asked for at a time. Untuned: more than may plausibly hang while the registry answers."""
 RECHECK_SECONDS = 60.0
 """How long the list of aliases is enough: now and then each reference is asked for by itself, because the list shows
-neither tags nor that a version which was named by its number is deleted. Untuned."""
+neither tags nor that a version which was named by its number is deleted. One a poll, so that a poll takes two requests
+at most however many models there are. Untuned."""
 
 Answer = ResolvedVersion | Exception
 MakePool = Callable[[int, str], Executor]
@@ -176,12 +177,11 @@ class RegistryPoll:
 
     def _unchanged(self, versions: Versions, references: Sequence[Reference]) -> dict[Reference, ResolvedVersion]:
         """The references that still mean what they meant, by one request for all; none where that request fails."""
-        now = time.monotonic()
-        known = {
-            reference: version
-            for reference, (version, until) in self._known.items()
-            if reference in references and version.is_pinned and now < until
-        }
+        pinned = {key: found for key, found in self._known.items() if key in references and found[0].is_pinned}
+        known = {reference: version for reference, (version, _) in pinned.items()}
+        oldest = min(known, key=lambda reference: pinned[reference][1], default=None)
+        if oldest is not None and pinned[oldest][1] <= time.monotonic():
+            del known[oldest]
         if len(known) < 2 or (self._listing is not None and not self._listing.done()):
             return {}
         names = sorted({reference.name for reference in known})

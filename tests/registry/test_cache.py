@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
 
@@ -28,6 +29,8 @@ from registry.references import ResolvedVersion
 from registry.settings import InvalidSetting, RegistrySettings
 from registry.transformers_flavor import derive
 from tests.abilities import needs
+from tests.e2e.server import wait_until
+from tests.waiting import WAIT_SECONDS
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "artifact-of-format-1"
 NOBODY = 65534
@@ -347,6 +350,27 @@ def test_leftovers_of_a_killed_download_go_and_a_running_download_stays(
         fetch(version, settings)
         assert running.exists()
     assert [path.name for path in settings.cache.iterdir()] == [version.digest]
+
+
+def is_waiting() -> bool:
+    """Whether a thread of this process waits for a lock that another descriptor of it has."""
+    waiting = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "-> FLOCK" in line]
+    return str(os.getpid()) in {fields[5] for fields in waiting}
+
+
+def test_of_several_who_want_an_artifact_one_downloads_it(
+    settings: RegistrySettings, version: ResolvedVersion, stored: Path, tmp_path: Path
+) -> None:
+    other, _ = fetch(version, msgspec.structs.replace(settings, home=tmp_path / "other"))
+    assert version.digest is not None
+    with ThreadPoolExecutor(1) as pool:
+        with CacheFolder(settings).fetching(version.digest):
+            asked = pool.submit(fetch, version, settings)
+            wait_until(is_waiting, "it waits for who downloads")
+            shutil.rmtree(stored)
+            shutil.copytree(other, settings.cache / version.digest)
+        root, _ = asked.result(WAIT_SECONDS)
+    assert [path.name for path in settings.cache.iterdir()] == [root.name]
 
 
 def fill(settings: RegistrySettings, *digits: str, size_bytes: int = 1000) -> list[Path]:

@@ -5,6 +5,7 @@ everything stays as it is until the next one.
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
@@ -17,11 +18,15 @@ from registry.rollout.state import RolloutState, Verdict
 from serving.manager.registry_poll import MakePool
 from serving.manager.registry_watch import connect_client
 from serving.manager.rollout.cycle import Cycle, States
+from serving.runtime.backoff import jittered
 from serving.runtime.daemon_pool import DaemonPool
 from serving.settings import ServingSettings
 from serving.wire.routing_table import ModelEntry, RolloutEntry
 
 VERDICTS: Mapping[Verdict, int] = {"pass": 1, "inconclusive": 0, "fail": -1}
+IDLE_POLLS = 5
+"""While no rollout is under way, the registry is asked for one once in so many polls. Untuned: a rollout takes minutes,
+and each request is one of every replica (docs/fleet.md)."""
 WAITING_STEP_SECONDS = 60.0
 """The resolution of `waiting_seconds`: the routing table, in which it is, changes no more often for it."""
 
@@ -38,16 +43,21 @@ class RolloutKeeper:
         connect: Callable[[], Rollouts] | None = None,
         *,
         make_pool: MakePool = DaemonPool,
+        spread: Callable[[float], float] = jittered,
     ) -> None:
-        """woken: set when `view` was replaced. connect: makes the registry's client, in the thread."""
+        """woken: set when `view` was replaced. connect: makes the registry's client, in the thread.
+
+        spread: of a pause, so that replicas do not ask at the same time.
+        """
         self.view = RolloutViews()
         self._settings = settings
         self._woken = woken
         self._connect = connect or (lambda: Rollouts(connect_client(settings.registry)))
+        self._spread = spread
         self._pool = make_pool(1, "headwaiter-rollouts")
         self._cycle_of: Cycle | None = None
         self._running: Future[RolloutViews] | None = None
-        self._next = 0.0
+        self._asked, self._factor = -math.inf, 1.0
         self._again = False
         self._trouble = ""
         self._left: Mapping[str, RolloutEntry] | None = {}
@@ -66,8 +76,8 @@ class RolloutKeeper:
             self._take(self._running)
             self._running = None
         self._again |= at_once
-        if now >= self._next or self._again:
-            self._next, self._again = now + self._settings.poll_seconds, False
+        if now >= self._asked + self._factor * self._pause_seconds() or self._again:
+            self._asked, self._factor, self._again = now, self._spread(1.0), False
             self._running = self._pool.submit(self._cycle, frozenset(names), dict(states), now)
             self._running.add_done_callback(lambda _: self._woken.set())
 
@@ -107,6 +117,11 @@ class RolloutKeeper:
     def close(self) -> None:
         """Begin nothing more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _pause_seconds(self) -> float:
+        """Between the begins of two cycles."""
+        is_idle = self._left is None and not any(state.is_active for state in self.view.states.values())
+        return self._settings.poll_seconds * (IDLE_POLLS if is_idle else 1)
 
     def _take(self, ended: Future[RolloutViews]) -> None:
         try:

@@ -170,7 +170,8 @@ def test_a_reference_is_asked_for_by_itself_while_the_list_cannot_tell_what_it_m
     listing.registry.digest = "0" * 64
     assert [listing.poll() for _ in range(2)] == [(0, 20), (1, 0)]
     monkeypatch.setattr(registry_poll.time, "monotonic", lambda: 1e9)
-    assert listing.poll() == (0, 20), "tags are looked at now and then"
+    assert [listing.poll() for _ in range(20)] == [(1, 1)] * 20, "tags are looked at now and then, one model a poll"
+    assert listing.poll() == (1, 0)
 
 
 def test_a_registry_that_lists_nothing_is_asked_for_each_reference(tmp_path: Path) -> None:

@@ -336,7 +336,7 @@ class Server:
 
     def _make_keeper(self, woken: Any) -> RolloutKeeper:
         connect: Any = lambda: self._rollouts  # noqa: E731
-        return RolloutKeeper(self.settings, woken, connect, make_pool=lambda *_: InlineExecutor())
+        return RolloutKeeper(self.settings, woken, connect, make_pool=lambda *_: InlineExecutor(), spread=exactly)
 
     def _end(self) -> None:
         self.manager._watch.close()

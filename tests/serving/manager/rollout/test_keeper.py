@@ -9,6 +9,7 @@ from registry.errors import RegistryUnavailable
 from registry.references import Reference
 from registry.rollout.state import COUNTS, RolloutState
 from serving.manager.rollout.cycle import LEASE_SECONDS, Cycle
+from serving.manager.rollout.keeper import IDLE_POLLS
 from serving.wire.rollout_counts import RolloutCounts, SideCounts, write_counts
 from serving.wire.version_state import State
 from tests.rollout_registry import MemoryVersions
@@ -225,7 +226,7 @@ def test_the_manager_loads_the_candidate_beside_the_stable_version_and_tells_fro
         server.world.targets["champion"] = "1"
         assert server.settle().models["m"].rollout is None
         rollouts.start("m", "2", why="better")
-        entry = server.settle().models["m"]
+        entry = server.settle(turns=2 * IDLE_POLLS).models["m"]
         assert entry.rollout is not None
         assert (entry.live, entry.rollout.candidate, entry.rollout.weight) == ("1", "2", 0.0)
         assert entry.rollout.is_shadowing
