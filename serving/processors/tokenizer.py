@@ -20,6 +20,7 @@ from tokenizers import Encoding, Tokenizer
 from registry.contract import Contract, Side
 from registry.layout import MODEL_FOLDER
 from serving.errors import Unprocessable
+from serving.processors.panics import contain_panics
 from serving.processors.word_cache import WordCache
 from serving.wire.messages import EncodedRow
 
@@ -94,6 +95,7 @@ _shared: WeakValueDictionary[str, Tokenizers] = WeakValueDictionary()
 """Tokenizers in use, by the file's digest."""
 
 
+@contain_panics
 class TextEncoder:
     """The tokenizer of one version. Safe for several threads.
 

@@ -9,11 +9,13 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer
 
 from registry.contract import Processor, Side
 from serving.errors import Unprocessable
 from serving.processors import tokenizer
+from serving.processors.panics import NativePanic, contain_panics
 from serving.processors.tokenizer import (
     CHARACTERS_PER_TOKEN,
     MAX_CHARACTERS,
@@ -205,6 +207,31 @@ def test_a_row_that_nobody_waits_for_is_not_tokenized() -> None:
 
     copy_context().run(work)
     assert ENCODER.row("a", "b").length == 5
+
+
+def test_a_tokenizer_that_panics_costs_the_text_and_nothing_else(tmp_path: Path) -> None:
+    """PyO3's panic is a BaseException, which would pass everything that keeps a front going."""
+    found = Tokenizer.from_file(str(vocabulary() / "tokenizer.json"))
+    found.pre_tokenizer = pre_tokenizers.Split(Regex("(x+)+$"), "isolated")  # takes time without end on some texts
+    found.save(str(tmp_path / "tokenizer.json"))
+    encoder = TextEncoder(tmp_path, CONTRACT)
+    for ask in (encoder.row, encoder.encode, encoder.tokenize):
+        with pytest.raises(NativePanic, match="retry-limit"):
+            ask("x" * 30 + "y")
+    assert encoder.row("a b").length > 0
+
+
+def test_what_ends_a_program_is_no_panic() -> None:
+    @contain_panics
+    class Ending:
+        def end(self, error: type[BaseException]) -> None:
+            raise error
+
+    for error in (KeyboardInterrupt, SystemExit, GeneratorExit, ValueError):
+        with pytest.raises(error):
+            Ending().end(error)
+    with pytest.raises(NativePanic):
+        Ending().end(BaseException)
 
 
 def test_threads_that_cut_differently_do_not_disturb_each_other() -> None:
