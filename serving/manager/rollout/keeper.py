@@ -16,6 +16,7 @@ from registry.rollout.guards import Guard
 from registry.rollout.state import RolloutState, Verdict
 from serving.manager.registry_poll import MakePool
 from serving.manager.registry_watch import connect_client
+from serving.manager.rollout.annotations import Annotator
 from serving.manager.rollout.cycle import Cycle, States
 from serving.runtime.daemon_pool import DaemonPool
 from serving.settings import ServingSettings
@@ -120,7 +121,12 @@ class RolloutKeeper:
 
     def _cycle(self, names: Collection[str], states: States, now: float) -> RolloutViews:
         if self._cycle_of is None:
-            self._cycle_of = Cycle(self._settings.run, self._connect(), prometheus_url=self._settings.prometheus_url)
+            self._cycle_of = Cycle(
+                self._settings.run,
+                self._connect(),
+                prometheus_url=self._settings.prometheus_url,
+                annotator=Annotator(self._settings.grafana_url, self._settings.grafana_token),
+            )
         return self._cycle_of.run(names, states, now)
 
 
