@@ -23,6 +23,38 @@ SWAPS = {
     "titleFormat": "{{model}}: change of the live version, {{outcome}}",
     "tagKeys": "model,outcome",
 }
+ROLLOUT_STEP = series("rollout_step", OF_MODEL)
+ROLLOUT_STEPS = {
+    "name": "Steps of rollouts",
+    "datasource": SOURCE,
+    "enable": True,
+    "iconColor": "blue",
+    "expr": (
+        f"sum by (model, version) (changes({ROLLOUT_STEP}[1m])) > 0"
+        f" or sum by (model, version) ({ROLLOUT_STEP} unless {ROLLOUT_STEP} offset 1m) >= 0"
+    ),
+    "step": "30s",
+    "titleFormat": "{{model}}: rollout of {{version}}, a new step",
+    "tagKeys": "model,version",
+}
+ROLLOUT_ENDS = {
+    "name": "Ends of rollouts",
+    "datasource": SOURCE,
+    "enable": True,
+    "iconColor": "red",
+    "expr": f"sum by (model, version) ({ROLLOUT_STEP} offset 1m unless {ROLLOUT_STEP}) >= 0",
+    "step": "30s",
+    "titleFormat": "{{model}}: rollout of {{version}}, promoted or ended",
+    "tagKeys": "model,version",
+}
+WRITTEN = {
+    "name": "Rollouts, as written by the server",
+    "datasource": {"type": "grafana", "uid": "-- Grafana --"},
+    "enable": True,
+    "iconColor": "orange",
+    "target": {"type": "tags", "tags": ["headwaiter", "rollout"], "matchAny": False, "limit": 100},
+}
+"""Annotations by Grafana's API, where HEADWAITER_GRAFANA_URL is set: they say which guard failed, and its figures."""
 LINKS = {
     "type": "dashboards",
     "title": "Headwaiter",
@@ -47,7 +79,7 @@ def build(dashboard: Dashboard) -> dict[str, Any]:
         "refresh": "10s",
         "time": {"from": "now-1h", "to": "now"},
         "templating": {"list": list(_variables())},
-        "annotations": {"list": [SWAPS]},
+        "annotations": {"list": [SWAPS, ROLLOUT_STEPS, ROLLOUT_ENDS, WRITTEN]},
         "links": [LINKS],
         "panels": list(_panels(dashboard)),
     }

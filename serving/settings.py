@@ -27,7 +27,9 @@ ORIGIN = re.compile(r"https?://[a-z0-9._\-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d
 """An origin as browsers send it: without a path, and without a port that is the scheme's own."""
 FILES = ("keys_file", "audit_file", "tls_cert", "tls_key", "tls_client_ca")
 """Settings that name a file."""
-UNSHOWN = ("webhook_secret", "prometheus_url")
+ADDRESSES = ("prometheus_url", "grafana_url")
+"""Settings that are addresses of other servers."""
+UNSHOWN = ("webhook_secret", "prometheus_url", "grafana_url", "grafana_token")
 """Settings that are secret, or may have a password in them."""
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 HOST = re.compile(r"[a-z0-9._\-]+|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*|\*")
@@ -128,6 +130,10 @@ class ServingSettings(msgspec.Struct, frozen=True):
     prometheus_url: Annotated[
         str, Meta(description="Prometheus' address, for guards of rollouts that are queries, as http://localhost:9090.")
     ] = ""
+    grafana_url: Annotated[
+        str, Meta(description="Grafana's address: the steps and the end of each rollout are annotated there.")
+    ] = ""
+    grafana_token: Annotated[str, Meta(description="Of a service account of Grafana that may write annotations.")] = ""
     timeout_seconds: Annotated[float, Meta(ge=0.001, le=3600, description="A request's deadline.")] = 30.0
     grace_seconds: Annotated[
         float,
@@ -307,7 +313,9 @@ class ServingSettings(msgspec.Struct, frozen=True):
         origins = read_origins(read.pop("cors_origins") or "")
         hosts = read_hosts(read.pop("allowed_hosts")) or default_hosts(environ)
         read |= {name: _path(read[name]) for name in FILES}
-        read["prometheus_url"] = read_address("HEADWAITER_PROMETHEUS_URL", read["prometheus_url"])
+        read["grafana_token"] = (read["grafana_token"] or "").strip()
+        for name in ADDRESSES:
+            read[name] = read_address(f"HEADWAITER_{name.upper()}", read[name])
         return cls(
             registry=registry,
             run=Path(environ[RUN_VARIABLE]) if run is None else run,

@@ -166,6 +166,7 @@ SIDE_BY_SIDE = (
 DASHBOARD = Dashboard(
     "rollout",
     "Rollout",
-    "Which version answers, how it changed, and the old one beside the new. Swaps are marked in every panel.",
+    "Which version answers, how it changed, and the old one beside the new. Swaps, and steps and ends of rollouts, are "
+    "marked in every panel.",
     (("Changes", CHANGES), ("Candidate", GUARDED), ("Old beside new", SIDE_BY_SIDE)),
 )

@@ -20,7 +20,7 @@ import pytest
 
 from monitoring.dashboards import DASHBOARDS
 from monitoring.gpus import read_gpus
-from monitoring.grafana_json import SWAPS
+from monitoring.grafana_json import ROLLOUT_ENDS, ROLLOUT_STEPS, SWAPS
 from monitoring.metrics import HARDWARE, METRICS, PREFIX
 from monitoring.rules import Objectives, alerts
 from registry.rollout.guards import Guard
@@ -179,6 +179,8 @@ def test_every_rule_is_evaluated_without_error_and_alerts_have_something_to_look
 
 
 def test_a_swap_is_marked(watched: Watched) -> None:
+    for annotation in (ROLLOUT_STEPS, ROLLOUT_ENDS):
+        assert watched.prometheus.query(as_grafana_asks(annotation["expr"])) == [], "no rollout was under way"
     expr = as_grafana_asks(SWAPS["expr"]).replace("[1m]", "[10m]")
     found = watched.prometheus.query(expr)
     assert {(sample["metric"]["model"], sample["metric"]["outcome"]) for sample in found} == {("sentiment", "success")}

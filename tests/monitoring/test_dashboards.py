@@ -96,6 +96,8 @@ def test_a_dashboard_imports_without_edits_and_leads_to_the_others(name: str) ->
     assert {panel["datasource"]["uid"] for panel in built["panels"] if panel["type"] != "row"} == {"${datasource}"}
     assert [link["tags"] for link in built["links"]] == [built["tags"]]
     assert "swap_total" in built["annotations"]["list"][0]["expr"]
+    assert all("rollout_step" in each["expr"] for each in built["annotations"]["list"][1:3])
+    assert built["annotations"]["list"][3]["target"]["tags"] == ["headwaiter", "rollout"]
     assert built["uid"] == f"headwaiter-{name}"
 
 

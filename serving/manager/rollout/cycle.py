@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from registry.errors import NotFound
 from registry.rollout.control import MAX_COUNTS, Rollouts, RolloutViews
 from registry.rollout.state import COUNTS, RolloutState
+from serving.manager.rollout.annotations import Annotator
 from serving.manager.rollout.prometheus import read_guards
 from serving.manager.rollout.steps import CandidateHealth, Decision, decide
 from serving.wire.rollout_counts import FOLDER, RolloutCounts, read_counts, remove_counts, sum_counts
@@ -44,8 +45,16 @@ logger = logging.getLogger("headwaiter.rollout")
 class Cycle:
     """What one replica remembers from cycle to cycle. Of the keeper's thread."""
 
-    def __init__(self, run: Path, rollouts: Rollouts, replica: str = "", prometheus_url: str = "") -> None:
+    def __init__(
+        self,
+        run: Path,
+        rollouts: Rollouts,
+        replica: str = "",
+        prometheus_url: str = "",
+        annotator: Annotator | None = None,
+    ) -> None:
         """replica: its name among all; by default one that a manager which is restarted finds again."""
+        self._annotator = annotator or Annotator()
         self._prometheus_url = prometheus_url
         self._run = run
         self._rollouts = rollouts
@@ -67,6 +76,8 @@ class Cycle:
                 found[name] = self._end_overruled(name, state, now)
             else:
                 remove_counts(self._run, state.plan.id)
+            if found[name].progress.holder == self._replica:
+                self._annotator.follow(name, found[name])
         return RolloutViews(found, views.refused)
 
     def _end_overruled(self, name: str, state: RolloutState, now: float) -> RolloutState:

@@ -17,6 +17,7 @@ from registry.rollout.guards import Guard
 from registry.rollout.state import RolloutState, Verdict
 from serving.manager.registry_poll import MakePool
 from serving.manager.registry_watch import connect_client
+from serving.manager.rollout.annotations import Annotator
 from serving.manager.rollout.cycle import Cycle, States
 from serving.runtime.backoff import jittered
 from serving.runtime.daemon_pool import DaemonPool
@@ -135,7 +136,12 @@ class RolloutKeeper:
 
     def _cycle(self, names: Collection[str], states: States, now: float) -> RolloutViews:
         if self._cycle_of is None:
-            self._cycle_of = Cycle(self._settings.run, self._connect(), prometheus_url=self._settings.prometheus_url)
+            self._cycle_of = Cycle(
+                self._settings.run,
+                self._connect(),
+                prometheus_url=self._settings.prometheus_url,
+                annotator=Annotator(self._settings.grafana_url, self._settings.grafana_token),
+            )
         return self._cycle_of.run(names, states, now)
 
 
