@@ -46,7 +46,7 @@ logger = logging.getLogger("headwaiter.manager")
 
 
 class RegistryDesk:
-    """The socket of one manager, open from construction on. Raises OSError."""
+    """The socket of one manager, open from construction on. Where it cannot be, as on a full disk, the log says so."""
 
     def __init__(self, settings: ServingSettings, connect: Callable[[], Versions] | None = None) -> None:
         """connect: makes the registry's client, at the first order."""
@@ -56,19 +56,21 @@ class RegistryDesk:
         self._connecting = threading.Lock()
         self._pool = DaemonPool(ORDERS, "headwaiter-orders")
         self._listener = _listen(address_of(settings.run))
-        threading.Thread(target=self._accept, name="headwaiter-desk", daemon=True).start()
+        if self._listener is not None:
+            threading.Thread(target=self._accept, args=(self._listener,), name="headwaiter-desk", daemon=True).start()
 
     def close(self) -> None:
         """Take no more orders."""
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # ends `accept`, which `close` alone does not
-        self._listener.close()
+        if self._listener is not None:
+            with suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)  # ends `accept`, which `close` alone does not
+            self._listener.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         with suppress(OSError, RuntimeError):  # closed
             while True:
-                link, _ = self._listener.accept()
+                link, _ = listener.accept()
                 self._pool.submit(self._serve, link)
 
     def _serve(self, link: socket.socket) -> None:
@@ -146,14 +148,18 @@ def _change(rollouts: Rollouts, order: Order, why: str) -> RolloutState:
             return rollouts.finish(order.name, why=why, who=order.who)
 
 
-def _listen(address: str) -> socket.socket:
-    """A socket at `address` in place of one that a manager before left, for this user alone."""
-    path = Path(address)
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
-    path.chmod(0o600)
-    listener.listen()
+def _listen(address: str) -> socket.socket | None:
+    """A socket at `address` in place of one that a manager before left, for this user alone; None where it fails."""
+    path, listener = Path(address), socket.socket(socket.AF_UNIX)
+    try:
+        path.unlink(missing_ok=True)
+        listener.bind(address)
+        path.chmod(0o600)
+        listener.listen()
+    except OSError as error:  # serving goes on, and operators have the command line
+        logger.error("operators' changes by HTTP are not taken, %s cannot be opened: %s", path.name, error)
+        listener.close()
+        return None
     return listener
 
 

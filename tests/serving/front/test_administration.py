@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
+import msgspec
 import pytest
 
 from registry.errors import BreakingChange, HistoryError, RegistryUnavailable
@@ -248,3 +249,12 @@ def test_a_manager_that_follows_another_one_takes_its_place(admin: Administered)
     assert admin.ask("GET", "m/history").status_code == 200
     assert (admin.run / "registry.sock").stat().st_mode & 0o777 == 0o600
     again.close()
+
+
+def test_a_manager_that_cannot_open_its_socket_goes_on(
+    admin: Administered, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    settings = msgspec.structs.replace(admin.front.settings, run=tmp_path / "gone")
+    desk = RegistryDesk(settings, lambda: cast(Versions, admin.registry))
+    assert "operators' changes by HTTP are not taken" in caplog.text
+    desk.close()
