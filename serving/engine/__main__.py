@@ -23,6 +23,7 @@ from serving.runtime.priority import (
     low_session_priority,
     lower_priority,
     lower_process_priority,
+    own_autogroup,
     run_at_low_priority,
 )
 from serving.runtime.run_folder import RUN_VARIABLE
@@ -80,7 +81,7 @@ def _load(order: EngineOrder) -> "Loaded":
 
 
 def _load_at_low_priority(order: EngineOrder) -> "Loaded":
-    with low_session_priority():
+    with low_session_priority(own_autogroup()):
         return run_at_low_priority(lambda: _load(order))
 
 

@@ -46,8 +46,8 @@ def lower_process_priority() -> None:
 
     Only on Linux. May block for a moment.
     """
-    if leads_session():
-        set_session_niceness(max(session_niceness(), GENERATION_NICENESS))
+    if (autogroup := own_autogroup()) is not None:
+        set_session_niceness(max(session_niceness(autogroup), GENERATION_NICENESS), autogroup)
     with suppress(OSError):
         for thread in Path("/proc/self/task").iterdir():
             _lower(int(thread.name), GENERATION_NICENESS)
@@ -59,32 +59,37 @@ def _lower(thread: int, niceness: int) -> None:
 
 
 @contextmanager
-def low_session_priority() -> Iterator[None]:
-    """Give the session of this process LOADING_NICENESS in the block, unless another process has started it."""
-    if not leads_session():
+def low_session_priority(autogroup: Path | None) -> Iterator[None]:
+    """Give the session of this process LOADING_NICENESS in the block. What others have set meanwhile stays.
+
+    autogroup: as of `own_autogroup`; None changes nothing.
+    """
+    if autogroup is None:
         yield
         return
-    before = session_niceness()
-    set_session_niceness(max(before, LOADING_NICENESS))
+    before = session_niceness(autogroup)
+    lowered = max(before, LOADING_NICENESS)
+    set_session_niceness(lowered, autogroup)
     try:
         yield
     finally:
-        set_session_niceness(before)
+        if session_niceness(autogroup) == lowered:
+            set_session_niceness(before, autogroup)
 
 
-def leads_session() -> bool:
-    """Whether this process has started its session, so that its priority is this process' own matter."""
-    return os.getsid(0) == os.getpid()
+def own_autogroup() -> Path | None:
+    """The file of this process' session's niceness; None where another process has started the session."""
+    return AUTOGROUP if os.getsid(0) == os.getpid() else None
 
 
-def session_niceness(path: Path = AUTOGROUP) -> int:
+def session_niceness(path: Path) -> int:
     """The niceness of this process' session; 0 where the kernel does not group processes by it."""
     with suppress(OSError, ValueError, IndexError):
         return int(path.read_text().split()[-1])
     return 0
 
 
-def set_session_niceness(niceness: int, path: Path = AUTOGROUP) -> None:
+def set_session_niceness(niceness: int, path: Path) -> None:
     """Set the niceness of this process' session, where the kernel knows one. Blocks for up to 2 s while it is busy."""
     for _ in range(AUTOGROUP_TRIES):
         try:
