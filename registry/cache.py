@@ -16,7 +16,7 @@ from registry.plain_files import list_plain
 from registry.references import ResolvedVersion
 from registry.settings import RegistrySettings
 from registry.signatures import SIGNATURE, check_signature
-from registry.transformers_flavor import FORMER_SETTINGS, add_contract, component_folders, needs_contract
+from registry.transformers_flavor import FORMER_SETTINGS, add_contract, model_folders, needs_contract
 
 
 def fetch(version: ResolvedVersion, settings: RegistrySettings, *, hashes: bool = True) -> tuple[Path, Contract]:
@@ -132,7 +132,7 @@ def _download(
     store = ArtifactStore(version, settings)
     store.download_record(staging)
     if version.digest is None and needs_contract(staging):
-        folders = [MODEL_FOLDER, *component_folders()]
+        folders = model_folders()
         _download_folders(store, folders, cache, staging)
         names = [RECORD, *([FORMER_SETTINGS] if store.download_file(FORMER_SETTINGS, staging) else [])]
         version = _pin_files(version, staging, folders, names)

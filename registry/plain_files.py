@@ -13,9 +13,9 @@ from pathlib import Path
 
 from registry.errors import UnsafeArtifact
 
-SUFFIXES = ("bpe", "codes", "jinja", "json", "model", "safetensors", "spm", "tokenizer", "txt", "vocab")
-"""Endings of the files that `save_pretrained` and sentence-transformers write and that are read to serve. None of them
-holds code or pickled data."""
+SUFFIXES = ("bpe", "codes", "jinja", "json", "md", "model", "safetensors", "spm", "tokenizer", "txt", "vocab")
+"""Endings of the files that `save_pretrained` and sentence-transformers write: those that are read to serve, and the
+model's card. None of them holds code or pickled data."""
 MAX_FILES = 2000
 MAX_TEXT_BYTES = 1 << 28
 """Of a file other than weights; the largest vocabularies take a tenth of it."""

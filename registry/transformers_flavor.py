@@ -2,7 +2,8 @@
 
 It is derived in a process of its own, because that loads the model: `python -m registry.transformers_flavor FOLDER`
 adds the contract to a downloaded artifact. What the flavor's fields do not settle is refused, not guessed; every check
-of a logged model is made. That flavor records no digests, so the contract has those of the first download.
+of a logged model is made. That flavor records no digests, so the contract has those of the first download. Models of
+`mlflow.sentence_transformers` come the same way; `sentence_flavor` derives their contract.
 """
 
 import json
@@ -19,6 +20,7 @@ from registry.checkpoint_files import ConfigKeys, read_json
 from registry.child_process import child_environ, module_command
 from registry.errors import ContractError, RegistryError
 from registry.layout import FLAVOR, MODEL_FOLDER
+from registry.sentence_flavor import SENTENCE_FOLDER, SENTENCES, derive_sentences
 
 SECONDS = 600.0
 LLM_TASKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -54,14 +56,14 @@ OF_MACHINE = frozenset({"device", "device_map", "batch_size", "num_workers", "lo
 
 
 def needs_contract(root: Path) -> bool:
-    """Whether the artifact has MLflow's transformers flavor and no contract."""
+    """Whether the artifact has MLflow's flavor of transformers or of sentence-transformers, and no contract."""
     flavors = read_flavors(root)
-    return "transformers" in flavors and FLAVOR not in flavors
+    return ("transformers" in flavors or SENTENCES in flavors) and FLAVOR not in flavors
 
 
-def component_folders() -> list[str]:
-    """The folders of the components that are read, if the artifact has them."""
-    return [f"{COMPONENT_FOLDER}/{component}" for component in sorted(COMPONENTS)]
+def model_folders() -> list[str]:
+    """The folders that are read, those of them that the artifact has."""
+    return [MODEL_FOLDER, *(f"{COMPONENT_FOLDER}/{component}" for component in sorted(COMPONENTS)), SENTENCE_FOLDER]
 
 
 def add_contract(root: Path) -> None:
@@ -78,7 +80,8 @@ def add_contract(root: Path) -> None:
     )
     if done.returncode:
         cause = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
-        raise ContractError(f"no contract could be derived for this mlflow.transformers model: {cause[0]}")
+        kind = "sentence_transformers" if SENTENCES in read_flavors(root) else "transformers"
+        raise ContractError(f"no contract could be derived for this mlflow.{kind} model: {cause[0]}")
 
 
 def derive(root: Path) -> None:
@@ -93,6 +96,9 @@ def derive(root: Path) -> None:
     from registry.staging import make_contract
 
     flavors, described = read_flavors(root), Model.load(str(root))
+    if SENTENCES in flavors:
+        derive_sentences(root, flavors[SENTENCES], read_settings(root, flavors, described), described)
+        return
     fields = flavors["transformers"]
     check_fields(fields | {"prompt_template": (described.metadata or {}).get("prompt_template")})
     task, own = read_task(fields)

@@ -6,6 +6,8 @@ from typing import Any
 import mlflow
 import pytest
 import transformers
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 from registry import cache
 from registry.cache import fetch, fetch_and_pin
@@ -13,11 +15,14 @@ from registry.contract import Contract
 from registry.errors import ContractError, DigestMismatch, UnpinnedArtifact
 from registry.heads import get_head
 from registry.references import Reference
+from registry.sentence_flavor import derive_sentences, read_defaults
 from registry.settings import RegistrySettings
 from registry.transformers_flavor import derive
 from registry.versions import Versions
+from tests.alike import assert_alike
 from tests.conftest import use_tracking
 from tests.families import build
+from tests.sentence_folders import encode, save
 
 CASES = [
     ("bert", "text-classification"),
@@ -91,3 +96,61 @@ def test_promotion_records_which_files_are_meant(
     vocabulary.write_text(vocabulary.read_text() + " ")
     with pytest.raises(DigestMismatch, match="changed after the version was promoted"):
         fetch(promoted, settings)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_mlflow_logged_of_sentence_transformers_is_served(
+    tmp_path: Path, settings: RegistrySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    from serving.engine.predictor import Predictor
+
+    monkeypatch.setattr(cache, "add_contract", derive)
+    base = build(tmp_path / "base", "bert", "AutoModel")
+    folder = save(base, tmp_path / "saved", Pooling(32, "mean"), prompts={"query": "query: "})
+    use_tracking(settings)
+    schema = Schema([ColSpec("string")])
+    signature = ModelSignature(schema, params=ParamSchema([ParamSpec("normalize_embeddings", "boolean", True)]))
+    mlflow.sentence_transformers.log_model(
+        SentenceTransformer(str(folder), device="cpu"),
+        name="m",
+        registered_model_name="m",
+        signature=signature,
+        pip_requirements=["sentence-transformers"],
+    )
+    versions = Versions(settings)
+    versions.promote("m", "1", why="the first")
+    root, contract = fetch(versions.resolve(Reference("m", alias="champion")), settings)
+    assert contract.task == "feature-extraction"
+    assert (contract.defaults["pooling"], contract.defaults["normalize"]) == ("mean", True)
+    described = Model.load(str(root))
+    assert "dimensions" in {spec.name for spec in described.signature.params}, "MLflow loads it by our function"
+    texts, loaded = ["a fox", "two foxes and a hen"], Predictor(root, contract)
+    for parameters in ({}, {"prompt_name": "query"}):
+        expected = [vector.tolist() for vector in encode(folder, texts, normalize_embeddings=True, **parameters)]
+        assert_alike(loaded.answer(texts, parameters), expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings_given", "words"),
+    [
+        ({"quantized": True}, {}, "quantized=True, which this release does not know"),
+        ({}, {"truncate_dim": 8}, "truncate_dim=8, and that cannot be applied"),
+        ({}, {"precision": "int8"}, "precision='int8', and that cannot be applied"),
+        ({}, {"prompt": "query: "}, "prompt='query: ', and that cannot be applied"),
+        ({"sentence_transformers_version": "6.2.0"}, {"task": "llm/v1/embeddings", "batch_size": 8}, "no modules.json"),
+    ],
+)
+def test_what_is_not_served_of_sentence_transformers_is_refused(
+    tmp_path: Path, fields: dict[str, Any], settings_given: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ContractError, match=words):
+        derive_sentences(tmp_path, fields, settings_given, None)
+
+
+def test_what_encode_does_not_undo_is_no_default() -> None:
+    assert read_defaults({"normalize_embeddings": False, "prompt_name": "query", "device": None}) == {
+        "prompt_name": "query"
+    }
