@@ -17,7 +17,8 @@ from serving.commands.progress import show_progress
 @click.command()
 @click.argument("model")
 @click.option("--task", required=True, help="The task that the model shall do.")
-def check(model: str, task: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(model: str, task: str, as_json: bool) -> None:
     """Say from its configuration alone, without weights, whether MODEL (a folder or a hub id) can do a task."""
     from registry.checks import fetch_config, has_own_head
     from registry.heads import get_head, model_class
@@ -31,9 +32,13 @@ def check(model: str, task: str) -> None:
         check_class(task, needed, config)
         if not head.needs_head and Path(model).is_dir():
             read_sentence_folder(Path(model))
+    saved, is_own = config.get("architectures") or [], has_own_head(config, task)
+    if as_json:
+        found = {"model_type": config["model_type"], "auto_class": head.auto_class, "class": needed}
+        click.echo(json.dumps({"task": task, **found, "saved_as": saved, "has_own_head": is_own}))
+        return
     click.echo(f"yes: {config['model_type']} has {head.auto_class} for {task}: {needed}")
-    saved = config.get("architectures") or []
-    if not has_own_head(config, task):
+    if not is_own:
         was = ", ".join(saved) or "without naming a head"
         click.echo(f"note: this checkpoint was saved as {was}: fine-tune it with {head.auto_class} before logging")
 
