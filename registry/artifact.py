@@ -1,6 +1,7 @@
 """The `MLmodel` file of an artifact: the contract in it, and what MLflow needs to load the artifact itself."""
 
 import importlib
+import logging
 import platform
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from registry.contract_upgrade import upgrade
 from registry.errors import ContractError, IncompleteArtifact
 from registry.layout import FLAVOR, LOADER, MODEL_FOLDER
 from registry.plain_files import MAX_RECORD_BYTES, read_record
+
+logger = logging.getLogger("headwaiter.registry")
 
 MAX_CONTRACT_BYTES = 1 << 22
 """Of a contract as JSON. Untuned: 20,000 labels take a fifth of it. Fronts read all contracts again when one changes,
@@ -42,7 +45,10 @@ def write_artifact(root: Path, contract: Contract, mlflow_model: Any = None) -> 
 
 
 def read_contract(root: Path) -> Contract:
-    """The contract of the artifact at `root`; raises IncompleteArtifact or ContractError."""
+    """The contract of the artifact at `root`; raises IncompleteArtifact or ContractError.
+
+    Without its example if that is larger than those that are written now.
+    """
     flavors = read_flavors(root)
     if FLAVOR not in flavors:
         raise ContractError(
@@ -51,8 +57,12 @@ def read_contract(root: Path) -> Contract:
         )
     record = flavors[FLAVOR].get("contract")
     contract = Contract.parse(upgrade(record, root / MODEL_FOLDER) if isinstance(record, dict) else record)
-    _check_size(contract)
-    return contract
+    alone = msgspec.structs.replace(contract, example=None)
+    _check_size(alone)
+    if _size(contract) <= MAX_CONTRACT_BYTES:
+        return contract
+    logger.warning("the example in %s is too large, so no answer is compared with it: log the model again", root)
+    return alone
 
 
 def read_flavors(root: Path) -> dict[str, Any]:
@@ -74,8 +84,12 @@ def read_flavors(root: Path) -> dict[str, Any]:
         raise ContractError(f"the artifact's MLmodel is damaged: {cause}; log the model again") from error
 
 
+def _size(contract: Contract) -> int:
+    return len(msgspec.json.encode(contract))
+
+
 def _check_size(contract: Contract) -> None:
-    size = len(msgspec.json.encode(contract))
+    size = _size(contract)
     if size > MAX_CONTRACT_BYTES:
         raise ContractError(
             f"the contract has {size:,} bytes, at most {MAX_CONTRACT_BYTES:,} are served: log the model with a shorter "

@@ -122,6 +122,11 @@ class FeatureExtraction(Task[str | TokenIds | Comparison, Parameters, bool]):
         """Texts or images."""
         return [draw(48, 32), draw(80, 120)] if version.contract.processor.image else list(self.example)
 
+    def make_example_parameters(self, contract: Contract) -> dict[str, Any]:
+        """One vector per image: a contract has no room for one per patch."""
+        is_raw = contract.processor.image and msgspec.convert(contract.defaults, Defaults).pooling == RAW
+        return {"pooling": "mean"} if is_raw else {}
+
     def collate(self, rows: Sequence[Row], contract: Contract) -> dict[str, AnyArray]:
         """Token ids or pixels."""
         return collate_images(rows, contract) if contract.processor.image else super().collate(rows, contract)

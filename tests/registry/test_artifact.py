@@ -39,6 +39,16 @@ def test_a_contract_that_is_too_large_is_neither_written_nor_read(tmp_path: Path
         read_contract(tmp_path)
 
 
+def test_an_example_that_was_written_before_there_was_a_bound_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    example = Example(inputs=["a"], parameters={}, output=["0" * MAX_CONTRACT_BYTES])
+    flavors = {FLAVOR: {"contract": classifier(example=example).to_record()}}
+    (tmp_path / "MLmodel").write_text(yaml.safe_dump({"flavors": flavors}))
+    assert read_contract(tmp_path) == classifier(example=None)
+    assert "log the model again" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("record", "words"),
     [

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import transformers
 
 from registry.heads import get_head
 from registry.staging import stage
@@ -28,6 +29,17 @@ def test_a_low_limit_is_logged_and_loads(tmp_path: Path, family: str, task: str,
     predictor = Predictor(tmp_path / "artifact")
     optimize_model(predictor.model)
     assert predictor.find_difference() is None
+
+
+def test_vectors_of_images_of_the_usual_size_fit_into_a_contract(tmp_path: Path) -> None:
+    """ViT's 197 patches of 768 numbers; one layer is enough."""
+    config = transformers.ViTConfig(num_hidden_layers=1, intermediate_size=64)
+    transformers.ViTModel(config).save_pretrained(tmp_path / "model")
+    transformers.ViTImageProcessorPil().save_pretrained(tmp_path / "model")
+    contract = stage(tmp_path / "artifact", tmp_path / "model", None, "feature-extraction")
+    assert contract.defaults["pooling"] == "raw"
+    assert contract.example is not None
+    assert [len(vector) for vector in contract.example.output] == [768, 768]
 
 
 def test_an_example_that_fits_in_no_form_is_refused(tmp_path: Path) -> None:
