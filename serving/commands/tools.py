@@ -54,17 +54,39 @@ def export_command(folder: Path, targets: tuple[str, ...], prometheus: str | Non
         click.echo(path)
 
 
-@click.command()
-@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
+_port = click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
+_home = click.option(
+    "--home", type=click.Path(file_okay=False, path_type=Path), help="A folder to keep; default: removed."
+)
+
+
+@click.group(invoke_without_command=True)
+@_port
 @click.option("--once", is_flag=True, help="End when everything has been shown; otherwise stay up until Ctrl-C.")
-@click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="A folder to keep; default: removed.")
-def demo(port: int, once: bool, home: Path | None) -> None:
+@_home
+@click.pass_context
+def demo(context: click.Context, port: int, once: bool, home: Path | None) -> None:
     """Fine-tune a small model, log it, serve it, ask it, promote a second version and roll back."""
+    if context.invoked_subcommand is not None:
+        return
     from serving.demo.tour import run_demo
 
     with errors():
         check_address("127.0.0.1", port)
         run_demo(port=port, once=once, home=home, say=click.echo)
+
+
+@demo.command("rollout")
+@_port
+@_home
+@click.option("--rate", type=click.FloatRange(1, 10_000), default=200, show_default=True, help="Requests a second.")
+def demo_rollout(port: int, home: Path | None, rate: float) -> None:
+    """Roll out four candidates on a real server: three have faults and are caught, one is as good and promoted."""
+    from serving.demo.rollout_tour import run_rollouts
+
+    with errors():
+        check_address("127.0.0.1", port)
+        run_rollouts(port=port, rate=rate, home=home, say=click.echo)
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -2,5 +2,7 @@
 
 Files, in the order that data passes them: `templates` and `phrases` (what customers say, and how), `held_out`
 (sentences that training never sees), `dataset` (labelled examples made of these), `training` (fine-tunes a pretrained
-encoder on them and saves two versions).
+encoder on them and saves two versions), `server` (that they are served by) and `tour` (the demonstration).
+
+Of rollouts: `candidates` (versions with faults), `traffic` (clients), `rollout` and `rollout_tour`.
 """

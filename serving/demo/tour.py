@@ -4,28 +4,21 @@ Everything lies in one folder, which is removed at the end if the demo made it; 
 started by the command line that a user would type.
 """
 
-import os
-import shutil
 import signal
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import httpx
 
-from registry.child_process import module_command, python_path
 from registry.flavor import log_model
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.demo.dataset import EVALUATION
 from serving.demo.latency import read_latencies
+from serving.demo.server import START_SECONDS, Say, demo_folder, run_server, use_home, wait
 from serving.demo.training import fine_tune, pretrained_encoder
-from serving.errors import EngineError
 
 NAME = "support-desk"
 QUESTIONS = (
@@ -34,13 +27,8 @@ QUESTIONS = (
     "I can't log in, the reset mail never arrives",
     "honestly the nicest staff I have ever dealt with",
 )
-_OF_OTHER_SERVERS = ("HEADWAITER_KEYS_FILE", "HEADWAITER_TLS_CERT", "HEADWAITER_TLS_KEY", "HEADWAITER_ADMIN_PORT")
-"""Variables that are meant for a server of the user's own."""
-START_SECONDS = 120.0
 BURST_REQUESTS = 400
 BURST_CONNECTIONS = 16
-
-Say = Callable[[str], None]
 
 
 def run_demo(*, port: int, once: bool, home: Path | None, say: Say) -> None:
@@ -48,29 +36,15 @@ def run_demo(*, port: int, once: bool, home: Path | None, say: Say) -> None:
 
     home: a folder to keep; None for one that is removed. Raises EngineError if the server does not come up.
     """
-    kept = home is not None
-    home = home or Path(tempfile.mkdtemp(prefix="headwaiter-demo-"))
     began = time.perf_counter()
-    try:
-        settings = _use_home(home)
-        _make_versions(home, settings, say)
-        with _server(home, port, say) as client:
+    with demo_folder(home) as folder:
+        settings = use_home(folder)
+        _make_versions(folder, settings, say)
+        with run_server(folder, NAME, port, say) as client:
             _show(client, settings, say)
             say(f"\nDone in {time.perf_counter() - began:.0f} s.")
             if not once:
-                _stay(home, port, say)
-    finally:
-        if not kept:
-            shutil.rmtree(home, ignore_errors=True)
-
-
-def _use_home(home: Path) -> RegistrySettings:
-    """Everything from here on, and every process started, uses this folder and its embedded MLflow."""
-    os.environ["HEADWAITER_HOME"] = str(home.resolve())
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
-    os.environ.pop("MLFLOW_REGISTRY_URI", None)
-    os.environ.setdefault("HEADWAITER_POLL_SECONDS", "0.5")
-    return RegistrySettings.from_environment()
+                _stay(folder, port, say)
 
 
 def _make_versions(home: Path, settings: RegistrySettings, say: Say) -> None:
@@ -85,31 +59,6 @@ def _make_versions(home: Path, settings: RegistrySettings, say: Say) -> None:
         )
     Versions(settings).promote(NAME, "1", why="the first one")
     say(f"   {NAME}@champion is version 1")
-
-
-@contextmanager
-def _server(home: Path, port: int, say: Say) -> Iterator[httpx.Client]:
-    say(f"\n3. headwaiter serve {NAME} --port {port} …")
-    command = module_command("serving.commands.main", "serve", NAME, "--port", str(port))
-    environ = {name: value for name, value in os.environ.items() if name not in _OF_OTHER_SERVERS}
-    environ["PYTHONPATH"] = python_path()
-    began = time.perf_counter()
-    log = home / "server.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environ
-        )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            _wait(lambda: _is_ready(client, process, log), "the server to be ready", START_SECONDS)
-            say(f"   ready after {time.perf_counter() - began:.1f} s")
-            yield client
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _show(client: httpx.Client, settings: RegistrySettings, say: Say) -> None:
@@ -131,7 +80,7 @@ def _show(client: httpx.Client, settings: RegistrySettings, say: Say) -> None:
             versions.promote(NAME, expected, why="demo")
         else:
             versions.rollback(NAME, why="demo")
-        _wait(partial(_is_live, client, expected), f"version {expected} to be live", START_SECONDS)
+        wait(partial(_is_live, client, expected), f"version {expected} to be live", START_SECONDS)
         say(
             f"   version {expected} answers after {time.perf_counter() - began:.2f} s; no request was refused meanwhile"
         )
@@ -181,20 +130,3 @@ def _stay(home: Path, port: int, say: Say) -> None:
 def _is_live(client: httpx.Client, version: str) -> bool:
     answer = client.post(f"/models/{NAME}", json={"inputs": "hello"}).raise_for_status()
     return answer.headers["x-model-version"] == version
-
-
-def _is_ready(client: httpx.Client, process: "subprocess.Popen[bytes]", log: Path) -> bool:
-    if process.poll() is not None:
-        raise EngineError(f"the server ended with status {process.returncode}:\n{log.read_text()[-2000:]}")
-    try:
-        return client.get("/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def _wait(condition: Callable[[], bool], what: str, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise EngineError(f"waited {seconds:.0f} s for {what}")
-        time.sleep(0.02)

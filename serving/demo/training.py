@@ -1,4 +1,4 @@
-"""Fine-tunes a pretrained encoder on `dataset` and saves two versions: one early, one finished. The last file here.
+"""Fine-tunes a pretrained encoder on `dataset` and saves two versions: one early, one finished. Next: `server`.
 
 The encoder was trained so that the mean of its last hidden states says what a sentence means, while a sequence
 classification head reads the first token alone. So beside the labels, that token learns to agree with the mean as the
@@ -29,8 +29,8 @@ ENCODER_RATE: Final = 1.5e-4
 HEAD_RATE: Final = 1e-3
 LABEL_SMOOTHING: Final = 0.1
 AGREEMENT_WEIGHT: Final = 3.0
-FIRST_VERSION_AT: Final = 0.25
-"""The share of the steps after which the first version is saved: it has then seen half of the examples once."""
+SAVED_AT: Final = (0.25, 1.0)
+"""The shares of the steps after which versions are saved: the first has then seen half of the examples once."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,15 @@ def pretrained_encoder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def fine_tune(base: Path, output: Path, *, seed: int = 0, progress: Callable[[str], None] = print) -> list[Trained]:
-    """Train one classifier and save it twice: as `version-1` after a quarter of the steps, as `version-2` at the end.
+def fine_tune(
+    base: Path,
+    output: Path,
+    *,
+    seed: int = 0,
+    saved_at: Sequence[float] = SAVED_AT,
+    progress: Callable[[str], None] = print,
+) -> list[Trained]:
+    """Train one classifier and save it as `version-1`, `version-2` and so on, after the shares `saved_at` of the steps.
 
     Blocks for about a minute; uses one thread of the CPU, since batches as small as these gain little from more, and
     so that the result does not depend on the machine's cores. The caller's random state and number of threads are
@@ -79,7 +86,7 @@ def fine_tune(base: Path, output: Path, *, seed: int = 0, progress: Callable[[st
         examples = training_examples(seed)
         progress(f"{len(examples)} training requests, {len(LABELS)} labels: {', '.join(LABELS)}")
         lesson = _Lesson(base, examples, random.Random(seed))  # noqa: S311  # no secret
-        stops = (round(lesson.total_steps * FIRST_VERSION_AT), lesson.total_steps)
+        stops = [round(lesson.total_steps * share) for share in saved_at]
         for step, loss in lesson.steps():
             if step % max(1, lesson.total_steps // 8) == 0:
                 progress(f"step {step} of {lesson.total_steps}, loss {loss:.2f}")

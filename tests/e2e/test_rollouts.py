@@ -9,28 +9,21 @@ import httpx
 import pytest
 
 from registry.flavor import log_model
+from registry.rollout.control import Rollouts
 from registry.settings import RegistrySettings
+from registry.versions import Versions
+from serving.demo.candidates import lose_a_word, prefer_one_label, widen
+from serving.demo.rollout import Candidate, roll_out
+from serving.demo.traffic import Traffic
 from tests.e2e.conftest import copy_of
 from tests.e2e.server import WAIT_SECONDS, Server, invoke, wait_until
 
 TEXTS = [f"a text about {what}, number {number}" for number in range(10) for what in ("a parcel", "rain", "tea", "war")]
 
 
-OTHER, SAME, FAILING = "2", "4", "5"
-"""Versions of another model, of the one that is live, and of that one with no finite answer for one word."""
-
-
-def spoil(folder: Path, word: str, target: Path) -> Path:
-    """A copy of the classifier which fails on texts with this word."""
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    with torch.no_grad():
-        model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(word)] = float("nan")
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    return target
+OTHER, SAME, FAILING, WRONG, SLOW = "2", "4", "5", "6", "7"
+"""Versions of another model, of the one that is live, and of that one made to fail on one word, to err, and slow."""
+GUARDS = ("errors < stable + 5%", "p50 < 2 × stable", "agreement > 90%")
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +31,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, small_template: Path, seeds
     """A server of `m`, whose version 1 is live."""
     home = copy_of(small_template, tmp_path_factory)
     settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
-    failing = spoil(seeds[0], "war", tmp_path_factory.mktemp("failing"))
-    for folder, version in ((seeds[0], SAME), (failing, FAILING)):
+    failing, wrong, slow = (tmp_path_factory.mktemp(name) for name in ("failing", "wrong", "slow"))
+    lose_a_word(seeds[0], failing, TEXTS, 0.25)
+    prefer_one_label(seeds[0], wrong, TEXTS, 0.3)
+    widen(seeds[0], slow, 100_000)
+    for folder, version in ((seeds[0], SAME), (failing, FAILING), (wrong, WRONG), (slow, SLOW)):
         assert log_model(folder, task="text-classification", name="m", settings=settings).version == version
     with Server(home, ("m",)) as server:
         yield server
@@ -118,7 +114,39 @@ def test_a_pause_and_an_abort_are_followed(server: Server) -> None:
     wait_until(lambda: len(ask_all(server)) == 2, "both versions answer")
     assert "paused" in invoke(server.home, "rollout", "pause", "m", "--why", "lunch").output
     assert len(ask_all(server)) == 2
+    wait_until(lambda: server.describe("m")["rollout"]["phase"] == "paused", "GET /models/m tells")
+    assert "rollout of champion  1 → 4  paused  [50%]  100%" in invoke(server.home, "status", server.url).output
     invoke(server.home, "rollout", "abort", "m", "--why", "enough")
     wait_until(lambda: ask_all(server) == {"1"}, "all requests are the stable version's")
+    assert server.describe("m")["rollout"] is None
     refused = invoke(server.home, "rollout", "resume", "m", "--why", "again", check=False)
     assert (refused.exit_code, "is over: aborted" in refused.output) == (1, True)
+
+
+def test_the_demo_of_rollouts_in_short_form(server: Server) -> None:
+    """Its four candidates, under its clients' requests, with fewer of them to be certain by."""
+    steps = ("shadow:40", "10%", "50%", "100%")
+    rollouts = Rollouts(Versions(RegistrySettings.from_environment({"HEADWAITER_HOME": str(server.home)})))
+    said: list[str] = []
+
+    def candidate(version: str, title: str, *, is_good: bool = False) -> Candidate:
+        return Candidate(version=version, title=title, steps=steps, guards=GUARDS, is_good=is_good)
+
+    with Traffic(f"{server.url}/models/m", TEXTS, rate=150) as traffic:
+        wrong, failing, slow, good = (
+            roll_out(rollouts, server.http, traffic, "m", each, said.append)
+            for each in (
+                candidate(WRONG, "30 % wrong"),
+                candidate(FAILING, "fails on a quarter"),
+                candidate(SLOW, "slow"),
+                candidate(SAME, "as good", is_good=True),
+            )
+        )
+    assert [each.harmed for each in (wrong, failing)] == [0, 0]
+    assert [(each.phase, each.step) for each in (wrong, failing)] == [("failed", "shadow:40")] * 2
+    assert wrong.why.startswith("agreement > 90%: ")
+    assert (slow.phase, slow.step, slow.why.partition(":")[0]) == ("failed", "10%", "p50 < 2 × stable")
+    assert 0.0 < slow.harmed_share < 0.1
+    assert (good.phase, good.harmed) == ("promoted", 0)
+    assert {each.version for each in good.sent} == {"1", SAME}
+    assert any("promoted after" in line and "0 of them harmed (0.00%)" in line for line in said)
