@@ -75,7 +75,7 @@ REGISTRY: Mapping[str, frozenset[str]] = {
     "runtime": frozenset({"child_process", "environment", "own_folder", "redaction"}),
     "client": CHEAP | {"versions"},
     "commands": CHEAP | {"checks", "flavor", "history", "rollout.control", "served_classes", "suggestions", "versions"},
-    "demo": CHEAP | {"flavor", "versions"},
+    "demo": CHEAP | {"flavor", "versions", "rollout.control"},
     "kubernetes": CHEAP,
     "service": CHEAP,
     "pyfunc": CHEAP,

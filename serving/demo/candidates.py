@@ -60,7 +60,8 @@ def lose_a_word(stable: Path, target: Path, texts: Sequence[str], share: float) 
     counts: dict[int, int] = {}
     for token in (token for tokens in words for token in tokens):
         counts[token] = counts.get(token, 0) + 1
-    chosen = min(counts, key=lambda token: (abs(counts[token] - share * len(texts)), token))
+    beginnings = [token for token in counts if not tokenizer.convert_ids_to_tokens(token).startswith("##")]
+    chosen = min(beginnings, key=lambda token: (abs(counts[token] - share * len(texts)), token))
     with torch.no_grad():
         model.get_input_embeddings().weight[chosen] = float("nan")
     _save(model, tokenizer, target)
