@@ -80,8 +80,7 @@ def add_contract(root: Path) -> None:
     )
     if done.returncode:
         cause = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
-        kind = "sentence_transformers" if SENTENCES in read_flavors(root) else "transformers"
-        raise ContractError(f"no contract could be derived for this mlflow.{kind} model: {cause[0]}")
+        raise ContractError(f"no contract could be derived for this model, which a flavor of MLflow saved: {cause[0]}")
 
 
 def derive(root: Path) -> None:

@@ -74,7 +74,8 @@ REGISTRY: Mapping[str, frozenset[str]] = {
     "wire": CHEAP,
     "runtime": frozenset({"child_process", "environment", "own_folder", "redaction"}),
     "client": CHEAP | {"versions"},
-    "commands": CHEAP | {"checks", "flavor", "history", "rollout.control", "served_classes", "suggestions", "versions"},
+    "commands": CHEAP
+    | {"checks", "flavor", "history", "rollout.control", "served_classes", "suggestions", "tracking", "versions"},
     "demo": CHEAP | {"flavor", "versions", "rollout.control"},
     "kubernetes": CHEAP,
     "service": CHEAP,
@@ -89,7 +90,7 @@ MONITORING: Mapping[str, frozenset[str]] = {
     "engine": frozenset({"metrics"}),
     "manager": frozenset({"gpus", "store"}),
     "runtime": frozenset({"instruments", "metrics"}),
-    "commands": frozenset({"export", "rules"}),
+    "commands": frozenset({"export", "gpus", "rules"}),
     "demo": frozenset({"metrics"}),
     "kubernetes": frozenset({"dashboards", "grafana_json", "queries", "rules"}),
 }

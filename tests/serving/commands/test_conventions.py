@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from serving.commands.main import main
 from tests.test_docs import COMMANDS
 
-PRINT_NO_FACTS = {"serve", "keys remove", "monitoring export", "deploy export", "init", "demo", "bench"}
+PRINT_NO_FACTS = {"serve", "keys remove", "monitoring export", "deploy export", "init", "demo", "demo rollout", "bench"}
 """Commands that do something and print at most the files that they wrote, or their progress."""
 PAGE = Path(__file__).resolve().parents[3] / "docs/commands.md"
 
