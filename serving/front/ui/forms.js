@@ -11,7 +11,7 @@ export function controls(fields, example) {
 
 /** What the form says, by field name. Throws Error where something is missing. */
 export function read(form, fields) {
-  return Object.fromEntries(fields.map((each) => [each.name, valueOf(form.elements[each.name], each)]));
+  return Object.fromEntries(fields.map((each) => [each.name, valueOf(form.elements.namedItem(each.name), each)]));
 }
 
 function control(each) {

@@ -7,7 +7,7 @@
 import * as show from "./answers.js";
 
 const text = (label, value, more = {}) => ({ name: "text", label, kind: "long", value, ...more });
-const length = { name: "length", label: "New tokens at most", kind: "number", value: 40, min: 1, max: 2048 };
+const length = { name: "max_new_tokens", label: "New tokens at most", kind: "number", value: 40, min: 1, max: 2048 };
 
 /** Leaves out what was not filled in. */
 function filled(parameters) {
@@ -16,7 +16,7 @@ function filled(parameters) {
 
 const writes = (label, value) => ({
   fields: [text(label, value), length],
-  body: (v) => ({ inputs: v.text, parameters: filled({ max_new_tokens: v.length }) }),
+  body: (v) => ({ inputs: v.text, parameters: filled({ max_new_tokens: v.max_new_tokens }) }),
   show: show.writtenText,
   streams: true,
 });
