@@ -19,8 +19,8 @@ PARTS = ("prometheus", "cpu-scaling", "queue-scaling")
 """The optional parts: Kustomize components, each in a folder of its name."""
 GIB = 2**30
 FLEET_REQUESTS = 80
-"""Requests/s of all replicas together that the registry has to bear, at most: half of what one process of MLflow
-answers, at 6 ms each."""
+"""Requests/s of all replicas together that the registry has to bear, if no pause were shortened (they are by a tenth on
+average): half of what one process of MLflow answers, at 6 ms each."""
 POLL_REQUESTS = 1.2
 """Of a poll: for the aliases, and each fifth time for a rollout. With several models one of them is asked for again."""
 _DEFAULT_POLL_SECONDS: float = settings_of(ServingSettings)["poll_seconds"].default
