@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -101,23 +102,40 @@ def test_it_serves_is_looked_at_reaps_and_ends(data: Path, installed: Path) -> N
     with running as server:
         assert server.ask("m", "a text")
         (first,) = psutil.Process(server.process.pid).children()
-        own = [first, *first.children(recursive=True)]
         assert first.name() == "tini"
-        assert len(own) > 3
-        assert {process.uids().effective for process in own} == {pod.USER}
-        assert _paths(own) == {str(installed)}
+        users, paths = wait_until(lambda: _look(first), "no process ended while they were looked at")
+        assert len(users) > 3
+        assert set(users) == {pod.USER}
+        assert set(paths) == {str(installed)}
         check = [part.replace("9000", str(admin)) for part in command("HEALTHCHECK")]
         assert subprocess.run([sys.executable, *check[1:]], check=False).returncode == 0
         orphan = ["nsenter", "--target", str(first.pid), "--pid", "sh", "-c", "sleep 1000 & true"]
         subprocess.run(orphan, check=True)
-        (left,) = [process for process in first.children() if process.name() == "sleep"]
+        left = wait_until(
+            lambda: next((each for each in first.children() if _name(each) == "sleep"), None), "it has begun"
+        )
         left.kill()
         wait_until(lambda: not psutil.pid_exists(left.pid), "a process without a parent is reaped")
         first.send_signal(signal.SIGTERM)
         assert server.process.wait(WAIT_SECONDS) == 0
 
 
-def _paths(processes: list[psutil.Process]) -> set[str]:
-    """Where the Python processes look for modules first."""
-    found = [process.environ().get("PYTHONPATH", "") for process in processes if process.name() != "tini"]
-    return {path.partition(os.pathsep)[0] for path in found}
+def _name(process: psutil.Process) -> str:
+    """Its name, "" if it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return process.name()
+    return ""
+
+
+def _look(first: psutil.Process) -> tuple[list[int], list[str]] | None:
+    """The users of the processes below `first` and with it, and where those of Python look for modules first.
+
+    None if one of them has ended meanwhile.
+    """
+    try:
+        below = first.children(recursive=True)
+        users = [process.uids().effective for process in (first, *below)]
+        environs = [process.environ() for process in below]
+    except psutil.NoSuchProcess:
+        return None
+    return users, [each["PYTHONPATH"].partition(os.pathsep)[0] for each in environs if "PYTHONPATH" in each]

@@ -161,10 +161,12 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         try:
             status = self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as late:
             for process in (*children, psutil.Process(self.process.pid)):
-                process.kill()
-            raise AssertionError(f"the server did not end within {seconds:g} s: {self.text()}") from None
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self.process.wait()
+            raise AssertionError(f"the server did not end within {seconds:g} s: {self.text()}") from late
         _, alive = psutil.wait_procs(children, timeout=10)
         assert not alive, f"left running: {alive}"
         return status
