@@ -11,7 +11,8 @@ from serving.wire.messages import ROW_BYTES, EncodedRow
 MIN_QUEUE_ROWS = 64
 """Rows of the model's maximum length that an engine's queue holds at least."""
 FULL_PARTS = MIN_QUEUE_ROWS
-"""A queue is full when less than one of so many parts is left. A row of the maximum length fits into one."""
+"""A request is refused unread while less than 1/FULL_PARTS of its queue is free. A row of the maximum length may
+need that much."""
 QUEUED_BODIES = 64
 """Of the largest bodies: the bytes of an engine's queue, unless they are set. Untuned."""
 REQUEST_BODIES = 5

@@ -29,7 +29,10 @@ _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 def poll_seconds(replicas: int, models: int) -> float:
-    """How often so many replicas may read the aliases of so many models; the setting's default where that is longer."""
+    """Seconds between two reads of the aliases, so that all replicas together keep to FLEET_REQUESTS.
+
+    At least the setting's default. models: how many the installation serves.
+    """
     least = replicas * (POLL_REQUESTS + (models > 1)) / FLEET_REQUESTS
     return float(max(_DEFAULT_POLL_SECONDS, math.ceil(least)))
 

@@ -146,7 +146,9 @@ class Forked:
         if self.poll() is None and self._process is not None:
             has_ended = self._process.wait(timeout) is not None
             if has_ended and self._link is not None:
-                select.select([self._link], [], [], TELL_SECONDS)
+                waiting = select.poll()
+                waiting.register(self._link, select.POLLIN)
+                waiting.poll(TELL_SECONDS * 1000)
         return self.poll()
 
     def _listen(self) -> None:

@@ -39,6 +39,8 @@ from serving.wire.routing_table import TableFile
 
 ORDERS = 4
 """At a time; others wait. Untuned: people give them."""
+RETRY_SECONDS = 0.5
+"""The pause after an order that could not be taken, as where there are no descriptors."""
 READ_SECONDS = 5.0
 """How long a front may take to send its order."""
 
@@ -54,6 +56,7 @@ class RegistryDesk:
         self._file = TableFile(settings.run)
         self._versions: Versions | None = None
         self._connecting = threading.Lock()
+        self._is_closed = threading.Event()
         self._pool = DaemonPool(ORDERS, "headwaiter-orders")
         self._listener = _listen(address_of(settings.run))
         if self._listener is not None:
@@ -61,6 +64,7 @@ class RegistryDesk:
 
     def close(self) -> None:
         """Take no more orders."""
+        self._is_closed.set()
         if self._listener is not None:
             with suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)  # ends `accept`, which `close` alone does not
@@ -68,10 +72,13 @@ class RegistryDesk:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError, RuntimeError):  # closed
-            while True:
+        while not self._is_closed.is_set():
+            try:
                 link, _ = listener.accept()
                 self._pool.submit(self._serve, link)
+            except (OSError, RuntimeError) as error:  # without descriptors, or closed
+                if not self._is_closed.wait(RETRY_SECONDS):
+                    logger.warning("an order could not be taken, it is tried again: %s", error)
 
     def _serve(self, link: socket.socket) -> None:
         """Answer one front."""

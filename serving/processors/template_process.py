@@ -95,7 +95,11 @@ class RenderingProcess:
         answer = None
         with suppress(BrokenPipeError):
             write_frame(target, frame)
-            if select.select([source], [], [], ANSWER_SECONDS)[0]:
+            waiting = (
+                select.poll()
+            )  # `select` takes no descriptors from 1,024 on, and a front may have more connections
+            waiting.register(source, select.POLLIN)
+            if waiting.poll(ANSWER_SECONDS * 1000):
                 answer = read_frame(source)
         if answer is not None:
             return msgspec.msgpack.decode(answer, type=Reply)

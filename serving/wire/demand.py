@@ -103,7 +103,7 @@ class DemandReader:
         return self._at.get(key, 0.0)
 
     def is_quiet(self, seconds: float, now: float) -> bool:
-        """Whether no request waits for its answer, and none has come in so many seconds."""
+        """Whether no request waits for an answer and none has arrived in the last `seconds`."""
         return not self._working and now - max(self._at.values(), default=-math.inf) > seconds
 
     def has_work(self, key: Key) -> bool:

@@ -83,9 +83,7 @@ class Tokens(Protocol):
             encoder = _encoder_of(loaded)
             found = await _do(turns, len(form.prompt), encoder.split, form.prompt, special=form.add_special_tokens)
             self.front.bounds.check_answer(2 * NUMBER_BYTES * len(found))
-            words = [encoder.token_of(each) for each in found.ids] if form.return_token_strs else None
-            head = {"count": len(found), "max_model_len": encoder.max_tokens}
-            return encode_json({**head, "tokens": found.ids, "token_strs": words})
+            return await _do(turns, len(form.prompt), _describe_prompt, found, encoder, form.return_token_strs)
 
         return await self._answer(model or form.model, work, exchange)
 
@@ -108,12 +106,7 @@ class Tokens(Protocol):
 
     async def _detokenize(self, model: str | None, form: IdsForm, exchange: Exchange) -> Answer[bytes]:
         async def work(loaded: LoadedVersion, turns: Turns) -> bytes:
-            encoder, ids = _encoder_of(loaded), form.tokens
-            unknown = next((each for each in ids if not encoder.has_id(each)), None)
-            if unknown is not None:
-                raise Unprocessable(f"tokens has the id {unknown}, which this model's tokenizer does not have")
-            text = await _do(turns, len(ids), encoder.read, ids, skip_special_tokens=form.skip_special_tokens)
-            return encode_json({"prompt": clean_up(text) if encoder.cleans_up else text})
+            return await _do(turns, len(form.tokens), _join, form, _encoder_of(loaded))
 
         return await self._answer(model or form.model, work, exchange)
 
@@ -137,6 +130,22 @@ async def _do(
     if size > LONG_CHARACTERS:
         return await turns.hand_over(TEXTS, work, *args, **kwargs)
     return work(*args, **kwargs)
+
+
+def _describe_prompt(found: Encoding, encoder: TextEncoder, with_texts: bool) -> bytes:
+    """A prompt's tokens as JSON. with_texts: whether with the vocabulary's texts."""
+    words = [encoder.token_of(each) for each in found.ids] if with_texts else None
+    head = {"count": len(found), "max_model_len": encoder.max_tokens}
+    return encode_json({**head, "tokens": found.ids, "token_strs": words})
+
+
+def _join(form: IdsForm, encoder: TextEncoder) -> bytes:
+    """The text of token ids as JSON. Raises Unprocessable for an id that the vocabulary does not have."""
+    unknown = next((each for each in form.tokens if not encoder.has_id(each)), None)
+    if unknown is not None:
+        raise Unprocessable(f"tokens has the id {unknown}, which this model's tokenizer does not have")
+    text = encoder.read(form.tokens, skip_special_tokens=form.skip_special_tokens)
+    return encode_json({"prompt": clean_up(text) if encoder.cleans_up else text})
 
 
 def _describe(text: str, found: Encoding, encoder: TextEncoder) -> bytes:

@@ -26,8 +26,8 @@ from serving.wire.routing_table import ModelEntry, RolloutEntry
 
 VERDICTS: Mapping[Verdict, int] = {"pass": 1, "inconclusive": 0, "fail": -1}
 IDLE_POLLS = 5
-"""While no rollout is under way, the registry is asked for one once in so many polls. Untuned: a rollout takes minutes,
-and each request is one of every replica (docs/fleet.md)."""
+"""Polls between two reads of a model's rollout while none is under way. Untuned: a rollout takes minutes, and every
+replica sends the request (docs/fleet.md)."""
 WAITING_STEP_SECONDS = 60.0
 """The resolution of `waiting_seconds`: the routing table, in which it is, changes no more often for it."""
 

@@ -14,7 +14,7 @@ from serving.errors import EngineError, Unprocessable
 from serving.pyfunc import PyFunc
 from tests.alike import assert_alike
 from tests.artifacts import make_artifact
-from tests.e2e.server import wait_until
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.server
 TEXTS = [f"parcel {index} " + "late " * (7 * index % 23) for index in range(60)]
@@ -60,9 +60,11 @@ def test_a_refused_input_is_named_and_harms_no_other_call(engine: LocalEngine) -
 def test_the_engine_ends_with_the_object(root: Path) -> None:
     engine = LocalEngine(root, dtype="float32")
     thread = engine._thread
+    assert thread.is_alive()
     del engine
     gc.collect()
-    wait_until(lambda: not thread.is_alive(), "the engine has left")
+    thread.join(WAIT_SECONDS)
+    assert not thread.is_alive()
 
 
 def test_a_call_ends_where_the_engine_does(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:

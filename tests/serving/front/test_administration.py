@@ -1,6 +1,8 @@
 """`/admin`: who may change what is live, through a manager's socket, with a line in the audit log."""
 
 import json
+import resource
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +19,7 @@ from serving.front.front import Front
 from serving.manager.registry_desk import RegistryDesk
 from serving.runtime.key_file import KeyFile
 from serving.wire.registry_orders import MAX_ORDER_BYTES
+from tests.e2e.server import wait_until
 from tests.rollout_registry import MemoryVersions
 from tests.serving.front.local_front import MakeFront
 from tests.serving.front.openapi.surface import ask
@@ -249,6 +252,20 @@ def test_a_manager_that_follows_another_one_takes_its_place(admin: Administered)
     assert admin.ask("GET", "m/history").status_code == 200
     assert (admin.run / "registry.sock").stat().st_mode & 0o777 == 0o600
     again.close()
+
+
+def test_orders_are_taken_once_there_are_descriptors_again(
+    admin: Administered, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as front:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))  # those that are open stay open
+        try:
+            front.connect(str(admin.run / "registry.sock"))
+            wait_until(lambda: "Too many open files" in caplog.text, "the manager has tried to take it")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+    assert admin.ask("GET", "m/history").status_code == 200
 
 
 def test_a_manager_that_cannot_open_its_socket_goes_on(

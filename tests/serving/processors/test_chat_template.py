@@ -1,8 +1,12 @@
 """Chat templates give what transformers' own rendering gives, and no way out of the sandbox."""
 
+import os
+import resource
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from registry.errors import UnreadableArtifact
@@ -11,6 +15,8 @@ from serving.processors import chat_template, template_process
 from serving.processors.chat_template import ChatTemplate
 from tests.families import make_tokenizer
 
+SELECT_DESCRIPTORS = 1024
+"""POSIX `select` takes no descriptor from this number on."""
 MESSAGES = [
     {"role": "system", "content": "Be brief. "},
     {"role": "user", "content": "naïve <b>café</b> 🙂?"},
@@ -173,3 +179,18 @@ def test_a_prompt_that_grows_beyond_its_bound_is_not_completed() -> None:
 def test_a_variable_does_not_replace_the_messages() -> None:
     template = ChatTemplate("{{ messages[0].content }}{{ tools is none }}", {})
     assert template.render([{"role": "user", "content": "a"}], {"messages": [], "tools": [1]}) == "aTrue"
+
+
+def test_a_template_is_rendered_by_a_front_with_many_connections() -> None:
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < 2 * SELECT_DESCRIPTORS:
+        pytest.skip(f"a process may have {most} descriptors here")
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (before, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * SELECT_DESCRIPTORS, most))
+        for _ in range(SELECT_DESCRIPTORS):
+            stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        process = template_process.RenderingProcess()
+        stack.callback(process.close)
+        job = template_process.Job("{{ word }}!", {"word": "yes"}, 10, 60.0)
+        assert process.ask(msgspec.msgpack.encode(job)) == template_process.Reply("done", "yes!")

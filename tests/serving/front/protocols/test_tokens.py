@@ -2,6 +2,8 @@
 
 import base64
 import json
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -10,6 +12,7 @@ import pytest
 
 from serving.front.front import Front
 from serving.front.protocols.openai_embeddings import quantize
+from serving.processors.tokenizer import LONG_CHARACTERS, TextEncoder
 from tests.serving.front.local_front import MakeFront
 from tests.serving.front.task_fronts import TaskLink, context_of, post, serve_tasks
 
@@ -166,3 +169,27 @@ def test_embeddings_come_in_smaller_forms(front: Front, dtype: Any) -> None:
     assert numbers["embedding"] == expected.tolist()
     (packed,) = ask(front, "/v1/embeddings", **asked, output_dtype=dtype, encoding_format="base64").json()["data"]
     assert base64.b64decode(packed["embedding"]) == expected.tobytes()
+
+
+@pytest.mark.usefixtures("links")
+def test_the_vocabulary_is_read_in_a_thread_where_the_request_is_long(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[str, set[str]] = {"token_of": set(), "has_id": set()}
+    for name, seen in threads.items():
+        monkeypatch.setattr(TextEncoder, name, noting(getattr(TextEncoder, name), seen))
+    words = "fox " * LONG_CHARACTERS
+    found = ask(front, "/tokenize", model=CLASSIFIER, prompt=words, return_token_strs=True).json()
+    assert ask(front, "/detokenize", model=CLASSIFIER, tokens=found["tokens"]).status_code == 200
+    assert all(name.startswith("headwaiter-texts") for seen in threads.values() for name in seen)
+    assert all(threads.values())
+
+
+def noting(work: Callable[..., Any], seen: set[str]) -> Callable[..., Any]:
+    """`work`, which notes the names of the threads that it runs in."""
+
+    def noted(*args: Any) -> Any:
+        seen.add(threading.current_thread().name)
+        return work(*args)
+
+    return noted
