@@ -95,9 +95,7 @@ class RenderingProcess:
         answer = None
         with suppress(BrokenPipeError):
             write_frame(target, frame)
-            waiting = (
-                select.poll()
-            )  # `select` takes no descriptors from 1,024 on, and a front may have more connections
+            waiting = select.poll()  # `select.select` takes no descriptor from 1,024 on
             waiting.register(source, select.POLLIN)
             if waiting.poll(ANSWER_SECONDS * 1000):
                 answer = read_frame(source)
