@@ -1,5 +1,6 @@
 """Asks the policy what to do, and begins the loads: in which order as a server starts, how many at a time, for whom."""
 
+from registry.references import Reference, ResolvedVersion
 from serving.manager.last_live import LastLive
 from serving.manager.live_versions import LiveVersions
 from serving.manager.managed_version import ManagedVersion
@@ -21,6 +22,8 @@ SLOW_SECONDS = 5.0
 class LoadQueue:
     """At a start pinned models are loaded first, then those that were used last, as far as there is memory for them.
 
+    Until the registry has answered for the first time, what was last live is loaded: MLflow's import, which takes the
+    manager longer than an engine takes to load, is not waited for. It serves once the registry names it.
     Not for use from several threads.
     """
 
@@ -82,8 +85,9 @@ class LoadQueue:
     def _snapshot(self) -> Snapshot:
         view = self._watch.view
         self._live_versions.forget_all_but(view)
+        targets = view.targets if view.is_known else {**view.targets, **self._expected()}
         return Snapshot(
-            targets={key: found.version if found else None for key, found in view.targets.items()},
+            targets={key: found.version if found else None for key, found in targets.items()},
             live=self._live_versions.live,
             previous=self._live_versions.previous,
             states={key: held.state for key, held in self._versions.items() if held.state != "draining"},
@@ -93,6 +97,11 @@ class LoadQueue:
             crashes={key: held.crashes for key, held in self._versions.items()},
             asked={key for key, held in self._versions.items() if self._is_asked(key, held)},
         )
+
+    def _expected(self) -> dict[Reference, ResolvedVersion]:
+        """What references are likely to name that nothing serves yet."""
+        live = self._live_versions.live
+        return {reference: found for reference, found in self._loader.expected.items() if live.get(reference) is None}
 
     def _is_asked(self, key: VersionKey, held: ManagedVersion) -> bool:
         """Whether an unloaded version is to be loaded."""

@@ -202,7 +202,9 @@ class Manager:
     def _act(self, action: Action, now: float) -> None:
         match action:
             case Publish(reference, version):
-                self._live_versions.publish(reference, self._versions[reference.name, version], self._watch.view, now)
+                if self._watch.view.is_known:
+                    held = self._versions[reference.name, version]
+                    self._live_versions.publish(reference, held, self._watch.view, now)
             case Load(name, version):
                 self._loads.begin((name, version), now)
             case GiveUp(name, version):

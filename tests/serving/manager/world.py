@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from registry.cache_folder import Held
+from registry.contract import Derived
 from registry.errors import DigestMismatch, NotFound, RegistryUnavailable
 from registry.references import Reference, ResolvedVersion
 from registry.rollout.control import Rollouts
@@ -50,10 +51,30 @@ class InlineExecutor(Executor):
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         future: Future[Any] = Future()
-        try:
-            future.set_result(work(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
+        run_into(future, partial(work, *args, **kwargs))
+        return future
+
+
+def run_into(future: "Future[Any]", work: Callable[[], Any]) -> None:
+    """Run `work`; the future gets what it returns or raises."""
+    try:
+        future.set_result(work())
+    except Exception as error:
+        future.set_exception(error)
+
+
+class RegistryExecutor(InlineExecutor):
+    """Runs a request to the registry in `submit`, or in `World.answer` where the registry is silent."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """Return the answer, or what will have it."""
+        if not self._world.is_silent:
+            return super().submit(work, *args, **kwargs)
+        future: Future[Any] = Future()
+        self._world.asked.append((future, partial(work, *args, **kwargs)))
         return future
 
 
@@ -107,7 +128,8 @@ class FakeControlGroups(ControlGroups):
 class World:
     """The registry, the machine and the clock of the manager.
 
-    now: the time in seconds. targets: alias → version in the registry. unfetchable: versions whose download fails.
+    now: the time in seconds. is_silent: whether the registry does not answer yet. asked: what it has not answered.
+    targets: alias → version in the registry. unfetchable: versions whose download fails.
     unloadable: versions whose engine fails. damaged: versions whose files in the store are not those that were logged.
     fetched: (now, version) of every download that was begun. memory_bytes: the machine's memory; each engine takes
     ENGINE_BYTES. oom_kills: processes killed by the kernel for want of memory.
@@ -115,6 +137,8 @@ class World:
 
     now: float = 1_000_000.0
     is_down: bool = False
+    is_silent: bool = False
+    asked: list[tuple["Future[Any]", Callable[[], Any]]] = field(default_factory=list)
     targets: dict[str, str] = field(default_factory=dict)
     unfetchable: set[str] = field(default_factory=set)
     unloadable: set[str] = field(default_factory=set)
@@ -149,6 +173,13 @@ class World:
             if process.order.version == version:
                 process.kill()
                 self.oom_kills += 1
+
+    def answer(self) -> None:
+        """Let the registry answer what it was asked, and answer at once from now on."""
+        self.is_silent = False
+        asked, self.asked = self.asked, []
+        for future, work in asked:
+            run_into(future, work)
 
     def resolve(self, reference: Reference) -> ResolvedVersion:
         """Do what `Versions.resolve` does."""
@@ -305,6 +336,10 @@ class Server:
         shutil.rmtree(self.settings.run)
         self.settings.run.mkdir()
 
+    def clear_cache(self) -> None:
+        """Remove the artifacts that were fetched."""
+        shutil.rmtree(self.home / "cache")
+
     def serves(self, alias: str) -> str | None:
         """Return the version that the alias serves."""
         entry = self.table().models.get("m")
@@ -318,7 +353,7 @@ class Server:
     def _start(self) -> Manager:
         connect: Any = lambda: self.world  # noqa: E731
         watch = RegistryWatch(
-            self.settings, threading_event(), connect, make_pool=lambda *_: InlineExecutor(), spread=exactly
+            self.settings, threading_event(), connect, make_pool=lambda *_: RegistryExecutor(self.world), spread=exactly
         )
         manager = Manager(
             self.settings,
@@ -348,11 +383,12 @@ class Server:
         root = self.home / "cache" / version.version
         is_cached = root.exists()
         root.mkdir(parents=True, exist_ok=True)
+        contract = msgspec.structs.replace(CLASSIFIER, derived=Derived(digest=version.version, notes=()))
         record = msgspec.structs.replace(CLASSIFIER, torch=version.version).to_record()
         (root / "MLmodel").write_text(json.dumps({"flavors": {"headwaiter": {"contract": record}}}))
         if version.version not in self.world.damaged and not is_cached:
             (root / "whole").touch()
-        return Held.take(root), CLASSIFIER
+        return Held.take(root), contract
 
 
 def threading_event() -> Any:
