@@ -30,7 +30,7 @@ class Certificate:
         """Take up renewed files. Those that do not fit together are logged, and the certificate from before stays."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            self.look()
+            self._take(await asyncio.to_thread(self._look))  # their volume may hang
 
     def adopt(self, context: ssl.SSLContext | None) -> None:
         """Keep this context's certificate up to date. Called before the first handshake."""
@@ -39,8 +39,10 @@ class Certificate:
             self._renew()
 
     def look(self) -> None:
-        """Take the files up if they have changed."""
-        seen = self._look()
+        """Take the files up if they have changed. Blocks while they are read."""
+        self._take(self._look())
+
+    def _take(self, seen: tuple[object, ...]) -> None:
         if seen != self._seen:
             self._seen = seen
             self._renew()

@@ -4,7 +4,6 @@ They have neither credentials nor files of the server, and end with the process 
 """
 
 import atexit
-import select
 import signal
 import struct
 import subprocess
@@ -93,12 +92,14 @@ class RenderingProcess:
         assert source is not None
         assert target is not None
         answer = None
-        with suppress(BrokenPipeError):
-            write_frame(target, frame)
-            waiting = select.poll()  # `select.select` takes no descriptor from 1,024 on
-            waiting.register(source, select.POLLIN)
-            if waiting.poll(ANSWER_SECONDS * 1000):
+        deadline = threading.Timer(ANSWER_SECONDS, self._process.kill)
+        deadline.start()
+        try:
+            with suppress(BrokenPipeError):
+                write_frame(target, frame)
                 answer = read_frame(source)
+        finally:
+            deadline.cancel()
         if answer is not None:
             return msgspec.msgpack.decode(answer, type=Reply)
         self._process.kill()

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -194,3 +195,16 @@ def test_a_template_is_rendered_by_a_front_with_many_connections() -> None:
         stack.callback(process.close)
         job = template_process.Job("{{ word }}!", {"word": "yes"}, 10, 60.0)
         assert process.ask(msgspec.msgpack.encode(job)) == template_process.Reply("done", "yes!")
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20], ids=["it has the job", "the pipe is full"])
+def test_a_process_that_stands_still_is_ended_at_the_deadline(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_process, "ANSWER_SECONDS", 0.2)
+    process = template_process.RenderingProcess()
+    process._process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(template_process.Broken, match="too long"):
+            process.ask(bytes(size))
+        assert process.has_ended
+    finally:
+        process.close()
