@@ -21,7 +21,8 @@ from registry.errors import RegistryUnavailable, RequestRefused
 from registry.flavor import log_model
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
-from registry.versions import DEPLOYED, DIGEST, Versions
+from registry.deployments import DEPLOYED
+from registry.versions import DIGEST, Versions
 from serving.errors import NotReady, ServingError
 from serving.front import routing, version_loads
 from serving.front.engine_link import EngineLink
