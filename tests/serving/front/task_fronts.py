@@ -22,7 +22,8 @@ from serving.processors.chat_template import ChatTemplate
 from serving.processors.images import ImageReader
 from serving.processors.tokenizer import TextEncoder
 from serving.tasks import get_task, served_tasks
-from serving.tasks.base.task import AnyTask, VersionContext
+from serving.tasks.base.task import AnyTask
+from serving.tasks.base.version_context import VersionContext
 from serving.tasks.fill_mask import Wanted
 from serving.wire.messages import EncodedRow, SamplingSettings, TokenDelta
 from serving.wire.routing_table import ModelEntry, Table, VersionEntry
