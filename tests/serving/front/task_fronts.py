@@ -14,10 +14,10 @@ import numpy
 from registry.contract import Contract, Example, ImageSettings, Processor
 from registry.heads import get_head
 from serving.front.app import DataPlane
-from serving.front.engine_link import Waiter
 from serving.front.front import Front
 from serving.front.loaded_version import LoadedVersion
 from serving.front.meter import FrontMeter
+from serving.front.waiter import Waiter
 from serving.processors.chat_template import ChatTemplate
 from serving.processors.images import ImageReader
 from serving.processors.tokenizer import TextEncoder
