@@ -22,7 +22,8 @@ from serving.front.protocols import mlflow
 from serving.front.protocols.forms import read_form, read_json
 from serving.front.protocols.kserve import InferenceForm
 from serving.front.protocols.kserve_tensors import read_columns, split_body, take_inputs
-from serving.front.protocols.openai_completions import ChatForm, CompletionForm
+from serving.front.protocols.openai_chat import ChatForm
+from serving.front.protocols.openai_completions import CompletionForm
 from serving.front.protocols.openai_embeddings import EmbeddingForm
 from serving.processors.images import ImageReader
 from serving.tasks import get_task, served_tasks

@@ -8,7 +8,10 @@ gpus          what NVIDIA's library says of the GPUs
 exposition    the text of /metrics
 queries       PromQL made from the declarations
 panels        the parts of a dashboard
-rules         recording and alerting rules; their runbooks are in docs/runbooks
+objectives    what the service promises
+recordings    recording rules
+alerts        alerting rules; their runbooks are in docs/runbooks
+rules         both as a rule file
 dashboards/   the five dashboards
 grafana_json  a dashboard as Grafana's JSON
 export        all of that as files; `python -m monitoring.export` writes the committed ones

@@ -11,7 +11,8 @@ import yaml
 
 from monitoring.dashboards import DASHBOARDS
 from monitoring.grafana_json import dump
-from monitoring.rules import Objectives, groups
+from monitoring.objectives import Objectives
+from monitoring.rules import groups
 
 TARGET = "localhost:3000"
 PROMETHEUS = "http://localhost:9090"

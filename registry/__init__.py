@@ -24,6 +24,8 @@ references   how a user names a model: name, name@alias, name/version
 history      the written history of alias moves
 versions     resolve, promote, roll back
 model_tags   the tags of models, in which records are kept
+model_search registered models by name or tag
+deployments  which models are marked as deployed
 download     copies files from MLflow's artifact store
 cache_folder whose the cache is, what is being downloaded, and what leaves
 cache        verified artifacts on this machine

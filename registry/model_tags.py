@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from registry.errors import NotFound
+from registry.model_search import find_tagged
 from registry.tracking import registry_errors
 
 if TYPE_CHECKING:
@@ -27,15 +28,9 @@ class ModelTags:
         """Tags and aliases of every model that has the tag; not every registry lists aliases here."""
         found: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
         with registry_errors(f"models with the tag {key}"):
-            token = None
-            while token != "":
-                page = self._client.search_registered_models(
-                    filter_string=f"tags.`{key}` LIKE '%'", max_results=1000, page_token=token
-                )
-                for model in page:
-                    aliases = {alias: str(version) for alias, version in model.aliases.items()}
-                    found[model.name] = (dict(model.tags), aliases)
-                token = page.token or ""
+            for model in find_tagged(self._client, key):
+                aliases = {alias: str(version) for alias, version in model.aliases.items()}
+                found[model.name] = (dict(model.tags), aliases)
         return found
 
     def set(self, name: str, tags: Mapping[str, str]) -> None:

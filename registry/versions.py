@@ -3,36 +3,25 @@
 import getpass
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from registry.contract import Contract
+from registry.deployments import DEPLOYED, Deployments, read_deployments
 from registry.errors import BreakingChange, HistoryError, NotFound, RegistryUnavailable
 from registry.history import Move, check_reason, earlier_versions, new_key, read_moves
 from registry.layout import FLAVOR
+from registry.model_search import find_models
 from registry.model_tags import ModelTags
 from registry.references import Reference, ResolvedVersion
-from registry.settings import DEFAULT_ALIAS, InvalidSetting, RegistrySettings, check_alias, check_model_name
+from registry.settings import DEFAULT_ALIAS, RegistrySettings
 from registry.tracking import connect, registry_errors
 
 if TYPE_CHECKING:
     from registry.gates import Evaluate
 
-DEPLOYED = f"{FLAVOR}.deployed"
-"""A registered model's tag: the alias to serve."""
-FILTER_CHARACTERS = 4000
-"""Of a search's filter, which stands in an address: servers and proxies take 8 KB of it."""
 DIGEST, FILES = f"{FLAVOR}.digest", f"{FLAVOR}.files"
 """Tags of a version: sha256 of its contract, or of the files of one that was logged without a contract."""
-
-
-@dataclass(frozen=True)
-class Deployments:
-    """The models that are marked as deployed. refused: of each one whose mark cannot be followed, why."""
-
-    references: tuple[Reference, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class Versions:
@@ -70,12 +59,8 @@ class Versions:
         """
         found: dict[str, dict[str, str]] = {}
         with registry_errors("aliases"):
-            for wanted in _name_filters(names):
-                token = None
-                while token != "":
-                    page = self._client.search_registered_models(wanted, max_results=1000, page_token=token)
-                    found |= {model.name: {key: str(value) for key, value in model.aliases.items()} for model in page}
-                    token = page.token or ""
+            for model in find_models(self._client, names):
+                found[model.name] = {key: str(value) for key, value in model.aliases.items()}
         return found
 
     def deployed(self) -> list[Reference]:
@@ -85,21 +70,7 @@ class Versions:
     def deployments(self) -> Deployments:
         """As `deployed`, with the models whose mark cannot be followed, as one that was set by hand."""
         with registry_errors("deployed models"):
-            found: dict[str, str] = {}
-            token = None
-            while token != "":
-                page = self._client.search_registered_models(
-                    filter_string=f"tags.`{DEPLOYED}` LIKE '%'", max_results=1000, page_token=token
-                )
-                found |= {model.name: model.tags[DEPLOYED] for model in page}
-                token = page.token or ""
-        references, refused = [], {}
-        for name, alias in found.items():
-            try:
-                references.append(Reference(check_model_name(name), alias=check_alias(alias)))
-            except InvalidSetting as error:
-                refused[name] = f"the tag {DEPLOYED} says {alias[:300]!r}: {error}"
-        return Deployments(tuple(references), refused)
+            return read_deployments(self._client)
 
     def deploy(self, name: str, alias: str = DEFAULT_ALIAS) -> None:
         """Mark the model as deployed: servers that follow deployments serve what the alias names.
@@ -290,17 +261,3 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid {os.getuid()}"
-
-
-def _name_filters(names: Sequence[str]) -> Iterator[str]:
-    """Filters of MLflow's search that find these models together; a name with a quote is left out."""
-    quoted: list[str] = []
-    for name in names:
-        if "'" in name:
-            continue
-        if quoted and sum(map(len, quoted)) + len(quoted) + len(name) > FILTER_CHARACTERS:
-            yield f"name IN ({','.join(quoted)})"
-            quoted = []
-        quoted.append(f"'{name}'")
-    if quoted:
-        yield f"name IN ({','.join(quoted)})"

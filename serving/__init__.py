@@ -5,8 +5,10 @@ front/           process 1: HTTP, tokenizing, routing, decoding
   connection, connection_guard, connection_choice   deadlines and bounds of every connection, before anything is parsed
   app, fast_path, asgi   the data plane before BentoML's routes; the fast path of plain requests; HTTP over ASGI
   protocols/             one file for each protocol: routes, bodies, the form of errors
-  front, request_tracker choose the version, encode, send rows to an engine, decode; count and log the request
+  front, request_tracker count and log the request, and make another attempt where an engine was lost
+  attempts               choose the version, encode, send rows to an engine, decode
   routing, loaded_version, engine_link   follow the routing table: what is loaded, which version is live, its engines
+  waiter                 a request that waits for an engine
   text_stream            streams: tokens from an engine, deltas of text to the client
   webhook                MLflow's webhooks make the manager poll the registry at once
   request_context, request_log, tracing, meter   a request's id and times; logs, spans, metrics
@@ -34,6 +36,6 @@ commands/        the command line
 pyfunc           the artifact as MLflow's python_function
 model_signature  the signature by which MLflow knows its inputs, params and outputs
 evaluation       a version's score on labelled examples, before it is promoted
-settings, errors HEADWAITER_* variables; the error tree with status and reason
+settings, setting_values, errors   HEADWAITER_* variables and what they mean; the error tree with status and reason
 demo/            the data set and the fine-tuning of the demo
 """

@@ -1,7 +1,6 @@
 """The server's settings, declared once: flags become `HEADWAITER_*` variables, read once in each process."""
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,41 +11,29 @@ from msgspec import Meta
 from registry.environment import read_settings
 from registry.references import Reference
 from registry.settings import InvalidSetting, RegistrySettings
-from serving.runtime.limits import Limits, own_groups, usable_cores
-from serving.runtime.run_folder import RUN_VARIABLE, runs_of
+from serving.runtime.limits import Limits
+from serving.runtime.run_folder import RUN_VARIABLE, check_home
+from serving.setting_values import (
+    default_hosts,
+    default_workers,
+    read_address,
+    read_devices,
+    read_hosts,
+    read_origins,
+    read_path,
+)
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
-MAX_RUNS_FOLDER = 61
-"""Bytes of the path of the run folders, so that a socket in one stays within the 107 bytes of a socket's path."""
-CORES_OF_A_FRONT = 4
 MEMORY_SHARE = 0.8
 """Of the memory that may be used: what engines may take together. The rest is for fronts, manager and system."""
 DEFAULT_BODY_BYTES = 8 * 2**20
-ORIGIN = re.compile(r"https?://[a-z0-9._\-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d+)?")
-"""An origin as browsers send it: without a path, and without a port that is the scheme's own."""
 FILES = ("keys_file", "audit_file", "tls_cert", "tls_key", "tls_client_ca")
 """Settings that name a file."""
 ADDRESSES = ("prometheus_url", "grafana_url")
 """Settings that are addresses of other servers."""
 UNSHOWN = ("webhook_secret", "prometheus_url", "grafana_url", "grafana_token")
 """Settings that are secret, or may have a password in them."""
-LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
-HOST = re.compile(r"[a-z0-9._\-]+|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*|\*")
-"""A name, an address, an address of IPv6, which has two colons, or all."""
-_DEVICE = re.compile(r"auto|(cpu|cuda)(:\d+)?")
-
-
-def default_workers(environ: Mapping[str, str] = os.environ) -> int:
-    """One front process for each four cores that may be used, as an engine takes several times as much; at most 8."""
-    cores, _ = usable_cores(own_groups(), environ)
-    return max(1, min(8, cores // CORES_OF_A_FRONT))
-
-
-def default_hosts(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """A server that everybody may ask answers to this machine's own names only, so no page can give it another."""
-    is_closed = environ.get("HEADWAITER_KEYS_FILE", "").strip() or environ.get("HEADWAITER_INSECURE", "").strip() == "1"
-    return ("*",) if is_closed else LOOPBACK_HOSTS
 
 
 class ServingSettings(msgspec.Struct, frozen=True):
@@ -296,23 +283,13 @@ class ServingSettings(msgspec.Struct, frozen=True):
         registry = RegistrySettings.from_environment(environ)
         if run is None and not environ.get(RUN_VARIABLE):
             raise InvalidSetting("this process belongs to no server: use `headwaiter serve` or `bentoml serve`")
-        if len(os.fsencode(runs_of(registry.home))) > MAX_RUNS_FOLDER:
-            raise InvalidSetting(
-                f"HEADWAITER_HOME={registry.home} is too long: a socket's path may have 107 bytes, so choose a folder "
-                "whose path has at most 50 bytes"
-            )
+        check_home(registry.home)
         read = read_settings(cls, environ)
         models, pinned = read_models((read.pop("models") or "").split())
-        given = read.pop("devices")
-        devices = tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
-        for device in devices:
-            if not _DEVICE.fullmatch(device):
-                raise InvalidSetting(
-                    f"HEADWAITER_DEVICE={device!r} is not allowed: choose auto, cpu, cuda, or several as cuda:0,cuda:1"
-                )
+        devices = read_devices(read.pop("devices"))
         origins = read_origins(read.pop("cors_origins") or "")
         hosts = read_hosts(read.pop("allowed_hosts")) or default_hosts(environ)
-        read |= {name: _path(read[name]) for name in FILES}
+        read |= {name: read_path(read[name]) for name in FILES}
         read["grafana_token"] = (read["grafana_token"] or "").strip()
         for name in ADDRESSES:
             read[name] = read_address(f"HEADWAITER_{name.upper()}", read[name])
@@ -321,52 +298,14 @@ class ServingSettings(msgspec.Struct, frozen=True):
             run=Path(environ[RUN_VARIABLE]) if run is None else run,
             models=models,
             pinned=pinned,
-            devices=devices or ("auto",),
+            devices=devices,
             allowed_hosts=hosts,
             cors_origins=origins,
             **read,
         )
 
 
-def _path(text: str | None) -> Path | None:
-    return Path(text.strip()).expanduser().absolute() if text and text.strip() else None
-
-
-def read_address(variable: str, text: str | None) -> str:
-    """An address of HTTP without a slash at its end, or "". Raises InvalidSetting, which does not show a password."""
-    address = (text or "").strip().rstrip("/")
-    if address and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", address):
-        raise InvalidSetting(f"{variable} is no address: write it as http://localhost:9090")
-    return address
-
-
 def read_models(words: Iterable[str]) -> tuple[tuple[Reference, ...], frozenset[Reference]]:
     """The references that are named, and those with a "!" before them. Raises InvalidSetting."""
     named = [(Reference.parse(word.removeprefix("!")), word.startswith("!")) for word in words]
     return tuple(dict.fromkeys(reference for reference, _ in named)), frozenset(found for found, pin in named if pin)
-
-
-def read_origins(text: str) -> tuple[str, ...]:
-    """The origins in `HEADWAITER_CORS_ORIGINS`; raises InvalidSetting for what is none (RFC 6454)."""
-    origins = tuple(dict.fromkeys(text.split()))
-    for origin in origins:
-        if origin != "*" and not ORIGIN.fullmatch(origin):
-            raise InvalidSetting(
-                f"HEADWAITER_CORS_ORIGINS={text!r} is not allowed: {origin!r} is no origin; give each as "
-                "https://host or http://host:port in lower case, separated by spaces, or * for all"
-            )
-    return origins
-
-
-def read_hosts(given: str | tuple[str, ...]) -> tuple[str, ...]:
-    """The names in `HEADWAITER_ALLOWED_HOSTS`; raises InvalidSetting for what is none."""
-    if not isinstance(given, str):
-        return given
-    hosts = tuple(dict.fromkeys(given.lower().split()))
-    for host in hosts:
-        if not HOST.fullmatch(host):
-            raise InvalidSetting(
-                f"HEADWAITER_ALLOWED_HOSTS={given!r} is not allowed: {host!r} is no host; give names or addresses "
-                "without ports and brackets, separated by spaces, or * for all"
-            )
-    return hosts

@@ -20,7 +20,8 @@ from serving.engine import socket_loop
 from serving.engine.assembly import make_engine, optimize_model
 from serving.engine.batching.cost import Cost
 from serving.engine.generation.model import GenerationModel
-from serving.engine.generation.scheduler import Reply, Scheduler
+from serving.engine.generation.replies import Reply
+from serving.engine.generation.scheduler import Scheduler
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
 from serving.engine.parallel import CpuPlan, make_pool

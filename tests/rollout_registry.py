@@ -79,10 +79,10 @@ class MemoryVersions:
         return move
 
     def note(self, name: str, move: Move) -> None:
-        self.tags.set(name, {new_key(after=self.tags.tags[name]): move.encode()})
+        self.tags.set(name, {new_key(after=self.tags.read(name)[0]): move.encode()})
 
     def history(self, name: str) -> list[Move]:
-        return read_moves(self.tags.tags[name])
+        return read_moves(self.tags.read(name)[0])
 
     def by_hand(self, action: str, to: str) -> None:
         """What `headwaiter promote` and `rollback` do."""

@@ -33,7 +33,8 @@ SERVING: Mapping[str, frozenset[str]] = {
     "pyfunc": frozenset({"engine", "model_signature", "tasks"}),
     "model_signature": frozenset({"tasks"}),
     "evaluation": frozenset({"engine", "tasks"}),
-    "settings": frozenset({"runtime.limits", "runtime.run_folder"}),
+    "settings": frozenset({"runtime.limits", "runtime.run_folder", "setting_values"}),
+    "setting_values": frozenset({"runtime.limits"}),
     "errors": frozenset(),
 }
 """What a folder of serving, or a module beside the folders, may import of the others; inside functions, too."""
@@ -68,7 +69,7 @@ CHEAP = frozenset(
 REGISTRY: Mapping[str, frozenset[str]] = {
     "front": CHEAP,
     "engine": CHEAP | {"artifact", "cache_folder", "checks", "imports"},
-    "manager": CHEAP | {"artifact", "cache", "cache_folder", "imports", "rollout.control", "versions"},
+    "manager": CHEAP | {"artifact", "cache", "cache_folder", "deployments", "imports", "rollout.control", "versions"},
     "tasks": CHEAP,
     "processors": CHEAP,
     "wire": CHEAP,
@@ -83,6 +84,7 @@ REGISTRY: Mapping[str, frozenset[str]] = {
     "model_signature": CHEAP,
     "evaluation": CHEAP | {"history"},
     "settings": CHEAP,
+    "setting_values": CHEAP,
     "errors": frozenset({"redaction"}),
 }
 MONITORING: Mapping[str, frozenset[str]] = {
@@ -90,9 +92,9 @@ MONITORING: Mapping[str, frozenset[str]] = {
     "engine": frozenset({"metrics"}),
     "manager": frozenset({"gpus", "store"}),
     "runtime": frozenset({"instruments", "metrics"}),
-    "commands": frozenset({"export", "gpus", "rules"}),
+    "commands": frozenset({"export", "gpus", "objectives"}),
     "demo": frozenset({"metrics"}),
-    "kubernetes": frozenset({"dashboards", "grafana_json", "queries", "rules"}),
+    "kubernetes": frozenset({"dashboards", "grafana_json", "objectives", "queries", "rules"}),
 }
 HEAVY = ("torch", "transformers")
 

@@ -1,8 +1,9 @@
 """Model quality: what the model answers now against the sample that was recorded when it was logged."""
 
+from monitoring.alerts import DRIFT_LIMIT
 from monitoring.panels import Dashboard, Panel, legend, quantiles
 from monitoring.queries import FILTER, each
-from monitoring.rules import DRIFT, DRIFT_LIMIT, SHARE_NOW
+from monitoring.recordings import DRIFT, SHARE_NOW
 
 VERSION = ("model", "version")
 

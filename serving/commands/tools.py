@@ -42,7 +42,7 @@ def monitoring() -> None:
 def export_command(folder: Path, targets: tuple[str, ...], prometheus: str | None, **objectives: float | None) -> None:
     """Write configuration, rules, an Alertmanager example, dashboards and provisioning to DIR, ready to mount."""
     from monitoring.export import PROMETHEUS, TARGET, export, files
-    from monitoring.rules import Objectives
+    from monitoring.objectives import Objectives
 
     try:
         promised = Objectives(**{name: value for name, value in objectives.items() if value is not None})

@@ -1,4 +1,4 @@
-"""Labelled requests: the templates of `phrases` become training examples, `held_out` the evaluation. Next: `training`.
+"""Labelled requests: `templates.toml` becomes training examples, `held_out` the evaluation. Next: `training`.
 
 A training sentence is a template with its choices made and its slots filled, sometimes with an opening, a closing, a
 slip of the keyboard, or neither capitals nor punctuation: the ways in which people write to a support desk.
@@ -6,14 +6,17 @@ slip of the keyboard, or neither capitals nor punctuation: the ways in which peo
 
 import random
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from serving.demo.held_out import HELD_OUT
 from serving.demo.phrases import CLOSINGS, OPENINGS, PRAISE_CLOSINGS, PRAISE_OPENINGS, SLOTS
-from serving.demo.templates import TEMPLATES
 
+TEMPLATES: Final[dict[str, str]] = tomllib.loads(Path(__file__).with_name("templates.toml").read_text(encoding="utf-8"))
+"""Each intent's templates, a line each."""
 LABELS: Final[tuple[str, ...]] = tuple(sorted(TEMPLATES))
 """The intents, in the order of the classifier's outputs."""
 

@@ -1,7 +1,7 @@
 """Requests written by hand to judge the classifier; none of them comes from a template. Next is `dataset`.
 
-The wording is kept away from that of `templates`: a high score here means that the classifier learnt what customers
-want, not the sentences that it was shown.
+The wording is kept away from that of `templates.toml`: a high score here means that the classifier learnt what
+customers want, not the sentences that it was shown.
 """
 
 from typing import Final

@@ -3,7 +3,7 @@
 `python -m serving.engine ORDER` loads what the order says, reports and serves. Only modules of this folder import torch
 and transformers at module level.
 
-template       the process that engines are forked from
+template       the process that engines are forked from; its `early_imports`
 __main__       an engine's process: order, lease, signals
 process_state  process-global state of torch and transformers
 loading        order → a model that is loaded, checked, optimised and measured

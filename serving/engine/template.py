@@ -14,35 +14,24 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from registry.artifact import read_contract
 from serving.engine.__main__ import main as run_engine
-from serving.engine.large_modules import WITH_TORCH, WITH_TRANSFORMERS, import_modules
+from serving.engine.early_imports import import_for, import_wanted
 from serving.runtime.command_line import fits_command_line, show_command_line
 from serving.runtime.logs import set_up_logging
 from serving.runtime.priority import OomScore, run_at_low_priority
 from serving.runtime.server_process import LOOK_SECONDS, ServerProcess
-from serving.wire.engine_orders import (
-    MAX_REQUEST_BYTES,
-    WANTED_FILE,
-    EngineOrder,
-    ForkReply,
-    ForkRequest,
-    WantedVersions,
-    read_report,
-)
+from serving.wire.engine_orders import MAX_REQUEST_BYTES, ForkReply, ForkRequest, read_report
 
 logger = logging.getLogger("headwaiter.template")
 
 NATIVE_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "GLIBC_", "LD_")
 """Prefixes of variables that native libraries read when they are loaded, so that a fork cannot change them."""
-
-
 PEER = struct.Struct("3i")
 """`struct ucred`: process, user and group of a peer."""
 LEAVE_SECONDS = 1.0
@@ -119,7 +108,7 @@ class Template:
 
     def _fork(self, request: ForkRequest, link: socket.socket, output: list[int]) -> str | None:
         """Fork the engine; returns as `_answer`. output: descriptors of its standard output and error."""
-        self._import_for(Path(request.order))
+        import_for(Path(request.order), self.import_modules)
         check_forkable()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -131,18 +120,6 @@ class Template:
         self._engines[pid] = link
         tell(link, ForkReply(pid=pid))
         return None
-
-    def _import_for(self, path: Path) -> None:
-        """Import what the engine of the order in the file `path` needs, so that later engines have it, too.
-
-        An engine with a kept graph needs torch alone. What cannot be read or imported is the engine's to report.
-        """
-        from serving.engine.loading import finds_kept
-
-        with suppress(Exception):
-            order = msgspec.json.decode(path.read_bytes(), type=EngineOrder)
-            if not finds_kept(order):
-                self.import_modules(lambda: import_with_family([Path(order.root)]))
 
     def import_modules(self, work: Callable[[], None]) -> None:
         """Import by `work`, at low priority while an engine answers, which imports may not starve."""
@@ -240,39 +217,6 @@ def check_forkable() -> None:
 def count_threads() -> int:
     """The kernel's threads of this process."""
     return sum(1 for _ in Path("/proc/self/task").iterdir())
-
-
-def import_with_family(roots: Sequence[Path]) -> None:
-    """Import transformers, and the modules of the model classes of these artifacts."""
-    import_modules(WITH_TRANSFORMERS)
-    import transformers
-
-    for root in roots:
-        with suppress(Exception):  # what cannot be read or imported is the engine's to report
-            model_class = read_contract(root).model_class
-            import_modules([getattr(transformers, model_class).__module__])
-
-
-def import_wanted(folder: Path) -> None:
-    """Import torch, and ahead of the first order what engines are going to need besides.
-
-    Transformers is left out where every artifact that is wanted has a kept graph. folder: of the orders.
-    """
-    import_modules(WITH_TORCH)
-    try:
-        roots = msgspec.json.decode((folder / WANTED_FILE).read_bytes(), type=WantedVersions).roots
-    except (OSError, ValueError):
-        roots = ()
-    paths = [Path(root) for root in roots]
-    if not paths or not all(map(may_have_graph, paths)):
-        import_with_family([path for path in paths if not may_have_graph(path)])
-
-
-def may_have_graph(root: Path) -> bool:
-    """Whether a graph is kept of the artifact, if perhaps not for this machine and these settings."""
-    from serving.engine.kept_graph import FOLDER
-
-    return any((root / FOLDER).glob("*.json"))
 
 
 def is_serving(folder: Path) -> bool:

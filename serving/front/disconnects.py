@@ -7,7 +7,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from serving.errors import ClientGone
-from serving.front.engine_link import EngineLink, Waiter
+from serving.front.engine_link import EngineLink
+from serving.front.waiter import Waiter
 
 WATCH_SECONDS = 0.2
 """A request that waits longer has its connection watched. Most requests are shorter and save the task."""

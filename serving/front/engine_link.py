@@ -1,4 +1,4 @@
-"""A front's connection to one engine: rows out, arrays in, and the requests that wait for them.
+"""A front's connection to one engine: rows out, arrays in, for the requests that wait (`waiter`).
 
 Runs in the front's event loop. Rows of all requests that are handled in one turn of the loop leave in one message. The
 link counts the tokens and bytes that it has sent and not got back, and admits requests by these counts, without asking
@@ -8,7 +8,6 @@ the engine.
 import asyncio
 import logging
 import os
-import time
 from bisect import insort
 from collections.abc import Sequence
 from typing import assert_never
@@ -19,22 +18,10 @@ import zmq
 
 from serving.errors import DeadlineExceeded, EngineLost, Failed, ServingError
 from serving.front.admission import UNBOUNDED, Load, admit, check_room, measure
-from serving.tasks.base.generated_text import to_arrays
+from serving.front.waiter import Waiter
 from serving.tasks.base.task import AnyTask
 from serving.wire.heartbeat import heartbeat_path, read_rows
-from serving.wire.messages import (
-    Cancel,
-    EncodedRow,
-    Failure,
-    FromEngine,
-    Outputs,
-    Row,
-    RowArrays,
-    Submit,
-    TokenDelta,
-    TokenDeltas,
-    unpack,
-)
+from serving.wire.messages import Cancel, EncodedRow, Failure, FromEngine, Outputs, Row, Submit, TokenDeltas, unpack
 
 GATHER_SECONDS = 0.001
 """While the engine is busy, rows wait this long for others that share their message: less than a short forward pass."""
@@ -42,57 +29,6 @@ MAX_ENDED = 1024
 """Requests that ended, beyond as many as wait, whose deadlines may still be in the list."""
 
 logger = logging.getLogger("headwaiter.front")
-
-
-class Waiter:
-    """A request that waits for its rows. `done` resolves to each row's arrays in order, or raises ServingError."""
-
-    def __init__(self, rows: int, deadline: float) -> None:
-        self.done: asyncio.Future[list[RowArrays]] = asyncio.get_running_loop().create_future()
-        self.deadline = deadline
-        self.forward_seconds = 0.0
-        self.ids: list[int] = []
-        self.rows_left = 0
-        """Rows that the link has neither got back nor given up."""
-        self._arrays: list[RowArrays] = [()] * rows
-        self._missing = rows
-
-    def put(self, index: int, arrays: RowArrays, forward_seconds: float) -> None:
-        """Take a row's arrays."""
-        self._arrays[index] = arrays
-        self.forward_seconds = max(self.forward_seconds, forward_seconds)
-        self._missing -= 1
-        if not self._missing and not self.done.done():
-            self.done.set_result(self._arrays)
-
-    def take(self, index: int, part: TokenDelta) -> None:
-        """Take a row's whole text."""
-        self.put(index, to_arrays(part), part.forward_seconds)
-
-    def fail(self, error: ServingError) -> None:
-        """End the wait."""
-        if not self.done.done():
-            self.done.set_exception(error)
-
-
-class StreamWaiter(Waiter):
-    """A request whose tokens are handed on as they come, in `parts`, which an error ends.
-
-    deadline: of the first tokens.
-    """
-
-    def __init__(self, rows: int, deadline: float) -> None:
-        super().__init__(rows, deadline)
-        self.parts: asyncio.Queue[tuple[int, TokenDelta] | ServingError] = asyncio.Queue()
-
-    def take(self, index: int, part: TokenDelta) -> None:
-        """Hand a row's newest tokens on."""
-        self.deadline = float("inf")
-        self.parts.put_nowait((index, part))
-
-    def fail(self, error: ServingError) -> None:
-        """End the stream."""
-        self.parts.put_nowait(error)
 
 
 class EngineLink:
@@ -337,8 +273,3 @@ def _error_of(failure: Failure) -> ServingError:
         case _:
             assert_never(failure.reason)
     return error
-
-
-def deadline_in(seconds: float) -> float:
-    """A deadline in seconds of the machine's monotonic clock, which all its processes share."""
-    return time.monotonic() + seconds

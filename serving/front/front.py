@@ -10,28 +10,28 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from serving.errors import ClientGone, EngineLost, NotLoaded, NotReady, Unprocessable
+from serving.errors import EngineLost, NotLoaded
 from serving.front.access import Access
+from serving.front.attempts import Answer, Attempts, Call
 from serving.front.certificate import Certificate
 from serving.front.disconnects import Disconnected, Disconnects
-from serving.front.engine_link import EngineLink, StreamWaiter, Waiter, deadline_in
 from serving.front.fair_pool import Asker, asker
 from serving.front.health import Health
 from serving.front.host_names import HostNames
-from serving.front.loaded_version import EncodedRequest, LoadedVersion
+from serving.front.loaded_version import LoadedVersion
 from serving.front.meter import count_cold
-from serving.front.request_context import ProtocolName, RequestContext, StageTimes
+from serving.front.request_context import ProtocolName, RequestContext
 from serving.front.request_log import RequestLog
-from serving.front.request_tracker import RequestTracker, TrackedRequest
+from serving.front.request_tracker import RequestTracker
 from serving.front.rollout.rollouts import FrontRollouts
-from serving.front.rollout.traffic import ModelTraffic
 from serving.front.routing import Routing
-from serving.front.text_stream import StreamSource, TextStream
-from serving.front.turns import ANSWERS, Turns
+from serving.front.text_stream import TextStream
+from serving.front.turns import Turns
+from serving.front.waiter import deadline_in
 from serving.runtime.limits import read_limits
 from serving.runtime.workers import WorkerBeat, WorkerWatchdog
 from serving.settings import ServingSettings
@@ -44,40 +44,9 @@ TICK_SECONDS = 0.05
 RETRY_SECONDS = 1.0
 """Pause after a tick that failed, so that the log is not flooded."""
 
-AnyWaiter = TypeVar("AnyWaiter", bound=Waiter)
 Value = TypeVar("Value")
-Value_co = TypeVar("Value_co", covariant=True)
 
 logger = logging.getLogger("headwaiter.front")
-
-
-class Answer(msgspec.Struct, Generic[Value_co], frozen=True):
-    """The answer as `write` made it, the version that gave it, and when the request passed each stage."""
-
-    value: Value_co
-    version: str
-    stages: StageTimes
-
-
-class Call(msgspec.Struct, frozen=True):
-    """The arguments of `answer` and `stream`: the model, how to read the request, and the connection that waits."""
-
-    name: str
-    version: str | None
-    read: Callable[[AnyTask], Request | Awaitable[Request]]
-    disconnected: Disconnected | None
-    tracked: TrackedRequest
-
-
-class Submission(msgspec.Struct, Generic[AnyWaiter], frozen=True):
-    """A request that was sent to one engine of a version. traffic: the rollout that it takes part in."""
-
-    loaded: LoadedVersion
-    request: Request
-    encoded: EncodedRequest
-    link: EngineLink
-    waiter: AnyWaiter
-    traffic: ModelTraffic | None = None
 
 
 class Companion(Protocol):
@@ -107,6 +76,9 @@ class Front:
         self.routing = Routing(settings, self._file, self._rollouts.follow)
         self.health = Health(settings, self._file, self.routing)
         self._disconnects = Disconnects()
+        self._attempts = Attempts(
+            settings, self.access, self.bounds, self.routing, self._rollouts, self._disconnects, self.loaded
+        )
         self._beat: WorkerBeat | None = None
         self._managers = WorkerWatchdog(settings.run, "manager", settings.worker_hang_seconds)
         self._request_log = RequestLog(settings.slow_seconds, settings.log_inputs)
@@ -172,7 +144,7 @@ class Front:
             call = Call(name, version, read, disconnected, tracked)
             while True:
                 try:
-                    return await self._answer_once(call, deadline, write)
+                    return await self._attempts.answer(call, deadline, write)
                 except EngineLost as error:
                     tracked.allow_retry(error)
 
@@ -194,7 +166,7 @@ class Front:
         """
         with self._tracker.track(name, protocol, context) as tracked:
             call = Call(name, version, read, disconnected, tracked)
-            stream = TextStream(tracked, partial(self._open_source, call), self.settings.timeout_seconds)
+            stream = TextStream(tracked, partial(self._attempts.open_source, call), self.settings.timeout_seconds)
             await stream.open()
             tracked.stay_open()
             return stream
@@ -304,92 +276,6 @@ class Front:
             return models
         return {name: entry for name, entry in models.items() if key.may_ask(name)}
 
-    async def _answer_once(self, call: Call, deadline: float, write: Callable[[Any], Value]) -> Answer[Value]:
-        stages = call.tracked.stages
-        sent = await self._submit(call, Waiter, deadline)
-        waiter = sent.waiter
-        try:
-            arrays = await waiter.done
-        except asyncio.CancelledError:
-            sent.link.abandon(waiter, ClientGone("cancelled"))
-            raise
-        finally:
-            self._disconnects.forget(waiter)
-        stages.received = time.perf_counter()
-        stages.forward_seconds = waiter.forward_seconds
-        answer = await sent.loaded.decode(sent.request, sent.encoded, arrays, deadline, call.disconnected)
-        if sent.encoded.is_large:
-            value = await asyncio.get_running_loop().run_in_executor(ANSWERS, write, answer)
-        else:
-            value = write(answer)
-        if sent.traffic is not None:
-            self._rollouts.answered(
-                sent.traffic, call.tracked, self.routing, sent.loaded, sent.request, sent.encoded, answer
-            )
-        return Answer(value, sent.loaded.version, stages)
-
-    async def _open_source(self, call: Call) -> StreamSource:
-        deadline = deadline_in(self.settings.timeout_seconds)  # of each attempt: a stream that is collected may be long
-        sent = await self._submit(call, StreamWaiter, deadline, streams=True)
-        parameters, task, items = sent.request.parameters, sent.loaded.task, sent.encoded.items
-
-        def close() -> None:
-            self._disconnects.forget(sent.waiter)
-            sent.link.abandon(sent.waiter, ClientGone("the stream was closed"))
-
-        return StreamSource(
-            version=sent.loaded.version,
-            waiter=sent.waiter,
-            encoder=sent.loaded.served.tokenizer,
-            stops=parameters.stop or (),
-            prompt_tokens=call.tracked.stages.tokens,
-            before=[task.text_before(item.decode_context, parameters) for item in items for _ in item.rows],
-            close=close,
-        )
-
-    async def _submit(
-        self, call: Call, waiter_type: type[AnyWaiter], deadline: float, *, streams: bool = False
-    ) -> Submission[AnyWaiter]:
-        """One attempt, up to the engine's queue."""
-        stages = call.tracked.stages
-        loaded = await self.loaded(call.name, call.version, deadline, call.disconnected)
-        loaded, traffic = self._rollouts.choose(
-            call.name, call.version, loaded, self.routing, call.tracked, self.access.caller().name
-        )
-        loaded.asked_at = time.monotonic()
-        call.tracked.begin_attempt(loaded)
-        loaded.check_room()
-        asker.set(Asker(loaded.model, self.access.caller().name))
-        read = call.read(loaded.task)
-        request = read if isinstance(read, Request) else await read
-        if streams and not loaded.task.generates:
-            raise only_text_streams(loaded.model, loaded.task)
-        stages.items = request.items
-        encoded = await loaded.encode(request, self.bounds, deadline, call.disconnected)
-        rows = [row for item in encoded.items for row in item.rows]
-        counted = [item.rows[0] for item in encoded.items] if loaded.task.generates else rows
-        stages.tokens = sum([row.length for row in counted])
-        stages.sent = time.perf_counter()
-        is_alone = call.tracked.is_suspect
-        if streams or is_alone:
-            rows = [msgspec.structs.replace(row, streams=streams, is_alone=is_alone) for row in rows]
-        while loaded.is_replaced and not loaded.accepting:
-            await loaded.held.wait(rows, deadline, call.disconnected)
-        link, waiter = self._choose_link(call, loaded), waiter_type(len(rows), deadline)
-        link.submit(rows, waiter)
-        if call.disconnected is not None:
-            self._disconnects.expect(waiter, link, call.disconnected)
-        return Submission(loaded, request, encoded, link, waiter, traffic)
-
-    def _choose_link(self, call: Call, loaded: LoadedVersion) -> EngineLink:
-        """The engine for a request of `loaded`. Raises EngineLost where that has left and has a successor."""
-        try:
-            return loaded.choose_link()
-        except NotReady as error:
-            if not self.routing.answers(call.name, call.version):
-                raise
-            raise EngineLost(error.message, retry_seconds=error.retry_seconds, had_begun=False) from error
-
     async def _tick(self) -> None:
         """Run the periodic work. A tick that fails is logged, and the next one comes later."""
         while True:
@@ -410,8 +296,3 @@ class Front:
         self._rollouts.write(now)
         self.routing.note_unserved(now)
         self.routing.tell_demand(now)
-
-
-def only_text_streams(model: str, task: AnyTask) -> Unprocessable:
-    """The error of a stream that a model's task cannot have."""
-    return Unprocessable(f"{model} does {task.name}: only tasks that write texts can stream")

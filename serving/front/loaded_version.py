@@ -21,7 +21,8 @@ from serving.tasks import get_task
 from serving.tasks.base.bounds import RequestBounds, check_cost
 from serving.tasks.base.cost import ItemCost
 from serving.tasks.base.request import Request, assemble
-from serving.tasks.base.task import AnyTask, VersionContext
+from serving.tasks.base.task import AnyTask
+from serving.tasks.base.version_context import VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 LARGE_ANSWER_BYTES = 1 << 19

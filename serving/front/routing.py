@@ -8,21 +8,21 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import msgspec
-import zmq
 
 from serving.errors import NotLoaded, NotReady, UnknownModel
 from serving.front.admission import QueueBounds
 from serving.front.demand import Demand
 from serving.front.engine_link import EngineLink
+from serving.front.engine_links import EngineLinks, disconnect
 from serving.front.loaded_version import LoadedVersion
+from serving.front.unavailable import no_live_version, no_model, no_version
 from serving.front.version_loads import Key, VersionLoads
 from serving.runtime.instruments import forget
 from serving.settings import ServingSettings
-from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
-from serving.wire.version_state import State
+from serving.wire.routing_table import ModelEntry, Table, TableFile, VersionEntry
 
 FOLLOW_SECONDS = 0.01
 """How often the table is checked for a change, which costs one `stat`."""
@@ -30,14 +30,6 @@ RETRY_SECONDS = 1.0
 """How long to wait after a table could not be read or applied."""
 PATIENCE_SECONDS = 5.0
 """How long a model is served by the table before while a new version of it is read. Untuned; it takes milliseconds."""
-
-UNANSWERED: dict[State, str] = {
-    "loading": "is loading",
-    "ready": "has no engine at the moment, it ended and is being restarted",
-    "draining": "is leaving and takes no new requests",
-    "unloaded": "is not loaded",
-}
-"""Why a version in the table has no engine that answers, by the version's state."""
 
 logger = logging.getLogger("headwaiter.front")
 
@@ -64,7 +56,7 @@ class Routing:
         self._loaded: dict[tuple[str, str], LoadedVersion] = {}
         self._generating: set[str] = set()
         self._unserved_since: float | None = None
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._links = EngineLinks(self.bounds)
 
     async def catch_up(self) -> None:
         """Apply the table once, if there is one; `follow` does what fails, or takes longer than PATIENCE_SECONDS."""
@@ -98,7 +90,7 @@ class Routing:
         self.demand.close()
         for link in self.links():
             link.close()
-        self._context.destroy(linger=0)
+        self._links.close()
 
     def links(self) -> list[EngineLink]:
         """The links to all engines."""
@@ -112,12 +104,7 @@ class Routing:
         name, _, alias = name.partition("@")
         entry = self.table.models.get(name)
         if entry is None or entry.is_leaving:
-            if not self.table.models and not self.table.is_known:
-                raise NotReady("the server is starting and serves nothing yet: try again", retry_seconds=1.0)
-            if entry is not None and entry.error:
-                raise UnknownModel(f"{name} is not served: see GET /models/{name}")
-            served = ", ".join(self.served_models() if shown is None else shown) or "none"
-            raise UnknownModel(f"there is no model {name!r} here; served: {served}")
+            raise no_model(name, self.table, self.served_models() if shown is None else shown)
         is_named = version is not None
         if not version:
             version = self._readable(name, entry, alias, self._live(name, entry, alias))
@@ -125,20 +112,7 @@ class Routing:
         if known is not None and self._is_missing((name, version), known):
             raise NotLoaded(name, version, known.load_seconds)
         if loaded is None:
-            if known is None and not is_named:
-                why = "has left so that another version has memory"
-                raise NotReady(f"{name}/{version} {why}: try again", retry_seconds=1.0)
-            if known is None:
-                raise UnknownModel(
-                    f"{name} has no version {version!r} here; loaded: {', '.join(entry.versions) or 'none'}"
-                )
-            if known.state == "failed":
-                raise NotReady(f"{name}/{version} could not be loaded: see GET /models/{name}", retry_seconds=10.0)
-            why = UNANSWERED[known.state]
-            if known.engines:
-                why = "cannot be read by this front now" if known.error else "is being read by this front"
-            hint = f"see GET /models/{name}" if known.engines and known.error else "try again"
-            raise NotReady(f"{name}/{version} {why}: {hint}", retry_seconds=1.0)
+            raise no_version(name, version, entry, is_named=is_named)
         return loaded
 
     def loaded(self, name: str, version: str) -> LoadedVersion | None:
@@ -203,10 +177,7 @@ class Routing:
             raise UnknownModel(f"{name} is not served at alias {alias!r}; served: {', '.join(entry.aliases) or 'none'}")
         live = entry.aliases[alias] if alias else entry.live
         if live is None:
-            if entry.versions and all(found.state == "failed" for found in entry.versions.values()):
-                raise NotReady(f"no version of {name} could be loaded: see GET /models/{name}", retry_seconds=10.0)
-            hint = f"see GET /models/{name}" if entry.error else "try again"
-            raise NotReady(f"no version of {name} is loaded yet: {hint}", retry_seconds=1.0)
+            raise no_live_version(name, entry)
         return live
 
     def _apply(self, table: Table) -> bool:
@@ -253,7 +224,7 @@ class Routing:
         for loaded in self._loads.take():
             stale = self._loaded.get((loaded.model, loaded.version))
             if stale is not None:
-                self._close_links(stale, keep=set())
+                disconnect(stale)
                 stale.held.give_up()
             self._loaded[loaded.model, loaded.version] = loaded
 
@@ -274,11 +245,11 @@ class Routing:
         for key, loaded in list(self._loaded.items()):
             engines = served[key].engines if key in served else ()
             try:
-                self._connect(loaded, engines)
+                self._links.connect(loaded, engines)
             except Exception as error:  # as of descriptors that are used up
                 problems.append(error)
                 continue
-            self._close_links(loaded, keep={engine.address for engine in engines})
+            disconnect(loaded, keep={engine.address for engine in engines})
             loaded.is_replaced = key in served and served[key].state == "ready"
             if loaded.accepting:
                 loaded.held.let_go()
@@ -287,33 +258,6 @@ class Routing:
             if not loaded.links and key not in wanted:
                 del self._loaded[key]
         return problems
-
-    def _connect(self, loaded: LoadedVersion, engines: Sequence[EngineEntry]) -> None:
-        """Have a link to each of the engines, and know which of them take requests."""
-        longest, held = loaded.contract.max_tokens, loaded.held
-        for engine in engines:
-            link = loaded.links.get(engine.address)
-            if link is not None and (link.pid != engine.pid or link.is_closed):  # it has ended, or was left
-                link.close()
-                link = None
-            if link is None:
-                link = EngineLink(self._context, engine.address, loaded.task, 0, engine.pid)
-                loaded.links[engine.address] = link
-            link.tokens_per_second = max(1.0, engine.tokens_per_second)
-            link.bound_tokens = self.bounds.tokens(link.tokens_per_second, longest)
-            link.bound_bytes = self.bounds.bytes()
-        loaded.accepting = [loaded.links[engine.address] for engine in engines if engine.accepting]
-        held.bound_bytes = self.bounds.bytes() * max(1, len(loaded.accepting))
-        if loaded.accepting:
-            held.tokens_per_second = sum(link.tokens_per_second for link in loaded.accepting)
-            held.bound_tokens = sum(link.bound_tokens for link in loaded.accepting)
-        elif not loaded.links:
-            held.bound_tokens = max(held.bound_tokens, self.bounds.tokens(0.0, longest))
-
-    @staticmethod
-    def _close_links(loaded: LoadedVersion, keep: set[str]) -> None:
-        for address in [address for address in loaded.links if address not in keep]:
-            loaded.links.pop(address).close()
 
 
 def _is_being_replaced(entry: ModelEntry) -> bool:

@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from serving.errors import ClientGone, DeadlineExceeded, EngineLost, ServingError
-from serving.front.engine_link import StreamWaiter
 from serving.front.request_context import StageTimes
 from serving.front.request_tracker import TrackedRequest
 from serving.front.turns import ANSWERS, Turns
+from serving.front.waiter import StreamWaiter
 from serving.processors.detokenizer import TextReader
 from serving.processors.tokenizer import TextEncoder
 from serving.tasks.base.generated_text import TokenScore, read_scores, to_arrays

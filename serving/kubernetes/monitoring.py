@@ -4,7 +4,8 @@ from typing import Any
 
 from monitoring.dashboards import DASHBOARDS
 from monitoring.grafana_json import dump
-from monitoring.rules import Objectives, groups
+from monitoring.objectives import Objectives
+from monitoring.rules import groups
 from serving.kubernetes.base import named
 from serving.kubernetes.installation import LABELS, NAME
 

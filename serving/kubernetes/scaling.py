@@ -5,8 +5,8 @@ Either one leaves `replicas` of the deployment to itself.
 
 from typing import Any
 
+from monitoring.objectives import Objectives
 from monitoring.queries import series
-from monitoring.rules import Objectives
 from serving.kubernetes.base import named
 from serving.kubernetes.installation import NAME, Installation
 from serving.kubernetes.pod import seconds

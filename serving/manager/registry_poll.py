@@ -9,10 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field
 
+from registry.deployments import Deployments
 from registry.errors import NotFound, RegistryUnavailable, RequestRefused
 from registry.redaction import redact
 from registry.references import Reference, ResolvedVersion
-from registry.versions import Deployments, Versions
+from registry.versions import Versions
 from serving.manager.last_live import LastLive
 from serving.runtime.backoff import jittered
 from serving.settings import ServingSettings

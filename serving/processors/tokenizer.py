@@ -1,10 +1,8 @@
 """Text → rows of token ids, by the tokenizer's own file and without transformers. Front side.
 
-The engine pads. A front encodes long texts in threads. Truncation is a setting of a tokenizer, and changing it while
-another thread encodes gives wrong rows, so each thread truncates with a copy of its own.
+The engine pads. A front encodes long texts in threads; `tokenizer_file` says how these truncate.
 """
 
-import threading
 from array import array
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -12,7 +10,6 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated
-from weakref import WeakValueDictionary
 
 import msgspec
 from tokenizers import Encoding, Tokenizer
@@ -21,7 +18,8 @@ from registry.contract import Contract, Side
 from registry.layout import MODEL_FOLDER
 from serving.errors import Unprocessable
 from serving.processors.panics import contain_panics
-from serving.processors.word_cache import WordCache
+from serving.processors.tokenizer_file import TokenizerFile
+from serving.processors.windows import MAX_WINDOWS, WindowPlan
 from serving.wire.messages import EncodedRow
 
 MIN_CHARACTERS_PER_TOKEN = 8
@@ -31,14 +29,8 @@ CHARACTERS_PER_TOKEN = 64
 of real text."""
 LONG_CHARACTERS = 4096
 """Longer texts are tokenized by a thread. Untuned: a WordPiece tokenizer takes 2 to 5 ms for this length."""
-MAX_WINDOWS = 256
-"""Most windows of one text. Untuned: bounds what one request may cost."""
-MAX_WINDOW_TOKENS = 1 << 17
-"""Most tokens of all windows of one text: those of most windows of 512 tokens."""
 MAX_CHARACTERS = 1 << 19
 """Most characters of one text. A tokenizer takes up to 300 bytes for each while it works."""
-MIN_WINDOW_TOKENS = 8
-"""Least tokens of the text in a window. Untuned: below it windows are nearly all overlap."""
 
 
 class TextParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -62,37 +54,10 @@ class TextParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         return self.truncation_direction or (None if self.most_tokens is None else "left")
 
 
-class Tokenizers:
-    """A tokenizer's file in memory, shared by all versions that have the same file."""
-
-    def __init__(self, path: Path) -> None:
-        self.exact = Tokenizer.from_file(str(path))
-        self.exact.no_padding()
-        self.exact.no_truncation()
-        self.words = WordCache.of(self.exact)
-        self._thread = threading.local()
-
-    def cutter(
-        self, most: int, *, stride: int = 0, strategy: str = "longest_first", direction: Side = "right"
-    ) -> Tokenizer:
-        """The thread's copy that truncates, with these settings until the next call.
-
-        A copy per setting would cost too much.
-        """
-        cutting: Tokenizer | None = getattr(self._thread, "cutting", None)
-        if cutting is None:
-            cutting = self._thread.cutting = Tokenizer.from_str(self.exact.to_str())  # its file may be gone
-        cutting.enable_truncation(most, stride=stride, strategy=strategy, direction=direction)
-        return cutting
-
-
 still_wanted: ContextVar[Callable[[], None]] = ContextVar("still_wanted", default=lambda: None)
 """Called before each row is tokenized. It raises ServingError once nobody waits for the rows of this context."""
 count_tokens: ContextVar[Callable[[int], None]] = ContextVar("count_tokens", default=lambda _: None)
 """Called with each row's tokens. It raises ServingError once those of this context are more than a queue takes."""
-
-_shared: WeakValueDictionary[str, Tokenizers] = WeakValueDictionary()
-"""Tokenizers in use, by the file's digest."""
 
 
 @contain_panics
@@ -107,9 +72,9 @@ class TextEncoder:
     def __init__(self, folder: Path, contract: Contract) -> None:
         path = folder / "tokenizer.json"
         digest = contract.files.get(f"{MODEL_FOLDER}/{path.name}", str(path))
-        self._tokenizers = _shared.get(digest) or _shared.setdefault(digest, Tokenizers(path))
-        self.exact = self._tokenizers.exact
-        self._words = self._tokenizers.words
+        self._file = TokenizerFile.shared(path, digest)
+        self.exact = self._file.exact
+        self._words = self._file.words
         self._has_types = "token_type_ids" in contract.processor.inputs
         if self._has_types and any(self.exact.encode("a").type_ids):
             self._words = None  # it knows no token types
@@ -187,7 +152,7 @@ class TextEncoder:
             if is_cut and most <= fixed:  # the tokenizer would not cut at all
                 raise Unprocessable(f"parameters.truncate leaves {most} tokens, of which {fixed} are special: cut less")
         if is_cut:
-            cutter = self._tokenizers.cutter(most, direction=direction)
+            cutter = self._file.cutter(most, direction=direction)
             encoding = self._tokenize(cutter, text, pair, special=special)
         return self._row(encoding, batch_key), encoding
 
@@ -206,41 +171,17 @@ class TextEncoder:
         fixed = self.exact.num_special_tokens_to_add(before is not None)
         if before is not None:
             fixed += len(self._tokenize(self.exact, before[: self.max_characters], special=False))
-        room = most - fixed
-        if room < MIN_WINDOW_TOKENS:
-            raise Unprocessable(
-                f"a window of {most} tokens has {max(0, room)} left for the text, it needs {MIN_WINDOW_TOKENS}: "
-                "shorten the question, or raise max_seq_len"
-            )
-        stride = min(stride, room // 2)
-        if len(text) > min(MAX_CHARACTERS, MAX_WINDOWS * (room - stride) * CHARACTERS_PER_TOKEN):
+        plan = WindowPlan.of(most, fixed, stride)
+        if len(text) > min(MAX_CHARACTERS, MAX_WINDOWS * plan.step * CHARACTERS_PER_TOKEN):
             raise self._too_many(f"{len(text):,} characters")
-        self._check_windows(text, most, room, stride)
+        plan.check_total(len(text), lambda: len(self._tokenize(self.exact, text, special=False)))
         texts = (text, before) if before is None or self._is_text_first else (before, text)
         strategy = "longest_first" if before is None else ("only_first", "only_second")[self.text_sequence]
-        first = self._tokenize(self._tokenizers.cutter(most, stride=stride, strategy=strategy), *texts)
+        first = self._tokenize(self._file.cutter(most, stride=plan.stride, strategy=strategy), *texts)
         found = [first, *first.overflowing]
         if len(found) > MAX_WINDOWS:
             raise self._too_many(f"{len(found):,} windows")
         return [(self._row(encoding, ""), encoding) for encoding in found]
-
-    def _check_windows(self, text: str, most: int, room: int, stride: int) -> None:
-        """Raise Unprocessable for too many tokens in all windows together.
-
-        The text is tokenized for the count only if it is long enough to exceed the bound.
-        """
-        step = room - stride
-
-        def tokens(length: int) -> int:
-            return most * (1 + max(0, -(-(length - room) // step)))
-
-        if tokens(len(text)) > MAX_WINDOW_TOKENS:
-            found = tokens(len(self._tokenize(self.exact, text, special=False)))
-            if found > MAX_WINDOW_TOKENS:
-                raise Unprocessable(
-                    f"inputs has a text whose windows have {found:,} tokens together, at most {MAX_WINDOW_TOKENS:,} "
-                    "are read: send it in parts, shorten the question, or let windows overlap less"
-                )
 
     @property
     def text_sequence(self) -> int:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from registry.environment import InvalidSetting
 from registry.own_folder import make_home, make_own
 
 RUN_VARIABLE = "_HEADWAITER_RUN"
@@ -24,6 +25,8 @@ ENGINES = "engines"
 """The folder of the engines' orders, reports and sockets, in the run folder."""
 METRICS = "metrics"
 """The folder that a server's processes count in, in the run folder."""
+MAX_RUNS_FOLDER = 61
+"""Bytes of the path of the run folders, so that a socket in one stays within the 107 bytes of a socket's path."""
 
 
 class RunFolder:
@@ -71,6 +74,15 @@ class RunFolder:
 def runs_of(home: Path) -> Path:
     """The folder of the run folders of all servers with this home."""
     return home / "run"
+
+
+def check_home(home: Path) -> None:
+    """Raise InvalidSetting for a home whose path is too long for the sockets in a run folder."""
+    if len(os.fsencode(runs_of(home))) > MAX_RUNS_FOLDER:
+        raise InvalidSetting(
+            f"HEADWAITER_HOME={home} is too long: a socket's path may have 107 bytes, so choose a folder "
+            "whose path has at most 50 bytes"
+        )
 
 
 def claim(home: Path) -> RunFolder:

@@ -23,7 +23,8 @@ from serving.processors.tokenizer import TextEncoder, TextParameters
 from serving.tasks.base.agreement import Agreement, of_vectors
 from serving.tasks.base.cost import NUMBER_BYTES, ItemCost
 from serving.tasks.base.pooling import pool
-from serving.tasks.base.task import Batch, Task, VersionContext, probe_text, upload
+from serving.tasks.base.task import Batch, Task, probe_text, upload
+from serving.tasks.base.version_context import VersionContext
 from serving.wire.messages import AnyArray, Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from serving.processors.tokenizer import TextEncoder, TextParameters
 from serving.tasks.base.agreement import Agreement, distance, mean
 from serving.tasks.base.cost import OBJECT_BYTES, answer_text
 from serving.tasks.base.scoring import Scoring, accuracy
-from serving.tasks.base.task import Batch, Task, VersionContext, probe_text, upload
+from serving.tasks.base.task import Batch, Task, probe_text, upload
+from serving.tasks.base.version_context import VersionContext
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
 if TYPE_CHECKING:

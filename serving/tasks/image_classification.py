@@ -15,7 +15,8 @@ from serving.tasks.base.agreement import Agreement, of_labels
 from serving.tasks.base.answers import LabelScore, best_labels
 from serving.tasks.base.cost import OBJECT_BYTES, ItemCost
 from serving.tasks.base.scoring import Activation, Scoring, of_classes
-from serving.tasks.base.task import Batch, Task, VersionContext
+from serving.tasks.base.task import Batch, Task
+from serving.tasks.base.version_context import VersionContext
 from serving.tasks.text_classification import activation
 from serving.wire.messages import AnyArray, Encoded, EncodedRow, Row, RowArrays
 

@@ -16,7 +16,8 @@ from serving.tasks.base.agreement import Agreement, distance
 from serving.tasks.base.answers import softmax
 from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, answer_text
 from serving.tasks.base.scoring import Scoring, accuracy
-from serving.tasks.base.task import Batch, Task, VersionContext
+from serving.tasks.base.task import Batch, Task
+from serving.tasks.base.version_context import VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 if TYPE_CHECKING:

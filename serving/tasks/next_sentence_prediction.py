@@ -9,7 +9,8 @@ from registry.contract import Contract
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.agreement import Agreement
 from serving.tasks.base.scoring import Scoring, accuracy, f1_macro
-from serving.tasks.base.task import Batch, Task, VersionContext
+from serving.tasks.base.task import Batch, Task
+from serving.tasks.base.version_context import VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from serving.tasks.base.agreement import Agreement
 from serving.tasks.base.answers import softmax
 from serving.tasks.base.cost import OBJECT_BYTES, answer_text
 from serving.tasks.base.scoring import Scoring, exact_match, f1_words
-from serving.tasks.base.task import Batch, Task, VersionContext
+from serving.tasks.base.task import Batch, Task
+from serving.tasks.base.version_context import VersionContext
 from serving.wire.messages import AnyArray, Encoded, RowArrays
 
 if TYPE_CHECKING:

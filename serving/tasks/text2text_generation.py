@@ -30,7 +30,7 @@ from serving.tasks.base.generation import (
 )
 from serving.tasks.base.generation_settings import MAX_BEAMS
 from serving.tasks.base.languages import encode_source, find_first_token, list_choices
-from serving.tasks.base.task import VersionContext
+from serving.tasks.base.version_context import VersionContext
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
 START_TOKENS = 1

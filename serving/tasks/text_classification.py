@@ -23,7 +23,8 @@ from serving.tasks.base.agreement import Agreement, distance, of_labels
 from serving.tasks.base.answers import LabelScore, Ranked, best_labels
 from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, answer_text, count_characters
 from serving.tasks.base.scoring import Activation, Scoring, of_classes
-from serving.tasks.base.task import Batch, Task, VersionContext, probe_text
+from serving.tasks.base.task import Batch, Task, probe_text
+from serving.tasks.base.version_context import VersionContext
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from serving.tasks.base.generation import (
     make_rows,
     requested_new_tokens,
 )
-from serving.tasks.base.task import VersionContext
+from serving.tasks.base.version_context import VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 

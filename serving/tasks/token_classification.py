@@ -18,7 +18,8 @@ from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.agreement import Agreement, distance, overlap
 from serving.tasks.base.cost import OBJECT_BYTES
 from serving.tasks.base.scoring import LabelledSpan, Scoring, f1_micro, precision, recall
-from serving.tasks.base.task import Batch, Task, VersionContext
+from serving.tasks.base.task import Batch, Task
+from serving.tasks.base.version_context import VersionContext
 from serving.wire.messages import Encoded, RowArrays
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from serving.tasks.base.agreement import Agreement, of_labels
 from serving.tasks.base.answers import LabelScore, softmax
 from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, answer_text
 from serving.tasks.base.scoring import Scoring, accuracy, f1_macro
-from serving.tasks.base.task import Batch, Task, VersionContext, probe_text
+from serving.tasks.base.task import Batch, Task, probe_text
+from serving.tasks.base.version_context import VersionContext
 from serving.tasks.text_classification import mark_ends
 from serving.wire.messages import Encoded, EncodedRow, RowArrays
 

@@ -17,8 +17,9 @@ from mlflow.deployments import get_deploy_client
 from mlflow.deployments.cli import commands
 from mlflow.exceptions import MlflowException
 
+from registry.deployments import DEPLOYED
 from registry.settings import RegistrySettings
-from registry.versions import DEPLOYED, Versions
+from registry.versions import Versions
 from tests.alike import assert_alike
 from tests.conftest import forget_tracking, use_tracking
 from tests.e2e.conftest import copy_of

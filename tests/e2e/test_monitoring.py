@@ -18,11 +18,12 @@ from typing import Any
 import httpx
 import pytest
 
+from monitoring.alerts import alerts
 from monitoring.dashboards import DASHBOARDS
 from monitoring.gpus import read_gpus
 from monitoring.grafana_json import ROLLOUT_ENDS, ROLLOUT_STEPS, SWAPS
 from monitoring.metrics import HARDWARE, METRICS, PREFIX
-from monitoring.rules import Objectives, alerts
+from monitoring.objectives import Objectives
 from registry.rollout.guards import Guard
 from serving.manager.rollout.prometheus import read_guards
 from tests.abilities import needs

@@ -9,7 +9,8 @@ from monitoring.dashboards import DASHBOARDS
 from monitoring.export import export, files
 from monitoring.grafana_json import COLUMNS, build
 from monitoring.metrics import METRICS, PREFIX
-from monitoring.rules import Objectives, records
+from monitoring.objectives import Objectives
+from monitoring.recordings import records
 
 MONITORING = Path(__file__).resolve().parents[2] / "monitoring"
 BUILT = {dashboard.name: build(dashboard) for dashboard in DASHBOARDS}

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from monitoring.alerts import RUNBOOKS, alerts
 from monitoring.metrics import METRICS, PREFIX
-from monitoring.rules import DRIFT, RUNBOOKS, SHARE_NOW, WINDOWS, Objectives, alerts, ratio, records
+from monitoring.objectives import Objectives
+from monitoring.recordings import DRIFT, SHARE_NOW, WINDOWS, ratio, records
 from tests.abilities import needs
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,12 +5,13 @@ another text when other rows share the batch. It is wrong for models whose atten
 can die behind a manager that still looks alive. Here one loop owns everything.
 
 engine        the loop of an engine whose task generates
-scheduler     all sequences of the engine; what is sent to the fronts
+scheduler     all sequences of the engine
+replies       what is sent to the fronts
 waiting       the sequences that wait, in order of priority
 admission     which of them enter a batch before the next step
 sequence      one row from its prompt to its last token
 decode_batch  the sequences that a decoder steps together
-decoder       a model and its rows: prefill, one step for all rows, removal
+decoder       a model and its rows: prefill, one step for all rows, removal; `causal_decoder`, `seq2seq_decoder`
 sequential    the same row by row, for models that cannot be batched
 uncached      the same without a cache, for models that have none
 kv_cache      keys and values of rows that come and go

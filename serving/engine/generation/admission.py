@@ -8,7 +8,7 @@ waiting one of an earlier priority, and goes on later with the same text.
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, takewhile
 
 from serving.engine.generation.sequence import Sequence
 
@@ -81,6 +81,19 @@ def plan_admission(
         longest = max(longest, sequence.length)
     plan.prefill = nearest_in_length(plan.prefill, limits, width)
     return plan
+
+
+def heed_alone(waiting: Iterable[Sequence], running: list[Sequence]) -> list[Sequence]:
+    """The waiting sequences that may be admitted now where some must be alone, because an engine ended with them.
+
+    Such a one is admitted once nothing runs, and nothing else until it has left. waiting: in order of priority.
+    """
+    waiting = list(waiting)
+    if any(each.row.is_alone for each in running):
+        return []
+    if waiting and waiting[0].row.is_alone:
+        return [] if running else waiting[:1]
+    return list(takewhile(lambda each: not each.row.is_alone, waiting))
 
 
 def has_room(sequence: Sequence, others: list[Sequence], limits: Limits) -> bool:

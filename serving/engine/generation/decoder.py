@@ -1,8 +1,9 @@
 """A model and the rows that it generates for. Rows are prefilled by a forward pass over their tokens, take steps of one
 token together, and are removed between steps.
 
-`CausalDecoder` has a decoder alone. The rows of `Seq2SeqDecoder` also have the keys and values of the encoder's output.
-Both must equal transformers' `generate`; `serving.engine.generation.verification` checks that before they are used.
+A `CausalDecoder` has a decoder alone. The rows of a `Seq2SeqDecoder` also have the keys and values of the encoder's
+output. Both must equal transformers' `generate`; `serving.engine.generation.verification` checks that before they are
+used.
 """
 
 import inspect
@@ -13,14 +14,11 @@ from typing import TYPE_CHECKING
 import numpy
 import torch
 from torch.nn.functional import embedding
-from transformers import DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutput
 
 from serving.engine.generation.kv_cache import RowCache
-from serving.engine.generation.step_graph import name_views, trace_step
 from serving.engine.optimizations.packing import bucket_size
-from serving.engine.optimizations.torchscript import NotTraceable, TracedModule
+from serving.engine.optimizations.torchscript import TracedModule
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -170,132 +168,6 @@ class Decoder(ABC):
         return torch.tensor(self._caches[0].layout.lengths, device=self.device)[:, None]
 
 
-class CausalDecoder(Decoder):
-    """A decoder alone: a row is its prompt and its new tokens."""
-
-    def trace(self, vocabulary: int, max_tokens: int) -> None:
-        """Run steps as a TorchScript graph from now on. Raises what `step_graph.trace_step` does."""
-        if "position_ids" not in self._arguments:
-            raise NotTraceable("it counts positions itself")
-        cache = DynamicCache()
-        nothing = torch.zeros((1, 1), dtype=torch.int64)
-        self._forward(nothing, input_ids=nothing, past_key_values=cache)
-        like = [part for pair in _states(cache) for part in pair]
-        self._graph = trace_step(self.module, like, vocabulary, max_tokens)
-
-    def untrace(self) -> None:
-        """Run steps by the model's modules again."""
-        self._graph = None
-
-    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
-        """One forward pass over all rows' tokens, padded on the left."""
-        rows = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]
-        ids, mask, positions = self._pad_left(rows, self.width(max(map(len, rows))))
-        cache = DynamicCache()
-        logits = self._forward(positions, input_ids=ids, attention_mask=mask, past_key_values=cache)
-        if not self._caches:
-            self._caches = [RowCache(len(cache.layers))]
-        self._caches[0].insert(_states(cache), [len(row) for row in rows])
-        return logits
-
-    def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """One forward pass over a token of each row."""
-        (cache,) = self._caches
-        ids, mask = torch.tensor(tokens, device=self.device)[:, None], cache.mask(1, self.device)
-        positions = self._positions_now()
-        if self._graph is None:
-            logits = self._forward(positions, input_ids=ids, attention_mask=mask, past_key_values=cache)
-        else:
-            given = {"input_ids": ids, "position_ids": positions}
-            given |= {} if mask is None else {"attention_mask": mask.bool()[:, None, None]}
-            logits = self._graph(**given, **name_views(cache.views())).logits[:, -1]
-        cache.advance()
-        return logits
-
-    def history(self, prompt: Sequence[int]) -> list[int]:
-        """The prompt."""
-        return list(prompt)
-
-
-class Seq2SeqDecoder(Decoder):
-    """Encoder and decoder: the prompt is encoded once, new tokens follow the start token."""
-
-    def __init__(self, module: "PreTrainedModel", pad_token_id: int) -> None:
-        super().__init__(module, pad_token_id)
-        if self._tells_positions:
-            config = module.config
-            positions = getattr(config, "max_decoder_position_embeddings", None) or getattr(
-                config, "max_position_embeddings", None
-            )
-            self.max_new_tokens = None if positions is None else positions - 1
-
-    def pad_prompts(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Padded on the right, as encoders are trained."""
-        width = self.width(max(map(len, prompts)))
-        ids = torch.tensor([[*prompt, *[self._pad] * (width - len(prompt))] for prompt in prompts])
-        mask = torch.arange(width) < torch.tensor([len(prompt) for prompt in prompts])[:, None]
-        return ids.to(self.device), mask.to(torch.int64).to(self.device)
-
-    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
-        """The encoder over all prompts, then the decoder over the start token and the generated tokens."""
-        ids, mask = self.pad_prompts(prompts)
-        encoded = self.module.get_encoder()(input_ids=ids, attention_mask=mask)
-        rows = [[self.start_token, *new] for new in written]
-        own, own_mask, positions = self._pad_left(rows, max(map(len, rows)))
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        logits = self._forward(
-            positions,
-            encoder_outputs=encoded,
-            attention_mask=mask,
-            decoder_input_ids=own,
-            decoder_attention_mask=own_mask,
-            past_key_values=cache,
-        )
-        halves = (cache.self_attention_cache, cache.cross_attention_cache)
-        if not self._caches:
-            self._caches = [RowCache(len(half.layers)) for half in halves]
-        self._caches[0].insert(_states(halves[0]), [len(row) for row in rows])
-        sources = _to_the_right(_states(halves[1]), [len(prompt) for prompt in prompts])
-        self._caches[1].insert(sources, [len(prompt) for prompt in prompts], spare=0)
-        return logits
-
-    def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """One forward pass of the decoder over a token of each row."""
-        own, sources = self._caches
-        # of the encoder's output only the shape is needed now
-        shape = (own.layout.rows, sources.layout.width, 1)
-        logits = self._forward(
-            self._positions_now(),
-            encoder_outputs=BaseModelOutput(last_hidden_state=torch.zeros((), device=self.device).expand(shape)),
-            attention_mask=sources.mask(0, self.device),
-            decoder_input_ids=torch.tensor(tokens, device=self.device)[:, None],
-            decoder_attention_mask=own.mask(1, self.device),
-            past_key_values=EncoderDecoderCache(own, sources),
-        )
-        own.advance()
-        return logits
-
-    def history(self, prompt: Sequence[int]) -> list[int]:
-        """The start token."""
-        return [self.start_token]
-
-
-def _states(cache: Cache) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def layer_states(cache: Cache) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of each layer."""
     return [(layer.keys, layer.values) for layer in cache.layers]
-
-
-def _to_the_right(
-    states: list[tuple[torch.Tensor, torch.Tensor]], lengths: Sequence[int]
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Move the states of right-padded rows to the right, so that their padding is on the left."""
-    longest = max(lengths)
-    if min(lengths) == states[0][0].shape[2]:
-        return states
-    device = states[0][0].device
-    places = torch.arange(longest, device=device) - (longest - torch.tensor(lengths, device=device)[:, None])
-    index = places.clamp(min=0)[:, None, :, None]
-
-    def shift(part: torch.Tensor) -> torch.Tensor:
-        return part.gather(2, index.expand(-1, part.shape[1], -1, part.shape[3]))
-
-    return [(shift(keys), shift(values)) for keys, values in states]

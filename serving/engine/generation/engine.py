@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import zmq
 
     from serving.engine.batching.cost import Cost
-    from serving.engine.generation.scheduler import Reply, Scheduler
+    from serving.engine.generation.replies import Reply
+    from serving.engine.generation.scheduler import Scheduler
     from serving.engine.generation.sequence import Sequence
     from serving.engine.meter import EngineMeter
 

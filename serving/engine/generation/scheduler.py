@@ -13,31 +13,26 @@ has left.
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
-from itertools import takewhile
 
 import torch
 from transformers import StopStringCriteria
 
-from serving.engine.generation.admission import Limits, plan_admission
+from serving.engine.generation.admission import Limits, heed_alone, plan_admission
 from serving.engine.generation.beam_search import BeamSearch
 from serving.engine.generation.decode_batch import DecodeBatch
 from serving.engine.generation.decoder import Decoder
-from serving.engine.generation.sampling import Choice, Sampler
-from serving.engine.generation.sequence import Sequence, limit_new_tokens
+from serving.engine.generation.replies import Replies, Reply
+from serving.engine.generation.sequence import Sequence, SequenceMaker
 from serving.engine.generation.waiting import WaitingSequences
 from serving.engine.meter import EngineMeter, GenerationMeter
-from serving.processors.detokenizer import TextReader
 from serving.processors.tokenizer import TextEncoder
-from serving.wire.messages import Failure, Finish, Row, SamplingSettings, TokenDelta
+from serving.wire.messages import Row
 
 logger = logging.getLogger("headwaiter.engine")
 
 MAX_PREFILL_TOKENS = 512
 """Tokens prefilled between two steps, padding included; bounds how long running sequences wait. Tuned, see
 bench/NOTES.md, Writing texts."""
-
-Reply = tuple[bytes, TokenDelta | Failure]
-"""The front's ZeroMQ identity and the message for it."""
 
 
 class Scheduler:
@@ -63,9 +58,8 @@ class Scheduler:
         self._batch = DecodeBatch(decoder)
         self._isolated = None if isolated is None else DecodeBatch(isolated)
         self._batches = [self._batch] if self._isolated is None else [self._batch, self._isolated]
-        self._encoder = encoder
+        self._sequences = SequenceMaker(decoder, encoder, stop_check, may_isolate=isolated is not None)
         self._limits = Limits(max_rows, limit_tokens, pass_tokens)
-        self._stop_check = stop_check
         self._verify = verify
         self._meters: tuple[EngineMeter, GenerationMeter] | None = None
         self.announce: Callable[[Iterable[Sequence]], None] = lambda _: None
@@ -74,9 +68,7 @@ class Scheduler:
         self._waiting = WaitingSequences()
         self._prefilled_tokens = 0
         self._search: BeamSearch | None = None
-        self._replies: list[Reply] = []
-        ends = decoder.module.generation_config.eos_token_id
-        self._ends = frozenset([] if ends is None else ends if isinstance(ends, list) else [ends])
+        self._replies = Replies()
 
     @property
     def decoder(self) -> Decoder:
@@ -114,28 +106,18 @@ class Scheduler:
 
     def count_in(self, meter: EngineMeter) -> None:
         """Count in this version's metrics from now on."""
-        self._meters = (meter, GenerationMeter(**meter.fields))
+        self._meters = meter, self._replies.count_in(meter)
 
     def add(self, client: bytes, row: Row, now: float) -> None:
         """Add a row to those that wait. One whose sampling cannot be set up fails; the next step reports it."""
         try:
-            sequence = self._make_sequence(client, row, now)
+            sequence = self._sequences.make(client, row, now)
         except Exception as error:  # sampling is transformers' code and may raise anything; only this row fails
             logger.error("the sampling of a row could not be set up: %s", type(error).__name__)
-            self._replies.append((client, Failure([row.id], "failed", "the row's sampling could not be set up")))
+            self._replies.refuse(client, row.id, "the row's sampling could not be set up")
             return
         self._waiting.add(sequence)
         self._has_alone |= row.is_alone
-
-    def _make_sequence(self, client: bytes, row: Row, now: float) -> Sequence:
-        settings = limit_new_tokens(SamplingSettings.unpack(row.payload), self.decoder.max_new_tokens)
-        reader = TextReader(self._encoder, settings.stop) if settings.stop else None
-        sampler = Sampler(self.decoder.module, settings, row)
-        sequence = Sequence(client, row, now, settings, self._ends, sampler, reader)
-        if self._stop_check is not None and not settings.stop:
-            sequence.stop_check, sequence.before = self._stop_check, self.decoder.history(sequence.prompt)
-        sequence.is_isolated = self._isolated is not None and settings.seed is not None and sampler.is_drawn
-        return sequence
 
     @torch.inference_mode()
     def cancel(self, client: bytes, ids: Collection[int]) -> int:
@@ -168,8 +150,7 @@ class Scheduler:
 
     def take_due(self) -> list[Reply]:
         """The replies that a step had ready before it raised."""
-        replies, self._replies = self._replies, []
-        return replies
+        return self._replies.take()
 
     def _expire(self, now: float) -> None:
         """Fail what passed its deadline. A stream that has begun has none any more: its reader may leave."""
@@ -178,9 +159,7 @@ class Scheduler:
             return each.row.deadline <= now and not (each.row.streams and each.sent)
 
         for sequence in self._waiting.expire(now) + self._discard(is_late):
-            where = "while it was written" if sequence.choices else "in the queue"
-            message = f"the deadline passed {where}: ask for less, or later"
-            self._replies.append((sequence.client, Failure([sequence.row.id], "deadline", message)))
+            self._replies.expire(sequence)
 
     def _discard(self, is_meant: Callable[[Sequence], bool]) -> list[Sequence]:
         """Remove running sequences; those sequences."""
@@ -216,16 +195,12 @@ class Scheduler:
         return len(plan.prefill) * self.decoder.width(longest)
 
     def _admissible(self) -> Iterable[Sequence]:
-        """The waiting sequences that may be admitted now, in order of priority; one that must be alone only alone."""
+        """The waiting sequences that may be admitted now, in order of priority."""
         if not self._has_alone:
             return self._waiting
-        running, waiting = self._running_sequences(), list(self._waiting)
-        self._has_alone = any(each.row.is_alone for each in (*running, *waiting))
-        if any(each.row.is_alone for each in running):
-            return []
-        if waiting and waiting[0].row.is_alone:
-            return [] if running else waiting[:1]
-        return list(takewhile(lambda each: not each.row.is_alone, waiting))
+        running = self._running_sequences()
+        self._has_alone = any(each.row.is_alone for each in (*running, *self._waiting))
+        return heed_alone(self._waiting, running)
 
     def _running_sequences(self) -> list[Sequence]:
         searched = self._search.sequences if self._search is not None else []
@@ -278,39 +253,15 @@ class Scheduler:
     def _take_tokens(self, logits: torch.Tensor, batch: DecodeBatch, sequences: list[Sequence]) -> None:
         """Append a token to each of the batch's last sequences; remove those that end."""
         now = time.monotonic()
-        ended = set()
         first = len(batch.sequences) - len(sequences)
-        for place, (sequence, choice) in enumerate(
-            zip(sequences, batch.choose_tokens(logits, sequences), strict=True), first
-        ):
-            finish = self._append(sequence, choice)
-            if finish is None:
+        choices = batch.choose_tokens(logits, sequences)
+        ended = set()
+        for place, (sequence, choice) in enumerate(zip(sequences, choices, strict=True), first):
+            if self._replies.take_token(sequence, choice, now):
                 ended.add(place)
-                continue
-            if not sequence.first_token:
-                sequence.first_token = now
-                if self._meters is not None:
-                    self._meters[1].observe_first_token(now - sequence.arrived)
-            if finish or sequence.row.streams:
-                self._replies.append((sequence.client, sequence.take_delta(finish)))
-            if finish:
-                ended.add(place)
-                self._count_end(sequence, now)
         if self._meters is not None:
             self._meters[1].observe_tokens(len(sequences))
         batch.remove(ended)
-
-    def _append(self, sequence: Sequence, choice: Choice) -> Finish | None:
-        """Append a row's next token; None where the row failed instead."""
-        if choice.problem:
-            self._fail(sequence, choice.problem)
-            return None
-        try:
-            return sequence.append(choice)
-        except Exception as error:  # reading its text is the tokenizer's code and may raise anything
-            logger.error("the text of a row could not be read: %s", type(error).__name__)
-            self._fail(sequence, "the generated text could not be read")
-            return None
 
     def _advance_search(self) -> None:
         """Take a step of the beam search, if one runs."""
@@ -327,31 +278,14 @@ class Scheduler:
             return
         self._search = None
         for sequence in sequences:
-            sequence.first_token = time.monotonic()
-            finish: Finish | None = ""
-            for token in sequence.searched_tokens:
-                finish = self._append(sequence, Choice(token))
-                if finish != "":
-                    break
-            if finish is None:
-                continue
-            self._replies.append((sequence.client, sequence.take_delta(finish or "length")))
-            if self._meters is not None:
-                self._meters[1].observe_tokens(len(sequence.tokens))
+            self._replies.take_text(sequence, time.monotonic())
 
     def _fault(self, sequences: list[Sequence], error: Exception) -> None:
         """The model raised on these sequences: fail them if it still works, else raise what `verify` does."""
         logger.error("the model failed on %d rows: %s", len(sequences), type(error).__name__)
         self._verify()
         for sequence in sequences:
-            self._fail(sequence, "the model failed on this input")
-
-    def _fail(self, sequence: Sequence, message: str) -> None:
-        self._replies.append((sequence.client, Failure([sequence.row.id], "failed", message)))
-
-    def _count_end(self, sequence: Sequence, now: float) -> None:
-        if self._meters is not None:
-            self._meters[1].observe_end(len(sequence.tokens) - 1, now - sequence.first_token)
+            self._replies.fail(sequence, "the model failed on this input")
 
     def _count(self) -> None:
         if self._meters is not None:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy
@@ -10,7 +11,11 @@ from transformers import StopStringCriteria
 
 from serving.engine.generation.sampling import Choice, Sampler
 from serving.processors.detokenizer import TextReader
+from serving.processors.tokenizer import TextEncoder
 from serving.wire.messages import Finish, Row, SamplingSettings, TokenDelta
+
+if TYPE_CHECKING:
+    from serving.engine.generation.decoder import Decoder
 
 FAIR_SECONDS = 0.01
 """How much each token that a row may generate delays its admission. Untuned: about what a step takes on a CPU."""
@@ -101,6 +106,31 @@ class Sequence:
             delta.top_ids = numpy.asarray(ids, dtype=numpy.int32).tobytes()
             delta.top_logprobs = numpy.asarray(scores, dtype=numpy.float32).tobytes()
         return delta
+
+
+class SequenceMaker:
+    """Makes the sequences of one decoder. may_isolate: whether a sequence can be stepped by itself."""
+
+    def __init__(
+        self, decoder: "Decoder", encoder: TextEncoder, stop_check: StopStringCriteria | None, *, may_isolate: bool
+    ) -> None:
+        self._decoder = decoder
+        self._encoder = encoder
+        self._stop_check = stop_check
+        self._may_isolate = may_isolate
+        ends = decoder.module.generation_config.eos_token_id
+        self._ends = frozenset([] if ends is None else ends if isinstance(ends, list) else [ends])
+
+    def make(self, client: bytes, row: Row, now: float) -> Sequence:
+        """The sequence of a row that arrives now. Raises what transformers raises over its sampling."""
+        settings = limit_new_tokens(SamplingSettings.unpack(row.payload), self._decoder.max_new_tokens)
+        reader = TextReader(self._encoder, settings.stop) if settings.stop else None
+        sampler = Sampler(self._decoder.module, settings, row)
+        sequence = Sequence(client, row, now, settings, self._ends, sampler, reader)
+        if self._stop_check is not None and not settings.stop:
+            sequence.stop_check, sequence.before = self._stop_check, self._decoder.history(sequence.prompt)
+        sequence.is_isolated = self._may_isolate and settings.seed is not None and sampler.is_drawn
+        return sequence
 
 
 def limit_new_tokens(settings: SamplingSettings, limit: int | None) -> SamplingSettings:

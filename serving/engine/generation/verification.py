@@ -14,8 +14,10 @@ import torch
 from transformers import LogitsProcessorList
 
 from registry.redaction import describe_error
-from serving.engine.generation.decoder import CausalDecoder, Decoder, Seq2SeqDecoder
+from serving.engine.generation.causal_decoder import CausalDecoder
+from serving.engine.generation.decoder import Decoder
 from serving.engine.generation.sampling import Sampler, choose
+from serving.engine.generation.seq2seq_decoder import Seq2SeqDecoder
 from serving.engine.generation.sequential import PositionedDecoder, SequentialDecoder
 from serving.engine.generation.uncached import UncachedDecoder
 from serving.engine.optimizations.torchscript import NotTraceable

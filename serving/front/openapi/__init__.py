@@ -1,4 +1,4 @@
-"""What a server answers, as OpenAPI 3.1: `routes` declares every route, `document` describes them for `/openapi.json`.
+"""What a server answers, as OpenAPI 3.1 at `/openapi.json`: `routes` declares every `route`, `document` describes them.
 
 shapes, openai_shapes, kserve_shapes   answers as types, where no struct describes them
 """

@@ -11,10 +11,8 @@ import msgspec
 
 from headwaiter import __version__
 from serving.front.asgi import encode_json
-from serving.front.openapi.routes import (
-    BENTOML,
+from serving.front.openapi.route import (
     JSON,
-    ROUTES,
     Beside,
     Contents,
     Opaque,
@@ -25,6 +23,7 @@ from serving.front.openapi.routes import (
     TaskBodies,
     Which,
 )
+from serving.front.openapi.routes import BENTOML, ROUTES
 from serving.front.openapi.shapes import HuggingFaceError
 from serving.front.protocols import openai_forms
 from serving.tasks import get_task, served_tasks

@@ -1,10 +1,10 @@
-"""Every route of a server, declared once.
+"""Every route of a server, declared once. `document` describes them.
 
-`document` describes them. Tests compare them with what the app answers and with docs/http.md.
+Tests compare them with what the app answers and with docs/http.md.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -12,62 +12,31 @@ from monitoring.exposition import CONTENT_TYPE
 from serving.front.openapi import kserve_shapes as kserve
 from serving.front.openapi import openai_shapes as openai
 from serving.front.openapi import shapes
+from serving.front.openapi.route import (
+    BYTES,
+    EVENTS,
+    HTML,
+    JSON,
+    TEXT,
+    Beside,
+    Contents,
+    Opaque,
+    Protocol,
+    Route,
+    Shaped,
+    TaskAnswers,
+    TaskBodies,
+)
 from serving.front.protocols.bentoml import PredictForm
 from serving.front.protocols.kserve import IndexForm, InferenceForm
-from serving.front.protocols.openai_completions import ChatForm, CompletionForm
+from serving.front.protocols.openai_chat import ChatForm
+from serving.front.protocols.openai_completions import CompletionForm
 from serving.front.protocols.openai_embeddings import EmbeddingForm
 from serving.front.protocols.rerank import DocumentsForm, TextsForm
 from serving.front.protocols.tokens import IdsForm, InputsForm, PromptForm
 from serving.front.webhook import Event
 from serving.tasks.base.answers import Ranked
 from serving.wire.registry_orders import ChangeRollout, Promote, RollBack, StartRollout
-
-Method = Literal["GET", "POST"]
-Which = Literal["all", "files", "generates", "embeds"]
-"""Tasks: all, those that take files, that write texts, or that make embeddings."""
-JSON, HTML, EVENTS, BYTES = "application/json", "text/html", "text/event-stream", "application/octet-stream"
-TEXT = "text/plain; charset=utf-8"
-
-
-class Shaped(msgspec.Struct, frozen=True):
-    """A content that has one of these types."""
-
-    types: tuple[Any, ...]
-
-
-class TaskBodies(msgspec.Struct, frozen=True):
-    """The body of each task: inputs and parameters."""
-
-
-class TaskAnswers(msgspec.Struct, frozen=True):
-    """The answer of each task, to one input or to a list."""
-
-
-class Beside(msgspec.Struct, frozen=True):
-    """A form whose further fields are the parameters of some tasks."""
-
-    form: type[msgspec.Struct]
-    tasks: Which
-
-
-class Opaque(msgspec.Struct, frozen=True):
-    """A content that JSON Schema does not describe. tasks: those that have it."""
-
-    is_text: bool = False
-    tasks: Which = "all"
-
-
-Schema = Shaped | TaskBodies | TaskAnswers | Beside | Opaque
-Contents = dict[str, Schema]
-"""Media type → what it holds."""
-
-
-class Protocol(msgspec.Struct, frozen=True):
-    """A family of routes. name: as docs/http.md has it. error: the type of its errors, None for plain text."""
-
-    name: str
-    error: Any
-
 
 HEADWAITER = Protocol("Headwaiter", shapes.HuggingFaceError)
 HUGGING_FACE = Protocol("Hugging Face", shapes.HuggingFaceError)
@@ -86,29 +55,6 @@ OF_ADMIN = (404, 500, 503, 504)
 """How a question about the registry is refused."""
 ASKED = (400, 404, 413, 422, 429, 500, 503, 504)
 """How a request to a model is refused."""
-
-
-class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One method of one path. refusals: statuses of its own errors, beside those of any connection.
-
-    `{name}` is a model, or `name@alias`. status: of the answer. headers: of the answer, beside those of every answer.
-    """
-
-    method: Method
-    path: str
-    protocol: Protocol
-    summary: str
-    answer: Contents
-    body: Contents | None = None
-    status: int = 200
-    refusals: tuple[int, ...] = ()
-    headers: tuple[str, ...] = ()
-
-    @property
-    def operation(self) -> str:
-        """A name for clients that are generated."""
-        words = "".join(each if each.isalnum() else " " for each in self.path).split()
-        return "_".join((self.method.lower(), *words))
 
 
 def _get(path: str, protocol: Protocol, summary: str, *types: Any, refusals: Sequence[int] = ()) -> Route:

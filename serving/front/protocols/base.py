@@ -22,8 +22,9 @@ from serving.front.asgi import (
     refuse,
     respond,
 )
+from serving.front.attempts import Answer
 from serving.front.disconnects import Disconnected
-from serving.front.front import Answer, Front
+from serving.front.front import Front
 from serving.front.request_context import ProtocolName, RequestContext, StageTimes
 
 logger = logging.getLogger("headwaiter.front")

@@ -7,8 +7,9 @@ import msgspec
 from headwaiter import __version__
 from serving.errors import NotLoaded, ServingError, UnknownModel, Unprocessable
 from serving.front.asgi import JSON, Header, JsonObject, Response, encode_answer, encode_json, refusal, respond
+from serving.front.attempts import only_text_streams
 from serving.front.disconnects import Disconnected
-from serving.front.front import Front, only_text_streams
+from serving.front.front import Front
 from serving.front.loaded_version import LoadedVersion
 from serving.front.model_description import describe_model, outline_model
 from serving.front.protocols.base import Exchange, Protocol, as_error, headers_of, no_route, version_header

@@ -1,4 +1,4 @@
-"""`/v1…`: OpenAI's routes and errors. `openai_completions` and `openai_embeddings` answer the bodies."""
+"""`/v1…`: OpenAI's routes and errors. `openai_completions`, `openai_chat` and `openai_embeddings` answer the bodies."""
 
 import re
 from contextlib import suppress
@@ -9,7 +9,8 @@ from serving.front.asgi import JsonObject
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, Protocol, no_route
 from serving.front.protocols.forms import named_model
-from serving.front.protocols.openai_completions import Chat, Completions
+from serving.front.protocols.openai_chat import Chat
+from serving.front.protocols.openai_completions import Completions
 from serving.front.protocols.openai_embeddings import Embeddings
 from serving.wire.routing_table import ModelEntry
 

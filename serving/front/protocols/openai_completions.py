@@ -1,4 +1,4 @@
-"""`POST /v1/completions` and `/v1/chat/completions`: generated texts, complete or streamed.
+"""`POST /v1/completions`, and what it shares with `/v1/chat/completions` (`openai_chat`): texts, complete or streamed.
 
 Both go through `Front.stream`, also for complete answers: a text may take longer than a request's deadline, as
 long as its tokens come in time.
@@ -8,10 +8,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterator, Sequence
-from functools import partial
-from typing import Annotated, ClassVar, Generic, TypeVar
-
-import msgspec
+from typing import ClassVar, Generic, TypeVar
 
 from serving.errors import Unprocessable
 from serving.front.asgi import JSON, JsonObject, encode_json
@@ -37,24 +34,12 @@ from serving.front.protocols.openai_forms import (
     usage,
 )
 from serving.front.text_stream import TextDelta, TextStream
-from serving.front.turns import ANSWERS, CHATS
+from serving.front.turns import ANSWERS
 from serving.tasks.base.fields import drop_unsupported
 from serving.tasks.base.generated_text import TokenScore
-from serving.tasks.base.request import Request, convert_request
+from serving.tasks.base.request import Request
 from serving.tasks.base.task import AnyTask
 
-MAX_MESSAGES = 10_000
-"""Of a chat. Untuned: more than fit any model's limit of tokens, with the marks around each."""
-Message = Annotated[
-    JsonObject,
-    msgspec.Meta(
-        extra_json_schema={
-            "properties": {"role": {"type": "string"}, "content": {"type": ["string", "array", "null"]}},
-            "required": ["role"],
-        }
-    ),
-]
-"""Only the document says what a message has: see `_messages`."""
 FormType = TypeVar("FormType", bound=GenerationForm)
 
 
@@ -192,97 +177,6 @@ class Completions(CompletionRoute[CompletionForm]):
             }
 
 
-class ChatForm(GenerationForm, frozen=True, kw_only=True):
-    """messages: see `_messages`. chat_template_kwargs: further variables of the template, such as `enable_thinking`."""
-
-    messages: Annotated[list[Message], msgspec.Meta(max_length=MAX_MESSAGES)]
-    max_completion_tokens: int | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-    chat_template_kwargs: JsonObject = {}
-
-
-class Chat(CompletionRoute[ChatForm]):
-    """The assistant's next message in a chat."""
-
-    form = ChatForm
-    prefix = "chatcmpl"
-    kind = "chat.completion"
-    chunk_kind = "chat.completion.chunk"
-    names = {"inputs": "messages", "max_new_tokens": "max_completion_tokens", "logprobs": "top_logprobs"}
-
-    async def read(self, form: ChatForm, fields: JsonObject, model: str, task: AnyTask) -> Request:
-        """One input: the chat, rendered with the model's template in a thread."""
-        # the front found the version in this same turn of the event loop, so this is the same one
-        template = self._front.find(*named_model(model)).served.chat
-        if template is None:
-            raise Unprocessable(
-                f"model {model!r} has no chat template: ask /v1/completions, or log a tokenizer that has one",
-                field="messages",
-            )
-        render = partial(template.render, max_characters=self._front.bounds.characters)
-        render = partial(render, _messages(form.messages), form.chat_template_kwargs)
-        prompt = await asyncio.get_running_loop().run_in_executor(CHATS, render)
-        if form.top_logprobs is not None and not form.logprobs:
-            raise Unprocessable("top_logprobs needs logprobs to be true", field="top_logprobs")
-        more = {
-            "max_new_tokens": form.max_completion_tokens or form.max_tokens,
-            "logprobs": (form.top_logprobs or 0) if form.logprobs else None,
-            "add_special_tokens": False,
-        }
-        return convert_request([prompt], to_parameters(form, fields, task, **more), task, self._front.settings.max_rows)
-
-    def choice(self, index: int, text: WholeText, form: ChatForm) -> JsonObject:
-        """Message, finish reason, scores."""
-        return {
-            "index": index,
-            "message": {"role": "assistant", "content": text.text, "refusal": None},
-            "finish_reason": text.finish_reason,
-            "logprobs": _chat_scores(text.tokens) if form.logprobs else None,
-        }
-
-    def chunks(self, delta: TextDelta, form: ChatForm, begun: set[int]) -> Iterator[JsonObject]:
-        """First a chunk with the role, then the text, then a chunk with the finish reason."""
-        if delta.index not in begun:
-            begun.add(delta.index)
-            yield _delta(delta.index, {"role": "assistant", "content": ""})
-        tokens = shown(delta.logprobs)
-        if delta.text or tokens:
-            yield _delta(delta.index, {"content": delta.text}, _chat_scores(tokens) if form.logprobs else None)
-        if delta.finish:
-            yield _delta(delta.index, {}, None, delta.finish_reason)
-
-
-def _delta(
-    index: int, delta: dict[str, str], scores: JsonObject | None = None, finish_reason: str | None = None
-) -> JsonObject:
-    return {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": scores}
-
-
-def _messages(messages: Sequence[JsonObject]) -> list[JsonObject]:
-    """Messages whose text parts are joined by line breaks. Raises Unprocessable for parts that are not text."""
-    if not messages:
-        raise Unprocessable("messages is an empty list: it needs at least one message", field="messages")
-    return [message | {"content": _content(message, f"messages[{at}]")} for at, message in enumerate(messages)]
-
-
-def _content(message: JsonObject, where: str) -> str | None:
-    if not isinstance(message.get("role"), str):
-        raise Unprocessable(f"{where}.role: expected a text, as user, assistant or system", field="messages")
-    content = message.get("content")
-    if content is None and message["role"] == "assistant":
-        return ""
-    if isinstance(content, list):
-        for part in content:
-            if not isinstance(part, dict) or not isinstance(part.get("text"), str):
-                kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-                raise Unprocessable(f"{where}.content has a part of type {kind}: only text is read", field="messages")
-        return "\n".join(part["text"] for part in content)
-    if not isinstance(content, str):
-        raise Unprocessable(f"{where}.content: expected a text or a list of text parts", field="messages")
-    return content
-
-
 def _completion_scores(tokens: Sequence[TokenScore]) -> JsonObject:
     offsets, at = [], 0
     for token in tokens:
@@ -294,19 +188,3 @@ def _completion_scores(tokens: Sequence[TokenScore]) -> JsonObject:
         "top_logprobs": [{text: score for _, text, score in token.top} for token in tokens],
         "text_offset": offsets,
     }
-
-
-def _chat_scores(tokens: Sequence[TokenScore]) -> JsonObject:
-    return {
-        "content": [
-            _scored(token.text, token.logprob)
-            | {"top_logprobs": [_scored(text, score) for _, text, score in token.top]}
-            for token in tokens
-        ],
-        "refusal": None,
-    }
-
-
-def _scored(text: str, logprob: float) -> JsonObject:
-    is_whole = "\ufffd" not in text
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if is_whole else None}

@@ -11,7 +11,7 @@ import msgspec
 
 from serving.errors import ServingError, Unprocessable
 from serving.front.asgi import JSON, JsonObject, encode_answer
-from serving.front.front import Answer
+from serving.front.attempts import Answer
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import named_model, read_form, read_json, renamed
 from serving.tasks.base.answers import Ranked

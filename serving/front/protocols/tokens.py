@@ -11,7 +11,7 @@ from tokenizers import Encoding
 
 from serving.errors import ServingError, Unprocessable
 from serving.front.asgi import JSON, JsonObject, encode_json
-from serving.front.front import Answer
+from serving.front.attempts import Answer
 from serving.front.loaded_version import LoadedVersion
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import named_model, read_form, read_json

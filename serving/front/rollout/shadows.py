@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from serving.errors import DeadlineExceeded, NotReady, Overloaded, QueueFull, ServingError, TooLarge
-from serving.front.engine_link import Waiter, deadline_in
 from serving.front.loaded_version import EncodedRequest, LoadedVersion
 from serving.front.rollout.traffic import ModelTraffic
+from serving.front.waiter import Waiter, deadline_in
 from serving.tasks.base.agreement import Agreement, mean
 from serving.tasks.base.bounds import RequestBounds
 from serving.tasks.base.request import Request

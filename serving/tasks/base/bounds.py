@@ -11,7 +11,8 @@ from serving.errors import TooLarge
 from serving.settings import DEFAULT_BODY_BYTES, ServingSettings
 from serving.tasks.base.cost import ItemCost
 from serving.tasks.base.request import Request
-from serving.tasks.base.task import AnyTask, VersionContext
+from serving.tasks.base.task import AnyTask
+from serving.tasks.base.version_context import VersionContext
 
 ROWS_PER_INPUT = 16
 """Rows that an input may come to, on average of a request with all inputs that it may have. Untuned: a batch may have a

@@ -5,7 +5,8 @@ from typing import Any, cast
 
 from serving.errors import Unprocessable
 from serving.tasks.base.request import convert_request
-from serving.tasks.base.task import AnyTask, VersionContext
+from serving.tasks.base.task import AnyTask
+from serving.tasks.base.version_context import VersionContext
 
 
 def fit_example(task: AnyTask, version: VersionContext, parameters: Mapping[str, Any]) -> list[object]:

@@ -8,7 +8,7 @@ import numpy
 
 from serving.processors.detokenizer import TextReader
 from serving.processors.tokenizer import TextEncoder
-from serving.tasks.base.task import VersionContext
+from serving.tasks.base.version_context import VersionContext
 from serving.wire.messages import FINISH_REASONS, FinishReason, RowArrays, TokenDelta
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.agreement import Agreement, mean, tokens
 from serving.tasks.base.cost import CHARACTER_BYTES, OBJECT_BYTES, ItemCost
 from serving.tasks.base.generation_settings import DEFAULT_NEW_TOKENS, forget_lengths, state_defaults
-from serving.tasks.base.task import Batch, Context, Task, VersionContext, probe_text
+from serving.tasks.base.task import Batch, Context, Task, probe_text
+from serving.tasks.base.version_context import VersionContext
 from serving.wire.messages import Encoded, EncodedRow, SamplingSettings
 
 if TYPE_CHECKING:

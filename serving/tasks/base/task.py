@@ -7,7 +7,6 @@ or a list of items. A task sees one item at a time.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import UnionType
 from typing import (
@@ -18,7 +17,6 @@ from typing import (
     Literal,
     TypeAlias,
     TypeVar,
-    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -33,13 +31,13 @@ from registry.heads import Head, get_head
 from serving.tasks.base.agreement import Agreement
 from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, count_characters
 from serving.tasks.base.padding import pad_rows
+from serving.tasks.base.version_context import VersionContext
 from serving.wire.messages import AnyArray, Encoded, EncodedRow, Row, RowArrays
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, ProcessorMixin
 
-    from serving.processors.chat_template import ChatTemplate
     from serving.processors.images import ImageReader
     from serving.processors.tokenizer import TextEncoder
     from serving.tasks.base.scoring import Scoring
@@ -50,9 +48,6 @@ Parameters = TypeVar("Parameters", bound=msgspec.Struct)
 """A request's parameters."""
 Context = TypeVar("Context")
 """What `decode` needs of an item beside its rows' arrays."""
-
-UNKNOWN_WIDTH = 1024
-"""Stands for the numbers of a vector of a model whose contract shows none. Untuned: of most encoders it is less."""
 
 
 @dataclass(frozen=True)
@@ -81,39 +76,6 @@ class Batch:
 
 class NoDefaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The settings of a task that has none in the contract."""
-
-
-@dataclass(frozen=True)
-class VersionContext:
-    """A version as the front's side of a task sees it.
-
-    encoder: what `Task.make_encoder` returned. defaults: the contract's, of the task's `defaults_type`. chat: the
-    version's chat template, or None.
-    """
-
-    contract: Contract
-    encoder: "TextEncoder | ImageReader"
-    defaults: Any
-    chat: "ChatTemplate | None" = None
-
-    @cached_property
-    def tokenizer(self) -> "TextEncoder":
-        """The encoder of a version whose task makes it a tokenizer, as most tasks do."""
-        return cast("TextEncoder", self.encoder)
-
-    @cached_property
-    def answer_width(self) -> int:
-        """The numbers of a vector, by the contract's example; `UNKNOWN_WIDTH` where that has no vector."""
-        found: Any = self.contract.example.output if self.contract.example is not None else None
-        first = found
-        while isinstance(first, list) and first:
-            found, first = first, first[0]
-        return len(found) if isinstance(first, float) and isinstance(found, list) else UNKNOWN_WIDTH
-
-    @property
-    def image_reader(self) -> "ImageReader":
-        """The encoder of a version whose task makes it an image reader."""
-        return cast("ImageReader", self.encoder)
 
 
 class Task(ABC, Generic[Item, Parameters, Context]):

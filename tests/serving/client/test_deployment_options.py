@@ -7,9 +7,10 @@ import pytest
 from mlflow.deployments import get_deploy_client
 from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
+from registry.deployments import DEPLOYED
 from registry.references import Reference
 from registry.settings import RegistrySettings
-from registry.versions import DEPLOYED, Versions
+from registry.versions import Versions
 from serving.client.deployment_options import mlflow_errors, read_config, read_uri, to_body
 from serving.errors import (
     MLFLOW_CODES,

@@ -4,9 +4,8 @@ from collections import Counter
 
 import pytest
 
-from serving.demo.dataset import EVALUATION, EXAMPLES_PER_LABEL, LABELS, normalised, training_examples
+from serving.demo.dataset import EVALUATION, EXAMPLES_PER_LABEL, LABELS, TEMPLATES, normalised, training_examples
 from serving.demo.held_out import HELD_OUT
-from serving.demo.templates import TEMPLATES
 
 SEEDS = (0, 1, 2)
 

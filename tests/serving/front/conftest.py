@@ -8,7 +8,10 @@ from serving.front.connection import Connection
 from serving.front.connection_guard import ConnectionLimits
 from serving.front.fast_path import FastConnection
 from serving.front.front import Front
+from serving.runtime.key_file import KeyFile
+from serving.wire.routing_table import ModelEntry, Table, VersionEntry
 from tests.serving.front.attacked import LIMITS, MAX_BODY, Attacked, Serve, Whole, Work, attack
+from tests.serving.front.closed_front import Closed
 from tests.serving.front.local_front import MakeFront, answer, engines
 from tests.serving.front.local_front import make_front as make
 
@@ -40,3 +43,16 @@ def serve(request: pytest.FixtureRequest, make_front: MakeFront) -> Serve:
         attack(make, work)
 
     return run
+
+
+@pytest.fixture
+def closed(tmp_path: Path, make_front: MakeFront) -> Iterator[Closed]:
+    file = KeyFile(tmp_path / "keys.json")
+    file.add("first")
+    front = make_front(task=Whole(), keys_file=tmp_path / "keys.json")
+    front.access.start(tmp_path, 1, 0)
+    entry = VersionEntry(state="failed", error="the reason in words")
+    secret = ModelEntry(live="1", aliases={}, versions={"1": entry}, error="a trouble")
+    front.routing.table = Table(models={**front.routing.table.models, "secret": secret}, is_known=True)
+    yield Closed(front, file)
+    front.access.close()

@@ -10,10 +10,10 @@ import numpy
 from registry.settings import RegistrySettings
 from serving.errors import EngineLost, ServingError
 from serving.front.admission import UNBOUNDED
-from serving.front.engine_link import Waiter
 from serving.front.front import Front
 from serving.front.loaded_version import LoadedVersion
 from serving.front.meter import FrontMeter
+from serving.front.waiter import Waiter
 from serving.settings import ServingSettings
 from serving.tasks.base.generation import GenerationParameters
 from serving.tasks.base.request import Request

@@ -14,15 +14,16 @@ import numpy
 from registry.contract import Contract, Example, ImageSettings, Processor
 from registry.heads import get_head
 from serving.front.app import DataPlane
-from serving.front.engine_link import Waiter
 from serving.front.front import Front
 from serving.front.loaded_version import LoadedVersion
 from serving.front.meter import FrontMeter
+from serving.front.waiter import Waiter
 from serving.processors.chat_template import ChatTemplate
 from serving.processors.images import ImageReader
 from serving.processors.tokenizer import TextEncoder
 from serving.tasks import get_task, served_tasks
-from serving.tasks.base.task import AnyTask, VersionContext
+from serving.tasks.base.task import AnyTask
+from serving.tasks.base.version_context import VersionContext
 from serving.tasks.fill_mask import Wanted
 from serving.wire.messages import EncodedRow, SamplingSettings, TokenDelta
 from serving.wire.routing_table import ModelEntry, Table, VersionEntry

@@ -14,9 +14,9 @@ from serving.front.app import DataPlane
 from serving.front.front import Front
 from serving.runtime.address import check_admin_port
 from serving.runtime.key_file import KeyFile
-from serving.settings import LOOPBACK_HOSTS
+from serving.setting_values import LOOPBACK_HOSTS
+from tests.serving.front.closed_front import ask, bearer
 from tests.serving.front.local_front import MakeFront
-from tests.serving.front.test_access import ask, bearer
 from tests.waiting import WAIT_SECONDS
 
 PORT = 9999

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from registry.settings import InvalidSetting
 from serving.front.cross_origin import allow_origins
 from serving.front.fast_path import FastConnection
-from serving.settings import read_origins
+from serving.setting_values import read_origins
 from tests.serving.front.local_front import MakeFront, answer, engines
 from tests.serving.front.test_fast_path import BODY, Whole, answers, request
 from tests.waiting import WAIT_SECONDS

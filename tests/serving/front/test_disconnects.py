@@ -9,7 +9,7 @@ import pytest
 
 from serving.errors import ClientGone, Failed
 from serving.front.disconnects import WATCH_SECONDS, Disconnects
-from serving.front.engine_link import Waiter
+from serving.front.waiter import Waiter
 from tests.serving.front.local_front import FakeLink
 from tests.waiting import WAIT_SECONDS
 

@@ -10,7 +10,8 @@ import pytest
 import zmq
 
 from serving.errors import DeadlineExceeded, EngineLost, Malformed, QueueFull, TooLarge
-from serving.front.engine_link import MAX_ENDED, EngineLink, StreamWaiter, Waiter
+from serving.front.engine_link import MAX_ENDED, EngineLink
+from serving.front.waiter import StreamWaiter, Waiter
 from serving.tasks import get_task
 from serving.tasks.base.request import Request
 from serving.wire.messages import ROW_BYTES, Array, EncodedRow, Outputs, TokenDelta

@@ -8,20 +8,12 @@ from typing import Any
 
 import pytest
 
-from serving.errors import (
-    ClientGone,
-    DeadlineExceeded,
-    EngineLost,
-    Failed,
-    NotReady,
-    QueueFull,
-    ServingError,
-    TooLarge,
-)
-from serving.front.engine_link import EngineLink, Waiter
+from serving.errors import ClientGone, DeadlineExceeded, EngineLost, Failed, NotReady, QueueFull, ServingError, TooLarge
+from serving.front.engine_link import EngineLink
 from serving.front.front import Front
 from serving.front.loaded_version import LoadedVersion
 from serving.front.request_tracker import MAX_CRASHES
+from serving.front.waiter import Waiter
 from serving.wire.heartbeat import HeartbeatFile, Pulse, heartbeat_path
 from serving.wire.messages import EncodedRow
 from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry

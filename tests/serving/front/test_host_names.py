@@ -12,7 +12,8 @@ from serving.errors import WrongHost
 from serving.front.connection import Connection
 from serving.front.fast_path import FastConnection
 from serving.front.host_names import HostNames
-from serving.settings import LOOPBACK_HOSTS, ServingSettings
+from serving.setting_values import LOOPBACK_HOSTS
+from serving.settings import ServingSettings
 from tests.serving.front.local_front import MakeFront, answer, engines
 from tests.serving.front.test_fast_path import BODY, Whole, answers
 from tests.waiting import WAIT_SECONDS

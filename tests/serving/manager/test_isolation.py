@@ -17,13 +17,14 @@ import msgspec
 import pytest
 
 from registry.contract import Contract
+from registry.deployments import DEPLOYED
 from registry.errors import RegistryUnavailable, RequestRefused
 from registry.flavor import log_model
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
-from registry.versions import DEPLOYED, DIGEST, Versions
+from registry.versions import DIGEST, Versions
 from serving.errors import NotReady, ServingError
-from serving.front import routing, version_loads
+from serving.front import engine_links, routing, version_loads
 from serving.front.engine_link import EngineLink
 from serving.front.loaded_version import LoadedVersion
 from serving.front.routing import Routing
@@ -377,7 +378,7 @@ def test_an_engine_that_a_front_cannot_connect_to_is_its_versions_alone(
         shop.promote(name, "2")
     shop.manage()
     (engine,) = TableFile(shop.settings.run).read().models["bad"].versions["2"].engines
-    connect = routing.EngineLink
+    connect = engine_links.EngineLink
 
     def refuse(context: Any, address: str, *given: Any) -> EngineLink:
         if address == engine.address:
@@ -385,7 +386,7 @@ def test_an_engine_that_a_front_cannot_connect_to_is_its_versions_alone(
         return connect(context, address, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(routing, "EngineLink", refuse)
+        patch.setattr(engine_links, "EngineLink", refuse)
         shop.follow()
         assert (served(shop, "good"), served(shop, "bad")) == ("2", "1")
     shop.follow()

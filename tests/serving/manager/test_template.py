@@ -384,7 +384,7 @@ def test_when_memory_runs_out_the_template_goes_before_engines_that_serve(run: P
 IMPORT = """
 import sys
 from pathlib import Path
-from serving.engine.template import import_wanted
+from serving.engine.early_imports import import_wanted
 import_wanted(Path(sys.argv[1]))
 print(*(name in sys.modules for name in ("torch", "transformers", "transformers.models.bert.modeling_bert")))
 """

@@ -14,15 +14,9 @@ from transformers import AutoTokenizer
 
 from registry.contract import Processor, Side
 from serving.errors import Unprocessable
-from serving.processors import tokenizer
+from serving.processors import windows
 from serving.processors.panics import NativePanic, contain_panics
-from serving.processors.tokenizer import (
-    CHARACTERS_PER_TOKEN,
-    MAX_CHARACTERS,
-    TextEncoder,
-    TextParameters,
-    still_wanted,
-)
+from serving.processors.tokenizer import CHARACTERS_PER_TOKEN, MAX_CHARACTERS, TextEncoder, TextParameters, still_wanted
 from tests.contracts import classifier
 from tests.families import WORDS, make_tokenizer
 from tests.small_models import vocabulary
@@ -185,8 +179,8 @@ def test_the_tokens_of_all_windows_are_bounded_before_they_are_made() -> None:
     question, text = "q " * 10, "a " * 600
     assert len(ENCODER.windows(text, question, stride=0)) * 32 == 1024
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tokenizer, "MAX_WINDOW_TOKENS", 500)
-        patched.setattr(ENCODER._tokenizers, "cutter", None)  # no window is made
+        patched.setattr(windows, "MAX_WINDOW_TOKENS", 500)
+        patched.setattr(ENCODER._file, "cutter", None)  # no window is made
         with pytest.raises(Unprocessable, match="have 1,024 tokens together, at most 500"):
             ENCODER.windows(text, question, stride=0)
 

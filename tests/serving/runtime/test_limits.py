@@ -9,7 +9,7 @@ from serving.runtime import limits
 from serving.runtime.control_groups import ControlGroups
 from serving.runtime.limits import OomWatch, available_memory, read_limits, usable_cores, usable_memory
 from serving.runtime.priority import OomScore
-from serving.settings import default_workers
+from serving.setting_values import default_workers
 
 GIB = 1 << 30
 
@@ -86,7 +86,7 @@ def test_what_is_read_here_is_consistent() -> None:
 
 @pytest.mark.parametrize(("cores", "expected"), [(1, 1), (2, 1), (4, 1), (8, 2), (16, 4), (64, 8)])
 def test_fronts_are_as_many_as_the_cores_allow(monkeypatch: pytest.MonkeyPatch, cores: int, expected: int) -> None:
-    monkeypatch.setattr("serving.settings.usable_cores", lambda *_: (cores, "machine"))
+    monkeypatch.setattr("serving.setting_values.usable_cores", lambda *_: (cores, "machine"))
     assert default_workers({}) == expected
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from serving.engine.generation.decoder import CausalDecoder
+from serving.engine.generation.causal_decoder import CausalDecoder
 from serving.engine.generation.verification import try_company
 from tests.families import build
 

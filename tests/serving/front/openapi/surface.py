@@ -10,7 +10,8 @@ import jsonschema_rs
 from serving.front.app import DataPlane
 from serving.front.front import Front
 from serving.front.openapi.document import describe
-from serving.front.openapi.routes import BENTOML, ROUTES, Route
+from serving.front.openapi.route import Route
+from serving.front.openapi.routes import BENTOML, ROUTES
 
 DOCUMENT = describe()
 OWN = [route for route in ROUTES if route.protocol != BENTOML]

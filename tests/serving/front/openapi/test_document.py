@@ -14,7 +14,7 @@ import schemathesis
 
 from serving.front.front import Front
 from serving.front.openapi.document import document
-from serving.front.openapi.routes import Route
+from serving.front.openapi.route import Route
 from tests.serving.front.openapi.surface import (
     DOCUMENT,
     EMBEDS,

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.front.front import Front
-from serving.front.openapi.routes import BENTOML, ROUTES, Route
+from serving.front.openapi.route import Route
+from serving.front.openapi.routes import BENTOML, ROUTES
 from tests.serving.front.openapi.surface import ELSEWHERE, OWN, TEXT, ask, filled, identify
 
 ROOT = Path(__file__).resolve().parents[4]

@@ -10,7 +10,8 @@ import pytest
 from serving import errors
 from serving.front.protocols.forms import named_model, read_form, read_json, refuse_unknown, renamed
 from serving.front.protocols.openai import describe_error
-from serving.front.protocols.openai_completions import ChatForm, CompletionForm
+from serving.front.protocols.openai_chat import ChatForm
+from serving.front.protocols.openai_completions import CompletionForm
 from serving.front.protocols.openai_embeddings import EmbeddingForm
 from serving.front.protocols.openai_forms import UNSUPPORTED, WITHOUT_EFFECT, GenerationForm, to_parameters
 from serving.tasks import get_task

@@ -14,8 +14,8 @@ import pytest
 
 from monitoring.merge import Merge
 from serving.front.app import DataPlane
-from serving.front.engine_link import Waiter
 from serving.front.front import Front
+from serving.front.waiter import Waiter
 from serving.runtime.instruments import instruments
 from serving.wire.messages import EncodedRow
 from tests.serving.front.local_front import FakeLink, MakeFront

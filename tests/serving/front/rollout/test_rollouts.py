@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from serving.errors import EngineLost, Failed, NotReady, QueueFull
-from serving.front.front import Answer, Front
+from serving.front.attempts import Answer
+from serving.front.front import Front
 from serving.front.request_context import RequestContext
 from serving.front.rollout.shadows import MAX_SHADOWS
 from serving.tasks.base.agreement import Agreement

@@ -1,0 +1,94 @@
+"""An encoder and a decoder. The encoder's output is computed once for each row, and its keys and values are kept."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from serving.engine.generation.decoder import Decoder, layer_states
+from serving.engine.generation.kv_cache import RowCache
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Seq2SeqDecoder(Decoder):
+    """Encoder and decoder: the prompt is encoded once, new tokens follow the start token."""
+
+    def __init__(self, module: "PreTrainedModel", pad_token_id: int) -> None:
+        super().__init__(module, pad_token_id)
+        if self._tells_positions:
+            config = module.config
+            positions = getattr(config, "max_decoder_position_embeddings", None) or getattr(
+                config, "max_position_embeddings", None
+            )
+            self.max_new_tokens = None if positions is None else positions - 1
+
+    def pad_prompts(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Padded on the right, as encoders are trained."""
+        width = self.width(max(map(len, prompts)))
+        ids = torch.tensor([[*prompt, *[self._pad] * (width - len(prompt))] for prompt in prompts])
+        mask = torch.arange(width) < torch.tensor([len(prompt) for prompt in prompts])[:, None]
+        return ids.to(self.device), mask.to(torch.int64).to(self.device)
+
+    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+        """The encoder over all prompts, then the decoder over the start token and the generated tokens."""
+        ids, mask = self.pad_prompts(prompts)
+        encoded = self.module.get_encoder()(input_ids=ids, attention_mask=mask)
+        rows = [[self.start_token, *new] for new in written]
+        own, own_mask, positions = self._pad_left(rows, max(map(len, rows)))
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        logits = self._forward(
+            positions,
+            encoder_outputs=encoded,
+            attention_mask=mask,
+            decoder_input_ids=own,
+            decoder_attention_mask=own_mask,
+            past_key_values=cache,
+        )
+        halves = (cache.self_attention_cache, cache.cross_attention_cache)
+        if not self._caches:
+            self._caches = [RowCache(len(half.layers)) for half in halves]
+        self._caches[0].insert(layer_states(halves[0]), [len(row) for row in rows])
+        sources = _to_the_right(layer_states(halves[1]), [len(prompt) for prompt in prompts])
+        self._caches[1].insert(sources, [len(prompt) for prompt in prompts], spare=0)
+        return logits
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """One forward pass of the decoder over a token of each row."""
+        own, sources = self._caches
+        # of the encoder's output only the shape is needed now
+        shape = (own.layout.rows, sources.layout.width, 1)
+        logits = self._forward(
+            self._positions_now(),
+            encoder_outputs=BaseModelOutput(last_hidden_state=torch.zeros((), device=self.device).expand(shape)),
+            attention_mask=sources.mask(0, self.device),
+            decoder_input_ids=torch.tensor(tokens, device=self.device)[:, None],
+            decoder_attention_mask=own.mask(1, self.device),
+            past_key_values=EncoderDecoderCache(own, sources),
+        )
+        own.advance()
+        return logits
+
+    def history(self, prompt: Sequence[int]) -> list[int]:
+        """The start token."""
+        return [self.start_token]
+
+
+def _to_the_right(
+    states: list[tuple[torch.Tensor, torch.Tensor]], lengths: Sequence[int]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Move the states of right-padded rows to the right, so that their padding is on the left."""
+    longest = max(lengths)
+    if min(lengths) == states[0][0].shape[2]:
+        return states
+    device = states[0][0].device
+    places = torch.arange(longest, device=device) - (longest - torch.tensor(lengths, device=device)[:, None])
+    index = places.clamp(min=0)[:, None, :, None]
+
+    def shift(part: torch.Tensor) -> torch.Tensor:
+        return part.gather(2, index.expand(-1, part.shape[1], -1, part.shape[3]))
+
+    return [(shift(keys), shift(values)) for keys, values in states]

@@ -1,0 +1,47 @@
+"""A `tokenizer.json` in memory, and the copies of it that truncate.
+
+Truncation is a setting of a tokenizer, and changing it while another thread encodes gives wrong rows, so each thread
+truncates with a copy of its own.
+"""
+
+import threading
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from tokenizers import Tokenizer
+
+from registry.contract import Side
+from serving.processors.word_cache import WordCache
+
+
+class TokenizerFile:
+    """A tokenizer's file in memory, shared by all versions that have the same file."""
+
+    def __init__(self, path: Path) -> None:
+        self.exact = Tokenizer.from_file(str(path))
+        self.exact.no_padding()
+        self.exact.no_truncation()
+        self.words = WordCache.of(self.exact)
+        self._thread = threading.local()
+
+    @classmethod
+    def shared(cls, path: Path, digest: str) -> "TokenizerFile":
+        """The file of this digest, read at its first use."""
+        return _shared.get(digest) or _shared.setdefault(digest, cls(path))
+
+    def cutter(
+        self, most: int, *, stride: int = 0, strategy: str = "longest_first", direction: Side = "right"
+    ) -> Tokenizer:
+        """The thread's copy that truncates, with these settings until the next call.
+
+        A copy per setting would cost too much.
+        """
+        cutting: Tokenizer | None = getattr(self._thread, "cutting", None)
+        if cutting is None:
+            cutting = self._thread.cutting = Tokenizer.from_str(self.exact.to_str())  # its file may be gone
+        cutting.enable_truncation(most, stride=stride, strategy=strategy, direction=direction)
+        return cutting
+
+
+_shared: WeakValueDictionary[str, TokenizerFile] = WeakValueDictionary()
+"""The files in use, by the file's digest."""

@@ -1,0 +1,126 @@
+"""How a row's tokens are chosen and where its text ends: by its settings and the checkpoint's, as `generate` does."""
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from tests.serving.engine.generation.rows import (
+    Encoder,
+    Found,
+    alone,
+    draw,
+    finish,
+    load,
+    make_scheduler,
+    prompt_of,
+    row,
+)
+
+pytestmark = pytest.mark.processor
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_no_end_token_comes_before_the_least_number_of_tokens(
+    family: str, beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, prompt = load(family), prompt_of(3)
+    ends = [alone(module, prompt)[0]] if beams == 1 else list(range(0, module.config.vocab_size, 2))
+    least_length = 6 if module.config.is_encoder_decoder else len(prompt) + 5
+    monkeypatch.setattr(module.generation_config, "eos_token_id", ends)
+    monkeypatch.setattr(module.generation_config, "min_length", least_length)
+    for least in (None, 0, 3, 7):  # None: the checkpoint's own, 5
+        asked = {"num_beams": beams} | ({} if least is None else {"min_new_tokens": least})
+        scheduler = make_scheduler(module)
+        scheduler.add(b"f", row(1, prompt, **asked), 0.0)
+        written = finish(scheduler).tokens[1]
+        assert written == alone(module, prompt, **asked)[: len(written)]
+        assert len(written) > (5 if least is None else least)
+        assert least != 0 or beams > 1 or written == ends
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_the_same_seed_gives_the_same_text_in_any_batch(family: str, dtype: torch.dtype) -> None:
+    module = load(family, dtype=dtype)
+    by_itself = {}
+    for number in range(10):
+        scheduler = make_scheduler(module)
+        scheduler.add(b"f", row(number, prompt_of(number), **draw(number)), 0.0)
+        by_itself |= finish(scheduler).tokens
+    scheduler, found = make_scheduler(module, max_rows=4), Found()
+    for number in reversed(range(10)):
+        scheduler.add(b"f", row(number, prompt_of(number), **draw(number)), 0.0)
+        scheduler.add(b"g", row(number, prompt_of(number + 1), do_sample=True), 0.0)
+        found.take([reply for reply in scheduler.step() if reply[0] == b"f"])
+    while scheduler:
+        found.take([reply for reply in scheduler.step() if reply[0] == b"f"])
+    assert found.tokens == by_itself
+    assert by_itself[4] == alone(module, prompt_of(4)), "the best of one is the likeliest"
+    assert by_itself[0] != by_itself[5] or prompt_of(0) == prompt_of(5)
+
+
+def test_each_row_has_its_own_settings_and_penalties_are_those_of_generate() -> None:
+    module = load("gpt2")
+    asked: list[dict[str, Any]] = [{}, {"repetition_penalty": 1.8}, {"repetition_penalty": 0.5}, {"max_new_tokens": 3}]
+    scheduler = make_scheduler(module)
+    for number, each in enumerate(asked):
+        scheduler.add(b"f", row(number, prompt_of(2), **each), 0.0)
+    found = finish(scheduler)
+    for number, each in enumerate(asked):
+        assert found.tokens[number] == alone(module, prompt_of(2), **each)
+    assert found.tokens[0] != found.tokens[1]
+
+
+def test_what_the_checkpoint_asks_for_holds_where_the_request_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("bart")
+    config = transformers.GenerationConfig(
+        **{**module.generation_config.to_diff_dict(), "forced_bos_token_id": 9, "no_repeat_ngram_size": 2}
+    )
+    config.max_length = None
+    monkeypatch.setattr(module, "generation_config", config)
+    scheduler = make_scheduler(module)
+    for number in range(4):
+        scheduler.add(b"f", row(number, prompt_of(number), do_sample=None, max_new_tokens=20), 0.0)
+    found = finish(scheduler)
+    for number in range(4):
+        assert found.tokens[number] == alone(module, prompt_of(number), max_new_tokens=20)
+        assert found.tokens[number][0] == 9
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "gpt2"])
+def test_beams_are_those_of_generate_and_run_beside_other_rows(family: str) -> None:
+    module = load(family)
+    scheduler, found = make_scheduler(module, max_width=512), Found()
+    search = {"num_beams": 3, "length_penalty": 0.8, "max_new_tokens": 7}
+    for number in range(3):
+        scheduler.add(b"f", row(number, prompt_of(5), **search), 0.0)
+        scheduler.add(b"f", row(number + 10, prompt_of(number), max_new_tokens=3), 0.0)
+    while 12 not in found.finishes:
+        found.take(scheduler.step())
+    assert not found.tokens.keys() & {0, 1, 2}, "short rows end while a search goes on"
+    finish(scheduler, found)
+    for number in range(3):
+        assert found.tokens[number] == alone(module, prompt_of(5), **search)
+        assert found.tokens[number + 10] == alone(module, prompt_of(number), max_new_tokens=3)
+
+
+def test_an_end_token_ends_a_row_and_a_stop_string_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("gpt2")
+    expected = alone(module, prompt_of(3), max_new_tokens=12)
+    stop = Encoder().read(expected[1:3])
+    scheduler = make_scheduler(module)
+    scheduler.add(b"f", row(1, prompt_of(3), max_new_tokens=12, stop=(stop, "-")), 0.0)
+    found = finish(scheduler)
+    assert found.finishes == {1: "stop_sequence"}
+    written = Encoder().read(expected)
+    assert Encoder().read(found.tokens[1]) == written[: written.index(stop) + len(stop)]
+    end = expected[5]
+    monkeypatch.setattr(module.generation_config, "eos_token_id", end)
+    scheduler = make_scheduler(module)
+    scheduler.add(b"f", row(2, prompt_of(3), max_new_tokens=12), 0.0)
+    found = finish(scheduler)
+    assert found.finishes == {2: "eos_token"}
+    assert found.tokens[2] == expected[: expected.index(end) + 1]
