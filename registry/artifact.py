@@ -3,6 +3,7 @@
 import importlib
 import logging
 import platform
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def read_flavors(root: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise IncompleteArtifact(f"{root} has no MLmodel file: it is not an MLflow model") from error
     try:
-        flavors = (yaml.safe_load(record.decode("utf-8")) or {}).get("flavors") or {}
+        content = yaml.load(record.decode("utf-8"), Loader=_safe_loader())  # noqa: S506  # it is a SafeLoader
+        flavors = (content or {}).get("flavors") or {}
         _check_aliases(flavors)
         return {str(name): dict(configuration) for name, configuration in flavors.items()}
     except RecursionError as error:
@@ -82,6 +84,32 @@ def read_flavors(root: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
         cause = str(error).splitlines()[0]
         raise ContractError(f"the artifact's MLmodel is damaged: {cause}; log the model again") from error
+
+
+@cache
+def _safe_loader() -> Any:
+    """PyYAML's SafeLoader, with the scanner and parser of libyaml where it has them, which take a fraction of the time.
+
+    Nodes are composed by Python, which raises RecursionError for what is nested too deeply: libyaml's own composer
+    would end the process.
+    """
+    import yaml
+
+    if not yaml.__with_libyaml__:
+        return yaml.SafeLoader
+    from yaml.composer import Composer
+    from yaml.constructor import SafeConstructor
+    from yaml.cyaml import CParser  # type: ignore[attr-defined]  # its stubs do not export it
+    from yaml.resolver import Resolver
+
+    class Loader(Composer, CParser, SafeConstructor, Resolver):
+        def __init__(self, stream: str) -> None:
+            CParser.__init__(self, stream)
+            Composer.__init__(self)
+            SafeConstructor.__init__(self)
+            Resolver.__init__(self)
+
+    return Loader
 
 
 def _size(contract: Contract) -> int:

@@ -2,10 +2,12 @@
 
 import base64
 import inspect
+import pickle
 from collections.abc import Callable
-from copy import deepcopy
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy
@@ -25,12 +27,41 @@ def bodies(inputs: list[Any], **parameters: Any) -> Ask:
     return [{"inputs": item, "parameters": parameters} for item in inputs]
 
 
+class Mould(pickle.Pickler):
+    """Makes a module again as it was when this was made, in a tenth of the time of `deepcopy`."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._file, self._kept = BytesIO(), dict[int, Any]()
+        super().__init__(self._file, pickle.HIGHEST_PROTOCOL)
+        self.dump(module)
+
+    def persistent_id(self, found: Any) -> int | None:
+        """pickle's hook: a name for what is not pickled, tensors and functions; None for anything else."""
+        if not isinstance(found, torch.Tensor | FunctionType):
+            return None
+        self._kept[id(found)] = found
+        return id(found)
+
+    def make(self) -> Any:
+        """The module with its own weights, which no forward pass changes in place, and copies of all else."""
+        shared = (torch.nn.Parameter, FunctionType)
+        made = {name: found if isinstance(found, shared) else found.clone() for name, found in self._kept.items()}
+        unpickler = pickle.Unpickler(BytesIO(self._file.getbuffer()))
+        unpickler.persistent_load = made.__getitem__  # type: ignore[method-assign]  # as pickle's documentation says
+        return unpickler.load()
+
+
 class Plain:
     """The artifact's model and tokenizer as plain transformers loads them."""
 
     def __init__(self, folder: Path, auto_class: str) -> None:
         self.model = getattr(transformers, auto_class).from_pretrained(folder, dtype=torch.float32).eval()
         self.folder = folder
+        self._mould = Mould(self.model)
+
+    def fresh(self) -> Any:
+        """A model that has answered nothing before: a forward pass may change one for good."""
+        return self._mould.make()
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -45,8 +76,8 @@ class Plain:
         return encoded
 
     def call(self, **inputs: Any) -> Any:
-        """What a model answers that has answered nothing before: a forward pass may change a model for good."""
-        return deepcopy(self.model)(**inputs)
+        """What a model answers that has answered nothing before."""
+        return self.fresh()(**inputs)
 
     def run(self, *texts: str) -> Any:
         return self.call(**self.encode(*texts))
@@ -57,7 +88,7 @@ class Plain:
         try:
             self.run(TEXTS[0])
         except (TypeError, ValueError):
-            return lambda **inputs: deepcopy(self.model.get_encoder())(**inputs)
+            return lambda **inputs: self.fresh().get_encoder()(**inputs)
         return self.call
 
 
@@ -144,7 +175,7 @@ def generated(plain: Plain, local: Local, field: str = "generated_text") -> None
     asked = bodies(TEXTS, max_new_tokens=6, do_sample=False)
     for answer, text in zip(local.answers(asked), TEXTS, strict=True):
         encoded = plain.encode(text, return_token_type_ids=False)
-        written = deepcopy(plain.model).generate(
+        written = plain.fresh().generate(
             **encoded, max_new_tokens=6, do_sample=False, pad_token_id=plain.tokenizer.pad_token_id
         )
         start = 1 if plain.model.config.is_encoder_decoder else encoded["input_ids"].shape[1]
@@ -172,8 +203,6 @@ def next_sentence_prediction(plain: Plain, local: Local) -> None:
 
 
 def images(plain: Plain, local: Local, check: Callable[[Any, Any], None], **parameters: Any) -> None:
-    from io import BytesIO
-
     from PIL import Image
 
     processor = transformers.AutoImageProcessor.from_pretrained(plain.folder, backend="pil")

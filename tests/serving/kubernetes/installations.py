@@ -1,5 +1,7 @@
 """Installations for tests, and the objects in their files."""
 
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import yaml
@@ -21,6 +23,11 @@ BOTH = {"plain": PLAIN, "full": FULL}
 
 def objects(installation: Installation) -> dict[str, Any]:
     """File → object, without the files of Kustomize."""
+    return deepcopy(_objects(installation))
+
+
+@cache
+def _objects(installation: Installation) -> dict[str, Any]:
     found = {path: yaml.safe_load(text) for path, text in files(installation).items()}
     return {path: content for path, content in found.items() if not path.endswith("kustomization.yaml")}
 
