@@ -74,6 +74,15 @@ class Decoder(ABC):
         return self._graph is not None
 
     @property
+    def may_search_together(self) -> bool:
+        """Whether `generate` gives prompts of different lengths in one batch what it gives to each alone.
+
+        It does where it pads them as this decoder does, which is verified; not where only the hook tells the model the
+        positions in a padded prompt.
+        """
+        return not self._tells_positions
+
+    @property
     def cached_tokens(self) -> int:
         """Cache positions in use, padding included."""
         return sum(cache.layout.tokens for cache in self._caches)
@@ -228,6 +237,11 @@ class Seq2SeqDecoder(Decoder):
                 config, "max_position_embeddings", None
             )
             self.max_new_tokens = None if positions is None else positions - 1
+
+    @property
+    def may_search_together(self) -> bool:
+        """Prompts are the encoder's, which is padded on the right; in the decoder all begin with one token."""
+        return True
 
     def pad_prompts(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Padded on the right, as encoders are trained."""
