@@ -51,7 +51,8 @@ def load_processor(folder: Path, of_images: bool) -> Any:
             f"{', '.join(VOCABULARIES[:4])}, as ByT5's, it {NO_FAST_FORM}"
         )
     remedy = f"save it there again with {method}.save_pretrained"
-    source = "preprocessor_config.json" if of_images else "tokenizer.json and tokenizer_config.json"
+    vocabularies = [name for name in VOCABULARIES if (folder / name).is_file()]
+    source = "preprocessor_config.json" if of_images else f"{', '.join(vocabularies)} and tokenizer_config.json"
     if of_images and not any((folder / name).is_file() for name in (source, "processor_config.json")):
         raise IncompleteArtifact(
             f"{folder} holds no image processor ({source}): save it there with {method}.save_pretrained"
