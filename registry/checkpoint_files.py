@@ -190,9 +190,10 @@ class ProcessorKeys(msgspec.Struct, frozen=True):
 
 
 class WeightsIndex(msgspec.Struct, frozen=True):
-    """`model.safetensors.index.json`: the file of each weight, where there are several."""
+    """`model.safetensors.index.json`: the file of each weight, where there are several. Both keys are read."""
 
-    weight_map: dict[str, str]
+    metadata: Pairs
+    weight_map: Annotated[dict[str, str], msgspec.Meta(min_length=1)]
 
 
 FILES: dict[str, type[msgspec.Struct]] = {

@@ -4,13 +4,15 @@
 reports. transformers and torch are imported inside, so that the first two stay cheap.
 """
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from registry.checkpoint_files import SHARD, ConfigKeys, check_json_files, convert, one_line, read_json
 from registry.errors import (
+    CheckpointWarning,
     IncompleteArtifact,
     MismatchedHead,
     RandomHead,
@@ -21,7 +23,7 @@ from registry.errors import (
 from registry.heads import Head, get_head, model_classes
 from registry.refusals import refuse_failures
 from registry.served_classes import check_class
-from registry.weight_files import WEIGHTS, check_weights, refuse_pointers
+from registry.weight_files import WEIGHTS, check_texts, check_weights, list_unread, refuse_pointers
 
 GENERATION = "generation_config.json"
 PICKLED = ("pytorch_model*.bin", "model*.pt", "model*.pth", "model*.ckpt", "*.pkl", "*.joblib")
@@ -30,6 +32,8 @@ BOTH_HEADS = "ForPreTraining"
 """How transformers names classes that hold the heads of fill-mask and next-sentence-prediction together."""
 FORMER_NAMES = {"T5WithLMHeadModel": "T5ForConditionalGeneration"}
 """Classes that transformers renamed, as older checkpoints still name them."""
+BUFFERS = ("attn.bias", "attention.bias", "masked_bias", "inv_freq", "position_ids")
+"""Ends of names of constants that older releases of transformers saved beside the weights."""
 MAX_SHOWN = 8
 """Entries of a long list that a message shows."""
 
@@ -80,6 +84,7 @@ def check_files(folder: Path) -> None:
     """
     refuse_pointers(folder)
     check_json_files(folder)
+    check_texts(folder)
     if any((folder / name).is_file() for name in WEIGHTS):
         check_weights(folder)
         return
@@ -89,7 +94,9 @@ def check_files(folder: Path) -> None:
             f"the weights are pickled ({', '.join(pickles)}), and unpickling runs code: load them where you trust "
             "them and call save_pretrained(folder), which writes safetensors"
         )
-    raise IncompleteArtifact(f"{folder} has no {' or '.join(WEIGHTS)}: save the model with save_pretrained")
+    unread = list_unread(folder)
+    instead = f" (and {', '.join(unread[:MAX_SHOWN])} {'is' if len(unread) == 1 else 'are'} not read)" if unread else ""
+    raise IncompleteArtifact(f"{folder} has no {' or '.join(WEIGHTS)}{instead}: save the model with save_pretrained")
 
 
 def check_config(config: dict[str, Any], task: str) -> str:
@@ -121,9 +128,14 @@ def check_config(config: dict[str, Any], task: str) -> str:
         return classes[0]
     if task in ("fill-mask", "next-sentence-prediction") and any(name.endswith(BOTH_HEADS) for name in saved):
         return classes[0]
-    was = f"saved as {', '.join(saved)}" if saved else "and its config.json names no architectures"
+    needed = " or ".join(classes)
+    if not saved:
+        raise WrongHead(
+            f"{task} needs {needed}, and config.json names no architectures, so which head the checkpoint has is "
+            f'unknown: if it was trained with that one, set architectures to ["{classes[0]}"], else fine-tune it'
+        )
     raise WrongHead(
-        f"{task} needs {' or '.join(classes)}, the checkpoint was {was}: fine-tune and save it with "
+        f"{task} needs {needed}, the checkpoint was saved as {', '.join(saved)}: fine-tune and save it with "
         f"{head.auto_class}, or choose the task of its own head (`headwaiter heads`)"
     )
 
@@ -182,6 +194,7 @@ def load_model(folder: Path, task: str, *, dtype: str) -> Any:
     local = {"trust_remote_code": False, "local_files_only": True}
     with refuse_failures("reading config.json", remedy):
         configuration = transformers.AutoConfig.from_pretrained(folder, **local)
+        configuration.output_attentions = configuration.output_hidden_states = False  # nothing reads them
     if head.generates and (folder / GENERATION).is_file():
         with refuse_failures(f"reading {GENERATION}", remedy):
             transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
@@ -213,11 +226,48 @@ def _check_report(model: Any, report: Mapping[str, Any], expected: str, head: He
     if not head.needs_head:
         missing = _without_pooler(model, missing)
     if missing:
+        wrapper = _find_wrapper(missing, report["unexpected_keys"])
+        if wrapper:
+            raise RandomHead(
+                f"the checkpoint has the weights of {expected} under other names, such as {wrapper}{missing[0]}: save "
+                "the model within its wrapper, as with model._orig_mod.save_pretrained(folder) of torch.compile's, and "
+                "model.module of DataParallel's"
+            )
         shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
         raise RandomHead(
             f"the checkpoint lacks weights of {expected}: {shown}; they would be random. "
             f"Fine-tune with {head.auto_class} and log the result"
         )
+    if unused := _find_unused(model, report["unexpected_keys"]):
+        warnings.warn(
+            f"config.json gives {len(unused)} of the checkpoint's weights no place in the model, such as {unused[0]}, "
+            "so answers are those without them: check num_hidden_layers and the other values there",
+            CheckpointWarning,
+            stacklevel=3,
+        )
+
+
+def _find_wrapper(missing: Sequence[str], unexpected: Collection[str]) -> str:
+    """What stands before the names of all missing weights in the checkpoint; "" where they are not there at all."""
+    prefixes = (name.removesuffix(missing[0]) for name in unexpected if name.endswith(missing[0]))
+    return next((prefix for prefix in prefixes if all(prefix + name in unexpected for name in missing)), "")
+
+
+def _find_unused(model: Any, unexpected: Collection[str]) -> list[str]:
+    """Weights of the checkpoint that belong into the model's layers, but are not used; those of other heads do not."""
+    modules = dict(model.named_modules())
+
+    def is_within(name: str) -> bool:
+        parts = name.split(".")
+        known = next((size for size in range(len(parts) - 1, 0, -1) if ".".join(parts[:size]) in modules), 0)
+        return known > 1 or (known == 1 and parts[1].isdigit())
+
+    own = f"{model.base_model_prefix}."
+    return [
+        name
+        for name in sorted(unexpected)
+        if not name.endswith(BUFFERS) and (is_within(name) or is_within(name.removeprefix(own)))
+    ]
 
 
 def _without_pooler(model: Any, missing: list[str]) -> list[str]:

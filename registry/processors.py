@@ -51,7 +51,8 @@ def load_processor(folder: Path, of_images: bool) -> Any:
             f"{', '.join(VOCABULARIES[:4])}, as ByT5's, it {NO_FAST_FORM}"
         )
     remedy = f"save it there again with {method}.save_pretrained"
-    source = "preprocessor_config.json" if of_images else "tokenizer.json and tokenizer_config.json"
+    vocabularies = [name for name in VOCABULARIES if (folder / name).is_file()]
+    source = "preprocessor_config.json" if of_images else f"{', '.join(vocabularies)} and tokenizer_config.json"
     if of_images and not any((folder / name).is_file() for name in (source, "processor_config.json")):
         raise IncompleteArtifact(
             f"{folder} holds no image processor ({source}): save it there with {method}.save_pretrained"
@@ -65,11 +66,14 @@ def load_processor(folder: Path, of_images: bool) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def describe_processor(model: Any, tokenizer: Any, folder: Path, *, generates: bool = False) -> Processor:
+def describe_processor(
+    model: Any, tokenizer: Any, folder: Path, *, generates: bool = False, ends_by_id: bool = False
+) -> Processor:
     """The tokenizer's part of the contract, after comparing `folder/tokenizer.json` with the tokenizer itself.
 
-    generates: whether the task writes text; then a tokenizer without a pad token is served. Raises IncompleteArtifact:
-    no fast form, no pad token, ordinary tokens without an embedding, or a fast form that tokenizes differently.
+    generates: whether the task writes text; then a tokenizer without a pad token is served. ends_by_id: whether the
+    head may find a row's end by the id of its padding. Raises IncompleteArtifact: no fast form, no pad token, ordinary
+    tokens without an embedding, or a fast form that tokenizes differently.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -77,8 +81,11 @@ def describe_processor(model: Any, tokenizer: Any, folder: Path, *, generates: b
         if not tokenizer.is_fast:
             raise IncompleteArtifact(f"{name} {NO_FAST_FORM}")
         raise IncompleteArtifact(f"{name} wrote no tokenizer.json: use the fast tokenizer of the model (AutoTokenizer)")
-    padding = _choose_padding(tokenizer, generates=generates)
     rows = _embedding_rows(model)
+    stated = getattr(model.config.get_text_config(), "pad_token_id", None)
+    padding = _choose_padding(tokenizer, generates=generates)
+    if ends_by_id:
+        padding = stated if stated is not None and 0 <= stated < rows else _choose_no_end(tokenizer, padding)
     vocabulary = _count_ids(tokenizer, rows, padding)
     _compare(path, tokenizer)
     inputs = tuple(name for name in tokenizer.model_input_names if _takes(model, name))
@@ -154,6 +161,16 @@ def _choose_padding(tokenizer: Any, *, generates: bool) -> int:
         "the tokenizer has no pad token, so rows of different lengths cannot share a batch: set "
         "tokenizer.pad_token = tokenizer.eos_token and model.config.pad_token_id to its id, then log again"
     )
+
+
+def _choose_no_end(tokenizer: Any, padding: int) -> int:
+    """`padding`, or another id where the tokenizer itself ends rows with that.
+
+    A classifier that is a decoder reads a row's last token that is not padding. Alone, without `pad_token_id` in
+    config.json, that is a row's last one (transformers 5.23).
+    """
+    ends = {tokenizer(*texts)["input_ids"][-1] for texts in (_PROBES[:1], _PROBES[:2])}
+    return padding if padding not in ends else min(set(range(len(ends) + 1)) - ends)
 
 
 def _count_ids(tokenizer: Any, rows: int, padding: int) -> int:

@@ -25,6 +25,7 @@ from registry.sentence_files import (
     Whole,
     WholeCrossEncoder,
 )
+from registry.weight_files import refuse_pointers
 
 MODULES = "modules.json"
 WHOLE = "config_sentence_transformers.json"
@@ -80,6 +81,9 @@ def read_sentence_folder(folder: Path) -> SentenceFolder | None:
         return None
     modules = _read(folder, MODULES, list[Module])
     _check_modules(modules)
+    for module in modules[1:]:
+        if (folder / module.path).is_dir():
+            refuse_pointers(folder, module.path)
     whole = _read(folder, WHOLE, Whole) if (folder / WHOLE).is_file() else Whole()
     first, second, *rest = modules
     settings = [str(PurePosixPath(first.path, name)) for name in TRANSFORMER_FILES]

@@ -168,7 +168,13 @@ def describe(
         is_encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
         processor=describe_images(tokenizer)
         if is_image
-        else describe_processor(model, tokenizer, folder, generates=head.generates),
+        else describe_processor(
+            model,
+            tokenizer,
+            folder,
+            generates=head.generates,
+            ends_by_id=head.auto_class == "AutoModelForSequenceClassification",
+        ),
         defaults=defaults,
         transformers=transformers.__version__,
         torch=torch.__version__.split("+")[0],

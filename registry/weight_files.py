@@ -9,21 +9,50 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 """One of these is what transformers (5.23) loads."""
 READ_SUFFIXES = frozenset({".safetensors", ".json", ".model", ".spm", ".txt"})
 """Of the files of a checkpoint that are read."""
+UNREAD_SUFFIXES = frozenset({".h5", ".msgpack", ".gguf", ".onnx", ".safetensors"})
+"""Of weights of TensorFlow, Flax, llama.cpp and ONNX, and of safetensors files that transformers does not look for."""
+VOCABULARY = "vocab.txt"
+TEXTS = (VOCABULARY, "merges.txt", "chat_template.jinja")
+"""Files of a tokenizer that are neither JSON nor binary."""
 POINTER = b"version https://git-lfs."
 """A pointer of Git LFS begins so, and is smaller than POINTER_BYTES (its specification, version 1)."""
 POINTER_BYTES = 1024
 
 
-def refuse_pointers(folder: Path) -> None:
-    """Raise UnreadableArtifact for a pointer of Git LFS, which a clone without it has in place of a large file."""
-    for path in sorted(folder.iterdir()):
+def refuse_pointers(folder: Path, within: str = "") -> None:
+    """Raise UnreadableArtifact for a pointer of Git LFS, which a clone without it has in place of a large file.
+
+    within: the subfolder that is looked at; "" for the folder's own files.
+    """
+    for path in sorted((folder / within).iterdir()):
         if path.suffix not in READ_SUFFIXES or not path.is_file() or path.stat().st_size >= POINTER_BYTES:
             continue
         if path.read_bytes().startswith(POINTER):
             raise UnreadableArtifact(
-                f"{path.name} is a pointer of Git LFS and not the file itself: run git lfs pull in the clone, or "
-                "download the file, and restore it here"
+                f"{path.relative_to(folder)} is a pointer of Git LFS and not the file itself: run git lfs pull in the "
+                "clone, or download the file, and restore it here"
             )
+
+
+def check_texts(folder: Path) -> None:
+    """Raise UnreadableArtifact for one of TEXTS that is no UTF-8, and for a vocabulary of nothing."""
+    for path in (folder / name for name in TEXTS):
+        if not path.is_file():
+            continue
+        try:
+            is_empty = not path.read_text(encoding="utf-8").strip() and path.name == VOCABULARY
+        except UnicodeDecodeError as error:
+            raise UnreadableArtifact(
+                f"{path.name} is no text in UTF-8 ({one_line(error)}): restore that file, or save the tokenizer again "
+                "with save_pretrained"
+            ) from error
+        if is_empty:
+            raise UnreadableArtifact(f"{path.name} is empty: restore it, or save the tokenizer with save_pretrained")
+
+
+def list_unread(folder: Path) -> list[str]:
+    """The files of weights in formats, or under names, that are not read."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix in UNREAD_SUFFIXES and path.is_file())
 
 
 def check_weights(folder: Path) -> None:

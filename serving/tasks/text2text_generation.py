@@ -4,16 +4,14 @@ The three differ in the field of their answer, as in the Hugging Face inference 
 each text, which a checkpoint's `task_specific_params` can state.
 """
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
-from registry.checkpoint_files import ConfigKeys, SpecificKeys, read_json
+from registry.checkpoint_files import ConfigKeys, read_json
 from registry.contract import Contract
-from registry.errors import CheckpointWarning
 from serving.errors import Unprocessable
 from serving.processors.token_ids import TokenIds, encode_ids
 from serving.tasks.base.generated_text import GeneratedText, answer
@@ -100,6 +98,7 @@ class Text2TextGeneration(GeneratingTask[Parameters, None]):
 
     parameters_type = Parameters
     defaults_type = Defaults
+    specific_keys = frozenset({"prefix"})
     example = (
         "The quick brown fox jumps over the lazy dog.",
         "It rained all day, so the match was put off until Monday.",
@@ -111,21 +110,12 @@ class Text2TextGeneration(GeneratingTask[Parameters, None]):
 
     def folder_settings(self, folder: Path) -> dict[str, object]:
         """The prefix for this task, too, the only one of `task_specific_params` that is used."""
-        path = folder / "config.json"
+        stated, path = super().folder_settings(folder), folder / "config.json"
         if not path.is_file():
-            return super().folder_settings(folder)
+            return stated
         found = (read_json(path, ConfigKeys).task_specific_params or {}).get(self.name)
         prefix = found.prefix if found is not None else None
-        stated = (read_json(path, SpecificKeys).task_specific_params or {}).get(self.name) or ()
-        others = [name for name in stated if name != "prefix"]
-        if others:
-            warnings.warn(
-                f"task_specific_params.{self.name} in config.json sets {', '.join(others)}; neither "
-                "transformers 5 nor this server applies that: set it in generation_config.json",
-                CheckpointWarning,
-                stacklevel=2,
-            )
-        return super().folder_settings(folder) | ({"prefix": prefix} if prefix is not None else {})
+        return stated | ({"prefix": prefix} if prefix is not None else {})
 
     def problem(self, contract: Contract) -> str | None:
         """A default language that the tokenizer lacks."""

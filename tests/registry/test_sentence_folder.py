@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm, Normalize, Pooling
 
-from registry.errors import ArtifactError, IncompleteArtifact, UnsafeArtifact
+from registry.errors import ArtifactError, IncompleteArtifact, UnreadableArtifact, UnsafeArtifact
 from registry.flavor import log_model
 from registry.sentence_folder import read_sentence_folder
 from registry.settings import RegistrySettings
@@ -103,6 +103,13 @@ def test_code_and_pickles_are_refused(folder: Path) -> None:
 def test_a_missing_file_is_named(folder: Path, file: str) -> None:
     (folder / file).unlink()
     with pytest.raises(IncompleteArtifact, match=f"^{file}: "):
+        read_sentence_folder(folder)
+
+
+@pytest.mark.parametrize("file", ["1_Pooling/config.json", "2_Dense/model.safetensors"])
+def test_a_pointer_of_git_lfs_is_named(folder: Path, file: str) -> None:
+    (folder / file).write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n")
+    with pytest.raises(UnreadableArtifact, match=f"^{file} is a pointer of Git LFS"):
         read_sentence_folder(folder)
 
 

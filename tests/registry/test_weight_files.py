@@ -1,5 +1,6 @@
 """Files that did not arrive whole are refused by name, with what to do about it."""
 
+import json
 import shutil
 import struct
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from registry.checks import check_files
-from registry.errors import UnreadableArtifact
+from registry.errors import IncompleteArtifact, UnreadableArtifact
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123\n"
 
@@ -44,4 +45,36 @@ def test_pointers_of_git_lfs(folder: Path, name: str) -> None:
     check_files(folder)
     (folder / name).write_bytes(POINTER)
     with pytest.raises(UnreadableArtifact, match=f"^{name} is a pointer of Git LFS.*git lfs pull"):
+        check_files(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [({"weight_map": {"a": "b.safetensors"}}, "metadata"), ({"metadata": {}, "weight_map": {}}, "weight_map")],
+)
+def test_an_index_that_transformers_cannot_read(folder: Path, content: dict[str, object], named: str) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(UnreadableArtifact, match=rf"^model\.safetensors\.index\.json: .*{named}"):
+        check_files(folder)
+
+
+@pytest.mark.parametrize(("name", "is_refused"), [("vocab.txt", True), ("merges.txt", False)])
+def test_a_tokenizers_texts(folder: Path, name: str, is_refused: bool) -> None:
+    (folder / name).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UnreadableArtifact, match=f"^{name} is no text in UTF-8"):
+        check_files(folder)
+    (folder / name).write_bytes(b"\n")
+    if is_refused:
+        with pytest.raises(UnreadableArtifact, match=f"^{name} is empty"):
+            check_files(folder)
+    else:
+        check_files(folder)
+
+
+@pytest.mark.parametrize("name", ["tf_model.h5", "model.gguf", "consolidated.safetensors", "model.fp16.safetensors"])
+def test_weights_of_other_formats_are_named(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(
+        IncompleteArtifact, match=rf"has no model\.safetensors .*and {name} is not read.*save_pretrained"
+    ):
         check_files(folder)

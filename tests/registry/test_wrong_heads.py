@@ -1,20 +1,24 @@
 """A head that is not the checkpoint's own is refused, at logging and at serving, even where it loads silently."""
 
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
 import transformers
 
-from registry.errors import IncompleteArtifact, MismatchedHead, RandomHead, WrongHead
+from registry.checks import load_model
+from registry.errors import CheckpointWarning, IncompleteArtifact, MismatchedHead, RandomHead, WrongHead
 from registry.flavor import log_model
 from registry.heads import HEADS, get_head, model_class
 from registry.settings import RegistrySettings
+from registry.staging import stage
 from serving.engine.model import Model
 from serving.engine.predictor import Predictor
 from tests.alike import assert_alike
 from tests.families import build
+from tests.sentence_folders import edit
 
 SWAPS = [
     # family, saved for, asked for
@@ -206,3 +210,46 @@ def test_the_second_class_of_an_architecture_is_its_own(tmp_path: Path, settings
     transformers.DeiTImageProcessorPil(size={"height": 36, "width": 36}, crop_size=size).save_pretrained(folder)
     contract = log_model(folder, task="image-classification", name="m", settings=settings).contract
     assert (contract.model_class, contract.labels) == ("DeiTForImageClassificationWithTeacher", ("cat", "dog"))
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module."])
+@pytest.mark.parametrize("task", ["text-classification", "feature-extraction"])
+def test_weights_with_the_names_of_a_wrapper_are_told_so(
+    models: dict[str, Path], tmp_path: Path, wrapper: str, task: str
+) -> None:
+    """As torch.compile and DataParallel name them."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(models["base" if task == "feature-extraction" else "single"], tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {wrapper + name: value for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(RandomHead, match=rf"under other names, such as {wrapper}.*{wrapper[:-1]}"):
+        load_model(folder, task, dtype="auto")
+
+
+@pytest.mark.parametrize("kind", ["single", "base"])
+def test_weights_that_the_configuration_leaves_out_are_told(models: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    folder = shutil.copytree(models[kind], tmp_path / "m")
+    edit(folder / "config.json", {"num_hidden_layers": 1})
+    task = "feature-extraction" if kind == "base" else "text-classification"
+    with pytest.warns(CheckpointWarning, match=r"gives 16 of .* such as \S*layer\.1\..*check num_hidden_layers"):
+        assert load_model(folder, task, dtype="auto").config.num_hidden_layers == 1
+
+
+def test_outputs_that_a_configuration_asks_for_beside_the_answer_change_nothing(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(models["single"], tmp_path / "m")
+    edit(folder / "config.json", {"output_attentions": True, "output_hidden_states": True})
+    stage(tmp_path / "artifact", folder, None, "text-classification")
+    config = json.loads((tmp_path / "artifact" / "model" / "config.json").read_text())
+    assert not {name for name in ("output_attentions", "output_hidden_states") if config.get(name)}
+
+
+def test_a_checkpoint_that_names_no_head_is_told_the_key(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(models["single"], tmp_path / "m")
+    edit(folder / "config.json", {"architectures": None})
+    with pytest.raises(WrongHead, match=r'config\.json names no architectures.*\["BertForSequenceClassification"\]'):
+        load_model(folder, "text-classification", dtype="auto")

@@ -72,6 +72,15 @@ class Decoder(ABC):
         return self._graph is not None
 
     @property
+    def may_search_together(self) -> bool:
+        """Whether `generate` gives prompts of different lengths in one batch what it gives to each alone.
+
+        It does where it pads them as this decoder does, which is verified; not where only the hook tells the model the
+        positions in a padded prompt.
+        """
+        return not self._tells_positions
+
+    @property
     def cached_tokens(self) -> int:
         """Cache positions in use, padding included."""
         return sum(cache.layout.tokens for cache in self._caches)

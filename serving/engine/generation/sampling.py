@@ -214,6 +214,7 @@ def _processors(
         return LogitsProcessorList()
     config = deepcopy(config)
     config.repetition_penalty, config.num_beams, config.do_sample = penalty, 1, do_sample
+    config.use_cache = True  # of the passes without a prompt that guidance_scale takes; unset, they read it twice
     if settings.forced_bos_token_id is not None:
         config.forced_bos_token_id = settings.forced_bos_token_id
     config.temperature, config.top_k, config.top_p = warped

@@ -184,6 +184,8 @@ class Scheduler:
         for sequence in plan.preempt:
             self._preempt(sequence)
         if plan.search:
+            if not self.decoder.may_search_together:
+                del plan.search[1:]
             self._search = BeamSearch(self.decoder, plan.search)
             for sequence in plan.search:
                 self._waiting.remove(sequence)

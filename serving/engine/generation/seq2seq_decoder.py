@@ -26,6 +26,11 @@ class Seq2SeqDecoder(Decoder):
             )
             self.max_new_tokens = None if positions is None else positions - 1
 
+    @property
+    def may_search_together(self) -> bool:
+        """Prompts are the encoder's, which is padded on the right; in the decoder all begin with one token."""
+        return True
+
     def pad_prompts(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Padded on the right, as encoders are trained."""
         width = self.width(max(map(len, prompts)))

@@ -28,6 +28,11 @@ class SequentialDecoder(Decoder):
         """Tokens of all rows."""
         return sum(self._lengths)
 
+    @property
+    def may_search_together(self) -> bool:
+        """Rows of this decoder change each other's logits."""
+        return False
+
     def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
         """A forward pass per row, then one for each token that it has written, as `generate` took them."""
         found: list[torch.Tensor] = []

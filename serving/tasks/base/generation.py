@@ -4,13 +4,16 @@ Each text is a row, whose settings are its `Row.payload`. Settings that a reques
 (`serving.tasks.base.generation_settings`). The engine's side is `serving.engine.generation`.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NoReturn, Self, TypeVar
 
 import msgspec
 
+from registry.checkpoint_files import SpecificKeys, read_json
 from registry.contract import Contract
+from registry.errors import CheckpointWarning
 from serving.errors import Unprocessable
 from serving.processors.token_ids import TokenIds
 from serving.processors.tokenizer import TextParameters
@@ -109,6 +112,8 @@ class GeneratingTask(Task[str | TokenIds, Parameters, Context], Generic[Paramete
     """A task whose rows are generated token by token, by the engine's scheduler instead of the task's `forward`."""
 
     generates = True
+    specific_keys: ClassVar[frozenset[str]] = frozenset()
+    """What is used of the task's entry in `task_specific_params` of config.json."""
     unsupported = {
         "adapter_id": (),
         "best_of": (1,),
@@ -126,14 +131,31 @@ class GeneratingTask(Task[str | TokenIds, Parameters, Context], Generic[Paramete
         return {**self.example_parameters, "max_new_tokens": most}
 
     def defaults(self, folder: Path, given: Mapping[str, object]) -> dict[str, Any]:
-        """Where nobody states a length it is that of `generate`."""
+        """Where nobody states a length it is that of `generate`. Warns of one that a request gets only in part."""
         found = super().defaults(folder, given)
         if found["max_new_tokens"] is None and found["max_length"] is None:
             found["max_new_tokens"] = DEFAULT_NEW_TOKENS
+        name = "max_length" if found["max_new_tokens"] is None else "max_new_tokens"
+        if found[name] > found["limit_new_tokens"]:
+            _warn(
+                f"{name} is {found[name]:,}, and a request gets at most {found['limit_new_tokens']:,} "
+                f"new tokens: log it with --default limit_new_tokens={found[name]} for longer texts"
+            )
         return found
 
     def folder_settings(self, folder: Path) -> dict[str, object]:
-        """The lengths and stop strings of the checkpoint's generation settings. Raises ContractError."""
+        """The lengths and stop strings of the checkpoint's generation settings. Raises ContractError.
+
+        Warns of settings of the task in config.json that nobody applies.
+        """
+        path = folder / "config.json"
+        stated = (read_json(path, SpecificKeys).task_specific_params or {}) if path.is_file() else {}
+        others = [name for name in stated.get(self.name) or () if name not in self.specific_keys]
+        if others:
+            _warn(
+                f"task_specific_params.{self.name} in config.json sets {', '.join(others)}; neither "
+                "transformers 5 nor this server applies that: set it in generation_config.json"
+            )
         return state_defaults(folder)
 
     def probe(self, contract: Contract, length: int) -> EncodedRow:
@@ -199,6 +221,10 @@ def default_new_tokens(defaults: GenerationDefaults, before: int) -> int:
             "included: shorten the text, or pass parameters.max_new_tokens"
         )
     return min(count, defaults.limit_new_tokens)
+
+
+def _warn(problem: str) -> None:
+    warnings.warn(problem, CheckpointWarning, stacklevel=4)
 
 
 def make_rows(row: EncodedRow, parameters: GenerationParameters, count: int, **search: Any) -> list[EncodedRow]:

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from registry.checks import load_model
-from registry.errors import ContractError, UnreadableArtifact
+from registry.errors import CheckpointWarning, ContractError, UnreadableArtifact
 from registry.staging import make_contract
 from serving.engine.generation.sampling import Sampler, choose
 from serving.engine.predictor import Predictor
@@ -85,6 +85,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "suppress_tokens": [7, 8],
         "begin_suppress_tokens": [10],
         "bad_words_ids": [[9]],
+    },
+    "guided": {"max_new_tokens": 8, "guidance_scale": 1.5},
+    "biased": {
+        "max_new_tokens": 20,
+        "sequence_bias": [[[10], 2.0], [[11, 12], -5.0]],
+        "exponential_decay_length_penalty": [5, 1.1],
+        "encoder_repetition_penalty": 1.3,
+        "encoder_no_repeat_ngram_size": 2,
+        "eos_token_id": [END, 11],
     },
     "unused sampling": {"max_new_tokens": 6, "temperature": 0.6, "top_p": 0.9},
     "how it runs": {"max_new_tokens": 6, "use_cache": False, "num_assistant_tokens": 5, "output_scores": True},
@@ -249,6 +258,23 @@ def test_draws_follow_the_probabilities_that_generate_draws_from(tmp_path: Path,
 def test_of_task_specific_params_the_prefix_is_used_and_the_rest_is_named(tmp_path: Path) -> None:
     params = {"summarization": {"prefix": "summarize: ", "num_beams": 4, "max_length": 200}}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "task_specific_params": params}))
-    with pytest.warns(UserWarning, match=r"task_specific_params\.summarization .* num_beams, max_length"):
+    with pytest.warns(UserWarning, match=r"task_specific_params\.summarization .* sets num_beams, max_length"):
         found = get_task("summarization").defaults(tmp_path, {})
     assert (found["prefix"], found["max_length"], found["max_new_tokens"]) == ("summarize: ", None, 20)
+
+
+def test_those_of_a_decoder_are_named_too(tmp_path: Path) -> None:
+    """As GPT-2's configuration has them."""
+    params = {"text-generation": {"do_sample": True, "max_length": 50}}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "task_specific_params": params}))
+    with pytest.warns(CheckpointWarning, match=r"task_specific_params\.text-generation .* sets do_sample, max_length"):
+        assert get_task("text-generation").defaults(tmp_path, {})["max_new_tokens"] == 20
+
+
+@pytest.mark.parametrize("setting", ["max_length", "max_new_tokens"])
+def test_a_length_that_requests_get_only_in_part_is_told(tmp_path: Path, setting: str) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps({setting: 4096}))
+    task = get_task("text-generation")
+    with pytest.warns(CheckpointWarning, match=rf"{setting} is 4,096, .* at most 2,048 .*limit_new_tokens=4096"):
+        assert task.defaults(tmp_path, {})[setting] == 4096
+    assert task.defaults(tmp_path, {"limit_new_tokens": "4096"})["limit_new_tokens"] == 4096

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 
+from serving.engine.generation.verification import choose_decoder
 from tests.serving.engine.generation.rows import (
     Encoder,
     Found,
@@ -105,6 +106,27 @@ def test_beams_are_those_of_generate_and_run_beside_other_rows(family: str) -> N
     for number in range(3):
         assert found.tokens[number] == alone(module, prompt_of(5), **search)
         assert found.tokens[number + 10] == alone(module, prompt_of(number), max_new_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("family", "auto_class"),
+    [
+        ("gpt2", "AutoModelForCausalLM"),
+        ("bart", "AutoModelForCausalLM"),  # counts positions from the left, and generate pads prompts there
+        ("led", "AutoModelForSeq2SeqLM"),  # padding changes its encoder's states
+    ],
+)
+def test_beams_of_prompts_of_other_lengths_are_those_of_each_alone(family: str, auto_class: str) -> None:
+    module = load(family, auto_class)
+    decoder = choose_decoder(module, 0, 40)
+    scheduler = make_scheduler(module, type(decoder), max_rows=16)
+    search = {"num_beams": 3, "max_new_tokens": 7}
+    prompts = [[(number * 31 + 7 * place) % 30 + 8 for place in range(length)] for number, length in enumerate((3, 30))]
+    prompts += [[(number * 31 + 7 * place) % 30 + 8 for place in range(14)] for number in (2, 3)]
+    for number, prompt in enumerate(prompts):
+        scheduler.add(b"f", row(number, prompt, **search), 0.0)
+    found = finish(scheduler)
+    assert found.tokens == {number: alone(module, prompt, **search) for number, prompt in enumerate(prompts)}
 
 
 def test_an_end_token_ends_a_row_and_a_stop_string_too(monkeypatch: pytest.MonkeyPatch) -> None:
