@@ -126,9 +126,9 @@ class Shop:
         self.loop.run_until_complete(self.routing.catch_up())
 
     def manage(self, turns: int = 5) -> None:
-        """Step the manager, and let engines load or leave."""
-        for _ in range(turns):
-            self.world.now += 1.1
+        """Step the manager, and let engines load or leave. The registry is asked in the first turn."""
+        for turn in range(turns):
+            self.world.now += 0.1 if turn else 1.1 * self.settings.poll_seconds
             self.manager.step(self.world.now)
             for process in self.world.running():
                 if process.asked_to_leave or not Path(order_path(process.order.report)).is_file():
