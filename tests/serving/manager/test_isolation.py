@@ -241,6 +241,7 @@ def served(shop: Shop, name: str) -> str | None:
         return None
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_trouble_at_the_start_is_its_models_alone(shop: Shop, trouble: str) -> None:
     spoil, cause = TROUBLES[trouble]
@@ -261,6 +262,7 @@ def test_trouble_at_the_start_is_its_models_alone(shop: Shop, trouble: str) -> N
     assert served(shop, "good") == "2"
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_trouble_while_it_serves_is_its_models_alone_and_costs_no_live_version(shop: Shop, trouble: str) -> None:
     spoil, cause = TROUBLES[trouble]
