@@ -1,12 +1,13 @@
 """Fine-tunes MiniLM for some seconds on a generated set, as people do it for hours, and saves it as they do."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from serving.evaluation import Labelled
 from tests import sentence_folders
-from tests.score_sets import TOPICS, make_set
+from tests.score_sets import TOPICS, make_set, texts_of_summaries
 from tests.small_models import vocabulary
 
 LABELS = {
@@ -31,8 +32,11 @@ def fine_tune(task: str, folder: Path, steps: int) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         tokenizer = AutoTokenizer.from_pretrained(vocabulary())
-        model = load(task)
         examples = make_set(task, ROWS * steps, held_out=False)
+        if task == "summarization":
+            model, tokenizer = make_summarizer(tokenizer)
+        else:
+            model = load(task)
         batches = [examples[start : start + ROWS] for start in range(0, len(examples), ROWS)]
         train(model, batches, LOSSES[task], tokenizer)
     if task == "feature-extraction":
@@ -43,12 +47,10 @@ def fine_tune(task: str, folder: Path, steps: int) -> Path:
 
 
 def load(task: str) -> Any:
-    """MiniLM with a new head for the task, and all but its last layers frozen; for summaries `make_summarizer`'s."""
+    """MiniLM with a new head for the task, and all but its last layers frozen."""
     import torch
     import transformers
 
-    if task == "summarization":
-        return make_summarizer()
     classes = {
         "text-classification": transformers.AutoModelForSequenceClassification,
         "token-classification": transformers.AutoModelForTokenClassification,
@@ -65,11 +67,18 @@ def load(task: str) -> Any:
     return model
 
 
-def make_summarizer() -> Any:
-    """A small BART with MiniLM's word embeddings, which are frozen; nothing else of it is trained yet."""
+def make_summarizer(whole: Any) -> tuple[Any, Any]:
+    """A small BART and its tokenizer. Its word embeddings are MiniLM's and frozen, nothing else of it is trained yet.
+
+    whole: MiniLM's tokenizer, of which it has the pieces of the set's words: with all 30,522 the last layer takes
+    most of the time.
+    """
     import torch
     import transformers
 
+    kept = sorted({*whole.all_special_ids, *chain(*whole(texts_of_summaries())["input_ids"])})
+    pieces = {piece: place for place, piece in enumerate(whole.convert_ids_to_tokens(kept))}
+    tokenizer = type(whole)(vocab=pieces, model_max_length=whole.model_max_length)
     words = transformers.AutoModel.from_pretrained(vocabulary(), dtype=torch.float32).get_input_embeddings().weight
     halves = {
         f"{half}_{key}": value
@@ -77,13 +86,13 @@ def make_summarizer() -> Any:
         for key, value in (("layers", 1), ("ffn_dim", 256), ("attention_heads", 4))
     }
     config = transformers.BartConfig(
-        vocab_size=len(words),
+        vocab_size=len(kept),
         d_model=words.shape[1],
         max_position_embeddings=512,
-        pad_token_id=0,
-        bos_token_id=101,
-        eos_token_id=102,
-        decoder_start_token_id=102,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        decoder_start_token_id=tokenizer.sep_token_id,
         forced_eos_token_id=None,
         dropout=0.0,
         **halves,
@@ -92,9 +101,9 @@ def make_summarizer() -> Any:
     model.generation_config.max_new_tokens = 16  # transformers warns of a length that nobody chose
     shared = model.get_input_embeddings()
     with torch.no_grad():
-        shared.weight.copy_(words)
+        shared.weight.copy_(words[kept])
     shared.requires_grad_(False)
-    return model
+    return model, tokenizer
 
 
 def train(model: Any, batches: Sequence[Sequence[Labelled]], loss_of: Callable[..., Any], tokenizer: Any) -> None:

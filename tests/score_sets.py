@@ -30,6 +30,7 @@ TOPICS = ("food", "money", "sport", "travel")
 TRAINED_WORDS = 5
 """Of each topic's words; the others are in held-out texts alone."""
 
+TOLD = "They spoke of the {}."
 SUMMARIES = {
     "food": "a talk about soup and dinner",
     "money": "they spoke of banks and debt",
@@ -80,7 +81,7 @@ def make_topic(rng: random.Random, held_out: bool) -> Labelled:
     words = {name: WORDS[name] if held_out else WORDS[name][:TRAINED_WORDS] for name in (label, other)}
     chosen = rng.sample(words[label], 3) + rng.sample(words[other], rng.randint(0, 2))
     rng.shuffle(chosen)
-    return Labelled(_fill(rng, held_out, "They spoke of the " + ", the ".join(chosen) + "."), label)
+    return Labelled(_fill(rng, held_out, TOLD.format(", the ".join(chosen))), label)
 
 
 def make_summary(rng: random.Random, held_out: bool) -> Labelled:
@@ -141,6 +142,11 @@ MAKERS: dict[str, Maker] = {
     "feature-extraction": make_pair,
     "summarization": make_summary,
 }
+
+
+def texts_of_summaries() -> list[str]:
+    """Texts that hold every word of `make_summary`."""
+    return [*(word for topic in TOPICS for word in WORDS[topic]), *FILLER, TOLD.format(", "), *SUMMARIES.values()]
 
 
 def _name(rng: random.Random, kind: str, held_out: bool) -> str:

@@ -74,6 +74,7 @@ def test_what_is_copied_is_there_and_in_both_contexts() -> None:
     } <= set(copied)
 
 
+@pytest.mark.server
 def test_a_bento_is_containerized_by_the_same_file(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for word in [*BENTO["include"], BENTO["docker"]["dockerfile_template"], "bentofile.yaml"]:

@@ -49,6 +49,7 @@ def test_a_collector_that_was_off_stays_off() -> None:
     gc.enable()
 
 
+@pytest.mark.server
 def test_a_client_of_a_registry_works_without_pandas_and_what_imports_it_later_has_it(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CLIENT, str(tmp_path)]
     root = Path(__file__).parents[2]

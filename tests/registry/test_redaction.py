@@ -49,6 +49,7 @@ WITHOUT_ENVIRONMENT = (
 )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("text", WITHOUT_ENVIRONMENT)
 @settings(max_examples=25)  # of each text
 @given(secret=TOKENS)

@@ -110,6 +110,7 @@ def entities(answer: Any) -> Any:
     return [{"start": entry["start"], "end": entry["end"], "label": entry["entity_group"]} for entry in answer]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("kind", "task", "metric", "best", "label"),
     [

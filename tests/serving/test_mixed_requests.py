@@ -60,6 +60,7 @@ def local_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("task", ITEMS)
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

@@ -13,6 +13,8 @@ import pytest
 from tests.abilities import require
 from tests.waiting import WAIT_SECONDS
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).resolve().parents[3]
 
 

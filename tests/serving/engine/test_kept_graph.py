@@ -70,6 +70,7 @@ def answers(loaded: Loaded) -> list[torch.Tensor]:
     return found
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=needs("packed bfloat16"))])
 @pytest.mark.parametrize("prepacked", [True, False])
 def test_a_kept_graph_answers_as_the_model_does(
@@ -92,6 +93,7 @@ def test_a_kept_graph_answers_as_the_model_does(
         kept.model.module(pixels=torch.zeros(1))
 
 
+@pytest.mark.server
 def test_a_kept_graph_needs_neither_transformers_nor_the_weights(cached: EngineOrder, tmp_path: Path) -> None:
     first = keep(cached)
     (Path(cached.root) / "model" / "model.safetensors").unlink()
@@ -121,6 +123,7 @@ def remove(order: EngineOrder) -> None:
     file_of(order, ".pt").unlink()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("damage", [change_a_byte, damage_the_record, let_others_write, remove])
 def test_a_graph_that_is_not_what_was_kept_is_not_used(
     cached: EngineOrder, damage: Callable[[EngineOrder], None]
@@ -134,6 +137,7 @@ def test_a_graph_that_is_not_what_was_kept_is_not_used(
     assert load_kept(cached) is not None
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("change", [{"threads": 2}, {"dtype": "float32"}, {"cache": ""}])
 def test_a_graph_is_of_its_settings(cached: EngineOrder, change: dict[str, Any]) -> None:
     keep(cached)

@@ -16,6 +16,7 @@ from tests.local import Local
 pytestmark = pytest.mark.processor
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("family", "task", "limit", "tokenizer"),
     [

@@ -126,9 +126,9 @@ class Shop:
         self.loop.run_until_complete(self.routing.catch_up())
 
     def manage(self, turns: int = 5) -> None:
-        """Step the manager, and let engines load or leave."""
-        for _ in range(turns):
-            self.world.now += 1.1
+        """Step the manager, and let engines load or leave. The registry is asked in the first turn."""
+        for turn in range(turns):
+            self.world.now += 0.1 if turn else 1.1 * self.settings.poll_seconds
             self.manager.step(self.world.now)
             for process in self.world.running():
                 if process.asked_to_leave or not Path(order_path(process.order.report)).is_file():
@@ -241,6 +241,7 @@ def served(shop: Shop, name: str) -> str | None:
         return None
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_trouble_at_the_start_is_its_models_alone(shop: Shop, trouble: str) -> None:
     spoil, cause = TROUBLES[trouble]
@@ -261,6 +262,7 @@ def test_trouble_at_the_start_is_its_models_alone(shop: Shop, trouble: str) -> N
     assert served(shop, "good") == "2"
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_trouble_while_it_serves_is_its_models_alone_and_costs_no_live_version(shop: Shop, trouble: str) -> None:
     spoil, cause = TROUBLES[trouble]

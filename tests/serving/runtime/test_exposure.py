@@ -63,6 +63,7 @@ SERVE = ("serving.commands.main", "serve", "m")
 BENTOML = ("bentoml", "serve", "serving.service:Headwaiter")
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("command", "environ"),
     [
@@ -82,6 +83,7 @@ def test_a_command_that_would_let_everybody_in_is_refused(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.server
 def test_keys_that_cannot_be_read_are_refused_at_the_start(tmp_path_factory: pytest.TempPathFactory) -> None:
     home = tmp_path_factory.mktemp("h")
     for command in ((*SERVE, "--host", "0.0.0.0"), BENTOML):
@@ -90,6 +92,7 @@ def test_keys_that_cannot_be_read_are_refused_at_the_start(tmp_path_factory: pyt
         assert f"HEADWAITER_KEYS_FILE={home}/none cannot be used (No such file or directory)" in done.stderr
 
 
+@pytest.mark.server
 def test_a_worker_looks_where_it_listens_whoever_said_so(tmp_path_factory: pytest.TempPathFactory) -> None:
     with socket.create_server(("0.0.0.0", 0)) as listener:
         os.set_inheritable(listener.fileno(), True)

@@ -64,6 +64,7 @@ def test_a_process_that_learns_of_its_server_too_late_ends_as_well(tmp_path: Pat
         assert process.wait(WAIT_SECONDS) == 1
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("end", ["return", "raise OSError('torn')"])
 def test_the_managers_process_ends_with_its_loop(end: str) -> None:
     with stuck(MANAGER.format(end=end)) as process:

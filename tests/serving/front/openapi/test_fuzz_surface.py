@@ -7,6 +7,7 @@ import asyncio
 import os
 
 import httpx
+import pytest
 import requests
 
 from bench.fuzz_cases import fuzz
@@ -18,6 +19,7 @@ from tests.serving.front.task_fronts import RANKER, TASKS
 CASES = int(os.environ.get("HEADWAITER_FUZZ_CASES") or 300)
 
 
+@pytest.mark.sweep
 def test_drawn_requests_are_answered_as_described(front: Front) -> None:
     document = DOCUMENT | {"paths": {route.path: DOCUMENT["paths"][route.path] for route in OWN}}
     transport = httpx.ASGITransport(DataPlane(front, Inner()))
