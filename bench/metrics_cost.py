@@ -18,7 +18,7 @@ from bench.models import encoder_folder, tiny_classifier
 from bench.report import table
 from bench.results import run_load
 from bench.texts import SHORT, make_texts, read_words
-from monitoring.exposition import Baseline, Exposition, ServerStatus, VersionStatus
+from monitoring.exposition import BaselineShares, Exposition, ServerStatus, VersionStatus
 from monitoring.instruments import Instruments
 from monitoring.metrics import METRICS
 from serving.engine.meter import EngineMeter
@@ -88,7 +88,7 @@ def scrape_seconds() -> tuple[float, int]:
             for model, version in names if number < 2 else names[number - 2 : number - 1]:
                 _count_everything(found, (model, version, "text-classification"))
         shares = {name: dict.fromkeys(METRICS[name].bounds, 0.1) for name in ("confidence", "row_tokens")}
-        baseline = Baseline({f"label {number}": 0.1 for number in range(10)}, **shares)
+        baseline = BaselineShares({f"label {number}": 0.1 for number in range(10)}, **shares)
         status = ServerStatus(
             tuple(
                 VersionStatus(

@@ -14,7 +14,7 @@ OTHER_PARTS = ("_count", "_sum")
 
 
 @dataclass(frozen=True)
-class Baseline:
+class BaselineShares:
     """Shares in 0..1 of an evaluation sample: by label, and by the bounds of the metrics confidence and row_tokens."""
 
     labels: Mapping[str, float] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class VersionStatus:
     dtype: str
     device: str
     queue_limit_tokens: int = 0
-    baseline: Baseline = field(default_factory=Baseline)
+    baseline: BaselineShares = field(default_factory=BaselineShares)
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class Evaluator:
                 raise EvaluationError(f"{name}={bound} is no bound: give a number")
         return scoring
 
-    def _label(self, index: int, scoring: Scoring) -> Any:
+    def _label(self, index: int, scoring: Scoring) -> object:
         label = self.examples[index].label
         try:
             label = msgspec.convert(label, scoring.label)
@@ -113,7 +113,7 @@ class Evaluator:
                 )
         return scoring.settle(label)
 
-    def _predict(self, root: Path, contract: Contract, scoring: Scoring) -> list[Any]:
+    def _predict(self, root: Path, contract: Contract, scoring: Scoring) -> list[object]:
         from serving.engine.model import choose_device
         from serving.engine.predictor import Predictor
 

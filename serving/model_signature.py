@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSpec
 
-SCALARS: Mapping[Any, str] = {bool: "boolean", int: "long", float: "double", str: "string"}
+SCALARS: Mapping[object, str] = {bool: "boolean", int: "long", float: "double", str: "string"}
 """Python's type → MLflow's."""
 MAX_ROWS = 1 << 20
 
@@ -46,12 +46,12 @@ def make_signature(contract: Contract) -> "ModelSignature":
     )
 
 
-def given_params(params: Mapping[str, Any] | None) -> dict[str, Any]:
+def given_params(params: Mapping[str, object] | None) -> dict[str, object]:
     """The request's parameters in MLflow's params, which have the signature's default where a caller gives none."""
     return {name: value for name, value in (params or {}).items() if value is not None and value != []}
 
 
-def _columns(value: Any, hint: Any) -> "list[ColSpec]":
+def _columns(value: object, hint: object) -> "list[ColSpec]":
     from mlflow.types import ColSpec
 
     if isinstance(value, dict):
@@ -59,7 +59,7 @@ def _columns(value: Any, hint: Any) -> "list[ColSpec]":
     return [ColSpec(_type_of(value, hint))]
 
 
-def _type_of(value: Any, hint: Any) -> Any:
+def _type_of(value: object, hint: object) -> object:
     """MLflow's type of plain data. hint: of its annotation, for what an empty list does not tell; None if unknown."""
     from mlflow.types.schema import AnyType, Array, DataType, Object, Property
 
@@ -71,7 +71,7 @@ def _type_of(value: Any, hint: Any) -> Any:
     return DataType[SCALARS[type(value)]] if type(value) in SCALARS else AnyType()
 
 
-def _type_of_hint(hint: Any) -> Any:
+def _type_of_hint(hint: object) -> object:
     from mlflow.types.schema import AnyType, Array, DataType, Object, Property
 
     for member in _members(hint):
@@ -86,7 +86,7 @@ def _type_of_hint(hint: Any) -> Any:
     return AnyType()
 
 
-def _param(field: Any) -> "ParamSpec | None":
+def _param(field: msgspec.structs.FieldInfo) -> "ParamSpec | None":
     """The param of a request's parameter: of its first type that MLflow has, and a list where a text or several are
     taken. None of one that is an object, which MLflow (3.17) takes with fixed fields only.
     """
@@ -103,11 +103,11 @@ def _param(field: Any) -> "ParamSpec | None":
     return None if kind is None else ParamSpec(field.encode_name, kind, _default(field))
 
 
-def _default(field: Any) -> Any:
+def _default(field: msgspec.structs.FieldInfo) -> object:
     return field.default if type(field.default) in SCALARS else None
 
 
-def _members(hint: Any) -> list[Any]:
+def _members(hint: object) -> list[Any]:
     """The types of a union, without None and annotations; the type itself if it is none."""
     if get_origin(hint) is Annotated:
         return _members(get_args(hint)[0])

@@ -4,7 +4,7 @@ Also the hook by which logging asks the artifact for its example's answer (`regi
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from registry.contract import Contract
 from registry.errors import RegistryError
@@ -15,6 +15,9 @@ from serving.model_signature import given_params, make_signature
 from serving.tasks import get_task
 from serving.tasks.base.columns import to_inputs
 from serving.tasks.base.task import AnyTask
+
+if TYPE_CHECKING:
+    from mlflow.models import Model
 
 REFUSALS = (RegistryError, ServingError, EngineError)
 """What the functions here raise by design: its message says what to do."""
@@ -28,17 +31,17 @@ def load(root: Path, contract: Contract | None = None) -> Predictor:
     return Predictor(root, contract, prepacks=False)
 
 
-def task_defaults(task: str, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+def task_defaults(task: str, folder: Path, given: dict[str, object]) -> dict[str, object]:
     """The task's part of the contract for a checkpoint's folder; raises ContractError."""
     return get_task(task).defaults(folder, given)
 
 
-def compare(task: str, processor: Any, contract: Contract) -> str | None:
+def compare(task: str, processor: object, contract: Contract) -> str | None:
     """How a tokenizer or image processor differs from the contract, and what to do; None where they agree."""
     return get_task(task).compare(processor, contract)
 
 
-def describe(contract: Contract, mlflow_model: Any, root: Path) -> None:
+def describe(contract: Contract, mlflow_model: "Model", root: Path) -> None:
     """Add what MLflow tells of a model to its record: the signature, an input example, which it writes to `root`, and
     metadata. A signature of another flavor goes, because `PyFunc` answers now. Raises ContractError for a contract
     without an example.
@@ -74,12 +77,12 @@ def _load_pyfunc(path: str) -> PyFunc:
     return PyFunc(LocalEngine(Path(path)))
 
 
-def _to_inputs(model_input: Any, task: AnyTask) -> list[Any]:
+def _to_inputs(model_input: Any, task: AnyTask) -> list[object]:
     if hasattr(model_input, "columns"):
         return to_inputs({str(name): [*map(_plain, model_input[name])] for name in model_input.columns}, task)
     return list(model_input) if isinstance(model_input, list | tuple) else [model_input]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A table's value with a list for an array, as Spark and Arrow give one."""
     return value.tolist() if hasattr(value, "tolist") else value

@@ -88,11 +88,11 @@ class FrontService(Service[Any]):
 
 
 @bentoml.service(name="headwaiter_manager", workers=1, **_QUIET)
-class Manager:
+class ManagerService:
     """Reads the registry, starts and stops engines, publishes the routing table. It has no API of its own."""
 
     def __init__(self) -> None:
-        from serving.manager.manager import Manager as Loop
+        from serving.manager.manager import Manager
         from serving.manager.registry_desk import RegistryDesk
         from serving.manager.rollout.keeper import RolloutKeeper
 
@@ -101,7 +101,7 @@ class Manager:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         settings = ServingSettings.from_environment()
-        self._loop = Loop(settings, rollouts=partial(RolloutKeeper, settings))
+        self._loop = Manager(settings, rollouts=partial(RolloutKeeper, settings))
         self._desk = RegistryDesk(settings)
         end_with_server(settings.run, settings.grace_seconds + SHUT_DOWN_SECONDS)
         self._thread = threading.Thread(target=self._run, name="headwaiter-manager")
@@ -138,7 +138,7 @@ class Headwaiter:
     The same models answer at `POST /models/{model}`; `GET /models` lists them with their versions and contracts.
     """
 
-    manager = bentoml.depends(Manager)
+    manager = bentoml.depends(ManagerService)
 
     @bentoml.on_deployment
     def begin() -> None:  # BentoML makes it a static method

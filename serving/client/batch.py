@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from registry.environment import InvalidSetting
 from serving.client.batch_files import Row, kind_of, read_rows, write_answers
@@ -32,7 +32,7 @@ FIRST_PAUSE, LAST_PAUSE = 0.2, 10.0
 class Server(Protocol):
     """What is asked: `serving.client.server_client.Remote`."""
 
-    def predict(self, name: str, body: dict[str, Any]) -> Any:
+    def predict(self, name: str, body: dict[str, object]) -> object:
         """The answers to `{"inputs": [...]}`, or RemoteError."""
 
 
@@ -61,7 +61,7 @@ class Batch:
         done = self._resume()
         rows = islice(read_rows(self._source), done, None)
         with self._part.open("ab") as part, self.errors.open("ab") as errors, ThreadPoolExecutor(REQUESTS) as pool:
-            waiting: deque[tuple[list[Row], Future[list[tuple[Any, str]]]]] = deque()
+            waiting: deque[tuple[list[Row], Future[list[tuple[object, str]]]]] = deque()
             try:
                 while True:
                     while len(waiting) < 2 * REQUESTS and (chunk := list(islice(rows, ROWS))):
@@ -91,13 +91,13 @@ class Batch:
         _cut(self.errors, lambda line: json.loads(line)["row"] < done)
         return done
 
-    def _answer(self, rows: Sequence[Row]) -> list[tuple[Any, str]]:
+    def _answer(self, rows: Sequence[Row]) -> list[tuple[object, str]]:
         """Each row's answer and problem; one of the two is empty. A request that is refused is asked in halves."""
         asked = [row for row in rows if not row.problem]
         answers = iter(self._ask([row.input for row in asked]) if asked else ())
         return [(None, row.problem) if row.problem else next(answers) for row in rows]
 
-    def _ask(self, inputs: list[Any]) -> list[tuple[Any, str]]:
+    def _ask(self, inputs: list[object]) -> list[tuple[object, str]]:
         try:
             answers = self._ask_patiently(inputs)
         except RemoteError as error:
@@ -111,7 +111,7 @@ class Batch:
             raise RemoteError(f"{len(inputs)} inputs of {self._name} got what is no list of as many answers")
         return [(answer, "") for answer in answers]
 
-    def _ask_patiently(self, inputs: list[Any]) -> Any:
+    def _ask_patiently(self, inputs: list[object]) -> object:
         """The answer to the request. Tries again while the server is full or away."""
         deadline, pause = time.monotonic() + self._patience_seconds, FIRST_PAUSE
         while True:
@@ -124,11 +124,11 @@ class Batch:
             pause = min(2 * pause, LAST_PAUSE)
 
 
-def _line(answer: Any) -> bytes:
+def _line(answer: object) -> bytes:
     return json.dumps(answer, ensure_ascii=False).encode() + b"\n"
 
 
-def _problems(rows: Sequence[Row], found: Sequence[tuple[Any, str]]) -> Iterator[bytes]:
+def _problems(rows: Sequence[Row], found: Sequence[tuple[object, str]]) -> Iterator[bytes]:
     for row, (_, problem) in zip(rows, found, strict=True):
         if problem:
             yield _line({"row": row.number, "reason": problem, "input": row.input})

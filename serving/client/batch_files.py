@@ -88,7 +88,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                 yield Row(number, found)
 
 
-def _input_of(row: Mapping[str, Any]) -> Any:
+def _input_of(row: Mapping[str, object]) -> object:
     """The text column, or the only one; else all of them by name, as the fields of one input."""
     names = [name for name in TEXT_COLUMNS if name in row] or (list(row) if len(row) == 1 else [])
     return row[names[0]] if names else dict(row)

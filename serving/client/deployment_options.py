@@ -16,6 +16,8 @@ from registry.references import Reference
 from registry.settings import InvalidSetting, RegistrySettings
 from serving.errors import RemoteError, mlflow_code
 
+Options = dict[str, Any]
+"""The checked config of a deployment: a text or a number each."""
 TEXT_COLUMNS = ("inputs", "text")
 
 
@@ -42,7 +44,7 @@ def read_uri(name: str, model_uri: str, flavor: str | None) -> Reference:
     return reference
 
 
-def read_config(config: Mapping[str, Any] | None, allowed: tuple[str, ...]) -> dict[str, Any]:
+def read_config(config: Mapping[str, object] | None, allowed: tuple[str, ...]) -> Options:
     """The config, whose numbers are texts when they come from the command line; refuses unknown keys."""
     options = dict(config or {})
     for key in options.keys() - set(allowed):
@@ -72,7 +74,7 @@ def registry_settings() -> RegistrySettings:
     )
 
 
-def to_body(inputs: Any) -> dict[str, Any]:
+def to_body(inputs: object) -> dict[str, object]:
     """The request's body for a text, a list, an array, a DataFrame or a whole request."""
     if hasattr(inputs, "to_json"):  # pandas: its own JSON knows its types
         rows = json.loads(inputs.to_json(orient="records"))

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeVar
 
 from mlflow.deployments import BaseDeploymentClient, PredictionsResponse
 from mlflow.exceptions import MlflowException
@@ -22,8 +22,16 @@ from registry.layout import FLAVOR
 from registry.references import Reference
 from registry.settings import DEFAULT_ALIAS
 from registry.versions import Versions
-from serving.client.deployment_options import mlflow_errors, read_config, read_uri, refusal, registry_settings, to_body
-from serving.client.server_client import Remote
+from serving.client.deployment_options import (
+    Options,
+    mlflow_errors,
+    read_config,
+    read_uri,
+    refusal,
+    registry_settings,
+    to_body,
+)
+from serving.client.server_client import Described, Remote
 from serving.errors import RemoteError
 
 logger = logging.getLogger("headwaiter.deployments")
@@ -34,6 +42,8 @@ WAIT_SECONDS = 600.0
 STOP_SECONDS = 60.0
 CONFIG = ("alias", "why", "allow_breaking", "wait_seconds")
 LOCAL_CONFIG = ("host", "port", "device", "dtype", "workers")
+
+Found = TypeVar("Found")
 
 
 def target_help() -> str:
@@ -55,7 +65,7 @@ promoted, or models:/NAME@ALIAS, which is followed. `create` and `update` return
 """  # noqa: E501  # one line for a terminal of any width
 
 
-def run_local(name: str, model_uri: str, flavor: str | None = None, config: Mapping[str, Any] | None = None) -> None:
+def run_local(name: str, model_uri: str, flavor: str | None = None, config: Mapping[str, object] | None = None) -> None:
     """Serve the model on this machine; blocks until the server ends, and ends it when interrupted.
 
     Raises MlflowException for a model URI or configuration that cannot be served, and for a server that fails.
@@ -90,9 +100,9 @@ class HeadwaiterDeploymentClient(BaseDeploymentClient):
         name: str,
         model_uri: str,
         flavor: str | None = None,
-        config: Mapping[str, Any] | None = None,
+        config: Mapping[str, object] | None = None,
         endpoint: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """Mark the model as deployed, and wait until the server serves it. See `target_help` for uri and config.
 
         A deployment that does not come up is unmarked again; where its alias was moved, the alias stays there.
@@ -117,9 +127,9 @@ class HeadwaiterDeploymentClient(BaseDeploymentClient):
         name: str,
         model_uri: str | None = None,
         flavor: str | None = None,
-        config: Mapping[str, Any] | None = None,
+        config: Mapping[str, object] | None = None,
         endpoint: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """Promote the deployment's alias to another version, or follow another alias; waits until that is served."""
         with mlflow_errors():
             if model_uri is None:
@@ -140,7 +150,7 @@ class HeadwaiterDeploymentClient(BaseDeploymentClient):
             return self._wait_until_served(versions, name, alias, options)
 
     def delete_deployment(
-        self, name: str, config: Mapping[str, Any] | None = None, endpoint: str | None = None
+        self, name: str, config: Mapping[str, object] | None = None, endpoint: str | None = None
     ) -> None:
         """Take the mark away, and wait until the server has let the model go. One that is not there is no error."""
         with mlflow_errors():
@@ -156,12 +166,12 @@ class HeadwaiterDeploymentClient(BaseDeploymentClient):
                 lambda: self._server.model(name) is None or None, options, f"{self._server.url} still has {name}"
             )
 
-    def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
+    def list_deployments(self, endpoint: str | None = None) -> list[dict[str, object]]:
         """The served models, one dict each: name, flavor, live, aliases, error, and states by version."""
         with mlflow_errors():
             return [_summary(model) for model in self._server.status()["models"]]
 
-    def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
+    def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, object]:
         """One model as `GET /models/{name}` shows it, with the flavor; raises RESOURCE_DOES_NOT_EXIST."""
         with mlflow_errors():
             found = self._server.model(name)
@@ -170,7 +180,7 @@ class HeadwaiterDeploymentClient(BaseDeploymentClient):
             return {**found, "flavor": FLAVOR}
 
     def predict(
-        self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
+        self, deployment_name: str | None = None, inputs: object = None, endpoint: str | None = None
     ) -> PredictionsResponse:
         """The live version's answers.
 
@@ -193,12 +203,10 @@ class HeadwaiterDeploymentClient(BaseDeploymentClient):
                 "INVALID_STATE",
             )
 
-    def _wait_until_served(
-        self, versions: Versions, name: str, alias: str, options: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _wait_until_served(self, versions: Versions, name: str, alias: str, options: Options) -> dict[str, object]:
         wanted = versions.resolve(Reference(name, alias=alias)).version
 
-        def look() -> dict[str, Any] | None:
+        def look() -> Described | None:
             found = self._server.model(name)
             if found is None:
                 return None
@@ -210,7 +218,7 @@ class HeadwaiterDeploymentClient(BaseDeploymentClient):
         found = self._wait(look, options, f"{self._server.url} does not serve {name}/{wanted} at {alias!r}")
         return {**_summary(found), "version": wanted}
 
-    def _wait(self, look: Callable[[], Any], options: Mapping[str, Any], failure: str) -> Any:
+    def _wait(self, look: Callable[[], Found | None], options: Options, failure: str) -> Found:
         """The first thing that `look` finds. A server that does not answer for a while may come back."""
         seconds = options.get("wait_seconds", WAIT_SECONDS)
         deadline, cause = time.monotonic() + seconds, ""
@@ -228,7 +236,7 @@ class HeadwaiterDeploymentClient(BaseDeploymentClient):
         )
 
 
-def _choose_alias(reference: Reference, options: Mapping[str, Any], default: str) -> str:
+def _choose_alias(reference: Reference, options: Options, default: str) -> str:
     """The alias to follow: the URI's, the config's, or the default."""
     named = options.get("alias", reference.alias or default)
     if reference.alias not in (None, named):
@@ -239,7 +247,7 @@ def _choose_alias(reference: Reference, options: Mapping[str, Any], default: str
     return str(named)
 
 
-def _point(versions: Versions, reference: Reference, alias: str, options: Mapping[str, Any]) -> None:
+def _point(versions: Versions, reference: Reference, alias: str, options: Options) -> None:
     """Move the alias to the version that the reference names; one that names an alias must name a version by it."""
     if reference.version is None:
         versions.resolve(reference)
@@ -249,7 +257,7 @@ def _point(versions: Versions, reference: Reference, alias: str, options: Mappin
         versions.promote(reference.name, reference.version, why=why, alias=alias, allow_breaking=allow_breaking)
 
 
-def _summary(model: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(model: Described) -> dict[str, object]:
     states = {version: entry["state"] for version, entry in model["versions"].items()}
     kept = {key: model[key] for key in ("name", "live", "aliases", "error")}
     return {**kept, "flavor": FLAVOR, "versions": states}
@@ -262,7 +270,7 @@ def _not_deployed(name: str) -> MlflowException:
 def _run(command: list[str], environ: Mapping[str, str]) -> int:
     """The exit status of the command; it ends when this process is asked to end."""
 
-    def end(number: int, _frame: Any) -> None:
+    def end(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
     is_main = threading.current_thread() is threading.main_thread()

@@ -11,6 +11,8 @@ from urllib.request import Request, urlopen
 from serving.client.client_settings import ClientSettings
 from serving.errors import RemoteError
 
+Described = dict[str, Any]
+"""What a server tells of itself: plain data to be shown."""
 ASK_SECONDS = 10.0
 PREDICT_SECONDS = 120.0
 """Longer than a server's own deadline for a request, unless that was changed."""
@@ -28,7 +30,7 @@ class Remote:
         self.url = url.rstrip("/")
         self._key = ClientSettings.from_environment().api_key if key is None else key
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Described:
         """`GET /models`: everything that is served."""
         found = self._ask("/models", None, ASK_SECONDS)
         if not isinstance(found, dict) or not isinstance(found.get("models"), list):
@@ -39,15 +41,15 @@ class Remote:
             )
         return found
 
-    def model(self, name: str) -> dict[str, Any] | None:
+    def model(self, name: str) -> Described | None:
         """The model's part of `status`, None if the server does not know it."""
         return next((model for model in self.status()["models"] if model["name"] == name), None)
 
-    def predict(self, name: str, body: dict[str, Any]) -> Any:
+    def predict(self, name: str, body: dict[str, object]) -> object:
         """`POST /models/{name}`: the answer. A refusal is a RemoteError with the server's message and status."""
         return self._ask(f"/models/{quote(name, safe='')}", json.dumps(body).encode(), PREDICT_SECONDS)
 
-    def _ask(self, path: str, body: bytes | None, seconds: float) -> Any:
+    def _ask(self, path: str, body: bytes | None, seconds: float) -> object:
         request = Request(self.url + path, data=body, headers={"Content-Type": "application/json"})
         if self._key:
             request.add_unredirected_header("Authorization", f"Bearer {self._key}")  # for this server alone

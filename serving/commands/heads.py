@@ -4,7 +4,7 @@ import json
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -30,7 +30,7 @@ def heads(task: str | None, family: str | None, as_json: bool) -> None:
     """
     if task is not None and family is not None:
         raise click.UsageError("give --task or --family, not both: --family lists the heads of all tasks")
-    found: Any
+    found: object
     with errors():
         if task is not None:
             found, lines = _describe_task(task)
@@ -41,7 +41,7 @@ def heads(task: str | None, family: str | None, as_json: bool) -> None:
     click.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
-def _describe_all() -> tuple[list[dict[str, Any]], list[str]]:
+def _describe_all() -> tuple[list[dict[str, object]], list[str]]:
     from registry.heads import HEADS
     from registry.served_classes import find_served
     from registry.suggestions import suggest
@@ -65,14 +65,20 @@ def _describe_all() -> tuple[list[dict[str, Any]], list[str]]:
     return found, [*format_columns(rows, right=(2,)), "", *hints]
 
 
-def _describe_task(task: str) -> tuple[dict[str, Any], list[str]]:
+def _describe_task(task: str) -> tuple[dict[str, object], list[str]]:
     from registry.heads import get_head
     from registry.served_classes import find_served
 
     head = get_head(task)
     with _class_facts() as facts:
         served, refused = find_served(task, facts.facts_of)
-    found = {"task": task, "class": head.auto_class, "answers": head.answers, "served": served, "refused": refused}
+    found: dict[str, object] = {
+        "task": task,
+        "class": head.auto_class,
+        "answers": head.answers,
+        "served": served,
+        "refused": refused,
+    }
     lines = [f"{task}: {head.answers}, by {head.auto_class}", "", f"{len(served)} architectures are served:"]
     lines.append(_wrap(served))
     for reason in dict.fromkeys(refused.values()):
@@ -81,7 +87,7 @@ def _describe_task(task: str) -> tuple[dict[str, Any], list[str]]:
     return found, lines
 
 
-def _describe_family(family: str) -> tuple[list[dict[str, Any]], list[str]]:
+def _describe_family(family: str) -> tuple[list[dict[str, object]], list[str]]:
     from registry.heads import HEADS, model_class, tasks_of
     from registry.served_classes import find_refusal
 

@@ -5,7 +5,7 @@ import gc
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import click
 
@@ -48,7 +48,7 @@ def check(model: str, task: str, as_json: bool) -> None:
 @click.option("--small", "size", flag_value="small", default=None, help="Only cheap ones.")
 @click.option("--accurate", "size", flag_value="accurate", help="Only accurate ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def suggest(task: str, size: Any, as_json: bool) -> None:
+def suggest(task: str, size: Literal["small", "accurate"] | None, as_json: bool) -> None:
     """Name base models to fine-tune for a task, and why."""
     from registry.heads import get_head, model_class
     from registry.suggestions import suggest as find
@@ -132,14 +132,14 @@ def log_command(
     click.echo(json.dumps(record) if as_json else logged.version)
 
 
-def _read_json(text: str) -> Any:
+def _read_json(text: str) -> object:
     try:
         return json.loads(text)
     except ValueError as error:
         raise click.UsageError(f"--example {text!r} is not JSON: {error}") from error
 
 
-def _read_sample(path: Path) -> list[Any]:
+def _read_sample(path: Path) -> list[object]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -156,7 +156,7 @@ def _read_sample(path: Path) -> list[Any]:
     return found
 
 
-def _read_default(text: str) -> tuple[str, Any]:
+def _read_default(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals:
         raise click.UsageError(f"--default {text!r}: write KEY=VALUE")

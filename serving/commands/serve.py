@@ -45,7 +45,7 @@ def _setting(flag: str, field: str) -> Callable[[FC], FC]:
 @_setting("--poll-seconds", "poll_seconds")
 @_setting("--keep-previous", "keep_previous")
 @_setting("--idle-unload", "idle_unload_seconds")
-def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, insecure: bool, **given: Any) -> None:
+def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, insecure: bool, **given: object) -> None:
     """Serve models until SIGTERM; an alias is followed from version to version.
 
     Models that do not all fit into memory are loaded as they are asked for; those with a "!" always stay loaded.

@@ -4,13 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+Described = Mapping[str, Any]
+"""A part of what a server tells of itself."""
 STATES = {"unloaded": "ready, not loaded"}
 """What a state is called, unless by its own name."""
 SHOWN_SWAPS = 5
 """The latest ones of each model; the JSON has more."""
 
 
-def render_status(found: Mapping[str, Any], now: float) -> str:
+def render_status(found: Described, now: float) -> str:
     """The text, without a line break at its end. found: `GET /models`. now: seconds since the epoch."""
     parts = [_machine(found["machine"])] if "machine" in found else []
     if "engine_memory" in found:  # a server may be older than this command
@@ -24,7 +26,7 @@ def render_status(found: Mapping[str, Any], now: float) -> str:
     return "\n\n".join(parts)
 
 
-def _machine(machine: Mapping[str, Any]) -> str:
+def _machine(machine: Described) -> str:
     """The cores and memory that the server may use, and what sets the bound."""
     cores = f"cores: {machine['cores']} of {machine['machine_cores']} ({machine['cores_by']})"
     sizes = [_mebibytes(machine[name]) for name in ("memory_bytes", "machine_memory_bytes", "available_bytes")]
@@ -33,7 +35,7 @@ def _machine(machine: Mapping[str, Any]) -> str:
     return f"{cores}  {memory}{kills}"
 
 
-def _model(model: Mapping[str, Any], now: float) -> list[str]:
+def _model(model: Described, now: float) -> list[str]:
     lines = [f"{model['name']}  live: {model['live'] or 'none'}"]
     lines[0] += "".join(f"  {alias} → {version or 'none'}" for alias, version in model["aliases"].items())
     if model["error"]:
@@ -45,7 +47,7 @@ def _model(model: Mapping[str, Any], now: float) -> list[str]:
     return lines
 
 
-def _rollout(rollout: Mapping[str, Any]) -> str:
+def _rollout(rollout: Described) -> str:
     """Both versions, the current step in brackets, and what each guard says."""
     steps = [f"[{step}]" if at == rollout["step"] else step for at, step in enumerate(rollout["steps"])]
     guards = [f"{guard}: {verdict}" for guard, verdict in rollout["verdicts"].items()]
@@ -53,7 +55,7 @@ def _rollout(rollout: Mapping[str, Any]) -> str:
     return "  ".join([f"  rollout of {rollout['alias']}", sides, rollout["phase"], *steps, ", ".join(guards)]).rstrip()
 
 
-def _versions(model: Mapping[str, Any]) -> list[str]:
+def _versions(model: Described) -> list[str]:
     """One row an engine; what went wrong stands under its version."""
     head = ("version", "state", "role", "memory", "restarts", "pid", "device", "dtype", "task")
     rows: list[Sequence[str]] = [head]
@@ -80,7 +82,7 @@ def _versions(model: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _role(model: Mapping[str, Any], version: str) -> str:
+def _role(model: Described, version: str) -> str:
     """The version's role: the aliases that it serves, "pinned", "previous" for a rollback, or "-"."""
     aliases = [alias for alias, served in model["aliases"].items() if served == version]
     if aliases:
@@ -90,7 +92,7 @@ def _role(model: Mapping[str, Any], version: str) -> str:
     return "previous" if any(version in earlier for earlier in model["previous"].values()) else "-"
 
 
-def _notes(entry: Mapping[str, Any]) -> list[str]:
+def _notes(entry: Described) -> list[str]:
     notes = []
     for engine in entry["engines"]:
         told = [engine["dtype_note"] or "", *engine.get("notes", ())]  # a server may be older than this command
@@ -100,7 +102,7 @@ def _notes(entry: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _swaps(swaps: Sequence[Mapping[str, Any]], now: float) -> list[str]:
+def _swaps(swaps: Sequence[Described], now: float) -> list[str]:
     if not swaps:
         return []
     rows: list[Sequence[str]] = []

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +12,7 @@ from serving.commands.rollout import begin
 
 if TYPE_CHECKING:
     from registry.history import Move
+    from serving.evaluation import Evaluator
 
 _why = click.option("--why", required=True, help="The reason, for the history.")
 _who = click.option("--who", help="Who does it, for the history.  [default: the user]")
@@ -153,7 +154,7 @@ def describe_move(move: "Move") -> str:
     return "  ".join(parts)
 
 
-def _evaluator(examples: Path, required: tuple[str, ...]) -> Any:
+def _evaluator(examples: Path, required: tuple[str, ...]) -> "Evaluator":
     from serving.evaluation import Evaluator
 
     bounds = {}

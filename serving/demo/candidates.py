@@ -5,10 +5,11 @@ Each is a checkpoint of its own. Nothing in the server knows of them.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def prefer_one_label(stable: Path, target: Path, texts: Sequence[str], share: float) -> None:
@@ -69,20 +70,20 @@ def lose_a_word(stable: Path, target: Path, texts: Sequence[str], share: float) 
     return word
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
+def _load(folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model: Any = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True)
     return model.eval(), tokenizer
 
 
-def _logits(model: Any, tokenizer: Any, texts: Sequence[str]) -> "torch.Tensor":
+def _logits(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> "torch.Tensor":
     """The classifier's logits, `(texts, labels) float32`."""
     found: torch.Tensor = model(**tokenizer(list(texts), padding=True, return_tensors="pt")).logits
     return found
 
 
-def _save(model: Any, tokenizer: Any, target: Path) -> None:
+def _save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", target: Path) -> None:
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)

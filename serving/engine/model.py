@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 import numpy
@@ -203,7 +203,7 @@ class Model:
 
         Raises ContractError where the pass gives more or fewer scores than the contract has labels.
         """
-        state, outputs, labels = ModuleState(self.module), list[Any](), self.contract.labels
+        state, outputs, labels = ModuleState(self.module), list[object](), self.contract.labels
         hook = self.module.register_forward_hook(lambda _module, _args, output: outputs.append(output))
         with suppress(Exception):  # a model may raise anything, and is told so when it shall answer
             self._try_out()

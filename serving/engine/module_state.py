@@ -7,7 +7,6 @@ Some models change themselves for good: BigBird, once it saw a short row, attend
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any
 
 import torch
 from torch.nn import Module
@@ -65,12 +64,12 @@ class ModuleState:
         self.restore()
 
 
-def _attributes(part: Module) -> dict[str, Any]:
+def _attributes(part: Module) -> dict[str, object]:
     own = {name: value for name, value in vars(part).items() if isinstance(value, (*SETTINGS, *NUMBERS))}
     return {**own, **part._modules, **part._buffers}
 
 
-def _changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]:
+def _changes(saved: Mapping[str, object], now: Mapping[str, object]) -> Iterator[Change]:
     for name in {**saved, **now}:
         before, after = saved.get(name, MISSING), now.get(name, MISSING)
         if not _is_same(before, after):
@@ -79,7 +78,7 @@ def _changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Chang
             yield Change(name, any(isinstance(value, (*SETTINGS, Module)) for value in values))
 
 
-def _is_same(before: Any, after: Any) -> bool:
+def _is_same(before: object, after: object) -> bool:
     if before is after:
         return True
     if isinstance(before, torch.Tensor | Module) or type(before) is not type(after):
@@ -87,7 +86,7 @@ def _is_same(before: Any, after: Any) -> bool:
     return bool(before == after)
 
 
-def _put(part: Module, name: str, value: Any) -> None:
+def _put(part: Module, name: str, value: object) -> None:
     if value is not MISSING:
         setattr(part, name, value)
     elif name in part._buffers or name in vars(part) or name in part._modules:

@@ -79,14 +79,14 @@ class Predictor:
             count.add(self.model.task.predictions(answer), lengths)
         return count.shares()
 
-    def _answer(self, item: object, request: Request) -> tuple[Any, list[int]]:
+    def _answer(self, item: object, request: Request) -> tuple[object, list[int]]:
         """An item's answer, and the tokens of each of its rows."""
         encoded = self.model.task.encode(item, request.parameters, self._served)
         arrays = [self.model.run([row.to_row(0, 0.0)])[0] for row in encoded.rows]
         answer = self.model.task.decode(arrays, encoded.decode_context, request.parameters, self._served)
         return answer, [row.length for row in encoded.rows]
 
-    def example(self, inputs: object, parameters: dict[str, Any]) -> dict[str, Any]:
+    def example(self, inputs: object, parameters: dict[str, object]) -> dict[str, object]:
         """The contract's record of an example: `inputs` (the task's own if None), `parameters` and the answer.
 
         The task's own inputs are shortened to what the model takes. Raises ServingError where it refuses

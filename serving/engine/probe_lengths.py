@@ -6,7 +6,6 @@ read: a busy machine would prove less than a quiet one.
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from torch.nn import Embedding, Module
 
@@ -49,7 +48,7 @@ def longest_affordable(model: Model, multiplications: int) -> int:
     return max(1, min(most, multiplications // max(1, _count_weights(model.module))))
 
 
-def _spans(module: Any) -> Iterator[int]:
+def _spans(module: Module) -> Iterator[int]:
     """Spans of attention that the module's configurations state, in tokens, and 0."""
     yield 0
     configs = {id(config): config for part in module.modules() if (config := getattr(part, "config", None))}

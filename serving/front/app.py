@@ -6,16 +6,28 @@ need none, because they are the same for everybody.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Protocol
 
 from monitoring.exposition import CONTENT_TYPE
 from serving.errors import ServingError, UnknownModel, WrongMethod
 from serving.front.access import current_visit
 from serving.front.administration import Administration
-from serving.front.asgi import App, JsonObject, Receive, Scope, Send, encode_json, read_body, refuse, replay, respond
+from serving.front.asgi import (
+    App,
+    JsonObject,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    encode_json,
+    read_body,
+    refuse,
+    replay,
+    respond,
+)
 from serving.front.front import Front
 from serving.front.metrics_page import MetricsPage
 from serving.front.openapi.document import document
@@ -97,7 +109,7 @@ class Watched:
         self.status = 0
         self._headers: dict[bytes, bytes] = {}
 
-    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+    async def __call__(self, message: Message) -> None:
         """Send a message."""
         if message["type"] == "http.response.start":
             self.status, self._headers = message["status"], dict(message["headers"])

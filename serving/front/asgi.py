@@ -12,8 +12,9 @@ from serving.errors import ClientGone, Malformed, ServingError, TooLarge, WrongM
 from serving.front.request_context import RequestContext
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
 JsonObject = dict[str, object]
 """An object of JSON, as plain data."""
@@ -66,7 +67,7 @@ def replay(read: bytes, receive: Receive) -> Receive:
     """What an app receives after its body was read: the body in one message, then what `receive` gives."""
     body: bytes | None = read
 
-    async def again() -> MutableMapping[str, Any]:
+    async def again() -> Message:
         nonlocal body
         if body is None:
             return await receive()

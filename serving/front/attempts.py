@@ -6,7 +6,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -93,7 +93,7 @@ class Attempts:
         self._disconnects = disconnects
         self._find = find
 
-    async def answer(self, call: Call, deadline: float, write: Callable[[Any], Value]) -> Answer[Value]:
+    async def answer(self, call: Call, deadline: float, write: Callable[[object], Value]) -> Answer[Value]:
         """The answer in the form that `write` gives it. Raises ServingError; EngineLost where it may be asked again."""
         stages = call.tracked.stages
         sent = await self._submit(call, Waiter, deadline)

@@ -5,7 +5,7 @@ class is used, requests are taken through a connection without a socket.
 """
 
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -124,7 +124,7 @@ def _connect(kind: "type[Connection]") -> "tuple[Connection, _Transport]":
     return connection, transport
 
 
-async def _answer(scope: object, receive: object, send: Callable[[dict[str, object]], Any]) -> None:
+async def _answer(scope: object, receive: object, send: Callable[[dict[str, object]], Awaitable[None]]) -> None:
     del scope, receive
     headers = [(b"x-model-version", b"7"), (b"content-length", b"4")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

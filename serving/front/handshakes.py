@@ -79,7 +79,7 @@ class ServerLoop(uvloop.Loop):
     """The event loop of a front. The handshakes of its TLS servers are bounded."""
 
     async def create_server(  # type: ignore[override]  # its arguments are passed on
-        self, protocol_factory: MakeProtocol, *given: Any, ssl: Any = None, **more: Any
+        self, protocol_factory: MakeProtocol, *given: Any, ssl: ssl.SSLContext | None = None, **more: Any
     ) -> Server:
         """As of any loop. ssl: a context, whose certificate is kept up to date; None for a server without TLS."""
         if ssl is not None:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -150,7 +149,7 @@ class LoadedVersion:
         arrays: list[RowArrays],
         deadline: float,
         disconnected: Disconnected | None,
-    ) -> Any:
+    ) -> object:
         """The answer. Its labels are counted. Raises what `Turns` raises."""
         if len(encoded.items) == 1 and not encoded.is_large:
             answer = self.task.decode(arrays, encoded.items[0].decode_context, request.parameters, self.served)
@@ -161,8 +160,8 @@ class LoadedVersion:
 
     async def _decode_items(
         self, request: Request, encoded: "EncodedRequest", arrays: list[RowArrays], turns: Turns
-    ) -> Any:
-        answers: list[Any] = []
+    ) -> object:
+        answers: list[object] = []
         first = 0
         for item in encoded.items:
             if answers and turns.is_over():

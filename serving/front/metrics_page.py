@@ -2,8 +2,8 @@
 
 import asyncio
 
-from monitoring.exposition import Baseline, Exposition, RolloutStatus, ServerStatus, VersionStatus
-from registry.contract import Baseline as Recorded
+from monitoring.exposition import BaselineShares, Exposition, RolloutStatus, ServerStatus, VersionStatus
+from registry.contract import Baseline
 from serving.front.front import Front
 from serving.runtime.instruments import instruments
 from serving.wire.routing_table import ModelEntry, RolloutEntry, VersionEntry
@@ -67,9 +67,9 @@ def _version_status(front: Front, name: str, model: ModelEntry, version: str) ->
             for each in entry.engines
             if contract
         ),
-        baseline=_baseline(contract.baseline) if contract and contract.baseline else Baseline(),
+        baseline=_baseline(contract.baseline) if contract and contract.baseline else BaselineShares(),
     )
 
 
-def _baseline(recorded: Recorded) -> Baseline:
-    return Baseline(labels=recorded.labels, confidence=recorded.confidence, row_tokens=recorded.row_tokens)
+def _baseline(recorded: Baseline) -> BaselineShares:
+    return BaselineShares(labels=recorded.labels, confidence=recorded.confidence, row_tokens=recorded.row_tokens)

@@ -1,8 +1,6 @@
 """The objects that every cluster takes: deployment, service, account, disruption budget, network policy."""
 
-from typing import Any
-
-from serving.kubernetes.installation import HTTP_PORT, LABELS, NAME, Installation
+from serving.kubernetes.installation import HTTP_PORT, LABELS, NAME, Installation, Manifest
 from serving.kubernetes.pod import (
     container,
     pod_security,
@@ -16,12 +14,12 @@ DNS_PORT = 53
 HTTPS_PORT = 443
 
 
-def named(api: str, kind: str, spec: dict[str, Any], name: str = NAME) -> dict[str, Any]:
+def named(api: str, kind: str, spec: Manifest, name: str = NAME) -> Manifest:
     """An object of this kind with the labels of this project."""
     return {"apiVersion": api, "kind": kind, "metadata": {"name": name, "labels": LABELS}, "spec": spec}
 
 
-def objects(installation: Installation) -> dict[str, dict[str, Any]]:
+def objects(installation: Installation) -> dict[str, Manifest]:
     """File → object."""
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": NAME, "labels": LABELS}}
     return {
@@ -37,7 +35,7 @@ def objects(installation: Installation) -> dict[str, dict[str, Any]]:
     }
 
 
-def _deployment(installation: Installation) -> dict[str, Any]:
+def _deployment(installation: Installation) -> Manifest:
     """A new pod is ready before an old one ends, and is given as long as a version may take to load."""
     pod = {
         "serviceAccountName": NAME,
@@ -60,7 +58,7 @@ def _deployment(installation: Installation) -> dict[str, Any]:
     return named("apps/v1", "Deployment", spec)
 
 
-def _spread(topology: str) -> dict[str, Any]:
+def _spread(topology: str) -> Manifest:
     """Over zones or nodes as far as possible; `pod-template-hash` counts the pods of each rollout for themselves."""
     return {
         "maxSkew": 1,
@@ -71,13 +69,13 @@ def _spread(topology: str) -> dict[str, Any]:
     }
 
 
-def _service() -> dict[str, Any]:
+def _service() -> Manifest:
     """Only the port for clients. Prometheus and the probes ask each pod by itself."""
     ports = [{"name": "http", "port": 80, "targetPort": "http", "appProtocol": "http"}]
     return named("v1", "Service", {"selector": LABELS, "ports": ports})
 
 
-def _network_policy(installation: Installation) -> dict[str, Any]:
+def _network_policy(installation: Installation) -> Manifest:
     """Who may ask a server, and whom it may ask.
 
     Clients show keys, so they may come from anywhere. The admin port is for Prometheus; probes come from the node and

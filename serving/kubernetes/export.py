@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from serving.kubernetes import base, kserve, monitoring, scaling
-from serving.kubernetes.installation import NAME, PARTS, Installation
+from serving.kubernetes.installation import NAME, PARTS, Installation, Manifest
 
 KUSTOMIZE_API = "kustomize.config.k8s.io/v1beta1"
 COMPONENT_API = "kustomize.config.k8s.io/v1alpha1"
@@ -26,7 +26,7 @@ def files(installation: Installation) -> dict[str, str]:
     assert tuple(components) == PARTS
     of_namespace = {"namespace": installation.namespace}
     chosen = {"components": [part for part in PARTS if part in installation.parts]} if installation.parts else {}
-    found: dict[str, Any] = {"kustomization.yaml": _kustomization(["base"]) | of_namespace | chosen}
+    found: Manifest = {"kustomization.yaml": _kustomization(["base"]) | of_namespace | chosen}
     found |= _folder("base", base.objects(installation), _kustomization)
     found |= _folder("kserve", kserve.objects(installation), lambda names: _kustomization(names) | of_namespace)
     for part, objects in components.items():
@@ -40,22 +40,22 @@ def to_yaml(content: object) -> str:
     return f"# Made by `headwaiter deploy export`.\n{text}"
 
 
-def _folder(name: str, objects: Mapping[str, Any], kustomize: Callable[[Sequence[str]], Any]) -> dict[str, Any]:
+def _folder(name: str, objects: Mapping[str, Any], kustomize: Callable[[Sequence[str]], Any]) -> Manifest:
     """The objects' files in a folder, and the file that lists them."""
     return {f"{name}/kustomization.yaml": kustomize(list(objects))} | {
         f"{name}/{file}": content for file, content in objects.items()
     }
 
 
-def _kustomization(resources: Sequence[str]) -> dict[str, Any]:
+def _kustomization(resources: Sequence[str]) -> Manifest:
     return {"apiVersion": KUSTOMIZE_API, "kind": "Kustomization", "resources": list(resources)}
 
 
-def _component(resources: Sequence[str]) -> dict[str, Any]:
+def _component(resources: Sequence[str]) -> Manifest:
     return {"apiVersion": COMPONENT_API, "kind": "Component", "resources": list(resources)}
 
 
-def _scaling(resources: Sequence[str]) -> dict[str, Any]:
+def _scaling(resources: Sequence[str]) -> Manifest:
     """A component that takes `replicas` from the deployment, else each `kubectl apply` would set it again."""
     patch = {"target": {"kind": "Deployment", "name": NAME}, "patch": "- op: remove\n  path: /spec/replicas\n"}
     return _component(resources) | {"patches": [patch]}

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from headwaiter import __version__
@@ -24,6 +25,8 @@ average): half of what one process of MLflow answers, at 6 ms each."""
 POLL_REQUESTS = 1.2
 """Of a poll: for the aliases, and each fifth time for a rollout. With several models one of them is asked for again."""
 _DEFAULT_POLL_SECONDS: float = settings_of(ServingSettings)["poll_seconds"].default
+Manifest = dict[str, Any]
+"""An object of Kubernetes, or a part of one, as its YAML has it."""
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 """RFC 1123, as Kubernetes demands of namespaces."""
 

@@ -4,12 +4,11 @@ KServe chooses pods, services and scaling itself, so these files stand for `base
 """
 
 import re
-from typing import Any
 
 from registry.environment import InvalidSetting
 from registry.references import Reference
 from serving.kubernetes.base import named
-from serving.kubernetes.installation import ADMIN_PORT, NAME, Installation
+from serving.kubernetes.installation import ADMIN_PORT, NAME, Installation, Manifest
 from serving.kubernetes.pod import container, environment, pod_security, termination_seconds, tolerations, volumes
 
 FORMAT = {"name": NAME, "version": "1"}
@@ -17,7 +16,7 @@ MODE = {"serving.kserve.io/deploymentMode": "RawDeployment"}
 """Plain deployments, without Knative; from KServe 0.16 on it is called Standard, and both names are understood."""
 
 
-def objects(installation: Installation) -> dict[str, dict[str, Any]]:
+def objects(installation: Installation) -> dict[str, Manifest]:
     """File → object. Raises InvalidSetting where two models would get one name."""
     named_by = {service_name(reference): reference for reference in installation.references}
     if len(named_by) < len(installation.references):
@@ -36,7 +35,7 @@ def service_name(reference: Reference) -> str:
     return (label if label[:1].isalpha() else f"model-{label}")[:50].rstrip("-")
 
 
-def _runtime(installation: Installation) -> dict[str, Any]:
+def _runtime(installation: Installation) -> Manifest:
     """Its container declares one port only, which KServe's service leads to."""
     server = container(installation, models="", name="kserve-container")
     server["env"] = [entry for entry in server["env"] if entry["value"]]
@@ -56,7 +55,7 @@ def _runtime(installation: Installation) -> dict[str, Any]:
     return named("serving.kserve.io/v1alpha1", "ServingRuntime", spec | tolerations(installation))
 
 
-def _service(installation: Installation, reference: Reference) -> dict[str, Any]:
+def _service(installation: Installation, reference: Reference) -> Manifest:
     models = environment(installation, str(reference))
     predictor = {
         "minReplicas": installation.replicas,

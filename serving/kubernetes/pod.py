@@ -1,10 +1,8 @@
 """The container of a server with its probes, and the volumes of its pod. Next: base, kserve."""
 
-from typing import Any
-
 from registry.environment import settings_of
 from registry.settings import RegistrySettings
-from serving.kubernetes.installation import ADMIN_PORT, GIB, HTTP_PORT, LABELS, Installation
+from serving.kubernetes.installation import ADMIN_PORT, GIB, HTTP_PORT, LABELS, Installation, Manifest
 from serving.settings import ServingSettings
 
 USER = 10001
@@ -34,7 +32,7 @@ def seconds(field: str) -> int:
     return int(_SERVING[field].default)
 
 
-def container(installation: Installation, models: str, name: str = "headwaiter") -> dict[str, Any]:
+def container(installation: Installation, models: str, name: str = "headwaiter") -> Manifest:
     """The server's container. models: the value of HEADWAITER_MODELS.
 
     Startup and liveness ask /livez, which does not wait for models: a registry that is away restarts nothing. Readiness
@@ -83,20 +81,20 @@ def environment(installation: Installation, models: str) -> dict[str, str]:
     return found
 
 
-def resources(installation: Installation) -> dict[str, Any]:
+def resources(installation: Installation) -> Manifest:
     """Requests and limits of the container.
 
     Those of CPU and memory are the same: a server has as many threads as its CPU quota has cores, and can rank its
     processes for the kernel's killer only in a pod of the class "Guaranteed".
     """
-    bounds: dict[str, Any] = {"cpu": str(installation.cpu), "memory": f"{installation.memory_gib}Gi"}
+    bounds: Manifest = {"cpu": str(installation.cpu), "memory": f"{installation.memory_gib}Gi"}
     if installation.gpus:
         bounds["nvidia.com/gpu"] = str(installation.gpus)
     disk = {} if installation.disk_class else {"ephemeral-storage": f"{installation.disk_gib}Gi"}
     return {"requests": bounds | disk, "limits": dict(bounds)}
 
 
-def volumes(installation: Installation) -> list[dict[str, Any]]:
+def volumes(installation: Installation) -> list[Manifest]:
     """The writable volume and the keys.
 
     Each pod has a disk of its own, because the sockets of a server are on it.
@@ -119,7 +117,7 @@ def volumes(installation: Installation) -> list[dict[str, Any]]:
     ]
 
 
-def pod_security() -> dict[str, Any]:
+def pod_security() -> Manifest:
     """The pod's part of Kubernetes' "restricted" standard; the container has the rest."""
     return {
         "runAsNonRoot": True,
@@ -136,14 +134,14 @@ def termination_seconds() -> int:
     return DRAIN_SECONDS + seconds("grace_seconds") + SHUT_DOWN_SECONDS
 
 
-def tolerations(installation: Installation) -> dict[str, Any]:
+def tolerations(installation: Installation) -> Manifest:
     """The field by which pods may run on nodes that are kept for GPUs; empty without any."""
     if not installation.gpus:
         return {}
     return {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]}
 
 
-def _probe(path: str, every: int, failures: int) -> dict[str, Any]:
+def _probe(path: str, every: int, failures: int) -> Manifest:
     """By number and not by name of the port: KServe's containers declare only one."""
     return {
         "httpGet": {"path": path, "port": ADMIN_PORT},

@@ -3,12 +3,10 @@
 Either one leaves `replicas` of the deployment to itself.
 """
 
-from typing import Any
-
 from monitoring.objectives import Objectives
 from monitoring.queries import series
 from serving.kubernetes.base import named
-from serving.kubernetes.installation import NAME, Installation
+from serving.kubernetes.installation import NAME, Installation, Manifest
 from serving.kubernetes.pod import seconds
 
 CPU_PERCENT = 70
@@ -19,7 +17,7 @@ QUIET_SECONDS = 300
 """How long fewer pods must have been enough before one is taken away."""
 
 
-def by_cpu(installation: Installation) -> dict[str, Any]:
+def by_cpu(installation: Installation) -> Manifest:
     """A HorizontalPodAutoscaler on CPU."""
     metric = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": CPU_PERCENT}}
     spec = {
@@ -32,7 +30,7 @@ def by_cpu(installation: Installation) -> dict[str, Any]:
     return named("autoscaling/v2", "HorizontalPodAutoscaler", spec)
 
 
-def by_queue(installation: Installation) -> dict[str, Any]:
+def by_queue(installation: Installation) -> Manifest:
     """KEDA's ScaledObject on queued work. Where Prometheus does not answer, the number of pods stays."""
     trigger = {
         "type": "prometheus",
@@ -67,7 +65,7 @@ def queued_seconds(namespace: str) -> str:
     return f"sum({queued} / {limit}) * {seconds('queue_seconds')}"
 
 
-def _behavior() -> dict[str, Any]:
+def _behavior() -> Manifest:
     """At most twice as many pods, or two more, each minute; one pod less each minute after a quiet time."""
     return {
         "scaleUp": {

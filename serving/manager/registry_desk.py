@@ -105,7 +105,7 @@ class RegistryDesk:
                 self._file.nudge()
         return Outcome(msgspec.Raw(msgspec.json.encode(answer)))
 
-    def _do(self, order: Order) -> Any:
+    def _do(self, order: Order) -> object:
         versions, name, who = self._client(), order.name, order.who
         match order.decoded():
             case Promote(version=version, why=why, alias=alias, allow_breaking=allow):

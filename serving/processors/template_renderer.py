@@ -94,17 +94,17 @@ def refuse(message: str) -> None:
 class Sandbox(ImmutableSandboxedEnvironment):
     """Looks at the deadline whenever a template reads or calls something, as every loop that works does."""
 
-    def getattr(self, obj: Any, attribute: str) -> Any:
+    def getattr(self, obj: object, attribute: str) -> object:
         """As in Jinja."""
         deadline.check()
         return super().getattr(obj, attribute)
 
-    def getitem(self, obj: Any, argument: Any) -> Any:
+    def getitem(self, obj: object, argument: object) -> object:
         """As in Jinja."""
         deadline.check()
         return super().getitem(obj, argument)
 
-    def call(self, /, *args: Any, **given: Any) -> Any:
+    def call(self, /, *args: Any, **given: Any) -> object:
         """As in Jinja."""
         deadline.check()
         return super().call(*args, **given)

@@ -24,7 +24,7 @@ LOOK_SECONDS = 1.0
 logger = logging.getLogger("headwaiter.audit")
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line. who: the name of the key, or of the user who ran a command; "" for a stranger. what: a request's method
     and path, or a command.
 
@@ -67,7 +67,7 @@ class AuditLog:
         """Append a line. A disk that takes none is logged once, and serving goes on."""
         if not who and not self._may_write_of_strangers():
             return
-        entry = Entry(
+        entry = AuditEntry(
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
             who=who,
             what=what[:MAX_WHAT],

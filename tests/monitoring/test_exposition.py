@@ -5,7 +5,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from monitoring.exposition import Baseline, Exposition, ServerStatus, VersionStatus
+from monitoring.exposition import BaselineShares, Exposition, ServerStatus, VersionStatus
 from monitoring.instruments import Instruments
 from monitoring.metrics import METRICS
 
@@ -88,7 +88,7 @@ def test_labels_survive_quotes_backslashes_and_line_breaks(instruments: Instrume
 
 def test_a_baseline_is_shown_in_the_metrics_own_buckets_or_not_at_all(instruments: Instruments) -> None:
     shares = dict.fromkeys(METRICS["confidence"].bounds, 0.0) | {"+Inf": 1.0}
-    baseline = Baseline({"good": 0.25, "bad": 0.75}, shares, {"of": 0.5, "another release": 0.5})
+    baseline = BaselineShares({"good": 0.25, "bad": 0.75}, shares, {"of": 0.5, "another release": 0.5})
     samples = scrape(instruments, replace(STATUS, versions=(replace(VERSION, baseline=baseline),)))
     assert {labels["label"]: value for labels, value in find(samples, "baseline_label_share")} == baseline.labels
     assert {labels["bin"]: value for labels, value in find(samples, "baseline_confidence_share")} == shares

@@ -5,7 +5,7 @@ layer as views. A view has one more column than is in use, into which the graph 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -65,7 +65,7 @@ class _Step(torch.nn.Module):
         position_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         **views: torch.Tensor,
-    ) -> Any:
+    ) -> object:
         """views: see `name_views`."""
         parts = list(views.values())
         layers = [_ViewLayer(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]

@@ -117,7 +117,7 @@ def describe() -> Json:
 class Schemas:
     """The schemas of types. components: those that have names."""
 
-    def __init__(self, types: Iterable[Any]) -> None:
+    def __init__(self, types: Iterable[object]) -> None:
         members = list({repr(each): each for given in types for each in _members(given)}.values())
         made = msgspec.json.schema_components(members, schema_hook=_any, ref_template=REFERENCE + "{name}")
         found, components = msgspec.json.decode(encode_json(made).replace(MODULE, b""))
@@ -126,7 +126,7 @@ class Schemas:
         for task in _tasks("all"):
             self._add_unsupported(task)
 
-    def of(self, *types: Any) -> Json:
+    def of(self, *types: object) -> Json:
         """The schema of a value that has one of these types."""
         options = [self._by_type[repr(member)] for given in types for member in _members(given)]
         unique = list({encode_json(option): option for option in options}.values())
@@ -157,7 +157,7 @@ class Schemas:
             body["properties"]["stream"] = {"type": ["boolean", "null"]}
 
 
-def _types(route: Route) -> Iterator[Any]:
+def _types(route: Route) -> Iterator[object]:
     """Every type that a route names."""
     yield HuggingFaceError
     yield route.protocol.error
@@ -188,12 +188,12 @@ def _tasks(which: Which) -> list[AnyTask]:
             return [task for task in tasks if task.embeds]
 
 
-def _answer(task: AnyTask) -> Any:
+def _answer(task: AnyTask) -> object:
     """The type of a task's answer to one input."""
     return get_type_hints(type(task).decode)["return"]
 
 
-def _members(given: Any) -> tuple[Any, ...]:
+def _members(given: object) -> tuple[object, ...]:
     """The members of a union: msgspec takes no union of two kinds of lists."""
     return get_args(given) if get_origin(given) in (Union, UnionType) else (given,)
 

@@ -4,7 +4,6 @@ Tests compare them with what the app answers and with docs/http.md.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -57,7 +56,7 @@ ASKED = (400, 404, 413, 422, 429, 500, 503, 504)
 """How a request to a model is refused."""
 
 
-def _get(path: str, protocol: Protocol, summary: str, *types: Any, refusals: Sequence[int] = ()) -> Route:
+def _get(path: str, protocol: Protocol, summary: str, *types: object, refusals: Sequence[int] = ()) -> Route:
     """A GET whose answer is JSON of one of these types."""
     answer: Contents = {JSON: Shaped(types)}
     return Route(method="GET", path=path, protocol=protocol, summary=summary, answer=answer, refusals=tuple(refusals))
@@ -144,7 +143,7 @@ def _tokens(prefix: str, more: str = "") -> list[Route]:
     ]
 
 
-def _order(path: str, summary: str, body: type[msgspec.Struct], answer: Any) -> Route:
+def _order(path: str, summary: str, body: type[msgspec.Struct], answer: object) -> Route:
     """A change in the registry."""
     return Route(
         method="POST",

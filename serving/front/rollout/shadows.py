@@ -7,7 +7,6 @@ has a deadline of its own, and is counted nowhere but in the rollout. Texts are 
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 from serving.errors import DeadlineExceeded, NotReady, Overloaded, QueueFull, ServingError, TooLarge
 from serving.front.loaded_version import EncodedRequest, LoadedVersion
@@ -39,7 +38,12 @@ class Shadows:
         self._running: set[asyncio.Task[None]] = set()
 
     def offer(
-        self, traffic: ModelTraffic, stable: LoadedVersion, candidate: LoadedVersion, request: Request, answers: Any
+        self,
+        traffic: ModelTraffic,
+        stable: LoadedVersion,
+        candidate: LoadedVersion,
+        request: Request,
+        answers: Sequence[object],
     ) -> None:
         """Compare the candidate's answers with these, if there is room. answers: of each item."""
         if not candidate.task.is_repeatable(request.parameters):
@@ -61,7 +65,7 @@ class Shadows:
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _compare(
-        self, traffic: ModelTraffic, candidate: LoadedVersion, request: Request, answers: Sequence[Any]
+        self, traffic: ModelTraffic, candidate: LoadedVersion, request: Request, answers: Sequence[object]
     ) -> None:
         counts = traffic.counts
         try:
@@ -87,7 +91,7 @@ class Shadows:
             counts.distance += found.distance
             candidate.meter.compare_shadow(found.share)
 
-    async def _answer(self, candidate: LoadedVersion, request: Request) -> list[Any]:
+    async def _answer(self, candidate: LoadedVersion, request: Request) -> list[object]:
         deadline = deadline_in(SHADOW_SECONDS)
         encoded = await candidate.encode(request, self._bounds, deadline, None)
         rows = [row for item in encoded.items for row in item.rows]
@@ -103,7 +107,7 @@ class Shadows:
 
 def _decode(
     candidate: LoadedVersion, request: Request, encoded: EncodedRequest, arrays: Sequence[RowArrays]
-) -> list[Any]:
+) -> list[object]:
     """The answer of each item; its labels are not counted, as no client gets them."""
     found, first = [], 0
     for item in encoded.items:

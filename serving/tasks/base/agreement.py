@@ -34,7 +34,7 @@ def distance(one: Mapping[Any, float], other: Mapping[Any, float]) -> float:
     return sum(min(1.0, abs(one[key] - other[key])) for key in sorted(both)) / len(both) if both else 0.0
 
 
-def overlap(one: Set[Any], other: Set[Any]) -> float:
+def overlap(one: Set[object], other: Set[object]) -> float:
     """F1 of two sets, which is symmetric; 1 for two empty ones."""
     total = len(one) + len(other)
     return 2 * len(one & other) / total if total else 1.0

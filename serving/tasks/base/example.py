@@ -9,7 +9,7 @@ from serving.tasks.base.task import AnyTask
 from serving.tasks.base.version_context import VersionContext
 
 
-def fit_example(task: AnyTask, version: VersionContext, parameters: Mapping[str, Any]) -> list[object]:
+def fit_example(task: AnyTask, version: VersionContext, parameters: Mapping[str, object]) -> list[object]:
     """The task's example inputs, each shortened word by word at its end until the model takes it.
 
     An input that fits in no form is left out. Raises Unprocessable where none fits.
@@ -56,7 +56,7 @@ def _count_words(item: object) -> int:
     return sum(map(_count_words, parts))
 
 
-def _refusal(task: AnyTask, item: object, parameters: Mapping[str, Any], version: VersionContext) -> str | None:
+def _refusal(task: AnyTask, item: object, parameters: Mapping[str, object], version: VersionContext) -> str | None:
     """Why the version refuses a request with this item, or None."""
     try:
         request = convert_request([item], dict(parameters), task, max_rows=1_000_000)

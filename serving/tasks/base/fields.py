@@ -3,7 +3,6 @@ interface that this server does not support is refused by its name. Only the fro
 """
 
 from collections.abc import Mapping, MutableMapping
-from typing import Any
 
 from serving.errors import Unprocessable
 
@@ -11,7 +10,7 @@ MAX_DEPTH = 8
 """Objects nested deeper keep their nulls, so that no body can exhaust the stack. No published body nests as deep."""
 
 
-def without_nulls(value: Any, depth: int = MAX_DEPTH) -> Any:
+def without_nulls(value: object, depth: int = MAX_DEPTH) -> object:
     """Decoded JSON without the fields that are null, in all objects and lists of objects."""
     if depth and isinstance(value, dict):
         return {name: without_nulls(each, depth - 1) for name, each in value.items() if each is not None}
@@ -21,7 +20,7 @@ def without_nulls(value: Any, depth: int = MAX_DEPTH) -> Any:
 
 
 def drop_unsupported(
-    fields: MutableMapping[str, Any], unsupported: Mapping[str, tuple[object, ...]], prefix: str = ""
+    fields: MutableMapping[str, object], unsupported: Mapping[str, tuple[object, ...]], prefix: str = ""
 ) -> None:
     """Remove the fields whose values ask for nothing. Raises Unprocessable for one that asks for what is not supported.
 

@@ -125,12 +125,12 @@ class GeneratingTask(Task[str | TokenIds, Parameters, Context], Generic[Paramete
     }
     example_parameters: ClassVar[Mapping[str, object]] = {"max_new_tokens": 8, "do_sample": False}
 
-    def make_example_parameters(self, contract: Contract) -> dict[str, Any]:
+    def make_example_parameters(self, contract: Contract) -> dict[str, object]:
         """Few new tokens, which leave room for the prompt."""
         most = max(1, min(int(str(self.example_parameters["max_new_tokens"])), contract.max_tokens // 2))
         return {**self.example_parameters, "max_new_tokens": most}
 
-    def defaults(self, folder: Path, given: Mapping[str, object]) -> dict[str, Any]:
+    def defaults(self, folder: Path, given: Mapping[str, object]) -> dict[str, object]:
         """Where nobody states a length it is that of `generate`. Warns of one that a request gets only in part."""
         found = super().defaults(folder, given)
         if found["max_new_tokens"] is None and found["max_length"] is None:

@@ -6,7 +6,7 @@ strings become the contract's defaults; the engine applies the others, as `gener
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from registry.errors import ContractError
 
@@ -52,7 +52,7 @@ HARMLESS: dict[str, tuple[object, ...]] = {
 """Values with which a setting that is not served asks for nothing, beside None and False."""
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> dict[str, object]:
     """The settings in a `save_pretrained` folder that are not None, by name; empty where it states none.
 
     Read as `from_pretrained` does: config.json where there is no generation_config.json. Raises ContractError.
@@ -85,7 +85,7 @@ def state_defaults(folder: Path) -> dict[str, object]:
     return stated
 
 
-def find_unserved(settings: dict[str, Any]) -> str | None:
+def find_unserved(settings: dict[str, object]) -> str | None:
     """The first setting that cannot be served, and what to do; None where all can."""
     beams = settings.get("num_beams", 1)
     if not isinstance(beams, int) or not 1 <= beams <= MAX_BEAMS:

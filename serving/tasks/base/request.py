@@ -48,7 +48,7 @@ def _decoder(task: AnyTask) -> "msgspec.json.Decoder[Any]":
     return msgspec.json.Decoder(body_form(task, wide=False))
 
 
-def _convert(body: Any, task: AnyTask) -> Any:
+def _convert(body: object, task: AnyTask) -> Any:
     """A decoded body in the wide form: null means absent. Raises ValidationError, Unprocessable."""
     body = without_nulls(body)
     if isinstance(body, dict):
@@ -84,7 +84,7 @@ def parse_body(body: bytes, task: AnyTask, max_rows: int) -> Request:
         ) from error
 
 
-def _decode(body: bytes, error: msgspec.ValidationError) -> Any:
+def _decode(body: bytes, error: msgspec.ValidationError) -> object:
     """The body as plain data. error: raised for one that is nested too deeply to be that."""
     try:
         return msgspec.json.decode(body)
