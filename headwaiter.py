@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # type checkers and editors read these imports; `__getattr__`
     from registry.references import Reference
     from registry.settings import RegistrySettings
     from registry.versions import Versions
+    from serving.bulk import answer_with_ray, spark_udf
     from serving.errors import EvaluationError, ServingError
     from serving.evaluation import Evaluator
 
@@ -89,7 +90,9 @@ __all__ = [
     "Versions",
     "WrongHead",
     "__version__",
+    "answer_with_ray",
     "log_model",
+    "spark_udf",
 ]
 
 _MODULES = {
@@ -104,7 +107,9 @@ _MODULES = {
     "RegistrySettings": "registry.settings",
     "ServingError": "serving.errors",
     "Versions": "registry.versions",
+    "answer_with_ray": "serving.bulk",
     "log_model": "registry.flavor",
+    "spark_udf": "serving.bulk",
 }
 """Where a public name is defined; every other name of `__all__` is in `registry.errors`."""
 

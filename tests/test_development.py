@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,9 +24,16 @@ def test_the_commit_hooks_are_the_checks_of_make_check() -> None:
     assert [hook["entry"] for hook in repository["hooks"]] == checks
 
 
-def test_the_workflow_runs_the_targets_with_pinned_actions() -> None:
-    steps = [step for job in read_yaml(".github/workflows/ci.yml")["jobs"].values() for step in job["steps"]]
-    assert {"make check", "make test", "make demo ARGS=--once", "make audit"} <= {step.get("run") for step in steps}
+@pytest.mark.parametrize(
+    ("workflow", "commands"),
+    [
+        ("ci.yml", {"make check", "make test", "make demo ARGS=--once", "make audit"}),
+        ("nightly.yml", {"make test-integration", "make test-families"}),
+    ],
+)
+def test_a_workflow_runs_the_targets_with_pinned_actions(workflow: str, commands: set[str]) -> None:
+    steps = [step for job in read_yaml(f".github/workflows/{workflow}")["jobs"].values() for step in job["steps"]]
+    assert commands <= {step.get("run") for step in steps}
     actions = [step["uses"] for step in steps if "uses" in step]
     assert actions
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in actions)
