@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from registry.contract import Contract
 from registry.layout import FLAVOR, MODEL_FOLDER
 from registry.staging import describe
 
@@ -155,16 +156,21 @@ def build_artifact(root: Path, sizes: Sequence[int], device: str, dtype: str) ->
     )
     with torch.device(device):
         model: Any = BertForSequenceClassification(config).to(getattr(torch, dtype)).eval()
-    tokenizer = _make_tokenizer(config.max_position_embeddings)
+    tokenizer = make_tokenizer(config.max_position_embeddings)
     model.save_pretrained(root / MODEL_FOLDER)
     tokenizer.save_pretrained(root / MODEL_FOLDER)
     contract = describe(root, model, tokenizer, "text-classification", defaults={}, dtype="auto", max_tokens=None)
-    flavor = {"contract": contract.to_record(), "model": MODEL_FOLDER}
-    (root / "MLmodel").write_bytes(msgspec.json.encode({"flavors": {FLAVOR: flavor}}))  # JSON is YAML, too
+    write_contract(root, contract)
     return model
 
 
-def _make_tokenizer(max_tokens: int) -> Any:
+def write_contract(root: Path, contract: Contract) -> None:
+    """Write an artifact's MLmodel as far as an engine reads it."""
+    flavor = {"contract": contract.to_record(), "model": MODEL_FOLDER}
+    (root / "MLmodel").write_bytes(msgspec.json.encode({"flavors": {FLAVOR: flavor}}))  # JSON is YAML, too
+
+
+def make_tokenizer(max_tokens: int) -> Any:
     """BERT's kind of tokenizer with made-up words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

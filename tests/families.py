@@ -93,13 +93,17 @@ def texts_of(count: int, seed: int, longest: int = 40) -> list[str]:
     return [" ".join(rng.choices(WORDS, k=rng.randint(1, longest))) for _ in range(count)]
 
 
-def build(folder: Path, family: str, auto_class: str) -> Path:
-    """Save a model of the family with the head of `auto_class`, and its tokenizer or image processor."""
+def build(folder: Path, family: str, auto_class: str, tokenizer: Any = None) -> Path:
+    """Save a model of the family with the head of `auto_class`, and its tokenizer or image processor.
+
+    tokenizer: instead of one of the family's kind, of which BERT's kinds need a package with a real vocabulary.
+    """
     import torch
     import transformers
 
     torch.manual_seed(0)
-    tokenizer = None if family == "vit" else make_tokenizer(family)
+    if family != "vit":
+        tokenizer = tokenizer or make_tokenizer(family)
     settings: dict[str, Any] = {**_BASE, "initializer_range": 0.2, "max_position_embeddings": MAX_TOKENS}
     settings |= {"initializer_factor": 2.0} if family in ("t5", "mt5", "umt5") else {}
     if tokenizer is not None:

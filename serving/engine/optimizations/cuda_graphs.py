@@ -37,7 +37,8 @@ class CudaRecorder:
 
     def __call__(self, run: Run) -> tuple[Callable[[], object], BaseModelOutput]:
         """See `Record`. Raises what torch does where something cannot be recorded."""
-        with torch.cuda.device(self._device):
+        here = torch.cuda.current_stream(self._device)
+        with torch.cuda.device(self._device), torch.cuda.stream(here):  # a capture that fails leaves its own stream set
             aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
