@@ -218,7 +218,12 @@ def no_store(shop: Shop) -> None:
 
 
 def fail_to_move(shop: Shop) -> None:
-    """The alias moves to version 3, which cannot be loaded now, and back."""
+    """The alias moves to version 3, which cannot be loaded now, and back.
+
+    What is in the cache is served without the store: a download that the fault before began may have ended well.
+    """
+    tags = shop.registry.get_model_version(shop.model, "3").tags
+    shutil.rmtree(shop.home / "cache" / tags[DIGEST], ignore_errors=True)
     shop.registry.set_registered_model_alias(shop.model, DEFAULT_ALIAS, "3")
     wait_for(lambda: shop.described()["versions"].get("3", {}).get("error"), "version 3 is refused")
     shop.registry.set_registered_model_alias(shop.model, DEFAULT_ALIAS, shop.version)
