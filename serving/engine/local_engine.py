@@ -20,7 +20,7 @@ import zmq
 from serving.engine.assembly import make_engine
 from serving.engine.loading import Loaded, load_engine
 from serving.engine.process_state import prepare_process
-from serving.errors import EngineError, Failed
+from serving.errors import EngineError, Failed, ServingError, Unprocessable
 from serving.tasks.base.generated_text import to_arrays
 from serving.tasks.base.request import convert_request
 from serving.wire.engine_orders import EngineOrder
@@ -152,7 +152,7 @@ class _Call:
         self._socket.send(self._encoder.encode(Submit(rows)))
 
     def _receive(self) -> None:
-        """Take the next reply. Blocks. Raises Failed or EngineError."""
+        """Take the next reply. Blocks. Raises Failed, Unprocessable or EngineError."""
         while not self._socket.poll(LOOK_MILLISECONDS):
             if not self._thread.is_alive():
                 raise EngineError(f"the engine has ended: {self._thread.error}") from self._thread.error
@@ -166,7 +166,7 @@ class _Call:
                     raise self._failed(row_id, "the model answered with a number that is not finite")
                 self._take(row_id, own)
         elif isinstance(message, Failure):
-            raise self._failed(message.ids[0], message.message)
+            raise self._failed(message.ids[0], message.message, is_refused=message.reason == "refused")
         else:
             for delta in message.deltas:
                 if delta.finish:
@@ -183,7 +183,7 @@ class _Call:
             ordered = [found[each] for each in range(len(found))]
             self._answers[number] = self._task.decode(ordered, encoded.decode_context, self._parameters, self._served)
 
-    def _failed(self, row_id: int, message: str) -> Failed:
-        error = Failed(message)
+    def _failed(self, row_id: int, message: str, *, is_refused: bool = False) -> ServingError:
+        error = Unprocessable(message) if is_refused else Failed(message)
         error.add_note(f"of the input at index {self._waiting[row_id][0]}")
         return error

@@ -16,7 +16,7 @@ import msgspec
 import numpy
 import zmq
 
-from serving.errors import DeadlineExceeded, EngineLost, Failed, ServingError
+from serving.errors import DeadlineExceeded, EngineLost, Failed, ServingError, Unprocessable
 from serving.front.admission import UNBOUNDED, Load, admit, check_room, measure
 from serving.front.waiter import Waiter
 from serving.tasks.base.task import AnyTask
@@ -270,6 +270,8 @@ def _error_of(failure: Failure) -> ServingError:
             error = Failed(failure.message)
         case "deadline":
             error = DeadlineExceeded(failure.message)
+        case "refused":
+            error = Unprocessable(failure.message)
         case _:
             assert_never(failure.reason)
     return error

@@ -6,7 +6,7 @@ each text, which a checkpoint's `task_specific_params` can state.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -78,10 +78,6 @@ class Parameters(GenerationParameters, frozen=True):
             if length is not None and getattr(self, own) is None:  # as in `generate`, new tokens come first
                 msgspec.structs.force_setattr(self, own, max(0, length - 1))
 
-    def with_scores(self) -> Self:
-        """A beam search has no scores."""
-        return self if (self.num_beams or 1) > 1 else super().with_scores()
-
 
 class Defaults(GenerationDefaults, frozen=True):
     """prefix: of each text, as in "summarize: ". src_lang, tgt_lang: of a request that names none; None for the marks
@@ -132,8 +128,6 @@ class Text2TextGeneration(GeneratingTask[Parameters, None]):
         """A row per generated text."""
         if parameters.num_beams is not None and parameters.num_beams > MAX_BEAMS:
             raise Unprocessable(f"parameters.num_beams is {parameters.num_beams}, at most {MAX_BEAMS} are searched")
-        if (parameters.num_beams or 1) > 1 and parameters.top is not None:
-            raise Unprocessable("parameters.logprobs and details are not known of beams: leave num_beams out")
         if parameters.clean_up_tokenization_spaces is False and version.tokenizer.cleans_up:
             raise Unprocessable(
                 "parameters.clean_up_tokenization_spaces is true for this model's tokenizer: leave it out"

@@ -12,8 +12,8 @@ import numpy
 AnyArray = numpy.ndarray[Any, Any]
 """An array whose shape and dtype its user states."""
 
-FailureReason = Literal["failed", "deadline"]
-"""Why a row got no answer: the model failed on it, or its deadline passed."""
+FailureReason = Literal["failed", "deadline", "refused"]
+"""Why a row got no answer: the model failed on it, its deadline passed, or its settings do not fit the model."""
 FinishReason = Literal["length", "eos_token", "stop_sequence"]
 """Why a text ended: `max_new_tokens` were generated, an end token came, or a stop string came. Named as in the Hugging
 Face inference API."""
@@ -183,7 +183,7 @@ class Encoded(msgspec.Struct, Generic[Context], frozen=True):
 class SamplingSettings(msgspec.Struct, array_like=True, frozen=True):
     """How one row's tokens are generated; None leaves a setting to the checkpoint's `generation_config`.
 
-    top: see `GenerationParameters.top`.
+    top: see `GenerationParameters.top`. rank: which of the texts of a beam search without draws, from 0, best first.
     """
 
     max_new_tokens: int
@@ -200,6 +200,7 @@ class SamplingSettings(msgspec.Struct, array_like=True, frozen=True):
     early_stopping: bool | None = None
     forced_bos_token_id: int | None = None
     min_new_tokens: int | None = None
+    rank: int = 0
 
     def pack(self) -> bytes:
         """Encode as a `Row.payload`."""

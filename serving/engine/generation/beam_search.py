@@ -12,6 +12,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 from serving.engine.generation.decoder import Decoder
+from serving.engine.generation.sampling import Choice, score
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,18 @@ class _Pause(LogitsProcessor):  # type: ignore[misc]  # transformers is not type
         return scores
 
 
+class _Given(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
+    """Leaves `generate` one token a step: those of a text, in order."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self._tokens = iter(tokens)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        given = torch.full_like(scores, float("-inf"))
+        given[:, next(self._tokens)] = 0.0
+        return given
+
+
 class BeamSearch:
     """A search over sequences of the same settings. sequences: those whose result is still wanted."""
 
@@ -50,25 +63,22 @@ class BeamSearch:
         self._decoder = decoder
         self._resume = threading.Semaphore(0)
         self._paused = threading.Semaphore(0)
-        self._found: torch.Tensor | None = None
+        self._found: list[list[Choice]] | None = None
         self._error: BaseException | None = None
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="headwaiter-search", daemon=True)
         self._thread.start()
 
     def step(self) -> bool:
-        """Take one step; whether it was the last. Then each sequence has its `searched_tokens`. Raises what the model
-        does.
-        """
+        """Take one step; whether it was the last. Then each sequence has what it found. Raises what the model does."""
         self._resume.release()
         self._paused.acquire()
         if self._error is not None:
             raise self._error
         if self._found is None:
             return False
-        start = 1 if self._decoder.module.config.is_encoder_decoder else max(len(each.prompt) for each in self._all)
-        for sequence, row in zip(self._all, self._found.tolist(), strict=True):
-            sequence.searched_tokens = row[start:]
+        for sequence, choices in zip(self._all, self._found, strict=True):
+            sequence.searched = choices
         return True
 
     def remove(self, gone: Iterable["Sequence"]) -> None:
@@ -85,16 +95,19 @@ class BeamSearch:
         try:
             if not self._is_closed:
                 with torch.inference_mode():
-                    self._found = self._search()
+                    rows = self._search()
+                    self._found = [self._score(each, row) for each, row in zip(self._all, rows, strict=True)]
         except _Closed:
             pass
         except Exception as error:  # `step` raises it
             self._error = error
         self._paused.release()
 
-    def _search(self) -> torch.Tensor:
+    def _search(self) -> list[list[int]]:
+        """The new tokens of each sequence, in a place of its own among the best where its settings say so."""
         settings, decoder = self._all[0].settings, self._decoder
         given = {name: value for name in SETTINGS if (value := getattr(settings, name)) is not None}
+        rank = self._all[0].sampler.rank
         if settings.seed is not None:
             torch.manual_seed(settings.seed)
         checks = [check for check in (self._all[0].stop_check,) if check is not None]
@@ -103,11 +116,36 @@ class BeamSearch:
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=settings.max_new_tokens,
+            num_return_sequences=rank + 1,
             logits_processor=LogitsProcessorList([_Pause(self._wait)]),
             stopping_criteria=StoppingCriteriaList(checks),
             **given,
         )
-        return found
+        start = 1 if decoder.module.config.is_encoder_decoder else ids.shape[1]
+        rows: list[list[int]] = found[rank :: rank + 1, start:].tolist()
+        return rows
+
+    def _score(self, sequence: "Sequence", row: list[int]) -> list[Choice]:
+        """The tokens up to the first one that ends a text; with their scores where the row asks for them.
+
+        The model's own scores are those of a search of one beam that is given these tokens.
+        """
+        ends = (place for place, token in enumerate(row, 1) if token in sequence.ends)
+        tokens, top = row[: next(ends, len(row))], sequence.settings.top
+        if top is None or not tokens:
+            return [Choice(token) for token in tokens]
+        ids, mask = self._decoder.pad_prompts([sequence.prompt])
+        made = self._decoder.module.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=len(tokens),
+            do_sample=False,
+            num_beams=1,
+            logits_processor=LogitsProcessorList([_Pause(self._wait), _Given(tokens)]),
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        return score(torch.cat(made.logits), torch.tensor(tokens, device=ids.device), top)
 
     def _wait(self) -> None:
         self._paused.release()

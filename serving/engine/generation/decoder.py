@@ -62,8 +62,7 @@ class Decoder(ABC):
         self.max_new_tokens: int | None = None
         self.max_width = 0
         config = module.generation_config
-        start = config.decoder_start_token_id
-        start = getattr(module.config, "decoder_start_token_id", None) if start is None else start
+        start = config.decoder_start_token_id  # as `generate`, which reads nothing of config.json here (5.23)
         self.start_token: int = config.bos_token_id if start is None else start
 
     @property

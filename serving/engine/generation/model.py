@@ -14,7 +14,7 @@ from serving.engine.generation.sequential import SequentialDecoder
 from serving.engine.generation.verification import not_as_generate, try_company
 from serving.engine.model import Model
 from serving.engine.module_state import ModuleState
-from serving.errors import Failed
+from serving.errors import Failed, Unprocessable
 from serving.tasks.base.generated_text import to_arrays
 from serving.wire.messages import Failure, Row, RowArrays, TokenDelta
 
@@ -85,14 +85,17 @@ class GenerationModel(Model):
         return StopStringCriteria(tokenizer, list(stops))
 
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:
-        """Generate the whole text of each row; its arrays as `decode` reads them. Blocks. Raises Failed."""
+        """Generate the whole text of each row; its arrays as `decode` reads them. Blocks.
+
+        Raises Failed, or Unprocessable for settings that do not fit the model.
+        """
         parts: dict[int, TokenDelta] = {}
         for row in rows:
             self.scheduler.add(b"", msgspec.structs.replace(row, deadline=float("inf"), streams=False), 0.0)
         while self.scheduler:
             for _, reply in self.scheduler.step():
                 if isinstance(reply, Failure):
-                    raise Failed(reply.message)
+                    raise (Unprocessable if reply.reason == "refused" else Failed)(reply.message)
                 parts[reply.id] = reply
         return [to_arrays(parts[row.id]) for row in rows]
 

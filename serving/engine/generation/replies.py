@@ -5,7 +5,7 @@ import logging
 from serving.engine.generation.sampling import Choice
 from serving.engine.generation.sequence import Sequence
 from serving.engine.meter import EngineMeter, GenerationMeter
-from serving.wire.messages import Failure, Finish, TokenDelta
+from serving.wire.messages import Failure, FailureReason, Finish, TokenDelta
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -52,8 +52,8 @@ class Replies:
         """Append and send all that a beam search found for a sequence."""
         sequence.first_token = now
         finish: Finish | None = ""
-        for token in sequence.searched_tokens:
-            finish = self._append(sequence, Choice(token))
+        for choice in sequence.searched:
+            finish = self._append(sequence, choice)
             if finish != "":
                 break
         if finish is None:
@@ -78,9 +78,9 @@ class Replies:
         """End a sequence without its text."""
         self.refuse(sequence.client, sequence.row.id, message)
 
-    def refuse(self, client: bytes, row_id: int, message: str) -> None:
+    def refuse(self, client: bytes, row_id: int, message: str, reason: FailureReason = "failed") -> None:
         """End a row of which no sequence was made."""
-        self._due.append((client, Failure([row_id], "failed", message)))
+        self._due.append((client, Failure([row_id], reason, message)))
 
     def expire(self, sequence: Sequence) -> None:
         """End a sequence that has passed its deadline."""

@@ -8,7 +8,7 @@ import logging
 import random
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, assert_never, get_args
 
 import numpy
@@ -39,6 +39,10 @@ DEFAULTS: dict[str, bool | int | float] = {
 """The values of transformers' `generate` (5.23) where neither request nor checkpoint has one."""
 
 
+class UnfitSettings(Exception):
+    """A request's settings do not go with the checkpoint's."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """A row's next token. logprob, top: its score and the best (id, score), where the request asks for them.
@@ -55,7 +59,8 @@ class Choice:
 class Sampler:
     """How one row's tokens are chosen. Its settings come before the checkpoint's `generation_config`.
 
-    is_drawn: whether tokens are drawn; else the likeliest is taken. beams: of a search, 1 for none.
+    is_drawn: whether tokens are drawn; else the likeliest is taken. beams: of a search, 1 for none. rank: which of its
+    texts, from 0, best first.
     """
 
     def __init__(self, module: "PreTrainedModel", settings: SamplingSettings, row: Row) -> None:
@@ -72,6 +77,8 @@ class Sampler:
         self.top_k = int(settled("top_k"))
         self.top_p = float(settled("top_p"))
         self.beams = int(settled("num_beams"))
+        self.rank = 0 if self.is_drawn else settings.rank
+        self._check()
         self.top = settings.top
         self._random = random.Random(settings.seed)  # noqa: S311  # no secret depends on it
         penalty = float(settled("repetition_penalty"))
@@ -80,6 +87,21 @@ class Sampler:
             warped = (self.temperature, self.top_k, self.top_p)
             self.temperature, self.top_k, self.top_p = 1.0, 0, 1.0  # the processors apply them, in `generate`'s order
         self._processors = _processors(module, settings, penalty, row, do_sample=self.is_drawn, warped=warped)
+
+    def _check(self) -> None:
+        """Raise UnfitSettings for what `generate` refuses, too, in the words of a request's parameters."""
+        if 1 < self.beams <= self.rank:
+            raise UnfitSettings(
+                f"parameters.num_return_sequences is above num_beams, which is {self.beams}: a search has no more "
+                "texts than beams; ask for fewer, or let do_sample be true"
+            )
+        drawn = {"temperature": self.temperature > 0, "top_k": self.top_k >= 0, "top_p": 0 <= self.top_p <= 1}
+        for name, is_fit in drawn.items() if self.is_drawn else ():
+            if not is_fit:
+                raise UnfitSettings(
+                    f"parameters.{name} is missing, and nothing can be drawn with {getattr(self, name)}, which "
+                    "generation_config.json has: pass one, or correct it there"
+                )
 
     @property
     def way(self) -> Way:
@@ -176,18 +198,27 @@ def _draw(scores: torch.Tensor, samplers: Sequence[Sampler], way: Way) -> torch.
     return (places if ids is None else ids.gather(-1, places))[:, 0]
 
 
+def score(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list[Choice]:
+    """Each token with its score and the `top` best: the model's own, before the settings change them.
+
+    logits: (tokens, vocabulary) of any dtype, those that each token was chosen from. tokens: (tokens,) int64.
+    """
+    scores = logits.float().log_softmax(-1)
+    taken = scores.gather(1, tokens[:, None])[:, 0].tolist()
+    best = scores.topk(top)
+    rows = zip(tokens.tolist(), taken, best.indices.tolist(), best.values.tolist(), strict=True)
+    return [Choice(token, own, tuple(zip(ids, values, strict=True))) for token, own, ids, values in rows]
+
+
 def _tell(logits: torch.Tensor, samplers: Sequence[Sampler], tokens: torch.Tensor) -> dict[int, Choice]:
-    """The choices of rows that ask for scores: the model's own, before the settings change them."""
-    wanting = [index for index, sampler in enumerate(samplers) if sampler.top is not None]
-    if not wanting:
+    """The choices of rows that ask for scores."""
+    asked = {index: sampler.top for index, sampler in enumerate(samplers) if sampler.top is not None}
+    if not asked:
         return {}
-    scores = logits[wanting].log_softmax(-1)
-    taken = scores.gather(1, tokens[wanting][:, None])[:, 0].tolist()
-    best = scores.topk(max(samplers[index].top or 0 for index in wanting))
-    rows = zip(wanting, taken, best.indices.tolist(), best.values.tolist(), strict=True)
+    wanting = list(asked)
+    found = score(logits[wanting], tokens[wanting], max(asked.values()))
     return {
-        index: Choice(int(tokens[index]), score, tuple(zip(tops, values, strict=True))[: samplers[index].top])
-        for index, score, tops, values in rows
+        index: replace(choice, top=choice.top[: asked[index]]) for index, choice in zip(wanting, found, strict=True)
     }
 
 

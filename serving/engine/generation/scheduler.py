@@ -22,6 +22,7 @@ from serving.engine.generation.beam_search import BeamSearch
 from serving.engine.generation.decode_batch import DecodeBatch
 from serving.engine.generation.decoder import Decoder
 from serving.engine.generation.replies import Replies, Reply
+from serving.engine.generation.sampling import UnfitSettings
 from serving.engine.generation.sequence import Sequence, SequenceMaker
 from serving.engine.generation.waiting import WaitingSequences
 from serving.engine.meter import EngineMeter, GenerationMeter
@@ -112,6 +113,9 @@ class Scheduler:
         """Add a row to those that wait. One whose sampling cannot be set up fails; the next step reports it."""
         try:
             sequence = self._sequences.make(client, row, now)
+        except UnfitSettings as error:
+            self._replies.refuse(client, row.id, str(error), reason="refused")
+            return
         except Exception as error:  # sampling is transformers' code and may raise anything; only this row fails
             logger.error("the sampling of a row could not be set up: %s", type(error).__name__)
             self._replies.refuse(client, row.id, "the row's sampling could not be set up")

@@ -29,7 +29,7 @@ class Sequence:
     started, first_token: monotonic seconds of the row's arrival, first forward pass and first token, 0 until then.
     ends: tokens that end a text. reader: finds stop strings, None where there are none to find. stop_check: the
     checkpoint's stop strings, None where they do not apply. priority: sequences are admitted in its order, lowest
-    first. choices: its new tokens. searched_tokens: what a beam search found. tokens_since_admitted: tokens generated
+    first. choices: its new tokens. searched: what a beam search found. tokens_since_admitted: tokens generated
     since its last prefill. sent: number of tokens sent. is_isolated: whether no other row shares its forward passes.
     is_tried: whether a prefill of it failed.
     """
@@ -47,7 +47,7 @@ class Sequence:
     tokens: list[int] = field(default_factory=list)
     started: float = 0.0
     first_token: float = 0.0
-    searched_tokens: list[int] = field(default_factory=list)
+    searched: list[Choice] = field(default_factory=list)
     tokens_since_admitted: int = 0
     sent: int = 0
     is_isolated: bool = False
@@ -122,7 +122,7 @@ class SequenceMaker:
         self._ends = frozenset([] if ends is None else ends if isinstance(ends, list) else [ends])
 
     def make(self, client: bytes, row: Row, now: float) -> Sequence:
-        """The sequence of a row that arrives now. Raises what transformers raises over its sampling."""
+        """The sequence of a row that arrives now. Raises as `Sampler`, and what transformers does."""
         settings = limit_new_tokens(SamplingSettings.unpack(row.payload), self._decoder.max_new_tokens)
         reader = TextReader(self._encoder, settings.stop) if settings.stop else None
         sampler = Sampler(self._decoder.module, settings, row)

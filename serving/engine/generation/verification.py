@@ -7,7 +7,7 @@ be batched gets the sequential decoder.
 import logging
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
@@ -166,8 +166,10 @@ def check_sampling(decoder: Decoder, vocabulary: int) -> None:
     """
     prompt = [5 % vocabulary, 7 % vocabulary]
     row = Row(0, len(prompt), numpy.asarray(prompt, dtype=numpy.int32).tobytes(), b"", "", 0.0)
+    is_own = bool(decoder.module.generation_config.do_sample)
+    drawn: dict[str, Any] = {} if is_own else {"temperature": 1.0, "top_k": 50, "top_p": 1.0}  # as requests can
     asked = [
-        SamplingSettings(TOKENS, do_sample=is_drawn, repetition_penalty=penalty, seed=0, top=1)
+        SamplingSettings(TOKENS, do_sample=is_drawn, repetition_penalty=penalty, seed=0, top=1, **drawn)
         for is_drawn in (False, True)
         for penalty in (None, 1.2)
     ]

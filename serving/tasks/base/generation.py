@@ -230,7 +230,8 @@ def _warn(problem: str) -> None:
 def make_rows(row: EncodedRow, parameters: GenerationParameters, count: int, **search: Any) -> list[EncodedRow]:
     """The rows of an input's texts: one copy of `row` per text, with its settings. Raises Unprocessable.
 
-    search: `SamplingSettings` of a beam search. With a seed, each text has the seed after the previous text's.
+    search: `SamplingSettings` of a beam search, whose best texts the rows are. With a seed, each text has the seed
+    after the previous text's.
     """
     if (parameters.min_new_tokens or 0) > count:
         raise Unprocessable(
@@ -256,6 +257,6 @@ def make_rows(row: EncodedRow, parameters: GenerationParameters, count: int, **s
     )
     rows = []
     for index in range(parameters.texts):
-        own = settings if seed is None else msgspec.structs.replace(settings, seed=(seed + index) % 2**63)
+        own = msgspec.structs.replace(settings, rank=index, seed=None if seed is None else (seed + index) % 2**63)
         rows.append(EncodedRow(row.length, row.tokens, batch_key=row.batch_key, payload=own.pack(), new_tokens=count))
     return rows

@@ -90,6 +90,10 @@ def find_unserved(settings: dict[str, object]) -> str | None:
     beams = settings.get("num_beams", 1)
     if not isinstance(beams, int) or not 1 <= beams <= MAX_BEAMS:
         return f"num_beams is {beams!r}, a search has 1 to {MAX_BEAMS} beams: change it in generation_config.json"
+    for name in ("max_length", "max_new_tokens"):
+        value = settings.get(name)
+        if isinstance(value, int) and value < 1:
+            return f"{name} is {value}, which leaves no text: set it to the longest one in generation_config.json"
     if settings.get("cache_implementation") == "quantized":
         return "cache_implementation is quantized, which changes the texts: remove it from generation_config.json"
     for name, value in settings.items():

@@ -15,7 +15,7 @@ from registry.errors import CheckpointWarning, ContractError, UnreadableArtifact
 from registry.staging import make_contract
 from serving.engine.generation.sampling import Sampler, choose
 from serving.engine.predictor import Predictor
-from serving.errors import Unprocessable
+from serving.errors import EngineError, Unprocessable
 from serving.tasks import get_task
 from serving.tasks.base.generation_settings import APPLIED, EXECUTION, LENGTHS, find_unserved
 from serving.wire.messages import Row, SamplingSettings
@@ -141,12 +141,30 @@ def test_a_checkpoints_stop_strings_end_a_text_and_are_part_of_it(tmp_path: Path
     assert own["generated_text"] == text, "a request's own stop strings replace them"
 
 
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_several_texts_of_a_checkpoint_that_searches_are_the_best_ones(tmp_path: Path, family: str) -> None:
+    saved = save(tmp_path / "saved", family, {"max_new_tokens": 5, "num_beams": 3})
+    predictor = Predictor(artifact(tmp_path / "root", saved, family))
+    model, tokenizer = plain(saved, family)
+    inputs = tokenizer(TEXTS[0], return_tensors="pt", return_token_type_ids=False)
+    made = model.generate(**inputs, num_return_sequences=3)
+    start = 0 if family in SEQ2SEQ else inputs["input_ids"].shape[1]
+    answers = predictor.answer(TEXTS[0], {"n": 3, "details": True})
+    assert [answer["generated_text"] for answer in answers] == [
+        tokenizer.decode(text[start:], skip_special_tokens=True) for text in made
+    ]
+    assert all(token["logprob"] < 0 for answer in answers for token in answer["details"]["tokens"])
+    with pytest.raises(Unprocessable, match="num_return_sequences is above num_beams, which is 3"):
+        predictor.answer(TEXTS[0], {"n": 4})
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
         ({"max_time": 2.0}, "max_time is 2.0"),
         ({"num_beams": 2, "num_return_sequences": 2}, "num_return_sequences is 2"),
         ({"num_beams": 17}, "num_beams is 17"),
+        ({"max_length": 0}, r"max_length is 0, .* generation_config\.json"),
         ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha is 0.6"),
         ({"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0}, "diversity_penalty is 1.0"),
         ({"remove_invalid_values": True}, "remove_invalid_values is True"),
@@ -183,6 +201,34 @@ def test_a_value_that_generate_does_not_take_is_refused_by_file_and_key(
     saved = save(tmp_path / "saved", "bart", setting)
     with pytest.raises(UnreadableArtifact, match=rf"generation_config\.json.*{named}"):
         load_model(saved, "summarization", dtype="auto")
+
+
+@pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"top_k": -1}, {"top_p": -0.5}])
+def test_what_nothing_can_be_drawn_with_is_refused_where_it_would_be(tmp_path: Path, setting: dict[str, Any]) -> None:
+    """As `generate` refuses it. Greedy texts do not read it."""
+    (name,) = setting
+    saved = save(tmp_path / "saved", "gpt2", {"max_new_tokens": 4, "do_sample": True, **setting})
+    with pytest.raises(EngineError, match=f"sampling cannot be set up .*{name}.*generation_config"):
+        artifact(tmp_path / "refused", saved, "gpt2")
+    plain.cache_clear()
+    path = saved / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_sample": False}))
+    predictor = Predictor(artifact(tmp_path / "root", saved, "gpt2"))
+    assert predictor.answer(TEXTS[0])[0]["generated_text"] == generate(saved, "gpt2", TEXTS[0])
+    with pytest.raises(Unprocessable, match=rf"parameters\.{name} is missing"):
+        predictor.answer(TEXTS[0], {"do_sample": True})
+    assert predictor.answer(TEXTS[0], {"do_sample": True, name: 1})[0]["generated_text"]
+
+
+def test_a_text_begins_with_the_token_that_generate_begins_with(tmp_path: Path) -> None:
+    """Where generation_config.json has no decoder_start_token_id, config.json's is not read."""
+    saved = save(tmp_path / "saved", "bart", {"max_new_tokens": 6})
+    path = saved / "generation_config.json"
+    settings = json.loads(path.read_text())
+    assert settings.pop("decoder_start_token_id") != settings["bos_token_id"]
+    path.write_text(json.dumps(settings))
+    predictor = Predictor(artifact(tmp_path / "root", saved, "bart"))
+    assert predictor.answer(TEXTS[0])[0]["generated_text"] == generate(saved, "bart", TEXTS[0])
 
 
 def test_every_setting_of_the_installed_transformers_is_applied_or_refused() -> None:

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import transformers
 
 from serving.engine.generation.verification import choose_decoder
+from tests.alike import assert_alike
 from tests.serving.engine.generation.rows import (
     Encoder,
     Found,
@@ -127,6 +129,37 @@ def test_beams_of_prompts_of_other_lengths_are_those_of_each_alone(family: str, 
         scheduler.add(b"f", row(number, prompt, **search), 0.0)
     found = finish(scheduler)
     assert found.tokens == {number: alone(module, prompt, **search) for number, prompt in enumerate(prompts)}
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2", "bloom"])
+def test_the_best_texts_of_a_search_have_the_models_own_scores(family: str) -> None:
+    module = load(family)
+    prompt, search = prompt_of(5), {"num_beams": 3, "max_new_tokens": 6}
+    scheduler = make_scheduler(module)
+    for rank in range(3):
+        scheduler.add(b"f", row(rank, prompt, rank=rank, top=2, **search), 0.0)
+    found = finish(scheduler)
+    ids = torch.tensor([prompt])
+    best = module.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, num_return_sequences=3, **search)
+    start = 1 if module.config.is_encoder_decoder else len(prompt)
+    for rank, text in enumerate(best):
+        assert found.tokens[rank] == text[start:].tolist()
+        half = {"input_ids": ids, "decoder_input_ids": text[None]} if start == 1 else {"input_ids": text[None]}
+        scores = module(**half).logits[0, start - 1 : -1].log_softmax(-1)
+        (delta,) = found.parts[rank]
+        own = scores.gather(1, text[start:, None])[:, 0]
+        assert_alike(numpy.frombuffer(delta.logprobs, dtype=numpy.float32), own)
+        top = numpy.frombuffer(delta.top_logprobs, dtype=numpy.float32).reshape(len(own), 2)
+        assert_alike(top, scores.topk(2).values)
+
+
+def test_a_search_has_no_more_texts_than_beams() -> None:
+    scheduler = make_scheduler(load("bart"))
+    scheduler.add(b"f", row(0, prompt_of(5), num_beams=2, rank=2), 0.0)
+    scheduler.add(b"f", row(1, prompt_of(5), num_beams=1, rank=2), 0.0)
+    found = finish(scheduler)
+    assert found.failures == {0: "refused"}
+    assert found.tokens.keys() == {1}
 
 
 def test_an_end_token_ends_a_row_and_a_stop_string_too(monkeypatch: pytest.MonkeyPatch) -> None:
