@@ -23,6 +23,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
 from registry.environment import InvalidSetting, settings_of
+from serving.runtime.deferred_proxy import defer_proxy
 from serving.runtime.exposure import bound_host, check_access, check_exposure
 from serving.runtime.logs import set_up_logging
 from serving.runtime.respawn import respawn_workers
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from serving.front.front import Front
 
 logger = logging.getLogger("headwaiter.manager")
+defer_proxy()  # before BentoML makes the app of a worker
 
 SHUT_DOWN_SECONDS = 30.0
 """How long the manager may take to end its engines, beside the time for the fronts to leave."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.heads import HEADS
-from tests.small_models import vocabulary
+from tests.small_models import WORD_PIECES, vocabulary
 
 FAMILIES = (
     *("bert", "roberta", "deberta", "deberta-v2", "distilbert", "albert", "electra"),
@@ -17,8 +17,6 @@ FAMILIES = (
 )
 MAX_TOKENS = 320
 """Tokens of the longest row of every model here."""
-WORD_PIECES = 5000
-"""The most frequent of BERT's 30,522; with all of them embeddings and tokenizers cost more than the rest of a model."""
 PAIRS = 8
 """The most frequent pairs of letters, which are pieces of the Unigram tokenizer beside the letters."""
 WORDS = [
