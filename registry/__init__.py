@@ -7,6 +7,7 @@ checkpoint_files  the JSON files of a checkpoint, each value checked for its typ
 weight_files  whether weights and other files arrived whole
 refusals     whatever a library raises over a checkpoint becomes a refusal
 checks       what a checkpoint must be: its own head, all of its weights, nothing executable
+loaded_weights  what loading reports of the weights
 processors   what a tokenizer tells the contract
 stated_limits  how long a row may be, by tokenizer and model
 contract     the record that serving reads

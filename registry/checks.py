@@ -1,26 +1,23 @@
 """Checks of a checkpoint before it is logged or served: its own head, all of its weights, nothing executable.
 
-`check_files` and `check_config` look at the folder alone; `load_model` loads the weights and looks at what loading
-reports. transformers and torch are imported inside, so that the first two stay cheap.
+`check_files` and `check_config` look at the folder alone; `load_model` loads the weights, and `loaded_weights` looks at
+what loading reports. transformers and torch are imported inside, so that the first two stay cheap.
 """
 
-import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from registry.checkpoint_files import SHARD, ConfigKeys, check_json_files, convert, one_line, read_json
 from registry.errors import (
-    CheckpointWarning,
     IncompleteArtifact,
-    MismatchedHead,
-    RandomHead,
     UnreadableArtifact,
     UnsafeArtifact,
     WrongHead,
 )
-from registry.heads import Head, get_head, model_classes
+from registry.heads import get_head, model_classes
+from registry.loaded_weights import check_report
 from registry.refusals import refuse_failures
 from registry.served_classes import check_class
 from registry.weight_files import WEIGHTS, check_texts, check_weights, list_unread, refuse_pointers
@@ -32,8 +29,6 @@ BOTH_HEADS = "ForPreTraining"
 """How transformers names classes that hold the heads of fill-mask and next-sentence-prediction together."""
 FORMER_NAMES = {"T5WithLMHeadModel": "T5ForConditionalGeneration"}
 """Classes that transformers renamed, as older checkpoints still name them."""
-BUFFERS = ("attn.bias", "attention.bias", "masked_bias", "inv_freq", "position_ids")
-"""Ends of names of constants that older releases of transformers saved beside the weights."""
 MAX_SHOWN = 8
 """Entries of a long list that a message shows."""
 
@@ -208,80 +203,10 @@ def load_model(folder: Path, task: str, *, dtype: str) -> Any:
             ignore_mismatched_sizes=True,  # so that they are reported, and refused below
             **local,
         )
-    _check_report(model, report, expected, head)
+    check_report(model, report, expected, head)
     if type(model).__name__ != expected:
         raise WrongHead(f"transformers built {type(model).__name__} where {task} needs {expected}")
     return model.eval()
-
-
-def _check_report(model: Any, report: Mapping[str, Any], expected: str, head: Head) -> None:
-    """Refuse a model whose weights were not all in the checkpoint. report: transformers' of loading."""
-    if report["mismatched_keys"]:
-        key, saved, built = min(report["mismatched_keys"])
-        raise MismatchedHead(
-            f"{key} has shape {tuple(saved)} in the checkpoint, config.json asks for {tuple(built)}: set "
-            "num_labels and id2label (of a head) or the sizes in config.json to those that the model was trained with"
-        )
-    missing = sorted(report["missing_keys"])
-    if not head.needs_head:
-        missing = _without_pooler(model, missing)
-    if missing:
-        wrapper = _find_wrapper(missing, report["unexpected_keys"])
-        if wrapper:
-            raise RandomHead(
-                f"the checkpoint has the weights of {expected} under other names, such as {wrapper}{missing[0]}: save "
-                "the model within its wrapper, as with model._orig_mod.save_pretrained(folder) of torch.compile's, and "
-                "model.module of DataParallel's"
-            )
-        shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
-        raise RandomHead(
-            f"the checkpoint lacks weights of {expected}: {shown}; they would be random. "
-            f"Fine-tune with {head.auto_class} and log the result"
-        )
-    if unused := _find_unused(model, report["unexpected_keys"]):
-        warnings.warn(
-            f"config.json gives {len(unused)} of the checkpoint's weights no place in the model, such as {unused[0]}, "
-            "so answers are those without them: check num_hidden_layers and the other values there",
-            CheckpointWarning,
-            stacklevel=3,
-        )
-
-
-def _find_wrapper(missing: Sequence[str], unexpected: Collection[str]) -> str:
-    """What stands before the names of all missing weights in the checkpoint; "" where they are not there at all."""
-    prefixes = (name.removesuffix(missing[0]) for name in unexpected if name.endswith(missing[0]))
-    return next((prefix for prefix in prefixes if all(prefix + name in unexpected for name in missing)), "")
-
-
-def _find_unused(model: Any, unexpected: Collection[str]) -> list[str]:
-    """Weights of the checkpoint that belong into the model's layers, but are not used; those of other heads do not."""
-    modules = dict(model.named_modules())
-
-    def is_within(name: str) -> bool:
-        parts = name.split(".")
-        known = next((size for size in range(len(parts) - 1, 0, -1) if ".".join(parts[:size]) in modules), 0)
-        return known > 1 or (known == 1 and parts[1].isdigit())
-
-    own = f"{model.base_model_prefix}."
-    return [
-        name
-        for name in sorted(unexpected)
-        if not name.endswith(BUFFERS) and (is_within(name) or is_within(name.removeprefix(own)))
-    ]
-
-
-def _without_pooler(model: Any, missing: list[str]) -> list[str]:
-    """Missing weights but for the pooler's, which reads the states and makes none; those are set to 0 in the model.
-
-    Checkpoints of masked language models have no pooler.
-    """
-    import torch
-
-    pooler = [name for name in missing if name.startswith("pooler.")]
-    with torch.no_grad():
-        for name in pooler:
-            model.get_parameter(name).zero_()
-    return [name for name in missing if name not in pooler]
 
 
 def fetch_config(model: str) -> dict[str, Any]:

@@ -30,8 +30,6 @@ _process_state = threading.RLock()
 
 def connect(settings: RegistrySettings) -> "MlflowClient":
     """A client of the registry; the first call on a fresh sqlite file creates its tables. Blocks."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with ExitStack() as stack:
         if settings.is_embedded:
             _open_database(settings)

@@ -99,6 +99,8 @@ class ManagerService:
         from serving.manager.rollout.keeper import RolloutKeeper
 
         set_up_logging()
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         # A registry in trouble must be noticed soon. MLflow's own defaults are 120 s and 7 retries.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

@@ -100,6 +100,10 @@ MONITORING: Mapping[str, frozenset[str]] = {
     "kubernetes": frozenset({"dashboards", "grafana_json", "objectives", "queries", "rules"}),
 }
 HEAVY = ("torch", "transformers")
+EDGES = ("serving.commands", "serving.demo", "serving.service", "serving.engine.__main__", "serving.engine.template")
+"""Where processes begin: only there the environment is set, which is the whole process'."""
+OWN_VARIABLES = {("registry.tracking", "_restore"), ("serving.runtime.run_folder", "inherited")}
+"""Functions that put a variable back, or take one of ours out."""
 MAX_ANY = 200
 
 
@@ -241,3 +245,21 @@ def test_what_a_value_may_be_is_mostly_known() -> None:
         name: len(re.findall(r"\bAny\b", modules()[name].read_text(encoding="utf-8"))) for name in of("serving")
     }
     assert 0 < sum(mentions.values()) < MAX_ANY, sorted(mentions.items(), key=lambda found: -found[1])[:10]
+
+
+def test_the_environment_is_set_where_a_process_begins_only() -> None:
+    """A library leaves it to its caller, as a notebook that logs a model."""
+    found = {(name, function) for name in modules() for function in _setters(name)}
+    assert found >= OWN_VARIABLES, "else this test looks at nothing"
+    assert not {each for each in found - OWN_VARIABLES if not each[0].startswith(EDGES)}
+
+
+def _setters(name: str) -> Iterator[str]:
+    """The functions of a module that set variables of the environment."""
+    for function in ast.walk(ast.parse(modules()[name].read_text(encoding="utf-8"))):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for node in ast.walk(function):
+                is_set = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del)
+                is_set = is_set or (isinstance(node, ast.Attribute) and node.attr in ("setdefault", "update", "pop"))
+                if is_set and ast.unparse(node.value) == "os.environ":
+                    yield function.name

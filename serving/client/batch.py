@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from registry.environment import InvalidSetting
-from serving.client.batch_files import Row, kind_of, read_rows, write_answers
+from serving.client.batch_files import InputRow, kind_of, read_rows, write_answers
 from serving.errors import RemoteError
 
 ROWS = 32
@@ -61,7 +61,7 @@ class Batch:
         done = self._resume()
         rows = islice(read_rows(self._source), done, None)
         with self._part.open("ab") as part, self.errors.open("ab") as errors, ThreadPoolExecutor(REQUESTS) as pool:
-            waiting: deque[tuple[list[Row], Future[list[tuple[object, str]]]]] = deque()
+            waiting: deque[tuple[list[InputRow], Future[list[tuple[object, str]]]]] = deque()
             try:
                 while True:
                     while len(waiting) < 2 * REQUESTS and (chunk := list(islice(rows, ROWS))):
@@ -91,7 +91,7 @@ class Batch:
         _cut(self.errors, lambda line: json.loads(line)["row"] < done)
         return done
 
-    def _answer(self, rows: Sequence[Row]) -> list[tuple[object, str]]:
+    def _answer(self, rows: Sequence[InputRow]) -> list[tuple[object, str]]:
         """Each row's answer and problem; one of the two is empty. A request that is refused is asked in halves."""
         asked = [row for row in rows if not row.problem]
         answers = iter(self._ask([row.input for row in asked]) if asked else ())
@@ -128,7 +128,7 @@ def _line(answer: object) -> bytes:
     return json.dumps(answer, ensure_ascii=False).encode() + b"\n"
 
 
-def _problems(rows: Sequence[Row], found: Sequence[tuple[object, str]]) -> Iterator[bytes]:
+def _problems(rows: Sequence[InputRow], found: Sequence[tuple[object, str]]) -> Iterator[bytes]:
     for row, (_, problem) in zip(rows, found, strict=True):
         if problem:
             yield _line({"row": row.number, "reason": problem, "input": row.input})

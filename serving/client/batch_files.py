@@ -16,7 +16,7 @@ PARQUET_ROWS = 10_000
 
 
 @dataclass(frozen=True)
-class Row:
+class InputRow:
     """A row of the input. number: from 0. problem: why it is no input; empty for one that can be asked."""
 
     number: int
@@ -31,9 +31,9 @@ def kind_of(path: Path) -> str:
     return path.suffix
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[InputRow]:
     """The rows in order. An empty line of a .jsonl file is no row. Raises OSError, InvalidSetting."""
-    readers: dict[str, Callable[[Path], Iterator[Row]]] = {
+    readers: dict[str, Callable[[Path], Iterator[InputRow]]] = {
         ".jsonl": _read_lines,
         ".csv": _read_csv,
         ".parquet": _read_parquet,
@@ -55,25 +55,27 @@ def write_answers(part: Path, path: Path) -> None:
     part.unlink()
 
 
-def _read_lines(path: Path) -> Iterator[Row]:
+def _read_lines(path: Path) -> Iterator[InputRow]:
     with path.open("rb") as file:
         for number, line in enumerate(line for line in file if line.strip()):
             try:
-                yield Row(number, json.loads(line))
+                yield InputRow(number, json.loads(line))
             except ValueError as error:
-                yield Row(number, line.decode(errors="replace").rstrip("\n"), f"no JSON: {error}")
+                yield InputRow(number, line.decode(errors="replace").rstrip("\n"), f"no JSON: {error}")
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
+def _read_csv(path: Path) -> Iterator[InputRow]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         for number, row in enumerate(csv.DictReader(file)):
             if None in row or None in row.values():
-                yield Row(number, {str(name): value for name, value in row.items()}, "not as many fields as the header")
+                yield InputRow(
+                    number, {str(name): value for name, value in row.items()}, "not as many fields as the header"
+                )
             else:
-                yield Row(number, _input_of(row))
+                yield InputRow(number, _input_of(row))
 
 
-def _read_parquet(path: Path) -> Iterator[Row]:
+def _read_parquet(path: Path) -> Iterator[InputRow]:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
@@ -83,9 +85,9 @@ def _read_parquet(path: Path) -> Iterator[Row]:
             try:
                 json.dumps(found, allow_nan=False)
             except (TypeError, ValueError) as error:
-                yield Row(number, repr(found), f"no JSON: {error}")
+                yield InputRow(number, repr(found), f"no JSON: {error}")
             else:
-                yield Row(number, found)
+                yield InputRow(number, found)
 
 
 def _input_of(row: Mapping[str, object]) -> object:

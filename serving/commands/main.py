@@ -23,6 +23,7 @@ def main() -> None:
     """Serve fine-tuned Hugging Face models from an MLflow registry: the right head, batched, versioned, measured."""
     hide_secrets()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 

@@ -19,7 +19,7 @@ REQUEST_BODIES = 5
 """Of the largest bodies: what the rows of one request may come to, as the pixels of images; see `tasks.base.bounds`."""
 
 
-class Load(NamedTuple):
+class QueueLoad(NamedTuple):
     """What rows come to in a queue: tokens with those that are to be generated, and bytes in the engine's memory."""
 
     tokens: int
@@ -29,23 +29,23 @@ class Load(NamedTuple):
 UNBOUNDED = sys.maxsize
 
 
-def measure(rows: Sequence[EncodedRow]) -> Load:
+def measure(rows: Sequence[EncodedRow]) -> QueueLoad:
     """What these rows come to."""
     tokens = sum([row.length + row.new_tokens for row in rows])
     size = sum([len(row.tokens) + len(row.types) + len(row.payload) for row in rows]) + ROW_BYTES * len(rows)
-    return Load(tokens, size)
+    return QueueLoad(tokens, size)
 
 
-def check_room(taken: Load, bound: Load, tokens_per_second: float) -> None:
+def check_room(taken: QueueLoad, bound: QueueLoad, tokens_per_second: float) -> None:
     """Raise QueueFull if so little room is left that a request need not be read to be refused.
 
     Reading it may cost more than all else that a refusal takes.
     """
-    least = Load(max(1, bound.tokens // FULL_PARTS), bound.bytes // FULL_PARTS)
+    least = QueueLoad(max(1, bound.tokens // FULL_PARTS), bound.bytes // FULL_PARTS)
     admit(least, taken, bound, tokens_per_second)
 
 
-def admit(load: Load, taken: Load, bound: Load, tokens_per_second: float) -> None:
+def admit(load: QueueLoad, taken: QueueLoad, bound: QueueLoad, tokens_per_second: float) -> None:
     """Return if a request fits into a queue. Raises TooLarge where it never does.
 
     Raises QueueFull, which says in how many seconds the queue will have been computed.

@@ -17,7 +17,7 @@ import numpy
 import zmq
 
 from serving.errors import DeadlineExceeded, EngineLost, Failed, ServingError, Unprocessable
-from serving.front.admission import UNBOUNDED, Load, admit, check_room, measure
+from serving.front.admission import UNBOUNDED, QueueLoad, admit, check_room, measure
 from serving.front.waiter import Waiter
 from serving.tasks.base.task import AnyTask
 from serving.wire.heartbeat import heartbeat_path, read_rows
@@ -162,10 +162,10 @@ class EngineLink:
             waiter.fail(error)
 
     @property
-    def _room(self) -> tuple[Load, Load, float]:
+    def _room(self) -> tuple[QueueLoad, QueueLoad, float]:
         """What the queue has of this front, what it may have, and tokens a second."""
-        taken = Load(self.outstanding_tokens, self.outstanding_bytes)
-        return taken, Load(self.bound_tokens, self.bound_bytes), self.tokens_per_second
+        taken = QueueLoad(self.outstanding_tokens, self.outstanding_bytes)
+        return taken, QueueLoad(self.bound_tokens, self.bound_bytes), self.tokens_per_second
 
     def _schedule_flush(self) -> None:
         """Send at the end of this turn of the loop if the engine is idle, else after GATHER_SECONDS."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from serving.errors import ClientGone, DeadlineExceeded, EngineLost
-from serving.front.admission import UNBOUNDED, Load, admit, check_room, measure
+from serving.front.admission import UNBOUNDED, QueueLoad, admit, check_room, measure
 from serving.front.disconnects import Disconnected
 from serving.wire.messages import EncodedRow
 
@@ -22,7 +22,7 @@ class HeldRequests:
         self.bound_tokens = 1
         self.bound_bytes = UNBOUNDED
         self.tokens_per_second = 1.0
-        self._taken = Load(0, 0)
+        self._taken = QueueLoad(0, 0)
         self._waiting: dict[asyncio.Future[bool], None] = {}
 
     def __len__(self) -> int:
@@ -30,7 +30,7 @@ class HeldRequests:
 
     def check_room(self) -> None:
         """Raise QueueFull if a request need not be read to be refused."""
-        check_room(self._taken, Load(self.bound_tokens, self.bound_bytes), self.tokens_per_second)
+        check_room(self._taken, QueueLoad(self.bound_tokens, self.bound_bytes), self.tokens_per_second)
 
     async def wait(self, rows: Sequence[EncodedRow], deadline: float, disconnected: Disconnected | None) -> None:
         """Return once an engine takes requests. rows: of the request. deadline: in monotonic seconds.
@@ -38,15 +38,15 @@ class HeldRequests:
         Raises TooLarge and QueueFull at once, DeadlineExceeded, ClientGone, and EngineLost where none will come.
         """
         load, taken = measure(rows), self._taken
-        admit(load, taken, Load(self.bound_tokens, self.bound_bytes), self.tokens_per_second)
+        admit(load, taken, QueueLoad(self.bound_tokens, self.bound_bytes), self.tokens_per_second)
         come: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         left = None if disconnected is None else asyncio.ensure_future(disconnected())
         self._waiting[come] = None
-        self._taken = Load(taken.tokens + load.tokens, taken.bytes + load.bytes)
+        self._taken = QueueLoad(taken.tokens + load.tokens, taken.bytes + load.bytes)
         try:
             await _first_of(come, left, deadline)
         finally:
-            self._taken = Load(self._taken.tokens - load.tokens, self._taken.bytes - load.bytes)
+            self._taken = QueueLoad(self._taken.tokens - load.tokens, self._taken.bytes - load.bytes)
             self._waiting.pop(come, None)
             if left is not None:
                 left.cancel()

@@ -20,7 +20,7 @@ MAX_ISOLATED = 4
 
 
 @dataclass(frozen=True)
-class Limits:
+class SchedulerLimits:
     """max_rows: sequences at a time. cache_tokens: cache positions. pass_tokens: tokens of one prefill, padding
     included; each sequence of it has its first token at its end.
     """
@@ -44,7 +44,7 @@ class Admission:
 def plan_admission(
     waiting: Iterable[Sequence],
     running: Iterable[Sequence],
-    limits: Limits,
+    limits: SchedulerLimits,
     *,
     width: Callable[[int], int],
     max_tokens: int,
@@ -96,7 +96,7 @@ def heed_alone(waiting: Iterable[Sequence], running: list[Sequence]) -> list[Seq
     return list(takewhile(lambda each: not each.row.is_alone, waiting))
 
 
-def has_room(sequence: Sequence, others: list[Sequence], limits: Limits) -> bool:
+def has_room(sequence: Sequence, others: list[Sequence], limits: SchedulerLimits) -> bool:
     """Whether the cache holds all sequences at their greatest length. A sequence without others always fits."""
     rows = [*others, sequence]
     batched = [row.max_length for row in rows if not row.is_isolated]
@@ -104,7 +104,7 @@ def has_room(sequence: Sequence, others: list[Sequence], limits: Limits) -> bool
     return (len(rows) <= limits.max_rows and positions <= limits.cache_tokens) or not others
 
 
-def may_isolate(sequence: Sequence, others: list[Sequence], limits: Limits) -> bool:
+def may_isolate(sequence: Sequence, others: list[Sequence], limits: SchedulerLimits) -> bool:
     """Whether one more isolated sequence leaves half of the cache to the others. The first one always may start."""
     isolated = [row.max_length for row in others if row.is_isolated]
     fits = sum(isolated) + sequence.max_length <= limits.cache_tokens // 2
@@ -122,7 +122,9 @@ def choose_victim(sequence: Sequence, running: list[Sequence]) -> Sequence | Non
     return running[place] if priority > sequence.priority else None
 
 
-def nearest_in_length(sequences: list[Sequence], limits: Limits, width: Callable[[int], int]) -> list[Sequence]:
+def nearest_in_length(
+    sequences: list[Sequence], limits: SchedulerLimits, width: Callable[[int], int]
+) -> list[Sequence]:
     """The first sequence and those nearest to it in length, as many as one forward pass takes."""
     nearest = sorted(sequences, key=lambda sequence: abs(sequence.length - sequences[0].length))
     longest = accumulate((sequence.length for sequence in nearest), max)
@@ -130,7 +132,7 @@ def nearest_in_length(sequences: list[Sequence], limits: Limits, width: Callable
     return nearest[: max(1, bisect_right(positions, limits.pass_tokens))]
 
 
-def group_for_search(sequence: Sequence, waiting: Iterable[Sequence], limits: Limits) -> list[Sequence]:
+def group_for_search(sequence: Sequence, waiting: Iterable[Sequence], limits: SchedulerLimits) -> list[Sequence]:
     """Waiting sequences of the same settings that one beam search takes; with a seed `sequence` alone."""
     if sequence.settings.seed is not None:
         return [sequence]

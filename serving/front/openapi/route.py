@@ -44,8 +44,8 @@ Contents = dict[str, Schema]
 """Media type → what it holds."""
 
 
-class Protocol(msgspec.Struct, frozen=True):
-    """A family of routes. name: as docs/http.md has it. error: the type of its errors, None for plain text."""
+class Family(msgspec.Struct, frozen=True):
+    """Routes of one origin. name: as docs/http.md has it. error: the type of its errors, None for plain text."""
 
     name: str
     error: Any
@@ -59,7 +59,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     method: Method
     path: str
-    protocol: Protocol
+    protocol: Family
     summary: str
     answer: Contents
     body: Contents | None = None

@@ -19,8 +19,8 @@ from serving.front.openapi.route import (
     TEXT,
     Beside,
     Contents,
+    Family,
     Opaque,
-    Protocol,
     Route,
     Shaped,
     TaskAnswers,
@@ -37,16 +37,16 @@ from serving.front.webhook import Event
 from serving.tasks.base.answers import Ranked
 from serving.wire.registry_orders import ChangeRollout, Promote, RollBack, StartRollout
 
-HEADWAITER = Protocol("Headwaiter", shapes.HuggingFaceError)
-HUGGING_FACE = Protocol("Hugging Face", shapes.HuggingFaceError)
-OPENAI = Protocol("OpenAI", shapes.OpenAIError)
-KSERVE = Protocol("Open Inference Protocol", shapes.PlainError)
-MLFLOW = Protocol("MLflow scoring", shapes.MLflowError)
-WEBHOOKS = Protocol("MLflow webhooks", shapes.HuggingFaceError)
-PROMETHEUS = Protocol("Prometheus", shapes.HuggingFaceError)
-RERANK = Protocol("Rerank", shapes.RerankError)
-TOKENS = Protocol("Tokenizer", shapes.HuggingFaceError)
-BENTOML = Protocol("BentoML", shapes.PlainError)
+HEADWAITER = Family("Headwaiter", shapes.HuggingFaceError)
+HUGGING_FACE = Family("Hugging Face", shapes.HuggingFaceError)
+OPENAI = Family("OpenAI", shapes.OpenAIError)
+KSERVE = Family("Open Inference Protocol", shapes.PlainError)
+MLFLOW = Family("MLflow scoring", shapes.MLflowError)
+WEBHOOKS = Family("MLflow webhooks", shapes.HuggingFaceError)
+PROMETHEUS = Family("Prometheus", shapes.HuggingFaceError)
+RERANK = Family("Rerank", shapes.RerankError)
+TOKENS = Family("Tokenizer", shapes.HuggingFaceError)
+BENTOML = Family("BentoML", shapes.PlainError)
 
 OF_MODEL = (404, 503)
 """How a question about a model is refused."""
@@ -56,13 +56,13 @@ ASKED = (400, 404, 413, 422, 429, 500, 503, 504)
 """How a request to a model is refused."""
 
 
-def _get(path: str, protocol: Protocol, summary: str, *types: object, refusals: Sequence[int] = ()) -> Route:
+def _get(path: str, protocol: Family, summary: str, *types: object, refusals: Sequence[int] = ()) -> Route:
     """A GET whose answer is JSON of one of these types."""
     answer: Contents = {JSON: Shaped(types)}
     return Route(method="GET", path=path, protocol=protocol, summary=summary, answer=answer, refusals=tuple(refusals))
 
 
-def _text(path: str, protocol: Protocol, summary: str, media: str = TEXT, refusals: Sequence[int] = ()) -> Route:
+def _text(path: str, protocol: Family, summary: str, media: str = TEXT, refusals: Sequence[int] = ()) -> Route:
     """A GET whose answer is text."""
     answer: Contents = {media: Opaque(is_text=True)}
     return Route(method="GET", path=path, protocol=protocol, summary=summary, answer=answer, refusals=tuple(refusals))
@@ -83,7 +83,7 @@ def _page(path: str, summary: str, *media: str, refusals: tuple[int, ...] = ()) 
     )
 
 
-def _ask(path: str, protocol: Protocol, summary: str, body: Contents, answer: Contents) -> Route:
+def _ask(path: str, protocol: Family, summary: str, body: Contents, answer: Contents) -> Route:
     """A request to a model."""
     return Route(method="POST", path=path, protocol=protocol, summary=summary, body=body, answer=answer, refusals=ASKED)
 

@@ -29,7 +29,7 @@ CODES = {
 }
 
 
-class Route(TypingProtocol):
+class BodyRoute(TypingProtocol):
     """A route with a body. model: the name in the path, or None."""
 
     async def answer(self, model: str | None, exchange: Exchange) -> None:
@@ -46,7 +46,7 @@ class OpenAI(Protocol):
 
     def __init__(self, front: Front) -> None:
         super().__init__(front)
-        self._routes: dict[str, Route] = {
+        self._routes: dict[str, BodyRoute] = {
             "completions": Completions(front),
             "chat/completions": Chat(front),
             "embeddings": Embeddings(front),

@@ -6,12 +6,18 @@ from typing import Any
 import numpy
 import pytest
 
-from serving.engine.generation.admission import MAX_ISOLATED, MIN_ADMITTED_TOKENS, Admission, Limits, plan_admission
+from serving.engine.generation.admission import (
+    MAX_ISOLATED,
+    MIN_ADMITTED_TOKENS,
+    Admission,
+    SchedulerLimits,
+    plan_admission,
+)
 from serving.engine.generation.sampling import Choice
 from serving.engine.generation.sequence import FAIR_SECONDS, Sequence
 from serving.wire.messages import Row, SamplingSettings
 
-LIMITS = Limits(max_rows=4, cache_tokens=100, pass_tokens=40)
+LIMITS = SchedulerLimits(max_rows=4, cache_tokens=100, pass_tokens=40)
 
 
 def sequence(
@@ -37,7 +43,7 @@ def sequence(
     return made
 
 
-def plan(waiting: list[Sequence], running: list[Sequence], limits: Limits = LIMITS, **given: Any) -> Admission:
+def plan(waiting: list[Sequence], running: list[Sequence], limits: SchedulerLimits = LIMITS, **given: Any) -> Admission:
     asked: Any = {"width": lambda longest: longest, "max_tokens": 512, "is_searching": False, **given}
     return plan_admission(waiting, running, limits, **asked)
 
@@ -87,7 +93,7 @@ def test_waiting_sequences_are_admitted(
 
 
 def test_few_are_isolated_at_a_time() -> None:
-    limits = Limits(max_rows=20, cache_tokens=1000, pass_tokens=1000)
+    limits = SchedulerLimits(max_rows=20, cache_tokens=1000, pass_tokens=1000)
     waiting = [sequence(number, isolated=True) for number in range(MAX_ISOLATED + 3)]
     assert ids(plan(waiting, [], limits).prefill) == list(range(MAX_ISOLATED))
 
@@ -104,14 +110,14 @@ def test_few_are_isolated_at_a_time() -> None:
 def test_running_sequences_are_preempted_for_earlier_ones(
     running: list[tuple[float, int]], preempted: list[int], prefilled: list[int]
 ) -> None:
-    limits = Limits(max_rows=len(running), cache_tokens=1000, pass_tokens=100)
+    limits = SchedulerLimits(max_rows=len(running), cache_tokens=1000, pass_tokens=100)
     rows = [sequence(number, 4, 60, arrived=when, written=new) for number, (when, new) in enumerate(running)]
     found = plan([sequence(9, arrived=1.0)], rows, limits)
     assert (ids(found.preempt), ids(found.prefill)) == (preempted, prefilled)
 
 
 def test_isolated_sequences_are_not_preempted() -> None:
-    limits = Limits(max_rows=1, cache_tokens=1000, pass_tokens=100)
+    limits = SchedulerLimits(max_rows=1, cache_tokens=1000, pass_tokens=100)
     running = [sequence(0, 4, 60, arrived=5, written=MIN_ADMITTED_TOKENS, isolated=True)]
     assert plan([sequence(9, arrived=1.0)], running, limits) == Admission()
 
