@@ -8,6 +8,7 @@ process feeds many rows a second.
 
 import itertools
 import os
+import random
 import subprocess
 import sys
 import time
@@ -30,6 +31,8 @@ COMMANDS = 0
 """The file descriptor of standard input."""
 LAST_SECONDS = 30.0
 """Rows that are not answered so long after the stop are lost."""
+ARRIVAL_MILLISECONDS = 1
+"""How often rows that have arrived are looked for."""
 CLIENTS, IN_MESSAGE = 4, 16
 """Feeding processes; rows of a message."""
 
@@ -37,7 +40,8 @@ CLIENTS, IN_MESSAGE = 4, 16
 class Feed(msgspec.Struct, frozen=True, kw_only=True):
     """The rows to send and their address. lengths: of the rows in tokens, again and again. seed: of their token ids.
 
-    under_way: rows that are not answered yet, at most. pause: seconds after answers before more rows are sent.
+    under_way: rows that are not answered yet, at most. pause: seconds after answers before more rows are sent. rate:
+    rows/s that arrive at random (a Poisson process), however many are under way; 0: a row follows each answer.
     """
 
     address: str
@@ -45,10 +49,11 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     under_way: int
     pause: float = 0.0
+    rate: float = 0.0
 
 
 class Phase(msgspec.Struct):
-    """The answers from `began` to `ended`. latencies: seconds from sending to answer, one a row."""
+    """The answers from `began` to `ended`. latencies: seconds from sending, or arriving, to answer."""
 
     began: float
     ended: float = 0.0
@@ -67,15 +72,17 @@ class Fed(msgspec.Struct):
 
 def make_ids(lengths: Sequence[int], seed: int) -> list[numpy.ndarray[Any, Any]]:
     """Rows of random ordinary tokens, int32."""
-    random = numpy.random.default_rng(seed)
-    return [random.integers(len(SPECIAL), VOCABULARY, length, dtype=numpy.int32) for length in lengths]
+    draw = numpy.random.default_rng(seed)
+    return [draw.integers(len(SPECIAL), VOCABULARY, length, dtype=numpy.int32) for length in lengths]
 
 
 class Client:
-    """A closed loop around one socket, or two while it moves."""
+    """Feeds one socket, or two while it moves."""
 
     def __init__(self, feed: Feed) -> None:
-        self._under_way, self._pause = feed.under_way, feed.pause
+        self._under_way, self._pause, self._rate = feed.under_way, feed.pause, feed.rate
+        self._random = random.Random(feed.seed)
+        self._next_arrival = time.monotonic()
         ids = make_ids(feed.lengths, feed.seed)
         self._rows = itertools.cycle([Row(0, each.size, each.tobytes(), b"", KIND, float("inf")) for each in ids])
         self._context = zmq.Context()
@@ -91,8 +98,8 @@ class Client:
     def run(self) -> Fed:
         """Until the stop, and until the last answer then."""
         while (self._open or self._give_up == float("inf")) and time.monotonic() < self._give_up:
-            self._fill()
-            for source, _ in self._poller.poll(1000):
+            self._send_arrived() if self._rate else self._fill()
+            for source, _ in self._poller.poll(ARRIVAL_MILLISECONDS if self._rate else 1000):
                 if source == COMMANDS:
                     self._obey(os.read(COMMANDS, 4096))
                 else:
@@ -124,13 +131,25 @@ class Client:
     def _fill(self) -> None:
         """Send messages while there is room for a whole one."""
         while self._give_up == float("inf") and len(self._open) + IN_MESSAGE <= self._under_way:
-            rows = list(itertools.islice(self._rows, IN_MESSAGE))
-            now = time.monotonic()
-            for number, row in enumerate(rows, self._fed.sent):
-                row.id = number
-                self._open[number] = now, row.length
-            self._fed.sent += len(rows)
-            self._socket.send(self._encoder.encode(Submit(rows)))
+            self._send([time.monotonic()] * IN_MESSAGE)
+
+    def _send_arrived(self) -> None:
+        """Send the rows that have arrived by now in one message, as a front does with those of one turn of its loop."""
+        arrivals, now = [], time.monotonic()
+        while self._give_up == float("inf") and self._next_arrival <= now:
+            arrivals.append(self._next_arrival)
+            self._next_arrival += self._random.expovariate(self._rate)
+        if arrivals:
+            self._send(arrivals)
+
+    def _send(self, since: Sequence[float]) -> None:
+        """Send a message of as many rows as there are moments from which their latencies count."""
+        rows = list(itertools.islice(self._rows, len(since)))
+        for number, (row, moment) in enumerate(zip(rows, since, strict=True), self._fed.sent):
+            row.id = number
+            self._open[number] = moment, row.length
+        self._fed.sent += len(rows)
+        self._socket.send(self._encoder.encode(Submit(rows)))
 
     def _take(self, source: "zmq.Socket[bytes]") -> None:
         """All answers that are there."""
@@ -154,11 +173,16 @@ class Client:
 class Clients:
     """The feeding processes of one run. Blocks until each of them has had an answer."""
 
-    def __init__(self, run: Path, address: str, lengths: Sequence[int], under_way: int, pause: float) -> None:
+    def __init__(
+        self, run: Path, address: str, lengths: Sequence[int], under_way: int, pause: float, rate: float = 0.0
+    ) -> None:
+        """under_way: of each. rate: of all together; see `Feed`."""
         self._processes = []
         for seed in range(CLIENTS):
             turned = [*lengths[seed * 97 :], *lengths[: seed * 97]]  # not all of them in step
-            feed = Feed(address=address, lengths=turned, seed=seed, under_way=under_way, pause=pause)
+            feed = Feed(
+                address=address, lengths=turned, seed=seed, under_way=under_way, pause=pause, rate=rate / CLIENTS
+            )
             file = run / f"feed{seed}.json"
             file.write_bytes(msgspec.json.encode(feed))
             command = [sys.executable, "-m", "bench.gpu_client", str(file)]

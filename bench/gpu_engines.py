@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy
 import torch
@@ -13,31 +15,32 @@ from bench.processes import BenchError
 from bench.report import rate, table
 from bench.texts import LengthMix, make_lengths
 from serving.manager.engine_process import EngineProcess
-from serving.runtime.run_folder import RunFolder
+from serving.runtime.run_folder import ENGINES, RunFolder
 from serving.wire.engine_orders import EngineOrder
 
 LOAD_SECONDS = 180.0
 
 
 class Engines:
-    """Engine processes of one artifact, started as the manager starts them."""
+    """Engine processes of one artifact, started as the manager starts them. run: their run folder."""
 
     def __init__(self, run: Path, root: Path, plan: Plan) -> None:
-        self._run, self._root, self._plan = RunFolder.make(run).path, root, plan
+        self.run, self._root, self._plan = RunFolder.make(run).path, root, plan
         self._started: list[EngineProcess] = []
 
     def start(self, version: str, *, low_priority: bool = False) -> EngineProcess:
         """Blocks until it serves; raises BenchError."""
+        files = f"{self.run / ENGINES / version}"
         order = EngineOrder(
             model="bert",
             version=version,
             root=str(self._root),
             device=self._plan.device,
             dtype=self._plan.dtype,
-            address=f"ipc://{self._run}/{version}.sock",
-            report=f"{self._run}/{version}.json",
+            address=f"ipc://{files}.sock",
+            report=f"{files}.json",
             threads=0,
-            run=str(self._run),
+            run=str(self.run),
             low_priority=low_priority,
         )
         engine = EngineProcess(order)
@@ -58,12 +61,12 @@ class Engines:
             time.sleep(0.02)
         engine.kill()
 
-    def memory(self) -> str:
+    def memory_bytes(self) -> int:
         """Memory in use on the GPU, by all processes; on a CPU by the engines."""
         if self._plan.is_cuda:
             free, total = torch.cuda.mem_get_info(self._plan.device)
-            return f"{(total - free) / 2**20:,.0f} MiB"
-        return f"{sum(engine.memory_bytes() for engine in self._started) / 2**20:,.0f} MiB"
+            return total - free
+        return sum(engine.memory_bytes() for engine in self._started)
 
     def kill(self) -> None:
         """End what still runs."""
@@ -71,18 +74,39 @@ class Engines:
             engine.kill()
 
 
-def feed_engine(run: Path, engine: EngineProcess, mix: LengthMix, plan: Plan) -> float:
-    """Tokens/s that the engine answers, after a warm-up."""
-    clients = Clients(run, engine.order.address, make_lengths(mix), plan.under_way, plan.pause)
+def feed_engine(run: Path, engine: EngineProcess, mix: LengthMix, plan: Plan, rate: float = 0.0) -> "Measured":
+    """What an engine does after a warm-up. rate: rows/s that arrive at random; 0: a row follows each answer."""
+    clients = Clients(run, engine.order.address, make_lengths(mix), plan.under_way, 0.0 if rate else plan.pause, rate)
     time.sleep(plan.seconds / 2)
     clients.tell("phase")
     time.sleep(plan.seconds)
     clients.tell("phase")
-    return sum(fed.phases[1].tokens / (fed.phases[1].ended - fed.phases[1].began) for fed in clients.stop())
+    return Measured.of(clients.stop(), 1)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What all clients saw in one phase. p50, p99: milliseconds from sending, or from arriving, to the answer."""
+
+    tokens_per_second: float
+    rows_per_second: float
+    p50: float
+    p99: float
+
+    @classmethod
+    def of(cls, fed: Sequence[Fed], index: int) -> Self:
+        """The phase with this number."""
+        phases = [each.phases[index] for each in fed]
+        taken = [1000 * value for phase in phases for value in phase.latencies]
+        p50, p99 = numpy.percentile(taken, [50, 99]) if taken else (0.0, 0.0)
+        seconds = [phase.ended - phase.began for phase in phases]
+        rows = sum(len(phase.latencies) / each for phase, each in zip(phases, seconds, strict=True))
+        tokens = sum(phase.tokens / each for phase, each in zip(phases, seconds, strict=True))
+        return cls(tokens, rows, float(p50), float(p99))
 
 
 def swap(
-    run: Path, engines: Engines, first: EngineProcess, mix: LengthMix, plan: Plan, used: dict[str, str]
+    run: Path, engines: Engines, first: EngineProcess, mix: LengthMix, plan: Plan, used: dict[str, int]
 ) -> list[Fed]:
     """Load a second version beside the first one, which is fed, move the clients to it, and unload the first.
 
@@ -94,14 +118,14 @@ def swap(
     time.sleep(plan.seconds)
     clients.tell("phase")
     second = engines.start("2", low_priority=True)
-    used["two engines"] = engines.memory()
+    used["two engines"] = engines.memory_bytes()
     clients.tell(f"phase\nmove {second.order.address}")
     time.sleep(plan.seconds)
     fed = clients.stop()
     engines.stop(first)
-    used["the first one unloaded"] = engines.memory()
+    used["the first one unloaded"] = engines.memory_bytes()
     engines.stop(second)
-    used["both unloaded"] = engines.memory()
+    used["both unloaded"] = engines.memory_bytes()
     return fed
 
 
@@ -109,11 +133,8 @@ def describe_swap(fed: Sequence[Fed]) -> str:
     """Latency in each phase, and whether rows went lost."""
     rows = []
     for index, name in enumerate(("one version", "the next one loads", "moved to it"), start=1):
-        phases = [each.phases[index] for each in fed]
-        taken = [1000 * value for phase in phases for value in phase.latencies]
-        p50, p99 = numpy.percentile(taken, [50, 99]) if taken else (0.0, 0.0)
-        per_second = sum(len(phase.latencies) / (phase.ended - phase.began) for phase in phases)
-        rows.append([name, rate(per_second), f"{p50:.0f}", f"{p99:.0f}"])
+        found = Measured.of(fed, index)
+        rows.append([name, rate(found.rows_per_second), f"{found.p50:.0f}", f"{found.p99:.0f}"])
     counts = [sum(getattr(each, name) for each in fed) for name in ("sent", "failed", "lost")]
     shown = table(["swap under load", "sequences/s", "p50 ms", "p99 ms"], rows)
     return shown + "\n\n{:,} rows sent, {} failed, {} lost.".format(*counts)

@@ -16,6 +16,23 @@ from serving.engine.optimizations.packing import pack_rows
 from serving.engine.optimizations.unpadded import can_pack, pack, unpack
 
 PIPELINE_ROWS = 32
+PRODUCTS = 10
+PRODUCT_SECONDS = 0.5
+
+
+@torch.inference_mode()
+def measure_product(plan: Plan) -> float:
+    """Operations/s of products of square matrices of random numbers, in the engine's dtype."""
+    size = plan.product_size
+    one, other = (torch.randn(size, size, device=plan.device, dtype=getattr(torch, plan.dtype)) for _ in range(2))
+    result = torch.empty_like(one)
+
+    def work() -> None:
+        for _ in range(PRODUCTS):
+            torch.mm(one, other, out=result)
+        result[0, 0].item()  # so that a GPU has done everything
+
+    return PRODUCTS * 2 * size**3 / _time(work, PRODUCT_SECONDS)
 
 
 def measure_bare(model: Any, mix: LengthMix, plan: Plan) -> dict[str, float]:

@@ -50,6 +50,15 @@ def test_each_mix_is_measured_without_and_with_an_engine(report: str) -> None:
         assert lines[0][3] == "1.00"
 
 
+def test_latency_is_measured_at_full_load_and_under_random_arrivals(report: str) -> None:
+    for mix in ("50 tokens", "mixed"):
+        for load in ("all of it", "0.77 of it at random"):
+            (found,) = re.findall(rf"^\| {mix}, {load} +\| +([\d,.]+) \| +([\d.]+) \| +([\d.]+) \|$", report, re.M)
+            per_second, p50, p99 = (float(value.replace(",", "")) for value in found)
+            assert per_second > 0
+            assert 0 < p50 <= p99
+
+
 def test_the_engine_says_how_it_ran(report: str) -> None:
     assert "Execution: packed sequences, first-token pruning, TorchScript; float32; " in report
 
