@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable
 import torch
 from transformers import StopStringCriteria
 
-from serving.engine.generation.admission import Limits, heed_alone, plan_admission
+from serving.engine.generation.admission import SchedulerLimits, heed_alone, plan_admission
 from serving.engine.generation.beam_search import BeamSearch
 from serving.engine.generation.decode_batch import DecodeBatch
 from serving.engine.generation.decoder import Decoder
@@ -60,7 +60,7 @@ class Scheduler:
         self._isolated = None if isolated is None else DecodeBatch(isolated)
         self._batches = [self._batch] if self._isolated is None else [self._batch, self._isolated]
         self._sequences = SequenceMaker(decoder, encoder, stop_check, may_isolate=isolated is not None)
-        self._limits = Limits(max_rows, limit_tokens, pass_tokens)
+        self._limits = SchedulerLimits(max_rows, limit_tokens, pass_tokens)
         self._verify = verify
         self._meters: tuple[EngineMeter, GenerationMeter] | None = None
         self.announce: Callable[[Iterable[Sequence]], None] = lambda _: None
