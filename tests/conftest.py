@@ -28,11 +28,12 @@ pytest_plugins = ["tests.parallel", "tests.quick"]
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders that save_pretrained wrote, one a kind of head, built once."""
-    root = tmp_path_factory.mktemp("models")
-    return {
-        kind: build_model(root / kind, kind) for kind in ("single", "multi", "regression", "tokens", "base", "masked")
-    }
+    """Folders that save_pretrained wrote, one a kind of head, built once. Only to be read."""
+    from tests.quick import made_once  # a plugin, to be imported by pytest
+
+    kinds = ("single", "multi", "regression", "tokens", "base", "masked")
+    root = made_once(tmp_path_factory, "models", lambda root: [build_model(root / kind, kind) for kind in kinds])
+    return {kind: root / kind for kind in kinds}
 
 
 @pytest.fixture

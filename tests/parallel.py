@@ -76,7 +76,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if "groups" in getattr(session.config, "workerinput", {}):
         target = Path(session.config.workerinput["groups"])
         own = target.with_name(session.config.workerinput["workerid"])
-        own.write_text(json.dumps({item.nodeid: item.stash[GROUP] for item in session.items}), encoding="utf-8")
+        found = {item.nodeid: (item.stash[GROUP], _has_server(item)) for item in session.items}
+        own.write_text(json.dumps(found), encoding="utf-8")
         own.replace(target)  # every worker finds the same
 
 
@@ -94,20 +95,33 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Schedule groups instead of tests, in the order of collection. `--dist` chooses another scheduler."""
+    """Schedule groups instead of tests, in the order of collection. `--dist` chooses another scheduler.
+
+    Tests of servers wait half of their time, so one of several workers begins with the others, which keep a core busy.
+    """
     if config.getoption("dist") != "load":
         return None
     from xdist.scheduler import LoadScopeScheduling
 
     class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped here
         @cached_property
-        def groups(self) -> dict[str, str | None]:
-            """Test → group, once a worker has collected."""
-            found: dict[str, str | None] = json.loads((config.stash[FOLDER] / "groups.json").read_text("utf-8"))
+        def groups(self) -> dict[str, tuple[str | None, bool]]:
+            """Test → group, and whether it starts a server, once a worker has collected."""
+            found: dict[str, tuple[str | None, bool]] = json.loads(
+                (config.stash[FOLDER] / "groups.json").read_text("utf-8")
+            )
             return found
 
         def _split_scope(self, nodeid: str) -> str:
-            return self.groups[nodeid] or nodeid
+            return self.groups[nodeid][0] or nodeid
+
+        def _assign_work_unit(self, node: Any) -> None:
+            nodes = list(self.assigned_work)
+            if len(nodes) > 1 and node is nodes[-1]:
+                others = (scope for scope, tests in self.workqueue.items() if not self.groups[next(iter(tests))][1])
+                if (scope := next(others, None)) is not None:
+                    self.workqueue.move_to_end(scope, last=False)
+            super()._assign_work_unit(node)
 
     config.option.loadscopereorder = False
     return GroupScheduling(config, log)

@@ -13,7 +13,7 @@ from registry.versions import Versions
 from tests.e2e.server import Server, run_cli
 from tests.families import build
 from tests.parallel import SHARED_SERVER, ends_group
-from tests.quick import copy_home
+from tests.quick import copy_home, made_once
 from tests.small_models import build_model
 from tests.waiting import WAIT_SECONDS
 
@@ -114,17 +114,21 @@ def server(home: Path, pytestconfig: pytest.Config) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three classifiers that differ in their weights."""
-    root = tmp_path_factory.mktemp("seeds")
-    return [build_model(root / str(seed), "single", seed) for seed in range(3)]
+    """Three classifiers that differ in their weights. Only to be read."""
+    root = made_once(
+        tmp_path_factory, "seeds", lambda root: [build_model(root / str(seed), "single", seed) for seed in range(3)]
+    )
+    return [root / str(seed) for seed in range(3)]
 
 
 @pytest.fixture(scope="session")
 def small_template(tmp_path_factory: pytest.TempPathFactory, seeds: list[Path]) -> Path:
     """The home that each `small_home` begins as."""
-    home, versions = make_home(tmp_path_factory, {"m": seeds})
-    versions.promote("m", "1", why="start")
-    return home
+
+    def make(home: Path) -> None:
+        fill_home(home, {"m": seeds}).promote("m", "1", why="start")
+
+    return made_once(tmp_path_factory, "small", make)
 
 
 @pytest.fixture
@@ -143,11 +147,16 @@ def copy_of(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_home(tmp_path_factory: pytest.TempPathFactory, models: dict[str, list[Path]]) -> tuple[Path, Versions]:
     """A registry with these models, each with a version for each classifier, none of them live yet."""
     home = tmp_path_factory.mktemp("h")  # sockets need a short path
+    return home, fill_home(home, models)
+
+
+def fill_home(home: Path, models: dict[str, list[Path]]) -> Versions:
+    """Log the models in `home`, as `make_home` does."""
     settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
     for name, folders in models.items():
         for folder in folders:
             log_model(folder, task="text-classification", name=name, settings=settings)
-    return home, Versions(settings)
+    return Versions(settings)
 
 
 def ask_together(server: Server, requests: list[tuple[str, Any]], connections: int = 32) -> list[httpx.Response]:
