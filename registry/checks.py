@@ -176,6 +176,7 @@ def load_model(folder: Path, task: str, *, dtype: str) -> Any:
     import transformers
 
     config = read_config(folder)
+    refuse_quantized(config.get("quantization_config"))  # before its weights are looked at
     check_files(folder)
     expected = check_config(config, task)
     check_class(task, expected, config)

@@ -9,6 +9,8 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 """One of these is what transformers (5.23) loads."""
 READ_SUFFIXES = frozenset({".safetensors", ".json", ".model", ".spm", ".txt"})
 """Of the files of a checkpoint that are read."""
+QUANTIZED = ("I8", "U8", "F8", "F4")
+"""What names of dtypes that need a scale begin with (safetensors 0.6)."""
 UNREAD_SUFFIXES = frozenset({".h5", ".msgpack", ".gguf", ".onnx", ".safetensors"})
 """Of weights of TensorFlow, Flax, llama.cpp and ONNX, and of safetensors files that transformers does not look for."""
 VOCABULARY = "vocab.txt"
@@ -56,7 +58,8 @@ def list_unread(folder: Path) -> list[str]:
 
 
 def check_weights(folder: Path) -> None:
-    """Raise UnreadableArtifact for weights in a file that is no safetensors file, or not a whole one. Reads headers.
+    """Raise UnreadableArtifact for weights in a file that is no safetensors file, or not a whole one, and for quantized
+    ones, which transformers (5.23) would take for numbers as they are. Reads headers.
 
     The folder has one of WEIGHTS, and the files that an index names.
     """
@@ -66,10 +69,16 @@ def check_weights(folder: Path) -> None:
     names = [single.name] if single.is_file() else sorted({*read_json(index, WeightsIndex).weight_map.values()})
     for name in names:
         try:
-            with safe_open(folder / name, framework="numpy"):
-                pass
+            with safe_open(folder / name, framework="numpy") as file:
+                found = {key: str(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118  # no mapping
         except (OSError, SafetensorError) as error:
             raise UnreadableArtifact(
                 f"{name} is not a whole safetensors file ({one_line(error)}): download or restore it again, or save "
                 "the model again with save_pretrained"
             ) from error
+        quantized = [key for key, dtype in found.items() if key.endswith("weight") and dtype.startswith(QUANTIZED)]
+        if quantized:
+            raise UnreadableArtifact(
+                f"{name}: {quantized[0]} is in {found[quantized[0]]}, and means nothing without its scale: quantized "
+                "weights are not served; save the model in full precision with save_pretrained"
+            )

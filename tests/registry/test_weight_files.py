@@ -78,3 +78,19 @@ def test_weights_of_other_formats_are_named(folder: Path, name: str) -> None:
         IncompleteArtifact, match=rf"has no model\.safetensors .*and {name} is not read.*save_pretrained"
     ):
         check_files(folder)
+
+
+@pytest.mark.parametrize(("dtype", "named"), [("float8_e4m3fn", "F8_E4M3"), ("int8", "I8")])
+def test_quantized_weights_without_their_settings(folder: Path, dtype: str, named: str) -> None:
+    """transformers takes them for numbers as they are."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.position_ids"] = torch.arange(9, dtype=torch.int8)  # no weight
+    save_file(weights, folder / "model.safetensors")
+    check_files(folder)
+    weights["classifier.weight"] = weights["classifier.weight"].to(getattr(torch, dtype))
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(UnreadableArtifact, match=rf"^model\.safetensors: classifier\.weight is in {named}.*precision"):
+        check_files(folder)
