@@ -26,6 +26,7 @@ batch_choice       how far batches are from the best possible grouping, by simul
 batching_rules     the ways to choose a batch that are compared there, and the best possible
 peer_comparison    benchmark (f): requests/s, latency, memory and start beside other model servers
 gpu                `python -m bench.gpu`: an engine's socket against the bare forward limit and a plain pipeline
+gpu_card           the GPU and what is installed, as `gpu_check.sh` prints them beside tests and figures
 gpu_client         its load, processes that speak to the engine as a front does
 report             Markdown tables
 page               the parts of docs/reliability.md that `--write` replaces

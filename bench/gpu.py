@@ -7,6 +7,7 @@ server: it writes artifacts with random weights itself, starts engines as the ma
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -123,6 +124,7 @@ def main() -> int:
     is_cuda = options.device.startswith("cuda")
     dtype = options.dtype or ("bfloat16" if is_cuda else "float32")
     plan = Plan(options.device, dtype, options.small, options.seconds, options.rows)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engines are ended
     transformers.utils.logging.disable_progress_bar()
     prepare_process()
     where = torch.cuda.get_device_name(options.device) if is_cuda else f"{len(os.sched_getaffinity(0))} cores"

@@ -92,6 +92,7 @@ class Client:
         self._decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
         self._open: dict[int, tuple[float, int]] = {}
         self._give_up = float("inf")
+        self._is_answered = False
         self._fed = Fed(phases=[Phase(time.monotonic())])
         self._connect(feed.address)
 
@@ -154,12 +155,13 @@ class Client:
     def _take(self, source: "zmq.Socket[bytes]") -> None:
         """All answers that are there."""
         phase = self._fed.phases[-1]
-        if phase is self._fed.phases[0] and not phase.latencies:
-            print("answered", flush=True)
         while source.poll(0):
             message = self._decoder.decode(source.recv())
             if isinstance(message, TokenDeltas):  # empty: the engine looks whether its fronts live
                 continue
+            if not self._is_answered:
+                print("answered", flush=True)
+            self._is_answered = True
             now = time.monotonic()
             for number in message.ids:
                 sent, length = self._open.pop(number)

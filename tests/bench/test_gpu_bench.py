@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
+
+from bench.gpu_client import Client, Feed
+from serving.wire.messages import Outputs, TokenDeltas
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSING = ("mlflow", "bentoml", "prometheus_client", "starlette", "opentelemetry", "uvicorn", "uvloop", "httptools")
@@ -15,6 +19,30 @@ CLIENTS, ROWS = 4, 16
 
 
 pytestmark = pytest.mark.server
+
+
+class Replies:
+    """A socket on which messages are."""
+
+    def __init__(self, *messages: TokenDeltas | Outputs) -> None:
+        self._messages = [msgspec.msgpack.encode(each) for each in messages]
+
+    def poll(self, _: int) -> bool:
+        return bool(self._messages)
+
+    def recv(self) -> bytes:
+        return self._messages.pop(0)
+
+
+def test_a_client_tells_of_its_first_answer_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    client = Client(Feed(address=f"ipc://{tmp_path}/nobody", lengths=[3], seed=0, under_way=ROWS))
+    client._fill()
+    told = []
+    for message in (TokenDeltas([]), *(Outputs([number], [3], [], 0.0) for number in range(2))):
+        client._take(Replies(message))
+        told.append(capsys.readouterr().out)
+    client._context.destroy(linger=0)
+    assert told == ["", "answered\n", ""], "a message without tokens only asks whether it lives"
 
 
 @pytest.fixture(scope="module")

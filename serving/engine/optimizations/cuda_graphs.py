@@ -5,8 +5,10 @@ memory that they were recorded with, and so for one shape: packed sequences are 
 row, and unused rows are empty. As padding is computed, only small batches have graphs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+from warnings import catch_warnings
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput
@@ -28,6 +30,22 @@ Key = tuple[int, tuple[str, ...]]
 """Tokens of a graph and the names of its inputs."""
 
 
+@contextmanager
+def _waits_raise() -> Iterator[None]:
+    """What waits for the GPU raises RuntimeError, as it cannot be captured.
+
+    Nor is it harmless to try: torch's allocator takes a capture that failed to go on for good, and frees no cached
+    memory before it reports that memory ran out (CUDAGraph::capture_end of torch 2.13).
+    """
+    before = torch.cuda.get_sync_debug_mode()
+    with catch_warnings(action="ignore"):  # torch warns that it does not find everything that waits
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
 class CudaRecorder:
     """A `Record` for one GPU. Its graphs share one memory pool, as only one of them runs at a time."""
 
@@ -43,6 +61,8 @@ class CudaRecorder:
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 for _ in range(WARM_UPS):
+                    run()
+                with _waits_raise():
                     run()
             torch.cuda.current_stream().wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
