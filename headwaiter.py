@@ -44,10 +44,13 @@ if TYPE_CHECKING:  # type checkers and editors read these imports; `__getattr__`
     from registry.flavor import LoggedVersion, log_model
     from registry.history import Evaluation, Move
     from registry.references import Reference
+    from registry.rollout.control import Rollouts
     from registry.settings import RegistrySettings
+    from registry.tracking import connect_mlflow
     from registry.versions import Versions
     from serving.bulk import answer_with_ray, spark_udf
-    from serving.errors import EvaluationError, ServingError
+    from serving.client.local_server import run_server
+    from serving.errors import EngineError, EvaluationError, ServingError
     from serving.evaluation import Evaluator
 
 __version__ = "0.1.0"
@@ -60,6 +63,7 @@ __all__ = [
     "ContractError",
     "DamagedVersion",
     "DigestMismatch",
+    "EngineError",
     "Evaluation",
     "EvaluationError",
     "Evaluator",
@@ -80,6 +84,7 @@ __all__ = [
     "RegistryUnavailable",
     "RequestRefused",
     "RolloutError",
+    "Rollouts",
     "ServingError",
     "UnknownTask",
     "UnpinnedArtifact",
@@ -91,12 +96,15 @@ __all__ = [
     "WrongHead",
     "__version__",
     "answer_with_ray",
+    "connect_mlflow",
     "log_model",
+    "run_server",
     "spark_udf",
 ]
 
 _MODULES = {
     "Contract": "registry.contract",
+    "EngineError": "serving.errors",
     "Evaluation": "registry.history",
     "EvaluationError": "serving.errors",
     "Evaluator": "serving.evaluation",
@@ -105,10 +113,13 @@ _MODULES = {
     "Move": "registry.history",
     "Reference": "registry.references",
     "RegistrySettings": "registry.settings",
+    "Rollouts": "registry.rollout.control",
     "ServingError": "serving.errors",
     "Versions": "registry.versions",
     "answer_with_ray": "serving.bulk",
+    "connect_mlflow": "registry.tracking",
     "log_model": "registry.flavor",
+    "run_server": "serving.client.local_server",
     "spark_udf": "serving.bulk",
 }
 """Where a public name is defined; every other name of `__all__` is in `registry.errors`."""

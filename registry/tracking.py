@@ -71,6 +71,21 @@ def _one_at_a_time(settings: RegistrySettings) -> Iterator[None]:
         yield
 
 
+def connect_mlflow(settings: RegistrySettings | None = None) -> None:
+    """Point MLflow's own functions at this registry: addresses, and the experiment of new runs. Blocks.
+
+    settings: those of the environment by default. `log_model` then logs into the run that `mlflow.start_run` began, so
+    the run's metrics stand beside the model. Changes MLflow's process-wide state.
+    """
+    import mlflow
+
+    settings = settings or RegistrySettings.from_environment()
+    experiment = choose_experiment(settings)
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    mlflow.set_registry_uri(settings.registry_address)
+    mlflow.set_experiment(experiment_id=experiment)
+
+
 @contextmanager
 def mlflow_pointed_at(settings: RegistrySettings) -> Iterator[bool]:
     """Point MLflow's process-wide addresses at the settings meanwhile, for its functions that take no client.

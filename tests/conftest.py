@@ -18,7 +18,6 @@ os.environ.update(
 import pytest
 
 from registry.settings import RegistrySettings
-from registry.tracking import choose_experiment
 from serving.runtime.machine import describe_machine
 from tests.header import torch_capability
 from tests.small_models import build_model
@@ -47,17 +46,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
     forget_tracking()
 
 
-def use_tracking(settings: RegistrySettings) -> None:
-    """Point MLflow's process-wide state at the settings, for its functions that take no client."""
-    import mlflow
-
-    mlflow.set_tracking_uri(settings.tracking_uri)
-    mlflow.set_registry_uri(settings.registry_address)
-    mlflow.set_experiment(experiment_id=choose_experiment(settings))
-
-
 def forget_tracking() -> None:
-    """Undo `use_tracking`, and what a test sets in MLflow's process-wide state."""
+    """Undo `connect_mlflow`, and what a test sets in MLflow's process-wide state."""
     import mlflow
 
     mlflow.set_tracking_uri(None)

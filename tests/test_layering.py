@@ -29,7 +29,7 @@ SERVING: Mapping[str, frozenset[str]] = {
         {"client", "tasks", "demo", "kubernetes", "manager.prestart", "evaluation", "runtime", "wire.routing_table"}
     ),
     "kubernetes": frozenset(),
-    "demo": frozenset(),
+    "demo": frozenset({"client"}),
     "service": frozenset({"front", "manager", "tasks", "runtime"}),
     "pyfunc": frozenset({"engine", "model_signature", "tasks"}),
     "model_signature": frozenset({"tasks"}),

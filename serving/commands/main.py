@@ -8,6 +8,7 @@ from serving.commands.batch import batch
 from serving.commands.deploy import deploy
 from serving.commands.doctor import doctor
 from serving.commands.heads import heads
+from serving.commands.init import init
 from serving.commands.keys import keys
 from serving.commands.models import check, log_command, suggest
 from serving.commands.rollout import rollout
@@ -29,7 +30,7 @@ def main() -> None:
 
 
 for command in (
-    *(heads, check, suggest, log_command, promote, rollback, history, rollout),
+    *(init, heads, check, suggest, log_command, promote, rollback, history, rollout),
     *(serve, batch, keys, status, doctor, monitoring, deploy, demo, bench),
 ):
     main.add_command(command)

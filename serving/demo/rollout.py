@@ -6,7 +6,7 @@ import httpx
 import msgspec
 
 from registry.rollout.control import Rollouts
-from serving.demo.server import START_SECONDS, Say, wait
+from serving.demo.server import SWAP_SECONDS, Say, wait
 from serving.demo.traffic import Sent, Traffic
 
 STEPS = ("shadow:200", "1%", "10%", "50%", "100%")
@@ -90,7 +90,7 @@ def roll_out(
         entry = client.get(f"/models/{name}").json()["versions"].get(candidate.version)
         return entry and str(entry["state"])
 
-    wait(lambda: candidate_state() == "ready", f"version {candidate.version} to be loaded", START_SECONDS)
+    wait(lambda: candidate_state() == "ready", f"version {candidate.version} to be loaded", SWAP_SECONDS)
     began, first = time.time(), len(traffic.sent)
     steps: list[tuple[float, str]] = []
 
@@ -104,7 +104,7 @@ def roll_out(
     wait(is_over, f"the rollout of version {candidate.version} to end", LIMIT_SECONDS, LOOK_SECONDS)
     end = state.stop or state.done
     if state.stop is not None:
-        wait(lambda: candidate_state() is None, f"version {candidate.version} to leave", START_SECONDS)
+        wait(lambda: candidate_state() is None, f"version {candidate.version} to leave", SWAP_SECONDS)
     found = Rollout(
         candidate=candidate,
         stable=state.plan.stable,

@@ -14,7 +14,7 @@ from registry.versions import Versions
 from serving.demo.candidates import lose_a_word, prefer_one_label, widen
 from serving.demo.dataset import training_examples
 from serving.demo.rollout import STEPS_OF_GOOD, Candidate, roll_out
-from serving.demo.server import Say, demo_folder, run_server, use_home
+from serving.demo.server import Say, demo_folder, serve_model, use_home
 from serving.demo.tour import NAME
 from serving.demo.traffic import Traffic
 from serving.demo.training import fine_tune, pretrained_encoder
@@ -38,7 +38,7 @@ def run_rollouts(*, port: int, rate: float, home: Path | None, say: Say) -> None
         settings = use_home(folder)
         texts = [example.text for example in training_examples(seed=1)]
         candidates = _make_candidates(folder, settings, texts, say)
-        with run_server(folder, NAME, port, say) as client:
+        with serve_model(folder, NAME, port, say) as client:
             say(f"\n4. {rate:g} requests a second, and four rollouts")
             rollouts = Rollouts(Versions(settings))
             with Traffic(f"http://127.0.0.1:{port}/models/{NAME}", texts, rate) as traffic:

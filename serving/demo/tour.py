@@ -17,7 +17,7 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.demo.dataset import EVALUATION
 from serving.demo.latency import read_latencies
-from serving.demo.server import START_SECONDS, Say, demo_folder, run_server, use_home, wait
+from serving.demo.server import SWAP_SECONDS, Say, demo_folder, serve_model, use_home, wait
 from serving.demo.training import fine_tune, pretrained_encoder
 
 NAME = "support-desk"
@@ -40,7 +40,7 @@ def run_demo(*, port: int, once: bool, home: Path | None, say: Say) -> None:
     with demo_folder(home) as folder:
         settings = use_home(folder)
         _make_versions(folder, settings, say)
-        with run_server(folder, NAME, port, say) as client:
+        with serve_model(folder, NAME, port, say) as client:
             _show(client, settings, say)
             say(f"\nDone in {time.perf_counter() - began:.0f} s.")
             if not once:
@@ -80,7 +80,7 @@ def _show(client: httpx.Client, settings: RegistrySettings, say: Say) -> None:
             versions.promote(NAME, expected, why="demo")
         else:
             versions.rollback(NAME, why="demo")
-        wait(partial(_is_live, client, expected), f"version {expected} to be live", START_SECONDS)
+        wait(partial(_is_live, client, expected), f"version {expected} to be live", SWAP_SECONDS)
         say(
             f"   version {expected} answers after {time.perf_counter() - began:.2f} s; no request was refused meanwhile"
         )

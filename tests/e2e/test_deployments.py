@@ -19,9 +19,10 @@ from mlflow.exceptions import MlflowException
 
 from registry.deployments import DEPLOYED
 from registry.settings import RegistrySettings
+from registry.tracking import connect_mlflow
 from registry.versions import Versions
 from tests.alike import assert_alike
-from tests.conftest import forget_tracking, use_tracking
+from tests.conftest import forget_tracking
 from tests.e2e.conftest import copy_of
 from tests.e2e.load import Load
 from tests.e2e.server import Server, free_port, inherited, run_cli, wait_until
@@ -61,7 +62,7 @@ def server(running: Server, home: Path, versions: Versions, monkeypatch: pytest.
 @pytest.fixture
 def versions(home: Path) -> Iterator[Versions]:
     settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
-    use_tracking(settings)
+    connect_mlflow(settings)
     yield Versions(settings)
     forget_tracking()
 

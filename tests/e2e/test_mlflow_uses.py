@@ -13,8 +13,9 @@ import pytest
 
 from bench.processes import serving
 from registry.settings import RegistrySettings
+from registry.tracking import connect_mlflow
 from tests.alike import assert_alike
-from tests.conftest import forget_tracking, use_tracking
+from tests.conftest import forget_tracking
 from tests.e2e.server import Server, free_port, inherited
 from tests.small_models import SINGLE_LABELS
 from tests.waiting import WAIT_SECONDS
@@ -27,7 +28,7 @@ TEXTS = ["good", "bad, but not too bad", "it came late"]
 def tracked(home: Path) -> Iterator[RegistrySettings]:
     """The session's registry, at which MLflow's functions are pointed."""
     settings = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
-    use_tracking(settings)
+    connect_mlflow(settings)
     yield settings
     forget_tracking()
 

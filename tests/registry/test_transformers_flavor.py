@@ -17,10 +17,10 @@ from registry.heads import get_head
 from registry.references import Reference
 from registry.sentence_flavor import derive_sentences, read_defaults
 from registry.settings import RegistrySettings
+from registry.tracking import connect_mlflow
 from registry.transformers_flavor import derive
 from registry.versions import Versions
 from tests.alike import assert_alike
-from tests.conftest import use_tracking
 from tests.families import build
 from tests.sentence_folders import encode, save
 
@@ -43,7 +43,7 @@ def log_plainly(folder: Path, task: str, settings: RegistrySettings, claimed: st
         components["image_processor"] = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
     else:
         components["tokenizer"] = transformers.AutoTokenizer.from_pretrained(folder)
-    use_tracking(settings)
+    connect_mlflow(settings)
     mlflow.transformers.log_model(
         components, name="m", task=claimed or task, registered_model_name="m", pip_requirements=["transformers"]
     )
@@ -110,7 +110,7 @@ def test_a_model_that_mlflow_logged_of_sentence_transformers_is_served(
     monkeypatch.setattr(cache, "add_contract", derive)
     base = build(tmp_path / "base", "bert", "AutoModel")
     folder = save(base, tmp_path / "saved", Pooling(32, "mean"), prompts={"query": "query: "})
-    use_tracking(settings)
+    connect_mlflow(settings)
     schema = Schema([ColSpec("string")])
     signature = ModelSignature(schema, params=ParamSchema([ParamSpec("normalize_embeddings", "boolean", True)]))
     mlflow.sentence_transformers.log_model(

@@ -17,10 +17,10 @@ from registry.errors import ContractError
 from registry.heads import HEADS, get_head
 from registry.references import Reference
 from registry.settings import RegistrySettings
+from registry.tracking import connect_mlflow
 from registry.transformers_flavor import check_fields, derive, read_languages, read_task
 from registry.versions import Versions
 from serving.engine.predictor import Predictor
-from tests.conftest import use_tracking
 from tests.families import build
 
 TASKS_OF_MLFLOW = {mlflows: task for task, names in LLM_TASKS.items() for mlflows in names}
@@ -39,7 +39,7 @@ def log(folder: Path, task: str, settings: RegistrySettings, claimed: str | None
         "model": getattr(transformers, get_head(task).auto_class).from_pretrained(folder),
         "tokenizer": transformers.AutoTokenizer.from_pretrained(folder),
     }
-    use_tracking(settings)
+    connect_mlflow(settings)
     info = mlflow.transformers.log_model(
         components,
         name="m",
