@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from bench.ledger import Ledger, Page
+from registry.cache import fetch
+from registry.references import Reference
 from tests.abilities import require
-from tests.e2e.server import wait_until
+from tests.e2e.server import Server, wait_until
 from tests.stack.installation import NAMES, POLL_SECONDS, Installation, install
 
 pytestmark = pytest.mark.integration
@@ -37,6 +40,11 @@ def answered(ledger: Ledger, phase: str) -> Page:
     return ledger.pages[phase]
 
 
+def last_swap(server: Server) -> dict[str, Any]:
+    found: dict[str, Any] = server.describe("m")["swaps"][-1]
+    return found
+
+
 def assert_nobody_noticed(ledger: Ledger) -> None:
     assert {phase: (page.faults, page.refused, page.broken) for phase, page in ledger.pages.items()} == {
         phase: ([], {}, 0) for phase in ledger.pages
@@ -53,7 +61,7 @@ def test_a_promote_reaches_both_servers_within_a_poll(installed: Installation) -
     assert_nobody_noticed(ledger)
     assert set(ledger.versions) == {"1", "2"}
     for server in installed.servers.values():
-        swap = server.describe("m")["swaps"][-1]
+        swap = last_swap(server)
         seen = swap["time"] - swap["seconds"]
         assert seen - moved.time < POLL_SECONDS + ANSWER_SECONDS
     both = 'count(headwaiter_model_info{model="m",version="2",alias="champion"}) == 2'
@@ -95,14 +103,17 @@ def test_a_rolling_restart_fails_no_request(installed: Installation) -> None:
 
 def test_without_the_artifact_store_the_old_version_stays_until_the_store_is_back(installed: Installation) -> None:
     installed.settle()
+    operator = installed.operator
+    fetch(operator.resolve(Reference("m", version="3")), operator.settings)  # as who looked at it before
     with ask(installed) as ledger:
         answered(ledger, "before")
         installed.store.stop()
         try:
-            installed.operator.promote("m", "3", why="better")  # the operator has its files
+            operator.promote("m", "3", why="better")
             for server in installed.servers.values():
-                wait_until(lambda at=server: at.sample("swap_total", model="m", outcome="failure") > 0, "it failed")
-                assert "could not be downloaded" in server.describe("m")["versions"]["3"]["error"]
+                wait_until(lambda at=server: last_swap(at)["to_version"] == "3", "it has tried 3")
+                assert last_swap(server)["outcome"] == "failure"
+                assert "could not be downloaded" in last_swap(server)["error"]
                 assert server.live("m") == "1"
             answered(ledger, "without the store")
         finally:
