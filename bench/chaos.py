@@ -97,7 +97,8 @@ def run(seconds: float) -> str:
             _table(result),
             "",
             "- Refused: status 429 or 503 with `Retry-After`, or 504 after the deadline.",
-            "- Broken: requests that a front had when it was killed. No other process can answer them.",
+            "- Broken: requests that a front had when it was killed. No other process can answer them. They are "
+            "counted with the fault in which they were sent, which may be the one before.",
             "- Without an answer: anything else. The run fails if there is one.",
             "- Slowest: until a request was answered. Requests of an engine that is replaced wait for the next one.",
             "- Recovered: seconds from the end of the fault until the alias' next move was followed by every front.",
