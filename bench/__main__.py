@@ -16,6 +16,7 @@ from bench import (
     batch_choice,
     chaos,
     container,
+    fleet,
     flood,
     forward_share,
     fuzz,
@@ -59,9 +60,10 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "peers": peer_comparison.run,
     "fuzz": fuzz.run,
     "rollout": rollout.run,
+    "fleet": fleet.run,
 }
 
-ON_REQUEST = ("chaos", "fuzz", "kills", "peers", "residency", "rollout", "soak")
+ON_REQUEST = ("chaos", "fleet", "fuzz", "kills", "peers", "residency", "rollout", "soak")
 """Only run where they are named: one installs other servers, two measure nothing, and others take long."""
 
 QUIET = 0.05
