@@ -153,7 +153,9 @@ def test_names_that_libraries_write_are_plain(name: str) -> None:
 def test_weights_outside_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"head.bias": name}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": {"head.bias": name}})
+    )
     with pytest.raises(UnsafeArtifact, match="head.bias"):
         check_json_files(folder)
     (folder / "model.safetensors").touch()  # then the index is not used, by this release of transformers

@@ -195,7 +195,7 @@ class Measured:
         self.front: Front = make_front(run, max_rows=1024 // SCALE, timeout_seconds=3600)
         self.links: dict[str, TaskLink] = serve_tasks(self.front, TASKS)
         whole = RequestBounds.of(self.front.settings)
-        self.bounds = self.front.bounds = RequestBounds(
+        self.bounds = self.front.bounds = self.front._attempts._bounds = RequestBounds(
             whole.rows, *(value // SCALE for value in (whole.characters, whole.pixel_bytes, whole.answer_bytes))
         )
         self._app = DataPlane(self.front, no_other_app)
