@@ -31,7 +31,7 @@ MANAGER = (
     "class Loop:\n"
     "    def run(self): {end}\n"
     "service.LEAVE_SECONDS = 0.1\n"
-    "manager = object.__new__(service.Manager.inner)\n"
+    "manager = object.__new__(service.ManagerService.inner)\n"
     "manager._loop = Loop()\n"
     "threading.Timer(0.1, manager._run).start()"
 )
