@@ -18,7 +18,7 @@ from tests.e2e.server import inherited
 SCORE = r"\((0\.\d+|1\.00)\)"
 ENDS = {
     "feature-extraction": rf"nearest: accounts are closed in the privacy settings {SCORE}\n$",
-    "fill-mask": rf"password {SCORE}: you can reset your password on the sign-in page\n.*\n$",
+    "fill-mask": rf"password {SCORE}: you can reset your password on the sign - in page\n.*\n$",
     "image-classification": rf"checked: checked {SCORE}\nhorizontal: horizontal {SCORE}\nvertical: vertical {SCORE}\n$",
     "lora": rf"every cent: positive {SCORE}\n.*crashing: negative {SCORE}\n$",
     "multiple-choice": rf"please send me my money back: Refunds are paid within five days\. {SCORE}\n$",
