@@ -218,9 +218,8 @@ def no_store(shop: Shop) -> None:
 
 
 def fail_to_move(shop: Shop) -> None:
-    """The alias moves to version 3, which cannot be loaded now, and back.
-
-    What is in the cache is served without the store: a download that the fault before began may have ended well.
+    """The alias moves to version 3, which cannot be loaded now, and back. That version leaves the cache first: a retry
+    of the fault before may have fetched it.
     """
     tags = shop.registry.get_model_version(shop.model, "3").tags
     shutil.rmtree(shop.home / "cache" / tags[DIGEST], ignore_errors=True)

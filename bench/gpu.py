@@ -48,7 +48,7 @@ def describe_mix(size: str, mix: str, found: dict[str, float], plan: Plan, produ
 
 
 def measure_model(size: str, mixes: Sequence[str], plan: Plan, product: float) -> Iterator[str]:
-    """The section of one model, in parts, so that what is measured is told even if the rest never is."""
+    """Yield the parts of one model's section as they are measured, so that they are printed if a later part fails."""
     with tempfile.TemporaryDirectory(prefix="hw-gpu-") as folder:
         run = Path(folder)
         yield f"## BERT-{size}"

@@ -1,5 +1,6 @@
 """Asks the policy what to do, and begins the loads: in which order as a server starts, how many at a time, for whom."""
 
+from registry.cache import is_cached
 from registry.references import Reference, ResolvedVersion
 from serving.manager.last_live import LastLive
 from serving.manager.live_versions import LiveVersions
@@ -49,6 +50,10 @@ class LoadQueue:
         self._watch = watch
         self._last_live = last_live
         self._demand = demand
+        last = ((reference, last_live.recall(reference)) for reference in settings.models)
+        self._expected = {
+            reference: found for reference, found in last if found is not None and is_cached(found, settings.registry)
+        }
 
     def actions(self) -> list[Action]:
         """What the policy asks for now; loads come last, in the order of their models' last use."""
@@ -85,7 +90,7 @@ class LoadQueue:
     def _snapshot(self) -> Snapshot:
         view = self._watch.view
         self._live_versions.forget_all_but(view)
-        targets = view.targets if view.is_known else {**view.targets, **self._expected()}
+        targets = view.targets if view.is_known else {**view.targets, **self._unserved()}
         return Snapshot(
             targets={key: found.version if found else None for key, found in targets.items()},
             live=self._live_versions.live,
@@ -98,10 +103,10 @@ class LoadQueue:
             asked={key for key, held in self._versions.items() if self._is_asked(key, held)},
         )
 
-    def _expected(self) -> dict[Reference, ResolvedVersion]:
-        """What references are likely to name that nothing serves yet."""
+    def _unserved(self) -> dict[Reference, ResolvedVersion]:
+        """What the references were last live with, where the cache has it and nothing serves them yet."""
         live = self._live_versions.live
-        return {reference: found for reference, found in self._loader.expected.items() if live.get(reference) is None}
+        return {reference: found for reference, found in self._expected.items() if live.get(reference) is None}
 
     def _is_asked(self, key: VersionKey, held: ManagedVersion) -> bool:
         """Whether an unloaded version is to be loaded."""

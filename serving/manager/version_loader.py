@@ -30,8 +30,7 @@ FETCHES = 64
 class VersionLoader:
     """Fetches in threads of its own. Not for use from several threads.
 
-    failed: the latest attempt of each version that could not be loaded. expected: what each reference that is served
-    was last live with, where the cache has it.
+    failed: the latest attempt of each version that could not be loaded.
     """
 
     def __init__(
@@ -50,10 +49,6 @@ class VersionLoader:
         self._spread = spread
         self.fetchers: Executor = ThreadPoolExecutor(FETCHES, thread_name_prefix="headwaiter-fetch")
         self.failed: dict[VersionKey, ManagedVersion] = {}
-        last = ((reference, last_live.recall(reference)) for reference in settings.models)
-        self.expected = {
-            reference: found for reference, found in last if found is not None and is_cached(found, settings.registry)
-        }
 
     def begin(self, key: VersionKey, *, low_priority: bool) -> ManagedVersion:
         """The version, whose files are being fetched. low_priority: whether that yields to what serves."""
@@ -115,8 +110,8 @@ class VersionLoader:
 
     def _resolved(self, key: VersionKey) -> ResolvedVersion | None:
         """Where the version's files are: by the registry, or by what was live before."""
-        known = (*self._watch.view.targets.values(), *self.expected.values())
-        found = next((each for each in known if each is not None and (each.name, each.version) == key), None)
+        seen = (found for found in self._watch.view.targets.values() if found is not None)
+        found = next((found for found in seen if (found.name, found.version) == key), None)
         return found or self._last_live.recall(Reference(key[0], version=key[1]))
 
     def _discard(self, managed: ManagedVersion) -> None:

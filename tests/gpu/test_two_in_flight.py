@@ -23,7 +23,7 @@ CYCLES = 400_000_000
 """Of a kernel that only waits, 0.2 s at 2 GHz: far longer than a launch takes."""
 SHORT_CYCLES = CYCLES // 20
 LENGTHS = (7, 12, 3)
-MOST_ROWS = 400
+MAX_ROWS = 400
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_an_engine_has_two_batches_in_flight_and_answers_every_row(
     model = load(artifact, device, dtype, Watched)
     optimize_model(model)
     draw = random.Random(0)
-    count = MOST_ROWS if device.type == "cuda" else 40
+    count = MAX_ROWS if device.type == "cuda" else 40
     lengths = [draw.choice((draw.randint(1, 12), draw.randint(1, MAX_TOKENS))) for _ in range(count)]
     rows = rows_of(model, lengths)
     expected = [model.run([row])[0] for row in rows]
