@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
+from transformers.utils import ModelOutput
 
 from serving.engine.generation.decoder import Decoder
 from serving.engine.generation.sampling import Choice, score
@@ -43,14 +44,28 @@ class _Pause(LogitsProcessor):  # type: ignore[misc]  # transformers is not type
 
 
 class _Given(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
-    """Leaves `generate` one token a step: those of a text, in order."""
+    """Leaves `generate` one token a step: those of a text, in order. choices: the tokens with their scores.
 
-    def __init__(self, tokens: list[int]) -> None:
-        self._tokens = iter(tokens)
+    Each is scored at its step: the logits of all steps together may be larger than the model.
+    """
+
+    def __init__(self, tokens: list[int], top: int) -> None:
+        self._tokens, self._top = iter(tokens), top
+        self._logits: torch.Tensor | None = None
+        self.choices: list[Choice] = []
+
+    def hook(self, _module: torch.nn.Module, _args: object, output: ModelOutput) -> None:
+        """Take the logits of a step's first forward pass; others come of `guidance_scale`, and of other rows."""
+        if self._logits is None:
+            self._logits = output.logits[:, -1].clone()
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        assert self._logits is not None
+        token = next(self._tokens)
+        self.choices += score(self._logits, torch.tensor([token], device=scores.device), self._top)
+        self._logits = None
         given = torch.full_like(scores, float("-inf"))
-        given[:, next(self._tokens)] = 0.0
+        given[:, token] = 0.0
         return given
 
 
@@ -135,17 +150,20 @@ class BeamSearch:
         if top is None or not tokens:
             return [Choice(token) for token in tokens]
         ids, mask = self._decoder.pad_prompts([sequence.prompt])
-        made = self._decoder.module.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=len(tokens),
-            do_sample=False,
-            num_beams=1,
-            logits_processor=LogitsProcessorList([_Pause(self._wait), _Given(tokens)]),
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-        return score(torch.cat(made.logits), torch.tensor(tokens, device=ids.device), top)
+        given = _Given(tokens, top)
+        hook = self._decoder.module.register_forward_hook(given.hook)
+        try:
+            self._decoder.module.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=len(tokens),
+                do_sample=False,
+                num_beams=1,
+                logits_processor=LogitsProcessorList([_Pause(self._wait), given]),
+            )
+        finally:
+            hook.remove()
+        return given.choices
 
     def _wait(self) -> None:
         self._paused.release()

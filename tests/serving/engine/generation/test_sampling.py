@@ -7,6 +7,8 @@ import pytest
 import torch
 import transformers
 
+from serving.engine.generation import beam_search
+from serving.engine.generation.sampling import Choice, score
 from serving.engine.generation.verification import choose_decoder
 from tests.alike import assert_alike
 from tests.serving.engine.generation.rows import (
@@ -160,6 +162,20 @@ def test_a_search_has_no_more_texts_than_beams() -> None:
     found = finish(scheduler)
     assert found.failures == {0: "refused"}
     assert found.tokens.keys() == {1}
+
+
+def test_the_tokens_of_a_search_are_scored_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[int] = []
+
+    def watch(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list[Choice]:
+        scored.append(logits.shape[0])
+        return score(logits, tokens, top)
+
+    monkeypatch.setattr(beam_search, "score", watch)
+    scheduler = make_scheduler(load("gpt2"))
+    scheduler.add(b"f", row(1, prompt_of(3), num_beams=3, max_new_tokens=9, top=2), 0.0)
+    tokens = finish(scheduler).tokens[1]
+    assert scored == [1] * len(tokens), "the logits of all steps together may be larger than the model"
 
 
 def test_an_end_token_ends_a_row_and_a_stop_string_too(monkeypatch: pytest.MonkeyPatch) -> None:
