@@ -9,7 +9,8 @@ import base64
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
 HIDDEN = "***"
@@ -54,7 +55,32 @@ _FORMS = (
 
 def redact(text: str, environ: Mapping[str, str] = os.environ) -> str:
     """The text with each secret that is found in it hidden. Costs some 0.1 ms: not for every request."""
-    for value in sorted(set(_secrets(environ)), key=len, reverse=True):
+    return _hide(text, _longest_first(environ))
+
+
+def redact_texts(value: Any, environ: Mapping[str, str] = os.environ) -> Any:
+    """A JSON value with each text in it redacted, but for the names of fields. Costs little more than one text."""
+    return _redact_texts(value, _longest_first(environ))
+
+
+def _longest_first(environ: Mapping[str, str]) -> list[str]:
+    return sorted(set(_secrets(environ)), key=len, reverse=True)
+
+
+def _redact_texts(value: Any, secrets: Sequence[str]) -> Any:
+    match value:
+        case str():
+            return _hide(value, secrets)
+        case dict():
+            return {key: _redact_texts(each, secrets) for key, each in value.items()}
+        case list() | tuple():
+            return [_redact_texts(each, secrets) for each in value]
+        case _:
+            return value
+
+
+def _hide(text: str, secrets: Sequence[str]) -> str:
+    for value in secrets:
         if value not in text:
             continue
         if len(value) >= WORD_LENGTH:

@@ -140,6 +140,9 @@ class _Echo:
     def may_stream(self, name: str) -> bool:
         return False
 
+    def refuse_unread(self, name: str, version: str | None, headers: Sequence[Header]) -> Response | None:
+        return None
+
     async def predict(
         self, name: str, version: str | None, body: bytes, headers: Sequence[Header], disconnected: object
     ) -> Response:

@@ -137,9 +137,19 @@ class FastRequest:
             self._connection.flow.resume_reading()  # uvicorn pauses after 64 KiB; here the body's length is bounded
         elif not self._has_begun:
             self._has_begun = True
-            task = self._connection.loop.create_task(self._answer())
-            self._connection.tasks.add(task)
-            task.add_done_callback(self._connection.tasks.discard)
+            if not self._refuse():
+                task = self._connection.loop.create_task(self._answer())
+                self._connection.tasks.add(task)
+                task.add_done_callback(self._connection.tasks.discard)
+
+    def _refuse(self) -> bool:
+        """Refuse the request where its queue is full. That takes no task, unless the client does not read."""
+        if self._connection.flow.write_paused:
+            return False
+        refusal = self._connection.protocol.refuse_unread(self._name, self._version, self.headers)
+        if refusal is not None:
+            self._write(*refusal)
+        return refusal is not None
 
     async def _answer(self) -> None:
         connection = self._connection
@@ -160,6 +170,11 @@ class FastRequest:
             self._record(audit, self._visit.key.name, status, dict(headers))
         if connection.flow.write_paused and not self.disconnected:
             await connection.flow.drain()
+        self._write(status, body, headers)
+
+    def _write(self, status: int, body: bytes, headers: list[Header]) -> None:
+        """Send the answer in one write, unless the client has left."""
+        connection = self._connection
         self.response_complete = True
         if self.disconnected:
             return

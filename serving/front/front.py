@@ -7,14 +7,14 @@ import asyncio
 import fcntl
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from serving.errors import EngineLost, NotLoaded
+from serving.errors import EngineLost, NotLoaded, NotReady, QueueFull, UnknownModel
 from serving.front.access import Access
 from serving.front.attempts import Answer, Attempts, Call
 from serving.front.certificate import Certificate
@@ -147,6 +147,28 @@ class Front:
                     return await self._attempts.answer(call, deadline, write)
                 except EngineLost as error:
                     tracked.allow_retry(error)
+
+    def refuse_unread(
+        self, name: str, version: str | None, protocol: ProtocolName, headers: Iterable[tuple[bytes, bytes]]
+    ) -> tuple[QueueFull, RequestContext] | None:
+        """The error of a request whose queue is full, which is counted; None for one that `answer` is to decide about.
+
+        `answer` would refuse it, too, in a task of its own. Under overload nearly every request is refused, and what
+        that costs is taken from those that are answered.
+        """
+        if self.access.is_watched or not self._rollouts.is_idle:  # a key and a side are a task's
+            return None
+        with suppress(NotLoaded, NotReady, UnknownModel):
+            loaded = self.routing.find(name, version)
+            try:
+                loaded.check_room()
+            except QueueFull as error:
+                context = RequestContext.read(headers)
+                tracked = self._tracker.track(name, protocol, context)
+                tracked.begin_attempt(loaded)
+                tracked.end(error)
+                return error, context
+        return None
 
     async def stream(
         self,

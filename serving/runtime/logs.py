@@ -8,9 +8,8 @@ import time
 import traceback
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
 
-from registry.redaction import redact
+from registry.redaction import redact, redact_texts
 
 LINES_PER_SECOND = 50
 
@@ -47,7 +46,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "pid": record.process,
             "message": record.getMessage(),
-            **_redact_fields(getattr(record, "fields", {})),
+            **redact_texts(getattr(record, "fields", {})),
         }
         if record.exc_info:
             line["traceback"] = record.exc_text or redact(self.formatException(record.exc_info))
@@ -99,19 +98,6 @@ def set_up_logging() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-
-
-def _redact_fields(value: Any) -> Any:
-    """The value with each text in it redacted."""
-    match value:
-        case str():
-            return redact(value)
-        case dict():
-            return {key: _redact_fields(each) for key, each in value.items()}
-        case list() | tuple():
-            return [_redact_fields(each) for each in value]
-        case _:
-            return value
 
 
 def _print_exception(kind: type[BaseException], raised: BaseException | None, place: TracebackType | None) -> None:

@@ -96,6 +96,14 @@ class HuggingFace(Protocol):
             "version": __version__,
         }
 
+    def refuse_unread(self, name: str, version: str | None, headers: list[Header]) -> Response | None:
+        """The refusal of a POST that finds its queue full; None for one that `predict` is to answer."""
+        found = self.front.refuse_unread(name, version, self.name, headers)
+        if found is None:
+            return None
+        error, context = found
+        return refusal(error, context, encode_json(self.describe(error)))
+
     async def predict(
         self, name: str, version: str | None, body: bytes, headers: list[Header], disconnected: Disconnected
     ) -> Response:

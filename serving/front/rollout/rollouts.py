@@ -27,6 +27,11 @@ class FrontRollouts:
         """Take up the rollouts of a routing table."""
         self._traffic.follow(models)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no rollout, as most of the time."""
+        return self._traffic.is_idle
+
     def choose(
         self,
         name: str,

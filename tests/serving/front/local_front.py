@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 
 from registry.settings import RegistrySettings
-from serving.errors import EngineLost, ServingError
+from serving.errors import EngineLost, QueueFull, ServingError
 from serving.front.admission import UNBOUNDED
 from serving.front.front import Front
 from serving.front.loaded_version import LoadedVersion
@@ -59,9 +59,11 @@ class FakeLink:
         self.abandoned: list[Waiter] = []
         self.outstanding_tokens = self.rows_sent = 0
         self.bound_tokens = UNBOUNDED
+        self.is_full = False
 
     def check_room(self) -> None:
-        pass
+        if self.is_full:
+            raise QueueFull("the queue is full: try again later", retry_seconds=7.0)
 
     def submit(self, rows: Sequence[EncodedRow], waiter: Waiter) -> None:
         self.waiters.append(waiter)

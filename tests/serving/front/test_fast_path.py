@@ -12,6 +12,7 @@ from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from monitoring.merge import Merge
 from serving.front.app import DataPlane
 from serving.front.asgi import App
 from serving.front.connection import Connection
@@ -19,6 +20,7 @@ from serving.front.connection_choice import check_uvicorn, choose_connection
 from serving.front.connection_guard import ConnectionGuard, ConnectionLimits
 from serving.front.fast_path import FastConnection, FastRequest
 from serving.front.front import Front
+from serving.runtime.instruments import instruments
 from tests.serving.front.local_front import Letters, MakeFront, answer, engines
 from tests.waiting import WAIT_SECONDS
 
@@ -102,6 +104,46 @@ def test_the_fast_path_answers_as_asgi_alone_does(data: bytes, make_front: MakeF
     assert asgi.startswith(b"HTTP/1.1 ")
     assert sorted(CHANGING.sub(b"", asgi).splitlines()) == sorted(CHANGING.sub(b"", fast).splitlines())
     assert any(made) == (b"HTTP/1.0" not in data)
+
+
+def refusals() -> float:
+    labels = ("m", "1", "text-generation", "queue_full")
+    return Merge(instruments().store.folder).read().get(("rejected_total", labels), [0.0])[0]
+
+
+def test_a_full_queue_refuses_without_a_task_as_asgi_does(make_front: MakeFront) -> None:
+    class Tasks(FastRequest):
+        made = 0
+
+        async def _answer(self) -> None:
+            Tasks.made += 1
+            await super()._answer()
+
+    class Counted(FastConnection):
+        def _plain_request(self) -> FastRequest | None:
+            found = super()._plain_request()
+            return found and Tasks(self, "m", None, None)
+
+    data = request(BODY, "X-Request-Id: mine") + request(BODY, "Connection: close", path="/models/m/versions/1")
+    fronts = []
+
+    async def work() -> list[bytes]:
+        found = []
+        for http in (HttpToolsProtocol, Counted):
+            front = make_front(task=Whole())
+            engines(front, "1").is_full = True
+            before = refusals()
+            found.append(await answers(front, http, data))
+            fronts.append(refusals() - before)
+        return found
+
+    asgi, fast = asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))
+    assert fast.count(b"HTTP/1.1 429 ") == 2
+    assert b"x-request-id: mine" in fast
+    assert b"retry-after: 7" in fast
+    assert sorted(CHANGING.sub(b"", asgi).splitlines()) == sorted(CHANGING.sub(b"", fast).splitlines())
+    assert fronts == [2, 2], "each is counted once"
+    assert not Tasks.made
 
 
 @pytest.mark.parametrize("kind", [Connection, FastConnection])
