@@ -58,13 +58,13 @@ def make_model(
 
 def prove(model: Model) -> None:
     """Find which rows may share a forward pass, see `batch_invariance`. Blocks; raises ContractError or EngineError."""
-    from serving.engine.batch_invariance import prove_batching
+    from serving.engine.batch_invariance import BatchProof
     from serving.engine.probe_lengths import probe_lengths
 
     if is_generating(model):
         model.form = replace(model.form, batching=model.prove_company(sorted(set(probe_lengths(model)))))
     else:
-        prove_batching(model)
+        BatchProof(model).choose()
 
 
 def is_generating(model: Model) -> "TypeGuard[GenerationModel]":
@@ -78,20 +78,45 @@ def optimize_model(model: Model) -> None:
 
     Raises as `prove`.
     """
-    from serving.engine.optimize import optimize
-
-    prove(model)
-    if model.is_restored:
-        return
     if is_generating(model):
-        from serving.engine.generation.verification import choose_steps
+        prove(model)
+        if not model.is_restored:
+            _choose_steps(model)
+    else:
+        _choose_form(model)
 
-        decoder, longest = model.scheduler.decoder, model.contract.max_tokens
-        choose_steps(decoder, model.contract.processor.vocabulary, longest, model.note)
-        decoder.max_width = longest if model.form.is_bucketed else 0
-        model.form = replace(model.form, is_torchscript=decoder.is_traced)
-    elif model.form.batching == "any lengths":
-        model.form = optimize(model)
+
+def _choose_steps(model: "GenerationModel") -> None:
+    from serving.engine.generation.verification import choose_steps
+
+    decoder, longest = model.scheduler.decoder, model.contract.max_tokens
+    choose_steps(decoder, model.contract.processor.vocabulary, longest, model.note)
+    decoder.max_width = longest if model.form.is_bucketed else 0
+    model.form = replace(model.form, is_torchscript=decoder.is_traced)
+
+
+def _choose_form(model: Model) -> None:
+    """The fastest form whose batches change no answer.
+
+    A family that can be packed is proved in the form that serves, as no row of it is padded then. Others are proved as
+    they are first.
+    """
+    from serving.engine.batch_invariance import BatchProof
+    from serving.engine.optimizations.unpadded import unpack
+    from serving.engine.optimize import is_packable, optimize
+
+    proof, plain = BatchProof(model), model.form
+    packs = is_packable(model) and not model.is_restored and model.contract.batching == "any lengths"
+    if packs:
+        form = optimize(model)
+        if proof.holds_for(form):
+            model.form = form
+            return
+        if form.is_packed:
+            unpack(plain.module)
+    proof.choose()
+    if model.form.batching == "any lengths" and not model.is_restored:
+        model.form = optimize(model, packs=not packs)
 
 
 def make_engine(

@@ -34,43 +34,59 @@ Answers = dict[int, RowArrays]
 """The arrays of rows, by the row's id."""
 
 
-@torch.inference_mode()
-def prove_batching(model: Model) -> None:
-    """Let the model's form say which rows may share a batch. Blocks for some twenty forward passes.
+class BatchProof:
+    """Answers of a model's rows alone, which a form must give them in company, too.
 
-    It is never less strict than the contract's: logging compares in float32, and so more closely. Raises ContractError
-    where no row can be answered, or the same row gets different answers alone.
+    It is never less strict than the contract's: logging compares in float32, and so more closely.
     """
-    state = ModuleState(model.module)
-    lengths = [model.contract.max_tokens] * EQUAL_ROWS  # of images
-    if model.contract.processor.image is None:
-        lengths = probe_lengths(model)
-    rows = [model.probe(length, index, types=index % 2 > 0) for index, length in enumerate(lengths)]
-    expected = _answer_alone(model, rows, state)
-    plain = model.form
-    strictness = get_args(Batching).index
-    for form, batches in _candidates(model, [row for row in rows if row.id in expected]):
-        if strictness(form.batching) < strictness(model.contract.batching):
-            continue
-        if form.batching == "equal lengths":
-            model.form = plain
-            expected = _answer(model, [[row] for batch in batches for row in batch])
-        model.form = form
-        if _agree(model, batches, expected):
-            break
-    else:
-        model.form = replace(plain, batching="one row")
-    if model.form.batching in NOTES:
-        model.note(NOTES[model.form.batching])
+
+    @torch.inference_mode()
+    def __init__(self, model: Model) -> None:
+        """Blocks for some twenty forward passes.
+
+        Raises ContractError where no row can be answered, or the same row gets different answers alone.
+        """
+        self._model = model
+        state = ModuleState(model.module)
+        lengths = [model.contract.max_tokens] * EQUAL_ROWS  # of images
+        if model.contract.processor.image is None:
+            lengths = probe_lengths(model)
+        rows = [model.probe(length, index, types=index % 2 > 0) for index, length in enumerate(lengths)]
+        self._expected = _answer_alone(model, rows, state)
+        self._rows = [row for row in rows if row.id in self._expected]
+
+    @torch.inference_mode()
+    def holds_for(self, form: ExecutionForm) -> bool:
+        """Whether rows of any lengths may share this form's forward passes. Blocks for three of them."""
+        before, self._model.form = self._model.form, form
+        try:
+            return _agree(self._model, _mixed(self._rows), self._expected)
+        finally:
+            self._model.form = before
+
+    @torch.inference_mode()
+    def choose(self) -> None:
+        """Let the model's form say which rows may share a batch. Blocks for up to twenty forward passes."""
+        model, expected, plain = self._model, self._expected, self._model.form
+        strictness = get_args(Batching).index
+        for form, batches in _candidates(model, self._rows):
+            if strictness(form.batching) < strictness(model.contract.batching):
+                continue
+            if form.batching == "equal lengths":
+                model.form = plain
+                expected = _answer(model, [[row] for batch in batches for row in batch])
+            model.form = form
+            if _agree(model, batches, expected):
+                break
+        else:
+            model.form = replace(plain, batching="one row")
+        if model.form.batching in NOTES:
+            model.note(NOTES[model.form.batching])
 
 
 def _candidates(model: Model, rows: Sequence[Row]) -> Iterable[tuple[ExecutionForm, list[list[Row]]]]:
     """Forms with the batches that must not change their rows' answers, the least strict form first."""
-    plain = model.form
-    longest, *others = rows
-    short, long = others[:-2], others[-2:]
-    # from some length on a model may treat rows otherwise, as in blocks, so two long ones share a batch
-    mixed = [short, short[::-1], [*short[1:2], *long, longest]]
+    plain, mixed = model.form, _mixed(rows)
     yield plain, mixed
     if model.contract.processor.image is None:
         yield replace(plain, batching="any lengths, padded on the left", module=LeftPadded(plain.module)), mixed
@@ -79,6 +95,14 @@ def _candidates(model: Model, rows: Sequence[Row]) -> Iterable[tuple[ExecutionFo
             [model.probe(row.length, EQUAL_ROWS * row.id + each, types=each > 0) for each in numbers] for row in rows
         ]
         yield replace(plain, batching="equal lengths"), equal
+
+
+def _mixed(rows: Sequence[Row]) -> list[list[Row]]:
+    """Batches of rows of several lengths, of which the first is the longest."""
+    longest, *others = rows
+    short, long = others[:-2], others[-2:]
+    # from some length on a model may treat rows otherwise, as in blocks, so two long ones share a batch
+    return [short, short[::-1], [*short[1:2], *long, longest]]
 
 
 def _answer_alone(model: Model, rows: Sequence[Row], state: ModuleState) -> Answers:

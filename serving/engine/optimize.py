@@ -22,6 +22,7 @@ from serving.engine.optimizations.torchscript import are_alike, check_operations
 from serving.engine.optimizations.unpadded import can_pack, pack, unpack, use_cuda_graphs
 from serving.engine.probe_lengths import probe_lengths
 from serving.engine.timing import CLOCK, Clock, least_seconds
+from serving.wire.messages import Row
 
 Inputs = Mapping[str, torch.Tensor]
 Check = Callable[[ExecutionForm], None]
@@ -30,6 +31,8 @@ SHORT_TOKENS = 11
 MIXED_LENGTHS = (9, 3, 70, 20, 9, 1, 45, 33, 5, 7, 2, 12, 9, 4, 6, 8, 17)
 """Lengths of the rows that exercise attention blocks and bucketing: short and long ones, 17 being no bucket size."""
 OUTPUTS = ("logits", "last_hidden_state", "start_logits", "end_logits")
+SIMILAR_TOKENS = 8
+"""Rows whose lengths differ by less share a forward pass of the model as it is: the padding takes less than a pass."""
 GRAPH_ROW_TOKENS = 32
 """Length of the rows with which CUDA graphs are timed: that of a short text, see bench/NOTES.md, "The forward pass on a
 GPU"."""
@@ -43,16 +46,21 @@ class DifferentAnswer(Exception):
     """A form answers otherwise than the model; the message says where."""
 
 
+def is_packable(model: Model) -> bool:
+    """Whether the model's family may run on packed sequences here."""
+    return can_pack(model.module, model.device, getattr(torch, model.dtype))
+
+
 @torch.inference_mode()
-def optimize(model: Model) -> ExecutionForm:
-    """The fastest form that answers as `model` does. Blocks for several forward passes.
+def optimize(model: Model, *, packs: bool = True) -> ExecutionForm:
+    """The fastest form that answers as `model` does. Blocks for several forward passes. packs: try packed sequences.
 
     On a CPU that is a TorchScript graph, for encoders of `unpadded.FAMILIES` of packed sequences; on a GPU packed
     sequences with CUDA graphs of small batches. A packed form is pruned to the first token where the head reads no
     other.
     """
     plain, is_cpu = model.form, model.device.type == "cpu"
-    can_be_packed = can_pack(plain.module, model.device, getattr(torch, model.dtype))
+    can_be_packed = packs and is_packable(model)
     if not (is_cpu or can_be_packed):
         return plain
     try:
@@ -131,8 +139,7 @@ class _Reference:
             ([min(length, longest) for length in MIXED_LENGTHS], True),
             ([longest], False),
         )
-        plain = model.form.module
-        self._expected = [plain(**inputs_of(model, lengths, types=types)) for lengths, types in self._cases]
+        self._expected = [_answer_grouped(model, lengths, types=types) for lengths, types in self._cases]
 
     def extremes(self) -> list[dict[str, torch.Tensor]]:
         """Inputs of few short rows, and of many longest ones."""
@@ -143,7 +150,7 @@ class _Reference:
     def reads_first_token_only(self) -> bool:
         """Whether the head answers the same where the states of all other tokens are lost."""
         expected = self._expected[1]
-        if {name for name in OUTPUTS if getattr(expected, name, None) is not None} != {"logits"}:
+        if expected.keys() != {"logits"}:
             return False
 
         def lose(_module: object, _args: object, output: BaseModelOutput) -> None:
@@ -153,7 +160,7 @@ class _Reference:
         hook = plain.base_model.register_forward_hook(lose)
         try:
             found = plain(**inputs_of(self._model, self._equal, types=True))
-            return torch.equal(found.logits, expected.logits)
+            return all(map(torch.equal, found.logits, expected["logits"]))
         finally:
             hook.remove()
 
@@ -238,8 +245,14 @@ def inputs_of(
 
     types: whether the second half of each row has token type 1, where the model has types.
     """
-    form = form or model.form
-    rows = [model.probe(length, index, types=types) for index, length in enumerate(lengths)]
+    return _inputs_of(model, _rows_of(model, lengths, types=types), form or model.form)
+
+
+def _rows_of(model: Model, lengths: Sequence[int], *, types: bool) -> list[Row]:
+    return [model.probe(length, index, types=types) for index, length in enumerate(lengths)]
+
+
+def _inputs_of(model: Model, rows: Sequence[Row], form: ExecutionForm) -> dict[str, torch.Tensor]:
     try:
         model.task.forward(_Recorder(form.module), model.batch(rows, form))
     except _Recorded as recorded:
@@ -268,15 +281,51 @@ class _Recorder:
         raise _Recorded(inputs)
 
 
-def _compare(found: object, expected: object, inputs: Inputs, dtype: torch.dtype) -> None:
+def _answer_grouped(model: Model, lengths: Sequence[int], *, types: bool) -> "_RowOutputs":
+    """The answers of the model as it is, a forward pass for rows of similar length, so that little is padded."""
+    rows = _rows_of(model, lengths, types=types)
+    found: dict[int, dict[str, torch.Tensor]] = {}
+    for group in _group(rows):
+        inputs = _inputs_of(model, group, model.form)
+        outputs = _by_row(model.form.module(**inputs), inputs)
+        found |= {row.id: {name: each[place] for name, each in outputs.items()} for place, row in enumerate(group)}
+    return {name: [found[row.id][name] for row in rows] for name in found[rows[0].id]}
+
+
+def _group(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """The rows by length; a group's longest is at most twice as long as its shortest, or `SIMILAR_TOKENS` longer."""
+    group: list[Row] = []
+    for row in sorted(rows, key=lambda each: each.length):
+        if group and row.length > max(2 * group[0].length, group[0].length + SIMILAR_TOKENS):
+            yield group
+            group = []
+        group.append(row)
+    yield group
+
+
+_RowOutputs = Mapping[str, Sequence[torch.Tensor]]
+"""Outputs of a module by name, each of them row by row, without padding."""
+
+
+def _by_row(outputs: object, inputs: Inputs) -> _RowOutputs:
+    mask = inputs["attention_mask"].bool() if "attention_mask" in inputs else None
+    given = {name: output for name in OUTPUTS if (output := getattr(outputs, name, None)) is not None}
+    return {
+        name: [row[mask[place]] for place, row in enumerate(output)]
+        if mask is not None and (name != "logits" or output.ndim > 2)
+        else list(output)
+        for name, output in given.items()
+    }
+
+
+def _compare(outputs: object, expected: _RowOutputs, inputs: Inputs, dtype: torch.dtype) -> None:
     """Raises DifferentAnswer where an output differs at a token that is not padding."""
-    real = inputs["attention_mask"].bool() if "attention_mask" in inputs else slice(None)
-    for name in OUTPUTS:
-        wanted = getattr(expected, name, None)
-        if wanted is None:
-            continue
-        has_tokens = name != "logits" or wanted.ndim > 2
-        answer, wanted = (each[real] if has_tokens else each for each in (getattr(found, name), wanted))
-        if not are_alike(answer, wanted, dtype):
+    found = _by_row(outputs, inputs)
+    for name, wanted in expected.items():
+        if not are_alike(torch.cat(_flat(found[name])), torch.cat(_flat(wanted)), dtype):
             shape = tuple(next(iter(inputs.values())).shape)
             raise DifferentAnswer(f"its {name} differ for rows of shape {shape}")
+
+
+def _flat(rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [row.flatten() for row in rows]

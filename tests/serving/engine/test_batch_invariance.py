@@ -15,7 +15,7 @@ from registry.contract import Batching
 from registry.errors import ContractError
 from registry.staging import make_contract
 from serving.engine.assembly import optimize_model
-from serving.engine.batch_invariance import prove_batching
+from serving.engine.batch_invariance import BatchProof
 from serving.engine.model import Model
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.probe_lengths import LONG
@@ -119,7 +119,7 @@ def test_a_proof_is_cheap(root: Path) -> None:
         return logits
 
     model.form = ExecutionForm(Changed(model.module, note).eval())  # type: ignore[arg-type]  # stands for a model
-    prove_batching(model)
+    BatchProof(model).choose()
     assert sum(tokens) < 9 * LONG
 
 
@@ -173,7 +173,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def proved(root: Path, change: Callable[..., torch.Tensor]) -> Model:
     model = Model(root, read_contract(root))
     model.form = ExecutionForm(Changed(model.module, change).eval())  # type: ignore[arg-type]  # stands for a model
-    prove_batching(model)
+    BatchProof(model).choose()
     return model
 
 
@@ -236,7 +236,7 @@ def test_a_row_whose_answer_is_next_to_nothing_is_compared_at_the_scale_of_other
 def test_a_load_is_never_less_strict_than_the_contract(root: Path, batching: Batching) -> None:
     contract = msgspec.structs.replace(read_contract(root), batching=batching)
     model = Model(root, contract)
-    prove_batching(model)
+    BatchProof(model).choose()
     expected = "equal lengths" if "left" in batching else batching  # BERT counts positions from the left
     assert model.form.batching == expected
 

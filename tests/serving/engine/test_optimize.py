@@ -70,7 +70,7 @@ def note(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def test_a_change_that_is_the_same_for_all_rows_is_traced(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert traced(model, lambda logits, ids: logits * 2 + ids.shape[1], monkeypatch)
+    assert traced(model, lambda logits, ids: logits * 2 + ids[:, :1], monkeypatch)
 
 
 @pytest.mark.parametrize(
