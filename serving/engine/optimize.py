@@ -132,13 +132,14 @@ class _Reference:
         self._model = model
         self._longest, self._short = longest, short
         self._equal = [min(short + 6, longest)] * 3
-        self._cases: tuple[tuple[Sequence[int], bool], ...] = (
+        self._cases: list[tuple[Sequence[int], bool]] = [
             ([1], False),
             (self._equal, True),
-            ([probe_lengths(model)[0], min(5, longest)], True),
             ([min(length, longest) for length in MIXED_LENGTHS], True),
             ([longest], False),
-        )
+        ]
+        if not is_packable(model):  # else the form is proved with long rows in company
+            self._cases.append(([probe_lengths(model)[0], min(5, longest)], True))
         self._expected = [_answer_grouped(model, lengths, types=types) for lengths, types in self._cases]
 
     def extremes(self) -> list[dict[str, torch.Tensor]]:
