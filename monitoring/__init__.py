@@ -3,9 +3,11 @@
 metrics       every metric, declared once
 instruments   the metrics of one process as things that count
 store         where their numbers are: memory-mapped files, cheap enough for the hot path
+exemplars     the traces of the requests that fell into a histogram's buckets last
 merge         all processes' numbers, read and summed; what ended processes counted is kept
 gpus          what NVIDIA's library says of the GPUs
-exposition    the text of /metrics
+exposition    the content of /metrics
+text_formats  its text: Prometheus' own and OpenMetrics
 queries       PromQL made from the declarations
 panels        the parts of a dashboard
 objectives    what the service promises

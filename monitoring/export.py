@@ -13,23 +13,34 @@ from monitoring.dashboards import DASHBOARDS
 from monitoring.grafana_json import dump
 from monitoring.objectives import Objectives
 from monitoring.rules import groups
+from monitoring.text_formats import TRACE_LABEL
 
 TARGET = "localhost:3000"
 PROMETHEUS = "http://localhost:9090"
 ALERTMANAGER = "localhost:9093"
+TRACES = "headwaiter-traces"
+"""The data source of traces, for Grafana."""
 
 
 def files(
-    targets: tuple[str, ...] = (TARGET,), prometheus: str = PROMETHEUS, objectives: Objectives | None = None
+    targets: tuple[str, ...] = (TARGET,),
+    prometheus: str = PROMETHEUS,
+    objectives: Objectives | None = None,
+    tempo: str = "",
 ) -> dict[str, str]:
-    """Path below the export's folder → content. targets: HOST:PORT of servers. prometheus: its address for Grafana."""
+    """Path below the export's folder → content. targets: HOST:PORT of servers. prometheus: its address for Grafana.
+
+    tempo: the address of a Grafana Tempo that has the servers' traces, to which exemplars then lead.
+    """
     found = {
         "prometheus/prometheus.yml": _yaml(_prometheus(targets), "Mount this folder at /etc/prometheus."),
         "prometheus/rules.yml": _yaml(groups(objectives or Objectives()), "Recording and alerting rules."),
         "alertmanager/alertmanager.yml": _yaml(
             _alertmanager(), "An example: say where pages and tickets go. Mount this folder at /etc/alertmanager."
         ),
-        "grafana/provisioning/datasources/headwaiter.yml": _yaml(_data_source(prometheus), "Where the numbers are."),
+        "grafana/provisioning/datasources/headwaiter.yml": _yaml(
+            _data_sources(prometheus, tempo), "Where the numbers are."
+        ),
         "grafana/provisioning/dashboards/headwaiter.yml": _yaml(
             _provider(),
             "Mount grafana/provisioning at /etc/grafana/provisioning, or let GF_PATHS_PROVISIONING name it.",
@@ -81,9 +92,14 @@ def _alertmanager() -> dict[str, Any]:
     }
 
 
-def _data_source(prometheus: str) -> dict[str, Any]:
-    source = {"name": "Prometheus", "type": "prometheus", "access": "proxy", "url": prometheus, "isDefault": True}
-    return {"apiVersion": 1, "datasources": [source | {"jsonData": {"timeInterval": "5s"}}]}
+def _data_sources(prometheus: str, tempo: str) -> dict[str, Any]:
+    numbers = {"name": "Prometheus", "type": "prometheus", "access": "proxy", "url": prometheus, "isDefault": True}
+    details: dict[str, Any] = {"timeInterval": "5s"}
+    if not tempo:
+        return {"apiVersion": 1, "datasources": [numbers | {"jsonData": details}]}
+    traces = {"name": "Tempo", "type": "tempo", "access": "proxy", "url": tempo, "uid": TRACES}
+    details["exemplarTraceIdDestinations"] = [{"name": TRACE_LABEL, "datasourceUid": TRACES}]
+    return {"apiVersion": 1, "datasources": [numbers | {"jsonData": details}, traces]}
 
 
 def _provider() -> dict[str, Any]:

@@ -1,16 +1,13 @@
-"""The text of `/metrics`: what all processes counted, and what is true now. Prometheus' text format 0.0.4."""
+"""The content of `/metrics`: what all processes counted, and what is true now. Next: text_formats, which writes it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 from monitoring.gpus import read_gpus
-from monitoring.merge import Merge, Series, Values, is_served
+from monitoring.merge import Merge, Series, is_served
 from monitoring.metrics import METRICS
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-OTHER_PARTS = ("_count", "_sum")
+from monitoring.text_formats import OPEN_METRICS, TEXT, to_open_metrics, to_text
 
 
 @dataclass(frozen=True)
@@ -84,15 +81,17 @@ class Exposition:
     def __init__(self, folder: Path) -> None:
         self._merge = Merge(folder)
 
-    def render(self, status: ServerStatus) -> bytes:
-        """The text, of what `status` names only. Reads files: some milliseconds."""
+    def render(self, status: ServerStatus, form: str = TEXT) -> bytes:
+        """The text in this format, of what `status` names only. Reads files: some milliseconds."""
         models = set(status.live) | {""}
         versions = {(version.model, version.version) for version in status.versions}
         if status.live:  # before the first table nothing is known to have left
             self._merge.fold(models, versions)
         values = {series: found for series, found in self._merge.read().items() if is_served(series, models, versions)}
         values.update(_snapshots(status))
-        return _text(values).encode()
+        if form == OPEN_METRICS:
+            return to_open_metrics(values, self._merge.read_exemplars()).encode()
+        return to_text(values).encode()
 
     def totals(self) -> list[Total]:
         """The histograms of all processes. Reads files: some milliseconds."""
@@ -137,50 +136,3 @@ def _rollouts(rollouts: Iterable[RolloutStatus]) -> Iterator[tuple[Series, list[
         yield ("rollout_waiting_seconds", labels), [rollout.waiting_seconds]
         for guard, verdict in rollout.verdicts.items():
             yield ("rollout_verdict", (*labels, guard)), [float(verdict)]
-
-
-def _text(values: Values) -> str:
-    by_name: dict[str, list[Series]] = {}
-    for series in values:
-        by_name.setdefault(series[0], []).append(series)
-    lines: list[str] = []
-    for name in sorted(by_name):
-        metric = METRICS[name]
-        kind = "gauge" if metric.kind == "snapshot" else metric.kind
-        lines.append(f"# HELP {metric.full_name} {metric.help}\n# TYPE {metric.full_name} {kind}\n")
-        for series in sorted(by_name[name]):
-            numbers, heads = values[series], _heads(series)
-            if metric.kind == "histogram":
-                count = 0.0
-                for head, number in zip(heads, numbers[1:], strict=False):
-                    count += number
-                    lines.append(f"{head}{count!r}\n")
-                lines.append(f"{heads[-2]}{count!r}\n{heads[-1]}{numbers[0]!r}\n")
-            else:
-                lines.append(f"{heads[0]}{_number(numbers[0])}\n")
-    return "".join(lines)
-
-
-@lru_cache(maxsize=20_000)
-def _heads(series: Series) -> tuple[str, ...]:
-    """All of a series' lines but their numbers; of a histogram its buckets', its count's and its sum's."""
-    metric = METRICS[series[0]]
-    pairs = [f'{name}="{_escape(value)}"' for name, value in zip(metric.labels, series[1], strict=True)]
-    if metric.kind != "histogram":
-        return (f"{metric.full_name}{_braces(pairs)} ",)
-    bounds = [_braces([*pairs, f'le="{bound}"']) for bound in metric.bounds]
-    buckets = (f"{metric.full_name}_bucket{inside} " for inside in bounds)
-    return (*buckets, *(f"{metric.full_name}{part}{_braces(pairs)} " for part in OTHER_PARTS))
-
-
-def _braces(pairs: Iterable[str]) -> str:
-    inside = ",".join(pairs)
-    return f"{{{inside}}}" if inside else ""
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-
-
-def _number(value: float) -> str:
-    return {float("inf"): "+Inf", float("-inf"): "-Inf"}.get(value, repr(value))

@@ -3,16 +3,21 @@ what Grafana's SDK models. Next: export, which writes the files.
 """
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from monitoring.metrics import METRICS
-from monitoring.panels import Dashboard, Panel
+from monitoring.panels import COLOURS, QUANTILES, Dashboard, Panel
 from monitoring.queries import OF_MODEL, series
 
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 COLUMNS = 24
-HEIGHT = 8
+HEIGHT, STAT_HEIGHT = 8, 4
+TRACED = series("request_duration_seconds", suffix="_bucket")
+"""The series that has exemplars."""
+LABEL_ALONE = re.compile(r"{{(\w+)}}")
+"""A legend that is the value of one label."""
 SWAPS = {
     "name": "Swaps",
     "datasource": SOURCE,
@@ -104,7 +109,6 @@ def _variables() -> Iterable[dict[str, Any]]:
             "type": "query",
             "datasource": SOURCE,
             "query": query,
-            "definition": query,
             "refresh": 2,
             "multi": True,
             "includeAll": True,
@@ -119,34 +123,26 @@ def _panels(dashboard: Dashboard) -> Iterable[dict[str, Any]]:
         number += 1
         yield {"id": number, "type": "row", "title": title, "gridPos": {"h": 1, "w": COLUMNS, "x": 0, "y": y}}
         x, y = 0, y + 1
+        height = 0
         for panel in panels:
             if x + panel.width > COLUMNS:
-                x, y = 0, y + HEIGHT
+                x, y, height = 0, y + height, 0
             number += 1
-            yield _panel(panel, number, x, y)
-            x += panel.width
-        y += HEIGHT
+            own = STAT_HEIGHT if panel.kind == "stat" else HEIGHT
+            yield _panel(panel, number, {"h": own, "w": panel.width, "x": x, "y": y})
+            x, height = x + panel.width, max(height, own)
+        y += height
 
 
-def _panel(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
-    steps = [{"value": value if index else None, "color": color} for index, (value, color) in enumerate(panel.steps)]
-    defaults: dict[str, Any] = {"unit": panel.unit, "min": 0}
-    if steps:
-        defaults["thresholds"] = {"mode": "absolute", "steps": steps}
-    if panel.kind == "timeseries":
-        defaults["custom"] = {
-            "fillOpacity": 30 if panel.stacked else 0,
-            "stacking": {"mode": "normal" if panel.stacked else "none"},
-            "thresholdsStyle": {"mode": "line" if steps else "off"},
-        }
+def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
     return {
         "id": number,
         "type": panel.kind,
         "title": panel.title,
         "description": panel.description,
         "datasource": SOURCE,
-        "gridPos": {"h": HEIGHT, "w": panel.width, "x": x, "y": y},
-        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "gridPos": place,
+        "fieldConfig": {"defaults": _defaults(panel), "overrides": _overrides(panel)},
         "options": _options(panel),
         "transformations": _transformations(panel),
         "targets": [
@@ -156,11 +152,49 @@ def _panel(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
                 "expr": query,
                 "legendFormat": legend,
                 "format": {"heatmap": "heatmap", "table": "table"}.get(panel.kind, "time_series"),
-                "instant": panel.kind == "table",
+                "instant": panel.kind in ("table", "stat"),
+                "exemplar": panel.kind in ("timeseries", "heatmap") and TRACED in query,
             }
             for index, (query, legend) in enumerate(panel.queries)
         ],
     }
+
+
+def _defaults(panel: Panel) -> dict[str, Any]:
+    """Of all series: unit, thresholds, words, and the colour: by the value of a stat, else by the name."""
+    steps = [{"value": value if index else None, "color": color} for index, (value, color) in enumerate(panel.steps)]
+    defaults: dict[str, Any] = {"unit": panel.unit}
+    if steps:
+        defaults["thresholds"] = {"mode": "absolute", "steps": steps}
+    if panel.words:
+        words = {f"{value:g}": {"text": text, "index": index} for index, (value, text) in enumerate(panel.words)}
+        defaults["mappings"] = [{"type": "value", "options": words}]
+    if panel.kind == "stat":
+        defaults["color"] = {"mode": "thresholds"} if steps else {"mode": "fixed", "fixedColor": "text"}
+    if panel.kind == "timeseries":
+        defaults["min"] = min(0.0, panel.steps[0][0] if steps else 0.0)
+        defaults["color"] = {"mode": "palette-classic-by-name"}
+        defaults["custom"] = {
+            "fillOpacity": 30 if panel.stacked else 0,
+            "stacking": {"mode": "normal" if panel.stacked else "none"},
+            "thresholdsStyle": {"mode": "line" if steps else "off"},
+        }
+    return defaults
+
+
+def _overrides(panel: Panel) -> list[dict[str, Any]]:
+    """The colours of series whose legend has a meaning of its own."""
+    found: dict[str, str] = {}
+    for _, legend in panel.queries if panel.kind == "timeseries" else ():
+        label = LABEL_ALONE.fullmatch(legend)
+        found |= COLOURS.get(label[1], {}) if label else {legend: QUANTILES[legend]} if legend in QUANTILES else {}
+    return [
+        {
+            "matcher": {"id": "byRegexp", "options": f"/^{name}$/"},
+            "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": color}}],
+        }
+        for name, color in found.items()
+    ]
 
 
 def _options(panel: Panel) -> dict[str, Any]:
@@ -168,9 +202,23 @@ def _options(panel: Panel) -> dict[str, Any]:
         # the histogram's own buckets are the rows, so Grafana must not count again
         axis = {"axisPlacement": "left", "unit": panel.unit}
         color = {"mode": "scheme", "scheme": "Spectral", "steps": 64, "reverse": False}
-        return {"calculate": False, "yAxis": axis, "cellValues": {"unit": "reqps"}, "color": color}
+        exemplars = {"color": "rgba(255,255,255,0.9)"}
+        return {
+            "calculate": False,
+            "yAxis": axis,
+            "cellValues": {"unit": "reqps"},
+            "color": color,
+            "exemplars": exemplars,
+        }
     if panel.kind == "table":
         return {"showHeader": True}
+    if panel.kind == "stat":
+        return {
+            "reduceOptions": {"values": False, "calcs": ["lastNotNull"], "fields": ""},
+            "colorMode": "background" if panel.steps else "value",
+            "graphMode": "none",
+            "textMode": "name" if panel.shows_name else "value",
+        }
     return {"legend": {"displayMode": "list", "placement": "bottom"}}
 
 

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from monitoring.exemplars import Exemplars
 from monitoring.metrics import METRICS
 from monitoring.store import Counter, Gauge, Histogram, Store
 
-Child = TypeVar("Child", Counter, Gauge, Histogram)
+Child = TypeVar("Child", Counter, Gauge, Histogram, Exemplars)
 
 
 class Family(Generic[Child]):
@@ -37,7 +38,10 @@ class Family(Generic[Child]):
 
 
 class Instruments:
-    """This process' metrics, kept in `folder`, or in a temporary one. Count from one thread only."""
+    """This process' metrics, kept in `folder`, or in a temporary one. Count from one thread only.
+
+    request_exemplars: of request_duration_seconds, by its labels.
+    """
 
     request_duration_seconds: Family[Histogram]
     stage_duration_seconds: Family[Histogram]
@@ -77,10 +81,15 @@ class Instruments:
                 make = partial(getattr(self.store, metric.kind), metric)
                 family: Family[Any] = Family(len(metric.labels), make)
                 setattr(self, metric.name, family)
+        requests = METRICS["request_duration_seconds"]
+        self.request_exemplars: Family[Exemplars] = Family(
+            len(requests.labels), partial(self.store.exemplars, requests)
+        )
 
     def forget(self, model: str, version: str) -> None:
         """Let the series of an unloaded version leave what this process reports."""
         for metric in METRICS.values():
             if metric.kind != "snapshot" and "version" in metric.labels:
                 getattr(self, metric.name).forget(model, version)
+        self.request_exemplars.forget(model, version)
         self.store.forget(model, version)

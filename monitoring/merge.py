@@ -10,12 +10,13 @@ import json
 import os
 import secrets
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from monitoring.exemplars import Exemplar, newest, read_exemplars
 from monitoring.metrics import METRICS
 from monitoring.store import SLOT_BYTES
 
@@ -23,6 +24,8 @@ Series = tuple[str, tuple[str, ...]]
 """(name, label values)"""
 Values = dict[Series, list[float]]
 """A histogram's sum and counts, or one number."""
+Place = tuple[int, int, int]
+"""Of a series in its process' files: segment, first slot, number of slots."""
 ARCHIVE = "archive"
 
 
@@ -31,7 +34,8 @@ class Reader:
     """One index, parsed as far as it has been written."""
 
     read_bytes: int = 0
-    series: dict[Series, tuple[int, int, int]] = field(default_factory=dict)
+    series: dict[Series, Place] = field(default_factory=dict)
+    exemplars: dict[Series, Place] = field(default_factory=dict)
     replaces: list[str] = field(default_factory=list)
 
     def follow(self, path: Path) -> None:
@@ -47,12 +51,15 @@ class Reader:
     def _take(self, record: dict[str, Any]) -> None:
         if "gone" in record:
             gone = tuple(record["gone"])
-            self.series = {series: at for series, at in self.series.items() if series[1][:2] != gone}
+            for kept in (self.series, self.exemplars):
+                for series in [series for series in kept if series[1][:2] == gone]:
+                    del kept[series]
         elif "replaces" in record:
             self.replaces = record["replaces"]
+        elif "exemplars" in record:
+            self.exemplars[record["exemplars"], tuple(record["labels"])] = tuple(record["at"])
         elif record["name"] in METRICS:
-            segment, first, slots = record["at"]
-            self.series[record["name"], tuple(record["labels"])] = (segment, first, slots)
+            self.series[record["name"], tuple(record["labels"])] = tuple(record["at"])
 
 
 class Merge:
@@ -66,6 +73,16 @@ class Merge:
         """The sums of all processes; gauges of the living ones."""
         with self._lock(fcntl.LOCK_SH):
             return self._sum(self._names())
+
+    def read_exemplars(self) -> dict[Series, list[Exemplar | None]]:
+        """Of each bucket of a series the youngest exemplar; those of processes that ended last until `fold`."""
+        found: dict[Series, list[Exemplar | None]] = {}
+        with self._lock(fcntl.LOCK_SH):
+            for name in self._names():
+                for series, values in self._values(name, self._readers[name].exemplars):
+                    some = read_exemplars(values)
+                    found[series] = newest(found[series], some) if series in found else some
+        return found
 
     def fold(self, models: Iterable[str], versions: Iterable[tuple[str, str]]) -> None:
         """Put what ended processes counted into the archive, for what is served now, and remove their files."""
@@ -103,27 +120,30 @@ class Merge:
     def _sum(self, names: Iterable[str]) -> Values:
         total: Values = {}
         for name in names:
-            reader = self._readers[name]
-            segments: dict[int, array[float]] = {}
-            ends: dict[int, int] = {}
-            for segment, first, slots in reader.series.values():
-                ends[segment] = max(ends.get(segment, 0), first + slots)
-            for segment, end in ends.items():
-                with (self._folder / f"{name}.{segment}.values").open("rb") as file:
-                    segments[segment] = array("d", file.read(end * SLOT_BYTES))
             alive: bool | None = None
-            for series, (segment, first, slots) in reader.series.items():
+            for series, values in self._values(name, self._readers[name].series):
                 if METRICS[series[0]].kind == "gauge":
                     alive = self._is_alive(name) if alive is None else alive
                     if not alive:
                         continue
-                values = segments[segment][first : first + slots].tolist()
                 known = total.get(series)
                 if known is None:
                     total[series] = values
                 elif len(known) == len(values):
                     total[series] = [one + other for one, other in zip(known, values, strict=True)]
         return total
+
+    def _values(self, name: str, places: Mapping[Series, Place]) -> Iterator[tuple[Series, list[float]]]:
+        """The numbers of a process' series."""
+        segments: dict[int, array[float]] = {}
+        ends: dict[int, int] = {}
+        for segment, first, slots in places.values():
+            ends[segment] = max(ends.get(segment, 0), first + slots)
+        for segment, end in ends.items():
+            with (self._folder / f"{name}.{segment}.values").open("rb") as file:
+                segments[segment] = array("d", file.read(end * SLOT_BYTES))
+        for series, (segment, first, slots) in places.items():
+            yield series, segments[segment][first : first + slots].tolist()
 
     def _is_alive(self, name: str) -> bool:
         """Whether the owner of an index still holds its lock."""

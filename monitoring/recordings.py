@@ -14,6 +14,11 @@ DRIFT_ANSWERS = 100
 """Distributions of fewer answers than this are too noisy to be compared. Untuned."""
 SMALLEST_SHARE = 0.001
 """Share that stands in for an empty bucket, because the index takes logarithms. Untuned."""
+BUDGET_LEFT = "headwaiter:error_budget_left:ratio3d"
+"""The share of the errors that the objective allows which the last three days have not used, below 0 if overspent."""
+LATENCY_OF_OBJECTIVE = "headwaiter:latency_of_objective:ratio5m"
+"""The time within which the objective's share of answers came in the last five minutes (p99), of the time that the
+objective names: above 1 it is missed."""
 SHARE_NOW = {of: f"headwaiter:{of}_share:1h" for of in ("label", "confidence", "row_tokens")}
 
 
@@ -32,7 +37,7 @@ class Record:
 
 def records(objectives: Objectives) -> tuple[Record, ...]:
     """Every recording rule."""
-    return (*ratios(objectives), *drift())
+    return (*ratios(objectives), *at_a_glance(objectives), *drift())
 
 
 def ratio(of: str, window: str) -> str:
@@ -55,8 +60,19 @@ def ratios(objectives: Objectives) -> tuple[Record, ...]:
     return tuple(found)
 
 
-def _by_model(suffix: str, matchers: str, window: str) -> str:
-    return f"sum by (model) (rate({series('request_duration_seconds', matchers, suffix)}[{window}]))"
+def at_a_glance(objectives: Objectives) -> tuple[Record, ...]:
+    """How the objectives are kept, by model, in numbers that need no objective beside them."""
+    answered = _by_model("_bucket", 'status!~"5.."', "5m", "le")
+    latency = f"histogram_quantile({objectives.latency_share:g}, {answered})"
+    return (
+        Record(BUDGET_LEFT, f"1 - {ratio('errors', WINDOWS[-1])} / {1 - objectives.availability:.6g}"),
+        Record(LATENCY_OF_OBJECTIVE, f"{latency} / {objectives.latency_seconds:g}"),
+    )
+
+
+def _by_model(suffix: str, matchers: str, window: str, *also: str) -> str:
+    kept = ", ".join(("model", *also))
+    return f"sum by ({kept}) (rate({series('request_duration_seconds', matchers, suffix)}[{window}]))"
 
 
 def drift() -> tuple[Record, ...]:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from monitoring.exemplars import SLOTS, Exemplars
 from monitoring.metrics import Metric
 
 SEGMENT_SLOTS = 1 << 16
@@ -110,6 +111,11 @@ class Store:
         """A histogram without observations."""
         return Histogram(*self._allocate(metric, labels, len(metric.buckets) + 2), metric.buckets)
 
+    def exemplars(self, metric: Metric, labels: Sequence[str]) -> Exemplars:
+        """Those of a histogram's series, none yet."""
+        at = self._allocate(metric, labels, SLOTS * (len(metric.buckets) + 1), are_exemplars=True)
+        return Exemplars(*at, metric.buckets)
+
     def forget(self, model: str, version: str) -> None:
         """Let the series of a version leave what this process reports."""
         with self._lock:
@@ -122,14 +128,17 @@ class Store:
         if self._temporary is not None:
             self._temporary.cleanup()
 
-    def _allocate(self, metric: Metric, labels: Sequence[str], slots: int) -> "tuple[memoryview[float], int]":
+    def _allocate(
+        self, metric: Metric, labels: Sequence[str], slots: int, *, are_exemplars: bool = False
+    ) -> "tuple[memoryview[float], int]":
         with self._lock:
             if self._free + slots > SEGMENT_SLOTS:
                 self._begin_segment()
             first = self._free
             self._free += slots
             if self._is_shared:
-                self._write({"name": metric.name, "labels": list(labels), "at": [self._segment, first, slots]})
+                kind = "exemplars" if are_exemplars else "name"
+                self._write({kind: metric.name, "labels": list(labels), "at": [self._segment, first, slots]})
             return self._slots, first
 
     def _begin_segment(self) -> None:

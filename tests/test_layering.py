@@ -91,7 +91,7 @@ REGISTRY: Mapping[str, frozenset[str]] = {
     "errors": frozenset({"redaction"}),
 }
 MONITORING: Mapping[str, frozenset[str]] = {
-    "front": frozenset({"exposition", "store"}),
+    "front": frozenset({"exposition", "store", "text_formats"}),
     "engine": frozenset({"metrics"}),
     "manager": frozenset({"gpus", "store"}),
     "runtime": frozenset({"instruments", "metrics"}),

@@ -1,9 +1,38 @@
 """Generation: how soon and how fast text comes, and how full the running batch and its cache are."""
 
-from monitoring.panels import Dashboard, Panel, by, legend, quantiles
-from monitoring.queries import rate, total
+from monitoring.panels import BAD, GOOD, NEAR, Dashboard, Panel, by, legend, quantiles, stat
+from monitoring.queries import quantile, rate, total
 
 VERSION = ("model", "version")
+CACHE_SHARE = f"{total('cache_used_tokens', *VERSION)} / {total('cache_limit_tokens', *VERSION)}"
+FULL_CACHE = ((0, GOOD), (0.9, NEAR), (0.98, BAD))
+
+GLANCE = (
+    stat(
+        "Time to the first token, p99",
+        "From a request to its first new token.",
+        "s",
+        quantile(0.99, "time_to_first_token_seconds"),
+        width=5,
+    ),
+    stat(
+        "Time per token, p99",
+        "Between a request's new tokens after the first, on average.",
+        "s",
+        quantile(0.99, "time_per_output_token_seconds"),
+        width=5,
+    ),
+    stat("New tokens per second", "Of the selection.", "short", rate("generated_tokens_total"), width=5),
+    stat("Waiting rows", "Rows that wait for a place in the batch.", "short", total("waiting_rows"), width=4),
+    stat(
+        "Cache in use",
+        "Of the fullest key-value cache.",
+        "percentunit",
+        f"max({CACHE_SHARE})",
+        steps=FULL_CACHE,
+        width=5,
+    ),
+)
 
 SPEED = (
     Panel(
@@ -42,14 +71,9 @@ BATCH = (
         "Cache in use",
         "Share of the key-value cache that is in use. Near 1 rows are sent back to wait.",
         "percentunit",
-        (
-            (
-                f"{total('cache_used_tokens', *VERSION)} / {total('cache_limit_tokens', *VERSION)}",
-                legend(*VERSION),
-            ),
-        ),
+        ((CACHE_SHARE, legend(*VERSION)),),
         width=6,
-        steps=((0, "green"), (0.9, "orange"), (0.98, "red")),
+        steps=FULL_CACHE,
     ),
     Panel(
         "Preemptions",
@@ -57,7 +81,7 @@ BATCH = (
         "short",
         by(rate, "preemptions_total", *VERSION),
         width=6,
-        steps=((0, "green"), (0.1, "orange")),
+        steps=((0, GOOD), (0.1, NEAR)),
     ),
 )
 
@@ -65,5 +89,5 @@ DASHBOARD = Dashboard(
     "generation",
     "Generation",
     "Speed of generated text, and the running batch with its cache.",
-    (("Speed", SPEED), ("Batch and cache", BATCH)),
+    (("At a glance", GLANCE), ("Speed", SPEED), ("Batch and cache", BATCH)),
 )

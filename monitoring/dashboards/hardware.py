@@ -1,9 +1,27 @@
 """GPU and memory."""
 
-from monitoring.panels import Dashboard, Panel, by, legend
-from monitoring.queries import each, total
+from monitoring.panels import FULL, Dashboard, Panel, by, legend, stat
+from monitoring.queries import FILTER, each, total
 
-FULL = ((0, "green"), (0.9, "orange"), (0.97, "red"))
+GPU_SHARE = " / ".join(total("gpu_memory_bytes", "gpu", filters=f'kind="{kind}"') for kind in ("used", "total"))
+
+GLANCE = (
+    stat(
+        "Memory of engines",
+        "In the machine's memory, over all loaded versions.",
+        "bytes",
+        total("engine_memory_bytes", filters=f'{FILTER},kind="host"'),
+        width=8,
+    ),
+    stat("GPU memory in use", "Of the fullest GPU.", "percentunit", f"max({GPU_SHARE})", steps=FULL, width=8),
+    stat(
+        "GPU utilization",
+        "Mean over the GPUs: the share of the last moment in which they computed something.",
+        "percentunit",
+        f"avg({each('gpu_utilization_ratio', '')})",
+        width=8,
+    ),
+)
 
 ENGINES = (
     Panel(
@@ -34,12 +52,7 @@ GPUS = (
         "GPU memory in use",
         "Share of the GPU's memory. Both versions of a swap must fit at once.",
         "percentunit",
-        (
-            (
-                " / ".join(total("gpu_memory_bytes", "gpu", filters=f'kind="{kind}"') for kind in ("used", "total")),
-                legend("gpu"),
-            ),
-        ),
+        ((GPU_SHARE, legend("gpu")),),
         steps=FULL,
     ),
     Panel(
@@ -53,6 +66,6 @@ GPUS = (
 DASHBOARD = Dashboard(
     "hardware",
     "GPU and memory",
-    "What the loaded versions hold, and how busy the GPUs are. Machines without an NVIDIA GPU show the first row only.",
-    (("Engines", ENGINES), ("GPUs", GPUS)),
+    "What the loaded versions hold, and how busy the GPUs are. Machines without an NVIDIA GPU show nothing of these.",
+    (("At a glance", GLANCE), ("Engines", ENGINES), ("GPUs", GPUS)),
 )

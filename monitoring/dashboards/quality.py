@@ -1,11 +1,32 @@
 """Model quality: what the model answers now against the sample that was recorded when it was logged."""
 
 from monitoring.alerts import DRIFT_LIMIT
-from monitoring.panels import Dashboard, Panel, legend, quantiles
-from monitoring.queries import FILTER, each
+from monitoring.panels import BAD, GOOD, NEAR, Dashboard, Panel, legend, quantiles, stat
+from monitoring.queries import FILTER, each, quantile, rate
 from monitoring.recordings import DRIFT, SHARE_NOW
 
 VERSION = ("model", "version")
+SHIFTED = ((0, GOOD), (0.1, NEAR), (DRIFT_LIMIT, BAD))
+
+
+def _worst(of: str, what: str) -> Panel:
+    query = f'max({DRIFT}{{{FILTER},of="{of}"}})'
+    return stat(f"Drift of {what}", "The highest score of the selection.", "short", query, steps=SHIFTED, width=5)
+
+
+GLANCE = (
+    _worst("label", "labels"),
+    _worst("confidence", "confidence"),
+    _worst("row_tokens", "lengths"),
+    stat(
+        "Confidence, median",
+        "Of the scores of answered labels.",
+        "percentunit",
+        quantile(0.5, "confidence"),
+        width=5,
+    ),
+    stat("Labels per second", "That were answered.", "short", rate("predictions_total"), width=4),
+)
 
 
 def _against(title: str, of: str, key: str, what: str) -> tuple[Panel, Panel]:
@@ -36,7 +57,7 @@ DRIFT_SCORE = (
         "short",
         ((f"{DRIFT}{{{FILTER}}}", legend(*VERSION, note="{{of}}")),),
         width=12,
-        steps=((0, "green"), (0.1, "orange"), (DRIFT_LIMIT, "red")),
+        steps=SHIFTED,
     ),
     Panel(
         "Confidence",
@@ -59,6 +80,7 @@ DASHBOARD = Dashboard(
     "Model quality",
     "Labels, confidence and input length against the baseline that was recorded at logging.",
     (
+        ("At a glance", GLANCE),
         ("Drift", DRIFT_SCORE),
         ("Labels", _against("Label shares", "label", "label", "Share of each answered label")),
         ("Confidence", _against("Confidence", "confidence", "bin", "Share of the scores in each bucket")),

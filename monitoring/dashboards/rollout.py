@@ -1,9 +1,39 @@
 """Rollout: which version answers, how it changed, and the old one beside the new."""
 
-from monitoring.panels import MIN_ERRORS, Dashboard, Panel, by, legend, quantiles
+from monitoring.panels import BAD, GOOD, MIN_ERRORS, NEAR, Dashboard, Panel, by, legend, quantiles, stat
 from monitoring.queries import OF_MODEL, each, mean, quantile_so_far, rate, share, share_of_all, total
 
 VERSION = ("model", "version")
+JUDGED = ((-1, BAD), (0, NEAR), (1, GOOD))
+VERDICTS = ((-1, "fail"), (0, "inconclusive"), (1, "pass"))
+
+GLANCE = (
+    stat(
+        "Candidate",
+        "The version that a rollout judges, and its share of requests. Without a value there is no rollout.",
+        "percentunit",
+        each("rollout_weight"),
+        name="{{model}}/{{version}}",
+    ),
+    stat("Its share", "The share of requests that it gets.", "percentunit", f"max({each('rollout_weight')})", width=4),
+    stat("Its step", "Counted from 0.", "short", f"max({each('rollout_step')})", width=4),
+    stat(
+        "Verdict",
+        "The worst of all guards.",
+        "short",
+        f"min({each('rollout_verdict')})",
+        steps=JUDGED,
+        words=VERDICTS,
+        width=5,
+    ),
+    stat(
+        "Agreement",
+        "Mean agreement of the candidate's answers with those that clients got.",
+        "percentunit",
+        mean("rollout_agreement"),
+        width=5,
+    ),
+)
 
 CHANGES = (
     Panel(
@@ -32,7 +62,7 @@ CHANGES = (
         "short",
         by(total, "engine_restarts_total", *VERSION),
         width=6,
-        steps=((0, "green"), (1, "red")),
+        steps=((0, GOOD), (1, BAD)),
     ),
     Panel(
         "Cold requests",
@@ -69,7 +99,7 @@ CHANGES = (
         "s",
         ((quantile_so_far(0.95, "swap_duration_seconds", "model", filters=f'{OF_MODEL},start="warm"'), "{{model}}"),),
         width=12,
-        steps=((0, "green"), (1, "orange"), (5, "red")),
+        steps=((0, GOOD), (1, NEAR), (5, BAD)),
     ),
 )
 
@@ -94,7 +124,8 @@ GUARDED = (
         "short",
         ((each("rollout_verdict"), legend(*VERSION, note="{{guard}}")),),
         width=8,
-        steps=((-1, "red"), (0, "orange"), (1, "green")),
+        steps=JUDGED,
+        words=VERDICTS,
     ),
     Panel(
         "Waits for certainty",
@@ -168,5 +199,5 @@ DASHBOARD = Dashboard(
     "Rollout",
     "Which version answers, how it changed, and the old one beside the new. Swaps, and steps and ends of rollouts, are "
     "marked in every panel.",
-    (("Changes", CHANGES), ("Candidate", GUARDED), ("Old beside new", SIDE_BY_SIDE)),
+    (("At a glance", GLANCE), ("Candidate", GUARDED), ("Old beside new", SIDE_BY_SIDE), ("Changes", CHANGES)),
 )

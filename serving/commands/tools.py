@@ -36,10 +36,13 @@ def monitoring() -> None:
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
 @click.option("--target", "targets", multiple=True, metavar="HOST:PORT", help="A server; default: localhost:3000.")
 @click.option("--prometheus", help="Prometheus' address for Grafana.  [default: http://localhost:9090]")
+@click.option("--tempo", default="", help="Address of a Grafana Tempo that has the servers' traces.")
 @click.option("--availability", type=float, help="Share of requests without a 5xx that is promised.  [default: 0.999]")
 @click.option("--latency-seconds", type=float, help="How long an answer may take.  [default: 0.5]")
 @click.option("--latency-share", type=float, help="Share of answers that take no longer.  [default: 0.99]")
-def export_command(folder: Path, targets: tuple[str, ...], prometheus: str | None, **objectives: float | None) -> None:
+def export_command(
+    folder: Path, targets: tuple[str, ...], prometheus: str | None, tempo: str, **objectives: float | None
+) -> None:
     """Write configuration, rules, an Alertmanager example, dashboards and provisioning to DIR, ready to mount."""
     from monitoring.export import PROMETHEUS, TARGET, export, files
     from monitoring.objectives import Objectives
@@ -49,7 +52,7 @@ def export_command(folder: Path, targets: tuple[str, ...], prometheus: str | Non
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     with show_progress(f"writing to {folder}"):
-        written = export(folder, files(targets or (TARGET,), prometheus or PROMETHEUS, promised))
+        written = export(folder, files(targets or (TARGET,), prometheus or PROMETHEUS, promised, tempo))
     for path in written:
         click.echo(path)
 

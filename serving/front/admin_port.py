@@ -6,15 +6,15 @@ their own, so that a flood at the other port does not end probes.
 
 import asyncio
 import socket
+from collections.abc import Iterable
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from monitoring.exposition import CONTENT_TYPE
 from serving.errors import NotReady, ServingError, UnknownModel, WrongMethod
-from serving.front.asgi import JSON, Receive, Scope, Send, encode_json, refuse, respond
+from serving.front.asgi import JSON, Header, Receive, Scope, Send, encode_json, refuse, respond
 from serving.front.connection import Connection
 from serving.front.connection_guard import ConnectionGuard, ConnectionLimits
 from serving.front.front import Front
@@ -37,17 +37,17 @@ class AdminRoutes:
         context = RequestContext.read(scope["headers"])
         try:
             self._front.hosts.check(scope)
-            kind, body = await self._answer(scope["method"], scope["path"].rstrip("/"))
+            kind, body = await self._answer(scope["method"], scope["path"].rstrip("/"), scope["headers"])
             await respond(send, 200, body, [kind, context.header])
         except ServingError as error:
             await refuse(send, error, context, encode_json({"error": error.message, "error_type": error.reason}))
 
-    async def _answer(self, method: str, path: str) -> tuple[tuple[bytes, bytes], bytes]:
+    async def _answer(self, method: str, path: str, headers: Iterable[Header]) -> tuple[Header, bytes]:
         match path:
             case "/metrics" | "/livez" | "/readyz" if method not in ("GET", "HEAD"):
                 raise WrongMethod(method, "GET")
             case "/metrics":
-                return (b"content-type", CONTENT_TYPE.encode()), await self._page.render()
+                return await self._page.render(headers)
             case "/livez" if not self._front.is_alive():
                 raise NotReady("the server is not live", retry_seconds=1.0)
             case "/readyz" if not self._front.is_ready():

@@ -6,17 +6,17 @@ need none, because they are the same for everybody.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import Protocol
 
-from monitoring.exposition import CONTENT_TYPE
 from serving.errors import ServingError, UnknownModel, WrongMethod
 from serving.front.access import current_visit
 from serving.front.administration import Administration
 from serving.front.asgi import (
+    JSON,
     App,
+    Header,
     JsonObject,
     Message,
     Receive,
@@ -48,8 +48,8 @@ OPERATORS = (["metrics"],)
 """Routes that only operators may ask. What others hide from everybody else, they decide themselves."""
 
 
-Page = tuple[str, Callable[[], Awaitable[bytes]]]
-"""A content type, and what makes the content."""
+Page = Callable[[Iterable[Header]], Awaitable[tuple[Header, bytes]]]
+"""The headers of a request → the content type, and the content."""
 
 
 class Handler(Protocol):
@@ -70,8 +70,8 @@ class Others:
         self._max_body_bytes, self._max_rows = front.settings.max_body_bytes, front.settings.max_rows
         self._admin_port = front.settings.admin_port
         self._pages: dict[str, Page] = {
-            "metrics": (CONTENT_TYPE, MetricsPage(front).render),
-            "openapi.json": ("application/json", partial(asyncio.to_thread, document)),
+            "metrics": MetricsPage(front).render,
+            "openapi.json": _describe_routes,
         }
 
     async def __call__(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,9 +84,8 @@ class Others:
             return
         if scope["method"] not in ("GET", "HEAD"):
             raise WrongMethod(scope["method"], "GET")
-        kind, render = page
-        context = RequestContext.read(scope["headers"])
-        await respond(send, 200, await render(), [(b"content-type", kind.encode()), context.header])
+        kind, content = await page(scope["headers"])
+        await respond(send, 200, content, [kind, RequestContext.read(scope["headers"]).header])
 
     async def _pass_on(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Let BentoML answer, once the body is there and within its bounds."""
@@ -99,6 +98,10 @@ class Others:
     def describe(self, error: ServingError) -> JsonObject:
         """In the form of BentoML's own errors."""
         return bentoml.describe(error)
+
+
+async def _describe_routes(_: Iterable[Header]) -> tuple[Header, bytes]:
+    return JSON, await asyncio.to_thread(document)
 
 
 class Watched:

@@ -1,5 +1,6 @@
 """A front's metrics. Their children are looked up once, not for each request."""
 
+import time
 from collections.abc import Iterable, Sequence
 from functools import cache
 
@@ -51,6 +52,11 @@ class FrontMeter:
             queue.observe(took[1])
             forward.observe(took[2])
             decode.observe(took[3])
+
+    def note_trace(self, protocol: ProtocolName, status: int, stages: StageTimes, trace_id: int) -> None:
+        """Let the bucket in which a request was counted lead to its trace."""
+        exemplars = self._found.request_exemplars.labels(*self._labels, protocol, str(status))
+        exemplars.note(stages.ended - stages.began, trace_id, time.time())
 
     def drop_shadow(self) -> None:
         """Count a request that this version, a candidate, was to answer, too, and did not."""

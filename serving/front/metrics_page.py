@@ -1,9 +1,12 @@
 """The text of `/metrics`: the counts of all processes of the server, and the state of every version in the table."""
 
 import asyncio
+from collections.abc import Iterable
 
 from monitoring.exposition import BaselineShares, Exposition, RolloutStatus, ServerStatus, VersionStatus
+from monitoring.text_formats import choose_format
 from registry.contract import Baseline
+from serving.front.asgi import Header
 from serving.front.front import Front
 from serving.runtime.instruments import instruments
 from serving.wire.routing_table import ModelEntry, RolloutEntry, VersionEntry
@@ -17,10 +20,16 @@ class MetricsPage:
         self._exposition = Exposition(instruments().store.folder)
         self._turn = asyncio.Lock()
 
-    async def render(self) -> bytes:
-        """The exposition; made in a thread, because reading every process' file takes milliseconds."""
+    async def render(self, headers: Iterable[Header]) -> tuple[Header, bytes]:
+        """The exposition in the format that the request's headers ask for, with its content type.
+
+        Made in a thread, because reading every process' file takes milliseconds.
+        """
+        accept = b",".join(value for name, value in headers if name == b"accept").decode("latin-1")
+        form = choose_format(accept)
         async with self._turn:
-            return await asyncio.to_thread(self._exposition.render, server_status(self._front))
+            body = await asyncio.to_thread(self._exposition.render, server_status(self._front), form)
+        return (b"content-type", form.encode()), body
 
 
 def server_status(front: Front) -> ServerStatus:

@@ -40,7 +40,9 @@ class RequestLog:
     ) -> None:
         """Log and trace a request that ended. reason: of its error, or ""."""
         if self._tracer is not None:
-            self._tracer.record(context, meter.fields, protocol, status, reason, stages)
+            trace_id = self._tracer.record(context, meter.fields, protocol, status, reason, stages)
+            if trace_id:
+                meter.note_trace(protocol, status, stages, trace_id)
         if status >= 500 or stages.ended - stages.began >= self._slow_seconds:
             self._log(context, meter, protocol, status, reason, stages)
 

@@ -42,8 +42,11 @@ class Tracer:
         status: int,
         reason: str,
         stages: StageTimes,
-    ) -> None:
-        """Make a span of the request below the caller's, and one below it for each stage that it reached."""
+    ) -> int:
+        """Make a span of the request below the caller's, and one below it for each stage that it reached.
+
+        Returns the trace's id, 0 for one that is not sampled.
+        """
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
         carrier = {"traceparent": context.traceparent} if context and context.traceparent else {}
@@ -74,6 +77,8 @@ class Tracer:
         if stages.side:
             span.set_attribute("headwaiter.rollout.side", stages.side)
         span.end(at)
+        made = span.get_span_context()
+        return made.trace_id if made.trace_flags.sampled else 0
 
     def close(self) -> None:
         """Send the remaining spans. Blocks, up to the exporter's timeout."""

@@ -1,7 +1,8 @@
 """One connection to the registry: asks for all references at a time, in threads of its own.
 
 One request lists the aliases of all models. Only a reference that it does not show unchanged is asked for by itself:
-one that is refused, answered with nonsense or not answered holds up no other.
+one that is refused, answered with nonsense or not answered holds up no other. A registry that does not answer is asked
+for one reference, and for the others once that was answered: it is not given more to do while it has too much.
 """
 
 import time
@@ -74,6 +75,7 @@ class RegistryPoll:
         self._since: dict[Reference, float] = {}
         self._known: dict[Reference, tuple[ResolvedVersion, float]] = {}
         self._listing: Future[Mapping[str, Mapping[str, str]]] | None = None
+        self._turn = 0
         self._versions: Versions | None = None
         self._polling: Future[RegistrySnapshot] | None = None
         self.late = set(late)
@@ -101,7 +103,7 @@ class RegistryPoll:
     def _poll(self, before: RegistrySnapshot, also: tuple[Reference, ...]) -> RegistrySnapshot:
         """Ask for every reference; runs in the thread and never raises."""
         references, refused, error = self._references(before, also)
-        answers = self._ask(references)
+        answers = self._ask(references, was_answered=not before.error)
         is_answered = any(isinstance(answer, ResolvedVersion | NotFound) for answer in answers.values())
         targets: dict[Reference, ResolvedVersion | None] = {}
         problems: dict[Reference, str] = {}
@@ -138,8 +140,8 @@ class RegistryPoll:
         kept = [reference for reference in before.targets if reference.name in found.refused]
         return tuple(dict.fromkeys((*self._settings.models, *found.references, *kept, *also))), found.refused, ""
 
-    def _ask(self, references: Sequence[Reference]) -> dict[Reference, Answer]:
-        """What the registry says to each reference, or what was raised.
+    def _ask(self, references: Sequence[Reference], *, was_answered: bool) -> dict[Reference, Answer]:
+        """What the registry says to each reference, or what was raised. was_answered: whether the last poll was.
 
         A request that takes longer than SLOW_SECONDS goes on; its answer is that of a later call. A reference that was
         late is not waited for until it has been answered, so that it holds up the others only once.
@@ -147,7 +149,8 @@ class RegistryPoll:
         versions = self._versions
         if versions is None:
             return dict.fromkeys(references, RegistryUnavailable("the registry cannot be opened"))
-        found: dict[Reference, Answer] = dict(self._unchanged(versions, references))
+        unchanged = self._unchanged(versions, references)
+        found: dict[Reference, Answer] = dict(unchanged or {})
         self._waiting = {
             key: asked
             for key, asked in self._waiting.items()
@@ -157,12 +160,9 @@ class RegistryPoll:
         self._since = {key: since for key, since in self._since.items() if key in self._waiting}
         self.late &= set(references)
         others = [reference for reference in references if reference not in found]
-        for reference in others:
-            if reference not in self._waiting:
-                self._since[reference] = time.monotonic()
-                self._waiting[reference] = self._requests.submit(versions.resolve, reference)
-        wait([self._waiting[reference] for reference in others if reference not in self.late], SLOW_SECONDS)
-        for reference in others:
+        self._ask_for(versions, others, in_trouble=unchanged is None or not was_answered)
+        trouble: Exception = RegistryUnavailable("the registry does not answer")
+        for reference in [each for each in others if each in self._waiting]:
             if not self._waiting[reference].done():
                 self.late.add(reference)
                 found[reference] = RegistryUnavailable(f"the registry has no answer for {reference} yet: it is slow")
@@ -173,23 +173,48 @@ class RegistryPoll:
                 found[reference] = answer
                 self._known[reference] = (answer, time.monotonic() + jittered(RECHECK_SECONDS))
             except Exception as problem:  # as above
-                found[reference] = problem
-        return {reference: found[reference] for reference in references}
+                found[reference] = trouble = problem
+        return {reference: found.get(reference, trouble) for reference in references}
 
-    def _unchanged(self, versions: Versions, references: Sequence[Reference]) -> dict[Reference, ResolvedVersion]:
-        """The references that still mean what they meant, by one request for all; none where that request fails."""
+    def _ask_for(self, versions: Versions, references: Sequence[Reference], *, in_trouble: bool) -> None:
+        """Ask for references by themselves, unless they are waited for already, and wait for the answers.
+
+        in_trouble: ask for one of them first, another one each time, and for the rest only if the registry answers.
+        """
+        new = [reference for reference in references if reference not in self._waiting]
+        if in_trouble and new and not any(map(_is_answered, self._waiting.values())):
+            self._turn += 1
+            first = new.pop(self._turn % len(new))
+            self._submit(versions, first)
+            wait([self._waiting[first]], SLOW_SECONDS)
+            if not _is_answered(self._waiting[first]):
+                return
+        for reference in new:
+            self._submit(versions, reference)
+        wait([self._waiting[reference] for reference in references if reference not in self.late], SLOW_SECONDS)
+
+    def _submit(self, versions: Versions, reference: Reference) -> None:
+        self._since[reference] = time.monotonic()
+        self._waiting[reference] = self._requests.submit(versions.resolve, reference)
+
+    def _unchanged(
+        self, versions: Versions, references: Sequence[Reference]
+    ) -> dict[Reference, ResolvedVersion] | None:
+        """The references that still mean what they meant, by one request for all; None where that request fails."""
         pinned = {key: found for key, found in self._known.items() if key in references and found[0].is_pinned}
         known = {reference: version for reference, (version, _) in pinned.items()}
         oldest = min(known, key=lambda reference: pinned[reference][1], default=None)
         if oldest is not None and pinned[oldest][1] <= time.monotonic():
             del known[oldest]
-        if len(known) < 2 or (self._listing is not None and not self._listing.done()):
+        if len(known) < 2:
             return {}
+        if self._listing is not None and not self._listing.done():
+            return None
         names = sorted({reference.name for reference in known})
         self._listing = self._requests.submit(lambda: versions.aliases(names))
         wait([self._listing], SLOW_SECONDS)
         if not self._listing.done() or self._listing.exception() is not None:
-            return {}
+            return None
         listed = self._listing.result()
         return {
             reference: version
@@ -197,3 +222,8 @@ class RegistryPoll:
             if reference.name in listed
             and version.version == (reference.version or listed[reference.name].get(reference.alias or ""))
         }
+
+
+def _is_answered(asked: "Future[ResolvedVersion]") -> bool:
+    """Whether the registry has said something to a reference, be it that there is no such thing."""
+    return asked.done() and isinstance(asked.exception(), NotFound | RequestRefused | None)

@@ -307,6 +307,20 @@ def lines(server: Server, request_id: str) -> list[dict[str, Any]]:
     return [line for line in map(json.loads, whole) if line.get("request_id") == request_id]
 
 
+def test_a_latency_bucket_leads_to_the_trace_of_a_request(watched: Watched) -> None:
+    series = 'headwaiter_request_duration_seconds_bucket{model="sentiment"}'
+    found = wait_until(lambda: watched.prometheus.exemplars(series), "Prometheus keeps exemplars")
+    asked = {exemplar["labels"]["trace_id"]: float(exemplar["value"]) for exemplar in found}
+
+    def traced() -> dict[str, float]:
+        spans = [span for span in watched.collector.spans if span.name == "predict sentiment"]
+        return {span.trace_id.hex(): (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9 for span in spans}
+
+    wait_until(lambda: asked.keys() <= traced().keys(), "the collector has these traces")
+    for trace_id, seconds in asked.items():
+        assert traced()[trace_id] == pytest.approx(seconds, abs=1e-4)
+
+
 def test_spans_of_the_stages_stand_below_the_callers(watched: Watched) -> None:
     headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
     watched.server.http.post("/models/sentiment", json={"inputs": "x"}, headers=headers)

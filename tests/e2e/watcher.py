@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +27,7 @@ class Prometheus:
             f"--config.file={config}",
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",
+            "--enable-feature=exemplar-storage",
         ]
         self.http = httpx.Client(base_url=self.url, timeout=WAIT_SECONDS)
 
@@ -46,6 +48,11 @@ class Prometheus:
         assert answer["status"] == "success", f"{expression}: {answer}"
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
+
+    def exemplars(self, series: str) -> list[dict[str, Any]]:
+        """Return the exemplars of a series, of the last hour."""
+        answer = self.http.get("/api/v1/query_exemplars", params={"query": series, "start": time.time() - 3600}).json()
+        return [exemplar for found in answer["data"] for exemplar in found["exemplars"]]
 
     def rules(self) -> list[dict[str, Any]]:
         """Return every loaded rule with its health."""

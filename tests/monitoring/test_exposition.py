@@ -2,12 +2,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from monitoring.exemplars import SLOTS, Exemplar, Exemplars, read_exemplars
 from monitoring.exposition import BaselineShares, Exposition, ServerStatus, VersionStatus
 from monitoring.instruments import Instruments
 from monitoring.metrics import METRICS
+from monitoring.text_formats import OPEN_METRICS, TEXT, choose_format
 
 LABELS = ("m", "1", "text-classification")
 VERSION = VersionStatus("m", "1", "text-classification", "ready", ("champion", "canary"), "BertX", "bfloat16", "cpu", 9)
@@ -101,3 +105,89 @@ def test_an_empty_table_keeps_what_was_counted(instruments: Instruments, tmp_pat
     other.store.close()
     scrape(instruments, ServerStatus((), {}, True, 0.0))
     assert find(scrape(instruments), "tokens_total")[0][1] == 3
+
+
+TRACES = (0xFEDCBA98765432100123456789ABCDEF, 0x00000000000000000000000000000001)
+
+
+def open_metrics(instruments: Instruments) -> list[Metric]:
+    """The exposition as the reference parser reads it, which refuses what the specification does."""
+    text = Exposition(instruments.store.folder).render(STATUS, OPEN_METRICS).decode()
+    return list(read_open_metrics(text))
+
+
+def exemplars(instruments: Instruments) -> dict[str, tuple[str, float, float]]:
+    """Bucket → trace, seconds and time of the requests' exemplars."""
+    (family,) = (each for each in open_metrics(instruments) if each.name == "headwaiter_request_duration_seconds")
+    return {
+        sample.labels["le"]: (
+            sample.exemplar.labels["trace_id"],
+            sample.exemplar.value,
+            float(sample.exemplar.timestamp),
+        )
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+
+
+def test_both_formats_say_the_same(instruments: Instruments) -> None:
+    for name in ("rejected_total", "predictions_total"):
+        getattr(instruments, name).labels(*LABELS, "x").inc()
+    instruments.queue_tokens.labels(*LABELS).set(float("inf"))
+    instruments.batch_rows.labels(*LABELS).observe(3)
+    found = [sample for family in open_metrics(instruments) for sample in family.samples]
+    assert {(each.name, *sorted(each.labels.items()), each.value) for each in found} == {
+        (each.name, *sorted(each.labels.items()), each.value) for each in scrape(instruments)
+    }
+
+
+def test_a_bucket_leads_to_the_trace_of_the_request_that_fell_into_it_last(instruments: Instruments) -> None:
+    labels = (*LABELS, "huggingface", "200")
+    requests, own = instruments.request_duration_seconds.labels(*labels), instruments.request_exemplars.labels(*labels)
+    for seconds, trace_id, at in ((0.004, TRACES[1], 1.0), (0.0045, TRACES[0], 2.0), (99.0, TRACES[1], 3.5)):
+        requests.observe(seconds)
+        own.note(seconds, trace_id, at)
+    assert exemplars(instruments) == {
+        "0.005": (f"{TRACES[0]:032x}", 0.0045, 2.0),
+        "+Inf": (f"{TRACES[1]:032x}", 99.0, 3.5),
+    }
+    assert "trace_id" not in Exposition(instruments.store.folder).render(STATUS).decode(), "the format has none"
+
+
+def test_the_exemplars_of_all_processes_are_shown_the_youngest_of_a_bucket(
+    instruments: Instruments, tmp_path: Path
+) -> None:
+    other = Instruments(tmp_path)
+    labels = (*LABELS, "huggingface", "200")
+    for each, trace_id, at in ((instruments, TRACES[0], 2.0), (other, TRACES[1], 1.0)):
+        each.request_duration_seconds.labels(*labels).observe(0.1)
+        each.request_exemplars.labels(*labels).note(0.1, trace_id, at)
+    assert exemplars(instruments) == {"0.1": (f"{TRACES[0]:032x}", 0.1, 2.0)}
+    other.request_exemplars.labels(*labels).note(0.1, TRACES[1], 3.0)
+    assert exemplars(instruments) == {"0.1": (f"{TRACES[1]:032x}", 0.1, 3.0)}
+    other.store.close()
+    instruments.forget("m", "1")
+    instruments.request_duration_seconds.labels(*labels).observe(0.1)
+    assert exemplars(instruments) == {}
+
+
+@pytest.mark.parametrize("written", range(SLOTS))
+def test_an_exemplar_that_is_being_written_is_none(written: int) -> None:
+    """A reader copies slots in their order, so it gets the new ones behind the old, or the old ones behind the new."""
+    slots = memoryview(bytearray(8 * SLOTS)).cast("d")
+    found = []
+    for trace_id, at in zip(TRACES, (1.0, 2.0), strict=True):
+        Exemplars(slots, 0, ()).note(at, trace_id, at)
+        found.append(slots.tolist())
+    before, after = found
+    assert read_exemplars(before) == [Exemplar(f"{TRACES[0]:032x}", 1.0, 1.0)]
+    whole = [Exemplar(f"{TRACES[0]:032x}", 1.0, 1.0), Exemplar(f"{TRACES[1]:032x}", 2.0, 2.0)]
+    for mixed in (before[:written] + after[written:], after[:written] + before[written:]):
+        assert read_exemplars(mixed)[0] in (None, *whole)
+
+
+def test_the_format_is_the_one_that_the_client_names() -> None:
+    prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.4"
+    assert choose_format(prometheus) == OPEN_METRICS
+    for other in ("", "*/*", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", "text/plain"):
+        assert choose_format(other) == TEXT

@@ -12,7 +12,7 @@ import yaml
 from monitoring.alerts import RUNBOOKS, alerts
 from monitoring.metrics import METRICS, PREFIX
 from monitoring.objectives import Objectives
-from monitoring.recordings import DRIFT, SHARE_NOW, WINDOWS, ratio, records
+from monitoring.recordings import BUDGET_LEFT, DRIFT, LATENCY_OF_OBJECTIVE, SHARE_NOW, WINDOWS, ratio, records
 from tests.abilities import needs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +33,14 @@ def requests(failed: int = 0, slow: int = 0, of: int = 1000) -> dict[str, str]:
         f'{name}_bucket{{{VERSION},status="200",le="0.5"}}': f"0+{good - slow}x80",
         f'{name}_bucket{{{VERSION},status="503",le="0.5"}}': f"0+{failed}x80",
     }
+
+
+def latencies(**below: int) -> dict[str, str]:
+    """Series of 1,000 answers a minute, of which so many took at most so many ms; and of errors, which don't count."""
+    name = "headwaiter_request_duration_seconds_bucket"
+    bounds = [*((str(int(ms[1:]) / 1000), count) for ms, count in below.items()), ("+Inf", 1000)]
+    answered = {f'{name}{{{VERSION},status="200",le="{bound}"}}': f"0+{count}x80" for bound, count in bounds}
+    return answered | {f'{name}{{{VERSION},status="503",le="{bound}"}}': "0+9000x80" for bound, _ in bounds}
 
 
 def answers(good: int, confidence: int, short: int, of: int = 100) -> dict[str, str]:
@@ -123,6 +131,12 @@ RECORDED: list[tuple[dict[str, str], dict[str, dict[str, float]]]] = [
         requests(failed=500, slow=100),
         {f"round({ratio('slow', window)}, 0.001)": {'{model="m"}': 0.2} for window in WINDOWS},
     ),
+    *(
+        (requests(failed=failed), {f"round({BUDGET_LEFT}, 0.001)": {'{model="m"}': left}})
+        for failed, left in ((0, 1), (1, 0), (3, -2))
+    ),
+    (latencies(_250=980, _500=1000), {f"round({LATENCY_OF_OBJECTIVE}, 0.001)": {'{model="m"}': 0.75}}),
+    (latencies(_500=900, _1000=1000), {f"round({LATENCY_OF_OBJECTIVE}, 0.001)": {'{model="m"}': 1.9}}),
     (
         answers(good=80, confidence=80, short=80),
         {
@@ -201,7 +215,7 @@ def test_an_alert_fires_when_it_should_and_only_then(
 
 
 @needs_promtool
-@pytest.mark.parametrize(("series", "expected"), RECORDED, ids=["errors", "no errors", "slow", "shares", "no drift"])
+@pytest.mark.parametrize(("series", "expected"), RECORDED)
 def test_what_is_recorded(tmp_path: Path, series: dict[str, str], expected: dict[str, dict[str, float]]) -> None:
     samples = {
         expr: [{"labels": labels, "value": value} for labels, value in values.items()]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from monitoring.exposition import CONTENT_TYPE
+from monitoring.text_formats import OPEN_METRICS
+from monitoring.text_formats import TEXT as PROMETHEUS_TEXT
 from serving.front.openapi import kserve_shapes as kserve
 from serving.front.openapi import openai_shapes as openai
 from serving.front.openapi import shapes
@@ -223,7 +224,13 @@ ROUTES: tuple[Route, ...] = (
     _order("rollout/finish", "End the rollout with its candidate live", ChangeRollout, shapes.RolloutAnswer),
     _page("/ui", "The page", HTML),
     _page("/ui/{file}", "Files of the page", "text/css", "text/javascript", "image/svg+xml", refusals=(404,)),
-    _text("/metrics", PROMETHEUS, "The metrics of all processes", CONTENT_TYPE),
+    Route(
+        method="GET",
+        path="/metrics",
+        protocol=PROMETHEUS,
+        summary="The metrics of all processes",
+        answer={PROMETHEUS_TEXT: Opaque(is_text=True), OPEN_METRICS: Opaque(is_text=True)},
+    ),
     _get("/openapi.json", HEADWAITER, "This document", shapes.Record),
     Route(
         method="POST",

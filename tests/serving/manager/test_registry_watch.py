@@ -179,10 +179,50 @@ def test_a_registry_that_lists_nothing_is_asked_for_each_reference(tmp_path: Pat
     listing.poll()
     listing.registry.aliases = lambda names: {name: {} for name in names}  # type: ignore[method-assign]
     assert listing.poll() == (0, 20)
-    del listing.registry.aliases
+    assert listing.versions() == ["1"] * 20
+
+
+def test_a_registry_that_does_not_answer_is_not_given_more_to_do(tmp_path: Path) -> None:
+    listing = Listing(tmp_path, *MODELS)
+    listing.poll()
     listing.registry.trouble = "no database"
-    assert listing.poll() == (1, 20)
+    assert [listing.poll() for _ in range(3)] == [(1, 1)] * 3, "the list, and one reference"
     assert listing.watch.view.error == "no database"
+    assert listing.versions() == ["1"] * 20
+    listing.registry.trouble = ""
+    listing.registry.live["m7"] = "2"
+    assert listing.poll() == (1, 1)
+    assert (listing.watch.view.error, listing.versions()[7]) == ("", "2")
+
+
+def test_where_only_the_list_fails_each_reference_is_asked_for(tmp_path: Path) -> None:
+    listing = Listing(tmp_path, *MODELS)
+    listing.poll()
+
+    def refuse(names: Sequence[str]) -> dict[str, dict[str, str]]:
+        raise RegistryUnavailable("no list today")
+
+    listing.registry.aliases = refuse  # type: ignore[method-assign]
+    listing.registry.live["m7"] = "2"
+    assert listing.poll() == (0, 20)
+    assert (listing.watch.view.error, listing.versions()[7]) == ("", "2")
+
+
+def test_a_registry_that_is_down_from_the_start_is_asked_for_one_reference_until_it_answers(tmp_path: Path) -> None:
+    listing = Listing(tmp_path, *MODELS)
+    tried: list[str] = []
+    resolve = listing.registry.resolve
+
+    def note(reference: Reference) -> ResolvedVersion:
+        tried.append(reference.name)
+        return resolve(reference)
+
+    listing.registry.resolve = note  # type: ignore[method-assign]
+    listing.registry.trouble = "no database"
+    assert [listing.poll() for _ in range(21)] == [(0, 20), *[(0, 1)] * 20]
+    assert len(set(tried[20:])) == 20, "another one each time, as one may be the trouble"
+    listing.registry.trouble = ""
+    assert listing.poll() == (0, 20)
     assert listing.versions() == ["1"] * 20
 
 
