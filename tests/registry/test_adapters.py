@@ -34,6 +34,7 @@ from registry.staging import stage
 from tests.adapters import beside, make_adapter
 from tests.alike import assert_alike
 from tests.families import build, texts_of
+from tests.sentence_folders import save
 from tests.small_models import SINGLE_LABELS
 
 TASK = "text-classification"
@@ -173,6 +174,44 @@ def test_a_base_in_bfloat16_is_merged_in_float32_and_kept_in_bfloat16(
         assert torch.equal(parameter, exact[name].to(parameter.dtype)), name
 
 
+def test_an_adapter_that_transformers_saved_is_merged_too(models: dict[str, Path], tmp_path: Path) -> None:
+    """As `model.add_adapter` and `model.save_pretrained` do, without a task."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(models["base"], num_labels=5)
+    torch.manual_seed(1)
+    model.add_adapter(LoraConfig(r=4, target_modules=TARGETS, modules_to_save=["classifier"], init_lora_weights=False))
+    with torch.no_grad():
+        model.classifier.modules_to_save["default"].weight += 1.0
+    model.eval().save_pretrained(tmp_path / "adapter")
+    model.config.save_pretrained(tmp_path / "adapter")
+    found = merged(tmp_path / "adapter", models["base"])
+    assert_alike(answers(found, models["base"]), answers(model, models["base"]))
+
+
+@pytest.mark.parametrize("has_modules", [False, True])
+def test_an_adapter_of_sentence_transformers_keeps_the_modules(
+    models: dict[str, Path], tmp_path: Path, has_modules: bool
+) -> None:
+    """They are in the base's folder, and in the adapter's where sentence-transformers saved that."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    base = save(models["base"], tmp_path / "base", Pooling(32, "max"))
+    model = SentenceTransformer(str(base), device="cpu")
+    torch.manual_seed(1)
+    model.add_adapter(LoraConfig(task_type="FEATURE_EXTRACTION", r=4, target_modules=TARGETS, init_lora_weights=False))
+    model.save_pretrained(str(tmp_path / "adapter"), create_model_card=False)
+    if has_modules:
+        base = models["base"]
+    else:
+        (tmp_path / "adapter" / "modules.json").unlink()
+    artifact = tmp_path / "artifact"
+    contract = stage(artifact, tmp_path / "adapter", None, "feature-extraction", base=base, inputs=TEXTS)
+    assert contract.defaults["pooling"] == "max"
+    assert contract.example
+    for text, vector in zip(TEXTS, contract.example.output, strict=True):
+        assert_alike(vector, model.encode([text], show_progress_bar=False)[0].tolist())
+
+
 # what the contract says
 
 
@@ -306,6 +345,7 @@ def test_another_vocabulary_is_refused(models: dict[str, Path], tmp_path: Path, 
             WrongBase,
             r"putting the adapter \(target_modules \['q_proj'\]\) on this base .*",
         ),
+        ({"alora_invocation_tokens": [5, 6]}, UnreadableArtifact, "the adapter.* failed"),
         ({"init_lora_weights": "corda"}, UnreadableArtifact, "'corda' .*path_initial_model_for_weight_conversion"),
         ({"init_lora_weights": "pissa_niter_4"}, UnreadableArtifact, "'pissa_niter_4' "),
         ({"init_lora_weights": "loftq"}, UnreadableArtifact, "'loftq' "),
