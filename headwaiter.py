@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # type checkers and editors read these imports; `__getattr__`
         UnsafeArtifact,
         UnsignedArtifact,
         UnsupportedHead,
+        WrongBase,
         WrongHead,
     )
     from registry.flavor import LoggedVersion, log_model
@@ -93,6 +94,7 @@ __all__ = [
     "UnsignedArtifact",
     "UnsupportedHead",
     "Versions",
+    "WrongBase",
     "WrongHead",
     "__version__",
     "answer_with_ray",

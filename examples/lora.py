@@ -1,4 +1,4 @@
-"""Fine-tune a LoRA adapter of a classifier, merge it, log it, serve it, and ask it by Hugging Face's client.
+"""Fine-tune a LoRA adapter of a classifier, log it with its base, serve it, and ask it by Hugging Face's client.
 
     python lora.py [BASE]
 
@@ -22,6 +22,8 @@ def main() -> None:
     base = AutoModelForSequenceClassification.from_pretrained(
         BASE, label2id=dict(zip(LABELS, (0, 1), strict=True)), id2label=dict(enumerate(LABELS)), dtype="float32"
     )
+    base.save_pretrained("base")
+    tokenizer.save_pretrained("base")
     adapter = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", r=16, lora_alpha=32))
     train, test = ([{**tokenizer(text), "labels": label} for text, label in rows] for rows in (TRAIN, TEST))
     trainer = Trainer(
@@ -40,8 +42,8 @@ def main() -> None:
         metrics = trainer.evaluate()
         mlflow.log_metrics(metrics)
         mlflow.log_param("trained_parameters", adapter.get_nb_trainable_parameters()[0])
-        merged = adapter.merge_and_unload()
-        logged = headwaiter.log_model(merged, tokenizer, task="text-classification", name=NAME)
+        adapter.save_pretrained("adapter")
+        logged = headwaiter.log_model("adapter", base="base", task="text-classification", name=NAME)
     headwaiter.Versions().promote(NAME, logged.version, why=f"accuracy {metrics['eval_accuracy']:.2f}")
 
     with headwaiter.run_server(NAME) as url:

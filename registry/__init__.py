@@ -11,6 +11,9 @@ loaded_weights  what loading reports of the weights
 processors   what a tokenizer tells the contract
 stated_limits  how long a row may be, by tokenizer and model
 contract     the record that serving reads
+adapter_files  the folder of an adapter, as it is read and checked without its base
+adapter_base  the model that an adapter was trained on, with the task's head
+adapters     merges an adapter into its base, and compares the two
 plain_files  the one way to a file of an artifact: plain names, no links, bounded sizes
 digests      sha256 of the files
 verified     opens an artifact for loading, through descriptors of the files that were hashed

@@ -39,11 +39,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         raise IncompleteArtifact(
-            f"{folder} holds an adapter ({adapter.name}), such as LoRA's, and no whole model: merge it into its base "
-            "with model = model.merge_and_unload(), then model.save_pretrained(folder), and log that folder"
+            f"{folder} holds an adapter ({adapter.name}), such as LoRA's, and no whole model: log it with the folder "
+            "of the model that it was trained on (--base BASE, base=… in Python), or merge it with model = "
+            "model.merge_and_unload(), then model.save_pretrained(folder), and log that folder"
         )
     if not path.is_file():
         raise IncompleteArtifact(f"{folder} has no config.json: pass a folder that save_pretrained wrote")
+    return parse_config(path)
+
+
+def parse_config(path: Path) -> dict[str, Any]:
+    """The file `config.json`, its values as `ConfigKeys` has them. Raises ArtifactError."""
     config = read_json(path, dict[str, Any])
     keys = convert(config, ConfigKeys, path.name)
     if keys.id2label is not None:
@@ -173,15 +179,28 @@ def load_model(folder: Path, task: str, *, dtype: str) -> Any:
     dtype: a torch dtype's name, such as "float32", or "auto" for the checkpoint's. Blocks. Raises HeadError or
     ArtifactError as they apply.
     """
-    import transformers
-
     config = read_config(folder)
     refuse_quantized(config.get("quantization_config"))  # before its weights are looked at
     check_files(folder)
     expected = check_config(config, task)
     check_class(task, expected, config)
-    head = get_head(task)
-    is_auto = expected in model_classes(task, config["model_type"])
+    model, report = load_weights(folder, task, expected, dtype=dtype)
+    check_report(model, report, expected, get_head(task))
+    return model
+
+
+def load_weights(
+    folder: Path, task: str, expected: str, *, dtype: str, described: Path | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """The class `expected`, which serves the task, with what `folder` has of its weights, and transformers' report.
+
+    described: the folder of `config.json`; by default `folder`. Other arguments and errors as `load_model`'s. Whoever
+    calls it checks the files before, and the report after.
+    """
+    import transformers
+
+    described, head = described or folder, get_head(task)
+    is_auto = expected in model_classes(task, parse_config(described / "config.json")["model_type"])
     loader = getattr(transformers, head.auto_class if is_auto else expected)
     remedy = (
         f"correct it so that {head.auto_class}.from_pretrained(folder) works with transformers "
@@ -189,7 +208,7 @@ def load_model(folder: Path, task: str, *, dtype: str) -> Any:
     )
     local = {"trust_remote_code": False, "local_files_only": True}
     with refuse_failures("reading config.json", remedy):
-        configuration = transformers.AutoConfig.from_pretrained(folder, **local)
+        configuration = transformers.AutoConfig.from_pretrained(described, **local)
         configuration.output_attentions = configuration.output_hidden_states = False  # nothing reads them
     if head.generates and (folder / GENERATION).is_file():
         with refuse_failures(f"reading {GENERATION}", remedy):
@@ -201,13 +220,12 @@ def load_model(folder: Path, task: str, *, dtype: str) -> Any:
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are reported, and refused below
+            ignore_mismatched_sizes=True,  # so that they are reported, and refused by whoever reads the report
             **local,
         )
-    check_report(model, report, expected, head)
     if type(model).__name__ != expected:
         raise WrongHead(f"transformers built {type(model).__name__} where {task} needs {expected}")
-    return model.eval()
+    return model.eval(), report
 
 
 def fetch_config(model: str) -> dict[str, Any]:

@@ -132,6 +132,19 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     row_tokens: dict[str, float]
 
 
+class Adapter(msgspec.Struct, frozen=True, kw_only=True):
+    """The adapter that was merged into its base before the model was logged, and that base.
+
+    config: what `adapter_config.json` holds. peft: the version that merged it. files, base: name → sha256 in hex, of
+    the configuration and the weights of the adapter and of its base.
+    """
+
+    config: dict[str, Any]
+    peft: str
+    files: dict[str, str]
+    base: dict[str, str]
+
+
 class Derived(msgspec.Struct, frozen=True, kw_only=True):
     """How a contract came from a record of an earlier format.
 
@@ -156,6 +169,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     layers: what a pooled vector passes, in order; of a model whose answers are vectors.
     batching: found at logging, by `serving.engine.batch_invariance`; each load finds its own anew.
     baseline: unset without an evaluation sample; then it is left out of the record, as before there were any.
+    adapter: unset where none was merged; then it is left out of the record, too.
     derived: unset in what is logged, else how this was made from a record of an earlier format.
     """
 
@@ -178,6 +192,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     example: Example | None = None
     batching: Batching = "any lengths"
     baseline: Baseline | msgspec.UnsetType = msgspec.UNSET
+    adapter: Adapter | msgspec.UnsetType = msgspec.UNSET
     derived: Derived | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod

@@ -11,6 +11,7 @@ RegistryError
 │   ├── UnsafeArtifact        pickled weights or remote code
 │   ├── IncompleteArtifact    a needed file or setting is missing
 │   ├── UnreadableArtifact    a file, or a value in it, that cannot be read or run
+│   ├── WrongBase             an adapter was not trained on the base model that was given
 │   ├── UnpinnedArtifact      the registry records no digest, so nothing says which files are meant
 │   ├── UnsignedArtifact      nobody signed it whose key is allowed
 │   └── DigestMismatch        a file is not the one that was logged
@@ -79,6 +80,10 @@ class IncompleteArtifact(ArtifactError):
 
 class UnreadableArtifact(ArtifactError):
     """A file, or a value in one, is not what it must be, or transformers cannot load or run the model with it."""
+
+
+class WrongBase(ArtifactError):
+    """The base model that was given is not the one that the adapter was trained on."""
 
 
 class UnpinnedArtifact(ArtifactError):

@@ -39,6 +39,8 @@ def log_model(
     *,
     task: str,
     name: str,
+    base: str | Path | None = None,
+    base_digest: str | None = None,
     inputs: Any = None,
     parameters: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
@@ -52,10 +54,12 @@ def log_model(
     """Log a fine-tuned model with its contract and register it as the next version of `name`. Blocks.
 
     model: a transformers model in memory, or a folder that `save_pretrained` wrote. tokenizer: of a model in memory,
-    or its image processor; a folder holds its own. inputs, parameters: the example request that the contract records;
-    default: the task's. defaults: the task's own settings, such as `{"pooling": "mean"}`. dtype: "auto", or the only
-    one to serve in. max_tokens: a lower bound on rows than the model's own. sample: inputs like those to come, some
-    hundreds, whose answers become the baseline that drift is measured against. sign: a private key, as
+    or its image processor; a folder holds its own. base: the folder of the model that an adapter was trained on, where
+    `model` is the folder of a PEFT adapter; the two are merged. base_digest: what the sha256 of that base's weights
+    must be (`registry.adapter_files.weights_digest`). inputs, parameters: the example request that the contract
+    records; default: the task's. defaults: the task's own settings, such as `{"pooling": "mean"}`. dtype: "auto", or
+    the only one to serve in. max_tokens: a lower bound on rows than the model's own. sample: inputs like those to come,
+    some hundreds, whose answers become the baseline that drift is measured against. sign: a private key, as
     `registry.signatures.Signer` takes it. announce: is told each step that takes a while, in a few words. Raises
     HeadError, ArtifactError, ContractError, or InvalidSetting for what is no key.
     """
@@ -74,6 +78,8 @@ def log_model(
             model,
             tokenizer,
             task,
+            base=base,
+            base_digest=base_digest,
             announce=announce,
             inputs=inputs,
             parameters=parameters,

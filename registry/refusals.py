@@ -10,8 +10,13 @@ Passing = tuple[type[Exception], ...]
 
 
 @contextmanager
-def refuse_failures(step: str, remedy: str, passing: Passing = (RegistryError,)) -> Iterator[None]:
-    """Raise UnreadableArtifact, "`step` failed (its cause): `remedy`", for whatever the block raises.
+def refuse_failures(
+    step: str,
+    remedy: str,
+    passing: Passing = (RegistryError,),
+    refusal: type[RegistryError] = UnreadableArtifact,
+) -> Iterator[None]:
+    """Raise `refusal`, "`step` failed (its cause): `remedy`", for whatever the block raises.
 
     passing: errors that are refusals already. KeyboardInterrupt and its like pass, too; a panic of a library written in
     Rust does not, though it is no Exception.
@@ -23,4 +28,4 @@ def refuse_failures(step: str, remedy: str, passing: Passing = (RegistryError,))
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise UnreadableArtifact(f"{step} failed ({type(error).__name__}: {one_line(error)}): {remedy}") from error
+        raise refusal(f"{step} failed ({type(error).__name__}: {one_line(error)}): {remedy}") from error

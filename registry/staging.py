@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from registry.adapter_files import AdapterFolder, read_adapter
+from registry.adapters import merge
 from registry.artifact import write_artifact
 from registry.checks import check_config, check_files, load_model, order_labels, read_config, refuse_quantized
 from registry.contract import FORMAT, Contract, Example
@@ -26,7 +28,7 @@ from registry.image_settings import describe_images, image_patches, reads_images
 from registry.layout import LOADER, MODEL_FOLDER
 from registry.processors import describe_processor, load_processor
 from registry.refusals import refuse_failures
-from registry.sentence_folder import SentenceFolder, adapt_tokenizer, copy_files, read_sentence_folder
+from registry.sentence_folder import MODULES, adapt_tokenizer, copy_files, read_sentence_folder
 from registry.served_classes import check_class
 from registry.stated_limits import longest_row
 
@@ -46,6 +48,8 @@ def stage(
     tokenizer: Any,
     task: str,
     *,
+    base: str | Path | None = None,
+    base_digest: str | None = None,
     announce: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Contract:
@@ -55,16 +59,27 @@ def stage(
     """
     announce = announce or (lambda _: None)
     folder = Path(model) if isinstance(model, str | Path) else None
-    head, sentences = get_head(task), None
-    if folder is not None:
+    head, sentences, record, given = get_head(task), None, None, tokenizer
+    if base is not None:
+        adapter, base = _read_adapter(folder), Path(base)
+        folder = adapter.folder if (adapter.folder / MODULES).is_file() else base
+        announce("merging the adapter into its base")
+        model, tokenizer, record = merge(adapter, _find_transformer(base, head), head, given, base_digest)
+    elif base_digest is not None:
+        raise IncompleteArtifact("the digest of a base is given, and no base: give the folder of the base, too")
+    elif folder is not None:
         announce("loading and checking the checkpoint")
-        sentences = None if head.needs_head else read_sentence_folder(folder)
-        model, tokenizer = _load_folder(folder, head, tokenizer, sentences)
+        model, tokenizer = _load_folder(folder, head, given)
+    if folder is not None and not head.needs_head:
+        sentences = read_sentence_folder(folder)
+    if sentences is not None and given is None:
+        adapt_tokenizer(tokenizer, sentences)
     _save(model, tokenizer, root / MODEL_FOLDER)
     if folder is not None and sentences is not None:
         copy_files(sentences, folder, root / MODEL_FOLDER)
     announce("loading it again from the artifact, and answering the example")
-    return make_contract(root, model, tokenizer, task, origin=folder or root / MODEL_FOLDER, **options)
+    contract = make_contract(root, model, tokenizer, task, origin=folder or root / MODEL_FOLDER, **options)
+    return msgspec.structs.replace(contract, adapter=record) if record is not None else contract
 
 
 def make_contract(
@@ -191,16 +206,27 @@ def is_finite(answer: Any) -> bool:
     return not isinstance(answer, float) or math.isfinite(answer)
 
 
-def _load_folder(folder: Path, head: Head, processor: Any, sentences: SentenceFolder | None) -> tuple[Any, Any]:
+def _load_folder(folder: Path, head: Head, processor: Any) -> tuple[Any, Any]:
     if not folder.is_dir():
         raise IncompleteArtifact(f"{folder} is not a folder: pass one that save_pretrained wrote")
-    checkpoint = folder / sentences.transformer if sentences is not None else folder
+    checkpoint = _find_transformer(folder, head)
     model = load_model(checkpoint, head.task, dtype="auto")
-    if processor is None:
-        processor = load_processor(checkpoint, reads_images(model))
-        if sentences is not None:
-            adapt_tokenizer(processor, sentences)
-    return model, processor
+    return model, load_processor(checkpoint, reads_images(model)) if processor is None else processor
+
+
+def _find_transformer(folder: Path, head: Head) -> Path:
+    """The folder of the model itself, which one of sentence-transformers may have within."""
+    sentences = None if head.needs_head else read_sentence_folder(folder)
+    return folder / sentences.transformer if sentences is not None else folder
+
+
+def _read_adapter(folder: Path | None) -> AdapterFolder:
+    if folder is None:
+        raise IncompleteArtifact(
+            "a base is given beside a model in memory: save the adapter with its save_pretrained and pass that folder, "
+            "or pass model.merge_and_unload() without a base"
+        )
+    return read_adapter(folder)
 
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:

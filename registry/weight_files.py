@@ -58,27 +58,42 @@ def list_unread(folder: Path) -> list[str]:
 
 
 def check_weights(folder: Path) -> None:
-    """Raise UnreadableArtifact for weights in a file that is no safetensors file, or not a whole one, and for quantized
-    ones, which transformers (5.23) would take for numbers as they are. Reads headers.
+    """Check each file of weights as `read_shapes` does. Raises UnreadableArtifact.
 
     The folder has one of WEIGHTS, and the files that an index names.
     """
+    for name in list_weights(folder):
+        read_shapes(folder, name)
+
+
+def list_weights(folder: Path) -> list[str]:
+    """The files of the weights that transformers loads from a folder that has one of WEIGHTS."""
+    single, index = (folder / name for name in WEIGHTS)
+    return [single.name] if single.is_file() else sorted({*read_json(index, WeightsIndex).weight_map.values()})
+
+
+def read_shapes(folder: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight of a safetensors file, from its header.
+
+    Raises UnreadableArtifact for what is no safetensors file, or not a whole one, and for quantized weights, which
+    transformers (5.23) would take for numbers as they are.
+    """
     from safetensors import SafetensorError, safe_open
 
-    single, index = (folder / name for name in WEIGHTS)
-    names = [single.name] if single.is_file() else sorted({*read_json(index, WeightsIndex).weight_map.values()})
-    for name in names:
-        try:
-            with safe_open(folder / name, framework="numpy") as file:
-                found = {key: str(file.get_slice(key).get_dtype()) for key in file.keys()}  # noqa: SIM118  # no mapping
-        except (OSError, SafetensorError) as error:
-            raise UnreadableArtifact(
-                f"{name} is not a whole safetensors file ({one_line(error)}): download or restore it again, or save "
-                "the model again with save_pretrained"
-            ) from error
-        quantized = [key for key, dtype in found.items() if key.endswith("weight") and dtype.startswith(QUANTIZED)]
-        if quantized:
-            raise UnreadableArtifact(
-                f"{name}: {quantized[0]} is in {found[quantized[0]]}, and means nothing without its scale: quantized "
-                "weights are not served; save the model in full precision with save_pretrained"
-            )
+    try:
+        with safe_open(folder / name, framework="numpy") as file:
+            found = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+            dtypes = {key: str(weight.get_dtype()) for key, weight in found.items()}
+            shapes = {key: tuple(weight.get_shape()) for key, weight in found.items()}
+    except (OSError, SafetensorError) as error:
+        raise UnreadableArtifact(
+            f"{name} is not a whole safetensors file ({one_line(error)}): download or restore it again, or save "
+            "the model again with save_pretrained"
+        ) from error
+    quantized = [key for key, dtype in dtypes.items() if key.endswith("weight") and dtype.startswith(QUANTIZED)]
+    if quantized:
+        raise UnreadableArtifact(
+            f"{name}: {quantized[0]} is in {dtypes[quantized[0]]}, and means nothing without its scale: quantized "
+            "weights are not served; save the model in full precision with save_pretrained"
+        )
+    return shapes

@@ -35,6 +35,7 @@ def table(heading: str) -> list[list[str]]:
 
 
 @pytest.mark.server
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft 0.21
 def test_the_snippets_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: RegistrySettings) -> None:
     monkeypatch.chdir(tmp_path)
     snippets = blocks("python")

@@ -44,6 +44,7 @@ FOR_ALL = frozenset({"settings", "errors"})
 
 CHEAP = frozenset(
     {
+        "adapter_files",
         "atomic_file",
         "checkpoint_files",
         "child_process",

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from registry.adapter_files import weights_digest
 from registry.contract import Contract
 from registry.errors import CheckpointWarning
 
@@ -27,6 +28,8 @@ def summarize(contract: Contract, notes: Sequence[str] = ()) -> str:
     facts = {
         "task": contract.task,
         "head": f"{contract.model_class} ({contract.auto_class})",
+        "adapter": _describe_adapter(contract),
+        "base": f"sha256 {weights_digest(contract.adapter.base)}" if contract.adapter else "",
         "labels": list_labels(contract.labels),
         "limit": "" if contract.processor.image else f"{contract.max_tokens:,} tokens",
         "batches": BATCHES[contract.batching],
@@ -34,6 +37,13 @@ def summarize(contract: Contract, notes: Sequence[str] = ()) -> str:
     }
     lines = [f"{name:<8} {text}" for name, text in facts.items() if text]
     return "\n".join([*lines, *(f"warning: {note}" for note in notes)])
+
+
+def _describe_adapter(contract: Contract) -> str:
+    if not contract.adapter:
+        return ""
+    config = contract.adapter.config
+    return f"{config['peft_type']} of {config.get('base_model_name_or_path') or 'a base without a name'}, merged"
 
 
 def list_labels(labels: Sequence[str]) -> str:

@@ -68,6 +68,12 @@ def suggest(task: str, size: Literal["small", "accurate"] | None, as_json: bool)
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--task", required=True, help="The task of the checkpoint's head.")
 @click.option("--name", required=True, help="The registered model; a new version of it is made.")
+@click.option(
+    "--base",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The model that the adapter in PATH was trained on; both are merged.",
+)
+@click.option("--base-digest", metavar="SHA256", help="Refuse another base: the sha256 of its weights.")
 @click.option("--example", help="The example request's inputs, as JSON; default: the task's own.")
 @click.option(
     "--default",
@@ -91,6 +97,8 @@ def log_command(
     path: Path,
     task: str,
     name: str,
+    base: Path | None,
+    base_digest: str | None,
     example: str | None,
     defaults: tuple[str, ...],
     dtype: str,
@@ -100,6 +108,8 @@ def log_command(
     as_json: bool,
 ) -> None:
     """Log the checkpoint in folder PATH with its contract and register it; prints the new version's number.
+
+    PATH may hold an adapter of PEFT, such as LoRA's: then --base is the model that it was trained on.
 
     A summary of the contract goes to standard error.
     """
@@ -112,6 +122,8 @@ def log_command(
             path,
             task=task,
             name=name,
+            base=base,
+            base_digest=base_digest,
             inputs=_read_json(example) if example is not None else None,
             defaults=dict(_read_default(text) for text in defaults),
             dtype=dtype,

@@ -1,16 +1,18 @@
 """Every architecture and head that is served: logged and answered as by transformers, or refused with a reason.
 
-    python -m tests.sweep [--workers N] [--write] [--resume] [FAMILY…]
+    python -m tests.sweep [--workers N] [--write] [--resume] [--adapters] [FAMILY…]
 
 Prints a line a cell and then the table of docs/tasks.md. The status is 1 if an answer differs, logging or loading fails
 without a reason, or the page has another table; `--write` rewrites that. With families named, only these are tried and
-the page is left alone. With `--resume` the cells that an earlier run found are not tried again.
+the page is left alone. With `--resume` the cells that an earlier run found are not tried again. With `--adapters` each
+model gets a LoRA adapter, and the merged model is compared with PEFT's own; the page is left alone, too.
 """
 
 import argparse
 import multiprocessing
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,12 +21,13 @@ import msgspec
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 
 from registry.served_classes import FactsFile, find_served
-from tests.sweep.cell import Cell
+from tests.sweep.adapters import try_adapter
+from tests.sweep.cell import Cell, try_cell
 from tests.sweep.table import COLUMNS, find_differences, read_page, render, write_page
-from tests.sweep.workers import run_families
+from tests.sweep.workers import Attempt, run_families
 
 OUTPUT = Path(os.environ.get("SWEEP_OUTPUT") or Path(__file__).resolve().parents[2] / "build" / "families")
-RESULTS = OUTPUT / "cells.jsonl"
+RESULTS: dict[Attempt, Path] = {try_cell: OUTPUT / "cells.jsonl", try_adapter: OUTPUT / "adapters.jsonl"}
 
 
 def list_cells() -> tuple[dict[str, list[str]], list[Cell]]:
@@ -42,18 +45,19 @@ def list_cells() -> tuple[dict[str, list[str]], list[Cell]]:
     return tasks, [cell for cell in refused if cell.family in heads]
 
 
-def read_results() -> list[Cell]:
+def read_results(results: Path) -> list[Cell]:
     """What earlier runs found."""
-    lines = RESULTS.read_bytes().splitlines() if RESULTS.exists() else []
+    lines = results.read_bytes().splitlines() if results.exists() else []
     return [msgspec.json.decode(line, type=Cell) for line in lines]
 
 
-def sweep(tasks: dict[str, list[str]], known: Iterable[Cell], workers: int) -> Iterable[Cell]:
+def sweep(tasks: dict[str, list[str]], known: Iterable[Cell], workers: int, attempt: Attempt) -> Iterable[Cell]:
     """The cells that are not known, each printed and kept as soon as it is found."""
     done = {(cell.family, cell.task) for cell in known}
     left = {family: [task for task in names if (family, task) not in done] for family, names in tasks.items()}
-    with RESULTS.open("ab") as file:
-        for cell in run_families([(family, names) for family, names in sorted(left.items()) if names], workers):
+    waiting = [(family, names) for family, names in sorted(left.items()) if names]
+    with RESULTS[attempt].open("ab") as file:
+        for cell in run_families(waiting, workers, attempt):
             print(f"{cell.family:24} {cell.task:26} {cell.found}{': ' * bool(cell.detail)}{cell.detail}", flush=True)
             file.write(msgspec.json.encode(cell) + b"\n")
             file.flush()
@@ -67,10 +71,11 @@ def main(given: Sequence[str]) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--adapters", action="store_const", dest="attempt", const=try_adapter, default=try_cell)
     options = parser.parse_args(given)
     OUTPUT.mkdir(exist_ok=True, parents=True)
     if not options.resume:
-        RESULTS.unlink(missing_ok=True)
+        RESULTS[options.attempt].unlink(missing_ok=True)
     reader = multiprocessing.get_context("fork").Process(target=list_cells)  # its imports take gigabytes
     reader.start()
     reader.join()
@@ -78,11 +83,14 @@ def main(given: Sequence[str]) -> int:
     if options.families:
         tasks = {family: tasks.get(family, []) for family in options.families}
         cells = [cell for cell in cells if cell.family in tasks]
-    known = [cell for cell in read_results() if cell.task in tasks.get(cell.family, ())]
-    cells += [*known, *sweep(tasks, known, options.workers)]
+    known = [cell for cell in read_results(RESULTS[options.attempt]) if cell.task in tasks.get(cell.family, ())]
+    cells += [*known, *sweep(tasks, known, options.workers, options.attempt)]
+    bad = [cell for cell in cells if cell.found in ("differs", "fault")]
+    if options.attempt is try_adapter:
+        print(*(f"{count} cells {found}" for found, count in Counter(cell.found for cell in cells).items()), sep="\n")
+        return bool(bad)
     table = render(cells)
     print(table)
-    bad = [cell for cell in cells if cell.found in ("differs", "fault")]
     print(f"{len(cells)} cells, {len(bad)} of them wrong")
     if options.families:
         return bool(bad)

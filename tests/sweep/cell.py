@@ -29,7 +29,7 @@ from tests.sweep.small_configs import small_config
 
 Found = (
     Literal["any lengths", "any lengths, padded on the left", "equal lengths", "one row"]
-    | Literal["refused", "not built", "differs", "fault"]
+    | Literal["equal", "refused", "not built", "differs", "fault"]
 )
 MAX_PARAMETERS = 40_000_000
 ALONE = 6
@@ -80,7 +80,7 @@ def try_cell(family: str, task: str, root: Path) -> Cell:
     try:
         build(root / "saved", family, task)
     except Exception as error:  # any class may be what no rule fits
-        return Cell(family, task, "not built", _describe(error))
+        return Cell(family, task, "not built", describe_error(error))
     try:
         log(root / "saved", root, task)
         (root / "run").mkdir()
@@ -89,13 +89,13 @@ def try_cell(family: str, task: str, root: Path) -> Cell:
         problem = find_problem(root / "saved", task)
         return Cell(family, task, "not built" if problem else "refused", problem or str(refusal))
     except Exception as error:
-        return Cell(family, task, "fault", _describe(error))
+        return Cell(family, task, "fault", describe_error(error))
     try:
         CHECKS[task](Plain(root / MODEL_FOLDER, HEADS[task].auto_class), served)
     except AssertionError as difference:
-        return Cell(family, task, "differs", _describe(difference))
+        return Cell(family, task, "differs", describe_error(difference))
     except Exception as error:
-        return Cell(family, task, "fault", _describe(error))
+        return Cell(family, task, "fault", describe_error(error))
     return Cell(family, task, served.model.form.batching)
 
 
@@ -173,7 +173,7 @@ def find_problem(saved: Path, task: str) -> str:
             size = json.loads((saved / "preprocessor_config.json").read_text())["size"]
             plain.call(pixel_values=torch.zeros(1, 3, size["height"], size["width"]))
     except Exception as error:  # a model may raise anything
-        return f"transformers does not run it on its input alone: {_describe(error)}"
+        return f"transformers does not run it on its input alone: {describe_error(error)}"
     return ""
 
 
@@ -190,7 +190,8 @@ def choose_tokenizer(family: str) -> str:
     return "albert" if family in architectures("fill-mask") else "llama"
 
 
-def _describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
+    """The error's first line, and where it was raised."""
     frames: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     lines = [line for line in str(error).splitlines() if line.strip()]

@@ -7,14 +7,16 @@ import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tests.sweep.cell import Cell, try_cell
+from tests.sweep.cell import Cell
 
+Attempt = Callable[[str, str, Path], Cell]
+"""What is done with a cell: its family, its task and an empty folder."""
 CELL_SECONDS = 240.0
 MAX_BYTES = 3 << 30
 """Private memory of a child."""
@@ -32,13 +34,13 @@ class _Child:
     began: float = field(default_factory=time.monotonic)
 
 
-def run_families(families: Iterable[tuple[str, list[str]]], workers: int) -> Iterator[Cell]:
+def run_families(families: Iterable[tuple[str, list[str]]], workers: int, attempt: Attempt) -> Iterator[Cell]:
     """The cells of each (family, tasks), as they are found."""
     waiting = deque((family, deque(tasks)) for family, tasks in families)
     children: list[_Child] = []
     while waiting or children:
         while waiting and len(children) < workers:
-            children.append(_start(*waiting.popleft()))
+            children.append(_start(*waiting.popleft(), attempt))
         ready = wait([child.connection for child in children], timeout=5.0)
         for child in list(children):
             cell = _read(child, child.connection in ready)
@@ -69,10 +71,10 @@ def _read(child: _Child, is_ready: bool) -> Cell | None:
     return None
 
 
-def _start(family: str, tasks: deque[str]) -> _Child:
+def _start(family: str, tasks: deque[str], attempt: Attempt) -> _Child:
     here, there = multiprocessing.Pipe()
     root = Path(tempfile.mkdtemp(prefix="headwaiter-family-"))
-    arguments = (there, family, list(tasks), root)
+    arguments = (there, family, list(tasks), root, attempt)
     process = multiprocessing.get_context("fork").Process(target=_run, args=arguments, daemon=True)
     process.start()
     there.close()
@@ -86,7 +88,7 @@ def _end(child: _Child) -> None:
     shutil.rmtree(child.root, ignore_errors=True)
 
 
-def _run(connection: Connection, family: str, tasks: list[str], root: Path) -> None:
+def _run(connection: Connection, family: str, tasks: list[str], root: Path, attempt: Attempt) -> None:
     import torch
 
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_BYTES, MAX_BYTES))
@@ -95,5 +97,5 @@ def _run(connection: Connection, family: str, tasks: list[str], root: Path) -> N
     os.dup2(silence, 2)  # transformers and torch warn of what is chosen here
     for task in tasks:
         (root / task).mkdir()
-        connection.send(try_cell(family, task, root / task))
+        connection.send(attempt(family, task, root / task))
     connection.close()
