@@ -20,7 +20,7 @@ from serving.front.connection import Connection
 from serving.front.connection_guard import ConnectionGuard, ConnectionLimits
 from serving.front.protocols import mlflow
 from serving.front.protocols.forms import read_form, read_json
-from serving.front.protocols.kserve import InferenceForm
+from serving.front.protocols.kserve_inference import InferenceForm
 from serving.front.protocols.kserve_tensors import read_columns, split_body, take_inputs
 from serving.front.protocols.openai_chat import ChatForm
 from serving.front.protocols.openai_completions import CompletionForm

@@ -108,7 +108,13 @@ def read_engine(model: dict[str, Any]) -> Engine:
 def environment_of(home: Path) -> dict[str, str]:
     """The variables of a Headwaiter whose data is in `home` alone."""
     environment = dict(os.environ)
-    of_other_servers = ("HEADWAITER_MODELS", "HEADWAITER_KEYS_FILE", "HEADWAITER_TLS_CERT", "HEADWAITER_ADMIN_PORT")
+    of_other_servers = (
+        "HEADWAITER_MODELS",
+        "HEADWAITER_KEYS_FILE",
+        "HEADWAITER_TLS_CERT",
+        "HEADWAITER_ADMIN_PORT",
+        "HEADWAITER_GRPC_PORT",
+    )
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", *of_other_servers):
         environment.pop(name, None)
     own = {

@@ -38,9 +38,8 @@ def compile_lock(source: str, *options: str) -> list[str]:
 
 def main() -> None:
     """Write the three files."""
-    found = compile_lock(
-        "pyproject.toml", "--extra", "tracing", "--extra", "signing", "--constraints", str(CONSTRAINTS)
-    )
+    extras = [option for extra in ("tracing", "signing", "grpc") for option in ("--extra", extra)]
+    found = compile_lock("pyproject.toml", *extras, "--constraints", str(CONSTRAINTS))
     locks = {
         "requirements.txt": [entry for entry in found if not CUDA.match(entry)],
         "requirements-cuda.txt": [entry for entry in found if CUDA.match(entry)],

@@ -33,7 +33,7 @@ from serving.runtime.tls_files import TlsFiles
 from serving.settings import ServingSettings
 
 if TYPE_CHECKING:
-    from serving.front.front import Front
+    from serving.front.front import Companion, Front
 
 logger = logging.getLogger("headwaiter.manager")
 defer_proxy()  # before BentoML makes the app of a worker
@@ -83,6 +83,8 @@ class FrontService(Service[Any]):
         chosen = choose_connection(plane.huggingface)
         if front().settings.admin_port:
             front().companions.append(AdminPort(front(), host or "127.0.0.1", is_bounded=chosen is not None))
+        if front().settings.grpc_port:
+            front().companions.append(_grpc_port(host or "127.0.0.1"))
         tls = TlsFiles.from_options(_command_line())
         if tls is not None:
             Certificate.current = front().certificate = Certificate(tls)
@@ -205,6 +207,15 @@ def _command_line() -> dict[str, Any]:
     """The options of the BentoML command that this process runs."""
     context = click.get_current_context(silent=True)
     return dict(context.params) if context is not None else {}
+
+
+def _grpc_port(host: str) -> "Companion":
+    """The port of gRPC. Its core writes to stderr about each client that breaks a rule, unless it is told not to."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from serving.front.connection import Connection
+    from serving.front.rpc.port import GrpcPort
+
+    return GrpcPort(front(), host, Connection.guard)
 
 
 def _check_listener() -> str | None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -234,6 +235,14 @@ class ServingSettings(msgspec.Struct, frozen=True):
         int,
         Meta(ge=0, le=65535, description="Port of /metrics, /livez and /readyz, which need no key there; 0: none."),
     ] = 0
+    grpc_port: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65535,
+            description="Port of the Open Inference Protocol over gRPC; it needs the extra grpc; 0: none.",
+        ),
+    ] = 0
     allowed_hosts: Annotated[
         tuple[str, ...],
         Meta(
@@ -285,6 +294,8 @@ class ServingSettings(msgspec.Struct, frozen=True):
             raise InvalidSetting("this process belongs to no server: use `headwaiter serve` or `bentoml serve`")
         check_home(registry.home)
         read = read_settings(cls, environ)
+        if read["grpc_port"] and find_spec("grpc") is None:
+            raise InvalidSetting("HEADWAITER_GRPC_PORT needs the package grpcio: pip install 'headwaiter[grpc]'")
         models, pinned = read_models((read.pop("models") or "").split())
         devices = read_devices(read.pop("devices"))
         origins = read_origins(read.pop("cors_origins") or "")

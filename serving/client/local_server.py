@@ -20,7 +20,13 @@ STOP_SECONDS = 60.0
 POLL_SECONDS = 0.05
 SHOWN_CHARACTERS = 2000
 """Of the log of a server that did not start."""
-_OF_OTHER_SERVERS = ("HEADWAITER_KEYS_FILE", "HEADWAITER_TLS_CERT", "HEADWAITER_TLS_KEY", "HEADWAITER_ADMIN_PORT")
+_OF_OTHER_SERVERS = (
+    "HEADWAITER_KEYS_FILE",
+    "HEADWAITER_TLS_CERT",
+    "HEADWAITER_TLS_KEY",
+    "HEADWAITER_ADMIN_PORT",
+    "HEADWAITER_GRPC_PORT",
+)
 """Variables that are meant for another server of the user's."""
 
 

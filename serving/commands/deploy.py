@@ -40,6 +40,7 @@ def _option(flag: str, field: str, meaning: str, least: int | None = None) -> Ca
 @_option("--gpu", "gpus", "GPUs of a pod.", least=0)
 @_option("--disk", "disk_gib", "Disk of a pod in GiB, for its cache of artifacts.", least=1)
 @_option("--disk-class", "disk_class", "The disk's storage class; default: the node's own disk.")
+@click.option("--grpc", is_flag=True, help="Listen for gRPC, too, at port 8001.")
 @_option("--mlflow-uri", "mlflow_uri", "The address of the registry.")
 @_option("--monitoring-namespace", "monitoring_namespace", "Where Prometheus runs.")
 @click.option("--with", "parts", multiple=True, type=click.Choice(PARTS), help="A part to include; may be repeated.")

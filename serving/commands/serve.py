@@ -12,7 +12,7 @@ import click
 from registry.child_process import module_command, python_path
 from registry.environment import settings_of
 from serving.commands.errors import errors
-from serving.runtime.address import check_address, check_admin_port
+from serving.runtime.address import check_address, check_further_ports
 from serving.runtime.exposure import check_access
 from serving.runtime.run_folder import claim
 from serving.settings import FILES, ServingSettings, read_models
@@ -35,6 +35,7 @@ def _setting(flag: str, field: str) -> Callable[[FC], FC]:
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--insecure", is_flag=True, help="Listen where other machines reach the server although it has no keys.")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
+@_setting("--grpc-port", "grpc_port")
 @_setting("--tls-cert", "tls_cert")
 @_setting("--tls-key", "tls_key")
 @_setting("--tls-client-ca", "tls_client_ca")
@@ -75,8 +76,9 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, inse
     with errors():
         check_address(host, port)
         tls = check_access(host, settings)
-        if settings.admin_port:
-            check_admin_port(host, port, settings.admin_port)
+        check_further_ports(
+            host, port, {_SETTINGS[field].variable: getattr(settings, field) for field in ("admin_port", "grpc_port")}
+        )
         os.umask(0o077)  # files and sockets of all processes are this user's alone
         with settings.registry.home_errors():
             run = claim(settings.registry.home)

@@ -15,13 +15,17 @@ logger = logging.getLogger("headwaiter.front")
 
 
 class Certificate:
-    """The certificate of one front. uvicorn reads it first, and its event loop brings the context of that here."""
+    """The certificate of one front. uvicorn reads it first, and its event loop brings the context of that here.
+
+    renewals: how often the files were taken up again.
+    """
 
     current: ClassVar["Certificate | None"] = None
     """Of this process, None without TLS."""
 
     def __init__(self, files: TlsFiles) -> None:
-        self._files = files
+        self.files = files
+        self.renewals = 0
         self._context: ssl.SSLContext | None = None
         self._seen = self._look()
         self._error = ""
@@ -51,18 +55,19 @@ class Certificate:
         if self._context is None:
             return
         try:
-            self._files.check()  # in a context of its own: one that is refused a key has none afterwards
-            self._files.load_into(self._context)
+            self.files.check()  # in a context of its own: one that is refused a key has none afterwards
+            self.files.load_into(self._context)
         except (OSError, ValueError) as error:
             if str(error) != self._error:
                 logger.error("the certificate from before stays: %s", error)
             self._error, self._seen = str(error), ()  # it is tried again
         else:
             self._error = ""
-            logger.info("the certificate %s is in use", self._files.certificate)
+            self.renewals += 1
+            logger.info("the certificate %s is in use", self.files.certificate)
 
     def _look(self) -> tuple[object, ...]:
-        return tuple(map(_digest, self._files.paths))
+        return tuple(map(_digest, self.files.paths))
 
 
 def _digest(path: Path) -> bytes | None:

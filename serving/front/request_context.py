@@ -15,7 +15,7 @@ _prefix = os.urandom(8).hex()
 """The first half of the request ids that this process makes."""
 _numbers = itertools.count(int.from_bytes(os.urandom(4)))
 STAGES = ("encode", "queue", "forward", "decode")
-ProtocolName = Literal["huggingface", "openai", "kserve", "mlflow", "bentoml", "rerank", "tokenize"]
+ProtocolName = Literal["huggingface", "openai", "kserve", "mlflow", "bentoml", "rerank", "tokenize", "grpc"]
 """The protocols by their name in metrics and logs."""
 
 

@@ -1,6 +1,6 @@
 """The objects that every cluster takes: deployment, service, account, disruption budget, network policy."""
 
-from serving.kubernetes.installation import HTTP_PORT, LABELS, NAME, Installation, Manifest
+from serving.kubernetes.installation import GRPC_PORT, HTTP_PORT, LABELS, NAME, Installation, Manifest
 from serving.kubernetes.pod import (
     container,
     pod_security,
@@ -25,7 +25,7 @@ def objects(installation: Installation) -> dict[str, Manifest]:
     return {
         "service-account.yaml": account | {"automountServiceAccountToken": False},
         "deployment.yaml": _deployment(installation),
-        "service.yaml": _service(),
+        "service.yaml": _service(installation),
         "disruption-budget.yaml": named(
             "policy/v1",
             "PodDisruptionBudget",
@@ -69,9 +69,11 @@ def _spread(topology: str) -> Manifest:
     }
 
 
-def _service() -> Manifest:
-    """Only the port for clients. Prometheus and the probes ask each pod by itself."""
-    ports = [{"name": "http", "port": 80, "targetPort": "http", "appProtocol": "http"}]
+def _service(installation: Installation) -> Manifest:
+    """Only the ports for clients. Prometheus and the probes ask each pod by itself."""
+    ports: list[Manifest] = [{"name": "http", "port": 80, "targetPort": "http", "appProtocol": "http"}]
+    if installation.grpc:
+        ports.append({"name": "grpc", "port": GRPC_PORT, "targetPort": "grpc", "appProtocol": "grpc"})
     return named("v1", "Service", {"selector": LABELS, "ports": ports})
 
 
@@ -85,11 +87,12 @@ def _network_policy(installation: Installation) -> Manifest:
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": installation.monitoring_namespace}}
     }
     registry = sorted({installation.registry_port or HTTPS_PORT, HTTPS_PORT})
+    of_clients = [HTTP_PORT, GRPC_PORT] if installation.grpc else [HTTP_PORT]
     spec = {
         "podSelector": {"matchLabels": LABELS},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [
-            {"ports": [{"protocol": "TCP", "port": HTTP_PORT}]},
+            {"ports": [{"protocol": "TCP", "port": port} for port in of_clients]},
             {"from": [monitoring], "ports": [{"protocol": "TCP", "port": "admin"}]},
         ],
         "egress": [

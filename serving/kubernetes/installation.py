@@ -16,6 +16,8 @@ NAME = "headwaiter"
 LABELS = {"app.kubernetes.io/name": NAME}
 HTTP_PORT = 3000
 ADMIN_PORT = 9000
+GRPC_PORT = 8001
+"""As Triton has it."""
 PARTS = ("prometheus", "cpu-scaling", "queue-scaling")
 """The optional parts: Kustomize components, each in a folder of its name."""
 GIB = 2**30
@@ -46,7 +48,8 @@ class Installation:
 
     models: as `headwaiter serve` takes them. cpu: cores of a pod. memory_gib, disk_gib: of a pod. disk_class: the
     storage class of its disk, empty for the node's own disk. gpus: of a pod. replicas, max_replicas: pods, without and
-    with scaling. mlflow_uri: address of the registry. monitoring_namespace: where Prometheus runs. parts: of `PARTS`.
+    with scaling. grpc: whether a pod listens for gRPC, too. mlflow_uri: address of the registry. monitoring_namespace:
+    where Prometheus runs. parts: of `PARTS`.
     """
 
     models: tuple[str, ...]
@@ -59,6 +62,7 @@ class Installation:
     gpus: int = 0
     disk_gib: int = 20
     disk_class: str = ""
+    grpc: bool = False
     mlflow_uri: str = "http://mlflow.mlflow.svc:5000"
     monitoring_namespace: str = "monitoring"
     parts: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ KServe chooses pods, services and scaling itself, so these files stand for `base
 """
 
 import re
+from dataclasses import replace
 
 from registry.environment import InvalidSetting
 from registry.references import Reference
@@ -17,7 +18,11 @@ MODE = {"serving.kserve.io/deploymentMode": "RawDeployment"}
 
 
 def objects(installation: Installation) -> dict[str, Manifest]:
-    """File → object. Raises InvalidSetting where two models would get one name."""
+    """File → object, without gRPC, as KServe's containers declare one port.
+
+    Raises InvalidSetting where two models would get one name.
+    """
+    installation = replace(installation, grpc=False)
     named_by = {service_name(reference): reference for reference in installation.references}
     if len(named_by) < len(installation.references):
         raise InvalidSetting(

@@ -2,7 +2,7 @@
 
 from registry.environment import settings_of
 from registry.settings import RegistrySettings
-from serving.kubernetes.installation import ADMIN_PORT, GIB, HTTP_PORT, LABELS, Installation, Manifest
+from serving.kubernetes.installation import ADMIN_PORT, GIB, GRPC_PORT, HTTP_PORT, LABELS, Installation, Manifest
 from serving.settings import ServingSettings
 
 USER = 10001
@@ -38,13 +38,14 @@ def container(installation: Installation, models: str, name: str = "headwaiter")
     Startup and liveness ask /livez, which does not wait for models: a registry that is away restarts nothing. Readiness
     asks /readyz, which waits for the models that were live when the server started.
     """
+    ports = {"http": HTTP_PORT, "admin": ADMIN_PORT} | ({"grpc": GRPC_PORT} if installation.grpc else {})
     return {
         "name": name,
         "image": installation.image,
         "args": ["serve", "--host", "0.0.0.0", "--port", str(HTTP_PORT)],  # noqa: S104  # a pod has an address of its own
         "env": [{"name": name, "value": value} for name, value in environment(installation, models).items()],
         "envFrom": [{"secretRef": {"name": REGISTRY_SECRET, "optional": True}}],
-        "ports": [{"name": "http", "containerPort": HTTP_PORT}, {"name": "admin", "containerPort": ADMIN_PORT}],
+        "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
         "startupProbe": _probe("/livez", every=5, failures=START_SECONDS // 5),
         "livenessProbe": _probe("/livez", every=10, failures=3),
         "readinessProbe": _probe("/readyz", every=5, failures=2),
@@ -75,6 +76,8 @@ def environment(installation: Installation, models: str) -> dict[str, str]:
         "HOME": DATA,
         "TMPDIR": DATA,
     }
+    if installation.grpc:
+        found[_SERVING["grpc_port"].variable] = str(GRPC_PORT)
     if installation.gpus:
         devices = ",".join(f"cuda:{index}" for index in range(installation.gpus))
         found[_SERVING["devices"].variable] = devices

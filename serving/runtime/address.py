@@ -1,6 +1,7 @@
 """The address of a server that is to start, tried out before anything is started."""
 
 import socket
+from collections.abc import Mapping
 
 from registry.environment import InvalidSetting
 
@@ -26,11 +27,19 @@ def check_address(host: str, port: int) -> None:
         ) from error
 
 
-def check_admin_port(host: str, port: int, admin_port: int) -> None:
-    """Raise InvalidSetting if the admin port is the server's other port, or nothing can listen there."""
-    if admin_port == port:
-        raise InvalidSetting(f"HEADWAITER_ADMIN_PORT={admin_port} is the server's own port: choose another one")
-    try:
-        check_address(host, admin_port)
-    except InvalidSetting as error:
-        raise InvalidSetting(f"HEADWAITER_ADMIN_PORT={admin_port} cannot be used: {error}") from error
+def check_further_ports(host: str, port: int, further: Mapping[str, int]) -> None:
+    """Raise InvalidSetting if two of a server's ports are the same one, or nothing can listen at one of them.
+
+    further: variable → port, 0 for none.
+    """
+    taken = {port: "the server's own port"}
+    for variable, each in further.items():
+        if not each:
+            continue
+        if each in taken:
+            raise InvalidSetting(f"{variable}={each} is {taken[each]}: choose another one")
+        try:
+            check_address(host, each)
+        except InvalidSetting as error:
+            raise InvalidSetting(f"{variable}={each} cannot be used: {error}") from error
+        taken[each] = f"the port of {variable}"

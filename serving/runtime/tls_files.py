@@ -32,6 +32,14 @@ class TlsFiles(msgspec.Struct, frozen=True):
         if self.client_authorities is not None:
             context.load_verify_locations(self.client_authorities)
 
+    def read(self) -> tuple[bytes, bytes, bytes | None]:
+        """The content of certificate, key and authorities. Raises OSError or ValueError unless they fit together."""
+        found = [path.read_bytes() for path in self.paths]
+        self.check()
+        if found != [path.read_bytes() for path in self.paths]:
+            raise ValueError("the files are being renewed")
+        return found[0], found[1], found[2] if len(found) > 2 else None
+
     def options(self) -> list[str]:
         """The options of BentoML's command."""
         found = ["--ssl-certfile", str(self.certificate), "--ssl-keyfile", str(self.key)]

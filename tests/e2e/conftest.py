@@ -10,7 +10,7 @@ from registry.flavor import log_model
 from registry.heads import get_head
 from registry.settings import RegistrySettings
 from registry.versions import Versions
-from tests.e2e.server import Server, run_cli
+from tests.e2e.server import Server, free_port, run_cli
 from tests.families import build
 from tests.parallel import SHARED_SERVER, ends_group
 from tests.quick import copy_home, made_once
@@ -107,7 +107,8 @@ def server(home: Path, pytestconfig: pytest.Config) -> Iterator[Server]:
     """One server with all of them and two front workers."""
     names = (*(name for name, *_ in LOGGED), *(task for task, _ in OF_TASKS), "chat")
     # no alias of these moves, and polling an embedded registry for many models takes processor time
-    with Server(home, names, {"HEADWAITER_POLL_SECONDS": "60"}, ("--workers", "2")) as running:
+    environ = {"HEADWAITER_POLL_SECONDS": "60", "HEADWAITER_GRPC_PORT": str(free_port())}
+    with Server(home, names, environ, ("--workers", "2")) as running:
         pytestconfig.stash[RUNNING] = running
         yield running
 

@@ -124,6 +124,7 @@ class Server:
 
     def __post_init__(self) -> None:
         self.url = f"http://127.0.0.1:{self.port}"
+        self.grpc_address = f"127.0.0.1:{self.environ.get('HEADWAITER_GRPC_PORT')}"
         self.log = self.home / f"server-{self.port}.log"
         self.http = httpx.Client(base_url=self.url, timeout=WAIT_SECONDS)
         self._run: Path | None = None

@@ -28,7 +28,8 @@ from serving.front.openapi.route import (
     TaskBodies,
 )
 from serving.front.protocols.bentoml import PredictForm
-from serving.front.protocols.kserve import IndexForm, InferenceForm
+from serving.front.protocols.kserve import IndexForm
+from serving.front.protocols.kserve_inference import InferenceForm
 from serving.front.protocols.openai_chat import ChatForm
 from serving.front.protocols.openai_completions import CompletionForm
 from serving.front.protocols.openai_embeddings import EmbeddingForm

@@ -12,9 +12,11 @@ from typing import Annotated
 import msgspec
 import numpy
 from msgspec import Meta
+from numpy.typing import NDArray
 
-from serving.errors import Malformed, Unprocessable
+from serving.errors import Malformed, TooLarge, Unprocessable
 from serving.front.asgi import JsonObject, encode_answer, encode_json
+from serving.tasks.base.body_values import max_values
 from serving.tasks.base.columns import TEXT_COLUMNS, lists_of, parts_of, to_inputs
 from serving.tasks.base.fields import drop_unsupported
 from serving.tasks.base.task import AnyTask
@@ -32,8 +34,12 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
 """Triton's parameters of a tensor that are refused, with the values that ask for nothing."""
 
 
+Values = NDArray[numpy.float32] | list[bytes]
+"""The elements of an output."""
+
+
 class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An input. data: nested or flat lists; unset where it follows the JSON in binary form."""
+    """An input. data: nested or flat lists, or bytes in binary form; unset where that follows the JSON."""
 
     name: Annotated[str, Meta(max_length=MAX_NAME)]
     shape: Annotated[list[Annotated[int, Meta(ge=-1, lt=2**31)]], Meta(max_length=MAX_DIMENSIONS)]
@@ -51,12 +57,13 @@ def split_body(body: bytes, header_length: str) -> tuple[bytes, bytes]:
     return body[: int(header_length)], body[int(header_length) :]
 
 
-def read_columns(tensors: Sequence[Tensor], binary: bytes) -> dict[str, list[object]]:
+def read_columns(tensors: Sequence[Tensor], binary: bytes, max_rows: int = 0) -> dict[str, list[object]]:
     """The elements of each tensor by its name, one per row, or one list per row if there is a second dimension.
 
-    Raises Malformed, Unprocessable.
+    max_rows: of a request. Raises Malformed, Unprocessable, TooLarge.
     """
     columns: dict[str, list[object]] = {}
+    room = max_values(max_rows)
     for tensor in tensors:
         where = f"inputs {tensor.name!r}"
         drop_unsupported(dict(tensor.parameters), UNSUPPORTED, f"{where} parameters.")
@@ -64,13 +71,17 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes) -> dict[str, list[obj
             raise Unprocessable(f"{where} has datatype {tensor.datatype}: send text as BYTES; the server tokenizes it")
         if tensor.name in columns:
             raise Malformed(f"{where} comes twice")
-        if tensor.data is msgspec.UNSET:
+        count = _count(tensor.shape, where)
+        room -= count
+        if room < 0:
+            raise TooLarge(f"inputs have more than {max_values(max_rows):,} elements: send less at a time")
+        data = tensor.data
+        if data is msgspec.UNSET:
             size = tensor.parameters.get(BINARY)
             if not isinstance(size, int) or not 0 <= size <= len(binary):
                 raise Malformed(f"{where} has neither data nor {BINARY} within the body")
-            elements, binary = _unpack(binary[:size], where), binary[size:]
-        else:
-            elements = _flatten(tensor.data, where)
+            data, binary = binary[:size], binary[size:]
+        elements = _unpack(data, count, where) if isinstance(data, bytes) else _flatten(data, where)
         columns[tensor.name] = _shaped(elements, tensor.shape, where)
     return columns
 
@@ -97,29 +108,39 @@ def take_inputs(columns: dict[str, list[object]], task: AnyTask) -> tuple[list[o
 
 
 def write_output(answers: Sequence[object], *, binary: bool) -> tuple[JsonObject, bytes]:
-    """The output tensor and its binary data: FP32 if the answers are vectors, else each answer as JSON in BYTES.
+    """The output tensor as JSON, and its binary data.
 
     Data in JSON is encoded here, answer by answer, because a list is encoded without letting other threads run.
     """
-    if answers and _is_numeric(answers[0]):
-        try:
-            array = numpy.stack([numpy.asarray(answer, dtype="<f4") for answer in answers])
-        except ValueError as error:
-            raise Unprocessable(
-                "the answers differ in shape, so they make no tensor: send one input a request, or let them be pooled"
-            ) from error
-        head: JsonObject = {"name": "output", "datatype": "FP32", "shape": list(array.shape)}
-        if not binary:
-            rows = [encode_json(row.tolist())[1:-1] for row in array.reshape(len(array), -1)]
-            return head | {"data": msgspec.Raw(b"[%b]" % b",".join(rows))}, b""
-        data = array.tobytes()
-    else:
+    head, values = to_output(answers)
+    if binary:
+        data = pack(values)
+        return head | {"parameters": {BINARY: len(data)}}, data
+    if isinstance(values, numpy.ndarray):
+        rows = [encode_json(row.tolist())[1:-1] for row in values.reshape(len(values), -1)]
+        return head | {"data": msgspec.Raw(b"[%b]" % b",".join(rows))}, b""
+    return head | {"data": msgspec.Raw(encode_answer([text.decode() for text in values]))}, b""
+
+
+def to_output(answers: Sequence[object]) -> tuple[JsonObject, Values]:
+    """The output's name, datatype and shape, and its elements: FP32 if the answers are vectors, else JSON in BYTES."""
+    if not answers or not _is_numeric(answers[0]):
         texts = [encode_json(answer) for answer in answers]
-        head = {"name": "output", "datatype": "BYTES", "shape": [len(texts)]}
-        if not binary:
-            return head | {"data": msgspec.Raw(encode_answer([text.decode() for text in texts]))}, b""
-        data = b"".join(struct.pack("<I", len(text)) + text for text in texts)
-    return head | {"parameters": {BINARY: len(data)}}, data
+        return {"name": "output", "datatype": "BYTES", "shape": [len(texts)]}, texts
+    try:
+        array = numpy.stack([numpy.asarray(answer, dtype="<f4") for answer in answers])
+    except ValueError as error:
+        raise Unprocessable(
+            "the answers differ in shape, so they make no tensor: send one input a request, or let them be pooled"
+        ) from error
+    return {"name": "output", "datatype": "FP32", "shape": list(array.shape)}, array
+
+
+def pack(values: Values) -> bytes:
+    """Elements of an output in binary form."""
+    if isinstance(values, numpy.ndarray):
+        return values.tobytes()
+    return b"".join(struct.pack("<I", len(text)) + text for text in values)
 
 
 def output_form(example: object) -> JsonObject:
@@ -138,22 +159,31 @@ def _is_numeric(answer: object) -> bool:
     return isinstance(answer, float)
 
 
-def _unpack(data: bytes, where: str) -> list[object]:
+def _count(shape: Sequence[int], where: str) -> int:
+    """The elements of a tensor with this shape."""
+    if not shape or shape[0] < 0 or any(size < 1 for size in shape[1:]):
+        raise Malformed(f"{where} has shape {list(shape)}: it needs a number of rows, and sizes of at least 1")
+    return math.prod(shape)
+
+
+def _unpack(data: bytes, count: int, where: str) -> list[object]:
+    """The elements in binary form; no more than one beyond `count` are read."""
     elements: list[object] = []
     at = 0
-    while at < len(data):
+    while at < len(data) and len(elements) <= count:
         if at + 4 > len(data):
             raise Malformed(f"{where} ends within an element's length")
         (size,) = struct.unpack_from("<I", data, at)
         at += 4
         if at + size > len(data):
             raise Malformed(f"{where} ends within an element of {size} bytes")
-        elements.append(_text(data[at : at + size]))
+        elements.append(to_text(data[at : at + size]))
         at += size
     return elements
 
 
-def _text(element: bytes) -> str | bytes:
+def to_text(element: bytes) -> str | bytes:
+    """An element of a BYTES tensor: its text, or the bytes where they are none."""
     try:
         return element.decode()
     except UnicodeDecodeError:
@@ -171,7 +201,7 @@ def _flatten(data: object, where: str, depth: int = MAX_DIMENSIONS) -> list[obje
 
 
 def _shaped(elements: list[object], shape: Sequence[int], where: str) -> list[object]:
-    if not shape or shape[0] < 0 or any(size < 1 for size in shape[1:]) or math.prod(shape) != len(elements):
+    if math.prod(shape) != len(elements):
         raise Malformed(f"{where} has shape {list(shape)} and {len(elements)} elements")
     width = math.prod(shape[1:])
     if len(shape) == 1 or width == 1:

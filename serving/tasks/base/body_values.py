@@ -24,11 +24,16 @@ def check_values(body: bytes, max_rows: int = 0) -> None:
     """
     if len(body) <= MAX_VALUES:
         return
-    limit = max(MAX_VALUES, VALUES_PER_ROW * max_rows)
+    limit = max_values(max_rows)
     if _count(body) > limit and _count(_beside_texts(body)) > limit:
         raise TooLarge(
             f"the body has more than {limit:,} values of JSON (texts, numbers, lists, objects): send less at a time"
         )
+
+
+def max_values(max_rows: int) -> int:
+    """How many values one body may have. max_rows: of a request."""
+    return max(MAX_VALUES, VALUES_PER_ROW * max_rows)
 
 
 def _count(body: bytes) -> int:

@@ -1,6 +1,7 @@
 """Metrics and probes at a port of their own: open there, and nothing else is."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from registry.settings import InvalidSetting
 from serving.front.admin_port import AdminPort
 from serving.front.app import DataPlane
 from serving.front.front import Front
-from serving.runtime.address import check_admin_port
+from serving.runtime.address import check_further_ports
 from serving.runtime.key_file import KeyFile
 from serving.setting_values import LOOPBACK_HOSTS
 from tests.serving.front.closed_front import ask, bearer
@@ -101,11 +102,13 @@ def test_metrics_leave_the_other_port(tmp_path: Path, make_front: MakeFront) -> 
 
 
 def test_a_port_that_cannot_be_is_refused_at_the_start() -> None:
-    with pytest.raises(InvalidSetting, match="HEADWAITER_ADMIN_PORT=3000 is the server's own port"):
-        check_admin_port("127.0.0.1", 3000, 3000)
-    import socket
-
+    variable = "HEADWAITER_ADMIN_PORT"
+    with pytest.raises(InvalidSetting, match=f"{variable}=3000 is the server's own port"):
+        check_further_ports("127.0.0.1", 3000, {variable: 3000})
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(InvalidSetting, match=f"HEADWAITER_ADMIN_PORT={port} cannot be used"):
-            check_admin_port("127.0.0.1", 3000, port)
+        with pytest.raises(InvalidSetting, match=f"{variable}={port} cannot be used"):
+            check_further_ports("127.0.0.1", 3000, {variable: port})
+    with pytest.raises(InvalidSetting, match=f"HEADWAITER_GRPC_PORT={port} is the port of {variable}"):
+        check_further_ports("127.0.0.1", 3000, {variable: port, "HEADWAITER_GRPC_PORT": port})
+    check_further_ports("127.0.0.1", 3000, {variable: 0, "HEADWAITER_GRPC_PORT": 0})

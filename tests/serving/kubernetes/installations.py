@@ -15,6 +15,7 @@ FULL = Installation(
     namespace="shop",
     gpus=2,
     disk_class="fast",
+    grpc=True,
     mlflow_uri="https://mlflow.example.com",
     parts=("prometheus", "queue-scaling"),
 )

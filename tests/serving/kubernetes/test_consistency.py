@@ -14,7 +14,7 @@ from serving import service
 from serving.front.openapi.routes import ROUTES
 from serving.kubernetes import pod
 from serving.kubernetes.export import files
-from serving.kubernetes.installation import ADMIN_PORT, HTTP_PORT, PARTS, Installation
+from serving.kubernetes.installation import ADMIN_PORT, GRPC_PORT, HTTP_PORT, PARTS, Installation
 from serving.kubernetes.kserve import service_name
 from serving.settings import ServingSettings
 from tests.abilities import needs
@@ -35,7 +35,7 @@ def test_the_server_takes_the_settings(installation: Installation) -> None:
     assert [str(model) for model in settings.models] == [str(each) for each in installation.references]
     assert {str(model) for model in settings.pinned} == ({"reviews@champion"} if installation is FULL else set())
     assert settings.registry.tracking_uri == installation.mlflow_uri
-    assert settings.admin_port == ADMIN_PORT
+    assert (settings.admin_port, settings.grpc_port) == (ADMIN_PORT, GRPC_PORT if installation.grpc else 0)
     assert settings.registry.artifact_cache_bytes < installation.disk_gib * 2**30
     assert settings.devices == (("cuda:0", "cuda:1") if installation.gpus else ("auto",))
     asked = {variable for variable in environ if variable.startswith("HEADWAITER_")}
@@ -113,10 +113,11 @@ def test_a_pod_is_of_the_class_guaranteed(installation: Installation) -> None:
 def test_ports_meet(installation: Installation) -> None:
     own, of_kserve = containers(installation)
     ports = {port["name"]: port["containerPort"] for port in own["ports"]}
-    assert ports == {"http": HTTP_PORT, "admin": ADMIN_PORT}
+    of_clients = {"http": HTTP_PORT} | ({"grpc": GRPC_PORT} if installation.grpc else {})
+    assert ports == {"admin": ADMIN_PORT} | of_clients
     assert [port["containerPort"] for port in of_kserve["ports"]] == [HTTP_PORT]
     assert own["args"][own["args"].index("--port") + 1] == str(HTTP_PORT)
-    assert [port["targetPort"] for port in one(installation, "Service")["spec"]["ports"]] == ["http"]
+    assert [port["targetPort"] for port in one(installation, "Service")["spec"]["ports"]] == list(of_clients)
     (endpoint,) = one(installation, "PodMonitor")["spec"]["podMetricsEndpoints"]
     assert ports[endpoint["port"]] == ADMIN_PORT
     assert endpoint["path"] == "/metrics"

@@ -1,0 +1,146 @@
+"""The service `inference.GRPCInferenceService`: the Open Inference Protocol v2, answered as `/v2…` is over HTTP.
+
+Where a request has raw tensors, the answer has them, too; else both have typed contents, as with MLServer.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+
+from google.protobuf.message import DecodeError, Message
+
+from headwaiter import __version__
+from serving.errors import Malformed, NotLoaded, NotReady, TooLarge, UnknownModel
+from serving.front.asgi import JsonObject
+from serving.front.front import Front
+from serving.front.protocols.base import headers_of
+from serving.front.protocols.forms import read_form
+from serving.front.protocols.kserve_descriptions import metadata
+from serving.front.protocols.kserve_inference import Inference, InferenceForm
+from serving.front.protocols.kserve_tensors import pack, to_output, to_text
+from serving.front.rpc.calls import Call, Told, Work
+from serving.front.rpc.messages import CHOICE, message_class
+from serving.tasks.base.body_values import max_values
+
+SERVICE = "inference.GRPCInferenceService"
+_ModelInferResponse = message_class("ModelInferResponse")
+
+
+class InferenceService:
+    """The methods of one front."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self.methods: Mapping[str, Work] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._infer,
+        }
+
+    async def _server_live(self, message: bytes, call: Call) -> Told:
+        return Told(message_class("ServerLiveResponse")(live=self._front.is_alive()))
+
+    async def _server_ready(self, message: bytes, call: Call) -> Told:
+        return Told(message_class("ServerReadyResponse")(ready=self._front.is_ready()))
+
+    async def _model_ready(self, message: bytes, call: Call) -> Told:
+        """As Triton, it says of a model that is not here that it is not ready."""
+        asked = parse("ModelReadyRequest", message)
+        try:
+            with suppress(NotLoaded):
+                self._front.find(asked.name, asked.version or None).choose_link()
+        except (NotReady, UnknownModel):
+            return Told(message_class("ModelReadyResponse")())
+        return Told(message_class("ModelReadyResponse")(ready=True))
+
+    async def _server_metadata(self, message: bytes, call: Call) -> Told:
+        return Told(message_class("ServerMetadataResponse")(name="headwaiter", version=__version__))
+
+    async def _model_metadata(self, message: bytes, call: Call) -> Told:
+        asked = parse("ModelMetadataRequest", message)
+        entry = self._front.models().get(asked.name.partition("@")[0])
+        loaded = await self._front.loaded(asked.name, asked.version or None)
+        told = metadata(loaded, list(entry.versions if entry else ()))
+        del told["parameters"]  # this message has no place for them
+        return Told(message_class("ModelMetadataResponse")(**told))
+
+    async def _infer(self, message: bytes, call: Call) -> Told:
+        request, max_rows = parse("ModelInferRequest", message), self._front.settings.max_rows
+        inference = Inference(to_form(request, max_rows), b"", max_rows)
+        limits = [each for each in (inference.timeout_seconds, call.timeout_seconds) if each is not None]
+        answer = await self._front.answer(
+            request.model_name,
+            request.model_version or None,
+            inference.read,
+            protocol="grpc",
+            write=partial(to_response, is_raw=bool(request.raw_input_contents) or inference.as_binary),
+            context=call.context,
+            timeout_seconds=min(limits, default=None),
+        )
+        response = answer.value
+        response.model_name, response.model_version, response.id = request.model_name, answer.version, request.id
+        return Told(response, headers_of(answer))
+
+
+def parse(name: str, message: bytes) -> Message:
+    """The message of this name. Raises Malformed."""
+    try:
+        return message_class(name).FromString(message)
+    except DecodeError as error:
+        raise Malformed(f"the message is no inference.{name} ({error})") from error
+
+
+def to_form(request: Message, max_rows: int) -> InferenceForm:
+    """A ModelInferRequest in the form that it would have as JSON. Raises Malformed, Unprocessable, TooLarge."""
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise Malformed(f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs")
+    inputs = []
+    for place, tensor in enumerate(request.inputs):
+        if raw and tensor.HasField("contents"):
+            raise Malformed(f"inputs {tensor.name!r} has contents beside raw_input_contents: send one of them")
+        inputs.append(
+            {
+                "name": tensor.name,
+                "shape": list(tensor.shape),
+                "datatype": tensor.datatype,
+                "parameters": _plain(tensor.parameters),
+                "data": raw[place] if raw else _elements(tensor, max_values(max_rows)),
+            }
+        )
+    outputs = [{"name": output.name, "parameters": _plain(output.parameters)} for output in request.outputs]
+    return read_form(
+        {"inputs": inputs, "id": request.id, "parameters": _plain(request.parameters), "outputs": outputs},
+        InferenceForm,
+    )
+
+
+def to_response(answers: Sequence[object], *, is_raw: bool) -> Message:
+    """The ModelInferResponse of the answers, without the names of model and version."""
+    head, values = to_output(answers)
+    if is_raw:
+        return _ModelInferResponse(outputs=[head], raw_output_contents=[pack(values)])
+    contents = {"bytes_contents" if isinstance(values, list) else "fp32_contents": values}
+    if not isinstance(values, list):
+        contents = {"fp32_contents": values.ravel()}
+    return _ModelInferResponse(outputs=[head | {"contents": contents}])
+
+
+def _elements(tensor: Message, limit: int) -> list[object]:
+    """The contents of a tensor of texts; those of other types are not read, as no input has them."""
+    contents = tensor.contents.bytes_contents
+    if len(contents) > limit:
+        raise TooLarge(f"inputs have more than {limit:,} elements: send less at a time")
+    return [to_text(element) for element in contents]
+
+
+def _plain(parameters: Mapping[str, Message]) -> JsonObject:
+    """Parameters as plain data; one without a value is None."""
+    found: JsonObject = {}
+    for name, parameter in parameters.items():
+        choice = parameter.WhichOneof(CHOICE)
+        found[name] = None if choice is None else getattr(parameter, choice)
+    return found

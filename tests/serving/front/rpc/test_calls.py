@@ -1,0 +1,356 @@
+"""What holds for every call of gRPC: keys, bounds, deadlines, codes, and what is told of it in metadata and logs."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import msgspec
+import pytest
+from tritonclient.grpc import service_pb2
+
+from serving import errors
+from serving.errors import QueueFull, ServingError
+from serving.front.connection_guard import ConnectionGuard
+from serving.front.rpc.calls import CODES, Calls, Told, address_of, details, to_metadata
+from serving.front.rpc.reads import Reads
+from serving.runtime.key_file import KeyFile
+from tests.serving.front.attacked import PATIENT, Whole
+from tests.serving.front.local_front import MakeFront, answer, engines
+from tests.serving.front.rpc.served import TEXT, Port, infer, on_port
+from tests.serving.front.task_fronts import serve_tasks
+
+LIVE = "inference.GRPCInferenceService/ServerLive"
+INFER = "inference.GRPCInferenceService/ModelInfer"
+
+
+def asked(model: str = "m", text: bytes = b"a text") -> bytes:
+    found = service_pb2.ModelInferRequest(model_name=model)
+    found.inputs.add(name="text", datatype="BYTES", shape=[1]).contents.bytes_contents.append(text)
+    return found.SerializeToString()
+
+
+def every_error() -> Iterator[type[ServingError]]:
+    """The classes of errors that a request may end with."""
+    left = [ServingError]
+    while left:
+        found = left.pop()
+        left += found.__subclasses__()
+        yield found
+
+
+class Aborted(Exception):
+    """As gRPC's own."""
+
+
+class FakeContext:
+    """Stands where gRPC's context of a call does."""
+
+    def __init__(self, message: object = b"") -> None:
+        self.message = message
+        self.ended: tuple[Any, str, dict[str, str]] = (None, "", {})
+        self.callbacks: list[Any] = []
+
+    async def read(self) -> object:
+        return self.message
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("x-request-id", "r-17"),)
+
+    def time_remaining(self) -> None:
+        return None
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        self.ended = grpc.StatusCode.OK, "", dict(metadata)
+
+    def add_done_callback(self, callback: Any) -> None:
+        self.callbacks.append(callback)
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    async def abort(self, code: Any, text: str, metadata: Any) -> None:
+        self.ended = code, text, dict(metadata)
+        raise Aborted
+
+
+def test_each_error_has_the_code_that_its_status_stands_for(make_front: MakeFront) -> None:
+    calls = Calls(make_front().access, ConnectionGuard(PATIENT), Reads(4, 60.0), 100)
+    expected = {500: "INTERNAL", 405: "INTERNAL", 421: "INTERNAL", 431: "INTERNAL"}
+    expected |= {status: code.name for status, code in CODES.items()}
+    seen = set()
+    for kind in every_error():
+        given = {errors.WrongMethod: ("GET", "POST"), errors.NotLoaded: ("m", "1", 2.0)}.get(kind, ("the reason",))
+        error = kind(*given)
+        context = FakeContext()
+
+        async def fail(message: bytes, call: Any, error: ServingError = error) -> Told:
+            raise error
+
+        with pytest.raises(Aborted):
+            asyncio.run(calls._answer("A", fail, context))
+        code, text, metadata = context.ended
+        assert (code.name, text) == (expected[error.status], error.message)
+        assert metadata["x-request-id"] == "r-17"
+        seen.add(error.status)
+    assert seen >= CODES.keys()
+
+
+def test_an_error_says_when_to_try_again_and_which_version_it_was() -> None:
+    error = QueueFull("full", retry_seconds=1.2)
+    error.version = "7"
+    from serving.front.asgi import refusal
+    from serving.front.request_context import RequestContext
+
+    _, _, headers = refusal(error, RequestContext("r"), b"")
+    assert dict(to_metadata(headers)) == {
+        "x-request-id": "r",
+        "x-model-version": "7",
+        "retry-after": "2",
+        "grpc-retry-pushback-ms": "2000",
+    }
+
+
+def test_a_long_text_of_an_error_keeps_its_beginning_and_its_end() -> None:
+    assert details("short: é") == "short: é"
+    for letter in "a", "é", "🙂":
+        found = details(f"the rule {4000 * letter} the way out")
+        assert found.startswith("the rule")
+        assert found.endswith("the way out")
+        assert len(found.encode()) * (1 if letter == "a" else 3) <= 4096 + 100
+        assert "…" in found or letter == "a"
+
+
+def test_the_address_of_a_client_is_without_its_port() -> None:
+    assert address_of("ipv4:127.0.0.1:50000") == "127.0.0.1"
+    assert address_of("ipv6:%5B::1%5D:50000") == "::1"
+    assert address_of("unix:/x:y") == ""
+
+
+def test_a_bug_is_told_by_its_request_id_alone(make_front: MakeFront, monkeypatch: pytest.MonkeyPatch) -> None:
+    front = make_front(task=Whole())
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("password=hunter22 at /srv/models")
+
+    monkeypatch.setattr(front.routing, "find", fail)
+
+    async def work(port: Port) -> None:
+        code, text = await port.call(INFER, asked(), ("x-request-id", "r-17"))
+        assert code.name == "INTERNAL"
+        assert text == b"the server failed on this request; its log says why, under request_id r-17"
+
+    on_port(front, work)
+
+
+def test_an_answer_tells_request_version_and_stages(make_front: MakeFront) -> None:
+    front = make_front(task=Whole())
+    engines(front, "1", answer("an answer"))
+
+    async def work(port: Port) -> None:
+        async with grpc.aio.insecure_channel(port.address) as channel:
+            call = channel.unary_unary(f"/{INFER}")(asked(), metadata=(("x-request-id", "mine"),))
+            await call
+            told = dict(await call.trailing_metadata())
+        assert (told["x-request-id"], told["x-model-version"]) == ("mine", "1")
+        assert [part.partition(";")[0].strip() for part in told["server-timing"].split(",")] == [
+            "tokenize",
+            "queue",
+            "forward",
+            "decode",
+        ]
+
+    on_port(front, work)
+
+
+def test_keys_are_asked_for_before_the_message_and_scoped_and_counted(tmp_path: Path, make_front: MakeFront) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    some, slow = file.add("some", models=("m",)), file.add("slow", rate=0.001)
+    front = make_front(task=Whole(), keys_file=tmp_path / "keys.json", audit_file=tmp_path / "audit.log")
+    front.access.start(tmp_path, 1, 0)
+    engines(front, "1", *[answer("an answer")] * 9)
+
+    async def work(port: Port) -> None:
+        async def code(model: str = "m", *metadata: tuple[str, str]) -> str:
+            found, _ = await port.call(INFER, asked(model), *metadata)
+            return str(found.name)
+
+        assert await code() == "UNAUTHENTICATED"
+        assert await code("m", ("authorization", "Bearer hw_wrong")) == "UNAUTHENTICATED"
+        assert await code("m", ("authorization", f"Bearer {some}"), ("x-api-key", some)) == "UNAUTHENTICATED"
+        for header in ("authorization", f"Bearer {some}"), ("x-api-key", some):
+            assert await code("m", header) == "OK"
+            assert await code("other", header) == "PERMISSION_DENIED"
+        assert await code("m", ("x-api-key", slow)) == "OK"
+        assert await code("m", ("x-api-key", slow)) == "RESOURCE_EXHAUSTED"
+        async with grpc.aio.insecure_channel(port.address) as channel:
+            unsent = channel.stream_unary(f"/{INFER}")()
+            assert (await unsent.code()).name == "UNAUTHENTICATED", "before any message came"
+        await port.until_idle()
+
+    on_port(front, work)
+    front.access.close()
+    lines = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
+    shown = [(line.get("who", ""), line["status"], line.get("model", "")) for line in lines]
+    assert shown == [
+        *[("", 401, "")] * 3,
+        *[("some", 200, "m"), ("some", 403, "other")] * 2,
+        ("slow", 200, "m"),
+        ("", 429, ""),
+        ("", 401, ""),
+    ]
+    assert {line["what"] for line in lines} == {f"gRPC {INFER}"}
+    assert {line["address"] for line in lines} == {"127.0.0.1"}
+
+
+def test_a_full_front_takes_no_more_calls(make_front: MakeFront) -> None:
+    front = make_front(task=Whole())
+    link = engines(front, "1")
+    guard = ConnectionGuard(msgspec.structs.replace(PATIENT, max_requests=1))
+
+    async def work(port: Port) -> None:
+        link.on_submit = lambda waiter: None
+        first = asyncio.create_task(port.call(INFER, asked()))
+        while not link.waiters:
+            await asyncio.sleep(0.002)
+        code, text = await port.call(INFER, asked())
+        assert (code.name, b"as many requests as it may" in text) == ("UNAVAILABLE", True)
+        answer("an answer")(link.waiters[0])
+        assert (await first)[0].name == "OK"
+        link.on_submit = answer("an answer")
+        assert (await port.call(INFER, asked()))[0].name == "OK"
+
+    on_port(front, work, guard)
+
+
+def test_what_is_too_large_is_refused(make_front: MakeFront) -> None:
+    front = make_front(task=Whole(), max_body_bytes=20_000)
+    engines(front, "1").on_submit = answer("an answer")
+    guard = ConnectionGuard(msgspec.structs.replace(PATIENT, buffer_bytes=15_000))
+
+    async def work(port: Port) -> None:
+        assert (await port.call(INFER, asked(text=b"x" * 10_000)))[0].name == "OK"
+        code, text = await port.call(INFER, asked(text=b"x" * 16_000))
+        assert (code.name, b"buffers as much as it may" in text) == ("UNAVAILABLE", True)
+        assert (await port.call(INFER, asked(text=b"x" * 30_000)))[0].name == "RESOURCE_EXHAUSTED"
+        code, text = await port.call(INFER, asked(), ("x", 20_000 * "x"))
+        assert code.name == "RESOURCE_EXHAUSTED", text
+        assert (await port.call(INFER, asked()))[0].name == "OK"
+        await port.until_idle()
+
+    on_port(front, work, guard)
+
+
+def test_a_client_that_sends_too_slowly_is_refused(make_front: MakeFront) -> None:
+    front = make_front(task=Whole(), client_seconds=0.2)
+    engines(front, "1").on_submit = answer("an answer")
+
+    async def work(port: Port) -> None:
+        async with grpc.aio.insecure_channel(port.address) as channel:
+            slow = channel.stream_unary(f"/{INFER}")()
+            assert (await slow.code()).name == "DEADLINE_EXCEEDED"
+            assert "0.2 s" in await slow.details()
+            empty = channel.stream_unary(f"/{INFER}")()
+            await empty.done_writing()
+            assert (await empty.code()).name == "INVALID_ARGUMENT"
+        assert (await port.call(INFER, asked()))[0].name == "OK"
+
+    on_port(front, work)
+
+
+def test_slow_clients_take_nobody_elses_place() -> None:
+    async def work() -> None:
+        reads, stuck = Reads(2, 60.0), asyncio.Event()
+
+        async def never() -> bytes:
+            await stuck.wait()
+            return b""
+
+        async def now() -> bytes:
+            return b"here"
+
+        slow = [asyncio.create_task(reads.read(never)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert await reads.read(now) == b"here"
+        with pytest.raises(errors.TooSlow):
+            await slow[0]
+        assert not slow[1].done()
+        stuck.set()
+        assert await slow[1] == b""
+
+    asyncio.run(work())
+
+
+def test_the_clients_deadline_and_its_leaving_end_the_request(make_front: MakeFront) -> None:
+    front = make_front(task=Whole())
+    link = engines(front, "1")
+    link.on_submit = lambda waiter: None
+
+    async def work(port: Port) -> None:
+        code, _ = await port.call(INFER, asked(), timeout=0.2)
+        assert code.name == "DEADLINE_EXCEEDED"
+        while not link.abandoned:
+            await asyncio.sleep(0.002)
+        assert link.waiters[0].deadline < asyncio.get_running_loop().time() + 1.0, "it is the request's own, too"
+        leaving = asyncio.create_task(port.call(INFER, asked()))
+        while len(link.waiters) < 2:
+            await asyncio.sleep(0.002)
+        leaving.cancel()
+        while len(link.abandoned) < 2:
+            await asyncio.sleep(0.002)
+        await port.until_idle()
+
+    on_port(front, work)
+
+
+def test_what_is_not_there_is_unimplemented(make_front: MakeFront) -> None:
+    async def work(port: Port) -> None:
+        for method in (
+            "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "inference.GRPCInferenceService/ModelConfig",
+            "inference.GRPCInferenceService/ModelStreamInfer",
+            "x/y",
+        ):
+            assert (await port.call(method, b""))[0].name == "UNIMPLEMENTED", method
+        assert (await port.call(LIVE, b""))[0].name == "OK"
+        assert (await port.call(INFER, b"\xff\xff"))[0].name == "INVALID_ARGUMENT"
+
+    on_port(make_front(), work)
+
+
+def test_calls_are_counted_as_grpc(make_front: MakeFront) -> None:
+    front = make_front()
+    serve_tasks(front, [TEXT])
+    ended = []
+    meter = front.routing._loaded[TEXT, "1"].meter
+    count = meter.end
+    meter.end = lambda protocol, *given: (ended.append((protocol, given[0])), count(protocol, *given))[-1]  # type: ignore
+
+    async def work(port: Port) -> None:
+        await port.ask(infer())
+        await port.refused(infer(texts=[""]))
+
+    on_port(front, work)
+    assert ended == [("grpc", 200), ("grpc", 422)]
+
+
+def test_accepted_calls_are_answered_when_the_server_ends(make_front: MakeFront) -> None:
+    front = make_front(task=Whole())
+    link = engines(front, "1")
+    link.on_submit = lambda waiter: None
+
+    async def work(port: Port) -> None:
+        asking = asyncio.create_task(port.call(INFER, asked()))
+        while not link.waiters:
+            await asyncio.sleep(0.002)
+        closing = asyncio.create_task(port.opened.close())
+        while not port.opened._health.is_closing:
+            await asyncio.sleep(0.002)
+        answer("an answer")(link.waiters[0])
+        assert (await asking)[0].name == "OK"
+        await closing
+        assert (await port.call(INFER, asked(), timeout=5))[0].name == "UNAVAILABLE"
+
+    on_port(front, work)

@@ -1,0 +1,214 @@
+"""The Open Inference Protocol over gRPC, by Triton's client: what it answers is what HTTP does."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy
+import pytest
+import tritonclient.grpc as triton
+from hypothesis import given
+from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2
+
+from headwaiter import __version__
+from serving.errors import ServingError
+from serving.front.front import Front
+from serving.front.protocols.kserve_inference import Inference
+from serving.front.rpc.inference import parse, to_form
+from serving.tasks import get_task
+from tests.serving.front.local_front import MakeFront
+from tests.serving.front.rpc.served import TEXT, VECTORS, Port, answers, infer, on_port, tensor
+from tests.serving.front.task_fronts import TASKS, png, post, serve_tasks
+
+
+def by_http(front: Front, model: str, body: Mapping[str, Any]) -> Any:
+    """The only output of a request over HTTP."""
+    found = post(front, f"/v2/models/{model}/infer", msgspec.json.encode(body)).json()
+    return found["outputs"][0]
+
+
+def texts_of(*texts: str, name: str = "text") -> dict[str, Any]:
+    return {"name": name, "shape": [len(texts)], "datatype": "BYTES", "data": list(texts)}
+
+
+@pytest.fixture
+def front(make_front: MakeFront) -> Front:
+    made = make_front()
+    serve_tasks(made, TASKS)
+    return made
+
+
+def test_answers_are_those_of_http(front: Front) -> None:
+    texts = ["the quick fox", "the slow foxes"]  # of as many tokens each
+    expected = {model: by_http(front, model, {"inputs": [texts_of(*texts)]}) for model in (TEXT, VECTORS)}
+    image = [png(8, 8)]
+
+    async def work(port: Port) -> None:
+        vectors = await port.ask(infer(VECTORS, texts, request_id="seven"))
+        found = vectors.as_numpy("output")
+        assert (list(found.shape), found.dtype) == (expected[VECTORS]["shape"], numpy.float32)
+        assert numpy.allclose(found.ravel(), expected[VECTORS]["data"])
+        told = vectors.get_response()
+        assert (told.id, told.model_name, told.model_version) == ("seven", VECTORS, "1")
+        assert not told.outputs[0].HasField("contents")
+        labels = await port.ask(infer(TEXT, texts, model_version="1", parameters={"top_k": 2}))
+        assert [len(each) for each in answers(labels)] == [2, 2]
+        whole = await port.ask(infer(TEXT, texts))
+        assert [msgspec.json.decode(text) for text in expected[TEXT]["data"]] == answers(whole)
+        picture = await port.ask(lambda client: client.infer("image-classification", [tensor("image", image)]))
+        assert len(answers(picture)) == 1
+
+    on_port(front, work)
+
+
+def test_typed_contents_are_answered_by_typed_contents(front: Front) -> None:
+    expected = by_http(front, VECTORS, {"inputs": [texts_of("a", "é")]})
+    asked = service_pb2.ModelInferRequest(model_name=VECTORS)
+    given = asked.inputs.add(name="text", datatype="BYTES", shape=[2])
+    given.contents.bytes_contents.extend([b"a", "é".encode()])
+
+    async def work(port: Port) -> None:
+        code, body = await port.call("inference.GRPCInferenceService/ModelInfer", asked.SerializeToString())
+        assert code.name == "OK", body
+        found = service_pb2.ModelInferResponse.FromString(body)
+        assert not found.raw_output_contents
+        assert numpy.allclose(found.outputs[0].contents.fp32_contents, expected["data"])
+        assert list(found.outputs[0].shape) == expected["shape"]
+        asked.model_name = TEXT
+        _, body = await port.call("inference.GRPCInferenceService/ModelInfer", asked.SerializeToString())
+        (output,) = service_pb2.ModelInferResponse.FromString(body).outputs
+        assert (output.datatype, list(output.shape), len(output.contents.bytes_contents)) == ("BYTES", [2], 2)
+
+    on_port(front, work)
+
+
+def test_server_and_models_are_described_as_over_http(front: Front) -> None:
+    async def work(port: Port) -> None:
+        def look(client: triton.InferenceServerClient) -> None:
+            assert client.is_server_live()
+            assert client.is_server_ready()
+            assert client.is_model_ready(TEXT)
+            assert client.is_model_ready(TEXT, "1")
+            assert not client.is_model_ready(TEXT, "9")
+            assert not client.is_model_ready("nobody")
+            server = client.get_server_metadata(as_json=True)
+            assert server == {"name": "headwaiter", "version": __version__}
+            for model in TASKS:
+                told = client.get_model_metadata(model)
+                described = expected[model]
+                assert (told.name, list(told.versions), told.platform) == (model, ["1"], described["platform"])
+                for field in ("inputs", "outputs"):
+                    tensors = [
+                        {"name": each.name, "datatype": each.datatype, "shape": list(each.shape)}
+                        for each in getattr(told, field)
+                    ]
+                    assert tensors == described[field]
+
+        await port.ask(look)
+        code, text = await port.refused(lambda client: client.get_model_metadata("nobody"))
+        assert (code, "no model 'nobody'" in text) == ("NOT_FOUND", True)
+
+    expected = {model: _described(front, model) for model in TASKS}
+    on_port(front, work)
+
+
+def _described(front: Front, model: str) -> Any:
+    from serving.front.protocols.kserve_descriptions import metadata
+
+    return metadata(asyncio.run(front.loaded(model, None)), ["1"])
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "code", "words"),
+    [
+        ("nobody", [tensor("text", ["a"])], "NOT_FOUND", "no model 'nobody'"),
+        (TEXT, [tensor("text", [""])], "INVALID_ARGUMENT", "empty text"),
+        (TEXT, [tensor("text", [b"\xff\xfe"])], "INVALID_ARGUMENT", "expected"),
+        (TEXT, [], "INVALID_ARGUMENT", "at least one tensor"),
+        ("question-answering", [tensor("question", ["Where?"])], "INVALID_ARGUMENT", "missing required field"),
+        (TEXT, [tensor("a", ["x"]), tensor("b", ["y"])], "INVALID_ARGUMENT", "no column says what to read"),
+        (TEXT, [tensor("text", ["a"] * 1025)], "INVALID_ARGUMENT", "a request may have 1,024"),
+    ],
+)
+def test_a_wrong_request_gets_its_code(front: Front, model: str, inputs: Any, code: str, words: str) -> None:
+    async def work(port: Port) -> None:
+        found, text = await port.refused(lambda client: client.infer(model, inputs))
+        assert (found, words in text) == (code, True), text
+
+    on_port(front, work)
+
+
+def test_what_the_client_asks_for_beyond_is_refused_by_its_name(front: Front) -> None:
+    more: dict[str, dict[str, Any]] = {
+        "classification": {"outputs": [triton.InferRequestedOutput("output", class_count=2)]},
+        "sequence_id": {"sequence_id": 7},
+        "priority": {"priority": 1},
+        "outputs names 'other'": {"outputs": [triton.InferRequestedOutput("other")]},
+    }
+
+    async def work(port: Port) -> None:
+        for word, options in more.items():
+            code, text = await port.refused(infer(**options))
+            assert (code, word in text) == ("INVALID_ARGUMENT", True), text
+        code, _ = await port.refused(infer(compression_algorithm="gzip"))
+        assert code == "UNIMPLEMENTED"
+
+    on_port(front, work)
+
+
+_names = st.sampled_from(["text", "inputs", "text_pair", "question", "candidate_labels", "a", ""])
+_tensors = st.builds(
+    lambda name, kind, shape, contents, typed: service_pb2.ModelInferRequest.InferInputTensor(
+        name=name, datatype=kind, shape=shape, contents=contents if typed else None
+    ),
+    _names,
+    st.sampled_from(["BYTES", "INT32", "INT64", "FP32", "BOOL", "FP16", "", "é"]),
+    st.lists(st.integers(-(2**62), 2**62) | st.integers(-1, 4), max_size=4),
+    st.builds(
+        service_pb2.InferTensorContents,
+        bytes_contents=st.lists(st.binary(max_size=4), max_size=4),
+        int64_contents=st.lists(st.integers(-5, 5), max_size=4),
+        fp32_contents=st.lists(st.floats(width=32), max_size=4),
+        bool_contents=st.lists(st.booleans(), max_size=4),
+    ),
+    st.booleans(),
+)
+_parameters = st.dictionaries(
+    st.sampled_from(["top_k", "timeout", "binary_data_output", "truncate", "x"]),
+    st.sampled_from(
+        [
+            service_pb2.InferParameter(),
+            service_pb2.InferParameter(bool_param=True),
+            service_pb2.InferParameter(int64_param=-1),
+            service_pb2.InferParameter(double_param=float("nan")),
+            service_pb2.InferParameter(string_param="a"),
+            service_pb2.InferParameter(uint64_param=2**64 - 1),
+        ]
+    ),
+    max_size=3,
+)
+
+
+@given(
+    st.lists(_tensors, max_size=3),
+    st.lists(st.binary(max_size=20), max_size=3),
+    _parameters,
+    st.sampled_from([TEXT, "zero-shot-classification", "question-answering", "image-classification"]),
+)
+def test_any_request_is_read_or_refused(tensors: Any, raw: Any, parameters: Any, task: str) -> None:
+    request = service_pb2.ModelInferRequest(inputs=tensors, raw_input_contents=raw, parameters=parameters)
+    try:
+        form = to_form(parse("ModelInferRequest", request.SerializeToString()), max_rows=8)
+        Inference(form, b"", 8).read(get_task(task))
+    except ServingError as error:
+        assert error.status in (400, 413, 422)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
+    try:
+        to_form(parse("ModelInferRequest", data), max_rows=8)
+    except ServingError as error:
+        assert error.status in (400, 413, 422)
