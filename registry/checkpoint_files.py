@@ -19,6 +19,8 @@ Divisor = Annotated[float, msgspec.Meta(gt=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 TokenIds = int | list[int] | None
 Pairs = dict[str, Any]
+CodeNames = Pairs | list[str | None] | None
+"""Class of transformers' Auto classes → where its code is; of old tokenizers a list."""
 Switch = bool | None
 SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\.safetensors")
 """The name of a file that holds some of the weights."""
@@ -89,7 +91,7 @@ class TokenizerKeys(SpecialTokensMap, frozen=True):
     truncation_side: Literal["left", "right"] | None = None
     chat_template: str | dict[str, str] | list[NamedTemplate] | None = None
     added_tokens_decoder: dict[str, AddedToken] | None = None
-    auto_map: Any = None
+    auto_map: CodeNames = None
 
 
 class GenerationKeys(msgspec.Struct, frozen=True):
@@ -171,6 +173,7 @@ class ImageKeys(msgspec.Struct, frozen=True):
     """The keys of `preprocessor_config.json` that say how images become pixels."""
 
     image_processor_type: str | None = None
+    auto_map: CodeNames = None
     do_resize: Switch = None
     do_center_crop: Switch = None
     do_rescale: Switch = None

@@ -5,7 +5,7 @@ registered version. Light to import: the front workers read contracts without to
 """
 
 import hashlib
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
@@ -19,6 +19,9 @@ Side = Literal["left", "right"]
 """Where a tokenizer pads a row, or cuts an over-long text."""
 Batching = Literal["any lengths", "any lengths, padded on the left", "equal lengths", "one row"]
 """Which rows may share a forward pass without changing each other's answers, from the least strict on."""
+MAX_EDGE = 4096
+"""Pixels on an edge of what an image is resized or cropped to. Such a row takes 50 MB, 200 MB as float32. Untuned."""
+Edge = Annotated[int, msgspec.Meta(ge=1, le=MAX_EDGE)]
 
 
 class ImageSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,14 +34,14 @@ class ImageSettings(msgspec.Struct, frozen=True, kw_only=True):
     file states to be transparent becomes white (`convert_to_rgb`, transformers 5.23); unset where it stays.
     """
 
-    resize: tuple[int, ...]
+    resize: tuple[Edge, ...]
     resample: int
-    crop: tuple[int, ...]
+    crop: tuple[Edge, ...]
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    height: int
-    width: int
+    height: Edge
+    width: Edge
     flips_channels: bool = False
     whitens_transparent: bool | msgspec.UnsetType = msgspec.UNSET
 

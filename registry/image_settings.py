@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from registry.contract import ImageSettings, Processor
+from registry.contract import MAX_EDGE, ImageSettings, Processor
 from registry.errors import IncompleteArtifact
 
 BILINEAR = 2
@@ -25,7 +25,7 @@ def reads_images(model: Any) -> bool:
 
 
 def describe_images(processor: Any) -> Processor:
-    """The image processor's part of the contract; raises IncompleteArtifact for a processor with unsupported steps."""
+    """The image processor's part of the contract; raises IncompleteArtifact for unsupported steps or sizes."""
     if not hasattr(processor, "image_mean"):
         raise IncompleteArtifact(
             f"{type(processor).__name__} is no image processor: pass the one that the model was trained with"
@@ -39,6 +39,12 @@ def describe_images(processor: Any) -> Processor:
             f"preprocessor_config.json: {cause} leaves images in different shapes, which cannot share a batch: set "
             "do_resize, and size to height and width; or do_center_crop with crop_size"
         )
+    for option, edges in (("size", resize), ("crop_size", crop)):
+        if not all(1 <= edge <= MAX_EDGE for edge in edges):
+            raise IncompleteArtifact(
+                f"preprocessor_config.json: {option} makes images of {' x '.join(map(str, edges))} pixels, edges of 1 "
+                f"to {MAX_EDGE} are served: set it to what the model was trained with"
+            )
     scale, mean, std = _values(processor)
     settings = ImageSettings(
         resize=resize,

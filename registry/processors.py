@@ -2,13 +2,22 @@
 
 import inspect
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from registry.checkpoint_files import read_json
 from registry.contract import LANGUAGE, Languages, Processor
-from registry.errors import CheckpointWarning, IncompleteArtifact, UnreadableArtifact, UnsupportedHead
+from registry.errors import (
+    CheckpointWarning,
+    IncompleteArtifact,
+    UnreadableArtifact,
+    UnsafeArtifact,
+    UnsupportedHead,
+)
 from registry.refusals import refuse_failures
 
 MAX_SHOWN = 8
@@ -57,13 +66,36 @@ def load_processor(folder: Path, of_images: bool) -> Any:
         raise IncompleteArtifact(
             f"{folder} holds no image processor ({source}): save it there with {method}.save_pretrained"
         )
-    with refuse_failures(f"loading the {noun} from {source}", remedy), warnings.catch_warnings():
+    with (
+        refuse_failures(f"loading the {noun} from {source}", remedy),
+        _refusing_remote_code(folder, noun),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", "Recommended: pip install sacremoses")  # no tokenizing needs it (5.23)
         if of_images:
             return AutoImageProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, backend="pil"
             )
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+@contextmanager
+def _refusing_remote_code(folder: Path, noun: str) -> Iterator[None]:
+    """Raise UnsafeArtifact, with file and key, where a file asks for code and transformers has no class of its own.
+
+    Where it has one, transformers (5.23) takes that, as it is told to trust no code.
+    """
+    try:
+        yield
+    except ValueError as error:
+        for name in ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json"):
+            path = folder / name
+            if "trust_remote_code" in str(error) and path.is_file() and read_json(path, dict[str, Any]).get("auto_map"):
+                raise UnsafeArtifact(
+                    f"{name} has auto_map, which asks for code from elsewhere; only classes of transformers are "
+                    f"served: save the {noun} from one of those, without auto_map"
+                ) from error
+        raise
 
 
 def describe_processor(

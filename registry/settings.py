@@ -17,6 +17,12 @@ from registry.redaction import redact
 __all__ = ["DEFAULT_ALIAS", "InvalidSetting", "RegistrySettings", "check_alias", "check_model_name"]
 
 DEFAULT_ALIAS = "champion"
+TIMEOUT, RETRIES = "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+PATIENCE = {TIMEOUT: "10", RETRIES: "1"}
+"""MLflow's variables by which a process notices soon that a registry is down or hangs, unless they are set: the seconds
+of a request, and how often it is sent again. MLflow's own (3.17): 120 and 7, which takes 4 minutes."""
+PATIENCE_OF_UPLOADS = {RETRIES: "3"}
+"""12 seconds of pauses. MLflow's own timeout stays: its server answers once its artifact store has the whole file."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ALIAS = re.compile(r"[\w-]{1,255}")

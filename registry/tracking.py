@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from registry.errors import NotFound, RegistryError, RegistryUnavailable, RequestRefused
 from registry.imports import importing_mlflow, without_collector
@@ -161,9 +162,31 @@ def registry_errors(what: str) -> Iterator[None]:
         )
         if missing:
             raise NotFound(f"the registry has no {what}: {error.message}") from error
+        if (silence := _describe_silence(error)) is not None:
+            raise RegistryUnavailable(silence) from error
         status = error.get_http_status_code()
         is_own = 400 <= status < 500 and status not in _NOT_OF_THE_REQUEST
         kind = RequestRefused if is_own else RegistryUnavailable
         raise kind(f"MLflow refused {what}: {error.message}") from error
     except Exception as error:
         raise RegistryUnavailable(f"MLflow did not answer for {what}: {error}") from error
+
+
+def _describe_silence(error: BaseException) -> str | None:
+    """Which address did not answer, why, and what to do; None where it answered, or it is not HTTP.
+
+    error: MLflow's (3.17), raised over what its HTTP client raised.
+    """
+    from requests.exceptions import ConnectionError as NoConnection
+    from requests.exceptions import Timeout
+
+    cause = error.__context__
+    if not isinstance(cause, NoConnection | Timeout) or cause.request is None:
+        return None
+    url = urlsplit(str(cause.request.url))
+    inner = cause.args[0] if cause.args else cause
+    reason = str(getattr(inner, "reason", inner)).rpartition("): ")[2]  # behind the name of the pool
+    return (
+        f"the registry at {url.scheme}://{url.netloc} does not answer ({reason}): see that it runs, or that "
+        "MLFLOW_TRACKING_URI is its address"
+    )

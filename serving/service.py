@@ -23,6 +23,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
 from registry.environment import InvalidSetting, settings_of
+from registry.settings import PATIENCE
 from serving.runtime.deferred_proxy import defer_proxy
 from serving.runtime.exposure import bound_host, check_access, check_exposure
 from serving.runtime.logs import set_up_logging
@@ -103,9 +104,8 @@ class ManagerService:
         set_up_logging()
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        # A registry in trouble must be noticed soon. MLflow's own defaults are 120 s and 7 retries.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        for variable, value in PATIENCE.items():
+            os.environ.setdefault(variable, value)
         settings = ServingSettings.from_environment()
         self._loop = Manager(settings, rollouts=partial(RolloutKeeper, settings))
         self._desk = RegistryDesk(settings)

@@ -1,9 +1,14 @@
 """The command that looks at the machine before a server does, and its checks."""
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -19,6 +24,10 @@ MIN_MEMORY_BYTES = 2 * GIB
 """Below this a server has little room. Untuned: front, manager and engine of a small model take about 1.2 GiB."""
 MULTIPLIES_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 """Processor features with which bfloat16 is faster than float32."""
+SHOWN_PACKAGES = ("bentoml", "mlflow", "transformers")
+"""Those whose versions decide how a server behaves; torch has a line of its own."""
+SLOW_SECONDS = 1.0
+"""A registry that takes longer delays version changes. Untuned: one nearby answers in some 10 ms."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,8 @@ def check_packages(name: str = "headwaiter") -> Finding:
             wrong.append(f"{needed.name} {found} is not {needed.specifier}")
     if wrong:
         return Finding("packages", "wrong", "; ".join(wrong), "install headwaiter again, with its constraints.txt")
-    return Finding("packages", "ok", f"headwaiter {version(name)} and all that it needs")
+    shown = ", ".join(f"{package} {version(package)}" for package in (name, *SHOWN_PACKAGES))
+    return Finding("packages", "ok", f"{shown}, and all that it needs; Python {platform.python_version()}")
 
 
 def check_torch(found: str, gpus: "Sequence[Gpu]") -> Finding:
@@ -61,16 +71,24 @@ def check_torch(found: str, gpus: "Sequence[Gpu]") -> Finding:
     return Finding("torch", "ok", f"torch {found}")
 
 
-def check_processor(name: str, flags: Sequence[str], limits: "Limits") -> Finding:
-    """How many cores there are, and whether they multiply bfloat16."""
-    found = f"{name or 'unknown processor'}, {limits.cores} of {limits.machine_cores} cores, {' '.join(flags)}"
+def check_processor(
+    name: str, flags: Sequence[str], limits: "Limits", environ: Mapping[str, str] = os.environ
+) -> Finding:
+    """How many cores there are, whether they multiply bfloat16, and what keeps torch from using them."""
+    from serving.runtime.machine import INSTRUCTION_VARIABLES
+
+    cores = f"{limits.cores} of {limits.machine_cores} cores ({limits.cores_by})"
+    advice = []
     if limits.cores < 2:
-        advice = f"one core ({limits.cores_by}) is shared by fronts and engines: allow a second one"
-        return Finding("processor", "note", found, advice)
+        advice.append(f"one core ({limits.cores_by}) is shared by fronts and engines: allow a second one")
     if not set(flags) & set(MULTIPLIES_BFLOAT16):
-        advice = "models run in float32 here; processors with AMX or AVX-512 BF16 are several times as fast in bfloat16"
-        return Finding("processor", "note", found, advice)
-    return Finding("processor", "ok", found)
+        advice.append(
+            "models run in float32 here; processors with AMX or AVX-512 BF16 are several times as fast in bfloat16"
+        )
+    if limiting := [f"{variable}={environ[variable]}" for variable in INSTRUCTION_VARIABLES if environ.get(variable)]:
+        advice.append(f"{', '.join(limiting)} may keep torch from using all of the processor: unset it")
+    found = f"{name or 'unknown processor'}, {cores}, {' '.join(flags)}"
+    return Finding("processor", "note" if advice else "ok", found, "; ".join(advice))
 
 
 def check_memory(limits: "Limits") -> Finding:
@@ -84,44 +102,71 @@ def check_memory(limits: "Limits") -> Finding:
 
 
 def check_gpus(gpus: "Sequence[Gpu]") -> Finding:
-    """The GPUs that answer."""
-    found = ", ".join(f"cuda:{gpu.name} with {gpu.total_bytes / GIB:.0f} GiB" for gpu in gpus)
+    """The GPUs that answer, and how much of their memory is free."""
+    found = ", ".join(
+        f"cuda:{gpu.name} with {gpu.total_bytes / GIB:.0f} GiB, {(gpu.total_bytes - gpu.used_bytes) / GIB:.0f} free"
+        for gpu in gpus
+    )
     return Finding("GPU", "ok", found or "none: models run on the processor")
 
 
-def check_registry() -> Finding:
-    """Whether the settings are good and the registry answers."""
+def check_settings(environ: Mapping[str, str] = os.environ) -> Finding:
+    """Whether a server takes the variables that are set."""
+    from registry.environment import PREFIX, InvalidSetting
+    from serving.settings import ServingSettings
+
+    try:
+        ServingSettings.from_environment(environ, run=Path())
+    except InvalidSetting as error:
+        return Finding("settings", "wrong", str(error), "correct the variable, or unset it")
+    names = sorted(name for name in environ if name.startswith(PREFIX))  # no values: some are secret
+    return Finding("settings", "ok", ", ".join(names) or f"no {PREFIX} variable is set")
+
+
+def check_registry(slow_seconds: float = SLOW_SECONDS) -> Finding:
+    """Whether the registry answers, and how fast."""
     from registry.environment import InvalidSetting
     from registry.errors import RegistryError
+    from registry.redaction import redact
     from registry.settings import RegistrySettings
     from registry.tracking import connect, registry_errors
 
     try:
         settings = RegistrySettings.from_environment()
         with registry_errors("the registry"):
-            connect(settings).search_registered_models(max_results=1)
+            client = connect(settings)
+            began = time.monotonic()
+            client.search_registered_models(max_results=1)
     except (RegistryError, InvalidSetting) as error:
         return Finding("registry", "wrong", str(error), "set MLFLOW_TRACKING_URI, or see that it is up")
-    return Finding("registry", "ok", "it answers")
+    seconds = time.monotonic() - began
+    found = f"{redact(settings.registry_address)} answers in {seconds * 1000:.0f} ms"
+    if seconds > slow_seconds:
+        return Finding("registry", "note", found, "version changes wait for it: run it nearer, or on a faster database")
+    return Finding("registry", "ok", found)
 
 
-def check_port(port: int) -> Finding:
-    """Whether a server can listen at the port of 127.0.0.1."""
+def check_port(port: int, admin_port: int = 0) -> Finding:
+    """Whether a server can listen at the ports of 127.0.0.1. admin_port: 0 for none."""
     from registry.environment import InvalidSetting
-    from serving.runtime.address import check_address
+    from serving.runtime.address import check_address, check_admin_port
 
     try:
         check_address("127.0.0.1", port)
+        if admin_port:
+            check_admin_port("127.0.0.1", port, admin_port)
     except InvalidSetting as error:
         return Finding("port", "wrong", str(error), "end what listens there, or give serve another --port")
-    return Finding("port", "ok", f"{port} is free")
+    return Finding("port", "ok", f"{port} and {admin_port} are free" if admin_port else f"{port} is free")
 
 
 def examine(port: int) -> Iterator[Finding]:
     """All checks. Blocks for some seconds at most, unless the registry is slow."""
     from monitoring.gpus import read_gpus
+    from registry.environment import InvalidSetting, settings_of
     from serving.runtime.limits import read_limits
     from serving.runtime.machine import CPUINFO, read_processor
+    from serving.settings import ServingSettings
 
     limits, gpus = read_limits(), read_gpus()
     yield check_packages()
@@ -129,15 +174,20 @@ def examine(port: int) -> Iterator[Finding]:
     yield check_processor(*read_processor(CPUINFO.read_text() if CPUINFO.exists() else ""), limits)
     yield check_memory(limits)
     yield check_gpus(gpus)
+    yield check_settings()
     yield check_registry()
-    yield check_port(port)
+    with suppress(InvalidSetting):  # which the settings' own check tells
+        yield check_port(port, settings_of(ServingSettings)["admin_port"].read(os.environ))
 
 
 @click.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Where to listen later.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(port: int, as_json: bool) -> None:
-    """Check this machine: packages, torch's build, processor, memory, GPUs, registry, port; and what would help."""
+    """Check this machine: packages, torch's build, processor, memory, GPUs, settings, registry and ports.
+
+    Says what would help. Exits with status 1 if a server would not work.
+    """
     found = list(examine(port))
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found]))

@@ -17,6 +17,7 @@ from serving.front.admission import QueueBounds
 from serving.front.demand import Demand
 from serving.front.engine_link import EngineLink
 from serving.front.engine_links import EngineLinks, disconnect
+from serving.front.folder_news import FolderNews
 from serving.front.loaded_version import LoadedVersion
 from serving.front.unavailable import no_live_version, no_model, no_version
 from serving.front.version_loads import Key, VersionLoads
@@ -25,7 +26,9 @@ from serving.settings import ServingSettings
 from serving.wire.routing_table import ModelEntry, Table, TableFile, VersionEntry
 
 FOLLOW_SECONDS = 0.01
-"""How often the table is checked for a change, which costs one `stat`."""
+"""How often the table is checked for a change, by one `stat`, where nobody tells of changes."""
+LOOK_SECONDS = 0.5
+"""How often it is checked although they are told."""
 RETRY_SECONDS = 1.0
 """How long to wait after a table could not be read or applied."""
 PATIENCE_SECONDS = 5.0
@@ -51,7 +54,8 @@ class Routing:
         self._is_ready = False
         self.bounds = QueueBounds(settings)
         self.demand = Demand(settings.run)
-        self._loads = VersionLoads()
+        self._news = FolderNews(settings.run)
+        self._loads = VersionLoads(self._news.tell)
         self._file = file
         self._loaded: dict[tuple[str, str], LoadedVersion] = {}
         self._generating: set[str] = set()
@@ -67,7 +71,10 @@ class Routing:
     async def follow(self) -> None:
         """Apply every new table, endlessly. A table that cannot be read or applied changes nothing and is retried."""
         while True:
-            await asyncio.sleep(FOLLOW_SECONDS if self._follow_once() else RETRY_SECONDS)
+            if self._follow_once():
+                await self._news.wait(LOOK_SECONDS, FOLLOW_SECONDS)
+            else:
+                await asyncio.sleep(RETRY_SECONDS)
 
     def _follow_once(self) -> bool:
         """Apply the newest table, if it is new, or a version was read meanwhile. Returns whether that succeeded."""
@@ -87,6 +94,7 @@ class Routing:
     def close(self) -> None:
         """Close the links to all engines. Requests that wait fail."""
         self._loads.close()
+        self._news.close()
         self.demand.close()
         for link in self.links():
             link.close()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,9 @@ class _Failure:
 class VersionLoads:
     """The loads that are in progress and those that failed. Runs in the front's event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Callable[[], object] = lambda: None) -> None:
+        """ended: called each time that a load has ended."""
+        self._ended = ended
         self._running: dict[Key, _Load] = {}
         self._failures: dict[Key, _Failure] = {}
 
@@ -67,7 +69,9 @@ class VersionLoads:
             if load is not None:
                 load.task.cancel()
             work = asyncio.to_thread(LoadedVersion.load, *key, Path(entry.root), entry.contract)
-            self._running[key] = _Load(entry.contract, asyncio.create_task(work), now, failure is None)
+            task = asyncio.create_task(work)
+            task.add_done_callback(lambda _: self._ended())
+            self._running[key] = _Load(entry.contract, task, now, failure is None)
 
     def take(self) -> list[LoadedVersion]:
         """The versions that are loaded now; they are no longer this class's. Failures are logged."""

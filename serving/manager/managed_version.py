@@ -118,6 +118,13 @@ class ManagedVersion:
         return self.state == "unloaded"
 
     @property
+    def is_settled(self) -> bool:
+        """Whether it stays as it is unless an engine ends or somebody asks for it."""
+        if self.state == "ready":
+            return all(engine.answers for engine in self.engines)
+        return self.state == "unloaded" or (self.state == "failed" and not self.engines)
+
+    @property
     def awaits_fork(self) -> bool:
         """Whether an engine of it is asked for at the template, which has not forked it yet."""
         return any(engine.is_running() and not engine.pid for engine in self.engines)

@@ -23,7 +23,7 @@ from serving.manager.live_versions import LiveVersions
 from serving.manager.load_queue import LoadQueue
 from serving.manager.managed_version import Fetched, ManagedVersion
 from serving.manager.meter import restarts
-from serving.manager.placement import Placement
+from serving.manager.placement import QUIET_SECONDS, Placement
 from serving.manager.policy import Action, GiveUp, Load, Publish, Unload, VersionKey
 from serving.manager.prestart import TemplateKeeper, find_wanted
 from serving.manager.recovery import enter, unloaded_versions
@@ -48,6 +48,8 @@ from serving.wire.routing_table import TableFile
 logger = logging.getLogger("headwaiter.manager")
 
 STEP_SECONDS = 0.05
+STILL_STEP_SECONDS = 0.25
+"""Between two turns while nobody asks for anything and nothing is loaded, started again or unloaded. Untuned."""
 BEAT_SECONDS = 1.0
 MEASURE_SECONDS = 5.0
 
@@ -138,7 +140,9 @@ class Manager:
                     logger.exception("the manager's turn failed; it is tried again")
                     self._stop.wait(BEAT_SECONDS)
                 # to the moment: a rollback is served within one poll
-                self._woken.wait(min(STEP_SECONDS, self._watch.idle_seconds(time.monotonic())))
+                now = time.monotonic()
+                step = STILL_STEP_SECONDS if self._is_still(now) else STEP_SECONDS
+                self._woken.wait(min(step, self._watch.idle_seconds(now)))
                 self._woken.clear()
         finally:
             beat.close()
@@ -179,6 +183,11 @@ class Manager:
             with self._troubles.apart(type(action).__name__.lower(), name, action.version):
                 self._act(action, now)
         self._writer.publish()
+
+    def _is_still(self, now: float) -> bool:
+        """Whether the next turn may come later: what happens meanwhile, nobody waits for."""
+        is_settled = self._startup.is_over and all(held.is_settled for held in self._versions.values())
+        return is_settled and self._demand.is_quiet(QUIET_SECONDS, now)
 
     def _look_at(self, managed: ManagedVersion, now: float) -> None:
         try:

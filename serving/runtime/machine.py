@@ -15,7 +15,9 @@ FLAGS = (
     *("asimd", "bf16", "i8mm", "sve"),
 )
 """Processor features of x86 and ARM by which torch and oneDNN choose kernels."""
-LIMITING_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "OMP_NUM_THREADS")
+INSTRUCTION_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+"""Variables that keep torch and its libraries from using some of these features."""
+LIMITING_VARIABLES = (*INSTRUCTION_VARIABLES, "OMP_NUM_THREADS")
 """Variables that keep torch and its libraries from using some of these features or cores."""
 
 

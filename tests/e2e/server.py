@@ -20,6 +20,7 @@ import httpx
 import psutil
 from click.testing import CliRunner, Result
 
+from registry.settings import RETRIES, TIMEOUT
 from serving.commands.main import main
 from serving.runtime.run_folder import LOCK_VARIABLE, claim
 from tests.e2e.shared_template import forked_for, lend_template
@@ -27,8 +28,8 @@ from tests.waiting import WAIT_SECONDS
 
 DEFAULTS = {"HEADWAITER_POLL_SECONDS": "0.5", "HEADWAITER_HANG_SECONDS": "86400"}
 """Settings of every server: tests let engines stand still for as long as they look."""
-LEFT_BY_MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
-"""Addresses that MLflow leaves in the environment of a process once it was used there."""
+LEFT_BEHIND = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", TIMEOUT, RETRIES)
+"""Variables that MLflow, or a command, leaves in the environment of a process once it was used there."""
 
 
 _claims: list[socket.socket] = []
@@ -79,13 +80,13 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = WAIT_SE
 
 
 def inherited() -> dict[str, str]:
-    """This process' variables, but for LEFT_BY_MLFLOW."""
-    return {name: value for name, value in os.environ.items() if name not in LEFT_BY_MLFLOW}
+    """This process' variables, but for LEFT_BEHIND."""
+    return {name: value for name, value in os.environ.items() if name not in LEFT_BEHIND}
 
 
 def invoke(home: Path, *arguments: str, check: bool = True) -> Result:
     """Run the `headwaiter` command in `home`, in this process, which has imported what takes a new one seconds."""
-    environ = {"HEADWAITER_HOME": str(home), **dict.fromkeys(LEFT_BY_MLFLOW)}
+    environ = {"HEADWAITER_HOME": str(home), **dict.fromkeys(LEFT_BEHIND)}
     done = CliRunner().invoke(main, arguments, env=environ)
     if check:
         assert done.exit_code == 0, done.output

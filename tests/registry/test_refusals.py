@@ -12,7 +12,14 @@ import transformers
 
 from registry.checkpoint_files import FILES, ConfigKeys, GenerationKeys, one_line
 from registry.contract import Contract
-from registry.errors import CheckpointWarning, ContractError, IncompleteArtifact, RegistryError, UnreadableArtifact
+from registry.errors import (
+    CheckpointWarning,
+    ContractError,
+    IncompleteArtifact,
+    RegistryError,
+    UnreadableArtifact,
+    UnsafeArtifact,
+)
 from registry.processors import describe_processor, load_processor
 from registry.refusals import refuse_failures
 from registry.staging import stage
@@ -91,7 +98,7 @@ WRONG = {"config.json": ConfigKeys, **FILES}
 
 @pytest.mark.parametrize(
     ("name", "key"),
-    [(name, key) for name, kind in WRONG.items() for key in kind.__struct_fields__ if key != "auto_map"],
+    [(name, key) for name, kind in WRONG.items() for key in kind.__struct_fields__],
 )
 def test_every_value_that_is_read_is_checked(models: dict[str, Path], tmp_path: Path, name: str, key: str) -> None:
     folder = changed(models["single"], tmp_path / "changed", name, lambda content: content.update({key: [{}]}))
@@ -106,6 +113,26 @@ def test_every_key_of_a_generation_config_has_a_type() -> None:
     known = {key for key in vars(transformers.GenerationConfig()) if not key.startswith("_")}
     no_json = {"constraints", "transformers_version"}  # objects of Python, and what nothing reads
     assert known - set(GenerationKeys.__struct_fields__) == no_json
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "entry", "kind"),
+    [
+        ("bert", "tokenizer_config.json", "AutoTokenizer", "tokenizer_class"),
+        ("vit", "preprocessor_config.json", "AutoImageProcessor", "image_processor_type"),
+    ],
+)
+def test_code_from_elsewhere_is_refused_by_file_and_key(
+    tmp_path: Path, family: str, name: str, entry: str, kind: str
+) -> None:
+    build(tmp_path / "own", family, "AutoModel")
+    asks = {"auto_map": {entry: "theirs--code.Theirs"}}
+    folder = changed(tmp_path / "own", tmp_path / "a", name, lambda content: content.update(asks))
+    load_processor(folder, of_images=family == "vit")  # by transformers' own class, which it names, too
+    (folder / "config.json").write_text('{"model_type": "of-nobody"}')
+    folder = changed(folder, tmp_path / "b", name, lambda content: content.pop(kind))
+    with pytest.raises(UnsafeArtifact, match=f"{name} has auto_map, which asks for code from elsewhere"):
+        load_processor(folder, of_images=family == "vit")
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json"])

@@ -14,6 +14,8 @@ from registry.references import Reference
 from serving.errors import EngineError
 from serving.manager.policy import CRASH_LIMIT
 from serving.manager.version_loader import MAX_RETRY_SECONDS
+from serving.wire.atomic_file import write_report
+from serving.wire.demand import DEMAND, Asked, Told
 from serving.wire.version_state import FOLLOWERS, State, check_transition
 from tests.serving.manager.world import Server
 
@@ -261,3 +263,32 @@ Life.TestCase.settings = settings(
     max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 test_whatever_happens_the_rules_of_a_versions_life_hold = Life.TestCase
+
+
+def test_the_manager_looks_less_often_once_nothing_happens_and_nobody_asks() -> None:
+    server = Server((Reference("m", alias="champion"),), 1)
+    try:
+        manager = server.manager
+        assert not manager._is_still(server.world.now), "it starts"
+        server.world.targets["champion"] = "1"
+        server.settle()
+        assert manager._is_still(server.world.now)
+        server.world.targets["champion"] = "2"
+        server.step(1.1)
+        server.step()
+        assert not manager._is_still(server.world.now), "a version is loaded"
+        server.settle()
+        assert manager._is_still(server.world.now)
+        next(process for process in server.world.running()).kill()
+        server.step()
+        assert not manager._is_still(server.world.now), "an engine is restarted"
+        server.settle()
+        (server.settings.run / DEMAND).mkdir(exist_ok=True)
+        asked = Asked("m", "2", server.world.now)
+        write_report(server.settings.run / DEMAND / "1.json", Told(server.world.now, (asked,)))
+        server.step()
+        assert not manager._is_still(server.world.now), "somebody asked"
+        server.settle(6.0)
+        assert manager._is_still(server.world.now)
+    finally:
+        server.close()

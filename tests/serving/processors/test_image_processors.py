@@ -15,7 +15,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 
 from registry.artifact import read_contract
 from registry.contract import Contract
-from registry.errors import IncompleteArtifact
+from registry.errors import ContractError, IncompleteArtifact
 from registry.flavor import log_model
 from registry.heads import architectures
 from registry.image_settings import describe_images
@@ -118,11 +118,23 @@ def test_every_step_by_its_options(kind: str, options: dict[str, Any]) -> None:
         ("ViT", {"size": SQUARE, "image_std": [0.5] * 4}, "preprocessor_config.json: image_std has 4 values"),
         ("ViT", {"size": SQUARE, "do_resize": False}, "preprocessor_config.json: do_resize false leaves images in"),
         ("ViT", {"size": {"shortest_edge": 64, "longest_edge": 90}}, "longest_edge"),
+        ("ViT", {"size": {"height": 4_000_000, "width": 64}}, "of 4000000 x 64 pixels, edges of 1 to 4096 are"),
+        ("Bit", {"size": {"shortest_edge": 10**9}, "crop_size": CROP}, "size makes images of 1000000000 pixels"),
+        ("Bit", {"size": EDGE, "crop_size": {"height": 5000, "width": 8}}, "crop_size makes images of 5000 x 8 pixels"),
+        ("ConvNext", {"size": EDGE, "crop_pct": 1e-6}, "size makes images of 64000000 pixels"),
     ],
 )
 def test_a_step_that_is_not_done_is_named(kind: str, options: dict[str, Any], match: str) -> None:
     with pytest.raises(IncompleteArtifact, match=match):
         describe_images(getattr(transformers, f"{kind}ImageProcessorPil")(**options))
+
+
+def test_a_contract_with_a_size_in_millions_is_refused() -> None:
+    record = contract_of(transformers.ViTImageProcessorPil(size=SQUARE)).to_record()
+    assert Contract.parse(record).processor.image is not None
+    record["processor"]["image"]["height"] = 4_000_000
+    with pytest.raises(ContractError, match=r"`int` <= 4096 - at `\$.processor.image.height`; log the model again"):
+        Contract.parse(record)
 
 
 def files_with_transparency() -> dict[str, Image.Image]:
