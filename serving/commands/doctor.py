@@ -146,18 +146,18 @@ def check_registry(slow_seconds: float = SLOW_SECONDS) -> Finding:
     return Finding("registry", "ok", found)
 
 
-def check_port(port: int, admin_port: int = 0) -> Finding:
-    """Whether a server can listen at the ports of 127.0.0.1. admin_port: 0 for none."""
+def check_ports(port: int, further: Mapping[str, int]) -> Finding:
+    """Whether a server can listen at the ports of 127.0.0.1. further: variable → port, 0 for none."""
     from registry.environment import InvalidSetting
-    from serving.runtime.address import check_address, check_admin_port
+    from serving.runtime.address import check_address, check_further_ports
 
     try:
         check_address("127.0.0.1", port)
-        if admin_port:
-            check_admin_port("127.0.0.1", port, admin_port)
+        check_further_ports("127.0.0.1", port, further)
     except InvalidSetting as error:
         return Finding("port", "wrong", str(error), "end what listens there, or give serve another --port")
-    return Finding("port", "ok", f"{port} and {admin_port} are free" if admin_port else f"{port} is free")
+    ports = [str(each) for each in (port, *further.values()) if each]
+    return Finding("port", "ok", f"{' and '.join(ports)} {'are' if len(ports) > 1 else 'is'} free")
 
 
 def examine(port: int) -> Iterator[Finding]:
@@ -177,7 +177,8 @@ def examine(port: int) -> Iterator[Finding]:
     yield check_settings()
     yield check_registry()
     with suppress(InvalidSetting):  # which the settings' own check tells
-        yield check_port(port, settings_of(ServingSettings)["admin_port"].read(os.environ))
+        known = [settings_of(ServingSettings)[name] for name in ("admin_port", "grpc_port")]
+        yield check_ports(port, {each.variable: each.read(os.environ) for each in known})
 
 
 @click.command()

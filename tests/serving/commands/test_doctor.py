@@ -17,7 +17,7 @@ from serving.commands.doctor import (
     check_gpus,
     check_memory,
     check_packages,
-    check_port,
+    check_ports,
     check_processor,
     check_registry,
     check_settings,
@@ -89,14 +89,16 @@ def test_packages_that_are_missing_or_too_old_are_named(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("taken", ["port", "admin port"])
 def test_a_port_in_use_is_told(taken: str) -> None:
     free, other = free_port(), free_port()
-    assert check_port(free, other) == Finding("port", "ok", f"{free} and {other} are free")
+    admin = "HEADWAITER_ADMIN_PORT"
+    found = check_ports(free, {admin: other, "HEADWAITER_GRPC_PORT": 0})
+    assert found == Finding("port", "ok", f"{free} and {other} are free")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         used = listener.getsockname()[1]
-        finding = check_port(*((used, free) if taken == "port" else (free, used)))
+        finding = check_ports(used, {admin: free}) if taken == "port" else check_ports(free, {admin: used})
     assert finding.state == "wrong"
     assert str(used) in finding.found
-    assert ("HEADWAITER_ADMIN_PORT" in finding.found) == (taken == "admin port")
-    assert check_port(free, free).state == "wrong"
+    assert (admin in finding.found) == (taken == "admin port")
+    assert check_ports(free, {admin: free}).state == "wrong"
 
 
 @pytest.mark.usefixtures("settings")
