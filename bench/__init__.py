@@ -23,6 +23,7 @@ swap_latency       benchmark (e): latency while versions change, and how soon a 
 load_floor         a fork, load and trace without a server, which a swap is compared with
 residency          50 models of which 8 fit into memory: hits, latency, and the memory that engines take
 fleet              what a fleet's polls cost the registry, from 50 pollers of a real MLflow server
+spark              rows/s on Spark, beside plain mlflow.transformers
 batch_choice       how far batches are from the best possible grouping, by simulation
 batching_rules     the ways to choose a batch that are compared there, and the best possible
 peer_comparison    benchmark (f): requests/s, latency, memory and start beside other model servers

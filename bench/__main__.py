@@ -32,6 +32,7 @@ from bench import (
     residency,
     rollout,
     soak,
+    spark,
     start_time,
     swap_latency,
 )
@@ -61,10 +62,11 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "fuzz": fuzz.run,
     "rollout": rollout.run,
     "fleet": fleet.run,
+    "spark": spark.run,
 }
 
-ON_REQUEST = ("chaos", "fleet", "fuzz", "kills", "peers", "residency", "rollout", "soak")
-"""Only run where they are named: one installs other servers, two measure nothing, and others take long."""
+ON_REQUEST = ("chaos", "fleet", "fuzz", "kills", "peers", "residency", "rollout", "soak", "spark")
+"""Only run where they are named: one installs other servers, one needs Spark, two measure nothing, others take long."""
 
 QUIET = 0.05
 """Share of all cores that other processes may use: with more, figures differ from run to run by more than noise."""

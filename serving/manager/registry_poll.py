@@ -149,20 +149,26 @@ class RegistryPoll:
         versions = self._versions
         if versions is None:
             return dict.fromkeys(references, RegistryUnavailable("the registry cannot be opened"))
-        unchanged = self._unchanged(versions, references)
-        found: dict[Reference, Answer] = dict(unchanged or {})
-        self._waiting = {
-            key: asked
-            for key, asked in self._waiting.items()
-            if key in references and not (key in found and asked.done())
-        }
-        self._known = {key: known for key, known in self._known.items() if key in references}
+        known = self._listable(references)
+        unchanged = self._list(versions, known)
+        self._waiting = {key: asked for key, asked in self._waiting.items() if key in references}
+        self._known = {key: found for key, found in self._known.items() if key in references}
         self._since = {key: since for key, since in self._since.items() if key in self._waiting}
         self.late &= set(references)
+        answers = True
+        if unchanged is None or not was_answered:
+            answers = self._probe(versions, [each for each in references if each not in (unchanged or {})])
+            unchanged = self._listed(known) if unchanged is None else unchanged  # it may have come meanwhile
+        found: dict[Reference, Answer] = dict(unchanged or {})
+        for reference in [key for key in found if key in self._waiting and self._waiting[key].done()]:
+            del self._waiting[reference]
         others = [reference for reference in references if reference not in found]
-        self._ask_for(versions, others, in_trouble=unchanged is None or not was_answered)
+        for reference in others if answers else ():
+            self._submit(versions, reference)
+        asked = [reference for reference in others if reference in self._waiting]
+        wait([self._waiting[reference] for reference in asked if reference not in self.late], SLOW_SECONDS)
         trouble: Exception = RegistryUnavailable("the registry does not answer")
-        for reference in [each for each in others if each in self._waiting]:
+        for reference in asked:
             if not self._waiting[reference].done():
                 self.late.add(reference)
                 found[reference] = RegistryUnavailable(f"the registry has no answer for {reference} yet: it is slow")
@@ -176,44 +182,46 @@ class RegistryPoll:
                 found[reference] = trouble = problem
         return {reference: found.get(reference, trouble) for reference in references}
 
-    def _ask_for(self, versions: Versions, references: Sequence[Reference], *, in_trouble: bool) -> None:
-        """Ask for references by themselves, unless they are waited for already, and wait for the answers.
-
-        in_trouble: ask for one of them first, another one each time, and for the rest only if the registry answers.
-        """
+    def _probe(self, versions: Versions, references: Sequence[Reference]) -> bool:
+        """Ask for one of the references, another one each time; whether the registry answers it, or one before."""
         new = [reference for reference in references if reference not in self._waiting]
-        if in_trouble and new and not any(map(_is_answered, self._waiting.values())):
-            self._turn += 1
-            first = new.pop(self._turn % len(new))
-            self._submit(versions, first)
-            wait([self._waiting[first]], SLOW_SECONDS)
-            if not _is_answered(self._waiting[first]):
-                return
-        for reference in new:
-            self._submit(versions, reference)
-        wait([self._waiting[reference] for reference in references if reference not in self.late], SLOW_SECONDS)
+        if not new or any(map(_is_answered, self._waiting.values())):
+            return True
+        self._turn += 1
+        first = new[self._turn % len(new)]
+        self._submit(versions, first)
+        wait([self._waiting[first]], SLOW_SECONDS)
+        return _is_answered(self._waiting[first])
 
     def _submit(self, versions: Versions, reference: Reference) -> None:
-        self._since[reference] = time.monotonic()
-        self._waiting[reference] = self._requests.submit(versions.resolve, reference)
+        """Ask for a reference by itself, unless it is waited for already."""
+        if reference not in self._waiting:
+            self._since[reference] = time.monotonic()
+            self._waiting[reference] = self._requests.submit(versions.resolve, reference)
 
-    def _unchanged(
-        self, versions: Versions, references: Sequence[Reference]
-    ) -> dict[Reference, ResolvedVersion] | None:
-        """The references that still mean what they meant, by one request for all; None where that request fails."""
+    def _listable(self, references: Sequence[Reference]) -> dict[Reference, ResolvedVersion]:
+        """The references that a list of aliases is enough for: all that are known but the one that is due again."""
         pinned = {key: found for key, found in self._known.items() if key in references and found[0].is_pinned}
         known = {reference: version for reference, (version, _) in pinned.items()}
         oldest = min(known, key=lambda reference: pinned[reference][1], default=None)
         if oldest is not None and pinned[oldest][1] <= time.monotonic():
             del known[oldest]
-        if len(known) < 2:
+        return known if len(known) > 1 else {}
+
+    def _list(
+        self, versions: Versions, known: Mapping[Reference, ResolvedVersion]
+    ) -> dict[Reference, ResolvedVersion] | None:
+        """The references that still mean what they meant, by one request for all; None where that has no answer."""
+        if not known:
             return {}
-        if self._listing is not None and not self._listing.done():
-            return None
-        names = sorted({reference.name for reference in known})
-        self._listing = self._requests.submit(lambda: versions.aliases(names))
-        wait([self._listing], SLOW_SECONDS)
-        if not self._listing.done() or self._listing.exception() is not None:
+        if self._listing is None or self._listing.done():
+            names = sorted({reference.name for reference in known})
+            self._listing = self._requests.submit(lambda: versions.aliases(names))
+            wait([self._listing], SLOW_SECONDS)
+        return self._listed(known)
+
+    def _listed(self, known: Mapping[Reference, ResolvedVersion]) -> dict[Reference, ResolvedVersion] | None:
+        if self._listing is None or not self._listing.done() or self._listing.exception() is not None:
             return None
         listed = self._listing.result()
         return {
