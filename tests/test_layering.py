@@ -53,6 +53,7 @@ CHEAP = frozenset(
         "errors",
         "heads",
         "held_folder",
+        "int8_sample",
         "layout",
         "own_folder",
         "plain_files",

@@ -3,6 +3,7 @@
 Modules that need transformers are imported by the functions that need them: a kept graph runs without it.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
@@ -12,7 +13,7 @@ import torch
 from registry.contract import Contract
 from serving.engine.engine import Engine
 from serving.engine.measurements import Measurements
-from serving.engine.model import Model
+from serving.engine.model import INT8, Model
 from serving.tasks import get_task
 
 if TYPE_CHECKING:
@@ -73,14 +74,19 @@ def is_generating(model: Model) -> "TypeGuard[GenerationModel]":
 
 
 @torch.inference_mode()
-def optimize_model(model: Model) -> None:
+def optimize_model(model: Model, int8_sample: Sequence[object] = ()) -> None:
     """Let a loaded model run in its fastest form with the same answers from now on. Blocks for several forward passes.
 
-    Raises as `prove`.
+    int8_sample: what a model that was loaded for int8 is compared on, see `int8`. Raises as `prove`, or Int8Refused.
     """
     from serving.engine.optimize import optimize
 
     prove(model)
+    if model.dtype == INT8:
+        from serving.engine.int8 import quantize
+
+        quantize(model, int8_sample)
+        model.prepack()
     if model.is_restored:
         return
     if is_generating(model):

@@ -52,7 +52,7 @@ def optimize(model: Model) -> ExecutionForm:
     other.
     """
     plain, is_cpu = model.form, model.device.type == "cpu"
-    can_be_packed = can_pack(plain.module, model.device, getattr(torch, model.dtype))
+    can_be_packed = can_pack(plain.module, model.device, model.compute_dtype)
     if not (is_cpu or can_be_packed):
         return plain
     try:
@@ -97,7 +97,7 @@ def _make(model: Model, form: ExecutionForm) -> ExecutionForm:
     if form.is_packed:
         min_bmm_tokens = NEVER
         if is_cpu:
-            measure = partial(find_min_bmm_tokens, form.module, getattr(torch, model.dtype))
+            measure = partial(find_min_bmm_tokens, form.module, model.compute_dtype)
             min_bmm_tokens = model.measurements.recall("attention by products from tokens", int, measure)
         form = replace(form, has_block_attention=min_bmm_tokens < NEVER)
         pack(form.module, min_bmm_tokens=min_bmm_tokens, pruned=form.prunes_to_first_token)
@@ -161,7 +161,7 @@ class _Reference:
         """Raises DifferentAnswer where the form answers otherwise, or what it raises itself."""
         for (lengths, types), expected in zip(self._cases, self._expected, strict=True):
             inputs = inputs_of(self._model, lengths, types=types, form=form)
-            _compare(form.module(**inputs), expected, inputs, getattr(torch, self._model.dtype))
+            _compare(form.module(**inputs), expected, inputs, self._model.dtype)
 
 
 @torch.inference_mode()
@@ -268,8 +268,8 @@ class _Recorder:
         raise _Recorded(inputs)
 
 
-def _compare(found: object, expected: object, inputs: Inputs, dtype: torch.dtype) -> None:
-    """Raises DifferentAnswer where an output differs at a token that is not padding."""
+def _compare(found: object, expected: object, inputs: Inputs, dtype: str) -> None:
+    """Raises DifferentAnswer where an output differs at a token that is not padding. dtype: the model's."""
     real = inputs["attention_mask"].bool() if "attention_mask" in inputs else slice(None)
     for name in OUTPUTS:
         wanted = getattr(expected, name, None)
