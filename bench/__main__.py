@@ -16,6 +16,7 @@ from bench import (
     batch_choice,
     chaos,
     container,
+    dtypes,
     fleet,
     flood,
     forward_share,
@@ -42,6 +43,7 @@ from bench.processes import BenchError
 BENCHMARKS: dict[str, Callable[[float], str]] = {
     "requests": request_rate.run,
     "forward": forward_share.run,
+    "dtypes": dtypes.run,
     "latency": latency.run,
     "start": start_time.run,
     "log": logging_time.run,

@@ -148,6 +148,20 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     base: dict[str, str]
 
 
+class Int8(msgspec.Struct, frozen=True, kw_only=True):
+    """What int8 cost in answers when the model was logged.
+
+    inputs: how many were compared, of the evaluation sample, or generated where there is none. agreement: 0..1, the
+    mean share of each answer that stayed the same; of vectors the mean cosine. float_layers: linear layers that lose
+    too much in int8, and stay in float. refusal: why int8 is not used; empty where it may be.
+    """
+
+    inputs: int = 0
+    agreement: float = 0.0
+    float_layers: int = 0
+    refusal: str = ""
+
+
 class Derived(msgspec.Struct, frozen=True, kw_only=True):
     """How a contract came from a record of an earlier format.
 
@@ -167,12 +181,13 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     halves. problem_type: of a sequence classifier, one of transformers' three names, else None. labels: label of each
     output index, in order; empty without labels.
     max_tokens: longest row that the model takes, special tokens included. dtype: "auto", or the only one allowed
-    ("float32", "bfloat16", "float16"). defaults: the task's own settings (pooling, aggregation, …).
+    ("float32", "bfloat16", "float16", "int8"). defaults: the task's own settings (pooling, aggregation, …).
     transformers, torch: the versions that logged it. files: path relative to the artifact → sha256 in hex.
     layers: what a pooled vector passes, in order; of a model whose answers are vectors.
     batching: found at logging, by `serving.engine.batch_invariance`; each load finds its own anew.
     baseline: unset without an evaluation sample; then it is left out of the record, as before there were any.
     adapter: unset where none was merged; then it is left out of the record, too.
+    int8: unset unless int8 was chosen as the dtype, or allowed beside those of "auto".
     derived: unset in what is logged, else how this was made from a record of an earlier format.
     """
 
@@ -196,6 +211,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     batching: Batching = "any lengths"
     baseline: Baseline | msgspec.UnsetType = msgspec.UNSET
     adapter: Adapter | msgspec.UnsetType = msgspec.UNSET
+    int8: Int8 | msgspec.UnsetType = msgspec.UNSET
     derived: Derived | msgspec.UnsetType = msgspec.UNSET
 
     @classmethod
@@ -217,6 +233,11 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
                 f"the contract serves {contract.task} with {contract.auto_class}, the rule is {head.auto_class}"
             )
         return contract
+
+    @property
+    def allows_int8(self) -> bool:
+        """Whether int8 may be chosen where it is the fastest: it was allowed, and passed the gate at logging."""
+        return isinstance(self.int8, Int8) and not self.int8.refusal
 
     def to_record(self) -> dict[str, Any]:
         """Plain data (dict, list, str, int, float, None) for YAML or JSON."""

@@ -22,6 +22,8 @@ from registry.signatures import SIGNATURE, Signer
 from registry.staging import stage
 from registry.tracking import choose_experiment, connect, mlflow_pointed_at, registry_errors
 
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+
 
 @dataclass(frozen=True)
 class LoggedVersion:
@@ -45,6 +47,7 @@ def log_model(
     parameters: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
     dtype: str = "auto",
+    allow: Sequence[str] = (),
     max_tokens: int | None = None,
     sample: Sequence[Any] = (),
     settings: RegistrySettings | None = None,
@@ -58,17 +61,22 @@ def log_model(
     `model` is the folder of a PEFT adapter; the two are merged. base_digest: what the sha256 of that base's weights
     must be (`registry.adapter_files.weights_digest`). inputs, parameters: the example request that the contract
     records; default: the task's. defaults: the task's own settings, such as `{"pooling": "mean"}`. dtype: "auto", or
-    the only one to serve in. max_tokens: a lower bound on rows than the model's own. sample: inputs like those to come,
-    some hundreds, whose answers become the baseline that drift is measured against. sign: a private key, as
-    `registry.signatures.Signer` takes it. announce: is told each step that takes a while, in a few words. Raises
-    HeadError, ArtifactError, ContractError, or InvalidSetting for what is no key.
+    the only one to serve in. allow: `["int8"]` lets an engine choose int8 where it is faster; it must pass a gate, see
+    docs/versions.md. max_tokens: a lower bound on rows than the model's own. sample: inputs like those to come, some
+    hundreds, whose answers become the baseline that drift is measured against, and on which int8 is compared. sign: a
+    private key, as `registry.signatures.Signer` takes it. announce: is told each step that takes a while, in a few
+    words. Raises HeadError, ArtifactError, ContractError, or InvalidSetting for what is no key.
     """
     announce = announce or (lambda _: None)
     check_model_name(name)
     get_head(task)
     settings = settings or RegistrySettings.from_environment()
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise ContractError(f"dtype {dtype!r} is not one of auto, float32, bfloat16, float16")
+    if dtype not in DTYPES:
+        raise ContractError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if set(allow) - {"int8"} or (allow and dtype != "auto"):
+        raise ContractError(
+            f"allow={list(allow)} with dtype {dtype!r}: int8 may be allowed beside auto, and nothing else"
+        )
     signer = Signer(Path(sign)) if sign is not None else None
     announce("importing torch, transformers and MLflow")
     import_for_logging()
@@ -85,6 +93,7 @@ def log_model(
             parameters=parameters,
             defaults=defaults,
             dtype=dtype,
+            allow=allow,
             max_tokens=max_tokens,
             sample=sample,
         )

@@ -25,6 +25,7 @@ from registry.errors import CheckpointWarning, ContractError, IncompleteArtifact
 from registry.fast_tokenizers import write_fast_form
 from registry.heads import Head, get_head
 from registry.image_settings import describe_images, image_patches, reads_images
+from registry.int8_sample import write_sample
 from registry.layout import LOADER, MODEL_FOLDER
 from registry.processors import describe_processor, load_processor
 from registry.refusals import refuse_failures
@@ -32,6 +33,7 @@ from registry.sentence_folder import MODULES, adapt_tokenizer, copy_files, read_
 from registry.served_classes import check_class
 from registry.stated_limits import longest_row
 
+INT8 = "int8"
 LABELLED = tuple(f"AutoModelFor{kind}Classification" for kind in ("Sequence", "Token", "Image"))
 """The heads whose outputs have labels."""
 SAVE_AGAIN = (
@@ -93,6 +95,7 @@ def make_contract(
     parameters: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
     dtype: str = "auto",
+    allow: Sequence[str] = (),
     max_tokens: int | None = None,
     sample: Sequence[Any] = (),
     described: Any = None,
@@ -103,6 +106,9 @@ def make_contract(
     there is one. The others as in `log_model`. Blocks; raises HeadError, ArtifactError, ContractError.
     """
     loader = importlib.import_module(LOADER)
+    has_int8 = INT8 in (dtype, *allow)
+    if has_int8:
+        write_sample(root / MODEL_FOLDER, sample)
     with refuse_failures("comparing the saved files with the model", SAVE_AGAIN, loader.REFUSALS):
         contract = describe(
             root,
@@ -136,7 +142,21 @@ def make_contract(
                 "in config.json and image_std in preprocessor_config.json for wrong values"
             )
         contract = msgspec.structs.replace(contract, example=example)
-        return msgspec.structs.replace(contract, baseline=loaded.baseline(sample)) if sample else contract
+        if sample:
+            contract = msgspec.structs.replace(contract, baseline=loaded.baseline(sample))
+    return _with_int8(root, contract) if has_int8 else contract
+
+
+def _with_int8(root: Path, contract: Contract) -> Contract:
+    """The contract with what int8 costs in answers. Raises ContractError where int8 is the dtype and costs too much."""
+    loader = importlib.import_module(LOADER)
+    with refuse_failures("answering in int8", RUN_FIRST, loader.REFUSALS):
+        found = loader.try_int8(root, contract)
+    if found.refusal and contract.dtype == INT8:
+        raise ContractError(f"{found.refusal}: log the model with another dtype")
+    if found.refusal:
+        warnings.warn(found.refusal, CheckpointWarning, stacklevel=5)
+    return msgspec.structs.replace(contract, int8=found)
 
 
 def describe(

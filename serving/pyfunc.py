@@ -6,9 +6,11 @@ Also the hook by which logging asks the artifact for its example's answer (`regi
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.contract import Contract
+from registry.contract import Contract, Int8
 from registry.errors import RegistryError
+from serving.engine.int8 import Int8Refused
 from serving.engine.local_engine import LocalEngine
+from serving.engine.model import INT8
 from serving.engine.predictor import Predictor
 from serving.errors import EngineError, ServingError
 from serving.model_signature import given_params, make_signature
@@ -29,6 +31,14 @@ def load(root: Path, contract: Contract | None = None) -> Predictor:
     contract: instead of the recorded one.
     """
     return Predictor(root, contract, prepacks=False)
+
+
+def try_int8(root: Path, contract: Contract) -> Int8:
+    """What int8 costs in answers, on the artifact's sample; with a refusal where it is too much. Blocks."""
+    try:
+        return Predictor(root, contract, dtype=INT8).quantize()
+    except Int8Refused as error:
+        return Int8(refusal=str(error))
 
 
 def task_defaults(task: str, folder: Path, given: dict[str, object]) -> dict[str, object]:

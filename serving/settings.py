@@ -24,7 +24,7 @@ from serving.setting_values import (
     read_path,
 )
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 MEMORY_SHARE = 0.8
 """Of the memory that may be used: what engines may take together. The rest is for fronts, manager and system."""

@@ -54,6 +54,7 @@ CHEAP = frozenset(
         "errors",
         "heads",
         "held_folder",
+        "int8_sample",
         "layout",
         "own_folder",
         "plain_files",

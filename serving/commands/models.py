@@ -83,6 +83,7 @@ def suggest(task: str, size: Literal["small", "accurate"] | None, as_json: bool)
     help="A default of the task, as pooling=mean.",
 )
 @click.option("--dtype", default="auto", show_default=True, help="auto, or the only dtype to serve in.")
+@click.option("--allow", multiple=True, type=click.Choice(["int8"]), help="Also serve in int8, where it is faster.")
 @click.option("--max-tokens", type=int, help="Refuse longer rows than this; default: the model's own limit.")
 @click.option(
     "--sample",
@@ -102,6 +103,7 @@ def log_command(
     example: str | None,
     defaults: tuple[str, ...],
     dtype: str,
+    allow: tuple[str, ...],
     max_tokens: int | None,
     sample: Path | None,
     key: str | None,
@@ -127,6 +129,7 @@ def log_command(
             inputs=_read_json(example) if example is not None else None,
             defaults=dict(_read_default(text) for text in defaults),
             dtype=dtype,
+            allow=allow,
             max_tokens=max_tokens,
             sample=_read_sample(sample) if sample is not None else (),
             sign=key,

@@ -3,6 +3,7 @@
 Modules that need transformers are imported by the functions that need them: a kept graph runs without it.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
@@ -12,7 +13,7 @@ import torch
 from registry.contract import Contract
 from serving.engine.engine import Engine
 from serving.engine.measurements import Measurements
-from serving.engine.model import Model
+from serving.engine.model import INT8, Model
 from serving.tasks import get_task
 
 if TYPE_CHECKING:
@@ -73,17 +74,17 @@ def is_generating(model: Model) -> "TypeGuard[GenerationModel]":
 
 
 @torch.inference_mode()
-def optimize_model(model: Model) -> None:
+def optimize_model(model: Model, int8_sample: Sequence[object] = ()) -> None:
     """Let a loaded model run in its fastest form with the same answers from now on. Blocks for several forward passes.
 
-    Raises as `prove`.
+    int8_sample: what a model that was loaded for int8 is compared on, see `int8`. Raises as `prove`, or Int8Refused.
     """
     if is_generating(model):
         prove(model)
         if not model.is_restored:
             _choose_steps(model)
     else:
-        _choose_form(model)
+        _choose_form(model, int8_sample)
 
 
 def _choose_steps(model: "GenerationModel") -> None:
@@ -95,7 +96,7 @@ def _choose_steps(model: "GenerationModel") -> None:
     model.form = replace(model.form, is_torchscript=decoder.is_traced)
 
 
-def _choose_form(model: Model) -> None:
+def _choose_form(model: Model, int8_sample: Sequence[object]) -> None:
     """The fastest form whose batches change no answer.
 
     A family that can be packed is proved in the form that serves, as no row of it is padded then. Others are proved as
@@ -106,8 +107,9 @@ def _choose_form(model: Model) -> None:
     from serving.engine.optimize import is_packable, optimize
 
     proof, plain = BatchProof(model), model.form
-    packs = is_packable(model) and not model.is_restored and model.contract.batching == "any lengths"
-    if packs:
+    can_pack = is_packable(model) and not model.is_restored and model.contract.batching == "any lengths"
+    proves_packed = can_pack and model.dtype != INT8  # whose answers are another gate's
+    if proves_packed:
         form = optimize(model)
         if proof.holds_for(form):
             model.form = form
@@ -115,8 +117,13 @@ def _choose_form(model: Model) -> None:
         if form.is_packed:
             unpack(plain.module)
     proof.choose()
+    if model.dtype == INT8:
+        from serving.engine.int8 import quantize
+
+        quantize(model, int8_sample)
+        model.prepack()
     if model.form.batching == "any lengths" and not model.is_restored:
-        model.form = optimize(model, packs=not packs)
+        model.form = optimize(model, packs=not proves_packed)
 
 
 def make_engine(

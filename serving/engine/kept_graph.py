@@ -28,7 +28,7 @@ import torch
 from serving.engine.kept_record import FOLDER_MODE, open_own, read_record, write_record
 from serving.engine.model import Model
 from serving.engine.optimizations.execution_form import ExecutionForm
-from serving.engine.optimizations.torch_private import LARGE_ROWS, prepack_weight
+from serving.engine.optimizations.torch_private import repack, unpack
 from serving.engine.optimizations.torchscript import TracedModule, freeze, single_threaded
 
 logger = logging.getLogger("headwaiter.engine")
@@ -93,10 +93,10 @@ def has_graph(path: Path | None, dtype: str) -> bool:
 
 
 @torch.inference_mode()
-def load_graph(path: Path, dtype: str, compute_dtype: str) -> KeptGraph | None:
+def load_graph(path: Path, dtype: str, compute_dtype: torch.dtype) -> KeptGraph | None:
     """The graph of this record, ready to run; None where there is none, or it is not what was kept. Blocks.
 
-    dtype: the operator's. compute_dtype: of the weights.
+    dtype: the operator's. compute_dtype: of what is not in int8.
     """
     record = read_record(path, _Record)
     if record is None or record.dtype != dtype:
@@ -112,9 +112,9 @@ def load_graph(path: Path, dtype: str, compute_dtype: str) -> KeptGraph | None:
                 raise ValueError("it was written to")
             for name in record.prepacked:
                 part, parameter = _find(script, name)
-                setattr(part, parameter, prepack_weight(getattr(part, parameter), LARGE_ROWS))
+                setattr(part, parameter, repack(getattr(part, parameter)))
             graphs = freeze(script, record.names)
-            module = TracedModule(cast(torch.nn.Module, _NoModule(getattr(torch, compute_dtype))), graphs)
+            module = TracedModule(cast(torch.nn.Module, _NoModule(compute_dtype)), graphs)
             form = ExecutionForm(cast(Any, module), **record.form)
     except Exception as error:  # torch may raise anything; the version is loaded without it
         logger.warning("the kept graph is not used: %s", error)
@@ -180,7 +180,7 @@ def _unpack(script: torch.jit.ScriptModule) -> Iterator[str]:
     for name, weight in list(script.named_parameters(remove_duplicate=False)):
         if weight.is_mkldnn:
             part, parameter = _find(script, name)
-            setattr(part, parameter, weight.to_dense())
+            setattr(part, parameter, unpack(weight))
             yield name
 
 

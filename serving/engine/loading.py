@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,16 +12,17 @@ import torch
 
 from registry.artifact import read_contract
 from registry.cache_folder import hold
-from registry.contract import Contract
+from registry.contract import Contract, Int8
 from registry.errors import DigestMismatch
 from registry.redaction import describe_error
 from serving.engine.assembly import optimize_model, yields_cores
 from serving.engine.batching.cost import Cost
 from serving.engine.growth import measure_growth
+from serving.engine.int8 import Int8Refused, time_beside
 from serving.engine.kept_graph import discard, graph_path, has_graph, is_keepable, keep_graph, load_graph
 from serving.engine.measurements import Measurements, entry_path
 from serving.engine.meter import EngineMeter
-from serving.engine.model import Model, choose_device, choose_dtypes
+from serving.engine.model import INT8, Model, choose_device, choose_dtypes, compute_dtype
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.parallel import CpuPlan, ForwardPool, make_pool
 from serving.engine.predictor import Predictor
@@ -58,7 +59,7 @@ def load_kept(order: EngineOrder) -> Loaded | None:
     source = _Source.open(order)
     for dtype in source.dtypes():
         path = source.graph(dtype)
-        kept = load_graph(path, order.dtype, dtype) if path is not None else None
+        kept = load_graph(path, order.dtype, compute_dtype(dtype)) if path is not None else None
         if path is None or kept is None:
             continue
         try:
@@ -82,22 +83,57 @@ def load_engine(order: EngineOrder, *, holds: bool = True) -> Loaded:
     Raises EngineError where no dtype does, HeadError or ArtifactError where the artifact cannot be loaded.
     """
     source = _Source.open(order, holds=holds)
-    notes = []
-    for dtype in source.dtypes():
-        predictor = source.load(dtype)
-        difference = predictor.find_difference()
-        if difference is None:
-            break
-        notes.append(f"{dtype} is not used: the contract's example came out otherwise: {difference}")
-    else:
-        raise EngineError("; ".join(notes))
-    torch.set_num_threads(source.threads)
-    optimize_model(predictor.model)
-    loaded = _finish(source, predictor.model, "; ".join(notes))
-    path = source.graph(dtype)
-    if path is None or not is_keepable(predictor.model):
+    model, notes = _load_best(source, source.dtypes(), source.notes())
+    loaded = _finish(source, model, "; ".join(notes))
+    path = source.graph(model.dtype)
+    if path is None or not is_keepable(model):
         return loaded
-    return replace(loaded, keep=partial(keep_graph, path, predictor.model, order.dtype, loaded.report.dtype_note))
+    return replace(loaded, keep=partial(keep_graph, path, model, order.dtype, loaded.report.dtype_note))
+
+
+def _load_best(source: "_Source", dtypes: Sequence[str], notes: Sequence[str]) -> tuple[Model, Sequence[str]]:
+    """The model in the first dtype that answers as recorded, optimised, and why not in an earlier one.
+
+    int8 before others must be faster than the best of them, too. Raises EngineError where no dtype answers so.
+    """
+    dtype, *others = dtypes
+    try:
+        model = _load_optimized(source, dtype)
+    except (_OtherAnswer, Int8Refused) as error:
+        notes = [*notes, str(error)]
+        if not others:
+            raise EngineError("; ".join(notes)) from error
+        return _load_best(source, others, notes)
+    if dtype != INT8 or not others:
+        return model, notes
+    rival, reasons = _load_best(source, others, notes)
+    gain = time_beside(model, rival)
+    if gain > 1:
+        model.note(f"int8 is {gain:.2f} times as fast as {rival.dtype}")
+        return model, notes
+    return rival, [*reasons, f"int8 is not used: it is {gain:.2f} times as fast as {rival.dtype} on this machine"]
+
+
+class _OtherAnswer(EngineError):
+    """The contract's example comes out otherwise; the message says how."""
+
+
+def _load_optimized(source: "_Source", dtype: str) -> Model:
+    """The model in this dtype and its fastest form. Sets torch's threads. Raises _OtherAnswer or Int8Refused."""
+    predictor = source.load(dtype)
+    _check_example(predictor)
+    torch.set_num_threads(source.threads)
+    optimize_model(predictor.model, predictor.int8_sample)
+    if dtype == INT8:
+        _check_example(predictor)
+    return predictor.model
+
+
+def _check_example(predictor: Predictor) -> None:
+    difference = predictor.find_difference()
+    if difference is not None:
+        dtype = predictor.model.dtype
+        raise _OtherAnswer(f"{dtype} is not used: the contract's example came out otherwise: {difference}")
 
 
 def finds_kept(order: EngineOrder) -> bool:
@@ -132,7 +168,14 @@ class _Source:
 
     def dtypes(self) -> tuple[str, ...]:
         """The dtypes to try, best first."""
-        return choose_dtypes(self.device, self.contract.dtype, self.order.dtype)
+        allows_int8 = self.contract.allows_int8
+        return choose_dtypes(self.device, self.contract.dtype, self.order.dtype, allows_int8=allows_int8)
+
+    def notes(self) -> tuple[str, ...]:
+        """Why a dtype that is allowed is not tried."""
+        found = self.contract.int8
+        is_refused = isinstance(found, Int8) and bool(found.refusal) and self.order.dtype == "auto"
+        return (found.refusal,) if is_refused and isinstance(found, Int8) else ()
 
     def entry(self, dtype: str) -> Path | None:
         """Where measurements are kept."""

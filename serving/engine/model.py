@@ -23,7 +23,7 @@ from serving.engine.measurements import Measurements
 from serving.engine.module_state import Change, ModuleState
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.packing import has_bucket_sizes, pack_rows
-from serving.engine.optimizations.torch_private import multiplies_bfloat16
+from serving.engine.optimizations.torch_private import multiplies_bfloat16, multiplies_int8
 from serving.engine.vector_layers import load_layers
 from serving.tasks import get_task
 from serving.tasks.base.task import AnyTask, Batch, upload
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("headwaiter.engine")
 
 
+INT8 = "int8"
+"""The dtype of a model whose layers multiply in int8; all else of it is float32."""
+
+
 def choose_device(wanted: str) -> str:
     """The device to use: for "auto" the first GPU, or the CPU where there is none; else the one named."""
     if wanted != "auto":
@@ -42,26 +46,33 @@ def choose_device(wanted: str) -> str:
     return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
-def choose_dtypes(device: str, allowed: str, wanted: str) -> tuple[str, ...]:
+def choose_dtypes(device: str, allowed: str, wanted: str, *, allows_int8: bool = False) -> tuple[str, ...]:
     """The dtypes to try, best first. allowed: the contract's. wanted: the operator's; both may be "auto".
 
     bfloat16 is tried where the hardware multiplies it: NVIDIA from compute capability 8.0, CPUs with AMX or
-    AVX512-BF16. Anything else computes in float32.
+    AVX512-BF16. int8 is tried on CPUs with VNNI, where the contract allows it. Anything else computes in float32.
     """
     fixed = wanted if wanted != "auto" else allowed
     if fixed != "auto":
         return (fixed,)
     is_cuda = device.startswith("cuda")
     is_fast = torch.cuda.get_device_capability(device)[0] >= 8 if is_cuda else multiplies_bfloat16()
-    return ("bfloat16", "float32") if is_fast else ("float32",)
+    floats = ("bfloat16", "float32") if is_fast else ("float32",)
+    return (INT8, *floats) if allows_int8 and not is_cuda and multiplies_int8() else floats
+
+
+def compute_dtype(dtype: str) -> torch.dtype:
+    """The dtype in which a model of this dtype computes, but for layers in int8."""
+    found: torch.dtype = torch.float32 if dtype == INT8 else getattr(torch, dtype)
+    return found
 
 
 class Model:
     """The head of one version, in eval mode, on one device.
 
-    form: how it is executed; replaced in one step. folder: of its files. notes: which optimisations it was refused, and
-    why. is_restored: whether its module is restored after each forward pass, because that changes it. `launch` may be
-    called from several threads only where `form.is_thread_safe`.
+    dtype: by name, as in the contract. form: how it is executed; replaced in one step. folder: of its files. notes:
+    which optimisations it was refused, and why. is_restored: whether its module is restored after each forward pass,
+    because that changes it. `launch` may be called from several threads only where `form.is_thread_safe`.
     """
 
     has_frame: ClassVar[bool] = True
@@ -91,6 +102,7 @@ class Model:
         self.cache_bytes = cache_bytes
         self.device = torch.device(device)
         self.dtype = dtype
+        self.compute_dtype = compute_dtype(dtype)
         self.measurements = measurements or Measurements()
         self.notes: list[str] = []
         self.is_restored = False
@@ -104,12 +116,13 @@ class Model:
         if form is not None:
             self.form = form
             return
-        module = load_model(folder, contract.task, dtype=dtype).to(self.device)
+        module = load_model(folder, contract.task, dtype=str(self.compute_dtype).removeprefix("torch.")).to(self.device)
         self.task.prepare(module, contract)
         self.form = ExecutionForm(module)
         self._watch()  # before any other forward pass
-        prepacks = prepacks and not self.is_restored  # what is restored would lose its packed weights
-        is_onednn = (prepacks and self._prepack(module)) or dtype != "float32"
+        if dtype == INT8:  # `int8.quantize` prepacks what stays in float32
+            return
+        is_onednn = (prepacks and self.prepack()) or dtype != "float32"
         self.form = ExecutionForm(module, is_bucketed=is_onednn and not self._is_cuda)
 
     @property
@@ -218,11 +231,13 @@ class Model:
         if changes:
             self.restore_always(state, changes)
 
-    def _prepack(self, module: "PreTrainedModel") -> bool:
+    def prepack(self) -> bool:
         """Prepack the weights of layers that are faster so, if there are any."""
         from serving.engine.optimizations.prepacked_weights import prepack_weights  # with transformers
 
-        return prepack_weights(module, self._try_out, self.note, measurements=self.measurements) > 0
+        if self.is_restored:  # what is restored would lose its packed weights
+            return False
+        return prepack_weights(self.module, self._try_out, self.note, measurements=self.measurements) > 0
 
     def _try_out(self) -> None:
         lengths = (1, min(3, self.contract.max_tokens))

@@ -48,7 +48,7 @@ class DifferentAnswer(Exception):
 
 def is_packable(model: Model) -> bool:
     """Whether the model's family may run on packed sequences here."""
-    return can_pack(model.module, model.device, getattr(torch, model.dtype))
+    return can_pack(model.module, model.device, model.compute_dtype)
 
 
 @torch.inference_mode()
@@ -105,7 +105,7 @@ def _make(model: Model, form: ExecutionForm) -> ExecutionForm:
     if form.is_packed:
         min_bmm_tokens = NEVER
         if is_cpu:
-            measure = partial(find_min_bmm_tokens, form.module, getattr(torch, model.dtype))
+            measure = partial(find_min_bmm_tokens, form.module, model.compute_dtype)
             min_bmm_tokens = model.measurements.recall("attention by products from tokens", int, measure)
         form = replace(form, has_block_attention=min_bmm_tokens < NEVER)
         pack(form.module, min_bmm_tokens=min_bmm_tokens, pruned=form.prunes_to_first_token)
@@ -169,7 +169,7 @@ class _Reference:
         """Raises DifferentAnswer where the form answers otherwise, or what it raises itself."""
         for (lengths, types), expected in zip(self._cases, self._expected, strict=True):
             inputs = inputs_of(self._model, lengths, types=types, form=form)
-            _compare(form.module(**inputs), expected, inputs, getattr(torch, self._model.dtype))
+            _compare(form.module(**inputs), expected, inputs, self._model.dtype)
 
 
 @torch.inference_mode()
@@ -319,8 +319,8 @@ def _by_row(outputs: object, inputs: Inputs) -> _RowOutputs:
     }
 
 
-def _compare(outputs: object, expected: _RowOutputs, inputs: Inputs, dtype: torch.dtype) -> None:
-    """Raises DifferentAnswer where an output differs at a token that is not padding."""
+def _compare(outputs: object, expected: _RowOutputs, inputs: Inputs, dtype: str) -> None:
+    """Raises DifferentAnswer where an output differs at a token that is not padding. dtype: the model's."""
     found = _by_row(outputs, inputs)
     for name, wanted in expected.items():
         if not are_alike(torch.cat(_flat(found[name])), torch.cat(_flat(wanted)), dtype):

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from registry.artifact import read_contract
-from registry.contract import Baseline, Batching, Contract
+from registry.contract import Baseline, Batching, Contract, Int8
 from registry.errors import UnreadableArtifact
+from registry.int8_sample import read_sample
 from registry.layout import MODEL_FOLDER
 from registry.sentence_folder import WEIGHTS
 from registry.verified import is_weights, open_verified
@@ -20,6 +21,7 @@ from serving.engine.answer_check import find_difference
 from serving.engine.assembly import make_model, prove
 from serving.engine.baseline import BaselineCount
 from serving.engine.measurements import Measurements
+from serving.engine.model import INT8
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.row_limit import find_row_limit
 from serving.errors import Failed
@@ -61,6 +63,7 @@ class Predictor:
                 measurements=measurements,
                 form=form,
             )
+            self.int8_sample = read_sample(folder / MODEL_FOLDER) if dtype == INT8 and form is None else []
         self._served = self.model.served
 
     def answer(self, inputs: object, parameters: dict[str, Any] | None = None) -> Any:
@@ -112,6 +115,16 @@ class Predictor:
         self.model.contract = msgspec.structs.replace(self.contract, max_tokens=limit)
         prove(self.model)
         return limit, self.model.form.batching
+
+    def quantize(self) -> Int8:
+        """Run the model in int8 from now on, on any processor; what that costs in answers, see `int8`. Blocks.
+
+        The model must have been loaded for int8. Raises Int8Refused where it costs too much.
+        """
+        from serving.engine.int8 import quantize  # with transformers
+
+        prove(self.model)
+        return quantize(self.model, self.int8_sample, is_timed=False)
 
     def find_difference(self) -> str | None:
         """How the answer to the contract's example differs from the recorded one; None where it agrees or is absent."""

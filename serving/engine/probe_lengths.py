@@ -45,7 +45,7 @@ def longest_affordable(model: Model, multiplications: int) -> int:
     of embeddings.
     """
     most = min(model.contract.max_tokens, MAX_TOKENS)
-    return max(1, min(most, multiplications // max(1, _count_weights(model.module))))
+    return max(1, min(most, multiplications // max(1, count_weights(model.module))))
 
 
 def _spans(module: Module) -> Iterator[int]:
@@ -62,7 +62,8 @@ def _spans(module: Module) -> Iterator[int]:
             yield from (span * blocks for span in values if isinstance(span, int))
 
 
-def _count_weights(module: Module) -> int:
+def count_weights(module: Module) -> int:
+    """Weights that each token is multiplied with."""
     parts = (part for part in module.modules() if not isinstance(part, Embedding))
     weights = {id(each): each.numel() for part in parts for each in part.parameters(recurse=False)}
     return sum(weights.values())

@@ -13,18 +13,23 @@ MASK = 1e4
 
 @dataclass(frozen=True)
 class Tolerance:
-    """A relative bound. low_precision: of float16 and bfloat16."""
+    """A relative bound. low_precision: of float16 and bfloat16, and of int8 unless that has its own."""
 
     float32: float
     low_precision: float
+    int8: float | None = None
 
     def of(self, dtype: object) -> float:
         """The bound for a dtype, given as torch's or by name."""
-        return self.float32 if str(dtype).removeprefix("torch.") == "float32" else self.low_precision
+        name = str(dtype).removeprefix("torch.")
+        if name == "int8" and self.int8 is not None:
+            return self.int8
+        return self.float32 if name == "float32" else self.low_precision
 
 
-ANSWER = Tolerance(1e-3, 0.03)
-"""Tolerances of an answer's numbers, as shares of their size or of 1 if that is larger, for the contract's example."""
+ANSWER = Tolerance(1e-3, 0.03, int8=0.05)
+"""Tolerances of an answer's numbers, as shares of their size or of 1 if that is larger, for the contract's example.
+Vectors with a cosine of 0.999, which int8 must reach (`int8.MIN_COSINE`), are 0.045 of their length apart."""
 SMALL = Tolerance(1e-2, 0.5)
 """Tolerances of numbers below 1, as shares of their size: a small score shows the error of a logit enlarged."""
 LEAST = Tolerance(1e-5, 2e-3)

@@ -63,7 +63,7 @@ def test_the_fast_path_can_be_switched_off() -> None:
         ("WORKERS", "0", "a whole number from 1 to 256"),
         ("WORKERS", "two", "a whole number from 1 to 256"),
         ("POLL_SECONDS", "nan", "a number from 0.05 to 3600"),
-        ("DTYPE", "int8", "choose one of auto, float32"),
+        ("DTYPE", "int4", "choose one of auto, float32"),
         ("LOG_INPUTS", "yes", "choose one of 0, 1"),
         ("MODELS", "a//3", "NAME/VERSION"),
     ],

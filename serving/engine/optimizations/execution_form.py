@@ -22,7 +22,7 @@ class ExecutionForm:
     tokens only, see `first_token`. has_block_attention: short rows share attention blocks, see `attention`.
     is_bucketed: packed batches and prompts are padded to bucket sizes, see `packing.bucket_size`. is_torchscript:
     forward passes, or decode steps of a generating task, run as a TorchScript graph. cuda_graph_tokens: tokens of the
-    largest batch that runs as a CUDA graph, or 0.
+    largest batch that runs as a CUDA graph, or 0. int8_layers: linear layers that multiply in int8.
     """
 
     module: "PreTrainedModel"
@@ -34,6 +34,7 @@ class ExecutionForm:
     is_bucketed: bool = False
     is_torchscript: bool = False
     cuda_graph_tokens: int = 0
+    int8_layers: int = 0
 
     @property
     def is_thread_safe(self) -> bool:
@@ -46,6 +47,7 @@ class ExecutionForm:
             "packed sequences": self.is_packed,
             "first-token pruning": self.prunes_to_first_token,
             "TorchScript": self.is_torchscript,
+            f"int8 in {self.int8_layers} layers": self.int8_layers > 0,
             f"CUDA graphs up to {self.cuda_graph_tokens} tokens": self.cuda_graph_tokens > 0,
         }
         return ", ".join(name for name, is_used in names.items() if is_used) or EAGER

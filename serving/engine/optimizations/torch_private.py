@@ -15,9 +15,12 @@ logger = logging.getLogger("headwaiter.engine")
 WITHOUT: dict[str, str] = {
     "cpu._is_amx_tile_supported": "bfloat16 is not chosen for AMX",
     "cpu._is_avx512_bf16_supported": "bfloat16 is not chosen for AVX512-BF16",
+    "cpu._is_vnni_supported": "int8 is not chosen where it is only allowed",
     "ops.mkldnn._is_mkldnn_bf16_supported": "bfloat16 is not chosen on a CPU",
     "ops.mkldnn._linear_pointwise": "weights are not prepacked",
     "ops.mkldnn._reorder_linear_weight": "weights are not prepacked",
+    "ops.onednn.qlinear_pointwise": "no layer runs in int8",
+    "ops.onednn.qlinear_prepack": "no layer runs in int8",
     "_subclasses.fake_tensor.FakeTensor": "a prepacked layer is recorded as the operation of oneDNN that it calls",
     "_subclasses.fake_tensor.FakeTensorMode": "models are not traced",
     "utils._python_dispatch.TorchDispatchMode": "models are not traced",
@@ -57,6 +60,11 @@ def packs_bfloat16() -> bool:
     return has_onednn() and _is_true("ops.mkldnn._is_mkldnn_bf16_supported")
 
 
+def multiplies_int8() -> bool:
+    """Whether this CPU adds products of bytes in one step (AVX512-VNNI), and torch can ask oneDNN for them."""
+    return has_onednn() and _is_true("cpu._is_vnni_supported")
+
+
 def has_onednn() -> bool:
     """Whether this build of torch has oneDNN."""
     return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -94,6 +102,45 @@ linear_prepacked: Callable[..., torch.Tensor]
 linear_prepacked = torch.jit.script_if_tracing(_linear)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 """(given, weight, bias) → given · weightᵀ + bias, for a weight of `prepack_weight`. A trace cannot hold its empty list,
 so it is scripted."""
+
+
+def prepack_int8(levels: torch.Tensor) -> torch.Tensor:
+    """An (outputs, inputs) int8 weight in oneDNN's layout. Raises MissingName, or torch's errors."""
+    lookup("ops.onednn.qlinear_pointwise")
+    packed: torch.Tensor = lookup("ops.onednn.qlinear_prepack")(levels, None)
+    return packed
+
+
+def unpack(packed: torch.Tensor) -> torch.Tensor:
+    """A packed weight in torch's layout, (outputs, inputs)."""
+    dense = packed.to_dense()
+    return dense.t().contiguous() if dense.dtype == torch.int8 else dense
+
+
+def repack(weight: torch.Tensor) -> torch.Tensor:
+    """What `unpack` was given. Raises as `prepack_weight`."""
+    return prepack_int8(weight) if weight.dtype == torch.int8 else prepack_weight(weight, LARGE_ROWS)
+
+
+def _linear_int8(
+    given: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    largest = given.abs().amax(-1, keepdim=True)
+    levels = (given * (127 / largest.clamp(min=1e-30))).round().to(torch.int8)
+    unsigned = levels.to(torch.uint8).bitwise_xor(128)  # adds 128; torch casts float to uint8 slowly
+    no_bias: torch.Tensor | None = None
+    zeros = scales  # of the weight; the operation does not read them
+    product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+        unsigned, 1.0, 128, weight, scales, zeros, no_bias, 1.0, 0, torch.float32, "none", [], ""
+    )
+    token_scales = largest * (1 / 127)
+    return product * token_scales if bias is None else torch.addcmul(bias, product, token_scales)
+
+
+linear_int8: Callable[..., torch.Tensor]
+linear_int8 = torch.jit.script_if_tracing(_linear_int8)  # type: ignore[no-untyped-call]  # as above
+"""(given, weight, scales, bias) → given · weightᵀ + bias in float32, for a weight of `prepack_int8` and its channels'
+scales. Nothing in it changes a tensor in place, so that layers with the same input quantise it once in a graph."""
 
 
 def is_fake(tensor: torch.Tensor) -> bool:

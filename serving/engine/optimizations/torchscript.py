@@ -29,8 +29,8 @@ DEFAULT_INPUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 """The value of an input that is left out, computed from the token ids."""
 
 
-def are_alike(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether a form's output may replace the model's. dtype: of the model."""
+def are_alike(found: torch.Tensor, expected: torch.Tensor, dtype: object) -> bool:
+    """Whether a form's output may replace the model's. dtype: of the model, torch's or by name."""
     return agree(found, expected, FORWARD_PASS.of(dtype))
 
 

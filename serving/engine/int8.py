@@ -1,0 +1,186 @@
+"""int8 and its gate: layers run in int8 only where the answers to a sample stay those that the model gives in float32.
+
+The sample is the artifact's own, see `registry.int8_sample`, or generated where it has none. The layers that lose most
+are found on it, too. The gate runs at logging, where the contract records its result, and at each load that makes the
+int8 form.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from math import inf
+from typing import Any
+
+import torch
+
+from registry.contract import Int8
+from serving.engine.generated_inputs import generate_inputs
+from serving.engine.model import Model
+from serving.engine.optimizations.int8_products import find_layers
+from serving.engine.optimizations.torchscript import single_threaded
+from serving.engine.probe_lengths import count_weights
+from serving.engine.timing import CLOCK, Clock, seconds_of
+from serving.errors import EngineError, ServingError
+from serving.tasks.base.request import Request, convert_request
+from serving.wire.messages import Encoded, Row, RowArrays
+
+MIN_SHARE, MIN_COSINE = 0.995, 0.999
+"""The mean agreement that is required, see `Task.agreement`: of labels and spans, and of vectors."""
+MAX_LAYER_ERROR = 0.1
+"""Layers whose output is off by a larger share stay in float32. See bench/NOTES.md, "int8 on a CPU"."""
+ATTEMPTS, KEPT_SHARE = 4, 0.75
+"""Where the gate is missed, the layers with the greatest errors stay in float32, and this share is tried again."""
+GENERATED = 200
+"""Inputs that are generated where there is no sample."""
+ERROR_ITEMS = 32
+"""Inputs on which the layers' errors are measured."""
+BATCH_TOKENS = 1024
+"""Of a forward pass over the sample, with padding."""
+TIMED_LENGTHS = ((6, 8, 9, 10, 11, 12, 13, 14) * 3, (9, 70, 20, 9, 45, 33, 96, 12, 9, 28, 17, 24))
+"""Tokens of the rows of the batches by which int8 is compared in speed: short texts, and mixed ones."""
+REPEATS = 7
+SAMPLE_MULTIPLICATIONS = 4 * 10**11
+"""In all forward passes over the sample: some 4 seconds on two cores. Untuned."""
+
+
+class Int8Refused(EngineError):
+    """int8 is not for this model; the message says why, with the figures."""
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Inputs with their rows. what: how a message calls them."""
+
+    request: Request
+    encoded: Sequence[Encoded[Any]]
+    what: str
+
+
+@torch.inference_mode()
+def quantize(model: Model, sample: Sequence[object] = (), *, is_timed: bool = True) -> Int8:
+    """Let the model's layers run in int8 from now on where its answers stay the same; how far the answers agree.
+
+    model: in float32, on a CPU, its weights not prepacked, its batching proved. sample: inputs like those to come;
+    generated ones where empty. is_timed: whether only layers that are faster in int8 on this machine run in it. Blocks
+    for several forward passes over the sample. Raises Int8Refused; the model runs in float32 then.
+    """
+    _check_kind(model)
+    given = _encode(model, sample)
+    layers = find_layers(model.module, model.measurements, is_timed=is_timed)
+    expected = _answers(model, given)
+    few = _Sample(given.request, given.encoded[:ERROR_ITEMS], given.what)
+    errors = layers.errors(lambda: _answers(model, few))
+    names = sorted((name for name, error in errors.items() if error <= MAX_LAYER_ERROR), key=lambda name: errors[name])
+    if not names:
+        raise Int8Refused("int8 is not used: no layer of the model is faster and right in int8 on this machine")
+    least = MIN_COSINE if model.task.embeds else MIN_SHARE
+    found = 0.0
+    for _ in range(ATTEMPTS):
+        layers.use(names)
+        found = _agreement(model, expected, _answers(model, given))
+        if found >= least:
+            model.form = replace(model.form, int8_layers=len(names), is_bucketed=True)
+            result = Int8(inputs=len(expected), agreement=round(found, 6), float_layers=len(errors) - len(names))
+            layers.finish()
+            return result
+        names = names[: int(len(names) * KEPT_SHARE)]
+    layers.use(())
+    what = "vectors have a mean cosine of" if model.task.embeds else "answers agree by"
+    raise Int8Refused(
+        f"int8 is not used: on {len(expected):,} {given.what} {what} {found:.4f} with those in float32, required are "
+        f"{least:g}"
+    )
+
+
+@torch.inference_mode()
+def time_beside(model: Model, rival: Model, clock: Clock = CLOCK) -> float:
+    """How many times as fast as `rival` the model runs typical batches on one core. Blocks for some forward passes."""
+    longest = min(model.contract.max_tokens, rival.contract.max_tokens)
+    batches = [
+        [model.probe(min(length, longest), index) for index, length in enumerate(each)] for each in TIMED_LENGTHS
+    ]
+    least = {id(each): [inf] * len(batches) for each in (model, rival)}
+    with single_threaded():
+        for _ in range(REPEATS):
+            for each in (model, rival):  # in turns, so that a disturbance hits both
+                for place, rows in enumerate(batches):
+                    took = seconds_of(partial(each.run, rows), clock)
+                    least[id(each)][place] = min(least[id(each)][place], took)
+    return sum(least[id(rival)]) / sum(least[id(model)])
+
+
+def _check_kind(model: Model) -> None:
+    """Raise Int8Refused for models that never run in int8."""
+    reasons = {
+        "the model runs on a GPU": model.device.type != "cpu",
+        "the task generates": model.task.generates,
+        "the inputs are images": model.contract.processor.image is not None,
+        "a forward pass changes the model": model.is_restored,
+        f"its batches have {model.form.batching}": model.form.batching != "any lengths",
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise Int8Refused(f"int8 is not used: {reason}")
+
+
+def _encode(model: Model, sample: Sequence[object]) -> _Sample:
+    """As many inputs as `SAMPLE_MULTIPLICATIONS` allow. Raises Int8Refused where there is none that the model takes."""
+    example, what = model.contract.example, "inputs of the sample"
+    parameters: object = None
+    if not sample:
+        sample, what = generate_inputs(model.contract, model.served.tokenizer, GENERATED), "generated inputs"
+        parameters = example.parameters if example is not None else None
+    left = SAMPLE_MULTIPLICATIONS // max(1, count_weights(model.module))
+    items, encoded = list[Any](), list[Encoded[Any]]()
+    request = convert_request(list(sample), parameters, model.task, max_rows=1_000_000) if sample else None
+    for item in request.items if request is not None else ():
+        try:
+            found = model.task.encode(item, request.parameters, model.served)  # type: ignore[union-attr]  # it has items
+        except ServingError:  # a generated text may be too long, or lack what the task needs
+            continue
+        left -= sum(row.length for row in found.rows)
+        if left < 0 and items:
+            break
+        items.append(item)
+        encoded.append(found)
+    if request is None or not items:
+        raise Int8Refused("int8 is not used: there are no inputs to compare answers on; log the model with --sample")
+    return _Sample(Request(items, True, request.parameters), encoded, what)
+
+
+def _answers(model: Model, sample: _Sample) -> list[Any]:
+    """The answers to the sample, computed in batches of rows of similar lengths."""
+    rows = [row.to_row(0, 0.0) for encoded in sample.encoded for row in encoded.rows]
+    arrays: list[RowArrays] = [[] for _ in rows]
+    for places in _batches(rows):
+        for place, found in zip(places, model.run([rows[place] for place in places]), strict=True):
+            arrays[place] = found
+    each = iter(arrays)
+    return [
+        model.task.decode(
+            list(islice(each, len(encoded.rows))), encoded.decode_context, sample.request.parameters, model.served
+        )
+        for encoded in sample.encoded
+    ]
+
+
+def _batches(rows: Sequence[Row]) -> Iterator[list[int]]:
+    """Numbers of rows of one batch key that share a forward pass."""
+    batch: list[int] = []
+    for place in sorted(range(len(rows)), key=lambda place: (rows[place].batch_key, rows[place].length)):
+        row = rows[place]
+        if batch and (row.batch_key != rows[batch[0]].batch_key or (len(batch) + 1) * row.length > BATCH_TOKENS):
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def _agreement(model: Model, expected: Sequence[Any], found: Sequence[Any]) -> float:
+    """The mean share of each answer that is the same, 0..1."""
+    shares = [
+        model.task.agreement(one, other, model.contract).share for one, other in zip(expected, found, strict=True)
+    ]
+    return sum(shares) / len(shares)

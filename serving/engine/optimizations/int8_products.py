@@ -1,0 +1,181 @@
+"""Linear layers with int8 weights on a CPU: a scale for each output channel, and one for each token of the input.
+
+A token's scale depends on that token alone, so no row changes another one's answer. The products are oneDNN's, with
+VNNI or AMX where the processor has them. Inputs are quantised to uint8 around 128: VNNI multiplies unsigned by signed
+bytes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch.nn.functional import linear
+
+from serving.engine.measurements import Measurements
+from serving.engine.optimizations.torch_private import (
+    LARGE_ROWS,
+    has_onednn,
+    is_fake,
+    linear_int8,
+    linear_prepacked,
+    prepack_int8,
+    prepack_weight,
+)
+from serving.engine.timing import CLOCK, Clock, least_seconds
+
+LEVELS = 127
+"""Largest absolute value of a quantised weight or input; symmetric, as in Jacob et al., 2018, section 2.1."""
+MIN_FEATURES = 64
+"""Layers with fewer inputs or outputs, as most heads have, cost next to nothing and stay in float."""
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A linear layer's weight in int8.
+
+    packed: in oneDNN's layout. scales: (outputs,) float32, what a level of each channel is worth.
+    """
+
+    packed: torch.Tensor
+    scales: torch.Tensor
+
+
+def quantize_weight(weight: torch.Tensor) -> QuantizedWeight:
+    """(outputs, inputs) float32 → int8, symmetric for each output channel. Raises MissingName, or torch's errors."""
+    scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
+    levels = (weight / scales.unsqueeze(1)).round().clamp(-LEVELS, LEVELS).to(torch.int8)
+    return QuantizedWeight(prepack_int8(levels), scales)
+
+
+class Int8Linear(torch.nn.Linear):
+    """A linear layer with int8 weights. Never constructed: a model's layers change their class to it."""
+
+    scales: torch.Tensor
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        """(…, in_features) float32 → (…, out_features) float32."""
+        if is_fake(given):  # `torch_private.operations_of` records what the layer does, not which kernel does it
+            return given.new_zeros((*given.shape[:-1], self.out_features))
+        return linear_int8(given, self.weight, self.scales, self.bias)
+
+
+class Int8Layers:
+    """The linear layers of a model that may run in int8, by name, with the float weights until `finish`.
+
+    Another thread must not run the model meanwhile.
+    """
+
+    def __init__(self, layers: Mapping[str, torch.nn.Linear]) -> None:
+        """layers: in float32, with weights as torch keeps them."""
+        self._layers = dict(layers)
+        self._weights = {name: layer.weight for name, layer in layers.items()}
+        self._quantized: dict[str, QuantizedWeight] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    @torch.inference_mode()
+    def use(self, names: Iterable[str]) -> None:
+        """Run these layers in int8, and all others in float32."""
+        chosen = set(names)
+        for name, layer in self._layers.items():
+            if name in chosen:
+                self._quantize(name, layer)
+            elif isinstance(layer, Int8Linear):
+                layer.weight = self._weights[name]
+                del layer.scales
+                layer.__class__ = torch.nn.Linear  # type: ignore[assignment]  # as it was
+
+    def _quantize(self, name: str, layer: torch.nn.Linear) -> None:
+        if name not in self._quantized:
+            self._quantized[name] = quantize_weight(self._weights[name])
+        found = self._quantized[name]
+        layer.weight = torch.nn.Parameter(found.packed, requires_grad=False)
+        if not isinstance(layer, Int8Linear):
+            layer.register_buffer("scales", found.scales)
+            layer.__class__ = Int8Linear
+
+    def finish(self) -> None:
+        """Free the weights that are not in use; `use` is over."""
+        self._layers.clear()
+        self._weights.clear()
+        self._quantized.clear()
+
+    def errors(self, run: Callable[[], object]) -> dict[str, float]:
+        """How far each layer's output in int8 is from that in float32, as a share of its size, on what `run` runs.
+
+        All layers must be in float32. A layer that `run` does not reach has no error.
+        """
+        sums: dict[str, torch.Tensor] = {}
+
+        def compare(name: str, weight: torch.Tensor, _: object, args: tuple[torch.Tensor, ...]) -> None:
+            expected = linear(args[0], weight)
+            found = quantize_weight(weight) if name not in self._quantized else self._quantized[name]
+            self._quantized[name] = found
+            off = linear_int8(args[0], found.packed, found.scales, None) - expected
+            size = torch.stack([off.square().sum(), expected.square().sum()])
+            sums[name] = sums.get(name, torch.zeros(2)) + size
+
+        hooks = [
+            layer.register_forward_pre_hook(partial(compare, name, self._weights[name]))
+            for name, layer in self._layers.items()
+        ]
+        try:
+            run()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {name: float((off / size.clamp(min=1e-30)).sqrt()) for name, (off, size) in sums.items()}
+
+
+def find_layers(
+    module: torch.nn.Module,
+    measurements: Measurements | None = None,
+    clock: Clock = CLOCK,
+    *,
+    is_timed: bool = True,
+) -> Int8Layers:
+    """The linear layers of a module in float32 that can run in int8; none without oneDNN.
+
+    is_timed: only those that are faster in int8 than prepacked. A shape is timed once, which `measurements` may know.
+    Blocks for some milliseconds.
+    """
+    measurements = measurements or Measurements()
+    found: dict[str, torch.nn.Linear] = {}
+    faster: dict[tuple[int, ...], bool] = {}
+    shared = _count_uses(module)
+    for name, layer in module.named_modules() if has_onednn() else ():
+        if type(layer) is not torch.nn.Linear or layer.weight.dtype != torch.float32:
+            continue
+        if min(layer.weight.shape) < MIN_FEATURES or shared[id(layer.weight)] > 1:
+            continue
+        shape = tuple(layer.weight.shape)
+        if is_timed and shape not in faster:
+            what = f"int8 {shape[0]} × {shape[1]}"
+            faster[shape] = measurements.recall(what, bool, partial(_is_faster, layer.weight, clock))
+        if not is_timed or faster[shape]:
+            found[name] = layer
+    return Int8Layers(found)
+
+
+def _count_uses(module: torch.nn.Module) -> dict[int, int]:
+    """By id of a parameter how many modules have it: a weight that is an embedding as well stays in float."""
+    uses: dict[int, int] = {}
+    for part in module.modules():
+        for each in part.parameters(recurse=False):
+            uses[id(each)] = uses.get(id(each), 0) + 1
+    return uses
+
+
+def _is_faster(weight: torch.Tensor, clock: Clock) -> bool:
+    """Whether many tokens are multiplied sooner in int8, quantising them included, than by the prepacked weight."""
+    given = torch.linspace(-1, 1, LARGE_ROWS * weight.shape[1]).view(LARGE_ROWS, -1)
+    packed, found = prepack_weight(weight, LARGE_ROWS), quantize_weight(weight)
+    float_seconds = least_seconds(partial(linear_prepacked, given, packed, None), REPEATS, clock)
+    int8 = partial(linear_int8, given, found.packed, found.scales, None)
+    return least_seconds(int8, REPEATS, clock) < float_seconds

@@ -1,0 +1,190 @@
+"""int8 products are off by at most half a level of each factor, token by token; layers are replaced and restored."""
+
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from serving.engine.optimizations.int8_products import (
+    LEVELS,
+    MIN_FEATURES,
+    REPEATS,
+    Int8Linear,
+    find_layers,
+    quantize_weight,
+)
+from serving.engine.optimizations.torch_private import linear_int8, repack, unpack
+
+pytestmark = pytest.mark.processor
+
+IN, OUT = 96, 128
+
+
+class Clock:
+    """Stands still but for the seconds of prepacked float products, and of int8 ones, over and over."""
+
+    def __init__(self, plain: float, int8: float) -> None:
+        self._seconds = [plain] * REPEATS + [int8] * REPEATS
+        self._now, self._calls = 0.0, 0
+
+    def __call__(self) -> float:
+        self._calls += 1
+        if self._calls % 2 == 0:
+            self._now += self._seconds[(self._calls // 2 - 1) % len(self._seconds)]
+        return self._now
+
+
+def layer(seed: int = 0, *, bias: bool = True) -> torch.nn.Linear:
+    torch.manual_seed(seed)
+    return torch.nn.Linear(IN, OUT, bias=bias)
+
+
+@torch.inference_mode()
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    tokens=st.integers(1, 40),
+    exponents=st.lists(st.integers(-12, 12), min_size=1, max_size=4),
+    outlier=st.sampled_from([1.0, 30.0, 1000.0]),
+)
+def test_a_product_is_off_by_at_most_half_a_level_of_each_factor(
+    seed: int, tokens: int, exponents: list[int], outlier: float
+) -> None:
+    """Of a token's own scale and a channel's own, whatever the size of the other tokens and channels."""
+    draw = torch.Generator().manual_seed(seed)
+    rows = torch.randn(tokens, IN, generator=draw)
+    rows[:, 0] *= outlier
+    rows *= torch.tensor([10.0 ** exponents[row % len(exponents)] for row in range(tokens)]).unsqueeze(1)
+    weight = torch.randn(OUT, IN, generator=draw) * torch.logspace(-3, 3, OUT).unsqueeze(1)
+    found = quantize_weight(weight)
+    product = linear_int8(rows, found.packed, found.scales, None).double()
+    exact = rows.double() @ weight.double().t()
+    token_level, channel_level = rows.abs().amax(1).double() / LEVELS, weight.abs().amax(1).double() / LEVELS
+    size = rows.abs().sum(1).double() + token_level * IN / 2
+    bound = torch.outer(token_level / 2, weight.abs().sum(1).double()) + torch.outer(size, channel_level / 2)
+    assert (product - exact).abs().sub(bound * 1.001).max() <= 0
+    assert (product - exact).norm() <= 0.03 * exact.norm() or outlier > 1
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(IN,), (1, IN), (70, IN), (3, 20, IN)])
+def test_a_layer_answers_nearly_as_before_in_any_shape(shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(1)
+    rows, plain = torch.randn(shape), layer(bias=bias)
+    expected = plain(rows)
+    layers = find_layers(torch.nn.Sequential(plain), is_timed=False)
+    layers.use(layers)
+    assert isinstance(plain, Int8Linear)
+    found = plain(rows)
+    assert found.shape == expected.shape
+    assert found.dtype == torch.float32
+    assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+@torch.inference_mode()
+def test_a_token_is_multiplied_alike_alone_and_beside_others() -> None:
+    plain = layer()
+    layers = find_layers(torch.nn.Sequential(plain), is_timed=False)
+    layers.use(layers)
+    rows = torch.randn(9, IN) * torch.logspace(-4, 4, 9).unsqueeze(1)
+    together = plain(rows)
+    for number, row in enumerate(rows):
+        torch.testing.assert_close(plain(row), together[number], rtol=1e-6, atol=1e-6)
+
+
+@torch.inference_mode()
+def test_zeros_give_the_bias() -> None:
+    plain = layer()
+    layers = find_layers(torch.nn.Sequential(plain), is_timed=False)
+    layers.use(layers)
+    assert torch.equal(plain(torch.zeros(3, IN)), plain.bias.expand(3, OUT))
+
+
+@torch.inference_mode()
+def test_what_is_not_a_number_stays_none() -> None:
+    found = quantize_weight(torch.randn(OUT, IN))
+    rows = torch.randn(3, IN)
+    rows[1, 5] = torch.nan
+    product = linear_int8(rows, found.packed, found.scales, None)
+    assert product[1].isnan().all()
+    assert product[[0, 2]].isfinite().all()
+
+
+@torch.inference_mode()
+def test_a_graph_multiplies_in_int8() -> None:
+    plain = layer()
+    layers = find_layers(torch.nn.Sequential(plain), is_timed=False)
+    layers.use(layers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that tracing is deprecated
+        graph = torch.jit.freeze(torch.jit.trace(plain.eval(), torch.randn(3, IN), check_trace=False))
+    assert "onednn::qlinear_pointwise" in str(graph.inlined_graph)
+    for count in (1, 3, 70):
+        rows = torch.randn(count, IN)
+        torch.testing.assert_close(graph(rows), plain(rows), rtol=1e-5, atol=1e-5)
+
+
+def test_tensors_without_data_show_what_the_layer_does_not_how() -> None:
+    plain = layer()
+    layers = find_layers(torch.nn.Sequential(plain), is_timed=False)
+    layers.use(layers)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        assert plain(fake.from_tensor(torch.randn(7, IN))).shape == (7, OUT)
+
+
+@torch.inference_mode()
+def test_a_packed_weight_is_written_and_packed_again() -> None:
+    found = quantize_weight(torch.randn(OUT, IN))
+    dense = unpack(found.packed)
+    assert dense.shape == (OUT, IN)
+    assert dense.dtype == torch.int8
+    rows = torch.randn(5, IN)
+    again = linear_int8(rows, repack(dense), found.scales, None)
+    assert torch.equal(again, linear_int8(rows, found.packed, found.scales, None))
+
+
+@torch.inference_mode()
+def test_layers_are_put_back_as_they_were() -> None:
+    module = torch.nn.Sequential(layer(0), torch.nn.GELU(), torch.nn.Linear(OUT, IN))
+    rows = torch.randn(4, IN)
+    expected = module(rows)
+    layers = find_layers(module, is_timed=False)
+    layers.use(layers)
+    assert not torch.equal(module(rows), expected)
+    layers.use(["2"])
+    assert [type(each) for each in module] == [torch.nn.Linear, torch.nn.GELU, Int8Linear]
+    layers.use(())
+    assert torch.equal(module(rows), expected)
+    assert "scales" not in module.state_dict()
+
+
+@torch.inference_mode()
+def test_the_error_of_each_layer_is_measured() -> None:
+    module = torch.nn.Sequential(layer(0), layer(1).requires_grad_(requires_grad=False))
+    module[1] = torch.nn.Linear(OUT, IN)
+    with torch.no_grad():
+        module[1].weight[:, 0] = 200.0  # an outlier in each channel: its levels are coarse
+    layers = find_layers(module, is_timed=False)
+    errors = layers.errors(lambda: module(torch.randn(30, IN)))
+    assert errors.keys() == {"0", "1"}
+    assert errors["0"] < 0.02
+    layers.use(["0", "1"])
+    assert isinstance(module[0], Int8Linear)
+
+
+def test_only_layers_that_are_faster_in_int8_run_in_it() -> None:
+    module = torch.nn.Sequential(layer())
+    assert len(find_layers(module, clock=Clock(plain=1.0, int8=1.0))) == 0
+    assert list(find_layers(module, clock=Clock(plain=2.0, int8=1.0))) == ["0"]
+
+
+def test_small_shared_and_other_layers_stay_in_float() -> None:
+    embedding, head = torch.nn.Embedding(OUT, IN), torch.nn.Linear(IN, OUT)
+    head.weight = embedding.weight
+    small, half = torch.nn.Linear(IN, MIN_FEATURES - 1), torch.nn.Linear(IN, OUT, dtype=torch.bfloat16)
+    module = torch.nn.ModuleList([embedding, head, small, half, torch.nn.LayerNorm(IN)])
+    assert len(find_layers(module, is_timed=False)) == 0
