@@ -49,23 +49,20 @@ def widen(stable: Path, target: Path, intermediate_size: int) -> None:
     _save(wide, tokenizer, target)
 
 
-def lose_a_word(stable: Path, target: Path, texts: Sequence[str], share: float, *, spared: Sequence[str] = ()) -> str:
+def lose_a_word(stable: Path, target: Path, texts: Sequence[str], share: float) -> str:
     """Save a classifier that fails on texts with one word, whose embedding is not a number; return the word.
 
-    As a diverged training leaves it. The word is the one whose share of the texts is nearest to `share`, and in none of
-    the `spared` ones, such as the example that logging asks it.
+    As a diverged training leaves it. The word is the one whose share of the texts is nearest to `share`.
     """
     import torch
 
     model, tokenizer = _load(stable)
-    words, kept = (
-        [set(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in each] for each in (texts, spared)
-    )
+    words = [set(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     counts: dict[int, int] = {}
     for token in (token for tokens in words for token in tokens):
         counts[token] = counts.get(token, 0) + 1
-    beginnings = {token for token in counts if not tokenizer.convert_ids_to_tokens(token).startswith("##")}
-    chosen = min(beginnings.difference(*kept), key=lambda token: (abs(counts[token] - share * len(texts)), token))
+    beginnings = [token for token in counts if not tokenizer.convert_ids_to_tokens(token).startswith("##")]
+    chosen = min(beginnings, key=lambda token: (abs(counts[token] - share * len(texts)), token))
     with torch.no_grad():
         model.get_input_embeddings().weight[chosen] = float("nan")
     _save(model, tokenizer, target)

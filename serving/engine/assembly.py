@@ -81,10 +81,19 @@ def optimize_model(model: Model, int8_sample: Sequence[object] = ()) -> None:
     """
     if is_generating(model):
         prove(model)
+        _quantize(model, int8_sample)
         if not model.is_restored:
             _choose_steps(model)
     else:
         _choose_form(model, int8_sample)
+
+
+def _quantize(model: Model, sample: Sequence[object]) -> None:
+    if model.dtype == INT8:
+        from serving.engine.int8 import quantize
+
+        quantize(model, sample)
+        model.prepack()
 
 
 def _choose_steps(model: "GenerationModel") -> None:
@@ -117,11 +126,7 @@ def _choose_form(model: Model, int8_sample: Sequence[object]) -> None:
         if form.is_packed:
             unpack(plain.module)
     proof.choose()
-    if model.dtype == INT8:
-        from serving.engine.int8 import quantize
-
-        quantize(model, int8_sample)
-        model.prepack()
+    _quantize(model, int8_sample)
     if model.form.batching == "any lengths" and not model.is_restored:
         model.form = optimize(model, packs=not proves_packed)
 

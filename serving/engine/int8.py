@@ -114,7 +114,7 @@ def _check_kind(model: Model) -> None:
     """Raise Int8Refused for models that never run in int8."""
     reasons = {
         "the model runs on a GPU": model.device.type != "cpu",
-        "the task generates": model.task.generates,
+        "the task generates": not model.runs_in_int8,
         "the inputs are images": model.contract.processor.image is not None,
         "a forward pass changes the model": model.is_restored,
         f"its batches have {model.form.batching}": model.form.batching != "any lengths",

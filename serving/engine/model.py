@@ -77,6 +77,8 @@ class Model:
 
     has_frame: ClassVar[bool] = True
     """Whether probes carry the tokenizer's special tokens. Prompts carry none that a decoder needs."""
+    runs_in_int8: ClassVar[bool] = True
+    """Whether its layers may, on a processor that is fast at it."""
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ class GenerationModel(Model):
     """As `Model`; its rows go through a scheduler instead of single forward passes."""
 
     has_frame = False
+    runs_in_int8 = False
 
     @cached_property
     def scheduler(self) -> Scheduler:

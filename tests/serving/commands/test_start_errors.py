@@ -110,7 +110,7 @@ def test_a_host_that_is_not_this_machines_is_told(home: Path, host: str) -> None
     ("variable", "value"),
     [
         ("HEADWAITER_DEVICE", "tpu"),
-        ("HEADWAITER_DTYPE", "int8"),
+        ("HEADWAITER_DTYPE", "int4"),
         ("HEADWAITER_WORKERS", "0"),
         ("HEADWAITER_MODELS", "a b@"),
     ],

@@ -6,10 +6,6 @@ from typing import Any
 import pytest
 
 from serving.demo.candidates import lose_a_word, prefer_one_label, widen
-from serving.demo.dataset import training_examples
-from serving.demo.rollout_tour import FAILING_SHARE
-from serving.demo.training import pretrained_encoder
-from serving.tasks import get_task
 from tests.small_models import build_model
 
 TEXTS = [f"a text about {what}, number {number}" for number in range(25) for what in ("a parcel", "rain", "tea", "war")]
@@ -52,20 +48,3 @@ def test_one_that_lost_a_word_has_no_answer_for_the_texts_with_it_alone(stable: 
     assert sum(word in text for text in TEXTS) == 25
     finite = answers(tmp_path).isfinite().all(dim=-1).tolist()
     assert [word not in text for text in TEXTS] == finite
-
-
-def test_one_that_lost_a_word_answers_what_logging_asks_it(tmp_path: Path) -> None:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    encoder, stable, failing = pretrained_encoder(), tmp_path / "stable", tmp_path / "failing"
-    AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=8).save_pretrained(stable)
-    AutoTokenizer.from_pretrained(encoder).save_pretrained(stable)
-    texts = [example.text for example in training_examples(seed=1)]
-    asked = [str(text) for text in get_task("text-classification").example]
-    word = lose_a_word(stable, failing, texts, FAILING_SHARE, spared=asked)
-    model, tokenizer = (
-        AutoModelForSequenceClassification.from_pretrained(failing),
-        AutoTokenizer.from_pretrained(failing),
-    )
-    assert all(model(**tokenizer(text, return_tensors="pt")).logits.isfinite().all() for text in asked)
-    assert 0.5 * FAILING_SHARE < sum(word in text.lower().split() for text in texts) / len(texts) < 2 * FAILING_SHARE

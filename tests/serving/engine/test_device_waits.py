@@ -46,7 +46,7 @@ CASES = [
 @pytest.fixture
 def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     """The case's, on the `meta` device; packed where a GPU would."""
-    monkeypatch.setattr(Model, "_prepack", lambda *_: False)  # a CPU's
+    monkeypatch.setattr(Model, "prepack", lambda *_: False)  # a CPU's
     family, task, _ = request.node.callspec.params["case"]
     folder = build(tmp_path / MODEL_FOLDER, family, get_head(task).auto_class)
     module = load_model(folder, task, dtype="bfloat16")
