@@ -82,6 +82,11 @@ class MlflowServer:
             self.kill()
             raise
 
+    def answered(self, *words: str) -> int:
+        """How many requests it has answered in whose address all of these words stand."""
+        lines = self._log.read_text(errors="replace").splitlines()
+        return sum("HTTP/1.1" in line and all(word in line for word in words) for line in lines)
+
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.is_alive(), f"MLflow ended: {self._log.read_text()[-2000:]}"

@@ -8,9 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
@@ -236,6 +236,26 @@ class Server:
         managers = self.processes("headwaiter_manager")
         return [found for found in self.processes("worker.service") if found not in managers]
 
+    @contextmanager
+    def front_clients(self) -> Iterator[list[httpx.Client]]:
+        """A client of each front worker, by a connection that is kept open."""
+        with ExitStack() as stack:
+            found: dict[int, httpx.Client] = {}
+
+            def connect() -> bool:
+                client = stack.enter_context(httpx.Client(base_url=self.url, timeout=WAIT_SECONDS))
+                with client.stream("GET", "/models") as answer:
+                    port = answer.extensions["network_stream"].get_extra_info("client_addr")[1]
+                    answer.read()
+                fronts = self.fronts()
+                for front in fronts:
+                    if port in ports_of(front, self.port):
+                        found.setdefault(front.pid, client)
+                return found.keys() == {front.pid for front in fronts}
+
+            wait_until(connect, "a connection to each front")
+            yield list(found.values())
+
     def _lend_template(self, lent: ExitStack) -> dict[str, str]:
         """The variables of a server that finds the shared template in its run folder, which is made here."""
         run = claim(self.home)
@@ -248,6 +268,12 @@ class Server:
         """The server's processes whose command line has `word`, as a part of no longer module's name."""
         pattern = re.compile(rf"{re.escape(word)}(?!\.\w)")
         return [process for process in self.everyone() if any(map(pattern.search, _command_of(process)))]
+
+
+def ports_of(front: psutil.Process, port: int) -> set[int]:
+    """The clients' ports of a front's connections. port: the server's."""
+    found = front.net_connections("tcp4")
+    return {each.raddr.port for each in found if each.laddr.port == port and each.status == psutil.CONN_ESTABLISHED}
 
 
 def _command_of(process: psutil.Process) -> list[str]:

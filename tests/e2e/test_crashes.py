@@ -16,7 +16,7 @@ from serving.manager.policy import CRASH_LIMIT
 from tests.e2e.conftest import copy_of
 from tests.e2e.load import Load
 from tests.e2e.overlap import held
-from tests.e2e.server import WAIT_SECONDS, Server, wait_until
+from tests.e2e.server import WAIT_SECONDS, Server, ports_of, wait_until
 
 pytestmark = pytest.mark.surroundings
 
@@ -102,12 +102,6 @@ def test_a_killed_front_breaks_its_own_connections_only(shop: Shop) -> None:
     assert set(loads[0].lost) == mine
     assert loads[1].lost == []
     assert loads[0].failures() == loads[1].failures() == []
-
-
-def ports_of(front: psutil.Process, port: int) -> set[int]:
-    """The clients' ports of its connections."""
-    found = front.net_connections("tcp4")
-    return {each.raddr.port for each in found if each.laddr.port == port and each.status == psutil.CONN_ESTABLISHED}
 
 
 def test_a_manager_killed_while_a_version_loads_is_followed_by_one_that_goes_on_from_there(shop: Shop) -> None:

@@ -10,8 +10,10 @@ import pytest
 from mlflow import MlflowClient
 
 from registry.flavor import log_model
+from registry.rollout.control import Rollouts
 from registry.settings import RegistrySettings
 from registry.tracking import connect
+from registry.versions import Versions
 from tests.abilities import require
 from tests.e2e.load import Load
 from tests.e2e.registries import MlflowServer, Postgres, find_postgres, nonsense
@@ -67,7 +69,8 @@ def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             log_model(folder, task="text-classification", name="m", settings=settings)
         client = connect(settings)
         client.set_registered_model_alias("m", "champion", "1")
-        server = stack.enter_context(Server(home, ("m",), {"MLFLOW_TRACKING_URI": mlflow.url}))
+        environ = {"MLFLOW_TRACKING_URI": mlflow.url}
+        server = stack.enter_context(Server(home, ("m",), environ, ("--workers", "2")))
         yield Shop(mlflow, server, home, client)
 
 
@@ -76,6 +79,43 @@ def assert_serving_goes_on(shop: Shop, live: str = "1") -> None:
     assert shop.server.post("m", {"inputs": "x"}).headers["x-model-version"] == live
     assert shop.server.is_ready()
     assert shop.server.http.get("/livez").status_code == 200
+
+
+def test_every_front_follows_a_rollouts_weight_with_the_next_reads_of_the_registry(shop: Shop) -> None:
+    shop.settle()
+    rollouts = Rollouts(Versions(RegistrySettings(shop.home, shop.mlflow.url)))
+    with shop.server.front_clients() as fronts:
+
+        def weights() -> list[float]:
+            found = [front.get("/models/m").json()["rollout"] for front in fronts]
+            return [0.0 if rollout is None else rollout["weight"] for rollout in found]
+
+        def versions() -> list[set[str]]:
+            """Those that answer, of each front."""
+            return [
+                {front.post("/models/m", json={"inputs": "x"}).headers["x-model-version"] for _ in range(20)}
+                for front in fronts
+            ]
+
+        def reads() -> int:
+            return shop.mlflow.answered("registered-models/search", "headwaiter.rollout")
+
+        rollouts.start("m", "2", why="a test", steps=("50%", "100%"), every="1h", guards=("errors < stable + 50%",))
+        wait_until(lambda: weights() == [0.5, 0.5], "both fronts share requests out")
+        wait_until(lambda: versions() == [{"1", "2"}] * 2, "the candidate answers")
+        rollouts.abort("m", why="enough")
+        before = reads()
+
+        def has_followed() -> bool:
+            made = reads() - before  # first: what is asked now is later than they are
+            behind = weights() != [0.0, 0.0]
+            # one may have been under way, the next one is the poll, and by the one after it the table is published
+            assert not (behind and made > 3), f"a front has not followed {made} reads of the registry"
+            return not behind
+
+        wait_until(has_followed, "no front gives the candidate requests")
+        assert versions() == [{"1"}, {"1"}]
+    assert len(fronts) == 2
 
 
 def test_a_killed_registry_is_reported_and_followed_again_once_it_is_back(shop: Shop) -> None:
