@@ -17,7 +17,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from registry.adapter_files import CONFIG, MERGEABLE, WEIGHTS, read_adapter, weights_digest
-from registry.adapters import merge
+from registry.adapters import compare_outputs, merge
 from registry.contract import Contract
 from registry.errors import (
     IncompleteArtifact,
@@ -433,6 +433,24 @@ def test_an_adapter_whose_base_shares_its_weights_is_refused_where_the_answers_w
         UnreadableArtifact, match=r"merged into its base, the adapter \(LORA\) gives other logits .*tied"
     ):
         merged(folder, base, "text-generation")
+
+
+def test_outputs_are_compared_beside_the_numbers_that_hide_tokens() -> None:
+    hidden = torch.finfo(torch.float32).min
+    logits = torch.tensor([[1.0, -2.0, hidden, -torch.inf]])
+    compare_outputs({"logits": logits}, {"logits": logits + torch.tensor([1e-4, 0.0, 1e30, 0.0])}, "LORA")
+    for change in ([0.1, 0.0, 0.0, 0.0], [0.0, 0.0, -hidden, 0.0], [torch.nan, 0.0, 0.0, 0.0]):
+        with pytest.raises(UnreadableArtifact, match="gives other logits than beside it"):
+            compare_outputs({"logits": logits}, {"logits": logits + torch.tensor(change)}, "LORA")
+
+
+def test_a_head_that_the_adapter_unties_keeps_the_dtype_of_its_base(tmp_path: Path) -> None:
+    base = build(tmp_path / "base", "gpt2", "AutoModelForCausalLM")
+    transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["c_attn"], modules_to_save=["lm_head"])
+    found = merged(make_adapter(tmp_path / "adapter", base, "AutoModelForCausalLM", config), base, "text-generation")
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.bfloat16}
+    assert not torch.equal(found.lm_head.weight, found.transformer.wte.weight)
 
 
 def test_without_peft_the_extra_is_named(

@@ -22,8 +22,10 @@ from tests.plain_answers import PAIRS, TEXTS
 from tests.sweep.cell import Cell, build, describe_error, find_problem
 
 PAIRED = ("question-answering", "multiple-choice", "next-sentence-prediction")
-HEADS_OF_PEFT = ["classifier", "score", "qa_outputs"]
+HEADS_OF_PEFT = ["classifier", "pre_classifier", "score", "qa_outputs"]
 """Modules that PEFT trains as a whole for some tasks, and then refuses to count among all linear layers (0.21)."""
+OF_MAMBA = ["out_proj", "conv1d"]
+"""Modules of state space models that PEFT refuses to adapt (0.21)."""
 INPUTS = 4
 """Texts or images that each model answers."""
 
@@ -72,12 +74,13 @@ def choose_config(family: str, head: Head) -> Any:
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
     names = {auto_class: task_type for task_type, auto_class in TASK_TYPES.items()}
+    is_mamba = "mamba" in family or family == "falcon_h1"
     return LoraConfig(
         task_type=names.get(head.auto_class),
         r=4,
         lora_alpha=8,
         target_modules=KNOWN.get(family, "all-linear"),
-        exclude_modules=HEADS_OF_PEFT if head.needs_head and family not in KNOWN else None,
+        exclude_modules=[*(HEADS_OF_PEFT if head.needs_head else ()), *(OF_MAMBA if is_mamba else ())] or None,
     )
 
 
