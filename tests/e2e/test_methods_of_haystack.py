@@ -9,22 +9,22 @@ from tests.e2e.elsewhere import needs_environment, run_elsewhere
 from tests.e2e.server import Server
 
 PYTHON = "HEADWAITER_HAYSTACK"
-pytestmark = needs_environment(PYTHON, "haystack-ai", "'huggingface_hub<2'")
+pytestmark = needs_environment(PYTHON, "haystack-ai", "huggingface-api-haystack", "'huggingface_hub<2'")
 TEXTS = ["a good book", "the parcel came two days late"]
 PROGRAM = """
 import json, os, sys
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 from haystack import Document
-from haystack.components.embedders import (
-    HuggingFaceAPIDocumentEmbedder,
-    HuggingFaceAPITextEmbedder,
-    OpenAIDocumentEmbedder,
-    OpenAITextEmbedder,
-)
-from haystack.components.generators.chat import HuggingFaceAPIChatGenerator, OpenAIChatGenerator
+from haystack.components.embedders import OpenAIDocumentEmbedder, OpenAITextEmbedder
+from haystack.components.generators.chat import OpenAIChatGenerator
 from haystack.dataclasses import ChatMessage
 from haystack.utils import Secret
+from haystack_integrations.components.embedders.huggingface_api import (
+    HuggingFaceAPIDocumentEmbedder,
+    HuggingFaceAPITextEmbedder,
+)
+from haystack_integrations.components.generators.huggingface_api import HuggingFaceAPIChatGenerator
 
 url, *texts = sys.argv[1:]
 key = Secret.from_token("none")
