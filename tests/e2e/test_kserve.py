@@ -115,6 +115,9 @@ def test_a_wrong_request_gets_its_error(
     [
         ("infer", b"{", {}, 400, "not JSON"),
         ("infer", {"inputs": []}, {}, 400, "at least one tensor"),
+        ("infer", {"inputs": [], "model_name": "topics"}, {}, 422, "model_name is 'topics'"),
+        ("infer", {"inputs": [], "model_version": "1"}, {}, 422, "the path asks the live version"),
+        ("infer", {"inputs": [], "model_name": "sentiment"}, {}, 400, "at least one tensor"),
         ("infer", {}, {}, 422, "missing required field `inputs`"),
         ("infer", {"inputs": [{"name": "text", "shape": [1], "datatype": "INT64", "data": [1]}]}, {}, 422, "BYTES"),
         ("infer", {"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["a"]}]}, {}, 400, "1 elem"),

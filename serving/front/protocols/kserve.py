@@ -131,6 +131,7 @@ class KServe(Protocol):
         body = await exchange.body(settings.max_body_bytes)
         head, binary = split_body(body, exchange.header(HEADER_LENGTH))
         form = read_form(read_json(head, settings.max_rows), InferenceForm)
+        form.check_path(name, version)
         inference = Inference(form, binary, settings.max_rows)
         answer = await self.front.answer(
             name,

@@ -36,7 +36,7 @@ def metadata(loaded: LoadedVersion, versions: list[str]) -> JsonObject:
     if loaded.contract.processor.image is not None:
         parts = {"image": False}
     else:
-        parts = {"text": False} if takes_text(loaded.task) else parts_of(loaded.task)
+        parts = {"text": False} if takes_text(loaded.task) else dict(parts_of(loaded.task))
     shapes = {name: [-1, -1] if is_list else [-1] for name, is_list in parts.items()}
     shapes |= {name: [-1] for name in loaded.task.needed_parameters(loaded.contract)}
     return {

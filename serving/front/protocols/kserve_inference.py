@@ -60,12 +60,25 @@ class OwnForm(msgspec.Struct, frozen=True):
 
 
 class InferenceForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An inference request."""
+    """An inference request. model_name, model_version: as in the path, where KServe's client repeats them."""
 
     inputs: Annotated[list[Tensor], msgspec.Meta(max_length=MAX_TENSORS)]
     id: Annotated[str, msgspec.Meta(max_length=MAX_ID)] | None = None
     parameters: JsonObject = {}
     outputs: Annotated[list[Wanted], msgspec.Meta(max_length=MAX_TENSORS)] = []
+    model_name: str | None = None
+    model_version: str | None = None
+
+    def check_path(self, name: str, version: str | None) -> None:
+        """Raise Unprocessable where the body names another model or version than the path."""
+        for field, own, asked in (
+            ("model_name", self.model_name, name),
+            ("model_version", self.model_version, version),
+        ):
+            if own and own != asked:
+                raise Unprocessable(
+                    f"{field} is {own!r}, and the path asks {asked or 'the live version'}: leave it out"
+                )
 
 
 class Inference:

@@ -7,7 +7,7 @@ form is its length in 4 bytes, little-endian, and then the bytes.
 import math
 import struct
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy
@@ -26,6 +26,15 @@ MAX_DIMENSIONS = 8
 MAX_NAME = 256
 """Characters of a tensor's name. Untuned."""
 BINARY = "binary_data_size"
+NUMBERS = {
+    "BOOL": numpy.dtype("?"),
+    **{f"INT{8 * size}": numpy.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
+    **{f"UINT{8 * size}": numpy.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
+    "FP32": numpy.dtype("<f4"),
+    "FP64": numpy.dtype("<f8"),
+}
+"""Datatypes of numbers, which parameters may have."""
+SEND_TEXT = "send text as BYTES; the server tokenizes it"
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "shared_memory_region": (),
     "shared_memory_byte_size": (),
@@ -67,8 +76,8 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes, max_rows: int = 0) ->
     for tensor in tensors:
         where = f"inputs {tensor.name!r}"
         drop_unsupported(dict(tensor.parameters), UNSUPPORTED, f"{where} parameters.")
-        if tensor.datatype != "BYTES":
-            raise Unprocessable(f"{where} has datatype {tensor.datatype}: send text as BYTES; the server tokenizes it")
+        if tensor.datatype != "BYTES" and tensor.datatype not in NUMBERS:
+            raise Unprocessable(f"{where} has datatype {tensor.datatype!r}: {SEND_TEXT}")
         if tensor.name in columns:
             raise Malformed(f"{where} comes twice")
         count = _count(tensor.shape, where)
@@ -81,7 +90,7 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes, max_rows: int = 0) ->
             if not isinstance(size, int) or not 0 <= size <= len(binary):
                 raise Malformed(f"{where} has neither data nor {BINARY} within the body")
             data, binary = binary[:size], binary[size:]
-        elements = _unpack(data, count, where) if isinstance(data, bytes) else _flatten(data, where)
+        elements = _read(data, tensor.datatype, count, where)
         columns[tensor.name] = _shaped(elements, tensor.shape, where)
     return columns
 
@@ -89,10 +98,11 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes, max_rows: int = 0) ->
 def take_inputs(columns: dict[str, list[object]], task: AnyTask) -> tuple[list[object], JsonObject]:
     """One input per row, and the task's parameters among the columns. Raises Unprocessable.
 
-    A parameter that is a list of texts may be a column. It holds for all rows: where it has rows, they must be equal.
+    A parameter that is a list of texts, or a number, may be a column. It holds for all rows: where it has rows, they
+    must be equal.
     """
     parts = parts_of(task)
-    parameters: JsonObject = {}
+    parameters = _take_numbers(columns, task)
     for name in lists_of(task) & columns.keys() - parts.keys():
         values = columns.pop(name)
         if values and isinstance(values[0], list):
@@ -105,6 +115,19 @@ def take_inputs(columns: dict[str, list[object]], task: AnyTask) -> tuple[list[o
     if known and unknown:
         raise Unprocessable(f"inputs {unknown[0]!r} is unknown to {task.name}: leave it out")
     return to_inputs(columns, task), parameters
+
+
+def _take_numbers(columns: dict[str, list[object]], task: AnyTask) -> JsonObject:
+    """Take the columns of numbers out, all of which must be parameters of the task. Raises Unprocessable."""
+    found: JsonObject = {}
+    for name in [name for name, values in columns.items() if values and isinstance(values[0], int | float)]:
+        values = columns.pop(name)
+        if name not in task.parameters_type.__struct_fields__:
+            raise Unprocessable(f"inputs {name!r} has numbers, and is no parameter of {task.name}: {SEND_TEXT}")
+        if any(value != values[0] for value in values):
+            raise Unprocessable(f"inputs {name!r} differs between rows: it holds for the whole request")
+        found[name] = values[0]
+    return found
 
 
 def write_output(answers: Sequence[object], *, binary: bool) -> tuple[JsonObject, bytes]:
@@ -159,6 +182,16 @@ def _is_numeric(answer: object) -> bool:
     return isinstance(answer, float)
 
 
+def _read(data: object, datatype: str, count: int, where: str) -> list[object]:
+    """The elements of a tensor: of JSON, or of the binary form."""
+    if isinstance(data, bytes):
+        return _numbers(data, count, NUMBERS[datatype], where) if datatype in NUMBERS else _unpack(data, count, where)
+    elements = _flatten(data, where)
+    if datatype in NUMBERS and not all(isinstance(each, int | float) for each in elements):
+        raise Malformed(f"{where} has datatype {datatype} and data that are no numbers")
+    return elements
+
+
 def _count(shape: Sequence[int], where: str) -> int:
     """The elements of a tensor with this shape."""
     if not shape or shape[0] < 0 or any(size < 1 for size in shape[1:]):
@@ -180,6 +213,14 @@ def _unpack(data: bytes, count: int, where: str) -> list[object]:
         elements.append(to_text(data[at : at + size]))
         at += size
     return elements
+
+
+def _numbers(data: bytes, count: int, kind: numpy.dtype[Any], where: str) -> list[object]:
+    """The numbers in binary form."""
+    if len(data) != count * kind.itemsize:
+        raise Malformed(f"{where} has {len(data)} bytes, its shape and datatype need {count * kind.itemsize}")
+    found: list[object] = numpy.frombuffer(data, kind).tolist()
+    return found
 
 
 def to_text(element: bytes) -> str | bytes:

@@ -19,10 +19,22 @@ from serving.front.protocols.kserve_descriptions import metadata
 from serving.front.protocols.kserve_inference import Inference, InferenceForm
 from serving.front.protocols.kserve_tensors import pack, to_output, to_text
 from serving.front.rpc.calls import Call, Told, Work
+from serving.front.rpc.field_count import check_fields
 from serving.front.rpc.messages import CHOICE, message_class
 from serving.tasks.base.body_values import max_values
 
 SERVICE = "inference.GRPCInferenceService"
+CONTENTS = {
+    "BOOL": "bool_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
+    "INT64": "int64_contents",
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""Datatype → the field that has a tensor's elements."""
 _ModelInferResponse = message_class("ModelInferResponse")
 
 
@@ -68,7 +80,8 @@ class InferenceService:
         return Told(message_class("ModelMetadataResponse")(**told))
 
     async def _infer(self, message: bytes, call: Call) -> Told:
-        request, max_rows = parse("ModelInferRequest", message), self._front.settings.max_rows
+        max_rows = self._front.settings.max_rows
+        request = parse("ModelInferRequest", message, max_rows)
         inference = Inference(to_form(request, max_rows), b"", max_rows)
         limits = [each for each in (inference.timeout_seconds, call.timeout_seconds) if each is not None]
         answer = await self._front.answer(
@@ -85,8 +98,9 @@ class InferenceService:
         return Told(response, headers_of(answer))
 
 
-def parse(name: str, message: bytes) -> Message:
-    """The message of this name. Raises Malformed."""
+def parse(name: str, message: bytes, max_rows: int = 0) -> Message:
+    """The message of this name. max_rows: of a request. Raises Malformed, TooLarge."""
+    check_fields(message, name, max_values(max_rows))
     try:
         return message_class(name).FromString(message)
     except DecodeError as error:
@@ -123,18 +137,16 @@ def to_response(answers: Sequence[object], *, is_raw: bool) -> Message:
     head, values = to_output(answers)
     if is_raw:
         return _ModelInferResponse(outputs=[head], raw_output_contents=[pack(values)])
-    contents = {"bytes_contents" if isinstance(values, list) else "fp32_contents": values}
-    if not isinstance(values, list):
-        contents = {"fp32_contents": values.ravel()}
-    return _ModelInferResponse(outputs=[head | {"contents": contents}])
+    contents = values if isinstance(values, list) else values.ravel()
+    return _ModelInferResponse(outputs=[head | {"contents": {CONTENTS[str(head["datatype"])]: contents}}])
 
 
 def _elements(tensor: Message, limit: int) -> list[object]:
-    """The contents of a tensor of texts; those of other types are not read, as no input has them."""
-    contents = tensor.contents.bytes_contents
+    """The contents of a tensor that has them beside it; none of an unknown type."""
+    contents = getattr(tensor.contents, CONTENTS.get(tensor.datatype, ""), ())
     if len(contents) > limit:
         raise TooLarge(f"inputs have more than {limit:,} elements: send less at a time")
-    return [to_text(element) for element in contents]
+    return [to_text(element) if isinstance(element, bytes) else element for element in contents]
 
 
 def _plain(parameters: Mapping[str, Message]) -> JsonObject:

@@ -1,6 +1,7 @@
 """Columns of a table or named tensors → a task's inputs. Used by MLflow's and KServe's protocols."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import get_args, get_origin, get_type_hints
 
 import msgspec
@@ -12,7 +13,8 @@ TEXT_COLUMNS = ("inputs", "text")
 """Names of the column that holds the text where a table has several columns."""
 
 
-def parts_of(task: AnyTask) -> dict[str, bool]:
+@cache
+def parts_of(task: AnyTask) -> Mapping[str, bool]:
     """An input's fields (as question, context) and whether each is a list; empty where an input is a text."""
     forms = get_args(task.item_type) or (task.item_type,)
     return {
@@ -23,15 +25,19 @@ def parts_of(task: AnyTask) -> dict[str, bool]:
     }
 
 
+@cache
 def takes_text(task: AnyTask) -> bool:
     """Whether an input may be one text."""
     return str in (get_args(task.item_type) or (task.item_type,))
 
 
-def lists_of(task: AnyTask) -> set[str]:
+@cache
+def lists_of(task: AnyTask) -> frozenset[str]:
     """The parameters that are lists of texts."""
     hints = get_type_hints(task.parameters_type).items()
-    return {name for name, hint in hints if any(get_origin(each) in (list, tuple) for each in (hint, *get_args(hint)))}
+    return frozenset(
+        name for name, hint in hints if any(get_origin(each) in (list, tuple) for each in (hint, *get_args(hint)))
+    )
 
 
 def to_inputs(columns: Mapping[str, Sequence[object]], task: AnyTask) -> list[object]:

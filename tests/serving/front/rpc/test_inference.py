@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from headwaiter import __version__
-from serving.errors import ServingError
+from serving.errors import ServingError, Unprocessable
 from serving.front.front import Front
 from serving.front.protocols.kserve_inference import Inference
-from serving.front.rpc.inference import parse, to_form
+from serving.front.rpc.inference import CONTENTS, parse, to_form
 from serving.tasks import get_task
 from tests.serving.front.local_front import MakeFront
 from tests.serving.front.rpc.served import TEXT, VECTORS, Port, answers, infer, on_port, tensor
@@ -82,6 +82,55 @@ def test_typed_contents_are_answered_by_typed_contents(front: Front) -> None:
         assert (output.datatype, list(output.shape), len(output.contents.bytes_contents)) == ("BYTES", [2], 2)
 
     on_port(front, work)
+
+
+NUMBERS = {
+    "INT8": numpy.int8,
+    "INT32": numpy.int32,
+    "INT64": numpy.int64,
+    "UINT16": numpy.uint16,
+    "UINT64": numpy.uint64,
+    "FP32": numpy.float32,
+    "FP64": numpy.float64,
+}
+
+
+@pytest.mark.parametrize("datatype", NUMBERS)
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_a_parameter_may_be_a_tensor_of_numbers(front: Front, datatype: str, is_raw: bool) -> None:
+    value = NUMBERS[datatype](2)
+    asked = service_pb2.ModelInferRequest(model_name=TEXT)
+    asked.inputs.add(name="text", datatype="BYTES", shape=[1])
+    asked.inputs.add(name="top_k", datatype=datatype, shape=[1])
+    if is_raw:
+        asked.raw_input_contents.extend([b"\1\0\0\0a", value.tobytes()])
+    else:
+        asked.inputs[0].contents.bytes_contents.append(b"a")
+        getattr(asked.inputs[1].contents, CONTENTS[datatype]).append(value.item())
+
+    form = to_form(parse("ModelInferRequest", asked.SerializeToString()), max_rows=8)
+    if datatype.startswith("FP"):
+        with pytest.raises(Unprocessable, match="top_k: expected `int"):
+            Inference(form, b"", 8).read(get_task(TEXT))
+    else:
+        assert Inference(form, b"", 8).read(get_task(TEXT)).parameters.top_k == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "datatype", "data", "words"),
+    [
+        ("top_k", "INT64", b"\1", "has 1 bytes, its shape and datatype need 8"),
+        ("input_ids", "INT64", bytes(8), "'input_ids' has numbers, and is no parameter of text-classification"),
+        ("top_k", "BF16", bytes(2), "has datatype 'BF16': send text as BYTES"),
+    ],
+)
+def test_numbers_that_are_no_parameter_are_refused(name: str, datatype: str, data: bytes, words: str) -> None:
+    asked = service_pb2.ModelInferRequest(raw_input_contents=[b"\1\0\0\0a", data])
+    asked.inputs.add(name="text", datatype="BYTES", shape=[1])
+    asked.inputs.add(name=name, datatype=datatype, shape=[1])
+    form = to_form(parse("ModelInferRequest", asked.SerializeToString()), max_rows=8)
+    with pytest.raises(ServingError, match=words):
+        Inference(form, b"", 8).read(get_task(TEXT))
 
 
 def test_server_and_models_are_described_as_over_http(front: Front) -> None:
