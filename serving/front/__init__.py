@@ -3,8 +3,8 @@
 The files in the order of a request: `handshakes` of TLS → `connection` (bounded by `connection_guard`) → `app` (or
 `fast_path`, which `connection_choice` enables) → `protocols` over `asgi`, with `webhook`, `metrics_page`, `ui_page`,
 `administration`, `openapi` and `model_description` beside them → `front` → `request_tracker` (with `request_context`,
-`request_log`, `tracing`, `meter`) → `attempts` → `routing` (whose `version_loads` read new versions, and `engine_links`
-connect them; else `unavailable`) → `loaded_version` (in `turns`, at the threads of `fair_pool`) → `admission` or
-`held_requests` → `engine_link`, with a `waiter` → `text_stream`.
+`request_log`, `tracing`, `meter`) → `attempts` → `routing` (woken by `folder_news`; its `version_loads` read new
+versions, and `engine_links` connect them; else `unavailable`) → `loaded_version` (in `turns`, at the threads of
+`fair_pool`) → `admission` or `held_requests` → `engine_link`, with a `waiter` → `text_stream`.
 `health` and `disconnects` run beside the requests; `cross_origin` stands before all of them where pages may ask.
 """

@@ -11,12 +11,16 @@ from click.testing import CliRunner
 
 from registry.child_process import python_path
 from registry.heads import HEADS
+from registry.settings import RegistrySettings
+from registry.tracking import connect
 from serving.commands.init import examples_folder, list_examples
 from serving.commands.main import main
 from tests.e2e.server import inherited
 
 SCORE = r"\((0\.\d+|1\.00)\)"
 ENDS = {
+    "bulk-scoring": r"2,000 reviews: {'negative': 1000, 'positive': 1000}\n$",
+    "promotion-gate": r"version 2 is refused: accuracy is 0[\s\S]*\nversion 3 answers: positive\n$",
     "feature-extraction": rf"nearest: accounts are closed in the privacy settings {SCORE}\n$",
     "fill-mask": rf"password {SCORE}: you can reset your password on the sign - in page\n.*\n$",
     "image-classification": rf"checked: checked {SCORE}\nhorizontal: horizontal {SCORE}\nvertical: vertical {SCORE}\n$",
@@ -94,3 +98,7 @@ def test_an_example_ends_with_the_served_answer(name: str, tmp_path_factory: pyt
     done = subprocess.run(command, cwd=home, env=environ, capture_output=True, text=True, timeout=RUN_SECONDS)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(ENDS[name], done.stdout), done.stdout
+    client = connect(RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)}))
+    (model,) = client.search_registered_models()
+    run = client.get_run(client.get_model_version(model.name, "1").run_id)
+    assert run.data.metrics, "the evaluation's, beside the model"
