@@ -453,6 +453,13 @@ def test_a_head_that_the_adapter_unties_keeps_the_dtype_of_its_base(tmp_path: Pa
     assert not torch.equal(found.lm_head.weight, found.transformer.wte.weight)
 
 
+def test_the_comparison_leaves_the_configuration_as_it_was(tmp_path: Path) -> None:
+    """BigBird notes there, for good, that a text was too short for its sparse attention."""
+    base = build(tmp_path / "base", "big_bird", SEQ)
+    folder = make_adapter(tmp_path / "adapter", base, SEQ, lora())
+    assert merged(folder, base).config.attention_type == "block_sparse"
+
+
 def test_without_peft_the_extra_is_named(
     models: dict[str, Path], adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
