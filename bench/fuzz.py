@@ -13,6 +13,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -70,7 +71,11 @@ def _fuzz_server(home: Path, count: int) -> Ledger:
             address = (sent.url or "").replace("http://here", url, 1)
             headers = {name: value for name, value in sent.headers.items() if isinstance(value, str)}
             content = sent.body if isinstance(sent.body, str | bytes) else None
-            return client.request(sent.method or "", address, headers=headers, content=content)
+            ask = partial(client.request, sent.method or "", address, headers=headers, content=content)
+            try:
+                return ask()
+            except httpx.RemoteProtocolError:  # the server may close an idle connection while a request is under way
+                return ask()
 
         ledger = fuzz(document, {name: name for name in models}, send, count)
     log = (home / "serve.log").read_text(errors="replace")
