@@ -15,6 +15,7 @@ from torch.nn.functional import linear
 from serving.engine.measurements import Measurements
 from serving.engine.optimizations.torch_private import (
     LARGE_ROWS,
+    adds_bytes_exactly,
     has_onednn,
     is_fake,
     linear_int8,
@@ -25,7 +26,9 @@ from serving.engine.optimizations.torch_private import (
 from serving.engine.timing import CLOCK, Clock, least_seconds
 
 LEVELS = 127
-"""Largest absolute value of a quantised weight or input; symmetric, as in Jacob et al., 2018, section 2.1."""
+"""Largest absolute value of a quantised input; symmetric, as in Jacob et al., 2018, section 2.1."""
+SATURATING_LEVELS = 63
+"""Of a quantised weight where pairs of products are added in 16 bits: 2 · 63 · 255 is the most that fits."""
 MIN_FEATURES = 64
 """Layers with fewer inputs or outputs, as most heads have, cost next to nothing and stay in float."""
 REPEATS = 5
@@ -42,10 +45,16 @@ class QuantizedWeight:
     scales: torch.Tensor
 
 
+def weight_levels() -> int:
+    """Largest absolute value of a quantised weight on this processor. Raises as `adds_bytes_exactly`."""
+    return LEVELS if adds_bytes_exactly() else SATURATING_LEVELS
+
+
 def quantize_weight(weight: torch.Tensor) -> QuantizedWeight:
     """(outputs, inputs) float32 → int8, symmetric for each output channel. Raises MissingName, or torch's errors."""
-    scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
-    levels = (weight / scales.unsqueeze(1)).round().clamp(-LEVELS, LEVELS).to(torch.int8)
+    most = weight_levels()
+    scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / most
+    levels = (weight / scales.unsqueeze(1)).round().clamp(-most, most).to(torch.int8)
     return QuantizedWeight(prepack_int8(levels), scales)
 
 

@@ -6,6 +6,7 @@ the code that chooses an optimisation as one more reason against it; the model s
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -141,6 +142,18 @@ linear_int8: Callable[..., torch.Tensor]
 linear_int8 = torch.jit.script_if_tracing(_linear_int8)  # type: ignore[no-untyped-call]  # as above
 """(given, weight, scales, bias) → given · weightᵀ + bias in float32, for a weight of `prepack_int8` and its channels'
 scales. Nothing in it changes a tensor in place, so that layers with the same input quantise it once in a graph."""
+
+
+@cache
+def adds_bytes_exactly() -> bool:
+    """Whether sums of products of bytes lose nothing here, as with VNNI or AMX.
+
+    Without, oneDNN adds pairs of products in 16 bits, which saturate (its guide, "Nuances of int8 Computations"). One
+    product of the largest bytes shows it, whatever `ONEDNN_MAX_CPU_ISA` says. Raises MissingName, or torch's errors.
+    """
+    largest = torch.full((16, 64), 127, dtype=torch.int8)
+    product = _linear_int8(torch.full((1, 64), 127.0), prepack_int8(largest), torch.ones(16), None)
+    return bool((product == 64 * 127 * 127).all())
 
 
 def is_fake(tensor: torch.Tensor) -> bool:

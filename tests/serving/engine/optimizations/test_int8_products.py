@@ -15,6 +15,7 @@ from serving.engine.optimizations.int8_products import (
     Int8Linear,
     find_layers,
     quantize_weight,
+    weight_levels,
 )
 from serving.engine.optimizations.torch_private import linear_int8, repack, unpack
 
@@ -62,7 +63,7 @@ def test_a_product_is_off_by_at_most_half_a_level_of_each_factor(
     found = quantize_weight(weight)
     product = linear_int8(rows, found.packed, found.scales, None).double()
     exact = rows.double() @ weight.double().t()
-    token_level, channel_level = rows.abs().amax(1).double() / LEVELS, weight.abs().amax(1).double() / LEVELS
+    token_level, channel_level = rows.abs().amax(1).double() / LEVELS, weight.abs().amax(1).double() / weight_levels()
     size = rows.abs().sum(1).double() + token_level * IN / 2
     bound = torch.outer(token_level / 2, weight.abs().sum(1).double()) + torch.outer(size, channel_level / 2)
     assert (product - exact).abs().sub(bound * 1.001).max() <= 0
