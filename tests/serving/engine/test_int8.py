@@ -65,16 +65,21 @@ def make(root: Path, contract: Contract | None = None) -> Predictor:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_model_answers_in_int8_as_in_float32(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spans of random weights are nearly ties: some of them change, so less is required of them here."""
-    monkeypatch.setattr(int8, "MIN_SHARE", 0.98)
+    """Spans of random weights are nearly ties: some of them change, so less is required of them here.
+
+    Even less of weights in 7 bits, where the processor saturates otherwise.
+    """
+    is_exact = int8_products.weight_levels() == int8_products.LEVELS
+    least = 0.98 if is_exact else 0.95
+    monkeypatch.setattr(int8, "MIN_SHARE", least)
     contract = make_artifact(tmp_path, "bert", task)
     predictor = make(tmp_path)
     found = predictor.quantize()
     assert found.inputs > 20
-    assert found.agreement >= (0.999 if task == "feature-extraction" else 0.98)
+    assert found.agreement >= (0.999 if task == "feature-extraction" else least)
     assert contract.example is not None
     example = contract.example
-    if int8_products.weight_levels() == int8_products.LEVELS:  # random weights in 7 bits are off by more than others
+    if is_exact:
         assert_alike(predictor.answer(example.inputs, example.parameters), example.output, "int8")
     assert predictor.model.form.int8_layers > 0
 
