@@ -117,11 +117,12 @@ class EngineProcess:
                     return self._end(f"the engine could not be started again: {redact(str(error))}", now)
                 return "restarted"
             return None
+        has_ended = self._process.poll() is not None  # before the report is read, which is its last word then
         before = self.report.state
         found = read_report(Path(self.order.report))
         if found is not None and found.pid == self.pid:
             self.report = found
-        if self._process.poll() is not None:
+        if has_ended:
             return self._end(self._hang or self._explain(self._process), now)
         if self._hangs(now) and now > self._hung_at + REAP_SECONDS:
             return self._end(self._hang, now)

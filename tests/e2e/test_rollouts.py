@@ -81,8 +81,8 @@ def test_other_answers_are_caught_by_shadows_and_no_client_gets_them(server: Ser
     start(server, OTHER, "--steps", "shadow:40,50%,100%", "--guard", "agreement > 90%")
     assert until(server, "failed") == {"1"}
     assert server.live("m") == "1"
-    history = invoke(server.home, "history", "m").output
-    assert "failed at shadow:40: agreement > 90%" in history
+    told = "failed at shadow:40: agreement > 90%"  # in a second write, after the one that ends the rollout
+    wait_until(lambda: told in invoke(server.home, "history", "m").output, "history tells it")
     wait_until(lambda: OTHER not in server.describe("m")["versions"], "the candidate has left")
 
 
