@@ -29,7 +29,6 @@ from serving.manager.prestart import TemplateKeeper, find_wanted
 from serving.manager.recovery import enter, unloaded_versions
 from serving.manager.registry_watch import RegistryWatch
 from serving.manager.rollout.keeper import RolloutKeeper
-from serving.manager.rollout.shadow_priority import ShadowPriority, answers_shadows_alone
 from serving.manager.shutdown import end_engines, wait_for_fronts
 from serving.manager.startup import Startup
 from serving.manager.table_writer import TableWriter
@@ -113,7 +112,6 @@ class Manager:
             self._watch,
             self._rollouts,
         )
-        self._shadow_priority = ShadowPriority()
         self._troubles = Troubles()
         self._server = ServerProcess(settings.run)
         self._measure_at = 0.0
@@ -184,18 +182,7 @@ class Manager:
             name = action.reference.name if isinstance(action, Publish) else action.name
             with self._troubles.apart(type(action).__name__.lower(), name, action.version):
                 self._act(action, now)
-        if self._rollouts is not None:
-            self._let_shadows_yield(self._rollouts)
         self._writer.publish()
-
-    def _let_shadows_yield(self, rollouts: RolloutKeeper) -> None:
-        """Before the table sends clients to a candidate, its engines have their priority again."""
-        live = self._live_versions.live_keys()
-        self._shadow_priority.follow(
-            (engine.pid, answers_shadows_alone(held, rollouts.entry(held.name), is_live=key in live))
-            for key, held in self._versions.items()
-            for engine in held.engines
-        )
 
     def _is_still(self, now: float) -> bool:
         """Whether the next turn may come later: what happens meanwhile, nobody waits for."""
