@@ -109,26 +109,22 @@ def _choose_form(model: Model, int8_sample: Sequence[object]) -> None:
     """The fastest form whose batches change no answer.
 
     A family that can be packed is proved in the form that serves, as no row of it is padded then. Others are proved as
-    they are first.
+    they are first, and so is what becomes int8: its answers have a gate of their own.
     """
     from serving.engine.batch_invariance import BatchProof
-    from serving.engine.optimizations.unpadded import unpack
     from serving.engine.optimize import is_packable, optimize
 
     proof, plain = BatchProof(model), model.form
-    can_pack = is_packable(model) and not model.is_restored and model.contract.batching == "any lengths"
-    proves_packed = can_pack and model.dtype != INT8  # whose answers are another gate's
-    if proves_packed:
-        form = optimize(model)
-        if proof.holds_for(form):
-            model.form = form
+    can_have_company = not model.is_restored and model.contract.batching == "any lengths"
+    proves_forms = can_have_company and is_packable(model) and model.dtype != INT8
+    if proves_forms:
+        model.form = optimize(model, proof.holds_for)
+        if model.form is not plain:
             return
-        if form.is_packed:
-            unpack(plain.module)
     proof.choose()
     _quantize(model, int8_sample)
-    if model.form.batching == "any lengths" and not model.is_restored:
-        model.form = optimize(model, packs=not proves_packed)
+    if model.form.batching == "any lengths" and not (proves_forms or model.is_restored):
+        model.form = optimize(model)
 
 
 def make_engine(

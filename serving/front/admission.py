@@ -36,6 +36,11 @@ def measure(rows: Sequence[EncodedRow]) -> QueueLoad:
     return QueueLoad(tokens, size)
 
 
+def is_nearly_full(taken: int, bound: int) -> bool:
+    """Whether less than 1/FULL_PARTS of a queue is free. taken, bound: both in tokens, or both in bytes."""
+    return taken + max(1, bound // FULL_PARTS) > bound
+
+
 def check_room(taken: QueueLoad, bound: QueueLoad, tokens_per_second: float) -> None:
     """Raise QueueFull if so little room is left that a request need not be read to be refused.
 

@@ -17,7 +17,7 @@ import numpy
 import zmq
 
 from serving.errors import DeadlineExceeded, EngineLost, Failed, ServingError, Unprocessable
-from serving.front.admission import UNBOUNDED, QueueLoad, admit, check_room, measure
+from serving.front.admission import UNBOUNDED, QueueLoad, admit, check_room, is_nearly_full, measure
 from serving.front.waiter import Waiter
 from serving.tasks.base.task import AnyTask
 from serving.wire.heartbeat import heartbeat_path, read_rows
@@ -85,7 +85,10 @@ class EngineLink:
 
     def check_room(self) -> None:
         """Raise QueueFull if a request need not be read to be refused."""
-        check_room(*self._room)
+        if is_nearly_full(self.outstanding_tokens, self.bound_tokens) or is_nearly_full(
+            self.outstanding_bytes, self.bound_bytes
+        ):
+            check_room(*self._room)
 
     def submit(self, rows: Sequence[EncodedRow], waiter: Waiter) -> None:
         """Send a request's rows for a forward pass; all of them or none. Raises TooLarge, QueueFull or EngineLost.

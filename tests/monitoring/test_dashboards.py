@@ -127,7 +127,7 @@ def test_all_means_every_value() -> None:
 
 
 def test_a_unit_has_one_meaning() -> None:
-    """What a query gives says its unit: that of the metric, a share, or so many a second."""
+    """The unit of a panel follows from its query: the metric's own, a share of 1, or a number per second."""
     seen: dict[str, str] = {}
     for panel in panels():
         if panel["type"] in ("table", "heatmap") or panel["options"].get("textMode") == "name":

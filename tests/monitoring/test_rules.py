@@ -36,7 +36,10 @@ def requests(failed: int = 0, slow: int = 0, of: int = 1000) -> dict[str, str]:
 
 
 def latencies(**below: int) -> dict[str, str]:
-    """Series of 1,000 answers a minute, of which so many took at most so many ms; and of errors, which don't count."""
+    """Latency buckets of 1,000 answers a minute, and of 9,000 errors a minute, which must not count.
+
+    below: `_200=990` for 990 answers that took at most 200 ms.
+    """
     name = "headwaiter_request_duration_seconds_bucket"
     bounds = [*((str(int(ms[1:]) / 1000), count) for ms, count in below.items()), ("+Inf", 1000)]
     answered = {f'{name}{{{VERSION},status="200",le="{bound}"}}': f"0+{count}x80" for bound, count in bounds}

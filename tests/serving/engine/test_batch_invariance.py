@@ -251,3 +251,28 @@ def test_what_is_not_proved_for_any_lengths_keeps_its_own_modules(tmp_path: Path
     model = Model(tmp_path, read_contract(tmp_path))
     optimize_model(model)
     assert model.form.describe() == "eager"
+
+
+@pytest.mark.parametrize(
+    ("holds", "form"),
+    [
+        (lambda _, form: not form.prunes_to_first_token, "packed sequences, TorchScript"),
+        (lambda _, form: not form.is_packed, "TorchScript"),
+        (lambda *_: False, "eager"),
+    ],
+    ids=["pruned", "packed", "none"],
+)
+def test_a_form_that_changes_answers_in_company_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holds: Callable[..., bool], form: str
+) -> None:
+    make_artifact(tmp_path, "bert", TASK)
+    model = Model(tmp_path, read_contract(tmp_path))
+    monkeypatch.setattr(BatchProof, "holds_for", holds)
+    optimize_model(model)
+    assert model.form.describe() == form
+    assert model.form.batching == "any lengths", "as the model itself proves"
+    assert model.notes[-1].endswith("rows of different lengths change each other's answers")
+    rows = [model.probe(length, index) for index, length in enumerate((3, 9))]
+    together, alone = model.run(rows), [model.run([row])[0] for row in rows]
+    for one, other in zip(together, alone, strict=True):
+        assert_alike([one[0].tolist()], [other[0].tolist()])

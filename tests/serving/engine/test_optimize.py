@@ -21,7 +21,8 @@ from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.packing import has_bucket_sizes
 from serving.engine.optimizations.torchscript import TracedModule, check_operations
 from serving.engine.optimizations.unpadded import unpack
-from serving.engine.optimize import inputs_of, optimize
+from serving.engine.optimize import optimize
+from serving.engine.reference import inputs_of
 from tests.alike import assert_alike
 from tests.families import MAX_TOKENS, build
 

@@ -48,8 +48,10 @@ def test_a_file_that_is_replaced_ends_the_wait(tmp_path: Path) -> None:
 
 def test_the_wait_can_be_ended(tmp_path: Path) -> None:
     async def work(news: FolderNews) -> None:
+        waiting = asyncio.create_task(news.wait(2 * WAIT_SECONDS, 2 * WAIT_SECONDS))
         asyncio.get_running_loop().call_soon(news.tell)
-        await asyncio.wait_for(news.wait(2 * WAIT_SECONDS, 2 * WAIT_SECONDS), WAIT_SECONDS)
+        ended, _ = await asyncio.wait({waiting}, timeout=WAIT_SECONDS)
+        assert ended
 
     watching(tmp_path, work)
 
@@ -64,7 +66,8 @@ def test_where_nothing_is_told_the_wait_is_short(
         monkeypatch.setattr(folder_news, "watch", lambda folder: None)
 
     async def work(news: FolderNews) -> None:
-        await asyncio.wait_for(news.wait(2 * WAIT_SECONDS, 0.0), WAIT_SECONDS)
+        ended, _ = await asyncio.wait({asyncio.create_task(news.wait(2 * WAIT_SECONDS, 0.0))}, timeout=WAIT_SECONDS)
+        assert ended
 
     watching(tmp_path, work)
 

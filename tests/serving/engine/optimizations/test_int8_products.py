@@ -18,24 +18,16 @@ from serving.engine.optimizations.int8_products import (
     weight_levels,
 )
 from serving.engine.optimizations.torch_private import linear_int8, repack, unpack
+from tests.serving.engine.optimizations.clocks import Turns
 
 pytestmark = pytest.mark.processor
 
 IN, OUT = 96, 128
 
 
-class Clock:
-    """Stands still but for the seconds of prepacked float products, and of int8 ones, over and over."""
-
-    def __init__(self, plain: float, int8: float) -> None:
-        self._seconds = [plain] * REPEATS + [int8] * REPEATS
-        self._now, self._calls = 0.0, 0
-
-    def __call__(self) -> float:
-        self._calls += 1
-        if self._calls % 2 == 0:
-            self._now += self._seconds[(self._calls // 2 - 1) % len(self._seconds)]
-        return self._now
+def clock(*, plain: float, int8: float) -> Turns:
+    """The seconds of the two kinds of products, as they are timed in turn."""
+    return Turns(*[plain] * REPEATS, *[int8] * REPEATS)
 
 
 def layer(seed: int = 0, *, bias: bool = True) -> torch.nn.Linear:
@@ -179,8 +171,8 @@ def test_the_error_of_each_layer_is_measured() -> None:
 
 def test_only_layers_that_are_faster_in_int8_run_in_it() -> None:
     module = torch.nn.Sequential(layer())
-    assert len(find_layers(module, clock=Clock(plain=1.0, int8=1.0))) == 0
-    assert list(find_layers(module, clock=Clock(plain=2.0, int8=1.0))) == ["0"]
+    assert len(find_layers(module, clock=clock(plain=1.0, int8=1.0))) == 0
+    assert list(find_layers(module, clock=clock(plain=2.0, int8=1.0))) == ["0"]
 
 
 def test_small_shared_and_other_layers_stay_in_float() -> None:

@@ -13,24 +13,16 @@ from serving.engine.optimizations.prepacked_weights import REPEATS, PrepackedLin
 from tests.abilities import can, needs
 from tests.alike import assert_alike
 from tests.families import FAMILIES, build
+from tests.serving.engine.optimizations.clocks import Turns
 
 pytestmark = pytest.mark.processor
 
 IN, OUT = 256, 512
 
 
-class Clock:
-    """Stands still but for the seconds of torch's own products, and of packed ones, over and over."""
-
-    def __init__(self, own: float, packed: float) -> None:
-        self._seconds = [own] * REPEATS + [packed] * REPEATS
-        self._now, self._calls = 0.0, 0
-
-    def __call__(self) -> float:
-        self._calls += 1
-        if self._calls % 2 == 0:
-            self._now += self._seconds[(self._calls // 2 - 1) % len(self._seconds)]
-        return self._now
+def clock(*, own: float, packed: float) -> Turns:
+    """The seconds of the two kinds of products, as they are timed in turn."""
+    return Turns(*[own] * REPEATS, *[packed] * REPEATS)
 
 
 def work() -> None:
@@ -43,7 +35,7 @@ def chosen(*, bias: bool = True, dtype: torch.dtype = torch.float32) -> tuple[to
     plain = torch.nn.Linear(IN, OUT, bias=bias, dtype=dtype)
     layer = torch.nn.Linear(IN, OUT, bias=bias, dtype=dtype)
     layer.load_state_dict(plain.state_dict())
-    assert prepack_weights(layer, work, clock=Clock(own=2.0, packed=1.0)) == 1
+    assert prepack_weights(layer, work, clock=clock(own=2.0, packed=1.0)) == 1
     return plain, layer
 
 
@@ -81,7 +73,7 @@ def test_weights_that_are_stored_turned_are_packed_as_well() -> None:
     layer = Conv1D(OUT, IN)
     given = torch.randn(2, 5, IN)
     expected = layer(given)
-    assert prepack_weights(layer, work, clock=Clock(own=2.0, packed=1.0)) == 1
+    assert prepack_weights(layer, work, clock=clock(own=2.0, packed=1.0)) == 1
     assert_alike(layer(given), expected)
 
 
@@ -92,7 +84,7 @@ def test_weights_that_are_an_embedding_too_stay_that(tmp_path: Path) -> None:
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     ids = torch.arange(5, 15)[None]
     expected = model(input_ids=ids).logits
-    assert prepack_weights(model, work, clock=Clock(own=2.0, packed=1.0)) > 1
+    assert prepack_weights(model, work, clock=clock(own=2.0, packed=1.0)) > 1
     assert_alike(model(input_ids=ids).logits, expected)
 
 
@@ -105,13 +97,13 @@ def test_tensors_without_data_show_what_the_layer_does_not_how() -> None:
 
 def test_what_is_slower_is_left_as_it_is() -> None:
     layer = torch.nn.Linear(IN, OUT)
-    assert prepack_weights(layer, work, clock=Clock(own=1.0, packed=1.0)) == 0
+    assert prepack_weights(layer, work, clock=clock(own=1.0, packed=1.0)) == 0
     assert type(layer) is torch.nn.Linear
 
 
 @pytest.mark.parametrize("module", [torch.nn.Linear(IN, OUT, dtype=torch.float16), torch.nn.LayerNorm(IN)])
 def test_other_weights_are_left_as_they_are(module: torch.nn.Module) -> None:
-    assert prepack_weights(module, work, clock=Clock(own=2.0, packed=1.0)) == 0
+    assert prepack_weights(module, work, clock=clock(own=2.0, packed=1.0)) == 0
     assert type(module) in (torch.nn.Linear, torch.nn.LayerNorm)
 
 
@@ -126,7 +118,7 @@ def test_a_model_that_does_not_work_with_packed_weights_has_its_own_again(
     layer = kind(IN, OUT).to(dtype)
     expected = layer.weight.clone()
     assert (
-        prepack_weights(layer, lambda: torch.ones(OUT, dtype=dtype) @ layer.weight, clock=Clock(own=2.0, packed=1.0))
+        prepack_weights(layer, lambda: torch.ones(OUT, dtype=dtype) @ layer.weight, clock=clock(own=2.0, packed=1.0))
         == 0
     )
     assert type(layer) is kind
@@ -160,7 +152,7 @@ def test_a_processor_that_packs_no_bfloat16_leaves_weights_as_they_are_and_says_
     layer, notes = torch.nn.Linear(IN, OUT, dtype=torch.bfloat16), list[str]()
     given = torch.randn(3, IN).to(torch.bfloat16)
     expected = layer(given)
-    packed = prepack_weights(layer, work, notes.append, Clock(own=2.0, packed=1.0))
+    packed = prepack_weights(layer, work, notes.append, clock(own=2.0, packed=1.0))
     assert packed == can("packed bfloat16")
     assert isinstance(layer, PrepackedLinear) == can("packed bfloat16")
     refused = ["weights are not prepacked: RuntimeError"] * (1 - packed)
@@ -176,7 +168,7 @@ def test_a_layer_that_cannot_be_packed_is_left_as_it_is_and_the_reason_is_noted(
 
     monkeypatch.setattr("serving.engine.optimizations.prepacked_weights.prepack_weight", refuse)
     layer, notes = torch.nn.Linear(IN, OUT), list[str]()
-    assert prepack_weights(layer, work, notes.append, Clock(own=2.0, packed=1.0)) == 0
+    assert prepack_weights(layer, work, notes.append, clock(own=2.0, packed=1.0)) == 0
     assert type(layer) is torch.nn.Linear
     assert notes == ["weights are not prepacked: RuntimeError: bf16 path needs the cpu support avx_ne_convert"]
 
@@ -186,4 +178,4 @@ def test_weights_that_multiply_to_something_else_are_not_packed(monkeypatch: pyt
         "serving.engine.optimizations.prepacked_weights.prepack_weight", lambda weight, _: weight * 1.01
     )
     layer = torch.nn.Linear(IN, OUT)
-    assert prepack_weights(layer, work, clock=Clock(own=2.0, packed=1.0)) == 0
+    assert prepack_weights(layer, work, clock=clock(own=2.0, packed=1.0)) == 0

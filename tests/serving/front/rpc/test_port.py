@@ -128,6 +128,7 @@ def test_a_client_that_says_nothing_is_dropped(make_front: MakeFront) -> None:
     async def work(port: Port) -> None:
         async with connection(port, b"") as reader:
             await reader.read()
+            assert reader.at_eof(), "the server has closed the connection"
 
     on_port(make_front(client_seconds=0.2), work)
 
