@@ -102,8 +102,8 @@ def find_processor(adapter: AdapterFolder, base: Path, model: Any, given: Any) -
     if moved:
         token, number, other = min(moved, key=lambda entry: entry[1])
         raise WrongBase(
-            f"the adapter's tokenizer and the base's have other vocabularies: {token!r} is {other} in the one and "
-            f"{number} in the other, as are {len(moved):,} tokens: pass the base that it was trained on; "
+            f"the adapter's tokenizer and the base's give {len(moved):,} tokens different ids, such as {token!r}: "
+            f"{other} in the adapter's, {number} in the base's: pass the base that it was trained on; "
             f"{adapter.trained_on}"
         )
     return found

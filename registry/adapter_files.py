@@ -98,8 +98,8 @@ def read_adapter(folder: Path) -> AdapterFolder:
         inner = sorted(found.parent.name for found in folder.glob(f"*/{CONFIG}"))
         instead = f" (its folder {inner[0]} does: pass that)" if inner else ""
         raise IncompleteArtifact(
-            f"{folder} holds no {CONFIG}{instead}: a base model is given beside an adapter that PEFT's save_pretrained "
-            "wrote; log a whole model without it"
+            f"{folder} holds no {CONFIG}{instead}: a base (--base, base=) is only for an adapter that PEFT's "
+            "save_pretrained wrote; log a whole model without it"
         )
     refuse_pointers(folder)
     config = read_json(path, dict[str, Any])

@@ -63,7 +63,7 @@ def prove(model: Model) -> None:
     from serving.engine.probe_lengths import probe_lengths
 
     if is_generating(model):
-        model.form = replace(model.form, batching=model.prove_company(sorted(set(probe_lengths(model)))))
+        model.form = replace(model.form, batching=model.prove_batching(sorted(set(probe_lengths(model)))))
     else:
         BatchProof(model).choose()
 
@@ -115,8 +115,8 @@ def _choose_form(model: Model, int8_sample: Sequence[object]) -> None:
     from serving.engine.optimize import is_packable, optimize
 
     proof, plain = BatchProof(model), model.form
-    can_have_company = not model.is_restored and model.contract.batching == "any lengths"
-    proves_forms = can_have_company and is_packable(model) and model.dtype != INT8
+    may_share_batches = not model.is_restored and model.contract.batching == "any lengths"
+    proves_forms = may_share_batches and is_packable(model) and model.dtype != INT8
     if proves_forms:
         model.form = optimize(model, proof.holds_for)
         if model.form is not plain:

@@ -35,9 +35,9 @@ Answers = dict[int, RowArrays]
 
 
 class BatchProof:
-    """Answers of a model's rows alone, which a form must give them in company, too.
+    """Answers of rows that were computed alone, which an execution form must also give them in a batch.
 
-    It is never less strict than the contract's: logging compares in float32, and so more closely.
+    The batching it chooses is never less strict than the contract's, because logging compares in float32.
     """
 
     @torch.inference_mode()

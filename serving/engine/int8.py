@@ -73,7 +73,9 @@ def quantize(model: Model, sample: Sequence[object] = (), *, is_timed: bool = Tr
     errors = layers.errors(lambda: _answers(model, few))
     names = sorted((name for name, error in errors.items() if error <= MAX_LAYER_ERROR), key=lambda name: errors[name])
     if not names:
-        raise Int8Refused("int8 is not used: no layer of the model is faster and right in int8 on this machine")
+        raise Int8Refused(
+            "int8 is not used: no linear layer is both faster and accurate enough in int8 on this machine"
+        )
     least = MIN_COSINE if model.task.embeds else MIN_SHARE
     found = 0.0
     for _ in range(ATTEMPTS):
@@ -88,8 +90,8 @@ def quantize(model: Model, sample: Sequence[object] = (), *, is_timed: bool = Tr
     layers.use(())
     what = "vectors have a mean cosine of" if model.task.embeds else "answers agree by"
     raise Int8Refused(
-        f"int8 is not used: on {len(expected):,} {given.what} {what} {found:.4f} with those in float32, required are "
-        f"{least:g}"
+        f"int8 is not used: on {len(expected):,} {given.what} {what} {found:.4f} with those in float32, "
+        f"at least {least:g} is required"
     )
 
 

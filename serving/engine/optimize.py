@@ -53,7 +53,7 @@ def optimize(model: Model, holds_for: Callable[[ExecutionForm], bool] | None = N
     if not (is_cpu or can_be_packed):
         return plain
     try:
-        reference = Reference(model, has_long_company=holds_for is None)
+        reference = Reference(model, pads_long_rows=holds_for is None)
         can_be_pruned = can_be_packed and can_prune(plain.module.base_model) and reference.reads_first_token_only()
         if is_cpu:
             check = partial(_check_operations, plain.module, reference)

@@ -31,8 +31,8 @@ class DifferentAnswer(Exception):
 class Reference:
     """Answers of the model as transformers runs it, to compare forms with."""
 
-    def __init__(self, model: Model, *, has_long_company: bool) -> None:
-        """has_long_company: whether a long row in company is among the cases. Blocks for some ten forward passes."""
+    def __init__(self, model: Model, *, pads_long_rows: bool) -> None:
+        """pads_long_rows: whether one case is a long row beside a short one. Blocks for some ten forward passes."""
         longest = model.contract.max_tokens
         short = min(SHORT_TOKENS, longest)
         self._model = model
@@ -44,7 +44,7 @@ class Reference:
             ([min(length, longest) for length in MIXED_LENGTHS], True),
             ([longest], False),
         ]
-        if has_long_company:
+        if pads_long_rows:
             self._cases.append(([probe_lengths(model)[0], min(5, longest)], True))
         self._expected = [_answer_grouped(model, lengths, types=types) for lengths, types in self._cases]
 

@@ -321,7 +321,7 @@ def test_another_vocabulary_is_refused(models: dict[str, Path], tmp_path: Path, 
     vocabulary["the"], vocabulary["of"] = vocabulary["of"], vocabulary["the"]
     (other / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(
-        WrongBase, match=r"other vocabularies: 'the' is \d+ in the one and \d+ in the other, as are 2 tokens"
+        WrongBase, match=r"give 2 tokens different ids, such as 'the': \d+ in the adapter's, \d+ in the base's"
     ):
         merged(other, models["single"])
 

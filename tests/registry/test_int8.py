@@ -57,7 +57,7 @@ def test_a_model_that_misses_the_gate_is_refused_where_int8_is_chosen_and_noted_
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(int8, "_agreement", lambda *_: 0.96)
-    figures = r"on 4 inputs of the sample answers agree by 0\.9600 with those in float32, required are 0\.995"
+    figures = r"on 4 inputs of the sample answers agree by 0\.9600 with those in float32, at least 0\.995 is required"
     with pytest.raises(ContractError, match=figures):
         stage(tmp_path / "chosen", models["single"], None, TASK, dtype="int8", sample=SAMPLE)
     with pytest.warns(CheckpointWarning, match=figures):

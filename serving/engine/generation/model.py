@@ -11,7 +11,7 @@ from registry.contract import Batching
 from serving.engine.generation.factory import make_scheduler
 from serving.engine.generation.scheduler import Scheduler
 from serving.engine.generation.sequential import SequentialDecoder
-from serving.engine.generation.verification import not_as_generate, try_company
+from serving.engine.generation.verification import not_as_generate, try_batches
 from serving.engine.model import Model
 from serving.engine.module_state import ModuleState
 from serving.errors import Failed, Unprocessable
@@ -48,7 +48,7 @@ class GenerationModel(Model):
             is_sequential=is_sequential,
         )
 
-    def prove_company(self, lengths: Sequence[int]) -> Batching:
+    def prove_batching(self, lengths: Sequence[int]) -> Batching:
         """Which rows are decoded together: any, unless prompts of these lengths change each other's logits. Blocks.
 
         Never less strict than the contract's. Raises EngineError where rows cannot be decoded one by one either.
@@ -58,18 +58,18 @@ class GenerationModel(Model):
         prompts = [list(memoryview(row.tokens).cast("i")) for row in rows]
         is_sequential = isinstance(self.scheduler.decoder, SequentialDecoder)
         is_known = self.contract.batching == "one row" and not is_sequential
-        problem = "they changed each other when it was logged" if is_known else self._try_company(prompts)
+        problem = "they changed each other when it was logged" if is_known else self._try_batches(prompts)
         if problem is not None and not is_sequential:
             self.note(f"rows are decoded one by one: {problem}")
             self.scheduler.decoder.unhook()
             self.scheduler = self._make_scheduler(is_sequential=True)
-            problem, is_sequential = self._try_company(prompts), True
+            problem, is_sequential = self._try_batches(prompts), True
         if problem is not None:
             raise not_as_generate(problem)
         return "one row" if is_sequential else "any lengths"
 
-    def _try_company(self, prompts: Sequence[Sequence[int]]) -> str | None:
-        return try_company(self.scheduler.decoder, prompts)
+    def _try_batches(self, prompts: Sequence[Sequence[int]]) -> str | None:
+        return try_batches(self.scheduler.decoder, prompts)
 
     @torch.inference_mode()
     def try_row(self, row: Row) -> None:

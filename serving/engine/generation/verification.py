@@ -131,7 +131,7 @@ def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
     return None
 
 
-def try_company(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> str | None:
+def try_batches(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> str | None:
     """How the logits of the first two tokens after each prompt differ in a shared prefill, in words, or None.
 
     Two prefills are looked at: all prompts in order, then the last one before the first. A sequential decoder shares

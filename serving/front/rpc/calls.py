@@ -1,7 +1,8 @@
 """One gRPC call: it is admitted as a request of HTTP is, its message is read, and its answer or error is told.
 
 The key comes first and the message after it, so every method is declared as one that reads its message itself; on the
-wire there is no difference. No look is taken at names of hosts, as over HTTP: a browser cannot send gRPC's headers.
+wire there is no difference. Unlike over HTTP, the host name is not checked, as a browser
+cannot send gRPC's headers.
 """
 
 import asyncio

@@ -104,14 +104,16 @@ def parse(name: str, message: bytes, max_rows: int = 0) -> Message:
     try:
         return message_class(name).FromString(message)
     except DecodeError as error:
-        raise Malformed(f"the message is no inference.{name} ({error})") from error
+        raise Malformed(f"the message is not a valid {name} ({error}): send one as the protocol declares it") from error
 
 
 def to_form(request: Message, max_rows: int) -> InferenceForm:
     """A ModelInferRequest in the form that it would have as JSON. Raises Malformed, Unprocessable, TooLarge."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
-        raise Malformed(f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs")
+        raise Malformed(
+            f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs: send one entry for each input"
+        )
     inputs = []
     for place, tensor in enumerate(request.inputs):
         if raw and tensor.HasField("contents"):

@@ -34,7 +34,8 @@ class Reads:
                 return await receive()
         except TimeoutError as error:
             raise TooSlow(
-                f"the message did not come within {self._limit_seconds:g} s, or others took its place"
+                f"the message did not arrive within {self._limit_seconds:g} s, or was aborted to make room for newer "
+                "ones: send it faster, or try again"
             ) from error
         finally:
             self._running.pop(own, None)

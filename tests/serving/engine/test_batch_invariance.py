@@ -262,7 +262,7 @@ def test_what_is_not_proved_for_any_lengths_keeps_its_own_modules(tmp_path: Path
     ],
     ids=["pruned", "packed", "none"],
 )
-def test_a_form_that_changes_answers_in_company_is_passed_over(
+def test_a_form_that_changes_answers_in_a_batch_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holds: Callable[..., bool], form: str
 ) -> None:
     make_artifact(tmp_path, "bert", TASK)

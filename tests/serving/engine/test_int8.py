@@ -121,7 +121,7 @@ def test_a_model_whose_answers_change_is_refused_with_the_figures(
     predictor = make(artifact)
     expected = predictor.answer(SAMPLE)
     with pytest.raises(
-        Int8Refused, match=r"on 20 inputs of the sample answers agree by 0\.9400 .* required are 0\.995"
+        Int8Refused, match=r"on 20 inputs of the sample answers agree by 0\.9400 .* at least 0\.995 is required"
     ):
         predictor.quantize()
     assert predictor.answer(SAMPLE) == expected, "it is the model in float32 again"

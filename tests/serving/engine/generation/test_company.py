@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from serving.engine.generation.causal_decoder import CausalDecoder
-from serving.engine.generation.verification import try_company
+from serving.engine.generation.verification import try_batches
 from tests.families import build
 
 PROMPTS = [[5 + place % 30 for place in range(length)] for length in (3, 9, 40)]
@@ -45,11 +45,11 @@ def changing(module: Any, is_changed: Callable[[list[int], int], bool]) -> Causa
 )
 def test_a_prompt_that_company_changes_is_found(module: Any, is_changed: Callable[[list[int], int], bool]) -> None:
     decoder = changing(module, is_changed)
-    assert "tokens among others" in str(try_company(decoder, PROMPTS))
+    assert "tokens among others" in str(try_batches(decoder, PROMPTS))
 
 
 def test_prompts_that_do_not_change_each_other_share_a_prefill(module: Any) -> None:
     decoder = CausalDecoder(module, 0)
     for prompts in (PROMPTS, PROMPTS[:1]):
-        assert try_company(decoder, prompts) is None
+        assert try_batches(decoder, prompts) is None
     assert decoder.prefill(PROMPTS[:2], [[], []]).shape[0] == 2, "the decoder has no rows of the proof"
