@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from registry.checkpoint_files import SHARD, ConfigKeys, check_json_files, convert, one_line, read_json
+from registry.checkpoint_files import ConfigKeys, check_json_files, convert, one_line, read_json
 from registry.errors import (
     IncompleteArtifact,
     UnreadableArtifact,
@@ -54,10 +54,10 @@ def parse_config(path: Path) -> dict[str, Any]:
     keys = convert(config, ConfigKeys, path.name)
     if keys.id2label is not None:
         order_labels(keys.id2label)
-    if keys.transformers_weights is not None and not SHARD.fullmatch(keys.transformers_weights):
+    if keys.transformers_weights not in (None, WEIGHTS[0]):
         raise UnsafeArtifact(
-            f"config.json: transformers_weights {keys.transformers_weights!a} is no name of a safetensors file beside "
-            "it: remove the key, and save the model again with save_pretrained"
+            f"config.json: transformers_weights {keys.transformers_weights!a} names other weights than {WEIGHTS[0]}, "
+            "which are the ones that are checked: remove the key, and save the model again with save_pretrained"
         )
     return config
 

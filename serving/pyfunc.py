@@ -11,6 +11,7 @@ from registry.errors import RegistryError
 from serving.engine.int8 import Int8Refused
 from serving.engine.local_engine import LocalEngine
 from serving.engine.model import INT8
+from serving.engine.optimizations.torch_private import MissingName
 from serving.engine.predictor import Predictor
 from serving.errors import EngineError, ServingError
 from serving.model_signature import given_params, make_signature
@@ -37,7 +38,7 @@ def try_int8(root: Path, contract: Contract) -> Int8:
     """What int8 costs in answers, on the artifact's sample; with a refusal where it is too much. Blocks."""
     try:
         return Predictor(root, contract, dtype=INT8).quantize()
-    except Int8Refused as error:
+    except (Int8Refused, MissingName) as error:
         return Int8(refusal=str(error))
 
 

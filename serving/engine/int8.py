@@ -87,6 +87,8 @@ def quantize(model: Model, sample: Sequence[object] = (), *, is_timed: bool = Tr
             layers.finish()
             return result
         names = names[: int(len(names) * KEPT_SHARE)]
+        if not names:  # without any the answers would agree
+            break
     layers.use(())
     what = "vectors have a mean cosine of" if model.task.embeds else "answers agree by"
     raise Int8Refused(

@@ -99,8 +99,11 @@ def _load_best(source: "_Source", dtypes: Sequence[str], notes: Sequence[str]) -
     dtype, *others = dtypes
     try:
         model = _load_optimized(source, dtype)
-    except (_OtherAnswer, Int8Refused) as error:
-        notes = [*notes, str(error)]
+    except Exception as error:
+        is_told = isinstance(error, _OtherAnswer | Int8Refused)
+        if not (is_told or (dtype == INT8 and others)):  # of int8 torch may raise anything, and others do without
+            raise
+        notes = [*notes, str(error) if is_told else f"int8 is not used: {describe_error(error)}"]
         if not others:
             raise EngineError("; ".join(notes)) from error
         return _load_best(source, others, notes)

@@ -179,7 +179,9 @@ class RegistryPoll:
                 found[reference] = answer
                 self._known[reference] = (answer, time.monotonic() + jittered(RECHECK_SECONDS))
             except Exception as problem:  # as above
-                found[reference] = trouble = problem
+                found[reference] = problem
+                if not isinstance(problem, NotFound | RequestRefused):  # which are about this reference alone
+                    trouble = problem
         return {reference: found.get(reference, trouble) for reference in references}
 
     def _probe(self, versions: Versions, references: Sequence[Reference]) -> bool:

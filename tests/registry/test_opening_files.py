@@ -166,6 +166,18 @@ def test_weights_outside_of_the_folder_are_refused(tmp_path: Path, name: str) ->
         read_config(folder)
 
 
+@pytest.mark.parametrize(("name", "is_refused"), [("other.safetensors", True), ("model.safetensors", False)])
+def test_other_weights_than_those_that_are_checked_are_refused(tmp_path: Path, *, name: str, is_refused: bool) -> None:
+    for file in ("model.safetensors", "other.safetensors"):
+        (tmp_path / file).touch()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "transformers_weights": name}))
+    if is_refused:
+        with pytest.raises(UnsafeArtifact, match=r"other weights than model\.safetensors"):
+            read_config(tmp_path)
+    else:
+        assert read_config(tmp_path)["transformers_weights"] == name
+
+
 def test_the_bytes_that_were_hashed_are_those_that_are_read(root: Path) -> None:
     files = digest_folder(root, "model")
     place = root / "model" / "config.json"

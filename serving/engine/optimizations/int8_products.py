@@ -122,16 +122,23 @@ class Int8Layers:
         """
         sums: dict[str, torch.Tensor] = {}
 
-        def compare(name: str, weight: torch.Tensor, _: object, args: tuple[torch.Tensor, ...]) -> None:
-            expected = linear(args[0], weight)
+        def compare(
+            name: str,
+            weight: torch.Tensor,
+            _: object,
+            args: tuple[torch.Tensor, ...],
+            kwargs: Mapping[str, torch.Tensor],
+        ) -> None:
+            given = args[0] if args else kwargs["input"]
+            expected = linear(given, weight)
             found = quantize_weight(weight) if name not in self._quantized else self._quantized[name]
             self._quantized[name] = found
-            off = linear_int8(args[0], found.packed, found.scales, None) - expected
+            off = linear_int8(given, found.packed, found.scales, None) - expected
             size = torch.stack([off.square().sum(), expected.square().sum()])
             sums[name] = sums.get(name, torch.zeros(2)) + size
 
         hooks = [
-            layer.register_forward_pre_hook(partial(compare, name, self._weights[name]))
+            layer.register_forward_pre_hook(partial(compare, name, self._weights[name]), with_kwargs=True)
             for name, layer in self._layers.items()
         ]
         try:

@@ -30,7 +30,7 @@ MAX_TENSORS = 64
 """Of a request. Untuned: tasks have up to five inputs, and a parameter may be one."""
 MAX_ID = 1024
 """Characters of a request's id, which the answer repeats. Untuned."""
-Microseconds = Annotated[int, msgspec.Meta(ge=0)]
+Microseconds = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class WantedParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,6 +8,8 @@ Encoding.
 from collections.abc import Mapping
 from functools import cache
 
+from google.protobuf.descriptor import FieldDescriptor
+
 from serving.errors import TooLarge
 from serving.front.rpc.messages import message_class
 from serving.tasks.base.body_values import MAX_VALUES
@@ -16,6 +18,13 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 """Types on the wire."""
 MAX_VARINT = 10
 """Bytes of a number."""
+CONTINUED = bytes(range(128, 256))
+"""Bytes of a varint but for its last one."""
+SIZES: Mapping[int, int] = {
+    FieldDescriptor.TYPE_FLOAT: 4,
+    FieldDescriptor.TYPE_DOUBLE: 8,
+}
+"""Type of a field → bytes of a number, where that is no varint; of the types that `MESSAGES` has."""
 
 
 def check_fields(message: bytes, name: str, limit: int) -> None:
@@ -28,18 +37,21 @@ def check_fields(message: bytes, name: str, limit: int) -> None:
     count, left = 0, [(0, len(message), name)]
     while left:
         at, end, name = left.pop()
-        inner = _messages_in(name)
+        inner, packed = _messages_in(name), _numbers_in(name)
         try:
             while at < end:
                 count += 1
                 if count > limit:
-                    raise TooLarge(f"the message has more than {limit:,} fields and elements: send less at a time")
+                    raise _too_many(limit)
                 key, at = _varint(message, at)
                 number, kind = key >> 3, key & 7
                 if kind == LENGTH:
                     size, at = _varint(message, at)
                     if number in inner:
                         left.append((at, min(at + size, end), inner[number]))
+                    elif number in packed:
+                        elements = _elements(message[at : min(at + size, end)], packed[number])
+                        count += max(0, elements - 1)  # the field counts already
                     at += size
                 elif kind == VARINT:
                     _, at = _varint(message, at)
@@ -47,6 +59,28 @@ def check_fields(message: bytes, name: str, limit: int) -> None:
                     at += 4 if kind == FIXED32 else 8
         except IndexError:  # of `_varint`
             return
+    if count > limit:
+        raise _too_many(limit)
+
+
+def _too_many(limit: int) -> TooLarge:
+    return TooLarge(f"the message has more than {limit:,} fields and elements: send less at a time")
+
+
+def _elements(content: bytes, size: int) -> int:
+    """How many numbers a packed field has. size: bytes of each, 0 for varints, whose last bytes alone are below 128."""
+    return len(content) // size if size else len(content.translate(None, CONTINUED))
+
+
+@cache
+def _numbers_in(name: str) -> Mapping[int, int]:
+    """Number → bytes of an element of the fields of a message that repeat numbers, and so may come packed."""
+    fields = message_class(name).DESCRIPTOR.fields
+    return {
+        each.number: SIZES.get(each.type, 0)
+        for each in fields
+        if each.is_repeated and each.type not in (each.TYPE_MESSAGE, each.TYPE_STRING, each.TYPE_BYTES)
+    }
 
 
 @cache

@@ -17,7 +17,7 @@ from serving.front.protocols.base import headers_of
 from serving.front.protocols.forms import read_form
 from serving.front.protocols.kserve_descriptions import metadata
 from serving.front.protocols.kserve_inference import Inference, InferenceForm
-from serving.front.protocols.kserve_tensors import pack, to_output, to_text
+from serving.front.protocols.kserve_tensors import MAX_DIMENSIONS, pack, to_output, to_text
 from serving.front.rpc.calls import Call, Told, Work
 from serving.front.rpc.field_count import check_fields
 from serving.front.rpc.messages import CHOICE, message_class
@@ -121,7 +121,7 @@ def to_form(request: Message, max_rows: int) -> InferenceForm:
         inputs.append(
             {
                 "name": tensor.name,
-                "shape": list(tensor.shape),
+                "shape": list(tensor.shape[: MAX_DIMENSIONS + 1]),  # one too many is enough to be refused
                 "datatype": tensor.datatype,
                 "parameters": _plain(tensor.parameters),
                 "data": raw[place] if raw else _elements(tensor, max_values(max_rows)),

@@ -111,14 +111,15 @@ def credentials_of(certificate: Certificate) -> grpc.ServerCredentials:
     def fetch() -> grpc.ServerCertificateConfiguration | None:
         """In a thread of gRPC's core, before each handshake: None for what is in use."""
         nonlocal seen
-        if certificate.renewals == seen:
+        renewals = certificate.renewals  # before the files, which may be renewed while they are read
+        if renewals == seen:
             return None
         try:
             found = configuration()
         except (OSError, ValueError) as error:  # they are being renewed again
             logger.error("the certificate from before stays at the port of gRPC: %s", error)
             return None
-        seen = certificate.renewals
+        seen = renewals
         return found
 
     return grpc.dynamic_ssl_server_credentials(

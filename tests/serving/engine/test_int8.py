@@ -19,6 +19,7 @@ from serving.engine.generated_inputs import generate_inputs
 from serving.engine.int8 import Int8Refused, time_beside
 from serving.engine.loading import load_engine, load_kept
 from serving.engine.optimizations import int8_products
+from serving.engine.optimizations.torch_private import MissingName
 from serving.engine.predictor import Predictor
 from serving.errors import EngineError
 from serving.wire.engine_orders import EngineOrder
@@ -153,6 +154,16 @@ def test_where_the_gate_is_missed_fewer_layers_are_tried(artifact: Path, monkeyp
     assert 0 < layers < found.float_layers + layers
 
 
+def test_a_model_without_any_layer_in_int8_does_not_pass_the_gate(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "KEPT_SHARE", 0.0)
+    shares = iter([0.9, 1.0])
+    monkeypatch.setattr(int8, "_agreement", lambda *_: next(shares))
+    with pytest.raises(Int8Refused, match=r"agree by 0\.9000"):
+        make(artifact).quantize()
+
+
 @pytest.mark.parametrize(
     ("family", "task", "reason"),
     [
@@ -243,6 +254,32 @@ def test_an_allowed_int8_that_misses_the_gate_here_is_not_served(
     report = load_engine(allow(order, artifact, tmp_path)).report
     assert report.dtype in ("float32", "bfloat16")
     assert "answers agree by 0.9000" in report.dtype_note
+
+
+@pytest.mark.parametrize("is_chosen", [False, True])
+def test_int8_that_torch_cannot_compute_ends_no_load_where_it_is_only_allowed(
+    order: EngineOrder, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_chosen: bool
+) -> None:
+    def missing(_: torch.Tensor) -> None:
+        raise MissingName("no layer runs in int8")
+
+    monkeypatch.setattr(int8_products, "quantize_weight", missing)
+    monkeypatch.setattr("serving.engine.model.multiplies_int8", lambda: True)
+    if is_chosen:
+        with pytest.raises(MissingName):
+            load_engine(allow(order, artifact, tmp_path, dtype="int8"))
+        return
+    report = load_engine(allow(order, artifact, tmp_path)).report
+    assert report.dtype in ("float32", "bfloat16")
+    assert "no layer runs in int8" in report.dtype_note
+
+
+@torch.inference_mode()
+def test_a_layer_that_is_called_by_keyword_is_compared() -> None:
+    layer = torch.nn.Linear(96, 128)
+    layers = int8_products.Int8Layers({"only": layer})
+    given = torch.randn(3, 96)
+    assert 0 < layers.errors(lambda: layer(input=given))["only"] < 0.1
 
 
 def test_a_chosen_int8_that_misses_the_gate_is_refused(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from registry.errors import RegistryUnavailable
+from registry.errors import NotFound, RegistryUnavailable
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
 from serving.manager import registry_poll
@@ -224,6 +224,34 @@ def test_a_registry_that_is_down_from_the_start_is_asked_for_one_reference_until
     listing.registry.trouble = ""
     assert listing.poll() == (0, 20)
     assert listing.versions() == ["1"] * 20
+
+
+def test_what_the_registry_says_of_one_reference_is_no_answer_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that is tried out answers too late to be an answer of the registry, and in time to be its own."""
+    listing = Listing(tmp_path, *MODELS[:3])
+    listing.registry.trouble = "no database"
+    listing.poll()
+    listing.registry.trouble, listing.registry.live = "", {}
+    listing.registry.may_answer.clear()
+    turns = iter(["is not waited for", "has answered"])
+
+    def wait_for(asked: Sequence[Any], seconds: float) -> None:
+        if next(turns) == "has answered":
+            listing.registry.may_answer.set()
+            wait_until(lambda: all(each.done() for each in asked), "it has answered")
+
+    def absent(reference: Reference) -> ResolvedVersion:
+        assert listing.registry.may_answer.wait(60)
+        raise NotFound(f"no {reference.name}")
+
+    listing.registry.resolve = absent  # type: ignore[method-assign]
+    monkeypatch.setattr(registry_poll, "wait", wait_for)
+    listing.poll()
+    problems = [str(problem) for problem in listing.watch.view.problems.values()]
+    assert sum("no m" in problem for problem in problems) == 1
+    assert len(listing.watch.view.unanswered) == 2
 
 
 def test_a_poll_that_hangs_is_given_up_and_the_next_has_a_connection_of_its_own(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from serving.errors import Malformed, ServingError, Unprocessable
 from serving.front import asgi
 from serving.front.protocols import kserve_tensors
+from serving.front.protocols.forms import read_form
+from serving.front.protocols.kserve_inference import Inference, InferenceForm
 from serving.front.protocols.kserve_tensors import (
     Tensor,
     output_form,
@@ -143,3 +145,10 @@ def test_a_tensor_that_the_task_does_not_know_is_refused_by_name(name: str, know
 def test_tensors_in_shared_memory_are_refused_by_name() -> None:
     with pytest.raises(Unprocessable, match="'text' parameters.shared_memory_region is not supported"):
         read_columns([Tensor("text", [1], "BYTES", parameters={"shared_memory_region": "a"})], b"")
+
+
+@pytest.mark.parametrize("timeout", [10**19, 10**400, -1])
+def test_a_timeout_of_more_than_64_bits_is_refused(timeout: int) -> None:
+    form = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}
+    with pytest.raises(ServingError, match="timeout"):
+        Inference(read_form(form | {"parameters": {"timeout": timeout}}, InferenceForm), b"", 10)

@@ -67,8 +67,16 @@ def test_each_value_of_a_parameter_is_read_as_clients_write_it() -> None:
         service_pb2.ModelInferRequest(inputs=[{"contents": {"bytes_contents": [b""] * 40_000}}]),
         service_pb2.ModelInferRequest(parameters={str(at): {"bool_param": True} for at in range(10_000)}),
         service_pb2.ModelInferRequest(inputs=[{"parameters": {str(at): {} for at in range(20_000)}}]),
+        service_pb2.ModelInferRequest(inputs=[{"shape": [1] * 80_000}]),
+        service_pb2.ModelInferRequest(inputs=[{"contents": {"int64_contents": [-1] * 40_000}}]),
+        service_pb2.ModelInferRequest(inputs=[{"contents": {"fp32_contents": [0.5] * 40_000}}]),
+        service_pb2.ModelInferRequest(inputs=[{"contents": {"fp64_contents": [0.5] * 40_000}}]),
+        service_pb2.ModelInferRequest(inputs=[{"contents": {"bool_contents": [True] * 80_000}}]),
     ],
-    ids=["inputs", "raw", "contents", "parameters", "parameters of an input"],
+    ids=[
+        *("inputs", "raw", "contents", "parameters", "parameters of an input"),
+        *("shape", "whole numbers", "numbers", "long numbers", "truths"),
+    ],
 )
 def test_messages_of_too_many_fields_are_refused_unparsed(request_: Any) -> None:
     message = request_.SerializeToString()
