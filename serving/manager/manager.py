@@ -27,6 +27,7 @@ from serving.manager.placement import QUIET_SECONDS, Placement
 from serving.manager.policy import Action, GiveUp, Load, Publish, Unload, VersionKey
 from serving.manager.prestart import TemplateKeeper, find_wanted
 from serving.manager.recovery import enter, unloaded_versions
+from serving.manager.registry_file import RegistryFile
 from serving.manager.registry_watch import RegistryWatch
 from serving.manager.rollout.keeper import RolloutKeeper
 from serving.manager.shutdown import end_engines, wait_for_fronts
@@ -80,6 +81,7 @@ class Manager:
         self._stop = threading.Event()
         self._woken = threading.Event()
         self._watch = watch or RegistryWatch(settings, self._woken)
+        self._registry_file = RegistryFile(settings.registry.registry_address)
         self._rollouts = rollouts(self._woken) if rollouts is not None else None
         last_live = LastLive(settings.registry)
         self._file = TableFile(settings.run)
@@ -155,15 +157,16 @@ class Manager:
 
     def step(self, now: float) -> None:
         """One turn: look at the registry's answer and at every version, act, publish."""
-        was_nudged = self._file.was_nudged()
+        was_nudged, was_written = self._file.was_nudged(), self._registry_file.was_written()
         if self._rollouts is not None and self._watch.view.is_known:
             names = {reference.name for reference in self._watch.view.targets}
             states = {key: held.state for key, held in self._versions.items()}
-            self._rollouts.step(now, names, states, at_once=was_nudged)
+            is_begun = was_written and not self._rollouts.references()  # one under way writes itself
+            self._rollouts.step(now, names, states, at_once=was_nudged or is_begun)
             self._placement.judged = frozenset(self._rollouts.references())
             if self._startup.is_over:
                 self._watch.serve_also(self._rollouts.references())
-        self._watch.step(now, at_once=was_nudged)
+        self._watch.step(now, at_once=was_nudged or was_written)
         self._demand.read(now)
         for managed in list(self._versions.values()):
             with self._troubles.apart("look at", managed.name, managed.version):

@@ -285,7 +285,7 @@ class Server:
         self._patch.setattr(recovery, "EngineProcess", FakeEngineProcess)
         run = self.home / "run" / "1"
         run.mkdir(parents=True)
-        registry = RegistrySettings(self.home, "sqlite://")
+        registry = RegistrySettings(self.home, f"sqlite:///{self.home / 'mlflow.db'}")
         self.settings = ServingSettings(
             *(registry, models, run),
             keep_previous=keep_previous,
