@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from serving.engine.parallel import ForwardPool
 
 
+PROVED = "rows of any lengths share packed batches"
+"""What the measurements remember of a proof that has held."""
+
+
 def make_model(
     root: Path,
     contract: Contract,
@@ -108,17 +112,28 @@ def _choose_steps(model: "GenerationModel") -> None:
 def _choose_form(model: Model, int8_sample: Sequence[object]) -> None:
     """The fastest form whose batches change no answer.
 
-    A family that can be packed is proved in the form that serves, as no row of it is padded then. Others are proved as
-    they are first, and so is what becomes int8: its answers have a gate of their own.
+    A family that can be packed is proved in the form that serves, as no row of it is padded then. That rows of a batch
+    change nothing for one another depends on the architecture, the code and the machine, so the proof is not repeated
+    for new weights: these were proved when they were logged, and each of their forms is compared with the model on
+    long and short rows in company. Others are proved as they are first, and so is what becomes int8: its answers have
+    a gate of their own.
     """
     from serving.engine.batch_invariance import BatchProof
     from serving.engine.optimize import is_packable, optimize
 
-    proof, plain = BatchProof(model), model.form
+    plain = model.form
     may_share_batches = not model.is_restored and model.contract.batching == "any lengths"
     proves_forms = may_share_batches and is_packable(model) and model.dtype != INT8
+    if proves_forms and model.measurements.is_known(PROVED):
+        model.form = optimize(model)
+        if model.form.is_packed:
+            return
+        model.form = plain
+    proof = BatchProof(model)
     if proves_forms:
         model.form = optimize(model, proof.holds_for)
+        if model.form.is_packed and not model.is_restored:
+            model.measurements.note_fact(PROVED)
         if model.form is not plain:
             return
     proof.choose()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -30,10 +31,20 @@ def import_with_family(roots: Sequence[Path]) -> None:
     import_modules(WITH_TRANSFORMERS)
     import transformers
 
+    with suppress(ImportError, AttributeError):  # a release without them
+        make_renaming_rules()
     for root in roots:
         with suppress(Exception):  # what cannot be read or imported is the engine's to report
             model_class = read_contract(root).model_class
             import_modules([getattr(transformers, model_class).__module__])
+
+
+def make_renaming_rules() -> None:
+    """Let transformers compile the thousand patterns by which it renames weights, as the first model's load does.
+
+    Raises ImportError or AttributeError for a release without them.
+    """
+    import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("")
 
 
 def import_wanted(folder: Path) -> None:

@@ -84,6 +84,14 @@ class Measurements:
         self._values[name] = _Value(msgspec.to_builtins(found), self._is_quiet)
         return found
 
+    def is_known(self, fact: str) -> bool:
+        """Whether `note_fact` was called with this before, by an engine of the same entry."""
+        return self._values.get(fact) is not None
+
+    def note_fact(self, fact: str) -> None:
+        """Let `is_known` say so of what was found to hold, and keep it."""
+        self.recall(fact, bool, lambda: True)
+
     def keep(self) -> None:
         """Write what was made."""
         if self._path is None or not self.made:

@@ -38,14 +38,17 @@ class Reference:
         self._model = model
         self._longest, self._short = longest, short
         self._equal = [min(short + 6, longest)] * 3
+        long = probe_lengths(model)[0] if pads_long_rows else 0
+        company = min(5, longest)
         self._cases: list[tuple[Sequence[int], bool]] = [
             ([1], False),
             (self._equal, True),
             ([min(length, longest) for length in MIXED_LENGTHS], True),
-            ([longest], False),
         ]
-        if pads_long_rows:
-            self._cases.append(([probe_lengths(model)[0], min(5, longest)], True))
+        if longest <= 2 * long:
+            self._cases.append(([longest, company], True))
+        else:
+            self._cases += [([longest], False), *[([long, company], True)] * pads_long_rows]
         self._expected = [_answer_grouped(model, lengths, types=types) for lengths, types in self._cases]
 
     def extremes(self) -> list[dict[str, torch.Tensor]]:

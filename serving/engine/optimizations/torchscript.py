@@ -113,14 +113,19 @@ METHODS = ("first", "second")
 class _NamedOutputs(torch.nn.Module):
     """The module with a plain dict of tensors as its output, which a graph can return.
 
-    names: of the inputs of each graph.
+    It holds the module's tensors as its own and none of its parts: the script of a module has a type of its own for
+    each part, which is most of the time that a trace and a freeze take. names: of the inputs of each graph.
     """
 
     OUTPUTS = ("logits", "last_hidden_state", "start_logits", "end_logits")
 
     def __init__(self, module: torch.nn.Module, names: Sequence[Sequence[str]]) -> None:
         super().__init__()
-        self.module = module
+        for number, parameter in enumerate(module.parameters()):
+            self.register_parameter(f"parameter_{number}", parameter)
+        for number, buffer in enumerate(module.buffers()):
+            self.register_buffer(f"buffer_{number}", buffer)
+        self._module = (module,)  # so it is no part of this one
         self._names = names
 
     def first(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -130,7 +135,8 @@ class _NamedOutputs(torch.nn.Module):
         return self._run(1, inputs)
 
     def _run(self, graph: int, inputs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        output = self.module(**dict(zip(self._names[graph], inputs, strict=True)))
+        (module,) = self._module
+        output = module(**dict(zip(self._names[graph], inputs, strict=True)))
         return {name: output[name] for name in self.OUTPUTS if name in output}
 
 

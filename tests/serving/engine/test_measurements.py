@@ -13,9 +13,14 @@ import pytest
 import torch
 
 from registry.artifact import read_contract
+from serving.engine import batch_invariance
+from serving.engine.batch_invariance import BatchProof
 from serving.engine.loading import Loaded, load_engine
 from serving.engine.measurements import Measurements, entry_path
+from serving.engine.model import Model
+from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.parallel import CpuPlan
+from serving.engine.reference import DifferentAnswer, Reference
 from serving.wire.engine_orders import EngineOrder
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "artifact-of-format-1"
@@ -66,6 +71,39 @@ def test_a_restart_and_a_version_of_the_same_architecture_measure_nothing(
         assert again.report.execution == first.report.execution
     other = load(order, root, cache, threads=torch.get_num_threads() + 1)
     assert other.model.measurements.made == first.model.measurements.made
+
+
+def test_batches_are_proved_once_for_an_architecture_and_the_form_is_compared_each_time(
+    order: EngineOrder, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proofs, checks = [], []
+
+    class Proof(BatchProof):
+        def __init__(self, model: Model) -> None:
+            proofs.append(model)
+            super().__init__(model)
+
+    check = Reference.check
+    monkeypatch.setattr(batch_invariance, "BatchProof", Proof)
+    monkeypatch.setattr(Reference, "check", lambda self, form: [checks.append(form), check(self, form)][-1])
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    first = load(order, root, cache)
+    assert first.model.form.is_packed
+    assert (len(proofs), len(checks)) == (1, 1)
+    again = load(order, retrain(root), cache)
+    assert again.model.form.describe() == first.model.form.describe()
+    assert (len(proofs), len(checks)) == (1, 2)
+
+    def refuse(self: Reference, form: ExecutionForm) -> None:
+        if form.is_packed:
+            raise DifferentAnswer("its logits differ")
+
+    monkeypatch.setattr(Reference, "check", refuse)
+    other = load(order, root, cache)
+    assert not other.model.form.is_packed
+    assert other.model.form.batching == "any lengths"
+    assert len(proofs) == 2, "the form that serves now was not proved before"
 
 
 def test_without_a_folder_nothing_is_kept(order: EngineOrder, root: Path) -> None:

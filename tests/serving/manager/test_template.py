@@ -387,10 +387,12 @@ from pathlib import Path
 from serving.engine.early_imports import import_wanted
 import_wanted(Path(sys.argv[1]))
 print(*(name in sys.modules for name in ("torch", "transformers", "transformers.models.bert.modeling_bert")))
+rules = sys.modules.get("transformers.conversion_mapping")
+print(rules is not None and rules._checkpoint_conversion_mapping_cache is not None)
 """
 
 
-@pytest.mark.parametrize(("is_kept", "expected"), [(True, "True False False"), (False, "True True True")])
+@pytest.mark.parametrize(("is_kept", "expected"), [(True, "True False False\nFalse"), (False, "True True True\nTrue")])
 def test_transformers_and_families_are_imported_ahead_where_a_version_needs_them(
     tmp_path: Path, is_kept: bool, expected: str
 ) -> None:
