@@ -1,6 +1,7 @@
 """What takes long and is the same for every test is done once: imports, MLflow's tables, registries to begin with."""
 
 import gc
+import logging
 import os
 import shutil
 import sqlite3
@@ -11,15 +12,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.logging import catching_logs
 from filelock import FileLock
 
 from registry.imports import without_collector
+
+READ_LOGGERS = ("headwaiter", "bentoml", "mlflow", "transformers")
+"""Loggers whose records tests may look at although they do not propagate to the root's."""
 
 
 def pytest_configure() -> None:
     """Let compiled modules be kept: workers, servers and commands import the same ones some hundred times."""
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+    if hasattr(catching_logs, "attached_loggers"):
+        catching_logs.__enter__ = watch_few_loggers
+
+
+def watch_few_loggers(catching: Any) -> logging.Handler:
+    """`catching_logs.__enter__` of pytest 9.1, which walks through all loggers for those that do not propagate.
+
+    It does so six times a test, and MLflow, torch and transformers make 740 loggers, 60 of which do not propagate.
+    """
+    handler: logging.Handler = catching.handler
+    root = logging.getLogger()
+    catching.attached_loggers += [root, *(each for each in map(logging.getLogger, READ_LOGGERS) if not each.propagate)]
+    for logger in catching.attached_loggers:
+        logger.addHandler(handler)
+    if catching.level is not None:
+        handler.setLevel(catching.level)
+        catching.orig_level = root.level
+        root.setLevel(min(root.level, catching.level))
+    return handler
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,11 +1,11 @@
 """An artifact's `MLmodel` can hold neither a contract that is too large nor one that grows as it is read."""
 
+import json
 import time
 from pathlib import Path
 
 import msgspec
 import pytest
-import yaml
 
 from registry.artifact import MAX_CONTRACT_BYTES, read_contract, read_flavors, write_artifact
 from registry.contract import Example
@@ -31,7 +31,7 @@ def test_a_contract_that_is_too_large_is_neither_written_nor_read(tmp_path: Path
     with pytest.raises(ContractError, match="log the model with a shorter example"):
         write_artifact(tmp_path, large)
     flavors = {FLAVOR: {"contract": msgspec.to_builtins(classifier(labels=("x" * MAX_CONTRACT_BYTES,)))}}
-    (tmp_path / "MLmodel").write_text(yaml.safe_dump({"flavors": flavors}))
+    (tmp_path / "MLmodel").write_text(json.dumps({"flavors": flavors}))  # JSON is YAML
     with pytest.raises(ContractError, match="at most 4,194,304 are served"):
         read_contract(tmp_path)
     (tmp_path / "MLmodel").write_bytes(b"#" * (MAX_RECORD_BYTES + 1))
@@ -44,7 +44,7 @@ def test_an_example_that_was_written_before_there_was_a_bound_is_left_out(
 ) -> None:
     example = Example(inputs=["a"], parameters={}, output=["0" * MAX_CONTRACT_BYTES])
     flavors = {FLAVOR: {"contract": classifier(example=example).to_record()}}
-    (tmp_path / "MLmodel").write_text(yaml.safe_dump({"flavors": flavors}))
+    (tmp_path / "MLmodel").write_text(json.dumps({"flavors": flavors}))  # JSON is YAML
     assert read_contract(tmp_path) == classifier(example=None)
     assert "log the model again" in caplog.text
 

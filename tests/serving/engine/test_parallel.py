@@ -2,7 +2,6 @@
 
 import threading
 from contextlib import closing
-from pathlib import Path
 from select import select
 from typing import Any
 
@@ -23,18 +22,24 @@ from tests.waiting import WAIT_SECONDS
 pytestmark = [pytest.mark.processor, pytest.mark.surroundings]
 
 
-@pytest.fixture
-def local(tmp_path: Path) -> Local:
-    """A classifier that runs two forward passes side by side."""
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Local:
+    """A small classifier in its fastest form."""
+    tmp_path = tmp_path_factory.mktemp("parallel")
     registry = RegistrySettings.from_environment({"HEADWAITER_HOME": str(tmp_path / "home")})
     folder = build(tmp_path / "model", "bert", "AutoModelForSequenceClassification")
     logged = log_model(folder, task="text-classification", name="m", settings=registry)
     root, _ = fetch(Versions(registry).resolve(Reference("m", version=logged.version)), registry)
     run = tmp_path / "run"
     run.mkdir()
-    served = Local(root, run)
-    served.plan = CpuPlan(passes=2, threads=1, single_row_threads=2)
-    return served
+    return Local(root, run)
+
+
+@pytest.fixture
+def local(classifier: Local) -> Local:
+    """The classifier, which runs two forward passes side by side."""
+    classifier.plan = CpuPlan(passes=2, threads=1, single_row_threads=2)
+    return classifier
 
 
 def test_batches_run_side_by_side_and_every_row_gets_its_own_answer(

@@ -12,6 +12,7 @@ import torch
 
 import serving
 from registry.checks import load_model
+from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
 from registry.processors import load_processor
 from registry.staging import describe
@@ -28,14 +29,17 @@ pytestmark = pytest.mark.processor
 EAGER_WITHOUT = ("_subclasses.fake_tensor.FakeTensorMode", "utils._python_dispatch.TorchDispatchMode")
 
 
-def load(root: Path) -> Model:
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Contract]:
+    """Of a small classifier. Only to be read."""
+    root = tmp_path_factory.mktemp("private")
     folder = build(root / MODEL_FOLDER, "bert", "AutoModelForSequenceClassification")
     module, processor = (
         load_model(folder, "text-classification", dtype="float32"),
         load_processor(folder, of_images=False),
     )
     contract = describe(root, module, processor, "text-classification", defaults={}, dtype="auto", max_tokens=None)
-    return Model(root, contract)
+    return root, contract
 
 
 def answers(model: Model) -> list[Any]:
@@ -43,10 +47,16 @@ def answers(model: Model) -> list[Any]:
     return [arrays[0] for arrays in model.run(rows)]
 
 
+@pytest.fixture(scope="module")
+def expected(artifact: tuple[Path, Contract]) -> list[Any]:
+    return answers(Model(*artifact))
+
+
 @pytest.mark.parametrize("name", WITHOUT)
-def test_a_model_answers_without_each_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_answers_without_each_name(
+    name: str, artifact: tuple[Path, Contract], expected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._is_faster", lambda *_: True)
-    expected = answers(load(tmp_path))
 
     def without(wanted: str) -> Any:
         if wanted == name:
@@ -56,7 +66,7 @@ def test_a_model_answers_without_each_name(name: str, tmp_path: Path, monkeypatc
     monkeypatch.setattr(torch_private, "lookup", without)
     prepare_process()
     assert choose_dtypes("cpu", "auto", "auto")[-1] == "float32"
-    model = load(tmp_path)
+    model = Model(*artifact)
     model.form = optimize(model)
     assert (model.form.describe() == "eager") == (name in EAGER_WITHOUT)
     for found, wanted in zip(answers(model), expected, strict=True):
@@ -74,7 +84,7 @@ def private(path: Path) -> list[str]:
     """Private names below `torch` in a file: attributes and imports."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Attribute):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
             name = ast.unparse(node)
         elif isinstance(node, ast.ImportFrom):
             name = f"{node.module}.{node.names[0].name}"
