@@ -30,5 +30,5 @@ def refusal(methods: Mapping[bytes, Method], fields: Mapping[bytes, bytes], head
     if fields.get(b":path", b"") not in methods:
         return RESPONSE_HEAD + Code.UNIMPLEMENTED.block("Method not found!")
     if fields.get(b"grpc-encoding", b"identity") != b"identity":
-        return RESPONSE_HEAD + Code.UNIMPLEMENTED.block("messages cannot be compressed: send them as they are")
+        return RESPONSE_HEAD + Code.UNIMPLEMENTED.block("compression is not supported: send messages as they are")
     return None
