@@ -45,7 +45,7 @@ class Exemplars:
 
 def read_exemplars(values: Sequence[float]) -> list[Exemplar | None]:
     """The exemplar of each bucket, None where there is none or where it is being written."""
-    return [_read(values[at : at + SLOTS]) for at in range(0, len(values), SLOTS)]
+    return [_read(values[at : at + SLOTS]) if values[at] else None for at in range(0, len(values), SLOTS)]
 
 
 def newest(some: Sequence[Exemplar | None], others: Sequence[Exemplar | None]) -> list[Exemplar | None]:
@@ -58,7 +58,7 @@ def newest(some: Sequence[Exemplar | None], others: Sequence[Exemplar | None]) -
 
 def _read(values: Sequence[float]) -> Exemplar | None:
     begun, high, middle, low, value, ended = values
-    if not begun or begun != ended:
+    if begun != ended:
         return None
     trace_id = int(high) << 2 * _PART_BITS | int(middle) << _PART_BITS | int(low)
     return Exemplar(f"{trace_id:032x}", value, begun)

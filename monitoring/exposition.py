@@ -87,10 +87,14 @@ class Exposition:
         versions = {(version.model, version.version) for version in status.versions}
         if status.live:  # before the first table nothing is known to have left
             self._merge.fold(models, versions)
-        values = {series: found for series, found in self._merge.read().items() if is_served(series, models, versions)}
+        if form == OPEN_METRICS:
+            counted, exemplars = self._merge.read_with_exemplars()
+        else:
+            counted, exemplars = self._merge.read(), {}
+        values = {series: found for series, found in counted.items() if is_served(series, models, versions)}
         values.update(_snapshots(status))
         if form == OPEN_METRICS:
-            return to_open_metrics(values, self._merge.read_exemplars()).encode()
+            return to_open_metrics(values, exemplars).encode()
         return to_text(values).encode()
 
     def totals(self) -> list[Total]:

@@ -26,6 +26,8 @@ Values = dict[Series, list[float]]
 """A histogram's sum and counts, or one number."""
 Place = tuple[int, int, int]
 """Of a series in its process' files: segment, first slot, number of slots."""
+Segments = dict[int, "array[float]"]
+"""A process' numbers by segment."""
 ARCHIVE = "archive"
 
 
@@ -74,15 +76,23 @@ class Merge:
         with self._lock(fcntl.LOCK_SH):
             return self._sum(self._names())
 
-    def read_exemplars(self) -> dict[Series, list[Exemplar | None]]:
-        """Of each bucket of a series the youngest exemplar; those of processes that ended last until `fold`."""
+    def read_with_exemplars(self) -> tuple[Values, dict[Series, list[Exemplar | None]]]:
+        """The sums, and of each bucket of a series the youngest exemplar; each file is read once.
+
+        A series without exemplars is left out. Those of processes that ended last until `fold`.
+        """
+        total: Values = {}
         found: dict[Series, list[Exemplar | None]] = {}
         with self._lock(fcntl.LOCK_SH):
             for name in self._names():
-                for series, values in self._values(name, self._readers[name].exemplars):
-                    some = read_exemplars(values)
-                    found[series] = newest(found[series], some) if series in found else some
-        return found
+                reader = self._readers[name]
+                segments = self._read_segments(name, (*reader.series.values(), *reader.exemplars.values()))
+                self._add(total, name, segments)
+                for series, values in _cut(segments, reader.exemplars):
+                    if any(values):
+                        some = read_exemplars(values)
+                        found[series] = newest(found[series], some) if series in found else some
+        return total, found
 
     def fold(self, models: Iterable[str], versions: Iterable[tuple[str, str]]) -> None:
         """Put what ended processes counted into the archive, for what is served now, and remove their files."""
@@ -120,30 +130,33 @@ class Merge:
     def _sum(self, names: Iterable[str]) -> Values:
         total: Values = {}
         for name in names:
-            alive: bool | None = None
-            for series, values in self._values(name, self._readers[name].series):
-                if METRICS[series[0]].kind == "gauge":
-                    alive = self._is_alive(name) if alive is None else alive
-                    if not alive:
-                        continue
-                known = total.get(series)
-                if known is None:
-                    total[series] = values
-                elif len(known) == len(values):
-                    total[series] = [one + other for one, other in zip(known, values, strict=True)]
+            self._add(total, name, self._read_segments(name, self._readers[name].series.values()))
         return total
 
-    def _values(self, name: str, places: Mapping[Series, Place]) -> Iterator[tuple[Series, list[float]]]:
-        """The numbers of a process' series."""
-        segments: dict[int, array[float]] = {}
+    def _add(self, total: Values, name: str, segments: Segments) -> None:
+        """Add a process' series to those of others."""
+        alive: bool | None = None
+        for series, values in _cut(segments, self._readers[name].series):
+            if METRICS[series[0]].kind == "gauge":
+                alive = self._is_alive(name) if alive is None else alive
+                if not alive:
+                    continue
+            known = total.get(series)
+            if known is None:
+                total[series] = values
+            elif len(known) == len(values):
+                total[series] = [one + other for one, other in zip(known, values, strict=True)]
+
+    def _read_segments(self, name: str, places: Iterable[Place]) -> Segments:
+        """A process' numbers, as far as these places need them."""
         ends: dict[int, int] = {}
-        for segment, first, slots in places.values():
+        for segment, first, slots in places:
             ends[segment] = max(ends.get(segment, 0), first + slots)
+        segments = {}
         for segment, end in ends.items():
             with (self._folder / f"{name}.{segment}.values").open("rb") as file:
                 segments[segment] = array("d", file.read(end * SLOT_BYTES))
-        for series, (segment, first, slots) in places.items():
-            yield series, segments[segment][first : first + slots].tolist()
+        return segments
 
     def _is_alive(self, name: str) -> bool:
         """Whether the owner of an index still holds its lock."""
@@ -188,6 +201,12 @@ class Merge:
             yield
         finally:
             os.close(file)
+
+
+def _cut(segments: Segments, places: Mapping[Series, Place]) -> Iterator[tuple[Series, list[float]]]:
+    """The numbers of each series."""
+    for series, (segment, first, slots) in places.items():
+        yield series, segments[segment][first : first + slots].tolist()
 
 
 def is_served(series: Series, models: set[str], versions: set[tuple[str, str]]) -> bool:

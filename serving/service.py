@@ -29,7 +29,7 @@ from serving.runtime.exposure import bound_host, check_access, check_exposure
 from serving.runtime.logs import set_up_logging
 from serving.runtime.respawn import respawn_workers
 from serving.runtime.run_folder import RUN_VARIABLE, claim
-from serving.runtime.server_process import end_process, end_with_server
+from serving.runtime.server_process import at_end, end_process, end_with_server
 from serving.runtime.tls_files import TlsFiles
 from serving.settings import ServingSettings
 
@@ -172,6 +172,7 @@ class Headwaiter:
     async def start(self) -> None:
         """Follow the routing table."""
         _settle_process()
+        at_end(front().leave)
         await front().start()
 
     @bentoml.on_shutdown
@@ -210,8 +211,7 @@ def _command_line() -> dict[str, Any]:
 
 
 def _grpc_port(host: str) -> "Companion":
-    """The port of gRPC. Its core writes to stderr about each client that breaks a rule, unless it is told not to."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    """The port of gRPC."""
     from serving.front.connection import Connection
     from serving.front.rpc.port import GrpcPort
 

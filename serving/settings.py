@@ -294,8 +294,8 @@ class ServingSettings(msgspec.Struct, frozen=True):
             raise InvalidSetting("this process belongs to no server: use `headwaiter serve` or `bentoml serve`")
         check_home(registry.home)
         read = read_settings(cls, environ)
-        if read["grpc_port"] and find_spec("grpc") is None:
-            raise InvalidSetting("HEADWAITER_GRPC_PORT needs the package grpcio: pip install 'headwaiter[grpc]'")
+        if read["grpc_port"] and find_spec("hpack") is None:
+            raise InvalidSetting("HEADWAITER_GRPC_PORT needs the package hpack: pip install 'headwaiter[grpc]'")
         models, pinned = read_models((read.pop("models") or "").split())
         devices = read_devices(read.pop("devices"))
         origins = read_origins(read.pop("cors_origins") or "")

@@ -27,8 +27,9 @@ ORDER, PROGRESS, STOP, DONE = (f"{PLAN}.{part}" for part in ("order", "progress"
 COUNTS = f"{PLAN}.counts."
 
 Verdict = Literal["pass", "fail", "inconclusive"]
-Phase = Literal["running", "paused", "baking", "promoted", "failed", "aborted", "overruled"]
-"""baking: promoted, and guards still watch. overruled: somebody moved the alias by hand, which ends the rollout."""
+Phase = Literal["running", "paused", "promoting", "baking", "promoted", "failed", "aborted", "overruled"]
+"""promoting: the alias names the candidate, and no record says yet by whom; where that stays so, it was a hand. baking:
+promoted, and guards still watch. overruled: somebody moved the alias by hand, which ends the rollout."""
 ACTIVE: frozenset[Phase] = frozenset({"running", "paused", "baking"})
 
 
@@ -96,6 +97,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     """A rollout as the tags describe it. live: the version that the alias names now, None where it names none.
 
     is_promoted: whether the history has this rollout's promotion; serves_own: whether that was the alias' last move.
+    is_recorded: whether the last move in the history is the one to `live`; the alias is moved before that is written.
     """
 
     plan: Plan
@@ -103,6 +105,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     live: str | None
     is_promoted: bool
     serves_own: bool
+    is_recorded: bool
     progress: Progress
     order: Order | None = None
     stop: End | None = None
@@ -118,7 +121,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
         if self.is_promoted:
             return "baking" if self.serves_own else "overruled"
         if self.live != self.plan.stable:
-            return "overruled"
+            return "promoting" if self.live == self.plan.candidate and not self.is_recorded else "overruled"
         return "paused" if self.order is not None and self.order.action == "pause" else "running"
 
     @property
@@ -155,13 +158,15 @@ def read_state(tags: Mapping[str, str], aliases: Mapping[str, str]) -> RolloutSt
         moves = read_moves(tags, plan.alias)
     except HistoryError as error:
         raise RolloutError(f"whether the rollout has ended cannot be seen: {error}") from error
-    own = [own_mark(plan) in move.why for move in moves if move.action != "rollout"]
+    made = [move for move in moves if move.action != "rollout"]
+    own = [own_mark(plan) in move.why for move in made]
     return RolloutState(
         plan=plan,
         steps=plan.parsed_steps(),
         live=live,
         is_promoted=any(own),
         serves_own=live == plan.candidate and own[-1:] == [True],
+        is_recorded=bool(made) and made[-1].to_version == live,
         progress=_read(tags, PROGRESS, Progress, plan.id) or Progress(id=plan.id),
         order=_read(tags, ORDER, Order, plan.id),
         stop=_read(tags, STOP, End, plan.id),

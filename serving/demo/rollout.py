@@ -99,7 +99,7 @@ def roll_out(
         state = rollouts.state(name) or state
         if not steps or steps[-1][1] != str(state.step):
             steps.append((time.time(), str(state.step)))
-        return state.stop is not None or state.done is not None  # in between two writes a promotion looks overruled
+        return state.stop is not None or state.done is not None
 
     wait(is_over, f"the rollout of version {candidate.version} to end", LIMIT_SECONDS, LOOK_SECONDS)
     end = state.stop or state.done

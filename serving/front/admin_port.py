@@ -90,6 +90,9 @@ class AdminPort:
         found: int = self._server.sockets[0].getsockname()[1]
         return found
 
+    def leave(self) -> None:
+        """Stay: probes and scrapers ask until the end."""
+
     async def close(self) -> None:
         """Listen no more; what is being answered goes on."""
         if self._server is not None:

@@ -26,7 +26,7 @@ class Certificate:
     def __init__(self, files: TlsFiles) -> None:
         self.files = files
         self.renewals = 0
-        self._context: ssl.SSLContext | None = None
+        self._contexts: list[ssl.SSLContext] = []
         self._seen = self._look()
         self._error = ""
 
@@ -37,9 +37,9 @@ class Certificate:
             self._take(await asyncio.to_thread(self._look))  # their volume may hang
 
     def adopt(self, context: ssl.SSLContext | None) -> None:
-        """Keep this context's certificate up to date. Called before the first handshake."""
-        if context is not None and context is not self._context:
-            self._context = context
+        """Keep this context's certificate up to date, beside those before. Called before the first handshake."""
+        if context is not None and context not in self._contexts:
+            self._contexts.append(context)
             self._renew()
 
     def look(self) -> None:
@@ -52,11 +52,12 @@ class Certificate:
             self._renew()
 
     def _renew(self) -> None:
-        if self._context is None:
+        if not self._contexts:
             return
         try:
             self.files.check()  # in a context of its own: one that is refused a key has none afterwards
-            self.files.load_into(self._context)
+            for context in self._contexts:
+                self.files.load_into(context)
         except (OSError, ValueError) as error:
             if str(error) != self._error:
                 logger.error("the certificate from before stays: %s", error)

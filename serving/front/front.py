@@ -55,6 +55,9 @@ class Companion(Protocol):
     async def open(self) -> None:
         """Called once requests may be answered. Raises OSError."""
 
+    def leave(self) -> None:
+        """Called once the server is to end, while it still answers what it has accepted. Calling it twice is safe."""
+
     async def close(self) -> None:
         """Called once none will be answered any more."""
 
@@ -104,6 +107,11 @@ class Front:
             self.health.supervise("follow the certificate", self.certificate.follow)
         for companion in self.companions:
             await companion.open()
+
+    def leave(self) -> None:
+        """The server is to end: what is accepted is still answered, and clients at other ports are sent away."""
+        for companion in self.companions:
+            companion.leave()
 
     async def stop(self) -> None:
         """Let go of everything; what still waits fails."""

@@ -3,12 +3,15 @@
 Engines survive the end of their manager, and end with the server process.
 """
 
+import asyncio
 import fcntl
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from serving.runtime.run_folder import LOCK
 
@@ -57,3 +60,23 @@ def end_process(seconds: float) -> None:
     timer = threading.Timer(seconds, os._exit, (1,))
     timer.daemon = True
     timer.start()
+
+
+def at_end(work: Callable[[], object]) -> None:
+    """Also do `work`, in the running event loop, when a signal tells this process to end.
+
+    Called in the main thread, after the signals have got their handlers, which are called as before.
+    """
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(number)
+        if not callable(before):  # the process ends at once, or not at all
+            continue
+
+        def handle(
+            number: int, frame: FrameType | None, before: Callable[[int, FrameType | None], object] = before
+        ) -> None:
+            loop.call_soon_threadsafe(work)
+            before(number, frame)
+
+        signal.signal(number, handle)

@@ -1,7 +1,10 @@
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_open_metrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -169,6 +172,33 @@ def test_the_exemplars_of_all_processes_are_shown_the_youngest_of_a_bucket(
     instruments.forget("m", "1")
     instruments.request_duration_seconds.labels(*labels).observe(0.1)
     assert exemplars(instruments) == {}
+
+
+NOTED = st.tuples(st.integers(0, 1), st.floats(0.0001, 200.0), st.integers(1, 2**128 - 1))
+"""Of a request: its process, its seconds and its trace."""
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(NOTED, max_size=40))
+def test_any_requests_are_counted_alike_in_both_formats_and_the_youngest_of_a_bucket_is_shown(
+    noted: list[tuple[int, float, int]],
+) -> None:
+    labels, bounds = (*LABELS, "huggingface", "200"), METRICS["request_duration_seconds"].buckets
+    with TemporaryDirectory() as folder:
+        processes = [Instruments(Path(folder)) for _ in range(2)]
+        expected = {}
+        for at, (place, seconds, trace) in enumerate(noted, start=1):
+            processes[place].request_duration_seconds.labels(*labels).observe(seconds)
+            processes[place].request_exemplars.labels(*labels).note(seconds, trace, float(at))
+            bucket = str(next((bound for bound in bounds if seconds <= bound), "+Inf"))
+            expected[bucket] = (f"{trace:032x}", seconds, float(at))
+        shown = exemplars(processes[0]) if noted else {}
+        counted = [sample for family in open_metrics(processes[0]) for sample in family.samples]
+        plain = scrape(processes[0])
+        for each in processes:
+            each.store.close()
+    assert shown == expected
+    assert [each._replace(exemplar=None) for each in counted] == plain
 
 
 @pytest.mark.parametrize("written", range(SLOTS))

@@ -6,15 +6,15 @@ Source: health.proto of grpc/grpc-proto.
 import asyncio
 from collections.abc import Mapping
 
-import grpc
-from grpc.aio import ServicerContext
-
 from serving.errors import NotReady, ServingError, UnknownModel
 from serving.front.front import Front
-from serving.front.rpc.calls import CODES, Call, Calls, Told
+from serving.front.rpc.calls import Call, Calls, Told
+from serving.front.rpc.codes import CODES, Code
 from serving.front.rpc.inference import SERVICE as INFERENCE
 from serving.front.rpc.inference import parse
 from serving.front.rpc.messages import message_class
+from serving.front.rpc.methods import Method
+from serving.front.rpc.stream import Stream
 
 SERVICE = "grpc.health.v1.Health"
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
@@ -32,12 +32,10 @@ class HealthService:
         self._watchers = 0
         self.is_closing = False
 
-    def handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
-        """Method → handler."""
-        return {
-            "Check": self._calls.method(f"{SERVICE}/Check", self._check),
-            "Watch": grpc.stream_stream_rpc_method_handler(self._watch),
-        }
+    def methods(self) -> Mapping[str, Method]:
+        """The methods by name."""
+        check = self._calls.method(f"{SERVICE}/Check", self._check)
+        return {"Check": check, "Watch": Method(self._watch, check.max_bytes)}
 
     def _status(self, message: bytes) -> int:
         service = parse("HealthCheckRequest", message).service
@@ -51,11 +49,11 @@ class HealthService:
             raise UnknownModel(f"the services here are {INFERENCE} and, for the whole server, one without a name")
         return Told(message_class("HealthCheckResponse")(status=status))
 
-    async def _watch(self, _: object, context: ServicerContext) -> None:
+    async def _watch(self, stream: Stream) -> None:
         """Tell the status now, and whenever it changes."""
         self._watchers += 1
         try:
-            message = await self._calls.message(context)
+            message = await stream.message()
             if self._watchers > MAX_WATCHERS:
                 raise NotReady(f"{MAX_WATCHERS} clients watch the health already: ask by Check")
             told = None
@@ -63,11 +61,12 @@ class HealthService:
                 is_last, status = self.is_closing, self._status(message)
                 if status != told:
                     told = status
-                    await context.write(message_class("HealthCheckResponse")(status=status).SerializeToString())
+                    stream.send(message_class("HealthCheckResponse")(status=status).SerializeToString())
                 if is_last:
+                    stream.finish(Code.OK.block())
                     return
                 await asyncio.sleep(LOOK_SECONDS)
         except ServingError as error:
-            await context.abort(CODES[error.status], error.message)
+            stream.finish(CODES[error.status].block(error.message))
         finally:
             self._watchers -= 1

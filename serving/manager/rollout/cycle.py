@@ -72,7 +72,7 @@ class Cycle:
         for name, state in views.states.items():
             if state.is_active or (state.stop is not None and state.serves_own):
                 found[name] = self._look_at(name, state, views.counts.get(name, {}), states, now)
-            elif state.phase == "overruled":
+            elif state.phase in ("promoting", "overruled"):
                 found[name] = self._end_overruled(name, state, now)
             else:
                 remove_counts(self._run, state.plan.id)
@@ -83,7 +83,7 @@ class Cycle:
     def _end_overruled(self, name: str, state: RolloutState, now: float) -> RolloutState:
         """Write down that a hand moved the alias, so that the rollout does not go on if it is moved back.
 
-        In the second cycle that sees it: in between two writes of another leader a promotion looks the same.
+        In the second cycle that sees it: the first one may be in between the two writes of another leader's promotion.
         """
         plan = state.plan
         if not self._leads(state, now):

@@ -6,6 +6,7 @@ import pytest
 
 from registry.errors import BreakingChange, HistoryError, NotFound, RegistryUnavailable, RolloutError
 from registry.flavor import log_model
+from registry.history import Move
 from registry.rollout.control import Rollouts
 from registry.rollout.state import COUNTS, PLAN, STOP
 from registry.settings import RegistrySettings
@@ -81,6 +82,22 @@ def test_finish_promotes_at_once(versions: MemoryVersions, rollouts: Rollouts) -
     assert rollouts.finish("m", why="sure").phase == "promoted"
     assert versions.current("m", "champion") == "2"
     assert versions.history("m")[-1].action == "promote"
+
+
+def test_a_reader_between_the_writes_of_a_promotion_sees_no_hand(
+    versions: MemoryVersions, rollouts: Rollouts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollouts.start("m", "2", why="x")
+    seen, note = [], versions.note
+
+    def read_first(name: str, move: Move) -> None:
+        state = rollouts.state("m")
+        seen.append(state and state.phase)
+        note(name, move)
+
+    monkeypatch.setattr(versions, "note", read_first)
+    assert rollouts.finish("m", why="sure").phase == "promoted"
+    assert seen == ["promoting"]
 
 
 def test_an_abort_after_the_promotion_moves_the_alias_back_once(versions: MemoryVersions, rollouts: Rollouts) -> None:

@@ -50,7 +50,7 @@ def state(live: str | None = "1", moves: tuple[Move, ...] = (), **tags: msgspec.
         ("1", {"progress": LAST}, "running", 1.0, False),
         # a hand that moves the alias wins, whichever way
         ("3", {"progress": HALF}, "overruled", 0.0, False),
-        ("2", {"progress": HALF}, "overruled", 0.0, False),
+        ("2", {"progress": HALF}, "promoting", 0.0, False),  # or a promotion's record is about to come
         (None, {"progress": HALF}, "overruled", 0.0, False),
         # what another rollout left counts for nothing
         ("1", {"stop": msgspec.structs.replace(FAILED, id="other")}, "running", 0.0, True),
@@ -83,6 +83,9 @@ BACK = move("rollback", "2", "1")
         ("1", (OWN,), {"progress": LAST}, "overruled"),  # moved on MLflow's page, without a record
         ("2", (OWN, BACK, move("promote", "1", "2")), {"progress": LAST}, "overruled"),
         ("2", (move("promote", "1", "2"),), {"progress": LAST}, "overruled"),
+        ("2", (BACK,), {"progress": LAST}, "promoting"),  # in between the alias and its record
+        ("2", (move("promote", "1", "2"), BACK), {"progress": LAST}, "promoting"),
+        ("3", (BACK,), {"progress": LAST}, "overruled"),
         ("2", (OWN,), {"progress": LAST, "stop": FAILED}, "failed"),
     ],
 )

@@ -1,5 +1,8 @@
 """Processes that end with their server, or with their own work, although something in them would go on for ever."""
 
+import asyncio
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +13,7 @@ import pytest
 
 from serving.runtime.instruments import instruments
 from serving.runtime.run_folder import RUN_VARIABLE, RunFolder
+from serving.runtime.server_process import at_end
 from serving.runtime.workers import WorkerBeat
 from tests.waiting import WAIT_SECONDS
 
@@ -80,3 +84,22 @@ def test_a_process_that_comes_too_late_makes_no_new_run_folder(
     with pytest.raises(FileNotFoundError):
         instruments.__wrapped__() if late == "instruments" else WorkerBeat(run, "front")
     assert not run.exists()
+
+
+def test_work_is_done_at_a_signal_beside_what_was_done_before() -> None:
+    done: list[object] = []
+
+    async def wait() -> None:
+        ended = asyncio.Event()
+        at_end(lambda: (done.append("work"), ended.set()))
+        os.kill(os.getpid(), signal.SIGTERM)
+        await ended.wait()
+
+    before = signal.signal(signal.SIGTERM, lambda number, frame: done.append(number))
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        asyncio.run(asyncio.wait_for(wait(), WAIT_SECONDS))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupt)
+    assert done == [signal.SIGTERM, "work"]

@@ -9,10 +9,9 @@ import grpc
 import numpy
 import tritonclient.grpc as triton
 
-from serving.front.connection_guard import ConnectionGuard
+from serving.front.connection_guard import ConnectionGuard, ConnectionLimits
 from serving.front.front import Front
 from serving.front.rpc.port import GrpcPort
-from tests.serving.front.attacked import PATIENT
 from tests.waiting import WAIT_SECONDS
 
 TEXT, VECTORS = "text-classification", "feature-extraction"
@@ -63,7 +62,7 @@ def on_port(front: Front, work: Use, guard: ConnectionGuard | None = None) -> No
     """Run `work` with a port of the front's. It is closed afterwards."""
 
     async def run() -> None:
-        own = guard or ConnectionGuard(PATIENT)
+        own = guard or ConnectionGuard(ConnectionLimits.of(front.settings))
         opened = GrpcPort(front, "127.0.0.1", own)
         opened.port = 0
         await opened.open()

@@ -4,9 +4,12 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import grpc
+import hpack
 import msgspec
 import pytest
 from tritonclient.grpc import service_pb2
@@ -14,8 +17,8 @@ from tritonclient.grpc import service_pb2
 from serving import errors
 from serving.errors import QueueFull, ServingError
 from serving.front.connection_guard import ConnectionGuard
-from serving.front.rpc.calls import CODES, Calls, Told, address_of, details, to_metadata
-from serving.front.rpc.reads import Reads
+from serving.front.rpc.calls import Calls, Told, to_metadata
+from serving.front.rpc.codes import CODES, Code, details
 from serving.runtime.key_file import KeyFile
 from tests.serving.front.attacked import PATIENT, Whole
 from tests.serving.front.local_front import MakeFront, answer, engines
@@ -41,59 +44,42 @@ def every_error() -> Iterator[type[ServingError]]:
         yield found
 
 
-class Aborted(Exception):
-    """As gRPC's own."""
+class FakeStream:
+    """Stands where a call on the wire does."""
 
+    headers = ((b"x-request-id", b"r-17"),)
+    connection = SimpleNamespace(address="127.0.0.1")
 
-class FakeContext:
-    """Stands where gRPC's context of a call does."""
+    def __init__(self) -> None:
+        self.ended: dict[bytes, bytes] = {}
 
-    def __init__(self, message: object = b"") -> None:
-        self.message = message
-        self.ended: tuple[Any, str, dict[str, str]] = (None, "", {})
-        self.callbacks: list[Any] = []
-
-    async def read(self) -> object:
-        return self.message
-
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("x-request-id", "r-17"),)
+    async def message(self) -> bytes:
+        return b""
 
     def time_remaining(self) -> None:
         return None
 
-    def set_trailing_metadata(self, metadata: Any) -> None:
-        self.ended = grpc.StatusCode.OK, "", dict(metadata)
-
-    def add_done_callback(self, callback: Any) -> None:
-        self.callbacks.append(callback)
-
-    def peer(self) -> str:
-        return "ipv4:127.0.0.1:1"
-
-    async def abort(self, code: Any, text: str, metadata: Any) -> None:
-        self.ended = code, text, dict(metadata)
-        raise Aborted
+    def finish(self, trailers: bytes, message: bytes | None = None) -> None:
+        self.ended = dict(hpack.Decoder().decode(trailers, raw=True))
 
 
 def test_each_error_has_the_code_that_its_status_stands_for(make_front: MakeFront) -> None:
-    calls = Calls(make_front().access, ConnectionGuard(PATIENT), Reads(4, 60.0), 100)
+    calls = Calls(make_front().access, ConnectionGuard(PATIENT), 100)
     expected = {500: "INTERNAL", 405: "INTERNAL", 421: "INTERNAL", 431: "INTERNAL"}
     expected |= {status: code.name for status, code in CODES.items()}
     seen = set()
     for kind in every_error():
         given = {errors.WrongMethod: ("GET", "POST"), errors.NotLoaded: ("m", "1", 2.0)}.get(kind, ("the reason",))
         error = kind(*given)
-        context = FakeContext()
+        stream: Any = FakeStream()
 
         async def fail(message: bytes, call: Any, error: ServingError = error) -> Told:
             raise error
 
-        with pytest.raises(Aborted):
-            asyncio.run(calls._answer("A", fail, context))
-        code, text, metadata = context.ended
-        assert (code.name, text) == (expected[error.status], error.message)
-        assert metadata["x-request-id"] == "r-17"
+        asyncio.run(calls._answer("A", fail, stream))
+        assert Code(int(stream.ended[b"grpc-status"])).name == expected[error.status]
+        assert unquote_to_bytes(stream.ended[b"grpc-message"]).decode() == error.message
+        assert stream.ended[b"x-request-id"] == b"r-17"
         seen.add(error.status)
     assert seen >= CODES.keys()
 
@@ -106,10 +92,10 @@ def test_an_error_says_when_to_try_again_and_which_version_it_was() -> None:
 
     _, _, headers = refusal(error, RequestContext("r"), b"")
     assert dict(to_metadata(headers)) == {
-        "x-request-id": "r",
-        "x-model-version": "7",
-        "retry-after": "2",
-        "grpc-retry-pushback-ms": "2000",
+        b"x-request-id": b"r",
+        b"x-model-version": b"7",
+        b"retry-after": b"2",
+        b"grpc-retry-pushback-ms": b"2000",
     }
 
 
@@ -121,12 +107,6 @@ def test_a_long_text_of_an_error_keeps_its_beginning_and_its_end() -> None:
         assert found.endswith("the way out")
         assert len(found.encode()) * (1 if letter == "a" else 3) <= 4096 + 100
         assert "…" in found or letter == "a"
-
-
-def test_the_address_of_a_client_is_without_its_port() -> None:
-    assert address_of("ipv4:127.0.0.1:50000") == "127.0.0.1"
-    assert address_of("ipv6:%5B::1%5D:50000") == "::1"
-    assert address_of("unix:/x:y") == ""
 
 
 def test_a_bug_is_told_by_its_request_id_alone(make_front: MakeFront, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +214,7 @@ def test_what_is_too_large_is_refused(make_front: MakeFront) -> None:
         assert (await port.call(INFER, asked(text=b"x" * 10_000)))[0].name == "OK"
         code, text = await port.call(INFER, asked(text=b"x" * 16_000))
         assert (code.name, b"buffers as much as it may" in text) == ("UNAVAILABLE", True)
-        assert (await port.call(INFER, asked(text=b"x" * 30_000)))[0].name == "RESOURCE_EXHAUSTED"
+        assert (await port.call(INFER, asked(text=b"x" * 30_000)))[0].name == "INVALID_ARGUMENT"
         code, text = await port.call(INFER, asked(), ("x", 20_000 * "x"))
         assert code.name == "RESOURCE_EXHAUSTED", text
         assert (await port.call(INFER, asked()))[0].name == "OK"
@@ -258,29 +238,6 @@ def test_a_client_that_sends_too_slowly_is_refused(make_front: MakeFront) -> Non
         assert (await port.call(INFER, asked()))[0].name == "OK"
 
     on_port(front, work)
-
-
-def test_slow_clients_take_nobody_elses_place() -> None:
-    async def work() -> None:
-        reads, stuck = Reads(2, 60.0), asyncio.Event()
-
-        async def never() -> bytes:
-            await stuck.wait()
-            return b""
-
-        async def now() -> bytes:
-            return b"here"
-
-        slow = [asyncio.create_task(reads.read(never)) for _ in range(2)]
-        await asyncio.sleep(0)
-        assert await reads.read(now) == b"here"
-        with pytest.raises(errors.TooSlow):
-            await slow[0]
-        assert not slow[1].done()
-        stuck.set()
-        assert await slow[1] == b""
-
-    asyncio.run(work())
 
 
 def test_the_clients_deadline_and_its_leaving_end_the_request(make_front: MakeFront) -> None:
@@ -342,15 +299,52 @@ def test_accepted_calls_are_answered_when_the_server_ends(make_front: MakeFront)
     link.on_submit = lambda waiter: None
 
     async def work(port: Port) -> None:
+        front.companions.append(port.opened)
         asking = asyncio.create_task(port.call(INFER, asked()))
         while not link.waiters:
             await asyncio.sleep(0.002)
-        closing = asyncio.create_task(port.opened.close())
-        while not port.opened._health.is_closing:
-            await asyncio.sleep(0.002)
+        front.leave()  # at the signal, while HTTP has not drained
+        assert port.opened._health.is_closing
+        assert (await port.call(INFER, asked(), timeout=5))[0].name == "UNAVAILABLE"
         answer("an answer")(link.waiters[0])
         assert (await asking)[0].name == "OK"
-        await closing
-        assert (await port.call(INFER, asked(), timeout=5))[0].name == "UNAVAILABLE"
+        while port.opened._connections:
+            await asyncio.sleep(0.002)
+        await port.opened.close()
+
+    on_port(front, work)
+
+
+def test_the_grace_of_calls_begins_when_the_server_is_told_to_end(make_front: MakeFront) -> None:
+    front = make_front(task=Whole(), grace_seconds=30.0)
+    link = engines(front, "1")
+    link.on_submit = lambda waiter: None
+
+    async def work(port: Port) -> None:
+        asking = asyncio.create_task(port.call(INFER, asked()))
+        while not link.waiters:
+            await asyncio.sleep(0.002)
+        port.opened.leave()
+        assert port.opened._left_at is not None
+        port.opened._left_at -= 30.0  # so long ago
+        await port.opened.close()
+        assert (await asking)[0].name == "UNAVAILABLE"
+        assert link.abandoned
+
+    on_port(front, work)
+
+
+def test_a_call_on_a_connection_that_is_asked_to_leave_goes_through(make_front: MakeFront) -> None:
+    front = make_front(task=Whole())
+    engines(front, "1").on_submit = answer("an answer")
+
+    async def work(port: Port) -> None:
+        async with grpc.aio.insecure_channel(port.address) as channel:
+            call = channel.unary_unary(f"/{INFER}")
+            for _ in range(20):
+                await call(asked())
+                for connection in list(port.opened._connections):
+                    connection.leave()
+            assert await asyncio.gather(*[call(asked()) for _ in range(20)])
 
     on_port(front, work)

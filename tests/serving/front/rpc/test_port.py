@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from cryptography import x509
 
@@ -88,32 +89,27 @@ async def connection(port: Port, sent: bytes) -> AsyncIterator[asyncio.StreamRea
             await writer.wait_closed()
 
 
-async def is_taken(port: Port) -> bool:
-    """Whether a new connection is answered."""
-    async with connection(port, PREFACE) as reader:
-        try:
-            return len(await reader.readexactly(9)) == 9
-        except (ConnectionError, asyncio.IncompleteReadError):
-            return False
-
-
-def test_connections_are_bounded(make_front: MakeFront) -> None:
+def test_connections_are_bounded_and_the_longest_idle_make_room(make_front: MakeFront) -> None:
     async def work(port: Port) -> None:
-        async with connection(port, PREFACE) as reader:
-            await reader.readexactly(9)
-            async with connection(port, PREFACE) as other:
-                await other.readexactly(9)
-                assert not await is_taken(port)
-        while not await is_taken(port):
-            await asyncio.sleep(0.01)
+        async with contextlib.AsyncExitStack() as stack:
+            readers = []
+            for _ in range(guard._room + 1):
+                readers.append(await stack.enter_async_context(connection(port, PREFACE)))
+                await readers[-1].readexactly(9)
+            await readers[0].read()
+            assert readers[0].at_eof()
+            assert not readers[-1].at_eof()
+            assert len(guard._open) <= guard._room
+        assert (await port.call(LIVE[1:], b""))[0].name == "OK"
 
-    on_port(make_front(max_connections=2), work)
+    guard = ConnectionGuard(msgspec.structs.replace(PATIENT, max_requests=2))
+    on_port(make_front(), work, guard)
 
 
 def test_a_client_that_pings_without_end_is_sent_away(make_front: MakeFront) -> None:
     async def work(port: Port) -> None:
         kinds = set()
-        async with connection(port, PREFACE + 100 * PING) as reader:
+        async with connection(port, PREFACE + 1100 * PING) as reader:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                 while True:
                     head = await reader.readexactly(9)

@@ -129,6 +129,15 @@ def test_a_rollout_that_was_overruled_does_not_go_on_once_the_alias_is_moved_bac
     assert alone.look(3.0).weight == 0.0
 
 
+def test_a_candidate_that_a_hand_made_live_without_a_record_ends_the_rollout(
+    alone: Replica, versions: MemoryVersions
+) -> None:
+    alone.look(0.0)
+    versions.tags.aliases["m"]["champion"] = "2"
+    assert [alone.look(now).phase for now in (1.0, 2.0)] == ["promoting", "aborted"]
+    assert versions.current("m", "champion") == "2"
+
+
 def test_counts_with_too_many_labels_are_told_without_them(versions: MemoryVersions, tmp_path: Path) -> None:
     Replica("a", versions, tmp_path).look(0.0)
     other = Replica("b", versions, tmp_path)

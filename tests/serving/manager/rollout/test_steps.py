@@ -22,6 +22,7 @@ def state(step: int, elapsed: float = 0.0, plan: Plan = PLAN, **changes: object)
         live="1",
         is_promoted=False,
         serves_own=False,
+        is_recorded=True,
         progress=Progress(id=plan.id, step=step, elapsed_seconds=elapsed, stable=KNOWN if step == 4 else {}),
     )
     return replace(given, **changes)

@@ -1,0 +1,192 @@
+"""What goes to one client: answers as far as its windows, and the network, take them; the rest waits.
+
+`connection` owns it. Source: RFC 9113, 5.2 and 6.9.
+"""
+
+import asyncio
+
+import msgspec
+
+from serving.front.connection_guard import MIN_BYTES_PER_SECOND, ConnectionGuard
+from serving.front.rpc import frames
+from serving.front.rpc.codes import RESPONSE_HEAD
+from serving.front.rpc.frames import BrokenRule, ErrorCode, frame, number, read_settings, settings_frame
+from serving.front.rpc.header_blocks import MAX_HEADERS_BYTES
+from serving.front.rpc.stream import PREFIX_BYTES, Stream
+
+RECEIVE_WINDOW = 2**20
+"""Bytes of messages that a client may send ahead on one connection. Each is counted as buffered when it comes."""
+WRITE_BYTES = 2**16
+"""Of an answer that are written at once, so that it is seen whether the network takes them."""
+
+
+class RpcLimits(msgspec.Struct, frozen=True):
+    """What one connection may take. max_streams: calls at once. max_bytes: of a message. drain_seconds: to leave in."""
+
+    max_streams: int
+    max_bytes: int
+    drain_seconds: float
+
+
+class Outbox:
+    """The answers of one connection. is_over: whether nothing is sent any more."""
+
+    def __init__(self, transport: asyncio.Transport, guard: ConnectionGuard) -> None:
+        self._transport, self._guard = transport, guard
+        self._window = self._initial_window = frames.DEFAULT_WINDOW
+        self._blocked: dict[int, Stream] = {}
+        self._is_paused = self.is_over = False
+        self._paused_since = 0.0
+        self._unread = 0  # bytes that are counted as buffered
+        self._received = 0  # bytes that the client's window was not given back
+
+    def write(self, data: bytes) -> None:
+        """Send frames that need no window."""
+        if not self.is_over:
+            self._transport.write(data)
+
+    def greet(self, limits: RpcLimits) -> None:
+        """Tell the client what it may send."""
+        settings = {
+            frames.MAX_CONCURRENT_STREAMS: limits.max_streams,
+            frames.INITIAL_WINDOW_SIZE: min(limits.max_bytes + PREFIX_BYTES, frames.MAX_WINDOW),
+            frames.MAX_HEADER_LIST_SIZE: MAX_HEADERS_BYTES,
+        }
+        self.write(settings_frame(settings))
+        self._give(RECEIVE_WINDOW - frames.DEFAULT_WINDOW)
+
+    def received(self, count: int) -> None:
+        """So many bytes of the client's window were used, which it gets back in large pieces."""
+        self._received += count
+        if self._received > RECEIVE_WINDOW // 2:
+            self._give(self._received)
+            self._received = 0
+
+    def _give(self, window: int) -> None:
+        self.write(frame(frames.WINDOW_UPDATE, 0, 0, number(window)))
+
+    def reset(self, stream: int, code: ErrorCode) -> None:
+        """End a stream without an answer."""
+        self.write(frame(frames.RST_STREAM, 0, stream, number(code)))
+
+    def end(self, goodbye: bytes) -> None:
+        """Send these last frames."""
+        self.write(goodbye)
+        if not self.is_over and self._transport.can_write_eof():
+            self._transport.write_eof()
+        self.is_over = True
+
+    def send(self, stream: Stream) -> bool:
+        """Send what the client takes of an answer, and the rest later. Returns whether all of the answer is sent."""
+        if self.is_over:
+            return False
+        parts, size = [], 0
+        if not stream.has_begun and (stream.unsent or stream.trailers is None):
+            parts.append(frame(frames.HEADERS, frames.END_HEADERS, stream.number, RESPONSE_HEAD))
+        stream.has_begun = True
+        while stream.unsent and not self._is_paused:
+            room = min(self._window, stream.window, frames.MAX_FRAME_BYTES, len(stream.unsent))
+            if room <= 0:
+                break
+            parts.append(frame(frames.DATA, 0, stream.number, bytes(stream.unsent[:room])))
+            self._window -= room
+            stream.sent(room)
+            size += room
+            if size >= WRITE_BYTES:
+                self._transport.write(b"".join(parts))
+                parts, size = [], 0
+        is_sent = not stream.unsent and stream.trailers is not None
+        if stream.unsent:
+            self._blocked[stream.number] = stream
+        elif stream.trailers is not None:
+            flags = frames.END_HEADERS | frames.END_STREAM
+            parts.append(frame(frames.HEADERS, flags, stream.number, stream.trailers))
+            if not stream.is_whole:  # the client need not send the rest
+                parts.append(frame(frames.RST_STREAM, 0, stream.number, number(ErrorCode.NO_ERROR)))
+        self._transport.write(b"".join(parts))
+        return is_sent
+
+    def forget(self, stream: Stream) -> None:
+        """Nothing more of it is to be sent."""
+        self._blocked.pop(stream.number, None)
+
+    # Windows
+
+    def begin(self, stream: Stream) -> None:
+        """A stream begins, with the window that the client gives each."""
+        stream.window = self._initial_window
+
+    def take_settings(self, content: bytes, streams: list[Stream]) -> None:
+        """The client changes the window of all streams, if anything. streams: that there are. Raises BrokenRule."""
+        for name, value in read_settings(content):
+            if name == frames.INITIAL_WINDOW_SIZE:
+                for stream in streams:
+                    self._widen(stream, value - self._initial_window)
+                self._initial_window = value
+                if value > frames.MAX_WINDOW:
+                    raise _too_large()
+
+    def widen(self, stream: Stream | None, more: int) -> None:
+        """The client takes more, of one stream or of the whole connection. Raises BrokenRule."""
+        if not more:
+            raise BrokenRule(ErrorCode.PROTOCOL_ERROR, "a window is opened by nothing")
+        if stream is not None:
+            self._widen(stream, more)
+            return
+        self._window += more
+        if self._window > frames.MAX_WINDOW:
+            raise _too_large()
+
+    def _widen(self, stream: Stream, more: int) -> None:
+        stream.window += more
+        if stream.window > frames.MAX_WINDOW:
+            raise _too_large()
+
+    def take_waiting(self) -> list[Stream]:
+        """Those whose answers wait for the client, which are to be sent again."""
+        found = list(self._blocked.values())
+        self._blocked.clear()
+        return found
+
+    # The network
+
+    def pause(self) -> None:
+        """More waits for the client than the transport may buffer. Until it reads, nothing of it is read."""
+        self._is_paused, self._paused_since = True, self._guard.now
+        self._hold_unread(self._transport.get_write_buffer_size())
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """The client has read most of it."""
+        self._is_paused = False
+        self._hold_unread(0)
+        self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Close the connection once the network has taken what was sent."""
+        if not self.is_over:
+            self.is_over = True
+            self._transport.close()
+
+    def lost(self) -> None:
+        """The connection is closed."""
+        self.is_over = True
+        self._hold_unread(0)
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether the client reads too slowly. now: on the guard's clock."""
+        client = self._guard.limits.client_seconds
+        if not self._is_paused or now - self._paused_since <= client:
+            return False
+        left, before = self._transport.get_write_buffer_size(), self._unread
+        self._paused_since = now
+        self._hold_unread(left)
+        return before - left < MIN_BYTES_PER_SECOND * client
+
+    def _hold_unread(self, size: int) -> None:
+        self._guard.buffered_bytes += size - self._unread
+        self._unread = size
+
+
+def _too_large() -> BrokenRule:
+    return BrokenRule(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
