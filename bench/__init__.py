@@ -26,6 +26,9 @@ fleet              what a fleet's polls cost the registry, from 50 pollers of a 
 spark              rows/s on Spark, beside plain mlflow.transformers
 batch_choice       how far batches are from the best possible grouping, by simulation
 batching_rules     the ways to choose a batch that are compared there, and the best possible
+topics             texts of six topics, and the head that is trained for them
+dtypes             forward passes in float32, bfloat16 and int8
+runtimes           the engine's forward passes beside other runtimes'
 peer_comparison    benchmark (f): requests/s, latency, memory and start beside other model servers
 gpu                `python -m bench.gpu`: an engine's socket against the bare forward limit and a plain pipeline
 gpu_card           the GPU and what is installed, as `gpu_check.sh` prints them beside tests and figures

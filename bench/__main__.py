@@ -40,6 +40,7 @@ from bench import (
 )
 from bench.page import write_part, written
 from bench.processes import BenchError
+from bench.runtimes import comparison as runtimes
 
 BENCHMARKS: dict[str, Callable[[float], str]] = {
     "requests": request_rate.run,
@@ -63,14 +64,15 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "overload": overload.run,
     "soak": soak.run,
     "peers": peer_comparison.run,
+    "runtimes": runtimes.run,
     "fuzz": fuzz.run,
     "rollout": rollout.run,
     "fleet": fleet.run,
     "spark": spark.run,
 }
 
-ON_REQUEST = ("chaos", "fleet", "fuzz", "kills", "peers", "residency", "rollout", "soak", "spark")
-"""Only run where they are named: one installs other servers, one needs Spark, two measure nothing, others take long."""
+ON_REQUEST = ("chaos", "fleet", "fuzz", "kills", "peers", "residency", "rollout", "runtimes", "soak", "spark")
+"""Only run where they are named: two install other software, one needs Spark, two measure nothing, others take long."""
 
 QUIET = 0.05
 """Share of all cores that other processes may use: with more, figures differ from run to run by more than noise."""

@@ -1,18 +1,23 @@
 """Benchmark: forward passes of the dtypes of a CPU in turns: float32, bfloat16 where the processor has it, int8.
 
-Each is the engine's own form of MiniLM with its own batches, packed in the order of arrival, in this process, on one
-thread. Times are processor time; the fastest of several rounds counts. int8 is forced: its agreement is printed.
+Each is the engine's own form of MiniLM with its own batches, packed in the order of arrival, on one thread of a process
+with an engine's settings of memory and threads. Times are processor time; the fastest of several rounds counts. int8 is
+forced: its agreement is printed. `python -m bench.dtypes SECONDS` is that process.
 """
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.models import encoder_folder, minilm_classifier
+from bench.models import topics, write_with_sample
+from bench.processes import run_module
 from bench.report import table
-from bench.texts import MIXED, SHORT, make_texts, read_words
+from bench.texts import MIXED, SHORT
+from bench.topics import make_topic_texts
+from serving.manager.launch import engine_environ
 
 if TYPE_CHECKING:
     from serving.engine.model import Model
@@ -22,6 +27,8 @@ BATCHES = (256, 1024)
 """Tokens of a batch: where few texts wait, and where many do."""
 TEXTS = 300
 """Of each kind."""
+SAMPLE_TEXTS, SAMPLE_SEED = 200, 2
+"""Of each kind, in the artifact's sample, on which layers are chosen."""
 HEADER = ["texts", "tokens a batch", "dtype", "texts/s", "tokens/s", "of float32", "same label", "execution"]
 
 
@@ -46,6 +53,11 @@ class _Runner:
 
 def run(seconds: float) -> str:
     """The section of the report. seconds: measured time of each kind of texts and batch size, all dtypes together."""
+    return run_module(["bench.dtypes", str(seconds)], engine_environ()).strip()
+
+
+def measure(seconds: float) -> str:
+    """The section, as this process measures it."""
     import tempfile
 
     import torch
@@ -57,10 +69,9 @@ def run(seconds: float) -> str:
     with tempfile.TemporaryDirectory() as folder:
         runners = _load(Path(folder))
     rows: list[list[str]] = []
-    words = read_words(encoder_folder() / "vocab.txt")
     with torch.inference_mode():
         for mix in (SHORT, MIXED):
-            texts = make_texts(mix, words, TEXTS)
+            texts, _ = make_topic_texts(mix, topics(), TEXTS)
             for tokens in BATCHES:
                 rows += _compare(mix.name, runners, _form_batches(runners[0].model, texts, tokens), tokens, seconds)
     return "\n".join(
@@ -70,13 +81,13 @@ def run(seconds: float) -> str:
 
 def _load(root: Path) -> list[_Runner]:
     """The models, loaded and optimised as an engine does it."""
-    from registry.staging import stage
     from serving.engine import int8
     from serving.engine.assembly import optimize_model
     from serving.engine.optimizations.torch_private import multiplies_bfloat16
     from serving.engine.predictor import Predictor
 
-    contract = stage(root, minilm_classifier(), None, "text-classification")
+    sample = [text for mix in (SHORT, MIXED) for text in make_topic_texts(mix, topics(), SAMPLE_TEXTS, SAMPLE_SEED)[0]]
+    contract = write_with_sample(root, sample)
     int8.MIN_SHARE = 0.0  # the table says how far the labels agree
     found = []
     for dtype in ("float32", *(["bfloat16"] if multiplies_bfloat16() else []), "int8"):
@@ -127,3 +138,7 @@ def _compare(
         ]
         for each, best, share in zip(runners, least, same, strict=True)
     ]
+
+
+if __name__ == "__main__":
+    print(measure(float(sys.argv[1])))

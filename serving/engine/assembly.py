@@ -5,6 +5,7 @@ Modules that need transformers are imported by the functions that need them: a k
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -89,15 +90,16 @@ def optimize_model(model: Model, int8_sample: Sequence[object] = ()) -> None:
         if not model.is_restored:
             _choose_steps(model)
     else:
-        _choose_form(model, int8_sample)
+        _choose_form(model)
+        _quantize(model, int8_sample)
 
 
 def _quantize(model: Model, sample: Sequence[object]) -> None:
     if model.dtype == INT8:
         from serving.engine.int8 import quantize
+        from serving.engine.optimize import trace_form
 
-        quantize(model, sample)
-        model.prepack()
+        quantize(model, sample, trace=partial(trace_form, model))
 
 
 def _choose_steps(model: "GenerationModel") -> None:
@@ -109,22 +111,22 @@ def _choose_steps(model: "GenerationModel") -> None:
     model.form = replace(model.form, is_torchscript=decoder.is_traced)
 
 
-def _choose_form(model: Model, int8_sample: Sequence[object]) -> None:
+def _choose_form(model: Model) -> None:
     """The fastest form whose batches change no answer.
 
     A family that can be packed is proved in the form that serves, as no row of it is padded then. That rows of a batch
     change nothing for one another depends on the architecture, the code and the machine, so the proof is not repeated
     for new weights: these were proved when they were logged, and each of their forms is compared with the model on
-    long and short rows in company. Others are proved as they are first, and so is what becomes int8: its answers have
-    a gate of their own.
+    long and short rows in company. Others are proved as they are first. What becomes int8 is proved in float32: its
+    answers have a gate of their own.
     """
     from serving.engine.batch_invariance import BatchProof
     from serving.engine.optimize import is_packable, optimize
 
     plain = model.form
     may_share_batches = not model.is_restored and model.contract.batching == "any lengths"
-    proves_forms = may_share_batches and is_packable(model) and model.dtype != INT8
-    if proves_forms and model.measurements.is_known(PROVED):
+    proves_forms = may_share_batches and is_packable(model)
+    if proves_forms and model.measurements.find(PROVED, bool):
         model.form = optimize(model)
         if model.form.is_packed:
             return
@@ -133,11 +135,10 @@ def _choose_form(model: Model, int8_sample: Sequence[object]) -> None:
     if proves_forms:
         model.form = optimize(model, proof.holds_for)
         if model.form.is_packed and not model.is_restored:
-            model.measurements.note_fact(PROVED)
+            model.measurements.set(PROVED, True)
         if model.form is not plain:
             return
     proof.choose()
-    _quantize(model, int8_sample)
     if model.form.batching == "any lengths" and not (proves_forms or model.is_restored):
         model.form = optimize(model)
 

@@ -5,7 +5,7 @@ are found on it, too. The gate runs at logging, where the contract records its r
 int8 form.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -17,6 +17,7 @@ import torch
 from registry.contract import Int8
 from serving.engine.generated_inputs import generate_inputs
 from serving.engine.model import Model
+from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.int8_products import find_layers
 from serving.engine.optimizations.torchscript import single_threaded
 from serving.engine.probe_lengths import count_weights
@@ -25,6 +26,7 @@ from serving.errors import EngineError, ServingError
 from serving.tasks.base.request import Request, convert_request
 from serving.wire.messages import Encoded, Row, RowArrays
 
+Trace = Callable[[ExecutionForm], ExecutionForm]
 MIN_SHARE, MIN_COSINE = 0.995, 0.999
 """The mean agreement that is required, see `Task.agreement`: of labels and spans, and of vectors."""
 MAX_LAYER_ERROR = 0.1
@@ -58,19 +60,53 @@ class _Sample:
 
 
 @torch.inference_mode()
-def quantize(model: Model, sample: Sequence[object] = (), *, is_timed: bool = True) -> Int8:
+def quantize(model: Model, sample: Sequence[object] = (), *, is_timed: bool = True, trace: Trace | None = None) -> Int8:
     """Let the model's layers run in int8 from now on where its answers stay the same; how far the answers agree.
 
-    model: in float32, on a CPU, its weights not prepacked, its batching proved. sample: inputs like those to come;
-    generated ones where empty. is_timed: whether only layers that are faster in int8 on this machine run in it. Blocks
-    for several forward passes over the sample. Raises Int8Refused; the model runs in float32 then.
+    model: in float32, on a CPU, its weights not prepacked, in the form that serves, proved. sample: inputs like those
+    to come; generated ones where empty. is_timed: whether only layers that are faster in int8 on this machine run in
+    it, and others are prepacked where that is faster. trace: makes the graph of a form; required for a model that runs
+    as one, whose graph in int8 is then what gives the compared answers.
+    Blocks for several forward passes over the sample. Raises Int8Refused; the model runs in float32 then.
     """
     _check_kind(model)
-    given = _encode(model, sample)
-    layers = find_layers(model.module, model.measurements, is_timed=is_timed)
+    given, proved = _encode(model, sample), model.form
     expected = _answers(model, given)
-    few = _Sample(given.request, given.encoded[:ERROR_ITEMS], given.what)
-    errors = layers.errors(lambda: _answers(model, few))
+    model.form = proved.eager
+    layers = find_layers(model.module, model.measurements, is_timed=is_timed)
+
+    def run_in_int8(names: Sequence[str]) -> None:
+        layers.use(names)
+        model.form = replace(proved.eager, int8_layers=len(names), is_bucketed=True)
+        if is_timed:
+            model.prepack()
+        if proved.is_torchscript and trace is not None:
+            model.form = trace(model.form)
+
+    few = replace(given, encoded=given.encoded[:ERROR_ITEMS])
+    try:
+        layers.smooth(partial(_answers, model, few))
+        errors = layers.errors(partial(_answers, model, few))
+        found, names = _search(model, given, expected, errors, run_in_int8)
+    except Exception:
+        layers.use(())
+        model.form = proved
+        raise
+    layers.finish()
+    return Int8(inputs=len(expected), agreement=round(found, 6), float_layers=len(errors) - len(names))
+
+
+def _search(
+    model: Model,
+    given: _Sample,
+    expected: Sequence[Any],
+    errors: Mapping[str, float],
+    run_in_int8: Callable[[Sequence[str]], None],
+) -> tuple[float, Sequence[str]]:
+    """How far answers agree with `expected`, and the layers that run in int8, as many as the gate lets pass.
+
+    errors: of the layers by name. Raises Int8Refused where the gate lets none pass.
+    """
     names = sorted((name for name, error in errors.items() if error <= MAX_LAYER_ERROR), key=lambda name: errors[name])
     if not names:
         raise Int8Refused(
@@ -79,17 +115,13 @@ def quantize(model: Model, sample: Sequence[object] = (), *, is_timed: bool = Tr
     least = MIN_COSINE if model.task.embeds else MIN_SHARE
     found = 0.0
     for _ in range(ATTEMPTS):
-        layers.use(names)
+        run_in_int8(names)
         found = _agreement(model, expected, _answers(model, given))
         if found >= least:
-            model.form = replace(model.form, int8_layers=len(names), is_bucketed=True)
-            result = Int8(inputs=len(expected), agreement=round(found, 6), float_layers=len(errors) - len(names))
-            layers.finish()
-            return result
+            return found, names
         names = names[: int(len(names) * KEPT_SHARE)]
         if not names:  # without any the answers would agree
             break
-    layers.use(())
     what = "vectors have a mean cosine of" if model.task.embeds else "answers agree by"
     raise Int8Refused(
         f"int8 is not used: on {len(expected):,} {given.what} {what} {found:.4f} with those in float32, "

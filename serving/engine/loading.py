@@ -32,6 +32,9 @@ from serving.wire.engine_orders import EngineOrder, EngineReport
 
 logger = logging.getLogger("headwaiter.engine")
 
+INT8_OR_FLOAT = "int8 or float"
+"""In place of a dtype, the key of what compares them."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -97,24 +100,43 @@ def _load_best(source: "_Source", dtypes: Sequence[str], notes: Sequence[str]) -
     int8 before others must be faster than the best of them, too. Raises EngineError where no dtype answers so.
     """
     dtype, *others = dtypes
+    if dtype == INT8 and others:
+        return _load_faster(source, others, notes)
     try:
-        model = _load_optimized(source, dtype)
-    except Exception as error:
-        is_told = isinstance(error, _OtherAnswer | Int8Refused)
-        if not (is_told or (dtype == INT8 and others)):  # of int8 torch may raise anything, and others do without
-            raise
-        notes = [*notes, str(error) if is_told else f"int8 is not used: {describe_error(error)}"]
+        return _load_optimized(source, dtype), notes
+    except (_OtherAnswer, Int8Refused) as error:
+        notes = [*notes, str(error)]
         if not others:
             raise EngineError("; ".join(notes)) from error
-        return _load_best(source, others, notes)
-    if dtype != INT8 or not others:
-        return model, notes
-    rival, reasons = _load_best(source, others, notes)
-    gain = time_beside(model, rival)
+    return _load_best(source, others, notes)
+
+
+def _load_faster(source: "_Source", others: Sequence[str], notes: Sequence[str]) -> tuple[Model, Sequence[str]]:
+    """The model in int8 or in the best of the other dtypes, whichever is faster, and why not in int8.
+
+    Both are loaded and timed where that is not known of this architecture and machine, and one of them where it is.
+    """
+    measurements, name = source.measurements(INT8_OR_FLOAT), f"int8 ({source.float_layers} in float) : {others[0]}"
+    gain, rival = measurements.find(name, float), None
+    if gain is None or gain > 1:
+        try:
+            model = _load_optimized(source, INT8)
+        except Exception as error:  # of int8 torch may raise anything, and others do without
+            is_told = isinstance(error, _OtherAnswer | Int8Refused)
+            reason = str(error) if is_told else f"int8 is not used: {describe_error(error)}"
+            return _load_best(source, others, [*notes, reason])
+    if gain is None:
+        rival = _load_best(source, others, notes)
+        gain = time_beside(model, rival[0])
+        if rival[0].dtype == others[0]:
+            measurements.set(name, gain)
+            measurements.keep()
+    dtype = rival[0].dtype if rival is not None else others[0]
     if gain > 1:
-        model.note(f"int8 is {gain:.2f} times as fast as {rival.dtype}")
+        model.note(f"int8 is {gain:.2f} times as fast as {dtype}")
         return model, notes
-    return rival, [*reasons, f"int8 is not used: it is {gain:.2f} times as fast as {rival.dtype} on this machine"]
+    found, reasons = rival or _load_best(source, others, notes)
+    return found, [*reasons, f"int8 is not used: it is {gain:.2f} times as fast as {dtype} on this machine"]
 
 
 class _OtherAnswer(EngineError):
@@ -180,8 +202,17 @@ class _Source:
         is_refused = isinstance(found, Int8) and bool(found.refusal) and self.order.dtype == "auto"
         return (found.refusal,) if is_refused and isinstance(found, Int8) else ()
 
+    @property
+    def float_layers(self) -> int:
+        """Linear layers that lost too much in int8 at logging."""
+        return self.contract.int8.float_layers if isinstance(self.contract.int8, Int8) else 0
+
+    def measurements(self, dtype: str) -> Measurements:
+        """What is known of the model in this dtype, or in `INT8_OR_FLOAT`."""
+        return Measurements(self.entry(dtype), is_quiet=not self.order.low_priority)
+
     def entry(self, dtype: str) -> Path | None:
-        """Where measurements are kept."""
+        """Where measurements are kept. dtype: as of `measurements`."""
         return entry_path(
             self.order.cache, self.root, self.contract, device=self.device, dtype=dtype, threads=self.threads
         )
@@ -200,7 +231,7 @@ class _Source:
             device=self.device,
             dtype=dtype,
             cache_bytes=self.order.cache_bytes,
-            measurements=Measurements(self.entry(dtype), is_quiet=not self.order.low_priority),
+            measurements=self.measurements(dtype),
             form=form,
         )
 

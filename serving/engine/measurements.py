@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,26 +72,27 @@ class Measurements:
     def recall(self, name: str, kind: type[T], measure: Callable[[], T]) -> T:
         """The measurement of this name, made by `measure` where none is known, and kept. Raises what `measure` raises.
 
-        kind: int, bool, or a class of fields of these.
+        kind: int, float, bool, or a class of fields of these.
         """
-        kept = self._values.get(name)
-        if kept is not None and (kept.is_quiet or not self._is_quiet):
-            try:
-                return msgspec.convert(kept.value, kind)
-            except msgspec.ValidationError:  # of a release that measured something else
-                pass
+        kept = self.find(name, kind)
+        if kept is not None:
+            return kept
         found = measure()
-        self.made.append(name)
-        self._values[name] = _Value(msgspec.to_builtins(found), self._is_quiet)
+        self.set(name, found)
         return found
 
-    def is_known(self, fact: str) -> bool:
-        """Whether `note_fact` was called with this before, by an engine of the same entry."""
-        return self._values.get(fact) is not None
+    def find(self, name: str, kind: type[T]) -> T | None:
+        """The measurement of this name, None where none is known. kind: as of `recall`."""
+        kept = self._values.get(name)
+        if kept is not None and (kept.is_quiet or not self._is_quiet):
+            with suppress(msgspec.ValidationError):  # of a release that measured something else
+                return msgspec.convert(kept.value, kind)
+        return None
 
-    def note_fact(self, fact: str) -> None:
-        """Let `is_known` say so of what was found to hold, and keep it."""
-        self.recall(fact, bool, lambda: True)
+    def set(self, name: str, found: object) -> None:
+        """Let a measurement be known under this name."""
+        self.made.append(name)
+        self._values[name] = _Value(msgspec.to_builtins(found), self._is_quiet)
 
     def keep(self) -> None:
         """Write what was made."""

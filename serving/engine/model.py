@@ -122,9 +122,8 @@ class Model:
         self.task.prepare(module, contract)
         self.form = ExecutionForm(module)
         self._watch()  # before any other forward pass
-        if dtype == INT8:  # `int8.quantize` prepacks what stays in float32
-            return
-        is_onednn = (prepacks and self.prepack()) or dtype != "float32"
+        # of int8 `int8.quantize` prepacks what stays in float32
+        is_onednn = (prepacks and dtype != INT8 and self.prepack()) or dtype != "float32"
         self.form = ExecutionForm(module, is_bucketed=is_onednn and not self._is_cuda)
 
     @property

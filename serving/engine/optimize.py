@@ -104,8 +104,11 @@ def _make(model: Model, form: ExecutionForm) -> ExecutionForm:
             min_bmm_tokens = model.measurements.recall("attention by products from tokens", int, measure)
         form = replace(form, has_block_attention=min_bmm_tokens < NEVER)
         pack(form.module, min_bmm_tokens=min_bmm_tokens, pruned=form.prunes_to_first_token)
-    if not is_cpu:
-        return form
+    return trace_form(model, form) if is_cpu else form
+
+
+def trace_form(model: Model, form: ExecutionForm) -> ExecutionForm:
+    """The form as a graph of what its module, which runs in Python, does now. Raises whatever tracing does."""
     short = min(SHORT_TOKENS, model.contract.max_tokens)
     equal = inputs_of(model, [short] * 2, types=False, form=form)
     mixed = inputs_of(model, [short, max(1, short - 3)], types=True, form=form)

@@ -78,7 +78,7 @@ class Reference:
         """Raises DifferentAnswer where the form answers otherwise, or what it raises itself."""
         for (lengths, types), expected in zip(self._cases, self._expected, strict=True):
             inputs = inputs_of(self._model, lengths, types=types, form=form)
-            _compare(form.module(**inputs), expected, inputs, self._model.dtype)
+            _compare(form.module(**inputs), expected, inputs, self._model.compute_dtype)
 
 
 def inputs_of(
@@ -161,8 +161,8 @@ def _by_row(outputs: object, inputs: Inputs) -> _RowOutputs:
     }
 
 
-def _compare(outputs: object, expected: _RowOutputs, inputs: Inputs, dtype: str) -> None:
-    """Raises DifferentAnswer where an output differs at a token that is not padding. dtype: the model's."""
+def _compare(outputs: object, expected: _RowOutputs, inputs: Inputs, dtype: torch.dtype) -> None:
+    """Raises DifferentAnswer where an output differs at a token that is not padding. dtype: of the outputs."""
     found = _by_row(outputs, inputs)
     for name, wanted in expected.items():
         if not are_alike(torch.cat(_flat(found[name])), torch.cat(_flat(wanted)), dtype):

@@ -1,6 +1,6 @@
 """How a loaded model is executed, as one frozen record: `optimize` returns it and a `Model` takes it in one step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from registry.contract import Batching
@@ -40,6 +40,12 @@ class ExecutionForm:
     def is_thread_safe(self) -> bool:
         """Whether several threads may call the module at once: a graph does not hold the GIL, Python modules do."""
         return isinstance(self.module, TracedModule)
+
+    @property
+    def eager(self) -> "ExecutionForm":
+        """The same form without its graph: the module runs in Python."""
+        module = self.module
+        return replace(self, module=module.plain, is_torchscript=False) if isinstance(module, TracedModule) else self
 
     def describe(self) -> str:
         """The optimisations by name, "eager" where there is none."""

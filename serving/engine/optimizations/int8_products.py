@@ -1,8 +1,10 @@
 """Linear layers with int8 weights on a CPU: a scale for each output channel, and one for each token of the input.
 
-A token's scale depends on that token alone, so no row changes another one's answer. The products are oneDNN's, with
-VNNI or AMX where the processor has them. Inputs are quantised to uint8 around 128: VNNI multiplies unsigned by signed
-bytes.
+A token's scale depends on that token alone, so no row changes another one's answer. Some channels of the inputs are far
+larger than the others, which would be left with few levels; they are made smaller, and their weights larger, by factors
+that are found on inputs like those to come (SmoothQuant, Xiao et al., 2023, equation 4). The products are oneDNN's,
+with VNNI or AMX where the processor has them. Inputs are quantised to uint8 around 128: VNNI multiplies unsigned by
+signed bytes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,14 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch.nn.functional import linear
+from torch.utils.hooks import RemovableHandle
 
 from serving.engine.measurements import Measurements
 from serving.engine.optimizations.torch_private import (
     LARGE_ROWS,
     adds_bytes_exactly,
     has_onednn,
-    is_fake,
     linear_int8,
     linear_prepacked,
     prepack_int8,
@@ -29,6 +30,8 @@ LEVELS = 127
 """Largest absolute value of a quantised input; symmetric, as in Jacob et al., 2018, section 2.1."""
 SATURATING_LEVELS = 63
 """Of a quantised weight where pairs of products are added in 16 bits: 2 · 63 · 255 is the most that fits."""
+MIN_CHANNEL = 0.01
+"""Of the largest channel: smaller ones are not enlarged further, as other inputs may be larger there."""
 MIN_FEATURES = 64
 """Layers with fewer inputs or outputs, as most heads have, cost next to nothing and stay in float."""
 REPEATS = 5
@@ -38,11 +41,13 @@ REPEATS = 5
 class QuantizedWeight:
     """A linear layer's weight in int8.
 
-    packed: in oneDNN's layout. scales: (outputs,) float32, what a level of each channel is worth.
+    packed: in oneDNN's layout. scales: (outputs,) float32, what a level of each channel is worth. smoothing: (inputs,)
+    float32, by which inputs are multiplied before they are quantised.
     """
 
     packed: torch.Tensor
     scales: torch.Tensor
+    smoothing: torch.Tensor
 
 
 def weight_levels() -> int:
@@ -50,24 +55,28 @@ def weight_levels() -> int:
     return LEVELS if adds_bytes_exactly() else SATURATING_LEVELS
 
 
-def quantize_weight(weight: torch.Tensor) -> QuantizedWeight:
-    """(outputs, inputs) float32 → int8, symmetric for each output channel. Raises MissingName, or torch's errors."""
+def quantize_weight(weight: torch.Tensor, smoothing: torch.Tensor | None = None) -> QuantizedWeight:
+    """(outputs, inputs) float32 → int8, symmetric for each output channel. Raises MissingName, or torch's errors.
+
+    smoothing: as of `QuantizedWeight`; None for ones.
+    """
     most = weight_levels()
+    smoothing = torch.ones(weight.shape[1]) if smoothing is None else smoothing
+    weight = weight / smoothing
     scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / most
     levels = (weight / scales.unsqueeze(1)).round().clamp(-most, most).to(torch.int8)
-    return QuantizedWeight(prepack_int8(levels), scales)
+    return QuantizedWeight(prepack_int8(levels), scales, smoothing)
 
 
 class Int8Linear(torch.nn.Linear):
     """A linear layer with int8 weights. Never constructed: a model's layers change their class to it."""
 
     scales: torch.Tensor
+    smoothing: torch.Tensor
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         """(…, in_features) float32 → (…, out_features) float32."""
-        if is_fake(given):  # `torch_private.operations_of` records what the layer does, not which kernel does it
-            return given.new_zeros((*given.shape[:-1], self.out_features))
-        return linear_int8(given, self.weight, self.scales, self.bias)
+        return linear_int8(given, self.weight, self.scales, self.smoothing, self.bias)
 
 
 class Int8Layers:
@@ -80,6 +89,7 @@ class Int8Layers:
         """layers: in float32, with weights as torch keeps them."""
         self._layers = dict(layers)
         self._weights = {name: layer.weight for name, layer in layers.items()}
+        self._smoothing: dict[str, torch.Tensor] = {}
         self._quantized: dict[str, QuantizedWeight] = {}
 
     def __iter__(self) -> Iterator[str]:
@@ -97,17 +107,57 @@ class Int8Layers:
                 self._quantize(name, layer)
             elif isinstance(layer, Int8Linear):
                 layer.weight = self._weights[name]
-                del layer.scales
+                del layer.scales, layer.smoothing
                 layer.__class__ = torch.nn.Linear  # type: ignore[assignment]  # as it was
 
     def _quantize(self, name: str, layer: torch.nn.Linear) -> None:
-        if name not in self._quantized:
-            self._quantized[name] = quantize_weight(self._weights[name])
-        found = self._quantized[name]
+        found = self._quantized_weight(name)
         layer.weight = torch.nn.Parameter(found.packed, requires_grad=False)
         if not isinstance(layer, Int8Linear):
             layer.register_buffer("scales", found.scales)
+            layer.register_buffer("smoothing", found.smoothing)
             layer.__class__ = Int8Linear
+
+    def _quantized_weight(self, name: str) -> QuantizedWeight:
+        if name not in self._quantized:
+            self._quantized[name] = quantize_weight(self._weights[name], self._smoothing.get(name))
+        return self._quantized[name]
+
+    @torch.inference_mode()
+    def smooth(self, run: Callable[[], object]) -> None:
+        """Find the smoothing of layers by the inputs that they get in `run`. All must be in float32."""
+        largest = dict[str, torch.Tensor]()
+        inputs = dict[str, list[str]]()  # of the layers with the same input, the first one: all of them
+        last: tuple[torch.Tensor, str] | None = None
+
+        def record(name: str, _: object, args: tuple[torch.Tensor, ...], kwargs: Mapping[str, torch.Tensor]) -> None:
+            nonlocal last
+            given = args[0] if args else kwargs["input"]
+            first = last[1] if last is not None and last[0] is given else name
+            last = (given, first)
+            sharing = inputs.setdefault(first, [])
+            if name not in sharing:
+                sharing.append(name)
+            found = given.abs().flatten(0, -2).amax(0)
+            largest[first] = torch.maximum(largest.get(first, found), found)
+
+        self._run_hooked(run, torch.nn.Linear.register_forward_pre_hook, record)
+        for first, names in inputs.items():
+            weights = [self._weights[name].abs().amax(0) for name in names]
+            found = _at_least(torch.stack(weights).amax(0)) / _at_least(largest[first])
+            self._smoothing |= dict.fromkeys(names, found.sqrt())
+        self._quantized.clear()
+
+    def _run_hooked(
+        self, run: Callable[[], object], register: Callable[..., RemovableHandle], hook: Callable[..., None]
+    ) -> None:
+        """Run with a hook of each layer, whose first argument is the layer's name."""
+        hooks = [register(layer, partial(hook, name), with_kwargs=True) for name, layer in self._layers.items()]
+        try:
+            run()
+        finally:
+            for each in hooks:
+                each.remove()
 
     def finish(self) -> None:
         """Free the weights that are not in use; `use` is over."""
@@ -124,28 +174,19 @@ class Int8Layers:
 
         def compare(
             name: str,
-            weight: torch.Tensor,
-            _: object,
+            layer: torch.nn.Linear,
             args: tuple[torch.Tensor, ...],
             kwargs: Mapping[str, torch.Tensor],
+            output: torch.Tensor,
         ) -> None:
             given = args[0] if args else kwargs["input"]
-            expected = linear(given, weight)
-            found = quantize_weight(weight) if name not in self._quantized else self._quantized[name]
-            self._quantized[name] = found
-            off = linear_int8(given, found.packed, found.scales, None) - expected
+            expected = output if layer.bias is None else output - layer.bias
+            found = self._quantized_weight(name)
+            off = linear_int8(given, found.packed, found.scales, found.smoothing, None) - expected
             size = torch.stack([off.square().sum(), expected.square().sum()])
             sums[name] = sums.get(name, torch.zeros(2)) + size
 
-        hooks = [
-            layer.register_forward_pre_hook(partial(compare, name, self._weights[name]), with_kwargs=True)
-            for name, layer in self._layers.items()
-        ]
-        try:
-            run()
-        finally:
-            for hook in hooks:
-                hook.remove()
+        self._run_hooked(run, torch.nn.Linear.register_forward_hook, compare)
         return {name: float((off / size.clamp(min=1e-30)).sqrt()) for name, (off, size) in sums.items()}
 
 
@@ -179,6 +220,10 @@ def find_layers(
     return Int8Layers(found)
 
 
+def _at_least(channels: torch.Tensor) -> torch.Tensor:
+    return channels.clamp(min=max(MIN_CHANNEL * float(channels.amax()), torch.finfo(torch.float32).tiny))
+
+
 def _count_uses(module: torch.nn.Module) -> dict[int, int]:
     """By id of a parameter how many modules have it: a weight that is an embedding as well stays in float."""
     uses: dict[int, int] = {}
@@ -193,5 +238,5 @@ def _is_faster(weight: torch.Tensor, clock: Clock) -> bool:
     given = torch.linspace(-1, 1, LARGE_ROWS * weight.shape[1]).view(LARGE_ROWS, -1)
     packed, found = prepack_weight(weight, LARGE_ROWS), quantize_weight(weight)
     float_seconds = least_seconds(partial(linear_prepacked, given, packed, None), REPEATS, clock)
-    int8 = partial(linear_int8, given, found.packed, found.scales, None)
+    int8 = partial(linear_int8, given, found.packed, found.scales, found.smoothing, None)
     return least_seconds(int8, REPEATS, clock) < float_seconds

@@ -124,8 +124,9 @@ def repack(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _linear_int8(
-    given: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
+    given: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor, smoothing: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
+    given = given * smoothing
     largest = given.abs().amax(-1, keepdim=True)
     levels = (given * (127 / largest.clamp(min=1e-30))).round().to(torch.int8)
     unsigned = levels.to(torch.uint8).bitwise_xor(128)  # adds 128; torch casts float to uint8 slowly
@@ -140,8 +141,9 @@ def _linear_int8(
 
 linear_int8: Callable[..., torch.Tensor]
 linear_int8 = torch.jit.script_if_tracing(_linear_int8)  # type: ignore[no-untyped-call]  # as above
-"""(given, weight, scales, bias) → given · weightᵀ + bias in float32, for a weight of `prepack_int8` and its channels'
-scales. Nothing in it changes a tensor in place, so that layers with the same input quantise it once in a graph."""
+"""(given, weight, scales, smoothing, bias) → (given · smoothing) · weightᵀ + bias in float32, for a weight of
+`prepack_int8` and its channels' scales. Nothing in it changes a tensor in place, so that layers with the same input and
+smoothing quantise it once in a graph."""
 
 
 @cache
@@ -152,7 +154,8 @@ def adds_bytes_exactly() -> bool:
     product of the largest bytes shows it, whatever `ONEDNN_MAX_CPU_ISA` says. Raises MissingName, or torch's errors.
     """
     largest = torch.full((16, 64), 127, dtype=torch.int8)
-    product = _linear_int8(torch.full((1, 64), 127.0), prepack_int8(largest), torch.ones(16), None)
+    given, packed = torch.full((1, 64), 127.0), prepack_int8(largest)
+    product = _linear_int8(given, packed, torch.ones(16), torch.ones(64), None)
     return bool((product == 64 * 127 * 127).all())
 
 

@@ -39,7 +39,10 @@ class NotTraceable(Exception):
 
 
 class TracedModule:
-    """A module with graphs for the inputs that it was traced with; it runs itself for any others."""
+    """A module with graphs for the inputs that it was traced with; it runs itself for any others.
+
+    names: of the inputs of each graph. plain: the module itself.
+    """
 
     def __init__(
         self,
@@ -53,17 +56,17 @@ class TracedModule:
         """
         self.script = script
         self.names = list(graphs)
-        self._module = module
+        self.plain = module
         self._graphs = graphs
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self._module, name)
+        return getattr(self.plain, name)
 
     def __call__(self, **inputs: torch.Tensor) -> "SimpleNamespace | ModelOutput":
         """The model's outputs by name, without those that no task reads."""
         names = tuple(inputs) if tuple(inputs) in self._graphs else self.names[-1]
         if not inputs.keys() <= set(names):
-            return self._module(**inputs)
+            return self.plain(**inputs)
         if len(inputs) < len(names):
             ids = inputs["input_ids"]
             inputs = {name: inputs[name] if name in inputs else DEFAULT_INPUTS[name](ids) for name in names}

@@ -7,22 +7,27 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from transformers import AutoTokenizer, BertForSequenceClassification
 
+from bench.models import encoder_folder
 from registry.artifact import read_contract, write_artifact
 from registry.contract import Contract, Int8
 from registry.digests import digest_folder
 from registry.int8_sample import FILE, write_sample
 from registry.layout import MODEL_FOLDER
-from serving.engine import int8
+from registry.staging import stage
+from serving.engine import int8, loading
 from serving.engine.assembly import optimize_model
 from serving.engine.generated_inputs import generate_inputs
 from serving.engine.int8 import Int8Refused, time_beside
 from serving.engine.loading import load_engine, load_kept
+from serving.engine.model import Model
 from serving.engine.optimizations import int8_products
 from serving.engine.optimizations.torch_private import MissingName
 from serving.engine.predictor import Predictor
 from serving.errors import EngineError
 from serving.wire.engine_orders import EngineOrder
+from serving.wire.messages import Row
 from tests.alike import assert_alike
 from tests.artifacts import make_artifact
 
@@ -86,16 +91,54 @@ def test_a_model_answers_in_int8_as_in_float32(task: str, tmp_path: Path, monkey
 
 
 def test_the_graph_of_an_int8_model_answers_as_the_model(artifact: Path) -> None:
-    eager, traced = make(artifact), make(artifact)
-    eager.quantize()
-    optimize_model(traced.model, traced.int8_sample)
-    assert traced.model.form.describe() == (
-        f"packed sequences, first-token pruning, TorchScript, int8 in {traced.model.form.int8_layers} layers"
+    predictor = make(artifact)
+    model = predictor.model
+    optimize_model(model, predictor.int8_sample)
+    assert model.form.describe() == (
+        f"packed sequences, first-token pruning, TorchScript, int8 in {model.form.int8_layers} layers"
     )
-    rows = [traced.model.probe(length, length) for length in (9, 3, 30, 9, 1, 17)]
-    for found, expected in zip(traced.model.run(rows), eager.model.run(rows), strict=True):
+    rows = [model.probe(length, length) for length in (9, 3, 30, 9, 1, 17)]
+    traced, model.form = model.run(rows), model.form.eager
+    for found, expected in zip(traced, model.run(rows), strict=True):
         for one, other in zip(found, expected, strict=True):
             assert_alike(torch.from_numpy(one), torch.from_numpy(other))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of a real encoder's first layers with a fresh head, whose logits are next to nothing."""
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    module = BertForSequenceClassification.from_pretrained(encoder_folder(), num_labels=6)
+    module.config.id2label = {number: f"label {number}" for number in range(6)}
+    tokenizer = AutoTokenizer.from_pretrained(encoder_folder())
+    write_artifact(folder, stage(folder, module, tokenizer, "text-classification"))
+    return folder
+
+
+def test_a_packed_form_is_proved_in_float32_and_quantised_then(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In int8 an input may fall into the next level when attention rounds otherwise, which is no fault of the form."""
+    monkeypatch.setattr(int8, "MIN_SHARE", 0.5)
+    model = make(encoder).model
+    optimize_model(model)
+    assert model.form.describe().startswith("packed sequences, first-token pruning, TorchScript, int8 in ")
+
+
+def test_a_row_in_int8_has_the_same_answer_alone_and_in_a_batch(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to what attention rounds otherwise, which is less than what int8 costs at all."""
+    monkeypatch.setattr(int8, "MIN_SHARE", 0.5)
+    exact, model = Predictor(encoder).model, make(encoder).model
+    optimize_model(model)
+    rows = [model.probe(length, length) for length in (9, 3, 30, 9, 1, 17, 70)]
+
+    def scores(model: Model, batches: list[list[Row]]) -> torch.Tensor:
+        found = [arrays for batch in batches for arrays in model.run(batch)]
+        return torch.stack([torch.from_numpy(scores[labels.argsort()]) for scores, labels in found])
+
+    alone, company = scores(model, [[row] for row in rows]), scores(model, [rows])
+    lost = (alone - scores(exact, [[row] for row in rows])).norm()
+    assert lost > 0
+    assert (alone - company).norm() < lost / 2
 
 
 def test_the_sample_of_the_artifact_is_what_answers_are_compared_on(artifact: Path) -> None:
@@ -104,10 +147,10 @@ def test_the_sample_of_the_artifact_is_what_answers_are_compared_on(artifact: Pa
     assert predictor.quantize().inputs == len(SAMPLE)
 
 
-def coarse(weight: torch.Tensor) -> int8_products.QuantizedWeight:
+def coarse(weight: torch.Tensor, smoothing: torch.Tensor | None) -> int8_products.QuantizedWeight:
     """A weight with two bits: what it answers is another thing."""
     step = weight.abs().amax(1, keepdim=True)
-    return QUANTIZE((weight / step).round() * step)
+    return QUANTIZE((weight / step).round() * step, smoothing)
 
 
 QUANTIZE = int8_products.quantize_weight
@@ -132,8 +175,8 @@ def test_layers_that_lose_most_stay_in_float(artifact: Path, monkeypatch: pytest
     """One layer's weights have two bits: it is off by more than the bound, and the others run in int8."""
     bad = make(artifact).model.module.base_model.encoder.layer[0].output.dense.weight
 
-    def damaged(weight: torch.Tensor) -> int8_products.QuantizedWeight:
-        return coarse(weight) if torch.equal(weight, bad) else QUANTIZE(weight)
+    def damaged(weight: torch.Tensor, smoothing: torch.Tensor | None) -> int8_products.QuantizedWeight:
+        return (coarse if torch.equal(weight, bad) else QUANTIZE)(weight, smoothing)
 
     monkeypatch.setattr(int8_products, "quantize_weight", damaged)
     predictor = make(artifact)
@@ -237,6 +280,33 @@ def test_an_allowed_int8_that_is_slower_is_not_served_and_the_reason_is_said(
     assert report.dtype_note == f"int8 is not used: it is 0.90 times as fast as {report.dtype} on this machine"
 
 
+@pytest.mark.parametrize(("gain", "dtype"), [(1.6, "int8"), (0.9, "float32")])
+def test_which_of_int8_and_float_is_faster_is_measured_once(
+    order: EngineOrder,
+    artifact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    gain: float,
+    dtype: str,
+) -> None:
+    """The second load, of a version that has no kept graph, loads one model and times none."""
+    loads = list[str]()
+    monkeypatch.setattr("serving.engine.loading.time_beside", lambda *_: gain)
+    monkeypatch.setattr("serving.engine.model.multiplies_int8", lambda: True)
+    monkeypatch.setattr("serving.engine.model.multiplies_bfloat16", lambda: False)
+    load = loading._load_optimized
+    monkeypatch.setattr(loading, "_load_optimized", lambda source, each: (loads.append(each), load(source, each))[1])
+    order = allow(order, artifact, tmp_path)
+    before = load_engine(order).report
+    assert (before.dtype, loads) == (dtype, ["int8", "float32"])
+    loads.clear()
+    monkeypatch.setattr("serving.engine.loading.time_beside", lambda *_: pytest.fail("it is timed again"))
+    after = load_engine(order).report
+    assert loads == [dtype]
+    assert (after.dtype, after.dtype_note, after.notes) == (before.dtype, before.dtype_note, before.notes)
+
+
 def test_an_allowed_int8_that_was_refused_at_logging_is_not_tried(
     order: EngineOrder, artifact: Path, tmp_path: Path
 ) -> None:
@@ -260,7 +330,7 @@ def test_an_allowed_int8_that_misses_the_gate_here_is_not_served(
 def test_int8_that_torch_cannot_compute_ends_no_load_where_it_is_only_allowed(
     order: EngineOrder, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_chosen: bool
 ) -> None:
-    def missing(_: torch.Tensor) -> None:
+    def missing(*_: torch.Tensor) -> None:
         raise MissingName("no layer runs in int8")
 
     monkeypatch.setattr(int8_products, "quantize_weight", missing)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from serving.engine.optimizations.int8_products import (
     LEVELS,
@@ -53,7 +52,7 @@ def test_a_product_is_off_by_at_most_half_a_level_of_each_factor(
     rows *= torch.tensor([10.0 ** exponents[row % len(exponents)] for row in range(tokens)]).unsqueeze(1)
     weight = torch.randn(OUT, IN, generator=draw) * torch.logspace(-3, 3, OUT).unsqueeze(1)
     found = quantize_weight(weight)
-    product = linear_int8(rows, found.packed, found.scales, None).double()
+    product = linear_int8(rows, found.packed, found.scales, found.smoothing, None).double()
     exact = rows.double() @ weight.double().t()
     token_level, channel_level = rows.abs().amax(1).double() / LEVELS, weight.abs().amax(1).double() / weight_levels()
     size = rows.abs().sum(1).double() + token_level * IN / 2
@@ -102,7 +101,7 @@ def test_what_is_not_a_number_stays_none() -> None:
     found = quantize_weight(torch.randn(OUT, IN))
     rows = torch.randn(3, IN)
     rows[1, 5] = torch.nan
-    product = linear_int8(rows, found.packed, found.scales, None)
+    product = linear_int8(rows, found.packed, found.scales, found.smoothing, None)
     assert product[1].isnan().all()
     assert product[[0, 2]].isfinite().all()
 
@@ -121,14 +120,6 @@ def test_a_graph_multiplies_in_int8() -> None:
         torch.testing.assert_close(graph(rows), plain(rows), rtol=1e-5, atol=1e-5)
 
 
-def test_tensors_without_data_show_what_the_layer_does_not_how() -> None:
-    plain = layer()
-    layers = find_layers(torch.nn.Sequential(plain), is_timed=False)
-    layers.use(layers)
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        assert plain(fake.from_tensor(torch.randn(7, IN))).shape == (7, OUT)
-
-
 @torch.inference_mode()
 def test_a_packed_weight_is_written_and_packed_again() -> None:
     found = quantize_weight(torch.randn(OUT, IN))
@@ -136,8 +127,8 @@ def test_a_packed_weight_is_written_and_packed_again() -> None:
     assert dense.shape == (OUT, IN)
     assert dense.dtype == torch.int8
     rows = torch.randn(5, IN)
-    again = linear_int8(rows, repack(dense), found.scales, None)
-    assert torch.equal(again, linear_int8(rows, found.packed, found.scales, None))
+    again = linear_int8(rows, repack(dense), found.scales, found.smoothing, None)
+    assert torch.equal(again, linear_int8(rows, found.packed, found.scales, found.smoothing, None))
 
 
 @torch.inference_mode()
@@ -152,7 +143,7 @@ def test_layers_are_put_back_as_they_were() -> None:
     assert [type(each) for each in module] == [torch.nn.Linear, torch.nn.GELU, Int8Linear]
     layers.use(())
     assert torch.equal(module(rows), expected)
-    assert "scales" not in module.state_dict()
+    assert not {"scales", "smoothing"} & {name.rpartition(".")[2] for name in module.state_dict()}
 
 
 @torch.inference_mode()
@@ -167,6 +158,63 @@ def test_the_error_of_each_layer_is_measured() -> None:
     assert errors["0"] < 0.02
     layers.use(["0", "1"])
     assert isinstance(module[0], Int8Linear)
+
+
+class Attention(torch.nn.Module):
+    """Two layers with the same input, and one with another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.value, self.output = layer(1), layer(2), torch.nn.Linear(OUT, IN)
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        return self.output(self.query(given) * self.value(given))
+
+
+LARGE = torch.where(torch.arange(IN) % 10 == 0, 30.0, 1.0)
+"""Every tenth channel is 30 times as large as the others."""
+
+
+def rows_with_large_channels(count: int) -> torch.Tensor:
+    return torch.randn(count, IN) * LARGE
+
+
+@torch.inference_mode()
+def test_large_channels_of_the_inputs_cost_less_after_smoothing() -> None:
+    """As behind a norm with large factors, whose weights are small in turn."""
+    module = Attention()
+    for each in (module.query, module.value):
+        each.weight /= LARGE
+    rough = find_layers(module, is_timed=False).errors(lambda: module(rows_with_large_channels(200)))
+    layers = find_layers(module, is_timed=False)
+    layers.smooth(lambda: module(rows_with_large_channels(200)))
+    smooth = layers.errors(lambda: module(rows_with_large_channels(200)))
+    assert all(smooth[name] < 0.6 * rough[name] for name in ("query", "value"))
+    assert smooth["output"] < 1.2 * rough["output"]
+
+
+@torch.inference_mode()
+def test_channels_that_were_zero_do_not_spoil_other_inputs() -> None:
+    module, empty = layer(), torch.randn(50, IN)
+    empty[:, 3] = 0.0
+    layers = find_layers(torch.nn.Sequential(module), is_timed=False)
+    layers.smooth(lambda: module(empty))
+    assert layers.errors(lambda: module(torch.randn(200, IN)))["0"] < 0.1
+
+
+@torch.inference_mode()
+def test_a_graph_quantises_the_input_of_several_layers_once() -> None:
+    module = Attention()
+    layers = find_layers(module, is_timed=False)
+    layers.smooth(lambda: module(torch.randn(20, IN)))
+    layers.use(layers)
+    assert module.query.smoothing is module.value.smoothing
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that tracing is deprecated
+        graph = torch.jit.freeze(torch.jit.trace(module.eval(), torch.randn(3, IN), check_trace=False))
+        graph(torch.randn(3, IN))
+    torch._C._jit_pass_cse(graph.graph)
+    assert str(graph.inlined_graph).count("aten::amax") == 2
 
 
 def test_only_layers_that_are_faster_in_int8_run_in_it() -> None:
