@@ -26,7 +26,6 @@ NAME = "example-drift"
 ADDRESS = "127.0.0.1:9095"
 USUAL = [text for text, _ in REVIEWS]
 UNUSUAL = [f"since the last update {text}, and nobody answers my letters" for text, label in REVIEWS if label == 0]
-LIMIT = 0.25  # the alert's; below 0.1 a distribution has not changed
 
 
 def ask(server: httpx.Client, texts: list[str], is_seen: Callable[[], bool]) -> None:
@@ -57,7 +56,7 @@ def watch(server: httpx.Client) -> Iterator[httpx.Client]:
 
 
 def drift(prometheus: httpx.Client) -> dict[str, float]:
-    """The population stability index of labels, scores and lengths; empty before it has seen 100 answers."""
+    """Population stability indices; empty before 100 answers were seen. From 0.25 on the alert is raised."""
     query = {"query": f'headwaiter:drift_psi:1h{{model="{NAME}"}}'}
     found = prometheus.get("/api/v1/query", params=query).json()["data"]["result"]
     return {each["metric"]["of"]: round(float(each["value"][1]), 2) for each in found}
@@ -83,7 +82,7 @@ def main() -> None:
             with watch(server) as prometheus:
                 ask(server, USUAL, lambda: "label" in drift(prometheus))
                 print(f"usual texts: {drift(prometheus)}")
-                ask(server, UNUSUAL, lambda: drift(prometheus)["label"] > LIMIT and bool(alerts(prometheus)))
+                ask(server, UNUSUAL, lambda: any("label of" in alert for alert in alerts(prometheus)))
                 print(f"others: {drift(prometheus)}", *alerts(prometheus), sep="\n")
         else:
             ask(server, USUAL + UNUSUAL * 4, lambda: True)
