@@ -1,6 +1,7 @@
 """The examples are listed, are copied by `headwaiter init`, and end with the right served answer."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,15 @@ from serving.commands.main import main
 from tests.e2e.server import inherited
 
 SCORE = r"\((0\.\d+|1\.00)\)"
+BY_PROMETHEUS = (
+    r"usual texts: .*'label': 0\.0\d*.*\nothers: .*'label': 0\.[2-9].*\n"
+    r"pending: label of example-drift/1 has drifted from its baseline\n(pending: .*\n)*"
+)
+BY_METRICS = r"(headwaiter_baseline_label.*\n){2}(headwaiter_predictions_total.*\n){2}"
 ENDS = {
     "bulk-scoring": r"2,000 reviews: {'negative': 1000, 'positive': 1000}\n$",
+    "canary": r"version 2 promoted: [\s\S]*\nversion 3 failed: .* it answered 0 of .*\nversion 2 answers: positive\n$",
+    "drift": (BY_PROMETHEUS if shutil.which("prometheus") else BY_METRICS) + r"answer: negative\n$",
     "promotion-gate": r"version 2 is refused: accuracy is 0[\s\S]*\nversion 3 answers: positive\n$",
     "feature-extraction": rf"nearest: accounts are closed in the privacy settings {SCORE}\n$",
     "fill-mask": rf"password {SCORE}: you can reset your password on the sign - in page\n.*\n$",
