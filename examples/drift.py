@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import mlflow
@@ -39,20 +40,22 @@ def ask(server: httpx.Client, texts: list[str], is_seen: Callable[[], bool]) -> 
 @contextmanager
 def watch(server: httpx.Client) -> Iterator[httpx.Client]:
     """A Prometheus that watches the server each second: an example cannot wait for the usual intervals."""
-    program, folder = Path(sys.executable).with_name("headwaiter"), Path("monitoring")
-    command = [program, "monitoring", "export", folder, "--target", f"{server.base_url.host}:{server.base_url.port}"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    for path in (folder / "prometheus").iterdir():
-        path.write_text(re.sub(r"interval: \w+", "interval: 1s", path.read_text()))
-    options = [f"--config.file={folder}/prometheus/prometheus.yml", f"--web.listen-address={ADDRESS}"]
-    with subprocess.Popen(["prometheus", *options, "--storage.tsdb.path=tsdb", "--log.level=error"]) as process:
-        try:
-            with httpx.Client(base_url=f"http://{ADDRESS}", transport=httpx.HTTPTransport(retries=8)) as prometheus:
-                while prometheus.get("/-/ready").status_code != 200:
-                    time.sleep(0.1)
-                yield prometheus
-        finally:
-            process.terminate()
+    program, target = Path(sys.executable).with_name("headwaiter"), f"{server.base_url.host}:{server.base_url.port}"
+    with TemporaryDirectory() as folder:
+        command = [program, "monitoring", "export", folder, "--target", target]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        for path in Path(folder, "prometheus").iterdir():
+            path.write_text(re.sub(r"interval: \w+", "interval: 1s", path.read_text()))
+        options = [f"--config.file={folder}/prometheus/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb"]
+        options += [f"--web.listen-address={ADDRESS}", "--log.level=error"]
+        with subprocess.Popen(["prometheus", *options]) as process:
+            try:
+                with httpx.Client(base_url=f"http://{ADDRESS}", transport=httpx.HTTPTransport(retries=8)) as prometheus:
+                    while prometheus.get("/-/ready").status_code != 200:
+                        time.sleep(0.1)
+                    yield prometheus
+            finally:
+                process.terminate()
 
 
 def drift(prometheus: httpx.Client) -> dict[str, float]:

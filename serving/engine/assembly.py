@@ -124,23 +124,26 @@ def _choose_form(model: Model) -> None:
     from serving.engine.optimize import is_packable, optimize
 
     plain = model.form
-    may_share_batches = not model.is_restored and model.contract.batching == "any lengths"
-    proves_forms = may_share_batches and is_packable(model)
-    if proves_forms and model.measurements.find(PROVED, bool):
+    if _may_share_batches(model) and is_packable(model) and model.measurements.find(PROVED, bool):
         model.form = optimize(model)
         if model.form.is_packed:
             return
         model.form = plain
-    proof = BatchProof(model)
+    proof, plain = BatchProof(model), model.form  # in this order: the proof may ask for all inputs, and restore
+    proves_forms = _may_share_batches(model) and is_packable(model)
     if proves_forms:
         model.form = optimize(model, proof.holds_for)
-        if model.form.is_packed and not model.is_restored:
+        if model.form.is_packed:
             model.measurements.set(PROVED, True)
         if model.form is not plain:
             return
     proof.choose()
     if model.form.batching == "any lengths" and not (proves_forms or model.is_restored):
         model.form = optimize(model)
+
+
+def _may_share_batches(model: Model) -> bool:
+    return not model.is_restored and model.contract.batching == "any lengths"
 
 
 def make_engine(

@@ -1,8 +1,8 @@
 """What an engine measures before it serves, kept in the cache for every later engine that would measure the same.
 
-Threads, cost, token budget and what a form is chosen by depend on the architecture, the machine and the versions of the
-software, not on the weights. All of these make up the key of an entry. Whether a form answers as the model does is no
-measurement: each load checks that anew.
+Threads, cost, token budget, what a form is chosen by, and that the rows of a packed batch change nothing for one
+another depend on the architecture, the machine and the versions of the software, not on the weights. All of these make
+up the key of an entry. Whether a form answers as the model does is not kept: each load checks that anew.
 """
 
 import hashlib

@@ -76,7 +76,8 @@ def at_end(work: Callable[[], object]) -> None:
         def handle(
             number: int, frame: FrameType | None, before: Callable[[int, FrameType | None], object] = before
         ) -> None:
-            loop.call_soon_threadsafe(work)
+            if not loop.is_closed():  # as at a second signal
+                loop.call_soon_threadsafe(work)
             before(number, frame)
 
         signal.signal(number, handle)

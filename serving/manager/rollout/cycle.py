@@ -24,6 +24,8 @@ from serving.wire.version_state import State
 
 LEASE_SECONDS = 15.0
 """A leader that has not written for so long is followed by another one. Untuned: some polls."""
+HAND_SECONDS = 5.0
+"""A move of the alias whose record is missing for so long was made by hand. Untuned: a promotion writes it at once."""
 COUNTS_SECONDS = 5.0
 """How often a replica that does not lead tells what it counted. Untuned."""
 
@@ -62,7 +64,8 @@ class Cycle:
         self._seen: dict[str, tuple[str, int, float]] = {}
         """Per rollout: the holder and the beat that were seen last, and since when."""
         self._led_at: dict[str, float] = {}
-        self._overruled: set[str] = set()
+        self._overruled: dict[str, float] = {}
+        """Per rollout: since when its alias is seen elsewhere than its records say."""
         self._told: dict[str, tuple[float, RolloutCounts]] = {}
 
     def run(self, names: Collection[str], states: States, now: float) -> RolloutViews:
@@ -83,13 +86,12 @@ class Cycle:
     def _end_overruled(self, name: str, state: RolloutState, now: float) -> RolloutState:
         """Write down that a hand moved the alias, so that the rollout does not go on if it is moved back.
 
-        In the second cycle that sees it: the first one may be in between the two writes of another leader's promotion.
+        After HAND_SECONDS: a cycle may be in between the two writes of a promotion, by a person or another leader.
         """
         plan = state.plan
         if not self._leads(state, now):
             return state
-        if plan.id not in self._overruled:
-            self._overruled.add(plan.id)
+        if now - self._overruled.setdefault(plan.id, now) < HAND_SECONDS:
             return state
         why = f"{plan.alias} was moved to {state.live or 'no version'} by hand"
         return self._rollouts.stop(name, state, outcome="aborted", who=f"rollout begun by {plan.who}", why=why)

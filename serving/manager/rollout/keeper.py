@@ -16,7 +16,7 @@ from registry.rollout.control import Rollouts, RolloutViews
 from registry.rollout.guards import Guard
 from registry.rollout.state import RolloutState, Verdict
 from serving.manager.registry_poll import MakePool
-from serving.manager.registry_watch import connect_client
+from serving.manager.registry_watch import NUDGED_SECONDS, connect_client
 from serving.manager.rollout.annotations import Annotator
 from serving.manager.rollout.cycle import Cycle, States
 from serving.runtime.backoff import jittered
@@ -69,7 +69,10 @@ class RolloutKeeper:
         self._left = {name: model.rollout for name, model in models.items() if model.rollout is not None}
 
     def step(self, now: float, names: Collection[str], states: States, *, at_once: bool = False) -> None:
-        """Take the answer of a cycle that has ended, and begin the next one if it is time to, or `at_once`."""
+        """Take the answer of a cycle that has ended, and begin the next one if it is time to, or `at_once`.
+
+        Calls with `at_once` that come close together, or while a cycle runs, are one, as of `RegistryWatch.step`.
+        """
         if self._running is not None:
             if not self._running.done():
                 self._again |= at_once
@@ -77,7 +80,8 @@ class RolloutKeeper:
             self._take(self._running)
             self._running = None
         self._again |= at_once
-        if now >= self._asked + self._factor * self._pause_seconds() or self._again:
+        is_nudged = self._again and now - self._asked >= NUDGED_SECONDS
+        if now >= self._asked + self._factor * self._pause_seconds() or is_nudged:
             self._asked, self._factor, self._again = now, self._spread(1.0), False
             self._running = self._pool.submit(self._cycle, frozenset(names), dict(states), now)
             self._running.add_done_callback(lambda _: self._woken.set())

@@ -253,6 +253,37 @@ def test_what_is_not_proved_for_any_lengths_keeps_its_own_modules(tmp_path: Path
     assert model.form.describe() == "eager"
 
 
+def test_a_model_that_the_proof_finds_to_be_changed_by_its_forward_passes_keeps_its_own_modules(tmp_path: Path) -> None:
+    make_artifact(tmp_path, "bert", TASK)
+    model = Model(tmp_path, read_contract(tmp_path))
+    assert not model.is_restored, "the first forward pass has short rows only"
+
+    def remember(module: Any, _: object, inputs: dict[str, torch.Tensor], output: object) -> None:
+        module.mode = "long" if inputs["input_ids"].shape[1] > 20 else "short"
+
+    model.module.mode = "short"
+    model.module.register_forward_hook(remember, with_kwargs=True)
+    optimize_model(model)
+    assert model.is_restored
+    assert (model.form.describe(), model.form.batching) == ("eager", "any lengths")
+
+
+def test_a_model_that_needs_its_masks_is_proved_as_it_is_where_no_form_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_artifact(tmp_path, "bert", TASK)
+    model = Model(tmp_path, read_contract(tmp_path))
+
+    def heed(_module: Any, _: object, inputs: dict[str, torch.Tensor], output: Any) -> None:
+        output.logits = output.logits * (1 + ("attention_mask" in inputs)) * len(inputs["input_ids"])
+
+    model.module.register_forward_hook(heed, with_kwargs=True)
+    monkeypatch.setattr(BatchProof, "holds_for", lambda *_: False)
+    optimize_model(model)
+    assert (model.form.describe(), model.form.has_all_inputs) == ("eager", True)
+    assert model.form.batching == "one row"
+
+
 @pytest.mark.parametrize(
     ("holds", "form"),
     [

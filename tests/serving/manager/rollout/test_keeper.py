@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from registry.errors import RegistryUnavailable
+from registry.history import Move
 from registry.references import Reference
 from registry.rollout.state import COUNTS, RolloutState
-from serving.manager.rollout.cycle import LEASE_SECONDS, Cycle
+from serving.manager.rollout.cycle import HAND_SECONDS, LEASE_SECONDS, Cycle
 from serving.manager.rollout.keeper import IDLE_POLLS
 from serving.wire.rollout_counts import RolloutCounts, SideCounts, write_counts
 from serving.wire.version_state import State
@@ -123,10 +124,10 @@ def test_a_rollout_that_was_overruled_does_not_go_on_once_the_alias_is_moved_bac
 ) -> None:
     alone.look(0.0)
     versions.by_hand("promote", "3")
-    assert [alone.look(now).phase for now in (1.0, 2.0)] == ["overruled", "aborted"]
+    assert [alone.look(now).phase for now in (1.0, 1.0 + HAND_SECONDS)] == ["overruled", "aborted"]
     assert versions.history("m")[-1].why == "version 2 aborted at shadow:200: champion was moved to 3 by hand"
     versions.by_hand("rollback", "1")
-    assert alone.look(3.0).weight == 0.0
+    assert alone.look(2.0 + HAND_SECONDS).weight == 0.0
 
 
 def test_a_candidate_that_a_hand_made_live_without_a_record_ends_the_rollout(
@@ -134,7 +135,24 @@ def test_a_candidate_that_a_hand_made_live_without_a_record_ends_the_rollout(
 ) -> None:
     alone.look(0.0)
     versions.tags.aliases["m"]["champion"] = "2"
-    assert [alone.look(now).phase for now in (1.0, 2.0)] == ["promoting", "aborted"]
+    seen = [alone.look(now).phase for now in (1.0, 1.1, 1.0 + HAND_SECONDS)]
+    assert seen == ["promoting", "promoting", "aborted"]
+    assert versions.current("m", "champion") == "2"
+
+
+def test_cycles_close_together_leave_a_promotion_the_time_to_write_its_record(
+    alone: Replica, versions: MemoryVersions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone.look(0.0)
+    seen, note = [], versions.note
+
+    def look_first(name: str, move: Move) -> None:
+        seen.extend(alone.look(now).phase for now in (1.0, 1.1, 1.2))
+        note(name, move)
+
+    monkeypatch.setattr(versions, "note", look_first)
+    assert versions.rollouts().finish("m", why="sure").phase == "promoted"
+    assert seen == ["promoting"] * 3
     assert versions.current("m", "champion") == "2"
 
 
