@@ -118,13 +118,14 @@ class Outbox:
 
     def take_settings(self, content: bytes, streams: list[Stream]) -> None:
         """The client changes the window of all streams, if anything. streams: that there are. Raises BrokenRule."""
-        for name, value in read_settings(content):
-            if name == frames.INITIAL_WINDOW_SIZE:
-                for stream in streams:
-                    self._widen(stream, value - self._initial_window)
-                self._initial_window = value
-                if value > frames.MAX_WINDOW:
-                    raise _too_large()
+        value = dict(read_settings(content)).get(frames.INITIAL_WINDOW_SIZE)  # the last one that the frame has
+        if value is None:
+            return
+        if value > frames.MAX_WINDOW:
+            raise _too_large()
+        for stream in streams:
+            self._widen(stream, value - self._initial_window)
+        self._initial_window = value
 
     def widen(self, stream: Stream | None, more: int) -> None:
         """The client takes more, of one stream or of the whole connection. Raises BrokenRule."""
@@ -143,9 +144,15 @@ class Outbox:
             raise _too_large()
 
     def take_waiting(self) -> list[Stream]:
-        """Those whose answers wait for the client, which are to be sent again."""
-        found = list(self._blocked.values())
-        self._blocked.clear()
+        """Those whose answers waited for the client, and of which it takes more now.
+
+        Others are left alone: a client may open windows by one byte at a time, with thousands of answers that wait.
+        """
+        if self._window <= 0 or self._is_paused:
+            return []
+        found = [stream for stream in self._blocked.values() if stream.window > 0][: self._window]
+        for stream in found:
+            del self._blocked[stream.number]
         return found
 
     # The network

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import hpack
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from serving.front.rpc.codes import Code
 from serving.front.rpc.connection import RpcConnection
 from serving.front.rpc.frames import PREFACE, ErrorCode, Frame, FrameReader, frame, number, settings_frame
 from serving.front.rpc.methods import Method
-from serving.front.rpc.outbox import RECEIVE_WINDOW, RpcLimits
+from serving.front.rpc.outbox import RECEIVE_WINDOW, Outbox, RpcLimits
 from serving.front.rpc.spare_frames import MAX_SPARE
 from serving.front.rpc.stream import Stream
 from tests.serving.front.attacked import PATIENT
@@ -412,6 +413,44 @@ def test_any_frames_leave_nothing_behind(sent: list[bytes], mixes: bool) -> None
         for _ in range(3):
             await asyncio.sleep(0)
         assert client.is_clean()
+
+    asyncio.run(work())
+
+
+def test_windows_that_open_by_little_are_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    send = Outbox.send
+    monkeypatch.setattr(Outbox, "send", lambda outbox, stream: tried.append(stream.number) or send(outbox, stream))
+
+    async def work() -> None:
+        client = Client(b"an answer")
+        await client.greet(window=0)
+        await client.send(*map(client.call, (1, 3, 5, 7)))
+        tried.clear()
+        await client.send(*[frame(frames.WINDOW_UPDATE, 0, 0, number(1))] * 100)
+        await client.send(*[settings_frame({frames.INITIAL_WINDOW_SIZE: 0})] * 100)
+        assert not tried
+        await client.send(frame(frames.WINDOW_UPDATE, 0, 3, number(1)))
+        assert tried == [3]
+
+    asyncio.run(work())
+
+
+def test_a_frame_of_settings_changes_windows_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = []
+    widen = Outbox._widen
+    monkeypatch.setattr(
+        Outbox, "_widen", lambda outbox, stream, more: changed.append(more) or widen(outbox, stream, more)
+    )
+
+    async def work() -> None:
+        client = Client(b"x" * 300)
+        await client.greet(window=0)
+        await client.send(client.call(1))
+        setting = settings_frame({frames.INITIAL_WINDOW_SIZE: 200})[9:]
+        sent = await client.send(frame(frames.SETTINGS, 0, 0, 1000 * setting + setting[:-1] + bytes((100,))))
+        assert len(answer_of(sent)) == 100
+        assert changed == [100]
 
     asyncio.run(work())
 
