@@ -17,7 +17,7 @@ from serving.front.rpc.frames import BrokenRule, ErrorCode, Frame, FrameReader, 
 from serving.front.rpc.header_blocks import BlockReader, HeaderReader
 from serving.front.rpc.methods import Method, refusal
 from serving.front.rpc.outbox import Outbox, RpcLimits
-from serving.front.rpc.spare_frames import SPARE_OF_CALL, SPARE_OF_SWEEP, SpareFrames
+from serving.front.rpc.spare_frames import SPARE_BYTES, SPARE_OF_CALL, SPARE_OF_SWEEP, SpareFrames
 from serving.front.rpc.stream import Stream
 
 IDLE_SECONDS = 120
@@ -196,6 +196,7 @@ class RpcConnection(asyncio.Protocol):
         if given.flags & frames.END_STREAM:
             stream.end_message()
         if refused is not None or method is None:
+            self._spare.spend()
             stream.trailers = refused
             self.flush(stream)
             return
@@ -214,9 +215,12 @@ class RpcConnection(asyncio.Protocol):
 
     def flush(self, stream: Stream) -> None:
         """Send of an answer what the client takes, and the rest later."""
-        if stream.number in self._streams and self._outbox.send(stream):
-            self._spare.regain(SPARE_OF_CALL)
-            self._forget(stream)
+        if stream.number in self._streams:
+            waiting, is_sent = len(stream.unsent), self._outbox.send(stream)
+            of_call = SPARE_OF_CALL if is_sent and stream.task is not None else 0
+            self._spare.regain(of_call + (waiting - len(stream.unsent)) // SPARE_BYTES)
+            if is_sent:
+                self._forget(stream)
 
     def _send_waiting(self) -> None:
         for stream in self._outbox.take_waiting():

@@ -3,6 +3,7 @@
 Source: RFC 7541.
 """
 
+import re
 from collections.abc import Iterable
 
 import hpack
@@ -20,7 +21,11 @@ MAX_KNOWN = 64
 LITERALS = bytes(range(128))
 """First bytes of what is not an entry of the table; also in the middle of large indices."""
 ENTRY_BYTES = 32
-
+"""What HTTP/2 adds for each header."""
+THIRD_SIZE = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f]){3}")
+"""More than the two changes of the table's size that a block may begin with (RFC 7541, 4.2)."""
+NO_TABLE = b"\x20"
+"""Begins a block: from now on the table has a size of 0."""
 SHORT = 127
 """The length from which it takes more than one byte."""
 
@@ -67,6 +72,8 @@ class HeaderReader:
         known = self._known.get(block)
         if known is not None:
             return known
+        if THIRD_SIZE.match(block):
+            raise BrokenRule(ErrorCode.COMPRESSION_ERROR, "the headers change the size of their table again and again")
         try:
             headers = [(name, value) for name, value in self._decoder.decode(block, raw=True)]
         except hpack.OversizedHeaderListError as error:

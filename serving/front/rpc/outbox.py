@@ -11,7 +11,7 @@ from serving.front.connection_guard import MIN_BYTES_PER_SECOND, ConnectionGuard
 from serving.front.rpc import frames
 from serving.front.rpc.codes import RESPONSE_HEAD
 from serving.front.rpc.frames import BrokenRule, ErrorCode, frame, number, read_settings, settings_frame
-from serving.front.rpc.header_blocks import MAX_HEADERS_BYTES
+from serving.front.rpc.header_blocks import MAX_HEADERS_BYTES, NO_TABLE
 from serving.front.rpc.stream import PREFIX_BYTES, Stream
 
 RECEIVE_WINDOW = 2**20
@@ -35,6 +35,7 @@ class Outbox:
         self._transport, self._guard = transport, guard
         self._window = self._initial_window = frames.DEFAULT_WINDOW
         self._blocked: dict[int, Stream] = {}
+        self._begin_block = NO_TABLE
         self._is_paused = self.is_over = False
         self._paused_since = 0.0
         self._unread = 0  # bytes that are counted as buffered
@@ -82,7 +83,7 @@ class Outbox:
             return False
         parts, size = [], 0
         if not stream.has_begun and (stream.unsent or stream.trailers is None):
-            parts.append(frame(frames.HEADERS, frames.END_HEADERS, stream.number, RESPONSE_HEAD))
+            parts.append(self._headers(stream, frames.END_HEADERS, RESPONSE_HEAD))
         stream.has_begun = True
         while stream.unsent and not self._is_paused:
             room = min(self._window, stream.window, frames.MAX_FRAME_BYTES, len(stream.unsent))
@@ -100,11 +101,16 @@ class Outbox:
             self._blocked[stream.number] = stream
         elif stream.trailers is not None:
             flags = frames.END_HEADERS | frames.END_STREAM
-            parts.append(frame(frames.HEADERS, flags, stream.number, stream.trailers))
+            parts.append(self._headers(stream, flags, stream.trailers))
             if not stream.is_whole:  # the client need not send the rest
                 parts.append(frame(frames.RST_STREAM, 0, stream.number, number(ErrorCode.NO_ERROR)))
         self._transport.write(b"".join(parts))
         return is_sent
+
+    def _headers(self, stream: Stream, flags: int, block: bytes) -> bytes:
+        """A frame with a block. The first one says that no table is used, as clients that allow none ask for."""
+        begin, self._begin_block = self._begin_block, b""
+        return frame(frames.HEADERS, flags, stream.number, begin + block)
 
     def forget(self, stream: Stream) -> None:
         """Nothing more of it is to be sent."""

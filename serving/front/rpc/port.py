@@ -73,6 +73,8 @@ class GrpcPort:
         try:
             async with asyncio.timeout_at(self._left_at + self._front.settings.grace_seconds):
                 while self._connections:
+                    for connection in list(self._connections):
+                        connection.leave()  # one whose handshake has ended only now
                     await asyncio.sleep(LOOK_SECONDS)
         except TimeoutError:
             for connection in list(self._connections):

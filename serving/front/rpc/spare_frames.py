@@ -1,10 +1,12 @@
-"""How many frames a client may send that bring no call, such as pings, resets and empty data: they cost time, too."""
+"""How many frames a client may send that bring no answer, such as pings, resets and refused calls: each costs time."""
 
 from serving.front.rpc.frames import BrokenRule, ErrorCode
 
 MAX_SPARE, SPARE_OF_CALL, SPARE_OF_SWEEP = 1000, 10, 100
-"""Frames at once, and how many more for each call that is answered, and each sweep of the guard. Untuned: gRPC's
-clients send some two for a call."""
+"""Frames at once, and how many more for each call that is answered and was not refused at once, and each sweep of the
+guard. Untuned: gRPC's clients send some two for a call."""
+SPARE_BYTES = 1024
+"""Of an answer: for so many that the client takes it may send one more, as it opens its windows by pieces. Untuned."""
 
 
 class SpareFrames:

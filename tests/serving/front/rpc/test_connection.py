@@ -289,6 +289,57 @@ def test_calls_that_are_given_up_at_once_end_the_connection() -> None:
     asyncio.run(work())
 
 
+def test_calls_that_are_refused_at_once_are_no_excuse_for_other_frames() -> None:
+    async def work() -> None:
+        client = Client()
+        await client.greet()
+        refused = (client.headers(stream, **{"grpc-encoding": "gzip"}) for stream in range(1, 2 * MAX_SPARE + 9, 2))
+        assert goodbye(await client.send(*refused)) == ErrorCode.ENHANCE_YOUR_CALM
+        assert client.is_clean()
+
+    asyncio.run(work())
+
+
+def test_a_block_changes_the_size_of_the_table_at_most_twice() -> None:
+    async def work(changes: int) -> int:
+        client = Client(b"an answer")
+        await client.greet()
+        block = changes * b"\x3f\xe1\x1f" + client.headers(1)[9:]
+        return goodbye(await client.send(frame(frames.HEADERS, frames.END_HEADERS, 1, block)))
+
+    assert [asyncio.run(work(changes)) for changes in (0, 2)] == [-1, -1]
+    assert asyncio.run(work(3)) == ErrorCode.COMPRESSION_ERROR
+
+
+def test_clients_that_allow_no_table_read_the_headers() -> None:
+    async def work() -> list[bytes]:
+        client = Client(b"an answer")
+        await client.greet()
+        sent = await client.send(client.call(1)) + await client.send(client.call(3))
+        return [each.content for each in sent if each.kind == frames.HEADERS and each.content]
+
+    decoder = hpack.Decoder()
+    decoder.max_allowed_table_size = 0
+    blocks = [decoder.decode(block) for block in asyncio.run(work())]
+    assert [dict(block).get(":status") for block in blocks] == ["200", "200"]
+
+
+def test_a_client_that_opens_its_windows_by_little_gets_the_whole_of_a_large_answer() -> None:
+    answer = bytes(6 * 2**20)
+
+    async def work() -> None:
+        client = Client(answer)
+        await client.greet()
+        sent = await client.send(client.call(1))
+        opened = frame(frames.WINDOW_UPDATE, 0, 0, number(4096)) + frame(frames.WINDOW_UPDATE, 0, 1, number(4096))
+        for _ in range(len(answer) // 4096):
+            sent += await client.send(opened)
+        assert goodbye(sent) == -1
+        assert sum(len(each.content) for each in sent if each.kind == frames.DATA) == len(answer) + 5
+
+    asyncio.run(work())
+
+
 def test_clients_that_answer_pings_and_open_windows_go_on() -> None:
     async def work() -> None:
         client = Client(b"an answer")
