@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from serving.engine.parallel import ForwardPool
 
 
-PROVED = "rows of any lengths share packed batches"
-"""What the measurements remember of a proof that has held."""
+PROVED = "rows of any lengths share batches of this form"
+"""What the measurements remember of a proof that has held for a packed form: its description."""
 
 
 def make_model(
@@ -121,20 +121,24 @@ def _choose_form(model: Model) -> None:
     answers have a gate of their own.
     """
     from serving.engine.batch_invariance import BatchProof
+    from serving.engine.optimizations.unpadded import unpack
     from serving.engine.optimize import is_packable, optimize
 
     plain = model.form
-    if _may_share_batches(model) and is_packable(model) and model.measurements.find(PROVED, bool):
+    proved = model.measurements.find(PROVED, str)
+    if _may_share_batches(model) and is_packable(model) and proved is not None:
         model.form = optimize(model)
-        if model.form.is_packed:
+        if model.form.describe() == proved:
             return
+        if model.form.is_packed:  # in another way than was proved
+            unpack(plain.module)
         model.form = plain
     proof, plain = BatchProof(model), model.form  # in this order: the proof may ask for all inputs, and restore
     proves_forms = _may_share_batches(model) and is_packable(model)
     if proves_forms:
         model.form = optimize(model, proof.holds_for)
-        if model.form.is_packed:
-            model.measurements.set(PROVED, True)
+        if model.form.is_packed and not model.form.has_all_inputs:
+            model.measurements.set(PROVED, model.form.describe())
         if model.form is not plain:
             return
     proof.choose()

@@ -117,13 +117,14 @@ def _load_faster(source: "_Source", others: Sequence[str], notes: Sequence[str])
     Both are loaded and timed where that is not known of this architecture and machine, and one of them where it is.
     """
     measurements, name = source.measurements(INT8_OR_FLOAT), f"int8 ({source.float_layers} in float) : {others[0]}"
-    gain, rival = measurements.find(name, float), None
+    gain, rival, reason = measurements.find(name, float), None, ""
     if gain is None or gain > 1:
         try:
             model = _load_optimized(source, INT8)
         except Exception as error:  # of int8 torch may raise anything, and others do without
             is_told = isinstance(error, _OtherAnswer | Int8Refused)
             reason = str(error) if is_told else f"int8 is not used: {describe_error(error)}"
+        if reason:  # out of the handler, whose error holds the model
             return _load_best(source, others, [*notes, reason])
     if gain is None:
         rival = _load_best(source, others, notes)

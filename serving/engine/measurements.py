@@ -72,7 +72,7 @@ class Measurements:
     def recall(self, name: str, kind: type[T], measure: Callable[[], T]) -> T:
         """The measurement of this name, made by `measure` where none is known, and kept. Raises what `measure` raises.
 
-        kind: int, float, bool, or a class of fields of these.
+        kind: int, float, bool, str, or a class of fields of these.
         """
         kept = self.find(name, kind)
         if kept is not None:

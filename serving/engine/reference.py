@@ -45,7 +45,7 @@ class Reference:
             (self._equal, True),
             ([min(length, longest) for length in MIXED_LENGTHS], True),
         ]
-        if longest <= 2 * long:
+        if longest <= 2 * long:  # then this pair costs no more than the row alone and a shorter pair
             self._cases.append(([longest, company], True))
         else:
             self._cases += [([longest], False), *[([long, company], True)] * pads_long_rows]

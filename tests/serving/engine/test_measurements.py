@@ -95,15 +95,17 @@ def test_batches_are_proved_once_for_an_architecture_and_the_form_is_compared_ea
     assert again.model.form.describe() == first.model.form.describe()
     assert (len(proofs), len(checks)) == (1, 2)
 
-    def refuse(self: Reference, form: ExecutionForm) -> None:
-        if form.is_packed:
-            raise DifferentAnswer("its logits differ")
+    for refused, number in (("prunes_to_first_token", 2), ("is_packed", 3)):
 
-    monkeypatch.setattr(Reference, "check", refuse)
-    other = load(order, root, cache)
-    assert not other.model.form.is_packed
-    assert other.model.form.batching == "any lengths"
-    assert len(proofs) == 2, "the form that serves now was not proved before"
+        def refuse(self: Reference, form: ExecutionForm, refused: str = refused) -> None:
+            if getattr(form, refused):
+                raise DifferentAnswer("its logits differ")
+
+        monkeypatch.setattr(Reference, "check", refuse)
+        other = load(order, root, cache)
+        assert not getattr(other.model.form, refused)
+        assert other.model.form.batching == "any lengths"
+        assert len(proofs) == number, "the form that serves now was not proved before"
 
 
 def test_without_a_folder_nothing_is_kept(order: EngineOrder, root: Path) -> None:
