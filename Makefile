@@ -31,11 +31,10 @@ test-fast: $(STAMP)
 # ARGS='-n 0' runs the tests one after the other.
 PARALLEL := -n auto
 
-# mypy's status is 1 for errors of types and 2 where it fails itself, e.g. over a torn cache or a full disk.
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@echo "$(BIN)/mypy"; $(BIN)/mypy || { [ $$? -eq 2 ] && echo "mypy itself failed: once more without its cache (.mypy_cache, which may be removed)" && $(BIN)/mypy --cache-dir=/dev/null --show-traceback; }
+	$(BIN)/mypy
 
 # The pinned dependencies against the published advisories; in an environment of its own, because it brings packages.
 audit:

@@ -13,7 +13,7 @@ from registry.settings import RegistrySettings
 from serving.client.local_server import run_server
 from serving.errors import EngineError
 
-SWAP_SECONDS = 120.0
+SWAP_SECONDS = 300.0
 """Until a version is loaded, or has left."""
 
 Say = Callable[[str], None]
