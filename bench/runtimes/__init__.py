@@ -5,6 +5,6 @@ quantize    the other runtimes' models in int8
 worker      the process of a runtime: batches of token ids in, seconds and labels out
 loaders     how each runtime runs a batch
 
-No server, no tokenizer: what is compared is kernels and the graphs around them. Headwaiter packs the rows of a batch,
-the others pad them.
+There is no server and no tokenizer, so the benchmark compares kernels and execution graphs. Headwaiter packs the rows
+of a batch; the other runtimes pad them.
 """

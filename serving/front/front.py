@@ -109,7 +109,7 @@ class Front:
             await companion.open()
 
     def leave(self) -> None:
-        """The server is to end: what is accepted is still answered, and clients at other ports are sent away."""
+        """Begin to drain: accepted requests are still answered, and gRPC clients are asked to connect elsewhere."""
         for companion in self.companions:
             companion.leave()
 

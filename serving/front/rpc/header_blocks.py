@@ -23,7 +23,7 @@ LITERALS = bytes(range(128))
 ENTRY_BYTES = 32
 """What HTTP/2 adds for each header."""
 THIRD_SIZE = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f]){3}")
-"""More than the two changes of the table's size that a block may begin with (RFC 7541, 4.2)."""
+"""Three changes of the table's size at the beginning of a block, which may have two (RFC 7541, 4.2)."""
 NO_TABLE = b"\x20"
 """Begins a block: from now on the table has a size of 0."""
 SHORT = 127
