@@ -20,6 +20,7 @@ import bentoml
 import click
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from bentoml.exceptions import BentoMLException
 
 from registry.environment import InvalidSetting, settings_of
@@ -48,7 +49,6 @@ _QUIET = {
     "metrics": {"enabled": False},  # the data plane has its own; BentoML's label every raw path
     "logging": {"access": {"enabled": False}},
     "tracing": {"excluded_urls": ".*"},  # spans are recorded even when they are not sampled
-    "traffic": {"timeout": 3600},  # a request's own deadline is shorter
 }
 
 
@@ -80,7 +80,9 @@ class FrontService(Service[Any]):
         from serving.front.cross_origin import allow_origins
 
         host = _check_listener()
-        plane = DataPlane(front(), super().to_asgi(is_main=is_main))
+        inner = super().to_asgi(is_main=is_main)
+        _leave_out_timeouts(inner)
+        plane = DataPlane(front(), inner)
         chosen = choose_connection(plane.huggingface)
         if front().settings.admin_port:
             front().companions.append(AdminPort(front(), host or "127.0.0.1", is_bounded=chosen is not None))
@@ -233,9 +235,20 @@ def _check_listener() -> str | None:
     return host
 
 
+def _leave_out_timeouts(app: Any) -> None:
+    """Take BentoML's deadline out of its app, before it serves: requests have their own.
+
+    An error before the first byte of an answer leaves it waiting for the whole time (read in BentoML 1.4.39).
+    """
+    app.user_middleware = [each for each in app.user_middleware if each.cls is not TimeoutMiddleware]
+
+
 def _settle_process() -> None:
     """Set this worker process' global state, once everything is imported."""
     from serving.front.protocols.bentoml import quiet_refusals
+
+    # A front is ready without the manager: what is loaded is served while another manager takes its place.
+    BentoMLContainer.api_server_config.runner_probe.enabled.set(False)
 
     access = logging.getLogger("uvicorn.access")  # with handlers, uvicorn formats a line for each request
     access.handlers, access.propagate = [], False

@@ -65,6 +65,15 @@ def test_the_only_worker_of_its_kind_is_replaced_in_a_container_too(
     assert alone.describe("m")["versions"]["1"]["state"] == "ready"
 
 
+def test_the_server_is_ready_while_its_manager_stands_still(alone: Server) -> None:
+    def is_ready_without_manager() -> bool:
+        (manager,) = alone.processes("headwaiter_manager")
+        manager.send_signal(signal.SIGSTOP)  # until it is killed, some seconds later
+        return alone.is_ready() and manager.is_running() and manager.status() == psutil.STATUS_STOPPED
+
+    wait_until(is_ready_without_manager, "ready while the manager stands still")
+
+
 FAULT = '''
 """Every process of the server imports this. In an engine, a row of many tokens breaks the device for good."""
 import sys
