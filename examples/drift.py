@@ -8,6 +8,7 @@ program `prometheus` is not installed, the server's own metrics are printed.
 
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -24,7 +25,6 @@ from text_classification import REVIEWS, TRAIN, fine_tune
 import headwaiter
 
 NAME = "example-drift"
-ADDRESS = "127.0.0.1:9095"
 USUAL = [text for text, _ in REVIEWS]
 UNUSUAL = [f"since the last update {text}, and nobody answers my letters" for text, label in REVIEWS if label == 0]
 
@@ -40,6 +40,8 @@ def ask(server: httpx.Client, texts: list[str], is_seen: Callable[[], bool]) -> 
 @contextmanager
 def watch(server: httpx.Client) -> Iterator[httpx.Client]:
     """A Prometheus that watches the server each second: an example cannot wait for the usual intervals."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     program, target = Path(sys.executable).with_name("headwaiter"), f"{server.base_url.host}:{server.base_url.port}"
     with TemporaryDirectory() as folder:
         command = [program, "monitoring", "export", folder, "--target", target]
@@ -47,10 +49,10 @@ def watch(server: httpx.Client) -> Iterator[httpx.Client]:
         for path in Path(folder, "prometheus").iterdir():
             path.write_text(re.sub(r"interval: \w+", "interval: 1s", path.read_text()))
         options = [f"--config.file={folder}/prometheus/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb"]
-        options += [f"--web.listen-address={ADDRESS}", "--log.level=error"]
+        options += [f"--web.listen-address={address}", "--log.level=error"]
         with subprocess.Popen(["prometheus", *options]) as process:
             try:
-                with httpx.Client(base_url=f"http://{ADDRESS}", transport=httpx.HTTPTransport(retries=8)) as prometheus:
+                with httpx.Client(base_url=f"http://{address}", transport=httpx.HTTPTransport(retries=8)) as prometheus:
                     while prometheus.get("/-/ready").status_code != 200:
                         time.sleep(0.1)
                     yield prometheus

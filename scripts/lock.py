@@ -4,6 +4,7 @@
 comes from PyTorch's own index, and stands without a hash in `deploy/requirements-cpu.txt`, by hand.
 """
 
+import argparse
 import os
 import re
 import subprocess
@@ -38,6 +39,7 @@ def compile_lock(source: str, *options: str) -> list[str]:
 
 def main() -> None:
     """Write the three files."""
+    argparse.ArgumentParser(prog="python -m scripts.lock", description=__doc__).parse_args()
     extras = [option for extra in ("tracing", "signing", "grpc") for option in ("--extra", extra)]
     found = compile_lock("pyproject.toml", *extras, "--constraints", str(CONSTRAINTS))
     locks = {

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ STOP_SECONDS = 60.0
 POLL_SECONDS = 0.05
 SHOWN_CHARACTERS = 2000
 """Of the log of a server that did not start."""
+_END_WITH_OWNER = "import os, signal, sys; sys.stdin.read(); os.kill(int(sys.argv[1]), signal.SIGTERM)"
+"""A process that ends the server when its standard input does, as that of an owner that was killed."""
 _OF_OTHER_SERVERS = (
     "HEADWAITER_KEYS_FILE",
     "HEADWAITER_TLS_CERT",
@@ -35,8 +38,8 @@ def run_server(*models: str, port: int = 0, log: Path | None = None) -> Iterator
     """Serve these models, as `headwaiter serve` does, and give the server's address once it is ready.
 
     port: of 127.0.0.1; 0 for a free one. log: the file of its output; default: a temporary one. The server gets this
-    process' environment, but for keys, certificates and the admin port. It ends with the block. Raises EngineError,
-    which has the end of the log, if the server is not ready within 120 s.
+    process' environment, but for keys, certificates and the admin port. It ends with the block, and with this process.
+    Raises EngineError, which has the end of the log, if the server is not ready within 120 s.
     """
     port = port or _free_port()
     environ = {name: value for name, value in os.environ.items() if name not in _OF_OTHER_SERVERS}
@@ -51,11 +54,18 @@ def run_server(*models: str, port: int = 0, log: Path | None = None) -> Iterator
                 start_new_session=True,
                 env=environ | {"PYTHONPATH": python_path()},
             )
+        guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _END_WITH_OWNER, str(process.pid)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_until_ready(url, process, log)
             yield url
         finally:
+            guard.kill()
+            guard.communicate()
             _stop(process)
 
 
