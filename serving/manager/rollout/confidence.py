@@ -3,18 +3,21 @@
 The bounds are a confidence sequence by the mixture method (Robbins 1970; Howard, Ramdas et al. 2021): with probability
 at least 1 - error the true mean is within the bounds of every sample size. For a mean m the ratio
 
-    M(m) = ∫ q^s (1-q)^(n-s) dBeta(q; ½, ½) / (m^s (1-m)^(n-s)),   s the sum of n numbers
+    M(m) = ∫ q^s (1-q)^(n-s) dBeta(q; a, a) / (m^s (1-m)^(n-s)),   s the sum of n numbers
 
 is a martingale that begins at 1 if the numbers are 0 or 1, and a supermartingale for numbers between, as it is
 convex in each of them. By Ville's inequality it ever exceeds 1/error with probability at most `error`. The bounds are
 the means that it has not excluded. The numbers need not be independent: it is enough that each has the mean m given
-those before it.
+those before it. `is_worse` judges pairs by the same inequality, with a mixture of bets (Waudby-Smith and Ramdas 2024).
 """
 
 from math import exp, lgamma, log, log1p
 
-PRIOR = 0.5
-"""Of the Beta mixture: Jeffreys', which is near the best for shares near 0 and 1, as those of errors are."""
+PRIOR = 0.25
+"""a of the Beta mixture: below Jeffreys' 0.5, as shares of errors are near 0. With it 1,090 requests without an error
+show that fewer than 0.5 % fail, with 0.5 it takes 1,440."""
+BETS = (0.9, 0.45, 0.225, 0.1125)
+"""Of `is_worse`, as shares of the greatest one; 1 would be lost at the first pair that is better."""
 BISECTIONS = 30
 """Halvings of an interval of logits: the bounds are exact to 7e-8 of a logit."""
 _MOST_LOGIT = 40.0
@@ -58,6 +61,22 @@ def is_above(total: float, count: int, limit: float, error: float) -> bool:
 def is_below(total: float, count: int, limit: float, error: float) -> bool:
     """Whether the upper bound is below `limit`."""
     return is_above(count - total, count, 1.0 - limit, error)
+
+
+def is_worse(worse: int, better: int, count: int, limit: float, error: float) -> bool:
+    """Whether the mean of `count` differences, each -1, 0 or 1, is surely above `limit`.
+
+    worse, better: how many are 1, and at most how many are -1: more than there are only makes it less certain. limit:
+    from 0 to below 1. error: the probability with which this is ever wrong, however often one looks.
+    """
+    better = min(better, count - worse)
+    threshold = log(len(BETS) / error)
+    for share in BETS:
+        bet = share / (1.0 + limit)
+        gain = worse * log1p(bet * (1.0 - limit)) + better * log1p(-share)
+        if gain + (count - worse - better) * log1p(-bet * limit) >= threshold:
+            return True
+    return False
 
 
 def _log_mixture(total: float, count: int) -> float:

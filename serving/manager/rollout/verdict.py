@@ -3,8 +3,9 @@
 A guard fails where the candidate is beyond its limit with certainty, passes where it is within with certainty, and is
 inconclusive else. FAIL_ERROR bounds the probability that any guard of any step ever fails although the candidate keeps
 to it, however often one looks: each guard of each step gets an equal part (union bound), and of a comparison each side
-gets half of that. PASS_ERROR is the probability that one guard passes in one step although the candidate is beyond.
-The bounds are those of `confidence`. Guards that are queries have no part in this: their values are taken as they are.
+gets half of that. Errors of shadows are judged in two ways, each of which has half of that part. PASS_ERROR is the
+probability that one guard passes in one step although the candidate is beyond. The bounds are those of `confidence`.
+Guards that are queries have no part in this: their values are taken as they are.
 """
 
 from bisect import bisect_left
@@ -15,7 +16,7 @@ from math import inf, log
 
 from registry.rollout.guards import Guard
 from registry.rollout.state import Bounds, Check, Verdict
-from serving.manager.rollout.confidence import bounds, is_above, is_below
+from serving.manager.rollout.confidence import bounds, is_above, is_below, is_worse
 from serving.manager.rollout.prometheus import Reading
 from serving.wire.rollout_counts import RolloutCounts, SideCounts, bucket_seconds
 
@@ -61,6 +62,7 @@ def judge(
     are queries.
     """
     fail_error = FAIL_ERROR / (steps * len(guards))
+    side_error = fail_error / 2 if is_shadow else fail_error
     checks, stable = [], dict(before or {})
     for guard in guards:
         if not (guard.is_shadowed if is_shadow else not guard.needs_shadow):
@@ -73,9 +75,12 @@ def judge(
             checks.append(_judge_labels(guard, counts, fail_error))
         else:
             if counts.stable.requests:
-                stable[str(guard)] = _bounds(guard, counts.stable, fail_error)
+                stable[str(guard)] = _bounds(guard, counts.stable, side_error)
             sides = _shadowed(counts) if is_shadow else counts
-            checks.append(_judge_sides(guard, sides, stable.get(str(guard), UNKNOWN), fail_error))
+            check = _judge_sides(guard, sides, stable.get(str(guard), UNKNOWN), side_error)
+            if is_shadow and _fails_pairs(sides, guard.limit, side_error):
+                check = Check(check.guard, "fail", check.figures)
+            checks.append(check)
     return Judgement(tuple(checks), stable)
 
 
@@ -107,6 +112,15 @@ def _shadowed(counts: RolloutCounts) -> RolloutCounts:
     """
     answered = SideCounts(requests=counts.compared + counts.failed, errors=counts.failed)
     return RolloutCounts(rollout=counts.rollout, step=counts.step, stable=counts.stable, candidate=answered)
+
+
+def _fails_pairs(shadowed: RolloutCounts, limit: float, error: float) -> bool:
+    """Whether the candidate fails surely more often, each shadow compared with a request of the stable version's.
+
+    Shadows are of no more requests than the stable version has answered, so its errors are at least those of any pairs.
+    """
+    failed, number = shadowed.candidate.errors, shadowed.candidate.requests
+    return is_worse(failed, shadowed.stable.errors, number, limit, error)
 
 
 def _judge_sides(guard: Guard, counts: RolloutCounts, stable: Bounds, fail_error: float) -> Check:
