@@ -132,7 +132,7 @@ def test_the_demo_of_rollouts_in_short_form(server: Server) -> None:
     def candidate(version: str, title: str, *, is_good: bool = False) -> Candidate:
         return Candidate(version=version, title=title, steps=steps, guards=GUARDS, is_good=is_good)
 
-    with Traffic(f"{server.url}/models/m", TEXTS, rate=150) as traffic:
+    with Traffic(f"{server.url}/models/m", TEXTS, rate=80) as traffic:
         wrong, failing, slow, good = (
             roll_out(rollouts, server.http, traffic, "m", each, said.append)
             for each in (
