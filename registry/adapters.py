@@ -51,7 +51,7 @@ def merge(
     processor = find_processor(adapter, base, model, processor)
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     dtypes = {name: tensor.dtype for name, tensor in named}
-    settings = copy.deepcopy(vars(model.config))
+    settings, own = copy.deepcopy(vars(model.config)), len(list(model.parameters()))
     model.float()  # so that the sum is rounded once
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # what they say is refused here, or compared
@@ -63,11 +63,10 @@ def merge(
             "merging the adapter", f"merge it with PEFT alone (merge_and_unload); {adapter.trained_on}"
         ):
             merged = adapted.merge_and_unload(safe_merge=True)
-            is_tied = getattr(merged.config, "tie_word_embeddings", None)
             compare_outputs(expected, _run(merged, inputs), str(adapter.keys.peft_type))
     vars(merged.config).update(settings)  # a forward pass may write to it, as BigBird's and Reformer's
-    if is_tied is not None:
-        merged.config.tie_word_embeddings = is_tied
+    if len(list(merged.parameters())) > own:  # a head that was adapted has weights of its own; PEFT may say so of others
+        merged.config.tie_word_embeddings = False
     for name, tensor in [*merged.named_parameters(), *merged.named_buffers()]:
         tensor.data = tensor.data.to(dtypes.get(name, tensor.dtype))
     record = Adapter(config=adapter.config, peft=peft.__version__, files=adapter.files, base=files)

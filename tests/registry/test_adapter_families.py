@@ -14,6 +14,7 @@ SOME = [
     ("deberta-v2", "fill-mask"),
     ("bart", "question-answering"),
     ("t5", "text2text-generation"),
+    ("t5gemma", "text2text-generation"),
     ("vit", "image-classification"),
 ]
 

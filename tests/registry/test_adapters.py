@@ -451,6 +451,7 @@ def test_a_head_that_the_adapter_unties_keeps_the_dtype_of_its_base(tmp_path: Pa
     found = merged(make_adapter(tmp_path / "adapter", base, "AutoModelForCausalLM", config), base, "text-generation")
     assert {parameter.dtype for parameter in found.parameters()} == {torch.bfloat16}
     assert not torch.equal(found.lm_head.weight, found.transformer.wte.weight)
+    assert not found.config.tie_word_embeddings
 
 
 def test_the_comparison_leaves_the_configuration_as_it_was(tmp_path: Path) -> None:
