@@ -1,0 +1,157 @@
+"""Benchmark: the processor time of a request in a front by stage, and what several fronts answer together.
+
+The fronts are processes that are loaded over HTTP. At the other end of their sockets is an engine whose model answers
+at once. Fronts that share too few cores take turns on them, so the requests/s of as many cores follow from processor
+times: of a front, or of the engine's loop where that is the bound.
+"""
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import msgspec
+import torch
+import zmq
+
+from bench.front_process import BODY, HTTP, JSON, STAGES, Reading
+from bench.models import encoder_folder
+from bench.own_cost import free_model, make_engine, make_table
+from bench.processes import ROOT, Server
+from bench.report import rate, table
+from bench.results import run_load
+from bench.texts import SHORT, make_texts, read_words
+from serving.wire.routing_table import TableFile
+
+CONNECTIONS = 64
+FRONTS = (1, 2, 4)
+ROUNDS = 5
+LARGE_SHARE = 1 / 3
+"""Share of parsing and JSON from which another parser may be worth trying."""
+
+
+class Front:
+    """A front's process. run: the folder with the routing table. divides: whether it divides its time among stages."""
+
+    def __init__(self, run: Path, *, divides: bool = False) -> None:
+        command = [sys.executable, "-m", "bench.front_process", str(run), *["--stages"] * divides]
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        self.server = Server("front", f"http://127.0.0.1:{int(self._line())}/models/m0")
+
+    def read(self) -> Reading:
+        """What it has done until now."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        return msgspec.json.decode(self._line(), type=Reading)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+
+def run(seconds: float) -> str:
+    """The section of the report. seconds: measured time of each kind of front, and of each number of them."""
+    torch.set_num_threads(1)
+    texts = make_texts(SHORT, read_words(encoder_folder() / "vocab.txt"))
+    with TemporaryDirectory(prefix="hw-bench-") as name, _engine(Path(name)) as (folder, engine_seconds):
+        stages = _measure_stages(folder, texts, seconds)
+        together = [_measure_fronts(folder, count, texts, seconds, engine_seconds) for count in FRONTS]
+    heads = [
+        "fronts",
+        "front, µs a request",
+        "engine's loop, µs a row",
+        "requests/s, a core each",
+        "the engine's bound",
+    ]
+    parts = ["## Fronts: what a request costs", *stages, table(heads, together)]
+    return "\n\n".join(parts)
+
+
+@contextlib.contextmanager
+def _engine(home: Path) -> Iterator[tuple[Path, "partial[float]"]]:
+    """An engine at the end of a socket, while the block runs: the folder of its table, and its loop's seconds."""
+    model, root = free_model(home)
+    context = zmq.Context()
+    socket = context.socket(zmq.ROUTER)
+    socket.bind(f"ipc://{home}/e")
+    engine = make_engine(model, socket, 4096)
+    TableFile(home).write(make_table(model, root, home, 1))
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    assert thread.ident is not None
+    try:
+        yield home, partial(time.clock_gettime, time.pthread_getcpuclockid(thread.ident))
+    finally:
+        engine.stop()
+        thread.join()
+        context.destroy(linger=0)
+
+
+@contextlib.contextmanager
+def _running(fronts: Sequence[Front]) -> Iterator[Sequence[Front]]:
+    try:
+        yield fronts
+    finally:
+        for front in fronts:
+            front.close()
+
+
+def _load(fronts: Sequence[Front], texts: Sequence[str], seconds: float) -> list[Reading]:
+    """What each front does while all of them are loaded with equally many connections."""
+    before = [front.read() for front in fronts]
+    with ThreadPoolExecutor(len(fronts)) as pool:
+        for done in [
+            pool.submit(run_load, front.server, texts, CONNECTIONS // len(fronts), seconds) for front in fronts
+        ]:
+            done.result()
+    return [front.read().since(then) for front, then in zip(fronts, before, strict=True)]
+
+
+def _measure_stages(run: Path, texts: Sequence[str], seconds: float) -> list[str]:
+    """Two fronts by turns, of which one divides its time."""
+    found: tuple[list[Reading], list[Reading]] = ([], [])
+    with _running([Front(run), Front(run, divides=True)]) as fronts:
+        for number in range(ROUNDS + 1):
+            for front, readings in zip(fronts, found, strict=True):
+                (reading,) = _load([front], texts, seconds / ROUNDS)
+                if number:  # the first round warms up
+                    readings.append(reading)
+    whole, divided = found
+    total = median(1e6 * each.seconds / each.requests for each in whole)
+    micros = {stage: median(1e6 * each.stages[stage] / each.requests for each in divided) for stage in STAGES}
+    share = sum(micros[stage] for stage in (HTTP, BODY, JSON)) / sum(micros.values())
+    verdict = "another parser may be worth trying" if share > LARGE_SHARE else "less than a third"
+    rows = [[stage, f"{took:.1f}", f"{took / sum(micros.values()):.0%}"] for stage, took in micros.items()]
+    text = (
+        f"One front, {CONNECTIONS} connections, one short text a request: {total:.0f} µs of processor time, median of "
+        f"{ROUNDS} rounds. By stage, in a front of the same kind by turns, without what the clock costs "
+        f"({sum(micros.values()):.0f} µs in all). Parser and JSON: {share:.0%}, {verdict}."
+    )
+    return [text, table(["stage", "µs", "share"], rows)]
+
+
+def _measure_fronts(
+    run: Path, count: int, texts: Sequence[str], seconds: float, engine_seconds: "partial[float]"
+) -> list[str]:
+    """A row of the table: several fronts at once."""
+    with _running([Front(run) for _ in range(count)]) as fronts:
+        _load(fronts, texts, 0.5)
+        began = engine_seconds()
+        readings = _load(fronts, texts, seconds)
+        engine = engine_seconds() - began
+    requests = sum(each.requests for each in readings)
+    front, row = (took / requests for took in (sum(each.seconds for each in readings), engine))
+    return [str(count), f"{1e6 * front:.0f}", f"{1e6 * row:.1f}", rate(min(count / front, 1 / row)), rate(1 / row)]
