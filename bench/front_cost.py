@@ -1,18 +1,16 @@
 """Benchmark: the processor time of a request in a front by stage, and what several fronts answer together.
 
 The fronts are processes that are loaded over HTTP. At the other end of their sockets is an engine whose model answers
-at once. Fronts that share too few cores take turns on them, so the requests/s of as many cores follow from processor
-times: of a front, or of the engine's loop where that is the bound.
+at once. Where there are fewer cores, fronts take turns on them; so what they answer on a core each follows from their
+processor time, up to what an engine's loop takes from its socket.
 """
 
 import contextlib
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -23,11 +21,12 @@ import zmq
 
 from bench.front_process import BODY, HTTP, JSON, STAGES, Reading
 from bench.models import encoder_folder
-from bench.own_cost import free_model, make_engine, make_table
+from bench.own_cost import free_model, make_engine, make_table, row_micros
 from bench.processes import ROOT, Server
 from bench.report import rate, table
 from bench.results import run_load
 from bench.texts import SHORT, make_texts, read_words
+from serving.engine.model import Model
 from serving.wire.routing_table import TableFile
 
 CONNECTIONS = 64
@@ -66,24 +65,20 @@ def run(seconds: float) -> str:
     """The section of the report. seconds: measured time of each kind of front, and of each number of them."""
     torch.set_num_threads(1)
     texts = make_texts(SHORT, read_words(encoder_folder() / "vocab.txt"))
-    with TemporaryDirectory(prefix="hw-bench-") as name, _engine(Path(name)) as (folder, engine_seconds):
-        stages = _measure_stages(folder, texts, seconds)
-        together = [_measure_fronts(folder, count, texts, seconds, engine_seconds) for count in FRONTS]
-    heads = [
-        "fronts",
-        "front, µs a request",
-        "engine's loop, µs a row",
-        "requests/s, a core each",
-        "the engine's bound",
-    ]
-    parts = ["## Fronts: what a request costs", *stages, table(heads, together)]
-    return "\n\n".join(parts)
+    with TemporaryDirectory(prefix="hw-bench-") as name:
+        home = Path(name)
+        model, root = free_model(home)
+        bound = 1e6 / row_micros(model, home, CONNECTIONS, seconds)
+        with _engine(model, root, home):
+            stages = _measure_stages(home, texts, seconds)
+            together = _measure_fronts(home, texts, seconds, bound)
+    text = f"Fronts at once, by turns: median of {ROUNDS} rounds. An engine's loop takes {rate(bound)} rows/s."
+    return "\n\n".join(["## Fronts: what a request costs", *stages, text, together])
 
 
 @contextlib.contextmanager
-def _engine(home: Path) -> Iterator[tuple[Path, "partial[float]"]]:
-    """An engine at the end of a socket, while the block runs: the folder of its table, and its loop's seconds."""
-    model, root = free_model(home)
+def _engine(model: Model, root: Path, home: Path) -> Iterator[None]:
+    """An engine in the routing table of `home`, while the block runs."""
     context = zmq.Context()
     socket = context.socket(zmq.ROUTER)
     socket.bind(f"ipc://{home}/e")
@@ -91,9 +86,8 @@ def _engine(home: Path) -> Iterator[tuple[Path, "partial[float]"]]:
     TableFile(home).write(make_table(model, root, home, 1))
     thread = threading.Thread(target=engine.run)
     thread.start()
-    assert thread.ident is not None
     try:
-        yield home, partial(time.clock_gettime, time.pthread_getcpuclockid(thread.ident))
+        yield
     finally:
         engine.stop()
         thread.join()
@@ -129,29 +123,32 @@ def _measure_stages(run: Path, texts: Sequence[str], seconds: float) -> list[str
                 (reading,) = _load([front], texts, seconds / ROUNDS)
                 if number:  # the first round warms up
                     readings.append(reading)
-    whole, divided = found
-    total = median(1e6 * each.seconds / each.requests for each in whole)
+    _, divided = found
     micros = {stage: median(1e6 * each.stages[stage] / each.requests for each in divided) for stage in STAGES}
+    total, both = (median(1e6 * each.seconds / each.requests for each in readings) for readings in found)
     share = sum(micros[stage] for stage in (HTTP, BODY, JSON)) / sum(micros.values())
     verdict = "another parser may be worth trying" if share > LARGE_SHARE else "less than a third"
     rows = [[stage, f"{took:.1f}", f"{took / sum(micros.values()):.0%}"] for stage, took in micros.items()]
     text = (
         f"One front, {CONNECTIONS} connections, one short text a request: {total:.0f} µs of processor time, median of "
-        f"{ROUNDS} rounds. By stage, in a front of the same kind by turns, without what the clock costs "
-        f"({sum(micros.values()):.0f} µs in all). Parser and JSON: {share:.0%}, {verdict}."
+        f"{ROUNDS} rounds; {both:.0f} µs in a front that divides its time by stage, loaded by turns with it. "
+        f"Parser and JSON: {share:.0%}, {verdict}."
     )
     return [text, table(["stage", "µs", "share"], rows)]
 
 
-def _measure_fronts(
-    run: Path, count: int, texts: Sequence[str], seconds: float, engine_seconds: "partial[float]"
-) -> list[str]:
-    """A row of the table: several fronts at once."""
-    with _running([Front(run) for _ in range(count)]) as fronts:
-        _load(fronts, texts, 0.5)
-        began = engine_seconds()
-        readings = _load(fronts, texts, seconds)
-        engine = engine_seconds() - began
-    requests = sum(each.requests for each in readings)
-    front, row = (took / requests for took in (sum(each.seconds for each in readings), engine))
-    return [str(count), f"{1e6 * front:.0f}", f"{1e6 * row:.1f}", rate(min(count / front, 1 / row)), rate(1 / row)]
+def _measure_fronts(run: Path, texts: Sequence[str], seconds: float, bound: float) -> str:
+    """A table of several fronts at once, each number of them by turns. bound: requests/s that an engine takes."""
+    micros: dict[int, list[float]] = {count: [] for count in FRONTS}
+    with _running([Front(run) for _ in range(max(FRONTS))]) as fronts:
+        _load(fronts, texts, 0.5)  # warms up
+        for _ in range(ROUNDS):
+            for count, took in micros.items():
+                readings = _load(fronts[:count], texts, seconds / ROUNDS)
+                requests = sum(each.requests for each in readings)
+                took.append(1e6 * sum(each.seconds for each in readings) / requests)
+    rows = [
+        [str(count), f"{median(took):.0f}", rate(min(1e6 * count / median(took), bound))]
+        for count, took in micros.items()
+    ]
+    return table(["fronts", "µs a request", "requests/s on a core each"], rows)

@@ -16,7 +16,7 @@ import msgspec
 import uvicorn
 import uvloop
 
-from bench.stage_clock import OUTSIDE, StageClock
+from bench.stage_clock import StageClock
 from registry.settings import RegistrySettings
 from serving.front.app import DataPlane
 from serving.front.asgi import Receive, Scope, Send
@@ -36,7 +36,7 @@ class Reading(msgspec.Struct, frozen=True):
 
     requests: int
     seconds: float
-    stages: dict[str, float]
+    stages: dict[str, float] = {}  # msgspec copies it
 
     def since(self, before: "Reading") -> "Reading":
         """What was added since `before`."""
@@ -72,12 +72,12 @@ def divide(clock: StageClock) -> None:
 
 def read_totals(server: uvicorn.Server, clock: StageClock | None) -> Reading:
     """What the front has done until now."""
-    seconds, stages = time.process_time(), dict[str, float]()
-    if clock is not None:
-        stages = clock.seconds()
-        stages[LOOP] = stages.pop(OUTSIDE)
-        stages[ZEROMQ] = seconds - time.thread_time()
-    return Reading(server.server_state.total_requests, seconds, stages)
+    seconds, requests = time.process_time(), server.server_state.total_requests
+    if clock is None:
+        return Reading(requests, seconds)
+    own = time.thread_time()
+    stages = {LOOP: own - sum(clock.seconds.values()), ZEROMQ: seconds - own}
+    return Reading(requests, seconds, clock.seconds | stages)
 
 
 async def serve(run: Path, clock: StageClock | None) -> None:
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the folder with the routing table")
     parser.add_argument("--stages", action="store_true", help="divide the processor time among stages")
     options = parser.parse_args()
-    clock = StageClock.calibrated() if options.stages else None
+    clock = StageClock() if options.stages else None
     if clock is not None:
         divide(clock)
     uvloop.run(serve(options.run, clock))
