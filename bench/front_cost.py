@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from tempfile import TemporaryDirectory
 
 import msgspec
@@ -124,7 +124,7 @@ def _measure_stages(run: Path, texts: Sequence[str], seconds: float) -> list[str
                 if number:  # the first round warms up
                     readings.append(reading)
     _, divided = found
-    micros = {stage: median(1e6 * each.stages[stage] / each.requests for each in divided) for stage in STAGES}
+    micros = {stage: fmean(each.micros(stage) for each in divided) for stage in STAGES}
     total, both = (median(1e6 * each.seconds / each.requests for each in readings) for readings in found)
     share = sum(micros[stage] for stage in (HTTP, BODY, JSON)) / sum(micros.values())
     verdict = "another parser may be worth trying" if share > LARGE_SHARE else "less than a third"

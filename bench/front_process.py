@@ -16,7 +16,7 @@ import msgspec
 import uvicorn
 import uvloop
 
-from bench.stage_clock import StageClock
+from bench.stage_sampler import OUTSIDE, StageSampler
 from registry.settings import RegistrySettings
 from serving.front.app import DataPlane
 from serving.front.asgi import Receive, Scope, Send
@@ -26,26 +26,40 @@ from serving.settings import ServingSettings
 
 HTTP, BODY, WAY, TOKENIZE = "read and parse HTTP", "parse and check the body", "the way through the front", "tokenize"
 TO_ENGINE, FROM_ENGINE, DECODE = "rows to the engine", "arrays from the engine", "decode"
-JSON, WRITE, LOOP, ZEROMQ = "the answer as JSON", "write the answer", "event loop and system calls", "ZeroMQ's thread"
-STAGES = (HTTP, BODY, WAY, TOKENIZE, TO_ENGINE, FROM_ENGINE, DECODE, JSON, WRITE, LOOP, ZEROMQ)
+JSON, WRITE, ZEROMQ = "the answer as JSON", "write the answer", "ZeroMQ's thread"
+STAGES = (HTTP, BODY, WAY, TOKENIZE, TO_ENGINE, FROM_ENGINE, DECODE, JSON, WRITE, OUTSIDE, ZEROMQ)
 """In the order of a request."""
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """Totals since the start. seconds: processor time of the process. stages: that of each stage, if it is divided."""
+    """Totals since the start. seconds, thread_seconds: processor time of the process, and of the event loop's thread.
+    samples: of the stages, if it is divided.
+    """
 
     requests: int
     seconds: float
-    stages: dict[str, float] = {}  # msgspec copies it
+    thread_seconds: float
+    samples: dict[str, int]
 
     def since(self, before: "Reading") -> "Reading":
         """What was added since `before`."""
-        stages = {stage: took - before.stages.get(stage, 0.0) for stage, took in self.stages.items()}
-        return Reading(self.requests - before.requests, self.seconds - before.seconds, stages)
+        return Reading(
+            self.requests - before.requests,
+            self.seconds - before.seconds,
+            self.thread_seconds - before.thread_seconds,
+            {stage: count - before.samples.get(stage, 0) for stage, count in self.samples.items()},
+        )
+
+    def micros(self, stage: str) -> float:
+        """A stage's microseconds of processor time a request."""
+        if stage == ZEROMQ:
+            return 1e6 * (self.seconds - self.thread_seconds) / self.requests
+        share = self.samples.get(stage, 0) / max(1, sum(self.samples.values()))
+        return 1e6 * share * self.thread_seconds / self.requests
 
 
-def divide(clock: StageClock) -> None:
-    """Let the functions of a plain request tell the clock. Changes them for the whole process."""
+def divide(sampler: StageSampler) -> None:
+    """Sample the stages of a plain request from now on. Changes its functions for the whole process."""
     from serving.front.connection import Connection
     from serving.front.engine_link import EngineLink
     from serving.front.fast_path import FastRequest
@@ -66,21 +80,18 @@ def divide(clock: StageClock) -> None:
         (FastRequest, "_write", WRITE),
     ]
     for owner, name, stage in places:
-        setattr(owner, name, clock.of(stage, getattr(owner, name)))
-    setattr(FastRequest, "_answer", clock.of_coroutine(WAY, FastRequest._answer))  # noqa: B010  # mypy refuses an assignment
+        setattr(owner, name, sampler.of(stage, getattr(owner, name)))
+    setattr(FastRequest, "_answer", sampler.of_coroutine(WAY, FastRequest._answer))  # noqa: B010  # mypy refuses an assignment
+    sampler.start()
 
 
-def read_totals(server: uvicorn.Server, clock: StageClock | None) -> Reading:
+def read_totals(server: uvicorn.Server, sampler: StageSampler | None) -> Reading:
     """What the front has done until now."""
-    seconds, requests = time.process_time(), server.server_state.total_requests
-    if clock is None:
-        return Reading(requests, seconds)
-    own = time.thread_time()
-    stages = {LOOP: own - sum(clock.seconds.values()), ZEROMQ: seconds - own}
-    return Reading(requests, seconds, clock.seconds | stages)
+    requests, samples = server.server_state.total_requests, {} if sampler is None else dict(sampler.samples)
+    return Reading(requests, time.process_time(), time.thread_time(), samples)
 
 
-async def serve(run: Path, clock: StageClock | None) -> None:
+async def serve(run: Path, sampler: StageSampler | None) -> None:
     """Serve until standard input ends."""
     front = Front(ServingSettings(RegistrySettings(run, ""), (), run, timeout_seconds=60, slow_seconds=60))
     plane = DataPlane(front, _no_app)
@@ -101,7 +112,7 @@ async def serve(run: Path, clock: StageClock | None) -> None:
             asyncio.get_running_loop().remove_reader(0)
             server.should_exit = True
         else:
-            print(msgspec.json.encode(read_totals(server, clock)).decode(), flush=True)
+            print(msgspec.json.encode(read_totals(server, sampler)).decode(), flush=True)
 
     asyncio.get_running_loop().add_reader(0, answer)
     await serving
@@ -118,10 +129,10 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the folder with the routing table")
     parser.add_argument("--stages", action="store_true", help="divide the processor time among stages")
     options = parser.parse_args()
-    clock = StageClock() if options.stages else None
-    if clock is not None:
-        divide(clock)
-    uvloop.run(serve(options.run, clock))
+    sampler = StageSampler() if options.stages else None
+    if sampler is not None:
+        divide(sampler)
+    uvloop.run(serve(options.run, sampler))
 
 
 if __name__ == "__main__":
