@@ -1,8 +1,8 @@
 """Divides the processor time of a process among stages: functions come in, and leave as functions that mark theirs.
 
 A timer of the process' own processor time samples which stage is marked. To read a clock wherever a stage begins or
-ends is no use: that of processor time takes a system call, a dozen of which slow down all code between them, and a clock
-of the wall goes on where the thread has lost its core.
+ends is no use: that of processor time takes a system call, a dozen of which slow down all code between them, and one of
+the wall goes on where the thread has lost its core.
 """
 
 import signal
