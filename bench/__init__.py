@@ -29,6 +29,9 @@ batching_rules     the ways to choose a batch that are compared there, and the b
 topics             texts of six topics, and the head that is trained for them
 dtypes             forward passes in float32, bfloat16 and int8
 runtimes           the engine's forward passes beside other runtimes'
+front_cost         the processor time of a request in a front by stage, and what several fronts answer
+front_process      such a front, a process of its own
+stage_sampler      divides a process' time among stages
 peer_comparison    benchmark (f): requests/s, latency, memory and start beside other model servers
 gpu                `python -m bench.gpu`: an engine's socket against the bare forward limit and a plain pipeline
 gpu_card           the GPU and what is installed, as `gpu_check.sh` prints them beside tests and figures

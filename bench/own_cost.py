@@ -52,14 +52,19 @@ def run(seconds: float) -> str:
     torch.set_num_threads(1)  # as a model of no cost gets
     with TemporaryDirectory(prefix="hw-bench-") as name:
         home = Path(name)
-        root = home / "artifact"
-        model = Model(root, _make_contract(root))
-        contract = model.contract
-        model.form = ExecutionForm(partial(_answer_at_once, len(contract.labels)))
+        model, root = free_model(home)
         engine = [[str(rows), f"{row_micros(model, home, rows, seconds):.1f}"] for rows in BATCHES]
         front = [[str(loaded), *asyncio.run(request_micros(model, root, home, loaded, seconds))] for loaded in LOADED]
     heads = ["rows a batch", "engine, µs a row (bound: 10 at 64)"], ["versions loaded", "front, µs a request"]
     return "\n\n".join(["## Own cost: a model that answers at once", table(heads[0], engine), table(heads[1], front)])
+
+
+def free_model(home: Path) -> tuple[Model, Path]:
+    """A model that answers at once, and the root of its artifact, which is written below `home`."""
+    root = home / "artifact"
+    model = Model(root, _make_contract(root))
+    model.form = ExecutionForm(partial(_answer_at_once, len(model.contract.labels)))
+    return model, root
 
 
 def _make_contract(root: Path) -> Contract:
@@ -80,7 +85,7 @@ def row_micros(model: Model, home: Path, rows: int, seconds: float) -> float:
     socket = context.socket(zmq.ROUTER)
     address = f"ipc://{home}/e{rows}"
     socket.bind(address)
-    engine = _engine(model, socket, rows * TOKENS)
+    engine = make_engine(model, socket, rows * TOKENS)
     batch_key = model.task.probe(model.contract, 1).batch_key
     arguments = [sys.executable, "-m", "bench.own_feed", address, str(rows), str(seconds), batch_key]
     client = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE)
@@ -100,11 +105,11 @@ async def request_micros(model: Model, root: Path, home: Path, loaded: int, seco
     context = zmq.Context()
     socket = context.socket(zmq.ROUTER)
     socket.bind(f"ipc://{run}/e")
-    engine = _engine(model, socket, 4096)
+    engine = make_engine(model, socket, 4096)
     thread = threading.Thread(target=engine.run)
     thread.start()
     front = Front(ServingSettings(RegistrySettings(run, ""), (), run, timeout_seconds=60))
-    TableFile(run).write(_table(model, root, run, loaded))
+    TableFile(run).write(make_table(model, root, run, loaded))
     gc.collect()
     gc.freeze()  # as a front's process does
     await front.start()
@@ -134,11 +139,12 @@ def _stop_after(client: "subprocess.Popen[bytes]", engine: Engine) -> None:
     engine.stop()
 
 
-def _engine(model: Model, socket: Any, budget_tokens: int) -> Engine:
+def make_engine(model: Model, socket: Any, budget_tokens: int) -> Engine:
+    """An engine of the model at the end of the socket."""
     return Engine(model, Cost(1e-3, 1e-6, budget_tokens), socket, EngineMeter(MODEL, "1", model.contract.task))
 
 
-def _table(model: Model, root: Path, run: Path, loaded: int) -> Table:
+def make_table(model: Model, root: Path, run: Path, loaded: int) -> Table:
     """A table of `count` models, all served by one engine."""
     engine = EngineEntry(
         pid=os.getpid(),
