@@ -16,6 +16,7 @@ from registry.heads import get_head
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
+from serving.engine.generation.prefix_cache import BLOCK_TOKENS
 from serving.errors import ClientGone, EngineLost, Failed, ServingError, TooLarge, Unprocessable
 from serving.front.text_stream import TextDelta, TextStream
 from serving.manager.managed_version import WRITING_SECONDS, ManagedVersion
@@ -196,6 +197,19 @@ def test_what_is_written_is_counted(local: Local) -> None:
     assert counted("cache_limit_tokens") > 0
     assert counted("time_to_first_token_seconds") > 0
     assert counted("time_per_output_token_seconds") > 0
+
+
+def test_a_prompt_that_begins_as_an_earlier_one_is_counted_as_known(local: Local) -> None:
+    prompt = " ".join([PROMPT] * 20)
+    counts = []
+    for texts in (1, 2):
+        before = counted("reused_prompt_tokens_total")
+        ((_, stream),) = run(local, body(f"{prompt} {texts}", max_new_tokens=2, n=texts))
+        counts.append((stream.usage.reused_tokens, counted("reused_prompt_tokens_total") - before))
+    assert counts[0] == (0, 0)
+    known, of_both = counts[1]
+    assert 0 < stream.usage.prompt_tokens - known < 2 * BLOCK_TOKENS
+    assert of_both == 2 * known, "it is counted once for the request, and for each text that it saved"
 
 
 def test_a_fault_in_the_middle_of_a_stream_ends_it_with_an_error_and_others_go_on(
