@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-BLOCK_TOKENS = 32
-"""Tokens of a block. Untuned: at most one block less one token of a known prefix is computed again."""
+BLOCK_TOKENS = 16
+"""Tokens of a block; of what prompts have in common at most as many are computed again. See bench/NOTES.md, Writing
+texts."""
 
 States = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer."""

@@ -18,7 +18,8 @@ from tests.serving.engine.generation.rows import Found, alone, draw, finish, loa
 
 FAMILIES = ("gpt2", "llama", "mistral", "gptj", "qwen2", "opt", "gpt_neox", "bloom")
 LENGTH = 110
-"""Tokens of the shared prefix: three blocks and a part of one."""
+"""Tokens of the shared prefix: some blocks and a part of one."""
+KNOWN = LENGTH // BLOCK_TOKENS * BLOCK_TOKENS
 
 
 def tokens_of(seed: int, length: int, vocabulary: int = 40) -> list[int]:
@@ -92,7 +93,7 @@ def test_what_a_known_prefix_saves_is_room_for_others_in_a_prefill() -> None:
     for number in range(4):
         scheduler.add(b"f", row(number, [*SYSTEM, 5 + number], max_new_tokens=1), 0.0)
     finish(scheduler)
-    assert passes == [(1, LENGTH + 1), (3, LENGTH + 1 - 3 * BLOCK_TOKENS)]
+    assert passes == [(1, LENGTH + 1), (3, LENGTH + 1 - KNOWN)]
 
 
 @pytest.mark.processor
@@ -102,8 +103,8 @@ def test_a_prefix_of_one_owner_is_unknown_to_another() -> None:
         asked = msgspec.structs.replace(row(number, [*SYSTEM, 5], max_new_tokens=1), owner=owner)
         scheduler.add(b"f", asked, 0.0)
         found = finish(scheduler)
-        assert found.parts[number][0].reused == (3 * BLOCK_TOKENS if number == 2 else 0)
-    assert [width for _, width in passes] == [LENGTH + 1, LENGTH + 1, LENGTH + 1 - 3 * BLOCK_TOKENS]
+        assert found.parts[number][0].reused == (KNOWN if number == 2 else 0)
+    assert [width for _, width in passes] == [LENGTH + 1, LENGTH + 1, LENGTH + 1 - KNOWN]
 
 
 @pytest.mark.processor
@@ -203,12 +204,12 @@ def test_what_is_found_was_computed_for_the_same_owner_and_tokens(
 
 def test_blocks_that_were_not_used_for_longest_leave_first_and_those_behind_others_before_them() -> None:
     cache = PrefixCache(4)
-    states = [(torch.zeros(1, 96, 1), torch.zeros(1, 96, 1))]
-    first, second, third = (tokens_of(number, 96) for number in range(3))
-    cache.add("", first[:64], states)
-    cache.add("", second[:64], states)
+    states = [(torch.zeros(1, 3 * BLOCK_TOKENS, 1), torch.zeros(1, 3 * BLOCK_TOKENS, 1))]
+    first, second, third = (tokens_of(number, 3 * BLOCK_TOKENS) for number in range(3))
+    cache.add("", first[: 2 * BLOCK_TOKENS], states)
+    cache.add("", second[: 2 * BLOCK_TOKENS], states)
     assert len(cache.find("", first)) == 2
-    cache.add("", third[:32], states)
+    cache.add("", third[:BLOCK_TOKENS], states)
     assert [len(cache.find("", tokens)) for tokens in (first, second, third)] == [2, 1, 1]
     cache.add("", third, states)
     assert [len(cache.find("", tokens)) for tokens in (first, second, third)] == [0, 1, 2]
@@ -219,7 +220,7 @@ def test_blocks_that_were_not_used_for_longest_leave_first_and_those_behind_othe
 
 @pytest.mark.processor
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("length", [64, 100])
+@pytest.mark.parametrize("length", [2 * BLOCK_TOKENS, 100])
 def test_families_whose_prefixes_can_be_known_are_proved(family: str, length: int) -> None:
     decoder = CausalDecoder(load(family), 0)
     decoder.max_width = 256
@@ -238,7 +239,7 @@ class Restarting(CausalDecoder):
 @pytest.mark.processor
 def test_a_decoder_that_miscounts_behind_a_known_prefix_is_found_out() -> None:
     problem = try_prefixes(Restarting(load("llama"), 0), tokens_of(1, 100), 40)
-    assert "other logits at token 0 of a prompt of 100 tokens whose first 32 are known" in str(problem)
+    assert "other logits at token 0 of a prompt of 100 tokens whose first 16 are known" in str(problem)
 
 
 @pytest.mark.processor
@@ -264,5 +265,5 @@ def test_rotations_that_depend_on_the_length_of_the_text_are_not_shared(
 
 
 def test_prompts_that_are_too_short_are_not_shared() -> None:
-    problem = try_prefixes(CausalDecoder(load("llama"), 0), tokens_of(1, 63), 40)
-    assert problem == "its prompts are shorter than 64 tokens"
+    problem = try_prefixes(CausalDecoder(load("llama"), 0), tokens_of(1, 31), 40)
+    assert problem == "its prompts are shorter than 32 tokens"
