@@ -1,15 +1,18 @@
 """Benchmark (d): tokens/s and time to the first token of streamed completions, against what transformers does: (a) all
 prompts known in advance through `generate_batch`, (b) `transformers serve` with continuous batching, (c) one prompt
-after the other through `generate`.
+after the other through `generate`. Then the time to the first token of prompts with a system prompt of their own, and
+of prompts that share one, in turns.
 """
 
 import contextlib
 import importlib.util
 import json
 import os
+import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 
 from bench.headwaiter_server import MODEL, headwaiter
 from bench.models import encoder_folder, small_llama
@@ -26,15 +29,22 @@ ROUNDS = 3
 """Of each number of streams; the one with the median rate is reported."""
 PEER = "transformers serve"
 GOAL = 0.85
+SYSTEM_WORDS, QUESTION_WORDS = 500, 20
+"""Words, which are as many tokens, of a system prompt and of what follows it."""
+QUESTIONS, TURNS = 8, 5
+SOONER_GOAL = 3.0
 
 
 def run(seconds: float) -> str:
     """The section of the report. seconds: below 5 only a few prompts are measured."""
     folder = small_llama()
-    prompts = make_prompts(PROMPTS if seconds >= 5 else 8, read_words(encoder_folder() / "vocab.txt"))
+    words = read_words(encoder_folder() / "vocab.txt")
+    prompts = make_prompts(PROMPTS if seconds >= 5 else 8, words)
     results: dict[str, list[StreamResult]] = {}
     with headwaiter(folder, task="text-generation") as (server, engine):
-        results["Headwaiter"] = _stream(server.url.partition("/models/")[0], MODEL, prompts)
+        root = server.url.partition("/models/")[0]
+        results["Headwaiter"] = _stream(root, MODEL, prompts)
+        system_prompts = _time_system_prompts(root, words, TURNS if seconds >= 5 else 1)
     known = _bare(folder, prompts, "generate_batch", engine.dtype)
     single = _bare(folder, prompts[: max(4, len(prompts) // 8)], "generate", engine.dtype)
     bound = _bare(folder, prompts[:8], "products", engine.dtype)
@@ -53,6 +63,8 @@ def run(seconds: float) -> str:
             _table(results, known, single),
             "",
             _verdict(results, known),
+            "",
+            system_prompts,
         ]
     )
 
@@ -84,6 +96,35 @@ def _stream(root: str, model: str, prompts: Sequence[str]) -> list[StreamResult]
         ]
         results.append(sorted(rounds, key=lambda each: each.tokens_per_second)[len(rounds) // 2])
     return results
+
+
+def _time_system_prompts(root: str, words: Sequence[str], turns: int) -> str:
+    """The time to the first token of prompts with a system prompt of their own, and of prompts that share one.
+
+    Both have as many tokens and the same questions; they run in turns. Told is the median of the turns' p50.
+    """
+    rng = random.Random(7)
+
+    def draw(count: int) -> str:
+        return " ".join(rng.choices(words, k=count))
+
+    def time_first(prompts: Sequence[str]) -> float:
+        return run_streams(f"{root}/v1/completions", make_bodies(MODEL, prompts, 2), 1).first_token_p50_ms
+
+    system = draw(SYSTEM_WORDS)
+    time_first([f"{system} {draw(QUESTION_WORDS)}" for _ in range(2)])
+    own_times, shared_times = [], []
+    for _ in range(turns):
+        questions = [draw(QUESTION_WORDS) for _ in range(QUESTIONS)]
+        own_times.append(time_first([f"{draw(SYSTEM_WORDS)} {question}" for question in questions]))
+        shared_times.append(time_first([f"{system} {question}" for question in questions]))
+    own, shared = median(own_times), median(shared_times)
+    return (
+        f"The first token of a system prompt of {SYSTEM_WORDS} tokens and {QUESTION_WORDS} more, one stream: "
+        f"{own:.1f} ms with a system prompt of its own, {shared:.1f} ms with one that an earlier prompt had.\n\n"
+        f"Goal, {SOONER_GOAL:.0f} times sooner: {own / shared:.1f}, "
+        f"{'reached' if own >= SOONER_GOAL * shared else 'missed'}."
+    )
 
 
 @contextlib.contextmanager

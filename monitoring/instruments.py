@@ -63,6 +63,7 @@ class Instruments:
     time_to_first_token_seconds: Family[Histogram]
     time_per_output_token_seconds: Family[Histogram]
     prompt_tokens_total: Family[Counter]
+    reused_prompt_tokens_total: Family[Counter]
     generated_tokens_total: Family[Counter]
     running_rows: Family[Gauge]
     waiting_rows: Family[Gauge]

@@ -177,6 +177,13 @@ GENERATION = _declare(
         TOKEN_SECONDS,
     ),
     Metric("prompt_tokens_total", "counter", "short", "Tokens of prompts that were taken in.", VERSION),
+    Metric(
+        "reused_prompt_tokens_total",
+        "counter",
+        "short",
+        "Tokens of prompts that were not computed, because an earlier prompt began with them.",
+        VERSION,
+    ),
     Metric("generated_tokens_total", "counter", "short", "Tokens that were generated.", VERSION),
     Metric("running_rows", "gauge", "short", "Rows that are generated for now.", VERSION),
     Metric("waiting_rows", "gauge", "short", "Rows that wait for a place in the running batch.", VERSION),

@@ -63,6 +63,7 @@ _SIZES: dict[str, dict[str, Any]] = {
     "gptj": {**_GPT, "rotary_dim": 8},
     "llama": {"num_key_value_heads": 1},
     "mistral": {"num_key_value_heads": 1, "sliding_window": None},
+    "qwen2": {"num_key_value_heads": 1},
     "t5": _T5,
     "mt5": _T5,
     "umt5": _T5,

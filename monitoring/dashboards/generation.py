@@ -49,10 +49,11 @@ SPEED = (
     ),
     Panel(
         "Tokens per second",
-        "Prompt tokens that are taken in, and new tokens.",
+        "Prompt tokens that are taken in, those of them that an earlier prompt began with, and new tokens.",
         "short",
         (
             (rate("prompt_tokens_total", *VERSION), legend(*VERSION, note="prompt")),
+            (rate("reused_prompt_tokens_total", *VERSION), legend(*VERSION, note="prompt, known")),
             (rate("generated_tokens_total", *VERSION), legend(*VERSION, note="new")),
         ),
     ),

@@ -104,11 +104,13 @@ def _quantize(model: Model, sample: Sequence[object]) -> None:
 
 def _choose_steps(model: "GenerationModel") -> None:
     from serving.engine.generation.verification import choose_steps
+    from serving.engine.probe_lengths import probe_lengths
 
     decoder, longest = model.scheduler.decoder, model.contract.max_tokens
     choose_steps(decoder, model.contract.processor.vocabulary, longest, model.note)
     decoder.max_width = longest if model.form.is_bucketed else 0
-    model.form = replace(model.form, is_torchscript=decoder.is_traced)
+    shares_prefixes = model.prove_prefixes(max(probe_lengths(model)))
+    model.form = replace(model.form, is_torchscript=decoder.is_traced, shares_prefixes=shares_prefixes)
 
 
 def _choose_form(model: Model) -> None:
@@ -162,6 +164,8 @@ def make_engine(
     if is_generating(model):
         from serving.engine.generation.engine import GenerationEngine
 
+        if model.form.shares_prefixes:  # from now on: what was measured before is the cost of whole prompts
+            model.scheduler.share_prefixes()
         return GenerationEngine(model.scheduler, socket, meter, cost, heart)
     return Engine(model, cost, socket, meter, pool, heart)
 

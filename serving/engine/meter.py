@@ -29,9 +29,9 @@ class EngineMeter:
         self._device_bytes = device_bytes
         self._next_memory = 0.0
 
-    def observe_batch(self, lengths: Sequence[int], tokens: int) -> None:
-        """A batch ran. lengths: tokens of its rows. tokens: of the batch with padding."""
-        real = sum(lengths)
+    def observe_batch(self, lengths: Sequence[int], tokens: int, reused: int = 0) -> None:
+        """A batch ran. lengths: tokens of its rows. tokens: of the batch with padding, without the `reused` ones."""
+        real = sum(lengths) - reused
         self._rows.observe(len(lengths))
         self._tokens.observe(tokens)
         self._real.inc(real)
@@ -60,6 +60,7 @@ class GenerationMeter:
         self._first = found.time_to_first_token_seconds.labels(*labels)
         self._each = found.time_per_output_token_seconds.labels(*labels)
         self._prompt = found.prompt_tokens_total.labels(*labels)
+        self._reused = found.reused_prompt_tokens_total.labels(*labels)
         self._generated = found.generated_tokens_total.labels(*labels)
         self._running = found.running_rows.labels(*labels)
         self._waiting = found.waiting_rows.labels(*labels)
@@ -67,9 +68,10 @@ class GenerationMeter:
         self._cache_limit = found.cache_limit_tokens.labels(*labels)
         self._preemptions = found.preemptions_total.labels(*labels)
 
-    def observe_prompt(self, tokens: int) -> None:
-        """A prompt was prefilled."""
+    def observe_prompt(self, tokens: int, reused: int) -> None:
+        """Prompts were prefilled. tokens: of all of them. reused: of these, the ones that were not computed."""
         self._prompt.inc(tokens)
+        self._reused.inc(reused)
 
     def observe_first_token(self, seconds: float) -> None:
         """A row got its first new token. seconds: since it arrived."""

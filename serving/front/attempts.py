@@ -135,6 +135,7 @@ class Attempts:
             stops=parameters.stop or (),
             prompt_tokens=call.tracked.stages.tokens,
             before=[task.text_before(item.decode_context, parameters) for item in items for _ in item.rows],
+            texts=len(items[0].rows),
             close=close,
         )
 
@@ -161,8 +162,9 @@ class Attempts:
         stages.tokens = sum([row.length for row in counted])
         stages.sent = time.perf_counter()
         is_alone = call.tracked.is_suspect
-        if streams or is_alone:
-            rows = [msgspec.structs.replace(row, streams=streams, is_alone=is_alone) for row in rows]
+        owner = caller if loaded.task.generates else ""
+        if streams or is_alone or owner:
+            rows = [msgspec.structs.replace(row, streams=streams, is_alone=is_alone, owner=owner) for row in rows]
         while loaded.is_replaced and not loaded.accepting:
             await loaded.held.wait(rows, deadline, call.disconnected)
         link, waiter = self._choose_link(call, loaded), waiter_type(len(rows), deadline)

@@ -49,10 +49,14 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class Usage:
-    """prompt_tokens: of each input once, whatever the number of its texts. generated_tokens: of all texts."""
+    """prompt_tokens: of each input once, whatever the number of its texts. generated_tokens: of all texts.
+
+    reused_tokens: of the prompt tokens, those that were not computed, because an earlier prompt began with them.
+    """
 
     prompt_tokens: int
     generated_tokens: int
+    reused_tokens: int
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class StreamSource:
     """The engine that generates a stream's texts.
 
     version: of the model. waiter: takes the tokens. encoder: the version's tokenizer. stops: stop strings.
-    before: the prefix of each text. close: cancels the rows that are not complete.
+    before: the prefix of each text. texts: their number for each input. close: cancels the rows that are not complete.
     """
 
     version: str
@@ -69,6 +73,7 @@ class StreamSource:
     stops: Sequence[str]
     prompt_tokens: int
     before: Sequence[str]
+    texts: int
     close: Callable[[], None]
 
 
@@ -80,6 +85,7 @@ class _Reader:
         self.ids: list[int] = []
         self.scores: list[TokenScore] = []
         self.written = 0
+        self.reused = 0
 
 
 class TextStream:
@@ -128,7 +134,9 @@ class TextStream:
     @property
     def usage(self) -> Usage:
         """The token counts so far; complete after the last delta."""
-        return Usage(self.prompt_tokens, sum(reader.written for reader in self._readers))
+        firsts = self._readers[:: self._source.texts]
+        written, reused = sum(each.written for each in self._readers), sum(each.reused for each in firsts)
+        return Usage(self.prompt_tokens, written, reused)
 
     async def open(self) -> None:
         """Send the request to an engine. Raises ServingError."""
@@ -231,7 +239,7 @@ class TextStream:
         reader, arrays = self._readers[index], to_arrays(part)
         ids: list[int] = arrays[0].tolist()
         text = "" if reader.written else self._source.before[index]
-        reader.written = part.written
+        reader.written, reader.reused = part.written, part.reused
         reader.ids += ids
         reader.scores += read_scores(arrays, self._source.encoder)
         text += reader.text.push(ids, is_last=bool(part.finish))

@@ -41,7 +41,8 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     the machine's monotonic clock, after which the answer is no longer wanted. payload: what else the task's
     `forward` needs of this row, in the task's own encoding. new_tokens: the most tokens to generate for it.
     streams: whether tokens are sent as they are generated. is_alone: whether no other row may share its forward pass,
-    because an engine ended while it computed this one.
+    because an engine ended while it computed this one. owner: the key that asks, of a row to generate for; what an
+    engine knows of the first tokens of one owner's prompts is used for no other's.
     """
 
     id: int
@@ -54,6 +55,7 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     new_tokens: Count = 0
     streams: bool = False
     is_alone: bool = False
+    owner: str = ""
 
     @property
     def tokens_in_all(self) -> int:
@@ -106,7 +108,7 @@ class TokenDelta(msgspec.Struct, array_like=True, gc=False):
     tokens: int32 bytes. written: tokens generated for the row so far. logprobs:
     float32 bytes, one per token, empty unless requested. top_ids, top_logprobs: int32 and float32 bytes, the likeliest
     tokens at each position, best first; as many as were requested. forward_seconds: from the row's first forward pass
-    until now.
+    until now. reused: tokens of the prompt that were not computed, because an earlier prompt began with them.
     """
 
     id: int
@@ -117,6 +119,7 @@ class TokenDelta(msgspec.Struct, array_like=True, gc=False):
     top_ids: bytes = b""
     top_logprobs: bytes = b""
     forward_seconds: float = 0.0
+    reused: int = 0
 
 
 class TokenDeltas(msgspec.Struct, array_like=True, tag=2):
@@ -166,11 +169,12 @@ class EncodedRow(msgspec.Struct, frozen=True, gc=False):
     new_tokens: int = 0
     streams: bool = False
     is_alone: bool = False
+    owner: str = ""
 
     def to_row(self, row_id: int, deadline: float) -> Row:
         """Complete the row for sending."""
         row = (row_id, self.length, self.tokens, self.types, self.batch_key, deadline, self.payload)
-        return Row(*row, self.new_tokens, self.streams, self.is_alone)
+        return Row(*row, self.new_tokens, self.streams, self.is_alone, self.owner)
 
 
 class Encoded(msgspec.Struct, Generic[Context], frozen=True):

@@ -122,6 +122,20 @@ MESSAGES: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "c
 GREEDY: Any = {"temperature": 0, "max_tokens": 8}
 
 
+def test_what_a_prompt_has_in_common_with_an_earlier_one_is_counted(client: openai.OpenAI) -> None:
+    prompt = "the dog counts twelve parcels near Paris " * 6
+    counts = []
+    for question in ("again", "while"):
+        answer = client.completions.create(model="text-generation", prompt=prompt + question, **GREEDY)
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        counts.append(answer.usage.prompt_tokens_details.cached_tokens)
+    (first, second), asked = counts, answer.usage.prompt_tokens
+    assert first == 0
+    assert second is not None
+    assert asked - 32 < second < asked
+
+
 def test_a_completion_is_the_text_of_the_other_route(server: Server, client: openai.OpenAI) -> None:
     prompts = ["the quick", "a lazy dog"]
     expected = [

@@ -15,6 +15,7 @@ decoder       a model and its rows: prefill, one step for all rows, removal; `ca
 sequential    the same row by row, for models that cannot be batched
 uncached      the same without a cache, for models that have none
 kv_cache      keys and values of rows that come and go
+prefix_cache  keys and values that prompts have in common
 sampling      logits → each row's next token
 beam_search   beams, by `generate` itself
 verification  which decoder generates what `generate` does

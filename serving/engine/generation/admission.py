@@ -47,17 +47,19 @@ def plan_admission(
     limits: SchedulerLimits,
     *,
     width: Callable[[int], int],
+    cost: Callable[[Sequence], int],
     max_tokens: int,
     is_searching: bool,
 ) -> Admission:
     """Choose what to admit before the next step.
 
     waiting: in order of priority, may be iterated over more than once. running: sequences in batches, those of a beam
-    search not included. width: from the longest of the sequences that prefill together to their padded length.
-    max_tokens: bound of the prefilled tokens, padding included; the first sequence may exceed it. is_searching: whether
-    a beam search runs; only one does at a time.
+    search not included. cost: the tokens of a sequence that a prefill computes. width: from the most of the sequences
+    that prefill together to their padded number. max_tokens: bound of the prefilled tokens, padding included; the first
+    sequence may exceed it. is_searching: whether a beam search runs; only one does at a time.
     """
-    plan, longest, running = Admission(), 0, list(running)
+    plan, running = Admission(), list(running)
+    costs: list[int] = []
     if max_tokens <= 0:
         return plan
     for sequence in waiting:
@@ -65,7 +67,8 @@ def plan_admission(
             if not is_searching and not plan.search:
                 plan.search = group_for_search(sequence, waiting, limits)
             continue
-        if plan.prefill and (len(plan.prefill) + 1) * width(max(longest, sequence.length)) > max_tokens:
+        own = cost(sequence)
+        if plan.prefill and (len(plan.prefill) + 1) * width(max(own, *costs)) > max_tokens:
             break
         if sequence.is_isolated and not may_isolate(sequence, [*running, *plan.prefill], limits):
             continue
@@ -78,8 +81,8 @@ def plan_admission(
         if not has_room(sequence, [*running, *plan.prefill], limits):
             break
         plan.prefill.append(sequence)
-        longest = max(longest, sequence.length)
-    plan.prefill = nearest_in_length(plan.prefill, limits, width)
+        costs.append(own)
+    plan.prefill = nearest_in_cost(plan.prefill, costs, limits, width)
     return plan
 
 
@@ -122,14 +125,14 @@ def choose_victim(sequence: Sequence, running: list[Sequence]) -> Sequence | Non
     return running[place] if priority > sequence.priority else None
 
 
-def nearest_in_length(
-    sequences: list[Sequence], limits: SchedulerLimits, width: Callable[[int], int]
+def nearest_in_cost(
+    sequences: list[Sequence], costs: list[int], limits: SchedulerLimits, width: Callable[[int], int]
 ) -> list[Sequence]:
-    """The first sequence and those nearest to it in length, as many as one forward pass takes."""
-    nearest = sorted(sequences, key=lambda sequence: abs(sequence.length - sequences[0].length))
-    longest = accumulate((sequence.length for sequence in nearest), max)
-    positions = [count * width(length) for count, length in enumerate(longest, 1)]
-    return nearest[: max(1, bisect_right(positions, limits.pass_tokens))]
+    """The first sequence and those of which about as many tokens are computed, as many as one forward pass takes."""
+    nearest = sorted(range(len(sequences)), key=lambda place: abs(costs[place] - costs[0]))
+    most = accumulate((costs[place] for place in nearest), max)
+    positions = [count * width(tokens) for count, tokens in enumerate(most, 1)]
+    return [sequences[place] for place in nearest[: max(1, bisect_right(positions, limits.pass_tokens))]]
 
 
 def group_for_search(sequence: Sequence, waiting: Iterable[Sequence], limits: SchedulerLimits) -> list[Sequence]:

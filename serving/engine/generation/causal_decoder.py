@@ -1,18 +1,30 @@
-"""A decoder without an encoder, whose steps may run as a TorchScript graph."""
+"""A decoder without an encoder, whose steps may run as a TorchScript graph, and whose prompts may share prefixes."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import DynamicCache
 
 from serving.engine.generation.decoder import Decoder, layer_states
 from serving.engine.generation.kv_cache import RowCache
+from serving.engine.generation.prefix_cache import BLOCK_TOKENS, Block, PrefixCache, States, lay_out
 from serving.engine.generation.step_graph import name_views, trace_step
 from serving.engine.optimizations.torchscript import NotTraceable
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 class CausalDecoder(Decoder):
-    """A decoder alone: a row is its prompt and its new tokens."""
+    """A decoder alone: a row is its prompt and its new tokens.
+
+    prefixes: keys and values of earlier rows' first tokens; None where each row is computed from its first token on.
+    """
+
+    def __init__(self, module: "PreTrainedModel", pad_token_id: int) -> None:
+        super().__init__(module, pad_token_id)
+        self.prefixes: PrefixCache | None = None
 
     def trace(self, vocabulary: int, max_tokens: int) -> None:
         """Run steps as a TorchScript graph from now on. Raises what `step_graph.trace_step` does."""
@@ -28,16 +40,50 @@ class CausalDecoder(Decoder):
         """Run steps by the model's modules again."""
         self._graph = None
 
-    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
-        """One forward pass over all rows' tokens, padded on the left."""
+    def computed_tokens(self, tokens: Sequence[int], owner: str) -> int:
+        """All of them but those of a known prefix."""
+        return len(tokens) - BLOCK_TOKENS * len(self._find_prefix(tokens, owner))
+
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], owners: Sequence[str] = ()
+    ) -> torch.Tensor:
+        """One forward pass over all rows' tokens, padded on the left, without the columns that prefixes are known of.
+
+        Rows end at the same column, so the columns that are computed are as many as the row needs of which least is
+        known. Of other rows' prefixes the tokens in these columns are computed again.
+        """
         rows = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]
-        ids, mask, positions = self._pad_left(rows, self.width(max(map(len, rows))))
+        owners = owners or [""] * len(rows)
+        known = [self._find_prefix(row, owner) for row, owner in zip(rows, owners, strict=True)]
+        needed = [len(row) - BLOCK_TOKENS * len(blocks) for row, blocks in zip(rows, known, strict=True)]
+        width = self.width(max(needed))
+        reused = [max(0, len(row) - width) for row in rows]
+        past = max(reused)
+        ids, mask, positions = self._pad_left(rows, past + width)
         cache = DynamicCache()
-        logits = self._forward(positions, input_ids=ids, attention_mask=mask, past_key_values=cache)
+        for layer, (keys, values) in enumerate(lay_out(known, reused) if past else ()):
+            cache.update(keys, values, layer)
+        logits = self._forward(positions[:, past:], input_ids=ids[:, past:], attention_mask=mask, past_key_values=cache)
+        states = layer_states(cache)
         if not self._caches:
-            self._caches = [RowCache(len(cache.layers))]
-        self._caches[0].insert(layer_states(cache), [len(row) for row in rows])
+            self._caches = [RowCache(len(states))]
+        self._keep_prefixes(rows, owners, states)
+        self._caches[0].insert(states, [len(row) for row in rows])
+        self.reused = reused
         return logits
+
+    def _find_prefix(self, tokens: Sequence[int], owner: str) -> list[Block]:
+        return [] if self.prefixes is None else self.prefixes.find(owner, tokens)
+
+    def _keep_prefixes(self, rows: Sequence[Sequence[int]], owners: Sequence[str], states: States) -> None:
+        """Keep the first tokens of rows that were prefilled. states: (rows, heads, columns, size) each."""
+        if self.prefixes is None:
+            return
+        columns = states[0][0].shape[2]
+        for index, (row, owner) in enumerate(zip(rows, owners, strict=True)):
+            first = columns - len(row)
+            own = [(keys[index, :, first:], values[index, :, first:]) for keys, values in states]
+            self.prefixes.add(owner, row, own)
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """One forward pass over a token of each row."""

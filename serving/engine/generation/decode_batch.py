@@ -19,6 +19,14 @@ class Step:
     error: Exception | None = None
 
 
+@dataclass(frozen=True)
+class Prefill:
+    """logits: of each sequence's next token, (rows, vocabulary). reused: tokens of each that were not computed."""
+
+    logits: torch.Tensor
+    reused: list[int]
+
+
 @dataclass
 class DecodeBatch:
     """sequences: numbered as the decoder numbers its rows."""
@@ -26,15 +34,12 @@ class DecodeBatch:
     decoder: Decoder
     sequences: list[Sequence] = field(default_factory=list)
 
-    def prefill(self, sequences: list[Sequence]) -> torch.Tensor:
-        """Add sequences by a forward pass over all their tokens; the logits of each one's next token.
-
-        Raises what the model does; then none was added.
-        """
+    def prefill(self, sequences: list[Sequence]) -> Prefill:
+        """Add sequences by a forward pass over their tokens. Raises what the model does; then none was added."""
         prompts, generated = [each.prompt for each in sequences], [each.tokens for each in sequences]
-        logits = self.decoder.prefill(prompts, generated)
+        logits = self.decoder.prefill(prompts, generated, [each.row.owner for each in sequences])
         self.sequences += sequences
-        return logits
+        return Prefill(logits, self.decoder.reused or [0] * len(sequences))
 
     def step(self) -> Step:
         """A forward pass over the newest token of each sequence. Sequences that fail are removed."""

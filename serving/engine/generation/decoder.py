@@ -46,7 +46,8 @@ class Decoder(ABC):
 
     max_width: prompts up to this length are padded to bucketed widths, see `width`; 0: to the longest prompt.
     max_new_tokens: the most tokens that the model has positions for, None for no such bound. start_token: of the
-    decoder's input in a model with an encoder.
+    decoder's input in a model with an encoder. reused: tokens of each row of the last prefill that were not computed,
+    because their keys and values were known; empty where a decoder computes all.
     """
 
     def __init__(self, module: "PreTrainedModel", pad_token_id: int) -> None:
@@ -61,6 +62,7 @@ class Decoder(ABC):
         self._tells_positions = self._hook_positions()
         self.max_new_tokens: int | None = None
         self.max_width = 0
+        self.reused: list[int] = []
         config = module.generation_config
         start = config.decoder_start_token_id  # as `generate`, which reads nothing of config.json here (5.23)
         self.start_token: int = config.bos_token_id if start is None else start
@@ -89,11 +91,19 @@ class Decoder(ABC):
         """Bytes of one cache position; 0 before the first prefill."""
         return max((cache.token_bytes for cache in self._caches), default=0)
 
+    def computed_tokens(self, tokens: Sequence[int], owner: str) -> int:
+        """How many tokens of a row a prefill of it alone computes. owner: as of `prefill`."""
+        del owner
+        return len(tokens)
+
     @abstractmethod
-    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], owners: Sequence[str] = ()
+    ) -> torch.Tensor:
         """Add rows by a forward pass over their tokens; the logits of each one's next token, (rows, vocabulary).
 
-        written: tokens generated already, of rows that were preempted.
+        written: tokens generated already, of rows that were preempted. owners: whose rows they are; what is known of a
+        row's first tokens is used for rows of the same owner only. Default: of one owner.
         """
 
     @abstractmethod

@@ -85,11 +85,9 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not ty
     def reserve(self, rows: int, columns: int, at: int, like: Sequence[torch.Tensor]) -> None:
         """Enlarge the buffers; what is in use then begins at column `at`. like: keys, values, for other sizes."""
         layout, old = self.layout, self._buffers
-        self._buffers = [
-            states.new_zeros((rows, states.shape[1], columns, states.shape[3]))  # padding must be finite
-            for states in like
-        ]
+        self._buffers = [states.new_empty((rows, states.shape[1], columns, states.shape[3])) for states in like]
         for buffer, before in zip(self._buffers, old, strict=False):
+            buffer[: layout.rows, :, :at] = 0  # padding must be finite; `put` sees to that of new rows
             buffer[: layout.rows, :, at : at + layout.width] = before[: layout.rows, :, layout.start : layout.end]
 
     def put(self, first: int, end: int, states: Sequence[torch.Tensor]) -> None:

@@ -8,10 +8,11 @@ import torch
 from transformers import PreTrainedTokenizerFast, StopStringCriteria
 
 from registry.contract import Batching
+from serving.engine.generation.causal_decoder import CausalDecoder
 from serving.engine.generation.factory import make_scheduler
 from serving.engine.generation.scheduler import Scheduler
 from serving.engine.generation.sequential import SequentialDecoder
-from serving.engine.generation.verification import not_as_generate, try_batches
+from serving.engine.generation.verification import not_as_generate, try_batches, try_prefixes
 from serving.engine.model import Model
 from serving.engine.module_state import ModuleState
 from serving.errors import Failed, Unprocessable
@@ -53,9 +54,7 @@ class GenerationModel(Model):
 
         Never less strict than the contract's. Raises EngineError where rows cannot be decoded one by one either.
         """
-        most = max(1, self.contract.max_tokens - 1)  # a token is written after the prompt
-        rows = [self.probe(min(length, most), length) for length in lengths]
-        prompts = [list(memoryview(row.tokens).cast("i")) for row in rows]
+        prompts = [self._prompt(length) for length in lengths]
         is_sequential = isinstance(self.scheduler.decoder, SequentialDecoder)
         is_known = self.contract.batching == "one row" and not is_sequential
         problem = "they changed each other when it was logged" if is_known else self._try_batches(prompts)
@@ -67,6 +66,26 @@ class GenerationModel(Model):
         if problem is not None:
             raise not_as_generate(problem)
         return "one row" if is_sequential else "any lengths"
+
+    def prove_prefixes(self, length: int) -> bool:
+        """Whether what is known of a prompt's first tokens changes no answer. length: of a long prompt. Blocks.
+
+        That depends on the architecture, the code and the machine, so it is proved once for all weights.
+        """
+        decoder, vocabulary = self.scheduler.decoder, self.contract.processor.vocabulary
+        if not isinstance(decoder, CausalDecoder):
+            return False
+        problem = self.measurements.recall(
+            "prefixes", str, lambda: try_prefixes(decoder, self._prompt(length), vocabulary) or ""
+        )
+        if problem:
+            self.note(f"prompts share no prefixes: {problem}")
+        return not problem
+
+    def _prompt(self, length: int) -> list[int]:
+        """A prompt of that many tokens, or as many as leave a position for a new token."""
+        row = self.probe(max(1, min(length, self.contract.max_tokens - 1)), length)
+        return list(memoryview(row.tokens).cast("i"))
 
     def _try_batches(self, prompts: Sequence[Sequence[int]]) -> str | None:
         return try_batches(self.scheduler.decoder, prompts)

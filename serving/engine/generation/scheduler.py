@@ -6,6 +6,9 @@ which it ends, is cancelled or passes its deadline.
 In reduced precision the rounding of a sum depends on the other rows of the batch, and a drawn token can depend on the
 rounding. So there a sequence with a seed is isolated: no other row shares its forward passes, and it is not preempted.
 
+Where that is proved to change no answer, a prefill computes only what is not known of earlier prompts that began with
+the same tokens; see `prefix_cache`.
+
 A row that must be alone, because an engine ended with it, is admitted once nothing else runs, and nothing else until it
 has left.
 """
@@ -13,14 +16,17 @@ has left.
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 
 import torch
 from transformers import StopStringCriteria
 
 from serving.engine.generation.admission import SchedulerLimits, heed_alone, plan_admission
 from serving.engine.generation.beam_search import BeamSearch
+from serving.engine.generation.causal_decoder import CausalDecoder
 from serving.engine.generation.decode_batch import DecodeBatch
 from serving.engine.generation.decoder import Decoder
+from serving.engine.generation.prefix_cache import BLOCK_TOKENS, PrefixCache
 from serving.engine.generation.replies import Replies, Reply
 from serving.engine.generation.sampling import UnfitSettings
 from serving.engine.generation.sequence import Sequence, SequenceMaker
@@ -34,6 +40,8 @@ logger = logging.getLogger("headwaiter.engine")
 MAX_PREFILL_TOKENS = 512
 """Tokens prefilled between two steps, padding included; bounds how long running sequences wait. Tuned, see
 bench/NOTES.md, Writing texts."""
+PREFIX_SHARE = 0.25
+"""Share of the cache for prefixes. Untuned."""
 
 
 class Scheduler:
@@ -104,6 +112,15 @@ class Scheduler:
     def cached_tokens(self) -> int:
         """Positions of the cache in use."""
         return sum(batch.decoder.cached_tokens for batch in self._batches)
+
+    def share_prefixes(self) -> None:
+        """Keep the first tokens of prompts for later ones from now on, in a part of the cache. Again: does nothing."""
+        decoder = self.decoder
+        assert isinstance(decoder, CausalDecoder)
+        if decoder.prefixes is None:
+            tokens = int(self._limits.cache_tokens * PREFIX_SHARE)
+            decoder.prefixes = PrefixCache(tokens // BLOCK_TOKENS)
+            self._limits = replace(self._limits, cache_tokens=self._limits.cache_tokens - tokens)
 
     def count_in(self, meter: EngineMeter) -> None:
         """Count in this version's metrics from now on."""
@@ -182,6 +199,7 @@ class Scheduler:
             [sequence for batch in self._batches for sequence in batch.sequences],
             self._limits,
             width=self.decoder.width,
+            cost=self._cost,
             max_tokens=max_tokens,
             is_searching=self._search is not None,
         )
@@ -194,11 +212,17 @@ class Scheduler:
             for sequence in plan.search:
                 self._waiting.remove(sequence)
         self.announce([*self._running_sequences(), *plan.prefill])
-        longest = max((sequence.length for sequence in plan.prefill), default=0)
+        most = max(map(self._cost, plan.prefill), default=0)
         for batch in self._batches:
             is_isolated = batch is self._isolated
             self._prefill(batch, [sequence for sequence in plan.prefill if sequence.is_isolated == is_isolated])
-        return len(plan.prefill) * self.decoder.width(longest)
+        return len(plan.prefill) * self.decoder.width(most)
+
+    def _cost(self, sequence: Sequence) -> int:
+        """How many tokens a prefill of a sequence computes, as far as it depends on that one alone."""
+        if sequence.is_isolated:
+            return sequence.length
+        return self.decoder.computed_tokens([*sequence.prompt, *sequence.tokens], sequence.row.owner)
 
     def _admissible(self) -> Iterable[Sequence]:
         """The waiting sequences that may be admitted now, in order of priority."""
@@ -229,7 +253,7 @@ class Scheduler:
             self._waiting.remove(sequence)
             sequence.started = sequence.started or now
         try:
-            logits = batch.prefill(sequences)
+            prefill = batch.prefill(sequences)
         except Exception as error:  # a model may raise anything; only the row at fault fails
             if len(sequences) == 1 and sequences[0].is_tried:
                 self._fault(sequences, error)
@@ -240,11 +264,15 @@ class Scheduler:
                 sequence.is_tried = True
                 self._prefill(batch, [sequence])
             return
+        new = [each for each in sequences if not each.tokens]
+        for sequence, reused in zip(sequences, prefill.reused, strict=True):
+            sequence.reused = sequence.reused if sequence.tokens else reused
         if self._meters is not None:
             lengths = [sequence.length for sequence in sequences]
-            self._meters[0].observe_batch(lengths, len(lengths) * batch.decoder.width(max(lengths)))
-            self._meters[1].observe_prompt(sum(len(each.prompt) for each in sequences if not each.tokens))
-        self._take_tokens(logits, batch, sequences)
+            most = max(length - reused for length, reused in zip(lengths, prefill.reused, strict=True))
+            self._meters[0].observe_batch(lengths, len(lengths) * batch.decoder.width(most), sum(prefill.reused))
+            self._meters[1].observe_prompt(sum(len(each.prompt) for each in new), sum(each.reused for each in new))
+        self._take_tokens(prefill.logits, batch, sequences)
 
     def _advance(self, batch: DecodeBatch) -> None:
         """Generate a token for each sequence of a batch."""

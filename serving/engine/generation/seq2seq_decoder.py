@@ -38,7 +38,9 @@ class Seq2SeqDecoder(Decoder):
         mask = torch.arange(width) < torch.tensor([len(prompt) for prompt in prompts])[:, None]
         return ids.to(self.device), mask.to(torch.int64).to(self.device)
 
-    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], owners: Sequence[str] = ()
+    ) -> torch.Tensor:
         """The encoder over all prompts, then the decoder over the start token and the generated tokens."""
         ids, mask = self.pad_prompts(prompts)
         encoded = self.module.get_encoder()(input_ids=ids, attention_mask=mask)

@@ -30,8 +30,9 @@ class Sequence:
     ends: tokens that end a text. reader: finds stop strings, None where there are none to find. stop_check: the
     checkpoint's stop strings, None where they do not apply. priority: sequences are admitted in its order, lowest
     first. choices: its new tokens. searched: what a beam search found. tokens_since_admitted: tokens generated
-    since its last prefill. sent: number of tokens sent. is_isolated: whether no other row shares its forward passes.
-    is_tried: whether a prefill of it failed.
+    since its last prefill. reused: tokens of its prompt that were not computed, because an earlier one began with them.
+    sent: number of tokens sent. is_isolated: whether no other row shares its forward passes. is_tried: whether a
+    prefill of it failed.
     """
 
     client: bytes
@@ -49,6 +50,7 @@ class Sequence:
     first_token: float = 0.0
     searched: list[Choice] = field(default_factory=list)
     tokens_since_admitted: int = 0
+    reused: int = 0
     sent: int = 0
     is_isolated: bool = False
     is_tried: bool = False
@@ -98,6 +100,7 @@ class Sequence:
             finish,
             self.sent,
             forward_seconds=time.monotonic() - self.started,
+            reused=self.reused,
         )
         if self.settings.top is not None:
             delta.logprobs = numpy.asarray([choice.logprob for choice in new], dtype=numpy.float32).tobytes()

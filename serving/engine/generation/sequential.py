@@ -33,7 +33,9 @@ class SequentialDecoder(Decoder):
         """Rows of this decoder change each other's logits."""
         return False
 
-    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], owners: Sequence[str] = ()
+    ) -> torch.Tensor:
         """A forward pass per row, then one for each token that it has written, as `generate` took them."""
         found: list[torch.Tensor] = []
         pasts: list[Cache] = []

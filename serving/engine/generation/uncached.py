@@ -23,7 +23,9 @@ class UncachedDecoder(SequentialDecoder):
         """Nothing is kept but the tokens themselves."""
         return sum(map(len, self._rows))
 
-    def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], owners: Sequence[str] = ()
+    ) -> torch.Tensor:
         """A forward pass per row."""
         rows = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]
         logits = torch.cat([self._run(row) for row in rows])

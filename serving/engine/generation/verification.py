@@ -16,6 +16,7 @@ from transformers import LogitsProcessorList
 from registry.redaction import describe_error
 from serving.engine.generation.causal_decoder import CausalDecoder
 from serving.engine.generation.decoder import Decoder
+from serving.engine.generation.prefix_cache import BLOCK_TOKENS, PrefixCache
 from serving.engine.generation.sampling import Sampler, choose
 from serving.engine.generation.seq2seq_decoder import Seq2SeqDecoder
 from serving.engine.generation.sequential import PositionedDecoder, SequentialDecoder
@@ -137,24 +138,82 @@ def try_batches(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> str | Non
     Two prefills are looked at: all prompts in order, then the last one before the first. A sequential decoder shares
     none, and yet may fail after a long prompt. The decoder has no rows afterwards.
     """
-    tolerance = DECODING.of(decoder.module.dtype)
     places = range(len(prompts))
     try:
         with torch.inference_mode():
             expected = [_generate(decoder.module, list(prompt), 2) for prompt in prompts]
             for order in (places, (places[-1], places[0])):
-                first = decoder.prefill([prompts[place] for place in order], [[] for _ in order])
-                found = first, decoder.step([expected[place][1][0] for place in order])
-                decoder.clear()
-                for token, row in product(range(2), range(len(order))):
-                    wanted, prompt = expected[order[row]][0][token], prompts[order[row]]
-                    if not agree(found[token][row], wanted, tolerance, least=1.0):
-                        where = f"token {token} of a prompt of {len(prompt)} tokens among others"
-                        return f"{type(decoder.module).__name__} gives other logits at {where}"
+                chosen = [prompts[place] for place in order], [expected[place] for place in order]
+                if problem := _find_prefill_difference(decoder, *chosen):
+                    return f"{problem} among others"
     except Exception as error:  # a model may raise anything where it cannot be called like this
         return f"{type(error).__name__}: {error}"
     finally:
         decoder.clear()
+    return None
+
+
+def try_prefixes(decoder: CausalDecoder, prompt: Sequence[int], vocabulary: int) -> str | None:
+    """How the logits of the first two tokens after a prompt differ where its first ones are known, in words, or None.
+
+    What is known of a long prompt was computed in a short one, and the other way round, each time with other tokens
+    behind it. Another prompt, of which nothing is known, shares the prefill. prompt: the long one. The decoder has no
+    rows and shares no prefixes afterwards.
+    """
+    if _has_changing_rotation(decoder.module):
+        return "its rotary positions depend on the length of the text"
+    if len(prompt) < 2 * BLOCK_TOKENS:
+        return f"its prompts are shorter than {2 * BLOCK_TOKENS} tokens"
+    others = [[(token + shift) % vocabulary for token in prompt] for shift in (1, 2, 3)]
+    half = len(prompt) // 2 // BLOCK_TOKENS * BLOCK_TOKENS
+    long, short, strange = list(prompt), [*prompt[:BLOCK_TOKENS], *others[0][:3]], others[0][:8]
+    known_short, known_long = [*prompt[:BLOCK_TOKENS], *others[1][:5]], [*prompt[:half], *others[2][half:]]
+    max_width, decoder.max_width = decoder.max_width, 0  # no column more than is needed
+    try:
+        with torch.inference_mode():
+            expected = {len(each): _generate(decoder.module, each, 2) for each in (long, short, strange)}
+            for known, cases in ((known_short, [long]), (known_long, [short, long])):
+                decoder.prefixes = PrefixCache(len(prompt))
+                decoder.prefill([known], [[]])
+                decoder.clear()
+                for case in cases:
+                    rows = [case, strange]
+                    if problem := _find_prefill_difference(decoder, rows, [expected[len(each)] for each in rows]):
+                        return f"{problem} whose first {decoder.reused[0]} are known"
+                    assert decoder.reused[0] > 0, "the proof is of something that is known"
+    except Exception as error:  # as above
+        return describe_error(error)
+    finally:
+        decoder.clear()
+        decoder.prefixes, decoder.max_width = None, max_width
+    return None
+
+
+def _has_changing_rotation(module: "PreTrainedModel") -> bool:
+    """Whether a token's keys depend on how many tokens follow: transformers (5.23) scales these rotations by the text.
+
+    Up to some length they are the same, and a proof need not be as long.
+    """
+    kinds = [getattr(part, "rope_type", None) for part in module.modules()]
+    named = {name for kind in kinds for name in (kind.values() if isinstance(kind, dict) else [kind])}
+    return not named.isdisjoint({"dynamic", "longrope"})
+
+
+def _find_prefill_difference(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], expected: Sequence[tuple[list[torch.Tensor], list[int]]]
+) -> str | None:
+    """Where the logits of the first two tokens differ in a prefill of these prompts and a step, in words, or None.
+
+    expected: of each prompt, as `_generate` returns it. The decoder has no rows afterwards.
+    """
+    tolerance = DECODING.of(decoder.module.dtype)
+    first = decoder.prefill(prompts, [[] for _ in prompts])
+    found = first, decoder.step([given[0] for _, given in expected])
+    decoder.clear()
+    for token, row in product(range(2), range(len(prompts))):
+        if not agree(found[token][row], expected[row][0][token], tolerance, least=1.0):
+            where = f"token {token} of a prompt of {len(prompts[row])} tokens"
+            return f"{type(decoder.module).__name__} gives other logits at {where}"
     return None
 
 

@@ -21,8 +21,10 @@ class ExecutionForm:
     is_packed: rows come as a packed sequence, see `unpadded`. prunes_to_first_token: the last layer computes first
     tokens only, see `first_token`. has_block_attention: short rows share attention blocks, see `attention`.
     is_bucketed: packed batches and prompts are padded to bucket sizes, see `packing.bucket_size`. is_torchscript:
-    forward passes, or decode steps of a generating task, run as a TorchScript graph. cuda_graph_tokens: tokens of the
-    largest batch that runs as a CUDA graph, or 0. int8_layers: linear layers that multiply in int8.
+    forward passes, or decode steps of a generating task, run as a TorchScript graph. shares_prefixes: of a generating
+    task, whether the first tokens that prompts have in common are computed once, see `generation.prefix_cache`.
+    cuda_graph_tokens: tokens of the largest batch that runs as a CUDA graph, or 0. int8_layers: linear layers that
+    multiply in int8.
     """
 
     module: "PreTrainedModel"
@@ -33,6 +35,7 @@ class ExecutionForm:
     has_block_attention: bool = False
     is_bucketed: bool = False
     is_torchscript: bool = False
+    shares_prefixes: bool = False
     cuda_graph_tokens: int = 0
     int8_layers: int = 0
 
@@ -53,6 +56,7 @@ class ExecutionForm:
             "packed sequences": self.is_packed,
             "first-token pruning": self.prunes_to_first_token,
             "TorchScript": self.is_torchscript,
+            "shared prefixes": self.shares_prefixes,
             f"int8 in {self.int8_layers} layers": self.int8_layers > 0,
             f"CUDA graphs up to {self.cuda_graph_tokens} tokens": self.cuda_graph_tokens > 0,
         }

@@ -28,10 +28,17 @@ class EmbeddingUsage(TypedDict):
     total_tokens: int
 
 
+class PromptTokens(TypedDict):
+    """cached_tokens: not computed, because an earlier prompt of the same key began with them."""
+
+    cached_tokens: int
+
+
 class Usage(EmbeddingUsage):
     """Token counts of generated texts."""
 
     completion_tokens: int
+    prompt_tokens_details: PromptTokens
 
 
 class Embedding(TypedDict):

@@ -116,11 +116,12 @@ def shown(tokens: Sequence[TokenScore]) -> list[TokenScore]:
     return [token for token in tokens if not token.is_special]
 
 
-def usage(stream: TextStream) -> dict[str, int]:
+def usage(stream: TextStream) -> dict[str, object]:
     """The token counts of a stream."""
     used = stream.usage
     return {
         "prompt_tokens": used.prompt_tokens,
         "completion_tokens": used.generated_tokens,
         "total_tokens": used.prompt_tokens + used.generated_tokens,
+        "prompt_tokens_details": {"cached_tokens": used.reused_tokens},
     }

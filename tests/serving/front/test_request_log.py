@@ -135,7 +135,7 @@ def test_generation_is_counted() -> None:
     from monitoring.merge import Merge
 
     meter = GenerationMeter("g", "1", "text-generation")
-    meter.observe_prompt(7)
+    meter.observe_prompt(7, 3)
     meter.observe_first_token(0.03)
     meter.observe_tokens(5)
     meter.observe_end(4, 0.2)
@@ -144,6 +144,7 @@ def test_generation_is_counted() -> None:
     found = Merge(instruments().store.folder).read()
     labels = ("g", "1", "text-generation")
     assert found["prompt_tokens_total", labels] == [7]
+    assert found["reused_prompt_tokens_total", labels] == [3]
     assert found["generated_tokens_total", labels] == [5]
     assert found["time_per_output_token_seconds", labels][0] == pytest.approx(0.05)
     assert found["time_to_first_token_seconds", labels][0] == pytest.approx(0.03)

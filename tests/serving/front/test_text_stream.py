@@ -16,10 +16,13 @@ from registry.heads import get_head
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
+from serving.engine.generation.prefix_cache import BLOCK_TOKENS
 from serving.errors import ClientGone, EngineLost, Failed, ServingError, TooLarge, Unprocessable
+from serving.front.access import Visit
 from serving.front.text_stream import TextDelta, TextStream
 from serving.manager.managed_version import WRITING_SECONDS, ManagedVersion
 from serving.runtime.instruments import instruments
+from serving.runtime.key_file import Key
 from tests import local as local_module
 from tests.families import build
 from tests.gate import gated
@@ -196,6 +199,36 @@ def test_what_is_written_is_counted(local: Local) -> None:
     assert counted("cache_limit_tokens") > 0
     assert counted("time_to_first_token_seconds") > 0
     assert counted("time_per_output_token_seconds") > 0
+
+
+def test_a_prompt_that_begins_as_an_earlier_one_is_counted_as_known(local: Local) -> None:
+    prompt = " ".join([PROMPT] * 20)
+    counts = []
+    for texts in (1, 2):
+        before = counted("reused_prompt_tokens_total")
+        ((_, stream),) = run(local, body(f"{prompt} {texts}", max_new_tokens=2, n=texts))
+        counts.append((stream.usage.reused_tokens, counted("reused_prompt_tokens_total") - before))
+    assert counts[0] == (0, 0)
+    known, of_both = counts[1]
+    assert 0 < stream.usage.prompt_tokens - known < 2 * BLOCK_TOKENS
+    assert of_both == 2 * known, "it is counted once for the request, and for each text that it saved"
+
+
+def test_what_a_prompt_of_one_key_began_with_is_unknown_to_another(local: Local) -> None:
+    async def ask() -> list[int]:
+        known = []
+        async with local.running() as front:
+            front.access.is_open = False
+            for name in ("a", "b", "a"):
+                Visit(Key(name=name, sha256="0" * 64)).begin()
+                stream = await local.stream(front, body(" ".join(["over a lazy dog"] * 20), max_new_tokens=2))
+                await read(stream)
+                known.append(stream.usage.reused_tokens)
+        return known
+
+    first, other, again = asyncio.run(ask())
+    assert (first, other) == (0, 0)
+    assert again > 0
 
 
 def test_a_fault_in_the_middle_of_a_stream_ends_it_with_an_error_and_others_go_on(

@@ -44,7 +44,8 @@ def sequence(
 
 
 def plan(waiting: list[Sequence], running: list[Sequence], limits: SchedulerLimits = LIMITS, **given: Any) -> Admission:
-    asked: Any = {"width": lambda longest: longest, "max_tokens": 512, "is_searching": False, **given}
+    asked: Any = {"width": lambda most: most, "cost": lambda each: each.length, "max_tokens": 512, **given}
+    asked.setdefault("is_searching", False)
     return plan_admission(waiting, running, limits, **asked)
 
 
@@ -58,6 +59,13 @@ def ids(sequences: list[Sequence]) -> list[int]:
         pytest.param([sequence(1), sequence(2)], [], {}, [1, 2], id="all that fits"),
         pytest.param([sequence(1)], [], {"max_tokens": 0}, [], id="nothing before the next step"),
         pytest.param([sequence(1, 30)], [], {"max_tokens": 8}, [1], id="the first may exceed the bound"),
+        pytest.param(
+            [sequence(1, 16), sequence(2, 18), sequence(3, 20)],
+            [],
+            {"cost": lambda each: 8, "max_tokens": 16, "width": lambda most: most},
+            [1, 2],
+            id="what is known of a prompt costs nothing",
+        ),
         pytest.param([sequence(1), sequence(2), sequence(3)], [], {"max_tokens": 8}, [1, 2], id="up to the bound"),
         pytest.param([sequence(1), sequence(2)], [], {"width": lambda longest: 256}, [1, 2][:1], id="padding counts"),
         pytest.param([sequence(1, 90, 90)], [], {}, [1], id="the only one may exceed the cache"),

@@ -24,8 +24,10 @@ def changing(module: Any, is_changed: Callable[[list[int], int], bool]) -> Causa
     """A decoder that gives other logits to the rows for whose lengths and place `is_changed` holds."""
 
     class Changing(CausalDecoder):
-        def prefill(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> torch.Tensor:
-            logits, lengths = super().prefill(prompts, written), [len(prompt) for prompt in prompts]
+        def prefill(
+            self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], owners: Sequence[str] = ()
+        ) -> torch.Tensor:
+            logits, lengths = super().prefill(prompts, written, owners), [len(prompt) for prompt in prompts]
             for place in range(len(lengths)):
                 logits[place] *= 1 + is_changed(lengths, place)
             return logits
