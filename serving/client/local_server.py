@@ -21,8 +21,18 @@ STOP_SECONDS = 60.0
 POLL_SECONDS = 0.05
 SHOWN_CHARACTERS = 2000
 """Of the log of a server that did not start."""
-_END_WITH_OWNER = "import os, signal, sys; sys.stdin.read(); os.kill(int(sys.argv[1]), signal.SIGTERM)"
-"""A process that ends the server when its standard input does, as that of an owner that was killed."""
+OWNER_LOOK_SECONDS = 0.5
+_END_WITH_OWNER = f"""
+import os, signal, sys, time
+owner, server = map(int, sys.argv[1:])
+while os.getppid() == owner:
+    time.sleep({OWNER_LOOK_SECONDS})
+try:
+    os.kill(server, signal.SIGTERM)
+except ProcessLookupError:
+    pass
+"""
+"""A process that ends the server once its own parent has ended, however that was."""
 _OF_OTHER_SERVERS = (
     "HEADWAITER_KEYS_FILE",
     "HEADWAITER_TLS_CERT",
@@ -54,19 +64,23 @@ def run_server(*models: str, port: int = 0, log: Path | None = None) -> Iterator
                 start_new_session=True,
                 env=environ | {"PYTHONPATH": python_path()},
             )
-        guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _END_WITH_OWNER, str(process.pid)],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        guard = None
         try:
+            guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _END_WITH_OWNER, str(os.getpid()), str(process.pid)],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
             url = f"http://127.0.0.1:{port}"
             _wait_until_ready(url, process, log)
             yield url
         finally:
-            guard.kill()
-            guard.communicate()
-            _stop(process)
+            try:
+                _stop(process)
+            finally:
+                if guard is not None:
+                    guard.kill()
+                    guard.wait()
 
 
 def _free_port() -> int:

@@ -269,8 +269,8 @@ class Front:
         return self.health.is_alive()
 
     def is_ready(self) -> bool:
-        """Whether the server has started; see `Routing.is_ready`."""
-        return self.routing.is_ready()
+        """Whether the server has started, see `Routing.is_ready`, and works."""
+        return self.routing.is_ready() and self.health.is_alive()
 
     def manager_silence_seconds(self) -> float:
         """Seconds since the manager's last heartbeat; infinite before the first."""

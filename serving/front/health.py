@@ -48,10 +48,6 @@ class Health:
             return True
         return self._file.silence_seconds() <= grace and self._routing.unserved_seconds(now) <= grace
 
-    def is_ready(self) -> bool:
-        """Whether the server has started; see `Routing.is_ready`."""
-        return self._routing.is_ready()
-
     async def _keep_running(self, name: str, work: Callable[[], Coroutine[object, object, None]]) -> None:
         while True:
             started, error = time.monotonic(), None

@@ -454,6 +454,31 @@ def test_a_head_that_the_adapter_unties_keeps_the_dtype_of_its_base(tmp_path: Pa
     assert not found.config.tie_word_embeddings
 
 
+@pytest.mark.parametrize(
+    ("family", "task", "module"),
+    [
+        ("t5", "text2text-generation", "shared"),
+        ("bart", "text2text-generation", "lm_head"),
+        ("bart", "text2text-generation", "shared"),
+        ("roberta", "fill-mask", "lm_head"),
+        ("bert", "fill-mask", "predictions"),
+    ],
+)
+def test_weights_that_an_adapter_unties_are_saved_for_each_place(
+    tmp_path: Path, family: str, task: str, module: str
+) -> None:
+    auto_class = get_head(task).auto_class
+    base = build(tmp_path / "base", family, auto_class)
+    config = LoraConfig(target_modules="all-linear", exclude_modules=[module], modules_to_save=[module])
+    found = merged(make_adapter(tmp_path / "adapter", base, auto_class, config), base, task)
+    found.save_pretrained(tmp_path / "merged")
+    again = getattr(transformers, auto_class).from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+    ids = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
+    ids |= {"decoder_input_ids": ids["input_ids"]} if family in ("t5", "bart") else {}
+    with torch.inference_mode():
+        torch.testing.assert_close(again(**ids).logits, found(**ids).logits)
+
+
 def test_the_comparison_leaves_the_configuration_as_it_was(tmp_path: Path) -> None:
     """BigBird notes there, for good, that a text was too short for its sparse attention."""
     base = build(tmp_path / "base", "big_bird", SEQ)

@@ -39,6 +39,9 @@ class Told(msgspec.Struct, frozen=True):
 
 Work = Callable[[bytes, Call], Awaitable[Told]]
 
+MAX_WAITING = 64
+"""Calls without a key whose message has not come, in one front: anybody may begin one, and each holds its headers."""
+
 
 class Calls:
     """The calls of one front to some of its methods. Everything runs in its event loop."""
@@ -49,6 +52,7 @@ class Calls:
         max_bytes: of a message.
         """
         self._access, self._guard, self._max_bytes = access, guard, max_bytes
+        self._waiting: dict[Stream, None] = {}  # without a key, in their order
 
     def method(self, name: str, work: Work) -> Method:
         """A method that is answered with one message. name: as it stands in the audit log."""
@@ -63,7 +67,7 @@ class Calls:
         request = RequestContext.read(headers)
         try:
             with self._admitted(headers):
-                told = await work(await stream.message(), Call(request, stream.time_remaining()))
+                told = await work(await self.message(stream), Call(request, stream.time_remaining()))
             body: bytes = told.message.SerializeToString()
         except asyncio.CancelledError:
             self._record(name, ClientGone.status, (request.header,), stream)
@@ -80,6 +84,23 @@ class Calls:
         status, _, refused = refusal(error, request, b"")
         self._record(name, status, refused, stream)
         stream.finish(CODES.get(status, Code.INTERNAL).block(error.message, to_metadata(refused)))
+
+    async def message(self, stream: Stream) -> bytes:
+        """The message of a call. Without keys, a new call takes the place of the one that has waited longest.
+
+        Raises what `Stream.message` does.
+        """
+        if self._access is not None:
+            return await stream.message()
+        self._waiting[stream] = None
+        if len(self._waiting) > MAX_WAITING:
+            oldest = next(iter(self._waiting))
+            del self._waiting[oldest]
+            oldest.refuse(Overloaded("too many calls wait for their message: send it at once"))
+        try:
+            return await stream.message()
+        finally:
+            self._waiting.pop(stream, None)
 
     @contextmanager
     def _admitted(self, headers: Iterable[Header]) -> Iterator[None]:

@@ -182,8 +182,7 @@ class RpcConnection(asyncio.Protocol):
     # Calls
 
     def _begin(self, given: Frame, headers: list[Header]) -> None:
-        is_full = self.guard.buffered_bytes > self.guard.max_buffered_bytes
-        if is_full or len(self._streams) >= self._limits.max_streams or self._goodbyes == 2:
+        if len(self._streams) >= self._limits.max_streams or self._goodbyes == 2:
             self._spare.spend()
             self._outbox.reset(given.stream, ErrorCode.REFUSED_STREAM)
             return

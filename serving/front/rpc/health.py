@@ -53,7 +53,7 @@ class HealthService:
         """Tell the status now, and whenever it changes."""
         self._watchers += 1
         try:
-            message = await stream.message()
+            message = await self._calls.message(stream)
             if self._watchers > MAX_WATCHERS:
                 raise NotReady(f"{MAX_WATCHERS} clients watch the health already: ask by Check")
             told = None

@@ -50,9 +50,7 @@ class Stream:
         self._body = bytearray()
         self._arrived: bytes | ServingError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._held = 0  # bytes that the guard counts as buffered, beside those of the headers
-        self._head_bytes = sum(len(name) + len(value) for name, value in headers)
-        connection.guard.buffered_bytes += self._head_bytes
+        self._held = 0  # bytes that the guard counts as buffered
         self._since = connection.guard.now
         self._passed = 0  # bytes since `_since`
         self._deadline: float | None = None
@@ -103,6 +101,11 @@ class Stream:
             raise self._arrived
         return self._arrived
 
+    def refuse(self, error: ServingError) -> None:
+        """Wait for the message no more, unless it is here."""
+        if self._arrived is None:
+            self._arrive(error)
+
     def set_timeout(self, value: bytes) -> None:
         """Take the client's deadline up. value: of `grpc-timeout`; one that is not well formed is none."""
         found = TIMEOUT.fullmatch(value)
@@ -147,7 +150,6 @@ class Stream:
     def release(self) -> None:
         """The call is over: nothing of it is held, and whoever answers it may stop."""
         self._hold(-self._held)
-        self.connection.guard.buffered_bytes -= self._head_bytes
         self._arrived = self._arrived or Malformed("the call has ended")
         if self.task is not None and self.trailers is None:
             self.task.cancel()

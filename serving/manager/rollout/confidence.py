@@ -66,10 +66,10 @@ def is_below(total: float, count: int, limit: float, error: float) -> bool:
 def is_worse(worse: int, better: int, count: int, limit: float, error: float) -> bool:
     """Whether the mean of `count` differences, each -1, 0 or 1, is surely above `limit`.
 
-    worse, better: how many are 1, and at most how many are -1: more than there are only makes it less certain. limit:
-    from 0 to below 1. error: the probability with which this is ever wrong, however often one looks.
+    worse, better: how many are 1, and how many are -1. Where one side failed and the other, too, the pair may count in
+    both: that, and more `better` ones than there are, only makes it less certain. limit: from 0 to below 1. error: the
+    probability with which this is ever wrong, however often one looks.
     """
-    better = min(better, count - worse)
     threshold = log(len(BETS) / error)
     for share in BETS:
         bet = share / (1.0 + limit)

@@ -120,7 +120,8 @@ def _fails_pairs(shadowed: RolloutCounts, limit: float, error: float) -> bool:
     Shadows are of no more requests than the stable version has answered, so its errors are at least those of any pairs.
     """
     failed, number = shadowed.candidate.errors, shadowed.candidate.requests
-    return is_worse(failed, shadowed.stable.errors, number, limit, error)
+    is_paired = number <= shadowed.stable.requests  # counts of several servers may be of different moments
+    return is_paired and is_worse(failed, shadowed.stable.errors, number, limit, error)
 
 
 def _judge_sides(guard: Guard, counts: RolloutCounts, stable: Bounds, fail_error: float) -> Check:

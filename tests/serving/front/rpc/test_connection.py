@@ -369,19 +369,6 @@ def test_more_calls_than_allowed_are_refused_and_a_reset_makes_room() -> None:
     asyncio.run(work())
 
 
-def test_headers_of_calls_that_wait_count_as_buffered_and_no_call_begins_beyond_their_bound() -> None:
-    async def work() -> None:
-        client = Client(buffer_bytes=4096)
-        await client.greet()
-        sent = await client.send(*(client.headers(stream, text="x" * 3000) for stream in (1, 3, 5)))
-        assert [(each.kind, each.stream) for each in sent] == [(frames.RST_STREAM, 5)]
-        assert 6000 < client.guard.buffered_bytes < 7000
-        await client.send(*(frame(frames.RST_STREAM, 0, each, number(ErrorCode.CANCEL)) for each in (1, 3)))
-        assert client.is_clean()
-
-    asyncio.run(work())
-
-
 def test_a_lost_connection_ends_its_calls() -> None:
     async def work() -> None:
         client = Client()

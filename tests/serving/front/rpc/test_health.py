@@ -1,15 +1,17 @@
 """gRPC's health protocol, by its own client: no key, whatever the server's load, and no way to hold it up."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import msgspec
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from serving.front.connection_guard import ConnectionGuard
-from serving.front.rpc import health
+from serving.front.rpc import calls, health
 from serving.runtime.key_file import KeyFile
 from tests.serving.front.attacked import PATIENT
 from tests.serving.front.local_front import MakeFront
@@ -74,5 +76,27 @@ def test_watchers_are_bounded(make_front: MakeFront) -> None:
                 assert (await watchers[-1].read()).status == SERVING
             assert (await client.Watch(asked()).code()).name == "UNAVAILABLE"
             assert (await client.Check(asked())).status == SERVING
+
+    on_port(make_front(), work)
+
+
+def test_calls_without_a_message_give_way_to_new_ones(make_front: MakeFront, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MAX_WAITING", 2)
+
+    async def nothing() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    async def work(port: Port) -> None:
+        async with grpc.aio.insecure_channel(port.address) as channel:
+            silent = []
+            for number in range(3):
+                silent.append(channel.stream_unary(f"/{health.SERVICE}/Check")(nothing()))
+                while len(port.opened._health._calls._waiting) < min(number + 1, 2):
+                    await asyncio.sleep(0.002)
+            assert (await silent[0].code()).name == "UNAVAILABLE"
+            assert (await health_pb2_grpc.HealthStub(channel).Check(asked())).status == SERVING
+            for each in silent:
+                each.cancel()
 
     on_port(make_front(), work)

@@ -77,6 +77,13 @@ def test_pairs_that_differ_by_the_limit_are_called_worse_in_fewer_runs_than_the_
     assert wrong <= error * runs
 
 
+def test_pairs_in_which_both_sides_fail_say_nothing() -> None:
+    """As in an incident that ends: 4 of 5 requests fail on both sides, and none afterwards."""
+    for count in range(1, 3000):
+        failed = min(count, 1000) * 4 // 5
+        assert not is_worse(failed, failed, count, 0.01, 1e-4)
+
+
 def test_pairs_show_sooner_what_the_bounds_of_both_sides_show() -> None:
     for count in range(50, 3000, 50):
         if is_worse(count // 50, 0, count, 0.005, 1e-4):
