@@ -33,8 +33,8 @@ class Side:
         self._counts = counts
 
     def end(self, status: int, reason: str, seconds: float) -> None:
-        """Count a request that ended so; one whose client left tells nothing of the version."""
-        if reason == ClientGone.reason:
+        """Count a request that ended so; one whose client left, or did wrong, tells nothing of the version."""
+        if reason == ClientGone.reason or (status < 500 and reason not in ("", QueueFull.reason)):
             return
         counts = self._counts
         counts.requests += 1

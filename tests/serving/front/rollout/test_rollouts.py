@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.errors import EngineLost, Failed, NotReady, QueueFull
+from serving.errors import EngineLost, Failed, NotReady, QueueFull, Unprocessable
 from serving.front.attempts import Answer
 from serving.front.front import Front
 from serving.front.request_context import RequestContext
@@ -184,15 +184,16 @@ def lose_for_good(front: Front) -> Callable[[Any], None]:
 
 
 @pytest.mark.parametrize(
-    ("error", "errors", "refusals"),
+    ("error", "requests", "errors", "refusals"),
     [
-        (Failed("it failed"), 1, 0),
-        (QueueFull("full", retry_seconds=1.0), 0, 1),
-        (NotReady("no", retry_seconds=1.0), 1, 0),
+        (Failed("it failed"), 1, 1, 0),
+        (QueueFull("full", retry_seconds=1.0), 1, 0, 1),
+        (NotReady("no", retry_seconds=1.0), 1, 1, 0),
+        (Unprocessable("the client's mistake"), 0, 0, 0),
     ],
 )
 def test_failures_and_refusals_are_counted(
-    begin: Begin, tmp_path: Path, error: Exception, errors: int, refusals: int
+    begin: Begin, tmp_path: Path, error: Exception, requests: int, errors: int, refusals: int
 ) -> None:
     async def test() -> None:
         front = begin(changed(weight=1.0))
@@ -201,7 +202,7 @@ def test_failures_and_refusals_are_counted(
         with pytest.raises(type(error)):
             await ask(front)
         found = counted(front, tmp_path).candidate
-        assert (found.requests, found.errors, found.refusals, found.times) == (1, errors, refusals, {})
+        assert (found.requests, found.errors, found.refusals, found.times) == (requests, errors, refusals, {})
 
     asyncio.run(test())
 
