@@ -1,5 +1,6 @@
 """An engine's process, `python -m serving.engine ORDER` or forked by the template: load, report, serve."""
 
+import errno
 import logging
 import os
 import signal
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("headwaiter.engine")
 
+FULL_SECONDS = 0.2
+"""Between two tries to write a report on a full disk."""
 MAX_STOP_SECONDS = 30.0
 """How long an engine without a server may take to answer its accepted rows."""
 
@@ -104,6 +107,20 @@ def listen(context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> "zmq.Sock
     return socket
 
 
+def tell(path: Path, report: EngineReport) -> None:
+    """Write the report. A full disk is waited for: of an engine that ends because of it the manager thinks it broken.
+
+    Raises OSError for other troubles.
+    """
+    while True:
+        try:
+            return write_report(path, report)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            time.sleep(FULL_SECONDS)
+
+
 def main(path: str, oom_score: OomScore | None = None) -> None:
     """Entry point of the process: load the version of the order in the file `path`, report, serve until told to stop.
 
@@ -118,14 +135,14 @@ def main(path: str, oom_score: OomScore | None = None) -> None:
         return
     os.environ[RUN_VARIABLE] = order.run
     report = Path(order.report)
-    write_report(report, EngineReport(pid=os.getpid(), state="loading"))
     lease = Lease(order)
+    tell(report, EngineReport(pid=os.getpid(), state="loading"))
     try:
         loaded = _load_at_low_priority(order) if order.low_priority else _load(order)
     except Exception as error:  # whatever it is, the manager shows it
         message = describe_error(error)
         is_damaged = isinstance(error, DigestMismatch | UnsafeArtifact)
-        write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message, is_damaged=is_damaged))
+        tell(report, EngineReport(pid=os.getpid(), state="failed", error=message, is_damaged=is_damaged))
         sys.stderr.write(f"headwaiter engine {order.model}/{order.version}: {message}\n")
         end(1)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
@@ -143,7 +160,7 @@ def main(path: str, oom_score: OomScore | None = None) -> None:
     if loaded.yields_cores:
         lower_process_priority()
     oom_score.become("serving")
-    write_report(report, loaded.report)
+    tell(report, loaded.report)
     if loaded.keep is not None:
         threading.Thread(target=keep_graph, args=(loaded.keep,), name="headwaiter-keep", daemon=True).start()
     try:
@@ -151,7 +168,7 @@ def main(path: str, oom_score: OomScore | None = None) -> None:
     except Exception as error:  # it is replaced, and the fronts send the rows that it has to its successor
         message = describe_error(error)
         logger.critical("the engine ends: %s", message, extra={"fields": loaded.meter.fields})
-        write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message))
+        tell(report, EngineReport(pid=os.getpid(), state="failed", error=message))
         end(1)
     heart.close()
     context.destroy(linger=1000)

@@ -113,8 +113,11 @@ class EngineProcess:
                 self.order = msgspec.structs.replace(self.order, low_priority=False)
                 try:
                     self.start()
-                except OSError as error:  # a full disk, no process to be had: it is tried again
-                    return self._end(f"the engine could not be started again: {redact(str(error))}", now)
+                except OSError as error:  # a full disk, no process to be had: it is tried again, and no crash
+                    crashes = self.crashes
+                    change = self._end(f"the engine could not be started again: {redact(str(error))}", now)
+                    self.crashes = crashes
+                    return change
                 return "restarted"
             return None
         has_ended = self._process.poll() is not None  # before the report is read, which is its last word then
