@@ -63,14 +63,12 @@ def merge(
             "merging the adapter", f"merge it with PEFT alone (merge_and_unload); {adapter.trained_on}"
         ):
             merged = adapted.merge_and_unload(safe_merge=True)
-            is_untied = len(list(merged.parameters())) > own  # PEFT may say so where it is not
+            is_untied = len(list(merged.parameters())) > own  # what PEFT says of it may be wrong
             if is_untied:
                 _untie(merged)
             compare_outputs(expected, _run(merged, inputs), str(adapter.keys.peft_type))
     vars(merged.config).update(settings)  # a forward pass may write to it, as BigBird's and Reformer's
-    if (
-        len(list(merged.parameters())) > own
-    ):  # a head that was adapted has weights of its own; PEFT may say so of others
+    if is_untied:
         merged.config.tie_word_embeddings = False
     for name, tensor in [*merged.named_parameters(), *merged.named_buffers()]:
         tensor.data = tensor.data.to(dtypes.get(name, tensor.dtype))

@@ -247,7 +247,7 @@ def _settle_process() -> None:
     """Set this worker process' global state, once everything is imported."""
     from serving.front.protocols.bentoml import quiet_refusals
 
-    # A front is ready without the manager: what is loaded is served while another manager takes its place.
+    # BentoML's readiness would ask the manager, too. A front serves what is loaded while another manager starts.
     BentoMLContainer.api_server_config.runner_probe.enabled.set(False)
 
     access = logging.getLogger("uvicorn.access")  # with handlers, uvicorn formats a line for each request

@@ -32,7 +32,7 @@ try:
 except ProcessLookupError:
     pass
 """
-"""A process that ends the server once its own parent has ended, however that was."""
+"""The program of a process that ends the server once its own parent has ended, however that was."""
 _OF_OTHER_SERVERS = (
     "HEADWAITER_KEYS_FILE",
     "HEADWAITER_TLS_CERT",

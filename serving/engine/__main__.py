@@ -108,7 +108,7 @@ def listen(context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> "zmq.Sock
 
 
 def tell(path: Path, report: EngineReport) -> None:
-    """Write the report. A full disk is waited for: of an engine that ends because of it the manager thinks it broken.
+    """Write the report, once there is room on the disk: the manager takes an engine that ends without one for broken.
 
     Raises OSError for other troubles.
     """
@@ -168,7 +168,8 @@ def main(path: str, oom_score: OomScore | None = None) -> None:
     except Exception as error:  # it is replaced, and the fronts send the rows that it has to its successor
         message = describe_error(error)
         logger.critical("the engine ends: %s", message, extra={"fields": loaded.meter.fields})
-        tell(report, EngineReport(pid=os.getpid(), state="failed", error=message))
+        with suppress(OSError):  # its end says enough, and its rows wait for the next one
+            write_report(report, EngineReport(pid=os.getpid(), state="failed", error=message))
         end(1)
     heart.close()
     context.destroy(linger=1000)

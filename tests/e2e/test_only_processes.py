@@ -71,7 +71,12 @@ def test_the_server_is_ready_while_its_manager_stands_still(alone: Server) -> No
         manager.send_signal(signal.SIGSTOP)  # until it is killed, some seconds later
         return alone.is_ready() and manager.is_running() and manager.status() == psutil.STATUS_STOPPED
 
-    wait_until(is_ready_without_manager, "ready while the manager stands still")
+    assert wait_until(is_ready_without_manager, "ready while the manager stands still")
+    stopped = alone.processes("headwaiter_manager")
+    wait_until(lambda: [each for each in alone.processes("headwaiter_manager") if each not in stopped], "another one")
+    (heard,) = (alone.home / "run").glob("*/heartbeat")
+    before = heard.stat().st_mtime_ns
+    wait_until(lambda: heard.stat().st_mtime_ns > before, "it works")
 
 
 FAULT = '''

@@ -6,8 +6,8 @@ MAX_SPARE, SPARE_OF_CALL, SPARE_OF_SWEEP = 1000, 10, 100
 """How many such frames a client may send at once; how many more each answered call allows, unless it was refused
 before it began; and how many more each sweep of the guard allows. Untuned: gRPC's clients send about two for a call."""
 SPARE_BYTES = 1024
-"""A client that reads an answer may send one more frame for so many bytes of it, because it opens its flow-control
-windows step by step. Untuned."""
+"""Bytes of an answer for which one more frame is allowed: a client that reads opens its flow-control windows step by
+step. Untuned."""
 
 
 class SpareFrames:
