@@ -18,13 +18,13 @@ from serving.runtime.workers import WorkerBeat
 from tests.waiting import WAIT_SECONDS
 
 STUCK = (
-    "import signal, sys, threading\n"
+    "import signal, sys, threading, time\n"
     "from pathlib import Path\n"
     "signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\n"
     "threading.Thread(target=threading.Event().wait).start()\n"
     "print('begun', flush=True)\n"
     "{begin}\n"
-    "while True: signal.pause()\n"
+    "while True: time.sleep(0.05)  # a signal just before signal.pause would wait for the next one\n"
 )
 """A process that does not leave when it is asked to, and has a thread that never ends."""
 WITH_SERVER = (
