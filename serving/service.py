@@ -28,9 +28,9 @@ from registry.settings import PATIENCE
 from serving.runtime.deferred_proxy import defer_proxy
 from serving.runtime.exposure import bound_host, check_access, check_exposure
 from serving.runtime.logs import set_up_logging
-from serving.runtime.respawn import respawn_workers
 from serving.runtime.run_folder import RUN_VARIABLE, claim
 from serving.runtime.server_process import at_end, end_process, end_with_server
+from serving.runtime.supervisor import supervise
 from serving.runtime.tls_files import TlsFiles
 from serving.settings import ServingSettings
 
@@ -150,7 +150,7 @@ class Headwaiter:
 
     @bentoml.on_deployment
     def begin() -> None:  # BentoML makes it a static method
-        """In the server process, before it starts the others: claim the run folder, tell them, and let them respawn.
+        """In the server process, before it starts the others: claim the run folder, and tell them and the supervisor.
 
         Raises Refused where strangers could ask.
         """
@@ -168,7 +168,7 @@ class Headwaiter:
                 os.environ[RUN_VARIABLE] = str(claim(settings.registry.home).path)
         except InvalidSetting as error:
             raise Refused(str(error)) from error
-        respawn_workers()
+        supervise(settings.grace_seconds + SHUT_DOWN_SECONDS)
 
     @bentoml.on_startup
     async def start(self) -> None:

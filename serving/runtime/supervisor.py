@@ -1,7 +1,8 @@
-"""The workers of a server, which are the fronts and the manager, are started again when they end, wherever it runs.
+"""BentoML's supervisor (circus), which starts the fronts and the manager, and ends them with the server.
 
-BentoML's supervisor (circus) starts ended workers again, but not in a container, where it ends when none is left. It
-looks for them every ten seconds only. Read in BentoML 1.4.39 and kantoku 0.18.3, its circus.
+It starts ended workers again, but not in a container, where it ends when none is left, and looks for them every ten
+seconds only. It forgets a signal to end that comes while it starts workers, and waits a day for one that does not
+leave. Read in BentoML 1.4.39 and kantoku 0.18.3, its circus.
 """
 
 import signal
@@ -12,10 +13,17 @@ from typing import Any
 QUIET_SECONDS = 10.0
 """Between two ends that are looked at at once; others wait for circus' own look, so that workers which end while they
 start do not take all cores."""
+AGAIN_SECONDS = 0.1
+"""How long to wait where circus cannot end yet, because it starts workers."""
 
 
-def respawn_workers() -> None:
-    """Let circus start ended workers again, and at once. Call it in the server's process before it starts any."""
+def supervise(leave_seconds: float) -> None:
+    """Let circus start ended workers again, and at once; and let it end as soon as it is told to, whatever they do.
+
+    Call it in the server's process before it starts any. leave_seconds: what a worker gets to leave, before it is
+    killed.
+    """
+    from circus.sighandler import SysHandler
     from circus.watcher import Watcher
 
     initialize = Watcher.initialize
@@ -23,10 +31,23 @@ def respawn_workers() -> None:
     def initialize_and_respawn(watcher: Any, *given: Any) -> None:
         initialize(watcher, *given)
         watcher.respawn = True
+        watcher.graceful_timeout = leave_seconds
         with suppress(ValueError):  # not in the main thread: as late as circus does it by itself
             signal.signal(signal.SIGCHLD, WorkerWatch(watcher.arbiter))
 
     Watcher.initialize = initialize_and_respawn
+    SysHandler.quit = lambda handler: handler.controller.loop.add_callback_from_signal(end, handler.controller.arbiter)
+
+
+def end(arbiter: Any) -> None:
+    """End the server, once circus does nothing else. arbiter: circus'. Runs in its event loop."""
+    from circus.exc import ConflictError
+
+    try:
+        arbiter.stop()
+    except ConflictError:
+        if not arbiter._stopping:
+            arbiter.loop.call_later(AGAIN_SECONDS, end, arbiter)
 
 
 class WorkerWatch:
