@@ -4,6 +4,8 @@ Rows of similar length share a forward pass there, so little is padded; a form g
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput
@@ -78,7 +80,7 @@ class Reference:
         """Raises DifferentAnswer where the form answers otherwise, or what it raises itself."""
         for (lengths, types), expected in zip(self._cases, self._expected, strict=True):
             inputs = inputs_of(self._model, lengths, types=types, form=form)
-            _compare(form.module(**inputs), expected, inputs, self._model.compute_dtype)
+            _compare(_all_tokens(form.module(**inputs), lengths, inputs), expected, inputs, self._model.compute_dtype)
 
 
 def inputs_of(
@@ -97,7 +99,7 @@ def _rows_of(model: Model, lengths: Sequence[int], *, types: bool) -> list[Row]:
 
 def _inputs_of(model: Model, rows: Sequence[Row], form: ExecutionForm) -> dict[str, torch.Tensor]:
     try:
-        model.task.forward(_Recorder(form.module), model.batch(rows, form))
+        model.task.forward(_Recorder(form.module), model.batch(rows, form, reads_all=True))
     except _Recorded as recorded:
         return recorded.inputs
     raise DifferentAnswer("the task calls a part of the model only")
@@ -159,6 +161,14 @@ def _by_row(outputs: object, inputs: Inputs) -> _RowOutputs:
         else list(output)
         for name, output in given.items()
     }
+
+
+def _all_tokens(outputs: Any, lengths: Sequence[int], inputs: Inputs) -> object:
+    """The outputs as (rows, tokens, size), of a head that was told to read all tokens, too."""
+    if "reads" not in inputs:
+        return outputs
+    rows, longest = len(lengths), max(lengths)
+    return SimpleNamespace(logits=outputs.logits[0, : rows * longest].view(rows, longest, -1))
 
 
 def _compare(outputs: object, expected: _RowOutputs, inputs: Inputs, dtype: torch.dtype) -> None:

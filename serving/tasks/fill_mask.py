@@ -22,7 +22,7 @@ from serving.tasks.base.cost import OBJECT_BYTES, answer_text
 from serving.tasks.base.scoring import Scoring, accuracy
 from serving.tasks.base.task import Batch, Task, probe_text, upload
 from serving.tasks.base.version_context import VersionContext
-from serving.wire.messages import Encoded, EncodedRow, RowArrays
+from serving.wire.messages import AnyArray, Encoded, EncodedRow, RowArrays
 
 if TYPE_CHECKING:
     import torch
@@ -155,18 +155,18 @@ class FillMask(Task[str, Parameters, Masks]):
             [EncodedRow(row.length, row.tokens, row.types, batch_key, payload)], Masks(encoding.ids, places, targets)
         )
 
+    def places(self, payloads: Sequence[bytes]) -> AnyArray:
+        """The masks. A row with fewer than another has its first token in their place."""
+        return _table([wanted.places for wanted in _decode(payloads)])
+
     def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """The probabilities at the masks, reduced to the candidates."""
         import torch
 
-        wanted = [msgspec.msgpack.decode(payload, type=Wanted) for payload in batch.payloads]
-        logits = model(**batch.inputs).logits
-        places = _table([found.places for found in wanted], logits.device)
-        rows = torch.arange(len(wanted), device=logits.device).unsqueeze(1)
-        scores = logits[rows, places].float().softmax(-1)
+        scores = batch.at_places(model(**batch.inputs).logits).float().softmax(-1)
         if batch.key == "targets":
-            ids = _table([found.targets for found in wanted], logits.device)
-            ids = ids.unsqueeze(1).expand(-1, places.shape[1], -1)
+            ids = upload(_table([found.targets for found in _decode(batch.payloads)]), scores.device)
+            ids = ids.unsqueeze(1).expand(-1, scores.shape[1], -1)
             return scores.gather(-1, ids), ids.to(torch.int32)
         best, ids = scores.topk(min(int(batch.key), scores.shape[-1]))
         return best, ids.to(torch.int32)
@@ -252,10 +252,14 @@ def _batch_key(top_k: int) -> str:
     return str(next(size for size in (5, 20, MAX_CANDIDATES) if top_k <= size))
 
 
-def _table(lists: Sequence[Sequence[int]], device: "torch.device") -> "torch.Tensor":
+def _decode(payloads: Sequence[bytes]) -> list[Wanted]:
+    return [msgspec.msgpack.decode(payload, type=Wanted) for payload in payloads]
+
+
+def _table(lists: Sequence[Sequence[int]]) -> AnyArray:
     """(rows, longest) int64, shorter lists filled with 0."""
     longest = max(map(len, lists))
-    return upload(numpy.array([[*found, *[0] * (longest - len(found))] for found in lists]), device)
+    return numpy.array([[*found, *[0] * (longest - len(found))] for found in lists])
 
 
 TASK = FillMask()

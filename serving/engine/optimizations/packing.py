@@ -54,6 +54,20 @@ def pack_rows(lengths: Sequence[int], *, blocks: bool = False, bucketed: bool = 
     return packed
 
 
+def find_reads(lengths: Sequence[int], places: IntArray, *, bucketed: bool = False) -> IntArray:
+    """Where in the packed sequence the tokens are that the head reads, row by row; (reads,) int64.
+
+    lengths: of the rows, packed as by `pack_rows`, or all equal and flattened. places: (rows, width), of the tokens in
+    their rows; one behind a row's end stands for its last token. bucketed: pad to a bucket size, with the first token.
+    """
+    sizes = numpy.asarray(lengths)
+    order = sizes.argsort(kind="stable")
+    starts = numpy.empty_like(sizes)
+    starts[order] = sizes[order].cumsum() - sizes[order]
+    reads = (starts[:, None] + numpy.minimum(places, sizes[:, None] - 1)).ravel()
+    return numpy.pad(reads, (0, bucket_size(reads.size) - reads.size)) if bucketed else reads
+
+
 def bucket_size(count: int, steps: int = BUCKET_STEPS) -> int:
     """Round `count` up to a bucket size, at most 1/8 larger. Scriptable by TorchScript.
 

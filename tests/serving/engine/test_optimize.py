@@ -7,11 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
 from registry.cache import fetch
 from registry.flavor import log_model
+from registry.heads import get_head
 from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
@@ -23,6 +25,8 @@ from serving.engine.optimizations.torchscript import TracedModule, check_operati
 from serving.engine.optimizations.unpadded import unpack
 from serving.engine.optimize import optimize
 from serving.engine.reference import inputs_of
+from serving.tasks.fill_mask import Wanted
+from serving.wire.messages import Row
 from tests.alike import assert_alike
 from tests.families import MAX_TOKENS, build
 
@@ -37,10 +41,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load(tmp_path_factory.mktemp("traced"), "bert")
 
 
-def load(home: Path, family: str) -> Model:
+def load(home: Path, family: str, task: str = "text-classification") -> Model:
     registry = RegistrySettings.from_environment({"HEADWAITER_HOME": str(home)})
-    folder = build(home / "model", family, "AutoModelForSequenceClassification")
-    logged = log_model(folder, task="text-classification", name="m", settings=registry)
+    folder = build(home / "model", family, get_head(task).auto_class)
+    logged = log_model(folder, task=task, name="m", settings=registry)
     return Model(*fetch(Versions(registry).resolve(Reference("m", version=logged.version)), registry))
 
 
@@ -178,6 +182,45 @@ def test_a_head_that_reads_all_tokens_is_not_pruned(tmp_path: Path, caplog: pyte
     assert model.form.describe() == "packed sequences, TorchScript"
     assert "first-token pruning" not in caplog.text, "no form is tried in vain"
     assert_alike(model.module(**inputs_of(model, [9, 4], types=False)).logits, expected)
+
+
+PLACES = ([0], [8, 3], [30, 1, 2, 16], [16])
+
+
+@pytest.fixture(scope="module")
+def mask_filler(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A small masked language model."""
+    return load(tmp_path_factory.mktemp("masked"), "bert", "fill-mask")
+
+
+@pytest.mark.parametrize("bucketed", [False, True], ids=["exact", "bucketed"])
+def test_a_vocabulary_is_computed_at_masks_only(mask_filler: Model, bucketed: bool) -> None:
+    plain = mask_filler.form
+    batches = [
+        [mask_row(mask_filler, length, places, targets) for length, places in zip(lengths, PLACES, strict=True)]
+        for lengths in ([40, 9, 31, 17], [31] * 4)
+        for targets in ([], [7, 9, 8])
+    ]
+    expected = [mask_filler.run(batch) for batch in batches]
+    mask_filler.form = replace(plain, is_bucketed=bucketed)
+    try:
+        mask_filler.form = optimize(mask_filler)
+        assert mask_filler.form.describe() == "packed sequences, the head at masks, TorchScript"
+        with torch.inference_mode():
+            assert mask_filler.module(**mask_filler.batch(batches[0]).inputs).logits.shape[:2] == (1, 16)
+        for batch, answers in zip(batches, expected, strict=True):
+            for places, found, wanted in zip(PLACES, mask_filler.run(batch), answers, strict=True):
+                scores, ids = ([arrays[index][: len(places)] for arrays in (found, wanted)] for index in (0, 1))
+                assert_alike(*map(torch.from_numpy, scores))
+                assert (ids[0] == ids[1]).all()
+    finally:
+        unpack(plain.module)
+        mask_filler.form = plain
+
+
+def mask_row(model: Model, length: int, places: list[int], targets: list[int]) -> Row:
+    payload = msgspec.msgpack.encode(Wanted(places, targets))
+    return msgspec.structs.replace(model.probe(length), batch_key="targets" if targets else "5", payload=payload)
 
 
 def test_a_mask_without_places_is_refused(model: Model, plain: Any) -> None:

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import transformers
@@ -12,7 +13,14 @@ from hypothesis import strategies as st
 from registry.heads import HEADS
 from serving.engine.optimizations.attention import BMM_TOKENS, NEVER, REPEATS, find_min_bmm_tokens
 from serving.engine.optimizations.first_token import can_prune, prune
-from serving.engine.optimizations.packing import BLOCK_SIZES, MIN_BLOCK_ROWS, bucket_size, has_bucket_sizes, pack_rows
+from serving.engine.optimizations.packing import (
+    BLOCK_SIZES,
+    MIN_BLOCK_ROWS,
+    bucket_size,
+    find_reads,
+    has_bucket_sizes,
+    pack_rows,
+)
 from serving.engine.optimizations.unpadded import FAMILIES, can_pack, pack, unpack
 from tests.alike import assert_alike
 
@@ -106,6 +114,24 @@ def test_a_packed_model_answers_as_with_padding(family: str, task: str, pruned: 
             real = inputs["attention_mask"].bool() if has_tokens else slice(None)
             assert_alike(found[name][real], expected[name][real])
         assert torch.equal(model(**shaped(inputs, task))[0], expected[0]), "as before, once it is unpacked"
+
+
+@pytest.mark.parametrize("lengths", [[5, 30, 17, 17, 1], [7, 7]], ids=["packed", "equal"])
+@pytest.mark.parametrize("family", [family for family, task in cells() if task == "fill-mask"])
+@torch.inference_mode()
+def test_a_head_computes_the_tokens_that_it_is_to_read(family: str, lengths: list[int]) -> None:
+    model, inputs, longest = build(family, "fill-mask"), padded(lengths, family), max(lengths)
+    expected = model(**inputs).logits
+    pack(model)
+    is_packed = len(set(lengths)) > 1
+    if not is_packed:
+        inputs = {name: each for name, each in inputs.items() if name != "attention_mask"}
+    places = numpy.array([[length // 2, longest] for length in lengths])
+    arrays = (pack_rows(lengths) if is_packed else {}) | {"reads": find_reads(lengths, places, bucketed=True)}
+    found = model(**inputs | {name: torch.from_numpy(array) for name, array in arrays.items()}).logits
+    assert found.shape == (1, bucket_size(places.size), 100)
+    wanted = [expected[row, [length // 2, length - 1]] for row, length in enumerate(lengths)]
+    assert_alike(found[0, : places.size], torch.cat(wanted))
 
 
 def test_an_encoder_whose_last_layer_is_not_its_own_is_not_pruned() -> None:
