@@ -10,7 +10,7 @@ from registry.rollout.guards import Guard
 from registry.rollout.state import Check, Progress, RolloutState
 from serving.manager.rollout.prometheus import Reading
 from serving.manager.rollout.verdict import Judgement, judge
-from serving.wire.rollout_counts import RolloutCounts
+from serving.wire.rollout_counts import RolloutCounts, SideCounts
 
 Action = Literal["stay", "promote", "stop", "end", "revert"]
 """revert: move the alias back, after a stop. end: the rollout is over, its candidate promoted."""
@@ -54,6 +54,8 @@ def decide(
     if candidate.is_deleted:
         return Decision("stop", progress, f"version {plan.candidate} was deleted from the registry")
     step = state.step
+    if step.is_last:  # what the stable version still answers, of fronts that have not read of it, says too little of it
+        counts = replace(counts, stable=SideCounts())
     found = judge(
         plan.parsed_guards(),
         len(state.steps),

@@ -71,6 +71,8 @@ FINE = CandidateHealth()
         (promoted(0.0), RolloutCounts(rollout=PLAN.id, step=4), FINE, "stay", 4, "60 s more of watching"),
         (promoted(ENOUGH), RolloutCounts(rollout=PLAN.id, step=4), FINE, "end", 4, ""),  # inconclusive is enough
         (promoted(ENOUGH), sides(errors=300), FINE, "stop", 4, ""),
+        # fronts that have not read of the promotion still ask the stable version
+        (promoted(0.0), replace(sides(errors=300), stable=side(1)), FINE, "stop", 4, ""),
         (promoted(ENOUGH, stop=STOPPED), sides(), FINE, "revert", 4, ""),
         (state(2, stop=STOPPED), sides(errors=300), FINE, "stay", 2, ""),
         (state(2, live="3"), sides(errors=300), FINE, "stay", 2, ""),  # the alias was moved by hand
