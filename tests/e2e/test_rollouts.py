@@ -23,7 +23,8 @@ TEXTS = [f"a text about {what}, number {number}" for number in range(10) for wha
 
 OTHER, SAME, FAILING, WRONG, SLOW = "2", "4", "5", "6", "7"
 """Versions of another model, of the one that is live, and of that one made to fail on one word, to err, and slow."""
-GUARDS = ("errors < stable + 5%", "p50 < 2 × stable", "agreement > 90%")
+GUARDS = ("errors < stable + 5%", "p50 < 4 × stable", "agreement > 90%")
+"""On a busy machine an engine that is asked seldom takes twice as long as one that is asked often; SLOW ten times."""
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,7 @@ def test_the_demo_of_rollouts_in_short_form(server: Server) -> None:
     assert [each.harmed for each in (wrong, failing)] == [0, 0]
     assert [(each.phase, each.step) for each in (wrong, failing)] == [("failed", "shadow:40")] * 2
     assert wrong.why.startswith("agreement > 90%: ")
-    assert (slow.phase, slow.step, slow.why.partition(":")[0]) == ("failed", "10%", "p50 < 2 × stable")
+    assert (slow.phase, slow.step, slow.why.partition(":")[0]) == ("failed", "10%", "p50 < 4 × stable")
     assert 0.0 < slow.harmed_share < 0.1
     assert (good.phase, good.harmed) == ("promoted", 0)
     assert {each.version for each in good.sent} == {"1", SAME}
