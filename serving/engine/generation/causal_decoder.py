@@ -9,7 +9,7 @@ from transformers import DynamicCache
 from serving.engine.generation.decoder import Decoder, layer_states
 from serving.engine.generation.kv_cache import RowCache
 from serving.engine.generation.prefix_cache import BLOCK_TOKENS, Block, PrefixCache, States, lay_out
-from serving.engine.generation.step_graph import name_views, trace_step
+from serving.engine.generation.step_graph import CausalStep, name_views, trace_step
 from serving.engine.optimizations.torchscript import NotTraceable
 
 if TYPE_CHECKING:
@@ -34,11 +34,7 @@ class CausalDecoder(Decoder):
         nothing = torch.zeros((1, 1), dtype=torch.int64)
         self._forward(nothing, input_ids=nothing, past_key_values=cache)
         like = [part for pair in layer_states(cache) for part in pair]
-        self._graph = trace_step(self.module, like, vocabulary, max_tokens)
-
-    def untrace(self) -> None:
-        """Run steps by the model's modules again."""
-        self._graph = None
+        self._graph = trace_step(CausalStep(self.module), {"attention_mask": like}, vocabulary, max_tokens)
 
     def computed_tokens(self, tokens: Sequence[int], owner: str) -> int:
         """All of them but those of a known prefix."""

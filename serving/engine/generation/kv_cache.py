@@ -150,9 +150,9 @@ class RowCache(Cache):  # type: ignore[misc]  # as above
         layout.rows += count
         layout.lengths += lengths
 
-    def views(self) -> list[torch.Tensor]:
-        """Keys and values of each layer, with the column that the next step writes."""
-        return [layer.view(which, 1) for layer in self.rows_layers for which in (0, 1)]
+    def views(self, more: int = 1) -> list[torch.Tensor]:
+        """Keys and values of each layer, with the column that the next step writes, or `more` columns."""
+        return [layer.view(which, more) for layer in self.rows_layers for which in (0, 1)]
 
     def advance(self) -> None:
         """Count the step's column: each row has one token more."""

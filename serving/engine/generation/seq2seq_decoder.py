@@ -9,9 +9,14 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from serving.engine.generation.decoder import Decoder, layer_states
 from serving.engine.generation.kv_cache import RowCache
+from serving.engine.generation.step_graph import Seq2SeqStep, name_views, trace_step
+from serving.engine.optimizations.torchscript import TracedModule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+MASKS = ("attention_mask", "source_mask")
+"""Of the decoder's own tokens and of the encoder's, as a graph of the step names them."""
 
 
 class Seq2SeqDecoder(Decoder):
@@ -66,18 +71,49 @@ class Seq2SeqDecoder(Decoder):
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """One forward pass of the decoder over a token of each row."""
         own, sources = self._caches
-        # of the encoder's output only the shape is needed now
-        shape = (own.layout.rows, sources.layout.width, 1)
-        logits = self._forward(
-            self._positions_now(),
-            encoder_outputs=BaseModelOutput(last_hidden_state=torch.zeros((), device=self.device).expand(shape)),
-            attention_mask=sources.mask(0, self.device),
-            decoder_input_ids=torch.tensor(tokens, device=self.device)[:, None],
-            decoder_attention_mask=own.mask(1, self.device),
-            past_key_values=EncoderDecoderCache(own, sources),
-        )
+        ids, positions = torch.tensor(tokens, device=self.device)[:, None], self._positions_now()
+        masks = own.mask(1, self.device), sources.mask(0, self.device)
+        if self._graph is not None:
+            logits = self._step_by_graph(self._graph, ids, positions, masks)
+        else:
+            # of the encoder's output only the shape is needed now
+            shape = (own.layout.rows, sources.layout.width, 1)
+            logits = self._forward(
+                positions,
+                encoder_outputs=BaseModelOutput(last_hidden_state=torch.zeros((), device=self.device).expand(shape)),
+                attention_mask=masks[1],
+                decoder_input_ids=ids,
+                decoder_attention_mask=masks[0],
+                past_key_values=EncoderDecoderCache(own, sources),
+            )
         own.advance()
         return logits
+
+    def _step_by_graph(
+        self,
+        graph: TracedModule,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        masks: tuple[torch.Tensor | None, torch.Tensor | None],
+    ) -> torch.Tensor:
+        given = {"input_ids": ids, "position_ids": positions}
+        views = [cache.views(more) for cache, more in zip(self._caches, (1, 0), strict=True)]
+        if any(mask is not None for mask in masks):
+            for name, mask, (view, *_) in zip(MASKS, masks, views, strict=True):
+                complete = ids.new_ones((view.shape[0], view.shape[2])) if mask is None else mask
+                given[name] = complete.bool()[:, None, None]
+        logits: torch.Tensor = graph(**given, **name_views([*views[0], *views[1]])).logits
+        return logits
+
+    def trace(self, vocabulary: int, max_tokens: int) -> None:
+        """Run steps as a TorchScript graph from now on. Raises what `step_graph.trace_step` does."""
+        try:
+            self.prefill([[0]], [[]])
+            like = dict(zip(MASKS, (cache.views() for cache in self._caches), strict=True))
+        finally:
+            self.clear()
+        positions = min(max_tokens, self.max_new_tokens or max_tokens)
+        self._graph = trace_step(Seq2SeqStep(self.module, self._forward), like, vocabulary, positions)
 
     def history(self, prompt: Sequence[int]) -> list[int]:
         """The start token."""

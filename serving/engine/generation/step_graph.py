@@ -1,14 +1,16 @@
-"""A step of a causal model as a TorchScript graph on a CPU: the same kernels without Python between them.
+"""A step of a generating model as a TorchScript graph on a CPU: the same kernels without Python between them.
 
 The graph's arguments are a token of each row, its position, a complete attention mask, and the keys and values of each
-layer as views. A view has one more column than is in use, into which the graph writes.
+layer as views. A view has one more column than is in use, into which the graph writes. Where an encoder has read the
+prompts, its mask, keys and values come as well; nothing is written to these.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from serving.engine.optimizations.torchscript import NotTraceable, TracedModule, are_alike, check_operations, trace
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 ROWS, COLUMNS = 3, 11
 """Shape of the traced step. No size that a model treats in a special way, as 1."""
+SOURCE_COLUMNS = 6
+"""An encoder's output has so many more columns there."""
 
 
 class _ViewLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not typed
@@ -52,12 +56,24 @@ class _ViewLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not 
         return -1
 
 
-class _Step(torch.nn.Module):
-    """The model as a function of tensors."""
+class _SourceLayer(_ViewLayer):
+    """One layer's keys and values of the encoder's output."""
+
+    def get_seq_length(self) -> int:
+        """All columns."""
+        return self.keys.shape[2]
+
+
+class Step(torch.nn.Module):
+    """A model as a function of tensors."""
 
     def __init__(self, module: "PreTrainedModel") -> None:
         super().__init__()
         self.module = module
+
+
+class CausalStep(Step):
+    """Of a decoder alone."""
 
     def forward(
         self,
@@ -67,15 +83,46 @@ class _Step(torch.nn.Module):
         **views: torch.Tensor,
     ) -> object:
         """views: see `name_views`."""
-        parts = list(views.values())
-        layers = [_ViewLayer(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
         return self.module(
             input_ids=input_ids,
             position_ids=position_ids,
             attention_mask=attention_mask,
-            past_key_values=Cache(layers=layers),
+            past_key_values=_cache(_ViewLayer, list(views.values())),
             use_cache=True,
         )
+
+
+class Seq2SeqStep(Step):
+    """Of a decoder that attends to an encoder's output. run: from positions and the model's arguments to logits."""
+
+    def __init__(self, module: "PreTrainedModel", run: Callable[..., torch.Tensor]) -> None:
+        super().__init__(module)
+        self._run = run
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        source_mask: torch.Tensor | None = None,
+        **views: torch.Tensor,
+    ) -> object:
+        """views: see `name_views`, the decoder's own before the encoder's."""
+        parts = list(views.values())
+        own, sources = parts[: len(parts) // 2], parts[len(parts) // 2 :]
+        logits = self._run(
+            position_ids,
+            encoder_outputs=BaseModelOutput(last_hidden_state=sources[0][:, 0, :, :1]),  # only its shape is needed
+            attention_mask=source_mask,
+            decoder_input_ids=input_ids,
+            decoder_attention_mask=attention_mask,
+            past_key_values=EncoderDecoderCache(_cache(_ViewLayer, own), _cache(_SourceLayer, sources)),
+        )
+        return Seq2SeqLMOutput(logits=logits)
+
+
+def _cache(kind: type[_ViewLayer], views: Sequence[torch.Tensor]) -> Cache:
+    return Cache(layers=[kind(*pair) for pair in zip(views[::2], views[1::2], strict=True)])
 
 
 def name_views(views: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -84,32 +131,34 @@ def name_views(views: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def trace_step(
-    module: "PreTrainedModel", like: Sequence[torch.Tensor], vocabulary: int, max_tokens: int
+    step: Step, like: Mapping[str, Sequence[torch.Tensor]], vocabulary: int, max_tokens: int
 ) -> TracedModule:
     """Trace a step and compare it with the model.
 
-    The graph takes `input_ids` and `position_ids` (rows, 1), `attention_mask` (rows, 1, 1, columns) bool where
-    a row does not fill all columns, and views. like: keys and values of each layer, for the other sizes.
-    max_tokens: the model's positions, up to which both are compared. Raises NotTraceable where the graph
+    The graph takes `input_ids` and `position_ids` (rows, 1), all masks, (rows, 1, 1, columns) bool, where a row does
+    not fill all columns of one, and views. like: by the name of their mask, keys and values of each layer, for the
+    other sizes. max_tokens: the model's positions, up to which both are compared. Raises NotTraceable where the graph
     differs from the model, and whatever tracing raises.
     """
+    module = step.module
     config = module.config.get_text_config(decoder=True)
     bounds = [name for name in ("sliding_window", "attention_chunk_size") if getattr(config, name, None) is not None]
     if bounds or set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
         raise NotTraceable("a ready mask would pass over its windows or chunks")
     if module.config._attn_implementation != "sdpa":
         raise NotTraceable("its attention may not take a ready mask")
-    step = _Step(module)
 
     def inputs(rows: int, columns: int, last: int, *, masked: bool) -> dict[str, torch.Tensor]:
         draw = torch.Generator().manual_seed(rows * columns)
         ids = torch.randint(0, vocabulary, (rows, 1), generator=draw)
         given = {"input_ids": ids, "position_ids": last - torch.arange(rows)[:, None].clamp(max=last)}
-        if masked:
-            given["attention_mask"] = (torch.arange(columns) >= torch.arange(rows)[:, None])[:, None, None]
-        views = [
-            torch.randn((rows, each.shape[1], columns, each.shape[3]), generator=draw).to(each.dtype) for each in like
-        ]
+        views = list[torch.Tensor]()
+        for mask, parts in like.items():
+            if masked:
+                given[mask] = (torch.arange(columns) >= torch.arange(rows)[:, None])[:, None, None]
+            sizes = [(rows, each.shape[1], columns, each.shape[3]) for each in parts]
+            views += [torch.randn(size, generator=draw).to(parts[0].dtype) for size in sizes]
+            columns += SOURCE_COLUMNS
         return given | name_views(views)
 
     most = max_tokens - 1
@@ -125,7 +174,7 @@ def trace_step(
         for masked in (False, True):
             given, same = (inputs(rows, columns, last, masked=masked) for _ in range(2))  # each writes into its views
             if masked:
-                given["attention_mask"] = given["attention_mask"][:, 0, 0].to(torch.int64)  # as transformers takes it
+                given |= {mask: given[mask][:, 0, 0].to(torch.int64) for mask in like}  # as transformers takes it
             if not are_alike(traced(**same).logits, step(**given).logits, module.dtype):
                 raise NotTraceable(f"its logits differ for {rows} rows at position {last}")
     return traced

@@ -78,7 +78,7 @@ def choose_steps(decoder: Decoder, vocabulary: int, max_tokens: int, note: Calla
 
     note: called with the reason if not.
     """
-    if not isinstance(decoder, CausalDecoder) or decoder.device.type != "cpu":
+    if not isinstance(decoder, CausalDecoder | Seq2SeqDecoder) or decoder.device.type != "cpu":
         return
     try:
         with torch.inference_mode():

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from serving.engine.generation.causal_decoder import CausalDecoder
 from serving.engine.generation.seq2seq_decoder import Seq2SeqDecoder
 from serving.engine.generation.sequential import SequentialDecoder
-from serving.engine.generation.step_graph import trace_step
+from serving.engine.generation.step_graph import CausalStep, trace_step
 from serving.engine.generation.verification import KINDS, choose_decoder, choose_steps, find_difference
 from serving.errors import EngineError
 from tests.families import MAX_TOKENS, build
@@ -31,7 +31,7 @@ from tests.serving.engine.generation.rows import (
 pytestmark = pytest.mark.processor
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", *SEQ2SEQ])
 def test_steps_as_a_graph_write_the_same(family: str) -> None:
     module = load(family)
     scheduler, found = make_scheduler(module, max_rows=5), Found()
@@ -98,7 +98,7 @@ def test_a_step_that_looks_at_its_position_is_not_traced() -> None:
     cache = module(torch.tensor([[5]]), use_cache=True).past_key_values
     like = [part for layer in cache.layers for part in (layer.keys, layer.values)]
     with pytest.raises(DataDependentOutputException):
-        trace_step(late, like, module.config.vocab_size, MAX_TOKENS)
+        trace_step(CausalStep(late), {"attention_mask": like}, module.config.vocab_size, MAX_TOKENS)
 
 
 @pytest.mark.parametrize("family", [*CAUSAL, *SEQ2SEQ])
