@@ -28,13 +28,15 @@ class CausalDecoder(Decoder):
 
     def trace(self, vocabulary: int, max_tokens: int) -> None:
         """Run steps as a TorchScript graph from now on. Raises what `step_graph.trace_step` does."""
-        if "position_ids" not in self._arguments:
+        if "position_ids" not in self._arguments and not self._tells_positions:
             raise NotTraceable("it counts positions itself")
         cache = DynamicCache()
         nothing = torch.zeros((1, 1), dtype=torch.int64)
         self._forward(nothing, input_ids=nothing, past_key_values=cache)
         like = [part for pair in layer_states(cache) for part in pair]
-        self._graph = trace_step(CausalStep(self.module), {"attention_mask": like}, vocabulary, max_tokens)
+        self._graph = trace_step(
+            CausalStep(self.module, self._forward), {"attention_mask": like}, vocabulary, max_tokens
+        )
 
     def computed_tokens(self, tokens: Sequence[int], owner: str) -> int:
         """All of them but those of a known prefix."""
@@ -91,7 +93,7 @@ class CausalDecoder(Decoder):
         else:
             given = {"input_ids": ids, "position_ids": positions}
             given |= {} if mask is None else {"attention_mask": mask.bool()[:, None, None]}
-            logits = self._graph(**given, **name_views(cache.views())).logits[:, -1]
+            logits = self._graph(**given, **name_views(cache.views())).logits
         cache.advance()
         return logits
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
 from serving.engine.optimizations.torchscript import NotTraceable, TracedModule, are_alike, check_operations, trace
 
@@ -65,11 +65,12 @@ class _SourceLayer(_ViewLayer):
 
 
 class Step(torch.nn.Module):
-    """A model as a function of tensors."""
+    """A model as a function of tensors. run: from positions and the model's arguments to logits (rows, vocabulary)."""
 
-    def __init__(self, module: "PreTrainedModel") -> None:
+    def __init__(self, module: "PreTrainedModel", run: Callable[..., torch.Tensor]) -> None:
         super().__init__()
         self.module = module
+        self._run = run
 
 
 class CausalStep(Step):
@@ -83,21 +84,13 @@ class CausalStep(Step):
         **views: torch.Tensor,
     ) -> object:
         """views: see `name_views`."""
-        return self.module(
-            input_ids=input_ids,
-            position_ids=position_ids,
-            attention_mask=attention_mask,
-            past_key_values=_cache(_ViewLayer, list(views.values())),
-            use_cache=True,
-        )
+        cache = _cache(_ViewLayer, list(views.values()))
+        logits = self._run(position_ids, input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache)
+        return CausalLMOutput(logits=logits)
 
 
 class Seq2SeqStep(Step):
-    """Of a decoder that attends to an encoder's output. run: from positions and the model's arguments to logits."""
-
-    def __init__(self, module: "PreTrainedModel", run: Callable[..., torch.Tensor]) -> None:
-        super().__init__(module)
-        self._run = run
+    """Of a decoder that attends to an encoder's output."""
 
     def forward(
         self,
@@ -118,7 +111,7 @@ class Seq2SeqStep(Step):
             decoder_attention_mask=attention_mask,
             past_key_values=EncoderDecoderCache(_cache(_ViewLayer, own), _cache(_SourceLayer, sources)),
         )
-        return Seq2SeqLMOutput(logits=logits)
+        return CausalLMOutput(logits=logits)
 
 
 def _cache(kind: type[_ViewLayer], views: Sequence[torch.Tensor]) -> Cache:

@@ -31,7 +31,7 @@ from tests.serving.engine.generation.rows import (
 pytestmark = pytest.mark.processor
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", *SEQ2SEQ])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "biogpt", *SEQ2SEQ])
 def test_steps_as_a_graph_write_the_same(family: str) -> None:
     module = load(family)
     scheduler, found = make_scheduler(module, max_rows=5), Found()
@@ -94,11 +94,15 @@ class Late(torch.nn.Module):
 def test_a_step_that_looks_at_its_position_is_not_traced() -> None:
     module = load("llama")
     late = Late(module, first=MAX_TOKENS - 1)
+
+    def run(positions: torch.Tensor, **given: Any) -> Any:
+        return late(position_ids=positions, use_cache=True, **given).logits[:, -1]
+
     late.config, late.dtype = module.config, module.dtype
     cache = module(torch.tensor([[5]]), use_cache=True).past_key_values
     like = [part for layer in cache.layers for part in (layer.keys, layer.values)]
     with pytest.raises(DataDependentOutputException):
-        trace_step(CausalStep(late), {"attention_mask": like}, module.config.vocab_size, MAX_TOKENS)
+        trace_step(CausalStep(late, run), {"attention_mask": like}, module.config.vocab_size, MAX_TOKENS)
 
 
 @pytest.mark.parametrize("family", [*CAUSAL, *SEQ2SEQ])
