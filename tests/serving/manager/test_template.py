@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import psutil
@@ -17,6 +18,7 @@ import pytest
 from registry.artifact import read_contract
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
+from serving.engine import template as template_module
 from serving.manager import engine_process, prestart, processes
 from serving.manager.engine_process import EngineProcess
 from serving.manager.last_live import LastLive
@@ -331,6 +333,14 @@ def test_no_engine_is_forked_while_threads_run(tmp_path: Path, monkeypatch: pyte
     end(engine)
 
 
+def test_a_thread_that_leaves_slowly_ends_no_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, times = iter([2, 1]), iter([100.0, 105.0])
+    monkeypatch.setattr(template_module, "count_threads", lambda: next(counts))
+    monkeypatch.setattr(template_module, "time", SimpleNamespace(monotonic=times.__next__, sleep=lambda _: None))
+    template_module.check_forkable()
+    assert next(counts, None) is None
+
+
 def test_an_engine_that_is_wanted_no_more_is_not_forked(run: Path) -> None:
     template = find_template(run)
     assert template is not None
@@ -379,13 +389,11 @@ def test_seeds_are_drawn_anew() -> None:
     import numpy
     import torch
 
-    from serving.engine.template import reseed
-
     seeds, draws = set(), set()
     for _ in range(2):
         numpy.random.seed(1)
         torch.manual_seed(1)
-        reseed()
+        template_module.reseed()
         seeds.add(torch.initial_seed())
         draws.add(numpy.random.random())
     assert len(seeds) == len(draws) == 2
