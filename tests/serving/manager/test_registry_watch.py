@@ -292,7 +292,7 @@ def test_only_so_many_connections_are_left_hanging(tmp_path: Path) -> None:
     for _ in range(3 * MAX_GIVEN_UP):
         watch.step(now)
         if watch._polling is not None:
-            wait_until(watch._polling.running, "it has begun")
+            wait_until(lambda: watch._poll._waiting, "it hangs: one that is given up before it has asked ends")
         now += GIVE_UP_SECONDS + MAX_PAUSE_SECONDS
     wait_until(lambda: listing.connects == MAX_GIVEN_UP + 1, "each connection was made")
     listing.registry.may_answer.set()
