@@ -60,7 +60,7 @@ def test_an_engine_learns_what_its_batches_cost(tmp_path: Path) -> None:
     for number in range(BATCHES):
         row = Row(number, 8, numpy.full(8, 5, numpy.int32).tobytes(), b"", kind, 1e12)
         client.send(msgspec.msgpack.encode(Submit([row])))
-        assert client.poll(WAIT_SECONDS * 1000), "no reply"
+        assert client.poll(int(WAIT_SECONDS * 1000)), "no reply"
         assert isinstance(msgspec.msgpack.decode(client.recv(), type=FromEngine), Outputs)
     engine.stop()
     thread.join(WAIT_SECONDS)
@@ -91,7 +91,7 @@ def test_a_row_that_is_not_finite_spoils_no_other_in_its_block(tmp_path: Path, m
     client.send(msgspec.msgpack.encode(Submit(rows)))
     found: dict[int, bool] = {}
     while len(found) < len(rows):
-        assert client.poll(WAIT_SECONDS * 1000), "no reply"
+        assert client.poll(int(WAIT_SECONDS * 1000)), "no reply"
         reply = msgspec.msgpack.decode(client.recv(), type=FromEngine)
         assert isinstance(reply, Outputs)
         found |= dict(zip(reply.ids, numpy.isfinite(unpack(reply.arrays[0])).all(-1).tolist(), strict=True))
@@ -151,11 +151,11 @@ def ask(tmp_path: Path, model: Model, rows: Sequence[Row]) -> tuple[dict[int, st
             router.send_multipart((b"front", LAST))
 
     client.send(msgspec.msgpack.encode(Submit(list(rows))))
-    assert router.poll(WAIT_SECONDS * 1000), "the rows do not arrive"
+    assert router.poll(int(WAIT_SECONDS * 1000)), "the rows do not arrive"
     thread = threading.Thread(target=run)
     thread.start()
     while len(replies) < len(rows):
-        assert client.poll(WAIT_SECONDS * 1000), "no reply"
+        assert client.poll(int(WAIT_SECONDS * 1000)), "no reply"
         if (message := client.recv()) == LAST:
             break
         reply = msgspec.msgpack.decode(message, type=FromEngine)

@@ -84,11 +84,11 @@ def test_rows_reach_the_queue_replies_their_client_and_a_stop_waits_until_idle(
 
     client.send(msgspec.msgpack.encode(Submit([row(1), row(2)])))
     client.send(msgspec.msgpack.encode(Cancel([7])))
-    assert router.poll(WAIT_SECONDS * 1000), "the messages do not arrive"
+    assert router.poll(int(WAIT_SECONDS * 1000)), "the messages do not arrive"
     thread = threading.Thread(target=loop.run, args=(step, lambda: 1, lambda: bool(rows.cancelled) and not rows))
     thread.start()
     for number in (1, 2):
-        assert client.poll(WAIT_SECONDS * 1000), "no reply"
+        assert client.poll(int(WAIT_SECONDS * 1000)), "no reply"
         assert msgspec.msgpack.decode(client.recv(), type=FromEngine) == Failure([number], "failed", "so")
     thread.join(WAIT_SECONDS)
     assert not thread.is_alive()
