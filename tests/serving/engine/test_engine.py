@@ -36,6 +36,8 @@ pytestmark = pytest.mark.processor
 SLOW = Cost(fixed_seconds=1.0, token_seconds=1e-3, budget_tokens=512)
 """A thousand times what the small model takes."""
 BATCHES = 48
+LAST = b""
+"""Sent after the replies of an engine that has ended."""
 
 
 def load(home: Path) -> Model:
@@ -58,7 +60,7 @@ def test_an_engine_learns_what_its_batches_cost(tmp_path: Path) -> None:
     for number in range(BATCHES):
         row = Row(number, 8, numpy.full(8, 5, numpy.int32).tobytes(), b"", kind, 1e12)
         client.send(msgspec.msgpack.encode(Submit([row])))
-        assert client.poll(30_000), "no reply in 30 s"
+        assert client.poll(int(WAIT_SECONDS * 1000)), "no reply"
         assert isinstance(msgspec.msgpack.decode(client.recv(), type=FromEngine), Outputs)
     engine.stop()
     thread.join(WAIT_SECONDS)
@@ -89,7 +91,7 @@ def test_a_row_that_is_not_finite_spoils_no_other_in_its_block(tmp_path: Path, m
     client.send(msgspec.msgpack.encode(Submit(rows)))
     found: dict[int, bool] = {}
     while len(found) < len(rows):
-        assert client.poll(30_000), "no reply in 30 s"
+        assert client.poll(int(WAIT_SECONDS * 1000)), "no reply"
         reply = msgspec.msgpack.decode(client.recv(), type=FromEngine)
         assert isinstance(reply, Outputs)
         found |= dict(zip(reply.ids, numpy.isfinite(unpack(reply.arrays[0])).all(-1).tolist(), strict=True))
@@ -146,16 +148,19 @@ def ask(tmp_path: Path, model: Model, rows: Sequence[Row]) -> tuple[dict[int, st
             engine.run()
         except Exception as error:
             raised.append(error)
+            router.send_multipart((b"front", LAST))
 
     client.send(msgspec.msgpack.encode(Submit(list(rows))))
-    assert router.poll(30_000), "the rows do not arrive"
+    assert router.poll(int(WAIT_SECONDS * 1000)), "the rows do not arrive"
     thread = threading.Thread(target=run)
     thread.start()
-    while len(replies) < len(rows) and (thread.is_alive() or client.poll(100)):
-        if client.poll(100):
-            reply = msgspec.msgpack.decode(client.recv(), type=FromEngine)
-            kind = "answer" if isinstance(reply, Outputs) else reply.reason
-            replies |= dict.fromkeys(reply.ids, kind)
+    while len(replies) < len(rows):
+        assert client.poll(int(WAIT_SECONDS * 1000)), "no reply"
+        if (message := client.recv()) == LAST:
+            break
+        reply = msgspec.msgpack.decode(message, type=FromEngine)
+        kind = "answer" if isinstance(reply, Outputs) else reply.reason
+        replies |= dict.fromkeys(reply.ids, kind)
     engine.stop()
     thread.join(WAIT_SECONDS)
     context.destroy(linger=0)

@@ -83,7 +83,7 @@ def test_the_end_of_a_batch_wakes_whoever_waits_for_it(local: Local) -> None:
     with closing(ForwardPool(local.model, CpuPlan(passes=2))) as pool:
         assert select([pool], [], [], 0)[0] == []
         forward_pass = pool.launch([local.model.task.probe(local.contract, 9).to_row(0, 0.0)])
-        assert select([pool], [], [], 60)[0] == [pool]
+        assert select([pool], [], [], WAIT_SECONDS)[0] == [pool]
         assert forward_pass.is_done()
         pool.clear()
         assert select([pool], [], [], 0)[0] == []

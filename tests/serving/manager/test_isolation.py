@@ -7,8 +7,8 @@ import asyncio
 import errno
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -151,6 +151,7 @@ def shop(template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     with TemporaryDirectory(prefix="hw") as folder:  # sockets need a short path
         copy_home(template, Path(folder) / "h")
         monkeypatch.setattr(routing, "PATIENCE_SECONDS", WAIT_SECONDS)
+        monkeypatch.setattr(registry_poll, "SLOW_SECONDS", WAIT_SECONDS)
         made = Shop(Path(folder) / "h", monkeypatch)
         monkeypatch.setattr(FakeEngineProcess, "world", made.world, raising=False)
         yield made
@@ -195,7 +196,13 @@ def fail(error: Exception) -> Callable[[Shop], None]:
 
 
 def hang(shop: Shop) -> None:
-    shop.patch.setattr(registry_poll, "SLOW_SECONDS", 1.0)
+    def wait_for_others(asked: Collection[Future[Any]], seconds: float) -> None:
+        """However long they take: it is `bad` that is late."""
+        waiting = shop.manager._watch._poll._waiting
+        bad = [future for reference, future in waiting.items() if reference.name == "bad"]
+        wait([future for future in asked if future not in bad], seconds)
+
+    shop.patch.setattr(registry_poll, "wait", wait_for_others)
     shop.versions.answers["bad"] = lambda: shop.versions.may_answer.wait(WAIT_SECONDS)
 
 

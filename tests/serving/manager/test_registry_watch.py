@@ -19,8 +19,15 @@ from serving.manager.registry_watch import (
 from serving.settings import ServingSettings
 from tests.e2e.server import wait_until
 from tests.serving.manager.world import exactly
+from tests.waiting import WAIT_SECONDS
 
 M = Reference("m", alias="champion")
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer is given up because its thread does not run for some seconds."""
+    monkeypatch.setattr(registry_poll, "SLOW_SECONDS", WAIT_SECONDS)
 
 
 class Registry:
@@ -105,13 +112,13 @@ class Listed(Registry):
 
     def aliases(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         self.lists += 1
-        assert self.may_answer.wait(60)
+        assert self.may_answer.wait(WAIT_SECONDS)
         if self.trouble:
             raise RegistryUnavailable(self.trouble)
         return {name: {"champion": self.live[name]} for name in names if name in self.live}
 
     def resolve(self, reference: Reference) -> ResolvedVersion:
-        assert self.may_answer.wait(60)
+        assert self.may_answer.wait(WAIT_SECONDS)
         super().resolve(reference)
         return ResolvedVersion(reference.name, self.live[reference.name], "models:/m-1", self.digest)
 
@@ -243,7 +250,7 @@ def test_what_the_registry_says_of_one_reference_is_no_answer_for_others(
             wait_until(lambda: all(each.done() for each in asked), "it has answered")
 
     def absent(reference: Reference) -> ResolvedVersion:
-        assert listing.registry.may_answer.wait(60)
+        assert listing.registry.may_answer.wait(WAIT_SECONDS)
         raise NotFound(f"no {reference.name}")
 
     listing.registry.resolve = absent  # type: ignore[method-assign]
@@ -285,7 +292,7 @@ def test_only_so_many_connections_are_left_hanging(tmp_path: Path) -> None:
     for _ in range(3 * MAX_GIVEN_UP):
         watch.step(now)
         if watch._polling is not None:
-            wait_until(watch._polling.running, "it has begun")
+            wait_until(lambda: watch._poll._waiting, "it hangs: one that is given up before it has asked ends")
         now += GIVE_UP_SECONDS + MAX_PAUSE_SECONDS
     wait_until(lambda: listing.connects == MAX_GIVEN_UP + 1, "each connection was made")
     listing.registry.may_answer.set()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import psutil
@@ -17,7 +18,8 @@ import pytest
 from registry.artifact import read_contract
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
-from serving.manager import prestart
+from serving.engine import template as template_module
+from serving.manager import engine_process, prestart, processes
 from serving.manager.engine_process import EngineProcess
 from serving.manager.last_live import LastLive
 from serving.manager.launch import fork
@@ -61,6 +63,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert template.wait(WAIT_SECONDS) == 0, "it ends with its folder"
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The template is waited for, however late it forks an engine and tells of an end."""
+    for module, name in (
+        (processes, "FORK_SECONDS"),
+        (processes, "TELL_SECONDS"),
+        (engine_process, "REAP_SECONDS"),
+        (engine_process, "KILL_SECONDS"),
+    ):
+        monkeypatch.setattr(module, name, WAIT_SECONDS)
+
+
 def make_order(run: Path, number: int, root: Path = ARTIFACT) -> EngineOrder:
     report = f"{run}/{ENGINES}/{number:08}-0000001.json"
     return EngineOrder(
@@ -90,6 +104,12 @@ def engine(run: Path) -> Iterator[EngineProcess]:
     wait_until(lambda: engine.poll(time.monotonic()) == "ready", "it answers")
     yield engine
     end(engine)
+
+
+def stop(process: psutil.Process) -> None:
+    """It stands still on return."""
+    process.suspend()
+    wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "it stands still")
 
 
 def process_of(engine: EngineProcess) -> Process:
@@ -137,7 +157,9 @@ def test_there_is_one_template_at_a_socket(run: Path) -> None:
 
 
 def test_what_an_engine_shares_with_the_template_is_not_its_own_memory(engine: EngineProcess) -> None:
-    found = psutil.Process(engine.pid).memory_full_info()
+    process = psutil.Process(engine.pid)
+    stop(process)  # so that all figures are of one moment
+    found = process.memory_full_info()
     own = engine.measure()
     assert own < 0.6 * (found.rss - found.shared)
     assert own <= found.uss
@@ -214,10 +236,10 @@ def test_another_manager_adopts_a_forked_engine(engine: EngineProcess) -> None:
 
 
 def test_variables_are_the_managers_but_those_that_libraries_have_read(
-    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    engine = EngineProcess(make_order(run, 4, tmp_path))
+    engine = EngineProcess(make_order(run, 4))  # one that does not fail before it is looked at
     engine.start()
     wait_until(lambda: engine.pid, "it is spawned instead")
     assert psutil.Process(engine.pid).ppid() == os.getpid()
@@ -254,7 +276,7 @@ def test_engines_survive_the_template_and_are_spawned_until_there_is_another(tmp
         template = psutil.Process(keeper.pid)
         engines[0].start()
         wait_until(lambda: engines[0].pid, "it is forked")
-        template.suspend()
+        stop(template)
         engines[1].start()
         assert engines[1].pid == 0
         template.kill()
@@ -282,8 +304,7 @@ def test_a_template_that_stands_still_while_an_engine_is_awaited_is_replaced(tmp
     try:
         keeper.keep(0.0)
         template = psutil.Process(keeper.pid)
-        template.suspend()
-        wait_until(lambda: template.status() == psutil.STATUS_STOPPED, "it stands still")
+        stop(template)
         for now in range(100):
             keeper.keep(float(now))
         assert template.is_running(), "nobody waits for it"
@@ -312,10 +333,18 @@ def test_no_engine_is_forked_while_threads_run(tmp_path: Path, monkeypatch: pyte
     end(engine)
 
 
+def test_a_thread_that_leaves_slowly_ends_no_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, times = iter([2, 1]), iter([100.0, 105.0])
+    monkeypatch.setattr(template_module, "count_threads", lambda: next(counts))
+    monkeypatch.setattr(template_module, "time", SimpleNamespace(monotonic=times.__next__, sleep=lambda _: None))
+    template_module.check_forkable()
+    assert next(counts, None) is None
+
+
 def test_an_engine_that_is_wanted_no_more_is_not_forked(run: Path) -> None:
     template = find_template(run)
     assert template is not None
-    template.send_signal(signal.SIGSTOP)
+    stop(psutil.Process(template.pid))
     engine = EngineProcess(make_order(run, 5))
     engine.start()
     engine.kill()
@@ -360,13 +389,11 @@ def test_seeds_are_drawn_anew() -> None:
     import numpy
     import torch
 
-    from serving.engine.template import reseed
-
     seeds, draws = set(), set()
     for _ in range(2):
         numpy.random.seed(1)
         torch.manual_seed(1)
-        reseed()
+        template_module.reseed()
         seeds.add(torch.initial_seed())
         draws.add(numpy.random.random())
     assert len(seeds) == len(draws) == 2

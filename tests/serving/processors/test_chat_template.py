@@ -4,7 +4,9 @@ import os
 import resource
 import signal
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -12,7 +14,7 @@ import pytest
 
 from registry.errors import UnreadableArtifact
 from serving.errors import TooLarge, Unprocessable
-from serving.processors import chat_template, template_process
+from serving.processors import chat_template, template_process, template_renderer
 from serving.processors.chat_template import ChatTemplate
 from tests.families import make_tokenizer
 
@@ -129,6 +131,13 @@ def test_a_template_that_takes_too_long_is_ended_within_its_loops() -> None:
     assert ChatTemplate(QUADRATIC, {}).render(messages) == "20"
     with pytest.raises(Unprocessable, match="too long"):
         ChatTemplate(QUADRATIC, {}).render(messages, max_seconds=0.0)
+
+
+def test_the_time_in_which_others_have_the_processor_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = SimpleNamespace(monotonic=count(0.0, 60.0).__next__, process_time=count(0.0, 0.001).__next__)
+    monkeypatch.setattr(template_renderer, "time", clocks)
+    job = template_process.Job("{{ messages[0].content }}", {"messages": MESSAGES}, 100, 1.0)
+    assert template_renderer.Renderer().work(job) == template_process.Reply("done", "Be brief. ")
 
 
 BOMBS = {

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from serving.runtime.daemon_pool import DaemonPool
+from tests.waiting import WAIT_SECONDS
 
 
 def test_work_is_done_at_most_so_much_at_a_time() -> None:
@@ -18,30 +19,31 @@ def test_work_is_done_at_most_so_much_at_a_time() -> None:
         with lock:
             inside += 1
             most = max(most, inside)
-        together.wait(30)
+        together.wait(WAIT_SECONDS)
         with lock:
             inside -= 1
         return number
 
-    assert [future.result(30) for future in [pool.submit(work, number) for number in range(9)]] == list(range(9))
+    futures = [pool.submit(work, number) for number in range(9)]
+    assert [future.result(WAIT_SECONDS) for future in futures] == list(range(9))
     assert most == 3
 
 
 def test_an_error_is_the_callers() -> None:
     with pytest.raises(ZeroDivisionError):
-        DaemonPool(1, "test").submit(lambda: 1 / 0).result(30)
+        DaemonPool(1, "test").submit(lambda: 1 / 0).result(WAIT_SECONDS)
 
 
 def test_after_shutdown_nothing_begins() -> None:
     pool, begun, go = DaemonPool(1, "test"), threading.Event(), threading.Event()
-    running, waiting = pool.submit(lambda: begun.set() or go.wait(30)), pool.submit(int)
-    assert begun.wait(30)
+    running, waiting = pool.submit(lambda: begun.set() or go.wait(WAIT_SECONDS)), pool.submit(int)
+    assert begun.wait(WAIT_SECONDS)
     pool.shutdown()
     assert waiting.cancelled()
     with pytest.raises(RuntimeError, match="shut down"):
         pool.submit(int)
     go.set()
-    assert running.result(30)
+    assert running.result(WAIT_SECONDS)
 
 
 def test_a_process_ends_beside_work_that_never_returns() -> None:
@@ -49,6 +51,6 @@ def test_a_process_ends_beside_work_that_never_returns() -> None:
         "import threading\nfrom serving.runtime.daemon_pool import DaemonPool\n"
         "begun = threading.Event()\n"
         "def work():\n    begun.set()\n    threading.Event().wait()\n"
-        "DaemonPool(1, 'test').submit(work)\nassert begun.wait(30)"
+        "DaemonPool(1, 'test').submit(work)\nassert begun.wait()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=WAIT_SECONDS)

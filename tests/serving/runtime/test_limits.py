@@ -11,7 +11,7 @@ from serving.runtime.limits import OomWatch, available_memory, read_limits, usab
 from serving.runtime.priority import OomScore
 from serving.setting_values import default_workers
 
-GIB = 1 << 30
+MIB = 1 << 20
 
 
 class Groups(ControlGroups):
@@ -70,12 +70,12 @@ def test_cores_are_the_least_that_anything_allows(
 def test_memory_is_the_least_that_anything_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     total = psutil.virtual_memory().total
     assert usable_memory(Groups()) == (total, "machine")
-    assert usable_memory(Groups(limit=GIB, free=GIB // 2)) == (GIB, "control group")
-    assert available_memory(Groups(limit=GIB, free=GIB // 2)) == GIB // 2
+    assert usable_memory(Groups(limit=MIB, free=MIB // 2)) == (MIB, "control group")
+    assert available_memory(Groups(limit=MIB, free=MIB // 2)) == MIB // 2, "which is free on any machine"
     assert usable_memory(Groups(limit=4 * total)) == (total, "machine")
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (GIB // 4, GIB))
-    assert usable_memory(Groups(limit=GIB)) == (GIB // 4, "process")
-    assert available_memory(Groups(limit=GIB, free=GIB // 2)) == GIB // 4
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (MIB // 4, MIB))
+    assert usable_memory(Groups(limit=MIB)) == (MIB // 4, "process")
+    assert available_memory(Groups(limit=MIB, free=MIB // 2)) == MIB // 4
 
 
 def test_what_is_read_here_is_consistent() -> None:

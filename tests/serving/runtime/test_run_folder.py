@@ -105,7 +105,7 @@ def test_a_program_that_takes_the_servers_place_holds_the_same_folder_and_its_ch
         assert not watched.is_gone()
         os.kill(server.pid, 9)
         os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
-        assert wait_until(watched.is_gone, "the lock is free although a child lives", seconds=10)
+        assert wait_until(watched.is_gone, "the lock is free although a child lives")
 
 
 @pytest.mark.parametrize("value", ["", "none", "-1", "999999", "0", "1"])

@@ -54,9 +54,18 @@ def stuck(begin: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
+WHEN_ASKED = (
+    "import os\nfrom serving.runtime import server_process\n"
+    "asked, leave = threading.Event(), os._exit\n"
+    "signal.signal(signal.SIGTERM, lambda *_: (print('asked', flush=True), asked.set()))\n"
+    "server_process.os._exit = lambda status: asked.wait() and leave(status)\n"
+)
+"""Its end waits until it was asked, however late its main thread runs."""
+
+
 def test_a_process_ends_with_its_server_and_is_asked_first(tmp_path: Path) -> None:
     run = RunFolder.make(tmp_path / "run")
-    with stuck(WITH_SERVER.format(seconds=5.0), str(run.path)) as process:
+    with stuck(WHEN_ASKED + WITH_SERVER.format(seconds=0.1), str(run.path)) as process:
         run.close()
         assert process.wait(WAIT_SECONDS) == 1
         assert process.stdout is not None
