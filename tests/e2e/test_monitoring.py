@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +44,12 @@ pytestmark = needs("prometheus")
 
 @dataclass
 class Watched:
-    """A server after a promote and a rollback, and who watched."""
+    """A server after a promote and a rollback, and who watched. asked_until: when requests came last, as `time.time`."""
 
     server: Server
     prometheus: Prometheus
     collector: Collector
+    asked_until: float
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,8 @@ def watched(
                     wait_until(lambda: prometheus.query(warm), "the rollback is seen")
                     wait_until(lambda: prometheus.query("count(headwaiter:drift_psi:1h) > 2"), "drift")
                     wait_until(lambda: prometheus.query('headwaiter:drift_psi:1h{version="1"}'), "of version 1")
-                yield Watched(server, prometheus, collector)
+                    asked_until = time.time()
+                yield Watched(server, prometheus, collector, asked_until)
 
 
 def shorten(path: Path, before: str, after: str) -> None:
@@ -139,7 +142,8 @@ def test_every_panels_query_returns_data(watched: Watched) -> None:
         for title, panels in dashboard.rows:
             for panel in panels:
                 for query, _ in panel.queries:
-                    found = watched.prometheus.query(as_grafana_asks(query))
+                    # a share of the last requests is no number once there are none
+                    found = watched.prometheus.query(as_grafana_asks(query), watched.asked_until)
                     finite = [sample for sample in found if math.isfinite(float(sample["value"][1]))]
                     assert finite or unfed(query), f"{dashboard.name} / {title} / {panel.title}: {query}"
 
@@ -239,6 +243,8 @@ def test_counters_outlive_engines_and_fronts_and_gauges_do_not(watched: Watched)
     wait_until(lambda: len(server.processes("serving.engine")) == len(engines), "the engine is started again")
     wait_until(lambda: memory_series() == series, "its memory is shown again")
     wait_until(lambda: server.post("sentiment", {"inputs": "x"}).status_code == 200, "it answers")
+    server.http.post("/models/sentiment", json={"inputs": "x"}, headers={"x-request-id": "the-last-one"})
+    wait_until(lambda: is_traced(watched, "the-last-one"), "the front that is killed has sent its traces")
     before = counts()
     front = next(process for process in server.processes("--worker-id") if is_front(process))
     front.kill()
@@ -247,6 +253,12 @@ def test_counters_outlive_engines_and_fronts_and_gauges_do_not(watched: Watched)
     assert_only_grew(before, counts())
     wait_until(lambda: server.sample("requests_in_progress") == 0, "the killed front's gauge has left")
     wait_until(server.is_ready, "ready again")
+
+
+def is_traced(watched: Watched, request_id: str) -> bool:
+    """Whether the collector has a span of this request."""
+    found = (each for span in watched.collector.spans for each in span.attributes)
+    return any(each.key == "headwaiter.request_id" and each.value.string_value == request_id for each in found)
 
 
 def is_front(process: Any) -> bool:
