@@ -44,7 +44,7 @@ pytestmark = needs("prometheus")
 
 @dataclass
 class Watched:
-    """A server after a promote and a rollback, and who watched. asked_until: when requests came last, as `time.time`."""
+    """A server after a promote and a rollback, and who watched. asked_until: the time at which requests came last."""
 
     server: Server
     prometheus: Prometheus
