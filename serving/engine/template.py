@@ -34,9 +34,9 @@ NATIVE_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "GL
 """Prefixes of variables that native libraries read when they are loaded, so that a fork cannot change them."""
 PEER = struct.Struct("3i")
 """`struct ucred`: process, user and group of a peer."""
-LEAVE_SECONDS = 10.0
-"""A thread that has been joined is still the kernel's for a moment, and for seconds where all cores are busy: it gets
-the processor once more, at low priority. Untuned."""
+LEAVE_SECONDS = 6.0
+"""A thread that has been joined is still the kernel's for a moment. Where all cores are busy, one of low priority waits
+until it gets a core to end on."""
 
 
 class Template:

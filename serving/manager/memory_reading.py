@@ -43,16 +43,16 @@ class MemoryReader:
 
     def read(self, pid: int) -> Memory:
         """The memory of the process now; zeros where it is gone. What it inherited may be SHARED_SECONDS old."""
-        try:
+        now = time.monotonic()
+        if pid != self._pid or now - self._read_at > SHARED_SECONDS:
+            self._pid, self._read_at = pid, now
+            self._inherited = inherited_bytes(Path(f"/proc/{pid}/smaps_rollup"))
+        try:  # last: of one that ended meanwhile nothing is read, not all but what it inherited
             found = psutil.Process(pid).memory_info() if pid else None
         except psutil.Error:
             found = None
         if found is None:
             return Memory()
-        now = time.monotonic()
-        if pid != self._pid or now - self._read_at > SHARED_SECONDS:
-            self._pid, self._read_at = pid, now
-            self._inherited = inherited_bytes(Path(f"/proc/{pid}/smaps_rollup"))
         highest = highest_bytes(Path(f"/proc/{pid}/status"))
         return Memory(found.rss, getattr(found, "shared", 0), self._inherited, highest)
 

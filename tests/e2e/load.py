@@ -39,6 +39,7 @@ class Load(threading.Thread):
         self._stop_event = threading.Event()
         self.seen: Counter[Seen] = Counter()
         self.open: set[int] = set()
+        self._answered: set[int] = set()
         self.lost: list[int] = []
         self.error: BaseException | None = None
 
@@ -50,7 +51,7 @@ class Load(threading.Thread):
 
     def __enter__(self) -> Self:
         self.start()
-        wait_until(lambda: self.total() >= self._count or self.error, "every connection has got an answer")
+        wait_until(lambda: len(self._answered) == self._count or self.error, "every connection has got an answer")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,6 +103,7 @@ class Load(threading.Thread):
                     while not self._stop_event.is_set():
                         writer.write(request)
                         self.seen[await _read(reader)] += 1
+                        self._answered.add(number)
                         await asyncio.sleep(self._rest)
                 except (ConnectionError, asyncio.IncompleteReadError):
                     self.lost.append(port)

@@ -30,18 +30,23 @@ def held(process: psutil.Process) -> Iterator[psutil.Process]:
 
 @contextmanager
 def held_amid_texts(
-    server: Server, model: str, version: str = "1", begin: Callable[[], None] = lambda: None
+    server: Server,
+    model: str,
+    version: str = "1",
+    begin: Callable[[], None] = lambda: None,
+    is_early: Callable[[], bool] = lambda: True,
 ) -> Iterator[psutil.Process]:
     """The version's engine stands still within the block while it has rows that are not written to their end.
 
-    begin: begins a text; called again where that one has ended before the engine stood still.
+    begin: begins a text; called again where that one has ended before the engine stood still, or where it is not
+    `is_early`.
     """
     engine = psutil.Process(server.describe(model)["versions"][version]["engines"][0]["pid"])
 
     def is_amid() -> bool:
         begin()
         _stop(engine)
-        if server.sample("running_rows", model=model, version=version) > 0:
+        if server.sample("running_rows", model=model, version=version) > 0 and is_early():
             return True
         engine.resume()
         return False

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,8 +26,14 @@ from serving.runtime.run_folder import LOCK_VARIABLE, claim
 from tests.e2e.shared_template import forked_for, lend_template
 from tests.waiting import WAIT_SECONDS
 
-DEFAULTS = {"HEADWAITER_POLL_SECONDS": "0.5", "HEADWAITER_HANG_SECONDS": "86400"}
-"""Settings of every server: tests let engines stand still for as long as they look."""
+DEFAULTS = {
+    "HEADWAITER_POLL_SECONDS": "0.5",
+    "HEADWAITER_HANG_SECONDS": "86400",
+    "HEADWAITER_TIMEOUT_SECONDS": f"{WAIT_SECONDS:g}",
+}
+"""Settings of every server: tests let engines stand still for as long as they look, and requests wait as long as their
+clients, also for an engine that is started again, which takes a busy machine longer than the default deadline.
+"""
 LEFT_BEHIND = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", TIMEOUT, RETRIES)
 """Variables that MLflow, or a command, leaves in the environment of a process once it was used there."""
 
@@ -157,19 +163,17 @@ class Server:
         if self.process.poll() is None:
             self.stop()
 
-    def stop(self, seconds: float = 60.0) -> int:
+    def stop(self, seconds: float = WAIT_SECONDS) -> int:
         """SIGTERM, then the exit status; kills what is left after `seconds` and says so."""
         children = self.everyone()
         self.process.send_signal(signal.SIGTERM)
         try:
             status = self.process.wait(seconds)
         except subprocess.TimeoutExpired as late:
-            for process in (*children, psutil.Process(self.process.pid)):
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
+            kill_all((*children, psutil.Process(self.process.pid)))
             self.process.wait()
             raise AssertionError(f"the server did not end within {seconds:g} s: {self.text()}") from late
-        _, alive = psutil.wait_procs(children, timeout=10)
+        _, alive = psutil.wait_procs(children, timeout=WAIT_SECONDS)
         assert not alive, f"left running: {alive}"
         return status
 
@@ -238,12 +242,13 @@ class Server:
 
     @contextmanager
     def front_clients(self) -> Iterator[list[httpx.Client]]:
-        """A client of each front worker, by a connection that is kept open."""
+        """A client of each front worker, by a connection that is kept open, with the headers of `http`."""
         with ExitStack() as stack:
             found: dict[int, httpx.Client] = {}
 
             def connect() -> bool:
-                client = stack.enter_context(httpx.Client(base_url=self.url, timeout=WAIT_SECONDS))
+                made = httpx.Client(base_url=self.url, timeout=WAIT_SECONDS, headers=self.http.headers)
+                client = stack.enter_context(made)
                 with client.stream("GET", "/models") as answer:
                     port = answer.extensions["network_stream"].get_extra_info("client_addr")[1]
                     answer.read()
@@ -274,6 +279,21 @@ def ports_of(front: psutil.Process, port: int) -> set[int]:
     """The clients' ports of a front's connections. port: the server's."""
     found = front.net_connections("tcp4")
     return {each.raddr.port for each in found if each.laddr.port == port and each.status == psutil.CONN_ESTABLISHED}
+
+
+def kill_all(processes: Iterable[psutil.Process]) -> None:
+    """kill -9 of each that has not ended; one may end with another, or by itself, meanwhile."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether it runs no more; it may end between two looks, and a zombie has ended."""
+    try:
+        return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _command_of(process: psutil.Process) -> list[str]:

@@ -64,7 +64,7 @@ def has_ended(connection: socket.socket) -> bool:
 
 def probe(server: Server, path: str) -> int:
     """The status on a connection of its own."""
-    return httpx.get(server.url + path, timeout=10).status_code
+    return httpx.get(server.url + path, timeout=WAIT_SECONDS).status_code
 
 
 @pytest.fixture
@@ -79,10 +79,11 @@ def test_a_flood_of_connections_ends_neither_probes_nor_routing(server: Server, 
         with held(server, 2 * DESCRIPTORS, data):
             for _ in range(20):
                 assert [probe(server, path) for path in ("/livez", "/readyz", "/metrics")] == [200] * 3
-            assert httpx.post(f"{server.url}/models/m", json={"inputs": "x"}).status_code == 200
+            answer = httpx.post(f"{server.url}/models/m", json={"inputs": "x"}, timeout=WAIT_SECONDS)
+            assert answer.status_code == 200
             if not data:
                 versions.promote("m", "2", why="in the flood")
-                wait_until(lambda: httpx.get(f"{server.url}/models/m").json().get("live") == "2", "the move", 120)
+                wait_until(lambda: httpx.get(f"{server.url}/models/m").json().get("live") == "2", "the move")
     unfinished = b"POST /models/m HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
     with held(server, DESCRIPTORS, unfinished):
         wait_until(lambda: probe(server, "/models") == 503, "there is no room")

@@ -203,7 +203,8 @@ def test_run_local_serves_until_it_is_asked_to_end(small_home: Path) -> None:
         everyone: list[psutil.Process] = []
         try:
             wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200, "ready: ", log=small_home / "local.log")
-            assert httpx.post(f"{url}/models/m", json={"inputs": "x"}).headers["x-model-version"] == "2"
+            answer = httpx.post(f"{url}/models/m", json={"inputs": "x"}, timeout=WAIT_SECONDS)
+            assert answer.headers["x-model-version"] == "2"
             client = get_deploy_client(f"headwaiter:{url}")
             message = refused("INVALID_STATE", client.create_deployment, "other", "models:/other/1")
             assert "headwaiter serve --deployments" in message

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.conftest import copy_of
 from tests.e2e.load import Load
-from tests.e2e.server import WAIT_SECONDS, Server
+from tests.e2e.server import WAIT_SECONDS, Server, kill_all
 
 pytestmark = pytest.mark.surroundings
 
@@ -45,9 +45,7 @@ def test_no_orphan_remains_when_a_server_is_killed(succession: Succession, kille
     with Load(server, "/models/m", 8):
         server.process.kill()
         if killed == "everything above the engines":
-            for process in everyone:
-                if process not in engines:
-                    process.kill()
+            kill_all(process for process in everyone if process not in engines)
         server.process.wait(WAIT_SECONDS)
         assert not psutil.wait_procs(everyone, timeout=WAIT_SECONDS)[1]
     succession.start_next()

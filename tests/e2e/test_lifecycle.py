@@ -136,7 +136,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_live(server: Server)
     assert server.live("m") == "1"
     assert server.post("m", {"inputs": "x"}).headers["x-model-version"] == "1"
     assert server.post("m", {"inputs": "x"}, version="2").status_code == 503
-    assert server.is_ready()
+    wait_until(server.is_ready, "ready")  # with this patience, each heartbeat of the manager that is late is missed
     assert server.sample("swap_total", model="m", outcome="failure") == failures + 1
     assert server.sample("model_state", model="m", version="2", state="failed") == 1
     client.set_registered_model_alias("m", "champion", "1")
@@ -164,6 +164,7 @@ def test_an_alias_is_followed_and_rolled_back_without_a_failed_request(server: S
         wait_until(lambda: set(server.describe("m")["versions"]) == {"1", "3"}, "version 2 has been unloaded")
         wait_until(lambda: len(server.processes("serving.engine")) == 2, "its engine has ended")
         assert server.post("m", {"inputs": "x"}, version="2").status_code == 404
+        load.wait_for("3", 32)  # so that what the versions before had begun has come, too
         before = load.total("1"), load.total("2")
         load.wait_for("3", 32)
         assert (load.total("1"), load.total("2")) == before

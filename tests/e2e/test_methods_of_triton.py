@@ -26,7 +26,7 @@ INFER = Method(
         "model_version": "1",
         "outputs": [triton.InferRequestedOutput("output", binary_data=False)],
         "request_id": "seven",
-        "timeout": 20_000_000,
+        "timeout": 200_000_000,
         "headers": {"x-request-id": "mine"},
         "query_params": {"a": "b"},
         "response_compression_algorithm": "gzip",

@@ -13,6 +13,7 @@ from serving.front.request_context import RequestContext, StageTimes
 from serving.front.request_log import RequestLog
 from tests.e2e.registries import MlflowServer
 from tests.e2e.server import wait_until
+from tests.waiting import WAIT_SECONDS
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -24,6 +25,7 @@ def test_spans_land_in_the_experiment(tmp_path: Path, monkeypatch: pytest.Monkey
         environ = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": mlflow.url,
             "OTEL_EXPORTER_OTLP_HEADERS": f"x-mlflow-experiment-id={experiment}",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": f"{WAIT_SECONDS:g}",  # MLflow imports what reads traces at the first ones
         }
         for name, value in environ.items():
             monkeypatch.setenv(name, value)

@@ -14,7 +14,7 @@ import pytest
 from serving.runtime.run_folder import ENGINES
 from tests.abilities import needs
 from tests.e2e.conftest import copy_of
-from tests.e2e.server import Server, wait_until
+from tests.e2e.server import Server, kill_all, wait_until
 from tests.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.surroundings
@@ -35,7 +35,7 @@ class Contained(Server):
         (found,) = psutil.Process(self.process.pid).children()
         return found
 
-    def stop(self, seconds: float = 60.0) -> int:
+    def stop(self, seconds: float = WAIT_SECONDS) -> int:
         """As a container is stopped: SIGTERM to process 1, and SIGKILL later."""
         with suppress(psutil.Error):
             self.first.send_signal(signal.SIGTERM)
@@ -104,8 +104,7 @@ def killed_home(tmp_path_factory: pytest.TempPathFactory, small_template: Path) 
     """The home of servers of which each is killed."""
     home = copy_of(small_template, tmp_path_factory)
     yield home
-    for process in left_of(home):
-        process.kill()
+    kill_all(left_of(home))
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

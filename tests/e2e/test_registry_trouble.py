@@ -128,7 +128,7 @@ def test_a_killed_registry_is_reported_and_followed_again_once_it_is_back(shop: 
         assert_serving_goes_on(shop)
         shop.mlflow.start()
         wait_until(shop.is_well, "all is well again")
-        assert shop.server.sample("registry_up") == 1
+        wait_until(lambda: shop.server.sample("registry_up") == 1, "the metric says so")
         shop.follow("2")
         load.wait_for("2", 4)
     assert (load.failures(), load.lost) == ([], [])
@@ -174,7 +174,7 @@ def test_a_deleted_alias_leaves_live_what_was(shop: Shop) -> None:
     wait_until(lambda: "no m@champion" in (shop.server.describe("m")["error"] or ""), "it is shown")
     assert_serving_goes_on(shop)
     shop.follow("2")
-    assert shop.is_well()
+    wait_until(shop.is_well, "all is well again")
 
 
 def test_a_version_that_is_deleted_while_it_is_live_stays_until_another_is_named(shop: Shop) -> None:
@@ -183,7 +183,7 @@ def test_a_version_that_is_deleted_while_it_is_live_stays_until_another_is_named
     wait_until(lambda: "no m@champion" in (shop.server.describe("m")["error"] or ""), "it is shown")
     assert_serving_goes_on(shop, live="3")
     shop.follow("1")
-    assert shop.is_well()
+    wait_until(shop.is_well, "all is well again")
 
 
 def test_a_renamed_model_stays_live_under_its_old_name(shop: Shop) -> None:

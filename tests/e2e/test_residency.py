@@ -45,13 +45,19 @@ def memory_bytes(home: Path) -> int:
 
 @contextmanager
 def watching(server: Server) -> Iterator[list[int]]:
-    """The memory that its engines take together, as often as it can be read."""
+    """The memory that its engines take together, as often as it can be read.
+
+    Of each engine what it took both before and after one moment: one that leaves while others are read, and one that
+    takes its place, were not there together.
+    """
     sums: list[int] = []
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(0.05):
-            sums.append(sum(MemoryReader().read(engine.pid).own for engine in server.processes("serving.engine")))
+            engines = server.processes("serving.engine")
+            before, after = ([MemoryReader().read(engine.pid).own for engine in engines] for _ in range(2))
+            sums.append(sum(map(min, before, after)))
 
     thread = threading.Thread(target=watch)
     thread.start()

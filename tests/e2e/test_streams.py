@@ -204,13 +204,24 @@ def test_an_engine_that_dies_ends_its_streams_with_an_error_in_each_protocols_sh
 def test_a_text_whose_front_is_killed_ends(home: Path) -> None:
     body = {"inputs": PROMPT, "parameters": LONG, "stream": True}
     with Server(home, ("text-generation",), options=("--workers", "1")) as server, ExitStack() as client:
+        before = 0.0
+
+        def written() -> float:
+            return server.sample("generated_tokens_total", model="text-generation")
 
         def begin() -> None:
+            nonlocal before
             client.close()
+            wait_until(lambda: server.sample("running_rows", model="text-generation") == 0, "no other text is written")
+            before = written()
             connection = client.enter_context(sent(server, "/models/text-generation", body))
             wait_until(lambda: has_answer(connection), "its first token has come")
 
-        with held_amid_texts(server, "text-generation", begin=begin):
+        def is_early() -> bool:
+            """Whether enough of the text is left that the engine notices the front's end before it has written all."""
+            return written() - before < LONG["max_new_tokens"] / 2
+
+        with held_amid_texts(server, "text-generation", begin=begin, is_early=is_early):
             workers = server.processes("worker.service")
             (front,) = [each for each in workers if "headwaiter_manager" not in " ".join(each.cmdline())]
             front.kill()

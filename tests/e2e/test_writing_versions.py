@@ -18,7 +18,7 @@ from registry.flavor import log_model
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from tests.e2e.overlap import has_answer, held_amid_texts, sent
-from tests.e2e.server import Server, wait_until
+from tests.e2e.server import Server, has_ended, wait_until
 from tests.families import build
 from tests.waiting import WAIT_SECONDS
 
@@ -124,7 +124,7 @@ def test_streams_end_on_the_version_that_began_them(shop: tuple[Path, Versions],
                 before = streams.ended("1")
             wait_until(lambda: streams.ended("1") > before, "what version 1 had begun, it ended after that")
             if options:
-                wait_until(lambda: not old.is_running() or old.status() == "zombie", "the old version has left")
+                wait_until(lambda: has_ended(old), "the old version has left")
             wait_until(lambda: streams.begun["2"], "a stream of version 2 has begun")
             versions.rollback("w", why="worse after all")
             before = streams.ended("1")

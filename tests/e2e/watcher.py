@@ -42,9 +42,10 @@ class Prometheus:
         self._process.terminate()
         self._process.wait(WAIT_SECONDS)
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """Return the samples of an instant query. An error fails the test."""
-        answer = self.http.get("/api/v1/query", params={"query": expression}).json()
+    def query(self, expression: str, at: float | None = None) -> list[dict[str, Any]]:
+        """Return the samples of an instant query. An error fails the test. at: in seconds since the epoch; now."""
+        when = {} if at is None else {"time": f"{at:.3f}"}
+        answer = self.http.get("/api/v1/query", params={"query": expression, **when}).json()
         assert answer["status"] == "success", f"{expression}: {answer}"
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
