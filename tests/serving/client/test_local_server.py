@@ -10,6 +10,7 @@ import pytest
 
 from headwaiter import EngineError, run_server
 from tests.e2e.server import wait_until
+from tests.waiting import WAIT_SECONDS
 
 
 @pytest.mark.server
@@ -34,5 +35,5 @@ def test_a_server_ends_with_the_process_that_began_it_however_that_ends(
         wait_until(lambda: log.exists() and "initialized" in log.read_text(), "a worker has begun")
         begun = psutil.Process(owner.pid).children(recursive=True)
         owner.kill()
-    _, alive = psutil.wait_procs(begun, timeout=60)
+    _, alive = psutil.wait_procs(begun, timeout=WAIT_SECONDS)
     assert alive == []
