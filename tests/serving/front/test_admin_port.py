@@ -30,7 +30,7 @@ def on_port(front: Front, work: Callable[[httpx.AsyncClient], Awaitable[None]]) 
         admin = AdminPort(front, "127.0.0.1", is_bounded=True)
         admin._address = "127.0.0.1", 0
         await admin.open()
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{admin.port}") as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{admin.port}", timeout=WAIT_SECONDS) as client:
             await work(client)
         await admin.close()
 
