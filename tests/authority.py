@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.waiting import WAIT_SECONDS
+
 NO_USAGE = dict.fromkeys(
     (
         "digital_signature",
@@ -70,7 +72,7 @@ def shown_name(address: tuple[str, int], authority: Authority, client: tuple[Pat
     if client is not None:
         context.load_cert_chain(*client)
     with (
-        socket.create_connection(address, timeout=30) as plain,
+        socket.create_connection(address, timeout=WAIT_SECONDS) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as link,
     ):
         certificate = link.getpeercert()

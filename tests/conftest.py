@@ -15,6 +15,7 @@ os.environ.update(
     }
 )
 
+import hypothesis
 import pytest
 
 from registry.settings import RegistrySettings
@@ -23,6 +24,14 @@ from tests.header import torch_capability
 from tests.small_models import build_model
 
 pytest_plugins = ["tests.parallel", "tests.quick"]
+
+hypothesis.settings.register_profile(
+    "untimed",
+    hypothesis.settings.default,
+    deadline=None,  # of an example: on a busy machine any of them may stand still for longer
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

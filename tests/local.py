@@ -35,6 +35,7 @@ from serving.tasks.base.request import parse_body
 from serving.wire.messages import Row
 from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
 from tests.e2e.server import wait_until
+from tests.waiting import WAIT_SECONDS
 
 socket_loop.LINGER_SECONDS = 0.0  # these fronts and engines end together
 socket_loop.IDLE_MILLISECONDS = 20
@@ -112,7 +113,10 @@ class Local:
     async def running(self) -> AsyncIterator[Front]:
         """A front of a running engine."""
         with self._engine() as address:
-            front = Front(ServingSettings(RegistrySettings(self._run, ""), (), self._run, timeout_seconds=60))
+            registry = RegistrySettings(self._run, "")
+            front = Front(
+                ServingSettings(registry, (), self._run, timeout_seconds=WAIT_SECONDS, grace_seconds=WAIT_SECONDS)
+            )
             await front.start()
             self._publish(address)
             while not front.is_ready():

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from scripts import install
 from scripts.install import (
     CPU_INDEX,
     Installer,
@@ -21,6 +23,7 @@ from scripts.install import (
     to_environment,
     to_uv_options,
 )
+from tests.waiting import WAIT_SECONDS
 
 BEST_MATCH = ["--index-strategy", "unsafe-best-match"]
 
@@ -119,8 +122,8 @@ def index() -> Iterator[str]:
 
 
 def test_an_index_answers_or_it_does_not(index: str) -> None:
-    assert answers(f"{index}/")
-    assert not answers(f"{index}/elsewhere")
+    assert answers(f"{index}/", WAIT_SECONDS)
+    assert not answers(f"{index}/elsewhere", WAIT_SECONDS)
 
 
 def test_an_index_that_accepts_and_says_nothing_is_given_up() -> None:
@@ -150,6 +153,8 @@ class Environment:
 
 @pytest.fixture
 def environ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables that are set are not kept, and an index has time to answer: its request is a process to start."""
+    monkeypatch.setattr(install, "answers", partial(answers, seconds=WAIT_SECONDS))
     for name in ("UV_SYSTEM_CERTS", "SSL_CERT_FILE", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "")
 

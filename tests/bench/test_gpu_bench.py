@@ -59,7 +59,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
         "--mixes",
         "50,mixed",
         "--seconds",
-        "0.2",
+        "1",  # in which an engine that waits for a processor answers, too
         "--rows",
         str(ROWS),
     ]

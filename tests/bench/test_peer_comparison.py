@@ -19,8 +19,9 @@ from bench.peer_comparison import (
 )
 from bench.peers.catalog import PEERS, Peer
 from bench.peers.environments import MARK, install
-from bench.processes import BenchError, free_port, serving
+from bench.processes import BenchError, serving
 from bench.results import LoadResult
+from tests.e2e.server import free_port
 
 
 def served(name: str, short: float, mixed: float, *, batches: bool = False) -> Measured:

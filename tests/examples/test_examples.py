@@ -17,6 +17,7 @@ from registry.tracking import connect
 from serving.commands.init import examples_folder, list_examples
 from serving.commands.main import main
 from tests.e2e.server import inherited
+from tests.waiting import WAIT_SECONDS
 
 SCORE = r"\((0\.\d+|1\.00)\)"
 BY_PROMETHEUS = (
@@ -45,7 +46,8 @@ ENDS = {
     "zero-shot-classification": rf"out of tune: music {SCORE}\n.*\n.*\n$",
 }
 """What each prints last."""
-RUN_SECONDS = 300
+RUN_SECONDS = 3 * WAIT_SECONDS
+"""Of a training, a server's start and what is asked of it."""
 MAX_LINES = 100
 
 

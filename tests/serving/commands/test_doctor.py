@@ -26,6 +26,7 @@ from serving.commands.doctor import (
 from serving.commands.main import main
 from serving.runtime.limits import Limits
 from tests.e2e.server import free_port
+from tests.waiting import WAIT_SECONDS
 
 GPU = Gpu("0", 20 * GIB, 80 * GIB, 0.0)
 
@@ -103,7 +104,7 @@ def test_a_port_in_use_is_told(taken: str) -> None:
 
 @pytest.mark.usefixtures("settings")
 def test_a_registry_that_is_slow_or_down_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = check_registry()
+    found = check_registry(slow_seconds=WAIT_SECONDS)
     assert (found.state, found.advice) == ("ok", "")
     assert re.fullmatch(r"sqlite:///.*mlflow\.db answers in \d+ ms", found.found)
     assert "nearer" in check_registry(slow_seconds=0.0).advice
@@ -121,8 +122,7 @@ def test_the_exit_status_says_whether_a_server_would_work(
 ) -> None:
     home = tmp_path_factory.mktemp("h")  # sockets need a short path
     monkeypatch.setenv("HEADWAITER_HOME", str(home))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = str(listener.getsockname()[1])
+    port = str(free_port())
     well = CliRunner().invoke(main, ["doctor", "--port", port, "--json"])
     found = {finding["check"]: finding["state"] for finding in json.loads(well.stdout)}
     assert found.keys() == {"packages", "torch", "processor", "memory", "GPU", "settings", "registry", "port"}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TextIO
 
 import pytest
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from registry.flavor import log_model
 from registry.settings import RegistrySettings
+from serving.commands import load_progress
 from serving.commands.load_progress import describe_loading, show_loading
 from serving.commands.main import main
 from serving.commands.progress import show_progress
@@ -91,7 +93,8 @@ def test_what_is_loading_is_said_in_words(found: Table, shown: str | None) -> No
     assert describe_loading(found) == shown
 
 
-def test_loading_is_shown_until_it_is_over() -> None:
+def test_loading_is_shown_until_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_progress, "time", SimpleNamespace(monotonic=lambda: 100.0))
     tables = iter([Table(), table(v1="loading"), table(v1="ready")])
     stream, pauses = io.StringIO(), list[None]()
     show_loading(lambda: next(tables), lambda: False, stream, lambda: pauses.append(None))

@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,18 @@ from tests.serving.front.attacked import LIMITS, MAX_BODY, Attacked, Serve, Whol
 from tests.serving.front.closed_front import Closed
 from tests.serving.front.local_front import MakeFront, answer, engines
 from tests.serving.front.local_front import make_front as make
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Without what asyncio says of other tests' tasks and futures, which it does whenever they are collected."""
+
+    def is_own(record: logging.LogRecord) -> bool:
+        return record.name != "asyncio"
+
+    caplog.handler.addFilter(is_own)
+    yield caplog
+    caplog.handler.removeFilter(is_own)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from serving.tasks.base.request import Request
 from serving.tasks.base.task import Task
 from serving.wire.messages import Encoded, EncodedRow, TokenDelta
 from serving.wire.routing_table import ModelEntry, Table, VersionEntry
+from tests.waiting import WAIT_SECONDS
 
 MakeFront = Callable[..., Front]
 
@@ -110,7 +111,7 @@ def request(task: Task) -> Request:
 
 def make_front(run: Path, *, versions: Sequence[str] = ("1",), task: Task | None = None, **settings: Any) -> Front:
     """A front that serves the model "m", live at the first version; each has no engine yet, see `engines`."""
-    given = {"timeout_seconds": 30.0, **settings}
+    given = {"timeout_seconds": WAIT_SECONDS, "grace_seconds": WAIT_SECONDS, **settings}
     front = Front(ServingSettings(RegistrySettings(run, ""), (), run, **given))
     found = {version: VersionEntry(state="ready") for version in versions}
     front.routing._is_ready = True

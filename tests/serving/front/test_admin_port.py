@@ -16,6 +16,7 @@ from serving.front.front import Front
 from serving.runtime.address import check_further_ports
 from serving.runtime.key_file import KeyFile
 from serving.setting_values import LOOPBACK_HOSTS
+from tests.e2e.server import free_port
 from tests.serving.front.closed_front import ask, bearer
 from tests.serving.front.local_front import MakeFront
 from tests.waiting import WAIT_SECONDS
@@ -29,7 +30,7 @@ def on_port(front: Front, work: Callable[[httpx.AsyncClient], Awaitable[None]]) 
         admin = AdminPort(front, "127.0.0.1", is_bounded=True)
         admin._address = "127.0.0.1", 0
         await admin.open()
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{admin.port}") as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{admin.port}", timeout=WAIT_SECONDS) as client:
             await work(client)
         await admin.close()
 
@@ -105,10 +106,12 @@ def test_a_port_that_cannot_be_is_refused_at_the_start() -> None:
     variable = "HEADWAITER_ADMIN_PORT"
     with pytest.raises(InvalidSetting, match=f"{variable}=3000 is the server's own port"):
         check_further_ports("127.0.0.1", 3000, {variable: 3000})
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        with pytest.raises(InvalidSetting, match=f"{variable}={port} cannot be used"):
-            check_further_ports("127.0.0.1", 3000, {variable: port})
+    port = free_port()
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(InvalidSetting, match=f"{variable}={port} cannot be used"),
+    ):
+        check_further_ports("127.0.0.1", 3000, {variable: port})
     with pytest.raises(InvalidSetting, match=f"HEADWAITER_GRPC_PORT={port} is the port of {variable}"):
         check_further_ports("127.0.0.1", 3000, {variable: port, "HEADWAITER_GRPC_PORT": port})
     check_further_ports("127.0.0.1", 3000, {variable: 0, "HEADWAITER_GRPC_PORT": 0})

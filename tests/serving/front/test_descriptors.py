@@ -16,6 +16,7 @@ from serving.front.front import Front
 from serving.settings import ServingSettings
 from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile, VersionEntry
 from tests.e2e.server import wait_until
+from tests.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.surroundings
 
@@ -44,7 +45,8 @@ async def follow_without_descriptors(run: Path) -> None:
     """A front's process: it says how far it is, a line each."""
     failures = Failures()
     logging.getLogger("headwaiter.front").addHandler(failures)
-    front = Front(ServingSettings(RegistrySettings(run, ""), (), run, os.getppid()))
+    settings = ServingSettings(RegistrySettings(run, ""), (), run, os.getppid(), grace_seconds=WAIT_SECONDS)
+    front = Front(settings)
     await front.start()
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
     taken = []

@@ -24,12 +24,12 @@ def test_a_connection_is_watched_once_its_request_has_waited_long_enough() -> No
 
             return disconnected
 
-        disconnects, link = Disconnects(), FakeLink()
+        disconnects, link, began = Disconnects(), FakeLink(), time.monotonic()
         waiters = [Waiter(1, 0.0) for _ in range(4)]
         for number, waiter in enumerate(waiters):
             disconnects.expect(waiter, link, connection(number))  # type: ignore[arg-type]
         disconnects.forget(waiters[1])
-        disconnects.tick(time.monotonic())
+        disconnects.tick(began)
         await asyncio.sleep(0)
         assert asked == []
         disconnects.tick(time.monotonic() + WATCH_SECONDS)

@@ -46,7 +46,7 @@ def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def settings(tmp_path: Path) -> ServingSettings:
-    return ServingSettings(RegistrySettings(tmp_path, ""), (), tmp_path)
+    return ServingSettings(RegistrySettings(tmp_path, ""), (), tmp_path, grace_seconds=WAIT_SECONDS)
 
 
 @pytest.fixture
@@ -159,21 +159,25 @@ def test_a_background_task_that_ends_is_logged_and_started_again(
 
 
 def test_a_front_whose_background_task_ends_on_and_on_is_not_alive(
-    make_front: MakeFront, logged: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    make_front: MakeFront, logged: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(health_module, "RESTART_SECONDS", 0.0)
+    ends: list[None] = []
 
     async def fail() -> None:
+        ends.append(None)
         raise ZeroDivisionError("a bug")
 
     async def work() -> None:
-        front = make_front(grace_seconds=0.1)
-        TableFile(front.settings.run).beat()
+        front = make_front(grace_seconds=WAIT_SECONDS)
         await front.start()
-        assert front.is_alive()
         front.health.supervise("fail", fail)
-        while front.is_alive():
+        while not ends:
             await asyncio.sleep(0.001)
+        assert front.is_alive()
+        front.health._ending_since["fail"] -= WAIT_SECONDS  # so long ago
+        while len(ends) < 2:
+            await asyncio.sleep(0.001)
+        assert not front.is_alive()
         await front.stop()
 
     asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))

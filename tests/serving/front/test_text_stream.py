@@ -180,10 +180,9 @@ def test_a_client_that_leaves_frees_its_place_at_once(local: Local) -> None:
                     pass
             await streams[1].close()
             gate.open()
-            while counted("running_rows"):
+            while counted("running_rows") or counted("cache_used_tokens"):
                 await asyncio.sleep(0.001)
             assert counted("generated_tokens_total") - before < 900
-            assert counted("cache_used_tokens") == 0
             assert front.find("m", None).choose_link().outstanding_tokens == 0
 
     with gated(local.model.scheduler.decoder) as gate:
