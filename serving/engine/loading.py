@@ -277,7 +277,14 @@ def measure(model: Model) -> tuple[CpuPlan, Cost]:
 
 def measure_cost_and_memory(model: Model) -> Cost:
     """The cost of the model's forward passes, and what memory they take. Blocks."""
-    cost, memory_bytes = measure_growth(partial(measure_cost, model))
+
+    def measure() -> Cost:
+        cost = measure_cost(model)
+        if model.form.computes_masks_only:  # texts of masks alone take most
+            model.run_all_tokens(cost.budget_tokens)
+        return cost
+
+    cost, memory_bytes = measure_growth(measure)
     return replace(cost, memory_bytes=memory_bytes)
 
 

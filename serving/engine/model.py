@@ -22,7 +22,7 @@ from serving.engine.forward_pass import Array, ForwardPass
 from serving.engine.measurements import Measurements
 from serving.engine.module_state import Change, ModuleState
 from serving.engine.optimizations.execution_form import ExecutionForm
-from serving.engine.optimizations.packing import find_reads, has_bucket_sizes, pack_rows
+from serving.engine.optimizations.packing import find_head_indices, has_bucket_sizes, pack_rows
 from serving.engine.optimizations.torch_private import multiplies_bfloat16, multiplies_int8
 from serving.engine.vector_layers import load_layers
 from serving.tasks import get_task
@@ -170,6 +170,13 @@ class Model:
         arrays = self.launch(rows).wait()
         return [cut(arrays, index, row.length, self.task, row.batch_key) for index, row in enumerate(rows)]
 
+    @torch.inference_mode()
+    def run_all_tokens(self, tokens: int) -> None:
+        """Run one forward pass over a batch of so many tokens, and its head over all of them. Blocks."""
+        length = min(tokens, self.contract.max_tokens)
+        batch = self.batch([self.probe(length, row) for row in range(tokens // length)], all_tokens=True)
+        self.task.forward(self.form.module, batch)
+
     def probe(self, length: int, index: int = 0, *, types: bool = False) -> Row:
         """A row like the task's probe, with the special tokens of a request's row, its other tokens or its pixels in
         another order for each index, which is its id.
@@ -244,10 +251,10 @@ class Model:
         lengths = (1, min(3, self.contract.max_tokens))
         self.run([self.task.probe(self.contract, length).to_row(row, 0.0) for row, length in enumerate(lengths)])
 
-    def batch(self, rows: Sequence[Row], form: ExecutionForm | None = None, *, reads_all: bool = False) -> Batch:
+    def batch(self, rows: Sequence[Row], form: ExecutionForm | None = None, *, all_tokens: bool = False) -> Batch:
         """Rows of one batch key as the task takes them, for the module of `form` (the model's own if None).
 
-        reads_all: whether the head shall compute all tokens, where the form lets it compute some.
+        all_tokens: whether the head shall compute all tokens, where the form lets it compute some.
         """
         form = form or self.form
         inputs, lengths = self.task.collate(rows, self.contract), [row.length for row in rows]
@@ -257,11 +264,12 @@ class Model:
         needs_bucket = form.is_bucketed and not has_bucket_sizes(lengths)
         if form.is_packed and (is_uneven or needs_bucket or form.cuda_graph_tokens > 0):
             inputs |= pack_rows(lengths, blocks=form.has_block_attention, bucketed=form.is_bucketed)
-        places = self.task.places([row.payload for row in rows])
-        if form.reads_places and places is not None:
-            if reads_all:
-                places = numpy.arange(max(lengths))[None].repeat(len(rows), 0)
-            inputs["reads"] = find_reads(lengths, places, bucketed=form.is_bucketed)
+        head_positions = self.task.head_positions([row.payload for row in rows])
+        if form.computes_masks_only and head_positions is not None:
+            if all_tokens:
+                is_token = numpy.arange(max(lengths)) < numpy.asarray(lengths)[:, None]
+                head_positions = numpy.stack(is_token.nonzero())
+            inputs["head_indices"] = find_head_indices(lengths, head_positions, bucketed=form.is_bucketed)
         return Batch(
             {name: upload(array, self.device) for name, array in inputs.items()},
             lengths,
@@ -269,7 +277,7 @@ class Model:
             [row.payload for row in rows],
             self.contract,
             self.layers,
-            places,
+            head_positions,
         )
 
     def _complete(self, inputs: dict[str, AnyArray]) -> dict[str, AnyArray]:

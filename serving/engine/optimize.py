@@ -67,9 +67,10 @@ def optimize(model: Model, holds_for: Callable[[ExecutionForm], bool] | None = N
         if holds_for is not None and not holds_for(form):
             raise DifferentAnswer("rows of different lengths change each other's answers")
 
-    reads_places = model.task.places([model.probe(1).payload]) is not None
-    can_be = {"packed": can_be_packed, "pruned": can_be_pruned, "reading": can_be_packed and reads_places}
-    for name, candidate in _candidates(plain, **can_be, padded=is_cpu):
+    reads_masks = can_be_packed and model.task.head_positions([model.probe(1).payload]) is not None
+    for name, candidate in _candidates(
+        plain, packed=can_be_packed, pruned=can_be_pruned, reads_masks=reads_masks, padded=is_cpu
+    ):
         try:
             form = _make(model, candidate)
             check_form(form)
@@ -85,13 +86,13 @@ def optimize(model: Model, holds_for: Callable[[ExecutionForm], bool] | None = N
 
 
 def _candidates(
-    plain: ExecutionForm, *, packed: bool, pruned: bool, reading: bool, padded: bool
+    plain: ExecutionForm, *, packed: bool, pruned: bool, reads_masks: bool, padded: bool
 ) -> Iterator[tuple[str, ExecutionForm]]:
     """The forms to try by name, fastest first."""
     if pruned:
         yield "first-token pruning", replace(plain, is_packed=True, prunes_to_first_token=True)
-    if reading:
-        yield "the head at masks", replace(plain, is_packed=True, reads_places=True)
+    if reads_masks:
+        yield "the head at masks", replace(plain, is_packed=True, computes_masks_only=True)
     if packed:
         yield "packed sequences", replace(plain, is_packed=True)
     if padded:

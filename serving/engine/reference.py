@@ -99,7 +99,7 @@ def _rows_of(model: Model, lengths: Sequence[int], *, types: bool) -> list[Row]:
 
 def _inputs_of(model: Model, rows: Sequence[Row], form: ExecutionForm) -> dict[str, torch.Tensor]:
     try:
-        model.task.forward(_Recorder(form.module), model.batch(rows, form, reads_all=True))
+        model.task.forward(_Recorder(form.module), model.batch(rows, form, all_tokens=True))
     except _Recorded as recorded:
         return recorded.inputs
     raise DifferentAnswer("the task calls a part of the model only")
@@ -164,11 +164,11 @@ def _by_row(outputs: object, inputs: Inputs) -> _RowOutputs:
 
 
 def _all_tokens(outputs: Any, lengths: Sequence[int], inputs: Inputs) -> object:
-    """The outputs as (rows, tokens, size), of a head that was told to read all tokens, too."""
-    if "reads" not in inputs:
+    """The outputs as (rows, tokens, size), of a head that was told to compute all tokens, too."""
+    if "head_indices" not in inputs:
         return outputs
-    rows, longest = len(lengths), max(lengths)
-    return SimpleNamespace(logits=outputs.logits[0, : rows * longest].view(rows, longest, -1))
+    rows = outputs.logits[0, : sum(lengths)].split(list(lengths))
+    return SimpleNamespace(logits=torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True))
 
 
 def _compare(outputs: object, expected: _RowOutputs, inputs: Inputs, dtype: torch.dtype) -> None:

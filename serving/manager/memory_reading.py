@@ -47,7 +47,7 @@ class MemoryReader:
         if pid != self._pid or now - self._read_at > SHARED_SECONDS:
             self._pid, self._read_at = pid, now
             self._inherited = inherited_bytes(Path(f"/proc/{pid}/smaps_rollup"))
-        try:  # last: of one that ended meanwhile nothing is read, not all but what it inherited
+        try:  # after what it inherited, which would count as its own if it ended in between
             found = psutil.Process(pid).memory_info() if pid else None
         except psutil.Error:
             found = None

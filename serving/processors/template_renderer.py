@@ -41,13 +41,13 @@ class OverTime(Exception):
 
 
 class Deadline:
-    """Of the job. at: in seconds of this process' processor time, as others may keep it from running for seconds."""
+    """Of the job. at: seconds of this process' processor time; others may keep it from running for seconds."""
 
     at = math.inf
 
     def check(self) -> None:
         """Raise OverTime once it has passed."""
-        if time.process_time() > self.at:
+        if time.process_time() >= self.at:
             raise OverTime
 
 

@@ -1,8 +1,8 @@
 """BentoML's supervisor (circus), which starts the fronts and the manager, and ends them with the server.
 
 It starts ended workers again, but not in a container, where it ends when none is left, and looks for them every ten
-seconds only. It forgets a signal to end that comes while it starts workers, and waits a day for one that does not
-leave. Read in BentoML 1.4.39 and kantoku 0.18.3, its circus.
+seconds only. It forgets a signal to end that comes while it starts workers; BentoML lets it wait a day for one that
+does not leave. Read in BentoML 1.4.39 and kantoku 0.18.3, its circus.
 """
 
 import signal
@@ -18,10 +18,10 @@ AGAIN_SECONDS = 0.1
 
 
 def supervise(leave_seconds: float) -> None:
-    """Let circus start ended workers again, and at once; and let it end as soon as it is told to, whatever they do.
+    """Let circus start ended workers again, and at once; and let it end when it is told to, although workers hang.
 
-    Call it in the server's process before it starts any. leave_seconds: what a worker gets to leave, before it is
-    killed.
+    Call it in the server's process before it starts any. leave_seconds: how long a worker may take to leave; then it
+    is killed.
     """
     from circus.sighandler import SysHandler
     from circus.watcher import Watcher
@@ -36,18 +36,22 @@ def supervise(leave_seconds: float) -> None:
             signal.signal(signal.SIGCHLD, WorkerWatch(watcher.arbiter))
 
     Watcher.initialize = initialize_and_respawn
-    SysHandler.quit = lambda handler: handler.controller.loop.add_callback_from_signal(end, handler.controller.arbiter)
+    SysHandler.quit = lambda handler: handler.controller.loop.add_callback_from_signal(
+        end_server, handler.controller.arbiter
+    )
 
 
-def end(arbiter: Any) -> None:
-    """End the server, once circus does nothing else. arbiter: circus'. Runs in its event loop."""
+def end_server(arbiter: Any) -> None:
+    """Stop circus' arbiter, and try again while it runs another command, such as a reload. Runs in its event loop."""
     from circus.exc import ConflictError
 
     try:
-        arbiter.stop()
+        stopped = arbiter.stop()
+        if stopped is not None:  # as a thread's
+            arbiter.loop.add_future(stopped, lambda future: future.result())  # an error is logged
     except ConflictError:
         if not arbiter._stopping:
-            arbiter.loop.call_later(AGAIN_SECONDS, end, arbiter)
+            arbiter.loop.call_later(AGAIN_SECONDS, end_server, arbiter)
 
 
 class WorkerWatch:

@@ -5,7 +5,7 @@ list a mask. Of the logits only the masks' are looked at, and only the best cand
 leave the device.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, TypedDict
 from weakref import WeakKeyDictionary
@@ -35,6 +35,8 @@ CHARACTERS_OF_A_TOKEN = 8
 """Characters of a token in the text of a candidate. Untuned: above the 4 to 5 of real text, with the space."""
 
 MAX_TARGETS = 1000
+SLICE = 256
+"""Masks whose probabilities are computed at a time. Untuned."""
 Target = Annotated[str, msgspec.Meta(max_length=64)]
 TopK = Annotated[int, msgspec.Meta(ge=1, le=MAX_CANDIDATES)]
 
@@ -155,21 +157,28 @@ class FillMask(Task[str, Parameters, Masks]):
             [EncodedRow(row.length, row.tokens, row.types, batch_key, payload)], Masks(encoding.ids, places, targets)
         )
 
-    def places(self, payloads: Sequence[bytes]) -> AnyArray:
-        """The masks. A row with fewer than another has its first token in their place."""
-        return _table([wanted.places for wanted in _decode(payloads)])
+    def head_positions(self, payloads: Sequence[bytes]) -> AnyArray:
+        """The masks."""
+        wanted = _decode(payloads)
+        rows = numpy.repeat(numpy.arange(len(wanted)), [len(found.places) for found in wanted])
+        return numpy.stack([rows, numpy.concatenate([found.places for found in wanted])])
 
     def forward(self, model: "PreTrainedModel", batch: Batch) -> tuple["torch.Tensor", ...]:
         """The probabilities at the masks, reduced to the candidates."""
         import torch
 
-        scores = batch.at_places(model(**batch.inputs).logits).float().softmax(-1)
+        logits = batch.at_head_positions(model(**batch.inputs).logits)
+        assert batch.head_positions is not None
+        rows = batch.head_positions[0]
         if batch.key == "targets":
-            ids = upload(_table([found.targets for found in _decode(batch.payloads)]), scores.device)
-            ids = ids.unsqueeze(1).expand(-1, scores.shape[1], -1)
-            return scores.gather(-1, ids), ids.to(torch.int32)
-        best, ids = scores.topk(min(int(batch.key), scores.shape[-1]))
-        return best, ids.to(torch.int32)
+            ids = upload(_table([found.targets for found in _decode(batch.payloads)])[rows], logits.device)
+            given = zip(_probabilities(logits), _slices(ids), strict=True)
+            scores = torch.cat([all_scores.gather(-1, some) for all_scores, some in given])
+        else:
+            count = min(int(batch.key), logits.shape[-1])
+            best = [all_scores.topk(count) for all_scores in _probabilities(logits)]
+            scores, ids = (torch.cat(parts) for parts in zip(*best, strict=True))
+        return _by_row(scores, rows, len(batch.lengths)), _by_row(ids.to(torch.int32), rows, len(batch.lengths))
 
     def decode(
         self, rows: Sequence[RowArrays], masks: Masks, parameters: Parameters, version: VersionContext
@@ -250,6 +259,27 @@ def _target_ids(targets: tuple[str, ...] | str, version: VersionContext) -> list
 def _batch_key(top_k: int) -> str:
     """Round `top_k` up to a bucket size, so that requests with different ones share batches."""
     return str(next(size for size in (5, 20, MAX_CANDIDATES) if top_k <= size))
+
+
+def _slices(masks: "torch.Tensor") -> Iterator["torch.Tensor"]:
+    """SLICE masks at a time."""
+    for start in range(0, len(masks), SLICE):
+        yield masks[start : start + SLICE]
+
+
+def _probabilities(logits: "torch.Tensor") -> Iterator["torch.Tensor"]:
+    """(masks, vocabulary), SLICE masks at a time, as all of the vocabulary is large."""
+    for part in _slices(logits):
+        yield part.float().softmax(-1)
+
+
+def _by_row(masks: "torch.Tensor", rows: AnyArray, count: int) -> "torch.Tensor":
+    """(masks, candidates) → (rows, masks, candidates), padded with zeros. rows: of each mask, ascending."""
+    counts = numpy.bincount(rows, minlength=count)
+    order = numpy.arange(len(rows)) - (counts.cumsum() - counts)[rows]
+    table = masks.new_zeros((count, int(counts.max()), masks.shape[-1]))
+    table[tuple(upload(numpy.stack([rows, order]), masks.device))] = masks
+    return table
 
 
 def _decode(payloads: Sequence[bytes]) -> list[Wanted]:

@@ -33,10 +33,8 @@ class CausalDecoder(Decoder):
         cache = DynamicCache()
         nothing = torch.zeros((1, 1), dtype=torch.int64)
         self._forward(nothing, input_ids=nothing, past_key_values=cache)
-        like = [part for pair in layer_states(cache) for part in pair]
-        self._graph = trace_step(
-            CausalStep(self.module, self._forward), {"attention_mask": like}, vocabulary, max_tokens
-        )
+        like = {"attention_mask": [part for pair in layer_states(cache) for part in pair]}
+        self._graph = trace_step(CausalStep(self.module, self._forward_by_proxy()), like, vocabulary, max_tokens)
 
     def computed_tokens(self, tokens: Sequence[int], owner: str) -> int:
         """All of them but those of a known prefix."""

@@ -7,8 +7,9 @@ used.
 """
 
 import inspect
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy
@@ -120,6 +121,11 @@ class Decoder(ABC):
         """
         del vocabulary, max_tokens
         raise NotTraceable("this kind of decoder has no step of tensors alone")
+
+    def _forward_by_proxy(self) -> Callable[..., torch.Tensor]:
+        """`_forward` for a graph's step, which shall not keep this decoder alive: it keeps the graph."""
+        decoder = weakref.proxy(self)
+        return lambda *positions, **arguments: decoder._forward(*positions, **arguments)
 
     def untrace(self) -> None:
         """Run steps by the model's modules again."""

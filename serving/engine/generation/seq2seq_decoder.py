@@ -113,7 +113,7 @@ class Seq2SeqDecoder(Decoder):
         finally:
             self.clear()
         positions = min(max_tokens, self.max_new_tokens or max_tokens)
-        self._graph = trace_step(Seq2SeqStep(self.module, self._forward), like, vocabulary, positions)
+        self._graph = trace_step(Seq2SeqStep(self.module, self._forward_by_proxy()), like, vocabulary, positions)
 
     def history(self, prompt: Sequence[int]) -> list[int]:
         """The start token."""

@@ -19,8 +19,8 @@ class ExecutionForm:
     module: called with the task's inputs; a `TracedModule` or `LeftPadded` may take its place. batching: which rows may
     share a forward pass. has_all_inputs: whether masks and token types are passed even where they say nothing.
     is_packed: rows come as a packed sequence, see `unpadded`. prunes_to_first_token: the last layer computes first
-    tokens only, see `first_token`. reads_places: of a packed form, whether the head computes only tokens that the task
-    reads, see `Task.places`. has_block_attention: short rows share attention blocks, see `attention`.
+    tokens only, see `first_token`. computes_masks_only: of a packed form, whether the head computes only the tokens of
+    `Task.head_positions`. has_block_attention: short rows share attention blocks, see `attention`.
     is_bucketed: packed batches and prompts are padded to bucket sizes, see `packing.bucket_size`. is_torchscript:
     forward passes, or decode steps of a generating task, run as a TorchScript graph. shares_prefixes: of a generating
     task, whether the first tokens that prompts have in common are computed once, see `generation.prefix_cache`.
@@ -33,7 +33,7 @@ class ExecutionForm:
     has_all_inputs: bool = False
     is_packed: bool = False
     prunes_to_first_token: bool = False
-    reads_places: bool = False
+    computes_masks_only: bool = False
     has_block_attention: bool = False
     is_bucketed: bool = False
     is_torchscript: bool = False
@@ -57,7 +57,7 @@ class ExecutionForm:
         names = {
             "packed sequences": self.is_packed,
             "first-token pruning": self.prunes_to_first_token,
-            "the head at masks": self.reads_places,
+            "the head at masks": self.computes_masks_only,
             "TorchScript": self.is_torchscript,
             "shared prefixes": self.shares_prefixes,
             f"int8 in {self.int8_layers} layers": self.int8_layers > 0,

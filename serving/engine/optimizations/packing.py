@@ -54,18 +54,18 @@ def pack_rows(lengths: Sequence[int], *, blocks: bool = False, bucketed: bool = 
     return packed
 
 
-def find_reads(lengths: Sequence[int], places: IntArray, *, bucketed: bool = False) -> IntArray:
-    """Where in the packed sequence the tokens are that the head reads, row by row; (reads,) int64.
+def find_head_indices(lengths: Sequence[int], positions: IntArray, *, bucketed: bool = False) -> IntArray:
+    """The indices in the packed sequence of the tokens that the head reads, (tokens,) int64.
 
-    lengths: of the rows, packed as by `pack_rows`, or all equal and flattened. places: (rows, width), of the tokens in
-    their rows; one behind a row's end stands for its last token. bucketed: pad to a bucket size, with the first token.
+    lengths: of the rows, packed as by `pack_rows`, or all equal and flattened. positions: (2, tokens), the row and the
+    position in it of each token. bucketed: pad to a bucket size, with the first token of all.
     """
     sizes = numpy.asarray(lengths)
     order = sizes.argsort(kind="stable")
     starts = numpy.empty_like(sizes)
     starts[order] = sizes[order].cumsum() - sizes[order]
-    reads = (starts[:, None] + numpy.minimum(places, sizes[:, None] - 1)).ravel()
-    return numpy.pad(reads, (0, bucket_size(reads.size) - reads.size)) if bucketed else reads
+    indices = starts[positions[0]] + positions[1]
+    return numpy.pad(indices, (0, bucket_size(indices.size) - indices.size)) if bucketed else indices
 
 
 def bucket_size(count: int, steps: int = BUCKET_STEPS) -> int:

@@ -31,8 +31,8 @@ def can_pack(module: PreTrainedModel, device: torch.device, dtype: torch.dtype) 
 
 
 def pack(module: PreTrainedModel, *, min_bmm_tokens: int = NEVER, pruned: bool = False) -> None:
-    """Let the model take the arrays of `packing.pack_rows` beside its padded inputs, and `reads` of
-    `packing.find_reads`, with which the head gets states (1, reads, size); `unpack` undoes it.
+    """Let the model take the arrays of `packing.pack_rows` beside its padded inputs, and `head_indices` of
+    `packing.find_head_indices`, with which the head gets states (1, indices, size); `unpack` undoes it.
 
     Rows of equal length may come without these arrays. A mask without them is refused, as nothing would heed it.
     min_bmm_tokens: see `attention.Packing`. pruned: compute the last layer for first tokens only, see `first_token`;
@@ -74,7 +74,7 @@ def _forward(
     cu_seqlens: torch.Tensor | None = None,
     segment_ids: torch.Tensor | None = None,
     slot_index: torch.Tensor | None = None,
-    reads: torch.Tensor | None = None,
+    head_indices: torch.Tensor | None = None,
     **others: object,
 ) -> BaseModelOutput:
     """The encoder's output for padded rows, computed on the packed sequence."""
@@ -83,7 +83,7 @@ def _forward(
             raise ValueError("a packed model needs indices, positions and cu_seqlens where rows are padded")
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         output = plain(input_ids, **types, **others, packing=packing)
-        return output if reads is None else _read(output, reads)
+        return output if head_indices is None else _read(output, head_indices)
 
     rows, longest = input_ids.shape
     sources = indices.clamp(max=rows * longest - 1)  # padding tokens of a bucket repeat the last one
@@ -102,8 +102,8 @@ def _forward(
     if segment_ids is not None and slot_index is not None:
         packing = with_blocks(packing, segment_ids, slot_index, base.dtype)
     output = plain(packed(input_ids), packing=packing, **others)
-    if reads is not None:
-        return _read(output, reads)
+    if head_indices is not None:
+        return _read(output, head_indices)
     states = output.last_hidden_state[0]
     width, targets = longest, indices
     if base.pruning_hooks and cu_seqlens is not None:
@@ -115,8 +115,8 @@ def _forward(
     return output
 
 
-def _read(output: BaseModelOutput, reads: torch.Tensor) -> BaseModelOutput:
-    output.last_hidden_state = output.last_hidden_state.flatten(0, 1).index_select(0, reads).unsqueeze(0)
+def _read(output: BaseModelOutput, head_indices: torch.Tensor) -> BaseModelOutput:
+    output.last_hidden_state = output.last_hidden_state.flatten(0, 1).index_select(0, head_indices).unsqueeze(0)
     return output
 
 

@@ -54,7 +54,7 @@ def decide(
     if candidate.is_deleted:
         return Decision("stop", progress, f"version {plan.candidate} was deleted from the registry")
     step = state.step
-    if step.is_last:  # what the stable version still answers, of fronts that have not read of it, says too little of it
+    if step.is_last:  # fronts that have not seen the promotion still ask the stable version: too few to know it by
         counts = replace(counts, stable=SideCounts())
     found = judge(
         plan.parsed_guards(),

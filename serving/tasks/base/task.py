@@ -57,7 +57,7 @@ class Batch:
     inputs: what the task's `collate` made, as tensors; for text (rows, tokens) int64, and `attention_mask` is absent
     when nothing is padded. lengths: tokens of each row. key: the rows' `batch_key`. payloads: of each row. contract: of
     the version. layers: the contract's, (rows, inputs) float32 → (rows, outputs) float32; None where there are none.
-    places: as of `Task.places`; where `inputs` has "reads", the head's outputs are of these tokens only.
+    head_positions: as of `Task.head_positions`; with "head_indices" in `inputs` the head computes these tokens only.
     """
 
     inputs: Mapping[str, "torch.Tensor"]
@@ -66,17 +66,15 @@ class Batch:
     payloads: Sequence[bytes]
     contract: Contract
     layers: "torch.nn.Module | None" = None
-    places: AnyArray | None = None
+    head_positions: AnyArray | None = None
 
-    def at_places(self, outputs: "torch.Tensor") -> "torch.Tensor":
-        """(rows, tokens, size) outputs of the head → (rows, places, size)."""
-        import torch
-
-        assert self.places is not None
-        if "reads" in self.inputs:
-            return outputs[0, : self.places.size].view(*self.places.shape, -1)
-        rows = torch.arange(len(self.places), device=outputs.device).unsqueeze(1)
-        return outputs[rows, upload(self.places, outputs.device)]
+    def at_head_positions(self, outputs: "torch.Tensor") -> "torch.Tensor":
+        """The head's outputs for the tokens at `head_positions`, (tokens, size)."""
+        assert self.head_positions is not None
+        if "head_indices" in self.inputs:
+            return outputs[0, : self.head_positions.shape[1]]
+        rows, positions = upload(self.head_positions, outputs.device)
+        return outputs[rows, positions]
 
     def mask(self) -> "torch.Tensor":
         """(rows, tokens) int64, 1 where a token is real."""
@@ -242,10 +240,10 @@ class Task(ABC, Generic[Item, Parameters, Context]):
         """The model's arguments for rows of one batch key, as arrays whose first dimension is the rows. Engine side."""
         return pad_rows(rows, contract.processor.pad_token_id)
 
-    def places(self, payloads: Sequence[bytes]) -> AnyArray | None:
-        """The tokens that `forward` reads the head's outputs at, where these are few: (rows, width) int64. Engine side.
+    def head_positions(self, payloads: Sequence[bytes]) -> AnyArray | None:
+        """The tokens for which `forward` needs the head's outputs, where these are few; None for all. Engine side.
 
-        None for all tokens.
+        (2, tokens) int64, the row and the position in it of each token.
         """
         return None
 

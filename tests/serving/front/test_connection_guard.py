@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import resource
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,7 +129,8 @@ def test_connections_are_bounded_by_the_descriptors_that_there_are(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("headwaiter"), "propagate", True)
-    gc.collect()  # it may close descriptors, so not between the two looks at them
+    with warnings.catch_warnings(action="ignore"):  # of what other tests have left open
+        gc.collect()  # not between the two looks at descriptors, some of which it may close
     used = len(list(Path("/dev/fd").iterdir()))
     with descriptors(used + SPARE_DESCRIPTORS + 20):
         guard = ConnectionGuard(msgspec.structs.replace(LIMITS, max_requests=1000))

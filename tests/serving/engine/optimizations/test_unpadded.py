@@ -17,7 +17,7 @@ from serving.engine.optimizations.packing import (
     BLOCK_SIZES,
     MIN_BLOCK_ROWS,
     bucket_size,
-    find_reads,
+    find_head_indices,
     has_bucket_sizes,
     pack_rows,
 )
@@ -120,18 +120,20 @@ def test_a_packed_model_answers_as_with_padding(family: str, task: str, pruned: 
 @pytest.mark.parametrize("family", [family for family, task in cells() if task == "fill-mask"])
 @torch.inference_mode()
 def test_a_head_computes_the_tokens_that_it_is_to_read(family: str, lengths: list[int]) -> None:
-    model, inputs, longest = build(family, "fill-mask"), padded(lengths, family), max(lengths)
+    model, inputs = build(family, "fill-mask"), padded(lengths, family)
     expected = model(**inputs).logits
     pack(model)
     is_packed = len(set(lengths)) > 1
     if not is_packed:
         inputs = {name: each for name, each in inputs.items() if name != "attention_mask"}
-    places = numpy.array([[length // 2, longest] for length in lengths])
-    arrays = (pack_rows(lengths) if is_packed else {}) | {"reads": find_reads(lengths, places, bucketed=True)}
+    rows = numpy.arange(len(lengths))
+    wanted = numpy.array([[*rows, *rows], [*(length // 2 for length in lengths), *(length - 1 for length in lengths)]])
+    arrays = (pack_rows(lengths) if is_packed else {}) | {
+        "head_indices": find_head_indices(lengths, wanted, bucketed=True)
+    }
     found = model(**inputs | {name: torch.from_numpy(array) for name, array in arrays.items()}).logits
-    assert found.shape == (1, bucket_size(places.size), 100)
-    wanted = [expected[row, [length // 2, length - 1]] for row, length in enumerate(lengths)]
-    assert_alike(found[0, : places.size], torch.cat(wanted))
+    assert found.shape == (1, bucket_size(wanted.shape[1]), 100)
+    assert_alike(found[0, : wanted.shape[1]], expected[tuple(torch.from_numpy(wanted))])
 
 
 def test_an_encoder_whose_last_layer_is_not_its_own_is_not_pruned() -> None:
