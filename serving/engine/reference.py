@@ -5,10 +5,9 @@ Rows of similar length share a forward pass there, so little is padded; a form g
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import torch
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 
 from serving.engine.model import Model
 from serving.engine.optimizations.execution_form import ExecutionForm
@@ -163,7 +162,7 @@ def _by_row(outputs: object, inputs: Inputs) -> _RowOutputs:
     }
 
 
-def _all_tokens(outputs: Any, lengths: Sequence[int], inputs: Inputs) -> object:
+def _all_tokens(outputs: MaskedLMOutput, lengths: Sequence[int], inputs: Inputs) -> object:
     """The outputs as (rows, tokens, size), of a head that was told to compute all tokens, too."""
     if "head_indices" not in inputs:
         return outputs

@@ -8,7 +8,11 @@ does not leave. Read in BentoML 1.4.39 and kantoku 0.18.3, its circus.
 import signal
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from circus.arbiter import Arbiter
+    from circus.watcher import Watcher
 
 QUIET_SECONDS = 10.0
 """Between two ends that are looked at at once; others wait for circus' own look, so that workers which end while they
@@ -28,7 +32,7 @@ def supervise(leave_seconds: float) -> None:
 
     initialize = Watcher.initialize
 
-    def initialize_and_respawn(watcher: Any, *given: Any) -> None:
+    def initialize_and_respawn(watcher: "Watcher", *given: object) -> None:
         initialize(watcher, *given)
         watcher.respawn = True
         watcher.graceful_timeout = leave_seconds
@@ -41,7 +45,7 @@ def supervise(leave_seconds: float) -> None:
     )
 
 
-def end_server(arbiter: Any) -> None:
+def end_server(arbiter: "Arbiter") -> None:
     """Stop circus' arbiter, and try again while it runs another command, such as a reload. Runs in its event loop."""
     from circus.exc import ConflictError
 
@@ -57,7 +61,7 @@ def end_server(arbiter: Any) -> None:
 class WorkerWatch:
     """A handler of SIGCHLD that lets circus look at its workers."""
 
-    def __init__(self, arbiter: Any) -> None:
+    def __init__(self, arbiter: "Arbiter") -> None:
         """arbiter: circus'."""
         self._arbiter = arbiter
         self._looked = -QUIET_SECONDS
