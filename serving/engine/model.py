@@ -172,7 +172,10 @@ class Model:
 
     @torch.inference_mode()
     def run_all_tokens(self, tokens: int) -> None:
-        """Run one forward pass over a batch of so many tokens, and its head over all of them. Blocks."""
+        """Run one forward pass over a batch of probes, with the head computed for every token. Blocks.
+
+        tokens: of the batch, at least one. What it takes is the most that a batch of this size can take.
+        """
         length = min(tokens, self.contract.max_tokens)
         batch = self.batch([self.probe(length, row) for row in range(tokens // length)], all_tokens=True)
         self.task.forward(self.form.module, batch)

@@ -85,6 +85,7 @@ def test_the_server_is_ready_while_its_manager_stands_still(alone: Server) -> No
     (heard,) = (alone.home / "run").glob("*/heartbeat")
     before = heard.stat().st_mtime_ns
     wait_until(lambda: heard.stat().st_mtime_ns > before, "it works")
+    assert not stopped.is_running()
 
 
 FAULT = '''

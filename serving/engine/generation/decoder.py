@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache
 
 from serving.engine.generation.kv_cache import RowCache
 from serving.engine.optimizations.packing import bucket_size
-from serving.engine.optimizations.torchscript import NotTraceable, TracedModule
+from serving.engine.optimizations.torchscript import TracedModule
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -113,14 +113,6 @@ class Decoder(ABC):
 
         Raises StepFailed where rows are stepped one by one and some fail; whatever else it raises concerns all rows.
         """
-
-    def trace(self, vocabulary: int, max_tokens: int) -> None:
-        """Run steps as a TorchScript graph from now on. Raises what `step_graph.trace_step` does.
-
-        max_tokens: the model's, of a prompt.
-        """
-        del vocabulary, max_tokens
-        raise NotTraceable("this kind of decoder has no step of tensors alone")
 
     def _forward_by_proxy(self) -> Callable[..., torch.Tensor]:
         """`_forward` for a graph's step, which shall not keep this decoder alive: it keeps the graph."""

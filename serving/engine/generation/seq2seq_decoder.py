@@ -106,7 +106,10 @@ class Seq2SeqDecoder(Decoder):
         return logits
 
     def trace(self, vocabulary: int, max_tokens: int) -> None:
-        """Run steps as a TorchScript graph from now on. Raises what `step_graph.trace_step` does."""
+        """Run steps as a TorchScript graph from now on. Raises what `step_graph.trace_step` does.
+
+        max_tokens: the model's, of a prompt.
+        """
         try:
             self.prefill([[0]], [[]])
             like = dict(zip(MASKS, (cache.views() for cache in self._caches), strict=True))

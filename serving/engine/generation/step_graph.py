@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROWS, COLUMNS = 3, 11
 """Shape of the traced step. No size that a model treats in a special way, as 1."""
 SOURCE_COLUMNS = 6
-"""An encoder's output has so many more columns there."""
+"""In the traced step the keys and values of an encoder's output have this many more columns than the decoder's own."""
 
 
 class _ViewLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not typed
