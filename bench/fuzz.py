@@ -8,11 +8,13 @@ command.
 import contextlib
 import importlib.util
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,14 +22,17 @@ import httpx
 import requests
 
 from bench.fuzz_bytes import TARGETS
-from bench.fuzz_cases import TRACE, Ledger, fuzz
+from bench.fuzz_cases import TRACE, Json, Ledger, fuzz
 from bench.headwaiter_server import environment_of
 from bench.models import encoder_folder, small_llama, tiny_bert
 from bench.processes import BenchError, free_port, run_module, serving
 from bench.report import table
 from registry.heads import get_head
+from serving.runtime.limits import read_limits
 
 REQUESTS, QUICK_REQUESTS = 100_000, 1_000
+SHARE = 500
+"""Requests that are drawn together: the longer hypothesis draws, the longer each request takes it."""
 TASKS = ("text-classification", "token-classification", "question-answering", "fill-mask")
 CLI = "serving.commands.main"
 
@@ -47,43 +52,70 @@ def _models() -> dict[str, Path]:
     return found | {"feature-extraction": encoder_folder(), "text-generation": small_llama()}
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The server. headers: an operator's key, without which no request may change anything."""
+
+    url: str
+    headers: Mapping[str, str]
+
+
 @contextlib.contextmanager
-def _served(home: Path, models: Mapping[str, Path]) -> Iterator[str]:
-    """Serve the models while the block runs; the server's URL. Its log is `serve.log`."""
-    environment = environment_of(home)
+def _served(home: Path, models: Mapping[str, Path]) -> Iterator[Asked]:
+    """Serve the models while the block runs. The server's log is `serve.log`."""
+    environment = environment_of(home) | {"HEADWAITER_KEYS_FILE": str(home / "keys.json")}
+    key = json.loads(run_module([CLI, "keys", "add", "fuzz", "--admin", "--json"], environment))["key"]
     for task, folder in models.items():
         options = ["--default", "pooling=mean"] if task == "feature-extraction" else []
         run_module([CLI, "log", str(folder), "--task", task, "--name", task, *options], environment)
         run_module([CLI, "promote", task, "1", "--why", "bench"], environment)
     port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with serving([CLI, "serve", *models, "--port", str(port)], environment, f"{url}/readyz", home / "serve.log"):
-        yield url
+    asked = Asked(f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {key}"})
+    command, ready = [CLI, "serve", *models, "--port", str(port)], f"{asked.url}/readyz"
+    with serving(command, environment, ready, home / "serve.log", ready_headers=asked.headers):
+        yield asked
 
 
 def _fuzz_server(home: Path, count: int) -> Ledger:
     models = _models()
-    with _served(home, models) as url, httpx.Client(timeout=60) as client:
-        with urllib.request.urlopen(f"{url}/openapi.json", timeout=60) as answer:
-            document = json.load(answer)
-
-        def send(sent: requests.PreparedRequest) -> httpx.Response:
-            address = (sent.url or "").replace("http://here", url, 1)
-            headers = {name: value for name, value in sent.headers.items() if isinstance(value, str)}
-            content = sent.body if isinstance(sent.body, str | bytes) else None
-            ask = partial(client.request, sent.method or "", address, headers=headers, content=content)
-            try:
-                return ask()
-            except httpx.RemoteProtocolError:  # the server may close an idle connection while a request is under way
-                return ask()
-
-        ledger = fuzz(document, {name: name for name in models}, send, count)
+    with _served(home, models) as asked:
+        document = httpx.get(f"{asked.url}/openapi.json", headers=asked.headers, timeout=60).json()
+        ledger = _ask_in_shares(asked, document, {name: name for name in models}, count)
     log = (home / "serve.log").read_text(errors="replace")
     if trace := TRACE.search(log):
         ledger.faults["a traceback in the log"] = log[max(0, trace.start() - 500) : trace.end() + 3000]
     if ledger.faults:
         raise BenchError("\n\n".join(f"{kind}\n{what}" for kind, what in ledger.faults.items()))
     return ledger
+
+
+def _ask_in_shares(asked: Asked, document: Json, models: Mapping[str, str], count: int) -> Ledger:
+    """Draw and send the requests in a process per core, as drawing one takes longer than answering it."""
+    ledger, shares = Ledger(), [min(SHARE, count - start) for start in range(0, count, SHARE)]
+    ask = partial(_ask_share, asked, document, models)
+    with ProcessPoolExecutor(read_limits().cores, multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(ask, share, seed) for seed, share in enumerate(shares)]):
+            ledger.take(done.result())
+            print(f"{ledger.count:,} requests, {len(ledger.faults)} faults", file=sys.stderr, flush=True)
+    return ledger
+
+
+def _ask_share(asked: Asked, document: Json, models: Mapping[str, str], count: int, seed: int) -> Ledger:
+    with httpx.Client(timeout=60) as client:
+
+        def send(sent: requests.PreparedRequest) -> httpx.Response:
+            address = (sent.url or "").replace("http://here", asked.url, 1)
+            drawn = {name: value for name, value in sent.headers.items() if isinstance(value, str)}
+            content = sent.body if isinstance(sent.body, str | bytes) else None
+            ask = partial(
+                client.request, sent.method or "", address, headers=drawn | dict(asked.headers), content=content
+            )
+            try:
+                return ask()
+            except httpx.RemoteProtocolError:  # the server may close an idle connection while a request is under way
+                return ask()
+
+        return fuzz(document, models, send, count, seed)
 
 
 def _fuzz_decoders(count: int) -> None:

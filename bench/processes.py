@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -20,6 +21,7 @@ from serving.manager.launch import KEPT_MEMORY
 
 ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds the packages; every process starts in it."""
+JSON_SENT = {"Content-Type": "application/json"}
 
 
 class BenchError(Exception):
@@ -70,13 +72,17 @@ def serving(
     *,
     python: str = sys.executable,
     ready_body: bytes | None = None,
+    ready_headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[int]:
     """Run `python -m …` while the block runs; it is entered, with the process' id, once `ready_url` answers 200.
 
-    ready_body: JSON that is posted to it; default: it is got. Raises BenchError where it never is.
+    ready_body: JSON that is posted to it; default: it is got. ready_headers: sent with it, a key for one. Raises
+    BenchError where it never is.
     """
     with running(arguments, environment, log, python) as process:
-        _wait_until_ready(process, ready_url, ready_body, log, wait_seconds)
+        _wait_until_ready(
+            process, urllib.request.Request(ready_url, ready_body, JSON_SENT | dict(ready_headers)), log, wait_seconds
+        )
         yield process.pid
 
 
@@ -102,10 +108,10 @@ def running(
 
 
 def _wait_until_ready(
-    process: subprocess.Popen[bytes], url: str, body: bytes | None, log: Path, wait_seconds: float
+    process: subprocess.Popen[bytes], asked: urllib.request.Request, log: Path, wait_seconds: float
 ) -> None:
     deadline = time.monotonic() + wait_seconds
-    while not _answers(url, body):
+    while not _answers(asked):
         has_ended = process.poll() is not None
         if has_ended or time.monotonic() > deadline:
             state = "ended" if has_ended else f"was not ready after {wait_seconds:.0f} s"
@@ -113,10 +119,9 @@ def _wait_until_ready(
         time.sleep(0.1)
 
 
-def _answers(url: str, body: bytes | None) -> bool:
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+def _answers(asked: urllib.request.Request) -> bool:
     try:
-        with urllib.request.urlopen(request, timeout=2) as answer:
+        with urllib.request.urlopen(asked, timeout=2) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError, http.client.HTTPException):
         return False
