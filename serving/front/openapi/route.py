@@ -33,7 +33,10 @@ class Beside(msgspec.Struct, frozen=True):
 
 
 class Opaque(msgspec.Struct, frozen=True):
-    """A content that JSON Schema does not describe. tasks: those that have it."""
+    """A content that JSON Schema does not describe, such as events, of which a schema is taken to be one (OpenAPI 3.1).
+
+    tasks: those that have it.
+    """
 
     is_text: bool = False
     tasks: Which = "all"

@@ -92,13 +92,13 @@ def _ask(path: str, protocol: Family, summary: str, body: Contents, answer: Cont
 
 def _huggingface(path: str, summary: str) -> Route:
     body: Contents = {JSON: TaskBodies(), BYTES: Opaque(tasks="files")}
-    return _ask(path, HUGGING_FACE, summary, body, {JSON: TaskAnswers(), EVENTS: Opaque(is_text=True)})
+    return _ask(path, HUGGING_FACE, summary, body, {JSON: TaskAnswers(), EVENTS: Opaque()})
 
 
 def _openai(prefix: str, name: str, more: str) -> list[Route]:
     """OpenAI's routes. name: of the parameter that names a model. more: what the summaries end with."""
-    completions: Contents = {JSON: Shaped((openai.CompletionAnswer,)), EVENTS: Opaque(is_text=True)}
-    chats: Contents = {JSON: Shaped((openai.ChatAnswer,)), EVENTS: Opaque(is_text=True)}
+    completions: Contents = {JSON: Shaped((openai.CompletionAnswer,)), EVENTS: Opaque()}
+    chats: Contents = {JSON: Shaped((openai.ChatAnswer,)), EVENTS: Opaque()}
     vectors: Contents = {JSON: Shaped((openai.EmbeddingsAnswer,))}
     written: Contents = {JSON: Beside(CompletionForm, "generates")}
     said: Contents = {JSON: Beside(ChatForm, "generates")}

@@ -6,11 +6,14 @@ import re
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
+import httpx
 import jsonschema_rs
 import pytest
 import schemathesis
+from schemathesis.specs.openapi import checks
 
 from serving.front.front import Front
 from serving.front.openapi.document import document
@@ -37,6 +40,16 @@ def test_the_document_is_valid_and_made_once(front: Front) -> None:
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == json.loads(document()) == DOCUMENT
     assert document() is document()
+
+
+@pytest.mark.parametrize("path", ["/models/{name}", "/v1/completions", "/v1/chat/completions"])
+def test_events_are_as_described(path: str) -> None:
+    operation = schemathesis.openapi.from_dict(DOCUMENT)[path]["POST"]
+    case = operation.Case(path_parameters={"name": "a"}, body={}, media_type="application/json")
+    events, asked = 'event: message\ndata: {"index": 1}\n\ndata: [DONE]\n\n', httpx.Request("POST", "http://here/")
+    answer = httpx.Response(200, headers={"content-type": "text/event-stream"}, text=events, request=asked)
+    answer.elapsed = timedelta(0)
+    case.validate_response(answer, checks=[checks.response_schema_conformance])
 
 
 def test_every_reference_leads_somewhere() -> None:
