@@ -1,4 +1,5 @@
-# make demo   the main job, end to end      make test    all tests (test-fast: those without a server or a sweep)
+# make demo   the main job, end to end      make test    every behaviour once (test-fast: what takes no time;
+#                                                        test-long: what takes long)
 # make check  lint, format, types           make bench   the benchmarks (bench-peers: beside other servers)
 # Each makes the environment first. Without an NVIDIA GPU torch comes from PyTorch's CPU index; TORCH_INDEX=URL names
 # another one, TORCH_INDEX= (empty) means pip's configured sources.
@@ -18,7 +19,12 @@ demo: $(STAMP)
 	$(BIN)/headwaiter demo $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not integration' $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not long and not sweep and not integration' $(ARGS)
+
+# What make test leaves out.
+.PHONY: test-long
+test-long: $(STAMP)
+	$(BIN)/python -m pytest $(PARALLEL) -m '(long or sweep) and not integration' $(ARGS)
 
 # Beside other products: those that are not installed are skipped with a reason (docs/development.md lists the packages).
 .PHONY: test-integration
@@ -26,7 +32,7 @@ test-integration: $(STAMP)
 	$(BIN)/python -m pytest -n 0 -m integration $(ARGS)
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not server and not sweep and not integration' --ignore=tests/e2e $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not server and not sweep and not slow and not integration' --ignore=tests/e2e $(ARGS)
 
 # ARGS='-n 0' runs the tests one after the other.
 PARALLEL := -n auto

@@ -27,7 +27,7 @@ def test_the_commit_hooks_are_the_checks_of_make_check() -> None:
 @pytest.mark.parametrize(
     ("workflow", "commands"),
     [
-        ("ci.yml", {"make check", "make test", "make demo ARGS=--once", "make audit"}),
+        ("ci.yml", {"make check", "make test", "make test-long", "make demo ARGS=--once", "make audit"}),
         ("nightly.yml", {"make test-integration", "make test-families"}),
     ],
 )

@@ -17,6 +17,9 @@ from serving.commands.main import main
 from tests.conftest import forget_tracking
 from tests.small_models import vocabulary
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
 OF_THE_HUB = "distilbert/distilbert-base-uncased"
@@ -34,6 +37,7 @@ def table(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
+@pytest.mark.long
 @pytest.mark.server
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft 0.21
 def test_the_snippets_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: RegistrySettings) -> None:

@@ -87,6 +87,7 @@ def test_uv_is_given_the_certificates_and_the_proxy_of_pip() -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_form_of_pip_config_list_is_read(tmp_path: Path) -> None:
     file = tmp_path / "pip.conf"
     file.write_text("[global]\nfind-links = /a\n    /b\n[install]\nindex-url = https://it's/simple\n", encoding="utf-8")
@@ -121,11 +122,13 @@ def index() -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_an_index_answers_or_it_does_not(index: str) -> None:
     assert answers(f"{index}/", WAIT_SECONDS)
     assert not answers(f"{index}/elsewhere", WAIT_SECONDS)
 
 
+@pytest.mark.slow
 def test_an_index_that_accepts_and_says_nothing_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert not answers(f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=1)

@@ -185,6 +185,7 @@ def test_registry_and_monitoring_import_neither_serving_nor_each_other(package: 
         assert not found & (set(PACKAGES) - {package}), name
 
 
+@pytest.mark.slow
 def test_only_an_engine_imports_torch_and_transformers_with_its_modules() -> None:
     found = {
         name for name in modules() for each in imports(name) if each.is_early and each.module.split(".")[0] in HEAVY
@@ -193,6 +194,7 @@ def test_only_an_engine_imports_torch_and_transformers_with_its_modules() -> Non
     assert not [name for name in found if not name.startswith("serving.engine.")]
 
 
+@pytest.mark.slow
 def test_nothing_imports_in_circles() -> None:
     """Neither while modules are imported, nor later inside of functions, nor for the type checker."""
     graph = {name: {each.module for each in imports(name) if each.module != name} for name in modules()}
@@ -219,6 +221,7 @@ def test_nothing_outside_a_tasks_file_branches_on_its_name() -> None:
         assert not [name for name in served_tasks() if f'"{name}"' in text], path
 
 
+@pytest.mark.slow
 def test_a_front_imports_neither_torch_nor_transformers_nor_mlflow() -> None:
     fronts = ", ".join(name for name in of("serving") if name == "serving.service" or name.startswith("serving.front"))
     code = (
@@ -249,6 +252,7 @@ def test_what_a_value_may_be_is_mostly_known() -> None:
     assert 0 < sum(mentions.values()) < MAX_ANY, sorted(mentions.items(), key=lambda found: -found[1])[:10]
 
 
+@pytest.mark.slow
 def test_the_environment_is_set_where_a_process_begins_only() -> None:
     """A library leaves it to its caller, as a notebook that logs a model."""
     found = {(name, function) for name in modules() for function in _setters(name)}

@@ -7,6 +7,7 @@ from bench.front_process import STAGES
 pytestmark = pytest.mark.server
 
 
+@pytest.mark.long
 def test_fronts_are_measured_by_stage_and_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front_cost, "FRONTS", (1, 2))
     monkeypatch.setattr(front_cost, "ROUNDS", 1)

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from bench.fuzz_bytes import SEEDS, TARGETS, attempt
 from serving.wire.messages import FromEngine
 
+pytestmark = pytest.mark.slow
+
+
 CASES = int(os.environ.get("HEADWAITER_FUZZ_CASES") or 150)
 piece = st.binary(max_size=6) | st.sampled_from(
     [

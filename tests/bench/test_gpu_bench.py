@@ -18,7 +18,7 @@ MISSING = ("mlflow", "bentoml", "prometheus_client", "starlette", "opentelemetry
 CLIENTS, ROWS = 4, 16
 
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.long]
 
 
 class Replies:

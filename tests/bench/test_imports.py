@@ -3,6 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
 OPTIONAL = ("grpc", "google.protobuf", "hpack", "tritonclient")
 
 

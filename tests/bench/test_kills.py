@@ -11,6 +11,9 @@ import pytest
 
 from bench.kills import kill_engines
 
+pytestmark = pytest.mark.slow
+
+
 NAMES = ("a", "b")
 
 

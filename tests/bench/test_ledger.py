@@ -12,6 +12,8 @@ from bench.gate import Gate
 from bench.ledger import Ledger, Page
 from tests.e2e.server import free_port, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def answer(status: int = 200, label: str = "good", version: str = "1", headers: str = "") -> bytes:
     body = json.dumps([[{"label": label, "score": 1.0}]]).encode()

@@ -90,6 +90,7 @@ def closed_folder(path: Path) -> str:
     return next((str(folder) for folder in way if not folder.stat().st_mode & 0o001), "")
 
 
+@pytest.mark.long
 def test_it_serves_is_looked_at_reaps_and_ends(data: Path, installed: Path) -> None:
     admin = free_port()
     environ = {name: value.replace(pod.DATA, str(data), 1) for name, value in environment().items()}

@@ -122,6 +122,7 @@ def test_metrics_and_probes_are_at_a_port_of_their_own(closed: Closed) -> None:
     assert closed.http.get("/metrics").status_code == 404
 
 
+@pytest.mark.long
 def test_a_server_runs_nothing_of_the_folder_it_was_started_in(small_home: Path, tmp_path: Path) -> None:
     sprung = tmp_path / "sprung"
     for name in ("msgspec", "psutil", "zmq", "json", "uvicorn", "numpy", "serving", "sitecustomize"):

@@ -73,6 +73,7 @@ def server(small_home: Path) -> Iterator[Server]:
         yield running
 
 
+@pytest.mark.long
 def test_a_flood_of_connections_ends_neither_probes_nor_routing(server: Server, small_home: Path) -> None:
     versions = Versions(RegistrySettings.from_environment({"HEADWAITER_HOME": str(small_home)}))
     for data in (b"", b"GET /livez HTTP/1.1\r\nHost: "):

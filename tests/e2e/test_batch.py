@@ -48,6 +48,7 @@ def answers_of(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.long
 def test_a_batch_that_is_killed_goes_on_and_bad_rows_are_told(server: Server, tmp_path: Path) -> None:
     inputs = texts(COUNT)
     lines = [BAD.get(index, json.dumps(text)) for index, text in enumerate(inputs)]

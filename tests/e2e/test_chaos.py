@@ -26,6 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Iter
         subprocess.run(["umount", "--lazy", home], check=True)
 
 
+@pytest.mark.long
 def test_nothing_that_was_accepted_is_without_an_answer_whatever_breaks(home: Path) -> None:
     result = break_everything(home, "m", rounds=1, pause_seconds=1.0)
     assert result.faults == []

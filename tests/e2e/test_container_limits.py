@@ -41,6 +41,7 @@ def version(server: Server, number: str) -> dict[str, object]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("quota", "cores"), [(1.0, 1), (1.5, 1)])
 def test_a_quota_decides_the_cores(shop: tuple[Path, Versions], group: RealGroup, quota: float, cores: int) -> None:
     home, _ = shop
@@ -56,6 +57,7 @@ def test_a_quota_decides_the_cores(shop: tuple[Path, Versions], group: RealGroup
         assert f"cores: {cores} of {psutil.cpu_count()} ({machine['cores_by']})" in shown
 
 
+@pytest.mark.long
 def test_a_roomy_limit_holds_through_five_moves_under_load(shop: tuple[Path, Versions], group: RealGroup) -> None:
     home, versions = shop
     group.limit_memory(ROOMY_BYTES)
@@ -71,6 +73,7 @@ def test_a_roomy_limit_holds_through_five_moves_under_load(shop: tuple[Path, Ver
         assert server.sample("engine_restarts_total", model="m") == 0
 
 
+@pytest.mark.long
 def test_a_version_without_room_is_refused_and_no_request_fails(shop: tuple[Path, Versions], group: RealGroup) -> None:
     home, versions = shop
     group.limit_memory(ROOMY_BYTES)
@@ -92,6 +95,7 @@ def test_a_version_without_room_is_refused_and_no_request_fails(shop: tuple[Path
         assert error.partition("Raise")[0] in run_cli(home, "status", server.url).stdout
 
 
+@pytest.mark.long
 def test_a_version_that_takes_more_than_expected_is_killed_before_the_live_one(
     shop: tuple[Path, Versions], group: RealGroup
 ) -> None:

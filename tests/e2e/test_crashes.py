@@ -105,6 +105,7 @@ def test_a_killed_front_breaks_its_own_connections_only(shop: Shop) -> None:
     assert loads[0].failures() == loads[1].failures() == []
 
 
+@pytest.mark.long
 def test_a_manager_killed_while_a_version_loads_is_followed_by_one_that_goes_on_from_there(shop: Shop) -> None:
     shop.serve("1")
     server, before = shop.server, shop.engines("1")
@@ -129,6 +130,7 @@ def test_a_manager_killed_while_a_version_loads_is_followed_by_one_that_goes_on_
     wait_until(lambda: last_moves() == [("1", "2"), ("2", "1")], "every front has read of both moves")
 
 
+@pytest.mark.long
 def test_a_killed_template_costs_no_request_and_another_forks_the_next_engines(shop: Shop) -> None:
     shop.serve("1")
     server, before = shop.server, shop.engines("1")

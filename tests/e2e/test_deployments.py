@@ -189,6 +189,7 @@ def test_a_deployment_and_its_trouble_leave_the_server_ready(server: Server, ver
     assert server.http.get("/v2/models/m/ready").status_code == 404
 
 
+@pytest.mark.long
 def test_run_local_serves_until_it_is_asked_to_end(small_home: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"

@@ -207,6 +207,7 @@ def assert_undisturbed(load: Load) -> None:
     assert set(load.answers()) == {"1"}
 
 
+@pytest.mark.long
 def test_a_load_that_takes_too_long_leaves_the_old_version_live_and_is_tried_again_later(small_home: Path) -> None:
     versions = Versions(RegistrySettings.from_environment({"HEADWAITER_HOME": str(small_home)}))
     environ = {"HEADWAITER_LOAD_SECONDS": "60", "HEADWAITER_RETRY_SECONDS": "1"}
@@ -245,6 +246,7 @@ def fill(disk: Path, leave: int) -> Path:
     return ballast
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_the_old_version_live_and_the_new_one_comes_once_there_is_room(
     small_disk: Path, small_home: Path
 ) -> None:

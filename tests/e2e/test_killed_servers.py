@@ -36,6 +36,7 @@ def succession(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -
         yield Succession(copy_of(small_template, tmp_path_factory), stack)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("killed", ["the server's process", "everything above the engines"])
 def test_no_orphan_remains_when_a_server_is_killed(succession: Succession, killed: str) -> None:
     server = succession.server

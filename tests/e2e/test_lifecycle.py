@@ -238,6 +238,7 @@ def bento_environ(home: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.long
 def test_bentoml_serve_takes_the_settings_from_the_environment(small_home: Path) -> None:
     command = (sys.executable, "-m", "bentoml", "serve", "serving.service:Headwaiter")
     with Server(small_home, (), bento_environ(small_home), command=command, cwd=ROOT) as server:
@@ -245,6 +246,7 @@ def test_bentoml_serve_takes_the_settings_from_the_environment(small_home: Path)
         assert server.stop() == 0
 
 
+@pytest.mark.long
 def test_a_bento_is_built_and_served(small_home: Path, tmp_path_factory: Any) -> None:
     import subprocess
 

@@ -18,6 +18,7 @@ from tests.waiting import WAIT_SECONDS
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
+@pytest.mark.long
 def test_spans_land_in_the_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with MlflowServer(tmp_path, f"sqlite:///{tmp_path}/mlflow.db") as mlflow:
         client = MlflowClient(mlflow.url)

@@ -290,6 +290,7 @@ def assert_only_grew(before: dict[str, float], after: dict[str, float]) -> None:
         assert after.get(series, -1) >= value, series
 
 
+@pytest.mark.long
 def test_series_are_bounded_whatever_clients_send(watched: Watched) -> None:
     server = watched.server
 

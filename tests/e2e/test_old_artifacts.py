@@ -17,6 +17,7 @@ pytestmark = pytest.mark.processor
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [path.name for path in FIXTURES.glob("artifact-of-format-*")])
 def test_an_artifact_of_an_earlier_release_is_served(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     home = tmp_path_factory.mktemp("h")

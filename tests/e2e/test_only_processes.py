@@ -34,6 +34,7 @@ def has_restarted(server: Server, times: float) -> bool:
     return server.sample("engine_restarts_total", model="m") >= times
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
 def test_no_request_fails_where_the_only_engine_ends_or_hangs(alone: Server, fault: signal.Signals) -> None:
     with Load(alone, "/models/m", 16) as load:
@@ -124,6 +125,7 @@ sys.meta_path.insert(0, Break())
 '''
 
 
+@pytest.mark.long
 def test_a_row_that_breaks_the_device_fails_alone_and_the_engine_is_replaced(
     tmp_path_factory: pytest.TempPathFactory, small_template: Path
 ) -> None:

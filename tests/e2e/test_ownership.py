@@ -54,6 +54,7 @@ class Contained(Server):
         return found
 
 
+@pytest.mark.long
 @needs("pid namespaces")
 def test_two_containers_on_one_home_serve_what_each_was_asked_to(small_home: Path) -> None:
     runs = small_home / "run"
@@ -107,6 +108,7 @@ def killed_home(tmp_path_factory: pytest.TempPathFactory, small_template: Path) 
     kill_all(left_of(home))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_nothing_remains_of_a_server_that_was_killed(killed_home: Path, moment: str) -> None:
     runs = killed_home / "run"

@@ -81,6 +81,7 @@ def assert_serving_goes_on(shop: Shop, live: str = "1") -> None:
     assert shop.server.http.get("/livez").status_code == 200
 
 
+@pytest.mark.long
 def test_every_front_follows_a_rollouts_weight_with_the_next_reads_of_the_registry(shop: Shop) -> None:
     shop.settle()
     rollouts = Rollouts(Versions(RegistrySettings(shop.home, shop.mlflow.url)))
@@ -198,6 +199,7 @@ def test_a_renamed_model_stays_live_under_its_old_name(shop: Shop) -> None:
     shop.follow("2")
 
 
+@pytest.mark.long
 def test_a_start_without_the_registry_serves_what_was_last_live_here(
     shop: Shop, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

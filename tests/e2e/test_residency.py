@@ -73,6 +73,7 @@ def states(server: Server) -> dict[str, str]:
     return {model["name"]: model["versions"]["1"]["state"] for model in server.http.get("/models").json()["models"]}
 
 
+@pytest.mark.long
 def test_more_models_than_fit_are_all_served_within_the_bound(home: Path, memory_bytes: int) -> None:
     environ = {"HEADWAITER_MEMORY_BYTES": str(memory_bytes), "HEADWAITER_TIMEOUT_SECONDS": str(WAIT_SECONDS)}
     with Server(home, ("!a", *MODELS[1:]), environ) as server:
@@ -99,6 +100,7 @@ def test_more_models_than_fit_are_all_served_within_the_bound(home: Path, memory
         assert memory["limit_bytes"] == memory_bytes
 
 
+@pytest.mark.long
 def test_a_deadline_that_is_too_short_is_told_when_to_come_back_and_idle_versions_leave(home: Path) -> None:
     with Server(home, MODELS[:2], options=("--idle-unload", "1")) as server:
         wait_until(lambda: set(states(server).values()) == {"unloaded"}, "both have left")

@@ -124,6 +124,7 @@ def test_a_pause_and_an_abort_are_followed(server: Server) -> None:
     assert (refused.exit_code, "is over: aborted" in refused.output) == (1, True)
 
 
+@pytest.mark.long
 def test_the_demo_of_rollouts_in_short_form(server: Server) -> None:
     """Its four candidates, under its clients' requests, with fewer of them to be certain by."""
     steps = ("shadow:40", "10%", "50%", "100%")

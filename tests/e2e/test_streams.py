@@ -142,6 +142,7 @@ def test_the_clients_error_tells_what_was_wrong(client: Callable[[str], Inferenc
 LONG = {"max_new_tokens": 280, "do_sample": False}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -201,6 +202,7 @@ def test_an_engine_that_dies_ends_its_streams_with_an_error_in_each_protocols_sh
     assert "engine stopped" in events[-1]["error"]["message"]
 
 
+@pytest.mark.long
 def test_a_text_whose_front_is_killed_ends(home: Path) -> None:
     body = {"inputs": PROMPT, "parameters": LONG, "stream": True}
     with Server(home, ("text-generation",), options=("--workers", "1")) as server, ExitStack() as client:

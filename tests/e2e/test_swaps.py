@@ -63,6 +63,7 @@ def test_twenty_moves_in_a_row_under_load_lose_nothing_and_load_each_version_onc
         assert [(swap["from_version"], swap["to_version"]) for swap in swaps] == [("1", "2"), ("2", "1")] * (MOVES // 2)
 
 
+@pytest.mark.long
 def test_without_kept_versions_a_rollback_loads_again_and_loses_nothing(from_start: tuple[Path, Versions]) -> None:
     home, versions = from_start
     with Server(home, ("m",), options=("--keep-previous", "0")) as server:
@@ -82,6 +83,7 @@ def test_without_kept_versions_a_rollback_loads_again_and_loses_nothing(from_sta
         assert set(load.answers()) == {"1", "2"}
 
 
+@pytest.mark.long
 def test_models_aliases_pins_and_devices_stand_side_by_side(from_start: tuple[Path, Versions]) -> None:
     home, versions = from_start
     versions.promote("m", "2", why="try it", alias="canary")

@@ -25,6 +25,7 @@ def registry(small_home: Path) -> Iterator[str]:
         yield mlflow.url
 
 
+@pytest.mark.long
 def test_an_alias_move_is_followed_by_webhook_long_before_the_poll(small_home: Path, registry: str) -> None:
     environ = {
         "MLFLOW_TRACKING_URI": registry,

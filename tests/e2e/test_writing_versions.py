@@ -110,6 +110,7 @@ def whole(server: Server, version: str) -> str:
     return text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [(), ("--keep-previous", "0")], ids=["kept", "unloaded"])
 def test_streams_end_on_the_version_that_began_them(shop: tuple[Path, Versions], options: tuple[str, ...]) -> None:
     home, versions = shop
@@ -134,6 +135,7 @@ def test_streams_end_on_the_version_that_began_them(shop: tuple[Path, Versions],
         assert server.sample("swap_total", model="w", outcome="success") == 3
 
 
+@pytest.mark.long
 def test_short_texts_and_a_classifier_are_answered_while_long_texts_are_written(shop: tuple[Path, Versions]) -> None:
     home, versions = shop
     versions.promote("w", "1", why="start")

@@ -178,6 +178,7 @@ NOTED = st.tuples(st.integers(0, 1), st.floats(0.0001, 200.0), st.integers(1, 2*
 """Of a request: its process, its seconds and its trace."""
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.lists(NOTED, max_size=40))
 def test_any_requests_are_counted_alike_in_both_formats_and_the_youngest_of_a_bucket_is_shown(

@@ -16,6 +16,9 @@ from monitoring.merge import Merge
 from monitoring.metrics import METRICS
 from monitoring.store import SEGMENT_SLOTS, TEMPORARY, Store
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ("m", "1", "t")
 SERVED = ({"m"}, {("m", "1"), ("m", "2")})

@@ -15,6 +15,9 @@ from monitoring.objectives import Objectives
 from monitoring.recordings import BUDGET_LEFT, DRIFT, LATENCY_OF_OBJECTIVE, SHARE_NOW, WINDOWS, ratio, records
 from tests.abilities import needs
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "monitoring/prometheus/rules.yml"
 VERSION = 'model="m",version="1",task="t"'

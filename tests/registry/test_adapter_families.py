@@ -6,6 +6,9 @@ import pytest
 
 from tests.sweep.adapters import try_adapter
 
+pytestmark = pytest.mark.slow
+
+
 SOME = [
     ("gpt2", "text-generation"),
     ("llama", "text-classification"),

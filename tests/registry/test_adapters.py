@@ -37,6 +37,9 @@ from tests.families import build, texts_of
 from tests.sentence_folders import save
 from tests.small_models import SINGLE_LABELS
 
+pytestmark = pytest.mark.slow
+
+
 TASK = "text-classification"
 SEQ = "AutoModelForSequenceClassification"
 TARGETS = ["query", "value"]

@@ -7,6 +7,9 @@ import pytest
 
 from registry.atomic_file import replace_file
 
+pytestmark = pytest.mark.slow
+
+
 CONTENTS = [bytes([number]) * 200_000 for number in range(4)]
 
 

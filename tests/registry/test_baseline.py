@@ -15,6 +15,9 @@ from registry.settings import RegistrySettings
 from serving.commands.main import main
 from serving.engine.baseline import BaselineCount
 
+pytestmark = pytest.mark.slow
+
+
 SAMPLE = ["short", "a text of several words", "a text of several words, and then of some more of them", "short"]
 
 

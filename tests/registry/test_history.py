@@ -7,6 +7,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from registry.errors import HistoryError
 from registry.history import Move, check_reason, earlier_versions, new_key, read_moves
 
+pytestmark = pytest.mark.slow
+
 
 def move(action: str, origin: str | None, target: str, alias: str = "champion") -> Move:
     return Move(time=0.0, action=action, alias=alias, from_version=origin, to_version=target, who="me", why="test")

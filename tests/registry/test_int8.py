@@ -14,6 +14,9 @@ from registry.staging import stage
 from serving.engine import int8
 from serving.engine.optimizations import int8_products
 
+pytestmark = pytest.mark.slow
+
+
 SAMPLE = ["short", "a text of several words", "a text of several words, and then of some more of them", "another one"]
 TASK = "text-classification"
 

@@ -27,7 +27,7 @@ from registry.versions import Versions
 from tests.alike import assert_alike
 from tests.small_models import SINGLE_LABELS, build_model
 
-pytestmark = pytest.mark.processor
+pytestmark = [pytest.mark.processor, pytest.mark.slow]
 
 TASK = "text-classification"
 

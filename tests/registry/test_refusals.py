@@ -84,6 +84,7 @@ def test_a_head_with_another_number_of_outputs_than_labels_is_refused(
         load(tmp_path, wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [[0, 1, 2, 3], [0.5, 1.5, 2.5, 3.5], ["bad", "fair", "good", "great"]])
 def test_labels_that_are_numbers_become_texts(models: dict[str, Path], tmp_path: Path, values: list[object]) -> None:
     labels = {str(index): value for index, value in reversed([*enumerate(values)])}
@@ -223,6 +224,7 @@ def shrink_embedding(folder: Path, rows: int, auto_class: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "task", "auto_class"),
     [

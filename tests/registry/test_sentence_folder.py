@@ -140,6 +140,7 @@ def damage(content: Any) -> list[Any]:
     return damaged if isinstance(content, list) else [each[0] for each in damaged]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_old", [False, True])
 def test_no_damaged_key_raises_anything_but_a_refusal_of_one_line(folder: Path, is_old: bool) -> None:
     if is_old:

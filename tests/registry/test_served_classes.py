@@ -106,6 +106,7 @@ def test_a_model_without_token_embeddings_is_told_so(settings: RegistrySettings)
         log_model(model, make_tokenizer("gpt2"), task="feature-extraction", name="m", settings=settings)
 
 
+@pytest.mark.slow
 def test_roformer_is_served_as_a_decoder_and_else_told_so(tmp_path: Path, settings: RegistrySettings) -> None:
     with pytest.raises(UnsupportedHead, match="set is_decoder to true"):
         log_model(save_writer(tmp_path / "a", "roformer"), task="text-generation", name="m", settings=settings)

@@ -20,6 +20,9 @@ from registry.signatures import SIGNATURE, Signer, check_signature
 from registry.versions import Versions
 from serving.commands.main import main
 
+pytestmark = pytest.mark.slow
+
+
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "artifact-of-format-1"
 
 

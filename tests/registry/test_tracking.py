@@ -20,6 +20,8 @@ from tests.conftest import forget_tracking
 from tests.forks import FORKS
 from tests.waiting import WAIT_SECONDS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def own_process_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:

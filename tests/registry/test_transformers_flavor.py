@@ -24,6 +24,9 @@ from tests.alike import assert_alike
 from tests.families import build
 from tests.sentence_folders import encode, save
 
+pytestmark = pytest.mark.slow
+
+
 CASES = [
     ("bert", "text-classification"),
     ("bert", "zero-shot-classification"),
@@ -70,6 +73,7 @@ def test_a_plainly_logged_model_is_served(
     assert Predictor(root, contract).find_difference() is None
 
 
+@pytest.mark.long
 @pytest.mark.server
 @pytest.mark.filterwarnings("ignore")
 def test_a_plainly_logged_model_under_another_task_is_refused(tmp_path: Path, settings: RegistrySettings) -> None:

@@ -23,6 +23,9 @@ from registry.versions import Versions
 from serving.engine.predictor import Predictor
 from tests.families import build
 
+pytestmark = pytest.mark.slow
+
+
 TASKS_OF_MLFLOW = {mlflows: task for task, names in LLM_TASKS.items() for mlflows in names}
 TEXTS = ["a fox", "the lazy dog jumps over a quick brown fox again"]
 

@@ -15,6 +15,9 @@ from serving.commands.main import main
 from tests.e2e.conftest import make_home
 from tests.quick import copy_home
 
+pytestmark = pytest.mark.slow
+
+
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "artifact-of-format-1"
 
 

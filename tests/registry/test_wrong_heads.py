@@ -20,6 +20,9 @@ from tests.alike import assert_alike
 from tests.families import build
 from tests.sentence_folders import edit
 
+pytestmark = pytest.mark.slow
+
+
 SWAPS = [
     # family, saved for, asked for
     ("bert", "text-classification", "token-classification"),

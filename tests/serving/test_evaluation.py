@@ -27,6 +27,9 @@ from serving.evaluation import Evaluator, Labelled
 from serving.tasks.base.scoring import accuracy, exact_match, f1_macro, f1_micro, f1_words, mae, precision, recall, rmse
 from tests.families import build
 
+pytestmark = pytest.mark.slow
+
+
 classes = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), min_size=1, max_size=30)
 label_sets = st.frozensets(st.sampled_from("abcd"))
 

@@ -19,7 +19,7 @@ from tests.alike import assert_alike
 from tests.families import WORDS, build
 from tests.local import Local
 
-pytestmark = pytest.mark.processor
+pytestmark = [pytest.mark.processor, pytest.mark.slow]
 
 TEXT = st.lists(st.sampled_from(WORDS), min_size=1, max_size=60).map(" ".join)
 BAD_TEXT = st.sampled_from(["", "word " * 3000, 7, None, ["a"], [[1, 2], [3]]])

@@ -13,6 +13,8 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from tests.rollout_registry import MemoryVersions
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def versions() -> MemoryVersions:

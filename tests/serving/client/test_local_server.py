@@ -23,6 +23,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest
         pytest.fail("it is not ready")
 
 
+@pytest.mark.long
 @pytest.mark.server
 def test_a_server_ends_with_the_process_that_began_it_however_that_ends(
     tmp_path_factory: pytest.TempPathFactory,

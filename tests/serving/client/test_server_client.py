@@ -10,6 +10,9 @@ import pytest
 from serving.client.server_client import Remote
 from serving.errors import RemoteError
 
+pytestmark = pytest.mark.slow
+
+
 KEY = "hw_a-key"
 
 

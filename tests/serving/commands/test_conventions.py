@@ -191,6 +191,7 @@ def test_the_shell_completes_commands_and_options() -> None:
     assert "--task" in [item.value for item in shell.get_completions(["log"], "--t")]
 
 
+@pytest.mark.slow
 def test_the_documented_line_makes_bash_complete() -> None:
     line = next(line for line in PAGE.splitlines() if line.startswith("eval "))
     pressed = "COMP_WORDS=(headwaiter ro) COMP_CWORD=1\n_headwaiter_completion headwaiter\necho ${COMPREPLY[*]}"

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 from click.testing import CliRunner
 
 from serving.commands.main import main
+
+pytestmark = pytest.mark.slow
 
 
 def test_it_writes_what_the_options_say_and_prints_the_paths(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from serving.commands.log_summary import MAX_LABELS, collect_warnings, list_labe
 from serving.commands.main import main
 from tests.small_models import build_model
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_command_sums_up_on_standard_error(models: dict[str, Path], settings: RegistrySettings) -> None:
     done = CliRunner().invoke(main, ["log", str(models["single"]), "--task", "text-classification", "--name", "m"])

@@ -73,6 +73,7 @@ def test_logging_from_a_script_prints_the_version_alone(
     assert "logging" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_logging_announces_its_steps(models: dict[str, Path], settings: RegistrySettings) -> None:
     steps: list[str] = []
     log_model(models["single"], task="text-classification", name="m", settings=settings, announce=steps.append)

@@ -8,6 +8,9 @@ import pytest
 from serving.demo.candidates import lose_a_word, prefer_one_label, widen
 from tests.small_models import build_model
 
+pytestmark = pytest.mark.slow
+
+
 TEXTS = [f"a text about {what}, number {number}" for number in range(25) for what in ("a parcel", "rain", "tea", "war")]
 
 

@@ -12,6 +12,9 @@ from serving.demo.server import wait
 from serving.demo.traffic import Sent, Traffic
 from tests.waiting import WAIT_SECONDS
 
+pytestmark = pytest.mark.slow
+
+
 SENT = [Sent(1.0, 0.01, 200, "1"), Sent(2.0, 0.03, 200, "2"), Sent(3.0, 0.01, 500, ""), Sent(9.0, 0.01, 200, "2")]
 
 

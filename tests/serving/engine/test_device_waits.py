@@ -26,6 +26,9 @@ from serving.tasks.fill_mask import Wanted
 from tests.families import build
 from tests.serving.engine.optimizations.test_unpadded import READ_FIRST
 
+pytestmark = pytest.mark.slow
+
+
 LENGTHS = (7, 12, 3)
 TARGETS = msgspec.msgpack.encode(Wanted([1, 2], [7, 8, 9]))
 CASES = [

@@ -31,7 +31,7 @@ from tests import local  # its engines leave at once when they are stopped
 from tests.families import build
 from tests.waiting import WAIT_SECONDS
 
-pytestmark = pytest.mark.processor
+pytestmark = [pytest.mark.processor, pytest.mark.slow]
 
 SLOW = Cost(fixed_seconds=1.0, token_seconds=1e-3, budget_tokens=512)
 """A thousand times what the small model takes."""

@@ -31,7 +31,7 @@ from serving.wire.messages import Row
 from tests.alike import assert_alike
 from tests.artifacts import make_artifact
 
-pytestmark = pytest.mark.processor
+pytestmark = [pytest.mark.processor, pytest.mark.slow]
 
 SAMPLE = ["a parcel came late", "the desk was closed again", "thank you", "where is the bill that you sent in May"] * 5
 TASKS = ("text-classification", "token-classification", "feature-extraction", "question-answering")

@@ -21,7 +21,7 @@ from serving.wire.engine_orders import EngineOrder
 from tests.abilities import needs
 from tests.alike import assert_alike
 
-pytestmark = pytest.mark.processor
+pytestmark = [pytest.mark.processor, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[3]
 FIXTURE = ROOT / "tests" / "fixtures" / "artifact-of-format-1"

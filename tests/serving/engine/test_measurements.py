@@ -23,6 +23,9 @@ from serving.engine.parallel import CpuPlan
 from serving.engine.reference import DifferentAnswer, Reference
 from serving.wire.engine_orders import EngineOrder
 
+pytestmark = pytest.mark.slow
+
+
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "artifact-of-format-1"
 
 

@@ -30,7 +30,7 @@ from serving.wire.messages import Row
 from tests.alike import assert_alike
 from tests.families import MAX_TOKENS, build
 
-pytestmark = pytest.mark.processor
+pytestmark = [pytest.mark.processor, pytest.mark.slow]
 
 Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

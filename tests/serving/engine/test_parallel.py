@@ -19,7 +19,7 @@ from tests.families import build, texts_of
 from tests.local import Local
 from tests.waiting import WAIT_SECONDS
 
-pytestmark = [pytest.mark.processor, pytest.mark.surroundings]
+pytestmark = [pytest.mark.processor, pytest.mark.surroundings, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from serving.engine.row_limit import find_row_limit
 from tests.artifacts import make_artifact
 from tests.local import Local
 
-pytestmark = pytest.mark.processor
+pytestmark = [pytest.mark.processor, pytest.mark.slow]
 
 
 @pytest.mark.sweep

@@ -254,6 +254,7 @@ def test_a_manager_that_follows_another_one_takes_its_place(admin: Administered)
     again.close()
 
 
+@pytest.mark.slow
 def test_orders_are_taken_once_there_are_descriptors_again(
     admin: Administered, caplog: pytest.LogCaptureFixture
 ) -> None:

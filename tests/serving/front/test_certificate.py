@@ -24,6 +24,9 @@ from tests.serving.front.attacked import PATIENT, other_app
 from tests.serving.front.local_front import MakeFront
 from tests.waiting import WAIT_SECONDS
 
+pytestmark = pytest.mark.slow
+
+
 Shown = Callable[..., str]
 
 

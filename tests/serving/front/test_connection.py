@@ -50,6 +50,7 @@ def test_headers_have_a_deadline_however_they_trickle(serve: Serve) -> None:
     serve(work)
 
 
+@pytest.mark.slow
 def test_time_in_which_the_server_itself_was_blocked_does_not_count(serve: Serve) -> None:
     async def work(server: Attacked) -> None:
         client = await server.client()
@@ -111,6 +112,7 @@ def test_what_is_no_http_is_refused(data: bytes, serve: Serve) -> None:
     serve(work, PATIENT)
 
 
+@pytest.mark.slow
 def test_an_idle_connection_is_closed(serve: Serve) -> None:
     async def work(server: Attacked) -> None:
         client = await server.client()
@@ -143,6 +145,7 @@ def test_a_body_has_a_least_rate(begin: Any, pause: float, serve: Serve) -> None
     serve(work, ROOMY)
 
 
+@pytest.mark.slow
 def test_a_body_that_goes_on_may_take_longer(serve: Serve) -> None:
     async def work(server: Attacked) -> None:
         client = await server.client()

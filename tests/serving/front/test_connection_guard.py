@@ -33,6 +33,9 @@ from tests.serving.front.attacked import (
     sized,
 )
 
+pytestmark = pytest.mark.slow
+
+
 # --- many requests
 
 

@@ -15,6 +15,9 @@ from tests.serving.front.local_front import MakeFront, answer, engines
 from tests.serving.front.test_fast_path import BODY, Whole, answers, request
 from tests.waiting import WAIT_SECONDS
 
+pytestmark = pytest.mark.slow
+
+
 PAGE = "https://app.example.com"
 FROM_PAGE = (f"Origin: {PAGE}", "Connection: close")
 PREFLIGHT = (

@@ -18,7 +18,7 @@ from serving.wire.routing_table import EngineEntry, ModelEntry, Table, TableFile
 from tests.e2e.server import wait_until
 from tests.waiting import WAIT_SECONDS
 
-pytestmark = pytest.mark.surroundings
+pytestmark = [pytest.mark.surroundings, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[3]
 ARTIFACT = ROOT / "tests" / "fixtures" / "artifact-of-format-1"

@@ -73,6 +73,7 @@ def test_a_stream_whose_tokens_come_has_no_deadline_any_more(tmp_path: Path) -> 
     with_link(work, tmp_path)
 
 
+@pytest.mark.slow
 def test_looking_at_deadlines_costs_what_is_late_and_not_what_waits(tmp_path: Path) -> None:
     async def work(link: EngineLink) -> None:
         for _ in range(1000):

@@ -158,6 +158,7 @@ def test_a_background_task_that_ends_is_logged_and_started_again(
     assert "a bug" in str(logged.records[0].exc_info)
 
 
+@pytest.mark.slow
 def test_a_front_whose_background_task_ends_on_and_on_is_not_alive(
     make_front: MakeFront, logged: pytest.LogCaptureFixture
 ) -> None:

@@ -94,6 +94,7 @@ def test_by_default_the_names_of_this_machine_are_allowed_and_with_keys_all() ->
             read(HEADWAITER_ALLOWED_HOSTS=wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("http", [Connection, FastConnection])
 def test_a_name_that_a_page_made_up_gets_no_answer(http: Any, make_front: MakeFront) -> None:
     def status(*hosts: str, path: str = "/models/m") -> int:

@@ -29,7 +29,7 @@ from tests.gate import gated
 from tests.local import Local
 from tests.waiting import WAIT_SECONDS
 
-pytestmark = pytest.mark.surroundings
+pytestmark = [pytest.mark.surroundings, pytest.mark.slow]
 
 PROMPT = "the quick brown fox"
 

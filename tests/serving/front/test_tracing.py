@@ -8,6 +8,8 @@ from serving.front.request_context import StageTimes
 from serving.front.tracing import Tracer
 from tests.e2e.watcher import Collector
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("side", ["stable", "candidate", ""])
 def test_a_span_has_the_side_of_a_request_that_takes_part_in_a_rollout(

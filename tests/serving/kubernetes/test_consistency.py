@@ -28,6 +28,7 @@ def settings_of(environ: dict[str, str]) -> ServingSettings:
     return ServingSettings.from_environment(environ, run=Path())
 
 
+@pytest.mark.slow
 @EVERY
 def test_the_server_takes_the_settings(installation: Installation) -> None:
     environ = environment(installation)
@@ -212,6 +213,7 @@ def test_kustomization_files_list_what_is_there(installation: Installation) -> N
     assert {str(Path(path).parent) for path in written} == {".", "base", "kserve", *PARTS}
 
 
+@pytest.mark.slow
 @needs("kubectl")
 @EVERY
 def test_kustomize_builds_the_files(tmp_path: Path, installation: Installation) -> None:

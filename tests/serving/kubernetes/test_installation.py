@@ -11,6 +11,9 @@ from serving.kubernetes.installation import FLEET_REQUESTS, POLL_REQUESTS, Insta
 from serving.manager.rollout.keeper import IDLE_POLLS
 from tests.serving.kubernetes.installations import one
 
+pytestmark = pytest.mark.slow
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"models": ()}, "nothing to serve"),
     ({"models": ("a*b",)}, "model name"),

@@ -37,6 +37,7 @@ def pod(spec: Any) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any"}, "spec": spec}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("installation", BOTH.values(), ids=BOTH)
 def test_every_object_has_the_form_of_its_kind(installation: Any) -> None:
     found = objects(installation)

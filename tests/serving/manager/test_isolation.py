@@ -43,6 +43,9 @@ from tests.serving.manager.world import FakeEngineProcess, InlineExecutor, World
 from tests.small_models import build_model
 from tests.waiting import WAIT_SECONDS
 
+pytestmark = pytest.mark.slow
+
+
 MODELS = ("good", "bad")
 
 

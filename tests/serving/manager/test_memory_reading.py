@@ -10,6 +10,9 @@ import pytest
 from serving.manager import memory_reading
 from serving.manager.memory_reading import Memory, MemoryReader, highest_bytes
 
+pytestmark = pytest.mark.slow
+
+
 MIB = 1 << 20
 
 

@@ -12,6 +12,9 @@ from serving.wire.routing_table import VersionEntry
 from serving.wire.version_state import State
 from tests.serving.manager.world import ENGINE_BYTES, Server
 
+pytestmark = pytest.mark.slow
+
+
 Start = Callable[..., "Shop"]
 NAMES = [chr(ord("a") + number) for number in range(26)] + [f"model-{number}" for number in range(200)]
 REFERENCES = [Reference(name, alias="champion") for name in NAMES]

@@ -9,6 +9,8 @@ from serving.manager.policy import CRASH_LIMIT
 from serving.wire.heartbeat import HeartbeatFile, Pulse, heartbeat_path
 from tests.serving.manager.world import FakeProcess, Server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server() -> Iterator[Server]:

@@ -261,6 +261,7 @@ versions = st.sampled_from("1234")
 states_of_versions = st.dictionaries(versions, st.sampled_from(["loading", "ready", "unloaded", "failed"]))
 
 
+@pytest.mark.slow
 @given(
     st.none() | versions,
     st.none() | versions,

@@ -158,6 +158,7 @@ Event = tuple[str, int]
 EVENTS = st.lists(st.tuples(st.sampled_from(["ask", "begin", "end", "turn"]), st.integers(0, 5)), max_size=60)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.integers(1, 50), min_size=6, max_size=6),

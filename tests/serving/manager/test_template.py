@@ -267,6 +267,7 @@ def test_a_template_whose_folder_is_gone_before_it_has_begun_ends(tmp_path: Path
         assert template.wait(WAIT_SECONDS) == 0
 
 
+@pytest.mark.long
 def test_engines_survive_the_template_and_are_spawned_until_there_is_another(tmp_path: Path) -> None:
     RunFolder.make(tmp_path)
     keeper = TemplateKeeper(tmp_path)
@@ -320,6 +321,7 @@ def test_a_template_that_stands_still_while_an_engine_is_awaited_is_replaced(tmp
         keeper.close()
 
 
+@pytest.mark.long
 def test_no_engine_is_forked_while_threads_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
     (tmp_path / "sitecustomize.py").write_text(code)
@@ -419,6 +421,7 @@ print(rules is not None and rules._checkpoint_conversion_mapping_cache is not No
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("is_kept", "expected"), [(True, "True False False\nFalse"), (False, "True True True\nTrue")])
 def test_transformers_and_families_are_imported_ahead_where_a_version_needs_them(
     tmp_path: Path, is_kept: bool, expected: str

@@ -19,6 +19,9 @@ from serving.wire.demand import DEMAND, Asked, Told
 from serving.wire.version_state import FOLLOWERS, State, check_transition
 from tests.serving.manager.world import Server
 
+pytestmark = pytest.mark.slow
+
+
 ALIASES = ("champion", "canary")
 MODELS = tuple(Reference("m", alias=alias) for alias in ALIASES)
 VERSIONS = ("1", "2", "3")

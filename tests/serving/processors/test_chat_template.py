@@ -18,6 +18,9 @@ from serving.processors import chat_template, template_process, template_rendere
 from serving.processors.chat_template import ChatTemplate
 from tests.families import make_tokenizer
 
+pytestmark = pytest.mark.slow
+
+
 SELECT_DESCRIPTORS = 1024
 """POSIX `select` takes no descriptor from this number on."""
 MESSAGES = [

@@ -15,6 +15,9 @@ from serving.errors import Unprocessable
 from serving.processors.clean_up import REPLACED, Cleaner, clean_up
 from tests.families import build
 
+pytestmark = pytest.mark.slow
+
+
 PIECES = st.sampled_from([" ", "'", "n", "t", "a", "dog", *(found for found, _ in REPLACED), *"msve.,!?"])
 
 

@@ -10,6 +10,9 @@ from tokenizers import Tokenizer, decoders, models
 from serving.processors.detokenizer import MAX_UNFINISHED, Detokenizer, StopFilter
 from tests.families import make_tokenizer
 
+pytestmark = pytest.mark.slow
+
+
 HARD = st.sampled_from(["👩‍👩‍👧", "é", "é", "日本", "🇫🇷", " ", "  ", "naïve", "fox", "\n", "ß", "𝔘", "．", "a"])
 TEXT = st.lists(HARD, min_size=1, max_size=20).map("".join) | st.text(min_size=1, max_size=20)
 

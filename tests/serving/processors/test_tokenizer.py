@@ -21,6 +21,9 @@ from tests.contracts import classifier
 from tests.families import WORDS, make_tokenizer
 from tests.small_models import vocabulary
 
+pytestmark = pytest.mark.slow
+
+
 CONTRACT = classifier(
     max_tokens=32,
     processor=Processor(

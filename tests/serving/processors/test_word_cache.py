@@ -1,5 +1,6 @@
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
@@ -7,6 +8,8 @@ from tokenizers import AddedToken, Tokenizer
 from serving.processors import word_cache as module
 from serving.processors.word_cache import WordCache
 from tests.small_models import vocabulary
+
+pytestmark = pytest.mark.slow
 
 
 def tokenizer(*added: AddedToken) -> Tokenizer:

@@ -14,6 +14,9 @@ from serving.runtime.run_folder import LOCK, LOCK_VARIABLE, RUN_VARIABLE, RunFol
 from serving.runtime.server_process import ServerProcess
 from tests.e2e.server import wait_until
 
+pytestmark = pytest.mark.slow
+
+
 SERVER = (
     "import os, sys; from pathlib import Path; from serving.runtime.run_folder import claim\n"
     "print(claim(Path(sys.argv[1])).path, flush=True); sys.stdin.read()"

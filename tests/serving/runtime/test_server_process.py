@@ -17,6 +17,9 @@ from serving.runtime.server_process import at_end
 from serving.runtime.workers import WorkerBeat
 from tests.waiting import WAIT_SECONDS
 
+pytestmark = pytest.mark.slow
+
+
 STUCK = (
     "import signal, sys, threading, time\n"
     "from pathlib import Path\n"

@@ -16,6 +16,8 @@ from circus.watcher import Watcher
 from serving.runtime.supervisor import QUIET_SECONDS, WorkerWatch, supervise
 from tests.waiting import WAIT_SECONDS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def circus(monkeypatch: pytest.MonkeyPatch) -> Any:

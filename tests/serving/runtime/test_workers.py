@@ -16,6 +16,7 @@ from tests.e2e.server import wait_until
 from tests.waiting import WAIT_SECONDS
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.surroundings,
     pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc"),
 ]

@@ -58,6 +58,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "saved"
 
 
+@pytest.mark.slow
 def test_scores_of_the_installed_releases_folder(saved: Path, tmp_path: Path) -> None:
     from sentence_transformers import CrossEncoder
 

@@ -15,7 +15,7 @@ from tests.alike import assert_alike
 from tests.artifacts import make_artifact
 from tests.local import Local
 
-pytestmark = pytest.mark.processor
+pytestmark = [pytest.mark.processor, pytest.mark.slow]
 
 CONTEXT = "the quick brown fox jumps over a lazy dog near Paris while Ada counts twelve naive parcels again"
 

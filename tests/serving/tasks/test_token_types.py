@@ -16,6 +16,9 @@ from tests.alike import assert_alike
 from tests.families import make_tokenizer
 from tests.local import Local
 
+pytestmark = pytest.mark.slow
+
+
 TASK = "text-classification"
 PAIR = {"text": "the quick fox", "text_pair": "a lazy dog"}
 

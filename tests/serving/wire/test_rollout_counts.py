@@ -16,6 +16,8 @@ from serving.wire.rollout_counts import (
     write_counts,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def counts(step: int = 0, requests: int = 1, rollout: str = "r") -> RolloutCounts:
     side = SideCounts(requests=requests, errors=1, times={3: requests}, labels={"a": requests})

@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 from serving.engine.batching.cost import Cost
 from serving.engine.batching.length_groups import MAX_STEPS, best_group, choose_lengths
 
+pytestmark = pytest.mark.slow
+
+
 costs = st.builds(
     Cost,
     fixed_seconds=st.floats(1e-4, 1e-1),

@@ -66,6 +66,7 @@ def test_rows_of_another_kind_teach_nothing() -> None:
     assert device.cost.now == MEASURED
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from(SHAPES), st.floats(0.0, 10.0)), min_size=16, max_size=200))
 def test_no_times_make_a_cost_negative_or_a_budget_wild(batches: list[tuple[tuple[int, int], float]]) -> None:
     device = Device()

@@ -2,6 +2,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import islice
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace as replace_fields
@@ -11,6 +12,9 @@ from serving.engine.batching.cost import Cost
 from serving.engine.batching.length_groups import MAX_STEPS
 from serving.engine.batching.queue import Queue
 from serving.wire.messages import Row
+
+pytestmark = pytest.mark.slow
+
 
 COST = Cost(fixed_seconds=2e-3, token_seconds=4e-5, budget_tokens=512)
 CLIENTS = (b"a", b"b")

@@ -28,7 +28,7 @@ from tests.serving.engine.generation.rows import (
     row,
 )
 
-pytestmark = pytest.mark.processor
+pytestmark = [pytest.mark.processor, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "biogpt", *SEQ2SEQ])

@@ -16,6 +16,9 @@ from serving.engine.generation.scheduler import PREFIX_SHARE, Scheduler
 from serving.engine.generation.verification import try_prefixes
 from tests.serving.engine.generation.rows import Found, alone, draw, finish, load, make_scheduler, row
 
+pytestmark = pytest.mark.slow
+
+
 FAMILIES = ("gpt2", "llama", "mistral", "gptj", "qwen2", "opt", "gpt_neox", "bloom")
 LENGTH = 110
 """Tokens of the shared prefix: some blocks and a part of one."""

@@ -23,7 +23,7 @@ from tests.serving.engine.generation.rows import (
     row,
 )
 
-pytestmark = pytest.mark.processor
+pytestmark = [pytest.mark.processor, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("beams", [1, 3])

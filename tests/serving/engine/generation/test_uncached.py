@@ -13,6 +13,9 @@ from serving.engine.generation.verification import KINDS, choose_decoder, try_ou
 from tests.families import MAX_TOKENS, make_tokenizer, texts_of
 from tests.local import Local
 
+pytestmark = pytest.mark.slow
+
+
 SIZES: dict[str, dict[str, Any]] = {
     "mamba": {},
     "mamba2": {"head_dim": 16, "num_heads": 4, "n_groups": 1, "expand": 2, "state_size": 8},

@@ -4,12 +4,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.engine.generation.sequence import Sequence
 from serving.engine.generation.waiting import MAX_STALE, WaitingSequences
 from serving.wire.messages import Row, SamplingSettings
+
+pytestmark = pytest.mark.slow
+
 
 PLAIN: Any = SimpleNamespace(beams=1)
 

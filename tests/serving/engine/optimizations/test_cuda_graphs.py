@@ -23,7 +23,7 @@ from tests.families import build
 from tests.serving.engine.optimizations.test_unpadded import build as build_module
 from tests.serving.engine.optimizations.test_unpadded import padded
 
-pytestmark = pytest.mark.processor
+pytestmark = [pytest.mark.processor, pytest.mark.slow]
 
 
 class Recorder:

@@ -24,7 +24,7 @@ from serving.engine.process_state import prepare_process
 from tests.alike import assert_alike
 from tests.families import build
 
-pytestmark = pytest.mark.processor
+pytestmark = [pytest.mark.processor, pytest.mark.slow]
 
 EAGER_WITHOUT = ("_subclasses.fake_tensor.FakeTensorMode", "utils._python_dispatch.TorchDispatchMode")
 

@@ -150,6 +150,7 @@ def test_decoders_and_a_gpu_in_float32_are_not_packed() -> None:
     assert can_pack(build("bert", "fill-mask"), torch.device("cuda"), torch.bfloat16)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=12))
 def test_a_packed_sequence_holds_each_row_once_and_in_order(lengths: list[int]) -> None:
     packed = pack_rows(lengths)
@@ -181,6 +182,7 @@ def test_there_are_few_bucket_sizes_and_each_is_near() -> None:
     assert all(count <= bucket_size(count) <= max(count, count * 9 / 8) for count in range(1, 4097))
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=40))
 def test_blocks_hold_each_short_row_once_and_whole(lengths: list[int]) -> None:
     packed = pack_rows(lengths, blocks=True)

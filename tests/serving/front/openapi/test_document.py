@@ -34,6 +34,7 @@ from tests.serving.front.openapi.surface import (
 from tests.serving.front.task_fronts import RANKER, TASKS, png
 
 
+@pytest.mark.slow
 def test_the_document_is_valid_and_made_once(front: Front) -> None:
     schemathesis.openapi.from_dict(DOCUMENT).validate()
     answer = ask(front, "GET", "/openapi.json")

@@ -70,6 +70,7 @@ def is_declared(path: str) -> bool:
     return any(re.fullmatch(pattern, path.rstrip("/") or "/") for pattern in patterns)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

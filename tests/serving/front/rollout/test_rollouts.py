@@ -135,6 +135,7 @@ def test_a_request_that_names_a_version_or_another_alias_is_not_touched(begin: B
     asyncio.run(test())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [0.1])
 def test_of_10_000_requests_the_candidate_answers_its_share_within_1_percent(
     begin: Begin, tmp_path: Path, weight: float

@@ -1,7 +1,11 @@
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.front.rollout.split import is_candidates, place
+
+pytestmark = pytest.mark.slow
+
 
 KEYS = [f"customer-{number}".encode() for number in range(10_000)]
 shares = st.floats(0.0, 1.0)

@@ -452,6 +452,7 @@ ANY_FRAMES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(ANY_FRAMES, st.booleans())
 def test_any_frames_leave_nothing_behind(sent: list[bytes], mixes: bool) -> None:

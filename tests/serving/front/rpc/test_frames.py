@@ -11,6 +11,9 @@ from serving.front.rpc import frames
 from serving.front.rpc.frames import PREFACE, BrokenRule, Frame, FrameReader, frame, read_settings, without_padding
 from serving.front.rpc.header_blocks import HeaderReader, block_of
 
+pytestmark = pytest.mark.slow
+
+
 HEADERS = st.lists(st.tuples(st.binary(min_size=1, max_size=200), st.binary(max_size=300)), max_size=8)
 NAMES = st.sampled_from([b":path", b":method", b"te", b"user-agent", b"x-request-id", b"grpc-timeout"])
 FRAMES = st.builds(

@@ -17,6 +17,9 @@ from tests.serving.front.attacked import PATIENT
 from tests.serving.front.local_front import MakeFront
 from tests.serving.front.rpc.served import Port, on_port
 
+pytestmark = pytest.mark.slow
+
+
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 INFERENCE = "inference.GRPCInferenceService"

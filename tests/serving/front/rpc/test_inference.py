@@ -240,6 +240,7 @@ _parameters = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(
     st.lists(_tensors, max_size=3),
     st.lists(st.binary(max_size=20), max_size=3),

@@ -15,6 +15,9 @@ from serving.manager.rollout.cycle import Cycle
 from serving.wire.version_state import State
 from tests.rollout_registry import MemoryVersions
 
+pytestmark = pytest.mark.slow
+
+
 TOKEN = "a token of a service account"
 READY: dict[tuple[str, str], State] = {("m", "1"): "ready", ("m", "2"): "ready"}
 

@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 
 from serving.manager.rollout.confidence import bounds, is_above, is_below, is_worse, lower
 
+pytestmark = pytest.mark.slow
+
+
 counts = st.integers(1, 5000).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count)))
 errors = st.floats(1e-6, 0.2)
 

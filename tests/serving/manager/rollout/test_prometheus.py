@@ -17,6 +17,9 @@ from serving.manager.rollout.prometheus import UNSET, Reading, read_guards
 from serving.wire.version_state import State
 from tests.rollout_registry import MemoryVersions
 
+pytestmark = pytest.mark.slow
+
+
 READY: dict[tuple[str, str], State] = {("m", "1"): "ready", ("m", "2"): "ready"}
 GUARD = 'promql(returns{model="$model",version=~"$candidate|$stable"}) < 0.5'
 

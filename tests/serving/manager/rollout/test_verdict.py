@@ -151,6 +151,7 @@ def test_the_figures_are_told() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_candidate_as_good_is_almost_never_rolled_back() -> None:
     good = Side(errors=0.01, agreement=0.97)
     assert sum(simulate(good, good, seed).failed for seed in range(40)) <= 1

@@ -14,6 +14,9 @@ from serving.tasks.base.generation import GenerationParameters
 from serving.tasks.base.task import Task
 from tests.contracts import classifier
 
+pytestmark = pytest.mark.slow
+
+
 LABELS = ("bad", "good", "odd")
 CONTRACT = classifier(labels=LABELS)
 scores = st.floats(0.0, 1.0)

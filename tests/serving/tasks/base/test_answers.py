@@ -1,10 +1,14 @@
 import numpy
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from serving.tasks.base.answers import softmax
+
+pytestmark = pytest.mark.slow
+
 
 logits = arrays(numpy.float32, array_shapes(max_dims=3), elements=st.floats(-1e4, 1e4, width=32))
 

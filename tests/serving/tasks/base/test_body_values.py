@@ -42,6 +42,7 @@ def is_refused(limit: int, body: bytes) -> bool:
     return False
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_no_json_has_more_values_than_are_counted(value: Any) -> None:
     for body in (json.dumps(value), json.dumps(value, ensure_ascii=False), json.dumps(value, separators=(",", ":"))):

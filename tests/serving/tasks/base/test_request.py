@@ -54,6 +54,7 @@ def test_a_bad_body_is_refused_by_field_and_rule(body: Any, error: type[Exceptio
         parse(body)
 
 
+@pytest.mark.slow
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists))
 def test_plain_data_gives_a_request_or_an_error_of_ours(inputs: Any) -> None:
     try:
