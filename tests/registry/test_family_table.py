@@ -9,6 +9,9 @@ from registry.served_classes import find_refusal, read_facts
 from tests.families import FAMILIES
 from tests.sweep.table import COLUMNS, SERVED, find_differences, parse, read_page
 
+pytestmark = pytest.mark.slow
+
+
 PAGE = read_page()
 TABLE = parse(PAGE)
 REFUSED_BY_LAYERS = {"reformer": "ReformerModelWithLMHead", "big_bird": "other logits at token n of a prompt"}

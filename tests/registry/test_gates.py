@@ -18,6 +18,9 @@ from tests.contracts import TEXT, classifier
 from tests.e2e.server import invoke, run_cli
 from tests.small_models import SINGLE_LABELS, build_model
 
+pytestmark = pytest.mark.slow
+
+
 IMAGE = ImageSettings(
     resize=(256,), resample=2, crop=(224, 224), scale=0.1, mean=(0.5,), std=(0.5,), height=224, width=224
 )

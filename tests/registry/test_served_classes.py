@@ -17,6 +17,9 @@ from serving.commands.main import main
 from serving.tasks import get_task
 from tests.families import MAX_TOKENS, make_tokenizer
 
+pytestmark = pytest.mark.slow
+
+
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 REFUSED = [
     # task, architecture, in the words of the refusal
@@ -106,7 +109,6 @@ def test_a_model_without_token_embeddings_is_told_so(settings: RegistrySettings)
         log_model(model, make_tokenizer("gpt2"), task="feature-extraction", name="m", settings=settings)
 
 
-@pytest.mark.slow
 def test_roformer_is_served_as_a_decoder_and_else_told_so(tmp_path: Path, settings: RegistrySettings) -> None:
     with pytest.raises(UnsupportedHead, match="set is_decoder to true"):
         log_model(save_writer(tmp_path / "a", "roformer"), task="text-generation", name="m", settings=settings)

@@ -24,6 +24,9 @@ from serving.runtime.instruments import instruments
 from tests.serving.front.local_front import Letters, MakeFront, answer, engines
 from tests.waiting import WAIT_SECONDS
 
+pytestmark = pytest.mark.slow
+
+
 CHANGING = re.compile(rb"(?m)^(date|server-timing|x-request-id): .*?\r\n")
 
 

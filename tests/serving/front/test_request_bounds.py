@@ -109,6 +109,7 @@ def test_candidates_that_repeat_a_text_for_many_masks_are_refused(ask: Asked) ->
     assert ask("/models/fill-mask", {"inputs": "[MASK] " * 250})[0] == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "body"),
     [
@@ -229,6 +230,7 @@ def test_a_chat_is_rendered_in_a_thread_and_its_prompt_is_bounded(ask: Asked, mo
     assert (status, "length <= 10000" in text, len(threads)) == (422, True, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "body"),
     [
