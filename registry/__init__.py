@@ -1,16 +1,25 @@
 """The contract of a model, and which version of it is live. The files, in the order that a model passes them:
 
 errors       everything that can go wrong
-settings     where the registry and its cache are
+settings     where the registry and its cache are; `environment`: how settings are declared and read
+redaction    what no text of other software may carry
+own_folder   folders of one user alone; `held_folder`s do not outlive their process, `atomic_file`s are replaced whole
+child_process  processes of our own: what they import, and what of the environment they get
 heads        the tasks, their AutoModel classes, and which architectures have them
+suggestions  base models that suit a task
+served_classes  which classes of transformers can be served
 checkpoint_files  the JSON files of a checkpoint, each value checked for its type
 weight_files  whether weights and other files arrived whole
 refusals     whatever a library raises over a checkpoint becomes a refusal
 checks       what a checkpoint must be: its own head, all of its weights, nothing executable
 loaded_weights  what loading reports of the weights
-processors   what a tokenizer tells the contract
+processors   what a tokenizer tells the contract; `fast_tokenizers`: the fast form that some lack
+image_settings  how an image becomes pixels
+sentence_folder  what makes a text's vector of its states, from `sentence_files`
 stated_limits  how long a row may be, by tokenizer and model
-contract     the record that serving reads
+contract     the record that serving reads; `contract_upgrade`: of earlier releases
+int8_sample  the sample on which int8 is compared
+transformers_flavor  contracts of what plain MLflow logged; `sentence_flavor`, of sentence-transformers
 adapter_files  the folder of an adapter, as it is read and checked without its base
 adapter_base  the model that an adapter was trained on, with the task's head
 adapters     merges an adapter into its base, and compares the two

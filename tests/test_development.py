@@ -39,6 +39,13 @@ def test_a_workflow_runs_the_targets_with_pinned_actions(workflow: str, commands
     assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action) for action in actions)
 
 
+def test_no_link_is_part_of_the_repository() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout
+    assert [line for line in listed.splitlines() if line.startswith("120000")] == []
+
+
 def test_every_make_target_is_documented() -> None:
     targets = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     text = (ROOT / "docs/development.md").read_text(encoding="utf-8")

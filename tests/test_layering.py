@@ -204,6 +204,18 @@ def test_nothing_imports_in_circles() -> None:
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
+def test_a_map_of_a_folder_names_all_of_its_modules() -> None:
+    maps = 0
+    for path in (each for package in PACKAGES for each in (ROOT / package).rglob("__init__.py")):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        stems = {each.stem for each in path.parent.glob("*.py")} - {"__init__"}
+        named = stems & set(re.findall(r"\w+", text))
+        if len(text.splitlines()) > 3 and 2 * len(named) > len(stems):
+            maps += 1
+            assert not stems - named, f"{path.parent.relative_to(ROOT)} does not say what these are for"
+    assert maps > 4
+
+
 def test_a_file_beside_the_tasks_is_a_task() -> None:
     from serving.tasks import get_task, served_tasks
 

@@ -3,21 +3,24 @@
 `python -m serving.engine ORDER` loads what the order says, reports and serves. Only modules of this folder import torch
 and transformers at module level.
 
-template       the process that engines are forked from; its `early_imports`
+template       the process that engines are forked from; its `early_imports` of `large_modules`
 __main__       an engine's process: order, lease, signals
 process_state  process-global state of torch and transformers
 loading        order → a model that is loaded, checked, optimised and measured
 assembly       which model, optimisation and loop a task gets
 model          rows → one forward pass → arrays
+vector_layers  the modules that a pooled vector passes
 predictor      request → answer in this process; checks the contract's example
 local_engine   the engine in a thread of this process: many requests → answers, in batches
 answer_check   whether two answers agree, within `tolerances`
 batch_invariance  which rows may share a forward pass: proved with `module_state` and `left_padding`
 row_limit      the longest row that the model takes
 probe_lengths  how long the rows are that both of them run
-optimize       the execution form of a model, from `optimizations`
-warmup         threads, cost and token budget, measured with `timing`
-socket_loop    the loop around the socket
+optimize       the execution form of a model, from `optimizations`, compared with `reference`
+int8           layers in int8, and their gate on a sample or on `generated_inputs`
+warmup         threads, cost and token budget, measured with `timing`; `growth`: the memory that is still to come
+measurements   what was measured, for later engines; `kept_graph`, a graph that was proved: both `kept_record`s
+socket_loop    the loop around the socket; `heart` tells others that it goes on
 engine         the loop's steps for forward passes: `batching`, `forward_pass`, `parallel`
 generation     the loop's steps for texts, token by token
 meter          an engine's metrics
