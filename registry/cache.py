@@ -14,6 +14,7 @@ from registry.errors import ArtifactError, ContractError, DigestMismatch, Unpinn
 from registry.layout import MODEL_FOLDER
 from registry.plain_files import list_plain
 from registry.references import ResolvedVersion
+from registry.refusals import refuse_failures
 from registry.settings import RegistrySettings
 from registry.signatures import SIGNATURE, check_signature
 from registry.transformers_flavor import FORMER_SETTINGS, add_contract, model_folders, needs_contract
@@ -49,7 +50,8 @@ def fetch_and_pin(
     version: ResolvedVersion, settings: RegistrySettings, *, hashes: bool = True
 ) -> tuple[ResolvedVersion, Held, Contract]:
     """As `fetch`; a version of which the registry records no digest is taken as it is found, and returned with one."""
-    with settings.home_errors():
+    described = f"reading the files of {version.name}/{version.version}"
+    with settings.home_errors(), refuse_failures(described, "log the model again", passing=(Exception,)):
         cache = CacheFolder(settings)
         found = _find(cache, version, settings, hashes=hashes)
         if found is None:
@@ -118,7 +120,7 @@ def peek(version: ResolvedVersion, settings: RegistrySettings) -> Contract:
         with CacheFolder(settings).staging() as folder:
             ArtifactStore(version, settings).download_record(folder)
             if not needs_contract(folder):
-                return _checked_contract(folder, version)
+                return _logged_contract(folder, version)
     return fetch_and_pin(version, settings)[2]
 
 
@@ -138,7 +140,7 @@ def _download(
         version = _pin_files(version, staging, folders, names)
         add_contract(staging)
         return version
-    contract = _checked_contract(staging, version)
+    contract = _logged_contract(staging, version)
     check_names(store.list_files(MODEL_FOLDER), contract.files)
     _download_folders(store, [MODEL_FOLDER], cache, staging)
     store.download_file(SIGNATURE, staging)
@@ -170,6 +172,16 @@ def _pin_files(version: ResolvedVersion, root: Path, folders: Iterable[str], nam
 def _check_signature(root: Path, contract: Contract, settings: RegistrySettings) -> None:
     if settings.verify_keys:
         check_signature(root, contract.digest, settings.verify_keys)
+
+
+def _logged_contract(root: Path, version: ResolvedVersion) -> Contract:
+    """The contract that came with the files, which a version that was promoted without one does not get later."""
+    if version.digest is None and version.files is not None:
+        raise DigestMismatch(
+            f"{version.name}/{version.version} was promoted without a contract, and its MLmodel has one now: it "
+            "changed after the version was promoted; log the model again"
+        )
+    return _checked_contract(root, version)
 
 
 def _checked_contract(root: Path, version: ResolvedVersion) -> Contract:

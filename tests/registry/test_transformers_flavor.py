@@ -96,6 +96,14 @@ def test_promotion_records_which_files_are_meant(
     promoted = versions.resolve(Reference("m", alias="champion"))
     assert (promoted.digest, len(promoted.files or "")) == (None, 64)
     assert fetch(promoted, settings)[1].task == CASES[0][1]
+    (record,) = (path for path in settings.artifacts.rglob("MLmodel") if "components" not in path.parts)
+    logged = record.read_text()
+    contract = cache.fetch(promoted, settings)[0] / "MLmodel"
+    record.write_text(contract.read_text())  # a contract of somebody's own
+    for look in (fetch, cache.peek):
+        with pytest.raises(DigestMismatch, match="promoted without a contract, and its MLmodel has one now"):
+            look(promoted, settings)
+    record.write_text(logged)
     vocabulary = next(settings.artifacts.rglob("components/tokenizer/tokenizer.json"))
     vocabulary.write_text(vocabulary.read_text() + " ")
     with pytest.raises(DigestMismatch, match="changed after the version was promoted"):
