@@ -10,10 +10,12 @@ from typing import Any
 from registry.errors import IncompleteArtifact, RegistryError, RegistryUnavailable, UnsafeArtifact
 from registry.plain_files import MAX_FILES, MAX_RECORD_BYTES, check_name, list_plain, open_plain, read_record
 from registry.references import ResolvedVersion
-from registry.settings import RegistrySettings
+from registry.settings import RegistrySettings, host_of
 from registry.tracking import connect
 
 RECORD = "MLmodel"
+HTTP_SCHEMES = ("http", "https", "mlflow-artifacts")
+"""Of locations that MLflow reads from a server with the credentials for MLflow."""
 
 
 class ArtifactStore:
@@ -117,7 +119,22 @@ def _find_store(version: ResolvedVersion, settings: RegistrySettings) -> Any:
         location = client.get_logged_model(place).artifact_location
     elif kind == "models":
         location = client.get_model_version_download_uri(version.name, version.version)
+    check_host(location, settings)
     return get_artifact_repository(location, settings.tracking_uri, settings.registry_address)
+
+
+def check_host(location: str, settings: RegistrySettings) -> None:
+    """Raise UnsafeArtifact for a server that may not be MLflow's.
+
+    Whoever may write to the registry chooses a version's location, and MLflow's client (3.17) sends its user's password
+    or token to every server.
+    """
+    host = host_of(location)
+    if host and location.partition(":")[0].lower() in HTTP_SCHEMES and host not in settings.mlflow_hosts:
+        raise UnsafeArtifact(
+            f"its files are at {host}, which is not where MLflow is, and would be sent the credentials for MLflow: "
+            "name it in HEADWAITER_ARTIFACT_HOSTS if it may have them"
+        )
 
 
 def _read_if_there(root: Path, name: str) -> bytes | None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +25,7 @@ of a request, and how often it is sent again. MLflow's own (3.17): 120 and 7, wh
 PATIENCE_OF_UPLOADS = {RETRIES: "3"}
 """12 seconds of pauses. MLflow's own timeout stays: its server answers once its artifact store has the whole file."""
 
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ALIAS = re.compile(r"[\w-]{1,255}")
 """MLflow's own rule (3.17, `mlflow.utils.validation`)."""
@@ -58,6 +60,14 @@ class RegistrySettings(msgspec.Struct, frozen=True):
             description="Size of the cache of artifacts; what was not used for longest leaves. 0: half of the disk.",
         ),
     ] = 0
+    artifact_hosts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Further hosts, separated by spaces, that files of versions are fetched from over HTTP, with "
+            "the credentials for MLflow. Its own hosts always are.",
+            extra={"default": ""},
+        ),
+    ] = ()
     verify_keys: Annotated[
         tuple[Path, ...],
         Meta(
@@ -81,6 +91,7 @@ class RegistrySettings(msgspec.Struct, frozen=True):
             tracking_uri=tracking_uri,
             registry_uri=_absolute(read["registry_uri"]),
             artifact_cache_bytes=read["artifact_cache_bytes"],
+            artifact_hosts=tuple((read["artifact_hosts"] or "").lower().split()),
             verify_keys=_keys(read["verify_keys"] or ""),
         )
 
@@ -88,6 +99,12 @@ class RegistrySettings(msgspec.Struct, frozen=True):
     def registry_address(self) -> str:
         """MLflow's address of the registered models."""
         return self.registry_uri or self.tracking_uri
+
+    @property
+    def mlflow_hosts(self) -> frozenset[str]:
+        """The hosts that may see the credentials for MLflow, as `host_of` gives them."""
+        servers = [address for address in (self.tracking_uri, self.registry_uri) if address.startswith("http")]
+        return frozenset(map(host_of, servers)) | set(self.artifact_hosts)
 
     @contextmanager
     def home_errors(self) -> Iterator[None]:
@@ -115,6 +132,13 @@ class RegistrySettings(msgspec.Struct, frozen=True):
     def is_embedded(self) -> bool:
         """Whether MLflow is the sqlite file under home, because no tracking server is configured."""
         return self.tracking_uri == f"sqlite:///{self.home / 'mlflow.db'}"
+
+
+def host_of(address: str) -> str:
+    """The host of a URL, with its port where it is not the scheme's own."""
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")[2].lower()
+    return host.removesuffix(DEFAULT_PORTS[parts.scheme]) if parts.scheme in DEFAULT_PORTS else host
 
 
 def _folder(text: str) -> Path:

@@ -113,7 +113,7 @@ def test_the_registrys_settings_are_declared_in_the_same_way() -> None:
     variables = [setting.variable for setting in declared.values()]
     assert variables == [
         *("HEADWAITER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"),
-        *("HEADWAITER_ARTIFACT_CACHE_BYTES", "HEADWAITER_VERIFY_KEYS"),
+        *("HEADWAITER_ARTIFACT_CACHE_BYTES", "HEADWAITER_ARTIFACT_HOSTS", "HEADWAITER_VERIFY_KEYS"),
     ]
     assert declared["home"].shown_default == "~/.headwaiter"
 
