@@ -11,6 +11,7 @@ from typing import Any
 
 from registry.contract import FORMAT, digest_record
 from registry.errors import ContractError
+from registry.refusals import refuse_failures
 
 Step = Callable[[dict[str, Any], Path], tuple[str, ...]]
 """Adds to a record what its format lacked; the notes are about what it could not derive. The folder holds the model's
@@ -112,13 +113,14 @@ STEPS: dict[int, tuple[Step, ...]] = {
 def upgrade(record: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The record in today's format, the same object if it has it already or if its format is unknown.
 
-    folder: of the model's files. Raises as the steps do.
+    folder: of the model's files, which nobody has hashed yet. Raises as the steps do, or UnreadableArtifact.
     """
     found = record.get("format")
     if not isinstance(found, int) or found not in STEPS:
         return record
     upgraded, notes = dict(record), list[str]()
-    for number in range(found, FORMAT):
-        for step in STEPS[number]:
-            notes += step(upgraded, folder)
+    with refuse_failures(f"bringing the contract of format {found} up to date", "log the model again"):
+        for number in range(found, FORMAT):
+            for step in STEPS[number]:
+                notes += step(upgraded, folder)
     return upgraded | {"format": FORMAT, "derived": {"digest": digest_record(record), "notes": notes}}

@@ -119,7 +119,7 @@ class ManagerService:
         """Run the loop; this process ends with it, however it ends, and does not wait for what other threads do."""
         try:
             self._loop.run()
-        except Exception:
+        except BaseException:  # a library in Rust that panics raises no Exception
             logger.critical("the manager ended by an error: the next one goes on from here", exc_info=True)
         end_process(LEAVE_SECONDS)
 

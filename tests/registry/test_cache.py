@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -213,6 +214,49 @@ def test_a_store_cannot_make_this_machine_read_or_keep_anything_else(
     with pytest.raises(error):
         fetch(version, settings)
     assert list(settings.cache.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("tracking", "hosts", "location", "is_allowed"),
+    [
+        ("https://mlflow.org.example", (), "mlflow-artifacts:/0/artifacts", True),
+        ("https://mlflow.org.example", (), "mlflow-artifacts://mlflow.org.example/0", True),
+        ("https://me:secret@mlflow.org.example:443", (), "https://MLflow.org.example/api/2.0/mlflow-artifacts", True),
+        ("https://mlflow.org.example", ("files.example:8080",), "http://files.example:8080/0", True),
+        ("https://mlflow.org.example", (), "s3://files.example/0", True),
+        ("https://mlflow.org.example", (), "http://evil.example/mlflow-artifacts/artifacts/0", False),
+        ("https://mlflow.org.example", (), "HTTPS://evil.example/mlflow-artifacts/artifacts/0", False),
+        ("https://mlflow.org.example", (), "https://mlflow.org.example@evil.example/0", False),
+        ("https://mlflow.org.example", (), "https://mlflow.org.example:444/0", False),
+        ("https://mlflow.org.example", (), "mlflow-artifacts://evil.example/0", False),
+        ("sqlite:////mlflow.db", (), "http://evil.example/0", False),
+    ],
+)
+def test_no_other_server_gets_the_credentials_for_mlflow(
+    tracking: str, hosts: tuple[str, ...], location: str, *, is_allowed: bool
+) -> None:
+    settings = RegistrySettings(Path("/none"), tracking, artifact_hosts=hosts)
+    if is_allowed:
+        download.check_host(location, settings)
+    else:
+        with pytest.raises(UnsafeArtifact, match="HEADWAITER_ARTIFACT_HOSTS"):
+            download.check_host(location, settings)
+
+
+def test_a_version_at_another_server_is_not_fetched(version: ResolvedVersion, settings: RegistrySettings) -> None:
+    with pytest.raises(UnsafeArtifact, match="its files are at evil.example"):
+        fetch(replace(version, source="http://evil.example/mlflow-artifacts/artifacts/0"), settings)
+
+
+def test_a_panic_of_a_library_refuses_the_version(
+    version: ResolvedVersion, settings: RegistrySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panic(*_: object) -> None:
+        raise type("PanicException", (BaseException,), {})
+
+    monkeypatch.setattr(cache, "read_contract", panic)
+    with pytest.raises(ArtifactError, match="reading the files of m/1 failed"):
+        fetch_for_loading(version, settings)
 
 
 def test_a_store_that_is_gone_says_so(version: ResolvedVersion, settings: RegistrySettings, stored: Path) -> None:

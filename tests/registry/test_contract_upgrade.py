@@ -10,7 +10,7 @@ import pytest
 from registry import contract_upgrade
 from registry.artifact import read_contract, read_flavors
 from registry.contract import FORMAT, Contract
-from registry.errors import ContractError
+from registry.errors import ContractError, UnreadableArtifact
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 DIGESTS = {"artifact-of-format-1": "ac61e5908ef4bd4404d7e59dba55dccbd332196b0f86c54f027393298f349dbe"}
@@ -44,6 +44,20 @@ def test_a_step_gets_the_models_files_and_its_notes_are_the_contracts(
     assert contract.max_tokens == positions - 1
     assert contract.notes == ("the record has no such limit: log the model again",)
     assert contract.digest == DIGESTS["artifact-of-format-1"]
+
+
+class PanicException(BaseException):  # named and made as PyO3 does it for a panic of a library in Rust
+    pass
+
+
+@pytest.mark.parametrize("raised", [PanicException("byte index 1 is out of bounds"), RecursionError(), KeyError("x")])
+def test_files_that_a_library_fails_at_are_refused(raised: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_record: dict[str, Any], _folder: Path) -> tuple[str, ...]:
+        raise raised
+
+    monkeypatch.setitem(contract_upgrade.STEPS, 1, (fail,))
+    with pytest.raises(UnreadableArtifact, match=f"up to date failed .{type(raised).__name__}.*: log the model again"):
+        read_contract(FIXTURES / "artifact-of-format-1")
 
 
 @pytest.mark.parametrize("found", [0, FORMAT + 1, "1", None, [1]])
