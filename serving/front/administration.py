@@ -10,7 +10,16 @@ from pathlib import Path
 import msgspec
 
 from registry.settings import check_model_name
-from serving.errors import DeadlineExceeded, Failed, Forbidden, NotReady, ServingError, UnknownModel, Unprocessable
+from serving.errors import (
+    DeadlineExceeded,
+    Failed,
+    Forbidden,
+    NotReady,
+    Overloaded,
+    ServingError,
+    UnknownModel,
+    Unprocessable,
+)
 from serving.front.asgi import JsonObject, Receive, Scope, Send, encode_json, refuse
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, as_error, no_route
@@ -30,7 +39,9 @@ ACTIONS: dict[tuple[str, ...], dict[str, Action]] = {
 }
 """The segments after the model's name, and by method what they mean."""
 ORDER_SECONDS = 600.0
-"""How long an order may take: a promotion fetches the version's files and hashes them. Untuned."""
+"""How long a change may take: a promotion fetches the version's files and hashes them. Untuned."""
+MAX_ORDERS = 16
+"""In progress at once in a front: each takes a descriptor of the manager, which does four at a time."""
 
 
 class Administration:
@@ -38,6 +49,7 @@ class Administration:
 
     def __init__(self, front: Front) -> None:
         self._front = front
+        self._orders = 0
 
     async def __call__(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request. parts: the segments of its path, `admin` included."""
@@ -70,11 +82,19 @@ class Administration:
         if name not in self._front.models():
             raise UnknownModel(f"this server has no model {name!r}; GET /models lists them")
         body = await self._body(action, exchange)
-        outcome = await ask_manager(
-            self._front.settings.run,
-            Order(action=action, name=check_model_name(name), who=access.caller().name, body=msgspec.Raw(body)),
-        )
-        return bytes(_answer_of(outcome))
+        order = Order(action=action, name=check_model_name(name), who=access.caller().name, body=msgspec.Raw(body))
+        return bytes(_answer_of(await self._ask_manager(order)))
+
+    async def _ask_manager(self, order: Order) -> Outcome:
+        if self._orders >= MAX_ORDERS:
+            raise Overloaded(f"{MAX_ORDERS} operators' requests are in progress", retry_seconds=1.0)
+        settings = self._front.settings
+        self._orders += 1
+        try:
+            seconds = settings.timeout_seconds if BODIES[order.action] is Read else ORDER_SECONDS
+            return await ask_manager(settings.run, order, seconds)
+        finally:
+            self._orders -= 1
 
     async def _body(self, action: Action, exchange: Exchange) -> bytes:
         """The checked body. Raises Malformed, Unprocessable, TooLarge."""
@@ -86,11 +106,11 @@ class Administration:
         return encode_json(found)
 
 
-async def ask_manager(run: Path, order: Order) -> Outcome:
+async def ask_manager(run: Path, order: Order, seconds: float = ORDER_SECONDS) -> Outcome:
     """Let the manager do an order, which goes on where the client leaves. Raises NotReady, DeadlineExceeded."""
     gone = NotReady("the manager is not there now", retry_seconds=1.0)
     try:
-        async with asyncio.timeout(ORDER_SECONDS):
+        async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_unix_connection(address_of(run))
             try:
                 writer.write(encode_json(order))
@@ -99,7 +119,7 @@ async def ask_manager(run: Path, order: Order) -> Outcome:
             finally:
                 writer.close()
     except TimeoutError as error:
-        raise DeadlineExceeded(f"it takes longer than {ORDER_SECONDS:g} s and goes on: see the history") from error
+        raise DeadlineExceeded(f"it takes longer than {seconds:g} s and goes on: see the history") from error
     except OSError as error:
         raise gone from error
     if not answer:

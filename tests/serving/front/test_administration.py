@@ -1,8 +1,10 @@
 """`/admin`: who may change what is live, through a manager's socket, with a line in the audit log."""
 
+import asyncio
 import json
 import resource
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -15,14 +17,17 @@ from registry.errors import BreakingChange, HistoryError, RegistryUnavailable
 from registry.history import Move
 from registry.references import Reference
 from registry.versions import Versions
+from serving.errors import DeadlineExceeded, Overloaded
+from serving.front.administration import MAX_ORDERS, Administration
 from serving.front.front import Front
 from serving.manager.registry_desk import RegistryDesk
 from serving.runtime.key_file import KeyFile
-from serving.wire.registry_orders import MAX_ORDER_BYTES
+from serving.wire.registry_orders import MAX_ORDER_BYTES, Order
 from tests.e2e.server import wait_until
 from tests.rollout_registry import MemoryVersions
 from tests.serving.front.local_front import MakeFront
 from tests.serving.front.openapi.surface import ask
+from tests.waiting import WAIT_SECONDS
 
 PROMOTE = {"version": "2", "why": "better"}
 
@@ -252,6 +257,29 @@ def test_a_manager_that_follows_another_one_takes_its_place(admin: Administered)
     assert admin.ask("GET", "m/history").status_code == 200
     assert (admin.run / "registry.sock").stat().st_mode & 0o777 == 0o600
     again.close()
+
+
+def test_looks_that_the_manager_does_not_answer_are_bounded_in_time_and_number(
+    admin: Administered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(admin.registry, "history", lambda *_: gate.wait(WAIT_SECONDS) and [])
+    front = admin.front
+    front.settings = msgspec.structs.replace(front.settings, timeout_seconds=0.2)
+    administration = Administration(front)
+
+    async def look() -> None:
+        await administration._ask_manager(Order(action="history", name="m", who="operator", body=msgspec.Raw(b"{}")))
+
+    async def ask_all() -> list[BaseException | None]:
+        return await asyncio.gather(*(look() for _ in range(MAX_ORDERS + 2)), return_exceptions=True)
+
+    with asyncio.Runner() as runner:
+        raised = [type(each) for each in runner.run(ask_all())]
+        assert raised == [DeadlineExceeded] * MAX_ORDERS + [Overloaded] * 2
+        gate.set()
+        front.settings = msgspec.structs.replace(front.settings, timeout_seconds=WAIT_SECONDS)
+        assert {type(each) for each in runner.run(ask_all())} == {type(None), Overloaded}, "their places are free again"
 
 
 @pytest.mark.slow
