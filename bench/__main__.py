@@ -14,6 +14,7 @@ import psutil
 from bench import (
     batch,
     batch_choice,
+    bodies,
     chaos,
     container,
     dtypes,
@@ -68,6 +69,7 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "peers": peer_comparison.run,
     "runtimes": runtimes.run,
     "fuzz": fuzz.run,
+    "bodies": bodies.run,
     "rollout": rollout.run,
     "fleet": fleet.run,
     "spark": spark.run,

@@ -46,7 +46,7 @@ def run(seconds: float) -> str:
     return "\n".join([f"## Fuzz: {ledger.count:,} requests", "", *_describe(ledger)])
 
 
-def _models() -> dict[str, Path]:
+def models() -> dict[str, Path]:
     """Checkpoints by the task that each is served for, which is the model's name, too."""
     found = {task: tiny_bert(get_head(task).auto_class) for task in TASKS}
     return found | {"feature-extraction": encoder_folder(), "text-generation": small_llama()}
@@ -61,7 +61,7 @@ class Asked:
 
 
 @contextlib.contextmanager
-def _served(home: Path, models: Mapping[str, Path]) -> Iterator[Asked]:
+def served(home: Path, models: Mapping[str, Path]) -> Iterator[Asked]:
     """Serve the models while the block runs. The server's log is `serve.log`."""
     environment = environment_of(home) | {"HEADWAITER_KEYS_FILE": str(home / "keys.json")}
     key = json.loads(run_module([CLI, "keys", "add", "fuzz", "--admin", "--json"], environment))["key"]
@@ -77,10 +77,10 @@ def _served(home: Path, models: Mapping[str, Path]) -> Iterator[Asked]:
 
 
 def _fuzz_server(home: Path, count: int) -> Ledger:
-    models = _models()
-    with _served(home, models) as asked:
+    folders = models()
+    with served(home, folders) as asked:
         document = httpx.get(f"{asked.url}/openapi.json", headers=asked.headers, timeout=60).json()
-        ledger = _ask_in_shares(asked, document, {name: name for name in models}, count)
+        ledger = _ask_in_shares(asked, document, {name: name for name in folders}, count)
     log = (home / "serve.log").read_text(errors="replace")
     if trace := TRACE.search(log):
         ledger.faults["a traceback in the log"] = log[max(0, trace.start() - 500) : trace.end() + 3000]
