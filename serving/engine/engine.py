@@ -10,10 +10,14 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy
+
 from serving.engine.batching.cost import Cost
 from serving.engine.batching.online_cost import OnlineCost
 from serving.engine.batching.queue import Entry, Queue
 from serving.engine.heart import Heart
+from serving.engine.model import cut
+from serving.engine.recheck import Recheck
 from serving.engine.socket_loop import SocketLoop
 from serving.errors import EngineError
 from serving.wire.messages import Failure, Outputs, pack
@@ -49,6 +53,8 @@ class Engine:
         """
         self._model = model
         self._canary = model.probe(min(CANARY_TOKENS, model.contract.max_tokens))
+        self._has_finite_canary = _are_finite(model.run([self._canary])[0])
+        self._recheck = Recheck()
         self._heart = heart or Heart()
         self._oldest: object = None
         self._cost = OnlineCost(cost, model.task.probe(model.contract, 1).batch_key)
@@ -134,9 +140,11 @@ class Engine:
         except Exception as error:  # as above
             self._isolate(batch, error)
             return
-        if len(batch) > 1 and self._model.is_spoilt(arrays):
-            self._isolate(batch, FloatingPointError("not finite"))
-            return
+        if not _are_finite(arrays):
+            if len(batch) > 1 and self._model.form.has_block_attention:  # one such row makes others so
+                self._isolate(batch, FloatingPointError("not finite"))
+                return
+            self._look_at_rows(batch, arrays)
         lengths = [entry.length for entry in batch]
         tokens, pairs = self._cost.now.work(lengths)
         self._cost.observe(batch[0].row.batch_key, tokens, pairs, self._device_seconds(forward_pass))
@@ -174,12 +182,29 @@ class Engine:
                 logger.error("the model failed on a row: %s", type(own).__name__, extra={"fields": self._meter.fields})
                 self._loop.reply(entry.client, Failure([entry.row.id], "failed", "the model failed on this input"))
             else:
+                self._look_at_rows([entry], arrays)
                 self._send([entry], arrays, forward_pass.seconds)
 
+    def _look_at_rows(self, batch: Sequence[Entry], arrays: "Sequence[Array]") -> None:
+        """Check the model if a row's answer is not finite, which may be the device's fault, and not the row's."""
+        if _are_finite(arrays) or not self._recheck.is_due():
+            return
+        task = self._model.task
+        answers = (cut(arrays, index, each.length, task, each.row.batch_key) for index, each in enumerate(batch))
+        if not all(map(_are_finite, answers)):
+            self._check_model(FloatingPointError("not finite"))
+
     def _check_model(self, error: Exception) -> None:
-        """Run a row that a working model answers: a device that failed once may go on to fail (CUDA)."""
+        """Run a row that a working model answers: a device that failed once may go on to fail (CUDA).
+
+        A device may also fail by numbers that are not finite, where this row's have been.
+        """
+        began = time.monotonic()
         try:
-            self._model.launch([self._canary]).wait()
+            answer = self._model.run([self._canary])[0]
+            if self._has_finite_canary and not _are_finite(answer):
+                raise FloatingPointError("not finite")
+            self._recheck.note(began)
         except Exception as own:  # as above
             raise EngineError(
                 f"the model does not work any more: after {type(error).__name__} it failed on a plain row "
@@ -199,3 +224,7 @@ class Engine:
                 forward_seconds=seconds,
             )
             self._loop.reply(client, outputs)
+
+
+def _are_finite(arrays: "Sequence[Array]") -> bool:
+    return all(bool(numpy.isfinite(array).all()) for array in arrays)

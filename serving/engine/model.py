@@ -159,12 +159,6 @@ class Model:
         event.record()
         return ForwardPass(hosts, event, began)
 
-    def is_spoilt(self, arrays: Sequence[Array]) -> bool:
-        """Whether a batch must be run again row by row: in an attention block, one row that is not finite makes others
-        so.
-        """
-        return self.form.has_block_attention and not all(bool(numpy.isfinite(array).all()) for array in arrays)
-
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:
         """Run one forward pass; the arrays of each row, cut to its length where they have tokens. Blocks."""
         arrays = self.launch(rows).wait()

@@ -22,7 +22,7 @@ from serving.front.rollout.rollouts import FrontRollouts
 from serving.front.rollout.traffic import ModelTraffic
 from serving.front.routing import Routing
 from serving.front.text_stream import StreamSource
-from serving.front.turns import ANSWERS
+from serving.front.turns import ANSWERS, Turns
 from serving.front.waiter import StreamWaiter, Waiter, deadline_in
 from serving.settings import ServingSettings
 from serving.tasks.base.bounds import RequestBounds
@@ -42,12 +42,16 @@ class Answer(msgspec.Struct, Generic[Value_co], frozen=True):
     stages: StageTimes
 
 
+Read = Callable[[AnyTask], Request | Callable[[Turns], Awaitable[Request]]]
+"""Makes the request of a task, or returns what makes it in turns."""
+
+
 class Call(msgspec.Struct, frozen=True):
     """What `Front.answer` and `stream` are asked: the model, how to read the request, the connection that waits."""
 
     name: str
     version: str | None
-    read: Callable[[AnyTask], Request | Awaitable[Request]]
+    read: Read
     disconnected: Disconnected | None
     tracked: TrackedRequest
 
@@ -109,7 +113,8 @@ class Attempts:
         stages.forward_seconds = waiter.forward_seconds
         answer = await sent.loaded.decode(sent.request, sent.encoded, arrays, deadline, call.disconnected)
         if sent.encoded.is_large:
-            value = await asyncio.get_running_loop().run_in_executor(ANSWERS, write, answer)
+            with Turns(deadline, call.disconnected) as turns:
+                value = await turns.hand_over(ANSWERS, write, answer)
         else:
             value = write(answer)
         if sent.traffic is not None:
@@ -151,8 +156,10 @@ class Attempts:
         call.tracked.begin_attempt(loaded)
         loaded.check_room()
         asker.set(Asker(loaded.model, caller))
-        read = call.read(loaded.task)
-        request = read if isinstance(read, Request) else await read
+        request = call.read(loaded.task)
+        if not isinstance(request, Request):
+            with Turns(deadline, call.disconnected) as turns:
+                request = await request(turns)
         if streams and not loaded.task.generates:
             raise only_text_streams(loaded.model, loaded.task)
         stages.items = request.items

@@ -16,7 +16,7 @@ import msgspec
 
 from serving.errors import EngineLost, NotLoaded, NotReady, QueueFull, UnknownModel
 from serving.front.access import Access
-from serving.front.attempts import Answer, Attempts, Call
+from serving.front.attempts import Answer, Attempts, Call, Read
 from serving.front.certificate import Certificate
 from serving.front.disconnects import Disconnected, Disconnects
 from serving.front.fair_pool import Asker, asker
@@ -182,7 +182,7 @@ class Front:
         self,
         name: str,
         version: str | None,
-        read: Callable[[AnyTask], Request | Awaitable[Request]],
+        read: Read,
         *,
         protocol: ProtocolName,
         disconnected: Disconnected | None = None,
@@ -190,7 +190,7 @@ class Front:
     ) -> TextStream:
         """The texts of `name` (or `name@alias`) as they are written; the arguments are those of `answer`.
 
-        read: may read in a thread, and begins in the turn of the event loop that found the version.
+        read: may return what reads in turns; it begins in the turn of the event loop that found the version.
         Returns once the rows are in the queue, and raises ServingError before. What happens later is raised by the
         stream. It counts as a request until it is closed.
         """

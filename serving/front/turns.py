@@ -1,13 +1,14 @@
 """A request's work in a front: in short turns of the event loop, or in threads, and only while somebody waits."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from serving.errors import ClientGone, DeadlineExceeded
 from serving.front.admission import UNBOUNDED, too_many_tokens
@@ -65,9 +66,9 @@ class Turns:
     ) -> Result:
         """The result of `work` in a thread. Raises what it raises, DeadlineExceeded, ClientGone and TooLarge.
 
-        Work that is still in the pool's queue at the deadline is not begun. A thread that tokenizes gives way to others
-        between rows, and ends after the row at which the deadline has passed, the client has left, or the request has
-        more tokens than its queue takes.
+        Work that is still in the pool's queue at the deadline, or when the client leaves, is not begun. A thread that
+        tokenizes gives way to others between rows, and ends after the row at which the deadline has passed, the client
+        has left, or the request has more tokens than its queue takes.
         """
         await self.give()
 
@@ -82,15 +83,24 @@ class Turns:
         submitted = pool.submit(partial(context.run, work, *args, **kwargs))
         waiting = asyncio.wrap_future(submitted)
         try:
-            await asyncio.wait({waiting}, timeout=self._deadline - time.monotonic())
+            await self._wait(waiting)
         finally:  # without effect on work that has begun
             submitted.cancel()
             waiting.cancel()
+        self._check()
         if waiting.cancelled():
             raise DeadlineExceeded(LATE)
-        self._check()
         self.begin()
         return waiting.result()
+
+    async def _wait(self, work: asyncio.Future[Result]) -> None:
+        """Until the work is done, the deadline has passed or the client has left."""
+        ends: set[asyncio.Future[Any]] = {work} if self._left is None else {work, self._left}
+        while not work.done():
+            left = None if math.isinf(self._deadline) else self._deadline - time.monotonic()
+            done, ends = await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if not done or self._has_left():
+                return
 
     def begin(self) -> None:
         """A new turn begins, after something was waited for."""
@@ -104,8 +114,12 @@ class Turns:
     def _check(self) -> None:
         if time.monotonic() > self._deadline:
             raise DeadlineExceeded(LATE)
-        if self._left is not None and self._left.done() and self._left.exception() is None:
+        if self._has_left():
             raise ClientGone("the client left")
+
+    def _has_left(self) -> bool:
+        """Whether the client has left. A connection that cannot be watched counts as there."""
+        return self._left is not None and self._left.done() and self._left.exception() is None
 
     def __enter__(self) -> Self:
         return self

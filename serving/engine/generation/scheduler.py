@@ -28,10 +28,11 @@ from serving.engine.generation.decode_batch import DecodeBatch
 from serving.engine.generation.decoder import Decoder
 from serving.engine.generation.prefix_cache import BLOCK_TOKENS, PrefixCache
 from serving.engine.generation.replies import Replies, Reply
-from serving.engine.generation.sampling import UnfitSettings
+from serving.engine.generation.sampling import NOT_FINITE, Choice, UnfitSettings
 from serving.engine.generation.sequence import Sequence, SequenceMaker
 from serving.engine.generation.waiting import WaitingSequences
 from serving.engine.meter import EngineMeter, GenerationMeter
+from serving.engine.recheck import Recheck
 from serving.processors.tokenizer import TextEncoder
 from serving.wire.messages import Row
 
@@ -70,6 +71,7 @@ class Scheduler:
         self._sequences = SequenceMaker(decoder, encoder, stop_check, may_isolate=isolated is not None)
         self._limits = SchedulerLimits(max_rows, limit_tokens, pass_tokens)
         self._verify = verify
+        self._recheck = Recheck()
         self._meters: tuple[EngineMeter, GenerationMeter] | None = None
         self.announce: Callable[[Iterable[Sequence]], None] = lambda _: None
         """Called before each step with the sequences that it computes."""
@@ -289,6 +291,7 @@ class Scheduler:
         now = time.monotonic()
         first = len(batch.sequences) - len(sequences)
         choices = batch.choose_tokens(logits, sequences)
+        self._look_at_choices(choices)
         ended = set()
         for place, (sequence, choice) in enumerate(zip(sequences, choices, strict=True), first):
             if self._replies.take_token(sequence, choice, now):
@@ -314,10 +317,21 @@ class Scheduler:
         for sequence in sequences:
             self._replies.take_text(sequence, time.monotonic())
 
+    def _look_at_choices(self, choices: Iterable[Choice]) -> None:
+        """Check the model if logits are not finite, which may be the device's fault, and not the row's."""
+        if any(choice.problem == NOT_FINITE for choice in choices) and self._recheck.is_due():
+            self._check_model()
+
+    def _check_model(self) -> None:
+        """Raise what `verify` does."""
+        began = time.monotonic()
+        self._verify()
+        self._recheck.note(began)
+
     def _fault(self, sequences: list[Sequence], error: Exception) -> None:
         """The model raised on these sequences: fail them if it still works, else raise what `verify` does."""
         logger.error("the model failed on %d rows: %s", len(sequences), type(error).__name__)
-        self._verify()
+        self._check_model()
         for sequence in sequences:
             self._replies.fail(sequence, "the model failed on this input")
 

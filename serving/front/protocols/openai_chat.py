@@ -1,7 +1,6 @@
 """`POST /v1/chat/completions`: messages → the assistant's next one, complete or streamed."""
 
-import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from serving.front.protocols.forms import named_model
 from serving.front.protocols.openai_completions import CompletionRoute
 from serving.front.protocols.openai_forms import GenerationForm, WholeText, shown, to_parameters
 from serving.front.text_stream import TextDelta
-from serving.front.turns import CHATS
+from serving.front.turns import CHATS, Turns
 from serving.tasks.base.generated_text import TokenScore
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import AnyTask
@@ -51,7 +50,9 @@ class Chat(CompletionRoute[ChatForm]):
     chunk_kind = "chat.completion.chunk"
     names = {"inputs": "messages", "max_new_tokens": "max_completion_tokens", "logprobs": "top_logprobs"}
 
-    async def read(self, form: ChatForm, fields: JsonObject, model: str, task: AnyTask) -> Request:
+    def read(
+        self, form: ChatForm, fields: JsonObject, model: str, task: AnyTask
+    ) -> Callable[[Turns], Awaitable[Request]]:
         """One input: the chat, rendered with the model's template in a thread."""
         # the front found the version in this same turn of the event loop, so this is the same one
         template = self._front.find(*named_model(model)).served.chat
@@ -62,7 +63,15 @@ class Chat(CompletionRoute[ChatForm]):
             )
         render = partial(template.render, max_characters=self._front.bounds.characters)
         render = partial(render, _messages(form.messages), form.chat_template_kwargs)
-        prompt = await asyncio.get_running_loop().run_in_executor(CHATS, render)
+
+        async def work(turns: Turns) -> Request:
+            prompt = await turns.hand_over(CHATS, render)
+            return self._convert(prompt, form, fields, task)
+
+        return work
+
+    def _convert(self, prompt: str, form: ChatForm, fields: JsonObject, task: AnyTask) -> Request:
+        """The request for a rendered chat."""
         if form.top_logprobs is not None and not form.logprobs:
             raise Unprocessable("top_logprobs needs logprobs to be true", field="top_logprobs")
         more = {

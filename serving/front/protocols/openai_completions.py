@@ -4,10 +4,9 @@ Both go through `Front.stream`, also for complete answers: a text may take longe
 long as its tokens come in time.
 """
 
-import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import ClassVar, Generic, TypeVar
 
 from serving.errors import Unprocessable
@@ -34,7 +33,8 @@ from serving.front.protocols.openai_forms import (
     usage,
 )
 from serving.front.text_stream import TextDelta, TextStream
-from serving.front.turns import ANSWERS
+from serving.front.turns import ANSWERS, Turns
+from serving.front.waiter import deadline_in
 from serving.tasks.base.fields import drop_unsupported
 from serving.tasks.base.generated_text import TokenScore
 from serving.tasks.base.request import Request
@@ -60,8 +60,8 @@ class CompletionRoute(ABC, Generic[FormType]):
     @abstractmethod
     def read(
         self, form: FormType, fields: JsonObject, model: str, task: AnyTask
-    ) -> Request | Coroutine[object, object, Request]:
-        """Make the task's request. Raises Unprocessable, TooLarge."""
+    ) -> Request | Callable[[Turns], Awaitable[Request]]:
+        """Make the task's request, or return what makes it in turns. Raises Unprocessable, TooLarge."""
 
     @abstractmethod
     def choice(self, index: int, text: WholeText, form: FormType) -> JsonObject:
@@ -90,13 +90,17 @@ class CompletionRoute(ABC, Generic[FormType]):
             return encode_json(head | {"choices": choices})
 
         has_scores = any(text.tokens for text in texts)  # which can be large
-        body = await asyncio.get_running_loop().run_in_executor(ANSWERS, write) if has_scores else write()
+        if has_scores:
+            with Turns(deadline_in(self._front.settings.timeout_seconds), exchange.disconnected) as turns:
+                body = await turns.hand_over(ANSWERS, write)
+        else:
+            body = write()
         await exchange.respond(body, JSON, version_header(stream.version), timing_header(stream.stages))
 
     async def _open(self, model: str | None, form: FormType, fields: JsonObject, exchange: Exchange) -> TextStream:
         name, version = named_model(model or form.model)
 
-        def read(task: AnyTask) -> Request | Coroutine[object, object, Request]:
+        def read(task: AnyTask) -> Request | Callable[[Turns], Awaitable[Request]]:
             if not task.generates:
                 raise Unprocessable(f"model {name!r} does {task.name}: it writes no texts")
             refuse_unknown(fields, self.form, task, *WITHOUT_EFFECT)

@@ -1,14 +1,15 @@
 """Follows the rollouts of the served models, and tells the manager what to load and how to share requests out.
 
 The registry is read, and rollouts are led, by `cycle`, in a thread of its own. A cycle fails as a whole: then
-everything stays as it is until the next one.
+everything stays as it is until the next one. A cycle that hangs is given up, and the next one has a connection and a
+thread of its own. Should it go on once the registry answers, it is as a second leader, which does no harm.
 """
 
 import logging
 import math
 import threading
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 
 from registry.redaction import describe_error
 from registry.references import Reference
@@ -16,7 +17,7 @@ from registry.rollout.control import Rollouts, RolloutViews
 from registry.rollout.guards import Guard
 from registry.rollout.state import RolloutState, Verdict
 from serving.manager.registry_poll import MakePool
-from serving.manager.registry_watch import NUDGED_SECONDS, connect_client
+from serving.manager.registry_watch import GIVE_UP_SECONDS, MAX_GIVEN_UP, NUDGED_SECONDS, connect_client
 from serving.manager.rollout.annotations import Annotator
 from serving.manager.rollout.cycle import Cycle, States
 from serving.runtime.backoff import jittered
@@ -55,8 +56,12 @@ class RolloutKeeper:
         self._woken = woken
         self._connect = connect or (lambda: Rollouts(connect_client(settings.registry)))
         self._spread = spread
-        self._pool = make_pool(1, "headwaiter-rollouts")
-        self._cycle_of: Cycle | None = None
+        self._make_pool = make_pool
+        self._pool = self._open()
+        self._given_up: list[Future[RolloutViews]] = []
+        """Cycles that hang."""
+        self._cycle_of: list[Cycle] = []
+        """The cycle of the connection, once it is made. A connection that is given up keeps its own list."""
         self._running: Future[RolloutViews] | None = None
         self._asked, self._factor = -math.inf, 1.0
         self._again = False
@@ -76,14 +81,16 @@ class RolloutKeeper:
         if self._running is not None:
             if not self._running.done():
                 self._again |= at_once
-                return
-            self._take(self._running)
+                if now - self._asked <= GIVE_UP_SECONDS or not self._give_up(self._running):
+                    return
+            else:
+                self._take(self._running)
             self._running = None
         self._again |= at_once
         is_nudged = self._again and now - self._asked >= NUDGED_SECONDS
         if now >= self._asked + self._factor * self._pause_seconds() or is_nudged:
             self._asked, self._factor, self._again = now, self._spread(1.0), False
-            self._running = self._pool.submit(self._cycle, frozenset(names), dict(states), now)
+            self._running = self._pool.submit(self._cycle, self._cycle_of, frozenset(names), dict(states), now)
             self._running.add_done_callback(lambda _: self._woken.set())
 
     def references(self) -> tuple[Reference, ...]:
@@ -123,6 +130,20 @@ class RolloutKeeper:
         """Begin nothing more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _open(self) -> Executor:
+        return self._make_pool(1, "headwaiter-rollouts")
+
+    def _give_up(self, running: Future[RolloutViews]) -> bool:
+        """Leave a cycle to its thread, and open another one; False where too many are left already."""
+        self._given_up = [each for each in self._given_up if not each.done()]
+        if len(self._given_up) >= MAX_GIVEN_UP:
+            return False
+        logger.warning("a request to the registry hangs and is given up; the next cycle has a new connection")
+        self._given_up.append(running)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool, self._cycle_of = self._open(), []
+        return True
+
     def _pause_seconds(self) -> float:
         """Between the begins of two cycles."""
         is_idle = self._left is None and not any(state.is_active for state in self.view.states.values())
@@ -138,15 +159,16 @@ class RolloutKeeper:
                 logger.warning("rollouts stay as they are, the registry cannot be read or written: %s", told)
             self._trouble = told
 
-    def _cycle(self, names: Collection[str], states: States, now: float) -> RolloutViews:
-        if self._cycle_of is None:
-            self._cycle_of = Cycle(
+    def _cycle(self, made: list[Cycle], names: Collection[str], states: States, now: float) -> RolloutViews:
+        if not made:
+            cycle = Cycle(
                 self._settings.run,
                 self._connect(),
                 prometheus_url=self._settings.prometheus_url,
                 annotator=Annotator(self._settings.grafana_url, self._settings.grafana_token),
             )
-        return self._cycle_of.run(names, states, now)
+            made.append(cycle)
+        return made[0].run(names, states, now)
 
 
 def _verdicts(state: RolloutState) -> dict[str, int]:

@@ -18,7 +18,7 @@ from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.engine.batching.cost import Cost
-from serving.engine.engine import Engine
+from serving.engine.engine import CANARY_TOKENS, Engine
 from serving.engine.heart import Heart
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
@@ -114,23 +114,32 @@ def test_a_batch_that_waited_for_the_one_before_had_the_device_from_its_end() ->
 class Device(Model):
     """A model on a device that some rows break: for good, or not at all.
 
-    broken_by: a token of such rows. faults: how often they still do.
+    broken_by: a token of such rows. faults: how often they still do. raises: whether it does, or answers NaN instead.
+    checks: how often other rows than those that were asked were run.
     """
 
     broken_by = 13
     is_sticky = True
+    raises = True
+    checks = 0
     is_broken = False
     faults = 10**9
 
     def launch(self, rows: Sequence[Row]) -> Any:
         """Fail on a row with the token, and on all rows once the device is broken."""
+        is_broken = self.is_broken
+        self.checks += any(each.length == CANARY_TOKENS for each in rows)
         if self.faults and any(self.broken_by in memoryview(each.tokens).cast("i") for each in rows):
             self.faults -= 1
-            self.is_broken = self.is_sticky
+            self.is_broken, is_broken = self.is_sticky, True
+        if is_broken and self.raises:
             raise RuntimeError("an illegal memory access was encountered")
-        if self.is_broken:
-            raise RuntimeError("an illegal memory access was encountered")
-        return super().launch(rows)
+        done = super().launch(rows)
+        if is_broken:
+            done.arrays = tuple(
+                torch.full_like(array, torch.nan) if array.is_floating_point() else array for array in done.arrays
+            )
+        return done
 
 
 def ask(tmp_path: Path, model: Model, rows: Sequence[Row]) -> tuple[dict[int, str], BaseException | None, Rows | None]:
@@ -187,6 +196,7 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Device:
 def broken_by_13(device: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
     monkeypatch.setattr(device, "is_broken", False, raising=False)
     monkeypatch.setattr(device, "faults", 10**9, raising=False)
+    monkeypatch.setattr(device, "checks", 0)
     return device
 
 
@@ -233,3 +243,35 @@ def test_of_rows_that_must_be_alone_only_the_one_that_breaks_the_device_was_comp
     assert replies == {0: "answer"}
     assert isinstance(raised, EngineError)
     assert computed == {b"front": [1]}
+
+
+@pytest.mark.parametrize("tokens", [(13,), (5, 13, 6)])
+def test_an_engine_whose_device_answers_nan_for_good_ends_and_blames_no_row(
+    tmp_path: Path, broken_by_13: Device, monkeypatch: pytest.MonkeyPatch, tokens: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(broken_by_13, "raises", False)
+    replies, raised, _ = ask(tmp_path, broken_by_13, rows_of(broken_by_13, *tokens))
+    assert replies == {}
+    assert isinstance(raised, EngineError)
+    assert "after FloatingPointError it failed on a plain row (FloatingPointError)" in str(raised)
+
+
+def test_a_row_that_gives_nan_ends_no_engine_and_has_it_checked_now_and_then(
+    tmp_path: Path, broken_by_13: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broken_by_13, "raises", False)
+    monkeypatch.setattr(Device, "is_sticky", False)
+    monkeypatch.setattr("serving.engine.recheck.PAUSE_SECONDS", 1000.0)
+    rows = rows_of(broken_by_13, *[13] * 8, is_alone=True)
+    replies, raised, _ = ask(tmp_path, broken_by_13, rows)
+    assert (replies, raised) == (dict.fromkeys(range(8), "answer"), None)
+    assert broken_by_13.checks == 2, "before the first row, and after it"
+
+
+def test_a_model_whose_plain_row_was_never_finite_is_not_ended_for_it(
+    tmp_path: Path, broken_by_13: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broken_by_13, "raises", False)
+    broken_by_13.is_broken = True
+    replies, raised, _ = ask(tmp_path, broken_by_13, rows_of(broken_by_13, 5))
+    assert (replies, raised) == ({0: "answer"}, None)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import SimpleNamespace
@@ -14,13 +14,15 @@ import pytest
 
 from serving.errors import ClientGone, DeadlineExceeded, ServingError
 from serving.front import turns as module
+from serving.front.app import DataPlane
 from serving.front.fair_pool import FairPool
 from serving.front.turns import TEXTS, Turns
+from serving.processors.chat_template import ChatTemplate
 from serving.processors.tokenizer import LONG_CHARACTERS, TextEncoder
 from serving.tasks.base.request import Request, convert_request
 from serving.wire.messages import Encoded
 from tests.serving.front.local_front import FakeLink, Letters, MakeFront
-from tests.serving.front.task_fronts import TOKENS, post, serve_tasks
+from tests.serving.front.task_fronts import TOKENS, no_other_app, post, serve_tasks
 from tests.waiting import WAIT_SECONDS
 
 
@@ -99,6 +101,99 @@ def test_work_that_waits_for_a_thread_ends_with_the_deadline_and_is_not_begun() 
         assert not begun.is_set()
 
     asyncio.run(work(ThreadPoolExecutor(1), threading.Event()))
+
+
+def test_work_that_waits_for_a_thread_ends_when_the_client_leaves_and_is_not_begun() -> None:
+    async def work(pool: ThreadPoolExecutor, free: threading.Event) -> None:
+        pool.submit(free.wait, WAIT_SECONDS)
+        begun, left = threading.Event(), asyncio.Event()
+        with Turns(time.monotonic() + 60, left.wait) as turns:
+            asyncio.get_running_loop().call_later(0.05, left.set)
+            with pytest.raises(ClientGone):
+                await turns.hand_over(pool, begun.set)
+        free.set()
+        pool.shutdown()
+        assert not begun.is_set()
+
+    asyncio.run(asyncio.wait_for(work(ThreadPoolExecutor(1), threading.Event()), WAIT_SECONDS / 2))
+
+
+CHAT = b'{"model": "text-generation", "messages": [{"role": "user", "content": "hi"}]}'
+
+
+@pytest.fixture
+def end_queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """The only thread for chats and for written answers is taken, until this is called. Then what waits is done."""
+    free, pool = threading.Event(), FairPool(1, "busy")
+    pool.submit(free.wait, WAIT_SECONDS)
+
+    def end() -> None:
+        free.set()
+        pool.submit(int).result(WAIT_SECONDS)
+
+    monkeypatch.setattr("serving.front.protocols.openai_chat.CHATS", pool)
+    monkeypatch.setattr("serving.front.attempts.ANSWERS", pool)
+    monkeypatch.setattr("serving.front.protocols.openai_completions.ANSWERS", pool)
+    yield end
+    free.set()
+    pool.shutdown()
+
+
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was rendered of chats."""
+    found: list[str] = []
+    monkeypatch.setattr(ChatTemplate, "render", lambda *given, **named: found.append("hi") or "hi")
+    return found
+
+
+def test_a_chat_that_waits_to_be_rendered_gets_504_at_its_deadline(
+    make_front: MakeFront, end_queue: Callable[[], None], rendered: list[str]
+) -> None:
+    front = make_front(timeout_seconds=0.3)
+    serve_tasks(front, ["text-generation"])
+    assert post(front, "/v1/chat/completions", CHAT).status_code == 504
+    end_queue()
+    assert rendered == []
+
+
+def test_a_chat_whose_client_has_left_is_not_rendered(
+    make_front: MakeFront, end_queue: Callable[[], None], rendered: list[str]
+) -> None:
+    front = make_front()
+    serve_tasks(front, ["text-generation"])
+    messages = iter([{"type": "http.request", "body": CHAT}, {"type": "http.disconnect"}])
+    path = "/v1/chat/completions"
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+    scope |= {"headers": [(b"content-type", b"application/json")], "client": ("::1", 1), "scheme": "http"}
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        pass
+
+    app: Any = DataPlane(front, no_other_app)
+    asyncio.run(asyncio.wait_for(app(scope, receive, send), WAIT_SECONDS / 2))
+    end_queue()
+    assert rendered == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/models/text-classification", b'{"inputs": "a"}'),
+        ("/v1/completions", b'{"model": "text-generation", "prompt": "a", "logprobs": 1}'),
+    ],
+)
+@pytest.mark.usefixtures("end_queue")
+def test_a_large_answer_that_waits_to_be_written_gets_504_at_its_deadline(
+    make_front: MakeFront, monkeypatch: pytest.MonkeyPatch, path: str, body: bytes
+) -> None:
+    monkeypatch.setattr("serving.front.loaded_version.LARGE_ANSWER_BYTES", -1)
+    front = make_front(timeout_seconds=0.3)
+    serve_tasks(front, ["text-classification", "text-generation"])
+    assert post(front, path, body).status_code == 504
 
 
 def test_a_connection_that_cannot_be_watched_does_not_end_the_request() -> None:

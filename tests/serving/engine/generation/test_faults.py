@@ -129,6 +129,73 @@ def test_a_model_that_no_longer_works_is_reported_and_no_row_gets_the_blame(monk
     assert scheduler.take_due() == []
 
 
+@dataclass
+class Spoilt:
+    """A module whose logits are NaN: of prompts with this token, or of all from then on."""
+
+    module: Any
+    token: int
+    is_sticky: bool
+    is_broken: bool = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+    def __call__(self, input_ids: torch.Tensor, **given: Any) -> Any:
+        output = self.module(input_ids=input_ids, **given)
+        rows = (input_ids == self.token).any(-1)
+        self.is_broken |= self.is_sticky and bool(rows.any())
+        output.logits[rows | self.is_broken] = torch.nan
+        return output
+
+
+@pytest.mark.parametrize("is_sticky", [True, False])
+def test_logits_that_are_not_finite_have_the_model_looked_at(*, is_sticky: bool) -> None:
+    module = load("gpt2")
+    decoder = CausalDecoder(module, 0)
+    decoder.module = spoilt = Spoilt(module, 9, is_sticky)  # type: ignore[assignment]  # called alike
+    looked: list[bool] = []
+
+    def verify() -> None:
+        looked.append(spoilt.is_broken)
+        if spoilt.is_broken:
+            raise EngineError("the model does not work any more")
+
+    scheduler = Scheduler(decoder, Encoder(), limit_tokens=10_000, max_rows=8, verify=verify)  # type: ignore[arg-type]
+    for number, prompt in enumerate([[5, 6, 7], [5, 9, 7], [9, 6, 5]], 1):
+        scheduler.add(b"f", row(number, prompt), 0.0)
+    if is_sticky:
+        with pytest.raises(EngineError):
+            finish(scheduler)
+        assert scheduler.take_due() == []
+    else:
+        found = finish(scheduler)
+        assert found.failures == {2: "failed", 3: "failed"}
+        assert found.tokens == {1: alone(module, [5, 6, 7])}
+        scheduler.add(b"f", row(4, [9, 9]), 0.0)
+        assert finish(scheduler).failures == {4: "failed"}
+    assert looked == [is_sticky], "a client cannot have it looked at all the time"
+
+
+def test_a_beam_search_over_logits_that_are_not_finite_fails_and_has_the_model_looked_at() -> None:
+    module = load("gpt2")
+    looked: list[bool] = []
+    scheduler = Scheduler(
+        CausalDecoder(module, 0),
+        Encoder(),  # type: ignore[arg-type]  # reads like a TextEncoder
+        limit_tokens=10_000,
+        max_rows=8,
+        verify=lambda: looked.append(True),
+    )
+    scheduler.add(b"f", row(1, [5, 6, 7], num_beams=2), 0.0)
+    hook = module.register_forward_hook(lambda _module, _args, output: output.logits.fill_(torch.nan))
+    try:
+        found = finish(scheduler)
+    finally:
+        hook.remove()
+    assert (found.failures, found.tokens, looked) == ({1: "failed"}, {}, [True])
+
+
 class Rule(transformers.LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
     """A sampling rule that fails on rows whose text has this token."""
 

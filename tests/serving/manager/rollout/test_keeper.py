@@ -1,5 +1,6 @@
 """Replicas that lead a rollout through a registry in memory: whoever leads, the same happens, and nothing is lost."""
 
+import threading
 from pathlib import Path
 
 import msgspec
@@ -8,13 +9,19 @@ import pytest
 from registry.errors import RegistryUnavailable
 from registry.history import Move
 from registry.references import Reference
+from registry.rollout.control import Rollouts
 from registry.rollout.state import COUNTS, RolloutState
+from registry.settings import RegistrySettings
+from serving.manager.registry_watch import GIVE_UP_SECONDS, MAX_GIVEN_UP
 from serving.manager.rollout.cycle import HAND_SECONDS, LEASE_SECONDS, Cycle
-from serving.manager.rollout.keeper import IDLE_POLLS
+from serving.manager.rollout.keeper import IDLE_POLLS, RolloutKeeper
+from serving.settings import ServingSettings
 from serving.wire.rollout_counts import RolloutCounts, SideCounts, write_counts
 from serving.wire.version_state import State
+from tests.e2e.server import wait_until
 from tests.rollout_registry import MemoryVersions
 from tests.serving.manager.world import Server
+from tests.waiting import WAIT_SECONDS
 
 READY: dict[tuple[str, str], State] = {("m", "1"): "ready", ("m", "2"): "ready"}
 EVERY = 60.0
@@ -270,3 +277,58 @@ def test_the_manager_loads_the_candidate_beside_the_stable_version_and_tells_fro
         assert server.states() == {"1": "ready"}
     finally:
         server.close()
+
+
+def test_a_cycle_that_hangs_is_given_up_and_the_next_has_a_connection_of_its_own(
+    versions: MemoryVersions, tmp_path: Path
+) -> None:
+    may_answer, connects = threading.Event(), []
+
+    def connect() -> Rollouts:
+        connects.append(threading.current_thread())
+        if len(connects) <= 2:
+            may_answer.wait(WAIT_SECONDS)
+        return versions.rollouts()
+
+    settings = ServingSettings(RegistrySettings(tmp_path, ""), (), tmp_path, poll_seconds=1.0)
+    keeper = RolloutKeeper(settings, threading.Event(), connect, spread=lambda seconds: seconds)
+    now = 0.0
+    for hanging in (1, 2):
+        keeper.step(now, ("m",), READY)
+        keeper.step(now + GIVE_UP_SECONDS, ("m",), READY)
+        wait_until(lambda hanging=hanging: len(connects) == hanging, "it hangs")
+        now += GIVE_UP_SECONDS + 1
+    keeper.step(now, ("m",), READY)
+    assert keeper._running is not None
+    wait_until(keeper._running.done, "the new connection has answered")
+    current, given_up = keeper._cycle_of[0], list(keeper._given_up)
+    keeper.step(now, ("m",), READY)
+    assert (len(connects), keeper.view.states["m"].phase) == (3, "running")
+    may_answer.set()
+    wait_until(lambda: all(each.done() for each in given_up), "the hanging cycles have ended")
+    view = keeper.view
+    keeper.step(now, ("m",), READY)
+    assert keeper.view is view, "what comes too late is not taken"
+    assert keeper._cycle_of[0] is current
+    keeper.close()
+
+
+def test_only_so_many_cycles_are_left_hanging(versions: MemoryVersions, tmp_path: Path) -> None:
+    may_answer, connects = threading.Event(), []
+
+    def connect() -> Rollouts:
+        connects.append(threading.current_thread())
+        may_answer.wait(WAIT_SECONDS)
+        return versions.rollouts()
+
+    settings = ServingSettings(RegistrySettings(tmp_path, ""), (), tmp_path, poll_seconds=1.0)
+    keeper = RolloutKeeper(settings, threading.Event(), connect, spread=lambda seconds: seconds)
+    for turn in range(3 * MAX_GIVEN_UP):
+        keeper.step(turn * (GIVE_UP_SECONDS + 1), ("m",), READY)
+        wait_until(lambda turn=turn: len(connects) == min(turn, MAX_GIVEN_UP) + 1, "it hangs")
+    may_answer.set()
+    assert keeper._running is not None
+    wait_until(keeper._running.done, "the last one is waited for")
+    keeper.step(3 * MAX_GIVEN_UP * (GIVE_UP_SECONDS + 1), ("m",), READY)
+    assert keeper.view.states["m"].phase == "running"
+    keeper.close()
