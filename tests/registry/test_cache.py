@@ -403,6 +403,37 @@ def test_what_was_not_used_for_longest_leaves(settings: RegistrySettings) -> Non
         cache.make_room(3501)
 
 
+def test_files_that_vanish_while_sizes_are_read_count_nothing(
+    settings: RegistrySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root,) = fill(settings, "a")
+    (root / "graphs").mkdir()
+    left = root / "graphs" / "a.tmp"
+    left.write_bytes(bytes(100))
+    lstat = Path.lstat
+
+    def vanish(path: Path) -> os.stat_result:
+        if path == left:
+            path.unlink(missing_ok=True)
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", vanish)
+    bounded(settings, 1500).make_room(500)
+    assert not left.exists()
+    assert root.exists()
+
+
+def test_what_can_be_left_out_has_room_where_what_is_held_leaves_some(settings: RegistrySettings) -> None:
+    held, _ = fill(settings, "a", "b")
+    cache = bounded(settings, 2000)
+    kept = cache.find("a" * 64)
+    assert kept is not None
+    assert not cache.finds_room(1500)
+    assert set(settings.cache.iterdir()) == {held}, "what is held stays, and room was made for others"
+    assert cache.finds_room(1000)
+    assert not cache.finds_room(2001)
+
+
 @pytest.mark.parametrize("age_seconds", [-1e9, 0.0, 1e9])
 def test_what_is_about_to_be_loaded_stays_whatever_the_clock_says(
     settings: RegistrySettings, version: ResolvedVersion, age_seconds: float
