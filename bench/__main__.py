@@ -41,7 +41,7 @@ from bench import (
     swap_latency,
 )
 from bench.page import write_part, written
-from bench.processes import BenchError
+from bench.processes import BenchError, BeyondBounds
 from bench.runtimes import comparison as runtimes
 
 BENCHMARKS: dict[str, Callable[[float], str]] = {
@@ -83,7 +83,7 @@ QUIET = 0.05
 
 
 def main() -> int:
-    """Run the chosen benchmarks and print their tables; 1 where one could not run."""
+    """Run the chosen benchmarks and print their tables; 1 where one could not run, or was beyond its bounds."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Headwaiter on this machine.")
     names = f"{' or '.join(BENCHMARKS)}; by default all but {', '.join(ON_REQUEST)}"
     parser.add_argument("benchmarks", nargs="*", metavar="benchmark", help=names)
@@ -108,6 +108,9 @@ def main() -> int:
             print(f"\n{section}\n\n{describe_others(before, others_share())}", flush=True)
             if options.write:
                 write_part(name, describe_machine(), section)
+    except BeyondBounds as error:
+        print(f"\n{error.section}\n\n{name}: {error}", flush=True)
+        return 1
     except BenchError as error:
         print(error, file=sys.stderr)
         return 1

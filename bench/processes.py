@@ -28,6 +28,25 @@ class BenchError(Exception):
     """A process of the benchmark failed; the message holds the end of its log."""
 
 
+class BeyondBounds(BenchError):
+    """A run was outside of its bounds. section: of the report, to be printed all the same."""
+
+    def __init__(self, message: str, section: str) -> None:
+        super().__init__(message)
+        self.section = section
+
+
+def check_bounds(section: str, bounds: Mapping[str, bool], *, is_full: bool) -> str:
+    """Return the section. Raises BeyondBounds where a run of full length has not kept a bound.
+
+    bounds: what to say where one was not kept → whether it was. is_full: whether the run was long enough to tell.
+    """
+    broken = [said for said, is_kept in bounds.items() if not is_kept]
+    if is_full and broken:
+        raise BeyondBounds(f"beyond its bounds: {'; '.join(broken)}", section)
+    return section
+
+
 @dataclass(frozen=True)
 class Server:
     """A running server. url: where a text is posted. field: the body's key. in_list: whether it takes a list.

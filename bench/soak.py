@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench.headwaiter_server import headwaiter
 from bench.models import encoder_folder, tiny_classifier
-from bench.processes import Server
+from bench.processes import Server, check_bounds
 from bench.report import errors, rate, table
 from bench.results import LoadResult, run_load
 from bench.swap_latency import Kind, Swapping
@@ -34,6 +34,8 @@ POINTS = 20
 """Of the curve that is printed."""
 MAX_GROWTH = 1.05
 """Of memory and of descriptors, from the second tenth of the run to the last."""
+FULL_SECONDS = 900.0
+"""A shorter run still warms up in its second tenth, so its growth says nothing."""
 
 
 @dataclass
@@ -110,7 +112,10 @@ class Counts:
 
 
 def run(seconds: float) -> str:
-    """The section of the report. seconds: of the run; 900 come to a million requests and a thousand moves."""
+    """The section of the report. seconds: of the run; 900 come to a million requests and a thousand moves.
+
+    Raises BeyondBounds where a run of at least that long is beyond its bounds.
+    """
     texts = make_texts(SHORT, read_words(encoder_folder() / "vocab.txt"))
     curve, took = Curve(), list[float]()
     with TemporaryDirectory(prefix="hw-") as folder:  # sockets need a short path
@@ -124,10 +129,17 @@ def run(seconds: float) -> str:
             with _sampled(curve, counts, server.pid), swapping.going_on(Kind("soak", ORDER, took=took)):
                 result = run_load(server, texts, CONNECTIONS, seconds)
             counts.look()
-    return _describe(curve, took, result, counts.total - before)
+    counted, answered = counts.total - before, result.ever.get("200", 0)
+    bounds = {
+        "memory has grown": curve.growth(curve.mebibytes) <= MAX_GROWTH,
+        "descriptors have grown": curve.growth(curve.descriptors) <= MAX_GROWTH,
+        f"the server counted {counted:,} answers and the clients {answered:,}": counted == answered,
+    }
+    section = _describe(curve, took, result, counted, is_within=all(bounds.values()))
+    return check_bounds(section, bounds, is_full=seconds >= FULL_SECONDS)
 
 
-def _describe(curve: Curve, took: list[float], result: LoadResult, counted: int) -> str:
+def _describe(curve: Curve, took: list[float], result: LoadResult, counted: int, *, is_within: bool) -> str:
     answered, rounds = result.ever.get("200", 0), len(took) // len(ORDER)
     memory, files = curve.growth(curve.mebibytes), curve.growth(curve.descriptors)
     header = ["requests", "requests/s", "p50 ms", "p99 ms", "errors", "alias moves", "loads", "memory", "descriptors"]
@@ -143,7 +155,6 @@ def _describe(curve: Curve, took: list[float], result: LoadResult, counted: int)
         f"{memory:.3f}",
         f"{files:.3f}",
     ]
-    is_within = max(memory, files) <= MAX_GROWTH and counted == answered
     return "\n".join(
         [
             f"## A long run: {curve.seconds[-1] / 60:.0f} minutes, a text classifier of negligible cost, "

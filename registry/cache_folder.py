@@ -163,18 +163,31 @@ class CacheFolder:
                 f"the artifact has {size_bytes:,} bytes, and the cache holds {self.most_bytes:,} "
                 "(HEADWAITER_ARTIFACT_CACHE_BYTES, or half of the disk): set it higher"
             )
+        self._remove_unused(size_bytes)
+        if size_bytes > shutil.disk_usage(self.path).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    def finds_room(self, size_bytes: int) -> bool:
+        """Make room as `make_room` does, for what can be left out: whether it is within the bound then."""
+        return size_bytes <= self.most_bytes and self._remove_unused(size_bytes)
+
+    def _remove_unused(self, size_bytes: int) -> bool:
+        """Remove what nobody holds until `size_bytes` more are within the bound; whether they are."""
         with self._locked():
-            found = {root: root.lstat().st_mtime for root in self.path.iterdir() if DIGEST.fullmatch(root.name)}
-            sizes = {root: _size_bytes(root) for root in found}
+            used = {}
+            for root in self.path.iterdir():
+                if DIGEST.fullmatch(root.name):
+                    with suppress(FileNotFoundError):  # its files were damaged, and another process removed it
+                        used[root] = root.lstat().st_mtime
+            sizes = {root: _size_bytes(root) for root in used}
             excess = sum(sizes.values()) + size_bytes - self.most_bytes
-            for root in sorted(found, key=lambda root: found[root]):
+            for root in sorted(used, key=lambda root: used[root]):
                 if excess <= 0:
                     break
                 if is_free(root):
                     self.discard(root)
                     excess -= sizes[root]
-        if size_bytes > shutil.disk_usage(self.path).free:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        return excess <= 0
 
     def _sweep(self) -> None:
         """Remove what processes that were killed have left."""
@@ -206,5 +219,10 @@ def check_own(root: Path, folder: str) -> None:
 
 
 def _size_bytes(root: Path) -> int:
-    """The bytes of the files below the folder."""
-    return sum(path.lstat().st_size for path in root.rglob("*"))
+    """The bytes of the files below the folder, without those that vanish meanwhile, as an engine's graph may."""
+    size = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += Path(folder, name).lstat().st_size
+    return size

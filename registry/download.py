@@ -1,8 +1,12 @@
 """Copies files of a version from MLflow's artifact store: plain names only, and no more than there is room for."""
 
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,15 @@ from registry.tracking import connect
 RECORD = "MLmodel"
 HTTP_SCHEMES = ("http", "https", "mlflow-artifacts")
 """Of locations that MLflow reads from a server with the credentials for MLflow."""
+STALL_SECONDS = 300.0
+"""A download that brings less than MIN_BYTES in this time is given up. Untuned: a load may take 600 seconds."""
+MIN_BYTES = 1 << 20
+"""MLflow (3.17) writes parts of this size, so less is not seen."""
+LOOK_SECONDS = 1.0
+MAX_STALLED = 64
+"""Downloads that were given up and hang all the same, in one process; with more, none is begun."""
+
+_stalled: "list[Future[Any]]" = []
 
 
 class ArtifactStore:
@@ -45,11 +58,11 @@ class ArtifactStore:
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 (target / name).write_bytes(record)
             return record is not None
-        listed = self._trying(lambda: self._store.list_artifacts(name.rpartition("/")[0]))
+        listed = self._trying(lambda: _watched(lambda: self._store.list_artifacts(name.rpartition("/")[0]), target))
         for size in [entry.file_size or 0 for entry in listed if entry.path == name]:
             if size > MAX_RECORD_BYTES:
                 raise UnsafeArtifact(f"{name} has {size:,} bytes, at most {MAX_RECORD_BYTES:,} are read")
-            self._trying(lambda: self._store.download_artifacts(name, str(target)))
+            self._trying(lambda: _watched(lambda: self._store.download_artifacts(name, str(target)), target))
             return True
         return False
 
@@ -66,7 +79,7 @@ class ArtifactStore:
         A file with several names (hard links) is refused where no digest says what it has to hold.
         """
         if self._local is None:
-            self._trying(lambda: self._store.download_artifacts(folder, str(target)))
+            self._trying(lambda: _watched(lambda: self._store.download_artifacts(folder, str(target)), target))
             list_plain(target, folder)
             return
         root = self._local
@@ -102,6 +115,44 @@ class ArtifactStore:
             raise RegistryUnavailable(
                 f"the files of {version.name}/{version.version} could not be downloaded from {version.source}: {error}"
             ) from error
+
+
+def _watched(call: Callable[[], Any], target: Path) -> Any:
+    """The result of a call that may fill the folder `target`. Raises TimeoutError where too little comes.
+
+    A store that sends a byte now and then keeps within every timeout of a connection. No thread can be ended, so the
+    call goes on in one of its own, where it holds up nobody.
+    """
+    _stalled[:] = [each for each in _stalled if not each.done()]
+    if len(_stalled) >= MAX_STALLED:
+        raise TimeoutError(f"{len(_stalled)} downloads that brought too little have not ended: restart the server")
+    future: Future[Any] = Future()
+    threading.Thread(target=_run_into, args=(future, call), name="headwaiter-download", daemon=True).start()
+    seen, since = _written_bytes(target), time.monotonic()
+    while not wait_for([future], timeout=LOOK_SECONDS).done:
+        now, written = time.monotonic(), _written_bytes(target)
+        if written >= seen + MIN_BYTES:
+            seen, since = written, now
+        elif now - since > STALL_SECONDS:
+            _stalled.append(future)
+            raise TimeoutError(f"less than {MIN_BYTES:,} bytes came in {STALL_SECONDS:g} s: look at the store")
+    return future.result()
+
+
+def _run_into(future: "Future[Any]", call: Callable[[], Any]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as error:  # whoever waits gets it
+        future.set_exception(error)
+
+
+def _written_bytes(folder: Path) -> int:
+    """Room that the files take: MLflow may give a file its whole length before its parts come."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            size += 512 * path.lstat().st_blocks
+    return size
 
 
 def _find_store(version: ResolvedVersion, settings: RegistrySettings) -> Any:

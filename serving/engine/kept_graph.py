@@ -25,6 +25,8 @@ from typing import Any, cast
 import msgspec
 import torch
 
+from registry.cache_folder import CacheFolder
+from registry.settings import RegistrySettings
 from serving.engine.kept_record import FOLDER_MODE, open_own, read_record, write_record
 from serving.engine.model import Model
 from serving.engine.optimizations.execution_form import ExecutionForm
@@ -135,12 +137,13 @@ def is_keepable(model: Model) -> bool:
     return has_script and model.contract.example is not None
 
 
-def keep_graph(path: Path, model: Model, dtype: str, dtype_note: str) -> None:
+def keep_graph(path: Path, model: Model, dtype: str, dtype_note: str, most_bytes: int) -> None:
     """Keep the model's graph for `load_graph`, unless another engine has. Blocks while its weights are written.
 
-    A failure is logged.
+    It is not kept where the cache is full of what is held. A failure is logged.
 
-    dtype: the operator's. Call it once: what can be saved is given up.
+    dtype: the operator's. most_bytes: the cache's bound, 0 for half of the disk. Call it once: what can be saved is
+    given up.
     """
     traced = cast(TracedModule, model.module)
     script, traced.script = traced.script, None
@@ -148,6 +151,7 @@ def keep_graph(path: Path, model: Model, dtype: str, dtype_note: str) -> None:
     if has_graph(path, dtype):
         return
     try:
+        _check_room(path, script, most_bytes)
         path.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
         packed = tuple(_unpack(script))
         record = _Record(
@@ -190,12 +194,20 @@ def _find(script: torch.jit.ScriptModule, path: str) -> tuple[Any, str]:
     return reduce(getattr, parts, script), parameter
 
 
-def _save(script: torch.jit.ScriptModule, path: Path) -> str:
-    """Write the script in one step, mode 0600; sha256 of the file. Raises OSError, and torch's errors."""
+def _check_room(path: Path, script: torch.jit.ScriptModule, most_bytes: int) -> None:
+    """Raise OSError where the graph has no room on the disk, or within the cache's bound with what is held there."""
     size = sum(each.nbytes for each in script.parameters())
-    status = os.statvfs(path.parent)
+    cache = path.parents[2]
+    status = os.statvfs(cache)
     if SPARE_FACTOR * size > status.f_bavail * status.f_frsize:
         raise OSError("the disk has little room")
+    folder = CacheFolder(RegistrySettings(cache.parent, "", artifact_cache_bytes=most_bytes))
+    if not folder.finds_room(size):
+        raise OSError(f"all {folder.most_bytes:,} bytes of the cache are in use (HEADWAITER_ARTIFACT_CACHE_BYTES)")
+
+
+def _save(script: torch.jit.ScriptModule, path: Path) -> str:
+    """Write the script in one step, mode 0600; sha256 of the file. Raises OSError, and torch's errors."""
     descriptor, staging = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "rb") as file, warnings.catch_warnings():

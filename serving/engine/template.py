@@ -11,7 +11,6 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from serving.engine.__main__ import main as run_engine
 from serving.engine.early_imports import import_for, import_wanted
 from serving.runtime.command_line import fits_command_line, show_command_line
 from serving.runtime.logs import set_up_logging
+from serving.runtime.peer import is_own_user
 from serving.runtime.priority import OomScore, run_at_low_priority
 from serving.runtime.server_process import LOOK_SECONDS, ServerProcess
 from serving.wire.engine_orders import MAX_REQUEST_BYTES, ForkReply, ForkRequest, read_report
@@ -32,8 +32,6 @@ logger = logging.getLogger("headwaiter.template")
 
 NATIVE_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "GLIBC_", "LD_")
 """Prefixes of variables that native libraries read when they are loaded, so that a fork cannot change them."""
-PEER = struct.Struct("3i")
-"""`struct ucred`: process, user and group of a peer."""
 LEAVE_SECONDS = 6.0
 """A thread that has been joined is still the kernel's for a moment. Where all cores are busy, one of low priority waits
 until it gets a core to end on."""
@@ -189,12 +187,6 @@ def has_hung_up(link: socket.socket) -> bool:
         return False
     except OSError:
         return True
-
-
-def is_own_user(link: socket.socket) -> bool:
-    """Whether the process at the other end is this user's, as the kernel tells it (SO_PEERCRED, unix(7))."""
-    _, user, _ = PEER.unpack(link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))
-    return bool(user == os.geteuid())
 
 
 def native_variables(environ: dict[str, str]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from registry.rollout.state import RolloutState
 from registry.versions import Versions
 from serving.manager.registry_watch import connect_client
 from serving.runtime.daemon_pool import DaemonPool
+from serving.runtime.peer import is_own_user
 from serving.settings import ServingSettings
 from serving.wire.registry_orders import (
     BODIES,
@@ -81,8 +82,11 @@ class RegistryDesk:
                     logger.warning("an order could not be taken, it is tried again: %s", error)
 
     def _serve(self, link: socket.socket) -> None:
-        """Answer one front."""
+        """Answer one front, a process of this user; another one's connection is closed."""
         with link, suppress(OSError, msgspec.DecodeError):  # a front that left or took too long, or no front
+            if not is_own_user(link):
+                logger.warning("an order was refused: it came from a process of another user")
+                return
             link.settimeout(READ_SECONDS)
             order = msgspec.json.decode(_read(link), type=Order)
             link.sendall(msgspec.json.encode(self.do(order)))

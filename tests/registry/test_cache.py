@@ -4,10 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TextIO
 
 import msgspec
@@ -23,6 +25,7 @@ from registry.errors import (
     ContractError,
     DigestMismatch,
     IncompleteArtifact,
+    RegistryUnavailable,
     UnpinnedArtifact,
     UnsafeArtifact,
 )
@@ -445,6 +448,77 @@ def test_what_was_not_used_for_longest_leaves(settings: RegistrySettings) -> Non
     assert set(settings.cache.iterdir()) == {first}
     with pytest.raises(InvalidSetting, match="HEADWAITER_ARTIFACT_CACHE_BYTES"):
         cache.make_room(3501)
+
+
+class DrippingStore:
+    """A store that is elsewhere. It hangs until `may_end`, and then copies the artifact."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.may_end, self.begun = root, threading.Event(), 0
+
+    def list_artifacts(self, folder: str) -> list[SimpleNamespace]:
+        found = sorted((self.root / folder).iterdir())
+        names = [(path, str(path.relative_to(self.root))) for path in found]
+        return [SimpleNamespace(path=name, is_dir=path.is_dir(), file_size=path.stat().st_size) for path, name in names]
+
+    def download_artifacts(self, name: str, target: str) -> None:
+        self.begun += 1
+        assert self.may_end.wait(WAIT_SECONDS)
+        copy = shutil.copytree if (self.root / name).is_dir() else shutil.copy
+        copy(self.root / name, Path(target) / name)
+
+
+def test_a_download_that_brings_too_little_ends_and_the_next_one_begins_anew(
+    settings: RegistrySettings, version: ResolvedVersion, stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DrippingStore(stored)
+    monkeypatch.setattr(download, "_find_store", lambda *_: store)
+    monkeypatch.setattr(download, "_is_local", lambda _: False)
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(download, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(download, "_stalled", [])
+    for begun in (1, 2):
+        with pytest.raises(RegistryUnavailable, match="bytes came in"):
+            fetch(version, settings)
+        assert store.begun == begun
+    monkeypatch.setattr(download, "MAX_STALLED", 2)
+    with pytest.raises(RegistryUnavailable, match="have not ended"):
+        fetch(version, settings)
+    monkeypatch.setattr(download, "STALL_SECONDS", WAIT_SECONDS)
+    store.may_end.set()
+    wait_until(lambda: all(each.done() for each in download._stalled), "they have ended")
+    assert fetch(version, settings)[0].is_dir()
+
+
+def test_files_that_vanish_while_sizes_are_read_count_nothing(
+    settings: RegistrySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root,) = fill(settings, "a")
+    (root / "graphs").mkdir()
+    left = root / "graphs" / "a.tmp"
+    left.write_bytes(bytes(100))
+    lstat = Path.lstat
+
+    def vanish(path: Path) -> os.stat_result:
+        if path == left:
+            path.unlink(missing_ok=True)
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", vanish)
+    bounded(settings, 1500).make_room(500)
+    assert not left.exists()
+    assert root.exists()
+
+
+def test_what_can_be_left_out_has_room_where_what_is_held_leaves_some(settings: RegistrySettings) -> None:
+    held, _ = fill(settings, "a", "b")
+    cache = bounded(settings, 2000)
+    kept = cache.find("a" * 64)
+    assert kept is not None
+    assert not cache.finds_room(1500)
+    assert set(settings.cache.iterdir()) == {held}, "what is held stays, and room was made for others"
+    assert cache.finds_room(1000)
+    assert not cache.finds_room(2001)
 
 
 @pytest.mark.parametrize("age_seconds", [-1e9, 0.0, 1e9])

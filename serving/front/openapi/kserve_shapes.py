@@ -52,7 +52,10 @@ class ModelMetadata(TypedDict):
 
 
 class ModelConfiguration(TypedDict):
-    """Triton's model configuration, as far as it applies. max_batch_size: 0, because the server makes the batches."""
+    """Triton's model configuration, as far as it applies. max_batch_size: 0, because the server makes the batches.
+
+    instance_group: for operators, as is `model_class` among the parameters.
+    """
 
     name: str
     platform: str
@@ -62,7 +65,7 @@ class ModelConfiguration(TypedDict):
     input: list[Record]
     output: list[Record]
     dynamic_batching: Record
-    instance_group: list[Record]
+    instance_group: NotRequired[list[Record]]
     parameters: dict[str, dict[str, str]]
 
 

@@ -67,6 +67,8 @@ class KServe(Protocol):
             case ["repository", "models", _, "load" | "unload"]:
                 raise no_route("versions are loaded as the registry's aliases name them: move one with `promote`")
             case ["models", "stats"] if "stats" not in self.front.models():
+                exchange.expect("GET")
+                self.front.access.check_admin("/v2/models/stats")
                 await self._tell_statistics(exchange)
             case ["models", name, *rest]:
                 version = None
@@ -93,9 +95,12 @@ class KServe(Protocol):
             exchange.expect("GET")
             loaded = await self.front.loaded(name, version)
             engines = entry.versions[loaded.version].engines if entry else ()
-            await exchange.respond_json(configuration(loaded, engines))
+            is_operator = self.front.access.caller().admin
+            await exchange.respond_json(configuration(loaded, engines if is_operator else None))
         elif rest == ["stats"]:
             exchange.expect("GET")
+            self.front.access.check_model(name)
+            self.front.access.check_admin("/v2/models/{name}/stats")
             loaded = await self.front.loaded(name, version)
             await self._tell_statistics(exchange, loaded.model, version)
         elif rest == ["ready"]:
@@ -110,8 +115,7 @@ class KServe(Protocol):
             raise no_route("of a model there are /ready, /infer, /config and /stats")
 
     async def _tell_statistics(self, exchange: Exchange, model: str | None = None, version: str | None = None) -> None:
-        """Of all models, or of one, or of one version."""
-        exchange.expect("GET")
+        """Of all models, or of one, or of one version: the requests of all clients, so for operators."""
         asked = [
             (name, each)
             for name, entry in self.front.models().items()

@@ -49,11 +49,14 @@ def metadata(loaded: LoadedVersion, versions: list[str]) -> JsonObject:
     }
 
 
-def configuration(loaded: LoadedVersion, engines: Sequence[EngineEntry]) -> JsonObject:
-    """Triton's model configuration, with the tensors of `metadata`; their first dimension is the rows."""
+def configuration(loaded: LoadedVersion, engines: Sequence[EngineEntry] | None) -> JsonObject:
+    """Triton's model configuration, with the tensors of `metadata`; their first dimension is the rows.
+
+    engines: None where the caller is no operator, who is told neither of devices nor of the model's class.
+    """
     described = metadata(loaded, [])
-    devices = [engine.device for engine in engines]
-    return {
+    parameters = {"task": loaded.contract.task, "max_tokens": str(loaded.contract.max_tokens)}
+    told: JsonObject = {
         "name": loaded.model,
         "platform": described["platform"],
         "backend": "headwaiter",
@@ -62,21 +65,24 @@ def configuration(loaded: LoadedVersion, engines: Sequence[EngineEntry]) -> Json
         "input": _tensors(described["inputs"]),
         "output": _tensors(described["outputs"]),
         "dynamic_batching": {},
-        "instance_group": [
-            {
-                "name": device,
-                "kind": "KIND_GPU" if device.startswith("cuda") else "KIND_CPU",
-                "count": devices.count(device),
-                "gpus": [int(device.partition(":")[2] or 0)] if device.startswith("cuda") else [],
-            }
-            for device in dict.fromkeys(devices)
-        ],
-        "parameters": {
-            "task": {"string_value": loaded.contract.task},
-            "model_class": {"string_value": loaded.contract.model_class},
-            "max_tokens": {"string_value": str(loaded.contract.max_tokens)},
-        },
     }
+    if engines is not None:
+        told["instance_group"] = _instance_groups([engine.device for engine in engines])
+        parameters["model_class"] = loaded.contract.model_class
+    return told | {"parameters": {name: {"string_value": value} for name, value in parameters.items()}}
+
+
+def _instance_groups(devices: Sequence[str]) -> list[JsonObject]:
+    """One group for each device. devices: one entry for each engine."""
+    return [
+        {
+            "name": device,
+            "kind": "KIND_GPU" if device.startswith("cuda") else "KIND_CPU",
+            "count": devices.count(device),
+            "gpus": [int(device.partition(":")[2] or 0)] if device.startswith("cuda") else [],
+        }
+        for device in dict.fromkeys(devices)
+    ]
 
 
 def repository_index(

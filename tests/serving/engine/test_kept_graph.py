@@ -93,6 +93,18 @@ def test_a_kept_graph_answers_as_the_model_does(
         kept.model.module(pixels=torch.zeros(1))
 
 
+@pytest.mark.parametrize(("more_bytes", "is_kept"), [(0, False), (1 << 30, True)])
+def test_a_graph_is_kept_within_the_caches_bound_only(
+    cached: EngineOrder, caplog: pytest.LogCaptureFixture, more_bytes: int, is_kept: bool
+) -> None:
+    size = sum(path.stat().st_size for path in Path(cached.root).rglob("*") if path.is_file())
+    order = msgspec.structs.replace(cached, most_cache_bytes=size + more_bytes)
+    keep(order)
+    assert finds_kept(order) == is_kept
+    assert ("HEADWAITER_ARTIFACT_CACHE_BYTES" in caplog.text) != is_kept
+    assert (Path(order.root) / "MLmodel").exists(), "what runs stays"
+
+
 @pytest.mark.server
 def test_a_kept_graph_needs_neither_transformers_nor_the_weights(cached: EngineOrder, tmp_path: Path) -> None:
     first = keep(cached)

@@ -6,8 +6,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,13 +20,10 @@ from serving.engine.engine import Engine
 from serving.engine.generation.engine import GenerationEngine
 from serving.engine.meter import EngineMeter
 from serving.engine.socket_loop import SocketLoop
-from serving.engine.template import is_own_user
 from serving.wire.messages import Cancel, Failure, FromEngine, Row, Submit, TokenDeltas
 from tests.abilities import require
+from tests.other_user import OTHER, acting_as
 from tests.waiting import WAIT_SECONDS
-
-OTHER = 12345
-"""A user that is not this one."""
 
 
 @dataclass
@@ -189,23 +185,3 @@ def test_an_engine_takes_connections_of_its_own_user_only() -> None:
     finally:
         context.destroy(linger=0)
         shutil.rmtree(folder)
-
-
-def test_the_template_knows_whose_a_connection_is() -> None:
-    require("other owners")
-    for user in (OTHER, os.geteuid()):
-        with acting_as(user):
-            ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        assert is_own_user(ends[0]) == (user == os.geteuid())
-        for end in ends:
-            end.close()
-
-
-@contextmanager
-def acting_as(user: int) -> Iterator[None]:
-    before = os.geteuid()
-    os.seteuid(user)
-    try:
-        yield
-    finally:
-        os.seteuid(before)

@@ -11,6 +11,7 @@ from serving.front.app import DataPlane
 from serving.runtime.key_file import KeyFile
 from tests.serving.front.closed_front import Asked, Closed, ask, bearer
 from tests.serving.front.local_front import MakeFront, answer, engines
+from tests.serving.front.task_fronts import serve_tasks
 from tests.test_docs import ROUTES
 from tests.waiting import WAIT_SECONDS
 
@@ -125,12 +126,12 @@ def test_a_key_asks_the_models_that_it_is_for(closed: Closed) -> None:
 
 
 def test_what_a_key_cannot_ask_it_does_not_see(closed: Closed) -> None:
-    lists = [("GET", "/models"), ("GET", "/v1/models"), ("POST", "/v2/repository/index"), ("GET", "/v2/models/stats")]
+    lists = [("GET", "/models"), ("GET", "/v1/models"), ("POST", "/v2/repository/index")]
     for method, path in lists:
         seen, known = (closed.ask(method, path, key).body for key in (closed.somebody, closed.operator))
         assert b"secret" not in seen, path
         assert b'"m"' in seen, path
-        assert path == "/v2/models/stats" or b"secret" in known
+        assert b"secret" in known
 
 
 def test_what_is_for_operators_is_shown_to_nobody_else(closed: Closed) -> None:
@@ -144,12 +145,28 @@ def test_what_is_for_operators_is_shown_to_nobody_else(closed: Closed) -> None:
     asked = closed.ask("GET", "/metrics", closed.somebody)
     assert (asked.status, asked.json) == (403, {"error": "/metrics takes a key that was made with --admin"})
     assert closed.ask("GET", "/metrics", closed.operator).status == 200
+    for path in ("/v2/models/stats", "/v2/models/m/stats", "/v2/models/m/versions/1/stats"):
+        asked = closed.ask("GET", path, closed.somebody)
+        named = "/v2/models/stats" if path == "/v2/models/stats" else "/v2/models/{name}/stats"
+        assert (asked.status, asked.json) == (403, {"error": f"{named} takes a key that was made with --admin"})
+        assert closed.ask("GET", path, closed.operator).json["model_stats"][0]["name"] == "m"
     everything = bearer(closed.file.add("all-models"))
     closed.front.access._reload()
     index = closed.ask("POST", "/v2/repository/index", everything).json
     assert {entry["reason"] for entry in index} == {""}
     index = closed.ask("POST", "/v2/repository/index", closed.operator).json
     assert "the reason in words" in {entry["reason"] for entry in index}
+
+
+def test_a_models_configuration_shows_its_devices_and_class_to_operators_only(closed: Closed) -> None:
+    serve_tasks(closed.front, ("text-classification",))
+    everything = bearer(closed.file.add("all-models"))
+    closed.front.access._reload()
+    for version in ("", "/versions/1"):
+        path = f"/v2/models/text-classification{version}/config"
+        told, known = (closed.ask("GET", path, key).json for key in (everything, closed.operator))
+        assert known.keys() - told.keys() == {"instance_group"}
+        assert known["parameters"].keys() - told["parameters"].keys() == {"model_class"}
 
 
 def test_a_key_with_a_rate_is_told_when_to_come_again(closed: Closed) -> None:

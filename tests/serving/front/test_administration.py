@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import os
 import resource
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +25,9 @@ from serving.front.front import Front
 from serving.manager.registry_desk import RegistryDesk
 from serving.runtime.key_file import KeyFile
 from serving.wire.registry_orders import MAX_ORDER_BYTES, Order
+from tests.abilities import require
 from tests.e2e.server import wait_until
+from tests.other_user import OTHER, acting_as
 from tests.rollout_registry import MemoryVersions
 from tests.serving.front.local_front import MakeFront
 from tests.serving.front.openapi.surface import ask
@@ -295,6 +299,21 @@ def test_orders_are_taken_once_there_are_descriptors_again(
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
     assert admin.ask("GET", "m/history").status_code == 200
+
+
+def test_orders_of_another_user_are_not_taken(admin: Administered) -> None:
+    require("other owners")
+    for user in (OTHER, os.geteuid()):
+        with acting_as(user):
+            front, manager = socket.socketpair(socket.AF_UNIX)
+        with front:
+            front.sendall(json.dumps({"action": "history", "name": "m", "who": "x"}).encode())
+            front.shutdown(socket.SHUT_WR)
+            admin.desk._serve(manager)
+            answer = b""
+            with suppress(ConnectionResetError):  # as it was closed before the order was read
+                answer = front.recv(MAX_ORDER_BYTES)
+            assert bool(answer) == (user == os.geteuid())
 
 
 def test_a_manager_that_cannot_open_its_socket_goes_on(

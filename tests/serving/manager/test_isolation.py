@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from registry import download
 from registry.contract import Contract
 from registry.deployments import DEPLOYED
 from registry.errors import RegistryUnavailable, RequestRefused
@@ -379,6 +380,33 @@ def test_a_download_that_never_ends_is_given_up_and_not_begun_again_beside_itsel
     may_end.set()
     wait_until(lambda: shop.settle() and served(shop, "bad") == "2", "its download has ended")
     assert sorted(begun) == [("bad", "2"), ("good", "2")]
+    manager._loader.close()
+
+
+def test_a_download_that_a_store_lets_stall_is_begun_anew(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store drips: the download is given up by itself, and the next attempt has one of its own."""
+    shop.settle()
+    may_end, begun, manager = threading.Event(), [], shop.manager
+    fetch = manager._loader.fetch
+
+    def drip(version: ResolvedVersion, settings: RegistrySettings) -> Fetched:
+        begun.append(version.version)
+        if len(begun) == 1:
+            try:
+                download._watched(lambda: may_end.wait(WAIT_SECONDS), shop.home / "cache")
+            except TimeoutError as error:
+                raise RegistryUnavailable(f"the files could not be downloaded: {error}") from error
+        return fetch(version, settings)
+
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(download, "LOOK_SECONDS", 0.05)
+    manager._loader.fetch, manager._loader.fetchers = drip, ThreadPoolExecutor(1)
+    shop.promote("bad", "2")
+    wait_until(lambda: "bytes came in" in reason(shop.settle()), "its download is given up")
+    shop.world.now += shop.settings.retry_seconds
+    wait_until(lambda: shop.settle() and served(shop, "bad") == "2", "another download has brought it")
+    assert begun == ["2", "2"]
+    may_end.set()
     manager._loader.close()
 
 
