@@ -22,6 +22,7 @@ warmup         threads, cost and token budget, measured with `timing`; `growth`:
 measurements   what was measured, for later engines; `kept_graph`, a graph that was proved: both `kept_record`s
 socket_loop    the loop around the socket; `heart` tells others that it goes on
 engine         the loop's steps for forward passes: `batching`, `forward_pass`, `parallel`
+recheck        when the loop looks again whether its model works
 generation     the loop's steps for texts, token by token
 meter          an engine's metrics
 baseline       the distribution of answers that a contract records
