@@ -64,13 +64,14 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 
 def replay(read: bytes, receive: Receive) -> Receive:
-    """What an app receives after its body was read: the body in one message, then what `receive` gives."""
+    """What an app receives: the body in one message, and then that the client has left. read: the body."""
     body: bytes | None = read
 
     async def again() -> Message:
         nonlocal body
         if body is None:
-            return await receive()
+            await client_left(receive)
+            return {"type": "http.disconnect"}
         message = {"type": "http.request", "body": body, "more_body": False}
         body = None
         return message
