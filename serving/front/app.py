@@ -88,8 +88,9 @@ class Others:
         await respond(send, 200, content, [kind, RequestContext.read(scope["headers"]).header])
 
     async def _pass_on(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
-        """Let BentoML answer, once the body is there and within its bounds."""
-        body = await read_body(scope, receive, self._max_body_bytes)
+        """Let BentoML answer, once the body is there and within its bounds. That of a GET is not waited for."""
+        is_read = scope["method"] not in ("GET", "HEAD")
+        body = await read_body(scope, receive, self._max_body_bytes) if is_read else b""
         if parts == ["predict"]:
             check_values(body, self._max_rows)
             scope = bentoml.as_json(scope)

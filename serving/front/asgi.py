@@ -38,17 +38,31 @@ def encode_answer(answer: object) -> bytes:
     return encode_json(answer)
 
 
+MAX_DIGITS = 18
+"""Of a number in a header, without leading zeros: no length has more, and Python refuses to read thousands."""
+
+
+def read_number(value: bytes, name: str) -> int:
+    """A number of a header, in ASCII digits. name: of the header. Raises Malformed."""
+    digits = value.lstrip(b"0") or value[-1:]
+    if not digits.isdigit() or len(digits) > MAX_DIGITS:
+        raise Malformed(f"{name} is no number of at most {MAX_DIGITS} digits")
+    return int(digits)
+
+
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Read the whole body. Raises TooLarge past `limit` bytes, Malformed for an encoded body, ClientGone."""
     too_large = TooLarge(f"the body has more than {limit:,} bytes: send less at a time")
     for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
+        if name == b"content-length" and read_number(value, "Content-Length") > limit:
             raise too_large
         if name == b"content-encoding" and value != b"identity":
             raise Malformed(f"content-encoding {value.decode('latin-1')!r} is not supported: send the body as it is")
     message = await receive()
     if not message.get("more_body"):
         body: bytes = message.get("body", b"")
+        if len(body) > limit:
+            raise too_large
         return body
     parts, size = [], 0
     while True:
@@ -64,13 +78,14 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 
 def replay(read: bytes, receive: Receive) -> Receive:
-    """What an app receives after its body was read: the body in one message, then what `receive` gives."""
+    """What an app receives: the body in one message, and then that the client has left. read: the body."""
     body: bytes | None = read
 
     async def again() -> Message:
         nonlocal body
         if body is None:
-            return await receive()
+            await client_left(receive)
+            return {"type": "http.disconnect"}
         message = {"type": "http.request", "body": body, "more_body": False}
         body = None
         return message

@@ -26,7 +26,7 @@ from serving.front.connection_guard import (
 )
 
 PROBES = re.compile(rb"/(livez|readyz|metrics|ping|v2/health/(live|ready))/?(\?.*)?")
-"""Routes that are answered when the server is full."""
+"""Routes that are answered to GET and HEAD when the server is full, up to the guard's bound of their own."""
 RETRY_SECONDS = 1
 
 logger = logging.getLogger("headwaiter.front")
@@ -236,12 +236,16 @@ class Connection(HttpToolsProtocol):
         if len(self.headers) > MAX_HEADERS or (self._quiet > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES):
             self._refuse(_head_too_large())
             return True
-        if self.guard.requests >= self.guard.max_requests and not self.is_busy and not PROBES.fullmatch(self.url):
+        if self.guard.requests >= self.guard.max_requests and not self.is_busy and not self._is_taken_as_probe():
             self._refuse(
                 Overloaded("the server has as many requests as it may: try again", retry_seconds=RETRY_SECONDS)
             )
             return True
         return False
+
+    def _is_taken_as_probe(self) -> bool:
+        is_probe = self.parser.get_method() in (b"GET", b"HEAD") and PROBES.fullmatch(self.url) is not None
+        return is_probe and self.guard.has_room_for_probes()
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)

@@ -99,9 +99,9 @@ class Guarded(Protocol):
 class ConnectionGuard:
     """Counts connections, requests in progress and buffered bytes of one front. Everything runs in its event loop.
 
-    requests: in progress; at most `max_requests`, and probes. buffered_bytes: of bodies and unread answers, at most
-    `max_buffered_bytes`. now: the clock of all deadlines, in seconds. It advances with the sweeps, so the time in
-    which the loop is blocked and cannot see what clients send does not count.
+    requests: in progress; at most `max_requests`, and half of the reserve for probes. buffered_bytes: of bodies and
+    unread answers, at most `max_buffered_bytes`. now: the clock of all deadlines, in seconds. It advances with the
+    sweeps, so the time in which the loop is blocked and cannot see what clients send does not count.
     """
 
     def __init__(self, limits: ConnectionLimits, *, counts: bool = True) -> None:
@@ -126,9 +126,15 @@ class ConnectionGuard:
             )
 
     def join(self, connection: Guarded, loop: asyncio.AbstractEventLoop) -> None:
-        """A connection was made. When there are too many, those that have waited longest for a request are dropped."""
+        """A connection was made. When there are too many, those that have waited longest for a request are dropped.
+
+        The new one is dropped if none waits.
+        """
         if len(self._open) >= self._room:
             self._make_room()
+            if len(self._open) >= self._room:
+                connection.drop()
+                return
         self._open[connection] = None
         if self._timer is None:
             self._timer = loop.call_later(self._sweep_seconds, self._sweep, loop)
@@ -141,6 +147,10 @@ class ConnectionGuard:
         """Count a refusal by its reason."""
         if self._counts:
             instruments().rejected_total.labels("", "", "", error.reason).inc()
+
+    def has_room_for_probes(self) -> bool:
+        """Whether one more probe may be in progress. The rest of the reserve stays for new connections."""
+        return self.requests < self.max_requests + max(1, self._reserved() // 2)
 
     def _reserved(self) -> int:
         return min(RESERVED, self._room // 4)

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serving.errors import ServingError
 from serving.front.access import Visit
-from serving.front.asgi import Header
+from serving.front.asgi import MAX_DIGITS, Header
 from serving.front.connection import Connection
 from serving.front.front import Front
 from serving.front.protocols.huggingface import HuggingFace
@@ -71,7 +71,7 @@ class FastConnection(Connection):
                 host = value
             elif name in UNUSUAL_HEADERS or (name == b"origin" and self.front.settings.cors_origins):
                 return None
-        if not length.isdigit() or int(length) > self.front.settings.max_body_bytes:
+        if not length.isdigit() or len(length) > MAX_DIGITS or int(length) > self.front.settings.max_body_bytes:
             return None
         if not hosts.is_open and not hosts.has(host):
             return None

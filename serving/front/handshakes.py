@@ -34,6 +34,7 @@ class Handshake(Protocol):
 
     def __init__(self, make: MakeProtocol, context: ssl.SSLContext, guard: ConnectionGuard) -> None:
         self._make, self._context, self._guard = make, context, guard
+        self._has_begun = False
 
     def connection_made(self, transport: BaseTransport) -> None:
         """A client connected. The loop takes its socket again, as a transport cannot change to TLS before it reads."""
@@ -43,9 +44,9 @@ class Handshake(Protocol):
         except OSError as error:  # descriptors are used up
             logger.debug("a client could not be taken", exc_info=error)
         else:
-            self._guard.join(self, loop)
             self._since = self._guard.now
             self._task = loop.create_task(self._shake_hands(loop))
+            self._guard.join(self, loop)
         transport.abort()  # type: ignore[attr-defined]  # asyncio's types have it for a Transport only
 
     def waits_since(self) -> float:
@@ -59,6 +60,8 @@ class Handshake(Protocol):
     def drop(self) -> None:
         """Close it at once."""
         self._task.cancel()
+        if not self._has_begun:  # then no transport of the loop closes it
+            self._socket.close()
 
     def look(self, now: float) -> None:
         """End it if its time is over."""
@@ -67,6 +70,7 @@ class Handshake(Protocol):
             self.drop()
 
     async def _shake_hands(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._has_begun = True
         try:
             await loop.connect_accepted_socket(self._make, self._socket, ssl=self._context)
         except Exception as error:  # of the network, of TLS, or of the loop for a client that has left

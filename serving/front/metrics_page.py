@@ -6,10 +6,14 @@ from collections.abc import Iterable
 from monitoring.exposition import BaselineShares, Exposition, RolloutStatus, ServerStatus, VersionStatus
 from monitoring.text_formats import choose_format
 from registry.contract import Baseline
+from serving.errors import Overloaded
 from serving.front.asgi import Header
 from serving.front.front import Front
 from serving.runtime.instruments import instruments
 from serving.wire.routing_table import ModelEntry, RolloutEntry, VersionEntry
+
+MAX_SCRAPES = 4
+"""In progress at once in one front, one of which is rendered. Untuned: a few scrapers ask every few seconds."""
 
 
 class MetricsPage:
@@ -19,12 +23,22 @@ class MetricsPage:
         self._front = front
         self._exposition = Exposition(instruments().store.folder)
         self._turn = asyncio.Lock()
+        self._scrapes = 0
 
     async def render(self, headers: Iterable[Header]) -> tuple[Header, bytes]:
         """The exposition in the format that the request's headers ask for, with its content type.
 
-        Made in a thread, because reading every process' file takes milliseconds.
+        Made in a thread, because reading every process' file takes milliseconds. Raises Overloaded.
         """
+        if self._scrapes >= MAX_SCRAPES:
+            raise Overloaded("the server renders as many pages of metrics as it may: try again", retry_seconds=1.0)
+        self._scrapes += 1
+        try:
+            return await self._render(headers)
+        finally:
+            self._scrapes -= 1
+
+    async def _render(self, headers: Iterable[Header]) -> tuple[Header, bytes]:
         accept = b",".join(value for name, value in headers if name == b"accept").decode("latin-1")
         form = choose_format(accept)
         async with self._turn:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MAX_CANDIDATES = 512
+MAX_LABELS_TEXT = 128 * MAX_CANDIDATES
+"""Characters of labels in one text. Untuned: long labels are sent as a list."""
 
 
 class Parameters(TextParameters, frozen=True):
@@ -37,7 +39,10 @@ class Parameters(TextParameters, frozen=True):
     multi_label: whether each label is scored by itself, so that several can be true.
     """
 
-    candidate_labels: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_CANDIDATES)] | str = ()
+    candidate_labels: (
+        Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_CANDIDATES)]
+        | Annotated[str, msgspec.Meta(max_length=MAX_LABELS_TEXT)]
+    ) = ()
     hypothesis_template: str | None = None
     multi_label: bool | None = None
 
@@ -135,13 +140,11 @@ class ZeroShotClassification(Task[str, Parameters, list[str]]):
 
 def _candidates(parameters: Parameters, version: VersionContext) -> list[str]:
     given = parameters.candidate_labels or version.defaults.candidate_labels
-    labels = [label.strip() for label in (given.split(",") if isinstance(given, str) else given)]
+    labels = [label.strip() for label in (given.split(",", MAX_CANDIDATES) if isinstance(given, str) else given)]
+    if len(labels) > MAX_CANDIDATES:
+        raise Unprocessable(f"parameters.candidate_labels has more labels than the {MAX_CANDIDATES} that may be given")
     if not labels or not all(labels):
         raise Unprocessable("parameters.candidate_labels needs at least one label, and none may be empty")
-    if len(labels) > MAX_CANDIDATES:
-        raise Unprocessable(
-            f"parameters.candidate_labels has {len(labels)} labels, at most {MAX_CANDIDATES} may be given"
-        )
     return labels
 
 

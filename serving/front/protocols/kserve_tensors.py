@@ -15,7 +15,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from serving.errors import Malformed, TooLarge, Unprocessable
-from serving.front.asgi import JsonObject, encode_answer, encode_json
+from serving.front.asgi import JsonObject, encode_answer, encode_json, read_number
 from serving.tasks.base.body_values import max_values
 from serving.tasks.base.columns import TEXT_COLUMNS, lists_of, parts_of, to_inputs
 from serving.tasks.base.fields import drop_unsupported
@@ -58,12 +58,16 @@ class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def split_body(body: bytes, header_length: str) -> tuple[bytes, bytes]:
-    """Split a body into JSON and binary data. header_length: the value of `Inference-Header-Content-Length`, or ""."""
+    """Split a body into JSON and binary data. Raises Malformed.
+
+    header_length: the value of `Inference-Header-Content-Length`, decoded as latin-1, or "".
+    """
     if not header_length:
         return body, b""
-    if not header_length.isdigit() or int(header_length) > len(body):
-        raise Malformed(f"Inference-Header-Content-Length is {header_length!r}, the body has {len(body)} bytes")
-    return body[: int(header_length)], body[int(header_length) :]
+    size = read_number(header_length.encode("latin-1", "replace"), "Inference-Header-Content-Length")
+    if size > len(body):
+        raise Malformed(f"Inference-Header-Content-Length is {size}, the body has {len(body)} bytes")
+    return body[:size], body[size:]
 
 
 def read_columns(tensors: Sequence[Tensor], binary: bytes, max_rows: int = 0) -> dict[str, list[object]]:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from serving.errors import ClientGone, Failed, QueueFull, ServingError
-from serving.front.asgi import Events
+from serving.errors import ClientGone, Failed, Malformed, QueueFull, ServingError, TooLarge
+from serving.front.asgi import Events, read_body, read_number
 from serving.front.protocols.base import Exchange, Protocol
 
 
@@ -97,3 +97,35 @@ def test_a_bug_shows_nothing_of_its_insides(begins: bool, caplog: pytest.LogCapt
 
 def test_nothing_more_is_sent_to_a_client_that_left() -> None:
     assert run(ClientGone("left"), begins=True).body == b"data: 1\n\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "number"), [(b"0", 0), (b"00", 0), (b"17", 17), (5000 * b"0" + b"5", 5), (18 * b"9", 10**18 - 1)]
+)
+def test_a_number_in_a_header_may_have_leading_zeros(given: bytes, number: int) -> None:
+    assert read_number(given, "A") == number
+
+
+@pytest.mark.parametrize(
+    "given", [b"", b"-1", b"+1", b"1_0", b"1.0", b"\xb2", "\u0663".encode(), 19 * b"1", 5000 * b"1"]
+)
+def test_what_is_no_number_of_a_header_is_malformed(given: bytes) -> None:
+    with pytest.raises(Malformed, match="A is no number"):
+        read_number(given, "A")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_body_without_a_length_has_its_bound_however_it_arrives(count: int) -> None:
+    messages = [{"type": "http.request", "body": b"1234", "more_body": left > 0} for left in reversed(range(count))]
+
+    async def read(limit: int) -> bytes:
+        left = iter(messages)
+
+        async def receive() -> Any:
+            return next(left)
+
+        return await read_body({"headers": []}, receive, limit)
+
+    assert asyncio.run(read(4 * count)) == count * b"1234"
+    with pytest.raises(TooLarge):
+        asyncio.run(read(4 * count - 1))

@@ -257,3 +257,13 @@ def test_a_shutdown_does_not_wait_for_clients_without_end(serve: Serve) -> None:
         assert b" 408 " in await unfinished.end()
 
     serve(work)
+
+
+@pytest.mark.parametrize("path", [*ROUTES, "/other"])
+def test_a_length_with_thousands_of_zeros_is_read(path: str, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    async def work(server: Attacked) -> None:
+        status, _, _ = await server.ask(head(path, f"Content-Length: {5000 * '0'}{len(BODY)}") + BODY)
+        assert status < 500
+        assert not [record for record in caplog.records if record.exc_info]
+
+    serve(work, ROOMY)

@@ -80,6 +80,22 @@ def test_inputs_that_expand_are_refused_unbuilt(ask: Asked, task: str, item: Any
     assert (status, "a request may have" in text, ask.built, ask.sent) == (413, True, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ("a," * 100_000, "length <= 65536"),
+        ("," * 60_000, "more labels than the 512"),
+        ("a," * 512 + "a", "more labels than the 512"),
+        ("a,,b", "none may be empty"),
+    ],
+)
+def test_labels_in_one_text_are_bounded(ask: Asked, labels: str, words: str) -> None:
+    status, text = ask("/models/zero-shot-classification", {"inputs": "a", "parameters": {"candidate_labels": labels}})
+    assert (status, words in text, ask.built) == (422, True, 0), text[:200]
+    status, _ = ask("/models/zero-shot-classification", {"inputs": "a", "parameters": {"candidate_labels": "a,b"}})
+    assert status == 200
+
+
 def test_rows_are_counted_after_they_expand(make_front: MakeFront, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = Asked(make_front, monkeypatch, max_rows=2)
     for labels, status in ((ROWS_PER_INPUT, 200), (ROWS_PER_INPUT + 1, 413)):
