@@ -7,6 +7,7 @@ need none, because they are the same for everybody.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from serving.front.asgi import (
     Receive,
     Scope,
     Send,
+    client_left,
     encode_json,
     read_body,
     refuse,
@@ -94,6 +96,7 @@ class Others:
         if parts == ["predict"]:
             check_values(body, self._max_rows)
             scope = bentoml.as_json(scope)
+            bentoml.current_disconnected.set(partial(client_left, receive))
         await self._inner(scope, replay(body, receive), send)
 
     def describe(self, error: ServingError) -> JsonObject:

@@ -5,6 +5,7 @@ A refusal is an answer, too. BentoML would log a traceback for each exception, a
 
 import logging
 from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -13,10 +14,14 @@ from starlette.responses import Response
 
 from serving.errors import ServingError
 from serving.front.asgi import JSON, Header, JsonObject, Scope, encode_answer, encode_json, refusal
+from serving.front.disconnects import Disconnected
 from serving.front.front import Front
 from serving.front.protocols.base import as_error, headers_of
 from serving.front.request_context import RequestContext
 from serving.tasks.base.request import convert_request
+
+current_disconnected: ContextVar[Disconnected | None] = ContextVar("headwaiter_disconnected", default=None)
+"""Of the request that this task passes on to BentoML, which does not hand its connection to the API."""
 
 
 class PredictForm(msgspec.Struct, frozen=True):
@@ -65,6 +70,7 @@ async def predict(front: Front, form: PredictForm, headers: Iterable[Header]) ->
             lambda task: convert_request(form.inputs, form.parameters, task, limit),
             protocol="bentoml",
             write=encode_answer,
+            disconnected=current_disconnected.get(),
             context=context,
         )
     except Exception as raised:  # the edge, as for every protocol

@@ -60,13 +60,13 @@ class Calls:
         async def answer(stream: Stream) -> None:
             await self._answer(name, work, stream)
 
-        return Method(answer, self._max_bytes)
+        return Method(answer, self._max_bytes, is_probe=self._access is None)
 
     async def _answer(self, name: str, work: Work, stream: Stream) -> None:
         headers = as_http(stream.headers)
         request = RequestContext.read(headers)
         try:
-            with self._admitted(headers):
+            with self._admitted(stream, headers):
                 told = await work(await self.message(stream), Call(request, stream.time_remaining()))
             body: bytes = told.message.SerializeToString()
         except asyncio.CancelledError:
@@ -103,8 +103,11 @@ class Calls:
             self._waiting.pop(stream, None)
 
     @contextmanager
-    def _admitted(self, headers: Iterable[Header]) -> Iterator[None]:
-        """Context manager of a call's time in the front. Raises Unauthorized, KeyLimitReached, Overloaded."""
+    def _admitted(self, stream: Stream, headers: Iterable[Header]) -> Iterator[None]:
+        """Context manager of a call's time in the front. The guard counts it until its answer is sent.
+
+        Raises Unauthorized, KeyLimitReached, Overloaded.
+        """
         if self._access is None:
             yield
             return
@@ -113,11 +116,10 @@ class Calls:
             raise Overloaded("the server has as many requests as it may: try again", retry_seconds=RETRY_SECONDS)
         visit = self._access.admit(headers)
         visit.begin()
-        guard.requests += 1
+        stream.count()
         try:
             yield
         finally:
-            guard.requests -= 1
             visit.leave()
 
     def _record(self, name: str, status: int, headers: Iterable[Header], stream: Stream) -> None:

@@ -202,6 +202,7 @@ class RpcConnection(asyncio.Protocol):
             return
         if b"grpc-timeout" in fields:
             stream.set_timeout(fields[b"grpc-timeout"])
+        stream.is_probe = method.is_probe
         stream.task = self.loop.create_task(self._run(stream, method))
 
     async def _run(self, stream: Stream, method: Method) -> None:
@@ -268,8 +269,8 @@ class RpcConnection(asyncio.Protocol):
     # The guard's side
 
     def waits_since(self) -> float | None:
-        """Since when there is no call; None while one is in progress."""
-        return None if self._streams else self._idle_since
+        """Since when there is no call but probes; None while one is in progress."""
+        return self._idle_since if all(each.is_probe for each in self._streams.values()) else None
 
     def has_unread(self) -> bool:
         """Whether its client has sent what was not read yet."""

@@ -35,7 +35,7 @@ class HealthService:
     def methods(self) -> Mapping[str, Method]:
         """The methods by name."""
         check = self._calls.method(f"{SERVICE}/Check", self._check)
-        return {"Check": check, "Watch": Method(self._watch, check.max_bytes)}
+        return {"Check": check, "Watch": Method(self._watch, check.max_bytes, is_probe=True)}
 
     def _status(self, message: bytes) -> int:
         service = parse("HealthCheckRequest", message).service

@@ -10,10 +10,11 @@ from serving.front.rpc.stream import Stream
 
 
 class Method(NamedTuple):
-    """How the calls of one method are answered. max_bytes: of a message."""
+    """How the calls of one method are answered. max_bytes: of a message. is_probe: also when the server is full."""
 
     answer: Callable[[Stream], Awaitable[None]]
     max_bytes: int
+    is_probe: bool = False
 
 
 def refusal(methods: Mapping[bytes, Method], fields: Mapping[bytes, bytes], headers: list[Header]) -> bytes | None:

@@ -37,7 +37,7 @@ class Stream:
 
     window: bytes of the answer that the client takes. unsent: framed messages that wait for it. trailers: the block
     that ends the answer, once it is known. has_begun: whether any of the answer was sent. is_whole: whether the client
-    has sent all.
+    has sent all. is_probe: whether it is answered when the server is full, and may be dropped then.
     """
 
     def __init__(self, connection: Carrier, number: int, headers: list[Header], max_bytes: int) -> None:
@@ -50,6 +50,8 @@ class Stream:
         self._body = bytearray()
         self._arrived: bytes | ServingError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self.is_probe = False
+        self._is_counted = False
         self._held = 0  # bytes that the guard counts as buffered
         self._since = connection.guard.now
         self._passed = 0  # bytes since `_since`
@@ -147,9 +149,17 @@ class Stream:
 
     # Its end
 
+    def count(self) -> None:
+        """Let the guard count the call as a request, until all of its answer is sent."""
+        self._is_counted = True
+        self.connection.guard.requests += 1
+
     def release(self) -> None:
         """The call is over: nothing of it is held, and whoever answers it may stop."""
         self._hold(-self._held)
+        if self._is_counted:
+            self._is_counted = False
+            self.connection.guard.requests -= 1
         self._arrived = self._arrived or Malformed("the call has ended")
         if self.task is not None and self.trailers is None:
             self.task.cancel()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import pickle
+import time
 from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
@@ -98,6 +99,40 @@ def test_a_body_is_json_whatever_its_content_type_says(app: DataPlane, kind: str
     found = asyncio.run(post(app, b'{"model": "m", "inputs": "a text"}', kind))
     assert (found.status_code, found.json()) == (200, "an answer"), found.text
     assert found.headers["x-model-version"] == "1"
+
+
+def test_rows_of_a_client_that_left_are_given_up(
+    make_front: MakeFront, app: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = make_front(task=Whole())
+    link = engines(front, "1", lambda waiter: None)
+    monkeypatch.setattr(service, "front", lambda: front)
+    messages = [{"type": "http.request", "body": b'{"model": "m", "inputs": "a text"}', "more_body": False}]
+    scope = {"type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict", "headers": []}
+    scope |= {
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "server": ("localhost", 80),
+        "http_version": "1.1",
+    }
+
+    async def receive() -> Any:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        """Nobody reads it."""
+
+    async def work() -> None:
+        asking = asyncio.create_task(app(scope, receive, send))
+        now = time.monotonic()
+        while not asking.done():
+            await asyncio.sleep(0.01)
+            now += 1.0
+            front._disconnects.tick(now)
+
+    asyncio.run(asyncio.wait_for(work(), 30))
+    assert link.abandoned == link.waiters != []
 
 
 def ask(front: Front, form: PredictForm) -> Response:

@@ -60,6 +60,9 @@ class FakeStream:
     def time_remaining(self) -> None:
         return None
 
+    def count(self) -> None:
+        """Count nowhere."""
+
     def finish(self, trailers: bytes, message: bytes | None = None) -> None:
         self.ended = dict(hpack.Decoder().decode(trailers, raw=True))
 

@@ -1,6 +1,7 @@
 """A connection of HTTP/2 whose client writes its own frames: windows, slow readers, floods, broken rules."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 
 from serving.front.connection_guard import ConnectionGuard
 from serving.front.rpc import frames
+from serving.front.rpc.calls import Call, Calls, Told
 from serving.front.rpc.codes import Code
 from serving.front.rpc.connection import RpcConnection
 from serving.front.rpc.frames import PREFACE, ErrorCode, Frame, FrameReader, frame, number, settings_frame
+from serving.front.rpc.messages import message_class
 from serving.front.rpc.methods import Method
 from serving.front.rpc.outbox import RECEIVE_WINDOW, Outbox, RpcLimits
 from serving.front.rpc.spare_frames import MAX_SPARE
@@ -194,6 +197,47 @@ def test_who_reads_too_slowly_loses_the_call_or_the_connection() -> None:
         client.connection.pause_writing()
         client.connection.look(22.0)
         assert client.transport.is_closed
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("is_probe", [False, True])
+def test_a_connection_with_nothing_but_probes_may_be_dropped(is_probe: bool) -> None:
+    async def work() -> None:
+        client = Client(b"an answer", client_seconds=10.0)
+        client.connection._methods = {PATH: Method(client._reply, LARGE, is_probe)}
+        await client.greet(window=0)
+        assert not answer_of(await client.send(client.call(1)))
+        assert client.connection.waits_since() == (0.0 if is_probe else None)
+        client.connection.look(11.0)
+        assert kinds(await client.send())[-1:] == [frames.RST_STREAM]
+        assert client.is_clean()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("ends", ["sent", "overdue", "lost"])
+def test_a_call_counts_as_a_request_until_its_answer_is_sent(ends: str) -> None:
+    visit = SimpleNamespace(begin=lambda: None, leave=lambda: None)
+    access: Any = SimpleNamespace(admit=lambda headers: visit, audit=None)
+
+    async def tell(message: bytes, call: Call) -> Told:
+        return Told(message_class("HealthCheckResponse")(status=1))
+
+    async def work() -> None:
+        client = Client(client_seconds=10.0)
+        client.connection._methods = {PATH: Calls(access, client.guard, LARGE).method("C", tell)}
+        await client.greet(window=0)
+        await client.send(client.call(1, b""))
+        assert client.guard.requests == 1
+        if ends == "sent":
+            assert answer_of(await client.send(frame(frames.WINDOW_UPDATE, 0, 1, number(1000))))
+        elif ends == "overdue":
+            client.connection.look(11.0)
+        else:
+            client.connection.connection_lost(None)
+        assert client.guard.requests == 0
+        assert client.is_clean()
 
     asyncio.run(work())
 
