@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from serving.front.connection import MAX_SMALL_PIECES, MIN_PIECE_BYTES
 from serving.front.connection_guard import MAX_HEAD_BYTES, MAX_HEADERS
 from tests.serving.front.attacked import (
     BODY,
@@ -187,6 +188,19 @@ def test_a_body_over_the_limit_is_refused_in_chunks_and_no_longer_read(serve: Se
             await asyncio.sleep(0.01)
 
     serve(work, ROOMY)
+
+
+@pytest.mark.parametrize(("size", "status"), [(1, 400), (MIN_PIECE_BYTES, 422)])
+def test_a_body_comes_in_chunks_of_more_than_a_few_bytes(size: int, status: int, serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        client = await server.client()
+        client.send(chunked("/models/m") + chunk(b'{"inputs":1,"' + b"a" * MIN_PIECE_BYTES))
+        client.send(chunk(b"a" * size) * (2 * MAX_SMALL_PIECES))
+        if status != 400:  # else the rest is not waited for
+            client.send(chunk(b'":0}') + b"0\r\n\r\n")
+        assert (await client.answer())[0] == status
+
+    serve(work, PATIENT)
 
 
 def test_a_request_may_follow_a_body_that_was_not_read(serve: Serve) -> None:
