@@ -6,10 +6,12 @@ names. `fuzz_search` lets atheris search for bytes that do otherwise; the tests 
 
 import asyncio
 import base64
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import hpack
 import msgspec
 import uvicorn
 from uvicorn.server import ServerState
@@ -20,11 +22,18 @@ from serving.front.connection import Connection
 from serving.front.connection_guard import ConnectionGuard, ConnectionLimits
 from serving.front.protocols import mlflow
 from serving.front.protocols.forms import read_form, read_json
-from serving.front.protocols.kserve_inference import InferenceForm
+from serving.front.protocols.kserve_inference import Inference, InferenceForm
 from serving.front.protocols.kserve_tensors import read_columns, split_body, take_inputs
 from serving.front.protocols.openai_chat import ChatForm
 from serving.front.protocols.openai_completions import CompletionForm
 from serving.front.protocols.openai_embeddings import EmbeddingForm
+from serving.front.rpc import frames
+from serving.front.rpc.connection import RpcConnection
+from serving.front.rpc.inference import parse, to_form
+from serving.front.rpc.messages import message_class
+from serving.front.rpc.methods import Method
+from serving.front.rpc.outbox import RpcLimits
+from serving.front.rpc.stream import Stream
 from serving.processors.images import ImageReader
 from serving.tasks import get_task, served_tasks
 from serving.tasks.base.request import convert_request, parse_body
@@ -179,6 +188,41 @@ async def _talk(data: bytes) -> None:
         raise RuntimeError(bytes(client.received))
 
 
+def grpc(data: bytes) -> None:
+    """What a client of gRPC sends on one connection, in two parts. Nothing is held of it once it is gone."""
+    _loop().run_until_complete(_call(data))
+
+
+async def _call(data: bytes) -> None:
+    client, guard = Client(), ConnectionGuard(ConnectionLimits(4, 60.0, 2**20), counts=False)
+    connection = RpcConnection({CALL: Method(_echo, 2**16)}, guard, RpcLimits(4, 2**16, 1.0), set())
+    connection.connection_made(client)
+    for part in (data[: len(data) // 2], data[len(data) // 2 :]):
+        if not client.is_closed:
+            connection.data_received(part)
+            for _ in range(4):
+                await asyncio.sleep(0)
+    connection.connection_lost(None)
+    for _ in range(4):
+        await asyncio.sleep(0)
+    if guard.buffered_bytes or guard.requests:
+        raise RuntimeError(
+            f"{guard.buffered_bytes} bytes and {guard.requests} calls are held of a connection that is gone"
+        )
+
+
+async def _echo(stream: Stream) -> None:
+    """Answers a call with its message."""
+    with contextlib.suppress(ServingError):
+        stream.finish(b"", await stream.message())
+
+
+def grpc_message(data: bytes) -> None:
+    """A request of the inference service over gRPC. The first byte: the task."""
+    task, data = _chosen(data)
+    Inference(to_form(parse("ModelInferRequest", data, MAX_ROWS), MAX_ROWS), b"", MAX_ROWS).read(task)
+
+
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
@@ -235,7 +279,12 @@ TARGETS: Mapping[str, Target] = {
     "image_text": image_text,
     "messages": messages,
     "http": http,
+    "grpc": grpc,
+    "grpc_message": grpc_message,
 }
+CALL = b"/a.B/C"
+_FIELDS = [(":method", "POST"), (":path", CALL.decode()), ("content-type", "application/grpc")]
+_BLOCK = hpack.Encoder().encode(_FIELDS)
 TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES"}
 SEEDS: Mapping[str, Sequence[bytes]] = {
     "body": [b'\0{"inputs": "a", "parameters": {}}', b'\4{"inputs": {"question": "a", "context": "b"}, "top_k": 1}'],
@@ -266,6 +315,20 @@ SEEDS: Mapping[str, Sequence[bytes]] = {
         b"POST /models/m HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{}",
         b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\nA: b\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\nGET /v2 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    ],
+    "grpc": [
+        frames.PREFACE
+        + frames.settings_frame({frames.INITIAL_WINDOW_SIZE: 64})
+        + frames.frame(frames.HEADERS, frames.END_HEADERS, 1, _BLOCK)
+        + frames.frame(frames.DATA, frames.END_STREAM, 1, b"\0" + frames.number(9) + b"a message")
+        + frames.frame(frames.PING, 0, 0, bytes(8)),
+    ],
+    "grpc_message": [
+        b"\1"
+        + message_class("ModelInferRequest")(
+            inputs=[{"name": "text", "datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [b"a"]}}],
+            parameters={"top_k": {"int64_param": 1}},
+        ).SerializeToString()
     ],
 }
 """Bytes that each target reads; a search begins with them."""
