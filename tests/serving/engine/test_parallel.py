@@ -52,6 +52,8 @@ def test_batches_run_side_by_side_and_every_row_gets_its_own_answer(
     together, launch, seen = threading.Barrier(2), local.model.launch, list[str]()
 
     def launch_together(rows: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():  # the engine's row for checks
+            return launch(rows)
         if not seen:
             together.wait(WAIT_SECONDS)  # each thread's first batch waits until the other thread has one, too
         seen.append(threading.current_thread().name)
