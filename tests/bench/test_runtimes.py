@@ -31,6 +31,7 @@ def test_texts_have_the_words_of_their_topic_and_the_lengths_of_the_mix() -> Non
     assert all(set(text.rstrip(".").split()) <= set(TOPICS[topic]) for text, topic in zip(texts, topics, strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.server
 def test_a_worker_answers_with_labels_and_seconds() -> None:
     folder = tiny_classifier()

@@ -21,6 +21,9 @@ from registry.versions import Versions
 from tests.alike import assert_alike
 from tests.e2e.server import Server, inherited, invoke, wait_until
 
+pytestmark = pytest.mark.long
+
+
 COUNT = 1200
 """Rows of the batch that is killed: seconds of work, and what is killed has answered the first of them only."""
 BAD = {7: "{broken", 500: '""'}
@@ -48,7 +51,6 @@ def answers_of(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.long
 def test_a_batch_that_is_killed_goes_on_and_bad_rows_are_told(server: Server, tmp_path: Path) -> None:
     inputs = texts(COUNT)
     lines = [BAD.get(index, json.dumps(text)) for index, text in enumerate(inputs)]

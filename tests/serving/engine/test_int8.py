@@ -116,6 +116,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_packed_form_is_proved_in_float32_and_quantised_then(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In int8 an input may fall into the next level when attention rounds otherwise, which is no fault of the form."""
     monkeypatch.setattr(int8, "MIN_SHARE", 0.5)
@@ -124,6 +125,7 @@ def test_a_packed_form_is_proved_in_float32_and_quantised_then(encoder: Path, mo
     assert model.form.describe().startswith("packed sequences, first-token pruning, TorchScript, int8 in ")
 
 
+@pytest.mark.long
 def test_a_row_in_int8_has_the_same_answer_alone_and_in_a_batch(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to what attention rounds otherwise, which is less than what int8 costs at all."""
     monkeypatch.setattr(int8, "MIN_SHARE", 0.5)
@@ -270,6 +272,7 @@ def test_an_allowed_int8_that_is_faster_is_served_and_its_graph_is_kept(
             assert_alike(torch.from_numpy(one), torch.from_numpy(two))
 
 
+@pytest.mark.long
 def test_an_allowed_int8_that_is_slower_is_not_served_and_the_reason_is_said(
     order: EngineOrder, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +283,7 @@ def test_an_allowed_int8_that_is_slower_is_not_served_and_the_reason_is_said(
     assert report.dtype_note == f"int8 is not used: it is 0.90 times as fast as {report.dtype} on this machine"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("gain", "dtype"), [(1.6, "int8"), (0.9, "float32")])
 def test_which_of_int8_and_float_is_faster_is_measured_once(
     order: EngineOrder,
