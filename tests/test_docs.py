@@ -289,3 +289,8 @@ def test_a_task_is_documented_with_its_parameters(task: str) -> None:
     missing = [name for name in get_task(task).parameters_type.__struct_fields__ if f"`{name}`" not in text]
     assert missing == []
     assert task in read(ROOT / "README.md")
+
+
+def test_no_page_installs_a_release_before_there_is_one() -> None:
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert not re.findall(r"pip install '?headwaiter\b", page.read_text(encoding="utf-8")), page
