@@ -21,7 +21,6 @@ from pathlib import Path
 import httpx
 import requests
 
-from bench.fuzz_bytes import TARGETS
 from bench.fuzz_cases import TRACE, Json, Ledger, fuzz
 from bench.headwaiter_server import environment_of
 from bench.models import encoder_folder, small_llama, tiny_bert
@@ -42,8 +41,8 @@ def run(seconds: float) -> str:
     count = int(os.environ.get("HEADWAITER_FUZZ_CASES") or (REQUESTS if seconds >= 5 else QUICK_REQUESTS))
     with tempfile.TemporaryDirectory(prefix="headwaiter-bench-") as home:
         ledger = _fuzz_server(Path(home), count)
-    _fuzz_decoders(count)
-    return "\n".join([f"## Fuzz: {ledger.count:,} requests", "", *_describe(ledger)])
+    decoders = _fuzz_decoders(count)
+    return "\n".join([f"## Fuzz: {ledger.count:,} requests", "", *_describe(ledger, decoders)])
 
 
 def models() -> dict[str, Path]:
@@ -118,18 +117,20 @@ def _ask_share(asked: Asked, document: Json, models: Mapping[str, str], count: i
         return fuzz(document, models, send, count, seed)
 
 
-def _fuzz_decoders(count: int) -> None:
-    """Let atheris search for a body that a decoder does not refuse as it should. Raises BenchError for one."""
+def _fuzz_decoders(count: int) -> str:
+    """Let atheris search for bodies that a decoder does not refuse as it should, and say which. Raises BenchError."""
     if importlib.util.find_spec("atheris") is None:
         print("atheris is not installed: the decoders are left out", file=sys.stderr)
-        return
+        return "Without atheris."
+    from bench.fuzz_bytes import TARGETS  # with the extra of gRPC, which not every benchmark needs
+
     for name in TARGETS:
         run_module(["bench.fuzz_search", name, f"-runs={count}", "-max_len=4096", "-seed=1"], dict(os.environ))
+    return f"Decoders: {', '.join(TARGETS)}."
 
 
-def _describe(ledger: Ledger) -> list[str]:
+def _describe(ledger: Ledger, decoders: str) -> list[str]:
     statuses = sorted({status for _, status in ledger.answers})
     counts = [sum(times for (_, each), times in ledger.answers.items() if each == status) for status in statuses]
     header = ["", *map(str, statuses)]
-    decoders = f"Decoders: {', '.join(TARGETS)}." if importlib.util.find_spec("atheris") else "Without atheris."
     return [table(header, [["answers", *(f"{count:,}" for count in counts)]]), "", f"No fault. {decoders}"]
