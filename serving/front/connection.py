@@ -29,8 +29,8 @@ PROBES = re.compile(rb"/(livez|readyz|metrics|ping|v2/health/(live|ready))/?(\?.
 """Routes that are answered to GET and HEAD when the server is full, up to the guard's bound of their own."""
 RETRY_SECONDS = 1
 MAX_SMALL_PIECES, MIN_PIECE_BYTES = 4096, 16
-"""With more pieces a body must have so many bytes in each, on average: 1 MB in chunks of one byte took the event loop a
-tenth of a second."""
+"""A body that comes in more pieces than this must have at least so many bytes for each of them. A piece costs the event
+loop as much whether it has one byte or thousands: 1 MB in chunks of one byte took it a tenth of a second."""
 
 logger = logging.getLogger("headwaiter.front")
 

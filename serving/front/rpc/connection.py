@@ -17,7 +17,7 @@ from serving.front.rpc.frames import BrokenRule, ErrorCode, Frame, FrameReader, 
 from serving.front.rpc.header_blocks import BlockReader, HeaderReader
 from serving.front.rpc.methods import Method, refusal
 from serving.front.rpc.outbox import Outbox, RpcLimits
-from serving.front.rpc.spare_frames import SPARE_BYTES, SPARE_OF_CALL, SPARE_OF_SWEEP, SpareFrames
+from serving.front.rpc.spare_frames import SPARE_BYTES, SPARE_OF_CALL, SPARE_OF_SWEEP, SpareFrames, is_spare
 from serving.front.rpc.stream import Stream
 
 IDLE_SECONDS = 120
@@ -108,7 +108,7 @@ class RpcConnection(asyncio.Protocol):
         if not self._is_greeted and given.kind != frames.SETTINGS:
             raise BrokenRule(ErrorCode.PROTOCOL_ERROR, "the first frame has no settings")
         self._blocks.check(given)
-        if given.kind != frames.HEADERS and (given.kind != frames.DATA or not given.content):
+        if is_spare(given):
             self._spare.spend()
         reader = self._readers.get(given.kind)
         if reader is not None:  # others may be ignored (RFC 9113, 5.5), and so may priorities

@@ -298,6 +298,7 @@ def test_floods_end_the_connection() -> None:
         "pings": lambda client: frame(frames.PING, 0, 0, bytes(8)),
         "settings": lambda client: settings_frame({}),
         "empty data": lambda client: data(1, b""),
+        "small parts": lambda client: data(1, b"\0"),
         "priorities": lambda client: frame(frames.PRIORITY, 0, 1, bytes(5)),
         "unknown": lambda client: frame(99, 0, 1, b"x"),
         "windows": lambda client: frame(frames.WINDOW_UPDATE, 0, 1, number(1)),
