@@ -99,7 +99,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """End the session's server after its last test: with all of its models it takes a fifth of a core when idle."""
     yield
     if RUNNING in item.config.stash and ends_group(item, nextitem, SHARED_SERVER):
-        item.config.stash[RUNNING].stop()
+        item.config.stash[RUNNING].__exit__()  # without effect where it was the worker's last test, and has ended it
 
 
 @pytest.fixture(scope="session")
