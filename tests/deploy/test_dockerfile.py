@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from registry.settings import RegistrySettings
 from serving.kubernetes import pod
@@ -28,6 +29,17 @@ def pins(path: Path) -> dict[str, str]:
     """Package, in lower case → version."""
     found = re.findall(r"^([\w.-]+)==(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {name.lower().replace("_", "-").replace(".", "-"): version for name, version in found}
+
+
+def test_a_bento_asks_for_what_the_project_asks_for_and_pins_what_is_tested() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = {Requirement(each).name: each for each in project["dependencies"]}
+    asked = {Requirement(each).name: each for each in BENTO["python"]["packages"]}
+    tested = pins(ROOT / "constraints.txt")
+    assert asked.keys() == wanted.keys()
+    assert {each for name, each in asked.items() if each != wanted[name]} == {
+        f"{name}=={tested[name]}" for name in ("bentoml", "mlflow", "torch", "transformers", "uvicorn")
+    }
 
 
 @needs("hadolint")
