@@ -6,9 +6,12 @@ After each fault the alias moves: the fault is over once every front answers wit
 
 import os
 import shutil
+import sqlite3
+import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +30,13 @@ PAUSE_SECONDS = 5.0
 """How long something is away or stands still."""
 SMALL_DISK_BYTES = 1 << 30
 """A home on a disk of its own that is at most this large can be filled."""
+LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
+"""Tables and columns of MLflow's database that say where artifacts are."""
 
 
 @dataclass
@@ -49,23 +59,26 @@ def break_everything(home: Path, model: str, rounds: int, pause_seconds: float =
     """Serve `model` from `home`, an embedded registry with three versions of it, the first one live; break what there
     is, `rounds` times each. Blocks. Raises BenchError where the server does not recover.
     """
-    port, behind, before = free_port(), free_port(), free_port()
+    port, behind, before, store = (free_port() for _ in range(4))
+    address_over_http(home, store)
     environment = environment_of(home) | {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "HEADWAITER_POLL_SECONDS": "0.5",
         "HEADWAITER_RETRY_SECONDS": "0.5",
+        "HEADWAITER_ARTIFACT_HOSTS": f"127.0.0.1:{store}",
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{before}",
     }
-    database = f"sqlite:///{home / 'mlflow.db'}"
-    mlflow = ["mlflow", "server", "--backend-store-uri", database, "--workers", "1", "--port", str(behind)]
+    stores = ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--artifacts-destination", f"{home}/artifacts"]
+    mlflow = ["mlflow", "server", *stores, "--workers", "1", "--port", str(behind)]
     command = ["serving.commands.main", "serve", model, "--port", str(port), "--workers", str(FRONTS)]
     with ExitStack() as stack:
-        gate = stack.enter_context(Gate(before, behind))
+        gate, artifacts = (stack.enter_context(Gate(number, behind)) for number in (before, store))
         stack.enter_context(serving(mlflow, environment, f"http://127.0.0.1:{behind}/health", home / "mlflow.log"))
         ready = f"http://127.0.0.1:{port}/readyz"
         pid = stack.enter_context(serving(command, environment, ready, home / "serve.log"))
         ledger = stack.enter_context(Ledger(port, f"/models/{model}", connections=CONNECTIONS))
-        shop, result = Shop(home, model, port, pid, ledger, gate, pause_seconds), Result(ledger.pages)
+        shop = Shop(home, model, port, pid, ledger, gate, artifacts, pause_seconds)
+        result = Result(ledger.pages)
         if not (os.path.ismount(home) and shutil.disk_usage(home).total <= SMALL_DISK_BYTES):
             result.skipped.append("disk full")
         for _ in range(rounds):
@@ -81,13 +94,38 @@ def break_everything(home: Path, model: str, rounds: int, pause_seconds: float =
     return result
 
 
+def address_over_http(home: Path, port: int) -> None:
+    """The registry in `home` says that its artifacts are at MLflow's server behind this port, and not in a folder."""
+    address = f"http://127.0.0.1:{port}/api/2.0/mlflow-artifacts/artifacts"
+    with closing(sqlite3.connect(home / "mlflow.db")) as database:
+        for table, column in LOCATIONS:
+            for prefix in (f"file://{home / 'artifacts'}", str(home / "artifacts")):
+                database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (prefix, address))
+        database.commit()
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """`folder` is a disk of its own, where this process may mount one."""
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "tmpfs"]
+    mount = ["mount", *options, str(folder)]
+    is_mounted = sys.platform == "linux" and not subprocess.run(mount, capture_output=True, check=False).returncode
+    try:
+        yield
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
 def run(seconds: float) -> str:
     """The section of the report. seconds: below 5, each fault comes once. Raises BenchError where an answer is owed."""
     rounds = ROUNDS if seconds >= 5 else 1
     with TemporaryDirectory(prefix="hw-") as folder:  # sockets need a short path
         home = Path(folder) / "h"
-        log_versions(home, MODEL, "text-classification", make_versions(Path(folder)))
-        result = break_everything(home, MODEL, rounds)
+        with small_disk(home):
+            log_versions(home, MODEL, "text-classification", make_versions(Path(folder)))
+            result = break_everything(home, MODEL, rounds)
     if result.faults:
         raise BenchError("\n".join([f"{len(result.faults)} requests are without their answer:", *result.faults[:20]]))
     return "\n".join(
@@ -102,7 +140,8 @@ def run(seconds: float) -> str:
             "- Without an answer: anything else. The run fails if there is one.",
             "- Slowest: until a request was answered. Requests of an engine that is replaced wait for the next one.",
             "- Recovered: seconds from the end of the fault until the alias' next move was followed by every front.",
-            f"- Skipped: {', '.join(result.skipped) or 'nothing'}. Only a small disk can be filled.",
+            "- Steps of the clock: all files of the home get the times of another day.",
+            f"- Skipped: {', '.join(result.skipped) or 'nothing'}. Only a small disk is filled, which root can mount.",
         ]
     )
 

@@ -27,7 +27,7 @@ from registry.versions import DIGEST
 
 RECOVERY_SECONDS = 300.0
 """A server that does not follow an alias by then has not recovered; only ends a run that hangs."""
-ENOUGH = 64
+MIN_VERSIONS = 64
 """Answers of a version in a row by which every connection, and so every front, has seen it."""
 STABLE_SECONDS = 65.0
 """An engine that has served this long has its crashes forgotten."""
@@ -41,8 +41,8 @@ STRANGERS = 20
 
 @dataclass
 class Shop:
-    """A server of `model`, whose alias goes from version 1 to version 2 and back, its ledger, and the gate before its
-    registry.
+    """A server of `model`, whose alias goes from version 1 to version 2 and back, its ledger, and the gates before its
+    registry and its artifact store.
     """
 
     home: Path
@@ -51,6 +51,7 @@ class Shop:
     pid: int
     ledger: Ledger
     gate: Gate
+    store: Gate
     pause_seconds: float
     version: str = "1"
     ended: dict[str, float] = field(default_factory=dict)
@@ -118,7 +119,7 @@ class Shop:
                 raise BenchError(f"the ledger failed: {self.ledger.error!r}")
             if len(self.ledger.pages[self.ledger.phase].faults) > MAX_FAULTS:
                 raise BenchError(f"{self.ledger.phase}: {self.ledger.pages[self.ledger.phase].faults[:3]}")
-            return (self.ledger.versions - before).total() >= ENOUGH
+            return (self.ledger.versions - before).total() >= MIN_VERSIONS
 
         return has_answered
 
@@ -208,23 +209,43 @@ def registry(mode: Mode) -> Callable[[Shop], None]:
 
 
 def no_store(shop: Shop) -> None:
-    """The alias moves to a version that was never fetched while the artifacts are gone, and back."""
-    there, elsewhere = shop.home / "artifacts", shop.home / "artifacts.away"
-    there.rename(elsewhere)
-    try:
+    """The alias moves to a version that was never fetched while the artifact store is away, and back."""
+    with shop.store.being("away"):
         fail_to_move(shop)
-    finally:
-        elsewhere.rename(there)
+
+
+def store(mode: Mode) -> Callable[[Shop], None]:
+    """The artifact store is so while the alias moves to a version that was never fetched, back, and to the one that was
+    live before, which waits for no download.
+    """
+
+    def strike(shop: Shop) -> None:
+        with shop.store.being(mode):
+            move_to_unknown(shop)
+            time.sleep(shop.pause_seconds)
+            move_back(shop)
+            shop.move()
+
+    return strike
 
 
 def fail_to_move(shop: Shop) -> None:
-    """The alias moves to version 3, which cannot be loaded now, and back. That version leaves the cache first: a retry
-    of the fault before may have fetched it.
-    """
+    """The alias moves to version 3, which cannot be loaded now, and back."""
+    move_to_unknown(shop)
+    wait_for(lambda: shop.described()["versions"].get("3", {}).get("error"), "version 3 is refused")
+    move_back(shop)
+
+
+def move_to_unknown(shop: Shop) -> None:
+    """The alias moves to version 3, which leaves the cache first: a retry of the fault before may have fetched it."""
     tags = shop.registry.get_model_version(shop.model, "3").tags
     shutil.rmtree(shop.home / "cache" / tags[DIGEST], ignore_errors=True)
     shop.registry.set_registered_model_alias(shop.model, DEFAULT_ALIAS, "3")
-    wait_for(lambda: shop.described()["versions"].get("3", {}).get("error"), "version 3 is refused")
+    wait_for(lambda: "3" in shop.described()["versions"], "version 3 is wanted")
+
+
+def move_back(shop: Shop) -> None:
+    """The alias moves to the live version, and version 3 is given up."""
     shop.registry.set_registered_model_alias(shop.model, DEFAULT_ALIAS, shop.version)
     wait_for(lambda: "3" not in shop.described()["versions"], "version 3 is forgotten")
 
@@ -293,6 +314,8 @@ FAULTS: dict[str, Callable[[Shop], None]] = {
     "registry slow": registry("slow"),
     "registry lies": registry("lying"),
     "artifact store away": no_store,
+    "artifact store slow": store("slow"),
+    "artifact store silent": store("silent"),
     "artifact store lies": lying_store,
     "steps of the clock": clock_step,
     "cache damaged": damaged_cache,

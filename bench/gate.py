@@ -1,4 +1,4 @@
-"""A gate before a server: connections to it go through, or find it away, slow, or telling nonsense."""
+"""A gate before a server: connections to it go through, or find it away, slow, silent, or telling nonsense."""
 
 import asyncio
 import threading
@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal, Self
 
-Mode = Literal["open", "away", "slow", "lying"]
+Mode = Literal["open", "away", "slow", "silent", "lying"]
 SLOW_SECONDS = 3.0
+"""How long a slow server lets a connection wait."""
+DRIP_BYTES, DRIP_SECONDS = 1 << 14, 0.25
+"""How much of its answer a slow server sends at a time, and the pause after it: 64 KiB/s."""
 NONSENSE = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n[[{"label": null}]]'
 
 
@@ -71,18 +74,30 @@ class Gate(threading.Thread):
                 await writer.drain()
             writer.close()
             return
+        self._open.add(writer)
+        if self._mode == "silent":
+            with suppress(OSError):
+                while await reader.read(1 << 16):
+                    pass
+        else:
+            await self._join(reader, writer)
+        self._open.discard(writer)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Send what comes from the client to the server, and back."""
         if self._mode == "slow":
             await asyncio.sleep(SLOW_SECONDS)
         with suppress(OSError):
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-            self._open |= {writer, far_writer}
+            self._open.add(far_writer)
             await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
-            self._open -= {writer, far_writer}
+            self._open.discard(far_writer)
 
-    @staticmethod
-    async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
-            while part := await reader.read(1 << 16):
+            while part := await reader.read(DRIP_BYTES):
                 writer.write(part)
                 await writer.drain()
+                if self._mode == "slow":
+                    await asyncio.sleep(DRIP_SECONDS)
         writer.close()
