@@ -52,6 +52,7 @@ class Nearest(Rule):
 
     def pick(self) -> list[int]:
         """Outwards from the oldest row's length."""
+        slack = self.cost.fixed_seconds / self.cost.token_seconds  # padding that costs as much as one more forward pass
         oldest = next(iter(self.lengths))
         batch, longest, full = [oldest], self.lengths[oldest], set[int]()
         for number in sorted(
@@ -61,7 +62,7 @@ class Nearest(Rule):
             reach = max(longest, length)
             padded = (len(batch) + 1) * reach
             wasted = padded - len(batch) * longest - length
-            if padded > self.cost.budget_tokens or wasted > self.cost.slack_tokens:
+            if padded > self.cost.budget_tokens or wasted > slack:
                 full.add(length)
             elif length not in full:
                 batch.append(number)

@@ -22,7 +22,7 @@ from serving.front.connection import Connection
 from serving.front.connection_guard import ConnectionGuard, ConnectionLimits
 from serving.front.protocols import mlflow
 from serving.front.protocols.forms import read_form, read_json
-from serving.front.protocols.kserve_inference import Inference, InferenceForm
+from serving.front.protocols.kserve_inference import InferenceForm, InferenceRequest
 from serving.front.protocols.kserve_tensors import read_columns, split_body, take_inputs
 from serving.front.protocols.openai_chat import ChatForm
 from serving.front.protocols.openai_completions import CompletionForm
@@ -220,7 +220,7 @@ async def _echo(stream: Stream) -> None:
 def grpc_message(data: bytes) -> None:
     """A request of the inference service over gRPC. The first byte: the task."""
     task, data = _chosen(data)
-    Inference(to_form(parse("ModelInferRequest", data, MAX_ROWS), MAX_ROWS), b"", MAX_ROWS).read(task)
+    InferenceRequest(to_form(parse("ModelInferRequest", data, MAX_ROWS), MAX_ROWS), b"", MAX_ROWS).read(task)
 
 
 @cache

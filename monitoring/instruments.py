@@ -15,7 +15,7 @@ from monitoring.store import Counter, Gauge, Histogram, Store
 Child = TypeVar("Child", Counter, Gauge, Histogram, Exemplars)
 
 
-class Family(Generic[Child]):
+class MetricFamily(Generic[Child]):
     """One metric. The same labels give the same child."""
 
     def __init__(self, count: int, make: Callable[[tuple[str, ...]], Child]) -> None:
@@ -43,47 +43,47 @@ class Instruments:
     request_exemplars: of request_duration_seconds, by its labels.
     """
 
-    request_duration_seconds: Family[Histogram]
-    stage_duration_seconds: Family[Histogram]
-    requests_in_progress: Family[Gauge]
-    rejected_total: Family[Counter]
-    queue_tokens: Family[Gauge]
-    batch_rows: Family[Histogram]
-    batch_tokens: Family[Histogram]
-    tokens_total: Family[Counter]
-    predictions_total: Family[Counter]
-    confidence: Family[Histogram]
-    row_tokens: Family[Histogram]
-    swap_total: Family[Counter]
-    swap_duration_seconds: Family[Histogram]
-    cold_requests_total: Family[Counter]
-    loads_on_demand_total: Family[Counter]
-    unloads_total: Family[Counter]
-    engine_restarts_total: Family[Counter]
-    time_to_first_token_seconds: Family[Histogram]
-    time_per_output_token_seconds: Family[Histogram]
-    prompt_tokens_total: Family[Counter]
-    reused_prompt_tokens_total: Family[Counter]
-    generated_tokens_total: Family[Counter]
-    running_rows: Family[Gauge]
-    waiting_rows: Family[Gauge]
-    cache_used_tokens: Family[Gauge]
-    cache_limit_tokens: Family[Gauge]
-    preemptions_total: Family[Counter]
-    engine_memory_bytes: Family[Gauge]
-    rollout_agreement: Family[Histogram]
-    rollout_shadow_total: Family[Counter]
-    rollout_shadow_dropped_total: Family[Counter]
+    request_duration_seconds: MetricFamily[Histogram]
+    stage_duration_seconds: MetricFamily[Histogram]
+    requests_in_progress: MetricFamily[Gauge]
+    rejected_total: MetricFamily[Counter]
+    queue_tokens: MetricFamily[Gauge]
+    batch_rows: MetricFamily[Histogram]
+    batch_tokens: MetricFamily[Histogram]
+    tokens_total: MetricFamily[Counter]
+    predictions_total: MetricFamily[Counter]
+    confidence: MetricFamily[Histogram]
+    row_tokens: MetricFamily[Histogram]
+    swap_total: MetricFamily[Counter]
+    swap_duration_seconds: MetricFamily[Histogram]
+    cold_requests_total: MetricFamily[Counter]
+    loads_on_demand_total: MetricFamily[Counter]
+    unloads_total: MetricFamily[Counter]
+    engine_restarts_total: MetricFamily[Counter]
+    time_to_first_token_seconds: MetricFamily[Histogram]
+    time_per_output_token_seconds: MetricFamily[Histogram]
+    prompt_tokens_total: MetricFamily[Counter]
+    reused_prompt_tokens_total: MetricFamily[Counter]
+    generated_tokens_total: MetricFamily[Counter]
+    running_rows: MetricFamily[Gauge]
+    waiting_rows: MetricFamily[Gauge]
+    cache_used_tokens: MetricFamily[Gauge]
+    cache_limit_tokens: MetricFamily[Gauge]
+    preemptions_total: MetricFamily[Counter]
+    engine_memory_bytes: MetricFamily[Gauge]
+    rollout_agreement: MetricFamily[Histogram]
+    rollout_shadow_total: MetricFamily[Counter]
+    rollout_shadow_dropped_total: MetricFamily[Counter]
 
     def __init__(self, folder: Path | None = None) -> None:
         self.store = Store(folder)
         for metric in METRICS.values():
             if metric.kind != "snapshot":
                 make = partial(getattr(self.store, metric.kind), metric)
-                family: Family[Any] = Family(len(metric.labels), make)
+                family: MetricFamily[Any] = MetricFamily(len(metric.labels), make)
                 setattr(self, metric.name, family)
         requests = METRICS["request_duration_seconds"]
-        self.request_exemplars: Family[Exemplars] = Family(
+        self.request_exemplars: MetricFamily[Exemplars] = MetricFamily(
             len(requests.labels), partial(self.store.exemplars, requests)
         )
 

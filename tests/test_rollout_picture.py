@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from serving.demo.rollout import Candidate, Rollout
+from serving.demo.rollout import DemoCandidate, Rollout
 from serving.demo.traffic import Sent
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -73,7 +73,7 @@ def test_what_is_drawn_can_be_read_off_its_axes(drawing: Any, data: Any) -> None
 
 def test_the_data_are_what_became_of_the_requests(drawing: Any) -> None:
     rollout = Rollout(
-        candidate=Candidate(version="2", title="slow"),
+        candidate=DemoCandidate(version="2", title="slow"),
         stable="1",
         began=100.0,
         ended=101.5,

@@ -19,8 +19,8 @@ from registry.rollout.state import (
     PROGRESS,
     STOP,
     End,
-    Order,
     Progress,
+    RolloutOrder,
     RolloutState,
     encode,
     own_mark,
@@ -113,7 +113,9 @@ class Rollouts:
         if (state.phase, action) in (("paused", "pause"), ("running", "resume"), ("baking", "pause")):
             raise RolloutError(f"the rollout of {name} is {state.phase}: there is nothing to {action}")
         self._write(
-            name, ORDER, Order(id=state.plan.id, action=action, who=who or user_name(), why=why, time=time.time())
+            name,
+            ORDER,
+            RolloutOrder(id=state.plan.id, action=action, who=who or user_name(), why=why, time=time.time()),
         )
         return self._required(name)
 

@@ -33,7 +33,7 @@ promoted, and guards still watch. overruled: somebody moved the alias by hand, w
 ACTIVE: frozenset[Phase] = frozenset({"running", "paused", "baking"})
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class RolloutOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What a person wants of a running rollout."""
 
     id: str
@@ -90,7 +90,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     has_shadows: bool = False
 
 
-Record = TypeVar("Record", Order, End, Progress)
+Record = TypeVar("Record", RolloutOrder, End, Progress)
 
 
 class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +107,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     serves_own: bool
     is_recorded: bool
     progress: Progress
-    order: Order | None = None
+    order: RolloutOrder | None = None
     stop: End | None = None
     done: End | None = None
 
@@ -168,7 +168,7 @@ def read_state(tags: Mapping[str, str], aliases: Mapping[str, str]) -> RolloutSt
         serves_own=live == plan.candidate and own[-1:] == [True],
         is_recorded=bool(made) and made[-1].to_version == live,
         progress=_read(tags, PROGRESS, Progress, plan.id) or Progress(id=plan.id),
-        order=_read(tags, ORDER, Order, plan.id),
+        order=_read(tags, ORDER, RolloutOrder, plan.id),
         stop=_read(tags, STOP, End, plan.id),
         done=_read(tags, DONE, End, plan.id),
     )

@@ -29,20 +29,22 @@ FIRST_PAUSE, LAST_PAUSE = 0.2, 10.0
 """Seconds between two tries."""
 
 
-class Server(Protocol):
+class BatchServer(Protocol):
     """What is asked: `serving.client.server_client.Remote`."""
 
     def predict(self, name: str, body: dict[str, object]) -> object:
         """The answers to `{"inputs": [...]}`, or RemoteError."""
 
 
-class Batch:
+class BatchRun:
     """One file of inputs, `source`, whose answers go to `target`.
 
     patience_seconds: how long a server may not answer, or be full, before the batch ends with its RemoteError.
     """
 
-    def __init__(self, server: Server, name: str, source: Path, target: Path, patience_seconds: float = 600.0) -> None:
+    def __init__(
+        self, server: BatchServer, name: str, source: Path, target: Path, patience_seconds: float = 600.0
+    ) -> None:
         kind_of(source)
         kind_of(target)
         if target.exists():

@@ -23,11 +23,11 @@ def batch(name: str, source: Path, target: Path, url: str, as_json: bool) -> Non
     Both are .jsonl, .csv or .parquet files. A batch that was interrupted goes on when it is started again. Rows that
     cannot be answered get null, and stand in OUTPUT.errors.jsonl with the reason.
     """
-    from serving.client.batch import Batch
+    from serving.client.batch import BatchRun
     from serving.client.server_client import Remote
 
     with errors(), show_progress(f"{source}") as announce:
-        work = Batch(Remote(url), name, source, target)
+        work = BatchRun(Remote(url), name, source, target)
         done, bad = work.run(lambda rows: announce(f"{rows:,} rows"))
     if as_json:
         click.echo(json.dumps({"rows": done, "bad": bad, "errors": str(work.errors) if bad else None}))

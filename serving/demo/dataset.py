@@ -27,14 +27,16 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
-class Example:
+class CustomerMessage:
     """What a customer wrote, one or two short sentences, and what they want, one of `LABELS`."""
 
     text: str
     label: str
 
 
-EVALUATION: Final[tuple[Example, ...]] = tuple(Example(text, label) for label in LABELS for text in HELD_OUT[label])
+EVALUATION: Final[tuple[CustomerMessage, ...]] = tuple(
+    CustomerMessage(text, label) for label in LABELS for text in HELD_OUT[label]
+)
 """Hand-written requests that are never trained on: they judge the classifier, and the demonstration asks them."""
 
 
@@ -43,7 +45,7 @@ def normalised(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
-def training_examples(seed: int) -> list[Example]:
+def training_examples(seed: int) -> list[CustomerMessage]:
     """Generate the training set: `EXAMPLES_PER_LABEL` distinct requests per label, in random order.
 
     No two are the same but for case and punctuation, and none is so close to one of `EVALUATION`. Every prefix is a
@@ -51,13 +53,13 @@ def training_examples(seed: int) -> list[Example]:
     """
     rng = random.Random(seed)  # noqa: S311  # no secret
     taken = {normalised(example.text) for example in EVALUATION}
-    examples: list[Example] = []
+    examples: list[CustomerMessage] = []
     for label in LABELS:
         requests = _requests(label, rng)
         for _ in range(EXAMPLES_PER_LABEL):
             text = next(text for text in requests if normalised(text) not in taken)
             taken.add(normalised(text))
-            examples.append(Example(text, label))
+            examples.append(CustomerMessage(text, label))
     rng.shuffle(examples)
     return examples
 

@@ -17,7 +17,7 @@ LIMIT_SECONDS = 900.0
 LOOK_SECONDS = 0.1
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class DemoCandidate(msgspec.Struct, frozen=True, kw_only=True):
     """A version to roll out. title: what is the matter with it. is_good: whether it is to be promoted."""
 
     version: str
@@ -35,7 +35,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     until the candidate had left, or was promoted.
     """
 
-    candidate: Candidate
+    candidate: DemoCandidate
     stable: str
     began: float
     ended: float
@@ -70,7 +70,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def roll_out(
-    rollouts: Rollouts, client: httpx.Client, traffic: Traffic, name: str, candidate: Candidate, say: Say
+    rollouts: Rollouts, client: httpx.Client, traffic: Traffic, name: str, candidate: DemoCandidate, say: Say
 ) -> Rollout:
     """Roll a candidate of model `name` out, and tell what became of it. Raises EngineError if it never ends."""
     options = f"--every 1s --bake 2s {' '.join(f'--guard {guard!r}' for guard in candidate.guards)}"

@@ -13,7 +13,7 @@ from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.demo.candidates import lose_a_word, prefer_one_label, widen
 from serving.demo.dataset import training_examples
-from serving.demo.rollout import STEPS_OF_GOOD, Candidate, roll_out
+from serving.demo.rollout import STEPS_OF_GOOD, DemoCandidate, roll_out
 from serving.demo.server import Say, demo_folder, serve_model, use_home
 from serving.demo.tour import NAME
 from serving.demo.traffic import Traffic
@@ -48,7 +48,7 @@ def run_rollouts(*, port: int, rate: float, home: Path | None, say: Say) -> None
         (folder / RECORD).write_bytes(msgspec.json.encode(found))
 
 
-def _make_candidates(folder: Path, settings: RegistrySettings, texts: list[str], say: Say) -> list[Candidate]:
+def _make_candidates(folder: Path, settings: RegistrySettings, texts: list[str], say: Say) -> list[DemoCandidate]:
     """Log the stable version and its four candidates, of which the one that is as good comes last."""
     say("1. Fine-tuning a pretrained MiniLM to sort a support desk's messages …")
     stable, good = (
@@ -70,8 +70,10 @@ def _make_candidates(folder: Path, settings: RegistrySettings, texts: list[str],
     Versions(settings).promote(NAME, versions[0], why="the first one")
     say(f"   {NAME}@champion is version {versions[0]}")
     return [
-        Candidate(version=versions[1], title=f"{WRONG_SHARE:.0%} of its answers are wrong, as it prefers one label"),
-        Candidate(version=versions[2], title=f"fails on the {FAILING_SHARE:.0%} of texts with the word {word!r}"),
-        Candidate(version=versions[3], title=f"as good, but slow: {WIDE:,} neurons in a layer instead of 1,536"),
-        Candidate(version=versions[4], title="trained a tenth longer, as good", steps=STEPS_OF_GOOD, is_good=True),
+        DemoCandidate(
+            version=versions[1], title=f"{WRONG_SHARE:.0%} of its answers are wrong, as it prefers one label"
+        ),
+        DemoCandidate(version=versions[2], title=f"fails on the {FAILING_SHARE:.0%} of texts with the word {word!r}"),
+        DemoCandidate(version=versions[3], title=f"as good, but slow: {WIDE:,} neurons in a layer instead of 1,536"),
+        DemoCandidate(version=versions[4], title="trained a tenth longer, as good", steps=STEPS_OF_GOOD, is_good=True),
     ]

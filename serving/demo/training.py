@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from serving.demo.dataset import EVALUATION, LABELS, Example, training_examples
+from serving.demo.dataset import EVALUATION, LABELS, CustomerMessage, training_examples
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +103,7 @@ def fine_tune(
 class _Lesson:
     """A classifier in training: its weights, the encoded examples and the order in which they are shown."""
 
-    def __init__(self, base: Path, examples: Sequence[Example], rng: random.Random) -> None:
+    def __init__(self, base: Path, examples: Sequence[CustomerMessage], rng: random.Random) -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base, local_files_only=True)
@@ -140,7 +140,7 @@ class _Lesson:
             optimizer.zero_grad()
             yield step, loss.item()
 
-    def accuracy(self, examples: Sequence[Example]) -> float:
+    def accuracy(self, examples: Sequence[CustomerMessage]) -> float:
         """Return the share of `examples` that the model labels rightly as it is now."""
         import torch
 

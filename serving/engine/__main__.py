@@ -29,9 +29,9 @@ from serving.runtime.priority import (
 )
 from serving.runtime.run_folder import RUN_VARIABLE
 from serving.runtime.server_process import LOOK_SECONDS, ServerProcess
-from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path
 from serving.wire.heartbeat import heartbeat_path
+from serving.wire.report_file import write_report
 
 if TYPE_CHECKING:
     from serving.engine.loading import Loaded

@@ -119,7 +119,7 @@ def _choose_form(model: Model) -> None:
     A family that can be packed is proved in the form that serves, as no row of it is padded then. That rows of a batch
     change nothing for one another depends on the architecture, the code and the machine, so the proof is not repeated
     for new weights: these were proved when they were logged, and each of their forms is compared with the model on
-    long and short rows in company. Others are proved as they are first. What becomes int8 is proved in float32: its
+    long and short rows in one batch. Others are proved as they are first. What becomes int8 is proved in float32: its
     answers have a gate of their own.
     """
     from serving.engine.batch_invariance import BatchProof

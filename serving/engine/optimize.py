@@ -19,7 +19,7 @@ from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.first_token import can_prune
 from serving.engine.optimizations.torchscript import check_operations, trace
 from serving.engine.optimizations.unpadded import can_pack, pack, unpack, use_cuda_graphs
-from serving.engine.reference import SHORT_TOKENS, DifferentAnswer, Reference, inputs_of
+from serving.engine.reference import SHORT_TOKENS, DifferentAnswer, ReferenceAnswers, inputs_of
 from serving.engine.timing import CLOCK, Clock, least_seconds
 
 Check = Callable[[ExecutionForm], None]
@@ -53,7 +53,7 @@ def optimize(model: Model, holds_for: Callable[[ExecutionForm], bool] | None = N
     if not (is_cpu or can_be_packed):
         return plain
     try:
-        reference = Reference(model, pads_long_rows=holds_for is None)
+        reference = ReferenceAnswers(model, pads_long_rows=holds_for is None)
         can_be_pruned = can_be_packed and can_prune(plain.module.base_model) and reference.reads_first_token_only()
         if is_cpu:
             check = partial(_check_operations, plain.module, reference)
@@ -120,7 +120,7 @@ def trace_form(model: Model, form: ExecutionForm) -> ExecutionForm:
     return replace(form, module=trace(form.module, equal, mixed), is_torchscript=True)
 
 
-def _check_operations(module: torch.nn.Module, reference: Reference) -> bool:
+def _check_operations(module: torch.nn.Module, reference: ReferenceAnswers) -> bool:
     """True, as `check_operations` raises otherwise. It runs on shapes alone, so it holds for any weights."""
     check_operations(module, *reference.extremes())
     return True

@@ -29,7 +29,7 @@ class DifferentAnswer(Exception):
     """A form answers otherwise than the model; the message says where."""
 
 
-class Reference:
+class ReferenceAnswers:
     """Answers of the model as transformers runs it, to compare forms with."""
 
     def __init__(self, model: Model, *, pads_long_rows: bool) -> None:
@@ -40,16 +40,16 @@ class Reference:
         self._longest, self._short = longest, short
         self._equal = [min(short + 6, longest)] * 3
         long = probe_lengths(model)[0] if pads_long_rows else 0
-        company = min(5, longest)
+        short_row = min(5, longest)
         self._cases: list[tuple[Sequence[int], bool]] = [
             ([1], False),
             (self._equal, True),
             ([min(length, longest) for length in MIXED_LENGTHS], True),
         ]
         if longest <= 2 * long:  # then this pair costs no more than the row alone and a shorter pair
-            self._cases.append(([longest, company], True))
+            self._cases.append(([longest, short_row], True))
         else:
-            self._cases += [([longest], False), *[([long, company], True)] * pads_long_rows]
+            self._cases += [([longest], False), *[([long, short_row], True)] * pads_long_rows]
         self._expected = [_answer_grouped(model, lengths, types=types) for lengths, types in self._cases]
 
     def extremes(self) -> list[dict[str, torch.Tensor]]:

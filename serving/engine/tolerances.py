@@ -32,7 +32,7 @@ ANSWER = Tolerance(1e-3, 0.03, int8=0.05)
 Vectors with a cosine of 0.999, which int8 must reach (`int8.MIN_COSINE`), are 0.045 of their length apart."""
 SMALL = Tolerance(1e-2, 0.5)
 """Tolerances of numbers below 1, as shares of their size: a small score shows the error of a logit enlarged."""
-LEAST = Tolerance(1e-5, 2e-3)
+FLOOR = Tolerance(1e-5, 2e-3)
 """What `SMALL` allows beside that: numbers next to nothing are differences of rounded ones."""
 FORWARD_PASS = Tolerance(1e-4, 5e-2)
 """Tolerances of a form's outputs, as shares of the largest value. Kernels differ by less than 3e-2 in bfloat16."""
@@ -44,7 +44,7 @@ DECODING = Tolerance(1e-3, 0.05)
 
 def allowed_error(size: float, dtype: object) -> float:
     """How far an answer's number, or vector, of this size may be off; never more than `ANSWER` allows."""
-    answer, small, least = (each.of(dtype) for each in (ANSWER, SMALL, LEAST))
+    answer, small, least = (each.of(dtype) for each in (ANSWER, SMALL, FLOOR))
     return min(answer * max(1.0, size), max(answer, small) * size + least)
 
 

@@ -6,7 +6,7 @@ The files in the order of a request: `handshakes` of TLS → `connection` (bound
 `request_log`, `tracing`, `meter`) → `attempts` → `routing` (woken by `folder_news`; its `version_loads` read new
 versions, and `engine_links` connect them; else `unavailable`) → `loaded_version` (in `turns`, at the threads of
 `fair_pool`) → `admission` or `held_requests` → `engine_link`, with a `waiter` → `text_stream`.
-`health` and `disconnects` run beside the requests, `demand` tells the manager of them; `host_names` and `access` (with
-`key_limits`) stand before all of them, and `cross_origin` where pages may ask. `admin_port` has a port of its own, and
-`certificate` follows the files of TLS.
+`health` and `disconnects` run beside the requests, `version_demand` tells the manager of them. `host_names` and
+`access` (with `key_limits`) stand before all of them, and `cross_origin` where pages may ask. `admin_port` has a port
+of its own, and `certificate` follows the files of TLS.
 """

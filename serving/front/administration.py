@@ -25,7 +25,7 @@ from serving.front.front import Front
 from serving.front.protocols.base import Exchange, as_error, no_route
 from serving.front.protocols.forms import read_form, read_json
 from serving.front.request_context import RequestContext
-from serving.wire.registry_orders import BODIES, MAX_ORDER_BYTES, Action, Order, Outcome, Read, address_of
+from serving.wire.registry_orders import BODIES, MAX_ORDER_BYTES, Action, Outcome, Read, RegistryOrder, address_of
 
 ACTIONS: dict[tuple[str, ...], dict[str, Action]] = {
     ("history",): {"GET": "history"},
@@ -82,10 +82,12 @@ class Administration:
         if name not in self._front.models():
             raise UnknownModel(f"this server has no model {name!r}; GET /models lists them")
         body = await self._body(action, exchange)
-        order = Order(action=action, name=check_model_name(name), who=access.caller().name, body=msgspec.Raw(body))
+        order = RegistryOrder(
+            action=action, name=check_model_name(name), who=access.caller().name, body=msgspec.Raw(body)
+        )
         return bytes(_answer_of(await self._ask_manager(order)))
 
-    async def _ask_manager(self, order: Order) -> Outcome:
+    async def _ask_manager(self, order: RegistryOrder) -> Outcome:
         if self._orders >= MAX_ORDERS:
             raise Overloaded(f"{MAX_ORDERS} operators' requests are in progress", retry_seconds=1.0)
         settings = self._front.settings
@@ -106,7 +108,7 @@ class Administration:
         return encode_json(found)
 
 
-async def ask_manager(run: Path, order: Order, seconds: float = ORDER_SECONDS) -> Outcome:
+async def ask_manager(run: Path, order: RegistryOrder, seconds: float = ORDER_SECONDS) -> Outcome:
     """Let the manager do an order, which goes on where the client leaves. Raises NotReady, DeadlineExceeded."""
     gone = NotReady("the manager is not there now", retry_seconds=1.0)
     try:

@@ -168,10 +168,10 @@ class Attempts:
         counted = [item.rows[0] for item in encoded.items] if loaded.task.generates else rows
         stages.tokens = sum([row.length for row in counted])
         stages.sent = time.perf_counter()
-        is_alone = call.tracked.is_suspect
+        is_isolated = call.tracked.is_suspect
         owner = caller if loaded.task.generates else ""
-        if streams or is_alone or owner:
-            rows = [msgspec.structs.replace(row, streams=streams, is_alone=is_alone, owner=owner) for row in rows]
+        if streams or is_isolated or owner:
+            rows = [msgspec.structs.replace(row, streams=streams, is_isolated=is_isolated, owner=owner) for row in rows]
         while loaded.is_replaced and not loaded.accepting:
             await loaded.held.wait(rows, deadline, call.disconnected)
         link, waiter = self._choose_link(call, loaded), waiter_type(len(rows), deadline)

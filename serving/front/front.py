@@ -20,7 +20,7 @@ from serving.front.attempts import Answer, Attempts, Call, Read
 from serving.front.certificate import Certificate
 from serving.front.disconnects import Disconnected, Disconnects
 from serving.front.fair_pool import Asker, asker
-from serving.front.health import Health
+from serving.front.health import FrontHealth
 from serving.front.host_names import HostNames
 from serving.front.loaded_version import LoadedVersion
 from serving.front.meter import count_cold
@@ -77,7 +77,7 @@ class Front:
         self.bounds = RequestBounds.of(settings)
         self._rollouts = FrontRollouts(settings, self.bounds)
         self.routing = Routing(settings, self._file, self._rollouts.follow)
-        self.health = Health(settings, self._file, self.routing)
+        self.health = FrontHealth(settings, self._file, self.routing)
         self._disconnects = Disconnects()
         self._attempts = Attempts(
             settings, self.access, self.bounds, self.routing, self._rollouts, self._disconnects, self.loaded
@@ -265,7 +265,7 @@ class Front:
         return self.routing.may_stream(name)
 
     def is_alive(self) -> bool:
-        """Whether the front works; see `Health.is_alive`."""
+        """Whether the front works; see `FrontHealth.is_alive`."""
         return self.health.is_alive()
 
     def is_ready(self) -> bool:

@@ -15,7 +15,7 @@ RESTART_SECONDS = 1.0
 logger = logging.getLogger("headwaiter.front")
 
 
-class Health:
+class FrontHealth:
     """The health of one front."""
 
     def __init__(self, settings: ServingSettings, file: TableFile, routing: Routing) -> None:

@@ -14,12 +14,12 @@ import msgspec
 
 from serving.errors import NotLoaded, NotReady, UnknownModel
 from serving.front.admission import QueueBounds
-from serving.front.demand import Demand
 from serving.front.engine_link import EngineLink
 from serving.front.engine_links import EngineLinks, disconnect
 from serving.front.folder_news import FolderNews
 from serving.front.loaded_version import LoadedVersion
 from serving.front.unavailable import no_live_version, no_model, no_version
+from serving.front.version_demand import VersionDemand
 from serving.front.version_loads import Key, VersionLoads
 from serving.runtime.instruments import forget
 from serving.settings import ServingSettings
@@ -53,7 +53,7 @@ class Routing:
         self._apply_at = math.inf
         self._is_ready = False
         self.bounds = QueueBounds(settings)
-        self.demand = Demand(settings.run)
+        self.demand = VersionDemand(settings.run)
         self._news = FolderNews(settings.run)
         self._loads = VersionLoads(self._news.tell)
         self._file = file

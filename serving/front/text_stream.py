@@ -48,7 +48,7 @@ class TextDelta:
 
 
 @dataclass(frozen=True)
-class Usage:
+class TokenUsage:
     """prompt_tokens: of each input once, whatever the number of its texts. generated_tokens: of all texts.
 
     reused_tokens: of the prompt tokens, those that were not computed, because an earlier prompt began with them.
@@ -132,11 +132,11 @@ class TextStream:
         return self._source.prompt_tokens
 
     @property
-    def usage(self) -> Usage:
+    def usage(self) -> TokenUsage:
         """The token counts so far; complete after the last delta."""
         firsts = self._readers[:: self._source.texts]
         written, reused = sum(each.written for each in self._readers), sum(each.reused for each in firsts)
-        return Usage(self.prompt_tokens, written, reused)
+        return TokenUsage(self.prompt_tokens, written, reused)
 
     async def open(self) -> None:
         """Send the request to an engine. Raises ServingError."""

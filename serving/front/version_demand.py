@@ -20,7 +20,7 @@ RETRY_SECONDS = 5.0
 logger = logging.getLogger("headwaiter.front")
 
 
-class Demand:
+class VersionDemand:
     """The demand of one front. Construct it anywhere."""
 
     def __init__(self, run: Path) -> None:

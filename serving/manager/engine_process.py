@@ -18,9 +18,9 @@ from serving.manager.processes import UNKNOWN_STATUS, Adopted, Process
 from serving.runtime.backoff import backoff_seconds
 from serving.runtime.limits import oom_watch
 from serving.runtime.watchdog import LOOK_SECONDS, Watchdog
-from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import STOP_SIGNAL, EngineOrder, EngineReport, order_path, read_report
 from serving.wire.heartbeat import heartbeat_path, read_pulse, remove_beats
+from serving.wire.report_file import write_report
 
 logger = logging.getLogger("headwaiter.manager")
 
@@ -248,7 +248,7 @@ class EngineProcess:
         self.report = msgspec.structs.replace(self.report, state="failed", error=self.report.error or status)
         if not self.was_ready:
             return "failed"
-        self.is_poisoned = pulse is not None and pulse.is_alone
+        self.is_poisoned = pulse is not None and pulse.is_isolated
         if not self.is_poisoned:
             self.crashes = 1 if now - self._started > STABLE_SECONDS else self.crashes + 1
         pause = 0.0  # after the first crash: rows wait for it

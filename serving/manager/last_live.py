@@ -8,7 +8,7 @@ import msgspec
 
 from registry.references import Reference, ResolvedVersion
 from registry.settings import RegistrySettings
-from serving.wire.atomic_file import write_report
+from serving.wire.report_file import write_report
 
 
 class _Record(msgspec.Struct, frozen=True, tag_field="format", tag=1):

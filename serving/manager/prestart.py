@@ -21,8 +21,8 @@ from serving.runtime.limits import oom_watch
 from serving.runtime.run_folder import ENGINES
 from serving.runtime.watchdog import LOOK_SECONDS, Watchdog
 from serving.settings import ServingSettings
-from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import TEMPLATE_SOCKET, WANTED_FILE, EngineReport, WantedVersions, read_report
+from serving.wire.report_file import write_report
 
 logger = logging.getLogger("headwaiter.manager")
 

@@ -28,10 +28,10 @@ from serving.wire.registry_orders import (
     BODIES,
     MAX_ORDER_BYTES,
     ChangeRollout,
-    Order,
     Outcome,
     Promote,
     Read,
+    RegistryOrder,
     RollBack,
     StartRollout,
     address_of,
@@ -88,10 +88,10 @@ class RegistryDesk:
                 logger.warning("an order was refused: it came from a process of another user")
                 return
             link.settimeout(READ_SECONDS)
-            order = msgspec.json.decode(_read(link), type=Order)
+            order = msgspec.json.decode(_read(link), type=RegistryOrder)
             link.sendall(msgspec.json.encode(self.do(order)))
 
-    def do(self, order: Order) -> Outcome:
+    def do(self, order: RegistryOrder) -> Outcome:
         """Do an order. Never raises."""
         try:
             answer = self._do(order)
@@ -109,7 +109,7 @@ class RegistryDesk:
                 self._file.nudge()
         return Outcome(msgspec.Raw(msgspec.json.encode(answer)))
 
-    def _do(self, order: Order) -> object:
+    def _do(self, order: RegistryOrder) -> object:
         versions, name, who = self._client(), order.name, order.who
         match order.decoded():
             case Promote(version=version, why=why, alias=alias, allow_breaking=allow):
@@ -149,7 +149,7 @@ def _start(rollouts: Rollouts, name: str, who: str, plan: StartRollout) -> Rollo
     return rollouts.start(name, plan.version, why=plan.why, who=who, alias=plan.alias, allow_breaking=allow, **given)
 
 
-def _change(rollouts: Rollouts, order: Order, why: str) -> RolloutState:
+def _change(rollouts: Rollouts, order: RegistryOrder, why: str) -> RolloutState:
     match order.action:
         case "pause" | "resume" as action:
             return rollouts.order(order.name, action, why=why, who=order.who)

@@ -8,7 +8,7 @@ REPLACED = (
     *((" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")),
 )
 """One after another, in the whole text."""
-_LONGEST = max(len(found) for found, _ in REPLACED)
+_MAX_LENGTH = max(len(found) for found, _ in REPLACED)
 
 
 def clean_up(text: str) -> str:
@@ -39,6 +39,6 @@ def _safe_cut(text: str) -> int:
     characters without a space as it has more than one.
     """
     cut = len(text)
-    while (space := text.rfind(" ", max(0, cut - (_LONGEST - 1)), cut)) >= 0:
+    while (space := text.rfind(" ", max(0, cut - (_MAX_LENGTH - 1)), cut)) >= 0:
         cut = space
     return cut

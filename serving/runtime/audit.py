@@ -25,10 +25,10 @@ logger = logging.getLogger("headwaiter.audit")
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line. who: the name of the key, or of the user who ran a command; "" for a stranger. what: a request's method
-    and path, or a command.
+    """One line. who: the name of the key, or of the user who ran a command; "" for a client without a key.
 
-    status: of the answer. model, version: that were asked. address: of the client. request_id: as in the log.
+    what: a request's method and path, or a command. status: of the answer. model, version: that were asked.
+    address: of the client. request_id: as in the log.
     """
 
     time: str

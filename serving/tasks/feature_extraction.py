@@ -22,6 +22,7 @@ from serving.processors.token_ids import TokenIds, encode_ids
 from serving.processors.tokenizer import TextEncoder, TextParameters
 from serving.tasks.base.agreement import Agreement, of_vectors
 from serving.tasks.base.cost import NUMBER_BYTES, ItemCost
+from serving.tasks.base.fields import Name
 from serving.tasks.base.pooling import pool
 from serving.tasks.base.task import Batch, Task, probe_text, upload
 from serving.tasks.base.version_context import VersionContext
@@ -49,7 +50,7 @@ class Parameters(TextParameters, frozen=True):
     pooling: Pooling | None = None
     normalize: bool | None = None
     dimensions: Dimensions | None = None
-    prompt_name: str | None = None
+    prompt_name: Name | None = None
 
 
 class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -63,7 +64,7 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     normalize: bool = False
     dimensions: Dimensions | None = None
     prompts: dict[str, str] = {}
-    prompt_name: str | None = None
+    prompt_name: Name | None = None
     include_prompt: bool = True
 
 

@@ -54,7 +54,7 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, f
     top_k: TopK = 5
 
 
-class Wanted(msgspec.Struct, array_like=True, frozen=True):
+class MaskPayload(msgspec.Struct, array_like=True, frozen=True):
     """A row's `payload`: the places of its masks, and the ids to score, empty for the best of all."""
 
     places: list[int]
@@ -110,7 +110,7 @@ class FillMask(Task[str, Parameters, Masks]):
     def probe(self, contract: Contract, length: int) -> EncodedRow:
         """A text with one mask."""
         return probe_text(
-            contract, length, _batch_key(Defaults().top_k), msgspec.msgpack.encode(Wanted([length // 2], []))
+            contract, length, _batch_key(Defaults().top_k), msgspec.msgpack.encode(MaskPayload([length // 2], []))
         )
 
     def make_example(self, version: VersionContext) -> list[object]:
@@ -151,7 +151,7 @@ class FillMask(Task[str, Parameters, Masks]):
                 f"inputs has no {version.tokenizer.token_of(mask or 0)}: write it where a token is to be filled in"
             )
         targets = _known_targets(parameters.targets, version)
-        payload = msgspec.msgpack.encode(Wanted(places, targets))
+        payload = msgspec.msgpack.encode(MaskPayload(places, targets))
         batch_key = "targets" if targets else _batch_key(parameters.top_k or version.defaults.top_k)
         return Encoded(
             [EncodedRow(row.length, row.tokens, row.types, batch_key, payload)], Masks(encoding.ids, places, targets)
@@ -282,8 +282,8 @@ def _by_row(masks: "torch.Tensor", rows: AnyArray, count: int) -> "torch.Tensor"
     return table
 
 
-def _decode(payloads: Sequence[bytes]) -> list[Wanted]:
-    return [msgspec.msgpack.decode(payload, type=Wanted) for payload in payloads]
+def _decode(payloads: Sequence[bytes]) -> list[MaskPayload]:
+    return [msgspec.msgpack.decode(payload, type=MaskPayload) for payload in payloads]
 
 
 def _table(lists: Sequence[Sequence[int]]) -> AnyArray:

@@ -14,6 +14,7 @@ from registry.checkpoint_files import ConfigKeys, read_json
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.token_ids import TokenIds, encode_ids
+from serving.tasks.base.fields import Name
 from serving.tasks.base.generated_text import GeneratedText, answer
 from serving.tasks.base.generation import (
     GeneratingTask,
@@ -48,8 +49,8 @@ class Parameters(GenerationParameters, frozen=True):
     num_beams: Positive | None = None
     length_penalty: PositiveNumber | None = None
     early_stopping: bool | None = None
-    src_lang: str | None = None
-    tgt_lang: str | None = None
+    src_lang: Name | None = None
+    tgt_lang: Name | None = None
     forced_bos_token_id: Annotated[int, msgspec.Meta(ge=0)] | None = None
     min_length: Natural | None = None
     max_length: Annotated[int, msgspec.Meta(ge=2)] | None = None
@@ -85,8 +86,8 @@ class Defaults(GenerationDefaults, frozen=True):
     """
 
     prefix: str = ""
-    src_lang: str | None = None
-    tgt_lang: str | None = None
+    src_lang: Name | None = None
+    tgt_lang: Name | None = None
 
 
 class Text2TextGeneration(GeneratingTask[Parameters, None]):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from serving.wire.atomic_file import write_report
+from serving.wire.report_file import write_report
 
 DEMAND = "demand"
 """The folder of the fronts' files, in the run folder."""
@@ -35,7 +35,7 @@ class Asked(msgspec.Struct, frozen=True, array_like=True, gc=False):
     has_work: bool = False
 
 
-class Told(msgspec.Struct, frozen=True, array_like=True):
+class FrontDemand(msgspec.Struct, frozen=True, array_like=True):
     """One front's file. at: when it was written, in monotonic seconds."""
 
     at: float
@@ -61,7 +61,7 @@ class DemandFile:
             if now - self._written < pause:
                 return
         self._path.parent.mkdir(exist_ok=True)  # not its parent: a run folder that is gone is not made again
-        write_report(self._path, Told(now, tuple(asked.values())))
+        write_report(self._path, FrontDemand(now, tuple(asked.values())))
         self._told, self._written = dict(asked), now
 
     def close(self) -> None:
@@ -74,20 +74,20 @@ class DemandReader:
 
     def __init__(self, run: Path) -> None:
         self._folder = run / DEMAND
-        self._files: dict[str, tuple[tuple[int, int], Told]] = {}
+        self._files: dict[str, tuple[tuple[int, int], FrontDemand]] = {}
         self._at: dict[Key, float] = {}
         self._working: set[Key] = set()
 
     def read(self, now: float) -> None:
         """Read what has been told since the last call."""
-        seen: dict[str, tuple[tuple[int, int], Told]] = {}
+        seen: dict[str, tuple[tuple[int, int], FrontDemand]] = {}
         for entry in self._entries():
             try:
                 stat = entry.stat()
                 mark = (stat.st_ino, stat.st_mtime_ns)
                 known = self._files.get(entry.name)
                 if known is None or known[0] != mark:
-                    known = mark, msgspec.json.decode(Path(entry.path).read_bytes(), type=Told)
+                    known = mark, msgspec.json.decode(Path(entry.path).read_bytes(), type=FrontDemand)
                     self._take(known[1])
             except (OSError, msgspec.DecodeError):  # replaced or removed meanwhile
                 continue
@@ -116,7 +116,7 @@ class DemandReader:
         except OSError:
             return []
 
-    def _take(self, told: Told) -> None:
+    def _take(self, told: FrontDemand) -> None:
         for each in told.asked:
             key = (each.model, each.version)
             self._at[key] = max(each.at, self._at.get(key, 0.0))

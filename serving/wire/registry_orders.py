@@ -76,7 +76,7 @@ BODIES: Mapping[Action, type[Body]] = {
 }
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class RegistryOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked. name: of the model. who: the name of the operator's key, for the history. body: see `BODIES`."""
 
     action: Action

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from serving.wire.atomic_file import write_report
+from serving.wire.report_file import write_report
 
 FOLDER = "rollouts"
 BUCKETS_PER_DOUBLING = 16

@@ -13,8 +13,8 @@ from typing import Literal
 import msgspec
 
 from registry.contract import Contract
-from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import FORMAT, EngineProperties
+from serving.wire.report_file import write_report
 from serving.wire.version_state import State
 
 TABLE = "routes.json"

@@ -13,7 +13,7 @@ from registry.rollout.control import Rollouts
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.demo.candidates import lose_a_word, prefer_one_label, widen
-from serving.demo.rollout import Candidate, roll_out
+from serving.demo.rollout import DemoCandidate, roll_out
 from serving.demo.traffic import Traffic
 from tests.e2e.conftest import copy_of
 from tests.e2e.server import WAIT_SECONDS, Server, invoke, wait_until
@@ -131,8 +131,8 @@ def test_the_demo_of_rollouts_in_short_form(server: Server) -> None:
     rollouts = Rollouts(Versions(RegistrySettings.from_environment({"HEADWAITER_HOME": str(server.home)})))
     said: list[str] = []
 
-    def candidate(version: str, title: str, *, is_good: bool = False) -> Candidate:
-        return Candidate(version=version, title=title, steps=steps, guards=GUARDS, is_good=is_good)
+    def candidate(version: str, title: str, *, is_good: bool = False) -> DemoCandidate:
+        return DemoCandidate(version=version, title=title, steps=steps, guards=GUARDS, is_good=is_good)
 
     with Traffic(f"{server.url}/models/m", TEXTS, rate=80) as traffic:
         wrong, failing, slow, good = (

@@ -43,11 +43,6 @@ class Cost:
         return max(1, rows)
 
     @property
-    def slack_tokens(self) -> float:
-        """Tokens of padding that cost as much as one more forward pass."""
-        return self.fixed_seconds / self.token_seconds
-
-    @property
     def tokens_per_second(self) -> float:
         """Tokens a second in batches of the budget, padding included."""
         return self.budget_tokens / (self.fixed_seconds + self.token_seconds * self.budget_tokens)

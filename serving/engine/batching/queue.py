@@ -162,7 +162,7 @@ class Queue:
     def add(self, client: bytes, row: Row, now: float) -> None:
         """Append a row. now: monotonic seconds."""
         self._added += 1
-        kind = f"{row.batch_key}\0{self._added}" if row.is_alone else row.batch_key
+        kind = f"{row.batch_key}\0{self._added}" if row.is_isolated else row.batch_key
         entry = Entry(client, row, now, row.length, kind)
         self._entries[client, row.id] = entry
         waiting = self._kinds.get(kind)
@@ -210,9 +210,9 @@ class Queue:
             del self._kinds[oldest.kind]
         return batch
 
-    def is_next_alone(self) -> bool:
+    def is_next_isolated(self) -> bool:
         """Whether the oldest row must be alone in its batch."""
-        return bool(self._entries) and self._oldest().row.is_alone
+        return bool(self._entries) and self._oldest().row.is_isolated
 
     def _oldest(self) -> Entry:
         """The oldest row of at least one."""

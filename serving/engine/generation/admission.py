@@ -86,17 +86,17 @@ def plan_admission(
     return plan
 
 
-def heed_alone(waiting: Iterable[Sequence], running: list[Sequence]) -> list[Sequence]:
+def heed_isolated(waiting: Iterable[Sequence], running: list[Sequence]) -> list[Sequence]:
     """The waiting sequences that may be admitted now where some must be alone, because an engine ended with them.
 
     Such a one is admitted once nothing runs, and nothing else until it has left. waiting: in order of priority.
     """
     waiting = list(waiting)
-    if any(each.row.is_alone for each in running):
+    if any(each.row.is_isolated for each in running):
         return []
-    if waiting and waiting[0].row.is_alone:
+    if waiting and waiting[0].row.is_isolated:
         return [] if running else waiting[:1]
-    return list(takewhile(lambda each: not each.row.is_alone, waiting))
+    return list(takewhile(lambda each: not each.row.is_isolated, waiting))
 
 
 def has_room(sequence: Sequence, others: list[Sequence], limits: SchedulerLimits) -> bool:

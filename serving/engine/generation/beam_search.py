@@ -13,7 +13,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaL
 from transformers.utils import ModelOutput
 
 from serving.engine.generation.decoder import Decoder
-from serving.engine.generation.sampling import Choice, score
+from serving.engine.generation.sampling import NextToken, score
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ class _Given(LogitsProcessor):  # type: ignore[misc]  # transformers is not type
     def __init__(self, tokens: list[int], top: int) -> None:
         self._tokens, self._top = iter(tokens), top
         self._logits: torch.Tensor | None = None
-        self.choices: list[Choice] = []
+        self.choices: list[NextToken] = []
 
     def hook(self, _module: torch.nn.Module, _args: object, output: ModelOutput) -> None:
         """Take the logits of a step's first forward pass; others come of `guidance_scale`, and of other rows."""
@@ -78,7 +78,7 @@ class BeamSearch:
         self._decoder = decoder
         self._resume = threading.Semaphore(0)
         self._paused = threading.Semaphore(0)
-        self._found: list[list[Choice]] | None = None
+        self._found: list[list[NextToken]] | None = None
         self._error: BaseException | None = None
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="headwaiter-search", daemon=True)
@@ -140,7 +140,7 @@ class BeamSearch:
         rows: list[list[int]] = found[rank :: rank + 1, start:].tolist()
         return rows
 
-    def _score(self, sequence: "Sequence", row: list[int]) -> list[Choice]:
+    def _score(self, sequence: "Sequence", row: list[int]) -> list[NextToken]:
         """The tokens up to the first one that ends a text; with their scores where the row asks for them.
 
         The model's own scores are those of a search of one beam that is given these tokens.
@@ -148,7 +148,7 @@ class BeamSearch:
         ends = (place for place, token in enumerate(row, 1) if token in sequence.ends)
         tokens, top = row[: next(ends, len(row))], sequence.settings.top
         if top is None or not tokens:
-            return [Choice(token) for token in tokens]
+            return [NextToken(token) for token in tokens]
         ids, mask = self._decoder.pad_prompts([sequence.prompt])
         given = _Given(tokens, top)
         hook = self._decoder.module.register_forward_hook(given.hook)

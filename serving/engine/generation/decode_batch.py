@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import torch
 
 from serving.engine.generation.decoder import Decoder, StepFailed
-from serving.engine.generation.sampling import Choice, choose
+from serving.engine.generation.sampling import NextToken, choose
 from serving.engine.generation.sequence import Sequence
 
 
 @dataclass(frozen=True)
-class Step:
+class DecodeStep:
     """logits: of the sequences still in the batch, (rows, vocabulary). failed: those that were removed; error: why."""
 
     logits: torch.Tensor | None
@@ -41,18 +41,18 @@ class DecodeBatch:
         self.sequences += sequences
         return Prefill(logits, self.decoder.reused or [0] * len(sequences))
 
-    def step(self) -> Step:
+    def step(self) -> DecodeStep:
         """A forward pass over the newest token of each sequence. Sequences that fail are removed."""
         try:
-            return Step(self.decoder.step([sequence.tokens[-1] for sequence in self.sequences]))
+            return DecodeStep(self.decoder.step([sequence.tokens[-1] for sequence in self.sequences]))
         except StepFailed as failure:
             failed = [self.sequences[place] for place in failure.errors]
             kept = self.remove(set(failure.errors))
-            return Step(failure.logits[kept], failed, next(iter(failure.errors.values())))
+            return DecodeStep(failure.logits[kept], failed, next(iter(failure.errors.values())))
         except Exception as error:  # a model may raise anything; which rows are at fault is not known
-            return Step(None, self.clear(), error)
+            return DecodeStep(None, self.clear(), error)
 
-    def choose_tokens(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[Choice]:
+    def choose_tokens(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[NextToken]:
         """Each sequence's next token."""
         ids = [
             [] if each.sampler.is_plain else [*self.decoder.history(each.prompt), *each.tokens] for each in sequences

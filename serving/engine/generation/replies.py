@@ -2,7 +2,7 @@
 
 import logging
 
-from serving.engine.generation.sampling import Choice
+from serving.engine.generation.sampling import NextToken
 from serving.engine.generation.sequence import Sequence
 from serving.engine.meter import EngineMeter, GenerationMeter
 from serving.wire.messages import Failure, FailureReason, Finish, TokenDelta
@@ -33,7 +33,7 @@ class Replies:
         due, self._due = self._due, []
         return due
 
-    def take_token(self, sequence: Sequence, choice: Choice, now: float) -> bool:
+    def take_token(self, sequence: Sequence, choice: NextToken, now: float) -> bool:
         """Append the next token of a sequence, and send what is due of it. Returns whether it has ended or failed."""
         finish = self._append(sequence, choice)
         if finish is None:
@@ -62,7 +62,7 @@ class Replies:
         if self._meter is not None:
             self._meter.observe_tokens(len(sequence.tokens))
 
-    def _append(self, sequence: Sequence, choice: Choice) -> Finish | None:
+    def _append(self, sequence: Sequence, choice: NextToken) -> Finish | None:
         """Append a sequence's next token; None where the row failed instead."""
         if choice.problem:
             self.fail(sequence, choice.problem)

@@ -44,7 +44,7 @@ class UnfitSettings(Exception):
 
 
 @dataclass(frozen=True)
-class Choice:
+class NextToken:
     """A row's next token. logprob, top: its score and the best (id, score), where the request asks for them.
 
     problem: why the row has no next token; "" where it has one.
@@ -125,7 +125,7 @@ class Sampler:
         return self._random.random()
 
 
-def choose(logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequence[int]]) -> list[Choice]:
+def choose(logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequence[int]]) -> list[NextToken]:
     """Each row's next token. logits: (rows, vocabulary) of any dtype. ids: see `Sampler.process`.
 
     A row has a problem instead of a token where its logits are not finite or one of its rules raises.
@@ -142,7 +142,9 @@ def choose(logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequ
     found, finite = tokens.tolist(), is_finite.tolist()
     problems |= {index: NOT_FINITE for index in range(len(found)) if not finite[index]}
     return [
-        Choice(found[index], problem=problems[index]) if index in problems else told.get(index) or Choice(found[index])
+        NextToken(found[index], problem=problems[index])
+        if index in problems
+        else told.get(index) or NextToken(found[index])
         for index in range(len(found))
     ]
 
@@ -198,7 +200,7 @@ def _draw(scores: torch.Tensor, samplers: Sequence[Sampler], way: Way) -> torch.
     return (places if ids is None else ids.gather(-1, places))[:, 0]
 
 
-def score(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list[Choice]:
+def score(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list[NextToken]:
     """Each token with its score and the `top` best: the model's own, before the settings change them.
 
     logits: (tokens, vocabulary) of any dtype, those that each token was chosen from. tokens: (tokens,) int64.
@@ -207,10 +209,10 @@ def score(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list[Choice]:
     taken = scores.gather(1, tokens[:, None])[:, 0].tolist()
     best = scores.topk(top)
     rows = zip(tokens.tolist(), taken, best.indices.tolist(), best.values.tolist(), strict=True)
-    return [Choice(token, own, tuple(zip(ids, values, strict=True))) for token, own, ids, values in rows]
+    return [NextToken(token, own, tuple(zip(ids, values, strict=True))) for token, own, ids, values in rows]
 
 
-def _tell(logits: torch.Tensor, samplers: Sequence[Sampler], tokens: torch.Tensor) -> dict[int, Choice]:
+def _tell(logits: torch.Tensor, samplers: Sequence[Sampler], tokens: torch.Tensor) -> dict[int, NextToken]:
     """The choices of rows that ask for scores."""
     asked = {index: sampler.top for index, sampler in enumerate(samplers) if sampler.top is not None}
     if not asked:

@@ -21,14 +21,14 @@ from dataclasses import replace
 import torch
 from transformers import StopStringCriteria
 
-from serving.engine.generation.admission import SchedulerLimits, heed_alone, plan_admission
+from serving.engine.generation.admission import SchedulerLimits, heed_isolated, plan_admission
 from serving.engine.generation.beam_search import BeamSearch
 from serving.engine.generation.causal_decoder import CausalDecoder
 from serving.engine.generation.decode_batch import DecodeBatch
 from serving.engine.generation.decoder import Decoder
 from serving.engine.generation.prefix_cache import BLOCK_TOKENS, PrefixCache
 from serving.engine.generation.replies import Replies, Reply
-from serving.engine.generation.sampling import NOT_FINITE, Choice, UnfitSettings
+from serving.engine.generation.sampling import NOT_FINITE, NextToken, UnfitSettings
 from serving.engine.generation.sequence import Sequence, SequenceMaker
 from serving.engine.generation.waiting import WaitingSequences
 from serving.engine.meter import EngineMeter, GenerationMeter
@@ -75,7 +75,7 @@ class Scheduler:
         self._meters: tuple[EngineMeter, GenerationMeter] | None = None
         self.announce: Callable[[Iterable[Sequence]], None] = lambda _: None
         """Called before each step with the sequences that it computes."""
-        self._has_alone = False
+        self._has_isolated = False
         self._waiting = WaitingSequences()
         self._prefilled_tokens = 0
         self._search: BeamSearch | None = None
@@ -140,7 +140,7 @@ class Scheduler:
             self._replies.refuse(client, row.id, "the row's sampling could not be set up")
             return
         self._waiting.add(sequence)
-        self._has_alone |= row.is_alone
+        self._has_isolated |= row.is_isolated
 
     @torch.inference_mode()
     def cancel(self, client: bytes, ids: Collection[int]) -> int:
@@ -228,11 +228,11 @@ class Scheduler:
 
     def _admissible(self) -> Iterable[Sequence]:
         """The waiting sequences that may be admitted now, in order of priority."""
-        if not self._has_alone:
+        if not self._has_isolated:
             return self._waiting
         running = self._running_sequences()
-        self._has_alone = any(each.row.is_alone for each in (*running, *self._waiting))
-        return heed_alone(self._waiting, running)
+        self._has_isolated = any(each.row.is_isolated for each in (*running, *self._waiting))
+        return heed_isolated(self._waiting, running)
 
     def _running_sequences(self) -> list[Sequence]:
         searched = self._search.sequences if self._search is not None else []
@@ -317,7 +317,7 @@ class Scheduler:
         for sequence in sequences:
             self._replies.take_text(sequence, time.monotonic())
 
-    def _look_at_choices(self, choices: Iterable[Choice]) -> None:
+    def _look_at_choices(self, choices: Iterable[NextToken]) -> None:
         """Check the model if logits are not finite, which may be the device's fault, and not the row's."""
         if any(choice.problem == NOT_FINITE for choice in choices) and self._recheck.is_due():
             self._check_model()

@@ -9,7 +9,7 @@ import numpy
 import torch
 from transformers import StopStringCriteria
 
-from serving.engine.generation.sampling import Choice, Sampler
+from serving.engine.generation.sampling import NextToken, Sampler
 from serving.processors.detokenizer import TextReader
 from serving.processors.tokenizer import TextEncoder
 from serving.wire.messages import Finish, Row, SamplingSettings, TokenDelta
@@ -44,11 +44,11 @@ class Sequence:
     reader: TextReader | None
     before: list[int] = field(default_factory=list)
     stop_check: StopStringCriteria | None = None
-    choices: list[Choice] = field(default_factory=list)
+    choices: list[NextToken] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     started: float = 0.0
     first_token: float = 0.0
-    searched: list[Choice] = field(default_factory=list)
+    searched: list[NextToken] = field(default_factory=list)
     tokens_since_admitted: int = 0
     reused: int = 0
     sent: int = 0
@@ -70,7 +70,7 @@ class Sequence:
         """Prompt tokens and tokens generated so far."""
         return len(self.prompt) + len(self.tokens)
 
-    def append(self, choice: Choice) -> Finish:
+    def append(self, choice: NextToken) -> Finish:
         """Append the next token; the reason why it is the last one, or ""."""
         self.choices.append(choice)
         self.tokens.append(choice.token)

@@ -64,7 +64,7 @@ class _SourceLayer(_ViewLayer):
         return self.keys.shape[2]
 
 
-class Step(torch.nn.Module):
+class StepModule(torch.nn.Module):
     """A model as a function of tensors. run: from positions and the model's arguments to logits (rows, vocabulary)."""
 
     def __init__(self, module: "PreTrainedModel", run: Callable[..., torch.Tensor]) -> None:
@@ -73,7 +73,7 @@ class Step(torch.nn.Module):
         self._run = run
 
 
-class CausalStep(Step):
+class CausalStep(StepModule):
     """Of a decoder alone."""
 
     def forward(
@@ -89,7 +89,7 @@ class CausalStep(Step):
         return CausalLMOutput(logits=logits)
 
 
-class Seq2SeqStep(Step):
+class Seq2SeqStep(StepModule):
     """Of a decoder that attends to an encoder's output."""
 
     def forward(
@@ -124,7 +124,7 @@ def name_views(views: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def trace_step(
-    step: Step, like: Mapping[str, Sequence[torch.Tensor]], vocabulary: int, max_tokens: int
+    step: StepModule, like: Mapping[str, Sequence[torch.Tensor]], vocabulary: int, max_tokens: int
 ) -> TracedModule:
     """Trace a step and compare it with the model.
 

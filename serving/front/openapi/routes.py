@@ -34,7 +34,7 @@ from serving.front.protocols.openai_chat import ChatForm
 from serving.front.protocols.openai_completions import CompletionForm
 from serving.front.protocols.openai_embeddings import EmbeddingForm
 from serving.front.protocols.rerank import DocumentsForm, TextsForm
-from serving.front.protocols.tokens import IdsForm, InputsForm, PromptForm
+from serving.front.protocols.tokens import IdsForm, PromptForm, TokenizeForm
 from serving.front.webhook import Event
 from serving.tasks.base.answers import Ranked
 from serving.wire.registry_orders import ChangeRollout, Promote, RollBack, StartRollout
@@ -135,7 +135,7 @@ def _rerank(path: str, more: str = "") -> Route:
 
 def _tokens(prefix: str, more: str = "") -> list[Route]:
     """The routes of a tokenizer. more: what the summaries end with."""
-    texts: Contents = {JSON: Shaped((PromptForm, InputsForm))}
+    texts: Contents = {JSON: Shaped((PromptForm, TokenizeForm))}
     tokens: Contents = {JSON: Shaped((shapes.Tokenized, list[list[shapes.TokenPlace]]))}
     ids: Contents = {JSON: Shaped((IdsForm,))}
     text: Contents = {JSON: Shaped((shapes.Detokenized,))}

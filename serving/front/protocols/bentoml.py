@@ -18,6 +18,7 @@ from serving.front.disconnects import Disconnected
 from serving.front.front import Front
 from serving.front.protocols.base import as_error, headers_of
 from serving.front.request_context import RequestContext
+from serving.tasks.base.fields import Name
 from serving.tasks.base.request import convert_request
 
 current_disconnected: ContextVar[Disconnected | None] = ContextVar("headwaiter_disconnected", default=None)
@@ -27,10 +28,10 @@ current_disconnected: ContextVar[Disconnected | None] = ContextVar("headwaiter_d
 class PredictForm(msgspec.Struct, frozen=True):
     """The body of `/predict`. inputs, parameters: as at `/models/{name}`."""
 
-    model: str
+    model: Name
     inputs: Any
     parameters: dict[str, Any] | None = None
-    version: str | None = None
+    version: Name | None = None
 
 
 class InvalidForms(logging.Filter):

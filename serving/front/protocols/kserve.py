@@ -23,7 +23,7 @@ from serving.front.protocols.kserve_descriptions import (
     metadata,
     repository_index,
 )
-from serving.front.protocols.kserve_inference import Inference, InferenceForm
+from serving.front.protocols.kserve_inference import InferenceForm, InferenceRequest
 from serving.front.protocols.kserve_tensors import split_body, write_output
 
 HEADER_LENGTH = b"inference-header-content-length"
@@ -136,7 +136,7 @@ class KServe(Protocol):
         head, binary = split_body(body, exchange.header(HEADER_LENGTH))
         form = read_form(read_json(head, settings.max_rows), InferenceForm)
         form.check_path(name, version)
-        inference = Inference(form, binary, settings.max_rows)
+        inference = InferenceRequest(form, binary, settings.max_rows)
         answer = await self.front.answer(
             name,
             version,

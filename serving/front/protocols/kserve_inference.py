@@ -14,7 +14,7 @@ from serving.errors import Malformed, Unprocessable
 from serving.front.asgi import JsonObject
 from serving.front.protocols.forms import read_form
 from serving.front.protocols.kserve_tensors import Tensor, read_columns, take_inputs
-from serving.tasks.base.fields import drop_unsupported
+from serving.tasks.base.fields import Name, drop_unsupported
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import AnyTask
 
@@ -39,10 +39,10 @@ class WantedParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     binary_data: bool | None = None
 
 
-class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RequestedOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A requested output."""
 
-    name: str
+    name: Name
     parameters: JsonObject = {}
 
 
@@ -65,9 +65,9 @@ class InferenceForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: Annotated[list[Tensor], msgspec.Meta(max_length=MAX_TENSORS)]
     id: Annotated[str, msgspec.Meta(max_length=MAX_ID)] | None = None
     parameters: JsonObject = {}
-    outputs: Annotated[list[Wanted], msgspec.Meta(max_length=MAX_TENSORS)] = []
-    model_name: str | None = None
-    model_version: str | None = None
+    outputs: Annotated[list[RequestedOutput], msgspec.Meta(max_length=MAX_TENSORS)] = []
+    model_name: Name | None = None
+    model_version: Name | None = None
 
     def check_path(self, name: str, version: str | None) -> None:
         """Raise Unprocessable where the body names another model or version than the path."""
@@ -81,7 +81,7 @@ class InferenceForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 )
 
 
-class Inference:
+class InferenceRequest:
     """What a request asks. as_binary: whether it wants the output in binary form. timeout_seconds: None for none.
 
     binary: the data that follow the JSON. max_rows: of a request. Raises Malformed, Unprocessable.

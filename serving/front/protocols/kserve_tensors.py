@@ -18,13 +18,11 @@ from serving.errors import Malformed, TooLarge, Unprocessable
 from serving.front.asgi import JsonObject, encode_answer, encode_json, read_number
 from serving.tasks.base.body_values import max_values
 from serving.tasks.base.columns import TEXT_COLUMNS, lists_of, parts_of, to_inputs
-from serving.tasks.base.fields import drop_unsupported
+from serving.tasks.base.fields import Name, drop_unsupported
 from serving.tasks.base.task import AnyTask
 
 MAX_DIMENSIONS = 8
 """Of a tensor. Untuned: rows of texts have one or two, and clients may add some of size 1."""
-MAX_NAME = 256
-"""Characters of a tensor's name. Untuned."""
 BINARY = "binary_data_size"
 NUMBERS = {
     "BOOL": numpy.dtype("?"),
@@ -50,9 +48,9 @@ Values = NDArray[numpy.float32] | list[bytes]
 class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An input. data: nested or flat lists, or bytes in binary form; unset where that follows the JSON."""
 
-    name: Annotated[str, Meta(max_length=MAX_NAME)]
+    name: Name
     shape: Annotated[list[Annotated[int, Meta(ge=-1, lt=2**31)]], Meta(max_length=MAX_DIMENSIONS)]
-    datatype: Annotated[str, Meta(max_length=MAX_NAME)]
+    datatype: Name
     data: object = msgspec.UNSET
     parameters: JsonObject = {}
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version as installed
 from itertools import islice
-from typing import Literal, assert_never, get_args
+from typing import Annotated, Literal, assert_never, get_args
 
 import msgspec
 
@@ -19,6 +19,7 @@ from serving.front.asgi import JSON, JsonObject, encode_answer
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import read_form, read_json
 from serving.tasks.base.columns import to_inputs
+from serving.tasks.base.fields import Name
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import AnyTask
 
@@ -35,7 +36,7 @@ TEXT = (b"content-type", b"text/plain; charset=utf-8")
 class SplitTable(msgspec.Struct, frozen=True):
     """A table as pandas' `to_dict(orient="split")` writes it."""
 
-    columns: list[str]
+    columns: Annotated[list[Name], msgspec.Meta(max_length=MAX_COLUMNS)]
     data: list[list[object]]
 
 

@@ -20,6 +20,7 @@ from serving.front.protocols.forms import (
     refuse_unknown,
     renamed,
 )
+from serving.tasks.base.fields import Name
 from serving.tasks.base.request import Request
 from serving.tasks.base.task import AnyTask
 from serving.wire.messages import AnyArray
@@ -35,7 +36,7 @@ class EmbeddingForm(msgspec.Struct, frozen=True):
     """
 
     input: Texts
-    model: str | None = None
+    model: Name | None = None
     encoding_format: Literal["float", "base64"] = "float"
     output_dtype: Dtype = "float"
 

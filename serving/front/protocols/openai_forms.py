@@ -9,7 +9,9 @@ import msgspec
 from serving.front.asgi import JsonObject
 from serving.front.protocols.forms import pick_parameters
 from serving.front.text_stream import TextStream
+from serving.tasks.base.fields import Name
 from serving.tasks.base.generated_text import TokenScore
+from serving.tasks.base.generation import Stop, Stops
 from serving.tasks.base.task import AnyTask
 
 UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
@@ -57,12 +59,12 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class GenerationForm(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of both routes. A temperature of 0 means greedy decoding."""
 
-    model: str | None = None
+    model: Name | None = None
     max_tokens: int | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
     top_p: float | None = None
     n: int | None = None
-    stop: str | list[str] | None = None
+    stop: Stop | Stops | None = None
     seed: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

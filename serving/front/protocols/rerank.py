@@ -15,7 +15,7 @@ from serving.front.attempts import Answer
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import named_model, read_form, read_json, renamed
 from serving.tasks.base.answers import Ranked
-from serving.tasks.base.fields import drop_unsupported
+from serving.tasks.base.fields import Name, drop_unsupported
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import AnyTask
 
@@ -40,7 +40,7 @@ class DocumentsForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     query: Query
     documents: Annotated[list[str | JsonObject], msgspec.Meta(min_length=1)]
-    model: str | None = None
+    model: Name | None = None
     top_n: Annotated[int, msgspec.Meta(ge=1)] | None = None
     return_documents: bool = False
     truncation: bool = True
@@ -68,7 +68,7 @@ class TextsForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     query: Query
     texts: Annotated[list[str], msgspec.Meta(min_length=1)]
-    model: str | None = None
+    model: Name | None = None
     raw_scores: bool = False
     return_text: bool = False
     truncate: bool = False

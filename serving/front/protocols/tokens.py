@@ -19,6 +19,7 @@ from serving.front.turns import TEXTS, Turns
 from serving.processors.clean_up import clean_up
 from serving.processors.tokenizer import LONG_CHARACTERS, TextEncoder
 from serving.tasks.base.cost import NUMBER_BYTES, OBJECT_BYTES, ItemCost
+from serving.tasks.base.fields import Name
 
 NAME_ONE = "name a model in the field model, or ask /models/{name}/tokenize"
 Arguments = ParamSpec("Arguments")
@@ -31,16 +32,16 @@ class PromptForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """A text to tokenize, in vLLM's form. return_token_strs: whether the answer has the vocabulary's texts, too."""
 
     prompt: str
-    model: str | None = None
+    model: Name | None = None
     add_special_tokens: bool = True
     return_token_strs: bool = False
 
 
-class InputsForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TokenizeForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A text or several to tokenize, in the form of text-embeddings-inference."""
 
     inputs: str | list[str]
-    model: str | None = None
+    model: Name | None = None
     add_special_tokens: bool = True
 
 
@@ -48,7 +49,7 @@ class IdsForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Token ids that become a text, in vLLM's form."""
 
     tokens: list[Annotated[int, msgspec.Meta(ge=0, lt=2**31)]]
-    model: str | None = None
+    model: Name | None = None
     skip_special_tokens: bool = False
 
 
@@ -68,7 +69,7 @@ class Tokens(Protocol):
         if last == "detokenize":
             answer = await self._detokenize(model, read_form(fields, IdsForm), exchange)
         elif "inputs" in fields:
-            answer = await self._list(model, read_form(fields, InputsForm), exchange)
+            answer = await self._list(model, read_form(fields, TokenizeForm), exchange)
         else:
             answer = await self._tokenize(model, read_form(fields, PromptForm), exchange)
         await exchange.respond(answer.value, JSON, *headers_of(answer))
@@ -87,7 +88,7 @@ class Tokens(Protocol):
 
         return await self._answer(model or form.model, work, exchange)
 
-    async def _list(self, model: str | None, form: InputsForm, exchange: Exchange) -> Answer[bytes]:
+    async def _list(self, model: str | None, form: TokenizeForm, exchange: Exchange) -> Answer[bytes]:
         texts = [form.inputs] if isinstance(form.inputs, str) else form.inputs
 
         async def work(loaded: LoadedVersion, turns: Turns) -> bytes:

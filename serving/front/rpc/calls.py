@@ -23,21 +23,21 @@ from serving.front.rpc.methods import Method
 from serving.front.rpc.stream import RETRY_SECONDS, Stream
 
 
-class Call(msgspec.Struct, frozen=True):
+class RpcCall(msgspec.Struct, frozen=True):
     """What is known of a call beside its message. timeout_seconds: until the client's deadline, None for none."""
 
     context: RequestContext
     timeout_seconds: float | None
 
 
-class Told(msgspec.Struct, frozen=True):
+class RpcAnswer(msgspec.Struct, frozen=True):
     """An answer: a message of Protocol Buffers, and headers, which are sent behind it."""
 
     message: Message
     headers: Sequence[Header] = ()
 
 
-Work = Callable[[bytes, Call], Awaitable[Told]]
+Work = Callable[[bytes, RpcCall], Awaitable[RpcAnswer]]
 
 MAX_WAITING = 64
 """Calls without a key whose message has not come, in one front: anybody may begin one, and each holds its headers."""
@@ -67,7 +67,7 @@ class Calls:
         request = RequestContext.read(headers)
         try:
             with self._admitted(stream, headers):
-                told = await work(await self.message(stream), Call(request, stream.time_remaining()))
+                told = await work(await self.message(stream), RpcCall(request, stream.time_remaining()))
             body: bytes = told.message.SerializeToString()
         except asyncio.CancelledError:
             self._record(name, ClientGone.status, (request.header,), stream)

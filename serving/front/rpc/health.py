@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from serving.errors import NotReady, ServingError, UnknownModel
 from serving.front.front import Front
-from serving.front.rpc.calls import Call, Calls, Told
+from serving.front.rpc.calls import Calls, RpcAnswer, RpcCall
 from serving.front.rpc.codes import CODES, Code
 from serving.front.rpc.inference import SERVICE as INFERENCE
 from serving.front.rpc.inference import parse
@@ -43,11 +43,11 @@ class HealthService:
             return SERVICE_UNKNOWN
         return SERVING if self._front.is_ready() and not self.is_closing else NOT_SERVING
 
-    async def _check(self, message: bytes, call: Call) -> Told:
+    async def _check(self, message: bytes, call: RpcCall) -> RpcAnswer:
         status = self._status(message)
         if status == SERVICE_UNKNOWN:
             raise UnknownModel(f"the services here are {INFERENCE} and, for the whole server, one without a name")
-        return Told(message_class("HealthCheckResponse")(status=status))
+        return RpcAnswer(message_class("HealthCheckResponse")(status=status))
 
     async def _watch(self, stream: Stream) -> None:
         """Tell the status now, and whenever it changes."""

@@ -16,9 +16,9 @@ from serving.front.front import Front
 from serving.front.protocols.base import headers_of
 from serving.front.protocols.forms import read_form
 from serving.front.protocols.kserve_descriptions import metadata
-from serving.front.protocols.kserve_inference import Inference, InferenceForm
+from serving.front.protocols.kserve_inference import InferenceForm, InferenceRequest
 from serving.front.protocols.kserve_tensors import MAX_DIMENSIONS, pack, to_output, to_text
-from serving.front.rpc.calls import Call, Told, Work
+from serving.front.rpc.calls import RpcAnswer, RpcCall, Work
 from serving.front.rpc.field_count import check_fields
 from serving.front.rpc.messages import CHOICE, message_class
 from serving.tasks.base.body_values import max_values
@@ -52,37 +52,37 @@ class InferenceService:
             "ModelInfer": self._infer,
         }
 
-    async def _server_live(self, message: bytes, call: Call) -> Told:
-        return Told(message_class("ServerLiveResponse")(live=self._front.is_alive()))
+    async def _server_live(self, message: bytes, call: RpcCall) -> RpcAnswer:
+        return RpcAnswer(message_class("ServerLiveResponse")(live=self._front.is_alive()))
 
-    async def _server_ready(self, message: bytes, call: Call) -> Told:
-        return Told(message_class("ServerReadyResponse")(ready=self._front.is_ready()))
+    async def _server_ready(self, message: bytes, call: RpcCall) -> RpcAnswer:
+        return RpcAnswer(message_class("ServerReadyResponse")(ready=self._front.is_ready()))
 
-    async def _model_ready(self, message: bytes, call: Call) -> Told:
+    async def _model_ready(self, message: bytes, call: RpcCall) -> RpcAnswer:
         """As Triton, it says of a model that is not here that it is not ready."""
         asked = parse("ModelReadyRequest", message)
         try:
             with suppress(NotLoaded):
                 self._front.find(asked.name, asked.version or None).choose_link()
         except (NotReady, UnknownModel):
-            return Told(message_class("ModelReadyResponse")())
-        return Told(message_class("ModelReadyResponse")(ready=True))
+            return RpcAnswer(message_class("ModelReadyResponse")())
+        return RpcAnswer(message_class("ModelReadyResponse")(ready=True))
 
-    async def _server_metadata(self, message: bytes, call: Call) -> Told:
-        return Told(message_class("ServerMetadataResponse")(name="headwaiter", version=__version__))
+    async def _server_metadata(self, message: bytes, call: RpcCall) -> RpcAnswer:
+        return RpcAnswer(message_class("ServerMetadataResponse")(name="headwaiter", version=__version__))
 
-    async def _model_metadata(self, message: bytes, call: Call) -> Told:
+    async def _model_metadata(self, message: bytes, call: RpcCall) -> RpcAnswer:
         asked = parse("ModelMetadataRequest", message)
         entry = self._front.models().get(asked.name.partition("@")[0])
         loaded = await self._front.loaded(asked.name, asked.version or None)
         told = metadata(loaded, list(entry.versions if entry else ()))
         del told["parameters"]  # this message has no place for them
-        return Told(message_class("ModelMetadataResponse")(**told))
+        return RpcAnswer(message_class("ModelMetadataResponse")(**told))
 
-    async def _infer(self, message: bytes, call: Call) -> Told:
+    async def _infer(self, message: bytes, call: RpcCall) -> RpcAnswer:
         max_rows = self._front.settings.max_rows
         request = parse("ModelInferRequest", message, max_rows)
-        inference = Inference(to_form(request, max_rows), b"", max_rows)
+        inference = InferenceRequest(to_form(request, max_rows), b"", max_rows)
         limits = [each for each in (inference.timeout_seconds, call.timeout_seconds) if each is not None]
         answer = await self._front.answer(
             request.model_name,
@@ -95,7 +95,7 @@ class InferenceService:
         )
         response = answer.value
         response.model_name, response.model_version, response.id = request.model_name, answer.version, request.id
-        return Told(response, headers_of(answer))
+        return RpcAnswer(response, headers_of(answer))
 
 
 def parse(name: str, message: bytes, max_rows: int = 0) -> Message:

@@ -20,7 +20,7 @@ BETS = (0.9, 0.45, 0.225, 0.1125)
 """Of `is_worse`, as shares of the greatest one; 1 would be lost at the first pair that is better."""
 BISECTIONS = 30
 """Halvings of an interval of logits: the bounds are exact to 7e-8 of a logit."""
-_MOST_LOGIT = 40.0
+_MAX_LOGIT = 40.0
 _LOG_PRIOR = 2 * lgamma(PRIOR) - lgamma(2 * PRIOR)
 
 
@@ -40,7 +40,7 @@ def lower(total: float, count: int, error: float) -> float:
     if total <= 0.0:
         return 0.0
     threshold = _log_mixture(total, count) + log(error)
-    low, high = -_MOST_LOGIT, _MOST_LOGIT if mean >= 1.0 else log(mean / (1.0 - mean))
+    low, high = -_MAX_LOGIT, _MAX_LOGIT if mean >= 1.0 else log(mean / (1.0 - mean))
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         if _log_likelihood(total, count, middle) < threshold:

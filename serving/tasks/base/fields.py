@@ -1,10 +1,18 @@
-"""Two rules for the fields of every request body. A field that is null counts as absent. A field of a published
-interface that this server does not support is refused by its name. Only the front uses this module.
+"""Rules for the fields of every request body. A name has a length. A field that is null counts as absent. A field of a
+published interface that this server does not support is refused by its name.
 """
 
 from collections.abc import Mapping, MutableMapping
+from typing import Annotated
+
+import msgspec
 
 from serving.errors import Unprocessable
+
+MAX_NAME = 256
+"""Characters of a name. A registered model's has no more in MLflow (3.17), labels and languages have far less."""
+Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
+"""A name in a request. What is no name is a text, which a task's cost counts."""
 
 MAX_DEPTH = 8
 """Objects nested deeper keep their nulls, so that no body can exhaust the stack. No published body nests as deep."""

@@ -45,6 +45,7 @@ Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_TEXTS)]
 Top = Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)]
 Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Stops = Annotated[list[Stop], msgspec.Meta(max_length=16)]
 Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -67,7 +68,7 @@ class GenerationParameters(TextParameters, frozen=True):
     repetition_penalty: PositiveNumber | None = None
     min_new_tokens: Natural | None = None
     seed: Seed | None = None
-    stop: Annotated[list[Stop], msgspec.Meta(max_length=16)] | None = None
+    stop: Stops | None = None
     n: Count | None = None
     num_return_sequences: Count | None = None
     logprobs: Top | None = None

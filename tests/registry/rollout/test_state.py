@@ -11,8 +11,8 @@ from registry.rollout.state import (
     PROGRESS,
     STOP,
     End,
-    Order,
     Progress,
+    RolloutOrder,
     RolloutState,
     encode,
     own_mark,
@@ -21,7 +21,7 @@ from registry.rollout.state import (
 
 PLANNED = make_plan(alias="champion", stable="1", candidate="2", who="ada", why="better", now=0.0)
 ID = PLANNED.id
-PAUSE = Order(id=ID, action="pause", who="ada", why="lunch", time=1.0)
+PAUSE = RolloutOrder(id=ID, action="pause", who="ada", why="lunch", time=1.0)
 FAILED = End(id=ID, outcome="failed", who="host", why="errors", time=2.0, guard="errors < stable + 1%")
 OVER = End(id=ID, outcome="promoted", who="host", why="all steps passed", time=2.0)
 SHADOW, ONE, HALF, LAST = (Progress(id=ID, step=step) for step in (0, 1, 3, 4))

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from registry.environment import InvalidSetting
-from serving.client.batch import ROWS, Batch
+from serving.client.batch import ROWS, BatchRun
 from serving.errors import RemoteError
 
 COUNT = 5 * ROWS + 3
@@ -49,7 +49,7 @@ def read_lines(path: Path) -> list[Any]:
 
 
 def test_answers_are_in_the_order_of_the_inputs_and_nothing_else_is_left(tmp_path: Path) -> None:
-    batch = Batch(Upper(), "m", write_lines(tmp_path / "in.jsonl", texts()), tmp_path / "out.jsonl")
+    batch = BatchRun(Upper(), "m", write_lines(tmp_path / "in.jsonl", texts()), tmp_path / "out.jsonl")
     told: list[int] = []
     assert batch.run(told.append) == (COUNT, 0)
     assert read_lines(tmp_path / "out.jsonl") == [text.upper() for text in texts()]
@@ -65,7 +65,7 @@ def test_bad_rows_get_null_and_a_reason_and_others_their_answers(tmp_path: Path)
     source = write_lines(tmp_path / "in.jsonl", texts())
     lines = source.read_text().splitlines()
     source.write_text("\n".join([*lines[:7], "{broken", *lines[8:]]) + "\n")
-    batch = Batch(Upper(refuse), "m", source, tmp_path / "out.jsonl")
+    batch = BatchRun(Upper(refuse), "m", source, tmp_path / "out.jsonl")
     assert batch.run() == (COUNT, 2)
     expected = [None if index in (7, 40) else text.upper() for index, text in enumerate(texts())]
     assert read_lines(tmp_path / "out.jsonl") == expected
@@ -83,7 +83,7 @@ def test_a_full_server_is_asked_again(tmp_path: Path) -> None:
             refused.append(len(inputs))
             raise RemoteError("full", 429)
 
-    batch = Batch(Upper(refuse), "m", write_lines(tmp_path / "in.jsonl", texts()), tmp_path / "out.jsonl")
+    batch = BatchRun(Upper(refuse), "m", write_lines(tmp_path / "in.jsonl", texts()), tmp_path / "out.jsonl")
     assert batch.run() == (COUNT, 0)
     assert len(refused) == 3
 
@@ -93,7 +93,7 @@ def test_what_no_other_row_would_change_ends_the_batch(tmp_path: Path, status: i
     def refuse(inputs: list[Any]) -> None:
         raise RemoteError("never", status)
 
-    batch = Batch(Upper(refuse), "m", write_lines(tmp_path / "in.jsonl", texts()), tmp_path / "out.jsonl")
+    batch = BatchRun(Upper(refuse), "m", write_lines(tmp_path / "in.jsonl", texts()), tmp_path / "out.jsonl")
     with pytest.raises(RemoteError, match="never"):
         batch.run()
     assert not (tmp_path / "out.jsonl").exists()
@@ -109,7 +109,7 @@ def test_a_batch_that_was_interrupted_goes_on(tmp_path: Path) -> None:
     source.write_text(source.read_text().replace('"text 5"', "{"))
     values[5] = None
     with pytest.raises(RemoteError, match="away"):
-        Batch(Upper(break_off), "m", source, target, patience_seconds=0).run()
+        BatchRun(Upper(break_off), "m", source, target, patience_seconds=0).run()
     part = tmp_path / "out.jsonl.part"
     done = len(read_lines(part))
     assert done == 100 // ROWS * ROWS
@@ -117,7 +117,7 @@ def test_a_batch_that_was_interrupted_goes_on(tmp_path: Path) -> None:
         file.write('"half a li')  # as a kill may leave them
         errors.write(json.dumps({"row": done + 1, "reason": "of the next rows", "input": ""}) + "\n")
     server = Upper()
-    assert Batch(server, "m", source, target).run() == (COUNT, 1)
+    assert BatchRun(server, "m", source, target).run() == (COUNT, 1)
     assert sorted(server.asked) == sorted(texts()[done:])
     assert read_lines(target) == [value and value.upper() for value in values]
     assert [row["row"] for row in read_lines(tmp_path / "out.jsonl.errors.jsonl")] == [5]
@@ -127,10 +127,10 @@ def test_tables_are_read_and_written(tmp_path: Path) -> None:
     with (tmp_path / "in.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["id", "text"], ["1", "a, b"], ["2"], ["3", 'say "c"']])
     pyarrow.parquet.write_table(pyarrow.table({"only": ["a", "b"]}), tmp_path / "in.parquet")
-    assert Batch(Upper(), "m", tmp_path / "in.csv", tmp_path / "out.parquet").run() == (3, 1)
+    assert BatchRun(Upper(), "m", tmp_path / "in.csv", tmp_path / "out.parquet").run() == (3, 1)
     written = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pydict()
     assert [json.loads(text) for text in written["output"]] == ["A, B", None, 'SAY "C"']
-    assert Batch(Upper(), "m", tmp_path / "in.parquet", tmp_path / "out.csv").run() == (2, 0)
+    assert BatchRun(Upper(), "m", tmp_path / "in.parquet", tmp_path / "out.csv").run() == (2, 0)
     with (tmp_path / "out.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["output"], ['"A"'], ['"B"']]
 
@@ -141,7 +141,7 @@ def test_columns_without_a_text_are_the_fields_of_one_input(tmp_path: Path) -> N
             return body["inputs"]
 
     pyarrow.parquet.write_table(pyarrow.table({"question": ["q"], "context": ["c"]}), tmp_path / "in.parquet")
-    Batch(Answers(), "m", tmp_path / "in.parquet", tmp_path / "out.jsonl").run()
+    BatchRun(Answers(), "m", tmp_path / "in.parquet", tmp_path / "out.jsonl").run()
     assert read_lines(tmp_path / "out.jsonl") == [{"question": "q", "context": "c"}]
 
 
@@ -150,7 +150,7 @@ def test_what_answers_otherwise_than_asked_ends_the_batch(tmp_path: Path) -> Non
         def predict(self, name: str, body: dict[str, Any]) -> Any:
             return ["one"]
 
-    batch = Batch(One(), "m", write_lines(tmp_path / "in.jsonl", texts()), tmp_path / "out.jsonl")
+    batch = BatchRun(One(), "m", write_lines(tmp_path / "in.jsonl", texts()), tmp_path / "out.jsonl")
     with pytest.raises(RemoteError, match="no list of as many answers"):
         batch.run()
 
@@ -159,4 +159,4 @@ def test_what_answers_otherwise_than_asked_ends_the_batch(tmp_path: Path) -> Non
 def test_files_that_cannot_be_are_refused(tmp_path: Path, source: str, target: str) -> None:
     write_lines(tmp_path / source, ["a"])
     with pytest.raises(InvalidSetting, match="known|already"):
-        Batch(Upper(), "m", tmp_path / source, tmp_path / target)
+        BatchRun(Upper(), "m", tmp_path / source, tmp_path / target)

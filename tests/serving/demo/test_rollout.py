@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from serving.demo.rollout import Candidate, Rollout
+from serving.demo.rollout import DemoCandidate, Rollout
 from serving.demo.server import wait
 from serving.demo.traffic import Sent, Traffic
 from tests.waiting import WAIT_SECONDS
@@ -20,7 +20,7 @@ SENT = [Sent(1.0, 0.01, 200, "1"), Sent(2.0, 0.03, 200, "2"), Sent(3.0, 0.01, 50
 
 def rollout(**fields: Any) -> Rollout:
     return Rollout(
-        candidate=Candidate(version="2", title="slow", **fields),
+        candidate=DemoCandidate(version="2", title="slow", **fields),
         stable="1",
         began=0.0,
         ended=5.0,

@@ -22,7 +22,7 @@ from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.first_token import can_prune
 from serving.engine.optimizations.unpadded import can_pack, pack
 from serving.tasks import get_task
-from serving.tasks.fill_mask import Wanted
+from serving.tasks.fill_mask import MaskPayload
 from tests.families import build
 from tests.serving.engine.optimizations.test_unpadded import READ_FIRST
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 
 LENGTHS = (7, 12, 3)
-TARGETS = msgspec.msgpack.encode(Wanted([1, 2], [7, 8, 9]))
+TARGETS = msgspec.msgpack.encode(MaskPayload([1, 2], [7, 8, 9]))
 CASES = [
     *[("bert", "feature-extraction", {"batch_key": kind}) for kind in ("raw", "mean", "cls", "last")],
     ("vit", "feature-extraction", {"batch_key": "mean"}),

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from serving.engine import __main__ as engine
-from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import EngineReport, read_report
+from serving.wire.report_file import write_report
 
 
 def test_a_report_waits_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

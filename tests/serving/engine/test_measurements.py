@@ -20,7 +20,7 @@ from serving.engine.measurements import Measurements, entry_path
 from serving.engine.model import Model
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.parallel import CpuPlan
-from serving.engine.reference import DifferentAnswer, Reference
+from serving.engine.reference import DifferentAnswer, ReferenceAnswers
 from serving.wire.engine_orders import EngineOrder
 
 pytestmark = pytest.mark.slow
@@ -86,9 +86,9 @@ def test_batches_are_proved_once_for_an_architecture_and_the_form_is_compared_ea
             proofs.append(model)
             super().__init__(model)
 
-    check = Reference.check
+    check = ReferenceAnswers.check
     monkeypatch.setattr(batch_invariance, "BatchProof", Proof)
-    monkeypatch.setattr(Reference, "check", lambda self, form: [checks.append(form), check(self, form)][-1])
+    monkeypatch.setattr(ReferenceAnswers, "check", lambda self, form: [checks.append(form), check(self, form)][-1])
     cache = tmp_path / "cache"
     cache.mkdir()
     first = load(order, root, cache)
@@ -100,11 +100,11 @@ def test_batches_are_proved_once_for_an_architecture_and_the_form_is_compared_ea
 
     for refused, number in (("prunes_to_first_token", 2), ("is_packed", 3)):
 
-        def refuse(self: Reference, form: ExecutionForm, refused: str = refused) -> None:
+        def refuse(self: ReferenceAnswers, form: ExecutionForm, refused: str = refused) -> None:
             if getattr(form, refused):
                 raise DifferentAnswer("its logits differ")
 
-        monkeypatch.setattr(Reference, "check", refuse)
+        monkeypatch.setattr(ReferenceAnswers, "check", refuse)
         other = load(order, root, cache)
         assert not getattr(other.model.form, refused)
         assert other.model.form.batching == "any lengths"

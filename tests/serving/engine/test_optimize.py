@@ -25,7 +25,7 @@ from serving.engine.optimizations.torchscript import TracedModule, check_operati
 from serving.engine.optimizations.unpadded import unpack
 from serving.engine.optimize import optimize
 from serving.engine.reference import inputs_of
-from serving.tasks.fill_mask import Wanted
+from serving.tasks.fill_mask import MaskPayload
 from serving.wire.messages import Row
 from tests.alike import assert_alike
 from tests.families import MAX_TOKENS, build
@@ -226,7 +226,7 @@ def test_a_vocabulary_is_computed_at_masks_only(mask_filler: Model, bucketed: bo
 
 
 def mask_row(model: Model, length: int, masks: Sequence[int], targets: list[int]) -> Row:
-    payload = msgspec.msgpack.encode(Wanted(list(masks), targets))
+    payload = msgspec.msgpack.encode(MaskPayload(list(masks), targets))
     return msgspec.structs.replace(model.probe(length), batch_key="targets" if targets else "5", payload=payload)
 
 

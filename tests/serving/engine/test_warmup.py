@@ -17,7 +17,6 @@ def test_a_line_is_found_again_and_the_budget_is_the_smallest_near_the_peak() ->
     assert cost.fixed_seconds == pytest.approx(0.002, rel=1e-3)
     assert cost.token_seconds == pytest.approx(4e-5, rel=1e-3)
     assert cost.square_seconds == pytest.approx(0.0, abs=1e-12)
-    assert cost.slack_tokens == pytest.approx(50, rel=1e-2)
     # peak among batches of at most 0.1 s is 2048 tokens at 24,390 tokens/s; 1024 reaches 23,833, 512 only 22,776
     assert cost.budget_tokens == 1024
 

@@ -24,7 +24,7 @@ from serving.processors.tokenizer import TextEncoder
 from serving.tasks import get_task, served_tasks
 from serving.tasks.base.task import AnyTask
 from serving.tasks.base.version_context import VersionContext
-from serving.tasks.fill_mask import Wanted
+from serving.tasks.fill_mask import MaskPayload
 from serving.wire.messages import EncodedRow, SamplingSettings, TokenDelta
 from serving.wire.routing_table import ModelEntry, Table, VersionEntry
 from tests.contracts import classifier
@@ -102,7 +102,7 @@ def _arrays(row: EncodedRow, task: str, contract: Contract) -> list[Any]:
         case "next-sentence-prediction":
             return [numbers(1)[0]]
         case "fill-mask":
-            wanted = msgspec.msgpack.decode(row.payload, type=Wanted)
+            wanted = msgspec.msgpack.decode(row.payload, type=MaskPayload)
             count = len(wanted.targets) or int(row.batch_key)
             ids = numpy.resize(numpy.asarray(wanted.targets or range(2000, 2000 + count)), (len(wanted.places), count))
             return [numbers(len(wanted.places), count), ids]

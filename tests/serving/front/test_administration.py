@@ -24,7 +24,7 @@ from serving.front.administration import MAX_ORDERS, Administration
 from serving.front.front import Front
 from serving.manager.registry_desk import RegistryDesk
 from serving.runtime.key_file import KeyFile
-from serving.wire.registry_orders import MAX_ORDER_BYTES, Order
+from serving.wire.registry_orders import MAX_ORDER_BYTES, RegistryOrder
 from tests.abilities import require
 from tests.e2e.server import wait_until
 from tests.other_user import OTHER, acting_as
@@ -273,7 +273,9 @@ def test_looks_that_the_manager_does_not_answer_are_bounded_in_time_and_number(
     administration = Administration(front)
 
     async def look() -> None:
-        await administration._ask_manager(Order(action="history", name="m", who="operator", body=msgspec.Raw(b"{}")))
+        await administration._ask_manager(
+            RegistryOrder(action="history", name="m", who="operator", body=msgspec.Raw(b"{}"))
+        )
 
     async def ask_all() -> list[BaseException | None]:
         return await asyncio.gather(*(look() for _ in range(MAX_ORDERS + 2)), return_exceptions=True)

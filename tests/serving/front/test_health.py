@@ -14,7 +14,7 @@ from registry.settings import RegistrySettings
 from serving.front import front as front_module
 from serving.front import health as health_module
 from serving.front import routing as routing_module
-from serving.front.health import Health
+from serving.front.health import FrontHealth
 from serving.front.routing import Routing
 from serving.settings import ServingSettings
 from serving.wire.routing_table import ModelEntry, Table, TableFile
@@ -59,7 +59,7 @@ def routings() -> Iterator[list[Routing]]:
 
 async def followed(routing: Routing, settings: ServingSettings, file: TableFile) -> bool:
     """Whether the front is alive after it has followed TABLE, which it must."""
-    health = Health(settings, file, routing)
+    health = FrontHealth(settings, file, routing)
     await routing.catch_up()
     health.supervise("follow", routing.follow)
     while "m" not in routing.table.models:

@@ -35,8 +35,8 @@ from serving.manager.manager import Manager
 from serving.manager.registry_watch import RegistryWatch
 from serving.runtime.daemon_pool import DaemonPool
 from serving.settings import ServingSettings
-from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import order_path
+from serving.wire.report_file import write_report
 from serving.wire.routing_table import Table, TableFile
 from tests.e2e.server import wait_until
 from tests.quick import copy_home

@@ -6,8 +6,8 @@ import pytest
 
 from registry.references import Reference
 from serving.manager.load_queue import TOGETHER
-from serving.wire.atomic_file import write_report
-from serving.wire.demand import DEMAND, Asked, Told
+from serving.wire.demand import DEMAND, Asked, FrontDemand
+from serving.wire.report_file import write_report
 from serving.wire.routing_table import VersionEntry
 from serving.wire.version_state import State
 from tests.serving.manager.world import ENGINE_BYTES, Server
@@ -28,7 +28,7 @@ class Shop(Server):
         found = tuple(Asked(name, "1", self.world.now, has_work) for name, has_work in asked.items())
         folder = self.settings.run / DEMAND
         folder.mkdir(exist_ok=True)
-        write_report(folder / "1.json", Told(self.world.now, found))
+        write_report(folder / "1.json", FrontDemand(self.world.now, found))
 
     def ask(self, name: str) -> None:
         """Let a request come, wait until the model is loaded, and be answered."""

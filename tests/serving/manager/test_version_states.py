@@ -14,8 +14,8 @@ from registry.references import Reference
 from serving.errors import EngineError
 from serving.manager.policy import CRASH_LIMIT
 from serving.manager.version_loader import MAX_RETRY_SECONDS
-from serving.wire.atomic_file import write_report
-from serving.wire.demand import DEMAND, Asked, Told
+from serving.wire.demand import DEMAND, Asked, FrontDemand
+from serving.wire.report_file import write_report
 from serving.wire.version_state import FOLLOWERS, State, check_transition
 from tests.serving.manager.world import Server
 
@@ -97,8 +97,8 @@ class Life(RuleBasedStateMachine):
         """The previous live version serves again if it is still loaded."""
         self.step()  # what was not to stay warm has begun to leave
         live, before = self.served[alias], next(iter(self.previous(alias)), "")
-        is_alone = list(self.served.values()).count(live) == 1 and self.world.targets.get(alias) == live
-        may_give_way = is_alone and self.states.get(before) == "ready" and self.is_healthy(before)
+        is_isolated = list(self.served.values()).count(live) == 1 and self.world.targets.get(alias) == live
+        may_give_way = is_isolated and self.states.get(before) == "ready" and self.is_healthy(before)
         for _ in range(CRASH_LIMIT):
             for body in self.world.running():
                 if body.order.version == live:
@@ -288,7 +288,7 @@ def test_the_manager_looks_less_often_once_nothing_happens_and_nobody_asks() -> 
         server.settle()
         (server.settings.run / DEMAND).mkdir(exist_ok=True)
         asked = Asked("m", "2", server.world.now)
-        write_report(server.settings.run / DEMAND / "1.json", Told(server.world.now, (asked,)))
+        write_report(server.settings.run / DEMAND / "1.json", FrontDemand(server.world.now, (asked,)))
         server.step()
         assert not manager._is_still(server.world.now), "somebody asked"
         server.settle(6.0)

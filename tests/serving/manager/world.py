@@ -32,8 +32,8 @@ from serving.manager.rollout.keeper import RolloutKeeper
 from serving.runtime.control_groups import ControlGroups
 from serving.runtime.limits import Limits, OomWatch
 from serving.settings import ServingSettings
-from serving.wire.atomic_file import write_report
 from serving.wire.engine_orders import EngineOrder, EngineReport, order_path, read_report
+from serving.wire.report_file import write_report
 from serving.wire.routing_table import Table, TableFile
 from serving.wire.version_state import State
 from tests.contracts import CLASSIFIER

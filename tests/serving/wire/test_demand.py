@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from serving.wire.atomic_file import write_report
 from serving.wire.demand import (
     DEMAND,
     FORGET_SECONDS,
@@ -13,8 +12,9 @@ from serving.wire.demand import (
     Asked,
     DemandFile,
     DemandReader,
-    Told,
+    FrontDemand,
 )
+from serving.wire.report_file import write_report
 
 KEY = ("m", "1")
 
@@ -64,7 +64,7 @@ def test_a_front_tells_at_once_what_is_to_be_loaded(tmp_path: Path) -> None:
 def test_what_all_fronts_tell_counts(tmp_path: Path) -> None:
     (tmp_path / DEMAND).mkdir()
     for name, at, has_work in (("1.json", 5.0, False), ("2.json", 9.0, False), ("3.json", 7.0, True)):
-        write_report(tmp_path / DEMAND / name, Told(10.0, tuple(asked(at, has_work=has_work).values())))
+        write_report(tmp_path / DEMAND / name, FrontDemand(10.0, tuple(asked(at, has_work=has_work).values())))
     (tmp_path / DEMAND / "4.json").write_bytes(b"{")
     (tmp_path / DEMAND / "4.abc.tmp").write_bytes(b"")
     reader = read(tmp_path, 11.0)
@@ -75,7 +75,7 @@ def test_what_all_fronts_tell_counts(tmp_path: Path) -> None:
 def test_a_front_that_is_gone_has_no_work_and_what_it_asked_for_is_remembered(tmp_path: Path) -> None:
     (tmp_path / DEMAND).mkdir()
     path = tmp_path / DEMAND / "1.json"
-    write_report(path, Told(10.0, tuple(asked(9.0, has_work=True).values())))
+    write_report(path, FrontDemand(10.0, tuple(asked(9.0, has_work=True).values())))
     reader = DemandReader(tmp_path)
     for now, has_work in ((10.0 + STALE_SECONDS, True), (10.1 + STALE_SECONDS, False)):
         reader.read(now)
@@ -98,7 +98,7 @@ def test_it_is_quiet_where_nothing_was_asked_lately_and_nothing_waits(
 ) -> None:
     (tmp_path / DEMAND).mkdir()
     if at is not None:
-        write_report(tmp_path / DEMAND / "1.json", Told(100.0, tuple(asked(at, has_work=has_work).values())))
+        write_report(tmp_path / DEMAND / "1.json", FrontDemand(100.0, tuple(asked(at, has_work=has_work).values())))
     assert read(tmp_path, 100.0).is_quiet(5.0, 100.0) == is_quiet
 
 

@@ -13,7 +13,7 @@ from serving.engine.generation.admission import (
     SchedulerLimits,
     plan_admission,
 )
-from serving.engine.generation.sampling import Choice
+from serving.engine.generation.sampling import NextToken
 from serving.engine.generation.sequence import FAIR_SECONDS, Sequence
 from serving.wire.messages import Row, SamplingSettings
 
@@ -39,7 +39,7 @@ def sequence(
     made = Sequence(b"f", row, arrived - FAIR_SECONDS * new, settings, frozenset(), sampler, None)
     made.is_isolated = isolated
     for _ in range(written):
-        made.append(Choice(7))
+        made.append(NextToken(7))
     return made
 
 

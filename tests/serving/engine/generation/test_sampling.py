@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from serving.engine.generation import beam_search
-from serving.engine.generation.sampling import Choice, score
+from serving.engine.generation.sampling import NextToken, score
 from serving.engine.generation.verification import choose_decoder
 from tests.alike import assert_alike
 from tests.serving.engine.generation.rows import (
@@ -167,7 +167,7 @@ def test_a_search_has_no_more_texts_than_beams() -> None:
 def test_the_tokens_of_a_search_are_scored_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     scored: list[int] = []
 
-    def watch(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list[Choice]:
+    def watch(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list[NextToken]:
         scored.append(logits.shape[0])
         return score(logits, tokens, top)
 

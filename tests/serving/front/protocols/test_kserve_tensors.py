@@ -13,7 +13,7 @@ from serving.errors import Malformed, ServingError, Unprocessable
 from serving.front import asgi
 from serving.front.protocols import kserve_tensors
 from serving.front.protocols.forms import read_form
-from serving.front.protocols.kserve_inference import Inference, InferenceForm
+from serving.front.protocols.kserve_inference import InferenceForm, InferenceRequest
 from serving.front.protocols.kserve_tensors import (
     Tensor,
     output_form,
@@ -152,4 +152,4 @@ def test_tensors_in_shared_memory_are_refused_by_name() -> None:
 def test_a_timeout_of_more_than_64_bits_is_refused(timeout: int) -> None:
     form = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}
     with pytest.raises(ServingError, match="timeout"):
-        Inference(read_form(form | {"parameters": {"timeout": timeout}}, InferenceForm), b"", 10)
+        InferenceRequest(read_form(form | {"parameters": {"timeout": timeout}}, InferenceForm), b"", 10)

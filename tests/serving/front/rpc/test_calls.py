@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2
 from serving import errors
 from serving.errors import QueueFull, ServingError
 from serving.front.connection_guard import ConnectionGuard
-from serving.front.rpc.calls import Calls, Told, to_metadata
+from serving.front.rpc.calls import Calls, RpcAnswer, to_metadata
 from serving.front.rpc.codes import CODES, Code, details
 from serving.runtime.key_file import KeyFile
 from tests.serving.front.attacked import PATIENT, Whole
@@ -77,7 +77,7 @@ def test_each_error_has_the_code_that_its_status_stands_for(make_front: MakeFron
         error = kind(*given)
         stream: Any = FakeStream()
 
-        async def fail(message: bytes, call: Any, error: ServingError = error) -> Told:
+        async def fail(message: bytes, call: Any, error: ServingError = error) -> RpcAnswer:
             raise error
 
         asyncio.run(calls._answer("A", fail, stream))

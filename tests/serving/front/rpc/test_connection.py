@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from serving.front.connection_guard import ConnectionGuard
 from serving.front.rpc import frames
-from serving.front.rpc.calls import Call, Calls, Told
+from serving.front.rpc.calls import Calls, RpcAnswer, RpcCall
 from serving.front.rpc.codes import Code
 from serving.front.rpc.connection import RpcConnection
 from serving.front.rpc.frames import PREFACE, ErrorCode, Frame, FrameReader, frame, number, settings_frame
@@ -221,8 +221,8 @@ def test_a_call_counts_as_a_request_until_its_answer_is_sent(ends: str) -> None:
     visit = SimpleNamespace(begin=lambda: None, leave=lambda: None)
     access: Any = SimpleNamespace(admit=lambda headers: visit, audit=None)
 
-    async def tell(message: bytes, call: Call) -> Told:
-        return Told(message_class("HealthCheckResponse")(status=1))
+    async def tell(message: bytes, call: RpcCall) -> RpcAnswer:
+        return RpcAnswer(message_class("HealthCheckResponse")(status=1))
 
     async def work() -> None:
         client = Client(client_seconds=10.0)

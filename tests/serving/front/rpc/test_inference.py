@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2
 from headwaiter import __version__
 from serving.errors import ServingError, Unprocessable
 from serving.front.front import Front
-from serving.front.protocols.kserve_inference import Inference
+from serving.front.protocols.kserve_inference import InferenceRequest
 from serving.front.rpc.inference import CONTENTS, parse, to_form
 from serving.tasks import get_task
 from tests.serving.front.local_front import MakeFront
@@ -111,9 +111,9 @@ def test_a_parameter_may_be_a_tensor_of_numbers(front: Front, datatype: str, is_
     form = to_form(parse("ModelInferRequest", asked.SerializeToString()), max_rows=8)
     if datatype.startswith("FP"):
         with pytest.raises(Unprocessable, match="top_k: expected `int"):
-            Inference(form, b"", 8).read(get_task(TEXT))
+            InferenceRequest(form, b"", 8).read(get_task(TEXT))
     else:
-        assert Inference(form, b"", 8).read(get_task(TEXT)).parameters.top_k == 2
+        assert InferenceRequest(form, b"", 8).read(get_task(TEXT)).parameters.top_k == 2
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_numbers_that_are_no_parameter_are_refused(name: str, datatype: str, dat
     asked.inputs.add(name=name, datatype=datatype, shape=[1])
     form = to_form(parse("ModelInferRequest", asked.SerializeToString()), max_rows=8)
     with pytest.raises(ServingError, match=words):
-        Inference(form, b"", 8).read(get_task(TEXT))
+        InferenceRequest(form, b"", 8).read(get_task(TEXT))
 
 
 def test_server_and_models_are_described_as_over_http(front: Front) -> None:
@@ -251,7 +251,7 @@ def test_any_request_is_read_or_refused(tensors: Any, raw: Any, parameters: Any,
     request = service_pb2.ModelInferRequest(inputs=tensors, raw_input_contents=raw, parameters=parameters)
     try:
         form = to_form(parse("ModelInferRequest", request.SerializeToString()), max_rows=8)
-        Inference(form, b"", 8).read(get_task(task))
+        InferenceRequest(form, b"", 8).read(get_task(task))
     except ServingError as error:
         assert error.status in (400, 413, 422)
 

@@ -4,12 +4,12 @@ import pytest
 from msgspec.structs import replace
 
 from registry.rollout.plan import Plan, make_plan
-from registry.rollout.state import Bounds, End, Order, Progress, RolloutState
+from registry.rollout.state import Bounds, End, Progress, RolloutOrder, RolloutState
 from serving.manager.rollout.steps import CandidateHealth, decide
 from serving.wire.rollout_counts import RolloutCounts, SideCounts
 
 PLAN = make_plan(alias="champion", stable="1", candidate="2", who="ada", why="better", now=0.0, every="60s", bake="60s")
-PAUSE = Order(id=PLAN.id, action="pause", who="eve", why="lunch", time=0.0)
+PAUSE = RolloutOrder(id=PLAN.id, action="pause", who="eve", why="lunch", time=0.0)
 KNOWN = {guard: Bounds((0.0, 0.02), (0.0, 0.02)) for guard in PLAN.guards}
 ENOUGH = 100.0
 """Seconds: more than a step takes at least."""
