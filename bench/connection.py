@@ -129,7 +129,7 @@ class Arrivals:
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
         self._random = random.Random(0)
-        self._idle: deque[PacedConnection] = deque()
+        self._idle: list[PacedConnection] = []
         self._due: deque[float] = deque()
 
     def take(self, connection: "PacedConnection") -> None:
@@ -145,16 +145,28 @@ class Arrivals:
         while (due := due + self._random.expovariate(self._per_second)) < end:
             if (pause := due - time.perf_counter()) > 0:
                 await asyncio.sleep(pause)
-            if self._idle:
-                self._idle.popleft().ask(due)
-            else:
-                self._due.append(due)
+            connection = self._idle.pop() if self._idle else None  # the one that was free last: servers close idle ones
+            if connection is not None and connection.is_open:
+                connection.ask(due)
+                continue
+            self._due.append(due)
+            if connection is not None:
+                connection.connect_again()
 
 
 class PacedConnection(Connection):
     """A client that sends when a request comes."""
 
     arrivals: Arrivals
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request can be sent."""
+        return self._transport is not None
+
+    def connect_again(self) -> None:
+        """Connect to the server, which has closed the idle connection; then this client is free."""
+        self._resume()
 
     def _send(self) -> None:
         self.arrivals.take(self)
