@@ -287,7 +287,7 @@ def clock_step(shop: Shop) -> None:
 
 @contextmanager
 def flipped(path: Path) -> Iterator[None]:
-    """The file's last byte is another one within the block."""
+    """Invert a bit of the file's last byte while the block runs."""
     flip(path)
     try:
         yield

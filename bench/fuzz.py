@@ -1,7 +1,7 @@
 """100,000 requests drawn from the OpenAPI document to a real server, and as many bodies to each of its decoders.
 
 `fuzz_cases` draws the requests with schemathesis. `fuzz_bytes` has the decoders; atheris drives them (`fuzz_search`)
-where it is installed (`pip install headwaiter[fuzz]`), else they are left out. A fault of any kind is an error of the
+where it is installed (the extra `fuzz`), else they are left out. A fault of any kind is an error of the
 command.
 """
 

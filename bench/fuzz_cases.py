@@ -213,7 +213,7 @@ def _narrow_schemas(schemas: Json, models: Mapping[str, str]) -> None:
     for name, schema in schemas.items():
         if name.endswith(("Form", "Body", "Parameters")):  # the others are of answers
             _bound(schema, models)
-    schemas["Wanted"]["properties"]["name"] = {"const": "output"}
+    schemas["RequestedOutput"]["properties"]["name"] = {"const": "output"}
     names = ["text", "inputs", "question", "context", "prompt", "choices", "text_pair", "image", "candidate_labels"]
     tensor = schemas["Tensor"]
     sized = [

@@ -48,7 +48,7 @@ class Gate(threading.Thread):
 
     @contextmanager
     def being(self, mode: Mode) -> Iterator[None]:
-        """The server seems to be so within the block. Connections that are open now are broken."""
+        """Let the server seem to be so while the block runs. Both changes break the connections that are open."""
         self._become(mode)
         try:
             yield

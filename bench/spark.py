@@ -36,7 +36,7 @@ def run(seconds: float) -> str:
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:
-        raise BenchError("pyspark is missing: pip install 'headwaiter[spark]', and a Java runtime") from error
+        raise BenchError("pyspark is missing: pip install 'pyspark>=4,<5', and a Java runtime") from error
     cores = len(os.sched_getaffinity(0))
     words = read_words(encoder_folder() / "vocab.txt")
     tables = {mix.name: [_rows(make_texts(mix, words), count * cores * seconds) for count in ROWS] for mix in MIXES}

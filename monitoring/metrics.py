@@ -190,7 +190,11 @@ GENERATION = _declare(
     Metric("cache_used_tokens", "gauge", "short", "Places of the key-value cache that are in use.", VERSION),
     Metric("cache_limit_tokens", "gauge", "short", "Places that the key-value cache has.", VERSION),
     Metric(
-        "preemptions_total", "counter", "short", "Rows that lost their place in the cache and begin again.", VERSION
+        "preemptions_total",
+        "counter",
+        "short",
+        "Rows that lost their cache and are prefilled again.",
+        VERSION,
     ),
 )
 

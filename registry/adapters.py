@@ -21,7 +21,7 @@ from registry.heads import Head
 from registry.image_settings import reads_images
 from registry.refusals import refuse_failures
 
-INSTALL = "merging an adapter needs the package peft: pip install 'headwaiter[adapters]'"
+INSTALL = "merging an adapter needs the package peft: pip install peft"
 PROBES = ("The quick brown fox jumps over the lazy dog near the river.", "Twelve parcels were counted again on Monday.")
 PAIRED = ("AutoModelForQuestionAnswering", "AutoModelForMultipleChoice", "AutoModelForNextSentencePrediction")
 """The heads that read two texts."""

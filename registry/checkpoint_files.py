@@ -48,7 +48,7 @@ class TaskKeys(msgspec.Struct, frozen=True):
     prefix: str | None = None
 
 
-class ConfigKeys(msgspec.Struct, frozen=True):
+class CheckpointKeys(msgspec.Struct, frozen=True):
     """The keys of `config.json` that decide what is served. transformers checks those of the architecture itself."""
 
     model_type: str

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from registry.checkpoint_files import ConfigKeys, check_json_files, convert, one_line, read_json
+from registry.checkpoint_files import CheckpointKeys, check_json_files, convert, one_line, read_json
 from registry.errors import (
     IncompleteArtifact,
     UnreadableArtifact,
@@ -34,7 +34,7 @@ MAX_SHOWN = 8
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a `save_pretrained` folder, its values as `ConfigKeys` has them. Raises ArtifactError."""
+    """`config.json` of a `save_pretrained` folder, its values as `CheckpointKeys` has them. Raises ArtifactError."""
     path = folder / "config.json"
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
@@ -49,9 +49,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def parse_config(path: Path) -> dict[str, Any]:
-    """The file `config.json`, its values as `ConfigKeys` has them. Raises ArtifactError."""
+    """The file `config.json`, its values as `CheckpointKeys` has them. Raises ArtifactError."""
     config = read_json(path, dict[str, Any])
-    keys = convert(config, ConfigKeys, path.name)
+    keys = convert(config, CheckpointKeys, path.name)
     if keys.id2label is not None:
         order_labels(keys.id2label)
     if keys.transformers_weights not in (None, WEIGHTS[0]):
@@ -243,5 +243,5 @@ def fetch_config(model: str) -> dict[str, Any]:
         ) from error
     if not config.get("model_type"):
         raise IncompleteArtifact(f"{model} has no config.json with a model_type")
-    convert(config, ConfigKeys, "config.json")
+    convert(config, CheckpointKeys, "config.json")
     return dict(config)

@@ -25,7 +25,7 @@ PREFIXES = (
     "CUDA_", "CUBLAS_", "CUDNN_", "NCCL_", "NVIDIA_", "HIP_", "HSA_", "ROCR_",
 )
 # fmt: on
-"""Prefixes of further ones: of Python, of native libraries, of torch and transformers."""
+"""Prefixes of other inherited variables: those of Python, native libraries, torch and transformers."""
 
 
 def module_command(module: str, *arguments: str) -> list[str]:

@@ -15,6 +15,9 @@ from registry.heads import get_head
 FORMAT = 2
 """Of the records that this release writes. Those of earlier formats are read, too: `registry.contract_upgrade`."""
 
+INT8 = "int8"
+"""The dtype of a model whose layers multiply in int8; all else of it is float32."""
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Side = Literal["left", "right"]
 """Where a tokenizer pads a row, or cuts an over-long text."""
 Batching = Literal["any lengths", "any lengths, padded on the left", "equal lengths", "one row"]

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from registry.artifact import write_artifact
-from registry.contract import Contract
+from registry.contract import Contract, Dtype
 from registry.errors import ContractError
 from registry.heads import get_head
 from registry.held_folder import held_folder
@@ -22,7 +22,7 @@ from registry.signatures import SIGNATURE, Signer
 from registry.staging import stage
 from registry.tracking import choose_experiment, connect, mlflow_pointed_at, registry_errors
 
-DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+DTYPES: tuple[str, ...] = get_args(Dtype)
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def _languages(contract: Contract) -> Mapping[str, int]:
 
 
 def _settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """A setting that an earlier release did not know is as one that is empty."""
+    """What changed; a setting that an older contract does not have counts as empty."""
     names = dict.fromkeys([*before, *after])
     return [_changed(f"default {name}", _stated(before.get(name)), _stated(after.get(name))) for name in names]
 

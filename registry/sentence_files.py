@@ -147,8 +147,8 @@ class Places(msgspec.Struct, forbid_unknown_fields=True):
     module_output_name: Literal["sentence_embedding"] | None = None
 
 
-class Dense(Places, forbid_unknown_fields=True, kw_only=True):
-    """`config.json` of a Dense."""
+class DenseConfig(Places, forbid_unknown_fields=True, kw_only=True):
+    """`config.json` of a Dense module."""
 
     in_features: Size
     out_features: Size
@@ -157,8 +157,8 @@ class Dense(Places, forbid_unknown_fields=True, kw_only=True):
     use_residual: bool = False
 
 
-class LayerNorm(msgspec.Struct, forbid_unknown_fields=True):
-    """`config.json` of a LayerNorm."""
+class LayerNormConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """`config.json` of a LayerNorm module."""
 
     dimension: Size
 

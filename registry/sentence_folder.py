@@ -14,9 +14,9 @@ import msgspec
 from registry.contract import VectorLayer
 from registry.errors import IncompleteArtifact, UnsafeArtifact
 from registry.sentence_files import (
-    Dense,
+    DenseConfig,
     Dropout,
-    LayerNorm,
+    LayerNormConfig,
     Module,
     Places,
     Pooling,
@@ -187,7 +187,7 @@ def _check_modules(modules: list[Module]) -> None:
 
 def _dense(folder: Path, path: str, width: int) -> tuple[VectorLayer, int, list[str]]:
     file = f"{path}/config.json"
-    dense = _read(folder, file, Dense)
+    dense = _read(folder, file, DenseConfig)
     if dense.in_features != width:
         _refuse(file, f"in_features is {dense.in_features}, what comes before it makes {width} numbers")
     module, _, activation = dense.activation_function.rpartition(".")
@@ -211,7 +211,7 @@ def _dense(folder: Path, path: str, width: int) -> tuple[VectorLayer, int, list[
 
 def _layer_norm(folder: Path, path: str, width: int) -> tuple[VectorLayer, int, list[str]]:
     file = f"{path}/config.json"
-    dimension = _read(folder, file, LayerNorm).dimension
+    dimension = _read(folder, file, LayerNormConfig).dimension
     if dimension != width:
         _refuse(file, f"dimension is {dimension}, what comes before it makes {width} numbers")
     return VectorLayer(kind="layer_norm", folder=path, inputs=width, outputs=width), width, _weights(folder, path, file)

@@ -165,7 +165,7 @@ def _keys(text: str) -> tuple[Path, ...]:
             raise InvalidSetting(f"HEADWAITER_VERIFY_KEYS={text!r} is not allowed: {key} is no file; give PEM files")
     if keys and find_spec("model_signing") is None:
         raise InvalidSetting(
-            "HEADWAITER_VERIFY_KEYS needs the package model-signing: pip install 'headwaiter[signing]'"
+            "HEADWAITER_VERIFY_KEYS needs the package model-signing: pip install model-signing pyopenssl"
         )
     return keys
 

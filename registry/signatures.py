@@ -19,7 +19,7 @@ SIGNATURE = "contract.sig"
 STATEMENT = "contract.sha256"
 """Name of the file that is signed."""
 MAX_BYTES = 1 << 20
-INSTALL = "the package model-signing is missing: pip install 'headwaiter[signing]'"
+INSTALL = "the package model-signing is missing: pip install model-signing pyopenssl"
 
 
 class Signer:

@@ -19,7 +19,7 @@ from registry.adapter_files import AdapterFolder, read_adapter
 from registry.adapters import merge
 from registry.artifact import write_artifact
 from registry.checks import check_config, check_files, load_model, order_labels, read_config, refuse_quantized
-from registry.contract import FORMAT, Contract, Example
+from registry.contract import FORMAT, INT8, Contract, Example
 from registry.digests import digest_folder
 from registry.errors import CheckpointWarning, ContractError, IncompleteArtifact, UnreadableArtifact
 from registry.fast_tokenizers import write_fast_form
@@ -33,7 +33,6 @@ from registry.sentence_folder import MODULES, adapt_tokenizer, copy_files, read_
 from registry.served_classes import check_class
 from registry.stated_limits import longest_row
 
-INT8 = "int8"
 LABELLED = tuple(f"AutoModelFor{kind}Classification" for kind in ("Sequence", "Token", "Image"))
 """The heads whose outputs have labels."""
 SAVE_AGAIN = (

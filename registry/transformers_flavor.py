@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.artifact import read_flavors
-from registry.checkpoint_files import ConfigKeys, read_json
+from registry.checkpoint_files import CheckpointKeys, read_json
 from registry.child_process import child_environ, module_command
 from registry.errors import ContractError, RegistryError
 from registry.layout import FLAVOR, MODEL_FOLDER
@@ -181,7 +181,7 @@ def read_languages(fields: Mapping[str, Any], folder: Path, tokenizer: Any) -> d
     languages = TRANSLATION.fullmatch(named)
     if languages is None:
         return {}
-    stated = (read_json(folder / "config.json", ConfigKeys).task_specific_params or {}).get(named)
+    stated = (read_json(folder / "config.json", CheckpointKeys).task_specific_params or {}).get(named)
     if stated is not None and stated.prefix is not None:
         return {"prefix": stated.prefix}
     if hasattr(tokenizer, "set_src_lang_special_tokens"):

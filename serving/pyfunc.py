@@ -6,11 +6,10 @@ Also the hook by which logging asks the artifact for its example's answer (`regi
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.contract import Contract, Int8
+from registry.contract import INT8, Contract, Int8
 from registry.errors import RegistryError
 from serving.engine.int8 import Int8Refused
 from serving.engine.local_engine import LocalEngine
-from serving.engine.model import INT8
 from serving.engine.optimizations.torch_private import MissingName
 from serving.engine.predictor import Predictor
 from serving.errors import EngineError, ServingError

@@ -4,11 +4,12 @@ import os
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from registry.contract import Dtype
 from registry.environment import read_settings
 from registry.references import Reference
 from registry.settings import InvalidSetting, RegistrySettings
@@ -23,8 +24,6 @@ from serving.setting_values import (
     read_origins,
     read_path,
 )
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 MEMORY_SHARE = 0.8
 """Of the memory that may be used: what engines may take together. The rest is for fronts, manager and system."""
@@ -295,7 +294,7 @@ class ServingSettings(msgspec.Struct, frozen=True):
         check_home(registry.home)
         read = read_settings(cls, environ)
         if read["grpc_port"] and find_spec("hpack") is None:
-            raise InvalidSetting("HEADWAITER_GRPC_PORT needs the package hpack: pip install 'headwaiter[grpc]'")
+            raise InvalidSetting("HEADWAITER_GRPC_PORT needs two packages: pip install hpack protobuf")
         models, pinned = read_models((read.pop("models") or "").split())
         devices = read_devices(read.pop("devices"))
         origins = read_origins(read.pop("cors_origins") or "")

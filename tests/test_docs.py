@@ -291,6 +291,8 @@ def test_a_task_is_documented_with_its_parameters(task: str) -> None:
     assert task in read(ROOT / "README.md")
 
 
-def test_no_page_installs_a_release_before_there_is_one() -> None:
-    for page in (ROOT / "docs").rglob("*.md"):
-        assert not re.findall(r"pip install '?headwaiter\b", page.read_text(encoding="utf-8")), page
+def test_nothing_installs_a_release_before_there_is_one() -> None:
+    folders = ("serving", "registry", "monitoring", "bench", "tests")
+    code = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    for page in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md", *code]:
+        assert not re.findall(r"pip install '?headwaiter[\[\s]", page.read_text(encoding="utf-8")), page

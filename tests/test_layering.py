@@ -281,3 +281,16 @@ def _setters(name: str) -> Iterator[str]:
                 is_set = is_set or (isinstance(node, ast.Attribute) and node.attr in ("setdefault", "update", "pop"))
                 if is_set and ast.unparse(node.value) == "os.environ":
                     yield function.name
+
+
+def test_a_class_name_means_one_thing() -> None:
+    """But in `tasks`, where each task has its own Parameters, and in `front.openapi`, whose names are a document's."""
+    found: dict[str, list[str]] = {}
+    for folder in ("serving", "registry", "monitoring"):
+        for path in (ROOT / folder).rglob("*.py"):
+            place = path.relative_to(ROOT).as_posix()
+            if not place.startswith(("serving/tasks/", "serving/front/openapi/")):
+                for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                    if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                        found.setdefault(node.name, []).append(place)
+    assert not {name: places for name, places in found.items() if len(places) > 1}

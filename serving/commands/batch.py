@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from serving.commands import options
 from serving.commands.errors import errors
 from serving.commands.progress import show_progress
 
@@ -16,7 +17,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("target", metavar="OUTPUT", type=_FILE)
 @click.option("--url", default="http://127.0.0.1:3000", show_default=True, help="A running server.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def batch(name: str, source: Path, target: Path, url: str, as_json: bool) -> None:
     """Answer all rows of INPUT by the model NAME of a running server, and write them to OUTPUT in the same order.
 

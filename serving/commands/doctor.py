@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from serving.commands import options
+
 if TYPE_CHECKING:
     from monitoring.gpus import Gpu
     from serving.runtime.limits import Limits
@@ -183,7 +185,7 @@ def examine(port: int) -> Iterator[Finding]:
 
 @click.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Where to listen later.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def doctor(port: int, as_json: bool) -> None:
     """Check this machine: packages, torch's build, processor, memory, GPUs, settings, registry and ports.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from serving.commands import options
 from serving.commands.errors import errors
 from serving.commands.progress import show_progress
 from serving.commands.status_text import format_columns
@@ -21,7 +22,7 @@ WIDTH = 110
 @click.command()
 @click.option("--task", help="List the architectures that are served for this task, and those that are not, with why.")
 @click.option("--family", metavar="MODEL_TYPE", help="List the heads of this architecture, as bert or llama.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def heads(task: str | None, family: str | None, as_json: bool) -> None:
     """List the tasks, the AutoModel class of each, how many architectures are served for it, and a model to begin with.
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import click
 
 from registry.settings import InvalidSetting, check_model_name
+from serving.commands import options
 from serving.commands.errors import errors, recorded
 from serving.commands.status_text import format_columns
 from serving.runtime.key_file import ALL_MODELS, KeyFile
-
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -27,7 +26,7 @@ def keys() -> None:
 @click.option(
     "--concurrency", type=click.IntRange(0, 10**6), default=0, metavar="C", help="Requests in progress; 0: any."
 )
-@_as_json
+@options.as_json
 def add(name: str, models: tuple[str, ...], admin: bool, rate: float, concurrency: int, as_json: bool) -> None:
     """Make a key for NAME and print it. It cannot be shown again: the file has only its digest."""
     with errors():
@@ -41,7 +40,7 @@ def add(name: str, models: tuple[str, ...], admin: bool, rate: float, concurrenc
 
 
 @keys.command("list")
-@_as_json
+@options.as_json
 def list_keys(as_json: bool) -> None:
     """List the keys' names, and what each may do."""
     with errors():

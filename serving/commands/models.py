@@ -9,6 +9,7 @@ from typing import Literal
 
 import click
 
+from serving.commands import options
 from serving.commands.errors import errors
 from serving.commands.log_summary import collect_warnings, summarize
 from serving.commands.progress import show_progress
@@ -17,7 +18,7 @@ from serving.commands.progress import show_progress
 @click.command()
 @click.argument("model")
 @click.option("--task", required=True, help="The task that the model shall do.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def check(model: str, task: str, as_json: bool) -> None:
     """Say from its configuration alone, without weights, whether MODEL (a folder or a hub id) can do a task."""
     from registry.checks import fetch_config, has_own_head
@@ -47,7 +48,7 @@ def check(model: str, task: str, as_json: bool) -> None:
 @click.option("--task", required=True, help="The task that the model shall do.")
 @click.option("--small", "size", flag_value="small", default=None, help="Only cheap ones.")
 @click.option("--accurate", "size", flag_value="accurate", help="Only accurate ones.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def suggest(task: str, size: Literal["small", "accurate"] | None, as_json: bool) -> None:
     """Name base models to fine-tune for a task, and why."""
     from registry.heads import get_head, model_class
@@ -93,7 +94,7 @@ def suggest(task: str, size: Literal["small", "accurate"] | None, as_json: bool)
 @click.option(
     "--sign", "key", metavar="KEY", help="A private key (PEM file, elliptic curve) to sign the artifact with."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def log_command(
     path: Path,
     task: str,

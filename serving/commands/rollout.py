@@ -6,15 +6,12 @@ import click
 
 from registry.rollout.plan import BAKE, EVERY, GUARDS, STEPS
 from registry.settings import DEFAULT_ALIAS
+from serving.commands import options
 from serving.commands.errors import errors, recorded
 
 if TYPE_CHECKING:
     from registry.rollout.control import Rollouts
     from registry.rollout.state import RolloutState
-
-_why = click.option("--why", required=True, help="The reason, for the history.")
-_who = click.option("--who", help="Who does it, for the history.  [default: the user]")
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -28,8 +25,8 @@ def rollout() -> None:
 @rollout.command()
 @click.argument("name")
 @click.argument("version")
-@_why
-@_who
+@options.why
+@options.who
 @click.option("--alias", default=DEFAULT_ALIAS, show_default=True, help="What the version is to become.")
 @click.option(
     "--steps",
@@ -50,7 +47,7 @@ def rollout() -> None:
     help="What the version must keep to; may be given again, and replaces the defaults.",
 )
 @click.option("--allow-breaking", metavar="REASON", help="Start although clients of the live version will notice.")
-@_as_json
+@options.as_json
 def start(
     name: str,
     version: str,
@@ -88,7 +85,7 @@ def begin(
 
 @rollout.command("status")
 @click.argument("name")
-@_as_json
+@options.as_json
 def show_status(name: str, as_json: bool) -> None:
     """Show NAME's latest rollout: its step, what its guards say, and what it waits for."""
     with errors():
@@ -100,9 +97,9 @@ def show_status(name: str, as_json: bool) -> None:
 
 @rollout.command()
 @click.argument("name")
-@_why
-@_who
-@_as_json
+@options.why
+@options.who
+@options.as_json
 def pause(name: str, why: str, who: str | None, as_json: bool) -> None:
     """Stay in the step where NAME's rollout is. Guards go on, and can still end it."""
     with errors(), recorded(f"rollout pause {name}", who):
@@ -111,9 +108,9 @@ def pause(name: str, why: str, who: str | None, as_json: bool) -> None:
 
 @rollout.command()
 @click.argument("name")
-@_why
-@_who
-@_as_json
+@options.why
+@options.who
+@options.as_json
 def resume(name: str, why: str, who: str | None, as_json: bool) -> None:
     """Let NAME's rollout go on after a pause."""
     with errors(), recorded(f"rollout resume {name}", who):
@@ -122,9 +119,9 @@ def resume(name: str, why: str, who: str | None, as_json: bool) -> None:
 
 @rollout.command()
 @click.argument("name")
-@_why
-@_who
-@_as_json
+@options.why
+@options.who
+@options.as_json
 def abort(name: str, why: str, who: str | None, as_json: bool) -> None:
     """End NAME's rollout: the stable version answers everything within one poll."""
     with errors(), recorded(f"rollout abort {name}", who):
@@ -133,9 +130,9 @@ def abort(name: str, why: str, who: str | None, as_json: bool) -> None:
 
 @rollout.command()
 @click.argument("name")
-@_why
-@_who
-@_as_json
+@options.why
+@options.who
+@options.as_json
 def finish(name: str, why: str, who: str | None, as_json: bool) -> None:
     """End NAME's rollout with the promotion of its version now, whatever its guards say."""
     with errors(), recorded(f"rollout finish {name}", who):

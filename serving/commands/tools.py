@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from serving.commands import options
 from serving.commands.errors import errors
 from serving.commands.progress import show_progress
 from serving.commands.serve import source_folder
@@ -14,7 +15,7 @@ from serving.runtime.address import check_address
 
 @click.command()
 @click.argument("url", default="http://127.0.0.1:3000")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def status(url: str, as_json: bool) -> None:
     """Show what the server at URL serves: models, versions, states, aliases, engines, memory, recent swaps."""
     import time

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry.settings import DEFAULT_ALIAS
+from serving.commands import options
 from serving.commands.errors import errors, recorded
 from serving.commands.rollout import begin
 
@@ -14,18 +14,13 @@ if TYPE_CHECKING:
     from registry.history import Move
     from serving.evaluation import Evaluator
 
-_why = click.option("--why", required=True, help="The reason, for the history.")
-_who = click.option("--who", help="Who does it, for the history.  [default: the user]")
-_alias = click.option("--alias", default=DEFAULT_ALIAS, show_default=True)
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
 
 @click.command()
 @click.argument("name")
 @click.argument("version")
-@_why
-@_who
-@_alias
+@options.why
+@options.who
+@options.alias
 @click.option("--allow-breaking", metavar="REASON", help="Promote it although clients of the live version will notice.")
 @click.option(
     "--evaluate",
@@ -41,7 +36,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     help="What it must reach on them, as accuracy=0.9; may be given again.",
 )
 @click.option("--auto", is_flag=True, help="Begin a rollout by the default steps instead; see headwaiter rollout.")
-@_as_json
+@options.as_json
 def promote(
     name: str,
     version: str,
@@ -92,10 +87,10 @@ def promote(
 
 @click.command()
 @click.argument("name")
-@_why
-@_who
-@_alias
-@_as_json
+@options.why
+@options.who
+@options.alias
+@options.as_json
 def rollback(name: str, why: str, who: str | None, alias: str, as_json: bool) -> None:
     """Make the version live again that was live before, by history; given again, the one before that."""
     from registry.versions import Versions
@@ -107,7 +102,7 @@ def rollback(name: str, why: str, who: str | None, alias: str, as_json: bool) ->
 @click.command()
 @click.argument("name")
 @click.option("--alias", help="Only this alias.")
-@_as_json
+@options.as_json
 def history(name: str, alias: str | None, as_json: bool) -> None:
     """List who moved NAME's aliases, when, where and why."""
     from registry.versions import Versions

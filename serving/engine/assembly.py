@@ -1,4 +1,5 @@
-"""Which model, optimisation and engine loop a task gets. The only module that asks whether a task generates.
+"""Which model, optimisation and engine loop a task gets. The only module of the engine that asks whether a
+task generates.
 
 Modules that need transformers are imported by the functions that need them: a kept graph runs without it.
 """
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 
-from registry.contract import Contract
+from registry.contract import INT8, Contract
 from serving.engine.engine import Engine
 from serving.engine.measurements import Measurements
-from serving.engine.model import INT8, Model
+from serving.engine.model import Model
 from serving.tasks import get_task
 
 if TYPE_CHECKING:

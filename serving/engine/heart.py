@@ -53,7 +53,7 @@ class Heart:
         self._write()
 
     def turn(self, *, is_idle: bool) -> None:
-        """The loop got on: what it waited for longest is done, or it waits for nothing, which is idle."""
+        """Record progress of the loop: the oldest forward pass has ended, or nothing is under way, which is idle."""
         self._turn += 1
         if time.monotonic() - self._written > BEAT_SECONDS:
             if is_idle:

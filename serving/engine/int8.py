@@ -28,7 +28,7 @@ from serving.wire.messages import Encoded, Row, RowArrays
 
 Trace = Callable[[ExecutionForm], ExecutionForm]
 MIN_SHARE, MIN_COSINE = 0.995, 0.999
-"""The mean agreement that is required, see `Task.agreement`: of labels and spans, and of vectors."""
+"""The least mean agreement with float32 (`Task.agreement`): share of equal labels and spans, cosine of vectors."""
 MAX_LAYER_ERROR = 0.1
 """Layers whose output is off by a larger share stay in float32. See bench/NOTES.md, "int8 on a CPU"."""
 ATTEMPTS, KEPT_SHARE = 4, 0.75

@@ -142,8 +142,8 @@ def keep_graph(path: Path, model: Model, dtype: str, dtype_note: str, most_bytes
 
     It is not kept where the cache is full of what is held. A failure is logged.
 
-    dtype: the operator's. most_bytes: the cache's bound, 0 for half of the disk. Call it once: what can be saved is
-    given up.
+    dtype: the operator's. most_bytes: the cache's bound, 0 for half of the disk. Call it once: it releases the
+    script that can be saved.
     """
     traced = cast(TracedModule, model.module)
     script, traced.script = traced.script, None

@@ -12,7 +12,7 @@ import torch
 
 from registry.artifact import read_contract
 from registry.cache_folder import hold
-from registry.contract import Contract, Int8
+from registry.contract import INT8, Contract, Int8
 from registry.errors import DigestMismatch
 from registry.redaction import describe_error
 from serving.engine.assembly import optimize_model, yields_cores
@@ -22,7 +22,7 @@ from serving.engine.int8 import Int8Refused, time_beside
 from serving.engine.kept_graph import discard, graph_path, has_graph, is_keepable, keep_graph, load_graph
 from serving.engine.measurements import Measurements, entry_path
 from serving.engine.meter import EngineMeter
-from serving.engine.model import INT8, Model, choose_device, choose_dtypes, compute_dtype
+from serving.engine.model import Model, choose_device, choose_dtypes, compute_dtype
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.parallel import CpuPlan, ForwardPool, make_pool
 from serving.engine.predictor import Predictor

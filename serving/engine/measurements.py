@@ -24,6 +24,7 @@ from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
 from registry.plain_files import read_record as read_file
 from serving.engine.kept_record import read_record, write_record
+from serving.runtime.machine import CPUINFO
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -31,7 +32,6 @@ FOLDER = "measurements"
 """Of the entries, in the cache."""
 MAX_ENTRIES = 256
 """Entries of some hundred bytes; those that were used last stay."""
-CPUINFO = Path("/proc/cpuinfo")
 NATIVE_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_", "MALLOC_", "CUDA_", "TORCH_")
 """Prefixes of variables that change how fast torch and its libraries compute."""
 COSMETIC = frozenset({"_name_or_path", "id2label", "label2id", "transformers_version", "dtype", "torch_dtype"})

@@ -15,7 +15,7 @@ import numpy
 import torch
 
 from registry.checks import load_model
-from registry.contract import Contract
+from registry.contract import INT8, Contract
 from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
 from serving.engine.forward_pass import Array, ForwardPass
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
 logger = logging.getLogger("headwaiter.engine")
-
-
-INT8 = "int8"
-"""The dtype of a model whose layers multiply in int8; all else of it is float32."""
 
 
 def choose_device(wanted: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from registry.artifact import read_contract
-from registry.contract import Baseline, Batching, Contract, Int8
+from registry.contract import INT8, Baseline, Batching, Contract, Int8
 from registry.errors import UnreadableArtifact
 from registry.int8_sample import read_sample
 from registry.layout import MODEL_FOLDER
@@ -21,7 +21,6 @@ from serving.engine.answer_check import find_difference
 from serving.engine.assembly import make_model, prove
 from serving.engine.baseline import BaselineCount
 from serving.engine.measurements import Measurements
-from serving.engine.model import INT8
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.row_limit import find_row_limit
 from serving.errors import Failed

@@ -1,4 +1,6 @@
-"""Process-global state of torch and transformers. Only a process's entry point sets it."""
+"""Process-global state of torch and transformers. Set where an engine begins: by the entry point of its
+process, or by `LocalEngine` for the process that it runs in.
+"""
 
 from serving.engine.optimizations.torch_private import disable_profiling_executor
 

@@ -1,7 +1,7 @@
 """When an engine may look again whether its model works, after an answer that is not finite.
 
-A device that is broken may give such answers instead of raising. But a client may send rows that have none, too, and
-must not keep the engine busy with looking.
+A device that is broken may give such answers instead of raising. But clients can cause them with their inputs, too, so
+looks are limited in rate.
 """
 
 import math

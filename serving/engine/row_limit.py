@@ -16,7 +16,7 @@ def find_row_limit(model: Model) -> int:
     """Tokens of the longest row that the model takes, >= 1 and at most the contract's limit. Blocks for a forward pass.
 
     A row of more than `MAX_MULTIPLICATIONS`, or longer than `longest_affordable` allows, is not run; then the
-    contract's limit is believed if the longest shorter one works. Raises ContractError where no row works, with the
+    contract's limit is accepted if the longest affordable row works. Raises ContractError where no row works, with the
     model's own error.
     """
     most = longest_affordable(model, MAX_MULTIPLICATIONS)

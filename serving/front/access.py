@@ -16,7 +16,7 @@ from serving.errors import Forbidden, Unauthorized
 from serving.front.asgi import Header
 from serving.front.key_limits import KeyLimits
 from serving.runtime.audit import AuditLog
-from serving.runtime.key_file import ANYBODY, NOBODY, Key, KeyFile, Keys
+from serving.runtime.key_file import ANYBODY, NOBODY, AccessKey, KeyFile, Keys
 
 RELOAD_SECONDS = 0.5
 _SCHEME = b"bearer "
@@ -31,7 +31,7 @@ class Visit:
 
     __slots__ = ("_limits", "key", "model")
 
-    def __init__(self, key: Key, limits: KeyLimits | None = None) -> None:
+    def __init__(self, key: AccessKey, limits: KeyLimits | None = None) -> None:
         self.key = key
         self.model = ""
         self._limits = limits
@@ -41,7 +41,7 @@ class Visit:
         _visit.set(self)
 
     def leave(self) -> None:
-        """The request has ended. Later calls do nothing."""
+        """Count the end of the request, which no longer takes one of the key's places. Later calls do nothing."""
         if self._limits is not None:
             self._limits.leave(self.key)
             self._limits = None
@@ -102,7 +102,7 @@ class Access:
         self._limits.enter(key)
         return Visit(key, self._limits)
 
-    def caller(self) -> Key:
+    def caller(self) -> AccessKey:
         """Who the request of this task comes from."""
         if self.is_open:
             return ANYBODY
@@ -122,7 +122,7 @@ class Access:
         if not self.caller().admin:
             raise Forbidden(f"{what} takes a key that was made with --admin")
 
-    def _identify(self, headers: Iterable[Header]) -> Key:
+    def _identify(self, headers: Iterable[Header]) -> AccessKey:
         given = [value for name, value in headers if name == b"authorization"]
         if not given:
             raise Unauthorized("this server asks for a key: send the header Authorization: Bearer KEY")

@@ -20,7 +20,7 @@ REQUEST_BODIES = 5
 
 
 class QueueLoad(NamedTuple):
-    """What rows come to in a queue: tokens with those that are to be generated, and bytes in the engine's memory."""
+    """The load of some rows on a queue: tokens, those to be generated included, and bytes of the engine's memory."""
 
     tokens: int
     bytes: int

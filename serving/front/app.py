@@ -174,11 +174,11 @@ class DataPlane:
         parts = scope["path"].rstrip("/").split("/")[1:]
         handler = self._choose(parts)
         if self._access.audit is None:
-            await self._let_in(handler, parts, scope, receive, send)
+            await self._admit(handler, parts, scope, receive, send)
             return
         watched = Watched(send)
         try:
-            await self._let_in(handler, parts, scope, receive, watched)
+            await self._admit(handler, parts, scope, receive, watched)
         finally:
             is_hook = handler is self.hooks and watched.status < HTTPStatus.BAD_REQUEST
             watched.record(self._access.audit, scope, "mlflow webhook" if is_hook else "")
@@ -195,7 +195,7 @@ class DataPlane:
             case _:
                 return self.others
 
-    async def _let_in(self, handler: Handler, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
+    async def _admit(self, handler: Handler, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Look at host and key before anything else, and answer or refuse."""
         if not self._hosts.is_open:
             try:

@@ -34,7 +34,7 @@ Value = TypeVar("Value")
 Value_co = TypeVar("Value_co", covariant=True)
 
 
-class Answer(msgspec.Struct, Generic[Value_co], frozen=True):
+class FrontAnswer(msgspec.Struct, Generic[Value_co], frozen=True):
     """The answer as `write` made it, the version that gave it, and when the request passed each stage."""
 
     value: Value_co
@@ -43,7 +43,7 @@ class Answer(msgspec.Struct, Generic[Value_co], frozen=True):
 
 
 Read = Callable[[AnyTask], Request | Callable[[Turns], Awaitable[Request]]]
-"""Makes the request of a task, or returns what makes it in turns."""
+"""Makes the request of a task. For a large body it returns a function that makes it and lets others run in between."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -97,7 +97,7 @@ class Attempts:
         self._disconnects = disconnects
         self._find = find
 
-    async def answer(self, call: Call, deadline: float, write: Callable[[object], Value]) -> Answer[Value]:
+    async def answer(self, call: Call, deadline: float, write: Callable[[object], Value]) -> FrontAnswer[Value]:
         """The answer in the form that `write` gives it. Raises ServingError; EngineLost where it may be asked again."""
         stages = call.tracked.stages
         sent = await self._submit(call, Waiter, deadline)
@@ -121,7 +121,7 @@ class Attempts:
             self._rollouts.answered(
                 sent.traffic, call.tracked, self._routing, sent.loaded, sent.request, sent.encoded, answer
             )
-        return Answer(value, sent.loaded.version, stages)
+        return FrontAnswer(value, sent.loaded.version, stages)
 
     async def open_source(self, call: Call) -> StreamSource:
         """A stream whose rows are in an engine's queue. Raises as `answer`."""

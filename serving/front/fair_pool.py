@@ -1,4 +1,4 @@
-"""Threads at which askers take turns: the work of one that asks much does not stand before the work of the others."""
+"""A thread pool that is shared fairly: queued work of one caller does not delay the work of the others."""
 
 import threading
 import time
@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 TURN_SECONDS = 0.05
-"""How long work goes on before it gives way. Untuned: some long texts are tokenized in this time."""
+"""How long work goes on before it yields. Untuned: some long texts are tokenized in this time."""
 
 
 MAX_WITHIN = 8
-"""How many may wait in one thread for the work that they gave way to. Untuned: each takes some frames of its stack."""
+"""How many jobs may be suspended in one thread, each by the next. Untuned: each takes some frames of its stack."""
 
 
 class Asker(NamedTuple):
@@ -68,10 +68,10 @@ class FairPool(Executor):
         return future
 
     def give_way(self) -> None:
-        """Called by work between its parts: after TURN_SECONDS, do work of another asker before going on.
+        """Called by work between its parts: once it has run for TURN_SECONDS, run one queued job of another caller.
 
-        That work is done in this thread, whose own work waits for it meanwhile. It may give way in turn, to askers
-        whose work does not wait here already.
+        That job runs in this thread, and the work goes on when it is done. The job may yield as well, to callers that
+        have no suspended job here.
         """
         if not self._waiting or time.perf_counter() - self._turn.began < TURN_SECONDS:
             return

@@ -16,7 +16,7 @@ import msgspec
 
 from serving.errors import EngineLost, NotLoaded, NotReady, QueueFull, UnknownModel
 from serving.front.access import Access
-from serving.front.attempts import Answer, Attempts, Call, Read
+from serving.front.attempts import Attempts, Call, FrontAnswer, Read
 from serving.front.certificate import Certificate
 from serving.front.disconnects import Disconnected, Disconnects
 from serving.front.fair_pool import Asker, asker
@@ -137,7 +137,7 @@ class Front:
         disconnected: Disconnected | None = None,
         context: RequestContext | None = None,
         timeout_seconds: float | None = None,
-    ) -> Answer[Value]:
+    ) -> FrontAnswer[Value]:
         """The answer of `name` (or `name@alias`), at a version or the live one, counted under `protocol`.
 
         read: parses the request; its time counts as encoding. write: gives the answer its final form; counts as
@@ -210,7 +210,7 @@ class Front:
         protocol: ProtocolName,
         disconnected: Disconnected | None = None,
         context: RequestContext | None = None,
-    ) -> Answer[Value]:
+    ) -> FrontAnswer[Value]:
         """What `work` makes of a version here, without its engine; the other arguments are those of `answer`.
 
         It counts as a request, all of whose time is encoding. Raises ServingError.
@@ -224,7 +224,7 @@ class Front:
             with Turns(deadline, disconnected) as turns:
                 value = await work(loaded, turns)
             tracked.stages.sent = tracked.stages.received = time.perf_counter()
-            return Answer(value, loaded.version, tracked.stages)
+            return FrontAnswer(value, loaded.version, tracked.stages)
 
     def find(self, name: str, version: str | None) -> LoadedVersion:
         """The version that a request for `name` (or `name@alias`) gets. Raises Forbidden, UnknownModel, NotReady."""

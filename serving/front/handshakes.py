@@ -60,7 +60,7 @@ class Handshake(Protocol):
     def drop(self) -> None:
         """Close it at once."""
         self._task.cancel()
-        if not self._has_begun:  # then no transport of the loop closes it
+        if not self._has_begun:  # no transport owns the socket yet, which would close it
             self._socket.close()
 
     def look(self, now: float) -> None:

@@ -50,9 +50,14 @@ class FrontHealth:
 
     async def _keep_running(self, name: str, work: Callable[[], Coroutine[object, object, None]]) -> None:
         while True:
-            started, error = time.monotonic(), None
+            started = time.monotonic()
+            error: BaseException | None = None
             try:
                 await work()
+            except asyncio.CancelledError as raised:
+                if (current := asyncio.current_task()) is not None and current.cancelling():
+                    raise
+                error = raised  # what it waited for was cancelled, and not the task
             except Exception as raised:
                 error = raised
             now = time.monotonic()

@@ -51,7 +51,7 @@ class HeldRequests:
             if left is not None:
                 left.cancel()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """An engine takes requests."""
         self._end(has_come=True)
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from serving.errors import KeyLimitReached, Overloaded
-from serving.runtime.key_file import Key
+from serving.runtime.key_file import AccessKey
 
 SLOTS = 4096
 """Keys with limits that one server may have seen since its start."""
@@ -44,7 +44,7 @@ class KeyLimits:
             if self._cells[at]:
                 self._cells[at] = 0.0
 
-    def enter(self, key: Key) -> None:
+    def enter(self, key: AccessKey) -> None:
         """Count a request that begins. Raises KeyLimitReached, which says when to try again."""
         at, cells = self._place(key), self._cells
         if key.concurrency and sum(cells[at + _COUNTS : at + self._width]) >= key.concurrency:
@@ -65,7 +65,7 @@ class KeyLimits:
             cells[at + _DUE] = due + each
         cells[at + self._own] += 1
 
-    def leave(self, key: Key) -> None:
+    def leave(self, key: AccessKey) -> None:
         """Count the end of a request that entered."""
         self._cells[self._place(key) + self._own] -= 1
 
@@ -75,7 +75,7 @@ class KeyLimits:
         self._memory.close()
         self._file.close()
 
-    def _place(self, key: Key) -> int:
+    def _place(self, key: AccessKey) -> int:
         """Where the key's slot begins; a free one is taken for a new key."""
         found = self._places.get(key.sha256)
         if found is None:

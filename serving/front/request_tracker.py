@@ -17,7 +17,7 @@ from serving.front.loaded_version import LoadedVersion
 from serving.front.meter import FrontMeter
 from serving.front.request_context import ProtocolName, RequestContext, StageTimes
 from serving.front.request_log import RequestLog
-from serving.front.rollout.traffic import Side
+from serving.front.rollout.traffic import RolloutSide
 
 MAX_CRASHES = 2
 """A request fails once this many engines have ended while they computed it: it may be what ends them."""
@@ -64,7 +64,7 @@ class TrackedRequest(msgspec.Struct, eq=False):
     _stays_open: bool = False
     stages: StageTimes = msgspec.field(default_factory=StageTimes)
     loaded: LoadedVersion | None = None
-    side: Side | None = None
+    side: RolloutSide | None = None
     key: bytes = b""
 
     def rollout_key(self, caller: str) -> bytes:

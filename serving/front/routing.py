@@ -20,10 +20,11 @@ from serving.front.folder_news import FolderNews
 from serving.front.loaded_version import LoadedVersion
 from serving.front.unavailable import no_live_version, no_model, no_version
 from serving.front.version_demand import VersionDemand
-from serving.front.version_loads import Key, VersionLoads
+from serving.front.version_loads import VersionLoads
 from serving.runtime.instruments import forget
 from serving.settings import ServingSettings
 from serving.wire.routing_table import ModelEntry, Table, TableFile, VersionEntry
+from serving.wire.version_state import VersionKey
 
 FOLLOW_SECONDS = 0.01
 """How often the table is checked for a change, by one `stat`, where nobody tells of changes."""
@@ -218,12 +219,12 @@ class Routing:
             raise problems[0]
         return not young
 
-    def _is_missing(self, key: Key, entry: VersionEntry) -> bool:
+    def _is_missing(self, key: VersionKey, entry: VersionEntry) -> bool:
         """Whether requests have to wait until the version is loaded."""
         loaded = self._loaded.get(key)
         return entry.on_demand and (loaded is None or not loaded.accepting)
 
-    def _is_loaded(self, key: Key, entry: VersionEntry) -> bool:
+    def _is_loaded(self, key: VersionKey, entry: VersionEntry) -> bool:
         known = self._loaded.get(key)
         return known is not None and known.contract == entry.contract
 
@@ -244,7 +245,7 @@ class Routing:
         }
         return msgspec.structs.replace(entry, versions=versions)
 
-    def _link(self, served: Mapping[Key, VersionEntry], wanted: Collection[Key]) -> list[Exception]:
+    def _link(self, served: Mapping[VersionKey, VersionEntry], wanted: Collection[VersionKey]) -> list[Exception]:
         """Connect the loaded versions to their engines, and to no others; forget those without that are not wanted.
 
         A version that cannot be connected keeps the links that it has; the errors of these.
@@ -260,7 +261,7 @@ class Routing:
             disconnect(loaded, keep={engine.address for engine in engines})
             loaded.is_replaced = key in served and served[key].state == "ready"
             if loaded.accepting:
-                loaded.held.let_go()
+                loaded.held.release()
             elif not loaded.is_replaced:
                 loaded.held.give_up()
             if not loaded.links and key not in wanted:
@@ -269,13 +270,13 @@ class Routing:
 
 
 def _is_being_replaced(entry: ModelEntry) -> bool:
-    """Whether the live version has left so that another one has memory, which loads, or loads again itself."""
+    """Whether the live version was unloaded to free memory, and its replacement or the version itself is loading."""
     live = entry.versions.get(entry.live or "")
     has_left = live is None or live.state in ("loading", "draining")
     return has_left and any(found.state == "loading" for found in entry.versions.values())
 
 
-def _served(models: Mapping[str, ModelEntry]) -> dict[Key, VersionEntry]:
+def _served(models: Mapping[str, ModelEntry]) -> dict[VersionKey, VersionEntry]:
     """The versions that have engines, or had some that are being replaced."""
     return {
         (name, version): entry
@@ -285,11 +286,11 @@ def _served(models: Mapping[str, ModelEntry]) -> dict[Key, VersionEntry]:
     }
 
 
-def _entries(table: Table) -> Iterator[tuple[Key, VersionEntry]]:
+def _entries(table: Table) -> Iterator[tuple[VersionKey, VersionEntry]]:
     for name, model in table.models.items():
         for version, entry in model.versions.items():
             yield (name, version), entry
 
 
-def _versions(table: Table) -> set[Key]:
+def _versions(table: Table) -> set[VersionKey]:
     return {key for key, _ in _entries(table)}

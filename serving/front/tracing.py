@@ -26,7 +26,7 @@ class Tracer:
         except ImportError as error:
             raise InvalidSetting(
                 "OTEL_EXPORTER_OTLP_ENDPOINT is set and the exporter is not installed: "
-                "pip install 'headwaiter[tracing]', or unset the variable"
+                "pip install opentelemetry-exporter-otlp-proto-http, or unset the variable"
             ) from error
         name = os.environ.get("OTEL_SERVICE_NAME") or "headwaiter"
         self._provider = TracerProvider(resource=Resource.create({"service.name": name}), shutdown_on_exit=False)

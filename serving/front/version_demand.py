@@ -12,7 +12,8 @@ from serving.errors import DeadlineExceeded, NotLoaded, NotReady
 from serving.front.disconnects import Disconnected
 from serving.front.held_requests import HeldRequests
 from serving.front.loaded_version import LoadedVersion
-from serving.wire.demand import WRITE_SECONDS, Asked, DemandFile, Key
+from serving.wire.demand import WRITE_SECONDS, Asked, DemandFile
+from serving.wire.version_state import VersionKey
 
 RETRY_SECONDS = 5.0
 """When to try again, where nobody knows yet how long a version takes to load. Untuned."""
@@ -25,9 +26,9 @@ class VersionDemand:
 
     def __init__(self, run: Path) -> None:
         self._file = DemandFile(run)
-        self._waiting: dict[Key, HeldRequests] = {}
-        self._counts: dict[Key, int] = {}
-        self._asked_at: dict[Key, float] = {}
+        self._waiting: dict[VersionKey, HeldRequests] = {}
+        self._counts: dict[VersionKey, int] = {}
+        self._asked_at: dict[VersionKey, float] = {}
         self._is_told = True
         self._look_at = 0.0
 
@@ -51,10 +52,10 @@ class VersionDemand:
         finally:
             self._counts[key] -= 1
 
-    def wake(self, coming: Iterable[Key]) -> None:
+    def wake(self, coming: Iterable[VersionKey]) -> None:
         """Let those go on whose version is loaded or will not be. coming: the versions that are not there yet."""
         for key in self._waiting.keys() - set(coming):
-            self._waiting.pop(key).let_go()
+            self._waiting.pop(key).release()
 
     def tell(self, loaded: Iterable[LoadedVersion], now: float) -> None:
         """Tell the manager what is asked. To be called all the time; now: in monotonic seconds."""

@@ -12,13 +12,11 @@ from registry.redaction import describe_error
 from serving.front.loaded_version import LoadedVersion
 from serving.runtime.backoff import backoff_seconds
 from serving.wire.routing_table import VersionEntry
+from serving.wire.version_state import VersionKey
 
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 60.0
 """Longest pause before a version that could not be read is tried again."""
-
-Key = tuple[str, str]
-"""(model, version)"""
 
 logger = logging.getLogger("headwaiter.front")
 
@@ -49,10 +47,10 @@ class VersionLoads:
     def __init__(self, ended: Callable[[], object] = lambda: None) -> None:
         """ended: called each time that a load has ended."""
         self._ended = ended
-        self._running: dict[Key, _Load] = {}
-        self._failures: dict[Key, _Failure] = {}
+        self._running: dict[VersionKey, _Load] = {}
+        self._failures: dict[VersionKey, _Failure] = {}
 
-    def follow(self, missing: Mapping[Key, VersionEntry]) -> None:
+    def follow(self, missing: Mapping[VersionKey, VersionEntry]) -> None:
         """Load what is missing, unless it is in progress or failed a moment ago; forget everything else."""
         now = time.monotonic()
         for key in self._failures.keys() - missing.keys():
@@ -98,7 +96,7 @@ class VersionLoads:
         young = [key for key, load in self._running.items() if load.is_first and now - load.began < seconds]
         return any(name == model for name, _ in young)
 
-    def error(self, key: Key) -> str:
+    def error(self, key: VersionKey) -> str:
         """Why the version cannot be read here, or ""."""
         failure = self._failures.get(key)
         return failure.error if failure is not None else ""
@@ -114,7 +112,7 @@ class VersionLoads:
             load.task.cancel()
         self._running.clear()
 
-    def _note(self, key: Key, contract: Contract, error: str) -> None:
+    def _note(self, key: VersionKey, contract: Contract, error: str) -> None:
         before = self._failures.get(key)
         if before is None or before.error != error:
             logger.error("%s/%s cannot be read by this front, it is tried again: %s", *key, error)

@@ -9,12 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from monitoring.gpus import Gpu
 from serving.manager.engine_process import EngineProcess
-from serving.manager.managed_version import ManagedVersion
+from serving.manager.managed_version import ManagedVersion, ManagedVersions
 from serving.manager.memory_budget import Admission, Footprint, Room, Start, admit, both, estimate_growth
-from serving.manager.policy import VersionKey
 from serving.manager.residency import Resident
-
-ManagedVersions = Mapping[VersionKey, ManagedVersion]
 
 
 def gpu_bounds(

@@ -9,10 +9,10 @@ from registry.references import Reference, ResolvedVersion
 from serving.manager.last_live import LastLive
 from serving.manager.managed_version import ManagedVersion
 from serving.manager.meter import count_swap, time_swap
-from serving.manager.policy import VersionKey
 from serving.manager.registry_poll import RegistrySnapshot
 from serving.wire.demand import DemandReader
 from serving.wire.routing_table import ModelEntry, RolloutEntry, Swap, SwapOutcome, Table, VersionEntry
+from serving.wire.version_state import VersionKey
 
 logger = logging.getLogger("headwaiter.manager")
 

@@ -7,12 +7,13 @@ from serving.manager.live_versions import LiveVersions
 from serving.manager.managed_version import ManagedVersion
 from serving.manager.meter import count_load_on_demand
 from serving.manager.placement import Placement
-from serving.manager.policy import Action, Load, Snapshot, VersionKey, decide
+from serving.manager.policy import Action, Load, Snapshot, decide
 from serving.manager.registry_watch import RegistryWatch
 from serving.manager.startup import Startup
 from serving.manager.version_loader import VersionLoader
 from serving.settings import ServingSettings
 from serving.wire.demand import DemandReader
+from serving.wire.version_state import VersionKey
 
 TOGETHER = 8
 """Versions that begin to load side by side at a start. Untuned: few cores load no more of them at a time."""
@@ -23,8 +24,8 @@ SLOW_SECONDS = 5.0
 class LoadQueue:
     """At a start pinned models are loaded first, then those that were used last, as far as there is memory for them.
 
-    Until the registry has answered for the first time, what was last live is loaded: MLflow's import, which takes the
-    manager longer than an engine takes to load, is not waited for. It serves once the registry names it.
+    Until the registry has answered for the first time, the versions that were last live are loaded: importing MLflow
+    takes the manager longer than an engine takes to load. They get requests once the registry has confirmed them.
     Not for use from several threads.
     """
 

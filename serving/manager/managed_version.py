@@ -1,7 +1,7 @@
 """One version in the manager, from its download to the end of its engines."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from serving.manager.engine_process import EngineEvent, EngineProcess
 from serving.manager.memory_budget import Footprint, weights_bytes
 from serving.tasks import get_task
 from serving.wire.routing_table import EngineEntry, VersionEntry
-from serving.wire.version_state import State, check_transition
+from serving.wire.version_state import State, VersionKey, check_transition
 
 Fetched = tuple[Held, Contract]
 """The verified artifact, held in the cache, and its contract."""
@@ -36,21 +36,20 @@ WRITING_SECONDS = 600.0
 
 @dataclass
 class ManagedVersion:
-    """One version. began, failed_at: monotonic seconds. attempt: counts from 1 while it is tried again and again.
+    """One version. attempt: counts from 1 while it is tried again and again. failed_at: when, in monotonic seconds.
 
-    began: when it began to load, later where it had to wait for memory. fetching: the download, until it is done.
-    held: keeps its files in the cache.
-    error: why it failed, or why the attempt before this one did, or why an engine of it is being restarted: once ready
-    it stays so meanwhile. is_given_up: whether it failed because memory ran out, and is not to be tried again beside a
-    live version. took_place: whether the live version left so that there is memory for this one. is_cached: whether an
-    earlier load had fetched its files. is_damaged: whether it failed because one of them was not the logged one.
-    weights_bytes: of its files. need_bytes: memory that its engines were expected to take, 0 without an estimate.
-    may_recover: of a failed one, whether the cause may be the store or the disk, and not the version.
-    waits_since: when it began to wait for memory, 0 if it does not. started_at: when its engines were started.
-    loaded_at, load_seconds: when it became ready, and how long that took. is_first: whether it loads as the server
-    starts, and is unloaded if there is no room. is_on_demand: whether it is loaded for requests that wait; where that
-    fails it is unloaded again. returns: of a draining one, whether it is unloaded once it has left. unloaded_at: since
-    when no new request gets to it.
+    began: when it began to load, in monotonic seconds; later where it had to wait for memory. fetching: the download,
+    until it is done. held: keeps its files in the cache. error: why it failed, or why the attempt before this one did,
+    or why an engine of it is being restarted: once ready it stays so meanwhile. is_given_up: whether it failed because
+    memory ran out, and is not to be tried again beside a live version. took_place: whether the live version left so
+    that there is memory for this one. is_cached: whether an earlier load had fetched its files. is_damaged: whether it
+    failed because one of them was not the logged one. weights_bytes: of its files. need_bytes: memory that its engines
+    were expected to take, 0 without an estimate. may_recover: of a failed one, whether the cause may be the store or
+    the disk, and not the version. waits_since: when it began to wait for memory, 0 if it does not. started_at: when its
+    engines were started. loaded_at, load_seconds: when it became ready, and how long that took. is_first: whether it
+    loads as the server starts, and is unloaded if there is no room. is_on_demand: whether it is loaded for requests
+    that wait; where that fails it is unloaded again. returns: of a draining one, whether it is unloaded once it has
+    left. unloaded_at: since when no new request gets to it.
     """
 
     name: str
@@ -287,3 +286,6 @@ class ManagedVersion:
 
     def _become(self, state: State) -> None:
         self.state = check_transition(self.state, state)
+
+
+ManagedVersions = Mapping[VersionKey, ManagedVersion]

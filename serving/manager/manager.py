@@ -24,7 +24,7 @@ from serving.manager.load_queue import LoadQueue
 from serving.manager.managed_version import Fetched, ManagedVersion
 from serving.manager.meter import restarts
 from serving.manager.placement import QUIET_SECONDS, Placement
-from serving.manager.policy import Action, GiveUp, Load, Publish, Unload, VersionKey
+from serving.manager.policy import Action, GiveUp, Load, Publish, Unload
 from serving.manager.prestart import TemplateKeeper, find_wanted
 from serving.manager.recovery import enter, unloaded_versions
 from serving.manager.registry_file import RegistryFile
@@ -45,6 +45,7 @@ from serving.settings import ServingSettings
 from serving.wire.demand import DemandReader
 from serving.wire.engine_orders import EngineOrder
 from serving.wire.routing_table import TableFile
+from serving.wire.version_state import VersionKey
 
 logger = logging.getLogger("headwaiter.manager")
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry.layout import MODEL_FOLDER
-from serving.manager.policy import VersionKey
 from serving.runtime.limits import mebibytes
+from serving.wire.version_state import VersionKey
 
 ENGINE_BYTES = 400 << 20
 """Memory of an engine beside its weights, until one was measured; see bench/NOTES.md, "Memory of an engine"."""

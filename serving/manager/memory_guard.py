@@ -1,16 +1,15 @@
 """The manager's view of memory: what is free, what loading versions still need, and which versions may leave."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
-from serving.manager.managed_version import ManagedVersion
+from serving.manager.managed_version import ManagedVersion, ManagedVersions
 from serving.manager.memory_budget import Admission, Footprint, Room, admit, estimate_bytes
-from serving.manager.policy import CRASH_LIMIT, VersionKey
+from serving.manager.policy import CRASH_LIMIT
 from serving.manager.residency import Resident
 from serving.runtime.limits import Limits, mebibytes
 from serving.wire.demand import DemandReader
-
-ManagedVersions = Mapping[VersionKey, ManagedVersion]
+from serving.wire.version_state import VersionKey
 
 
 class Footprints:

@@ -17,12 +17,12 @@ from serving.manager.managed_version import ManagedVersion
 from serving.manager.memory_budget import Admission, Refuse, Wait, both
 from serving.manager.memory_guard import Footprints, admit_version, find_residents, taken_bytes
 from serving.manager.meter import count_unload
-from serving.manager.policy import VersionKey
 from serving.manager.registry_watch import RegistryWatch
 from serving.manager.residency import Resident, choose_excess, choose_idle, leaving_later, leaving_order
 from serving.runtime.limits import Limits
 from serving.settings import MEMORY_SHARE, ServingSettings
 from serving.wire.demand import DemandReader
+from serving.wire.version_state import VersionKey
 
 logger = logging.getLogger("headwaiter.manager")
 

@@ -12,10 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from registry.references import Reference
-from serving.wire.version_state import State
-
-VersionKey = tuple[str, str]
-"""(model, version)"""
+from serving.wire.version_state import State, VersionKey
 
 CRASH_LIMIT = 3
 """After this many crashes in a row a live version is replaced by the one before it. A minute of serving resets them."""

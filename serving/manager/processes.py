@@ -19,8 +19,8 @@ logger = logging.getLogger("headwaiter.manager")
 UNKNOWN_STATUS = 256
 """Stands for the exit status of a process whose parent did not tell it; no process ends with it."""
 FORK_SECONDS = 120.0
-"""How long the template may take to fork an engine. A template that has just started imports first, which takes 4 s on
-an idle core, and a minute where all cores are busy."""
+"""How long the template may take to fork an engine. It includes the imports of a template that has just started: 4 s on
+an idle core, up to a minute where all cores are busy."""
 TELL_SECONDS = 1.0
 """How long after an engine's end the template may take to tell how it ended."""
 

@@ -16,10 +16,10 @@ from registry.errors import ArtifactError, ContractError
 from registry.redaction import redact
 from serving.manager.engine_process import EngineProcess
 from serving.manager.managed_version import ManagedVersion
-from serving.manager.policy import VersionKey
 from serving.runtime.run_folder import ENGINES
 from serving.wire.engine_orders import EngineOrder, order_path, read_report
 from serving.wire.routing_table import Table, TableFile
+from serving.wire.version_state import VersionKey
 
 logger = logging.getLogger("headwaiter.manager")
 

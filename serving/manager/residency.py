@@ -8,7 +8,7 @@ once they are asked for, those that were used least recently first.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from serving.manager.policy import VersionKey
+from serving.wire.version_state import VersionKey
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from serving.manager.live_versions import LiveVersions
 from serving.manager.managed_version import ManagedVersion
 from serving.manager.meter import start_counting
-from serving.manager.policy import VersionKey
 from serving.manager.registry_watch import RegistryWatch
 from serving.manager.rollout.keeper import RolloutKeeper
 from serving.manager.startup import Startup
 from serving.manager.version_loader import VersionLoader
 from serving.wire.routing_table import ModelEntry, Table, TableFile
+from serving.wire.version_state import VersionKey
 
 logger = logging.getLogger("headwaiter.manager")
 

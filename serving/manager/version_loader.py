@@ -12,11 +12,11 @@ from registry.settings import InvalidSetting, RegistrySettings
 from serving.errors import EngineError
 from serving.manager.last_live import LastLive
 from serving.manager.managed_version import Fetched, ManagedVersion
-from serving.manager.policy import VersionKey
 from serving.manager.registry_watch import RegistryWatch
 from serving.runtime.backoff import backoff_seconds
 from serving.runtime.priority import run_at_low_priority
 from serving.settings import ServingSettings
+from serving.wire.version_state import VersionKey
 
 logger = logging.getLogger("headwaiter.manager")
 

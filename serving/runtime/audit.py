@@ -15,8 +15,8 @@ import msgspec
 from registry.environment import InvalidSetting
 from registry.redaction import redact
 
-STRANGERS_PER_SECOND = 50
-"""Lines about requests without a valid key, of each process: strangers must not fill the disk."""
+UNAUTHENTICATED_PER_SECOND = 50
+"""Lines about requests without a valid key, of each process: clients without a key must not fill the disk."""
 MAX_WHAT = 300
 """Characters of a request's path that are kept."""
 LOOK_SECONDS = 1.0
@@ -50,7 +50,7 @@ class AuditLog:
         self._encode = msgspec.json.Encoder().encode
         self._descriptor = self._open()
         self._look_at = 0.0
-        self._second, self._strangers, self._dropped = 0, 0, 0
+        self._second, self._unauthenticated, self._dropped = 0, 0, 0
         self._is_failing = False
 
     def write(
@@ -65,7 +65,7 @@ class AuditLog:
         request_id: str = "",
     ) -> None:
         """Append a line. A disk that takes none is logged once, and serving goes on."""
-        if not who and not self._may_write_of_strangers():
+        if not who and not self._may_write_unauthenticated():
             return
         entry = AuditEntry(
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -93,12 +93,12 @@ class AuditLog:
         """Close the file."""
         os.close(self._descriptor)
 
-    def _may_write_of_strangers(self) -> bool:
+    def _may_write_unauthenticated(self) -> bool:
         second = int(time.monotonic())
         if second != self._second:
-            self._second, self._strangers = second, 0
-        self._strangers += 1
-        if self._strangers > STRANGERS_PER_SECOND:
+            self._second, self._unauthenticated = second, 0
+        self._unauthenticated += 1
+        if self._unauthenticated > UNAUTHENTICATED_PER_SECOND:
             self._dropped += 1
             return False
         return True

@@ -15,7 +15,7 @@ from serving.settings import ServingSettings
 
 
 def check_access(host: str | None, settings: ServingSettings) -> TlsFiles | None:
-    """The files of TLS. Raises InvalidSetting for whatever would let strangers in, or nobody.
+    """The files of TLS. Raises InvalidSetting for whatever would let anybody in, or nobody.
 
     host: where the server is to listen, None if its processes are to find out.
     """
@@ -29,13 +29,13 @@ def check_access(host: str | None, settings: ServingSettings) -> TlsFiles | None
 
 
 def check_exposure(host: str, settings: ServingSettings) -> None:
-    """Raise InvalidSetting if strangers could ask a server that listens at this host name or address."""
+    """Raise InvalidSetting if others could ask a server at this host name or address from elsewhere without a key."""
     if settings.keys_file is not None or settings.insecure or is_loopback(host):
         return
     raise InvalidSetting(
         f"other machines can reach a server at {host!r}, and this one has no keys: make some with `headwaiter keys add "
         "NAME` and let HEADWAITER_KEYS_FILE name their file; or listen at 127.0.0.1; or say --insecure "
-        "(HEADWAITER_INSECURE=1) where something else keeps strangers away"
+        "(HEADWAITER_INSECURE=1) where something else keeps others out"
     )
 
 

@@ -36,7 +36,7 @@ _LOOKUP_BYTES = 16
 """Of a digest, by which a key is looked up. Two keys that share them would need 2**64 keys."""
 
 
-class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AccessKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One key, without the key itself.
 
     name: of who holds it, for logs. sha256: of the key, in hexadecimal. models: the names that it may ask, `*` for all.
@@ -62,26 +62,26 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return bool(self.rate or self.concurrency)
 
 
-ANYBODY = Key(name="", sha256="0" * 64, admin=True)
+ANYBODY = AccessKey(name="", sha256="0" * 64, admin=True)
 """Whoever asks a server without keys."""
-NOBODY = Key(name="", sha256="0" * 64, models=())
+NOBODY = AccessKey(name="", sha256="0" * 64, models=())
 """Stands for a request whose key was not looked at."""
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    keys: tuple[Key, ...] = ()
+    keys: tuple[AccessKey, ...] = ()
 
 
 class Keys:
     """The keys of one reading of the file."""
 
-    def __init__(self, keys: Sequence[Key] = ()) -> None:
+    def __init__(self, keys: Sequence[AccessKey] = ()) -> None:
         self.keys = tuple(keys)
-        self._found: Mapping[bytes, tuple[bytes, Key]] = {
+        self._found: Mapping[bytes, tuple[bytes, AccessKey]] = {
             digest[:_LOOKUP_BYTES]: (digest, key) for key in keys for digest in (bytes.fromhex(key.sha256),)
         }
 
-    def find(self, token: bytes) -> Key | None:
+    def find(self, token: bytes) -> AccessKey | None:
         """The key that `token` is. How long it takes tells nothing of another key."""
         digest = sha256(token).digest()
         expected, key = self._found.get(digest[:_LOOKUP_BYTES], (bytes(len(digest)), None))
@@ -94,7 +94,7 @@ class KeyFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: tuple[int, int, int] | None = None
-        self._keys: tuple[Key, ...] | None = None
+        self._keys: tuple[AccessKey, ...] | None = None
 
     def read(self) -> Keys:
         """The keys that are there now."""
@@ -132,7 +132,7 @@ class KeyFile:
                 "or digit"
             )
         token = PREFIX + secrets.token_urlsafe(KEY_BYTES)
-        key = Key(
+        key = AccessKey(
             name=name,
             sha256=sha256(token.encode()).hexdigest(),
             models=tuple(models),
@@ -172,7 +172,7 @@ class KeyFile:
             return msgspec.json.decode(file.read(MAX_FILE_BYTES), type=_File)
 
     @contextmanager
-    def _changing(self) -> Iterator[tuple[Key, ...]]:
+    def _changing(self) -> Iterator[tuple[AccessKey, ...]]:
         """The keys that are there, none where there is no file, while no other command changes them."""
         with self._errors():
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -180,7 +180,7 @@ class KeyFile:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield self._read().keys if self._path.exists() else ()
 
-    def _write(self, keys: Sequence[Key]) -> None:
+    def _write(self, keys: Sequence[AccessKey]) -> None:
         staging = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
         staging.unlink(missing_ok=True)
         with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -18,7 +18,7 @@ from serving.errors import Unprocessable
 from serving.processors.clean_up import clean_up
 from serving.processors.tokenizer import TextEncoder, TextParameters
 from serving.tasks.base.agreement import Agreement, distance, mean
-from serving.tasks.base.cost import OBJECT_BYTES, answer_text
+from serving.tasks.base.cost import CHARACTERS_OF_A_TOKEN, OBJECT_BYTES, answer_text
 from serving.tasks.base.scoring import Scoring, accuracy
 from serving.tasks.base.task import Batch, Task, probe_text, upload
 from serving.tasks.base.version_context import VersionContext
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 MAX_CANDIDATES = 100
 """The most candidates for one mask."""
 
-CHARACTERS_OF_A_TOKEN = 8
-"""Characters of a token in the text of a candidate. Untuned: above the 4 to 5 of real text, with the space."""
 
 MAX_TARGETS = 1000
 SLICE = 256

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from registry.checkpoint_files import ConfigKeys, read_json
+from registry.checkpoint_files import CheckpointKeys, read_json
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.token_ids import TokenIds, encode_ids
@@ -110,7 +110,7 @@ class Text2TextGeneration(GeneratingTask[Parameters, None]):
         stated, path = super().folder_settings(folder), folder / "config.json"
         if not path.is_file():
             return stated
-        found = (read_json(path, ConfigKeys).task_specific_params or {}).get(self.name)
+        found = (read_json(path, CheckpointKeys).task_specific_params or {}).get(self.name)
         prefix = found.prefix if found is not None else None
         return stated | ({"prefix": prefix} if prefix is not None else {})
 

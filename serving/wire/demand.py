@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from serving.wire.report_file import write_report
+from serving.wire.version_state import VersionKey
 
 DEMAND = "demand"
 """The folder of the fronts' files, in the run folder."""
@@ -21,9 +22,6 @@ STALE_SECONDS = 5.0
 """A front that has told nothing for so long has no work: it tells of work all the time."""
 FORGET_SECONDS = 60.0
 """Then its file is removed; a front that is there writes it again."""
-
-Key = tuple[str, str]
-"""(model, version)"""
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -47,10 +45,10 @@ class DemandFile:
 
     def __init__(self, run: Path) -> None:
         self._path = run / DEMAND / f"{os.getpid()}.json"
-        self._told: dict[Key, Asked] = {}
+        self._told: dict[VersionKey, Asked] = {}
         self._written = 0.0
 
-    def write(self, asked: Mapping[Key, Asked], waiting: AbstractSet[Key], now: float) -> None:
+    def write(self, asked: Mapping[VersionKey, Asked], waiting: AbstractSet[VersionKey], now: float) -> None:
         """Tell what is asked, now and then. Raises OSError where the folder is gone.
 
         waiting: the versions that are not loaded and asked for; of these it is told at once.
@@ -75,8 +73,8 @@ class DemandReader:
     def __init__(self, run: Path) -> None:
         self._folder = run / DEMAND
         self._files: dict[str, tuple[tuple[int, int], FrontDemand]] = {}
-        self._at: dict[Key, float] = {}
-        self._working: set[Key] = set()
+        self._at: dict[VersionKey, float] = {}
+        self._working: set[VersionKey] = set()
 
     def read(self, now: float) -> None:
         """Read what has been told since the last call."""
@@ -98,7 +96,7 @@ class DemandReader:
         told = [told for _, told in seen.values() if now - told.at <= STALE_SECONDS]
         self._working = {(each.model, each.version) for found in told for each in found.asked if each.has_work}
 
-    def asked_at(self, key: Key) -> float:
+    def asked_at(self, key: VersionKey) -> float:
         """When the version was last asked for, in monotonic seconds; 0 for never."""
         return self._at.get(key, 0.0)
 
@@ -106,7 +104,7 @@ class DemandReader:
         """Whether no request waits for an answer and none has arrived in the last `seconds`."""
         return not self._working and now - max(self._at.values(), default=-math.inf) > seconds
 
-    def has_work(self, key: Key) -> bool:
+    def has_work(self, key: VersionKey) -> bool:
         """Whether requests for it wait for their answers."""
         return key in self._working
 

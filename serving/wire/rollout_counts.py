@@ -53,7 +53,7 @@ class RolloutCounts(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Both sides of one step. compared: shadows that were answered; agreement: the sum of their shares in 0..1.
 
     distance: the sum of the distances of their scores. dropped: shadows that found no room, or were late. failed:
-    shadows that the candidate could not answer; they agree in nothing.
+    shadows that the candidate could not answer; each counts as an agreement of 0.
     """
 
     rollout: str

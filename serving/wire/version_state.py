@@ -13,6 +13,8 @@ from typing import Literal
 
 from serving.errors import EngineError
 
+VersionKey = tuple[str, str]
+"""(model, version)"""
 State = Literal["loading", "ready", "unloaded", "failed", "draining"]
 
 FOLLOWERS: dict[State, frozenset[State]] = {

@@ -38,7 +38,7 @@ def expected(server: Server, model: str) -> Any:
 
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    sql = pytest.importorskip("pyspark.sql", reason="pip install 'headwaiter[spark]'")
+    sql = pytest.importorskip("pyspark.sql", reason="pyspark is not installed")
     require("Java")
     options = {
         "spark.ui.enabled": "false",
@@ -64,7 +64,7 @@ def test_spark(settings: RegistrySettings, server: Server, spark: Any, model: st
 
 @pytest.fixture(scope="module")
 def ray() -> Any:
-    ray = pytest.importorskip("ray", reason="pip install 'headwaiter[ray]'")
+    ray = pytest.importorskip("ray", reason="ray is not installed")
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 << 20)
     yield ray
     ray.shutdown()

@@ -108,9 +108,9 @@ def test_beams_and_draws_are_those_of_the_seed(device: torch.device, family: str
     module, asked = module_of(family, torch.float32, device), {"num_beams": beams}
     asked |= {"do_sample": True, "seed": 3, "top_k": 5} if beams == 1 else {}
     texts = []
-    for company in (0, 3):
+    for others in (0, 3):
         scheduler = make_scheduler(module)
-        for number in range(company + 1):
+        for number in range(others + 1):
             given = asked if number == 0 else {}
             scheduler.add(b"f", row(number, prompt_of(number + 3), **given), 0.0)
         texts.append(finish(scheduler).tokens[0])

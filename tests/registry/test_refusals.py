@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import transformers
 
-from registry.checkpoint_files import FILES, ConfigKeys, GenerationKeys, one_line
+from registry.checkpoint_files import FILES, CheckpointKeys, GenerationKeys, one_line
 from registry.contract import Contract
 from registry.errors import (
     CheckpointWarning,
@@ -94,7 +94,7 @@ def test_labels_that_are_numbers_become_texts(models: dict[str, Path], tmp_path:
     assert Contract.parse(contract.to_record()).labels == contract.labels
 
 
-WRONG = {"config.json": ConfigKeys, **FILES}
+WRONG = {"config.json": CheckpointKeys, **FILES}
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ MAX_STALE = 1024
 class Entry:
     """A queued row. client: the front's ZeroMQ identity. arrived: monotonic seconds. waits: False once it has left.
 
-    kind: entries of one kind may share a batch: those of a batch key, but for rows that must be alone.
+    kind: entries of equal kind may share a batch. It is the row's batch key; an isolated row has a kind of its own.
     """
 
     client: bytes

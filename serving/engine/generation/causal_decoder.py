@@ -45,8 +45,8 @@ class CausalDecoder(Decoder):
     ) -> torch.Tensor:
         """One forward pass over all rows' tokens, padded on the left, without the columns that prefixes are known of.
 
-        Rows end at the same column, so the columns that are computed are as many as the row needs of which least is
-        known. Of other rows' prefixes the tokens in these columns are computed again.
+        Rows end at the same column, so the row with the shortest known prefix decides how many columns are computed.
+        The part of longer prefixes that lies in these columns is computed again.
         """
         rows = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]
         owners = owners or [""] * len(rows)

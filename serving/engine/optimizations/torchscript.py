@@ -116,8 +116,8 @@ METHODS = ("first", "second")
 class _NamedOutputs(torch.nn.Module):
     """The module with a plain dict of tensors as its output, which a graph can return.
 
-    It holds the module's tensors as its own and none of its parts: the script of a module has a type of its own for
-    each part, which is most of the time that a trace and a freeze take. names: of the inputs of each graph.
+    It registers the module's parameters and buffers and no submodules: TorchScript makes a type for each submodule,
+    which takes most of the time of a trace and a freeze. names: of the inputs of each graph.
     """
 
     OUTPUTS = ("logits", "last_hidden_state", "start_logits", "end_logits")

@@ -194,7 +194,7 @@ def _answer(task: AnyTask) -> object:
 
 
 def _members(given: object) -> tuple[object, ...]:
-    """The members of a union: msgspec takes no union of two kinds of lists."""
+    """Split a union into its members, because msgspec rejects a union of two list types."""
     return get_args(given) if get_origin(given) in (Union, UnionType) else (given,)
 
 

@@ -22,7 +22,7 @@ from serving.front.asgi import (
     refuse,
     respond,
 )
-from serving.front.attempts import Answer
+from serving.front.attempts import FrontAnswer
 from serving.front.disconnects import Disconnected
 from serving.front.front import Front
 from serving.front.request_context import ProtocolName, RequestContext, StageTimes
@@ -130,7 +130,7 @@ def no_route(choices: str) -> UnknownModel:
     return UnknownModel(f"there is no such route; {choices}")
 
 
-def headers_of(answer: Answer[object]) -> list[Header]:
+def headers_of(answer: FrontAnswer[object]) -> list[Header]:
     """The headers of every answer: `X-Model-Version` and `Server-Timing`."""
     return [version_header(answer.version), timing_header(answer.stages)]
 

@@ -11,7 +11,7 @@ import msgspec
 
 from serving.errors import ServingError, Unprocessable
 from serving.front.asgi import JSON, JsonObject, encode_answer
-from serving.front.attempts import Answer
+from serving.front.attempts import FrontAnswer
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import named_model, read_form, read_json, renamed
 from serving.tasks.base.answers import Ranked
@@ -134,7 +134,7 @@ class Rerank(Protocol):
         field: str,
         write: Callable[[list[Ranked]], bytes],
         exchange: Exchange,
-    ) -> Answer[bytes]:
+    ) -> FrontAnswer[bytes]:
         """The ranked texts, as `write` puts them. field: of the request, which has the texts."""
         name, version = named_model(model)
 

@@ -11,7 +11,7 @@ from tokenizers import Encoding
 
 from serving.errors import ServingError, Unprocessable
 from serving.front.asgi import JSON, JsonObject, encode_json
-from serving.front.attempts import Answer
+from serving.front.attempts import FrontAnswer
 from serving.front.loaded_version import LoadedVersion
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import named_model, read_form, read_json
@@ -78,7 +78,7 @@ class Tokens(Protocol):
         """As in text-embeddings-inference."""
         return {"error": error.message, "error_type": error.reason}
 
-    async def _tokenize(self, model: str | None, form: PromptForm, exchange: Exchange) -> Answer[bytes]:
+    async def _tokenize(self, model: str | None, form: PromptForm, exchange: Exchange) -> FrontAnswer[bytes]:
         async def work(loaded: LoadedVersion, turns: Turns) -> bytes:
             self.front.bounds.check(ItemCost(1, len(form.prompt)))
             encoder = _encoder_of(loaded)
@@ -88,7 +88,7 @@ class Tokens(Protocol):
 
         return await self._answer(model or form.model, work, exchange)
 
-    async def _list(self, model: str | None, form: TokenizeForm, exchange: Exchange) -> Answer[bytes]:
+    async def _list(self, model: str | None, form: TokenizeForm, exchange: Exchange) -> FrontAnswer[bytes]:
         texts = [form.inputs] if isinstance(form.inputs, str) else form.inputs
 
         async def work(loaded: LoadedVersion, turns: Turns) -> bytes:
@@ -105,13 +105,13 @@ class Tokens(Protocol):
 
         return await self._answer(model or form.model, work, exchange)
 
-    async def _detokenize(self, model: str | None, form: IdsForm, exchange: Exchange) -> Answer[bytes]:
+    async def _detokenize(self, model: str | None, form: IdsForm, exchange: Exchange) -> FrontAnswer[bytes]:
         async def work(loaded: LoadedVersion, turns: Turns) -> bytes:
             return await _do(turns, len(form.tokens), _join, form, _encoder_of(loaded))
 
         return await self._answer(model or form.model, work, exchange)
 
-    async def _answer(self, model: str | None, work: Work, exchange: Exchange) -> Answer[bytes]:
+    async def _answer(self, model: str | None, work: Work, exchange: Exchange) -> FrontAnswer[bytes]:
         name, version = named_model(model or self.only_model(NAME_ONE))
         context, left = exchange.context, exchange.disconnected
         return await self.front.prepare(name, version, work, protocol=self.name, disconnected=left, context=context)

@@ -24,7 +24,7 @@ WRITE_SECONDS = 0.5
 logger = logging.getLogger("headwaiter.front")
 
 
-class Side:
+class RolloutSide:
     """One side of a rollout, for the requests that it answers."""
 
     def __init__(self, name: str, counts: SideCounts) -> None:
@@ -68,14 +68,14 @@ class ModelTraffic:
             stable=SideCounts(times={}, labels={}),
             candidate=SideCounts(times={}, labels={}),
         )
-        self.stable = Side("stable", self.counts.stable)
-        self.candidate = Side("candidate", self.counts.candidate)
+        self.stable = RolloutSide("stable", self.counts.stable)
+        self.candidate = RolloutSide("candidate", self.counts.candidate)
 
     def is_candidates(self, key: bytes) -> bool:
         """Whether a request with this key is the candidate's."""
         return is_candidates(self.entry.salt, key, self.entry.weight)
 
-    def side(self, loaded: LoadedVersion) -> Side | None:
+    def side(self, loaded: LoadedVersion) -> RolloutSide | None:
         """The side of a version, None for one that has no part in the rollout."""
         if loaded.version == self.entry.candidate:
             return self.candidate

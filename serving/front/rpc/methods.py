@@ -18,7 +18,7 @@ class Method(NamedTuple):
 
 
 def refusal(methods: Mapping[bytes, Method], fields: Mapping[bytes, bytes], headers: list[Header]) -> bytes | None:
-    """The only block of the answer to what is no call, or none that is taken; None for others.
+    """The header block that refuses an invalid or unknown call, its whole answer; None for a valid one.
 
     methods: by path. fields: headers by name.
     """

@@ -150,9 +150,9 @@ class Outbox:
             raise _too_large()
 
     def take_waiting(self) -> list[Stream]:
-        """Those whose answers waited for the client, and of which it takes more now.
+        """The streams with unsent data that the client's flow control now lets through.
 
-        Others are left alone: a client may open windows by one byte at a time, with thousands of answers that wait.
+        Others are not looked at: a client may open windows one byte at a time while thousands of answers wait.
         """
         if self._window <= 0 or self._is_paused:
             return []

@@ -5,6 +5,8 @@ import msgspec
 NUMBER_BYTES = 80
 """Memory of a number of an answer while the answer is written: 32 as Python's, at most 24 as JSON, which is copied
 once."""
+CHARACTERS_OF_A_TOKEN = 8
+"""Characters that a token of an answer takes. Untuned: above the 4 to 5 of real text, with the space."""
 OBJECT_BYTES = 512
 """Memory of an object of an answer with some short fields: 400 as Python's, 100 as JSON."""
 CHARACTER_BYTES = 4

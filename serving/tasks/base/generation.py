@@ -18,7 +18,7 @@ from serving.errors import Unprocessable
 from serving.processors.token_ids import TokenIds
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.agreement import Agreement, mean, tokens
-from serving.tasks.base.cost import CHARACTER_BYTES, OBJECT_BYTES, ItemCost
+from serving.tasks.base.cost import CHARACTER_BYTES, CHARACTERS_OF_A_TOKEN, OBJECT_BYTES, ItemCost
 from serving.tasks.base.generation_settings import DEFAULT_NEW_TOKENS, forget_lengths, state_defaults
 from serving.tasks.base.task import Batch, Context, Task, probe_text
 from serving.tasks.base.version_context import VersionContext
@@ -32,8 +32,6 @@ MAX_TEXTS = 16
 MAX_LOGPROBS = 20
 """Most likeliest tokens for each position, as in OpenAI's API."""
 
-CHARACTERS_OF_A_TOKEN = 8
-"""Characters of a generated token. Untuned: above the 4 to 5 of real text."""
 
 PROBE_TOKENS = 16
 """New tokens of a row for measuring. Untuned: enough that steps outweigh the prefill."""

@@ -1,13 +1,11 @@
 """Rows of unequal length become arrays of one shape: token ids, attention mask, token types. Engine side."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy
 
+from registry.contract import Side
 from serving.wire.messages import AnyArray, Row
-
-Side = Literal["left", "right"]
 
 
 def pad_rows(rows: Sequence[Row], pad_id: int, *, side: Side = "right") -> dict[str, AnyArray]:

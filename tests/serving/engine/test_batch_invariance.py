@@ -58,7 +58,7 @@ def alone(root: Path, text: str) -> dict[str, float]:
         ("fnet", "equal lengths"),
     ],
 )
-def test_answers_in_company_are_those_of_transformers_alone(tmp_path: Path, family: str, batching: Batching) -> None:
+def test_answers_in_batches_are_those_of_transformers_alone(tmp_path: Path, family: str, batching: Batching) -> None:
     contract = make_artifact(tmp_path, family, TASK)
     assert contract.batching == batching
     local = served(tmp_path)

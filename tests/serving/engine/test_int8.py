@@ -137,10 +137,10 @@ def test_a_row_in_int8_has_the_same_answer_alone_and_in_a_batch(encoder: Path, m
         found = [arrays for batch in batches for arrays in model.run(batch)]
         return torch.stack([torch.from_numpy(scores[labels.argsort()]) for scores, labels in found])
 
-    alone, company = scores(model, [[row] for row in rows]), scores(model, [rows])
+    alone, batched = scores(model, [[row] for row in rows]), scores(model, [rows])
     lost = (alone - scores(exact, [[row] for row in rows])).norm()
     assert lost > 0
-    assert (alone - company).norm() < lost / 2
+    assert (alone - batched).norm() < lost / 2
 
 
 def test_the_sample_of_the_artifact_is_what_answers_are_compared_on(artifact: Path) -> None:

@@ -58,7 +58,7 @@ def waiting_for_engine(front: Front, version: str = "1", bound: int = 10 * TOKEN
 def come(front: Front, *plays: Any, version: str = "1") -> FakeLink:
     """Its engine is there, and plays these parts."""
     link = engines(front, version, *plays)
-    front.routing._loaded["m", version].held.let_go()
+    front.routing._loaded["m", version].held.release()
     return link
 
 

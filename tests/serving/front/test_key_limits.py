@@ -9,11 +9,11 @@ import pytest
 from serving.errors import KeyLimitReached, Overloaded
 from serving.front import key_limits
 from serving.front.key_limits import KeyLimits
-from serving.runtime.key_file import Key
+from serving.runtime.key_file import AccessKey
 
 
-def key(number: int = 1, *, rate: float = 0.0, concurrency: int = 0) -> Key:
-    return Key(name=f"user-{number}", sha256=f"{number:064x}"[::-1], rate=rate, concurrency=concurrency)
+def key(number: int = 1, *, rate: float = 0.0, concurrency: int = 0) -> AccessKey:
+    return AccessKey(name=f"user-{number}", sha256=f"{number:064x}"[::-1], rate=rate, concurrency=concurrency)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def admitted(fronts: list[KeyLimits], given: Key, tries: int) -> int:
+def admitted(fronts: list[KeyLimits], given: AccessKey, tries: int) -> int:
     """The number of requests that were let in, of those sent to the fronts by turns."""
     count = 0
     for number in range(tries):
@@ -104,7 +104,7 @@ def test_a_time_of_an_earlier_start_of_the_machine_does_not_lock_out(
 def test_keys_whose_slots_collide_are_counted_apart(fronts: list[KeyLimits]) -> None:
     slots = key_limits.SLOTS
     first, second = (
-        Key(name=str(place), sha256=struct.pack(">Q", place * slots)[2:].hex().ljust(64, "0"), concurrency=1)
+        AccessKey(name=str(place), sha256=struct.pack(">Q", place * slots)[2:].hex().ljust(64, "0"), concurrency=1)
         for place in (1, 2)
     )
     assert admitted(fronts, first, 5) == 1

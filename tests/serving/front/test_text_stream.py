@@ -22,7 +22,7 @@ from serving.front.access import Visit
 from serving.front.text_stream import TextDelta, TextStream
 from serving.manager.managed_version import WRITING_SECONDS, ManagedVersion
 from serving.runtime.instruments import instruments
-from serving.runtime.key_file import Key
+from serving.runtime.key_file import AccessKey
 from tests import local as local_module
 from tests.families import build
 from tests.gate import gated
@@ -219,7 +219,7 @@ def test_what_a_prompt_of_one_key_began_with_is_unknown_to_another(local: Local)
         async with local.running() as front:
             front.access.is_open = False
             for name in ("a", "b", "a"):
-                Visit(Key(name=name, sha256="0" * 64)).begin()
+                Visit(AccessKey(name=name, sha256="0" * 64)).begin()
                 stream = await local.stream(front, body(" ".join(["over a lazy dog"] * 20), max_new_tokens=2))
                 await read(stream)
                 known.append(stream.usage.reused_tokens)

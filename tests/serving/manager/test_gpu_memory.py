@@ -8,10 +8,9 @@ from serving.manager.engine_process import EngineProcess
 from serving.manager.gpu_memory import admit_on_gpus, gpu_bounds
 from serving.manager.managed_version import ManagedVersion
 from serving.manager.memory_budget import Admission, Refuse, Start, Wait, both
-from serving.manager.policy import VersionKey
 from serving.manager.residency import Resident
 from serving.wire.engine_orders import EngineOrder, EngineReport
-from serving.wire.version_state import State
+from serving.wire.version_state import State, VersionKey
 
 MIB = 1 << 20
 GPUS = [Gpu("0", 0, 1000, 0.0), Gpu("1", 0, 2000, 0.0), Gpu("2", 0, 3000, 0.0)]

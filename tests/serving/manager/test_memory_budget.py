@@ -14,7 +14,7 @@ from serving.manager.memory_budget import (
     admit,
     estimate_bytes,
 )
-from serving.manager.policy import VersionKey
+from serving.wire.version_state import VersionKey
 
 MIB = 1 << 20
 OLD: VersionKey = ("m", "1")

@@ -6,11 +6,11 @@ from serving.manager.engine_process import EngineProcess
 from serving.manager.managed_version import SOON_SECONDS, ManagedVersion
 from serving.manager.memory_budget import ENGINE_BYTES, RESERVE_BYTES, Admission, Footprint, Refuse, Start, Wait
 from serving.manager.memory_guard import Footprints, admit_version
-from serving.manager.policy import CRASH_LIMIT, VersionKey
+from serving.manager.policy import CRASH_LIMIT
 from serving.manager.residency import Resident
 from serving.runtime.limits import Limits
 from serving.wire.engine_orders import EngineOrder, EngineReport
-from serving.wire.version_state import State
+from serving.wire.version_state import State, VersionKey
 
 MIB = 1 << 20
 NOW = 100.0

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.manager.memory_budget import Refuse, Room, Start, Wait, admit
-from serving.manager.policy import VersionKey
 from serving.manager.residency import (
     Resident,
     choose_excess,
@@ -16,6 +15,7 @@ from serving.manager.residency import (
     leaving_later,
     leaving_order,
 )
+from serving.wire.version_state import VersionKey
 
 NOW = 1000.0
 

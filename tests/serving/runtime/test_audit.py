@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from registry.settings import InvalidSetting
 from serving.commands.main import main
 from serving.runtime import audit
-from serving.runtime.audit import STRANGERS_PER_SECOND, AuditLog
+from serving.runtime.audit import UNAUTHENTICATED_PER_SECOND, AuditLog
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -76,15 +76,15 @@ def test_strangers_are_bounded_and_what_was_left_out_is_said(tmp_path: Path, mon
     now = 100.0
     monkeypatch.setattr(audit.time, "monotonic", lambda: now)
     log = AuditLog(tmp_path / "audit.log")
-    for _ in range(STRANGERS_PER_SECOND + 30):
+    for _ in range(UNAUTHENTICATED_PER_SECOND + 30):
         log.write("", "GET /", status=401)
     log.write("alice", "GET /")
     lines = read(tmp_path / "audit.log")
-    assert len(lines) == STRANGERS_PER_SECOND + 1
+    assert len(lines) == UNAUTHENTICATED_PER_SECOND + 1
     assert lines[-1]["dropped_before"] == 30
     now = 101.0
     log.write("", "GET /", status=401)
-    assert len(read(tmp_path / "audit.log")) == STRANGERS_PER_SECOND + 2
+    assert len(read(tmp_path / "audit.log")) == UNAUTHENTICATED_PER_SECOND + 2
     log.close()
 
 

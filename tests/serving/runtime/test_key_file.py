@@ -9,7 +9,7 @@ import pytest
 
 from registry.settings import InvalidSetting
 from serving.runtime import key_file
-from serving.runtime.key_file import Key, KeyFile, Keys
+from serving.runtime.key_file import AccessKey, KeyFile, Keys
 from tests.waiting import WAIT_SECONDS
 
 
@@ -40,14 +40,14 @@ def test_a_key_is_found_again_and_no_other(path: Path) -> None:
 def test_half_of_a_digest_finds_nothing() -> None:
     """The lookup takes the first half; the whole is compared."""
     token = b"hw_a-key"
-    (key,) = (Keys([Key(name="a", sha256="ab" * 32)]).find(token),)
+    (key,) = (Keys([AccessKey(name="a", sha256="ab" * 32)]).find(token),)
     assert key is None
     from hashlib import sha256
 
     digest = sha256(token).hexdigest()
     forged = digest[:32] + digest[32:].translate(str.maketrans("0123456789abcdef", "123456789abcdef0"))
-    assert Keys([Key(name="a", sha256=digest)]).find(token) is not None
-    assert Keys([Key(name="a", sha256=forged)]).find(token) is None
+    assert Keys([AccessKey(name="a", sha256=digest)]).find(token) is not None
+    assert Keys([AccessKey(name="a", sha256=forged)]).find(token) is None
 
 
 def test_keys_are_random_and_not_in_the_file(path: Path) -> None:

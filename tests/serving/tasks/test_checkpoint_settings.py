@@ -260,7 +260,7 @@ def test_a_default_given_at_logging_comes_before_the_checkpoints(tmp_path: Path,
     assert predictor.answer(TEXTS[0])[0]["generated_text"] == expected
 
 
-def test_rows_in_company_keep_to_the_checkpoints_settings(tmp_path: Path) -> None:
+def test_rows_in_batches_keep_to_the_checkpoints_settings(tmp_path: Path) -> None:
     settings = {"max_length": 48, "no_repeat_ngram_size": 2, "stop_strings": ["he"]}
     saved = save(tmp_path / "saved", "gpt2", settings)
     run = tmp_path / "run"

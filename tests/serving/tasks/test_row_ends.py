@@ -54,7 +54,7 @@ def alone(folder: Path, text: str) -> dict[str, float]:
         (-1, "</s>"),  # as in the first checkpoints of Llama
     ],
 )
-def test_scores_in_company_are_those_of_transformers_alone(tmp_path: Path, stated: int | None, pad_token: str) -> None:
+def test_scores_in_batches_are_those_of_transformers_alone(tmp_path: Path, stated: int | None, pad_token: str) -> None:
     folder = save(tmp_path / "model", stated, pad_token)
     stage(tmp_path / "artifact", folder, None, "text-classification")
     (tmp_path / "run").mkdir()

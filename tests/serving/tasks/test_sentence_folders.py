@@ -150,7 +150,7 @@ def test_a_default_prompt_is_applied_and_may_be_left_out_of_the_pooling(
             assert_alike(answer, vector)
 
 
-def test_vectors_are_the_same_in_company(tmp_path: Path, models: dict[str, Path], settings: RegistrySettings) -> None:
+def test_vectors_are_the_same_in_batches(tmp_path: Path, models: dict[str, Path], settings: RegistrySettings) -> None:
     """By the real engine, packed and as a graph: rows of all lengths, with prompts and without, share batches."""
     pooling = Pooling(32, ("weightedmean", "lasttoken", "cls", "max"), include_prompt=False)
     folder = save(

@@ -65,7 +65,7 @@ def test_texts_are_those_of_generate(family: str) -> None:
     assert try_out(decoder, vocabulary) is None, "the decoder keeps nothing of the rows before"
 
 
-def test_mamba_is_logged_and_answers_in_company_as_generate_does(tmp_path: Path) -> None:
+def test_mamba_is_logged_and_answers_in_batches_as_generate_does(tmp_path: Path) -> None:
     module, tokenizer = make("mamba"), make_tokenizer("gpt2")
     stage(tmp_path, module, tokenizer, "text-generation")
     (tmp_path / "run").mkdir()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serving.errors import EngineLost, Failed, NotReady, QueueFull, Unprocessable
-from serving.front.attempts import Answer
+from serving.front.attempts import FrontAnswer
 from serving.front.front import Front
 from serving.front.request_context import RequestContext
 from serving.front.rollout.shadows import MAX_SHADOWS
@@ -90,7 +90,7 @@ def both(front: Front) -> None:
     always(front, "2", says("b"))
 
 
-async def ask(front: Front, name: str = "m", version: str | None = None, key: bytes = b"") -> Answer[Any]:
+async def ask(front: Front, name: str = "m", version: str | None = None, key: bytes = b"") -> FrontAnswer[Any]:
     context = RequestContext("id", "", key)
     return await front.answer(name, version, request, protocol="huggingface", context=context)
 

@@ -44,7 +44,7 @@ def test_a_model_that_forgets_a_long_prompt_is_refused(tmp_path: Path) -> None:
         ("m2m_100", "text2text-generation", "one row"),  # padding has no position, and its texts begin with padding
     ],
 )
-def test_texts_in_company_are_those_of_generate_alone(
+def test_texts_in_batches_are_those_of_generate_alone(
     tmp_path: Path, family: str, task: str, batching: Batching
 ) -> None:
     assert make_artifact(tmp_path, family, task, padding_side="left").batching == batching
