@@ -27,6 +27,8 @@ logger = logging.getLogger("headwaiter.manager")
 EngineEvent = Literal["ready", "failed", "lost", "restarted"]
 """Events of an engine: it answers, it ended before it ever did, it ended after that, it was started again."""
 
+FETCH_SECONDS = 30.0
+"""How long a restart waits at most for files that are fetched again. Untuned: then the version before may serve."""
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
 STABLE_SECONDS = 60.0
@@ -61,6 +63,7 @@ class EngineProcess:
         self.restarts = 0
         self.is_out_of_memory = False
         self.is_poisoned = False
+        self._was_damaged = False
         self.peak_bytes = 0
         self._ready_bytes = 0
         self._oom = oom_watch()
@@ -103,10 +106,14 @@ class EngineProcess:
         self._watchdog = self._new_watchdog()
         self._process = launch(path)
 
-    def poll(self, now: float) -> EngineEvent | None:
-        """The event since the last call, or None."""
+    def poll(self, now: float, *, files_are_coming: bool = False) -> EngineEvent | None:
+        """The event since the last call, or None.
+
+        files_are_coming: whether its files are being fetched again: a restart waits for them, but not for long.
+        """
         if self._process is None:
-            if self._restart_at and now >= self._restart_at and not self.is_stopping:
+            restart_at = self._restart_at + (FETCH_SECONDS if files_are_coming else 0.0)
+            if self._restart_at and now >= restart_at and not self.is_stopping:
                 self._restart_at, self.is_out_of_memory = 0.0, False
                 self.restarts += 1
                 # Rows wait for it, so its load yields to nobody.
@@ -249,7 +256,9 @@ class EngineProcess:
         if not self.was_ready:
             return "failed"
         self.is_poisoned = pulse is not None and pulse.is_isolated
-        if not self.is_poisoned:
+        was_damaged, self._was_damaged = self._was_damaged, self.report.is_damaged
+        is_cache_fault = self.report.is_damaged and not was_damaged  # the store's files may be whole
+        if not (self.is_poisoned or is_cache_fault):
             self.crashes = 1 if now - self._started > STABLE_SECONDS else self.crashes + 1
         pause = 0.0  # after the first crash: rows wait for it
         if self.crashes > 1:

@@ -145,8 +145,9 @@ class ManagedVersion:
                 self.may_recover = isinstance(error, RegistryUnavailable | OSError | InvalidSetting)
                 return self.fail(describe_error(error), now)
         happened = []
+        files_are_coming = self.fetching is not None and not self.fetching.done()
         for engine in self.engines:
-            if (change := engine.poll(now)) is not None:
+            if (change := engine.poll(now, files_are_coming=files_are_coming)) is not None:
                 happened.append(change)
                 if change == "lost" and engine.is_poisoned:
                     self._forgive_crash()

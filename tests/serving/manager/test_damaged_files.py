@@ -55,3 +55,25 @@ def test_an_engine_that_cannot_be_restarted_with_damaged_files_gets_others(serve
     assert (server.serves("champion"), server.states()["1"], fetches(server, "1")) == ("1", "ready", 2)
     assert server.world.answering() == {"1"}
     assert server.table().models["m"].versions["1"].error == ""
+
+
+def test_damage_to_the_cache_is_no_crash_of_the_version(server: Server) -> None:
+    """Its engine is killed twice; with the two that find other files that would be more than it may crash."""
+    for _ in range(2):
+        damage(server, "1")
+        (body,) = server.world.running()
+        body.kill()
+        server.settle(2.0)
+        assert (server.serves("champion"), server.states()["1"], server.world.answering()) == ("1", "ready", {"1"})
+    assert server.manager._versions["m", "1"].crashes == 2
+
+
+def test_a_version_whose_files_do_not_come_back_is_given_up(server: Server) -> None:
+    server.move("champion", "2")
+    server.world.damaged.add("2")
+    damage(server, "2")
+    for body in server.world.running():
+        if body.order.version == "2":
+            body.kill()
+    server.settle(20.0, turns=20)
+    assert (server.serves("champion"), server.states()["2"]) == ("1", "failed")

@@ -12,6 +12,7 @@ import pytest
 
 from serving.manager import launch as launch_module
 from serving.manager.engine_process import (
+    FETCH_SECONDS,
     FIRST_BACKOFF_SECONDS,
     GROWTH_BYTES,
     KILL_SECONDS,
@@ -75,6 +76,12 @@ def test_an_engine_that_cannot_be_started_again_is_tried_again(engine: EnginePro
     assert engine.crashes == 1, "that is no crash of the version"
     order_file.rmdir()
     assert engine.poll(now + FIRST_BACKOFF_SECONDS * 2) == "restarted"
+
+
+def test_a_restart_waits_for_files_that_are_fetched_again_but_not_for_long(engine: EngineProcess) -> None:
+    due = engine._restart_at = engine._started + 1
+    assert engine.poll(due + FETCH_SECONDS - 1, files_are_coming=True) is None
+    assert engine.poll(due + FETCH_SECONDS, files_are_coming=True) == "restarted"
 
 
 @dataclass
