@@ -81,6 +81,7 @@ class Gate(threading.Thread):
                     pass
         else:
             await self._join(reader, writer)
+        writer.close()  # where the server is not there, too
         self._open.discard(writer)
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
