@@ -29,8 +29,8 @@ PROBES = re.compile(rb"/(livez|readyz|metrics|ping|v2/health/(live|ready))/?(\?.
 """Routes that are answered to GET and HEAD when the server is full, up to the guard's bound of their own."""
 RETRY_SECONDS = 1
 MAX_SMALL_PIECES, MIN_PIECE_BYTES = 4096, 16
-"""A body that comes in more pieces than this must have at least so many bytes for each of them. A piece costs the event
-loop as much whether it has one byte or thousands: 1 MB in chunks of one byte took it a tenth of a second."""
+"""A body may have MAX_SMALL_PIECES pieces of any size. Past that, its pieces must have MIN_PIECE_BYTES on average: each
+costs the event loop the same, whatever its size. 1 MB in chunks of one byte blocked it for a tenth of a second."""
 
 logger = logging.getLogger("headwaiter.front")
 

@@ -9,8 +9,9 @@ import msgspec
 
 from serving.errors import Unprocessable
 
-MAX_NAME = 256
-"""Characters of a name. A registered model's has no more in MLflow (3.17), labels and languages have far less."""
+MAX_NAME = 520
+"""Characters of a name. A model's may have an alias behind it, each of at most 256 in MLflow (3.17). Labels and
+languages have far less."""
 Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 """A name in a request. What is no name is a text, which a task's cost counts."""
 
