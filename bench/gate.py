@@ -64,35 +64,38 @@ class Gate(threading.Thread):
             writer.close()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._mode == "away":
-            writer.close()
-            return
-        if self._mode == "lying":
-            with suppress(OSError, asyncio.IncompleteReadError):
-                await reader.readuntil(b"\r\n\r\n")
-                writer.write(NONSENSE)
-                await writer.drain()
-            writer.close()
-            return
-        self._open.add(writer)
-        if self._mode == "silent":
-            with suppress(OSError):
-                while await reader.read(1 << 16):
+        with self._closing(writer), suppress(OSError):
+            match self._mode:
+                case "away":
                     pass
-        else:
-            await self._join(reader, writer)
-        writer.close()  # where the server is not there, too
-        self._open.discard(writer)
+                case "lying":
+                    with suppress(asyncio.IncompleteReadError):
+                        await reader.readuntil(b"\r\n\r\n")
+                        writer.write(NONSENSE)
+                        await writer.drain()
+                case "silent":
+                    while await reader.read(1 << 16):
+                        pass
+                case "slow" | "open":
+                    await self._join(reader, writer)
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Send what comes from the client to the server, and back."""
         if self._mode == "slow":
             await asyncio.sleep(SLOW_SECONDS)
-        with suppress(OSError):
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-            self._open.add(far_writer)
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        with self._closing(far_writer):
             await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
-            self._open.discard(far_writer)
+
+    @contextmanager
+    def _closing(self, writer: asyncio.StreamWriter) -> Iterator[None]:
+        """Close it after the block, however that ends, or when connections are broken."""
+        self._open.add(writer)
+        try:
+            yield
+        finally:
+            self._open.discard(writer)
+            writer.close()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
