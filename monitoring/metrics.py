@@ -5,6 +5,7 @@ What processes count goes through shared files (`store`). What is true now (a ve
 contract, a GPU's memory) is computed at the scrape: a snapshot.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,8 @@ SHARES = tuple(step / 10 for step in range(1, 11))
 MAX_LABELS = 100
 """Labels of one version that are counted by name; all others are counted together as OTHER."""
 OTHER = "(other)"
+VERDICTS: Mapping[str, int] = {"pass": 1, "inconclusive": 0, "fail": -1}
+"""What a guard says of a candidate, as a metric."""
 INF = "+Inf"
 
 Kind = Literal["counter", "gauge", "histogram", "snapshot"]
@@ -209,7 +212,7 @@ ROLLOUTS = _declare(
         "rollout_verdict",
         "snapshot",
         "short",
-        "What a guard says of a candidate: 1 pass, 0 inconclusive, -1 fail.",
+        f"What a guard says of a candidate: {', '.join(f'{value} {word}' for word, value in VERDICTS.items())}.",
         (*VERSION, "guard"),
     ),
     Metric(

@@ -17,7 +17,7 @@ from registry.adapter_files import CONFIG, KEY_PREFIX, AdapterFolder
 from registry.checks import MAX_SHOWN
 from registry.contract import Adapter
 from registry.errors import IncompleteArtifact, UnreadableArtifact, WrongBase
-from registry.heads import Head
+from registry.heads import MASK, Head
 from registry.image_settings import reads_images
 from registry.refusals import refuse_failures
 
@@ -28,8 +28,6 @@ PAIRED = ("AutoModelForQuestionAnswering", "AutoModelForMultipleChoice", "AutoMo
 MAX_DIFFERENCE = 1e-3
 """Between the outputs of the merged model and of PEFT's in float32, relative to the largest. Rounding stays within a
 tenth of it in the small models of all families (`tests.sweep --adapters`)."""
-MASK = 1e4
-"""Larger numbers are no measurements: heads of transformers hide tokens with -1e4, -inf or a dtype's least."""
 NOTHING: tuple[object, ...] = (None, False, "none", [], {})
 """Values of a setting that ask for nothing."""
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from registry.errors import UnknownTask, UnsupportedHead
 
+MASK = 1e4
+"""Larger numbers in an output are no measurements: heads hide tokens with -1e4, -1e6, -inf or a dtype's least."""
+
 
 @dataclass(frozen=True)
 class Head:

@@ -93,9 +93,9 @@ REGISTRY: Mapping[str, frozenset[str]] = {
     "errors": frozenset({"redaction"}),
 }
 MONITORING: Mapping[str, frozenset[str]] = {
-    "front": frozenset({"exposition", "store", "text_formats"}),
+    "front": frozenset({"exposition", "metrics", "store", "text_formats"}),
     "engine": frozenset({"metrics"}),
-    "manager": frozenset({"gpus", "store"}),
+    "manager": frozenset({"gpus", "metrics", "store"}),
     "runtime": frozenset({"instruments", "metrics"}),
     "commands": frozenset({"export", "gpus", "objectives"}),
     "demo": frozenset({"metrics"}),

@@ -1,11 +1,12 @@
 """Rollout: which version answers, how it changed, and the old one beside the new."""
 
+from monitoring.metrics import VERDICTS
 from monitoring.panels import BAD, GOOD, MIN_ERRORS, NEAR, Dashboard, Panel, by, legend, quantiles, stat
 from monitoring.queries import OF_MODEL, each, mean, quantile_so_far, rate, share, share_of_all, total
 
 VERSION = ("model", "version")
 JUDGED = ((-1, BAD), (0, NEAR), (1, GOOD))
-VERDICTS = ((-1, "fail"), (0, "inconclusive"), (1, "pass"))
+WORDS = tuple(sorted((value, word) for word, value in VERDICTS.items()))
 
 GLANCE = (
     stat(
@@ -23,7 +24,7 @@ GLANCE = (
         "short",
         f"min({each('rollout_verdict')})",
         steps=JUDGED,
-        words=VERDICTS,
+        words=WORDS,
         width=5,
     ),
     stat(
@@ -125,7 +126,7 @@ GUARDED = (
         ((each("rollout_verdict"), legend(*VERSION, note="{{guard}}")),),
         width=8,
         steps=JUDGED,
-        words=VERDICTS,
+        words=WORDS,
     ),
     Panel(
         "Waits for certainty",

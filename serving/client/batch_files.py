@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from registry.environment import InvalidSetting
+from registry.layout import TEXT_COLUMNS
 
-TEXT_COLUMNS = ("inputs", "text")
-"""Of a table: the column that is the input, if it has one of them."""
 PARQUET_ROWS = 10_000
 """Rows of a part of a file that is read or written at once."""
 

@@ -11,14 +11,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
 from registry.errors import NotFound, RegistryError
-from registry.layout import FLAVOR
+from registry.layout import FLAVOR, TEXT_COLUMNS
 from registry.references import Reference
 from registry.settings import InvalidSetting, RegistrySettings
 from serving.errors import RemoteError, mlflow_code
 
 Options = dict[str, Any]
 """The checked config of a deployment: a text or a number each."""
-TEXT_COLUMNS = ("inputs", "text")
 
 
 def refusal(message: str, code: str) -> MlflowException:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-MASK = 1e4
-"""Larger numbers are no measurements: heads of transformers hide tokens with -1e4, -1e6, -inf or a dtype's least."""
+from registry.heads import MASK
 
 
 @dataclass(frozen=True)

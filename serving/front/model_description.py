@@ -2,10 +2,11 @@
 
 import msgspec
 
+from monitoring.metrics import VERDICTS
 from serving.front.asgi import JsonObject
 from serving.wire.routing_table import ModelEntry, RolloutEntry
 
-VERDICTS = {1: "pass", 0: "inconclusive", -1: "fail"}
+WORDS = {number: word for word, number in VERDICTS.items()}
 
 
 def outline_model(name: str, entry: ModelEntry) -> JsonObject:
@@ -67,6 +68,6 @@ def _describe_rollout(rollout: RolloutEntry) -> JsonObject:
         "steps": list(rollout.steps),
         "step": rollout.step,
         "weight": rollout.weight,
-        "verdicts": {guard: VERDICTS[verdict] for guard, verdict in rollout.verdicts.items()},
+        "verdicts": {guard: WORDS[verdict] for guard, verdict in rollout.verdicts.items()},
         "waiting_seconds": rollout.waiting_seconds,
     }

@@ -20,16 +20,12 @@ FIRST_SECONDS = 0.0001
 LAST_BUCKET = 20 * BUCKETS_PER_DOUBLING
 """Whatever takes longer than 105 s is counted together."""
 
-MAX_LABELS = 100
-"""Labels of one side that are counted by name; all others are counted together as OTHER."""
-OTHER = "(other)"
-
 
 class SideCounts(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The requests of one side. errors: those that failed on the server's side; refusals: those that found no room.
 
-    times: bucket (`time_bucket`) → answers that took as long. labels: label → how often it was answered. confidence:
-    the sum of their scores in 0..1.
+    times: bucket (`time_bucket`) → answers that took as long. labels: label → how often it was answered; those past
+    MAX_LABELS together as OTHER, as in `monitoring.metrics`. confidence: the sum of their scores in 0..1.
     """
 
     requests: int = 0

@@ -14,10 +14,11 @@ import numpy
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from registry.layout import TEXT_COLUMNS
 from serving.errors import Malformed, TooLarge, Unprocessable
 from serving.front.asgi import JsonObject, encode_answer, encode_json, read_number
 from serving.tasks.base.body_values import max_values
-from serving.tasks.base.columns import TEXT_COLUMNS, lists_of, parts_of, to_inputs
+from serving.tasks.base.columns import lists_of, parts_of, to_inputs
 from serving.tasks.base.fields import Name, drop_unsupported
 from serving.tasks.base.task import AnyTask
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import msgspec
 
+from monitoring.metrics import MAX_LABELS, OTHER
 from serving.errors import ClientGone, QueueFull
 from serving.front.loaded_version import LoadedVersion
 from serving.front.rollout.split import is_candidates
-from serving.wire.rollout_counts import MAX_LABELS, OTHER, RolloutCounts, SideCounts, time_bucket, write_counts
+from serving.wire.rollout_counts import RolloutCounts, SideCounts, time_bucket, write_counts
 from serving.wire.routing_table import ModelEntry, RolloutEntry
 
 WRITE_SECONDS = 0.5

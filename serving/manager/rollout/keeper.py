@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, Future
 
+from monitoring.metrics import VERDICTS
 from registry.redaction import describe_error
 from registry.references import Reference
 from registry.rollout.control import Rollouts, RolloutViews
 from registry.rollout.guards import Guard
-from registry.rollout.state import RolloutState, Verdict
+from registry.rollout.state import RolloutState
 from serving.manager.registry_poll import MakePool
 from serving.manager.registry_watch import GIVE_UP_SECONDS, MAX_GIVEN_UP, NUDGED_SECONDS, connect_client
 from serving.manager.rollout.annotations import Annotator
@@ -25,7 +26,6 @@ from serving.runtime.daemon_pool import DaemonPool
 from serving.settings import ServingSettings
 from serving.wire.routing_table import ModelEntry, RolloutEntry
 
-VERDICTS: Mapping[Verdict, int] = {"pass": 1, "inconclusive": 0, "fail": -1}
 IDLE_POLLS = 5
 """Polls between two reads of a model's rollout while none is under way. Untuned: a rollout takes minutes, and every
 replica sends the request (docs/fleet.md)."""

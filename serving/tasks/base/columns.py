@@ -6,11 +6,9 @@ from typing import get_args, get_origin, get_type_hints
 
 import msgspec
 
+from registry.layout import TEXT_COLUMNS
 from serving.errors import Unprocessable
 from serving.tasks.base.task import AnyTask
-
-TEXT_COLUMNS = ("inputs", "text")
-"""Names of the column that holds the text where a table has several columns."""
 
 
 @cache
