@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from serving.errors import DeadlineExceeded, NotReady, Overloaded, QueueFull, ServingError, TooLarge
+from serving.errors import DeadlineExceeded, EngineLost, NotReady, Overloaded, QueueFull, ServingError, TooLarge
 from serving.front.loaded_version import EncodedRequest, LoadedVersion
 from serving.front.rollout.traffic import ModelTraffic
 from serving.front.waiter import Waiter, deadline_in
@@ -25,7 +25,7 @@ FULL = 0.5
 """Share of an engine's queue from which shadows are dropped."""
 
 _DROPPED = (QueueFull, TooLarge, DeadlineExceeded, NotReady, Overloaded)
-"""Errors that tell nothing of what the candidate would have answered."""
+"""Errors that tell nothing of what the candidate would have answered; an engine that ends in the middle does."""
 
 logger = logging.getLogger("headwaiter.front")
 
@@ -74,12 +74,13 @@ class Shadows:
                 candidate.task.agreement(one, other, candidate.contract)
                 for one, other in zip(answers, own, strict=True)
             ]
-        except _DROPPED:
-            counts.dropped += 1
-            candidate.meter.drop_shadow()
-        except ServingError:
-            counts.failed += 1
-            candidate.meter.compare_shadow(0.0)
+        except ServingError as error:
+            if isinstance(error, _DROPPED) and not (isinstance(error, EngineLost) and error.had_begun):
+                counts.dropped += 1
+                candidate.meter.drop_shadow()
+            else:
+                counts.failed += 1
+                candidate.meter.compare_shadow(0.0)
         except Exception:  # the edge: an answer that cannot be read or compared agrees in nothing
             logger.exception("an answer of %s/%s could not be compared", candidate.model, candidate.version)
             counts.failed += 1

@@ -248,15 +248,26 @@ def test_shadows_are_compared_and_clients_get_the_stable_answer(begin: Begin, tm
     asyncio.run(test())
 
 
-def test_a_shadow_that_the_candidate_cannot_answer_agrees_in_nothing(begin: Begin, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "failed", "dropped"),
+    [
+        (Failed("it failed"), 1, 0),
+        (EngineLost("the engine ended while it computed the shadow", had_begun=True), 1, 0),
+        (EngineLost("the engine left before", had_begun=False), 0, 1),
+        (QueueFull("full", retry_seconds=1.0), 0, 1),
+    ],
+)
+def test_a_shadow_that_the_candidate_cannot_answer_agrees_in_nothing(
+    begin: Begin, tmp_path: Path, error: Exception, failed: int, dropped: int
+) -> None:
     async def test() -> None:
         front = begin(SHADOWING)
         always(front, "1", says("a"))
-        always(front, "2", lambda waiter: waiter.fail(Failed("it failed")))
+        always(front, "2", lambda waiter: waiter.fail(error))
         assert (await ask(front)).value == ["a"]
         await settle(front)
         found = counted(front, tmp_path, 0)
-        assert (found.compared, found.failed) == (0, 1)
+        assert (found.compared, found.failed, found.dropped) == (0, failed, dropped)
 
     asyncio.run(test())
 
