@@ -22,7 +22,7 @@ from monitoring.store import SLOT_BYTES
 
 Series = tuple[str, tuple[str, ...]]
 """(name, label values)"""
-Values = dict[Series, list[float]]
+SampleValues = dict[Series, list[float]]
 """A histogram's sum and counts, or one number."""
 Place = tuple[int, int, int]
 """Of a series in its process' files: segment, first slot, number of slots."""
@@ -71,17 +71,17 @@ class Merge:
         self._folder = folder
         self._readers: dict[str, Reader] = {}
 
-    def read(self) -> Values:
+    def read(self) -> SampleValues:
         """The sums of all processes; gauges of the living ones."""
         with self._lock(fcntl.LOCK_SH):
             return self._sum(self._names())
 
-    def read_with_exemplars(self) -> tuple[Values, dict[Series, list[Exemplar | None]]]:
+    def read_with_exemplars(self) -> tuple[SampleValues, dict[Series, list[Exemplar | None]]]:
         """The sums, and of each bucket of a series the youngest exemplar; each file is read once.
 
         A series without exemplars is left out. Those of processes that ended last until `fold`.
         """
-        total: Values = {}
+        total: SampleValues = {}
         found: dict[Series, list[Exemplar | None]] = {}
         with self._lock(fcntl.LOCK_SH):
             for name in self._names():
@@ -127,13 +127,13 @@ class Merge:
         replaced = self._replaced()
         return [name for name in names if name not in replaced]
 
-    def _sum(self, names: Iterable[str]) -> Values:
-        total: Values = {}
+    def _sum(self, names: Iterable[str]) -> SampleValues:
+        total: SampleValues = {}
         for name in names:
             self._add(total, name, self._read_segments(name, self._readers[name].series.values()))
         return total
 
-    def _add(self, total: Values, name: str, segments: Segments) -> None:
+    def _add(self, total: SampleValues, name: str, segments: Segments) -> None:
         """Add a process' series to those of others."""
         alive: bool | None = None
         for series, values in _cut(segments, self._readers[name].series):
@@ -169,7 +169,7 @@ class Merge:
             pass
         return False
 
-    def _write_archive(self, values: Values, replaces: list[str]) -> bool:
+    def _write_archive(self, values: SampleValues, replaces: list[str]) -> bool:
         """Whether there was room for it; without, the ended processes' own files stay for a later fold."""
         name = f"{ARCHIVE}-{secrets.token_hex(8)}"
         slots = array("d")

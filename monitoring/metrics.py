@@ -30,7 +30,7 @@ VERDICTS: Mapping[str, int] = {"pass": 1, "inconclusive": 0, "fail": -1}
 """What a guard says of a candidate, as a metric."""
 INF = "+Inf"
 
-Kind = Literal["counter", "gauge", "histogram", "snapshot"]
+MetricKind = Literal["counter", "gauge", "histogram", "snapshot"]
 """A gauge is summed over the processes that live. A snapshot is a gauge that is computed at the scrape."""
 
 
@@ -42,7 +42,7 @@ class Metric:
     """
 
     name: str
-    kind: Kind
+    kind: MetricKind
     unit: str
     help: str
     labels: tuple[str, ...]

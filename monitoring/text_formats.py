@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from monitoring.exemplars import Exemplar
-from monitoring.merge import Series, Values
+from monitoring.merge import SampleValues, Series
 from monitoring.metrics import METRICS, Metric
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -20,17 +20,17 @@ def choose_format(accept: str) -> str:
     return OPEN_METRICS if OPEN_METRICS.partition(";")[0] in kinds else TEXT
 
 
-def to_text(values: Values) -> str:
+def to_text(values: SampleValues) -> str:
     """Prometheus' text."""
     return "".join(_lines(values, {}, TEXT))
 
 
-def to_open_metrics(values: Values, exemplars: Mapping[Series, Sequence[Exemplar | None]]) -> str:
+def to_open_metrics(values: SampleValues, exemplars: Mapping[Series, Sequence[Exemplar | None]]) -> str:
     """OpenMetrics. exemplars: of each bucket of some histograms."""
     return "".join([*_lines(values, exemplars, OPEN_METRICS), "# EOF\n"])
 
 
-def _lines(values: Values, exemplars: Mapping[Series, Sequence[Exemplar | None]], form: str) -> list[str]:
+def _lines(values: SampleValues, exemplars: Mapping[Series, Sequence[Exemplar | None]], form: str) -> list[str]:
     by_name: dict[str, list[Series]] = {}
     for series in values:
         by_name.setdefault(series[0], []).append(series)

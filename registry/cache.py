@@ -62,10 +62,12 @@ def fetch_and_pin(
         return found
 
 
-Found = tuple[ResolvedVersion, Held, Contract]
+CachedVersion = tuple[ResolvedVersion, Held, Contract]
 
 
-def _find(cache: CacheFolder, version: ResolvedVersion, settings: RegistrySettings, *, hashes: bool) -> Found | None:
+def _find(
+    cache: CacheFolder, version: ResolvedVersion, settings: RegistrySettings, *, hashes: bool
+) -> CachedVersion | None:
     """The artifact where the cache has it and its files are right; else it is removed, to be fetched again."""
     held = None if version.digest is None else cache.find(version.digest)
     if held is None:
@@ -79,7 +81,7 @@ def _find(cache: CacheFolder, version: ResolvedVersion, settings: RegistrySettin
     return None
 
 
-def _fetch(cache: CacheFolder, version: ResolvedVersion, settings: RegistrySettings, *, hashes: bool) -> Found:
+def _fetch(cache: CacheFolder, version: ResolvedVersion, settings: RegistrySettings, *, hashes: bool) -> CachedVersion:
     with cache.staging() as staging:
         version = _download(version, settings, cache, staging)
         contract = verify(staging, version, hashes=hashes)

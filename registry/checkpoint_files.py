@@ -17,7 +17,7 @@ T = TypeVar("T")
 Number = int | float
 Divisor = Annotated[float, msgspec.Meta(gt=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-TokenIds = int | list[int] | None
+StatedTokenIds = int | list[int] | None
 Pairs = dict[str, Any]
 CodeNames = Pairs | list[str | None] | None
 """Class of transformers' Auto classes → where its code is; of old tokenizers a list."""
@@ -129,11 +129,11 @@ class GenerationKeys(msgspec.Struct, frozen=True):
     token_healing: Switch = None
     stop_strings: str | list[str] | None = None
     bos_token_id: int | None = None
-    eos_token_id: TokenIds = None
+    eos_token_id: StatedTokenIds = None
     pad_token_id: int | None = None
     decoder_start_token_id: int | None = None
     forced_bos_token_id: int | None = None
-    forced_eos_token_id: TokenIds = None
+    forced_eos_token_id: StatedTokenIds = None
     suppress_tokens: list[int] | None = None
     begin_suppress_tokens: list[int] | None = None
     bad_words_ids: list[list[int]] | None = None

@@ -13,7 +13,7 @@ from registry.contract import FORMAT, digest_record
 from registry.errors import ContractError
 from registry.refusals import refuse_failures
 
-Step = Callable[[dict[str, Any], Path], tuple[str, ...]]
+UpgradeStep = Callable[[dict[str, Any], Path], tuple[str, ...]]
 """Adds to a record what its format lacked; the notes are about what it could not derive. The folder holds the model's
 files; it is empty or missing where only the record was fetched. Raises ArtifactError or ContractError."""
 
@@ -104,7 +104,7 @@ def _note_languages(record: dict[str, Any], _: Path) -> tuple[str, ...]:
     return (f"src_lang and tgt_lang of requests are refused; logged again, they choose among the languages of {name}",)
 
 
-STEPS: dict[int, tuple[Step, ...]] = {
+STEPS: dict[int, tuple[UpgradeStep, ...]] = {
     1: (_add_sides, _add_vector_settings, _note_generation_lengths, _note_languages),
 }
 """By the format that a record has: what the next format added."""

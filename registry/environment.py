@@ -14,7 +14,7 @@ import msgspec
 from registry.errors import RegistryError
 
 PREFIX = "HEADWAITER_"
-Kind = Literal["whole number", "number", "switch", "choice", "text"]
+SettingKind = Literal["whole number", "number", "switch", "choice", "text"]
 
 
 class InvalidSetting(RegistryError):
@@ -30,7 +30,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     field: str
     variable: str
-    kind: Kind
+    kind: SettingKind
     default: Any
     shown_default: str
     meaning: str
@@ -118,10 +118,10 @@ def _declared(field: Any, kind: Any, meta: msgspec.Meta) -> Setting:
     )
 
 
-def _kind(kind: Any) -> Kind:
+def _kind(kind: Any) -> SettingKind:
     if get_origin(kind) is Literal:
         return "choice"
-    kinds: dict[Any, Kind] = {int: "whole number", float: "number", bool: "switch"}
+    kinds: dict[Any, SettingKind] = {int: "whole number", float: "number", bool: "switch"}
     return kinds.get(kind, "text")
 
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-Mode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+StatedPooling = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 """How a vector is made of the tokens' states, in the order in which older files concatenate several."""
 
-Size = Annotated[int, msgspec.Meta(ge=1)]
+LayerSize = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Module(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -37,7 +37,7 @@ class Whole(msgspec.Struct, forbid_unknown_fields=True):
     similarity_fn_name: Literal["cosine", "dot", "dot_score", "euclidean", "manhattan"] | None = None
     """How vectors are compared, which is the client's doing: it does not change them."""
     model_type: Literal["SentenceTransformer"] | None = None
-    truncate_dim: Size | None = None
+    truncate_dim: LayerSize | None = None
     requirements: None = None
 
 
@@ -77,7 +77,7 @@ class Arguments(msgspec.Struct, forbid_unknown_fields=True):
 class Transformer(Arguments, forbid_unknown_fields=True):
     """The transformer's settings, of which releases before 5.4 wrote the first two."""
 
-    max_seq_length: Size | None = None
+    max_seq_length: LayerSize | None = None
     do_lower_case: bool = False
     transformer_task: Literal["feature-extraction"] = "feature-extraction"
     modality_config: Modalities | None = None
@@ -122,9 +122,9 @@ class ScoringTransformer(Arguments, forbid_unknown_fields=True):
 class Pooling(msgspec.Struct, forbid_unknown_fields=True):
     """`config.json` of a Pooling, in the keys of release 6 and of older ones."""
 
-    word_embedding_dimension: Size | None = None
-    embedding_dimension: Size | None = None
-    pooling_mode: Mode | Annotated[tuple[Mode, ...], msgspec.Meta(min_length=1)] | None = None
+    word_embedding_dimension: LayerSize | None = None
+    embedding_dimension: LayerSize | None = None
+    pooling_mode: StatedPooling | Annotated[tuple[StatedPooling, ...], msgspec.Meta(min_length=1)] | None = None
     cls: bool = msgspec.field(default=False, name="pooling_mode_cls_token")
     max: bool = msgspec.field(default=False, name="pooling_mode_max_tokens")
     mean: bool = msgspec.field(default=False, name="pooling_mode_mean_tokens")
@@ -135,7 +135,7 @@ class Pooling(msgspec.Struct, forbid_unknown_fields=True):
 
     def modes(self) -> tuple[str, ...]:
         """The modes by the names that feature-extraction has for them. Without any, the product takes the mean."""
-        older = tuple(mode for mode in get_args(Mode) if getattr(self, mode))
+        older = tuple(mode for mode in get_args(StatedPooling) if getattr(self, mode))
         found = (self.pooling_mode,) if isinstance(self.pooling_mode, str) else self.pooling_mode or older or ("mean",)
         return tuple("last" if mode == "lasttoken" else mode for mode in found)
 
@@ -150,8 +150,8 @@ class Places(msgspec.Struct, forbid_unknown_fields=True):
 class DenseConfig(Places, forbid_unknown_fields=True, kw_only=True):
     """`config.json` of a Dense module."""
 
-    in_features: Size
-    out_features: Size
+    in_features: LayerSize
+    out_features: LayerSize
     bias: bool = True
     activation_function: str = "torch.nn.modules.activation.Tanh"
     use_residual: bool = False
@@ -160,7 +160,7 @@ class DenseConfig(Places, forbid_unknown_fields=True, kw_only=True):
 class LayerNormConfig(msgspec.Struct, forbid_unknown_fields=True):
     """`config.json` of a LayerNorm module."""
 
-    dimension: Size
+    dimension: LayerSize
 
 
 class Dropout(msgspec.Struct, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from typing import Literal
 
 from registry.heads import get_head
 
-Size = Literal["small", "accurate"]
+ModelSize = Literal["small", "accurate"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ SUGGESTIONS: dict[str, Mapping[str, Sequence[Suggestion]]] = {
 }
 
 
-def suggest(task: str, size: Size | None = None) -> list[Suggestion]:
+def suggest(task: str, size: ModelSize | None = None) -> list[Suggestion]:
     """The models that suit the task, small ones first; of one size or of both. Raises UnknownTask."""
     by_size = SUGGESTIONS[get_head(task).task]
     return [found for name in by_size if size in (None, name) for found in by_size[name]]

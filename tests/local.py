@@ -20,7 +20,7 @@ from serving.engine import socket_loop
 from serving.engine.assembly import make_engine, optimize_model
 from serving.engine.batching.cost import Cost
 from serving.engine.generation.model import GenerationModel
-from serving.engine.generation.replies import Reply
+from serving.engine.generation.replies import QueuedReply
 from serving.engine.generation.scheduler import Scheduler
 from serving.engine.meter import EngineMeter
 from serving.engine.model import Model
@@ -69,7 +69,7 @@ class GenerationRecorder(Recorder, GenerationModel):
         made = super().scheduler
         step = made.step
 
-        def observed() -> list[Reply]:
+        def observed() -> list[QueuedReply]:
             self.may_begin.wait()
             replies = step()
             self.batches.append(made.running)

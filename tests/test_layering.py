@@ -283,14 +283,27 @@ def _setters(name: str) -> Iterator[str]:
                     yield function.name
 
 
-def test_a_class_name_means_one_thing() -> None:
-    """But in `tasks`, where each task has its own Parameters, and in `front.openapi`, whose names are a document's."""
-    found: dict[str, list[str]] = {}
+def test_the_name_of_a_type_means_one_thing() -> None:
+    """But in `tasks`, where each task has its own Parameters, and in `front.openapi`, whose names are a document's.
+
+    Aliases of one name must be of the same type. Type variables have no meaning of their own.
+    """
+    found: dict[str, dict[str, str]] = {}
     for folder in ("serving", "registry", "monitoring"):
         for path in (ROOT / folder).rglob("*.py"):
             place = path.relative_to(ROOT).as_posix()
             if not place.startswith(("serving/tasks/", "serving/front/openapi/")):
-                for node in ast.parse(path.read_text(encoding="utf-8")).body:
-                    if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                        found.setdefault(node.name, []).append(place)
+                for name, meaning in _types_of(ast.parse(path.read_text(encoding="utf-8"))):
+                    found.setdefault(name, {})[meaning or place] = place
     assert not {name: places for name, places in found.items() if len(places) > 1}
+
+
+def _types_of(module: ast.Module) -> Iterator[tuple[str, str]]:
+    """The names of its public types, and what an alias stands for; "" for a class."""
+    for node in module.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name, ""
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name, value = node.targets[0].id, ast.unparse(node.value)
+            if re.fullmatch(r"[A-Z]+[a-z]\w*", name) and not value.startswith(("TypeVar(", "ParamSpec(")):
+                yield name, value

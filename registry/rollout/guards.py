@@ -17,11 +17,13 @@ import msgspec
 
 from registry.errors import RolloutError
 
-Metric = Literal["errors", "refusals", "p50", "p90", "p99", "agreement", "confidence shift", "label shift", "promql"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
+GuardMetric = Literal[
+    "errors", "refusals", "p50", "p90", "p99", "agreement", "confidence shift", "label shift", "promql"
+]
+METRICS: tuple[GuardMetric, ...] = get_args(GuardMetric)
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
-_FORMS: dict[Metric, tuple[str, str, float, float]] = {
+_FORMS: dict[GuardMetric, tuple[str, str, float, float]] = {
     "errors": (rf"< stable \+ {_NUMBER} ?%", "errors < stable + 1%", 0.0, 100.0),
     "refusals": (rf"< stable \+ {_NUMBER} ?%", "refusals < stable + 1%", 0.0, 100.0),
     "p50": (rf"< {_NUMBER} ?× ?stable", "p50 < 1.2 × stable", 1.0, 100.0),
@@ -42,7 +44,7 @@ class Guard(msgspec.Struct, frozen=True):
     query: of PromQL, else "". is_least: whether a query's values must be above the limit, not below.
     """
 
-    metric: Metric
+    metric: GuardMetric
     limit: float
     query: str = ""
     is_least: bool = False

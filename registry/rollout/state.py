@@ -27,10 +27,10 @@ ORDER, PROGRESS, STOP, DONE = (f"{PLAN}.{part}" for part in ("order", "progress"
 COUNTS = f"{PLAN}.counts."
 
 Verdict = Literal["pass", "fail", "inconclusive"]
-Phase = Literal["running", "paused", "promoting", "baking", "promoted", "failed", "aborted", "overruled"]
+RolloutPhase = Literal["running", "paused", "promoting", "baking", "promoted", "failed", "aborted", "overruled"]
 """promoting: the alias names the candidate, and no record says yet by whom; where that stays so, it was a hand. baking:
 promoted, and guards still watch. overruled: somebody moved the alias by hand, which ends the rollout."""
-ACTIVE: frozenset[Phase] = frozenset({"running", "paused", "baking"})
+ACTIVE: frozenset[RolloutPhase] = frozenset({"running", "paused", "baking"})
 
 
 class RolloutOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +90,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     has_shadows: bool = False
 
 
-Record = TypeVar("Record", RolloutOrder, End, Progress)
+AnyRecord = TypeVar("AnyRecord", RolloutOrder, End, Progress)
 
 
 class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +112,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     done: End | None = None
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> RolloutPhase:
         """Where the rollout stands. A stop comes before everything, then the end, then a hand that moved the alias."""
         if self.stop is not None:
             return "failed" if self.stop.outcome == "failed" else "aborted"
@@ -190,7 +190,7 @@ def _read_plan(text: str) -> Plan:
     return plan
 
 
-def _read(tags: Mapping[str, str], key: str, kind: type[Record], rollout: str) -> Record | None:
+def _read(tags: Mapping[str, str], key: str, kind: type[AnyRecord], rollout: str) -> AnyRecord | None:
     """The record of a tag where it is of this rollout."""
     if key not in tags:
         return None

@@ -1,6 +1,7 @@
 """A running server, as the command line and MLflow's deployments see it: over HTTP, with every wait bounded."""
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
@@ -11,7 +12,7 @@ from urllib.request import Request, urlopen
 from serving.client.client_settings import ClientSettings
 from serving.errors import RemoteError
 
-Described = dict[str, Any]
+Described = Mapping[str, Any]
 """What a server tells of itself: plain data to be shown."""
 ASK_SECONDS = 10.0
 PREDICT_SECONDS = 120.0

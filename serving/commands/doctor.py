@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from monitoring.gpus import Gpu
     from serving.runtime.limits import Limits
 
-State = Literal["ok", "note", "wrong"]
+Grade = Literal["ok", "note", "wrong"]
 """note: it works, and something would make it faster or safer. wrong: a server would not work."""
 GIB = 2**30
 MIN_MEMORY_BYTES = 2 * GIB
@@ -37,7 +37,7 @@ class Finding:
     """What a check found, and what to do about it."""
 
     check: str
-    state: State
+    state: Grade
     found: str
     advice: str = ""
 

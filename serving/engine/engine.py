@@ -25,7 +25,7 @@ from serving.wire.messages import Failure, Outputs, pack
 if TYPE_CHECKING:
     import zmq
 
-    from serving.engine.forward_pass import Array, ForwardPass
+    from serving.engine.forward_pass import ForwardPass, GenericArray
     from serving.engine.meter import EngineMeter
     from serving.engine.model import Model
     from serving.engine.parallel import ForwardPool, PooledPass
@@ -185,7 +185,7 @@ class Engine:
                 self._look_at_rows([entry], arrays)
                 self._send([entry], arrays, forward_pass.seconds)
 
-    def _look_at_rows(self, batch: Sequence[Entry], arrays: "Sequence[Array]") -> None:
+    def _look_at_rows(self, batch: Sequence[Entry], arrays: "Sequence[GenericArray]") -> None:
         """Check the model if a row's answer is not finite, which may be the device's fault, and not the row's."""
         if _are_finite(arrays) or not self._recheck.is_due():
             return
@@ -211,7 +211,7 @@ class Engine:
                 f"({type(own).__name__})"
             ) from error
 
-    def _send(self, batch: Sequence[Entry], arrays: "Sequence[Array]", seconds: float) -> None:
+    def _send(self, batch: Sequence[Entry], arrays: "Sequence[GenericArray]", seconds: float) -> None:
         """Reply to the rows of a batch, one message for each client."""
         clients: dict[bytes, list[int]] = {}
         for index, entry in enumerate(batch):
@@ -226,5 +226,5 @@ class Engine:
             self._loop.reply(client, outputs)
 
 
-def _are_finite(arrays: "Sequence[Array]") -> bool:
+def _are_finite(arrays: "Sequence[GenericArray]") -> bool:
     return all(bool(numpy.isfinite(array).all()) for array in arrays)

@@ -7,7 +7,7 @@ import numpy
 import torch
 from numpy.typing import NDArray
 
-Array = NDArray[numpy.generic]
+GenericArray = NDArray[numpy.generic]
 
 
 @dataclass
@@ -26,7 +26,7 @@ class ForwardPass:
         """Whether `wait` would return at once."""
         return self.event is None or bool(self.event.query())  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
-    def wait(self) -> list[Array]:
+    def wait(self) -> list[GenericArray]:
         """The arrays, first dimension rows; blocks until the device is done, and raises what it raised."""
         if self.event is not None:
             self.event.synchronize()

@@ -18,7 +18,7 @@ from registry.checks import load_model
 from registry.contract import INT8, Contract
 from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
-from serving.engine.forward_pass import Array, ForwardPass
+from serving.engine.forward_pass import ForwardPass, GenericArray
 from serving.engine.measurements import Measurements
 from serving.engine.module_state import Change, ModuleState
 from serving.engine.optimizations.execution_form import ExecutionForm
@@ -281,6 +281,6 @@ class Model:
         return ({"token_type_ids": numpy.zeros_like(ids)} if has_types else {}) | inputs
 
 
-def cut(arrays: Sequence[Array], index: int, length: int, task: AnyTask, batch_key: str) -> RowArrays:
+def cut(arrays: Sequence[GenericArray], index: int, length: int, task: AnyTask, batch_key: str) -> RowArrays:
     """One row's arrays, without padding."""
     return [array[index, :length] if task.has_tokens(batch_key) else array[index] for array in arrays]

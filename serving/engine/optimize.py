@@ -14,7 +14,7 @@ import torch
 from registry.redaction import describe_error
 from serving.engine.model import Model
 from serving.engine.optimizations.attention import NEVER, find_min_bmm_tokens
-from serving.engine.optimizations.cuda_graphs import MIN_GRAPH_TOKENS, CudaGraphEncoder, CudaRecorder, Record
+from serving.engine.optimizations.cuda_graphs import MIN_GRAPH_TOKENS, CudaGraphEncoder, CudaRecorder, RecordGraph
 from serving.engine.optimizations.execution_form import ExecutionForm
 from serving.engine.optimizations.first_token import can_prune
 from serving.engine.optimizations.torchscript import check_operations, trace
@@ -22,7 +22,7 @@ from serving.engine.optimizations.unpadded import can_pack, pack, unpack, use_cu
 from serving.engine.reference import SHORT_TOKENS, DifferentAnswer, ReferenceAnswers, inputs_of
 from serving.engine.timing import CLOCK, Clock, least_seconds
 
-Check = Callable[[ExecutionForm], None]
+CheckForm = Callable[[ExecutionForm], None]
 GRAPH_ROW_TOKENS = 32
 """Length of the rows with which CUDA graphs are timed: that of a short text, see bench/NOTES.md, "The forward pass on a
 GPU"."""
@@ -128,7 +128,7 @@ def _check_operations(module: torch.nn.Module, reference: ReferenceAnswers) -> b
 
 @torch.inference_mode()
 def choose_cuda_graphs(
-    model: Model, form: ExecutionForm, record: Record, check: Check, clock: Clock = CLOCK
+    model: Model, form: ExecutionForm, record: RecordGraph, check: CheckForm, clock: Clock = CLOCK
 ) -> ExecutionForm:
     """A packed form with CUDA graphs of small batches where these are faster and pass `check`; else the form itself.
 
@@ -145,7 +145,7 @@ def choose_cuda_graphs(
     return recorded
 
 
-def _record_graphs(model: Model, form: ExecutionForm, record: Record, clock: Clock) -> ExecutionForm:
+def _record_graphs(model: Model, form: ExecutionForm, record: RecordGraph, clock: Clock) -> ExecutionForm:
     """Record graphs up to the size at which they are not faster than launching the kernels, which may be known."""
     encoder = use_cuda_graphs(form.module, record)
     measure = partial(_record_faster, model, form, encoder, clock)

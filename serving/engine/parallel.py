@@ -17,7 +17,7 @@ import torch
 from serving.wire.messages import Row
 
 if TYPE_CHECKING:
-    from serving.engine.forward_pass import Array, ForwardPass
+    from serving.engine.forward_pass import ForwardPass, GenericArray
     from serving.engine.model import Model
 
 
@@ -50,7 +50,7 @@ class PooledPass:
         """Whether `wait` would return at once."""
         return self._future.done()
 
-    def wait(self) -> "list[Array]":
+    def wait(self) -> "list[GenericArray]":
         """The arrays, first dimension rows; blocks until they are there, and raises what the model raised."""
         forward_pass = self._future.result()
         self.began, self.seconds = forward_pass.began, forward_pass.seconds

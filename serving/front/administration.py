@@ -25,9 +25,17 @@ from serving.front.front import Front
 from serving.front.protocols.base import Exchange, as_error, no_route
 from serving.front.protocols.forms import read_form, read_json
 from serving.front.request_context import RequestContext
-from serving.wire.registry_orders import BODIES, MAX_ORDER_BYTES, Action, Outcome, Read, RegistryOrder, address_of
+from serving.wire.registry_orders import (
+    BODIES,
+    MAX_ORDER_BYTES,
+    OrderAction,
+    Outcome,
+    ReadOrder,
+    RegistryOrder,
+    address_of,
+)
 
-ACTIONS: dict[tuple[str, ...], dict[str, Action]] = {
+ACTIONS: dict[tuple[str, ...], dict[str, OrderAction]] = {
     ("history",): {"GET": "history"},
     ("promote",): {"POST": "promote"},
     ("rollback",): {"POST": "rollback"},
@@ -74,7 +82,7 @@ class Administration:
         access, name = self._front.access, parts[2]
         access.check_model(name)
         access.check_admin(f"/{'/'.join(parts[:2])}")
-        if BODIES[action] is not Read and access.is_open:
+        if BODIES[action] is not ReadOrder and access.is_open:
             raise Forbidden(
                 "this server has no keys, so that it cannot tell who asks: start it with HEADWAITER_KEYS_FILE and show "
                 "a key that was made with --admin, or use the headwaiter command"
@@ -93,14 +101,14 @@ class Administration:
         settings = self._front.settings
         self._orders += 1
         try:
-            seconds = settings.timeout_seconds if BODIES[order.action] is Read else ORDER_SECONDS
+            seconds = settings.timeout_seconds if BODIES[order.action] is ReadOrder else ORDER_SECONDS
             return await ask_manager(settings.run, order, seconds)
         finally:
             self._orders -= 1
 
-    async def _body(self, action: Action, exchange: Exchange) -> bytes:
+    async def _body(self, action: OrderAction, exchange: Exchange) -> bytes:
         """The checked body. Raises Malformed, Unprocessable, TooLarge."""
-        if BODIES[action] is Read:
+        if BODIES[action] is ReadOrder:
             return b"{}"
         if exchange.header(b"content-type").split(";")[0].strip().lower() != "application/json":
             raise Unprocessable("content-type: send application/json", field="content-type")

@@ -30,7 +30,7 @@ asker: ContextVar[Asker] = ContextVar("asker", default=_UNKNOWN)
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-Job = tuple[Future[Any], Callable[[], Any]]
+PoolJob = tuple[Future[Any], Callable[[], Any]]
 
 
 class _Turn(threading.local):
@@ -51,7 +51,7 @@ class FairPool(Executor):
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, name)
         self._lock = threading.Lock()
-        self._waiting: OrderedDict[Asker, deque[Job]] = OrderedDict()
+        self._waiting: OrderedDict[Asker, deque[PoolJob]] = OrderedDict()
         self._busy = 0
         self._turn = _Turn()
 

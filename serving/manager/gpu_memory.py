@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from monitoring.gpus import Gpu
 from serving.manager.engine_process import EngineProcess
 from serving.manager.managed_version import ManagedVersion, ManagedVersions
-from serving.manager.memory_budget import Admission, Footprint, Room, Start, admit, both, estimate_growth
+from serving.manager.memory_budget import Footprint, MemoryAdmission, Room, Start, admit, both, estimate_growth
 from serving.manager.residency import Resident
 
 
@@ -35,7 +35,7 @@ def admit_on_gpus(
     devices: Sequence[str],
     bounds: Sequence[int],
     now: float,
-) -> Admission:
+) -> MemoryAdmission:
     """Whether the engines of a version, one for each of `devices`, may start on the GPUs. bounds: see `gpu_bounds`.
 
     evictable, later: the versions that may leave for it, now and later on.
@@ -51,7 +51,7 @@ def admit_on_gpus(
         return Start()
     is_leaving = any(other.leaves_soon(now) for other in others)
     slow = [other for other in others if other.state == "draining" and not other.leaves_soon(now)]
-    admission: Admission = Start()
+    admission: MemoryAdmission = Start()
     for number, bound in enumerate(bounds):
         need = sum(_gpu_of(device) == number for device in devices) * estimate_growth(held.weights_bytes, measured)
         loading = [

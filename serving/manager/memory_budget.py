@@ -86,7 +86,7 @@ class Refuse:
     reason: str
 
 
-Admission = Start | Wait | Refuse
+MemoryAdmission = Start | Wait | Refuse
 
 
 def estimate_bytes(weights_bytes: int, measured: Iterable[Footprint] = ()) -> int:
@@ -106,7 +106,9 @@ def estimate_growth(weights_bytes: int, measured: Sequence[Footprint]) -> int:
     return nearest.peak_bytes + round(WEIGHTS_SHARE * (weights_bytes - nearest.weights_bytes))
 
 
-def admit(need_bytes: int, room: Room, evictable: Sequence[tuple[VersionKey, int]], later_bytes: int = 0) -> Admission:
+def admit(
+    need_bytes: int, room: Room, evictable: Sequence[tuple[VersionKey, int]], later_bytes: int = 0
+) -> MemoryAdmission:
     """Whether engines that need `need_bytes` may start. evictable: versions that may leave for them, in
     this order, and the bytes that each frees. None leaves where all of them together would not free enough.
 
@@ -130,7 +132,7 @@ def admit(need_bytes: int, room: Room, evictable: Sequence[tuple[VersionKey, int
     )
 
 
-def both(first: Admission, second: Admission) -> Admission:
+def both(first: MemoryAdmission, second: MemoryAdmission) -> MemoryAdmission:
     """What holds where two kinds of memory are needed."""
     for admission in (first, second):
         if isinstance(admission, Refuse):

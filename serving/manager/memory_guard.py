@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
 from serving.manager.managed_version import ManagedVersion, ManagedVersions
-from serving.manager.memory_budget import Admission, Footprint, Room, admit, estimate_bytes
+from serving.manager.memory_budget import Footprint, MemoryAdmission, Room, admit, estimate_bytes
 from serving.manager.policy import CRASH_LIMIT
 from serving.manager.residency import Resident
 from serving.runtime.limits import Limits, mebibytes
@@ -40,7 +40,7 @@ def admit_version(
     bound_bytes: int,
     now: float,
     later: Iterable[Resident] = (),
-) -> Admission:
+) -> MemoryAdmission:
     """Whether this many engines of a version may start beside what is held. Notes what they will need.
 
     evictable: the versions that may leave for it, in this order. later: those that may leave later. bound_bytes: what

@@ -14,7 +14,7 @@ from serving.manager.engine_starter import EngineStarter
 from serving.manager.gpu_memory import admit_on_gpus, gpu_bounds
 from serving.manager.live_versions import LiveVersions
 from serving.manager.managed_version import ManagedVersion
-from serving.manager.memory_budget import Admission, Refuse, Wait, both
+from serving.manager.memory_budget import MemoryAdmission, Refuse, Wait, both
 from serving.manager.memory_guard import Footprints, admit_version, find_residents, taken_bytes
 from serving.manager.meter import count_unload
 from serving.manager.registry_watch import RegistryWatch
@@ -167,7 +167,7 @@ class Placement:
             if other is not held and other.state == "loading" and not other.engines
         )
 
-    def _admit(self, held: ManagedVersion, now: float, *, replace_live: bool) -> Admission:
+    def _admit(self, held: ManagedVersion, now: float, *, replace_live: bool) -> MemoryAdmission:
         """Whether its engines may start. replace_live: whether its model's live version may leave for it."""
         residents = [found for found in self._residents() if self._may_give_way(found, held, replace_live=replace_live)]
         order = leaving_order(residents, now)

@@ -30,7 +30,7 @@ from serving.wire.registry_orders import (
     ChangeRollout,
     Outcome,
     Promote,
-    Read,
+    ReadOrder,
     RegistryOrder,
     RollBack,
     StartRollout,
@@ -104,7 +104,7 @@ class RegistryDesk:
         except Exception:  # the edge: the manager goes on, and the log says what a person cannot mend
             logger.exception("an order failed: %s of %s", order.action, order.name)
             return Outcome(trouble="failed", message="the order failed: the manager's log says why")
-        if BODIES[order.action] is not Read:
+        if BODIES[order.action] is not ReadOrder:
             with suppress(OSError):  # the next poll follows
                 self._file.nudge()
         return Outcome(msgspec.Raw(msgspec.json.encode(answer)))
@@ -120,9 +120,9 @@ class RegistryDesk:
                 return {"rollout": describe(_start(Rollouts(versions), name, who, plan))}
             case ChangeRollout(why=why):
                 return {"rollout": describe(_change(Rollouts(versions), order, why))}
-            case Read() if order.action == "history":
+            case ReadOrder() if order.action == "history":
                 return {"moves": versions.history(name)}
-            case Read():
+            case ReadOrder():
                 state = Rollouts(versions).state(name)
                 return {"rollout": None if state is None else describe(state)}
             case other:

@@ -18,7 +18,7 @@ WORKERS = "workers"
 """The folder of the workers' files, in the run folder."""
 BEAT_SECONDS = 1.0
 
-Kind = Literal["front", "manager"]
+WorkerKind = Literal["front", "manager"]
 
 logger = logging.getLogger("headwaiter.server")
 
@@ -26,7 +26,7 @@ logger = logging.getLogger("headwaiter.server")
 class WorkerBeat:
     """This process' file. Not for use from several threads."""
 
-    def __init__(self, run: Path, kind: Kind) -> None:
+    def __init__(self, run: Path, kind: WorkerKind) -> None:
         """Raises OSError where the file cannot be."""
         folder = run / WORKERS
         folder.mkdir(exist_ok=True)  # not its parent: a run folder that is gone is not made again
@@ -51,7 +51,7 @@ class WorkerBeat:
 class WorkerWatchdog:
     """Watches the workers of one kind. limit_seconds: how long one may stand still before it is killed."""
 
-    def __init__(self, run: Path, kind: Kind, limit_seconds: float) -> None:
+    def __init__(self, run: Path, kind: WorkerKind, limit_seconds: float) -> None:
         self._folder = run / WORKERS
         self._kind = kind
         self._limit = limit_seconds

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, ProcessorMixin
 
-Mode = Literal["mean", "cls", "last", "max", "mean_sqrt_len_tokens", "weightedmean"]
-Modes = Annotated[tuple[Mode, ...], msgspec.Meta(min_length=1, max_length=len(get_args(Mode)))]
+PoolingMode = Literal["mean", "cls", "last", "max", "mean_sqrt_len_tokens", "weightedmean"]
+Modes = Annotated[tuple[PoolingMode, ...], msgspec.Meta(min_length=1, max_length=len(get_args(PoolingMode)))]
 """Their vectors one after another."""
 Pooling = Literal["raw", "mean", "cls", "last", "max", "mean_sqrt_len_tokens", "weightedmean"] | Modes
 RAW = "raw"

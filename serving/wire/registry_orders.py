@@ -16,8 +16,8 @@ SOCKET = "registry.sock"
 MAX_ORDER_BYTES = 64 * 1024
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
-Texts = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, max_length=32)]
-Number = Annotated[str, msgspec.Meta(pattern=r"^\d{1,18}$")]
+OrderTexts = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, max_length=32)]
+VersionNumber = Annotated[str, msgspec.Meta(pattern=r"^\d{1,18}$")]
 """A version."""
 Alias = Annotated[str, msgspec.Meta(pattern=r"^[\w-]{1,255}$")]
 
@@ -25,7 +25,7 @@ Alias = Annotated[str, msgspec.Meta(pattern=r"^[\w-]{1,255}$")]
 class Promote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Move the alias to a version, as `headwaiter promote`. allow_breaking: why, though clients would notice."""
 
-    version: Number
+    version: VersionNumber
     why: Text
     alias: Alias = DEFAULT_ALIAS
     allow_breaking: Text | None = None
@@ -41,13 +41,13 @@ class RollBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class StartRollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Begin a rollout, as `headwaiter rollout start`. steps, every, bake, guards: None for the defaults."""
 
-    version: Number
+    version: VersionNumber
     why: Text
     alias: Alias = DEFAULT_ALIAS
-    steps: Texts | None = None
+    steps: OrderTexts | None = None
     every: Text | None = None
     bake: Text | None = None
-    guards: Texts | None = None
+    guards: OrderTexts | None = None
     allow_breaking: Text | None = None
 
 
@@ -57,13 +57,13 @@ class ChangeRollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     why: Text
 
 
-class Read(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReadOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of what only reads the registry."""
 
 
-Action = Literal["promote", "rollback", "start", "pause", "resume", "abort", "finish", "history", "rollout"]
-Body = Promote | RollBack | StartRollout | ChangeRollout | Read
-BODIES: Mapping[Action, type[Body]] = {
+OrderAction = Literal["promote", "rollback", "start", "pause", "resume", "abort", "finish", "history", "rollout"]
+Body = Promote | RollBack | StartRollout | ChangeRollout | ReadOrder
+BODIES: Mapping[OrderAction, type[Body]] = {
     "promote": Promote,
     "rollback": RollBack,
     "start": StartRollout,
@@ -71,15 +71,15 @@ BODIES: Mapping[Action, type[Body]] = {
     "resume": ChangeRollout,
     "abort": ChangeRollout,
     "finish": ChangeRollout,
-    "history": Read,
-    "rollout": Read,
+    "history": ReadOrder,
+    "rollout": ReadOrder,
 }
 
 
 class RegistryOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked. name: of the model. who: the name of the operator's key, for the history. body: see `BODIES`."""
 
-    action: Action
+    action: OrderAction
     name: str
     who: str
     body: msgspec.Raw = msgspec.Raw(b"{}")

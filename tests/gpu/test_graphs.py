@@ -9,7 +9,7 @@ import torch
 
 from serving.engine.assembly import optimize_model
 from serving.engine.model import Model
-from serving.engine.optimizations.cuda_graphs import CudaRecorder, Record, Run
+from serving.engine.optimizations.cuda_graphs import CudaRecorder, RecordGraph, Run
 from tests.gpu.loaded import assert_same_rows, load, rows_of, write_artifact
 from tests.serving.engine.optimizations.test_cuda_graphs import GRAPHS, Recorder, check_graphs
 
@@ -20,9 +20,9 @@ SMALL = ([9], [5, 30, 17, 1], [32, 31], [3] * 16)
 
 
 class Counted:
-    """A `Record` that counts what it records, and what is replayed."""
+    """A `RecordGraph` that counts what it records, and what is replayed."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: RecordGraph) -> None:
         self._record = record
         self.recorded = self.replays = 0
 
@@ -122,7 +122,7 @@ def test_a_form_never_answers_otherwise_than_its_model(
     assert any("no batch runs as a CUDA graph" in note for note in model.notes)
 
 
-def _broken(record: Record) -> Record:
+def _broken(record: RecordGraph) -> RecordGraph:
     def broken(run: Run) -> tuple[Callable[[], object], Any]:
         replay, output = record(run)
 

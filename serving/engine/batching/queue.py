@@ -16,7 +16,7 @@ from serving.engine.batching.cost import Cost
 from serving.engine.batching.length_groups import choose_lengths
 from serving.wire.messages import Row
 
-Key = tuple[bytes, int]
+GroupKey = tuple[bytes, int]
 
 MAX_STALE = 1024
 """The deadline heap is rebuilt once it holds this many rows more than twice those that wait."""
@@ -147,7 +147,7 @@ class Queue:
     """
 
     def __init__(self, *, is_packed: bool = False, batching: Batching = "any lengths") -> None:
-        self._entries: dict[Key, Entry] = {}
+        self._entries: dict[GroupKey, Entry] = {}
         self._order: deque[Entry] = deque()
         self._kinds: dict[str, ByLength | InOrder] = {}
         strict: dict[Batching, type[ByLength | InOrder]] = {"equal lengths": EqualLengths, "one row": OneByOne}

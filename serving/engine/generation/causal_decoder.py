@@ -8,7 +8,7 @@ from transformers import DynamicCache
 
 from serving.engine.generation.decoder import Decoder, layer_states
 from serving.engine.generation.kv_cache import RowCache
-from serving.engine.generation.prefix_cache import BLOCK_TOKENS, Block, PrefixCache, States, lay_out
+from serving.engine.generation.prefix_cache import BLOCK_TOKENS, Block, LayerStates, PrefixCache, lay_out
 from serving.engine.generation.step_graph import CausalStep, name_views, trace_step
 from serving.engine.optimizations.torchscript import NotTraceable
 
@@ -71,7 +71,7 @@ class CausalDecoder(Decoder):
     def _find_prefix(self, tokens: Sequence[int], owner: str) -> list[Block]:
         return [] if self.prefixes is None else self.prefixes.find(owner, tokens)
 
-    def _keep_prefixes(self, rows: Sequence[Sequence[int]], owners: Sequence[str], states: States) -> None:
+    def _keep_prefixes(self, rows: Sequence[Sequence[int]], owners: Sequence[str], states: LayerStates) -> None:
         """Keep the first tokens of rows that were prefilled. states: (rows, heads, columns, size) each."""
         if self.prefixes is None:
             return

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import zmq
 
     from serving.engine.batching.cost import Cost
-    from serving.engine.generation.replies import Reply
+    from serving.engine.generation.replies import QueuedReply
     from serving.engine.generation.scheduler import Scheduler
     from serving.engine.generation.sequence import Sequence
     from serving.engine.meter import EngineMeter
@@ -63,7 +63,7 @@ class GenerationEngine:
         """Tell that a step over these rows begins."""
         self._heart.begin(sequences, self._expected, has_turned=True)
 
-    def _send(self, replies: "list[Reply]") -> None:
+    def _send(self, replies: "list[QueuedReply]") -> None:
         parts: dict[bytes, list[TokenDelta]] = {}
         for client, reply in replies:
             if isinstance(reply, Failure):

@@ -15,7 +15,7 @@ BLOCK_TOKENS = 16
 """Tokens of a block; of what prompts have in common at most as many are computed again. See bench/NOTES.md, Writing
 texts."""
 
-States = Sequence[tuple[torch.Tensor, torch.Tensor]]
+LayerStates = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer."""
 
 
@@ -56,7 +56,7 @@ class PrefixCache:
         self._use(names)
         return found
 
-    def add(self, owner: str, tokens: Sequence[int], states: States) -> None:
+    def add(self, owner: str, tokens: Sequence[int], states: LayerStates) -> None:
         """Keep the blocks of a prompt that are new, of its first `max_blocks`. states: (heads, tokens, size) each.
 
         Raises RuntimeError where layers differ in size.
@@ -82,7 +82,7 @@ class PrefixCache:
             self._blocks.move_to_end(name)
 
 
-def lay_out(prefixes: Sequence[Sequence[Block]], lengths: Sequence[int]) -> States:
+def lay_out(prefixes: Sequence[Sequence[Block]], lengths: Sequence[int]) -> LayerStates:
     """The first tokens of several prompts, padded on the left: (rows, heads, longest, size) each.
 
     prefixes: the blocks of each prompt. lengths: how many of their tokens to take; not 0 for all of them.

@@ -9,7 +9,7 @@ from serving.wire.messages import Failure, FailureReason, Finish, TokenDelta
 
 logger = logging.getLogger("headwaiter.engine")
 
-Reply = tuple[bytes, TokenDelta | Failure]
+QueuedReply = tuple[bytes, TokenDelta | Failure]
 """The front's ZeroMQ identity and the message for it."""
 
 
@@ -17,7 +17,7 @@ class Replies:
     """The replies that are due, oldest first. `bool()`: whether there are any."""
 
     def __init__(self) -> None:
-        self._due: list[Reply] = []
+        self._due: list[QueuedReply] = []
         self._meter: GenerationMeter | None = None
 
     def __bool__(self) -> bool:
@@ -28,7 +28,7 @@ class Replies:
         self._meter = GenerationMeter(**meter.fields)
         return self._meter
 
-    def take(self) -> list[Reply]:
+    def take(self) -> list[QueuedReply]:
         """The replies; none is due any more."""
         due, self._due = self._due, []
         return due

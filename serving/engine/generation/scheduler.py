@@ -27,7 +27,7 @@ from serving.engine.generation.causal_decoder import CausalDecoder
 from serving.engine.generation.decode_batch import DecodeBatch
 from serving.engine.generation.decoder import Decoder
 from serving.engine.generation.prefix_cache import BLOCK_TOKENS, PrefixCache
-from serving.engine.generation.replies import Replies, Reply
+from serving.engine.generation.replies import QueuedReply, Replies
 from serving.engine.generation.sampling import NOT_FINITE, NextToken, UnfitSettings
 from serving.engine.generation.sequence import Sequence, SequenceMaker
 from serving.engine.generation.waiting import WaitingSequences
@@ -156,7 +156,7 @@ class Scheduler:
         return len(waiting) + len(self._discard(lambda each: each.client == client))
 
     @torch.inference_mode()
-    def step(self) -> list[Reply]:
+    def step(self) -> list[QueuedReply]:
         """Admit waiting sequences, or generate a token for each running one; the replies that are due.
 
         Raises what `verify` does, after a fault. The model is of no use then, and what it failed on gets no reply.
@@ -171,7 +171,7 @@ class Scheduler:
         self._count()
         return self.take_due()
 
-    def take_due(self) -> list[Reply]:
+    def take_due(self) -> list[QueuedReply]:
         """The replies that a step had ready before it raised."""
         return self._replies.take()
 

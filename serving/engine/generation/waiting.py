@@ -9,7 +9,7 @@ from serving.engine.generation.sequence import Sequence
 MAX_STALE = 1024
 """The heap of deadlines is rebuilt once this many of its entries, and half of them, are of sequences that left."""
 
-Key = tuple[float, int]
+HeapKey = tuple[float, int]
 
 
 class WaitingSequences:
@@ -22,10 +22,10 @@ class WaitingSequences:
     def __init__(self) -> None:
         self.tokens = 0
         self._added = 0
-        self._in_order: list[tuple[Key, Sequence]] = []
-        self._keys: dict[Sequence, Key] = {}
+        self._in_order: list[tuple[HeapKey, Sequence]] = []
+        self._keys: dict[Sequence, HeapKey] = {}
         self._by_id: dict[tuple[bytes, int], Sequence] = {}
-        self._deadlines: list[tuple[float, Key, Sequence]] = []
+        self._deadlines: list[tuple[float, HeapKey, Sequence]] = []
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -79,6 +79,6 @@ class WaitingSequences:
         self._deadlines = []
         return found
 
-    def _is_stale(self, entry: tuple[float, Key, Sequence]) -> bool:
+    def _is_stale(self, entry: tuple[float, HeapKey, Sequence]) -> bool:
         """Whether the sequence left after this deadline was noted."""
         return self._keys.get(entry[2]) != entry[1]

@@ -24,9 +24,9 @@ WARM_UPS = 2
 """Runs before recording, as libraries choose kernels and take memory in their first ones."""
 
 Run = Callable[[], BaseModelOutput]
-Record = Callable[[Run], tuple[Callable[[], object], BaseModelOutput]]
+RecordGraph = Callable[[Run], tuple[Callable[[], object], BaseModelOutput]]
 """Runs something once; returns how to run it again, and its output, which is in the same memory each time."""
-Key = tuple[int, tuple[str, ...]]
+GraphKey = tuple[int, tuple[str, ...]]
 """Tokens of a graph and the names of its inputs."""
 
 
@@ -47,14 +47,14 @@ def _waits_raise() -> Iterator[None]:
 
 
 class CudaRecorder:
-    """A `Record` for one GPU. Its graphs share one memory pool, as only one of them runs at a time."""
+    """A `RecordGraph` for one GPU. Its graphs share one memory pool, as only one of them runs at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None
 
     def __call__(self, run: Run) -> tuple[Callable[[], object], BaseModelOutput]:
-        """See `Record`. Raises what torch does where something cannot be recorded."""
+        """See `RecordGraph`. Raises what torch does where something cannot be recorded."""
         here = torch.cuda.current_stream(self._device)
         with torch.cuda.device(self._device), torch.cuda.stream(here):  # a capture that fails leaves its own stream set
             aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -81,7 +81,7 @@ class _EncoderGraph:
     def __init__(
         self,
         plain: Callable[..., BaseModelOutput],
-        record: Record,
+        record: RecordGraph,
         size: int,
         inputs: Mapping[str, torch.Tensor],
         packing: Packing,
@@ -112,11 +112,11 @@ class CudaGraphEncoder:
     max_tokens: tokens of the largest graph, 0 while there is none.
     """
 
-    def __init__(self, plain: Callable[..., BaseModelOutput], record: Record) -> None:
+    def __init__(self, plain: Callable[..., BaseModelOutput], record: RecordGraph) -> None:
         self.plain = plain
         self.max_tokens = 0
         self._record = record
-        self._graphs: dict[Key, _EncoderGraph] = {}
+        self._graphs: dict[GraphKey, _EncoderGraph] = {}
         self._is_recording = False
 
     def __call__(self, input_ids: torch.Tensor, *, packing: Packing, **others: object) -> BaseModelOutput:

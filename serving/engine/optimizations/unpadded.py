@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from serving.engine.optimizations.attention import IMPLEMENTATION, NEVER, Packing, with_blocks
-from serving.engine.optimizations.cuda_graphs import CudaGraphEncoder, Record
+from serving.engine.optimizations.cuda_graphs import CudaGraphEncoder, RecordGraph
 from serving.engine.optimizations.first_token import prune
 
 FAMILIES = frozenset(
@@ -44,7 +44,7 @@ def pack(module: PreTrainedModel, *, min_bmm_tokens: int = NEVER, pruned: bool =
     module.set_attn_implementation(IMPLEMENTATION)
 
 
-def use_cuda_graphs(module: PreTrainedModel, record: Record) -> CudaGraphEncoder:
+def use_cuda_graphs(module: PreTrainedModel, record: RecordGraph) -> CudaGraphEncoder:
     """Route a packed model's encoder through CUDA graphs of short packed sequences, which the caller has recorded."""
     base = module.base_model
     encoder = CudaGraphEncoder(base.forward.args[1], record)

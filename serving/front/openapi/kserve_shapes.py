@@ -2,7 +2,7 @@
 
 from typing import Literal, NotRequired, TypedDict
 
-from serving.front.openapi.shapes import Record
+from serving.front.openapi.shapes import JsonRecord
 
 
 class Server(TypedDict):
@@ -60,12 +60,12 @@ class ModelConfiguration(TypedDict):
     name: str
     platform: str
     backend: str
-    version_policy: Record
+    version_policy: JsonRecord
     max_batch_size: int
-    input: list[Record]
-    output: list[Record]
-    dynamic_batching: Record
-    instance_group: NotRequired[list[Record]]
+    input: list[JsonRecord]
+    output: list[JsonRecord]
+    dynamic_batching: JsonRecord
+    instance_group: NotRequired[list[JsonRecord]]
     parameters: dict[str, dict[str, str]]
 
 
@@ -78,7 +78,7 @@ class ModelStatistics(TypedDict):
     inference_count: int
     execution_count: int
     inference_stats: dict[str, dict[str, int]]
-    batch_stats: list[Record]
+    batch_stats: list[JsonRecord]
 
 
 class AllStatistics(TypedDict):

@@ -2,7 +2,7 @@
 
 from typing import Literal, TypedDict
 
-from serving.front.openapi.shapes import Record
+from serving.front.openapi.shapes import JsonRecord
 
 
 class OpenAIModel(TypedDict):
@@ -74,7 +74,7 @@ class CompletionChoice(TypedDict):
     index: int
     text: str
     finish_reason: str
-    logprobs: Record | None
+    logprobs: JsonRecord | None
 
 
 class CompletionAnswer(CompletionHead):
@@ -98,7 +98,7 @@ class ChatChoice(TypedDict):
     index: int
     message: ChatMessage
     finish_reason: str
-    logprobs: Record | None
+    logprobs: JsonRecord | None
 
 
 class ChatAnswer(CompletionHead):

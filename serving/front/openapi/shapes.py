@@ -12,7 +12,7 @@ from serving.runtime.limits import Limits
 from serving.wire.routing_table import Swap
 from serving.wire.version_state import State
 
-Record = dict[str, object]
+JsonRecord = dict[str, object]
 """An object of JSON whose fields are not described here."""
 
 
@@ -66,13 +66,13 @@ class MLflowError(TypedDict):
 class Moves(TypedDict):
     """The recorded moves of a model's aliases, oldest first."""
 
-    moves: list[Record]
+    moves: list[JsonRecord]
 
 
 class RolloutAnswer(TypedDict):
     """A model's latest rollout: phase, step, steps, weight, plan, progress, order, stop and done."""
 
-    rollout: Record | None
+    rollout: JsonRecord | None
 
 
 class EngineDescription(TypedDict):
@@ -99,7 +99,7 @@ class VersionDescription(TypedDict):
     memory_bytes: int
     restarts: int
     engines: list[EngineDescription]
-    contract: Record | None
+    contract: JsonRecord | None
 
 
 class RolloutDescription(TypedDict):
@@ -191,7 +191,7 @@ class RankedDocument(TypedDict):
 
     index: int
     relevance_score: float
-    document: NotRequired[Record]
+    document: NotRequired[JsonRecord]
 
 
 class Reranked(TypedDict):
@@ -238,28 +238,28 @@ class InputsForm(TypedDict):
     """Inputs in the task's own form: one, a list of them, or their columns."""
 
     inputs: object
-    params: NotRequired[Record | None]
+    params: NotRequired[JsonRecord | None]
 
 
 class InstancesForm(TypedDict):
     """As `inputs`."""
 
     instances: object
-    params: NotRequired[Record | None]
+    params: NotRequired[JsonRecord | None]
 
 
 class SplitForm(TypedDict):
     """A table."""
 
     dataframe_split: SplitTable
-    params: NotRequired[Record | None]
+    params: NotRequired[JsonRecord | None]
 
 
 class RecordsForm(TypedDict):
     """A table, row by row."""
 
-    dataframe_records: list[Record]
-    params: NotRequired[Record | None]
+    dataframe_records: list[JsonRecord]
+    params: NotRequired[JsonRecord | None]
 
 
 class Predictions(TypedDict):

@@ -42,7 +42,7 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
 """Triton's parameters of a tensor that are refused, with the values that ask for nothing."""
 
 
-Values = NDArray[numpy.float32] | list[bytes]
+TensorValues = NDArray[numpy.float32] | list[bytes]
 """The elements of an output."""
 
 
@@ -148,7 +148,7 @@ def write_output(answers: Sequence[object], *, binary: bool) -> tuple[JsonObject
     return head | {"data": msgspec.Raw(encode_answer([text.decode() for text in values]))}, b""
 
 
-def to_output(answers: Sequence[object]) -> tuple[JsonObject, Values]:
+def to_output(answers: Sequence[object]) -> tuple[JsonObject, TensorValues]:
     """The output's name, datatype and shape, and its elements: FP32 if the answers are vectors, else JSON in BYTES."""
     if not answers or not _is_numeric(answers[0]):
         texts = [encode_json(answer) for answer in answers]
@@ -162,7 +162,7 @@ def to_output(answers: Sequence[object]) -> tuple[JsonObject, Values]:
     return {"name": "output", "datatype": "FP32", "shape": list(array.shape)}, array
 
 
-def pack(values: Values) -> bytes:
+def pack(values: TensorValues) -> bytes:
     """Elements of an output in binary form."""
     if isinstance(values, numpy.ndarray):
         return values.tobytes()

@@ -19,7 +19,7 @@ from serving.tasks.base.task import AnyTask
 
 MAX_MESSAGES = 10_000
 """Of a chat. Untuned: more than fit any model's limit of tokens, with the marks around each."""
-Message = Annotated[
+ChatTurn = Annotated[
     JsonObject,
     msgspec.Meta(
         extra_json_schema={
@@ -34,7 +34,7 @@ Message = Annotated[
 class ChatForm(GenerationForm, frozen=True, kw_only=True):
     """messages: see `_messages`. chat_template_kwargs: further variables of the template, such as `enable_thinking`."""
 
-    messages: Annotated[list[Message], msgspec.Meta(max_length=MAX_MESSAGES)]
+    messages: Annotated[list[ChatTurn], msgspec.Meta(max_length=MAX_MESSAGES)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None

@@ -25,7 +25,7 @@ from serving.tasks.base.request import Request
 from serving.tasks.base.task import AnyTask
 from serving.wire.messages import AnyArray
 
-Dtype = Literal["float", "int8", "uint8", "binary", "ubinary"]
+OutputDtype = Literal["float", "int8", "uint8", "binary", "ubinary"]
 """As the field is called and has its values in Mistral's and Voyage's interfaces."""
 
 
@@ -38,7 +38,7 @@ class EmbeddingForm(msgspec.Struct, frozen=True):
     input: Texts
     model: Name | None = None
     encoding_format: Literal["float", "base64"] = "float"
-    output_dtype: Dtype = "float"
+    output_dtype: OutputDtype = "float"
 
 
 class Embeddings:
@@ -93,7 +93,7 @@ def _entry(index: int, vector: list[float], form: EmbeddingForm) -> JsonObject:
     return {"object": "embedding", "index": index, "embedding": embedding}
 
 
-def quantize(vector: list[float], dtype: Dtype) -> AnyArray:
+def quantize(vector: list[float], dtype: OutputDtype) -> AnyArray:
     """The vector's numbers in a smaller form.
 
     int8: each vector is scaled so that its largest number is 127 or -127, which keeps cosines. uint8: that plus 128.

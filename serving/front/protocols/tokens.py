@@ -24,7 +24,7 @@ from serving.tasks.base.fields import Name
 NAME_ONE = "name a model in the field model, or ask /models/{name}/tokenize"
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-Work = Callable[[LoadedVersion, Turns], Awaitable[bytes]]
+VersionWork = Callable[[LoadedVersion, Turns], Awaitable[bytes]]
 """Makes the body of an answer."""
 
 
@@ -111,7 +111,7 @@ class Tokens(Protocol):
 
         return await self._answer(model or form.model, work, exchange)
 
-    async def _answer(self, model: str | None, work: Work, exchange: Exchange) -> FrontAnswer[bytes]:
+    async def _answer(self, model: str | None, work: VersionWork, exchange: Exchange) -> FrontAnswer[bytes]:
         name, version = named_model(model or self.only_model(NAME_ONE))
         context, left = exchange.context, exchange.disconnected
         return await self.front.prepare(name, version, work, protocol=self.name, disconnected=left, context=context)

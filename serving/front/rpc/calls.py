@@ -37,7 +37,7 @@ class RpcAnswer(msgspec.Struct, frozen=True):
     headers: Sequence[Header] = ()
 
 
-Work = Callable[[bytes, RpcCall], Awaitable[RpcAnswer]]
+RpcWork = Callable[[bytes, RpcCall], Awaitable[RpcAnswer]]
 
 MAX_WAITING = 64
 """Calls without a key whose message has not come, in one front: anybody may begin one, and each holds its headers."""
@@ -54,7 +54,7 @@ class Calls:
         self._access, self._guard, self._max_bytes = access, guard, max_bytes
         self._waiting: dict[Stream, None] = {}  # without a key, in their order
 
-    def method(self, name: str, work: Work) -> Method:
+    def method(self, name: str, work: RpcWork) -> Method:
         """A method that is answered with one message. name: as it stands in the audit log."""
 
         async def answer(stream: Stream) -> None:
@@ -62,7 +62,7 @@ class Calls:
 
         return Method(answer, self._max_bytes, is_probe=self._access is None)
 
-    async def _answer(self, name: str, work: Work, stream: Stream) -> None:
+    async def _answer(self, name: str, work: RpcWork, stream: Stream) -> None:
         headers = as_http(stream.headers)
         request = RequestContext.read(headers)
         try:

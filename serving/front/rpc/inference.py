@@ -18,7 +18,7 @@ from serving.front.protocols.forms import read_form
 from serving.front.protocols.kserve_descriptions import metadata
 from serving.front.protocols.kserve_inference import InferenceForm, InferenceRequest
 from serving.front.protocols.kserve_tensors import MAX_DIMENSIONS, pack, to_output, to_text
-from serving.front.rpc.calls import RpcAnswer, RpcCall, Work
+from serving.front.rpc.calls import RpcAnswer, RpcCall, RpcWork
 from serving.front.rpc.field_count import check_fields
 from serving.front.rpc.messages import CHOICE, message_class
 from serving.tasks.base.body_values import max_values
@@ -43,7 +43,7 @@ class InferenceService:
 
     def __init__(self, front: Front) -> None:
         self._front = front
-        self.methods: Mapping[str, Work] = {
+        self.methods: Mapping[str, RpcWork] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ModelReady": self._model_ready,

@@ -38,7 +38,7 @@ TROUBLES: Mapping[State | None, str] = {
     "ready": "",
 }
 
-States = Mapping[tuple[str, str], State]
+VersionStates = Mapping[tuple[str, str], State]
 """(model, version) → state, of the versions that this server holds."""
 
 logger = logging.getLogger("headwaiter.rollout")
@@ -68,7 +68,7 @@ class Cycle:
         """Per rollout: since when its alias is seen elsewhere than its records say."""
         self._told: dict[str, tuple[float, RolloutCounts]] = {}
 
-    def run(self, names: Collection[str], states: States, now: float) -> RolloutViews:
+    def run(self, names: Collection[str], states: VersionStates, now: float) -> RolloutViews:
         """Read all rollouts, and lead those that are this replica's. Raises RegistryError."""
         views = self._rollouts.read(names)
         found = dict(views.states)
@@ -97,7 +97,7 @@ class Cycle:
         return self._rollouts.stop(name, state, outcome="aborted", who=f"rollout begun by {plan.who}", why=why)
 
     def _look_at(
-        self, name: str, state: RolloutState, others: Mapping[str, str], states: States, now: float
+        self, name: str, state: RolloutState, others: Mapping[str, str], states: VersionStates, now: float
     ) -> RolloutState:
         rollout, step = state.plan.id, state.progress.step
         own = sum_counts(read_counts(self._run, rollout, step), rollout, step)
@@ -124,7 +124,7 @@ class Cycle:
         self._seen[rollout] = (progress.holder, progress.beat, since)
         return progress.holder in ("", self._replica) or now - since > LEASE_SECONDS
 
-    def _health(self, name: str, state: RolloutState, states: States) -> CandidateHealth:
+    def _health(self, name: str, state: RolloutState, states: VersionStates) -> CandidateHealth:
         try:
             self._rollouts.check_candidate(name, state)
         except NotFound:

@@ -20,7 +20,7 @@ from registry.rollout.state import RolloutState
 from serving.manager.registry_poll import MakePool
 from serving.manager.registry_watch import GIVE_UP_SECONDS, MAX_GIVEN_UP, NUDGED_SECONDS, connect_client
 from serving.manager.rollout.annotations import Annotator
-from serving.manager.rollout.cycle import Cycle, States
+from serving.manager.rollout.cycle import Cycle, VersionStates
 from serving.runtime.backoff import jittered
 from serving.runtime.daemon_pool import DaemonPool
 from serving.settings import ServingSettings
@@ -73,7 +73,7 @@ class RolloutKeeper:
         """Go on with the rollouts of a manager that was killed, until the registry was read."""
         self._left = {name: model.rollout for name, model in models.items() if model.rollout is not None}
 
-    def step(self, now: float, names: Collection[str], states: States, *, at_once: bool = False) -> None:
+    def step(self, now: float, names: Collection[str], states: VersionStates, *, at_once: bool = False) -> None:
         """Take the answer of a cycle that has ended, and begin the next one if it is time to, or `at_once`.
 
         Calls with `at_once` that come close together, or while a cycle runs, are one, as of `RegistryWatch.step`.
@@ -159,7 +159,7 @@ class RolloutKeeper:
                 logger.warning("rollouts stay as they are, the registry cannot be read or written: %s", told)
             self._trouble = told
 
-    def _cycle(self, made: list[Cycle], names: Collection[str], states: States, now: float) -> RolloutViews:
+    def _cycle(self, made: list[Cycle], names: Collection[str], states: VersionStates, now: float) -> RolloutViews:
         if not made:
             cycle = Cycle(
                 self._settings.run,

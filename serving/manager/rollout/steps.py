@@ -12,7 +12,7 @@ from serving.manager.rollout.prometheus import Reading
 from serving.manager.rollout.verdict import Judgement, judge
 from serving.wire.rollout_counts import RolloutCounts, SideCounts
 
-Action = Literal["stay", "promote", "stop", "end", "revert"]
+StepAction = Literal["stay", "promote", "stop", "end", "revert"]
 """revert: move the alias back, after a stop. end: the rollout is over, its candidate promoted."""
 
 
@@ -20,7 +20,7 @@ Action = Literal["stay", "promote", "stop", "end", "revert"]
 class Decision:
     """progress: to be written before the action. why: for the history. guard: that failed, or ""."""
 
-    action: Action
+    action: StepAction
     progress: Progress
     why: str = ""
     guard: str = ""

@@ -40,7 +40,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0.0, le=100.0)]
 Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_TEXTS)]
+TextCount = Annotated[int, msgspec.Meta(ge=1, le=MAX_TEXTS)]
 Top = Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)]
 Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Stops = Annotated[list[Stop], msgspec.Meta(max_length=16)]
@@ -67,8 +67,8 @@ class GenerationParameters(TextParameters, frozen=True):
     min_new_tokens: Natural | None = None
     seed: Seed | None = None
     stop: Stops | None = None
-    n: Count | None = None
-    num_return_sequences: Count | None = None
+    n: TextCount | None = None
+    num_return_sequences: TextCount | None = None
     logprobs: Top | None = None
     top_n_tokens: Top | None = None
     details: bool = False

@@ -19,7 +19,7 @@ from registry.contract import Contract
 Activation = Literal["softmax", "sigmoid", "none"]
 """The activation that turns a classifier's logits into scores."""
 
-Metric = Callable[[Sequence[Any], Sequence[Any]], float]
+ScoreFunction = Callable[[Sequence[Any], Sequence[Any]], float]
 """(predictions, labels), both in order and of one length → the score."""
 
 LOWER_IS_BETTER = frozenset({"mae", "rmse"})
@@ -38,7 +38,7 @@ class Scoring:
     label: object
     hint: str
     read: Callable[[Any], object]
-    metrics: Mapping[str, Metric]
+    metrics: Mapping[str, ScoreFunction]
     settle: Callable[[Any], object] = lambda label: label
     choices: Sequence[str] = ()
     parameters: Mapping[str, object] = field(default_factory=dict)
@@ -111,7 +111,7 @@ def f1_words(predictions: Sequence[str], labels: Sequence[Sequence[str]]) -> flo
 def of_classes(contract: Contract, activation: Activation) -> Scoring:
     """The scoring of a classifier whose answer is `[{"label", "score"}, …]`, by its activation."""
     if activation == "none" or len(contract.labels) == 1:
-        metrics: dict[str, Metric] = {"mae": mae, "rmse": rmse}
+        metrics: dict[str, ScoreFunction] = {"mae": mae, "rmse": rmse}
         only = contract.labels[0]
         return Scoring(
             int | float, "a number", lambda answer: {entry["label"]: entry["score"] for entry in answer}[only], metrics

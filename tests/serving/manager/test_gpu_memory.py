@@ -7,7 +7,7 @@ from monitoring.gpus import Gpu
 from serving.manager.engine_process import EngineProcess
 from serving.manager.gpu_memory import admit_on_gpus, gpu_bounds
 from serving.manager.managed_version import ManagedVersion
-from serving.manager.memory_budget import Admission, Refuse, Start, Wait, both
+from serving.manager.memory_budget import MemoryAdmission, Refuse, Start, Wait, both
 from serving.manager.residency import Resident
 from serving.wire.engine_orders import EngineOrder, EngineReport
 from serving.wire.version_state import State, VersionKey
@@ -60,7 +60,7 @@ def versions_on_gpus(order: EngineOrder) -> dict[VersionKey, ManagedVersion]:
 
 def admit(
     versions: dict[VersionKey, ManagedVersion], devices: tuple[str, ...], bounds: tuple[int, ...], later: str = ""
-) -> Admission:
+) -> MemoryAdmission:
     """Of a version whose engines need 100 MiB each; others leave in the order c, b, a. bounds: in MiB.
 
     later: those that may not leave now.
@@ -86,7 +86,7 @@ def admit(
     ],
 )
 def test_those_leave_that_free_memory_on_the_gpu_that_is_needed(
-    order: EngineOrder, devices: tuple[str, ...], bounds: tuple[int, ...], expected: Admission
+    order: EngineOrder, devices: tuple[str, ...], bounds: tuple[int, ...], expected: MemoryAdmission
 ) -> None:
     assert admit(versions_on_gpus(order), devices, bounds) == expected
 
@@ -120,5 +120,7 @@ def test_nothing_is_bounded_before_an_engine_has_been_measured(order: EngineOrde
         (Refuse("no"), Start(), Refuse("no")),
     ],
 )
-def test_a_version_needs_both_kinds_of_memory(first: Admission, second: Admission, expected: Admission) -> None:
+def test_a_version_needs_both_kinds_of_memory(
+    first: MemoryAdmission, second: MemoryAdmission, expected: MemoryAdmission
+) -> None:
     assert both(first, second) == expected

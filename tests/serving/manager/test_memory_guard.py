@@ -4,7 +4,7 @@ import pytest
 
 from serving.manager.engine_process import EngineProcess
 from serving.manager.managed_version import SOON_SECONDS, ManagedVersion
-from serving.manager.memory_budget import ENGINE_BYTES, RESERVE_BYTES, Admission, Footprint, Refuse, Start, Wait
+from serving.manager.memory_budget import ENGINE_BYTES, RESERVE_BYTES, Footprint, MemoryAdmission, Refuse, Start, Wait
 from serving.manager.memory_guard import Footprints, admit_version
 from serving.manager.policy import CRASH_LIMIT
 from serving.manager.residency import Resident
@@ -48,7 +48,7 @@ def limits(free: int) -> Limits:
 
 def admit(
     new: ManagedVersion, versions: dict[VersionKey, ManagedVersion], free: int, bound: int = 1 << 40
-) -> Admission:
+) -> MemoryAdmission:
     """Whether one engine of the version may start. bound: of all engines together."""
     return admit_version(new, versions, [], 1, limits(free), Footprints(), bound, NOW)
 
