@@ -23,6 +23,7 @@ from bench.ledger import Ledger, Page
 from bench.models import minilm_classifier
 from bench.processes import BenchError, free_port, serving
 from bench.report import table
+from bench.stepped_clock import SteppedClock
 
 CONNECTIONS, FRONTS = 32, 2
 ROUNDS = 20
@@ -68,6 +69,8 @@ def break_everything(home: Path, model: str, rounds: int, pause_seconds: float =
         "HEADWAITER_ARTIFACT_HOSTS": f"127.0.0.1:{store}",
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{before}",
     }
+    clock = SteppedClock.make(home)
+    own = {**environment, **(clock.environment if clock is not None else {})}
     stores = ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--artifacts-destination", f"{home}/artifacts"]
     mlflow = ["mlflow", "server", *stores, "--workers", "1", "--port", str(behind)]
     command = ["serving.commands.main", "serve", model, "--port", str(port), "--workers", str(FRONTS)]
@@ -75,9 +78,9 @@ def break_everything(home: Path, model: str, rounds: int, pause_seconds: float =
         gate, artifacts = (stack.enter_context(Gate(number, behind)) for number in (before, store))
         stack.enter_context(serving(mlflow, environment, f"http://127.0.0.1:{behind}/health", home / "mlflow.log"))
         ready = f"http://127.0.0.1:{port}/readyz"
-        pid = stack.enter_context(serving(command, environment, ready, home / "serve.log"))
+        pid = stack.enter_context(serving(command, own, ready, home / "serve.log"))
         ledger = stack.enter_context(Ledger(port, f"/models/{model}", connections=CONNECTIONS))
-        shop = Shop(home, model, port, pid, ledger, gate, artifacts, pause_seconds)
+        shop = Shop(home, model, port, pid, ledger, gate, artifacts, clock, pause_seconds)
         result = Result(ledger.pages)
         if not (os.path.ismount(home) and shutil.disk_usage(home).total <= SMALL_DISK_BYTES):
             result.skipped.append("disk full")
@@ -140,7 +143,8 @@ def run(seconds: float) -> str:
             "- Without an answer: anything else. The run fails if there is one.",
             "- Slowest: until a request was answered. Requests of an engine that is replaced wait for the next one.",
             "- Recovered: seconds from the end of the fault until the alias' next move was followed by every front.",
-            "- Steps of the clock: all files of the home get the times of another day.",
+            "- Steps of the clock: the server's is set a day ahead, a day back, and right again. Without a C compiler, "
+            "all files of the home get the times of another day instead.",
             f"- Skipped: {', '.join(result.skipped) or 'nothing'}. Only a small disk is filled, which root can mount.",
         ]
     )

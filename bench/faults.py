@@ -21,6 +21,7 @@ import psutil
 from bench.gate import Gate, Mode
 from bench.ledger import Ledger
 from bench.processes import BenchError
+from bench.stepped_clock import SteppedClock
 from registry.settings import DEFAULT_ALIAS, RegistrySettings
 from registry.tracking import connect
 from registry.versions import DIGEST
@@ -41,8 +42,8 @@ STRANGERS = 20
 
 @dataclass
 class Shop:
-    """A server of `model`, whose alias goes from version 1 to version 2 and back, its ledger, and the gates before its
-    registry and its artifact store.
+    """A server of `model`, whose alias goes from version 1 to version 2 and back, its ledger, the gates before its
+    registry and its artifact store, and its clock, unless that is the machine's.
     """
 
     home: Path
@@ -52,6 +53,7 @@ class Shop:
     ledger: Ledger
     gate: Gate
     store: Gate
+    clock: SteppedClock | None
     pause_seconds: float
     version: str = "1"
     ended: dict[str, float] = field(default_factory=dict)
@@ -274,7 +276,19 @@ def damaged_cache(shop: Shop) -> None:
 
 
 def clock_step(shop: Shop) -> None:
-    """All times of home's files are of another day, as after a step of the clock: into the future and the past."""
+    """The server's clock is set to another day: into the future, into the past, and right again.
+
+    Where it is the machine's, home's files get the times of another day instead.
+    """
+    if shop.clock is not None:
+        for days in (1, -1, 0):
+            shop.clock.set(86_400 * days)
+            if days > 0:
+                shop.end_engine()  # the next one begins in the future
+            shop.move()
+            if not all(shop.clock.is_of(each.pid) for kind in KINDS for each in shop.processes(kind)):
+                raise BenchError("not every process of the server has the clock that is set")
+        return
     for seconds in (86_400.0, -86_400.0):
         now = time.time() + seconds
         for path in [*shop.home.glob("run/**/*"), *shop.home.glob("cache/*"), *shop.home.glob("last-live/**/*")]:
