@@ -224,7 +224,10 @@ def load_weights(
             **local,
         )
     if type(model).__name__ != expected:
-        raise WrongHead(f"transformers built {type(model).__name__} where {task} needs {expected}")
+        raise WrongHead(
+            f"transformers built {type(model).__name__} where {task} needs {expected}: choose the task of its own head "
+            "(`headwaiter heads`)"
+        )
     return model.eval(), report
 
 
@@ -239,9 +242,12 @@ def fetch_config(model: str) -> dict[str, Any]:
         config, _ = PretrainedConfig.get_config_dict(model)
     except Exception as error:
         raise IncompleteArtifact(
-            f"{model} is no folder, and no configuration could be loaded from the hub: {one_line(error)}"
+            f"{model} is no folder, and no configuration could be loaded from the hub ({one_line(error)}): give a "
+            "folder that save_pretrained wrote, or a model's name on the hub"
         ) from error
     if not config.get("model_type"):
-        raise IncompleteArtifact(f"{model} has no config.json with a model_type")
+        raise IncompleteArtifact(
+            f"{model} has no config.json with a model_type: give a folder that save_pretrained wrote, or another model"
+        )
     convert(config, CheckpointKeys, "config.json")
     return dict(config)

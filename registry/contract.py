@@ -233,7 +233,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         head = get_head(contract.task)
         if contract.auto_class != head.auto_class:
             raise ContractError(
-                f"the contract serves {contract.task} with {contract.auto_class}, the rule is {head.auto_class}"
+                f"the contract serves {contract.task} with {contract.auto_class}, this release with "
+                f"{head.auto_class}: log the model again"
             )
         return contract
 

@@ -32,7 +32,10 @@ def check_names(found: Iterable[str], files: Mapping[str, str]) -> None:
         if name not in names:
             raise IncompleteArtifact(f"{name} is missing from the artifact; the contract lists it: log the model again")
     for name in sorted(names - files.keys()):
-        raise DigestMismatch(f"{name} is in the artifact but not in its contract: somebody added it after logging")
+        raise DigestMismatch(
+            f"{name} is in the artifact but not in its contract: somebody added it after logging; remove it, or log "
+            "the model again"
+        )
 
 
 def check_digest(name: str, digest: str, expected: str) -> None:

@@ -43,7 +43,8 @@ class ArtifactStore:
         """Copy `MLmodel` to the folder `target`. Raises UnsafeArtifact as `download_file`, IncompleteArtifact."""
         if not self.download_file(RECORD, target):
             raise IncompleteArtifact(
-                f"{self._version.source} holds no {RECORD}: it is not an MLflow model, or its files were removed"
+                f"{self._version.source} holds no {RECORD}: it is not an MLflow model, or its files were removed; "
+                "log the model again"
             )
 
     def download_file(self, name: str, target: Path) -> bool:

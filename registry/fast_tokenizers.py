@@ -124,4 +124,7 @@ def _check(described: Any, missing: set[str], tokenizer: Any, ids: Sequence[int]
             "are not in vocab.json: save the files of one training together"
         )
     if sorted(ids) != list(range(len(ids))):
-        raise IncompleteArtifact(f"the ids in vocab.json of {name} are not 0 to {len(ids) - 1}, each once")
+        raise IncompleteArtifact(
+            f"the ids in vocab.json of {name} are not 0 to {len(ids) - 1}, each once: restore that file, or save the "
+            "tokenizer again with save_pretrained"
+        )

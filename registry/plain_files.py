@@ -108,7 +108,10 @@ def _check_status(name: str, status: os.stat_result, most: int | None) -> None:
         kind = "a link" if stat.S_ISLNK(status.st_mode) else "no regular file"
         raise UnsafeArtifact(f"{name!a} is {kind}: an artifact holds regular files only; log the model again")
     if most is not None and status.st_size > most:
-        raise UnsafeArtifact(f"{name!a} has {status.st_size:,} bytes, at most {most:,} are read: it is not such a file")
+        raise UnsafeArtifact(
+            f"{name!a} has {status.st_size:,} bytes, at most {most:,} are read: put the right file in its place, or "
+            "log the model again"
+        )
 
 
 def _refuse_link(root: Path, name: str, error: OSError) -> None:

@@ -42,7 +42,8 @@ class Versions:
             version, source = str(found.version), found.source
             if not version.isdigit() or not isinstance(source, str) or not source:
                 raise RegistryUnavailable(
-                    f"MLflow answered nonsense for {reference}: version {version}, files {source}"
+                    f"MLflow answered nonsense for {reference}: version {version}, files {source}; see that "
+                    "MLFLOW_TRACKING_URI is the address of MLflow"
                 )
             return ResolvedVersion(
                 name=reference.name,

@@ -126,7 +126,10 @@ class Evaluator:
             except ServingError as error:
                 raise EvaluationError(f"example {number} cannot be answered: {error}") from error
             except (KeyError, IndexError, TypeError) as error:
-                raise EvaluationError(f"example {number}: its answer is not of the kind that is scored") from error
+                raise EvaluationError(
+                    f"example {number}: its answer is not of the kind that is scored; leave out parameters that change "
+                    "its form"
+                ) from error
         return predictions
 
     def _check(self, values: Mapping[str, float], contract: Contract) -> None:

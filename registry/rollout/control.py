@@ -94,7 +94,10 @@ class Rollouts:
             raise RolloutError(f"{name}@{alias} was moved meanwhile: start the rollout again")
         text = encode(plan)
         if len(text) > MAX_RECORD:
-            raise RolloutError(f"the plan has {len(text):,} characters, MLflow keeps {MAX_RECORD:,}: say less")
+            raise RolloutError(
+                f"the plan has {len(text):,} characters, MLflow keeps {MAX_RECORD:,}: give a shorter reason, or fewer "
+                "guards"
+            )
         self._refuse_second(name)  # checking the files took a while
         left = [key for key in self._versions.tags.read(name)[0] if key.startswith(f"{PLAN}.")]
         self._versions.tags.set(name, {PLAN: text})
@@ -216,13 +219,16 @@ class Rollouts:
         if state is None:
             raise RolloutError(f"{name} has no rollout: begin one with headwaiter rollout start {name} VERSION")
         if not state.is_active:
-            raise RolloutError(f"the rollout of version {state.plan.candidate} of {name} is over: {state.phase}")
+            raise RolloutError(
+                f"the rollout of version {state.plan.candidate} of {name} is over: {state.phase}; begin another with "
+                f"headwaiter rollout start {name} VERSION"
+            )
         return state
 
     def _required(self, name: str) -> RolloutState:
         state = self.state(name)
         if state is None:
-            raise RolloutError(f"the rollout of {name} was removed from the registry meanwhile")
+            raise RolloutError(f"the rollout of {name} was removed from the registry meanwhile: begin it again")
         return state
 
     def _write(self, name: str, key: str, record: msgspec.Struct) -> None:

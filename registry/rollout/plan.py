@@ -63,7 +63,10 @@ def parse_steps(texts: Sequence[str]) -> tuple[Step, ...]:
     if not steps[-1].is_last:
         raise RolloutError(f"the last step is {steps[-1]}: end with 100%, which promotes the candidate")
     if not any(0.0 < step.weight < 1.0 for step in steps):
-        raise RolloutError("no step lets both versions answer clients, by which guards compare them: as 1%,10%,100%")
+        raise RolloutError(
+            "no step lets both versions answer clients, by which guards compare them: add shares below 100%, as "
+            "1%,10%,100%"
+        )
     for before, step in pairwise(steps):
         if step.shadows:
             raise RolloutError(f"step {step} comes after {before}: one step of shadows may stand, and first")
@@ -140,7 +143,7 @@ def make_plan(
         if missing is not None:
             raise RolloutError(f"guard {missing} is measured by shadows: begin the steps with one, as shadow:200")
     if candidate == stable:
-        raise RolloutError(f"version {candidate} is what {alias} names already")
+        raise RolloutError(f"version {candidate} is what {alias} names already: choose another version")
     return Plan(
         id=secrets.token_hex(4),
         alias=alias,

@@ -110,7 +110,10 @@ class BatchRun:
             half = len(inputs) // 2
             return self._ask(inputs[:half]) + self._ask(inputs[half:])
         if not isinstance(answers, list) or len(answers) != len(inputs):
-            raise RemoteError(f"{len(inputs)} inputs of {self._name} got what is no list of as many answers")
+            raise RemoteError(
+                f"{len(inputs)} inputs of {self._name} got what is no list of as many answers: see that the URL is a "
+                "Headwaiter's"
+            )
         return [(answer, "") for answer in answers]
 
     def _ask_patiently(self, inputs: list[object]) -> object:

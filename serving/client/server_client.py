@@ -27,7 +27,7 @@ class Remote:
 
     def __init__(self, url: str, key: str | None = None) -> None:
         if not url.startswith(("http://", "https://")):
-            raise RemoteError(f"{url!r} is no http:// or https:// address")
+            raise RemoteError(f"{url!r} is no http:// or https:// address: write it as http://HOST:3000")
         self.url = url.rstrip("/")
         self._key = ClientSettings.from_environment().api_key if key is None else key
 
@@ -35,7 +35,8 @@ class Remote:
         """`GET /models`: everything that is served."""
         found = self._ask("/models", None, ASK_SECONDS)
         if not isinstance(found, dict) or not isinstance(found.get("models"), list):
-            raise RemoteError(f"what answers at {self.url} is no Headwaiter: its /models is {str(found)[:80]!r}")
+            shown = f"its /models is {str(found)[:80]!r}"
+            raise RemoteError(f"what answers at {self.url} is no Headwaiter ({shown}): give the URL of one")
         if "registry_error" not in found:
             raise RemoteError(
                 f"{self.url} tells its state to operators only: give HEADWAITER_API_KEY a key with --admin"
@@ -61,7 +62,10 @@ class Remote:
             hint = ", or set HEADWAITER_API_KEY" if error.code == HTTPStatus.UNAUTHORIZED else ""
             raise RemoteError(f"{self.url}{path} answered {error.code}: {_message(error)}{hint}", error.code) from error
         except (OSError, HTTPException, ValueError) as error:
-            raise RemoteError(f"no Headwaiter answers at {self.url}: {getattr(error, 'reason', error)}") from error
+            raise RemoteError(
+                f"no Headwaiter answers at {self.url} ({getattr(error, 'reason', error)}): see that it runs, or give "
+                "its URL"
+            ) from error
 
 
 def _message(error: HTTPError) -> str:

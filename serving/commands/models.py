@@ -152,7 +152,9 @@ def _read_json(text: str) -> object:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise click.UsageError(f"--example {text!r} is not JSON: {error}") from error
+        raise click.UsageError(
+            f"--example {text!r} is not JSON ({error}): write a text with double quotes, as '\"a text\"'"
+        ) from error
 
 
 def _read_sample(path: Path) -> list[object]:
@@ -166,7 +168,9 @@ def _read_sample(path: Path) -> list[object]:
             try:
                 found.append(json.loads(line))
             except ValueError as error:
-                raise click.UsageError(f"--sample {path}, line {number} is not JSON: {error}") from error
+                raise click.UsageError(
+                    f"--sample {path}, line {number} is not JSON ({error}): write one input a line, as JSON"
+                ) from error
     if not found:
         raise click.UsageError(f"--sample {path} has no inputs: write one a line, as JSON")
     return found

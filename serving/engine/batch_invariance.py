@@ -122,7 +122,10 @@ def _answer_alone(model: Model, rows: Sequence[Row], state: ModuleState) -> Answ
             break
         model.restore_always(state, list(changes))
     if not expected:
-        raise ContractError("the model answers no row: its forward pass fails for every length")
+        raise ContractError(
+            "the model answers no row, as its forward pass fails for every length: check its weights, and config.json "
+            "for wrong values, and save both again with save_pretrained"
+        )
     if differs:
         model.form = complete
         again = _answer(model, [[row] for row in reversed(rows)], complete)

@@ -70,7 +70,9 @@ def load_layers(folder: Path, layers: Sequence[VectorLayer], device: torch.devic
 
 def _load(folder: Path, layer: VectorLayer) -> torch.nn.Module:
     if layer.activation and layer.activation not in ACTIVATIONS:
-        raise IncompleteArtifact(f"the contract's layer has the activation {layer.activation!r}, which is not served")
+        raise IncompleteArtifact(
+            f"the contract's layer has the activation {layer.activation!r}, which is not served: log the model again"
+        )
     module = _KINDS[layer.kind](layer)
     if not layer.folder:
         return module
@@ -80,5 +82,8 @@ def _load(folder: Path, layer: VectorLayer) -> torch.nn.Module:
         module.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         cause = " ".join(str(error).split())
-        raise IncompleteArtifact(f"{file} does not hold what {layer.folder}/config.json describes: {cause}") from error
+        raise IncompleteArtifact(
+            f"{file} does not hold what {layer.folder}/config.json describes ({cause}): save the model again with "
+            "SentenceTransformer's save"
+        ) from error
     return module

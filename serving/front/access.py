@@ -115,7 +115,9 @@ class Access:
         if visit is not None:
             visit.model = name
         if not self.is_open and not self.caller().may_ask(model):
-            raise Forbidden(f"this key may not ask for the model {model!r}")
+            raise Forbidden(
+                f"this key may not ask for the model {model!r}: choose one of GET /models, or get a key that may"
+            )
 
     def check_admin(self, what: str) -> None:
         """Raise Forbidden if the caller is no operator. what: to be seen or done, for the message."""
@@ -131,7 +133,7 @@ class Access:
             key = self._keys.find(value[len(_SCHEME) :].strip())
             if key is not None:
                 return key
-        raise Unauthorized("the key is not valid: send the header Authorization: Bearer KEY")
+        raise Unauthorized("the key is not valid: send the header Authorization: Bearer KEY with a key of this server")
 
     def _reload(self) -> None:
         if self._file is not None:

@@ -97,7 +97,9 @@ class Administration:
 
     async def _ask_manager(self, order: RegistryOrder) -> Outcome:
         if self._orders >= MAX_ORDERS:
-            raise Overloaded(f"{MAX_ORDERS} operators' requests are in progress", retry_seconds=1.0)
+            raise Overloaded(
+                f"{MAX_ORDERS} operators' requests are in progress, as many as may be: try again", retry_seconds=1.0
+            )
         settings = self._front.settings
         self._orders += 1
         try:
@@ -118,7 +120,7 @@ class Administration:
 
 async def ask_manager(run: Path, order: RegistryOrder, seconds: float = ORDER_SECONDS) -> Outcome:
     """Let the manager do an order, which goes on where the client leaves. Raises NotReady, DeadlineExceeded."""
-    gone = NotReady("the manager is not there now", retry_seconds=1.0)
+    gone = NotReady("the manager is not there now: try again", retry_seconds=1.0)
     try:
         async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_unix_connection(address_of(run))

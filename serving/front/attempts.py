@@ -192,4 +192,4 @@ class Attempts:
 
 def only_text_streams(model: str, task: AnyTask) -> Unprocessable:
     """The error of a stream that a model's task cannot have."""
-    return Unprocessable(f"{model} does {task.name}: only tasks that write texts can stream")
+    return Unprocessable(f"{model} does {task.name}, and only tasks that write texts can stream: leave stream out")

@@ -199,14 +199,15 @@ class Connection(HttpToolsProtocol):
                 self._close(now)
             case "head" if seconds > limit:
                 if self._quiet and not self.transport.is_closing():
-                    self._refuse(TooSlow(f"the headers were not complete after {limit:g} s"))
+                    self._refuse(TooSlow(f"the headers were not complete after {limit:g} s: send them at once"))
                 else:
                     self._close(now)
             case "body" if self.flow.read_paused:
                 self._enter("body")  # it is the server that does not read
             case "body" if seconds > limit:
                 if self._passed < MIN_BYTES_PER_SECOND * limit:
-                    self._refuse(TooSlow(f"less than {MIN_BYTES_PER_SECOND} bytes/s of the body came in {limit:g} s"))
+                    rate = f"less than {MIN_BYTES_PER_SECOND} bytes/s of the body came in {limit:g} s"
+                    self._refuse(TooSlow(f"{rate}: send it faster, or try again"))
                 else:
                     self._enter("body")
             case "linger" if seconds > min(LINGER_SECONDS, limit):
@@ -310,4 +311,6 @@ class Connection(HttpToolsProtocol):
 
 
 def _head_too_large() -> HeadTooLarge:
-    return HeadTooLarge(f"a request has at most {MAX_HEADERS} headers, of {MAX_HEAD_BYTES:,} bytes in all")
+    return HeadTooLarge(
+        f"a request has at most {MAX_HEADERS} headers, of {MAX_HEAD_BYTES:,} bytes in all: send fewer or shorter ones"
+    )

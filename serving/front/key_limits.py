@@ -49,7 +49,8 @@ class KeyLimits:
         at, cells = self._place(key), self._cells
         if key.concurrency and sum(cells[at + _COUNTS : at + self._width]) >= key.concurrency:
             raise KeyLimitReached(
-                f"the key {key.name!r} has {key.concurrency} requests in progress, as many as it may",
+                f"the key {key.name!r} has {key.concurrency} requests in progress, as many as it may: "
+                "try again when one has ended",
                 retry_seconds=RETRY_SECONDS,
             )
         if key.rate:
@@ -60,7 +61,8 @@ class KeyLimits:
                 due = now
             if due - now > ahead + _ROUNDING * each:
                 raise KeyLimitReached(
-                    f"the key {key.name!r} may ask {key.rate:g} times a second", retry_seconds=due - now - ahead
+                    f"the key {key.name!r} may ask {key.rate:g} times a second: try again later",
+                    retry_seconds=due - now - ahead,
                 )
             cells[at + _DUE] = due + each
         cells[at + self._own] += 1

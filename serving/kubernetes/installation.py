@@ -77,7 +77,9 @@ class Installation:
             raise InvalidSetting("nothing to serve: name models with --models NAME[@ALIAS|/VERSION]")
         read_models(self.models)
         if self.max_replicas < self.replicas:
-            raise InvalidSetting(f"{self.max_replicas} replicas at most are fewer than {self.replicas} at least")
+            raise InvalidSetting(
+                f"--max-replicas {self.max_replicas} is below --replicas {self.replicas}: raise it, or lower the other"
+            )
         if {"cpu-scaling", "queue-scaling"} <= set(self.parts):
             raise InvalidSetting("cpu-scaling and queue-scaling both set the number of replicas: choose one")
         if self.registry_port is None:

@@ -65,7 +65,8 @@ class VersionLoader:
             fetching = self.fetchers.submit(run_at_low_priority, work) if low_priority else self.fetchers.submit(work)
         else:
             fetching = Future()
-            fetching.set_exception(EngineError("the registry no longer names it, and it is not in the cache"))
+            why = "the registry no longer names it, and it is not in the cache"
+            fetching.set_exception(EngineError(f"{why}: promote it again, or another version"))
         return ManagedVersion(*key, fetching, attempt=attempt, error=error, is_cached=cached)
 
     def note_failure(self, managed: ManagedVersion) -> None:

@@ -77,7 +77,10 @@ class ChatTemplate:
                 f"messages take the model's chat template {error}: send fewer or shorter ones", field="messages"
             ) from error
         except TemplateFailed as error:
-            raise Unprocessable(f"messages do not fit the model's chat template ({error})", field="messages") from error
+            raise Unprocessable(
+                f"messages do not fit the model's chat template ({error}): change them, or ask /v1/completions",
+                field="messages",
+            ) from error
         except OSError as error:
             raise NotReady("no chat template can be rendered now: try again", retry_seconds=RETRY_SECONDS) from error
 

@@ -37,6 +37,8 @@ def encode_ids(
         ids = ids[-most:] if (parameters.cut_side or encoder.truncation_side) == "left" else ids[:most]
     unknown = next((each for each in ids if not encoder.has_id(each)), None)
     if unknown is not None:
-        raise Unprocessable(f"inputs has the token id {unknown}, which this model's tokenizer does not have")
+        raise Unprocessable(
+            f"inputs has the token id {unknown}, which this model's tokenizer does not have: send ids of its vocabulary"
+        )
     encoder.refuse_absent(ids, "inputs")
     return EncodedRow(len(ids), array("i", ids).tobytes(), batch_key=batch_key)

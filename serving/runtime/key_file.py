@@ -162,7 +162,8 @@ class KeyFile:
             stat = os.fstat(descriptor)
             if not S_ISREG(stat.st_mode) or stat.st_size > MAX_FILE_BYTES:
                 raise InvalidSetting(
-                    f"HEADWAITER_KEYS_FILE={self._path} is no file of at most {MAX_FILE_BYTES:,} bytes"
+                    f"HEADWAITER_KEYS_FILE={self._path} is no file of at most {MAX_FILE_BYTES:,} bytes: name the one "
+                    "that `headwaiter keys add` writes"
                 )
             if stat.st_uid not in (0, os.geteuid()) or stat.st_mode & (S_IWGRP | S_IWOTH):
                 raise InvalidSetting(

@@ -69,14 +69,18 @@ def check_tls(certificate: Path | None, key: Path | None, client_authorities: Pa
         try:
             path.read_bytes()
         except OSError as error:
-            raise InvalidSetting(f"the TLS file {path} cannot be read ({error.strerror})") from error
+            raise InvalidSetting(
+                f"the TLS file {path} cannot be read ({error.strerror}): name a file that this user may read"
+            ) from error
     try:
         files.check()
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         names = ", ".join(map(str, files.paths))
-        raise InvalidSetting(f"the TLS files {names} do not fit together ({error})") from error
+        raise InvalidSetting(
+            f"the TLS files {names} do not fit together ({error}): give a certificate and its own private key, in PEM"
+        ) from error
     return files
 
 
 def _no_password() -> str:
-    raise ValueError("the key is encrypted: a server has nobody to ask for its password")
+    raise ValueError("the key is encrypted, and a server has nobody to ask for its password: decrypt it")

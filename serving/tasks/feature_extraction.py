@@ -177,8 +177,10 @@ class FeatureExtraction(Task[str | TokenIds | Comparison, Parameters, bool]):
     def _row(self, text: str | TokenIds, parameters: Parameters, version: VersionContext) -> EncodedRow:
         key = _batch_key(self._pooling(parameters, version), version.contract)
         if isinstance(text, TokenIds):
-            if version.contract.processor.image or parameters.prompt_name is not None:
-                raise Unprocessable("inputs has token ids, which no image model reads, and no prompt goes before")
+            if version.contract.processor.image:
+                raise Unprocessable("inputs has token ids, and this model reads images: send an image")
+            if parameters.prompt_name is not None:
+                raise Unprocessable("parameters.prompt_name goes with texts, and inputs has token ids: leave it out")
             return encode_ids(text, version.tokenizer, parameters=parameters, batch_key=key)
         if version.contract.processor.image:
             return version.image_reader.encode(text, key)

@@ -248,7 +248,9 @@ def _target_ids(targets: tuple[str, ...] | str, version: VersionContext) -> list
         found = version.tokenizer.id_of(target)
         tokens = [found] if found is not None else version.tokenizer.tokenize(target)[:1]
         if not tokens:
-            raise Unprocessable(f"parameters.targets holds {target!r}, of which the tokenizer makes no token")
+            raise Unprocessable(
+                f"parameters.targets holds {target!r}, of which the tokenizer makes no token: leave it out"
+            )
         version.tokenizer.refuse_absent(tokens, "parameters.targets")
         ids += tokens
     return list(dict.fromkeys(ids))

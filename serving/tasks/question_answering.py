@@ -138,7 +138,8 @@ class QuestionAnswering(Task[Question, Parameters, Windows]):
             tokens = len(version.tokenizer.tokenize(item.question))
             if tokens > parameters.max_question_len:
                 raise Unprocessable(
-                    f"inputs.question has {tokens} tokens, parameters.max_question_len is {parameters.max_question_len}"
+                    f"inputs.question has {tokens} tokens, parameters.max_question_len is "
+                    f"{parameters.max_question_len}: shorten the question, or raise max_question_len"
                 )
         found = version.tokenizer.windows(
             item.context, item.question, stride=parameters.doc_stride, max_tokens=parameters.max_seq_len

@@ -66,7 +66,7 @@ class Parameters(GenerationParameters, frozen=True):
             msgspec.structs.force_setattr(self, "truncate", self.truncation != "do_not_truncate")
         if self.generate_parameters:
             if "generate_parameters" in self.generate_parameters:
-                raise ValueError("generate_parameters stands within itself")
+                raise ValueError("generate_parameters stands within itself: leave the inner one out")
             try:
                 settings = msgspec.convert(self.generate_parameters, type(self))
             except msgspec.ValidationError as error:

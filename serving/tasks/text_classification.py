@@ -109,7 +109,10 @@ def mark_ends(row: EncodedRow, contract: Contract) -> EncodedRow:
     end = array("i", [contract.processor.eos_token_id or 0]).tobytes()
     ends = sum(row.tokens[start : start + 4] == end for start in range(0, len(row.tokens), 4))
     if not ends:
-        raise Unprocessable("inputs has no end token after tokenizing, and this model reads its answer there")
+        raise Unprocessable(
+            "inputs has no end token after tokenizing, and this model reads its answer there: log the model again with "
+            "a tokenizer that adds one"
+        )
     return msgspec.structs.replace(row, batch_key=f"{row.batch_key}/{ends}")
 
 

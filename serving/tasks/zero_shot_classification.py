@@ -142,7 +142,9 @@ def _candidates(parameters: Parameters, version: VersionContext) -> list[str]:
     given = parameters.candidate_labels or version.defaults.candidate_labels
     labels = [label.strip() for label in (given.split(",", MAX_CANDIDATES) if isinstance(given, str) else given)]
     if len(labels) > MAX_CANDIDATES:
-        raise Unprocessable(f"parameters.candidate_labels has more labels than the {MAX_CANDIDATES} that may be given")
+        raise Unprocessable(
+            f"parameters.candidate_labels has more labels than the {MAX_CANDIDATES} that may be given: give fewer"
+        )
     if not labels or not all(labels):
         raise Unprocessable("parameters.candidate_labels needs at least one label, and none may be empty")
     return labels
@@ -151,7 +153,10 @@ def _candidates(parameters: Parameters, version: VersionContext) -> list[str]:
 def _template(parameters: Parameters, version: VersionContext) -> str:
     template: str = parameters.hypothesis_template or version.defaults.hypothesis_template
     if "{}" not in template:
-        raise Unprocessable(f"parameters.hypothesis_template {template!r} has no {{}} where the label goes")
+        raise Unprocessable(
+            f"parameters.hypothesis_template {template!r} has no {{}} where the label goes: write it as "
+            "'This example is {}.'"
+        )
     return template
 
 

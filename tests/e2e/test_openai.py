@@ -85,7 +85,7 @@ def test_embeddings_take_the_tasks_parameters_beside_the_input(server: Server, c
         ({"model": "embedder", "input": "a", "dimensions": "x"}, 422, "dimensions", "expected `int"),
         ({"model": "embedder", "input": "a", "encoding_format": "hex"}, 422, "encoding_format", "hex"),
         ({"model": "embedder", "input": "a", "pooling": "raw"}, 422, None, "pools nothing"),
-        ([], 400, None, "another kind than an object"),
+        ([], 400, None, "JSON of type list: send an object"),
         (b"{", 400, None, "not JSON"),
     ],
     ids=lambda value: repr(value)[:40],

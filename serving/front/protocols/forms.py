@@ -16,6 +16,8 @@ from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import AnyTask
 
 Form = TypeVar("Form")
+OTHER_TASK = "ask it by POST /models/{name}, or choose another model"
+"""What to do where a route is not for the model's task."""
 _IDS = {"type": "array", "items": {"type": "integer"}}
 Texts = Annotated[
     object,
@@ -46,7 +48,7 @@ def read_json(body: bytes, max_rows: int = 0) -> JsonObject:
         cause = "it has a lone surrogate" if b"\\ud" in body.lower() else error
         raise Malformed(f"the body is not JSON ({cause}): send an object in UTF-8") from error
     if not isinstance(found, dict):
-        raise Malformed(f"the body is JSON of another kind than an object: {type(found).__name__}")
+        raise Malformed(f"the body is JSON of type {type(found).__name__}: send an object")
     return found
 
 

@@ -34,6 +34,8 @@ NUMBERS = {
 }
 """Datatypes of numbers, which parameters may have."""
 SEND_TEXT = "send text as BYTES; the server tokenizes it"
+ONE_VALUE = "differs between rows: it holds for the whole request, so give every row the same value"
+BINARY_TEXT = "an element is its length in 4 bytes, little-endian, and then its bytes"
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "shared_memory_region": (),
     "shared_memory_byte_size": (),
@@ -65,7 +67,9 @@ def split_body(body: bytes, header_length: str) -> tuple[bytes, bytes]:
         return body, b""
     size = read_number(header_length.encode("latin-1", "replace"), "Inference-Header-Content-Length")
     if size > len(body):
-        raise Malformed(f"Inference-Header-Content-Length is {size}, the body has {len(body)} bytes")
+        raise Malformed(
+            f"Inference-Header-Content-Length is {size}, the body has {len(body)} bytes: give the length of its JSON"
+        )
     return body[:size], body[size:]
 
 
@@ -82,7 +86,7 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes, max_rows: int = 0) ->
         if tensor.datatype != "BYTES" and tensor.datatype not in NUMBERS:
             raise Unprocessable(f"{where} has datatype {tensor.datatype!r}: {SEND_TEXT}")
         if tensor.name in columns:
-            raise Malformed(f"{where} comes twice")
+            raise Malformed(f"{where} comes twice: send it once")
         count = _count(tensor.shape, where)
         room -= count
         if room < 0:
@@ -91,7 +95,10 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes, max_rows: int = 0) ->
         if data is msgspec.UNSET:
             size = tensor.parameters.get(BINARY)
             if not isinstance(size, int) or not 0 <= size <= len(binary):
-                raise Malformed(f"{where} has neither data nor {BINARY} within the body")
+                raise Malformed(
+                    f"{where} has neither data nor {BINARY} within the body, of which {len(binary)} bytes are left: "
+                    "give one of them"
+                )
             data, binary = binary[:size], binary[size:]
         elements = _read(data, tensor.datatype, count, where)
         columns[tensor.name] = _shaped(elements, tensor.shape, where)
@@ -110,7 +117,7 @@ def take_inputs(columns: dict[str, list[object]], task: AnyTask) -> tuple[list[o
         values = columns.pop(name)
         if values and isinstance(values[0], list):
             if any(value != values[0] for value in values):
-                raise Unprocessable(f"inputs {name!r} differs between rows: it holds for the whole request")
+                raise Unprocessable(f"inputs {name!r} {ONE_VALUE}")
             values = values[0]
         parameters[name] = values
     known = [name for name in columns if name in parts or name in TEXT_COLUMNS]
@@ -128,7 +135,7 @@ def _take_numbers(columns: dict[str, list[object]], task: AnyTask) -> JsonObject
         if name not in task.parameters_type.__struct_fields__:
             raise Unprocessable(f"inputs {name!r} has numbers, and is no parameter of {task.name}: {SEND_TEXT}")
         if any(value != values[0] for value in values):
-            raise Unprocessable(f"inputs {name!r} differs between rows: it holds for the whole request")
+            raise Unprocessable(f"inputs {name!r} {ONE_VALUE}")
         found[name] = values[0]
     return found
 
@@ -191,7 +198,7 @@ def _read(data: object, datatype: str, count: int, where: str) -> list[object]:
         return _numbers(data, count, NUMBERS[datatype], where) if datatype in NUMBERS else _unpack(data, count, where)
     elements = _flatten(data, where)
     if datatype in NUMBERS and not all(isinstance(each, int | float) for each in elements):
-        raise Malformed(f"{where} has datatype {datatype} and data that are no numbers")
+        raise Malformed(f"{where} has datatype {datatype} and data that are no numbers: send numbers, or text as BYTES")
     return elements
 
 
@@ -208,11 +215,11 @@ def _unpack(data: bytes, count: int, where: str) -> list[object]:
     at = 0
     while at < len(data) and len(elements) <= count:
         if at + 4 > len(data):
-            raise Malformed(f"{where} ends within an element's length")
+            raise Malformed(f"{where} ends within an element's length: {BINARY_TEXT}")
         (size,) = struct.unpack_from("<I", data, at)
         at += 4
         if at + size > len(data):
-            raise Malformed(f"{where} ends within an element of {size} bytes")
+            raise Malformed(f"{where} ends within an element of {size} bytes: {BINARY_TEXT}")
         elements.append(to_text(data[at : at + size]))
         at += size
     return elements
@@ -245,8 +252,10 @@ def _flatten(data: object, where: str, depth: int = MAX_DIMENSIONS) -> list[obje
 
 
 def _shaped(elements: list[object], shape: Sequence[int], where: str) -> list[object]:
-    if math.prod(shape) != len(elements):
-        raise Malformed(f"{where} has shape {list(shape)} and {len(elements)} elements")
+    if (count := math.prod(shape)) != len(elements):
+        raise Malformed(
+            f"{where} has shape {list(shape)} and {len(elements)} elements: send {count}, or correct the shape"
+        )
     width = math.prod(shape[1:])
     if len(shape) == 1 or width == 1:
         return elements

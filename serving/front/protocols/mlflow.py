@@ -167,7 +167,9 @@ def _read_csv(body: bytes, max_rows: int) -> Mapping[str, Sequence[str]]:
         rows = list(islice(filter(None, islice(lines, MAX_LINES)), max_rows + 1))
         has_more = len(rows) <= max_rows and next(lines, None) is not None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise Malformed(f"the body is not CSV in UTF-8 ({error})") from error
+        raise Malformed(
+            f"the body is not CSV in UTF-8 ({error}): send a line of column names, and then the rows"
+        ) from error
     _check_rows(rows, max_rows)
     if has_more or len(header) > MAX_COLUMNS:
         raise TooLarge(f"the table has more than {MAX_LINES:,} lines or {MAX_COLUMNS} columns: send less at a time")

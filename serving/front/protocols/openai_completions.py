@@ -14,6 +14,7 @@ from serving.front.asgi import JSON, JsonObject, encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, timing_header, version_header
 from serving.front.protocols.forms import (
+    OTHER_TASK,
     Texts,
     convert_texts,
     named_model,
@@ -102,7 +103,7 @@ class CompletionRoute(ABC, Generic[FormType]):
 
         def read(task: AnyTask) -> Request | Callable[[Turns], Awaitable[Request]]:
             if not task.generates:
-                raise Unprocessable(f"model {name!r} does {task.name}: it writes no texts")
+                raise Unprocessable(f"model {name!r} does {task.name} and writes no texts: {OTHER_TASK}")
             refuse_unknown(fields, self.form, task, *WITHOUT_EFFECT)
             return self.read(form, fields, model or form.model or "", task)
 
@@ -159,7 +160,7 @@ class Completions(CompletionRoute[CompletionForm]):
         more: JsonObject = {"logprobs": form.logprobs}
         if form.echo:
             if form.logprobs is not None or "return_full_text" not in task.parameters_type.__struct_fields__:
-                raise Unprocessable("echo is of prompts without logprobs, and of text-generation", field="echo")
+                raise Unprocessable("echo goes with text-generation, and without logprobs: leave it out", field="echo")
             more["return_full_text"] = True
         parameters = to_parameters(form, fields, task, **more)
         return convert_texts(prompts, parameters, task, self._front.settings.max_rows, "prompt")

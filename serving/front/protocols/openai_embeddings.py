@@ -11,6 +11,7 @@ from serving.front.asgi import JSON, JsonObject, encode_answer, encode_json
 from serving.front.front import Front
 from serving.front.protocols.base import Exchange, headers_of
 from serving.front.protocols.forms import (
+    OTHER_TASK,
     Texts,
     convert_texts,
     named_model,
@@ -55,7 +56,7 @@ class Embeddings:
 
         def read(task: AnyTask) -> Request:
             if not task.embeds:
-                raise Unprocessable(f"model {name!r} does {task.name}: it makes no embeddings")
+                raise Unprocessable(f"model {name!r} does {task.name} and makes no embeddings: {OTHER_TASK}")
             refuse_unknown(fields, EmbeddingForm, task, "user")
             return convert_texts(form.input, pick_parameters(fields, task), task, settings.max_rows, "input")
 

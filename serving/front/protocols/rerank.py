@@ -13,7 +13,7 @@ from serving.errors import ServingError, Unprocessable
 from serving.front.asgi import JSON, JsonObject, encode_answer
 from serving.front.attempts import FrontAnswer
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
-from serving.front.protocols.forms import named_model, read_form, read_json, renamed
+from serving.front.protocols.forms import OTHER_TASK, named_model, read_form, read_json, renamed
 from serving.tasks.base.answers import Ranked
 from serving.tasks.base.fields import Name, drop_unsupported
 from serving.tasks.base.request import Request, convert_request
@@ -140,7 +140,7 @@ class Rerank(Protocol):
 
         def read(task: AnyTask) -> Request:
             if not task.ranks:
-                raise Unprocessable(f"model {name!r} does {task.name}: it ranks no texts", field="model")
+                raise Unprocessable(f"model {name!r} does {task.name} and ranks no texts: {OTHER_TASK}", field="model")
             return convert_request(asked, parameters, task, self.front.settings.max_rows)
 
         with renamed({"inputs": field, "top_k": "top_n"}):

@@ -120,7 +120,7 @@ class Tokens(Protocol):
 def _encoder_of(loaded: LoadedVersion) -> TextEncoder:
     """The version's tokenizer. Raises Unprocessable for a model of images."""
     if loaded.contract.processor.image:
-        raise Unprocessable(f"model {loaded.model!r} reads images: it has no tokenizer")
+        raise Unprocessable(f"model {loaded.model!r} reads images and has no tokenizer: choose one that reads texts")
     return loaded.served.tokenizer
 
 
@@ -144,7 +144,9 @@ def _join(form: IdsForm, encoder: TextEncoder) -> bytes:
     """The text of token ids as JSON. Raises Unprocessable for an id that the vocabulary does not have."""
     unknown = next((each for each in form.tokens if not encoder.has_id(each)), None)
     if unknown is not None:
-        raise Unprocessable(f"tokens has the id {unknown}, which this model's tokenizer does not have")
+        raise Unprocessable(
+            f"tokens has the id {unknown}, which this model's tokenizer does not have: send ids of its vocabulary"
+        )
     text = encoder.read(form.tokens, skip_special_tokens=form.skip_special_tokens)
     return encode_json({"prompt": clean_up(text) if encoder.cleans_up else text})
 

@@ -83,7 +83,7 @@ class Stream:
         """The client has sent all that it will."""
         self.is_whole = True
         if self._arrived is None:
-            self._arrive(Malformed("the call has no message"))
+            self._arrive(Malformed("the call has no message: send one"))
 
     def _arrive(self, arrived: bytes | ServingError) -> None:
         self._arrived = arrived

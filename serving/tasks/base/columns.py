@@ -47,7 +47,8 @@ def to_inputs(columns: Mapping[str, Sequence[object]], task: AnyTask) -> list[ob
     parts = [name for name in parts_of(task) if name in columns]
     rows = {len(column) for column in columns.values()}
     if len(rows) > 1:
-        raise Unprocessable(f"the columns differ in length: {', '.join(f'{n}: {len(columns[n])}' for n in columns)}")
+        lengths = ", ".join(f"{name}: {len(column)}" for name, column in columns.items())
+        raise Unprocessable(f"the columns differ in length ({lengths}): give each a value for every row")
     if len(parts) > 1 or (parts and not takes_text(task)):
         return [dict(zip(parts, values, strict=True)) for values in zip(*(columns[n] for n in parts), strict=True)]
     name = next((name for name in TEXT_COLUMNS if name in columns), None)

@@ -75,7 +75,7 @@ def test_abort_gives_all_requests_back_and_marks_the_candidate(versions: MemoryV
     assert rollouts.abort("m", why="a bug report", who="eve").phase == "aborted"
     assert versions.tags.marks["m", "2"] == {PLAN: "aborted: a bug report"}
     assert versions.history("m")[-1].why == "version 2 aborted at shadow:200: a bug report"
-    with pytest.raises(RolloutError, match="is over: aborted"):
+    with pytest.raises(RolloutError, match="is over: aborted; begin another with headwaiter rollout start m VERSION"):
         rollouts.abort("m", why="again")
 
 

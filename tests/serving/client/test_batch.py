@@ -151,7 +151,7 @@ def test_what_answers_otherwise_than_asked_ends_the_batch(tmp_path: Path) -> Non
             return ["one"]
 
     batch = BatchRun(One(), "m", write_lines(tmp_path / "in.jsonl", texts()), tmp_path / "out.jsonl")
-    with pytest.raises(RemoteError, match="no list of as many answers"):
+    with pytest.raises(RemoteError, match="no list of as many answers: see that the URL"):
         batch.run()
 
 

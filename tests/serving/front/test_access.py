@@ -107,6 +107,8 @@ def test_a_key_asks_the_models_that_it_is_for(closed: Closed) -> None:
     assert closed.ask("POST", "/models/m@alias", closed.somebody).status == 404
     refused = closed.ask("POST", "/models/secret", closed.somebody)
     assert (refused.status, refused.json["error_type"]) == (403, "forbidden")
+    why = "this key may not ask for the model 'secret': choose one of GET /models, or get a key that may"
+    assert refused.json["error"] == why
     for path in ("/models/secret@x", "/models/secret/versions/1", "/invocations/secret", "/models/nobody"):
         assert closed.ask("POST", path, closed.somebody).status == 403, "whether or not it is there"
     for path in (

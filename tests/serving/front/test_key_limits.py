@@ -62,7 +62,7 @@ def test_a_rate_holds_over_all_fronts_and_says_when_to_come_again(fronts: list[K
     alice = key(rate=5)
     assert admitted(fronts, alice, 100) == 5
     for _ in range(20):
-        with pytest.raises(KeyLimitReached, match="may ask 5 times a second") as raised:
+        with pytest.raises(KeyLimitReached, match="may ask 5 times a second: try again later") as raised:
             fronts[1].enter(alice)
         assert raised.value.retry_seconds is not None
         assert 0 < raised.value.retry_seconds < 0.21

@@ -84,7 +84,7 @@ def test_inputs_that_expand_are_refused_unbuilt(ask: Asked, task: str, item: Any
     ("labels", "words"),
     [
         ("a," * 100_000, "length <= 65536"),
-        ("," * 60_000, "more labels than the 512"),
+        ("," * 60_000, "more labels than the 512 that may be given: give fewer"),
         ("a," * 512 + "a", "more labels than the 512"),
         ("a,,b", "none may be empty"),
     ],
@@ -294,7 +294,7 @@ def test_an_error_quotes_no_more_than_some_of_a_long_value(ask: Asked) -> None:
     status, text = ask("/models/zero-shot-classification", body)
     assert status == 422
     assert len(json.loads(text)["error"]) == MAX_MESSAGE + 3
-    assert "has no {} where the label goes" in text
+    assert "has no {} where the label goes: write it as 'This example is {}.'" in text
 
 
 def test_more_labels_than_an_answer_holds_are_refused() -> None:
