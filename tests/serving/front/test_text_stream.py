@@ -279,7 +279,7 @@ def test_an_engine_whose_model_does_not_work_any_more_ends_without_blaming_a_row
         raise RuntimeError("the device is gone")
 
     monkeypatch.setattr(local.model.scheduler.decoder, "step", broken)
-    monkeypatch.setattr(local.model.scheduler, "_verify", broken)
+    monkeypatch.setattr(local.model.scheduler._runner, "_verify", broken)
     ended: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", ended.append)
 
