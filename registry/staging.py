@@ -27,8 +27,9 @@ from registry.heads import Head, get_head
 from registry.image_settings import describe_images, image_patches, reads_images
 from registry.int8_sample import write_sample
 from registry.layout import LOADER, MODEL_FOLDER
-from registry.processors import describe_processor, load_processor
+from registry.processors import describe_processor
 from registry.refusals import refuse_failures
+from registry.saved_processors import load_processor
 from registry.sentence_folder import MODULES, adapt_tokenizer, copy_files, read_sentence_folder
 from registry.served_classes import check_class
 from registry.stated_limits import longest_row
