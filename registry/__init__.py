@@ -13,6 +13,7 @@ weight_files  whether weights and other files arrived whole
 refusals     whatever a library raises over a checkpoint becomes a refusal
 checks       what a checkpoint must be: its own head, all of its weights, nothing executable
 loaded_weights  what loading reports of the weights
+saved_processors  loads the tokenizer or image processor of a checkpoint
 processors   what a tokenizer tells the contract; `fast_tokenizers`: the fast form that some lack
 image_settings  how an image becomes pixels
 sentence_folder  what makes a text's vector of its states, from `sentence_files`

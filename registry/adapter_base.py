@@ -9,7 +9,7 @@ from registry.errors import MismatchedHead, RandomHead, WrongBase, WrongHead
 from registry.heads import Head, model_classes
 from registry.image_settings import reads_images
 from registry.loaded_weights import check_report
-from registry.processors import VOCABULARIES, load_processor
+from registry.saved_processors import VOCABULARIES, load_processor
 from registry.served_classes import check_class
 
 IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")

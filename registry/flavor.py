@@ -71,12 +71,7 @@ def log_model(
     check_model_name(name)
     get_head(task)
     settings = settings or RegistrySettings.from_environment()
-    if dtype not in DTYPES:
-        raise ContractError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    if set(allow) - {"int8"} or (allow and dtype != "auto"):
-        raise ContractError(
-            f"allow={list(allow)} with dtype {dtype!r}: int8 may be allowed beside auto, and nothing else"
-        )
+    _check_dtypes(dtype, allow)
     signer = Signer(Path(sign)) if sign is not None else None
     announce("importing torch, transformers and MLflow")
     import_for_logging()
@@ -99,8 +94,17 @@ def log_model(
         )
         if signer is not None:
             signer.sign(root, contract.digest)
-        announce(f"registering it as a version of {name}")
-        return _register(root, contract, name, settings)
+        return _register(root, contract, name, settings, announce)
+
+
+def _check_dtypes(dtype: str, allow: Sequence[str]) -> None:
+    """Raise ContractError for dtypes that no contract may have."""
+    if dtype not in DTYPES:
+        raise ContractError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if set(allow) - {"int8"} or (allow and dtype != "auto"):
+        raise ContractError(
+            f"allow={list(allow)} with dtype {dtype!r}: int8 may be allowed beside auto, and nothing else"
+        )
 
 
 def save_model(path: str, mlflow_model: Any, *, root: Path, contract: Contract, **_of_log: Any) -> None:
@@ -114,7 +118,10 @@ def save_model(path: str, mlflow_model: Any, *, root: Path, contract: Contract, 
     write_artifact(Path(path), contract, mlflow_model)
 
 
-def _register(root: Path, contract: Contract, name: str, settings: RegistrySettings) -> LoggedVersion:
+def _register(
+    root: Path, contract: Contract, name: str, settings: RegistrySettings, announce: Callable[[str], object]
+) -> LoggedVersion:
+    announce(f"registering it as a version of {name}")
     client = connect(settings)
     with registry_errors(name):
         info = _log_and_tag(client, root, contract, name, settings)

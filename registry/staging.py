@@ -27,8 +27,9 @@ from registry.heads import Head, get_head
 from registry.image_settings import describe_images, image_patches, reads_images
 from registry.int8_sample import write_sample
 from registry.layout import LOADER, MODEL_FOLDER
-from registry.processors import describe_processor, load_processor
+from registry.processors import describe_processor
 from registry.refusals import refuse_failures
+from registry.saved_processors import load_processor
 from registry.sentence_folder import MODULES, adapt_tokenizer, copy_files, read_sentence_folder
 from registry.served_classes import check_class
 from registry.stated_limits import longest_row
@@ -134,16 +135,22 @@ def make_contract(
                 raise ContractError(f"max_tokens={max_tokens} is out of range: this model takes 1 to {limit}")
             contract = msgspec.structs.replace(contract, max_tokens=limit)
             loaded = loader.load(root, contract)
-        example = Example(**loaded.example(inputs, dict(parameters or {})))
-        if not is_finite(example.output):
-            raise UnreadableArtifact(
-                "the example's answer holds numbers that are not finite: check the weights for NaN, and layer_norm_eps "
-                "in config.json and image_std in preprocessor_config.json for wrong values"
-            )
+        example = _answer_example(loaded, inputs, dict(parameters or {}))
         contract = msgspec.structs.replace(contract, example=example)
         if sample:
             contract = msgspec.structs.replace(contract, baseline=loaded.baseline(sample))
     return _with_int8(root, contract) if has_int8 else contract
+
+
+def _answer_example(loaded: Any, inputs: Any, parameters: dict[str, Any]) -> Example:
+    """The example with the loaded artifact's answer. Raises UnreadableArtifact where that is not finite."""
+    example = Example(**loaded.example(inputs, parameters))
+    if not is_finite(example.output):
+        raise UnreadableArtifact(
+            "the example's answer holds numbers that are not finite: check the weights for NaN, and layer_norm_eps "
+            "in config.json and image_std in preprocessor_config.json for wrong values"
+        )
+    return example
 
 
 def _with_int8(root: Path, contract: Contract) -> Contract:

@@ -91,7 +91,7 @@ def derive(root: Path) -> None:
     from registry.checks import load_model
     from registry.fast_tokenizers import write_fast_form
     from registry.image_settings import reads_images
-    from registry.processors import load_processor
+    from registry.saved_processors import load_processor
     from registry.staging import make_contract
 
     flavors, described = read_flavors(root), Model.load(str(root))

@@ -9,7 +9,7 @@ from registry.contract import Contract
 from registry.heads import HEADS
 from registry.image_settings import reads_images
 from registry.layout import MODEL_FOLDER
-from registry.processors import load_processor
+from registry.saved_processors import load_processor
 from registry.staging import make_contract
 from tests.families import build
 

@@ -176,5 +176,5 @@ class Local:
 
 def waiting(front: Front) -> int:
     """Requests whose rows have all been sent to the engine and are not answered."""
-    link = front.find("m", None).choose_link()
+    link = front.models.find("m", None).choose_link()
     return 0 if link._outbox else len({waiter for waiter, _, _ in link._rows.values()})

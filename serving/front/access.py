@@ -1,8 +1,8 @@
 """Who a request comes from, and what that one may do: the key is checked before anything of a body is read.
 
 `app` and `fast_path` admit each request here, whatever its route. Whoever was admitted is the `caller` of the task that
-answers, and `Front`, through which every protocol gets to a model, asks here what the caller may. A server without keys
-asks for none, which costs one look at `is_open`.
+answers, and `visible_models`, through which every protocol gets to a model, asks here what the caller may. A server
+without keys asks for none, which costs one look at `is_open`.
 """
 
 import asyncio

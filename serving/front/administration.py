@@ -87,7 +87,7 @@ class Administration:
                 "this server has no keys, so that it cannot tell who asks: start it with HEADWAITER_KEYS_FILE and show "
                 "a key that was made with --admin, or use the headwaiter command"
             )
-        if name not in self._front.models():
+        if name not in self._front.models.all():
             raise UnknownModel(f"this server has no model {name!r}; GET /models lists them")
         body = await self._body(action, exchange)
         order = RegistryOrder(

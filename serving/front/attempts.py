@@ -6,7 +6,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ from serving.front.rollout.traffic import ModelTraffic
 from serving.front.routing import Routing
 from serving.front.text_stream import StreamSource
 from serving.front.turns import ANSWERS, Turns
+from serving.front.visible_models import VisibleModels
 from serving.front.waiter import StreamWaiter, Waiter, deadline_in
 from serving.settings import ServingSettings
 from serving.tasks.base.bounds import RequestBounds
@@ -67,17 +68,8 @@ class Submission(msgspec.Struct, Generic[AnyWaiter], frozen=True):
     traffic: ModelTraffic | None = None
 
 
-class Find(Protocol):
-    """`Front.loaded`."""
-
-    async def __call__(
-        self, name: str, version: str | None, deadline: float, disconnected: Disconnected | None, /
-    ) -> LoadedVersion:
-        """The version that a request gets, once it is loaded."""
-
-
 class Attempts:
-    """Makes the attempts of one front, which owns the parts. find: as `Front.loaded`."""
+    """Makes the attempts of one front, which owns the parts."""
 
     def __init__(
         self,
@@ -87,7 +79,7 @@ class Attempts:
         routing: Routing,
         rollouts: FrontRollouts,
         disconnects: Disconnects,
-        find: Find,
+        models: VisibleModels,
     ) -> None:
         self._settings = settings
         self._access = access
@@ -95,7 +87,7 @@ class Attempts:
         self._routing = routing
         self._rollouts = rollouts
         self._disconnects = disconnects
-        self._find = find
+        self._models = models
 
     async def answer(self, call: Call, deadline: float, write: Callable[[object], Value]) -> FrontAnswer[Value]:
         """The answer in the form that `write` gives it. Raises ServingError; EngineLost where it may be asked again."""
@@ -149,7 +141,7 @@ class Attempts:
     ) -> Submission[AnyWaiter]:
         """One attempt, up to the engine's queue."""
         stages = call.tracked.stages
-        loaded = await self._find(call.name, call.version, deadline, call.disconnected)
+        loaded = await self._models.loaded(call.name, call.version, deadline, call.disconnected)
         caller = self._access.caller().name
         loaded, traffic = self._rollouts.choose(call.name, call.version, loaded, self._routing, call.tracked, caller)
         loaded.asked_at = time.monotonic()

@@ -24,6 +24,7 @@ from serving.front.connection_guard import (
     ConnectionGuard,
     has_unread,
 )
+from serving.front.unread_answers import UnreadAnswers
 
 PROBES = re.compile(rb"/(livez|readyz|metrics|ping|v2/health/(live|ready))/?(\?.*)?")
 """Routes that are answered to GET and HEAD when the server is full, up to the guard's bound of their own."""
@@ -48,12 +49,11 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
         self.phase: Phase = "head"
-        self._since = self._writes_since = 0.0
+        self._since = 0.0
         self._passed = 0  # bytes of the body since `_since`
         self._pieces = self._piece_bytes = 0  # of bodies
         self._quiet = 0  # bytes since the headers, a part of the body or a request were complete
         self._held = 0  # bytes of bodies that are counted as buffered
-        self._unread = 0  # bytes of answers that are counted as buffered
         self.is_busy = False  # with a request whose answer is not complete
         self._discards = False  # what the client sends from now on
 
@@ -62,6 +62,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: BaseTransport) -> None:
         """A client connected."""
         super().connection_made(cast(Any, transport))
+        self._unread = UnreadAnswers(self.transport, self.guard)
         self.guard.join(self, self.loop)
         self._since = self.guard.now
 
@@ -69,7 +70,7 @@ class Connection(HttpToolsProtocol):
         """The connection is closed, by either side."""
         self.guard.leave(self)
         self._release()
-        self._hold_unread(0)
+        self._unread.release()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -93,13 +94,12 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """More of an answer waits for the client than the transport may buffer."""
         super().pause_writing()
-        self._writes_since = self.guard.now
-        self._hold_unread(self.transport.get_write_buffer_size())
+        self._unread.pause()
 
     def resume_writing(self) -> None:
         """The client has read most of it."""
         super().resume_writing()
-        self._hold_unread(0)
+        self._unread.release()
 
     # The parser's side
 
@@ -191,7 +191,9 @@ class Connection(HttpToolsProtocol):
     def look(self, now: float) -> None:
         """End the connection if its client is overdue. now: on the guard's clock."""
         if self.flow.write_paused:
-            self._look_at_answer(now)
+            if self._unread.is_overdue(now):
+                self.guard.count(TooSlow(""))
+                self.drop()
             return
         seconds, limit = now - self._since, self.guard.limits.client_seconds
         match self.phase:
@@ -213,18 +215,6 @@ class Connection(HttpToolsProtocol):
             case "linger" if seconds > min(LINGER_SECONDS, limit):
                 self.drop()
 
-    def _look_at_answer(self, now: float) -> None:
-        """Drop a client that reads too little of its answer."""
-        seconds = now - self._writes_since
-        if seconds > self.guard.limits.client_seconds:
-            left = self.transport.get_write_buffer_size()
-            if self._unread - left < MIN_BYTES_PER_SECOND * self.guard.limits.client_seconds:
-                self.guard.count(TooSlow(""))
-                self.drop()
-                return
-            self._writes_since = now
-            self._hold_unread(left)
-
     # Own state
 
     def _enter(self, phase: Phase) -> None:
@@ -237,10 +227,6 @@ class Connection(HttpToolsProtocol):
         if self.is_busy:
             self.is_busy = False
             self.guard.requests -= 1
-
-    def _hold_unread(self, size: int) -> None:
-        self.guard.buffered_bytes += size - self._unread
-        self._unread = size
 
     def _is_refused(self) -> bool:
         """Refuse the request whose headers have come if there are too many of them, or no room for it."""

@@ -7,12 +7,10 @@ import asyncio
 import fcntl
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
-
-import msgspec
 
 from serving.errors import EngineLost, NotLoaded, NotReady, QueueFull, UnknownModel
 from serving.front.access import Access
@@ -23,7 +21,6 @@ from serving.front.fair_pool import Asker, asker
 from serving.front.health import FrontHealth
 from serving.front.host_names import HostNames
 from serving.front.loaded_version import LoadedVersion
-from serving.front.meter import count_cold
 from serving.front.request_context import ProtocolName, RequestContext
 from serving.front.request_log import RequestLog
 from serving.front.request_tracker import RequestTracker
@@ -31,14 +28,14 @@ from serving.front.rollout.rollouts import FrontRollouts
 from serving.front.routing import Routing
 from serving.front.text_stream import TextStream
 from serving.front.turns import Turns
+from serving.front.visible_models import VisibleModels
 from serving.front.waiter import deadline_in
-from serving.runtime.limits import read_limits
 from serving.runtime.workers import WorkerBeat, WorkerWatchdog
 from serving.settings import ServingSettings
 from serving.tasks.base.bounds import RequestBounds
 from serving.tasks.base.request import Request
 from serving.tasks.base.task import AnyTask
-from serving.wire.routing_table import FRONTS_LOCK, ModelEntry, TableFile
+from serving.wire.routing_table import FRONTS_LOCK, TableFile
 
 TICK_SECONDS = 0.05
 RETRY_SECONDS = 1.0
@@ -78,9 +75,10 @@ class Front:
         self._rollouts = FrontRollouts(settings, self.bounds)
         self.routing = Routing(settings, self._file, self._rollouts.follow)
         self.health = FrontHealth(settings, self._file, self.routing)
+        self.models = VisibleModels(settings, self.access, self.routing)
         self._disconnects = Disconnects()
         self._attempts = Attempts(
-            settings, self.access, self.bounds, self.routing, self._rollouts, self._disconnects, self.loaded
+            settings, self.access, self.bounds, self.routing, self._rollouts, self._disconnects, self.models
         )
         self._beat: WorkerBeat | None = None
         self._managers = WorkerWatchdog(settings.run, "manager", settings.worker_hang_seconds)
@@ -217,7 +215,7 @@ class Front:
         """
         with self._tracker.track(name, protocol, context) as tracked:
             deadline = deadline_in(self.settings.timeout_seconds)
-            loaded = await self.loaded(name, version, deadline, disconnected)
+            loaded = await self.models.loaded(name, version, deadline, disconnected)
             loaded.asked_at = time.monotonic()
             tracked.begin_attempt(loaded)
             asker.set(Asker(loaded.model, self.access.caller().name))
@@ -225,40 +223,6 @@ class Front:
                 value = await work(loaded, turns)
             tracked.stages.sent = tracked.stages.received = time.perf_counter()
             return FrontAnswer(value, loaded.version, tracked.stages)
-
-    def find(self, name: str, version: str | None) -> LoadedVersion:
-        """The version that a request for `name` (or `name@alias`) gets. Raises Forbidden, UnknownModel, NotReady."""
-        if self.access.is_watched:
-            self.access.check_model(name)
-        if self.access.is_open:
-            return self.routing.find(name, version)
-        return self.routing.find(name, version, self._visible(self.routing.served_models()))
-
-    async def loaded(
-        self, name: str, version: str | None, deadline: float | None = None, disconnected: Disconnected | None = None
-    ) -> LoadedVersion:
-        """As `find`, once the version is loaded. deadline: in monotonic seconds, the server's own by default.
-
-        Raises NotReady where it is not loaded by then, and ClientGone.
-        """
-        deadline = deadline_in(self.settings.timeout_seconds) if deadline is None else deadline
-        is_counted = False
-        while True:
-            try:
-                return self.find(name, version)
-            except NotLoaded as missing:
-                if not is_counted:
-                    count_cold(missing.key[0])
-                is_counted = True
-                await self.routing.demand.wait(missing, deadline, disconnected)
-
-    def models(self) -> Mapping[str, ModelEntry]:
-        """Every model in the routing table that the caller may know of, those that are leaving included."""
-        return self._visible(self.routing.table.models)
-
-    def served_models(self) -> Mapping[str, ModelEntry]:
-        """The models that take requests, and that the caller may ask."""
-        return self._visible(self.routing.served_models())
 
     def may_stream(self, name: str) -> bool:
         """Whether a request for `name` (or `name@alias`) may ask for a stream."""
@@ -279,32 +243,6 @@ class Front:
     def nudge(self) -> None:
         """Let the manager look at the registry at once. Raises OSError where no manager is."""
         self._file.nudge()
-
-    def describe(self) -> dict[str, object]:
-        """The fields of `GET /models` beside the models.
-
-        named: what the server was started with. deployments: whether it serves what the registry marks as deployed.
-        machine: the cores and the memory that the server may use, see `Limits`. engine_memory: what engines may take
-        together, and take.
-        """
-        table, limits = self.routing.table, read_limits()
-        return {
-            "registry_error": table.registry_error or None,
-            "named": [str(reference) for reference in self.settings.models],
-            "deployments": self.settings.deployments,
-            "machine": msgspec.to_builtins(limits),
-            "engine_memory": {
-                "limit_bytes": self.settings.memory_bound(limits),
-                "taken_bytes": table.taken_bytes,
-            },
-        }
-
-    def _visible(self, models: Mapping[str, ModelEntry]) -> Mapping[str, ModelEntry]:
-        """Those that the caller may ask, or see as an operator."""
-        key = self.access.caller()
-        if key.admin:
-            return models
-        return {name: entry for name, entry in models.items() if key.may_ask(name)}
 
     async def _tick(self) -> None:
         """Run the periodic work. A tick that fails is logged, and the next one comes later."""

@@ -1,10 +1,12 @@
-"""The description of a model in `GET /models`."""
+"""The descriptions in `GET /models`: of each model, and of the server."""
 
 import msgspec
 
 from monitoring.metrics import VERDICTS
 from serving.front.asgi import JsonObject
-from serving.wire.routing_table import ModelEntry, RolloutEntry
+from serving.runtime.limits import read_limits
+from serving.settings import ServingSettings
+from serving.wire.routing_table import ModelEntry, RolloutEntry, Table
 
 WORDS = {number: word for word, number in VERDICTS.items()}
 
@@ -70,4 +72,24 @@ def _describe_rollout(rollout: RolloutEntry) -> JsonObject:
         "weight": rollout.weight,
         "verdicts": {guard: WORDS[verdict] for guard, verdict in rollout.verdicts.items()},
         "waiting_seconds": rollout.waiting_seconds,
+    }
+
+
+def describe_server(settings: ServingSettings, table: Table) -> JsonObject:
+    """The fields beside the models: for operators.
+
+    named: what the server was started with. deployments: whether it serves what the registry marks as deployed.
+    machine: the cores and the memory that the server may use, see `Limits`. engine_memory: what engines may take
+    together, and take.
+    """
+    limits = read_limits()
+    return {
+        "registry_error": table.registry_error or None,
+        "named": [str(reference) for reference in settings.models],
+        "deployments": settings.deployments,
+        "machine": msgspec.to_builtins(limits),
+        "engine_memory": {
+            "limit_bytes": settings.memory_bound(limits),
+            "taken_bytes": table.taken_bytes,
+        },
     }

@@ -23,8 +23,8 @@ from serving.processors.tokenizer import TextEncoder, TextParameters
 from serving.tasks.base.agreement import Agreement, of_vectors
 from serving.tasks.base.cost import NUMBER_BYTES, ItemCost
 from serving.tasks.base.fields import Name
-from serving.tasks.base.pooling import pool
-from serving.tasks.base.task import Batch, Task, probe_text, upload
+from serving.tasks.base.pooling import count_positions, pool
+from serving.tasks.base.task import Batch, Task, probe_text
 from serving.tasks.base.version_context import VersionContext
 from serving.wire.messages import AnyArray, Encoded, EncodedRow, Row, RowArrays
 
@@ -219,7 +219,10 @@ class FeatureExtraction(Task[str | TokenIds | Comparison, Parameters, bool]):
             states = _text_half(model)(**batch.inputs).last_hidden_state.float()
         if batch.key in (RAW, MAP):
             return (states,)
-        counted = None if batch.contract.processor.image else _counted(batch, states.device)
+        counted = None
+        if not batch.contract.processor.image:
+            skipped = [int.from_bytes(payload, "little") for payload in batch.payloads]
+            counted = count_positions(batch, skipped, states.device)
         vectors = pool(states, batch.key.split("+"), counted)
         return (vectors if batch.layers is None else batch.layers(vectors),)
 
@@ -286,18 +289,6 @@ def _tokens_of(prompt: str, row: EncodedRow, version: VersionContext) -> bytes:
     if count >= row.length:
         raise Unprocessable("inputs has no token beside its prompt that could be pooled: shorten the prompt")
     return numpy.int32(count).tobytes()
-
-
-def _counted(batch: Batch, device: "torch.device") -> "torch.Tensor | None":
-    """At which position in its row each token counts, as `pool` takes it."""
-    skipped = [int.from_bytes(payload, "little") for payload in batch.payloads]
-    if "attention_mask" not in batch.inputs and not any(skipped):
-        return None
-    mask = batch.mask()
-    positions = mask.cumsum(1) * mask
-    if not any(skipped):
-        return positions
-    return positions * (positions > upload(numpy.asarray(skipped)[:, None], device))
 
 
 TASK = FeatureExtraction()

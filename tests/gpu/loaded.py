@@ -16,7 +16,7 @@ from registry.artifact import read_contract
 from registry.checks import load_model
 from registry.heads import get_head
 from registry.layout import MODEL_FOLDER
-from registry.processors import load_processor
+from registry.saved_processors import load_processor
 from registry.staging import describe
 from serving.engine.assembly import make_engine, make_model
 from serving.engine.batching.cost import Cost

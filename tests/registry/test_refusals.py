@@ -20,8 +20,9 @@ from registry.errors import (
     UnreadableArtifact,
     UnsafeArtifact,
 )
-from registry.processors import describe_processor, load_processor
+from registry.processors import describe_processor
 from registry.refusals import refuse_failures
+from registry.saved_processors import load_processor
 from registry.staging import stage
 from serving.errors import Unprocessable
 from serving.pyfunc import load

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from registry.errors import IncompleteArtifact
-from registry.processors import describe_processor, load_processor
+from registry.processors import describe_processor
+from registry.saved_processors import load_processor
 from registry.staging import stage
 from tests.families import build
 

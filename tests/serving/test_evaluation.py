@@ -18,7 +18,7 @@ from registry.contract import Contract
 from registry.errors import NotGoodEnough
 from registry.heads import get_head
 from registry.image_settings import reads_images
-from registry.processors import load_processor
+from registry.saved_processors import load_processor
 from registry.staging import make_contract
 from serving.engine.predictor import Predictor
 from serving.engine.tolerances import ANSWER

@@ -18,7 +18,7 @@ from registry.errors import RegistryError
 from registry.heads import HEADS, architectures
 from registry.image_settings import reads_images
 from registry.layout import MODEL_FOLDER
-from registry.processors import load_processor
+from registry.saved_processors import load_processor
 from registry.staging import make_contract
 from serving.errors import EngineError, ServingError
 from tests.alike import assert_alike

@@ -6,6 +6,7 @@ can die behind a manager that still looks alive. Here one loop owns everything.
 
 engine        the loop of an engine whose task generates
 scheduler     all sequences of the engine
+runner        the model's forward passes over those that are running
 replies       what is sent to the fronts
 waiting       the sequences that wait, in order of priority
 admission     which of them enter a batch before the next step

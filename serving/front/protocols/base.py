@@ -102,7 +102,7 @@ class Protocol(ABC):
 
     def only_model(self, how: str) -> str:
         """The name of the only model that is served. how: to name one of several. Raises UnknownModel."""
-        models = list(self.front.served_models())
+        models = list(self.front.models.served())
         if len(models) != 1:
             raise UnknownModel(f"{how}; served: {', '.join(models) or 'none yet'}")
         return models[0]

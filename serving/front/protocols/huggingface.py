@@ -11,7 +11,7 @@ from serving.front.attempts import only_text_streams
 from serving.front.disconnects import Disconnected
 from serving.front.front import Front
 from serving.front.loaded_version import LoadedVersion
-from serving.front.model_description import describe_model, outline_model
+from serving.front.model_description import describe_model, describe_server, outline_model
 from serving.front.protocols.base import Exchange, Protocol, as_error, headers_of, no_route, version_header
 from serving.front.protocols.forms import read_json
 from serving.front.protocols.openai import OpenAI
@@ -47,12 +47,12 @@ class HuggingFace(Protocol):
         elif len(parts) == 2 and parts[1] in ("health", "info"):
             exchange.expect("GET")
             if parts[1] == "info":
-                loaded = await self.front.loaded(parts[0], None)
+                loaded = await self.front.models.loaded(parts[0], None)
                 loaded.choose_link()
                 await exchange.respond_json(self._info(loaded))
             else:
                 with suppress(NotLoaded):
-                    self.front.find(parts[0], None).choose_link()
+                    self.front.models.find(parts[0], None).choose_link()
                 await exchange.respond_json({"status": "ok"})
         elif len(parts) == 1 or (len(parts) == 3 and parts[1] == "versions"):
             exchange.expect("POST")
@@ -72,13 +72,14 @@ class HuggingFace(Protocol):
     async def _list(self, exchange: Exchange) -> None:
         is_admin = self.front.access.caller().admin
         describe = describe_model if is_admin else outline_model
-        models = [describe(name, entry) for name, entry in self.front.models().items()]
-        await exchange.respond_json({"models": models, **(self.front.describe() if is_admin else {})})
+        models = [describe(name, entry) for name, entry in self.front.models.all().items()]
+        of_server = describe_server(self.front.settings, self.front.routing.table) if is_admin else {}
+        await exchange.respond_json({"models": models, **of_server})
 
     async def _describe(self, name: str, exchange: Exchange) -> None:
-        entry = self.front.models().get(name)
+        entry = self.front.models.all().get(name)
         if entry is None:
-            self.front.find(name, None)
+            self.front.models.find(name, None)
             raise UnknownModel(f"ask for the model by its name alone, without an alias: {name}")
         describe = describe_model if self.front.access.caller().admin else outline_model
         await exchange.respond_json(describe(name, entry))

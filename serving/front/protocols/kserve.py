@@ -58,7 +58,7 @@ class KServe(Protocol):
                 exchange.expect("POST")
                 form = read_form(read_json(await exchange.body(4096) or b"{}"), IndexForm)
                 index = repository_index(
-                    self.front.models(),
+                    self.front.models.all(),
                     self.front.routing.answers,
                     ready_only=form.ready,
                     gives_reasons=self.front.access.caller().admin,
@@ -66,7 +66,7 @@ class KServe(Protocol):
                 await exchange.respond_json(index)
             case ["repository", "models", _, "load" | "unload"]:
                 raise no_route("versions are loaded as the registry's aliases name them: move one with `promote`")
-            case ["models", "stats"] if "stats" not in self.front.models():
+            case ["models", "stats"] if "stats" not in self.front.models.all():
                 exchange.expect("GET")
                 self.front.access.check_admin("/v2/models/stats")
                 await self._tell_statistics(exchange)
@@ -86,14 +86,14 @@ class KServe(Protocol):
         return {"error": error.message}
 
     async def _model(self, name: str, version: str | None, rest: list[str], exchange: Exchange) -> None:
-        entry = self.front.models().get(name.partition("@")[0])
+        entry = self.front.models.all().get(name.partition("@")[0])
         if not rest:
             exchange.expect("GET")
-            loaded = await self.front.loaded(name, version)
+            loaded = await self.front.models.loaded(name, version)
             await exchange.respond_json(metadata(loaded, list(entry.versions if entry else ())))
         elif rest == ["config"]:
             exchange.expect("GET")
-            loaded = await self.front.loaded(name, version)
+            loaded = await self.front.models.loaded(name, version)
             engines = entry.versions[loaded.version].engines if entry else ()
             is_operator = self.front.access.caller().admin
             await exchange.respond_json(configuration(loaded, engines if is_operator else None))
@@ -101,12 +101,12 @@ class KServe(Protocol):
             exchange.expect("GET")
             self.front.access.check_model(name)
             self.front.access.check_admin("/v2/models/{name}/stats")
-            loaded = await self.front.loaded(name, version)
+            loaded = await self.front.models.loaded(name, version)
             await self._tell_statistics(exchange, loaded.model, version)
         elif rest == ["ready"]:
             exchange.expect("GET")
             with suppress(NotLoaded):
-                self.front.find(name, version).choose_link()
+                self.front.models.find(name, version).choose_link()
             await exchange.respond_json({"name": name, "ready": True})
         elif rest == ["infer"]:
             exchange.expect("POST")
@@ -118,7 +118,7 @@ class KServe(Protocol):
         """Of all models, or of one, or of one version: the requests of all clients, so for operators."""
         asked = [
             (name, each)
-            for name, entry in self.front.models().items()
+            for name, entry in self.front.models.all().items()
             for each in entry.versions
             if model in (None, name) and version in (None, each)
         ]

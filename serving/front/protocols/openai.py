@@ -70,13 +70,13 @@ class OpenAI(Protocol):
         return describe_error(error)
 
     async def _models(self, name: str, exchange: Exchange) -> None:
-        models = self.front.served_models()
+        models = self.front.models.served()
         if not name:
             listed = [_describe_model(found, entry) for found, entry in models.items()]
             await exchange.respond_json({"object": "list", "data": listed})
             return
         with suppress(NotLoaded):
-            self.front.find(*named_model(name))
+            self.front.models.find(*named_model(name))
         await exchange.respond_json(_describe_model(name, models[re.split("[@/]", name)[0]]))
 
 

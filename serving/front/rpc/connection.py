@@ -13,7 +13,8 @@ from serving.errors import TooSlow
 from serving.front.asgi import Header
 from serving.front.connection_guard import ConnectionGuard, has_unread
 from serving.front.rpc import frames
-from serving.front.rpc.frames import BrokenRule, ErrorCode, Frame, FrameReader, frame, number, read_number
+from serving.front.rpc.frames import BrokenRule, ErrorCode, Frame, FrameReader, frame, goodbye_frame, read_number
+from serving.front.rpc.goodbye import Goodbye
 from serving.front.rpc.header_blocks import BlockReader, HeaderReader
 from serving.front.rpc.methods import Method, refusal
 from serving.front.rpc.outbox import Outbox, RpcLimits
@@ -25,8 +26,6 @@ IDLE_SECONDS = 120
 AGE_SECONDS = 600
 """After which a client is asked to connect again. So clients spread over the fronts, and no call outlasts this and the
 longest request, even if its client reads no answer. Untuned."""
-LAST_PING = b"headwait"
-"""Asks whether the client knows that the connection is to end: 8 bytes."""
 
 logger = logging.getLogger("headwaiter.front")
 
@@ -48,8 +47,7 @@ class RpcConnection(asyncio.Protocol):
         self._streams: dict[int, Stream] = {}
         self._last = 0  # the largest number of a stream
         self._is_greeted = self._is_broken = False
-        self._goodbyes = 0  # 1 once the client was asked to leave, 2 once it knows
-        self._began = self._idle_since = self._left_since = guard.now
+        self._began = self._idle_since = guard.now
         self._readers: Mapping[int, Callable[[Frame], None]] = {
             frames.DATA: self._on_data,
             frames.HEADERS: self._on_headers,
@@ -66,6 +64,7 @@ class RpcConnection(asyncio.Protocol):
         """A client connected."""
         self.transport = cast(asyncio.Transport, transport)
         self._outbox = Outbox(self.transport, self.guard)
+        self._goodbye = Goodbye(self._outbox, self.guard)
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else ""
         self.guard.join(self, self.loop)
@@ -157,13 +156,12 @@ class RpcConnection(asyncio.Protocol):
         self._send_waiting()
 
     def _on_ping(self, given: Frame) -> None:
-        if len(given.content) != len(LAST_PING):
+        if len(given.content) != frames.PING_BYTES:
             raise BrokenRule(ErrorCode.FRAME_SIZE_ERROR, "a ping has another length")
         if not given.flags & frames.ACK:
             self._outbox.write(frame(frames.PING, frames.ACK, 0, given.content))
-        elif given.content == LAST_PING and self._goodbyes == 1:
-            self._goodbyes = 2
-            self._outbox.write(frame(frames.GOAWAY, 0, 0, number(self._last) + number(ErrorCode.NO_ERROR)))
+        else:
+            self._goodbye.take_ping(given.content, self._last)
             self._close_if_done()
 
     def _on_window(self, given: Frame) -> None:
@@ -182,7 +180,7 @@ class RpcConnection(asyncio.Protocol):
     # Calls
 
     def _begin(self, given: Frame, headers: list[Header]) -> None:
-        if len(self._streams) >= self._limits.max_streams or self._goodbyes == 2:
+        if len(self._streams) >= self._limits.max_streams or self._goodbye.is_heard:
             self._spare.spend()
             self._outbox.reset(given.stream, ErrorCode.REFUSED_STREAM)
             return
@@ -246,23 +244,16 @@ class RpcConnection(asyncio.Protocol):
 
     def leave(self) -> None:
         """Ask the client to make its next calls on another connection, and close this one after those that are here."""
-        if self._goodbyes or self._outbox.is_over:
-            return
-        self._goodbyes, self._left_since = 1, self.guard.now
-        last = frames.MAX_WINDOW if self._is_greeted else 0  # a call that is on its way is answered
-        goodbye = frame(frames.GOAWAY, 0, 0, number(last) + number(ErrorCode.NO_ERROR))
-        self._outbox.write(goodbye + frame(frames.PING, 0, 0, LAST_PING))
-        if not self._is_greeted:
-            self._outbox.close()
+        self._goodbye.say(is_greeted=self._is_greeted)
 
     def _close_if_done(self) -> None:
-        if self._goodbyes == 2 and not self._streams:
+        if self._goodbye.is_heard and not self._streams:
             self._outbox.close()
 
     def _end(self, code: ErrorCode, reason: str) -> None:
         """Tell the client which rule it broke, and end what is on the connection. The next sweep closes it."""
         self._is_broken = True
-        self._outbox.end(frame(frames.GOAWAY, 0, 0, number(self._last) + number(code) + reason.encode()))
+        self._outbox.end(goodbye_frame(self._last, code, reason))
         for stream in list(self._streams.values()):
             self._forget(stream)
 
@@ -289,7 +280,7 @@ class RpcConnection(asyncio.Protocol):
             if stream.is_overdue(now):
                 self.guard.count(TooSlow(""))
                 self._give_up(stream, ErrorCode.CANCEL)
-        is_late = (self._goodbyes and now - self._left_since > self._limits.drain_seconds) or (
+        is_late = self._goodbye.is_late(now, self._limits.drain_seconds) or (
             not self._is_greeted and now - self._began > client
         )
         if self._outbox.is_overdue(now):

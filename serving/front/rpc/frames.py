@@ -23,6 +23,7 @@ HAS_PRIORITY = 0x20
 MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = 3, 4, 5, 6
 """Settings."""
 PRIORITY_BYTES = 5
+PING_BYTES = 8
 
 _HEAD = struct.Struct(">HBBBI")
 """Length in 24 bits, kind, flags, stream."""
@@ -101,6 +102,11 @@ def frame(kind: int, flags: int, stream: int, content: bytes = b"") -> bytes:
 def settings_frame(settings: dict[int, int]) -> bytes:
     """A frame with these settings."""
     return frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in settings.items()))
+
+
+def goodbye_frame(last: int, code: ErrorCode, reason: str = "") -> bytes:
+    """A frame that ends the connection. last: the largest number of a stream that is answered."""
+    return frame(GOAWAY, 0, 0, number(last) + number(code) + reason.encode())
 
 
 def read_settings(content: bytes) -> Iterator[tuple[int, int]]:

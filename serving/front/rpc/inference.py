@@ -63,7 +63,7 @@ class InferenceService:
         asked = parse("ModelReadyRequest", message)
         try:
             with suppress(NotLoaded):
-                self._front.find(asked.name, asked.version or None).choose_link()
+                self._front.models.find(asked.name, asked.version or None).choose_link()
         except (NotReady, UnknownModel):
             return RpcAnswer(message_class("ModelReadyResponse")())
         return RpcAnswer(message_class("ModelReadyResponse")(ready=True))
@@ -73,8 +73,8 @@ class InferenceService:
 
     async def _model_metadata(self, message: bytes, call: RpcCall) -> RpcAnswer:
         asked = parse("ModelMetadataRequest", message)
-        entry = self._front.models().get(asked.name.partition("@")[0])
-        loaded = await self._front.loaded(asked.name, asked.version or None)
+        entry = self._front.models.all().get(asked.name.partition("@")[0])
+        loaded = await self._front.models.loaded(asked.name, asked.version or None)
         told = metadata(loaded, list(entry.versions if entry else ()))
         del told["parameters"]  # this message has no place for them
         return RpcAnswer(message_class("ModelMetadataResponse")(**told))

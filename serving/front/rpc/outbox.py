@@ -7,12 +7,13 @@ import asyncio
 
 import msgspec
 
-from serving.front.connection_guard import MIN_BYTES_PER_SECOND, ConnectionGuard
+from serving.front.connection_guard import ConnectionGuard
 from serving.front.rpc import frames
 from serving.front.rpc.codes import RESPONSE_HEAD
 from serving.front.rpc.frames import BrokenRule, ErrorCode, frame, number, read_settings, settings_frame
 from serving.front.rpc.header_blocks import MAX_HEADERS_BYTES, NO_TABLE
 from serving.front.rpc.stream import PREFIX_BYTES, Stream
+from serving.front.unread_answers import UnreadAnswers
 
 RECEIVE_WINDOW = 2**20
 """Bytes of messages that a client may send ahead on one connection. Each is counted as buffered when it comes."""
@@ -32,13 +33,12 @@ class Outbox:
     """The answers of one connection. is_over: whether nothing is sent any more."""
 
     def __init__(self, transport: asyncio.Transport, guard: ConnectionGuard) -> None:
-        self._transport, self._guard = transport, guard
+        self._transport = transport
         self._window = self._initial_window = frames.DEFAULT_WINDOW
         self._blocked: dict[int, Stream] = {}
         self._begin_block = NO_TABLE
         self._is_paused = self.is_over = False
-        self._paused_since = 0.0
-        self._unread = 0  # bytes that are counted as buffered
+        self._unread = UnreadAnswers(transport, guard)
         self._received = 0  # bytes that the client's window was not given back
 
     def write(self, data: bytes) -> None:
@@ -165,14 +165,14 @@ class Outbox:
 
     def pause(self) -> None:
         """More waits for the client than the transport may buffer. Until it reads, nothing of it is read."""
-        self._is_paused, self._paused_since = True, self._guard.now
-        self._hold_unread(self._transport.get_write_buffer_size())
+        self._is_paused = True
+        self._unread.pause()
         self._transport.pause_reading()
 
     def resume(self) -> None:
         """The client has read most of it."""
         self._is_paused = False
-        self._hold_unread(0)
+        self._unread.release()
         self._transport.resume_reading()
 
     def close(self) -> None:
@@ -184,21 +184,11 @@ class Outbox:
     def lost(self) -> None:
         """The connection is closed."""
         self.is_over = True
-        self._hold_unread(0)
+        self._unread.release()
 
     def is_overdue(self, now: float) -> bool:
         """Whether the client reads too slowly. now: on the guard's clock."""
-        client = self._guard.limits.client_seconds
-        if not self._is_paused or now - self._paused_since <= client:
-            return False
-        left, before = self._transport.get_write_buffer_size(), self._unread
-        self._paused_since = now
-        self._hold_unread(left)
-        return before - left < MIN_BYTES_PER_SECOND * client
-
-    def _hold_unread(self, size: int) -> None:
-        self._guard.buffered_bytes += size - self._unread
-        self._unread = size
+        return self._is_paused and self._unread.is_overdue(now)
 
 
 def _too_large() -> BrokenRule:

@@ -3,8 +3,23 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy
+
+from serving.tasks.base.task import Batch, upload
+
 if TYPE_CHECKING:
     import torch
+
+
+def count_positions(batch: Batch, skipped: Sequence[int], device: "torch.device") -> "torch.Tensor | None":
+    """At which position in its row each token counts, as `pool` takes it. skipped: first tokens of each row."""
+    if "attention_mask" not in batch.inputs and not any(skipped):
+        return None
+    mask = batch.mask()
+    positions = mask.cumsum(1) * mask
+    if not any(skipped):
+        return positions
+    return positions * (positions > upload(numpy.asarray(skipped)[:, None], device))
 
 
 def pool(states: "torch.Tensor", modes: Sequence[str], real: "torch.Tensor | None" = None) -> "torch.Tensor":

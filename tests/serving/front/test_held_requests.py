@@ -335,7 +335,7 @@ def test_requests_are_held_for_an_engine_that_will_come_and_for_no_other(
                 await held
             assert not raised.value.had_begun
             with pytest.raises(ServingError):
-                front.find("m", None).choose_link()
+                front.models.find("m", None).choose_link()
         front.routing.close()
 
     run(work)

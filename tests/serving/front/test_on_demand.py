@@ -98,7 +98,7 @@ def test_a_version_that_is_not_loaded_takes_requests(make_front: MakeFront) -> N
         front.routing.note_unserved(1.0)
         assert front.routing.unserved_seconds(100.0) == 0.0
         with pytest.raises(NotLoaded, match="m/1 is not loaded, it is loaded on demand"):
-            front.find("m", None)
+            front.models.find("m", None)
 
     run(work)
 

@@ -143,7 +143,7 @@ def test_settings_that_break_a_rule_are_refused_before_anything_is_written(
 def test_the_queue_counts_what_a_request_may_come_to(local: Local) -> None:
     async def ask() -> None:
         async with local.running() as front:
-            link = front.find("m", None).choose_link()
+            link = front.models.find("m", None).choose_link()
             link.bound_tokens = 100
             with pytest.raises(TooLarge, match="the queue takes 100"):
                 await local.stream(front, body(max_new_tokens=200))
@@ -183,7 +183,7 @@ def test_a_client_that_leaves_frees_its_place_at_once(local: Local) -> None:
             while counted("running_rows") or counted("cache_used_tokens"):
                 await asyncio.sleep(0.001)
             assert counted("generated_tokens_total") - before < 900
-            assert front.find("m", None).choose_link().outstanding_tokens == 0
+            assert front.models.find("m", None).choose_link().outstanding_tokens == 0
 
     with gated(local.model.scheduler.decoder) as gate:
         asyncio.run(asyncio.wait_for(ask(), WAIT_SECONDS))
@@ -262,7 +262,7 @@ def test_an_engine_that_is_gone_ends_its_streams_with_an_error(local: Local) -> 
             stream = await local.stream(front, body(max_new_tokens=300))
             gate.allow(10)
             await anext(stream)
-            front.find("m", None).choose_link().close()
+            front.models.find("m", None).choose_link().close()
             with pytest.raises(EngineLost):
                 async for _ in stream:
                     pass
@@ -279,7 +279,7 @@ def test_an_engine_whose_model_does_not_work_any_more_ends_without_blaming_a_row
         raise RuntimeError("the device is gone")
 
     monkeypatch.setattr(local.model.scheduler.decoder, "step", broken)
-    monkeypatch.setattr(local.model.scheduler, "_verify", broken)
+    monkeypatch.setattr(local.model.scheduler._runner, "_verify", broken)
     ended: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", ended.append)
 

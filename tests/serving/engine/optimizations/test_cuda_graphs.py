@@ -10,7 +10,7 @@ import torch
 
 from registry.checks import load_model
 from registry.layout import MODEL_FOLDER
-from registry.processors import load_processor
+from registry.saved_processors import load_processor
 from registry.staging import describe
 from serving.engine.model import Model
 from serving.engine.optimizations.cuda_graphs import Run

@@ -14,7 +14,7 @@ import serving
 from registry.checks import load_model
 from registry.contract import Contract
 from registry.layout import MODEL_FOLDER
-from registry.processors import load_processor
+from registry.saved_processors import load_processor
 from registry.staging import describe
 from serving.engine.model import Model, choose_dtypes
 from serving.engine.optimizations import torch_private

@@ -166,7 +166,7 @@ def test_server_and_models_are_described_as_over_http(front: Front) -> None:
 def _described(front: Front, model: str) -> Any:
     from serving.front.protocols.kserve_descriptions import metadata
 
-    return metadata(asyncio.run(front.loaded(model, None)), ["1"])
+    return metadata(asyncio.run(front.models.loaded(model, None)), ["1"])
 
 
 @pytest.mark.parametrize(
