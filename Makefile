@@ -1,4 +1,4 @@
-# make demo   the main job, end to end      make test    every behaviour once (test-fast: what takes no time;
+# make demo   the main job, end to end      make test    all but what takes long (test-fast: what takes no time;
 #                                                        test-long: what takes long)
 # make check  lint, format, types           make bench   the benchmarks (bench-peers: beside other servers)
 # Each makes the environment first. Without an NVIDIA GPU torch comes from PyTorch's CPU index; TORCH_INDEX=URL names

@@ -43,12 +43,14 @@ LOCATIONS = (
 @dataclass
 class Result:
     """What the ledger says. pages: by fault. recovered: seconds from the end of each fault until the alias' move was
-    followed everywhere. skipped: faults that this home cannot have.
+    followed everywhere. skipped: faults that this home cannot have. has_clock: whether the server has a clock of its
+    own, which is set.
     """
 
     pages: dict[str, Page]
     recovered: dict[str, list[float]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    has_clock: bool = False
 
     @property
     def faults(self) -> list[str]:
@@ -81,7 +83,7 @@ def break_everything(home: Path, model: str, rounds: int, pause_seconds: float =
         pid = stack.enter_context(serving(command, own, ready, home / "serve.log"))
         ledger = stack.enter_context(Ledger(port, f"/models/{model}", connections=CONNECTIONS))
         shop = Shop(home, model, port, pid, ledger, gate, artifacts, clock, pause_seconds)
-        result = Result(ledger.pages)
+        result = Result(ledger.pages, has_clock=clock is not None)
         if not (os.path.ismount(home) and shutil.disk_usage(home).total <= SMALL_DISK_BYTES):
             result.skipped.append("disk full")
         for _ in range(rounds):
@@ -143,8 +145,10 @@ def run(seconds: float) -> str:
             "- Without an answer: anything else. The run fails if there is one.",
             "- Slowest: until a request was answered. Requests of an engine that is replaced wait for the next one.",
             "- Recovered: seconds from the end of the fault until the alias' next move was followed by every front.",
-            "- Steps of the clock: the server's is set a day ahead, a day back, and right again. Without a C compiler, "
-            "all files of the home get the times of another day instead.",
+            "- Steps of the clock: all files of the home get the times of another day"
+            + (
+                ", and the server's clock is set a day ahead, a day back, and right again." if result.has_clock else "."
+            ),
             f"- Skipped: {', '.join(result.skipped) or 'nothing'}. Only a small disk is filled, which root can mount.",
         ]
     )

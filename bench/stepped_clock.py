@@ -17,7 +17,8 @@ class SteppedClock:
 
     def __init__(self, library: Path) -> None:
         """library: the compiled SOURCE."""
-        self.environment: Mapping[str, str] = {"LD_PRELOAD": str(library)}
+        preloaded = os.environ.get("LD_PRELOAD")
+        self.environment: Mapping[str, str] = {"LD_PRELOAD": f"{library}:{preloaded}" if preloaded else str(library)}
         self._file = library.with_name(f"{library.name}.ahead")
         self._file.write_bytes(bytes(8))
         with self._file.open("r+b") as opened:
@@ -25,7 +26,7 @@ class SteppedClock:
 
     @classmethod
     def make(cls, folder: Path) -> Self | None:
-        """A clock whose files are in `folder`; None where this machine has no C compiler, or another way to preload."""
+        """A clock whose files are in `folder`; None where there is no C compiler, or the system is not Linux."""
         compiler = shutil.which("cc")
         if compiler is None or sys.platform != "linux":
             return None
@@ -39,5 +40,9 @@ class SteppedClock:
         self._ahead[:] = seconds.to_bytes(8, sys.byteorder, signed=True)
 
     def is_of(self, pid: int) -> bool:
-        """Whether that process has this clock: it has mapped its file."""
-        return os.fsencode(self._file) in Path(f"/proc/{pid}/maps").read_bytes()
+        """Whether that process has this clock, as it has mapped its file; also true of one that has ended."""
+        try:
+            maps = Path(f"/proc/{pid}/maps").read_bytes()
+        except OSError:
+            return True
+        return not maps or os.fsencode(self._file) in maps

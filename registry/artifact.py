@@ -54,7 +54,7 @@ def read_contract(root: Path) -> Contract:
     if FLAVOR not in flavors:
         raise ContractError(
             f"the artifact has no contract (its flavors: {', '.join(sorted(flavors)) or 'none'}): "
-            "log the model with `headwaiter log` or registry.log_model"
+            "log the model with `headwaiter log` or headwaiter.log_model"
         )
     record = flavors[FLAVOR].get("contract")
     contract = Contract.parse(upgrade(record, root / MODEL_FOLDER) if isinstance(record, dict) else record)

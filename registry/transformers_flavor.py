@@ -79,8 +79,11 @@ def add_contract(root: Path) -> None:
         stdin=subprocess.DEVNULL,
     )
     if done.returncode:
-        cause = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}; log it with `headwaiter log`"]
-        raise ContractError(f"no contract could be derived for this model, which a flavor of MLflow saved: {cause[0]}")
+        cause = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
+        raise ContractError(
+            f"no contract could be derived for this model, which a flavor of MLflow saved ({cause[0]}): log it with "
+            "`headwaiter log`"
+        )
 
 
 def derive(root: Path) -> None:

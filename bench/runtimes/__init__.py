@@ -2,8 +2,9 @@
 
 comparison  installs, exports, starts a process for each runtime, has them measured in turns, prints the tables
 quantize    the other runtimes' models in int8
+own         how Headwaiter does
 worker      the process of a runtime: batches of token ids in, seconds and labels out
-loaders     how each runtime runs a batch
+loaders     how each other runtime runs a batch
 
 There is no server and no tokenizer, so the benchmark compares kernels and execution graphs. Headwaiter packs the rows
 of a batch; the other runtimes pad them.

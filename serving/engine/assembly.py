@@ -173,4 +173,4 @@ def make_engine(
 
 def yields_cores(model: Model) -> bool:
     """Whether its engine runs at low priority: a text takes all cores for seconds, which the fronts need meanwhile."""
-    return model.task.generates and model.device.type == "cpu"
+    return is_generating(model) and model.device.type == "cpu"

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from serving.errors import EngineLost, NotLoaded, NotReady, QueueFull, UnknownModel
 from serving.front.access import Access
+from serving.front.asgi import JsonObject
 from serving.front.attempts import Attempts, Call, FrontAnswer, Read
 from serving.front.certificate import Certificate
 from serving.front.disconnects import Disconnected, Disconnects
@@ -21,6 +22,7 @@ from serving.front.fair_pool import Asker, asker
 from serving.front.health import FrontHealth
 from serving.front.host_names import HostNames
 from serving.front.loaded_version import LoadedVersion
+from serving.front.model_description import describe_server
 from serving.front.request_context import ProtocolName, RequestContext
 from serving.front.request_log import RequestLog
 from serving.front.request_tracker import RequestTracker
@@ -235,6 +237,10 @@ class Front:
     def is_ready(self) -> bool:
         """Whether the server has started, see `Routing.is_ready`, and works."""
         return self.routing.is_ready() and self.health.is_alive()
+
+    def describe(self) -> JsonObject:
+        """The fields of `GET /models` beside the models."""
+        return describe_server(self.settings, self.routing.table)
 
     def manager_silence_seconds(self) -> float:
         """Seconds since the manager's last heartbeat; infinite before the first."""

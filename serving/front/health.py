@@ -4,15 +4,25 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from typing import NamedTuple
 
 from serving.front.routing import Routing
 from serving.settings import ServingSettings
 from serving.wire.routing_table import TableFile
 
 RESTART_SECONDS = 1.0
-"""Pause before a background task that ended is started again. One that then runs for ten times as long works again."""
+"""Pause before a background task that ended is started again."""
+STEADY_SECONDS = 10 * RESTART_SECONDS
+"""A task that has run for so long works again."""
 
 logger = logging.getLogger("headwaiter.front")
+
+
+class Ends(NamedTuple):
+    """When a background task ended for the first and the last time since it worked, in monotonic seconds."""
+
+    first: float
+    last: float
 
 
 class FrontHealth:
@@ -24,7 +34,7 @@ class FrontHealth:
         self._routing = routing
         self._started = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ending_since: dict[str, float] = {}
+        self._ends: dict[str, Ends] = {}
 
     def supervise(self, name: str, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """Run an endless background task, and start it again when it ends by itself, which is logged."""
@@ -42,7 +52,7 @@ class FrontHealth:
         engines of all live models have been gone for so long.
         """
         grace, now = self._grace_seconds, time.monotonic()
-        if any(now - since > grace for since in self._ending_since.values()):
+        if any(last - first > grace and now - last <= STEADY_SECONDS for first, last in self._ends.values()):
             return False
         if now - self._started < grace:
             return True
@@ -61,8 +71,7 @@ class FrontHealth:
             except Exception as raised:
                 error = raised
             now = time.monotonic()
-            if now - started > 10 * RESTART_SECONDS:
-                self._ending_since.pop(name, None)
-            self._ending_since.setdefault(name, now)
+            before = self._ends.get(name)
+            self._ends[name] = Ends(now if before is None or now - started > STEADY_SECONDS else before.first, now)
             logger.critical("the background task %r ended: it is started again", name, exc_info=error)
             await asyncio.sleep(RESTART_SECONDS)

@@ -1,4 +1,4 @@
-"""What a client has not read of its answers: counted as buffered by the guard, and read at a least rate.
+"""What a client has not read of its answers: it counts as buffered, and must be read at a minimum rate.
 
 Every connection has one, of HTTP/1.1 (`connection`) and of gRPC (`rpc.outbox`).
 """
@@ -17,15 +17,18 @@ class UnreadAnswers:
         self._bytes = 0
 
     def pause(self) -> None:
-        """More waits for the client than the transport may buffer."""
+        """Count what waits for the client, more than the transport may buffer, and begin to measure its rate."""
         self._look(self._guard.now)
 
     def release(self) -> None:
-        """The client has read most of it, or has left: nothing is counted any more. Calling it twice is safe."""
+        """Count nothing any more: the client has read most of it, or has left. Calling it twice is safe."""
         self._hold(0)
 
     def is_overdue(self, now: float) -> bool:
-        """Whether the client has read too little in `client_seconds`. now: on the guard's clock. While paused only."""
+        """Whether the client has read too little in the last `client_seconds`; if they are over, the next ones begin.
+
+        now: on the guard's clock. Ask it only while writing is paused.
+        """
         client_seconds, before = self._guard.limits.client_seconds, self._bytes
         if now - self._since <= client_seconds:
             return False

@@ -1,7 +1,7 @@
 """The served models as the caller of a request may see them: found by name, waited for until loaded, and listed.
 
-`routing` knows all models, `access` what the key of this task's caller may ask. `front` has one `VisibleModels`, which
-`attempts` and the protocols ask.
+`routing` knows all models, `access` what the caller's key may ask. `front` has one `VisibleModels`, which `attempts`
+and the protocols ask.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from serving.wire.routing_table import ModelEntry
 
 
 class VisibleModels:
-    """The models of one front; each method answers for the caller of the task that calls it."""
+    """The models of one front; each method answers for the caller of the request whose asyncio task calls it."""
 
     def __init__(self, settings: ServingSettings, access: Access, routing: Routing) -> None:
         self._settings = settings
@@ -38,7 +38,7 @@ class VisibleModels:
     ) -> LoadedVersion:
         """As `find`, once the version is loaded. deadline: in monotonic seconds, the server's own by default.
 
-        Raises NotReady where it is not loaded by then, and ClientGone.
+        Raises as `find`, NotReady where it is not loaded by then, EngineLost where it will not be, and ClientGone.
         """
         deadline = deadline_in(self._settings.timeout_seconds) if deadline is None else deadline
         is_counted = False
@@ -58,6 +58,10 @@ class VisibleModels:
     def served(self) -> Mapping[str, ModelEntry]:
         """The models that take requests, and that the caller may ask."""
         return self._visible(self._routing.served_models())
+
+    def answers(self, name: str, version: str) -> bool:
+        """Whether this version of a model that the caller may know of answers here."""
+        return self._routing.answers(name, version)
 
     def _visible(self, models: Mapping[str, ModelEntry]) -> Mapping[str, ModelEntry]:
         """Those that the caller may ask, or see as an operator."""

@@ -77,10 +77,11 @@ def check_tls(certificate: Path | None, key: Path | None, client_authorities: Pa
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         names = ", ".join(map(str, files.paths))
         raise InvalidSetting(
-            f"the TLS files {names} do not fit together ({error}): give a certificate and its own private key, in PEM"
+            f"the TLS files {names} cannot be used ({error}): give a certificate, its own private key without a "
+            "password, and the authorities of clients, if these have certificates, each in PEM"
         ) from error
     return files
 
 
 def _no_password() -> str:
-    raise ValueError("the key is encrypted, and a server has nobody to ask for its password: decrypt it")
+    raise ValueError("the key is encrypted, and a server has nobody to ask for its password")

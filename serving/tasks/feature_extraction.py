@@ -23,7 +23,7 @@ from serving.processors.tokenizer import TextEncoder, TextParameters
 from serving.tasks.base.agreement import Agreement, of_vectors
 from serving.tasks.base.cost import NUMBER_BYTES, ItemCost
 from serving.tasks.base.fields import Name
-from serving.tasks.base.pooling import count_positions, pool
+from serving.tasks.base.pooling import counted_positions, pool
 from serving.tasks.base.task import Batch, Task, probe_text
 from serving.tasks.base.version_context import VersionContext
 from serving.wire.messages import AnyArray, Encoded, EncodedRow, Row, RowArrays
@@ -222,7 +222,7 @@ class FeatureExtraction(Task[str | TokenIds | Comparison, Parameters, bool]):
         counted = None
         if not batch.contract.processor.image:
             skipped = [int.from_bytes(payload, "little") for payload in batch.payloads]
-            counted = count_positions(batch, skipped, states.device)
+            counted = counted_positions(batch, skipped, states.device)
         vectors = pool(states, batch.key.split("+"), counted)
         return (vectors if batch.layers is None else batch.layers(vectors),)
 

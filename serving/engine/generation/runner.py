@@ -23,7 +23,7 @@ logger = logging.getLogger("headwaiter.engine")
 
 
 class ModelRunner:
-    """The running sequences of one engine: in a batch, or in a beam search. `len()` counts them.
+    """Forward passes over an engine's running sequences, in a batch or a beam search. `len()` counts the sequences.
 
     isolated: decoder of isolated sequences; None where all share their forward passes. verify: raises where the model
     no longer works; called after a fault.
@@ -65,26 +65,26 @@ class ModelRunner:
         self._meters = meter, generation
 
     def sequences(self) -> list[Sequence]:
-        """All of them."""
+        """Every running sequence."""
         searched = self._search.sequences if self._search is not None else []
         return [*searched, *(sequence for batch in self._batches for sequence in batch.sequences)]
 
     def batched(self) -> list[Sequence]:
-        """Those in a batch."""
+        """The running sequences in a batch, which are all but those of a beam search."""
         return [sequence for batch in self._batches for sequence in batch.sequences]
 
     def remove(self, sequence: Sequence) -> None:
         """Remove a sequence that is in a batch and not isolated."""
         self._batch.remove({self._batch.sequences.index(sequence)})
 
-    def discard(self, is_meant: Callable[[Sequence], bool]) -> list[Sequence]:
-        """Remove the sequences for which `is_meant` is true; those sequences."""
+    def discard(self, matches: Callable[[Sequence], bool]) -> list[Sequence]:
+        """Remove the sequences for which `matches` is true; those sequences."""
         found = []
-        if self._search is not None and (found := [each for each in self._search.sequences if is_meant(each)]):
+        if self._search is not None and (found := [each for each in self._search.sequences if matches(each)]):
             self._search.remove(found)
             self._search = self._search if self._search.sequences else None
         for batch in self._batches:
-            found += batch.discard(is_meant)
+            found += batch.discard(matches)
         return found
 
     def start_search(self, sequences: list[Sequence]) -> list[Sequence]:
@@ -140,7 +140,7 @@ class ModelRunner:
         try:
             if not search.step():
                 return
-        except Exception as error:  # as above
+        except Exception as error:  # a model may raise anything; a search fails with all of its rows
             self._search = None
             self._fault(sequences, error)
             return
@@ -155,9 +155,9 @@ class ModelRunner:
         choices = batch.choose_tokens(logits, sequences)
         self._look_at_choices(choices)
         ended = set()
-        for place, (sequence, choice) in enumerate(zip(sequences, choices, strict=True), first):
+        for index, (sequence, choice) in enumerate(zip(sequences, choices, strict=True), first):
             if self._replies.take_token(sequence, choice, now):
-                ended.add(place)
+                ended.add(index)
         if self._meters is not None:
             self._meters[1].observe_tokens(len(sequences))
         batch.remove(ended)

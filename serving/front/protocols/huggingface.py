@@ -11,7 +11,7 @@ from serving.front.attempts import only_text_streams
 from serving.front.disconnects import Disconnected
 from serving.front.front import Front
 from serving.front.loaded_version import LoadedVersion
-from serving.front.model_description import describe_model, describe_server, outline_model
+from serving.front.model_description import describe_model, outline_model
 from serving.front.protocols.base import Exchange, Protocol, as_error, headers_of, no_route, version_header
 from serving.front.protocols.forms import read_json
 from serving.front.protocols.openai import OpenAI
@@ -73,7 +73,7 @@ class HuggingFace(Protocol):
         is_admin = self.front.access.caller().admin
         describe = describe_model if is_admin else outline_model
         models = [describe(name, entry) for name, entry in self.front.models.all().items()]
-        of_server = describe_server(self.front.settings, self.front.routing.table) if is_admin else {}
+        of_server = self.front.describe() if is_admin else {}
         await exchange.respond_json({"models": models, **of_server})
 
     async def _describe(self, name: str, exchange: Exchange) -> None:

@@ -59,7 +59,7 @@ class KServe(Protocol):
                 form = read_form(read_json(await exchange.body(4096) or b"{}"), IndexForm)
                 index = repository_index(
                     self.front.models.all(),
-                    self.front.routing.answers,
+                    self.front.models.answers,
                     ready_only=form.ready,
                     gives_reasons=self.front.access.caller().admin,
                 )

@@ -13,8 +13,8 @@ from serving.errors import TooSlow
 from serving.front.asgi import Header
 from serving.front.connection_guard import ConnectionGuard, has_unread
 from serving.front.rpc import frames
-from serving.front.rpc.frames import BrokenRule, ErrorCode, Frame, FrameReader, frame, goodbye_frame, read_number
-from serving.front.rpc.goodbye import Goodbye
+from serving.front.rpc.frames import BrokenRule, ErrorCode, Frame, FrameReader, frame, goaway_frame, read_number
+from serving.front.rpc.graceful_close import GracefulClose
 from serving.front.rpc.header_blocks import BlockReader, HeaderReader
 from serving.front.rpc.methods import Method, refusal
 from serving.front.rpc.outbox import Outbox, RpcLimits
@@ -64,7 +64,7 @@ class RpcConnection(asyncio.Protocol):
         """A client connected."""
         self.transport = cast(asyncio.Transport, transport)
         self._outbox = Outbox(self.transport, self.guard)
-        self._goodbye = Goodbye(self._outbox, self.guard)
+        self._closing = GracefulClose(self._outbox, self.guard)
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else ""
         self.guard.join(self, self.loop)
@@ -161,7 +161,7 @@ class RpcConnection(asyncio.Protocol):
         if not given.flags & frames.ACK:
             self._outbox.write(frame(frames.PING, frames.ACK, 0, given.content))
         else:
-            self._goodbye.take_ping(given.content, self._last)
+            self._closing.take_ping(given.content, self._last)
             self._close_if_done()
 
     def _on_window(self, given: Frame) -> None:
@@ -180,7 +180,7 @@ class RpcConnection(asyncio.Protocol):
     # Calls
 
     def _begin(self, given: Frame, headers: list[Header]) -> None:
-        if len(self._streams) >= self._limits.max_streams or self._goodbye.is_heard:
+        if len(self._streams) >= self._limits.max_streams or self._closing.is_acknowledged:
             self._spare.spend()
             self._outbox.reset(given.stream, ErrorCode.REFUSED_STREAM)
             return
@@ -244,16 +244,16 @@ class RpcConnection(asyncio.Protocol):
 
     def leave(self) -> None:
         """Ask the client to make its next calls on another connection, and close this one after those that are here."""
-        self._goodbye.say(is_greeted=self._is_greeted)
+        self._closing.begin(is_greeted=self._is_greeted)
 
     def _close_if_done(self) -> None:
-        if self._goodbye.is_heard and not self._streams:
+        if self._closing.is_acknowledged and not self._streams:
             self._outbox.close()
 
     def _end(self, code: ErrorCode, reason: str) -> None:
         """Tell the client which rule it broke, and end what is on the connection. The next sweep closes it."""
         self._is_broken = True
-        self._outbox.end(goodbye_frame(self._last, code, reason))
+        self._outbox.end(goaway_frame(self._closing.bounded(self._last), code, reason))
         for stream in list(self._streams.values()):
             self._forget(stream)
 
@@ -280,7 +280,7 @@ class RpcConnection(asyncio.Protocol):
             if stream.is_overdue(now):
                 self.guard.count(TooSlow(""))
                 self._give_up(stream, ErrorCode.CANCEL)
-        is_late = self._goodbye.is_late(now, self._limits.drain_seconds) or (
+        is_late = self._closing.is_late(now, self._limits.drain_seconds) or (
             not self._is_greeted and now - self._began > client
         )
         if self._outbox.is_overdue(now):

@@ -12,7 +12,8 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What a client begins with."""
 MAX_FRAME_BYTES = 2**14
 """Of a frame's content, in either direction: what every peer takes."""
-MAX_WINDOW = 2**31 - 1
+MAX_WINDOW = MAX_STREAM = 2**31 - 1
+"""The largest window, and the highest number of a stream: of 31 bits."""
 DEFAULT_WINDOW = 2**16 - 1
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -89,7 +90,7 @@ class FrameReader:
             if end - content < size:
                 break
             at = content + size
-            yield Frame(kind, flags, stream & MAX_WINDOW, data[content:at])
+            yield Frame(kind, flags, stream & MAX_STREAM, data[content:at])
         self._rest = data[at:] if self._has_begun else data
 
 
@@ -104,8 +105,8 @@ def settings_frame(settings: dict[int, int]) -> bytes:
     return frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in settings.items()))
 
 
-def goodbye_frame(last: int, code: ErrorCode, reason: str = "") -> bytes:
-    """A frame that ends the connection. last: the largest number of a stream that is answered."""
+def goaway_frame(last: int, code: ErrorCode, reason: str = "") -> bytes:
+    """A GOAWAY: the connection is to close. last: the highest stream that is answered."""
     return frame(GOAWAY, 0, 0, number(last) + number(code) + reason.encode())
 
 

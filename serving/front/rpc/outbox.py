@@ -70,9 +70,9 @@ class Outbox:
         """End a stream without an answer."""
         self.write(frame(frames.RST_STREAM, 0, stream, number(code)))
 
-    def end(self, goodbye: bytes) -> None:
+    def end(self, goaway: bytes) -> None:
         """Send these last frames."""
-        self.write(goodbye)
+        self.write(goaway)
         if not self.is_over and self._transport.can_write_eof():
             self._transport.write_eof()
         self.is_over = True

@@ -4,7 +4,7 @@ All of them are symmetric, and an answer agrees with itself wholly: (1, 0).
 """
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from math import isclose, sqrt
+from math import hypot, isclose
 from typing import Any
 
 import msgspec
@@ -44,7 +44,7 @@ def cosine(one: Sequence[float], other: Sequence[float]) -> float:
     """The cosine of two vectors, negative ones as 0; 1 for two of zeros, 0 for vectors of two lengths."""
     if len(one) != len(other):
         return 0.0
-    lengths = [sqrt(sum(value * value for value in vector)) for vector in (one, other)]
+    lengths = [hypot(*vector) for vector in (one, other)]  # which no small or large number spoils
     if not all(lengths):
         return float(lengths[0] == lengths[1])
     product = sum((a / lengths[0]) * (b / lengths[1]) for a, b in zip(one, other, strict=True))

@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     import torch
 
 
-def count_positions(batch: Batch, skipped: Sequence[int], device: "torch.device") -> "torch.Tensor | None":
-    """At which position in its row each token counts, as `pool` takes it. skipped: first tokens of each row."""
+def counted_positions(batch: Batch, skipped: Sequence[int], device: "torch.device") -> "torch.Tensor | None":
+    """The position in its row at which each token counts, (rows, tokens) int64 as `pool` takes it; None if all count.
+
+    skipped: how many first tokens of each row do not count.
+    """
     if "attention_mask" not in batch.inputs and not any(skipped):
         return None
     mask = batch.mask()

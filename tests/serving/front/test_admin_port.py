@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from registry.settings import InvalidSetting
 from serving.front.admin_port import AdminPort
 from serving.front.app import DataPlane
 from serving.front.front import Front
+from serving.front.health import Ends
 from serving.runtime.address import check_further_ports
 from serving.runtime.key_file import KeyFile
 from serving.setting_values import LOOPBACK_HOSTS
@@ -55,7 +57,7 @@ def test_metrics_and_probes_need_no_key_there(closed: Front) -> None:
         assert (ready.status_code, ready.json()["error_type"]) == (503, "not_ready")
         closed.routing._is_ready = True
         assert (await client.get("/readyz")).status_code == (await client.get("/livez")).status_code == 200
-        closed.health._ending_since["a task"] = -1e9
+        closed.health._ends["a task"] = Ends(-1e9, time.monotonic())
         assert (await client.get("/livez")).status_code == 503
 
     on_port(closed, work)

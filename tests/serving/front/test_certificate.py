@@ -181,5 +181,5 @@ def test_files_that_cannot_be_used_are_refused_at_the_start(tmp_path: Path) -> N
         check_tls(tmp_path / "none.pem", key, None)
     other = Authority(tmp_path / "other").sign("x")[1]
     for wrong in ((certificate, other, None), (key, key, None), (certificate, key, key)):
-        with pytest.raises(InvalidSetting, match="do not fit together .*: give a certificate and its own private key"):
+        with pytest.raises(InvalidSetting, match="cannot be used .*: give a certificate, its own private key"):
             check_tls(*wrong)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from registry.settings import RegistrySettings
 from serving.front import front as front_module
 from serving.front import health as health_module
 from serving.front import routing as routing_module
-from serving.front.health import FrontHealth
+from serving.front.health import Ends, FrontHealth
 from serving.front.routing import Routing
 from serving.settings import ServingSettings
 from serving.wire.routing_table import ModelEntry, Table, TableFile
@@ -176,7 +177,8 @@ def test_a_front_whose_background_task_ends_on_and_on_is_not_alive(
         while not ends:
             await asyncio.sleep(0.001)
         assert front.is_alive()
-        front.health._ending_since["fail"] -= WAIT_SECONDS  # so long ago
+        first, last = front.health._ends["fail"]
+        front.health._ends["fail"] = Ends(first - WAIT_SECONDS, last)  # so long ago
         while len(ends) < 2:
             await asyncio.sleep(0.001)
         assert not front.is_alive()
@@ -184,6 +186,34 @@ def test_a_front_whose_background_task_ends_on_and_on_is_not_alive(
 
     asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))
     assert logged.records
+
+
+def test_a_front_whose_background_task_ended_long_ago_is_alive(
+    make_front: MakeFront, logged: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health_module, "RESTART_SECONDS", 0.0)
+    starts: list[None] = []
+
+    async def fail_at_first() -> None:
+        starts.append(None)
+        if len(starts) > 1:
+            await asyncio.Event().wait()
+
+    async def work() -> None:
+        front = make_front(grace_seconds=WAIT_SECONDS)
+        await front.start()
+        front.health.supervise("fail", fail_at_first)
+        while len(starts) < 2:
+            await asyncio.sleep(0)
+        clock = time.monotonic
+        monkeypatch.setattr(front.health, "_file", SimpleNamespace(silence_seconds=lambda: 0.0))
+        monkeypatch.setattr("time.monotonic", lambda: clock() + 2 * WAIT_SECONDS)
+        assert front.is_alive()
+        monkeypatch.undo()
+        await front.stop()
+
+    asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))
+    assert len(logged.records) == 1
 
 
 def test_the_end_of_a_front_is_no_lost_task(make_front: MakeFront, logged: pytest.LogCaptureFixture) -> None:

@@ -319,7 +319,7 @@ def test_accepted_calls_are_answered_when_the_server_ends(make_front: MakeFront)
             await asyncio.sleep(0.002)
         front.leave()  # at the signal, while HTTP has not drained
         assert port.opened._health.is_closing
-        while not all(each._goodbye.is_heard for each in port.opened._connections):  # until then calls are answered
+        while not all(each._closing.is_acknowledged for each in port.opened._connections):  # calls are answered before
             await asyncio.sleep(0.002)
         assert (await port.call(INFER, asked(), timeout=WAIT_SECONDS))[0].name == "UNAVAILABLE"
         answer("an answer")(link.waiters[0])

@@ -577,6 +577,27 @@ def test_age_and_idleness_send_a_client_away() -> None:
     asyncio.run(work(121.0))
 
 
+def test_no_stream_is_named_after_the_last_one_that_the_client_was_told() -> None:
+    async def work() -> None:
+        client = Client()
+        await client.greet()
+        await client.send(client.call(1))
+        client.connection.leave()
+        asked = await client.send()
+        told = await client.send(frame(frames.PING, frames.ACK, 0, asked[1].content), client.call(3))
+        broken = await client.send(frame(frames.DATA, 0, 0, b"of no stream"))
+        last = [number_of(each) for each in (*told, *broken) if each.kind == frames.GOAWAY]
+        assert last == [1, 1]
+        client.held.set()
+
+    asyncio.run(work())
+
+
+def number_of(goaway: Frame) -> int:
+    """The last stream that it names."""
+    return int.from_bytes(goaway.content[:4])
+
+
 def test_large_messages_of_grpcs_own_client() -> None:
     async def work() -> None:
         guard, connections = ConnectionGuard(msgspec.structs.replace(PATIENT, buffer_bytes=2**26)), set[RpcConnection]()

@@ -120,6 +120,7 @@ def label(name: str, score: float) -> dict[str, Any]:
         ),
         ("feature-extraction", CONTRACT, [1.0, 0.0], [0.0, 1.0], 0.0, 1.0),
         ("feature-extraction", CONTRACT, [1.0, 0.0], [1.0], 0.0, 1.0),
+        ("feature-extraction", CONTRACT, [0.0, 1.3e-161], [0.0, 1.3e-161], 1.0, 0.0),  # its square is next to nothing
         ("text-generation", CONTRACT, [{"generated_text": "a b c d"}], [{"generated_text": "a b c"}], 0.75, 0.0),
     ],
 )
