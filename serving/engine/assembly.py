@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard, Unpack
 
 import torch
 
 from registry.contract import INT8, Contract
 from serving.engine.engine import Engine
-from serving.engine.measurements import Measurements
-from serving.engine.model import Model
+from serving.engine.model import Model, ModelOptions
 from serving.tasks import get_task
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from serving.engine.generation.model import GenerationModel
     from serving.engine.heart import Heart
     from serving.engine.meter import EngineMeter
-    from serving.engine.optimizations.execution_form import ExecutionForm
     from serving.engine.parallel import ForwardPool
 
 
@@ -34,33 +32,14 @@ PROVED = "rows of any lengths share batches of this form"
 """What the measurements remember of a proof that has held for a packed form: its description."""
 
 
-def make_model(
-    root: Path,
-    contract: Contract,
-    *,
-    device: str = "cpu",
-    dtype: str = "float32",
-    cache_bytes: int = 0,
-    prepacks: bool = True,
-    measurements: Measurements | None = None,
-    form: "ExecutionForm | None" = None,
-) -> Model:
+def make_model(root: Path, contract: Contract, **options: Unpack[ModelOptions]) -> Model:
     """The model of the artifact at `root`; arguments and errors as of `Model`. Blocks."""
     kind = Model
     if get_task(contract.task).generates:
         from serving.engine.generation.model import GenerationModel
 
         kind = GenerationModel
-    return kind(
-        root,
-        contract,
-        device=device,
-        dtype=dtype,
-        cache_bytes=cache_bytes,
-        prepacks=prepacks,
-        measurements=measurements,
-        form=form,
-    )
+    return kind(root, contract, **options)
 
 
 def prove(model: Model) -> None:

@@ -140,9 +140,9 @@ def time_beside(model: Model, rival: Model, clock: Clock = CLOCK) -> float:
     with single_threaded():
         for _ in range(REPEATS):
             for each in (model, rival):  # in turns, so that a disturbance hits both
-                for place, rows in enumerate(batches):
+                for index, rows in enumerate(batches):
                     took = seconds_of(partial(each.run, rows), clock)
-                    least[id(each)][place] = min(least[id(each)][place], took)
+                    least[id(each)][index] = min(least[id(each)][index], took)
     return sum(least[id(rival)]) / sum(least[id(model)])
 
 
@@ -189,9 +189,9 @@ def _answers(model: Model, sample: _Sample) -> list[Any]:
     """The answers to the sample, computed in batches of rows of similar lengths."""
     rows = [row.to_row(0, 0.0) for encoded in sample.encoded for row in encoded.rows]
     arrays: list[RowArrays] = [[] for _ in rows]
-    for places in _batches(rows):
-        for place, found in zip(places, model.run([rows[place] for place in places]), strict=True):
-            arrays[place] = found
+    for indices in _batches(rows):
+        for index, found in zip(indices, model.run([rows[index] for index in indices]), strict=True):
+            arrays[index] = found
     each = iter(arrays)
     return [
         model.task.decode(
@@ -204,12 +204,12 @@ def _answers(model: Model, sample: _Sample) -> list[Any]:
 def _batches(rows: Sequence[Row]) -> Iterator[list[int]]:
     """Numbers of rows of one batch key that share a forward pass."""
     batch: list[int] = []
-    for place in sorted(range(len(rows)), key=lambda place: (rows[place].batch_key, rows[place].length)):
-        row = rows[place]
+    for index in sorted(range(len(rows)), key=lambda index: (rows[index].batch_key, rows[index].length)):
+        row = rows[index]
         if batch and (row.batch_key != rows[batch[0]].batch_key or (len(batch) + 1) * row.length > BATCH_TOKENS):
             yield batch
             batch = []
-        batch.append(place)
+        batch.append(index)
     if batch:
         yield batch
 

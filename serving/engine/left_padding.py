@@ -28,8 +28,8 @@ class LeftPadded:
             return self._module(**inputs)
         width = mask.shape[-1]
         padding = width - mask.sum(-1, keepdim=True)
-        places = torch.arange(width, device=mask.device)
-        to_left, to_right = (places + padding) % width, (places - padding) % width
+        positions = torch.arange(width, device=mask.device)
+        to_left, to_right = (positions + padding) % width, (positions - padding) % width
         moved = {name: each.gather(-1, to_right) if name in TOKEN_INPUTS else each for name, each in inputs.items()}
         output = self._module(**moved)
         for name in (*TOKEN_OUTPUTS, "logits"):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 import msgspec
 import numpy
@@ -61,6 +61,17 @@ def compute_dtype(dtype: str) -> torch.dtype:
     """The dtype in which a model of this dtype computes, but for layers in int8."""
     found: torch.dtype = torch.float32 if dtype == INT8 else getattr(torch, dtype)
     return found
+
+
+class ModelOptions(TypedDict, total=False):
+    """The keyword arguments of `Model`, as others pass them on to it."""
+
+    device: str
+    dtype: str
+    cache_bytes: int
+    prepacks: bool
+    measurements: Measurements | None
+    form: ExecutionForm | None
 
 
 class Model:
@@ -197,16 +208,16 @@ class Model:
         texts = sum(token is None for token, _ in frame)
         if len(ids) < len(frame):
             return
-        spare, place = len(ids) - len(frame), 0
+        spare, position = len(ids) - len(frame), 0
         for token, kind in frame:
             count = 1
             if token is None:
                 count += spare // texts
                 spare, texts = spare - spare // texts, texts - 1
             else:
-                ids[place] = token
-            kinds[place : place + count] = kind
-            place += count
+                ids[position] = token
+            kinds[position : position + count] = kind
+            position += count
 
     def try_row(self, row: Row) -> None:
         """Run the module on a row; raises what it raises."""

@@ -6,7 +6,7 @@ and `evaluation` answer with it.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
 
@@ -20,8 +20,7 @@ from registry.verified import is_weights, open_verified
 from serving.engine.answer_check import find_difference
 from serving.engine.assembly import make_model, prove
 from serving.engine.baseline import BaselineCount
-from serving.engine.measurements import Measurements
-from serving.engine.optimizations.execution_form import ExecutionForm
+from serving.engine.model import ModelOptions
 from serving.engine.row_limit import find_row_limit
 from serving.errors import Failed
 from serving.tasks.base.example import fit_example
@@ -31,38 +30,20 @@ from serving.tasks.base.request import Request, assemble, convert_request
 class Predictor:
     """The artifact at `root`, loaded. Not thread-safe."""
 
-    def __init__(
-        self,
-        root: Path,
-        contract: Contract | None = None,
-        *,
-        device: str = "cpu",
-        dtype: str = "float32",
-        cache_bytes: int = 0,
-        prepacks: bool = True,
-        measurements: Measurements | None = None,
-        form: ExecutionForm | None = None,
-    ) -> None:
+    def __init__(self, root: Path, contract: Contract | None = None, **options: Unpack[ModelOptions]) -> None:
         """Arguments and errors as of `Model`. contract: the artifact's own if None. Blocks.
 
         Raises DigestMismatch or UnsafeArtifact for files that are not those of the contract.
         """
         self.contract = contract or read_contract(root)
+        form = options.get("form")
         layers = {f"{MODEL_FOLDER}/{layer.folder}/{WEIGHTS}" for layer in self.contract.layers}
         with open_verified(
             root, self.contract.files, lambda name: form is None or name in layers or not is_weights(name)
         ) as folder:
-            self.model = make_model(
-                folder,
-                self.contract,
-                device=device,
-                dtype=dtype,
-                cache_bytes=cache_bytes,
-                prepacks=prepacks,
-                measurements=measurements,
-                form=form,
-            )
-            self.int8_sample = read_sample(folder / MODEL_FOLDER) if dtype == INT8 and form is None else []
+            self.model = make_model(folder, self.contract, **options)
+            is_quantized = self.model.dtype == INT8 and form is None
+            self.int8_sample = read_sample(folder / MODEL_FOLDER) if is_quantized else []
         self._served = self.model.served
 
     def answer(self, inputs: object, parameters: dict[str, Any] | None = None) -> Any:

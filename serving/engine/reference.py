@@ -132,7 +132,7 @@ def _answer_grouped(model: Model, lengths: Sequence[int], *, types: bool) -> "_R
     for group in _group(rows):
         inputs = _inputs_of(model, group, model.form)
         outputs = _by_row(model.form.module(**inputs), inputs)
-        found |= {row.id: {name: each[place] for name, each in outputs.items()} for place, row in enumerate(group)}
+        found |= {row.id: {name: each[index] for name, each in outputs.items()} for index, row in enumerate(group)}
     return {name: [found[row.id][name] for row in rows] for name in found[rows[0].id]}
 
 
@@ -155,7 +155,7 @@ def _by_row(outputs: object, inputs: Inputs) -> _RowOutputs:
     mask = inputs["attention_mask"].bool() if "attention_mask" in inputs else None
     given = {name: output for name in OUTPUTS if (output := getattr(outputs, name, None)) is not None}
     return {
-        name: [row[mask[place]] for place, row in enumerate(output)]
+        name: [row[mask[index]] for index, row in enumerate(output)]
         if mask is not None and (name != "logits" or output.ndim > 2)
         else list(output)
         for name, output in given.items()

@@ -35,7 +35,6 @@ costs the event loop the same, whatever its size. 1 MB in chunks of one byte blo
 
 logger = logging.getLogger("headwaiter.front")
 
-
 Phase = Literal["idle", "head", "body", "answer", "linger"]
 """What the server waits for: a request, the rest of its headers or its body, its own answer, or the rest of a request
 that was answered before it had come. The deadline of each is in `Connection.look`."""
@@ -181,8 +180,7 @@ class Connection(HttpToolsProtocol):
 
     def has_unread(self) -> bool:
         """Whether its client has sent what was not read yet, because a flood of connections keeps the loop busy."""
-        opened = self.transport.get_extra_info("socket")
-        return opened is not None and has_unread(opened.fileno())
+        return has_unread(self.transport.get_extra_info("socket"))
 
     def drop(self) -> None:
         """Close it at once, with all that it has not sent."""

@@ -12,13 +12,16 @@ from contextlib import suppress
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from serving.errors import ServingError
 from serving.runtime.instruments import instruments
 from serving.settings import ServingSettings
+
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
 
 MAX_HEAD_BYTES = 32 * 1024
 """Bytes of a request's line and headers together, as in Kestrel (ASP.NET Core 8)."""
@@ -71,12 +74,12 @@ def raise_descriptor_limit(limits: ConnectionLimits) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def has_unread(descriptor: int) -> bool:
-    """Whether a socket has data that was not read yet. descriptor: below 0 for one that is closed."""
-    if descriptor < 0:
+def has_unread(socket: "HasFileno | None") -> bool:
+    """Whether a socket has data that was not read yet; a closed one, or none, has not."""
+    if socket is None or socket.fileno() < 0:
         return False
     poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
+    poll.register(socket.fileno(), select.POLLIN)
     return bool(poll.poll(0))
 
 

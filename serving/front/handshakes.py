@@ -55,7 +55,7 @@ class Handshake(Protocol):
 
     def has_unread(self) -> bool:
         """Whether its client has sent what was not read yet."""
-        return has_unread(self._socket.fileno())
+        return has_unread(self._socket)
 
     def drop(self) -> None:
         """Close it at once."""

@@ -117,22 +117,22 @@ def may_isolate(sequence: Sequence, others: list[Sequence], limits: SchedulerLim
 def choose_victim(sequence: Sequence, running: list[Sequence]) -> Sequence | None:
     """The running sequence of the latest priority, if it may be preempted for `sequence`."""
     candidates = [
-        (row.priority, place)
-        for place, row in enumerate(running)
+        (row.priority, index)
+        for index, row in enumerate(running)
         if not row.is_isolated and row.tokens_since_admitted >= MIN_ADMITTED_TOKENS
     ]
-    priority, place = max(candidates, default=(0.0, 0))
-    return running[place] if priority > sequence.priority else None
+    priority, index = max(candidates, default=(0.0, 0))
+    return running[index] if priority > sequence.priority else None
 
 
 def nearest_in_cost(
     sequences: list[Sequence], costs: list[int], limits: SchedulerLimits, width: Callable[[int], int]
 ) -> list[Sequence]:
     """The first sequence and those of which about as many tokens are computed, as many as one forward pass takes."""
-    nearest = sorted(range(len(sequences)), key=lambda place: abs(costs[place] - costs[0]))
-    most = accumulate((costs[place] for place in nearest), max)
+    nearest = sorted(range(len(sequences)), key=lambda index: abs(costs[index] - costs[0]))
+    most = accumulate((costs[index] for index in nearest), max)
     positions = [count * width(tokens) for count, tokens in enumerate(most, 1)]
-    return [sequences[place] for place in nearest[: max(1, bisect_right(positions, limits.pass_tokens))]]
+    return [sequences[index] for index in nearest[: max(1, bisect_right(positions, limits.pass_tokens))]]
 
 
 def group_for_search(sequence: Sequence, waiting: Iterable[Sequence], limits: SchedulerLimits) -> list[Sequence]:

@@ -145,7 +145,7 @@ class BeamSearch:
 
         The model's own scores are those of a search of one beam that is given these tokens.
         """
-        ends = (place for place, token in enumerate(row, 1) if token in sequence.ends)
+        ends = (position for position, token in enumerate(row, 1) if token in sequence.ends)
         tokens, top = row[: next(ends, len(row))], sequence.settings.top
         if top is None or not tokens:
             return [NextToken(token) for token in tokens]

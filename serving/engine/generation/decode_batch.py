@@ -46,7 +46,7 @@ class DecodeBatch:
         try:
             return DecodeStep(self.decoder.step([sequence.tokens[-1] for sequence in self.sequences]))
         except StepFailed as failure:
-            failed = [self.sequences[place] for place in failure.errors]
+            failed = [self.sequences[index] for index in failure.errors]
             kept = self.remove(set(failure.errors))
             return DecodeStep(failure.logits[kept], failed, next(iter(failure.errors.values())))
         except Exception as error:  # a model may raise anything; which rows are at fault is not known
@@ -59,17 +59,17 @@ class DecodeBatch:
         ]
         return choose(logits, [each.sampler for each in sequences], ids)
 
-    def remove(self, places: set[int]) -> list[int]:
+    def remove(self, indices: set[int]) -> list[int]:
         """Remove the sequences of these numbers; the old numbers of the remaining ones, in their new order."""
-        kept = self.decoder.remove(places) if places else list(range(len(self.sequences)))
-        self.sequences = [self.sequences[place] for place in kept]
+        kept = self.decoder.remove(indices) if indices else list(range(len(self.sequences)))
+        self.sequences = [self.sequences[index] for index in kept]
         return kept
 
-    def discard(self, is_meant: Callable[[Sequence], bool]) -> list[Sequence]:
-        """Remove the sequences for which `is_meant` is true; those sequences."""
-        places = {place for place, sequence in enumerate(self.sequences) if is_meant(sequence)}
-        found = [self.sequences[place] for place in places]
-        self.remove(places)
+    def discard(self, matches: Callable[[Sequence], bool]) -> list[Sequence]:
+        """Remove the sequences for which `matches` is true; those sequences."""
+        indices = {index for index, sequence in enumerate(self.sequences) if matches(sequence)}
+        found = [self.sequences[index] for index in indices]
+        self.remove(indices)
         return found
 
     def clear(self) -> list[Sequence]:

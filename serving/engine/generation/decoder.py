@@ -188,9 +188,9 @@ class Decoder(ABC):
         for index, row in enumerate(rows):
             ids[index, width - len(row) :] = row
         lengths = torch.tensor([len(row) for row in rows])[:, None]
-        places = torch.arange(width) - (width - lengths)
-        mask = None if bool((lengths == width).all()) else (places >= 0).to(torch.int64).to(self.device)
-        return torch.from_numpy(ids).to(self.device), mask, places.clamp(min=0).to(self.device)
+        positions = torch.arange(width) - (width - lengths)
+        mask = None if bool((lengths == width).all()) else (positions >= 0).to(torch.int64).to(self.device)
+        return torch.from_numpy(ids).to(self.device), mask, positions.clamp(min=0).to(self.device)
 
     def _positions_now(self) -> torch.Tensor:
         return torch.tensor(self._caches[0].layout.lengths, device=self.device)[:, None]

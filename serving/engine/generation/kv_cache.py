@@ -198,6 +198,6 @@ class RowCache(Cache):  # type: ignore[misc]  # as above
         layout = self.layout
         if min(layout.lengths) == layout.width:
             return None
-        places = torch.arange(layout.width + more, device=device)
+        positions = torch.arange(layout.width + more, device=device)
         first = layout.width - torch.tensor(layout.lengths, device=device)
-        return (places >= first[:, None]).to(torch.int64)
+        return (positions >= first[:, None]).to(torch.int64)

@@ -69,8 +69,8 @@ class PrefixCache:
             if name not in self._blocks:
                 if len(self._blocks) == self._max_blocks:
                     self._blocks.popitem(last=False)  # none of this prompt: those were used just now
-                places = slice(number * BLOCK_TOKENS, (number + 1) * BLOCK_TOKENS)
-                keys, values = (torch.stack([layer[half][:, places] for layer in states]) for half in (0, 1))
+                span = slice(number * BLOCK_TOKENS, (number + 1) * BLOCK_TOKENS)
+                keys, values = (torch.stack([layer[half][:, span] for layer in states]) for half in (0, 1))
                 self._blocks[name] = Block(keys, values)
             self._blocks.move_to_end(name)
             before = self._blocks[name]

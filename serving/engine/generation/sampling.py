@@ -196,8 +196,8 @@ def _draw(scores: torch.Tensor, samplers: Sequence[Sampler], way: Way) -> torch.
         probabilities = scores.softmax(-1)
     sums = probabilities.cumsum(-1)
     wanted = column([sampler.uniform() for sampler in samplers]) * sums[:, -1:]
-    places = torch.searchsorted(sums, wanted, right=True).clamp(max=scores.shape[-1] - 1)
-    return (places if ids is None else ids.gather(-1, places))[:, 0]
+    indices = torch.searchsorted(sums, wanted, right=True).clamp(max=scores.shape[-1] - 1)
+    return (indices if ids is None else ids.gather(-1, indices))[:, 0]
 
 
 def score(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list[NextToken]:

@@ -131,8 +131,8 @@ def _to_the_right(
     if min(lengths) == states[0][0].shape[2]:
         return states
     device = states[0][0].device
-    places = torch.arange(longest, device=device) - (longest - torch.tensor(lengths, device=device)[:, None])
-    index = places.clamp(min=0)[:, None, :, None]
+    positions = torch.arange(longest, device=device) - (longest - torch.tensor(lengths, device=device)[:, None])
+    index = positions.clamp(min=0)[:, None, :, None]
 
     def shift(part: torch.Tensor) -> torch.Tensor:
         return part.gather(2, index.expand(-1, part.shape[1], -1, part.shape[3]))

@@ -107,27 +107,27 @@ def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
 
     Rows have several lengths. One is added, one is removed and one is preempted midway.
     """
-    prompts = [[(7 * place + 3 * row + 5) % vocabulary for place in range(2 + 3 * row)] for row in range(3)]
+    prompts = [[(7 * position + 3 * row + 5) % vocabulary for position in range(2 + 3 * row)] for row in range(3)]
     expected = [_generate(decoder.module, prompt, TOKENS - 2 * (prompt == prompts[0])) for prompt in prompts]
     tolerance = DECODING.of(decoder.module.dtype)
-    running, places = [1, 0], [0, 0, 0]
+    running, written = [1, 0], [0, 0, 0]
     logits = list(decoder.prefill([prompts[row] for row in running], [[], []]))
     while running:
         for row, found in zip(running, logits, strict=True):
-            wanted = expected[row][0][places[row]]
+            wanted = expected[row][0][written[row]]
             if not agree(found, wanted, tolerance, least=1.0):
-                return f"{type(decoder.module).__name__} gives other logits at token {places[row]} of row {row}"
-            places[row] += 1
-        gone = {place for place, row in enumerate(running) if places[row] == len(expected[row][1])}
-        added = [2] if places == [2, 2, 0] else []
-        if places == [4, 4, 2]:  # row 0 ends, and row 1 is preempted
+                return f"{type(decoder.module).__name__} gives other logits at token {written[row]} of row {row}"
+            written[row] += 1
+        gone = {index for index, row in enumerate(running) if written[row] == len(expected[row][1])}
+        added = [2] if written == [2, 2, 0] else []
+        if written == [4, 4, 2]:  # row 0 ends, and row 1 is preempted
             added = [1]
             gone.add(running.index(1))
-        running = [running[place] for place in decoder.remove(gone)]
-        logits = list(decoder.step([expected[row][1][places[row] - 1] for row in running])) if running else []
+        running = [running[index] for index in decoder.remove(gone)]
+        logits = list(decoder.step([expected[row][1][written[row] - 1] for row in running])) if running else []
         if added:
             (row,) = added
-            logits += list(decoder.prefill([prompts[row]], [expected[row][1][: places[row]]]))
+            logits += list(decoder.prefill([prompts[row]], [expected[row][1][: written[row]]]))
             running.append(row)
     return None
 
@@ -138,12 +138,12 @@ def try_batches(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> str | Non
     Two prefills are looked at: all prompts in order, then the last one before the first. A sequential decoder shares
     none, and yet may fail after a long prompt. The decoder has no rows afterwards.
     """
-    places = range(len(prompts))
+    indices = range(len(prompts))
     try:
         with torch.inference_mode():
             expected = [_generate(decoder.module, list(prompt), 2) for prompt in prompts]
-            for order in (places, (places[-1], places[0])):
-                chosen = [prompts[place] for place in order], [expected[place] for place in order]
+            for order in (indices, (indices[-1], indices[0])):
+                chosen = [prompts[index] for index in order], [expected[index] for index in order]
                 if problem := _find_prefill_difference(decoder, *chosen):
                     return f"{problem} among others"
     except Exception as error:  # a model may raise anything where it cannot be called like this

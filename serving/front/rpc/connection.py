@@ -265,8 +265,7 @@ class RpcConnection(asyncio.Protocol):
 
     def has_unread(self) -> bool:
         """Whether its client has sent what was not read yet."""
-        opened = self.transport.get_extra_info("socket")
-        return opened is not None and has_unread(opened.fileno())
+        return has_unread(self.transport.get_extra_info("socket"))
 
     def drop(self) -> None:
         """Close it at once, with all that it has not sent."""

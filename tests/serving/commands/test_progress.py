@@ -74,6 +74,20 @@ def test_logging_from_a_script_prints_the_version_alone(
 
 
 @pytest.mark.slow
+def test_an_export_shows_on_a_terminal_what_it_writes_to_and_prints_its_files_alone(tmp_path: Path) -> None:
+    terminal = Terminal()
+    command = [sys.executable, "-m", "serving.commands.main", "monitoring", "export", str(tmp_path / "made")]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "500"}
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=terminal.stream, text=True, env=environment, check=True
+    )
+    assert f"writing to {tmp_path / 'made'}" in terminal.close()
+    files = [Path(line) for line in done.stdout.splitlines()]
+    assert len(files) > 5
+    assert all(file.is_file() for file in files)
+
+
+@pytest.mark.slow
 def test_logging_announces_its_steps(models: dict[str, Path], settings: RegistrySettings) -> None:
     steps: list[str] = []
     log_model(models["single"], task="text-classification", name="m", settings=settings, announce=steps.append)
