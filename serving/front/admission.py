@@ -1,10 +1,9 @@
 """Whether a queue has room for a request: that of an engine, or of the requests that wait for one."""
 
 import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
 
-from serving.errors import QueueFull, TooLarge
+from serving.errors import QueueFull, ServingError, TooLarge
 from serving.settings import DEFAULT_BODY_BYTES, ServingSettings
 from serving.wire.messages import ROW_BYTES, EncodedRow
 
@@ -19,54 +18,76 @@ REQUEST_BODIES = 5
 """Of the largest bodies: what the rows of one request may come to, as the pixels of images; see `tasks.base.bounds`."""
 
 
-class QueueLoad(NamedTuple):
-    """The load of some rows on a queue: tokens, those to be generated included, and bytes of the engine's memory."""
-
-    tokens: int
-    bytes: int
-
-
 UNBOUNDED = sys.maxsize
 
 
-def measure(rows: Sequence[EncodedRow]) -> QueueLoad:
-    """What these rows come to."""
-    tokens = sum([row.length + row.new_tokens for row in rows])
-    size = sum([len(row.tokens) + len(row.types) + len(row.payload) for row in rows]) + ROW_BYTES * len(rows)
-    return QueueLoad(tokens, size)
+class QueueShare:
+    """What a front may have in a queue, and what it has there. It admits requests by these counts.
 
-
-def is_nearly_full(taken: int, bound: int) -> bool:
-    """Whether less than 1/FULL_PARTS of a queue is free. taken, bound: both in tokens, or both in bytes."""
-    return taken + max(1, bound // FULL_PARTS) > bound
-
-
-def check_room(taken: QueueLoad, bound: QueueLoad, tokens_per_second: float) -> None:
-    """Raise QueueFull if so little room is left that a request need not be read to be refused.
-
-    Reading it may cost more than all else that a refusal takes.
+    tokens: of its rows, those to be generated included. bytes: of the engine's memory. tokens_per_second: that the
+    queue's engines compute.
     """
-    least = QueueLoad(max(1, bound.tokens // FULL_PARTS), bound.bytes // FULL_PARTS)
-    admit(least, taken, bound, tokens_per_second)
 
+    __slots__ = ("_read_bytes", "_read_tokens", "bound_bytes", "bound_tokens", "bytes", "tokens", "tokens_per_second")
 
-def admit(load: QueueLoad, taken: QueueLoad, bound: QueueLoad, tokens_per_second: float) -> None:
-    """Return if a request fits into a queue. Raises TooLarge where it never does.
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.bytes = 0
+        self.tokens_per_second = 1.0
+        self.bound(1)
 
-    Raises QueueFull, which says in how many seconds the queue will have been computed.
-    """
-    if taken.tokens + load.tokens <= bound.tokens and taken.bytes + load.bytes <= bound.bytes:
-        return
-    if load.tokens > bound.tokens:
-        raise too_many_tokens(f"{load.tokens:,} tokens", bound.tokens)
-    if load.bytes > bound.bytes:
-        why = f"the request's rows have {load.bytes:,} bytes, the queue takes {bound.bytes:,}"
-        raise TooLarge(f"{why}: send it in several requests")
-    if taken.tokens + load.tokens > bound.tokens:
-        full = f"{taken.tokens:,} of {bound.tokens:,} tokens"
-    else:
-        full = f"{taken.bytes:,} of {bound.bytes:,} bytes"
-    raise QueueFull(f"the queue is full ({full}): try again later", retry_seconds=taken.tokens / tokens_per_second)
+    def bound(self, tokens: int, size_bytes: int = UNBOUNDED) -> None:
+        """Set how much the front may have there."""
+        self.bound_tokens = tokens
+        self.bound_bytes = size_bytes
+        self._read_tokens = tokens - max(1, tokens // FULL_PARTS)
+        """With more than this in the queue a request is refused unread."""
+        self._read_bytes = size_bytes - max(1, size_bytes // FULL_PARTS)
+
+    def check_room(self) -> None:
+        """Raise QueueFull if so little room is left that a request need not be read to be refused.
+
+        Reading it may cost more than all else that a refusal takes.
+        """
+        if self.tokens > self._read_tokens or self.bytes > self._read_bytes:
+            raise self._full(by_tokens=self.tokens > self._read_tokens)
+
+    def take(self, rows: Iterable[EncodedRow]) -> tuple[int, int]:
+        """Count a request's rows, and return their tokens and bytes. Raises TooLarge where they never fit.
+
+        Raises QueueFull, which says in how many seconds the queue will have been computed.
+        """
+        tokens = size = 0
+        for row in rows:
+            tokens += row.length + row.new_tokens
+            size += ROW_BYTES + len(row.tokens) + len(row.types) + len(row.payload)
+        if self.tokens + tokens > self.bound_tokens or self.bytes + size > self.bound_bytes:
+            raise self._refusal(tokens, size)
+        self.tokens += tokens
+        self.bytes += size
+        return tokens, size
+
+    def give_back(self, tokens: int, size_bytes: int) -> None:
+        """Rows have left the queue."""
+        self.tokens -= tokens
+        self.bytes -= size_bytes
+
+    def _refusal(self, tokens: int, size: int) -> ServingError:
+        if tokens > self.bound_tokens:
+            return too_many_tokens(f"{tokens:,} tokens", self.bound_tokens)
+        if size > self.bound_bytes:
+            why = f"the request's rows have {size:,} bytes, the queue takes {self.bound_bytes:,}"
+            return TooLarge(f"{why}: send it in several requests")
+        return self._full(by_tokens=self.tokens + tokens > self.bound_tokens)
+
+    def _full(self, *, by_tokens: bool) -> QueueFull:
+        taken, bound, unit = (
+            (self.tokens, self.bound_tokens, "tokens") if by_tokens else (self.bytes, self.bound_bytes, "bytes")
+        )
+        return QueueFull(
+            f"the queue is full ({taken:,} of {bound:,} {unit}): try again later",
+            retry_seconds=self.tokens / self.tokens_per_second,
+        )
 
 
 def too_many_tokens(size: str, bound: int) -> TooLarge:

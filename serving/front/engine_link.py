@@ -17,7 +17,7 @@ import numpy
 import zmq
 
 from serving.errors import DeadlineExceeded, EngineLost, Failed, ServingError, Unprocessable
-from serving.front.admission import UNBOUNDED, QueueLoad, admit, check_room, is_nearly_full, measure
+from serving.front.admission import QueueShare
 from serving.front.waiter import Waiter
 from serving.tasks.base.task import AnyTask
 from serving.wire.heartbeat import heartbeat_path, read_rows
@@ -32,7 +32,7 @@ logger = logging.getLogger("headwaiter.front")
 
 
 class EngineLink:
-    """One engine, as a front sees it. bound_tokens, bound_bytes: what this front may have in the engine's queue.
+    """One engine, as a front sees it. share: of the engine's queue, this front's.
 
     pid: of the engine's process. Another process at the same address is another engine, which knows nothing of the rows
     that this one had.
@@ -43,18 +43,11 @@ class EngineLink:
         context: "zmq.Context[zmq.Socket[bytes]]",
         address: str,
         task: AnyTask,
-        bound_tokens: int,
         pid: int = 0,
-        *,
-        bound_bytes: int = UNBOUNDED,
     ) -> None:
         self.address = address
         self.pid = pid
-        self.bound_tokens = bound_tokens
-        self.bound_bytes = bound_bytes
-        self.tokens_per_second = 1.0
-        self.outstanding_tokens = 0
-        self.outstanding_bytes = 0
+        self.share = QueueShare()
         self._task = task
         self._rows: dict[int, tuple[Waiter, int, Row]] = {}
         self._waiters: dict[int, Waiter] = {}
@@ -83,13 +76,6 @@ class EngineLink:
         """Whether the engine is disconnected."""
         return bool(self._socket.closed)
 
-    def check_room(self) -> None:
-        """Raise QueueFull if a request need not be read to be refused."""
-        if is_nearly_full(self.outstanding_tokens, self.bound_tokens) or is_nearly_full(
-            self.outstanding_bytes, self.bound_bytes
-        ):
-            check_room(*self._room)
-
     def submit(self, rows: Sequence[EncodedRow], waiter: Waiter) -> None:
         """Send a request's rows for a forward pass; all of them or none. Raises TooLarge, QueueFull or EngineLost.
 
@@ -97,8 +83,7 @@ class EngineLink:
         """
         if self._socket.closed:
             raise EngineLost("the engine has stopped: try again", retry_seconds=1.0, had_begun=False)
-        tokens, size = load = measure(rows)
-        admit(load, *self._room)
+        self.share.take(rows)
         for index, encoded in enumerate(rows):
             self.rows_sent += 1
             row = encoded.to_row(self.rows_sent, waiter.deadline)
@@ -113,8 +98,6 @@ class EngineLink:
             self._deadlines.append((waiter.deadline, self.rows_sent))
         else:  # another request, with a later deadline, was encoded in less time
             insort(self._deadlines, (waiter.deadline, self.rows_sent))
-        self.outstanding_tokens += tokens
-        self.outstanding_bytes += size
 
     def abandon(self, waiter: Waiter, error: ServingError) -> None:
         """End a request's wait with `error`, and tell the engine to drop the rows that it has not begun."""
@@ -163,12 +146,6 @@ class EngineLink:
                 "the engine stopped before it answered: try again", retry_seconds=1.0, had_begun=had_begun
             )
             waiter.fail(error)
-
-    @property
-    def _room(self) -> tuple[QueueLoad, QueueLoad, float]:
-        """What the queue has of this front, what it may have, and tokens a second."""
-        taken = QueueLoad(self.outstanding_tokens, self.outstanding_bytes)
-        return taken, QueueLoad(self.bound_tokens, self.bound_bytes), self.tokens_per_second
 
     def _schedule_flush(self) -> None:
         """Send at the end of this turn of the loop if the engine is idle, else after GATHER_SECONDS."""
@@ -252,8 +229,7 @@ class EngineLink:
         found = self._rows.pop(row_id, None)
         if found is not None:
             waiter, _, row = found
-            self.outstanding_tokens -= row.tokens_in_all
-            self.outstanding_bytes -= row.size_bytes
+            self.share.give_back(row.tokens_in_all, row.size_bytes)
             waiter.rows_left -= 1
             if not waiter.rows_left:
                 del self._waiters[waiter.ids[-1]]

@@ -26,18 +26,18 @@ class EngineLinks:
                 link.close()
                 link = None
             if link is None:
-                link = EngineLink(self._context, engine.address, loaded.task, 0, engine.pid)
+                link = EngineLink(self._context, engine.address, loaded.task, engine.pid)
                 loaded.links[engine.address] = link
-            link.tokens_per_second = max(1.0, engine.tokens_per_second)
-            link.bound_tokens = self._bounds.tokens(link.tokens_per_second, longest)
-            link.bound_bytes = self._bounds.bytes()
+            link.share.tokens_per_second = max(1.0, engine.tokens_per_second)
+            link.share.bound(self._bounds.tokens(link.share.tokens_per_second, longest), self._bounds.bytes())
         loaded.accepting = [loaded.links[engine.address] for engine in engines if engine.accepting]
-        held.bound_bytes = self._bounds.bytes() * max(1, len(loaded.accepting))
-        if loaded.accepting:
-            held.tokens_per_second = sum(link.tokens_per_second for link in loaded.accepting)
-            held.bound_tokens = sum(link.bound_tokens for link in loaded.accepting)
+        shares, tokens = [link.share for link in loaded.accepting], held.share.bound_tokens
+        if shares:
+            held.share.tokens_per_second = sum(share.tokens_per_second for share in shares)
+            tokens = sum(share.bound_tokens for share in shares)
         elif not loaded.links:
-            held.bound_tokens = max(held.bound_tokens, self._bounds.tokens(0.0, longest))
+            tokens = max(tokens, self._bounds.tokens(0.0, longest))
+        held.share.bound(tokens, self._bounds.bytes() * max(1, len(shares)))
 
     def close(self) -> None:
         """Let go of all sockets. To be called once the links are closed."""

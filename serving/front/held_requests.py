@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from serving.errors import ClientGone, DeadlineExceeded, EngineLost
-from serving.front.admission import UNBOUNDED, QueueLoad, admit, check_room, measure
+from serving.front.admission import QueueShare
 from serving.front.disconnects import Disconnected
 from serving.wire.messages import EncodedRow
 
@@ -14,39 +14,29 @@ from serving.wire.messages import EncodedRow
 class HeldRequests:
     """The held requests of one version, first come, first served. Runs in the front's event loop.
 
-    bound_tokens, bound_bytes: of the requests that this front holds. tokens_per_second: of the engines that they wait
-    for.
+    share: what this front may hold, and holds.
     """
 
     def __init__(self) -> None:
-        self.bound_tokens = 1
-        self.bound_bytes = UNBOUNDED
-        self.tokens_per_second = 1.0
-        self._taken = QueueLoad(0, 0)
+        self.share = QueueShare()
         self._waiting: dict[asyncio.Future[bool], None] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
-
-    def check_room(self) -> None:
-        """Raise QueueFull if a request need not be read to be refused."""
-        check_room(self._taken, QueueLoad(self.bound_tokens, self.bound_bytes), self.tokens_per_second)
 
     async def wait(self, rows: Sequence[EncodedRow], deadline: float, disconnected: Disconnected | None) -> None:
         """Return once an engine takes requests. rows: of the request. deadline: in monotonic seconds.
 
         Raises TooLarge and QueueFull at once, DeadlineExceeded, ClientGone, and EngineLost where none will come.
         """
-        load, taken = measure(rows), self._taken
-        admit(load, taken, QueueLoad(self.bound_tokens, self.bound_bytes), self.tokens_per_second)
+        taken = self.share.take(rows)
         come: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         left = None if disconnected is None else asyncio.ensure_future(disconnected())
         self._waiting[come] = None
-        self._taken = QueueLoad(taken.tokens + load.tokens, taken.bytes + load.bytes)
         try:
             await _first_of(come, left, deadline)
         finally:
-            self._taken = QueueLoad(self._taken.tokens - load.tokens, self._taken.bytes - load.bytes)
+            self.share.give_back(*taken)
             self._waiting.pop(come, None)
             if left is not None:
                 left.cancel()

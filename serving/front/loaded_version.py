@@ -53,7 +53,7 @@ class LoadedVersion:
     @property
     def has_work(self) -> bool:
         """Whether requests wait for its engines, or for one to come."""
-        return bool(self.held) or any(link.outstanding_tokens for link in self.links.values())
+        return bool(self.held) or any(link.share.tokens for link in self.links.values())
 
     @classmethod
     def load(cls, model: str, version: str, root: Path, contract: Contract) -> "LoadedVersion":
@@ -79,14 +79,14 @@ class LoadedVersion:
             )
         if len(self.accepting) == 1:
             return self.accepting[0]
-        return min(self.accepting, key=lambda link: (link.outstanding_tokens, link.rows_sent))
+        return min(self.accepting, key=lambda link: (link.share.tokens, link.rows_sent))
 
     def check_room(self) -> None:
         """Raise QueueFull if a request need not be read to be refused, wherever it would wait."""
         if self.accepting:
-            self.choose_link().check_room()
+            self.choose_link().share.check_room()
         elif self.is_replaced:
-            self.held.check_room()
+            self.held.share.check_room()
 
     async def encode(
         self, request: Request, bounds: RequestBounds, deadline: float, disconnected: Disconnected | None
@@ -128,8 +128,8 @@ class LoadedVersion:
 
     def _max_tokens(self) -> int:
         """What the queue that a request would wait in takes at most, in tokens."""
-        none = self.held.bound_tokens if self.is_replaced else UNBOUNDED
-        return max((link.bound_tokens for link in self.accepting), default=none)
+        none = self.held.share.bound_tokens if self.is_replaced else UNBOUNDED
+        return max((link.share.bound_tokens for link in self.accepting), default=none)
 
     def _encode_item(self, request: Request, index: int) -> Encoded[object]:
         try:

@@ -49,7 +49,7 @@ class Shadows:
         if not candidate.task.is_repeatable(request.parameters):
             return
         links = (*stable.accepting, *candidate.accepting)
-        is_full = any(link.outstanding_tokens > FULL * link.bound_tokens for link in links)
+        is_full = any(link.share.tokens > FULL * link.share.bound_tokens for link in links)
         if is_full or not candidate.accepting or len(self._running) >= MAX_SHADOWS:
             traffic.counts.dropped += 1
             candidate.meter.drop_shadow()

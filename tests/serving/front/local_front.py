@@ -8,8 +8,8 @@ from typing import Any
 import numpy
 
 from registry.settings import RegistrySettings
-from serving.errors import EngineLost, QueueFull, ServingError
-from serving.front.admission import UNBOUNDED
+from serving.errors import EngineLost, ServingError
+from serving.front.admission import UNBOUNDED, QueueShare
 from serving.front.front import Front
 from serving.front.loaded_version import LoadedVersion
 from serving.front.meter import FrontMeter
@@ -58,13 +58,9 @@ class FakeLink:
         self.on_submit = on_submit
         self.waiters: list[Waiter] = []
         self.abandoned: list[Waiter] = []
-        self.outstanding_tokens = self.rows_sent = 0
-        self.bound_tokens = UNBOUNDED
-        self.is_full = False
-
-    def check_room(self) -> None:
-        if self.is_full:
-            raise QueueFull("the queue is full: try again later", retry_seconds=7.0)
+        self.rows_sent = 0
+        self.share = QueueShare()
+        self.share.bound(UNBOUNDED)
 
     def submit(self, rows: Sequence[EncodedRow], waiter: Waiter) -> None:
         self.waiters.append(waiter)

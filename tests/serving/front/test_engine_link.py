@@ -34,7 +34,8 @@ class Counted(float):
 def with_link(work: Callable[[EngineLink], Awaitable[Any]], run: Path) -> None:
     async def within() -> None:
         context: zmq.Context[Any] = zmq.Context()
-        link = EngineLink(context, f"ipc://{run}/nobody.sock", get_task("text-classification"), 10**6)
+        link = EngineLink(context, f"ipc://{run}/nobody.sock", get_task("text-classification"))
+        link.share.bound(10**6)
         try:
             await work(link)
         finally:
@@ -51,7 +52,7 @@ def test_requests_past_their_deadline_end_and_no_others(tmp_path: Path) -> None:
             link.submit([ROW, ROW], waiter)
         link.abandon_late(2.0)
         assert [waiter.done.done() for waiter in waiters] == [False, True, True]
-        assert link.outstanding_tokens == 2
+        assert link.share.tokens == 2
         for waiter in waiters[1:]:
             with pytest.raises(DeadlineExceeded):
                 await waiter.done
@@ -118,7 +119,8 @@ def test_a_queue_is_full_by_its_bytes_too_and_has_room_again(tmp_path: Path) -> 
     large = EncodedRow(1, bytes(400), payload=bytes(600))
 
     async def work(link: EngineLink) -> None:
-        link.bound_bytes, link.tokens_per_second = 2 * (1000 + ROW_BYTES), 0.5
+        link.share.bound(10**6, 2 * (1000 + ROW_BYTES))
+        link.share.tokens_per_second = 0.5
         waiter = Waiter(2, 100.0)
         link.submit([large, large], waiter)
         with pytest.raises(QueueFull, match="3,024 of 3,024 bytes") as full:
@@ -128,7 +130,7 @@ def test_a_queue_is_full_by_its_bytes_too_and_has_room_again(tmp_path: Path) -> 
             link.submit([large] * 3, Waiter(3, 100.0))
         link.abandon(waiter, EngineLost("nobody waits"))
         waiter.done.exception()
-        assert (link.outstanding_bytes, link.outstanding_tokens) == (0, 0)
+        assert (link.share.bytes, link.share.tokens) == (0, 0)
         link.submit([large, ROW], Waiter(2, 100.0))
 
     with_link(work, tmp_path)
@@ -144,7 +146,8 @@ def test_a_request_to_a_full_queue_is_refused_before_it_is_read(make_front: Make
     async def work(link: EngineLink) -> None:
         front = make_front()
         front.routing._loaded["m", "1"].accepting = [link]
-        link.bound_tokens, link.tokens_per_second = 640, 64.0
+        link.share.bound(640)
+        link.share.tokens_per_second = 64.0
         waiter = Waiter(1, 100.0)
         link.submit([EncodedRow(631, b"")], waiter)
         with pytest.raises(QueueFull, match="631 of 640") as full:

@@ -134,7 +134,8 @@ def test_a_full_queue_refuses_without_a_task_as_asgi_does(make_front: MakeFront)
         found = []
         for http in (HttpToolsProtocol, Counted):
             front = make_front(task=Whole())
-            engines(front, "1").is_full = True
+            share = engines(front, "1").share
+            share.tokens, share.tokens_per_second = share.bound_tokens, share.bound_tokens / 7
             before = refusals()
             found.append(await answers(front, http, data))
             fronts.append(refusals() - before)

@@ -51,7 +51,8 @@ async def turns(count: int = 20) -> None:
 def waiting_for_engine(front: Front, version: str = "1", bound: int = 10 * TOKENS) -> LoadedVersion:
     """The version, whose engine is being replaced."""
     loaded = front.routing._loaded["m", version]
-    loaded.is_replaced, loaded.held.bound_tokens = True, bound
+    loaded.is_replaced = True
+    loaded.held.share.bound(bound)
     return loaded
 
 
@@ -114,8 +115,8 @@ def test_what_is_held_has_the_bounds_of_the_queue(make_front: MakeFront) -> None
         loaded = waiting_for_engine(front, bound=TOKENS - 1)
         with pytest.raises(TooLarge):
             await ask(front)
-        loaded.held.bound_tokens = 2 * TOKENS
-        loaded.held.tokens_per_second = TOKENS / 3.0
+        loaded.held.share.bound(2 * TOKENS)
+        loaded.held.share.tokens_per_second = TOKENS / 3.0
         held = [ask(front), ask(front)]
         await turns()
         with pytest.raises(QueueFull) as refused:
@@ -139,7 +140,7 @@ def test_a_held_request_ends_at_its_deadline(make_front: MakeFront) -> None:
         with pytest.raises(DeadlineExceeded):
             await ask(front)
         assert not loaded.held._waiting
-        assert loaded.held._taken == (0, 0)
+        assert (loaded.held.share.tokens, loaded.held.share.bytes) == (0, 0)
 
     run(work)
 
@@ -153,7 +154,7 @@ def test_a_held_request_whose_client_leaves_is_held_no_more(make_front: MakeFron
         left.set()
         with pytest.raises(ClientGone):
             await asked
-        assert loaded.held._taken == (0, 0)
+        assert (loaded.held.share.tokens, loaded.held.share.bytes) == (0, 0)
 
     run(work)
 
@@ -301,7 +302,7 @@ def test_links_follow_the_process_and_not_only_the_address_and_know_what_it_had_
         assert await lost(untold), "an engine that left no heartbeat may have begun it"
         assert (loaded.links, loaded.accepting) == ({}, [])
         assert front.routing._loaded["m", "1"] is loaded, "requests are held for its next engine"
-        assert loaded.held.bound_tokens > 1
+        assert loaded.held.share.bound_tokens > 1
         file.close()
         front.routing.close()
 

@@ -168,7 +168,7 @@ def test_what_is_loaded_is_told_with_its_last_use_and_its_work(make_front: MakeF
         await turns()
         loaded = front.routing._loaded[KEY]
         loaded.links["x"] = link  # type: ignore[assignment]
-        link.outstanding_tokens = 5
+        link.share.tokens = 5
         reader = told(front, tmp_path)
         assert reader.asked_at(KEY) >= before
         assert reader.has_work(KEY)

@@ -25,7 +25,7 @@ def test_a_request_goes_to_the_engine_with_the_fewest_tokens_and_then_the_fewest
         loaded = make_front().routing._loaded["m", "1"]
         links: list[Any] = [FakeLink() for _ in tokens]
         for link, outstanding, sent in zip(links, tokens, rows, strict=True):
-            link.outstanding_tokens, link.rows_sent = outstanding, sent
+            link.share.tokens, link.rows_sent = outstanding, sent
         loaded.accepting = links
         return links.index(loaded.choose_link())
 

@@ -144,14 +144,14 @@ def test_the_queue_counts_what_a_request_may_come_to(local: Local) -> None:
     async def ask() -> None:
         async with local.running() as front:
             link = front.models.find("m", None).choose_link()
-            link.bound_tokens = 100
+            link.share.bound(100)
             with pytest.raises(TooLarge, match="the queue takes 100"):
                 await local.stream(front, body(max_new_tokens=200))
             stream = await local.stream(front, body(max_new_tokens=80))
             with pytest.raises(ServingError, match="full"):
                 await local.stream(front, body(max_new_tokens=80))
             await stream.close()
-            assert link.outstanding_tokens == 0
+            assert link.share.tokens == 0
 
     asyncio.run(ask())
 
@@ -183,7 +183,7 @@ def test_a_client_that_leaves_frees_its_place_at_once(local: Local) -> None:
             while counted("running_rows") or counted("cache_used_tokens"):
                 await asyncio.sleep(0.001)
             assert counted("generated_tokens_total") - before < 900
-            assert front.models.find("m", None).choose_link().outstanding_tokens == 0
+            assert front.models.find("m", None).choose_link().share.tokens == 0
 
     with gated(local.model.scheduler.decoder) as gate:
         asyncio.run(asyncio.wait_for(ask(), WAIT_SECONDS))

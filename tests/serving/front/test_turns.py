@@ -239,7 +239,7 @@ def test_no_more_rows_are_tokenized_than_the_queue_takes(
     """A text of some KB with many labels may be as many rows as tokenize for seconds."""
     front, tokenized = make_front(), 0
     link = serve_tasks(front, ["zero-shot-classification"])["zero-shot-classification"]
-    link.bound_tokens = 4 * TOKENS
+    link.share.bound(4 * TOKENS)
     tokenize = TextEncoder._tokenize
 
     def counted(*given: Any, **options: Any) -> Any:

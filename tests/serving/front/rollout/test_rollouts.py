@@ -79,7 +79,7 @@ def follow(front: Front, entry: RolloutEntry | None) -> None:
 
 def always(front: Front, version: str, play: Callable[[Any], None]) -> FakeLink:
     link: Any = FakeLink(play)
-    link.bound_tokens = 1000
+    link.share.bound(1000)
     front.routing._loaded["m", version].accepting = [link]
     found: FakeLink = link
     return found
@@ -281,7 +281,7 @@ def test_shadows_are_dropped_first(begin: Begin, tmp_path: Path) -> None:
         assert len(candidate.waiters) == 0, "none begins before its client has the answer"
         await asyncio.sleep(0)
         assert len(candidate.waiters) == MAX_SHADOWS
-        stable.outstanding_tokens = 501
+        stable.share.tokens = 501
         await ask(front)
         assert len(front._rollouts._shadows._running) == MAX_SHADOWS
         await front._rollouts.close()
