@@ -32,6 +32,8 @@ from tests.e2e.server import Server
 from tests.fine_tuning import fine_tune
 from tests.score_sets import make_set
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = 40
 THREE_DIGITS = 0.0005
 WINDOW_TOKENS, SHARED_TOKENS = 384, 128
