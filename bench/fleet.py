@@ -110,13 +110,13 @@ def _log(folder: Path, registry: Registry) -> list[str]:
 def _poll(registry: Registry, folder: Path, names: list[str], seconds: float) -> tuple[float, float]:
     """Let POLLERS servers follow the models: requests a poll, and processor seconds of MLflow's a request."""
     references = tuple(Reference(name, alias="champion") for name in names)
-    woken, servers = threading.Event(), []
+    wake, servers = threading.Event().set, []
     for number in range(POLLERS):
         home = folder / f"server-{len(names)}-{number}"
         home.mkdir()
         own = RegistrySettings(home, registry.url)
         settings = ServingSettings(own, references, home, poll_seconds=POLL_SECONDS)
-        servers.append((RegistryWatch(settings, woken), RolloutKeeper(settings, woken)))
+        servers.append((RegistryWatch(settings, wake), RolloutKeeper(settings, wake)))
 
     def follow(for_seconds: float) -> None:
         until = time.monotonic() + for_seconds

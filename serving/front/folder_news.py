@@ -1,14 +1,11 @@
 """Wakes a front once a file of a folder was replaced, by inotify(7), so that it need not look again and again."""
 
 import asyncio
-import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
 
-MOVED_TO = 0x80
-"""IN_MOVED_TO: a file came into the folder by `rename`, as those of `registry.atomic_file` do."""
-READ_BYTES = 1 << 16
+from serving.runtime.inotify import MOVED_TO, read_names, watch
 
 
 class FolderNews:
@@ -47,25 +44,12 @@ class FolderNews:
 
     def _open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._descriptor = watch(self._folder)
+        self._descriptor = watch({self._folder: MOVED_TO})
         if self._descriptor is not None:
             self._loop.add_reader(self._descriptor, self._read)
             self.tell()  # of what came before
 
     def _read(self) -> None:
         self.tell()
-        with suppress(BlockingIOError):
-            while self._descriptor is not None and os.read(self._descriptor, READ_BYTES):
-                pass
-
-
-def watch(folder: Path) -> int | None:
-    """An inotify instance that watches the folder, as a descriptor; None where there is none to be had."""
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "inotify_init1"):
-        return None
-    descriptor: int = library.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    if descriptor >= 0 and library.inotify_add_watch(descriptor, os.fsencode(folder), MOVED_TO) < 0:
-        os.close(descriptor)
-        return None
-    return descriptor if descriptor >= 0 else None
+        if self._descriptor is not None:
+            read_names(self._descriptor)

@@ -6,6 +6,6 @@ snapshot → `load_queue` says which load comes next → `version_loader` fetche
 then to its end → `placement` finds memory for its engines (`memory_guard` and `gpu_memory` look, `memory_budget` and
 `residency` decide, `memory_reading` measures) → `engine_starter` → `engine_process`, over `launch` and `processes` →
 `live_versions` says which one serves, and `last_live` keeps that on disk → `table_writer` publishes it.
-`manager` is the loop around them, with `rollout`, `recovery` of engines that another manager started, `troubles` of one
-version kept from the others, `meter`, and `shutdown`.
+`manager` is the loop around them, whose turns `wakeup` calls, with `rollout`, `recovery` of engines that another
+manager started, `troubles` of one version kept from the others, `meter`, and `shutdown`.
 """

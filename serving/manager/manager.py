@@ -35,6 +35,7 @@ from serving.manager.startup import Startup
 from serving.manager.table_writer import TableWriter
 from serving.manager.troubles import Troubles
 from serving.manager.version_loader import VersionLoader
+from serving.manager.wakeup import Wakeup
 from serving.runtime.backoff import jittered_by
 from serving.runtime.instruments import forget
 from serving.runtime.limits import Limits, oom_watch, read_limits
@@ -68,25 +69,25 @@ class Manager:
         watch: RegistryWatch | None = None,
         limits: Callable[[], Limits] = read_limits,
         spread: Callable[[float, float], float] = jittered_by,
-        rollouts: Callable[[threading.Event], RolloutKeeper] | None = None,
+        rollouts: Callable[[Callable[[], object]], RolloutKeeper] | None = None,
     ) -> None:
         """Construction is cheap; what is handed in does the work. Raises EngineError if the settings name no model.
 
         spread: of a pause and the time at which it began, so that replicas do not try again at the same time. rollouts:
-        makes what follows rollouts, and sets the event when there is news; None where none are followed.
+        makes what follows rollouts, and calls what it is given when there is news; None where none are followed.
         """
         if not settings.models and not settings.deployments:
             raise EngineError("nothing to serve: name models on the command line, or in HEADWAITER_MODELS")
         self.settings = settings
         self._template = TemplateKeeper(settings.run, settings.hang_seconds, partial(find_wanted, settings))
         self._stop = threading.Event()
-        self._woken = threading.Event()
-        self._watch = watch or RegistryWatch(settings, self._woken)
         self._registry_file = RegistryFile(settings.registry.registry_address)
-        self._rollouts = rollouts(self._woken) if rollouts is not None else None
+        self._wakeup = Wakeup(settings.run, self._registry_file.paths)
+        self._watch = watch or RegistryWatch(settings, self._wakeup.set)
+        self._rollouts = rollouts(self._wakeup.set) if rollouts is not None else None
         last_live = LastLive(settings.registry)
         self._file = TableFile(settings.run)
-        self._loader = VersionLoader(settings, fetch, self._watch, last_live, spread)
+        self._loader = VersionLoader(settings, fetch, self._watch, last_live, spread, self._wakeup.set)
         self._live_versions = LiveVersions(last_live)
         self._startup = Startup(needs_live=bool(settings.models), patience_seconds=settings.retry_seconds)
         self._versions: dict[VersionKey, ManagedVersion] = {}
@@ -145,16 +146,16 @@ class Manager:
                 # to the moment: a rollback is served within one poll
                 now = time.monotonic()
                 step = STILL_STEP_SECONDS if self._is_still(now) else STEP_SECONDS
-                self._woken.wait(min(step, self._watch.idle_seconds(now)))
-                self._woken.clear()
+                self._wakeup.wait(min(step, self._watch.idle_seconds(now)))
         finally:
             beat.close()
+            self._wakeup.close()
         self._shut_down()
 
     def stop(self) -> None:
         """Let `run` end."""
         self._stop.set()
-        self._woken.set()
+        self._wakeup.set()
 
     def step(self, now: float) -> None:
         """One turn: look at the registry's answer and at every version, act, publish."""

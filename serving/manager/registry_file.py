@@ -6,6 +6,8 @@ import os
 class RegistryFile:
     """The file behind a registry's address. For an address of another kind nothing ever changes.
 
+    paths: of the file and its write-ahead log; empty for an address of another kind.
+
     Looking costs two `stat`, a poll several milliseconds. A registry behind a server tells by its webhooks.
     """
 
@@ -14,7 +16,7 @@ class RegistryFile:
         scheme, _, rest = address.partition(":///")
         path = rest.partition("?")[0]
         is_file = scheme.partition("+")[0] == "sqlite" and bool(path) and not path.startswith((":memory:", "file:"))
-        self._paths = (path, f"{path}-wal") if is_file else ()
+        self.paths = (path, f"{path}-wal") if is_file else ()
         self._seen = self._look()
 
     def was_written(self) -> bool:
@@ -25,7 +27,7 @@ class RegistryFile:
     def _look(self) -> tuple[tuple[int, int, int], ...]:
         """What a write changes: of the file, and of its write-ahead log, which a reader creates and leaves empty."""
         found = []
-        for path in self._paths:
+        for path in self.paths:
             try:
                 stat = os.stat(path)
             except OSError:

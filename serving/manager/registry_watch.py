@@ -6,7 +6,6 @@ next one has a connection and threads of its own.
 """
 
 import logging
-import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -40,18 +39,17 @@ class RegistryWatch:
     def __init__(
         self,
         settings: ServingSettings,
-        woken: threading.Event,
+        wake: Callable[[], object],
         connect: Callable[[], Versions] | None = None,
         *,
         make_pool: MakePool = DaemonPool,
         spread: Callable[[float], float] = jittered,
     ) -> None:
-        """woken: set when `view` was replaced. connect: makes the registry's client, at the first poll of a connection.
-
-        spread: of a pause, so that replicas do not poll at the same time.
+        """wake: called when an answer has come, in any thread. connect: makes the registry's client, at the first poll
+        of a connection. spread: of a pause, so that replicas do not poll at the same time.
         """
         self._settings = settings
-        self._woken = woken
+        self._wake = wake
         self._connect = connect or partial(connect_client, settings.registry)
         self._make_pool = make_pool
         self._spread = spread
@@ -88,7 +86,7 @@ class RegistryWatch:
         if now >= self._next or (self._again and now - self._asked >= NUDGED_SECONDS):
             self._asked, self._again = now, False
             self._polling = self._poll.begin(self.view, self._also)
-            self._polling.add_done_callback(lambda _: self._woken.set())
+            self._polling.add_done_callback(lambda _: self._wake())
 
     def idle_seconds(self, now: float) -> float:
         """How long `step` has nothing to do, unless an answer comes."""

@@ -40,13 +40,15 @@ class VersionLoader:
         watch: RegistryWatch,
         last_live: LastLive,
         spread: Callable[[float, float], float],
+        wake: Callable[[], object],
     ) -> None:
-        """spread: of a pause and the time at which it began."""
+        """spread: of a pause and the time at which it began. wake: called when files have come, in any thread."""
         self._settings = settings
         self.fetch = fetch
         self._watch = watch
         self._last_live = last_live
         self._spread = spread
+        self._wake = wake
         self.fetchers: Executor = ThreadPoolExecutor(FETCHES, thread_name_prefix="headwaiter-fetch")
         self.failed: dict[VersionKey, ManagedVersion] = {}
 
@@ -67,6 +69,7 @@ class VersionLoader:
             fetching = Future()
             why = "the registry no longer names it, and it is not in the cache"
             fetching.set_exception(EngineError(f"{why}: promote it again, or another version"))
+        fetching.add_done_callback(lambda _: self._wake())
         return ManagedVersion(*key, fetching, attempt=attempt, error=error, is_cached=cached)
 
     def note_failure(self, managed: ManagedVersion) -> None:

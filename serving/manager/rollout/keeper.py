@@ -7,7 +7,6 @@ thread of its own. Should it go on once the registry answers, it is as a second 
 
 import logging
 import math
-import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, Future
 
@@ -41,19 +40,19 @@ class RolloutKeeper:
     def __init__(
         self,
         settings: ServingSettings,
-        woken: threading.Event,
+        wake: Callable[[], object],
         connect: Callable[[], Rollouts] | None = None,
         *,
         make_pool: MakePool = DaemonPool,
         spread: Callable[[float], float] = jittered,
     ) -> None:
-        """woken: set when `view` was replaced. connect: makes the registry's client, in the thread.
+        """wake: called when an answer has come, in any thread. connect: makes the registry's client, in the thread.
 
         spread: of a pause, so that replicas do not ask at the same time.
         """
         self.view = RolloutViews()
         self._settings = settings
-        self._woken = woken
+        self._wake = wake
         self._connect = connect or (lambda: Rollouts(connect_client(settings.registry)))
         self._spread = spread
         self._make_pool = make_pool
@@ -91,7 +90,7 @@ class RolloutKeeper:
         if now >= self._asked + self._factor * self._pause_seconds() or is_nudged:
             self._asked, self._factor, self._again = now, self._spread(1.0), False
             self._running = self._pool.submit(self._cycle, self._cycle_of, frozenset(names), dict(states), now)
-            self._running.add_done_callback(lambda _: self._woken.set())
+            self._running.add_done_callback(lambda _: self._wake())
 
     def references(self) -> tuple[Reference, ...]:
         """The versions that are to be loaded beside the live ones: candidates, and after a promotion the one before."""

@@ -96,7 +96,7 @@ class Shop:
         self.settings = ServingSettings(self.registry, (), run, deployments=True, poll_seconds=1.0, load_seconds=1e12)
         watch = RegistryWatch(
             self.settings,
-            threading.Event(),
+            threading.Event().set,
             lambda: self.versions,
             make_pool=lambda limit, name: InlineExecutor() if limit == 1 else DaemonPool(limit, name),
             spread=exactly,

@@ -37,7 +37,7 @@ class Clock:
         self.registry, self.woken = Registry(), threading.Event()
         settings = ServingSettings(RegistrySettings(tmp_path, ""), (REFERENCE,), tmp_path, poll_seconds=poll_seconds)
         connect: Callable[[], Any] = lambda: self.registry  # noqa: E731
-        self.watch = RegistryWatch(settings, self.woken, connect)
+        self.watch = RegistryWatch(settings, self.woken.set, connect)
 
     def step(self, now: float, *, at_once: bool = False) -> None:
         self.watch.step(now, at_once=at_once)

@@ -52,7 +52,7 @@ class Watched:
         settings = ServingSettings(registry, (M,), home, poll_seconds=poll_seconds)
         self.registry = Registry()
         connect: Any = lambda: self.registry  # noqa: E731
-        self.watch = RegistryWatch(settings, threading.Event(), connect, spread=exactly)
+        self.watch = RegistryWatch(settings, threading.Event().set, connect, spread=exactly)
 
     def asks(self, now: float, *, at_once: bool = False) -> bool:
         """Whether the registry is asked at this time; its answer is taken."""
@@ -130,7 +130,7 @@ class Listing:
         settings = ServingSettings(RegistrySettings(home, "sqlite://"), references, home, poll_seconds=2.0)
         self.registry = Listed([reference.name for reference in references])
         self.connects = 0
-        self.watch = RegistryWatch(settings, threading.Event(), self._connect, spread=exactly)
+        self.watch = RegistryWatch(settings, threading.Event().set, self._connect, spread=exactly)
         self.now = 100.0
 
     def _connect(self) -> Any:
@@ -307,7 +307,7 @@ def test_replicas_do_not_poll_at_the_same_time(tmp_path: Path) -> None:
     pauses = set()
     for _ in range(5):
         registry: Any = Registry()
-        watch = RegistryWatch(settings, threading.Event(), lambda registry=registry: registry)
+        watch = RegistryWatch(settings, threading.Event().set, lambda registry=registry: registry)
         watch.step(1000.0)
         assert watch._polling is not None
         wait_until(watch._polling.done, "it has answered")

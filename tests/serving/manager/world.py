@@ -353,7 +353,11 @@ class Server:
     def _start(self) -> Manager:
         connect: Any = lambda: self.world  # noqa: E731
         watch = RegistryWatch(
-            self.settings, threading_event(), connect, make_pool=lambda *_: RegistryExecutor(self.world), spread=exactly
+            self.settings,
+            lambda: None,
+            connect,
+            make_pool=lambda *_: RegistryExecutor(self.world),
+            spread=exactly,
         )
         manager = Manager(
             self.settings,
@@ -369,9 +373,9 @@ class Server:
         manager._adopt()
         return manager
 
-    def _make_keeper(self, woken: Any) -> RolloutKeeper:
+    def _make_keeper(self, wake: Any) -> RolloutKeeper:
         connect: Any = lambda: self._rollouts  # noqa: E731
-        return RolloutKeeper(self.settings, woken, connect, make_pool=lambda *_: InlineExecutor(), spread=exactly)
+        return RolloutKeeper(self.settings, wake, connect, make_pool=lambda *_: InlineExecutor(), spread=exactly)
 
     def _end(self) -> None:
         self.manager._watch.close()
@@ -389,10 +393,3 @@ class Server:
         if version.version not in self.world.damaged and not is_cached:
             (root / "whole").touch()
         return Held.take(root), contract
-
-
-def threading_event() -> Any:
-    """Return an event that is never waited for."""
-    import threading
-
-    return threading.Event()

@@ -291,7 +291,7 @@ def test_a_cycle_that_hangs_is_given_up_and_the_next_has_a_connection_of_its_own
         return versions.rollouts()
 
     settings = ServingSettings(RegistrySettings(tmp_path, ""), (), tmp_path, poll_seconds=1.0)
-    keeper = RolloutKeeper(settings, threading.Event(), connect, spread=lambda seconds: seconds)
+    keeper = RolloutKeeper(settings, threading.Event().set, connect, spread=lambda seconds: seconds)
     now = 0.0
     for hanging in (1, 2):
         keeper.step(now, ("m",), READY)
@@ -322,7 +322,7 @@ def test_only_so_many_cycles_are_left_hanging(versions: MemoryVersions, tmp_path
         return versions.rollouts()
 
     settings = ServingSettings(RegistrySettings(tmp_path, ""), (), tmp_path, poll_seconds=1.0)
-    keeper = RolloutKeeper(settings, threading.Event(), connect, spread=lambda seconds: seconds)
+    keeper = RolloutKeeper(settings, threading.Event().set, connect, spread=lambda seconds: seconds)
     for turn in range(3 * MAX_GIVEN_UP):
         keeper.step(turn * (GIVE_UP_SECONDS + 1), ("m",), READY)
         wait_until(lambda turn=turn: len(connects) == min(turn, MAX_GIVEN_UP) + 1, "it hangs")
