@@ -1,24 +1,26 @@
 """BentoML's supervisor (circus), which starts the fronts and the manager, and ends them with the server.
 
 It starts ended workers again, but not in a container, where it ends when none is left, and looks for them every ten
-seconds only. It forgets a signal to end that comes while it starts workers; BentoML lets it wait a day for one that
-does not leave. Read in BentoML 1.4.39 and kantoku 0.18.3, its circus.
+seconds only, by the wall clock: not for a day once that was set back by one. It forgets a signal to end that comes
+while it starts workers; BentoML lets it wait a day for one that does not leave. Read in BentoML 1.4.39, kantoku 0.18.3,
+its circus, and tornado 6.5.
 """
 
+import math
 import signal
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asyncio import TimerHandle
+
     from circus.arbiter import Arbiter
     from circus.watcher import Watcher
 
 QUIET_SECONDS = 10.0
-"""Between two ends that are looked at at once; others wait for circus' own look, so that workers which end while they
-start do not take all cores."""
+"""Least time between two looks at the workers, so that those which end while they start do not take all cores."""
 AGAIN_SECONDS = 0.1
-"""How long to wait where circus cannot end yet, because it starts workers."""
+"""How long to wait where circus cannot end or look yet, because it does something else, such as starting workers."""
 
 
 def supervise(leave_seconds: float) -> None:
@@ -59,22 +61,29 @@ def end_server(arbiter: "Arbiter") -> None:
 
 
 class WorkerWatch:
-    """A handler of SIGCHLD that lets circus look at its workers."""
+    """A handler of SIGCHLD that lets circus look at its workers: at once, or QUIET_SECONDS after its last look."""
 
     def __init__(self, arbiter: "Arbiter") -> None:
         """arbiter: circus'."""
         self._arbiter = arbiter
-        self._looked = -QUIET_SECONDS
+        self._looked = -math.inf
+        self._planned: TimerHandle | None = None
 
     def __call__(self, number: int, frame: object) -> None:
         """A child has ended, or was stopped. Runs between two instructions of the main thread."""
-        now = time.monotonic()
-        if now - self._looked >= QUIET_SECONDS:
-            self._looked = now
-            self._arbiter.loop.asyncio_loop.call_soon_threadsafe(self._look)
+        self._arbiter.loop.asyncio_loop.call_soon_threadsafe(self._plan)
+
+    def _plan(self) -> None:
+        loop = self._arbiter.loop.asyncio_loop
+        if self._planned is None:
+            self._planned = loop.call_later(max(0.0, self._looked + QUIET_SECONDS - loop.time()), self._look)
 
     def _look(self) -> None:
         from circus.exc import ConflictError
 
-        with suppress(ConflictError):  # circus does something else; it looks by itself later
+        loop = self._arbiter.loop.asyncio_loop
+        self._planned, self._looked = None, loop.time()
+        try:
             self._arbiter.manage_watchers()
+        except ConflictError:
+            self._planned = loop.call_later(AGAIN_SECONDS, self._look)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from circus.exc import ConflictError
 from circus.sighandler import SysHandler
 from circus.watcher import Watcher
 
-from serving.runtime.supervisor import QUIET_SECONDS, WorkerWatch, supervise
+from serving.runtime.supervisor import WorkerWatch, supervise
 from tests.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -40,26 +41,35 @@ def test_a_worker_is_started_again_although_bentoml_says_otherwise(circus: Any) 
     assert isinstance(signal.getsignal(signal.SIGCHLD), WorkerWatch)
 
 
-def test_ended_workers_are_looked_at_at_once_but_not_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[str] = []
+def test_each_end_is_looked_at_at_once_or_a_little_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.runtime.supervisor.QUIET_SECONDS", 0.2)
+    looks: list[float] = []
 
     async def work() -> None:
-        loop = SimpleNamespace(asyncio_loop=asyncio.get_running_loop())
-        watch = WorkerWatch(SimpleNamespace(loop=loop, manage_watchers=lambda: looks.append(moment)))
-        for moment in ("the first", "a second later", "much later"):
-            seconds = {"the first": 0.0, "a second later": 1.0, "much later": QUIET_SECONDS}[moment]
-            monkeypatch.setattr("serving.runtime.supervisor.time.monotonic", lambda seconds=seconds: 100.0 + seconds)
-            watch(signal.SIGCHLD, None)
-            monkeypatch.undo()
+        running = asyncio.get_running_loop()
+        loop = SimpleNamespace(asyncio_loop=running)
+        watch = WorkerWatch(SimpleNamespace(loop=loop, manage_watchers=lambda: looks.append(running.time())))
+        watch(signal.SIGCHLD, None)
+        while not looks:
             await asyncio.sleep(0)
+        for _ in range(10):
+            watch(signal.SIGCHLD, None)
+        while len(looks) < 2:
+            await asyncio.sleep(0.01)
+        assert looks[1] - looks[0] >= 0.2
+        await asyncio.sleep(0.3)
 
-    asyncio.run(work())
-    assert looks == ["the first", "much later"]
+    asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))
+    assert len(looks) == 2, "all ends until the second look are seen by it"
 
 
-def test_a_look_while_circus_does_something_else_is_left_to_circus() -> None:
+def test_a_look_while_circus_does_something_else_comes_later() -> None:
+    looks: list[str] = []
+
     def manage_watchers() -> None:
-        raise ConflictError("arbiter is already running start command")
+        looks.append("")
+        if len(looks) < 3:
+            raise ConflictError("arbiter is already running start command")
 
     failed: list[Any] = []
 
@@ -68,9 +78,10 @@ def test_a_look_while_circus_does_something_else_is_left_to_circus() -> None:
         running.set_exception_handler(lambda _, context: failed.append(context))
         loop = SimpleNamespace(asyncio_loop=running)
         WorkerWatch(SimpleNamespace(loop=loop, manage_watchers=manage_watchers))(signal.SIGCHLD, None)
-        await asyncio.sleep(0)
+        while len(looks) < 3:
+            await asyncio.sleep(0.01)
 
-    asyncio.run(work())
+    asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))
     assert not failed
 
 
@@ -78,13 +89,16 @@ SERVER = """
 import sys
 from bentoml._internal.utils.circus import create_standalone_arbiter
 from bentoml.serving import create_watcher
-from serving.runtime.supervisor import supervise
+from serving.runtime import supervisor
 
-supervise(0.2)
+supervisor.QUIET_SECONDS = 0.5
+supervisor.supervise(0.2)
 worker = "import os, signal, time; print(os.getpid(), flush=True); time.sleep(1000)"
 watcher = create_watcher(name="worker", args=["-c", worker], numprocesses=2, warmup_delay=float(sys.argv[1]))
 watcher.use_sockets = False
-create_standalone_arbiter([watcher]).start()
+arbiter = create_standalone_arbiter([watcher])
+arbiter.ctrl.check_delay = 10**9  # circus' own looks never come, as after the clock was set back
+arbiter.start()
 """
 """A server with two workers, of which the second is started some seconds after the first."""
 
@@ -103,3 +117,17 @@ def test_a_server_ends_when_it_is_told_to(told: str) -> None:
     for worker in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(worker, 0)
+
+
+def test_workers_that_end_shortly_after_one_another_are_all_started_again() -> None:
+    with subprocess.Popen([sys.executable, "-c", SERVER, "0"], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        workers = [int(server.stdout.readline()) for _ in range(2)]
+        for _ in range(3):
+            for worker in workers:
+                os.kill(worker, signal.SIGKILL)
+                time.sleep(0.05)  # so that circus has looked before the second ends
+            ended, workers = workers, [int(server.stdout.readline()) for _ in range(2)]
+            assert not set(ended) & set(workers)
+        server.terminate()
+        assert server.wait(WAIT_SECONDS) == 0
