@@ -22,7 +22,7 @@ from serving.processors.token_ids import TokenIds, encode_ids
 from serving.processors.tokenizer import TextEncoder, TextParameters
 from serving.tasks.base.agreement import Agreement, of_vectors
 from serving.tasks.base.cost import NUMBER_BYTES, ItemCost
-from serving.tasks.base.fields import Name
+from serving.tasks.base.fields import Name, Positive
 from serving.tasks.base.pooling import counted_positions, pool
 from serving.tasks.base.task import Batch, Task, probe_text
 from serving.tasks.base.version_context import VersionContext
@@ -41,7 +41,7 @@ MAP = "map"
 """The batch key of raw states of images, which are not cut to a row's tokens."""
 NEEDS_ENCODER = "headwaiter_needs_encoder"
 """The attribute of a loaded model whose encoder alone reads the text."""
-Dimensions = Annotated[int, msgspec.Meta(ge=1)]
+Dimensions = Positive
 
 
 class Parameters(TextParameters, frozen=True):

@@ -19,6 +19,7 @@ from serving.errors import Unprocessable
 from serving.tasks.base.agreement import Agreement
 from serving.tasks.base.answers import softmax
 from serving.tasks.base.cost import OBJECT_BYTES, answer_text
+from serving.tasks.base.fields import Natural, Positive
 from serving.tasks.base.scoring import Scoring, exact_match, f1_words
 from serving.tasks.base.task import Batch, Task
 from serving.tasks.base.version_context import VersionContext
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedModel
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
 MASKED = -10_000.0
 TOKEN_BYTES = 128
 """Memory of a token of a window: in the tokenizer's encoding, the row, and the two arrays of its logits."""
@@ -55,7 +55,7 @@ class Parameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     top_k: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
     max_answer_len: Annotated[int, msgspec.Meta(ge=1, le=MAX_ANSWER_TOKENS)] = 15
     max_seq_len: Positive = 384
-    doc_stride: Annotated[int, msgspec.Meta(ge=0)] = 128
+    doc_stride: Natural = 128
     handle_impossible_answer: bool = False
     align_to_words: bool = True
     max_question_len: Positive | None = None

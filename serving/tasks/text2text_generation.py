@@ -14,14 +14,12 @@ from registry.checkpoint_files import CheckpointKeys, read_json
 from registry.contract import Contract
 from serving.errors import Unprocessable
 from serving.processors.token_ids import TokenIds, encode_ids
-from serving.tasks.base.fields import Name
+from serving.tasks.base.fields import MAX_INTEGER, Name, Natural, Positive
 from serving.tasks.base.generated_text import GeneratedText, answer
 from serving.tasks.base.generation import (
     GeneratingTask,
     GenerationDefaults,
     GenerationParameters,
-    Natural,
-    Positive,
     PositiveNumber,
     default_new_tokens,
     make_rows,
@@ -51,9 +49,9 @@ class Parameters(GenerationParameters, frozen=True):
     early_stopping: bool | None = None
     src_lang: Name | None = None
     tgt_lang: Name | None = None
-    forced_bos_token_id: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    forced_bos_token_id: Natural | None = None
     min_length: Natural | None = None
-    max_length: Annotated[int, msgspec.Meta(ge=2)] | None = None
+    max_length: Annotated[int, msgspec.Meta(ge=2, le=MAX_INTEGER)] | None = None
     generate_parameters: dict[str, Any] | None = None
     truncation: Literal["do_not_truncate", "longest_first", "only_first"] | None = None
     clean_up_tokenization_spaces: bool | None = None

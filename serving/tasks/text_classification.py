@@ -9,7 +9,7 @@ import warnings
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,6 +22,7 @@ from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.agreement import Agreement, distance, of_labels
 from serving.tasks.base.answers import LabelScore, Ranked, best_labels
 from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, answer_text, count_characters
+from serving.tasks.base.fields import Positive
 from serving.tasks.base.scoring import Activation, Scoring, of_classes
 from serving.tasks.base.task import Batch, Task, probe_text
 from serving.tasks.base.version_context import VersionContext
@@ -74,7 +75,7 @@ class Parameters(TextParameters, frozen=True):
     function_to_apply: instead of the contract's. return_text: whether the answer has the ranked texts.
     """
 
-    top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    top_k: Positive | None = None
     function_to_apply: Activation | None = None
     return_text: bool = False
 
@@ -83,7 +84,7 @@ class Defaults(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, f
     """What a request without parameters gets; None: the activation of the problem type, all labels."""
 
     function_to_apply: Activation | None = None
-    top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    top_k: Positive | None = None
 
 
 def activation(contract: Contract) -> Activation:

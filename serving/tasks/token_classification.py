@@ -17,7 +17,7 @@ from registry.contract import Contract
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.agreement import Agreement, distance, overlap
 from serving.tasks.base.cost import OBJECT_BYTES
-from serving.tasks.base.fields import Name
+from serving.tasks.base.fields import Name, Natural
 from serving.tasks.base.scoring import LabelledSpan, Scoring, f1_micro, precision, recall
 from serving.tasks.base.task import Batch, Task
 from serving.tasks.base.version_context import VersionContext
@@ -47,7 +47,7 @@ class Parameters(TextParameters, frozen=True):
 
     aggregation_strategy: Strategy | None = None
     ignore_labels: Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_IGNORED)] | None = None
-    stride: Annotated[int, msgspec.Meta(ge=0)] = STRIDE_TOKENS
+    stride: Natural = STRIDE_TOKENS
 
 
 class Defaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

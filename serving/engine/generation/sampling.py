@@ -24,6 +24,8 @@ logger = logging.getLogger("headwaiter.engine")
 Way = Literal["best", "sorted", "all"]
 """The candidates that a token is drawn from: the best few, all tokens sorted by score, or all tokens as they are."""
 
+MAX_INTEGER = 2**31 - 1
+"""A larger `top_k` of a checkpoint is this one, as no vocabulary has so many tokens."""
 MAX_TOP_K = 1024
 """Up to this `top_k` the best tokens are found without sorting all. Untuned."""
 NOT_FINITE = "the model answered with a number that is not finite"
@@ -74,7 +76,7 @@ class Sampler:
 
         self.is_drawn = bool(settled("do_sample"))
         self.temperature = float(settled("temperature"))
-        self.top_k = int(settled("top_k"))
+        self.top_k = min(int(settled("top_k")), MAX_INTEGER)
         self.top_p = float(settled("top_p"))
         self.beams = int(settled("num_beams"))
         self.rank = 0 if self.is_drawn else settings.rank
@@ -170,10 +172,12 @@ def _apply_rules(
 
 def _draw(scores: torch.Tensor, samplers: Sequence[Sampler], way: Way) -> torch.Tensor:
     def column(values: list[float]) -> torch.Tensor:
-        return torch.tensor(values, device=scores.device)[:, None]
+        return torch.tensor(values, dtype=torch.float64, device=scores.device)[:, None]
 
-    # in double precision, so that a sum over a large vocabulary does not depend on how it is computed
-    scores = scores.double() / column([sampler.temperature for sampler in samplers])
+    # in double precision, so that a sum over a large vocabulary does not depend on how it is computed; from the best
+    # score on, which no temperature then makes infinite
+    scores = scores.double()
+    scores = (scores - scores.amax(-1, keepdim=True)) / column([sampler.temperature for sampler in samplers])
     ids: torch.Tensor | None
     match way:
         case "best":

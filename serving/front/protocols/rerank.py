@@ -41,7 +41,7 @@ class DocumentsForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     query: Query
     documents: Annotated[list[str | JsonObject], msgspec.Meta(min_length=1)]
     model: Name | None = None
-    top_n: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    top_n: Annotated[int, msgspec.Meta(ge=1, lt=2**31)] | None = None
     return_documents: bool = False
     truncation: bool = True
 

@@ -15,6 +15,11 @@ languages have far less."""
 Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 """A name in a request. What is no name is a text, which a task's cost counts."""
 
+MAX_INTEGER = 2**31 - 1
+"""The largest whole number of a request. Larger ones fit neither into msgpack's messages nor into tensors."""
+Positive = Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+
 MAX_DEPTH = 8
 """Objects nested deeper keep their nulls, so that no body can exhaust the stack. No published body nests as deep."""
 

@@ -19,6 +19,7 @@ from serving.processors.token_ids import TokenIds
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.agreement import Agreement, mean, tokens
 from serving.tasks.base.cost import CHARACTER_BYTES, CHARACTERS_OF_A_TOKEN, OBJECT_BYTES, ItemCost
+from serving.tasks.base.fields import Natural, Positive
 from serving.tasks.base.generation_settings import DEFAULT_NEW_TOKENS, forget_lengths, state_defaults
 from serving.tasks.base.task import Batch, Context, Task, probe_text
 from serving.tasks.base.version_context import VersionContext
@@ -36,8 +37,6 @@ MAX_LOGPROBS = 20
 PROBE_TOKENS = 16
 """New tokens of a row for measuring. Untuned: enough that steps outweigh the prefill."""
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Natural = Annotated[int, msgspec.Meta(ge=0)]
 PositiveNumber = Annotated[float, msgspec.Meta(gt=0.0, le=100.0)]
 Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
 TextCount = Annotated[int, msgspec.Meta(ge=1, le=MAX_TEXTS)]

@@ -2,10 +2,12 @@
 applied or refused by name, null means absent, and every other name is refused."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
 import huggingface_hub.inference._generated.types as published
+import msgspec
 import pytest
 
 from serving.errors import Unprocessable
@@ -80,3 +82,23 @@ def test_every_parameter_may_be_null_and_other_names_are_refused(task: str, plac
     more = {"unheard": 1} if place == "beside" else {"parameters": {"unheard": 1}}
     with pytest.raises(Unprocessable, match="unknown field `unheard`"):
         parse_body(json.dumps(body | more).encode(), found, 9)
+
+
+def bounds_of(kind: Any) -> Iterator[tuple[str, Any]]:
+    """The whole numbers of a type of parameters, by field."""
+    for field in msgspec.inspect.type_info(kind).fields:  # type: ignore[attr-defined]
+        waiting = [field.type]
+        while waiting:
+            each = waiting.pop()
+            waiting += [*getattr(each, "types", ()), *getattr(each, "item_types", ())]
+            waiting += [inner for inner in (getattr(each, "item_type", None),) if inner is not None]
+            if isinstance(each, msgspec.inspect.IntType):
+                yield field.name, each
+
+
+@pytest.mark.parametrize("task", served_tasks())
+def test_whole_numbers_of_requests_are_bounded(task: str) -> None:
+    """A `top_k` of 2**63 fits msgpack and no tensor: it ended engines."""
+    for name, number in bounds_of(get_task(task).parameters_type):
+        assert number.le is not None or number.lt is not None, name
+        assert number.ge is not None or number.gt is not None, name

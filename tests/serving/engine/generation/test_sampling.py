@@ -195,3 +195,25 @@ def test_an_end_token_ends_a_row_and_a_stop_string_too(monkeypatch: pytest.Monke
     found = finish(scheduler)
     assert found.finishes == {2: "eos_token"}
     assert found.tokens[2] == expected[: expected.index(end) + 1]
+
+
+def test_a_top_k_beyond_every_vocabulary_costs_no_row() -> None:
+    module = load("llama")
+    found = []
+    for top_k in (2**31, 2**63, 2**64 - 1):
+        scheduler = make_scheduler(module)
+        scheduler.add(b"f", row(1, prompt_of(1), do_sample=True, seed=1, top_k=top_k), 0.0)
+        scheduler.add(b"f", row(2, prompt_of(2), do_sample=True, seed=1), 0.0)
+        found.append(finish(scheduler).tokens)
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 2
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e-300, 5e-324])
+@pytest.mark.parametrize("top_k", [50, 0])
+def test_the_smallest_temperatures_give_the_likeliest_token(temperature: float, top_k: int) -> None:
+    module, prompt = load("llama"), prompt_of(3)
+    scheduler = make_scheduler(module)
+    asked = {"do_sample": True, "temperature": temperature, "top_k": top_k, "seed": 1}
+    scheduler.add(b"f", row(1, prompt, **asked), 0.0)
+    assert finish(scheduler).tokens[1] == alone(module, prompt)
