@@ -62,6 +62,8 @@ CODES: Mapping[int, Code] = {
 
 def details(message: str) -> str:
     """An error's message, without its middle if it would be too long on the wire."""
+    if len(message) > MAX_DETAILS:  # before it is encoded: a name in it may be as long as a body
+        message = f"{message[: MAX_DETAILS // 2]} … {message[-MAX_DETAILS // 2 :]}"
     kept = message
     while len(_percent_encoded(kept)) > MAX_DETAILS:
         half = 3 * len(kept) // 8

@@ -18,7 +18,14 @@ from serving.front.rpc.graceful_close import GracefulClose
 from serving.front.rpc.header_blocks import BlockReader, HeaderReader
 from serving.front.rpc.methods import Method, refusal
 from serving.front.rpc.outbox import Outbox, RpcLimits
-from serving.front.rpc.spare_frames import SPARE_BYTES, SPARE_OF_CALL, SPARE_OF_SWEEP, SpareFrames, is_spare
+from serving.front.rpc.spare_frames import (
+    SPARE_BYTES,
+    SPARE_OF_CALL,
+    SPARE_OF_SWEEP,
+    STREAMS_OF_FRAME,
+    SpareFrames,
+    is_spare,
+)
 from serving.front.rpc.stream import Stream
 
 IDLE_SECONDS = 120
@@ -150,6 +157,7 @@ class RpcConnection(asyncio.Protocol):
     def _on_settings(self, given: Frame) -> None:
         if given.flags & frames.ACK:
             return
+        self._spare.spend(len(self._streams) // STREAMS_OF_FRAME)
         self._outbox.take_settings(given.content, list(self._streams.values()))
         self._is_greeted = True
         self._outbox.write(frame(frames.SETTINGS, frames.ACK, 0))

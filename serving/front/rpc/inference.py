@@ -3,6 +3,7 @@
 Where a request has raw tensors, the answer has them, too; else both have typed contents, as with MLServer.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,7 +17,7 @@ from serving.front.front import Front
 from serving.front.protocols.base import headers_of
 from serving.front.protocols.forms import read_form
 from serving.front.protocols.kserve_descriptions import metadata
-from serving.front.protocols.kserve_inference import InferenceForm, InferenceRequest
+from serving.front.protocols.kserve_inference import MAX_TENSORS, InferenceForm, InferenceRequest
 from serving.front.protocols.kserve_tensors import MAX_DIMENSIONS, pack, to_output, to_text
 from serving.front.rpc.calls import RpcAnswer, RpcCall, RpcWork
 from serving.front.rpc.field_count import check_fields
@@ -35,6 +36,10 @@ CONTENTS = {
     "BYTES": "bytes_contents",
 }
 """Datatype → the field that has a tensor's elements."""
+MAX_PARAMETERS = 256
+"""Of a request, and of each tensor. Untuned: the tasks have up to thirty."""
+LARGE_BYTES = 1 << 16
+"""A thread reads longer messages. Untuned: at most some ten thousand fields, which take some ten milliseconds."""
 _ModelInferResponse = message_class("ModelInferResponse")
 
 
@@ -81,8 +86,11 @@ class InferenceService:
 
     async def _infer(self, message: bytes, call: RpcCall) -> RpcAnswer:
         max_rows = self._front.settings.max_rows
-        request = parse("ModelInferRequest", message, max_rows)
-        inference = InferenceRequest(to_form(request, max_rows), b"", max_rows)
+        if len(message) > LARGE_BYTES:
+            request, form = await asyncio.to_thread(_read, message, max_rows)
+        else:
+            request, form = _read(message, max_rows)
+        inference = InferenceRequest(form, b"", max_rows)
         limits = [each for each in (inference.timeout_seconds, call.timeout_seconds) if each is not None]
         answer = await self._front.answer(
             request.model_name,
@@ -98,6 +106,11 @@ class InferenceService:
         return RpcAnswer(response, headers_of(answer))
 
 
+def _read(message: bytes, max_rows: int) -> tuple[Message, InferenceForm]:
+    request = parse("ModelInferRequest", message, max_rows)
+    return request, to_form(request, max_rows)
+
+
 def parse(name: str, message: bytes, max_rows: int = 0) -> Message:
     """The message of this name. max_rows: of a request. Raises Malformed, TooLarge."""
     check_fields(message, name, max_values(max_rows))
@@ -109,6 +122,9 @@ def parse(name: str, message: bytes, max_rows: int = 0) -> Message:
 
 def to_form(request: Message, max_rows: int) -> InferenceForm:
     """A ModelInferRequest in the form that it would have as JSON. Raises Malformed, Unprocessable, TooLarge."""
+    for name, given in (("inputs", request.inputs), ("outputs", request.outputs)):
+        if len(given) > MAX_TENSORS:
+            raise TooLarge(f"{name} has {len(given):,} tensors, a request may have {MAX_TENSORS}: send fewer at a time")
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise Malformed(
@@ -152,7 +168,9 @@ def _elements(tensor: Message, limit: int) -> list[object]:
 
 
 def _plain(parameters: Mapping[str, Message]) -> JsonObject:
-    """Parameters as plain data; one without a value is None."""
+    """Parameters as plain data; one without a value is None. Raises TooLarge for too many."""
+    if len(parameters) > MAX_PARAMETERS:
+        raise TooLarge(f"parameters has {len(parameters):,} entries, there may be {MAX_PARAMETERS}: leave some out")
     found: JsonObject = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof(CHOICE)

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+from collections.abc import Iterator
 
 import msgspec
 
@@ -149,17 +150,18 @@ class Outbox:
         if stream.window > frames.MAX_WINDOW:
             raise _too_large()
 
-    def take_waiting(self) -> list[Stream]:
-        """The streams with unsent data that the client's flow control now lets through.
+    def take_waiting(self) -> Iterator[Stream]:
+        """The streams with unsent data that the client's flow control now lets through; each is to be sent at once.
 
         Others are not looked at: a client may open windows one byte at a time while thousands of answers wait.
         """
         if self._window <= 0 or self._is_paused:
-            return []
-        found = [stream for stream in self._blocked.values() if stream.window > 0][: self._window]
-        for stream in found:
-            del self._blocked[stream.number]
-        return found
+            return
+        for stream in [stream for stream in self._blocked.values() if stream.window > 0]:
+            if self._window <= 0 or self._is_paused:
+                return
+            if self._blocked.pop(stream.number, None) is not None:
+                yield stream
 
     # The network
 

@@ -13,6 +13,9 @@ SPARE_BYTES = 1024
 """Bytes of an answer for which one more frame is allowed: a client that reads opens its flow-control windows step by
 step. Untuned."""
 
+STREAMS_OF_FRAME = 16
+"""A frame that changes the windows of all streams counts once more for each so many of them. Untuned."""
+
 MIN_PART_BYTES = 16
 """A part of a message with less is counted; an answered call allows ten."""
 
@@ -29,9 +32,9 @@ class SpareFrames:
     def __init__(self) -> None:
         self._left = MAX_SPARE
 
-    def spend(self) -> None:
-        """Count one frame. Raises BrokenRule once the client has sent too many."""
-        self._left -= 1
+    def spend(self, count: int = 1) -> None:
+        """Count one frame, or what is worth `count`. Raises BrokenRule once the client has sent too many."""
+        self._left -= count
         if self._left < 0:
             raise BrokenRule(ErrorCode.ENHANCE_YOUR_CALM, "too many frames beside those of calls")
 

@@ -17,8 +17,9 @@ from tritonclient.grpc import service_pb2
 from serving import errors
 from serving.errors import QueueFull, ServingError
 from serving.front.connection_guard import ConnectionGuard
+from serving.front.rpc import codes
 from serving.front.rpc.calls import Calls, RpcAnswer, to_metadata
-from serving.front.rpc.codes import CODES, Code, details
+from serving.front.rpc.codes import CODES, MAX_DETAILS, Code, details
 from serving.runtime.key_file import KeyFile
 from tests.serving.front.attacked import PATIENT, Whole
 from tests.serving.front.local_front import MakeFront, answer, engines
@@ -364,3 +365,13 @@ def test_a_call_on_a_connection_that_is_asked_to_leave_goes_through(make_front: 
             assert await asyncio.gather(*[call(asked()) for _ in range(20)])
 
     on_port(front, work)
+
+
+def test_an_error_of_any_length_is_cut_before_it_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = []
+    encode = codes._percent_encoded
+    monkeypatch.setattr(codes, "_percent_encoded", lambda text: lengths.append(len(text)) or encode(text))
+    found = details(f"there is no model {10**6 * 'é'}: ask GET /v2")
+    assert found.startswith("there is no model é")
+    assert found.endswith("é: ask GET /v2")
+    assert max(lengths) <= MAX_DETAILS + 3

@@ -620,3 +620,41 @@ def test_large_messages_of_grpcs_own_client() -> None:
             await asyncio.sleep(0.002)
 
     asyncio.run(asyncio.wait_for(work(), WAIT_SECONDS))
+
+
+def test_windows_of_all_streams_that_change_again_and_again_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change may let each waiting answer send a byte: 13 KB of settings took the event loop three seconds."""
+    streams = 640
+    tried = []
+    send = Outbox.send
+    monkeypatch.setattr(Outbox, "send", lambda outbox, stream: tried.append(stream.number) or send(outbox, stream))
+
+    async def work() -> None:
+        client = Client(b"x" * 2000)
+        client.connection._limits = RpcLimits(streams, LARGE, 1.0)
+        await client.greet(window=0)
+        await client.send(*[client.call(2 * place + 1) for place in range(streams)])
+        tried.clear()
+        changes = [settings_frame({frames.INITIAL_WINDOW_SIZE: place + 1}) for place in range(MAX_SPARE)]
+        assert goodbye(await client.send(*changes)) == ErrorCode.ENHANCE_YOUR_CALM
+        assert len(tried) < 20 * MAX_SPARE
+
+    asyncio.run(work())
+
+
+def test_a_window_of_the_connection_is_offered_to_no_more_answers_than_it_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = []
+    send = Outbox.send
+    monkeypatch.setattr(Outbox, "send", lambda outbox, stream: tried.append(stream.number) or send(outbox, stream))
+
+    async def work() -> None:
+        client = Client(b"x" * 100_000)
+        await client.greet()
+        await client.send(*map(client.call, (1, 3, 5, 7)))
+        tried.clear()
+        await client.send(frame(frames.WINDOW_UPDATE, 0, 0, number(4)))
+        assert len(tried) == 1
+
+    asyncio.run(work())

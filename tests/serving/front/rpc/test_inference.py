@@ -1,6 +1,7 @@
 """The Open Inference Protocol over gRPC, by Triton's client: what it answers is what HTTP does."""
 
 import asyncio
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from headwaiter import __version__
-from serving.errors import ServingError, Unprocessable
+from serving.errors import ServingError, TooLarge, Unprocessable
 from serving.front.front import Front
-from serving.front.protocols.kserve_inference import InferenceRequest
+from serving.front.protocols.kserve_inference import MAX_TENSORS, InferenceRequest
+from serving.front.rpc import inference as module
 from serving.front.rpc.inference import CONTENTS, parse, to_form
 from serving.tasks import get_task
 from tests.serving.front.local_front import MakeFront
@@ -262,3 +264,35 @@ def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
         to_form(parse("ModelInferRequest", data), max_rows=8)
     except ServingError as error:
         assert error.status in (400, 413, 422)
+
+
+@pytest.mark.parametrize("field", ["inputs", "outputs"])
+def test_too_many_tensors_are_refused_before_one_is_looked_at(field: str) -> None:
+    """65,000 empty ones have 130 KB, and took the event loop more than a second."""
+    given: Any = {field: [{}] * (MAX_TENSORS + 1)}
+    with pytest.raises(TooLarge, match=f"{field} has 65 tensors, a request may have 64"):
+        to_form(service_pb2.ModelInferRequest(**given), max_rows=8)
+
+
+def test_too_many_parameters_are_refused() -> None:
+    given = {str(place): {"bool_param": True} for place in range(257)}
+    for request in (
+        service_pb2.ModelInferRequest(parameters=given),
+        service_pb2.ModelInferRequest(inputs=[{"parameters": given}]),
+    ):
+        with pytest.raises(TooLarge, match="parameters has 257 entries, there may be 256"):
+            to_form(request, max_rows=8)
+
+
+def test_a_large_message_is_read_by_a_thread(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    monkeypatch.setattr(
+        module, "to_form", lambda *given: threads.append(threading.current_thread().name) or to_form(*given)
+    )
+
+    async def work(port: Port) -> None:
+        for length in (10, 70_000):
+            await port.ask(infer(TEXT, ["x " * length], parameters={"truncate": True}))
+
+    on_port(front, work)
+    assert [name == "MainThread" for name in threads] == [True, False]
