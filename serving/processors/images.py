@@ -16,7 +16,18 @@ import numpy
 
 from registry.contract import Contract, ImageSettings
 from registry.errors import ContractError
-from serving.errors import TooLarge, Unprocessable
+from serving.errors import ServingError, TooLarge, Unprocessable
+from serving.processors.image_memory import (
+    LARGE_IMAGE_BYTES,
+    MAX_PIXELS,
+    MAX_SCANS,
+    ORIENTATION,
+    SCAN,
+    UPRIGHT,
+    check_decoding,
+    check_memory,
+    resized,
+)
 from serving.wire.messages import AnyArray, EncodedRow, Row
 
 if TYPE_CHECKING:
@@ -25,25 +36,6 @@ if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-MAX_PIXELS = 50_000_000
-"""An image of more pixels is refused by its header, before it is decoded. Untuned."""
-BYTES_OF_COLOUR, BYTES_OF_GREY = 4, 1
-"""Of a pixel in Pillow's memory."""
-WHITENING_COPIES = 3
-"""Of a pixel while transparent ones become white: its bytes, what of them is the colour, and the result."""
-GREY_MODES = ("1", "L", "P")
-MAX_IMAGE_BYTES = BYTES_OF_COLOUR * MAX_PIXELS + 2**22
-"""Memory of an image and its copies: converting, turning, resizing and cropping make one each. So an image of most
-pixels is read if it needs no copy beside the small one that the model takes."""
-LARGE_IMAGE_BYTES = MAX_IMAGE_BYTES // 8
-"""Of images that take more, one is read at a time."""
-SCAN = b"\xff\xda"
-"""What a scan of a JPEG begins with (ITU-T T.81, B.1.1.3); within a scan it cannot occur."""
-MAX_SCANS = 64
-"""Scans of a JPEG. Progressive ones have about ten. Each takes a pass over all pixels, and may have 31 bytes: a file of
-1 MB could be made to take minutes."""
-ORIENTATION = 0x0112
-"""The EXIF tag (CIPA DC-008) that says how an image is turned; 1: not at all."""
 
 
 _reading_large = threading.Lock()
@@ -67,14 +59,17 @@ class ImageReader:
 
         Raises TooLarge for too many pixels, Unprocessable for a broken file or one of none of the `FORMATS`.
         """
-        image = _open(item if isinstance(item, bytes) else _decode(item))
+        data = item if isinstance(item, bytes) else _decode(item)
+        image = _open(data)
         try:
-            size_bytes = _check_memory(image, self._settings)
+            size_bytes = max(check_memory(image, self._settings), check_decoding(image, data))
             with _reading_large if size_bytes > LARGE_IMAGE_BYTES else nullcontext():
                 image.load()
-                _check_memory(image, self._settings)  # some files say at their end only how the image is turned
+                check_memory(image, self._settings)  # some files say at their end only how the image is turned
                 return shape(image, self._settings).tobytes()
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
+        except (ServingError, MemoryError):
+            raise
+        except Exception as error:  # Pillow's readers raise anything for a file that is made to be wrong
             raise Unprocessable("inputs holds an image whose file is broken: send it again") from error
 
 
@@ -117,34 +112,36 @@ def _channels(values: tuple[float, ...], device: "torch.device") -> "torch.Tenso
     return torch.tensor(values).view(3, 1, 1).to(device)
 
 
-def memory_of(image: "Image", settings: ImageSettings) -> int:
-    """The bytes that an image's pixels and their copies take while `shape` works, by what is known of its file."""
-    width, height = image.size
-    pixels = width * height
-    size_bytes = pixels * (BYTES_OF_GREY if image.mode in GREY_MODES else BYTES_OF_COLOUR)
-    has_exif = image.format != "PNG" or "exif" in image.info  # else Pillow (12) would read the whole file for it
-    copies = (image.mode != "RGB") + (has_exif and image.getexif().get(ORIENTATION, 1) != 1)
-    copies += WHITENING_COPIES * (settings.whitens_transparent is True and "transparency" in image.info)
-    size_bytes += copies * pixels * BYTES_OF_COLOUR
-    if settings.resize:
-        width, height = _resized(image.size, settings.resize)
-        size_bytes += BYTES_OF_COLOUR * width * (max(image.size) + height)  # rows are resized first, then columns
-    if settings.crop:
-        size_bytes += BYTES_OF_COLOUR * max(width, settings.crop[1]) * max(height, settings.crop[0])
-    return size_bytes
+def _upright(image: "Image") -> "Image":
+    """The image as its EXIF says that it is to be seen; itself where it is upright, with no copy.
+
+    As `PIL.ImageOps.exif_transpose`, which also writes the EXIF again, and fails where it cannot.
+    """
+    from PIL.Image import Transpose
+
+    turns = (
+        Transpose.FLIP_LEFT_RIGHT,
+        Transpose.ROTATE_180,
+        Transpose.FLIP_TOP_BOTTOM,
+        Transpose.TRANSPOSE,
+        Transpose.ROTATE_270,
+        Transpose.TRANSVERSE,
+        Transpose.ROTATE_90,
+    )
+    orientation = image.getexif().get(ORIENTATION, UPRIGHT)
+    is_turned = isinstance(orientation, int) and UPRIGHT < orientation <= UPRIGHT + len(turns)
+    return image.transpose(turns[orientation - UPRIGHT - 1]) if is_turned else image
 
 
 def shape(image: "Image", settings: ImageSettings) -> AnyArray:
     """Turn upright, convert to RGB, resize, crop, order channels: (3, height, width) uint8. Raises what Pillow does."""
-    from PIL import ImageOps
-
-    ImageOps.exif_transpose(image, in_place=True)  # which makes no copy of an image that is upright
+    image = _upright(image)
     if image.mode != "RGB":
         image = image.convert("RGB")
     if settings.whitens_transparent is True:
         image = _whiten(image)
     if settings.resize:
-        image = image.resize(_resized(image.size, settings.resize), resample=settings.resample)
+        image = image.resize(resized(image.size, settings.resize), resample=settings.resample)
     if settings.crop:
         image = _crop(image, *settings.crop)
     pixels = numpy.asarray(image, dtype=numpy.uint8).transpose(2, 0, 1)
@@ -217,17 +214,6 @@ def _open(data: bytes) -> "Image":
     return image
 
 
-def _check_memory(image: "Image", settings: ImageSettings) -> int:
-    """The image's `memory_of`; raises TooLarge for too much."""
-    size_bytes = memory_of(image, settings)
-    if size_bytes > MAX_IMAGE_BYTES:
-        raise TooLarge(
-            f"inputs holds an image of {image.width} x {image.height} pixels, which takes {size_bytes:,} bytes of "
-            f"memory to resize for this model, at most {MAX_IMAGE_BYTES:,} are taken: shrink it, or cut it less narrow"
-        )
-    return size_bytes
-
-
 def _decode(text: str) -> bytes:
     """Decode base64 or a data URL."""
     if text.startswith("data:"):
@@ -242,19 +228,6 @@ def _decode(text: str) -> bytes:
                 "inputs holds an address; this server fetches nothing: send the image itself, as base64"
             ) from error
         raise Unprocessable("inputs is not base64: send the file's bytes as the body, base64, or a data URL") from error
-
-
-def _resized(size: tuple[int, int], wanted: tuple[int, ...]) -> tuple[int, int]:
-    """(width, height) after resizing. One wanted number is the shorter edge's, at the same aspect ratio.
-
-    The rounding is that of `get_resize_output_image_size` of transformers 5.23.
-    """
-    if len(wanted) == 2:
-        return wanted[1], wanted[0]
-    width, height = size
-    short, long = min(size), max(size)
-    other = int(wanted[0] * long / short)
-    return (wanted[0], other) if width <= height else (other, wanted[0])
 
 
 def _crop(image: "Image", height: int, width: int) -> "Image":

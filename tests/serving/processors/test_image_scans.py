@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from serving.errors import TooLarge
-from serving.processors.images import MAX_SCANS, SCAN, ImageReader
+from serving.processors.image_memory import MAX_SCANS, SCAN
+from serving.processors.images import ImageReader
 from tests.serving.front.task_fronts import contract_of
 
 

@@ -5,12 +5,14 @@ import zlib
 from io import BytesIO
 from typing import Any
 
+import numpy
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from registry.contract import ImageSettings, Processor
-from serving.errors import TooLarge
-from serving.processors.images import MAX_PIXELS, ORIENTATION, ImageReader, _open, memory_of, shape
+from serving.errors import TooLarge, Unprocessable
+from serving.processors.image_memory import MAX_PIXELS, ORIENTATION, memory_of
+from serving.processors.images import ImageReader, _open, shape
 from tests.contracts import classifier
 
 
@@ -51,6 +53,13 @@ def settings(resize: tuple[int, ...] = (), crop: tuple[int, ...] = ()) -> ImageS
     return ImageSettings(resize=resize, resample=2, crop=crop, scale=1.0, mean=(), std=(), height=8, width=8)
 
 
+def reader_of(given: ImageSettings) -> ImageReader:
+    processor = Processor(
+        class_name="P", inputs=("pixel_values",), pad_token_id=0, unk_token_id=None, vocabulary=0, image=given
+    )
+    return ImageReader(classifier(processor=processor))
+
+
 def test_memory_counts_the_image_and_each_copy() -> None:
     turned = Image.Exif()
     turned[ORIENTATION] = 6
@@ -68,13 +77,10 @@ def test_memory_counts_the_image_and_each_copy() -> None:
     ("size", "given"), [((1, 4000), settings(resize=(224,))), ((1, 1_000_000), settings(crop=(224, 224)))]
 )
 def test_an_image_that_grows_is_refused_before_it_does(size: tuple[int, int], given: ImageSettings) -> None:
-    processor = Processor(
-        class_name="P", inputs=("pixel_values",), pad_token_id=0, unk_token_id=None, vocabulary=0, image=given
-    )
     file = BytesIO()
     Image.new("1", size).save(file, "PNG")
     with pytest.raises(TooLarge, match=f"{size[0]} x {size[1]} pixels, which takes"):
-        ImageReader(classifier(processor=processor)).read(file.getvalue())
+        reader_of(given).read(file.getvalue())
 
 
 def test_a_turned_png_is_upright() -> None:
@@ -88,3 +94,65 @@ def test_a_turned_png_is_upright() -> None:
     pixels = shape(_open(file.getvalue()), settings())
     assert pixels.shape == (3, 2, 1)
     assert pixels[0].tolist() == [[0], [255]]
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "WEBP": {"lossless": True},
+    "JPEG": {"progressive": True, "subsampling": 0},
+    "TIFF": {"compression": "tiff_adobe_deflate", "strip_size": 2**31 - 1},
+}
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_what_a_decoder_takes_is_counted(kind: str) -> None:
+    """7,000 x 7,000 pixels took 750 MB as a WebP of 34 bytes, 470 as a progressive JPEG, 330 as a TIFF of one strip."""
+    file = BytesIO()
+    Image.new("RGB", (7000, 7000)).save(file, kind, **FORMS[kind])
+    with pytest.raises(TooLarge, match="of memory to decode"):
+        reader_of(settings((8, 8))).read(file.getvalue())
+
+
+def test_files_of_usual_size_are_read_in_every_format() -> None:
+    reader = reader_of(settings((8, 8)))
+    image = Image.new("RGB", (3000, 2000), (255, 0, 0))
+    for kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", *FORMS):
+        file = BytesIO()
+        image.save(file, kind, **FORMS.get(kind, {}))
+        assert max(reader.read(file.getvalue())) >= 250
+
+
+BROKEN_EXIF = (
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAATmVYSWZJSSoACAAAAAMAAQESAAEAAABmAAAAEgEDAAEAAAAGAAAASgECAAgAAAAI"
+    "AAAACAAAAF8yYyNRAoKyRgxzS8EXrya77ZKRGuOfocjxja3M5jiLAAAAGUlEQVR4nGPkOiHHQApgIkn1qIZRDUNKAwARSQEQF+fhWwAAAABJRU5E"
+    "rkJggg=="
+)
+"""A turned PNG whose EXIF data Pillow can read, and not write again."""
+
+
+def test_exif_data_is_read_and_not_written_again() -> None:
+    assert reader_of(settings((8, 8))).read(BROKEN_EXIF)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_images_are_turned_as_pillow_turns_them(orientation: int) -> None:
+    image = Image.new("RGB", (3, 2))
+    image.putdata([(place * 40, 0, 0) for place in range(6)])
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    file = BytesIO()
+    image.save(file, "PNG", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(BytesIO(file.getvalue())))
+    assert expected is not None
+    assert shape(_open(file.getvalue()), settings())[0].tolist() == numpy.asarray(expected)[..., 0].tolist()
+
+
+@pytest.mark.parametrize("error", [TypeError("odd"), struct.error("odd"), OverflowError("odd"), AttributeError("odd")])
+def test_whatever_a_reader_of_files_raises_is_the_clients_fault(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("serving.processors.images.shape", fail)
+    with pytest.raises(Unprocessable, match="broken"):
+        reader_of(settings((8, 8))).read(BROKEN_EXIF)
