@@ -52,6 +52,11 @@ def current_visit() -> Visit | None:
     return _visit.get()
 
 
+def forget_visit() -> None:
+    """A request begins in this task, which may be one that the connection's request before has started."""
+    _visit.set(None)
+
+
 class Access:
     """The keys of one front. is_open: whether requests need none. audit: the audit log, or None.
 

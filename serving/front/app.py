@@ -6,13 +6,14 @@ need none, because they are the same for everybody.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from http import HTTPStatus
 from typing import Protocol
 
 from serving.errors import ServingError, UnknownModel, WrongMethod
-from serving.front.access import current_visit
+from serving.front.access import current_visit, forget_visit
 from serving.front.administration import Administration
 from serving.front.asgi import (
     JSON,
@@ -62,6 +63,9 @@ class Handler(Protocol):
 
     def describe(self, error: ServingError) -> JsonObject:
         """The body of an error."""
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Others:
@@ -173,6 +177,7 @@ class DataPlane:
             return
         parts = scope["path"].rstrip("/").split("/")[1:]
         handler = self._choose(parts)
+        forget_visit()
         if self._access.audit is None:
             await self._admit(handler, parts, scope, receive, send)
             return
@@ -197,12 +202,13 @@ class DataPlane:
 
     async def _admit(self, handler: Handler, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Look at host and key before anything else, and answer or refuse."""
-        if not self._hosts.is_open:
-            try:
-                self._hosts.check(scope)
-            except ServingError as error:
-                await self._refuse(handler, parts, scope, send, error)
-                return
+        try:
+            self._hosts.check(scope)
+            if _CONTROL.search(scope["path"]):  # patterns of routes let a line feed pass at their end
+                raise UnknownModel("the path has a control character: no route and no model has one")
+        except ServingError as error:
+            await self._refuse(handler, parts, scope, send, error)
+            return
         is_public = handler is self.page or (handler is self.hooks and self.hooks.are_signed)
         if is_public or not self._access.is_watched:
             await self._answer(handler, parts, scope, receive, send)

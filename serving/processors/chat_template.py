@@ -69,6 +69,10 @@ class ChatTemplate:
         given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
         try:
             return run_job(Job(self._source, self._special | dict(variables) | given, max_characters, max_seconds))
+        except OverflowError as error:
+            raise Unprocessable(
+                "messages have a whole number of more than 64 bits: send it as a text", field="messages"
+            ) from error
         except Oversized as error:
             why = f"messages make a prompt of more than {max_characters:,} characters: send fewer or shorter"
             raise TooLarge(why, field="messages") from error

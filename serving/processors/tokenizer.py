@@ -17,6 +17,7 @@ from tokenizers import Encoding, Tokenizer
 from registry.contract import Contract, Side
 from registry.layout import MODEL_FOLDER
 from serving.errors import Unprocessable
+from serving.processors.normalized_length import expands
 from serving.processors.panics import contain_panics
 from serving.processors.tokenizer_file import TokenizerFile
 from serving.processors.windows import MAX_WINDOWS, WindowPlan
@@ -40,7 +41,7 @@ class TextParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     text-generation-inference.
     """
 
-    truncate: bool | Annotated[int, msgspec.Meta(ge=1)] = False
+    truncate: bool | Annotated[int, msgspec.Meta(ge=1, lt=2**31)] = False
     truncation_direction: Side | None = None
 
     @property
@@ -248,6 +249,12 @@ class TextEncoder:
         """The encoding of a text or pair. Of a long one without the GIL, which `Tokenizer.encode` holds (0.23)."""
         if len(text) + len(pair or "") <= LONG_CHARACTERS:
             return tokenizer.encode(text, pair, add_special_tokens=special)
+        for each in (text, pair or ""):
+            if not each.isascii() and expands(each, MAX_CHARACTERS):
+                raise Unprocessable(
+                    f"inputs has a text of {len(each):,} characters that stand for far more, such as ligatures of "
+                    "whole phrases: write them out, and send the text in parts"
+                )
         return tokenizer.encode_batch([text if pair is None else (text, pair)], add_special_tokens=special)[0]
 
     def most_tokens(self, parameters: TextParameters | None, max_tokens: int | None) -> int:

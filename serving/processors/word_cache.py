@@ -5,7 +5,6 @@ time (tokenizers 0.22). So a text's ids are the ids of its words between spaces,
 different words, and each is tokenized once. Tokenizers for which a space can belong to a word get no cache.
 """
 
-import json
 from array import array
 
 from tokenizers import Tokenizer
@@ -14,6 +13,8 @@ MAX_WORDS = 1 << 16
 """The cache is emptied at this size. Untuned: about 10 MB."""
 MAX_CHARACTERS = 32
 """Longer words are not cached. Untuned: words of a language are shorter."""
+LONG_CHARACTERS = 1024
+"""A longer word is tokenized without the GIL. Untuned: 1,024 Chinese characters, each a word to BERT, take 5 ms."""
 NORMALIZERS = (None, "BertNormalizer")
 PRE_TOKENIZERS = ("BertPreTokenizer",)
 
@@ -29,13 +30,11 @@ class WordCache(dict[str, bytes]):
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "WordCache | None":
         """The cache of a tokenizer that neither truncates nor pads; None where a word's ids can depend on the next."""
-        parts = json.loads(tokenizer.to_str())
-        kinds = {key: (parts.get(key) or {}).get("type") for key in ("normalizer", "pre_tokenizer", "model")}
         if (
-            kinds["normalizer"] not in NORMALIZERS
-            or kinds["pre_tokenizer"] not in PRE_TOKENIZERS
-            or kinds["model"] != "WordPiece"
-            or any(" " in token["content"] for token in parts["added_tokens"])
+            _kind(tokenizer.normalizer) not in NORMALIZERS
+            or _kind(tokenizer.pre_tokenizer) not in PRE_TOKENIZERS
+            or _kind(tokenizer.model) != "WordPiece"
+            or any(" " in token.content for token in tokenizer.get_added_tokens_decoder().values())
         ):
             return None
         around = tokenizer.encode("a")  # special tokens come before and after the text
@@ -48,12 +47,18 @@ class WordCache(dict[str, bytes]):
         return self._before + b"".join([self[word] for word in text.split(" ")]) + self._after
 
     def __missing__(self, word: str) -> bytes:
+        if len(word) > LONG_CHARACTERS:  # without the GIL, which `encode` holds (tokenizers 0.23)
+            return _pack(self._tokenizer.encode_batch([word], add_special_tokens=False)[0].ids)
         ids = _pack(self._tokenizer.encode(word, add_special_tokens=False).ids)
         if len(word) <= MAX_CHARACTERS:
             if len(self) >= MAX_WORDS:
                 self.clear()
             self[word] = ids
         return ids
+
+
+def _kind(part: object) -> str | None:
+    return None if part is None else type(part).__name__
 
 
 def _pack(ids: list[int]) -> bytes:

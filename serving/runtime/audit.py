@@ -72,7 +72,7 @@ class AuditLog:
             who=who,
             what=what[:MAX_WHAT],
             status=status,
-            model=model,
+            model=model[:MAX_WHAT],
             version=version,
             address=address,
             request_id=request_id,

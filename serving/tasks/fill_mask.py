@@ -36,6 +36,8 @@ MAX_TARGETS = 1000
 SLICE = 256
 """Masks whose probabilities are computed at a time. Untuned."""
 Target = Annotated[str, msgspec.Meta(max_length=64)]
+MAX_TARGET_CHARACTERS = 16 * MAX_TARGETS
+"""Of all targets together, which are tokenized one by one. Untuned: each may be a long word."""
 TopK = Annotated[int, msgspec.Meta(ge=1, le=MAX_CANDIDATES)]
 
 
@@ -244,7 +246,12 @@ def _known_targets(targets: tuple[str, ...] | str | None, version: VersionContex
 def _target_ids(targets: tuple[str, ...] | str, version: VersionContext) -> list[int]:
     """Ids of the targets, each once. A target that is not in the vocabulary stands for its first token."""
     ids: list[int] = []
-    for target in [targets] if isinstance(targets, str) else targets:
+    given = [targets] if isinstance(targets, str) else targets
+    if (characters := sum(map(len, given))) > MAX_TARGET_CHARACTERS:
+        raise Unprocessable(
+            f"parameters.targets has {characters:,} characters, at most {MAX_TARGET_CHARACTERS:,} are taken: send fewer"
+        )
+    for target in given:
         found = version.tokenizer.id_of(target)
         tokens = [found] if found is not None else version.tokenizer.tokenize(target)[:1]
         if not tokens:

@@ -36,10 +36,15 @@ class Asked:
 
 
 def ask(app: Any, method: str, path: str, *headers: tuple[str, str], kind: str = "http") -> Asked:
+    return asyncio.run(call(app, method, path, *headers, kind=kind))
+
+
+async def call(app: Any, method: str, path: str, *headers: tuple[str, str], kind: str = "http") -> Asked:
+    """As `ask`, in the event loop."""
     asked = Asked(b"{}") if "repository" in path else Asked()
     sent = [(name.lower().encode(), value.encode()) for name, value in headers]
     scope = {"type": kind, "method": method, "path": path, "headers": sent, "query_string": b"", "root_path": ""}
-    asyncio.run(app(scope, asked.receive, asked.send))
+    await app(scope, asked.receive, asked.send)
     return asked
 
 

@@ -1,5 +1,6 @@
 """The audit log: who asked what, a line for each request."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from serving.front.connection import Connection
 from serving.front.fast_path import FastConnection
 from serving.runtime.key_file import KeyFile
 from tests.serving.front.attacked import BODY, PATIENT, Attacked, Whole, attack, head
-from tests.serving.front.closed_front import ask
+from tests.serving.front.closed_front import ask, bearer, call
 from tests.serving.front.local_front import MakeFront, answer, engines
 
 
@@ -58,3 +59,21 @@ def test_the_audit_log_of_a_server_without_keys_names_nobody(tmp_path: Path, mak
     front.access.close()
     line = json.loads((tmp_path / "audit.log").read_text())
     assert (line["who"], line["model"], line["status"]) == ("anybody", "m", 200)
+
+
+def test_a_request_behind_another_one_is_not_told_in_that_ones_name(tmp_path: Path, make_front: MakeFront) -> None:
+    """A connection starts the task of a request that waited from within the task of the one before."""
+    file = KeyFile(tmp_path / "keys.json")
+    alice = file.add("alice", models=("m",))
+    front = make_front(task=Whole(), keys_file=tmp_path / "keys.json", audit_file=tmp_path / "audit.log")
+    app: Any = DataPlane(front, None)  # type: ignore[arg-type]
+
+    async def within() -> None:
+        access = front.access
+        access.admit([(b"authorization", b"Bearer " + alice.encode())]).begin()
+        await asyncio.create_task(call(app, "GET", "/v2", bearer("wrong")))
+
+    asyncio.run(within())
+    front.access.close()
+    line = json.loads((tmp_path / "audit.log").read_text())
+    assert (line["who"], line["status"]) == ("", 401)

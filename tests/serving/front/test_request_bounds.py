@@ -172,6 +172,7 @@ def test_a_shape_of_large_numbers_is_not_multiplied(ask: Asked) -> None:
         ("feature-extraction", {"pooling": ["mean"] * 1000}, "length <= 6"),
         ("token-classification", {"ignore_labels": ["x"] * 60_000}, "length <= 1024"),
         ("fill-mask", {"targets": ["x"] * 1001}, "length <= 1000"),
+        ("fill-mask", {"targets": ["x" * 17] * 1000}, "17,000 characters, at most 16,000"),
         ("question-answering", {"max_answer_len": 10**9}, "<= 512"),
         ("text-generation", {"stop": ["x"] * 17}, "length <= 16"),
     ],

@@ -220,3 +220,11 @@ def test_a_process_that_stands_still_is_ended_at_the_deadline(size: int, monkeyp
         assert process.has_ended
     finally:
         process.close()
+
+
+@pytest.mark.parametrize("place", ["messages", "variables"])
+def test_a_whole_number_beyond_64_bits_is_refused(place: str) -> None:
+    template = ChatTemplate("{{ messages }}", {})
+    messages: Any = [{"role": "user", "content": 10**30}] if place == "messages" else MESSAGES
+    with pytest.raises(Unprocessable, match="a whole number of more than 64 bits"):
+        template.render(messages, {"limit": 2**64} if place == "variables" else {})

@@ -55,3 +55,11 @@ def test_a_tokenizer_whose_words_hold_spaces_has_no_table() -> None:
         ("pre_tokenizer", {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}),
     ):
         assert WordCache.of(Tokenizer.from_str(json.dumps(parts | {key: other}))) is None
+
+
+def test_a_long_word_is_tokenized_without_the_gil_and_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = WordCache.of(EXACT)
+    assert words is not None
+    for word in ("中文" * module.LONG_CHARACTERS, "a" * (module.LONG_CHARACTERS + 1)):
+        assert words.encode(f"the {word}") == module._pack(EXACT.encode(f"the {word}").ids)
+        assert word not in words

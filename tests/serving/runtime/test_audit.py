@@ -3,6 +3,7 @@
 import json
 import logging
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ def test_a_line_break_in_a_path_makes_no_line(tmp_path: Path) -> None:
     log.close()
     (line,) = (tmp_path / "audit.log").read_bytes().splitlines()
     assert json.loads(line)["who"] == "alice"
+
+
+def test_a_name_of_any_length_makes_a_short_line(tmp_path: Path) -> None:
+    with closing(AuditLog(tmp_path / "audit.log")) as log:
+        log.write("alice", "POST " + "p" * 10**6, model="m" * 10**6)
+    assert (tmp_path / "audit.log").stat().st_size < 2000
 
 
 def test_lines_of_several_writers_stay_whole(tmp_path: Path) -> None:

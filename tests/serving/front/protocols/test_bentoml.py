@@ -191,3 +191,16 @@ def test_only_tracebacks_of_invalid_forms_are_dropped(caplog: pytest.LogCaptureF
             logger.exception("Exception on /predict [POST]")
     logger.error("a word")
     assert [record.exc_info and record.exc_info[0] for record in caplog.records] == [ZeroDivisionError, None]
+
+
+@pytest.mark.parametrize("path", ["/predict%0A", "/predict%00", "/metrics%0a", "/%7Fpredict"])
+def test_a_path_with_a_control_character_is_no_route(app: DataPlane, path: str) -> None:
+    """BentoML's pattern of `/predict` lets a line feed pass, and would answer it without the checks of its body."""
+
+    async def work() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return await client.post(path, content=b'{"model": "m", "inputs": "a"}')
+
+    found = asyncio.run(work())
+    assert found.status_code == 404
+    assert "control character" in found.text
