@@ -20,7 +20,7 @@ def main() -> int:
         command = ["nvidia-smi", f"--query-gpu={FIELDS}", "--format=csv"]
         print(subprocess.run(command, capture_output=True, text=True, check=False).stdout, end="")
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        print(f"missing: {', '.join(missing)}; docs/development.md says how to bring wheels")
+        print(f"missing: {', '.join(missing)}; `bench/gpu_check.sh OUT --wheels FOLDER` installs them offline")
         return 1
     import torch
     import transformers

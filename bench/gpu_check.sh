@@ -3,8 +3,8 @@
 #
 # usage: bench/gpu_check.sh OUT [--wheels FOLDER] [--dry]
 #
-# OUT: the folder for logs, a JUnit file and a summary. --wheels: installs what the machine lacks from these files, into a
-# folder of this run's own (docs/development.md says how to download them). --dry: the same with tiny models on a CPU.
+# OUT: the folder for logs, a JUnit file and a summary. --wheels: installs missing packages offline from the wheels of
+# FOLDER, into a folder of this run's own. --dry: the same with tiny models on a CPU.
 # PYTHON names the interpreter. Each part has a limit and the next one runs whatever became of it; all of them end before
 # SECONDS_IN_ALL. Exits with the number of parts that failed.
 set -u

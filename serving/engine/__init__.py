@@ -15,12 +15,13 @@ local_engine   the engine in a thread of this process: many requests → answers
 answer_check   whether two answers agree, within `tolerances`
 batch_invariance  which rows may share a forward pass: proved with `module_state` and `left_padding`
 row_limit      the longest row that the model takes
-probe_lengths  how long the rows are that both of them run
+probe_lengths  lengths of the rows that `batch_invariance` and `row_limit` run
 optimize       the execution form of a model, from `optimizations`, compared with `reference`
 int8           layers in int8, and their gate on a sample or on `generated_inputs`
-warmup         threads, cost and token budget, measured with `timing`; `growth`: the memory that is still to come
+warmup         threads, cost and token budget, measured with `timing`
+growth         memory that the engine will take beyond what it has when ready
 measurements   what was measured, for later engines; `kept_graph`, a graph that was proved: both `kept_record`s
-socket_loop    the loop around the socket; `heart` tells others that it goes on
+socket_loop    the loop around the socket; `heart` writes the heartbeat
 engine         the loop's steps for forward passes: `batching`, `forward_pass`, `parallel`
 recheck        when the loop looks again whether its model works
 generation     the loop's steps for texts, token by token
