@@ -18,7 +18,7 @@ from serving.front.asgi import JsonObject
 from serving.front.attempts import Attempts, Call, FrontAnswer, Read
 from serving.front.certificate import Certificate
 from serving.front.disconnects import Disconnected, Disconnects
-from serving.front.fair_pool import Asker, asker
+from serving.front.fair_pool import QueueKey, queue_key
 from serving.front.health import FrontHealth
 from serving.front.host_names import HostNames
 from serving.front.loaded_version import LoadedVersion
@@ -220,7 +220,7 @@ class Front:
             loaded = await self.models.loaded(name, version, deadline, disconnected)
             loaded.asked_at = time.monotonic()
             tracked.begin_attempt(loaded)
-            asker.set(Asker(loaded.model, self.access.caller().name))
+            queue_key.set(QueueKey(loaded.model, self.access.caller().name))
             with Turns(deadline, disconnected) as turns:
                 value = await work(loaded, turns)
             tracked.stages.sent = tracked.stages.received = time.perf_counter()
