@@ -128,7 +128,7 @@ class Attempts:
         return StreamSource(
             version=sent.loaded.version,
             waiter=sent.waiter,
-            encoder=sent.loaded.served.tokenizer,
+            encoder=sent.loaded.version_context.tokenizer,
             stops=parameters.stop or (),
             prompt_tokens=call.tracked.stages.tokens,
             before=[task.text_before(item.decode_context, parameters) for item in items for _ in item.rows],

@@ -1,6 +1,7 @@
-"""The front: chooses the version of a request, encodes it, sends its rows to an engine, decodes what comes back.
+"""The front: one worker's state.
 
-Requests of all protocols go through `answer` or `stream`. Everything runs in one event loop. No torch here.
+`answer`, `stream` and `prepare` track a request. The first two hand each attempt to `attempts`, and make another where
+an engine was lost; `prepare` needs no engine. Everything runs in one event loop. No torch here.
 """
 
 import asyncio
