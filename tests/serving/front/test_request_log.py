@@ -119,7 +119,7 @@ def test_a_flood_of_lines_is_cut_and_counted(monkeypatch: pytest.MonkeyPatch) ->
     limit = RateLimit(3)
     records = [logging.LogRecord("x", logging.ERROR, "", 0, "m", (), None) for _ in range(6)]
     assert [limit.filter(record) for record in records] == [True, True, True, False, False, True]
-    assert records[5].fields == {"lines_dropped_before": 2}
+    assert records[5].fields == {"dropped_before": 2}
 
 
 def test_labels_that_are_counted_by_name_are_few() -> None:
