@@ -17,7 +17,7 @@ from registry.atomic_file import replace_file
 from registry.plain_files import OPEN_FLAGS
 
 FOLDER_MODE = 0o700
-MAX_RECORD_BYTES = 1 << 20
+MAX_KEPT_BYTES = 1 << 20
 """A larger file is no record."""
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -37,7 +37,7 @@ def read_record(path: Path, kind: type[T]) -> T | None:
     """The record, which counts as used now; None for no file and one that is damaged, foreign or of another kind."""
     try:
         with open_own(path) as file:
-            digest, _, text = (file.read(MAX_RECORD_BYTES) or b"").partition(b"\n")
+            digest, _, text = (file.read(MAX_KEPT_BYTES) or b"").partition(b"\n")
         if digest.decode() != hashlib.sha256(text).hexdigest():
             return None
         record = msgspec.json.decode(text, type=kind)
