@@ -75,14 +75,14 @@ def parse_steps(texts: Sequence[str]) -> tuple[Step, ...]:
     return steps
 
 
-def parse_duration(text: str, *, least: float = 0.0) -> float:
-    """Seconds of a text such as `90s`, `10m`, `1.5h`, `1d`. Raises RolloutError; also below `least`."""
+def parse_duration(text: str, *, min_seconds: float = 0.0) -> float:
+    """Seconds of a text such as `90s`, `10m`, `1.5h`, `1d`. Raises RolloutError; also below `min_seconds`."""
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?) ?([smhd])", text.strip())
     if found is None:
         raise RolloutError(f"{text[:100]!r} is no time: write a number and s, m, h or d, as '10m'")
     seconds = float(found[1]) * _UNITS[found[2]]
-    if not least <= seconds <= MAX_SECONDS:
-        raise RolloutError(f"{text!r} is {seconds:g} s: give {least:g} s to 7d")
+    if not min_seconds <= seconds <= MAX_SECONDS:
+        raise RolloutError(f"{text!r} is {seconds:g} s: give {min_seconds:g} s to 7d")
     return seconds
 
 
@@ -150,7 +150,7 @@ def make_plan(
         stable=stable,
         candidate=candidate,
         steps=tuple(map(str, parsed)),
-        every_seconds=parse_duration(every, least=1.0),
+        every_seconds=parse_duration(every, min_seconds=1.0),
         bake_seconds=parse_duration(bake),
         guards=tuple(map(str, wanted)),
         salt=secrets.token_hex(8),

@@ -48,8 +48,8 @@ def read_record(path: Path, kind: type[T]) -> T | None:
     return record
 
 
-def write_record(path: Path, record: msgspec.Struct, most: int) -> None:
-    """Write the record in one step, mode 0600. Of the folder's records the `most` that were used last stay.
+def write_record(path: Path, record: msgspec.Struct, max_records: int) -> None:
+    """Write the record in one step, mode 0600. Of the folder's records the `max_records` that were used last stay.
 
     Raises OSError.
     """
@@ -57,7 +57,7 @@ def write_record(path: Path, record: msgspec.Struct, most: int) -> None:
     text = msgspec.json.encode(record)
     replace_file(path, hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
     found = {each: _used(each) for each in path.parent.glob(f"*{path.suffix}")}
-    for old in sorted(found, key=lambda each: found[each])[:-most]:
+    for old in sorted(found, key=lambda each: found[each])[:-max_records]:
         old.unlink(missing_ok=True)
 
 

@@ -431,8 +431,8 @@ def fill(settings: RegistrySettings, *digits: str, size_bytes: int = 1000) -> li
     return roots
 
 
-def bounded(settings: RegistrySettings, most_bytes: int) -> CacheFolder:
-    return CacheFolder(msgspec.structs.replace(settings, artifact_cache_bytes=most_bytes))
+def bounded(settings: RegistrySettings, max_bytes: int) -> CacheFolder:
+    return CacheFolder(msgspec.structs.replace(settings, artifact_cache_bytes=max_bytes))
 
 
 def test_what_was_not_used_for_longest_leaves(settings: RegistrySettings) -> None:
