@@ -214,7 +214,7 @@ def check_own(root: Path, folder: str) -> None:
         if status.st_uid != os.geteuid() or status.st_nlink != 1 or status.st_mode & 0o022:
             raise UnsafeArtifact(
                 f"{name} in the cache belongs to user {status.st_uid}, has {status.st_nlink} names, or others may "
-                "write to it: somebody put it there"
+                "write to it, so it is not trusted: the artifact is fetched again"
             )
 
 

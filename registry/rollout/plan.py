@@ -59,7 +59,9 @@ def parse_steps(texts: Sequence[str]) -> tuple[Step, ...]:
     """Read steps. Raises RolloutError unless shadows come first, then growing shares, then 100 %."""
     steps = tuple(Step.parse(text.strip()) for text in texts)
     if not 1 <= len(steps) <= MAX_STEPS:
-        raise RolloutError(f"a rollout has 1 to {MAX_STEPS} steps, these are {len(steps)}")
+        raise RolloutError(
+            f"a rollout has 1 to {MAX_STEPS} steps, these are {len(steps)}: give between 1 and {MAX_STEPS}"
+        )
     if not steps[-1].is_last:
         raise RolloutError(f"the last step is {steps[-1]}: end with 100%, which promotes the candidate")
     if not any(0.0 < step.weight < 1.0 for step in steps):
@@ -69,7 +71,10 @@ def parse_steps(texts: Sequence[str]) -> tuple[Step, ...]:
         )
     for before, step in pairwise(steps):
         if step.shadows:
-            raise RolloutError(f"step {step} comes after {before}: one step of shadows may stand, and first")
+            raise RolloutError(
+                f"step {step} comes after {before}: a rollout has at most one shadow step, and it is the first; put it "
+                "first or leave it out"
+            )
         if step.weight <= before.weight:
             raise RolloutError(f"step {step} comes after {before}: the shares must grow")
     return steps
