@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from registry.environment import InvalidSetting, read_settings
+from registry.extras import how_to_install
 from registry.redaction import redact
 
 __all__ = ["DEFAULT_ALIAS", "InvalidSetting", "RegistrySettings", "check_alias", "check_model_name"]
@@ -164,9 +165,7 @@ def _keys(text: str) -> tuple[Path, ...]:
         if not key.is_file():
             raise InvalidSetting(f"HEADWAITER_VERIFY_KEYS={text!r} is not allowed: {key} is no file; give PEM files")
     if keys and find_spec("model_signing") is None:
-        raise InvalidSetting(
-            "HEADWAITER_VERIFY_KEYS needs the package model-signing: pip install model-signing pyopenssl"
-        )
+        raise InvalidSetting(f"HEADWAITER_VERIFY_KEYS needs model-signing: {how_to_install('signing')}")
     return keys
 
 

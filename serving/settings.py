@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from registry.contract import Dtype
 from registry.environment import read_settings
+from registry.extras import how_to_install
 from registry.references import Reference
 from registry.settings import InvalidSetting, RegistrySettings
 from serving.runtime.limits import Limits
@@ -294,7 +295,7 @@ class ServingSettings(msgspec.Struct, frozen=True):
         check_home(registry.home)
         read = read_settings(cls, environ)
         if read["grpc_port"] and find_spec("hpack") is None:
-            raise InvalidSetting("HEADWAITER_GRPC_PORT needs two packages: pip install hpack protobuf")
+            raise InvalidSetting(f"HEADWAITER_GRPC_PORT needs hpack and protobuf: {how_to_install('grpc')}")
         models, pinned = read_models((read.pop("models") or "").split())
         devices = read_devices(read.pop("devices"))
         origins = read_origins(read.pop("cors_origins") or "")

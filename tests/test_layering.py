@@ -52,6 +52,7 @@ CHEAP = frozenset(
         "digests",
         "environment",
         "errors",
+        "extras",
         "heads",
         "held_folder",
         "int8_sample",
