@@ -28,8 +28,6 @@ BYTES = 1_000_000
 PAUSE_SECONDS = 0.005
 """Between two looks at `/livez`."""
 MAX_GROWTH_BYTES = 200 << 20
-MAX_BLOCKED_SECONDS = 0.1
-"""What is to be reached: docs/security.md."""
 LONG = "a " * (BYTES // 2 - 200)
 MANY = ["a"] * (BYTES // 5)
 JSON = "application/json"

@@ -102,7 +102,7 @@ def _form_batches(model: "Model", texts: Sequence[str], tokens: int) -> list[lis
     batches: list[list[Row]] = [[]]
     task: Any = model.task
     for index, text in enumerate(texts):
-        (encoded,) = task.encode(text, task.parameters_type(), model.served).rows
+        (encoded,) = task.encode(text, task.parameters_type(), model.version_context).rows
         row = encoded.to_row(index, 0.0)
         if batches[-1] and sum(each.length for each in batches[-1]) + row.length > tokens:
             batches.append([])

@@ -102,7 +102,7 @@ def describe_goal(size: str, mix: str) -> str:
     """What is to be reached on an H200."""
     goal = GOALS[size, mix]
     return (
-        f"To reach at {MIXES[mix].name} on an H200: {goal.least:,.0f} tokens/s, better {goal.better:,.0f}; "
+        f"To reach at {MIXES[mix].name} on an H200: {goal.minimum:,.0f} tokens/s, better {goal.better:,.0f}; "
         f"{goal.of_limit} of the limit; p99 of {goal.p99:.0f} ms."
     )
 

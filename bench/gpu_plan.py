@@ -19,11 +19,11 @@ LOAD_SHARE = 0.77
 
 @dataclass(frozen=True)
 class Goal:
-    """What an engine is to reach on an NVIDIA H200. least, better: tokens/s; least is the best published figure (Arctic
-    Inference), where there is one. of_limit: share of the bare limit. p99: milliseconds, under random arrivals.
+    """What an engine is to reach on an NVIDIA H200. minimum, better: tokens/s; minimum is the best published figure
+    (Arctic Inference), where there is one. of_limit: share of the bare limit. p99: milliseconds, under random arrivals.
     """
 
-    least: float
+    minimum: float
     better: float
     of_limit: float
     p99: float

@@ -38,13 +38,13 @@ WATCH_SECONDS = 0.05
 class Result:
     """What the clients of one server saw. answers: status and seconds of each. resident: versions loaded at the start.
 
-    most_bytes: what its engines took at most. taken_bytes: what counted as taken in the end. limit_bytes: what they may
+    peak_bytes: what its engines took at most. taken_bytes: what counted as taken in the end. limit_bytes: what they may
     take. cold: requests that waited for a load.
     """
 
     answers: list[tuple[int, float]] = field(default_factory=list)
     resident: int = 0
-    most_bytes: int = 0
+    peak_bytes: int = 0
     taken_bytes: int = 0
     limit_bytes: int = 0
     cold: int = 0
@@ -76,7 +76,7 @@ def run(seconds: float) -> str:
             str(result.loads),
             f"{result.percentile(0.5):.1f}",
             f"{result.percentile(0.99):.1f}",
-            f"{result.most_bytes / 2**20:,.0f}",
+            f"{result.peak_bytes / 2**20:,.0f}",
             f"{result.limit_bytes / 2**20:,.0f}",
         ]
         for result in (full, few)
@@ -101,7 +101,7 @@ def run(seconds: float) -> str:
             "",
             table(header, rows),
             "",
-            f"The engines took at most {few.most_bytes / max(1, few.limit_bytes):.0%} of what they may (bound: 100%).",
+            f"The engines took at most {few.peak_bytes / max(1, few.limit_bytes):.0%} of what they may (bound: 100%).",
         ]
     )
 
@@ -170,7 +170,7 @@ def watching(home: Path, result: Result) -> Iterator[None]:
     def watch() -> None:
         while not over.wait(WATCH_SECONDS):
             taken = sum(readers.setdefault(pid, MemoryReader()).read(pid).own for pid in engines_of(home))
-            result.most_bytes = max(result.most_bytes, taken)
+            result.peak_bytes = max(result.peak_bytes, taken)
 
     thread = threading.Thread(target=watch)
     thread.start()

@@ -5,6 +5,8 @@
 
 from monitoring.metrics import METRICS
 
+MODEL_VERSION = ("model", "version")
+"""The labels by which panels tell versions apart: a version has one task."""
 FILTER = 'model=~"$model",version=~"$version",task=~"$task"'
 OF_MODEL = 'model=~"$model"'
 """For metrics that have no version."""

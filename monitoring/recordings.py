@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from monitoring.metrics import METRICS, PREFIX
+from monitoring.metrics import METRICS, PREFIX, VERSION
 from monitoring.objectives import Objectives
 from monitoring.queries import series
 
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
-VERSION = "model, version, task"
+LABELS = ", ".join(VERSION)
 DRIFT = "headwaiter:drift_psi:1h"
 DRIFT_ANSWERS = 100
 """Distributions of fewer answers than this are too noisy to be compared. Untuned."""
@@ -86,15 +86,15 @@ def _shares() -> tuple[Record, ...]:
     found = [
         Record(
             SHARE_NOW["label"],
-            f"sum by ({VERSION}, label) ({predictions}) / on ({VERSION}) group_left sum by ({VERSION}) ({predictions})",
+            f"sum by ({LABELS}, label) ({predictions}) / on ({LABELS}) group_left sum by ({LABELS}) ({predictions})",
         )
     ]
     for of in ("confidence", "row_tokens"):
-        every = f"sum by ({VERSION}) (increase({series(of, suffix='_count')}[1h]))"
+        every = f"sum by ({LABELS}) (increase({series(of, suffix='_count')}[1h]))"
         below = None
         for bound in METRICS[of].bounds:
             bucket = series(of, f'le="{bound}"', "_bucket")
-            up_to = f"sum by ({VERSION}) (increase({bucket}[1h]))"
+            up_to = f"sum by ({LABELS}) (increase({bucket}[1h]))"
             inside = f"({up_to} - {below})" if below else up_to
             found.append(Record(SHARE_NOW[of], f"{inside} / {every}", {"bin": bound}))
             below = up_to
@@ -107,12 +107,12 @@ def _indices() -> tuple[Record, ...]:
     for of, now in SHARE_NOW.items():
         name, suffix = ("predictions_total", "") if of == "label" else (of, "_count")
         key = "label" if of == "label" else "bin"
-        then = f"max by ({VERSION}, {key}) ({series(f'baseline_{of}_share')})"
+        then = f"max by ({LABELS}, {key}) ({series(f'baseline_{of}_share')})"
         there, here = (
             f"clamp_min({one} or 0 * {other}, {SMALLEST_SHARE})" for one, other in ((now, then), (then, now))
         )
-        enough = f"sum by ({VERSION}) (increase({series(name, suffix=suffix)}[1h])) >= {DRIFT_ANSWERS}"
-        known = f"sum by ({VERSION}) ({then})"
-        index = f"sum by ({VERSION}) (({there} - {here}) * ln({there} / {here}))"
+        enough = f"sum by ({LABELS}) (increase({series(name, suffix=suffix)}[1h])) >= {DRIFT_ANSWERS}"
+        known = f"sum by ({LABELS}) ({then})"
+        index = f"sum by ({LABELS}) (({there} - {here}) * ln({there} / {here}))"
         found.append(Record(DRIFT, f"{index} and {known} and ({enough})", {"of": of}))
     return tuple(found)

@@ -17,11 +17,11 @@ from registry.adapter_files import CONFIG, KEY_PREFIX, AdapterFolder
 from registry.checks import MAX_SHOWN
 from registry.contract import Adapter
 from registry.errors import IncompleteArtifact, UnreadableArtifact, WrongBase
+from registry.extras import how_to_install
 from registry.heads import MASK, Head
 from registry.image_settings import reads_images
 from registry.refusals import refuse_failures
 
-INSTALL = "merging an adapter needs the package peft: pip install peft"
 PROBES = ("The quick brown fox jumps over the lazy dog near the river.", "Twelve parcels were counted again on Monday.")
 PAIRED = ("AutoModelForQuestionAnswering", "AutoModelForMultipleChoice", "AutoModelForNextSentencePrediction")
 """The heads that read two texts."""
@@ -78,7 +78,7 @@ def _import_peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise IncompleteArtifact(INSTALL) from error
+        raise IncompleteArtifact(f"merging an adapter needs PEFT: {how_to_install('adapters')}") from error
     return peft
 
 

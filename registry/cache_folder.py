@@ -87,7 +87,7 @@ class CacheFolder:
         if stat.S_IMODE(status.st_mode) != FOLDER_MODE:
             self.path.chmod(FOLDER_MODE)
         self._incoming: dict[Path, int] = {}
-        self.most_bytes = settings.artifact_cache_bytes or shutil.disk_usage(self.path).total // 2
+        self.max_bytes = settings.artifact_cache_bytes or shutil.disk_usage(self.path).total // 2
 
     def find(self, digest: str) -> Held | None:
         """The artifact with this contract digest, None without one. Raises DigestMismatch for what is no digest.
@@ -158,9 +158,9 @@ class CacheFolder:
         What somebody holds stays, even past the bound. Raises InvalidSetting for more than the bound, OSError for more
         than is free.
         """
-        if size_bytes > self.most_bytes:
+        if size_bytes > self.max_bytes:
             raise InvalidSetting(
-                f"the artifact has {size_bytes:,} bytes, and the cache holds {self.most_bytes:,} "
+                f"the artifact has {size_bytes:,} bytes, and the cache holds {self.max_bytes:,} "
                 "(HEADWAITER_ARTIFACT_CACHE_BYTES, or half of the disk): set it higher"
             )
         self._remove_unused(size_bytes)
@@ -169,7 +169,7 @@ class CacheFolder:
 
     def finds_room(self, size_bytes: int) -> bool:
         """Make room as `make_room` does, for what can be left out: whether it is within the bound then."""
-        return size_bytes <= self.most_bytes and self._remove_unused(size_bytes)
+        return size_bytes <= self.max_bytes and self._remove_unused(size_bytes)
 
     def _remove_unused(self, size_bytes: int) -> bool:
         """Remove what nobody holds until `size_bytes` more are within the bound; whether they are."""
@@ -180,7 +180,7 @@ class CacheFolder:
                     with suppress(FileNotFoundError):  # its files were damaged, and another process removed it
                         used[root] = root.lstat().st_mtime
             sizes = {root: _size_bytes(root) for root in used}
-            excess = sum(sizes.values()) + size_bytes - self.most_bytes
+            excess = sum(sizes.values()) + size_bytes - self.max_bytes
             for root in sorted(used, key=lambda root: used[root]):
                 if excess <= 0:
                     break
@@ -214,7 +214,7 @@ def check_own(root: Path, folder: str) -> None:
         if status.st_uid != os.geteuid() or status.st_nlink != 1 or status.st_mode & 0o022:
             raise UnsafeArtifact(
                 f"{name} in the cache belongs to user {status.st_uid}, has {status.st_nlink} names, or others may "
-                "write to it: somebody put it there"
+                "write to it, so it is not trusted: the artifact is fetched again"
             )
 
 

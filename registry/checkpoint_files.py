@@ -259,7 +259,7 @@ def check_json_files(folder: Path) -> None:
                 )
 
 
-def one_line(error: BaseException, most: int = 300) -> str:
-    """The error's message in one line of at most `most` characters; its class' name where it says nothing."""
+def one_line(error: BaseException, max_characters: int = 300) -> str:
+    """The error's message in one line of at most `max_characters`; its class' name where it says nothing."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= max_characters else text[: max_characters - 1] + "…"

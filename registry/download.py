@@ -62,7 +62,10 @@ class ArtifactStore:
         listed = self._trying(lambda: _watched(lambda: self._store.list_artifacts(name.rpartition("/")[0]), target))
         for size in [entry.file_size or 0 for entry in listed if entry.path == name]:
             if size > MAX_RECORD_BYTES:
-                raise UnsafeArtifact(f"{name} has {size:,} bytes, at most {MAX_RECORD_BYTES:,} are read")
+                raise UnsafeArtifact(
+                    f"{name} has {size:,} bytes, at most {MAX_RECORD_BYTES:,} are read: log the model again, with a "
+                    "shorter example (inputs)"
+                )
             self._trying(lambda: _watched(lambda: self._store.download_artifacts(name, str(target)), target))
             return True
         return False
@@ -99,7 +102,10 @@ class ArtifactStore:
             if number >= MAX_FILES or depth > 3:
                 raise UnsafeArtifact(f"{folder!a} has more than {MAX_FILES} files or folders in folders: log it again")
             if not str(entry.path).startswith(f"{folder}/"):
-                raise UnsafeArtifact(f"the store lists {entry.path!a} in {folder!a}: log the model again")
+                raise UnsafeArtifact(
+                    f"the store lists {entry.path!a} under {folder!a}, and an artifact's files lie below its folder: "
+                    "log the model again"
+                )
             if entry.is_dir:
                 yield from self._walk(entry.path, depth + 1)
             else:
@@ -171,11 +177,11 @@ def _find_store(version: ResolvedVersion, settings: RegistrySettings) -> Any:
         location = client.get_logged_model(place).artifact_location
     elif kind == "models":
         location = client.get_model_version_download_uri(version.name, version.version)
-    check_host(location, settings)
+    check_host(location, version, settings)
     return get_artifact_repository(location, settings.tracking_uri, settings.registry_address)
 
 
-def check_host(location: str, settings: RegistrySettings) -> None:
+def check_host(location: str, version: ResolvedVersion, settings: RegistrySettings) -> None:
     """Raise UnsafeArtifact for a server that may not be MLflow's.
 
     Whoever may write to the registry chooses a version's location, and MLflow's client (3.17) sends its user's password
@@ -184,8 +190,8 @@ def check_host(location: str, settings: RegistrySettings) -> None:
     host = host_of(location)
     if host and location.partition(":")[0].lower() in HTTP_SCHEMES and host not in settings.mlflow_hosts:
         raise UnsafeArtifact(
-            f"its files are at {host}, which is not where MLflow is, and would be sent the credentials for MLflow: "
-            "name it in HEADWAITER_ARTIFACT_HOSTS if it may have them"
+            f"the files of {version.name}/{version.version} are at {host}, which is not where MLflow is, and would be "
+            "sent the credentials for MLflow: name it in HEADWAITER_ARTIFACT_HOSTS if it may have them"
         )
 
 

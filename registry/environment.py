@@ -22,7 +22,7 @@ class InvalidSetting(RegistryError):
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """One declared field. least, most: bounds of a number, both allowed. choices: of a choice. meaning: one line.
+    """One declared field. minimum, maximum: bounds of a number, both allowed. choices: of a choice. meaning: one line.
 
     default: of the field; "" where it has none of its own. shown_default: it in words, for people. derive: computes the
     default from the environment, or None.
@@ -34,8 +34,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     default: Any
     shown_default: str
     meaning: str
-    least: float = 0
-    most: float = 0
+    minimum: float = 0
+    maximum: float = 0
     choices: tuple[str, ...] = ()
     derive: Callable[[Mapping[str, str]], Any] | None = None
 
@@ -44,7 +44,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
         """The rule for a value, in words that follow "give" or "choose"."""
         match self.kind:
             case "whole number" | "number":
-                return f"give a {self.kind} from {self.least} to {self.most}"
+                return f"give a {self.kind} from {self.minimum} to {self.maximum}"
             case "switch" | "choice":
                 return f"choose one of {', '.join(self.choices)}"
             case "text":
@@ -72,7 +72,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
                     number = int(text) if self.kind == "whole number" else float(text)
                 except ValueError:
                     return None
-                return number if self.least <= number <= self.most else None
+                return number if self.minimum <= number <= self.maximum else None
             case "switch":
                 return text == "1" if text in self.choices else None
             case "choice":
@@ -112,8 +112,8 @@ def _declared(field: Any, kind: Any, meta: msgspec.Meta) -> Setting:
         shown_default=extra.get("default", _show(default)),
         derive=extra.get("derive"),
         meaning=str(meta.description),
-        least=0 if meta.ge is None else meta.ge,
-        most=0 if meta.le is None else meta.le,
+        minimum=0 if meta.ge is None else meta.ge,
+        maximum=0 if meta.le is None else meta.le,
         choices=("0", "1") if kind is bool else get_args(kind) if get_origin(kind) is Literal else (),
     )
 

@@ -42,10 +42,10 @@ def check_name(name: str) -> str:
 
 
 @contextmanager
-def open_plain(root: Path, name: str, most: int | None = None) -> Iterator[FileIO]:
+def open_plain(root: Path, name: str, max_bytes: int | None = None) -> Iterator[FileIO]:
     """The file `root/name`, opened for reading without a buffer.
 
-    most: its bytes, at most; by default MAX_TEXT_BYTES, unbounded for weights. Raises UnsafeArtifact for a link in the
+    max_bytes: of the file; by default MAX_TEXT_BYTES, unbounded for weights. Raises UnsafeArtifact for a link in the
     path below `root`, for what is no regular file, and for one that is too large. Raises OSError as `open` does.
     """
     *folders, last = name.split("/")
@@ -61,7 +61,7 @@ def open_plain(root: Path, name: str, most: int | None = None) -> Iterator[FileI
             if not isinstance(error, FileNotFoundError):
                 _refuse_link(root, name, error)
             raise
-        _check_status(name, os.fstat(file.fileno()), _bound(name) if most is None else most)
+        _check_status(name, os.fstat(file.fileno()), _bound(name) if max_bytes is None else max_bytes)
         yield file
 
 
@@ -103,14 +103,14 @@ def _bound(name: str) -> int | None:
     return None if name.endswith(".safetensors") else MAX_TEXT_BYTES
 
 
-def _check_status(name: str, status: os.stat_result, most: int | None) -> None:
+def _check_status(name: str, status: os.stat_result, max_bytes: int | None) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = "a link" if stat.S_ISLNK(status.st_mode) else "no regular file"
         raise UnsafeArtifact(f"{name!a} is {kind}: an artifact holds regular files only; log the model again")
-    if most is not None and status.st_size > most:
+    if max_bytes is not None and status.st_size > max_bytes:
         raise UnsafeArtifact(
-            f"{name!a} has {status.st_size:,} bytes, at most {most:,} are read: put the right file in its place, or "
-            "log the model again"
+            f"{name!a} has {status.st_size:,} bytes, at most {max_bytes:,} are read: put the right file in its place, "
+            "or log the model again"
         )
 
 

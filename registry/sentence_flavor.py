@@ -46,8 +46,8 @@ def derive_sentences(root: Path, fields: Mapping[str, Any], settings: Mapping[st
 
     if unknown := sorted(name for name in fields if name not in DESCRIPTIVE and fields[name] is not None):
         raise ContractError(
-            f"its flavor has {unknown[0]}={fields[unknown[0]]!r}, which this release does not know: log it with "
-            "`headwaiter log`"
+            f"the model's MLflow flavor has {unknown[0]}={fields[unknown[0]]!r}, which this release does not know: "
+            "log it with `headwaiter log`"
         )
     defaults, folder = read_defaults(settings), root / SENTENCE_FOLDER
     if not (folder / MODULES).is_file():
@@ -65,8 +65,8 @@ def read_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if name not in DEFAULTS:
             raise ContractError(
-                f"its model_config or signature sets {name}={value!r}, and that cannot be applied: log it without, and "
-                "send parameters with requests"
+                f"the model's model_config or signature sets {name}={value!r}, and that cannot be applied: "
+                "log it without, and send parameters with requests"
             )
         defaults[DEFAULTS[name]] = value
     return defaults

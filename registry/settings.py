@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from registry.environment import InvalidSetting, read_settings
+from registry.extras import how_to_install
 from registry.redaction import redact
 
 __all__ = ["DEFAULT_ALIAS", "InvalidSetting", "RegistrySettings", "check_alias", "check_model_name"]
@@ -41,14 +42,15 @@ class RegistrySettings(msgspec.Struct, frozen=True):
     tracking_uri: Annotated[
         str,
         Meta(
-            description="MLflow's own address.",
+            description="MLflow's own variable: where the registry is; without it, mlflow.db in HEADWAITER_HOME.",
             extra={"variable": "MLFLOW_TRACKING_URI", "default": "a sqlite file under HEADWAITER_HOME"},
         ),
     ]
     registry_uri: Annotated[
         str,
         Meta(
-            description="Where MLflow keeps registered models, if apart.",
+            description="MLflow's own variable: where registered models and their versions are, if not at "
+            "MLFLOW_TRACKING_URI.",
             extra={"variable": "MLFLOW_REGISTRY_URI", "default": "MLFLOW_TRACKING_URI"},
         ),
     ] = ""
@@ -57,21 +59,24 @@ class RegistrySettings(msgspec.Struct, frozen=True):
         Meta(
             ge=0,
             le=2**50,
-            description="Size of the cache of artifacts; what was not used for longest leaves. 0: half of the disk.",
+            description="Size of the cache of artifacts in HEADWAITER_HOME; what was not used for longest leaves; "
+            "0: half of the disk.",
         ),
     ] = 0
     artifact_hosts: Annotated[
         tuple[str, ...],
         Meta(
-            description="Further hosts, separated by spaces, that files of versions are fetched from over HTTP, with "
-            "the credentials for MLflow. Its own hosts always are.",
+            description="Further hosts (with a port that is not the scheme's own), separated by spaces, that files of "
+            "versions are fetched from over HTTP: they are sent the credentials for MLflow; MLflow's own hosts always "
+            "are.",
             extra={"default": ""},
         ),
     ] = ()
     verify_keys: Annotated[
         tuple[Path, ...],
         Meta(
-            description="Public keys (PEM files), separated by colons: only artifacts signed by one of them serve.",
+            description="Public keys (PEM files), separated by colons: only artifacts that one of them signed are "
+            "promoted and served; needs pip install '.[signing]'.",
             extra={"default": ""},
         ),
     ] = ()
@@ -164,9 +169,7 @@ def _keys(text: str) -> tuple[Path, ...]:
         if not key.is_file():
             raise InvalidSetting(f"HEADWAITER_VERIFY_KEYS={text!r} is not allowed: {key} is no file; give PEM files")
     if keys and find_spec("model_signing") is None:
-        raise InvalidSetting(
-            "HEADWAITER_VERIFY_KEYS needs the package model-signing: pip install model-signing pyopenssl"
-        )
+        raise InvalidSetting(f"HEADWAITER_VERIFY_KEYS needs model-signing: {how_to_install('signing')}")
     return keys
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from registry.checkpoint_files import one_line
 from registry.environment import InvalidSetting
 from registry.errors import UnsignedArtifact
+from registry.extras import how_to_install
 from registry.held_folder import held_folder
 from registry.plain_files import open_plain
 
@@ -19,7 +20,6 @@ SIGNATURE = "contract.sig"
 STATEMENT = "contract.sha256"
 """Name of the file that is signed."""
 MAX_BYTES = 1 << 20
-INSTALL = "the package model-signing is missing: pip install model-signing pyopenssl"
 
 
 class Signer:
@@ -34,7 +34,7 @@ class Signer:
             make: Any = signing.Config  # untyped
             self._config = make().use_elliptic_key_signer(private_key=key)
         except ImportError as error:
-            raise InvalidSetting(f"--sign {key}: {INSTALL}") from error
+            raise InvalidSetting(f"--sign {key} needs model-signing: {how_to_install('signing')}") from error
         except Exception as error:  # whatever cryptography says of a file that is no key
             raise InvalidSetting(
                 f"--sign {key} is no key to sign with ({one_line(error)}): give a PEM file, as made by "

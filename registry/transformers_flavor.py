@@ -119,8 +119,8 @@ def derive(root: Path) -> None:
         if not settings:
             raise
         raise ContractError(
-            f"its model_config or signature sets {settings}, and that cannot be applied ({error}): log it without, and "
-            "send parameters with requests"
+            f"the model's model_config or signature sets {settings}, and that cannot be applied ({error}): "
+            "log it without, and send parameters with requests"
         ) from error
     write_artifact(root, contract, described)
 
@@ -131,21 +131,24 @@ def check_fields(fields: Mapping[str, Any]) -> None:
         kind = next((name.removesuffix(end) for end in OF_COMPONENT if name.endswith(end)), name)
         reason = NOT_SERVED.get(name) or NOT_SERVED.get(kind)
         if value and reason:
-            raise ContractError(f"its flavor has {name}={value!r}, {reason}")
+            raise ContractError(f"the model's MLflow flavor has {name}={value!r}, {reason}")
         if name not in DESCRIPTIVE and kind not in COMPONENTS and value is not None and name not in NOT_SERVED:
             raise ContractError(
-                f"its flavor has {name}={value!r}, which this release does not know: log it with `headwaiter log`"
+                f"the model's MLflow flavor has {name}={value!r}, which this release does not know: log it with "
+                "`headwaiter log`"
             )
     unknown = sorted(set(fields.get("components") or []) - COMPONENTS)
     if unknown:
         reason = NOT_SERVED.get(unknown[0], "an unknown component: log the model with `headwaiter log`")
-        raise ContractError(f"its flavor has the component {unknown[0]!r}, {reason}")
+        raise ContractError(f"the model's MLflow flavor has the component {unknown[0]!r}, {reason}")
     if fields.get("framework") not in (None, "pt"):
-        raise ContractError(f"its flavor has framework={fields['framework']!r}: log the model as a PyTorch one")
+        raise ContractError(
+            f"the model's MLflow flavor has framework={fields['framework']!r}: log the model as a PyTorch one"
+        )
     if fields.get("model_binary") != MODEL_FOLDER:
         raise ContractError(
-            "its flavor has no model_binary, so it holds no weights (save_pretrained=False): add them with "
-            "mlflow.transformers.persist_pretrained_model, or log it with them"
+            "the model's MLflow flavor has no model_binary, so it holds no weights (save_pretrained=False): add "
+            "them with mlflow.transformers.persist_pretrained_model, or log it with them"
         )
 
 
@@ -163,14 +166,17 @@ def read_task(fields: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if TRANSLATION.fullmatch(str(task)):
         task = "translation"
     if task not in HEADS:
-        raise ContractError(f"its flavor names the task {named!r}, this release has: {', '.join(HEADS)}: log it again")
+        raise ContractError(
+            f"the model's MLflow flavor names the task {named!r}, this release has: {', '.join(HEADS)}: log it again"
+        )
     pipeline = fields.get("instance_type")
     usual = SUPPORTED_TASKS[task]["impl"] if task in SUPPORTED_TASKS else pipeline
     usual = str(getattr(usual, "__name__", usual)).rpartition(".")[2]  # transformers 5.23 has full names, not classes
     if pipeline is not None and pipeline != usual:
         raise ContractError(
-            f"its flavor has instance_type={pipeline!r}, a pipeline of its own where transformers has {usual}: what it "
-            "does to inputs and answers is not served; log its model and tokenizer with `headwaiter log`"
+            f"the model's MLflow flavor has instance_type={pipeline!r}, a pipeline of its own where "
+            f"transformers has {usual}: what it does to inputs and answers is not served; log its model and tokenizer "
+            "with `headwaiter log`"
         )
     return str(task), dict(own)
 
@@ -203,7 +209,7 @@ def read_settings(root: Path, flavors: Mapping[str, Any], described: Any) -> dic
         config = json.loads(file.read_text()) if file.is_file() else flavors.get("python_function", {}).get("config")
         settings = dict(config or {})
     except (ValueError, TypeError) as error:
-        raise ContractError(f"its model_config is no mapping ({error}): log it again") from error
+        raise ContractError(f"the model's model_config is no mapping ({error}): log it again") from error
     parameters = getattr(described.signature, "params", None)
     settings |= {each.name: each.default for each in parameters or () if each.default is not None}
     settings = {name: value for name, value in settings.items() if name not in OF_MACHINE}

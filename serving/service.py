@@ -30,7 +30,7 @@ from serving.runtime.exposure import bound_host, check_access, check_exposure
 from serving.runtime.logs import set_up_logging
 from serving.runtime.run_folder import RUN_VARIABLE, claim
 from serving.runtime.server_process import at_end, end_process, end_with_server
-from serving.runtime.supervisor import supervise
+from serving.runtime.supervisor import LEAVE_SECONDS, SHUT_DOWN_SECONDS, supervise
 from serving.runtime.tls_files import TlsFiles
 from serving.settings import ServingSettings
 
@@ -39,11 +39,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("headwaiter.manager")
 defer_proxy()  # before BentoML makes the app of a worker
-
-SHUT_DOWN_SECONDS = 30.0
-"""How long the manager may take to end its engines, beside the time for the fronts to leave."""
-LEAVE_SECONDS = 5.0
-"""How long the manager's process may take to leave once its loop has ended."""
 
 _QUIET = {
     "metrics": {"enabled": False},  # the data plane has its own; BentoML's label every raw path

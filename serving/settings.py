@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from registry.contract import Dtype
 from registry.environment import read_settings
+from registry.extras import how_to_install
 from registry.references import Reference
 from registry.settings import InvalidSetting, RegistrySettings
 from serving.runtime.limits import Limits
@@ -45,11 +46,15 @@ class ServingSettings(msgspec.Struct, frozen=True):
 
     registry: RegistrySettings
     models: Annotated[
-        tuple[Reference, ...], Meta(description="What to serve, separated by spaces; !NAME stays loaded.")
+        tuple[Reference, ...],
+        Meta(
+            description="What to serve, separated by spaces: NAME, NAME@ALIAS or NAME/VERSION, and ! before one that "
+            "always stays loaded."
+        ),
     ]
     run: Path
     pinned: frozenset[Reference] = frozenset()
-    deployments: Annotated[bool, Meta(description="1: serve what the registry marks as deployed, too.")] = False
+    deployments: Annotated[bool, Meta(description="1: also serve what the registry marks as deployed.")] = False
     workers: Annotated[
         int,
         Meta(
@@ -62,7 +67,8 @@ class ServingSettings(msgspec.Struct, frozen=True):
     devices: Annotated[
         tuple[str, ...],
         Meta(
-            description="auto, cpu, cuda, or several as cuda:0,cuda:1; one engine each.",
+            description="auto (a GPU where there is one), cpu, cuda, or several as cuda:0,cuda:1, with one engine "
+            "each.",
             extra={"variable": "HEADWAITER_DEVICE", "default": "auto"},
         ),
     ] = ("auto",)
@@ -71,17 +77,22 @@ class ServingSettings(msgspec.Struct, frozen=True):
         Meta(
             ge=1,
             le=64,
-            description="Engines of each version on each device, which share the cores; more than one so that a "
-            "version answers on while one is replaced.",
+            description="Engines of each version on each device.",
         ),
     ] = 1
-    dtype: Annotated[Dtype, Meta(description="The dtype to serve in; auto is the fastest that keeps the answers.")] = (
-        "auto"
-    )
-    poll_seconds: Annotated[float, Meta(ge=0.05, le=3600, description="How often aliases are read.")] = 2.0
-    keep_previous: Annotated[int, Meta(ge=0, le=100, description="Versions kept loaded behind the live one.")] = 1
+    dtype: Annotated[
+        Dtype,
+        Meta(
+            description="The dtype to serve in; auto: int8 where the contract allows it and it is faster, "
+            "bfloat16 where the hardware has it and the contract's example agrees, else float32."
+        ),
+    ] = "auto"
+    poll_seconds: Annotated[float, Meta(ge=0.05, le=3600, description="How often the aliases are read.")] = 2.0
+    keep_previous: Annotated[
+        int, Meta(ge=0, le=100, description="Previous versions that stay loaded behind an alias' live version.")
+    ] = 1
     keep_bytes: Annotated[
-        int, Meta(ge=0, le=2**50, description="Memory that the versions behind the live ones may take; 0: no bound.")
+        int, Meta(ge=0, le=2**50, description="Memory that previous versions may take together; 0: no bound.")
     ] = 0
     replace_live: Annotated[
         bool,
@@ -95,12 +106,18 @@ class ServingSettings(msgspec.Struct, frozen=True):
         Meta(
             ge=0,
             le=2**50,
-            description="Memory that engines may take together; versions for which there is none are loaded once they "
-            "are asked for, and others leave for them. 0: 80 % of what may be used.",
+            description="Memory that all engines may take together; versions for which there is none are loaded once "
+            "they are asked for; 0: 80 % of the memory that may be used.",
         ),
     ] = 0
     gpu_memory_bytes: Annotated[
-        int, Meta(ge=0, le=2**50, description="GPU memory that engines may take together on one GPU; 0: 80 % of it.")
+        int,
+        Meta(
+            ge=0,
+            le=2**50,
+            description="Memory of one GPU that engines may take together, once one engine there has been measured; "
+            "0: 80 % of it.",
+        ),
     ] = 0
     idle_unload_seconds: Annotated[
         int,
@@ -111,24 +128,36 @@ class ServingSettings(msgspec.Struct, frozen=True):
         ),
     ] = 0
     retry_seconds: Annotated[
-        float, Meta(ge=0.1, le=86400, description="First pause before a version that failed to load is tried again.")
+        float,
+        Meta(
+            ge=0.1,
+            le=86400,
+            description="Pause before a version that failed to load is first tried again; later pauses are longer.",
+        ),
     ] = 30.0
-    webhook_secret: Annotated[str, Meta(description="Of MLflow's webhook; without it /hooks/mlflow is closed.")] = ""
+    webhook_secret: Annotated[
+        str, Meta(description="Secret of MLflow's webhook; without it /hooks/mlflow is closed.")
+    ] = ""
     prometheus_url: Annotated[
-        str, Meta(description="Prometheus' address, for guards of rollouts that are queries, as http://localhost:9090.")
+        str, Meta(description="Address of a Prometheus, as http://localhost:9090, for guards that are queries.")
     ] = ""
     grafana_url: Annotated[
-        str, Meta(description="Grafana's address: the steps and the end of each rollout are annotated there.")
+        str, Meta(description="Address of a Grafana, in which steps and ends of rollouts are annotated.")
     ] = ""
-    grafana_token: Annotated[str, Meta(description="Of a service account of Grafana that may write annotations.")] = ""
-    timeout_seconds: Annotated[float, Meta(ge=0.001, le=3600, description="A request's deadline.")] = 30.0
+    grafana_token: Annotated[
+        str, Meta(description="Token of a service account of Grafana that may write annotations.")
+    ] = ""
+    timeout_seconds: Annotated[
+        float,
+        Meta(ge=0.001, le=3600, description="A request's deadline; of a stream, the longest time between two tokens."),
+    ] = 30.0
     grace_seconds: Annotated[
         float,
         Meta(
             ge=0.1,
             le=3600,
-            description="How long the manager, or the engines of all live models, may be gone before /livez fails, and "
-            "how long shutdown waits for accepted requests.",
+            description="How long the manager, or the engines of all live versions, may be gone before liveness fails, "
+            "and how long shutdown waits for accepted requests.",
         ),
     ] = 30.0
     hang_seconds: Annotated[
@@ -146,8 +175,8 @@ class ServingSettings(msgspec.Struct, frozen=True):
         Meta(
             ge=0,
             le=10**9,
-            description="Bound of an engine's queue; 0: what it computes in HEADWAITER_QUEUE_SECONDS. A text counts "
-            "with all that it may come to.",
+            description="Tokens that an engine's queue holds; a generated text counts with its prompt and "
+            "max_new_tokens; 0: by HEADWAITER_QUEUE_SECONDS.",
         ),
     ] = 0
     queue_bytes: Annotated[
@@ -155,19 +184,22 @@ class ServingSettings(msgspec.Struct, frozen=True):
         Meta(
             ge=0,
             le=2**50,
-            description="Bytes of the rows in an engine's queue; 0: 64 of the largest bodies, at least 512 MiB.",
+            description="The most bytes of the rows in an engine's queue, of which each front process has an equal "
+            "share.",
         ),
     ] = 0
-    queue_seconds: Annotated[float, Meta(ge=0.01, le=3600, description="Work that may wait for an engine.")] = 10.0
-    max_body_bytes: Annotated[int, Meta(ge=1024, le=2**31, description="Bytes of one request's body.")] = (
+    queue_seconds: Annotated[
+        float, Meta(ge=0.01, le=3600, description="An engine's queue holds what the engine computes in this time.")
+    ] = 10.0
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=2**31, description="Size of a request's body.")] = (
         DEFAULT_BODY_BYTES
     )
     max_answer_bytes: Annotated[
-        int, Meta(ge=2**20, le=2**40, description="Memory that one answer may take while it is written.")
+        int, Meta(ge=2**20, le=2**40, description="Memory that one answer may take in a front while it is written.")
     ] = 128 * 2**20
-    max_connections: Annotated[
-        int, Meta(ge=1, le=10**6, description="Requests in progress on one front; file descriptors may allow fewer.")
-    ] = 2048
+    max_connections: Annotated[int, Meta(ge=1, le=10**6, description="Requests in progress on one front process.")] = (
+        2048
+    )
     client_seconds: Annotated[
         float,
         Meta(
@@ -182,47 +214,55 @@ class ServingSettings(msgspec.Struct, frozen=True):
         Meta(
             ge=0,
             le=2**50,
-            description="Bytes of bodies and unread answers in one front; 0: 16 of the largest bodies.",
+            description="Bytes of bodies and unread answers that one front process holds; 0: 16 times "
+            "HEADWAITER_MAX_BODY_BYTES.",
         ),
     ] = 0
-    max_rows: Annotated[int, Meta(ge=1, le=10**6, description="Rows of one request.")] = 1024
-    threads: Annotated[int, Meta(ge=0, le=1024, description="Of an engine on a CPU; 0: all that may be used.")] = 0
+    max_rows: Annotated[int, Meta(ge=1, le=10**6, description="Inputs of a request.")] = 1024
+    threads: Annotated[
+        int, Meta(ge=0, le=1024, description="Threads of an engine on a CPU; 0: the cores that may be used.")
+    ] = 0
     cache_bytes: Annotated[
         int,
         Meta(
             ge=0,
             le=2**50,
-            description="Keys and values of the texts that one engine writes; 0: 1 GiB, or a tenth of the free memory "
-            "if that is less; on a GPU half of what is free.",
+            description="Key-value cache of a generating engine, a quarter of it for shared prefixes; 0: on a CPU "
+            "1 GiB, or a tenth of the free memory if that is less; on a GPU half of its free memory.",
         ),
     ] = 0
     slow_seconds: Annotated[
         float, Meta(ge=0.001, le=3600, description="Requests that take longer are logged with their stages.")
     ] = 1.0
-    log_inputs: Annotated[bool, Meta(description="1: the log lines of slow requests show what was asked.")] = False
+    log_inputs: Annotated[bool, Meta(description="1: the log lines of slow and failed requests show the inputs.")] = (
+        False
+    )
 
     keys_file: Annotated[
         Path | None,
         Meta(
-            description="The file of keys, made by headwaiter keys add: every request needs one. Without it none does.",
+            description="The file of keys that headwaiter keys writes; with it every request needs a key, without it "
+            "none does.",
             extra={"default": ""},
         ),
     ] = None
     insecure: Annotated[
-        bool, Meta(description="1: a server without keys may listen where other machines reach it, and answers all.")
+        bool, Meta(description="1: a server without keys may listen where other machines reach it.")
     ] = False
     audit_file: Annotated[
         Path | None,
         Meta(
-            description="The audit log: who asked what, a JSON object a line. Without it there is none.",
+            description="The audit log: who asked what, a JSON object a line.",
             extra={"default": ""},
         ),
     ] = None
     tls_cert: Annotated[
         Path | None,
-        Meta(description="The certificate of a server with TLS: a file in PEM, with its chain.", extra={"default": ""}),
+        Meta(description="The certificate of a server with TLS, in PEM with its chain.", extra={"default": ""}),
     ] = None
-    tls_key: Annotated[Path | None, Meta(description="The certificate's key in PEM.", extra={"default": ""})] = None
+    tls_key: Annotated[
+        Path | None, Meta(description="The certificate's key in PEM, not encrypted.", extra={"default": ""})
+    ] = None
     tls_client_ca: Annotated[
         Path | None,
         Meta(
@@ -232,31 +272,37 @@ class ServingSettings(msgspec.Struct, frozen=True):
     ] = None
     admin_port: Annotated[
         int,
-        Meta(ge=0, le=65535, description="Port of /metrics, /livez and /readyz, which need no key there; 0: none."),
+        Meta(ge=0, le=65535, description="A port for /metrics, /livez and /readyz, which need no key there; 0: none."),
     ] = 0
     grpc_port: Annotated[
         int,
         Meta(
             ge=0,
             le=65535,
-            description="Port of the Open Inference Protocol over gRPC; it needs the extra grpc; 0: none.",
+            description="A port for the Open Inference Protocol over gRPC; needs pip install '.[grpc]'; 0: none.",
         ),
     ] = 0
     allowed_hosts: Annotated[
         tuple[str, ...],
         Meta(
-            description="Host names that requests may be sent to, separated by spaces; * for all.",
+            description="Host names that requests may be sent to, separated by spaces; *: all.",
             extra={"default": "this machine's own; with keys or HEADWAITER_INSECURE=1 all", "derive": default_hosts},
         ),
     ] = ("*",)
     cors_origins: Annotated[
         tuple[str, ...],
         Meta(
-            description="Origins whose pages may read answers, separated by spaces; * for all.", extra={"default": ""}
+            description="Origins whose pages may read answers, as https://app.example.com, separated by spaces; *: "
+            "all.",
+            extra={"default": ""},
         ),
     ] = ()
     fast_path: Annotated[
-        bool, Meta(description="1: plain requests take a short way through the HTTP server; 0: all go through ASGI.")
+        bool,
+        Meta(
+            description="0: every request takes ASGI; 1: a plain POST /models/… goes from uvicorn's parser to the "
+            "protocol without ASGI."
+        ),
     ] = True
 
     def __repr__(self) -> str:
@@ -294,7 +340,7 @@ class ServingSettings(msgspec.Struct, frozen=True):
         check_home(registry.home)
         read = read_settings(cls, environ)
         if read["grpc_port"] and find_spec("hpack") is None:
-            raise InvalidSetting("HEADWAITER_GRPC_PORT needs two packages: pip install hpack protobuf")
+            raise InvalidSetting(f"HEADWAITER_GRPC_PORT needs hpack and protobuf: {how_to_install('grpc')}")
         models, pinned = read_models((read.pop("models") or "").split())
         devices = read_devices(read.pop("devices"))
         origins = read_origins(read.pop("cors_origins") or "")

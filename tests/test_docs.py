@@ -12,6 +12,7 @@ import pytest
 
 from bench.__main__ import BENCHMARKS
 from monitoring.metrics import METRICS, VERSION, Metric
+from registry.environment import settings_of as settings_declared_by
 from registry.settings import InvalidSetting, RegistrySettings
 from serving import errors
 from serving.client.client_settings import ClientSettings
@@ -90,6 +91,11 @@ class Asked(dict[str, str]):
 
 SETTINGS = [row for row in rows("docs/settings.md", 4) if row[0] != "variable"]
 """variable, default, bounds, meaning"""
+DECLARED_SETTINGS = {
+    setting.variable: setting
+    for record in (ServingSettings, RegistrySettings, ClientSettings)
+    for setting in settings_declared_by(record).values()
+}
 
 
 def settings_of(environ: Mapping[str, str]) -> ServingSettings:
@@ -128,6 +134,19 @@ def test_a_settings_default_and_bounds_are_as_documented(row: list[str]) -> None
     for value in outside:
         with pytest.raises(InvalidSetting, match=name):
             settings_of({name: value})
+
+
+@pytest.mark.parametrize("row", SETTINGS, ids=lambda row: row[0].strip("`"))
+def test_a_settings_description_is_how_its_documented_meaning_begins(row: list[str]) -> None:
+    documented = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", row[3]).replace("`", "")
+    if row[0].strip("`") not in DECLARED_SETTINGS:
+        assert "own variable" in documented  # of other software
+        return
+    description = DECLARED_SETTINGS[row[0].strip("`")].meaning.removesuffix(".")
+    found = documented[:1].upper() + documented[1:]
+    wanted = description[:1].upper() + description[1:]
+    assert found.startswith(wanted)
+    assert found.removeprefix(wanted)[:1] in ("", ";", "."), "the description ends within a clause"
 
 
 # routes

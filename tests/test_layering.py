@@ -28,7 +28,7 @@ SERVING: Mapping[str, frozenset[str]] = {
     "commands": frozenset(
         {"client", "tasks", "demo", "kubernetes", "manager.prestart", "evaluation", "runtime", "wire.routing_table"}
     ),
-    "kubernetes": frozenset(),
+    "kubernetes": frozenset({"runtime.supervisor"}),
     "demo": frozenset({"client"}),
     "service": frozenset({"front", "manager", "tasks", "runtime"}),
     "pyfunc": frozenset({"engine", "model_signature", "tasks"}),
@@ -52,6 +52,7 @@ CHEAP = frozenset(
         "digests",
         "environment",
         "errors",
+        "extras",
         "heads",
         "held_folder",
         "int8_sample",

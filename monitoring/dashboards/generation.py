@@ -1,10 +1,9 @@
 """Generation: how soon and how fast text comes, and how full the running batch and its cache are."""
 
 from monitoring.panels import BAD, GOOD, NEAR, Dashboard, Panel, by, legend, quantiles, stat
-from monitoring.queries import quantile, rate, total
+from monitoring.queries import MODEL_VERSION, quantile, rate, total
 
-VERSION = ("model", "version")
-CACHE_SHARE = f"{total('cache_used_tokens', *VERSION)} / {total('cache_limit_tokens', *VERSION)}"
+CACHE_SHARE = f"{total('cache_used_tokens', *MODEL_VERSION)} / {total('cache_limit_tokens', *MODEL_VERSION)}"
 FULL_CACHE = ((0, GOOD), (0.9, NEAR), (0.98, BAD))
 
 GLANCE = (
@@ -39,40 +38,42 @@ SPEED = (
         "Time to the first token",
         "From a request to its first new token.",
         "s",
-        quantiles("time_to_first_token_seconds", *VERSION),
+        quantiles("time_to_first_token_seconds", *MODEL_VERSION),
     ),
     Panel(
         "Time per token",
         "Mean time between a request's new tokens after the first.",
         "s",
-        quantiles("time_per_output_token_seconds", *VERSION),
+        quantiles("time_per_output_token_seconds", *MODEL_VERSION),
     ),
     Panel(
         "Tokens per second",
         "Prompt tokens that are taken in, those of them that an earlier prompt began with, and new tokens.",
         "short",
         (
-            (rate("prompt_tokens_total", *VERSION), legend(*VERSION, note="prompt")),
-            (rate("reused_prompt_tokens_total", *VERSION), legend(*VERSION, note="prompt, known")),
-            (rate("generated_tokens_total", *VERSION), legend(*VERSION, note="new")),
+            (rate("prompt_tokens_total", *MODEL_VERSION), legend(*MODEL_VERSION, note="prompt")),
+            (rate("reused_prompt_tokens_total", *MODEL_VERSION), legend(*MODEL_VERSION, note="prompt, known")),
+            (rate("generated_tokens_total", *MODEL_VERSION), legend(*MODEL_VERSION, note="new")),
         ),
     ),
 )
 
 BATCH = (
-    Panel("Running rows", "Rows that are generated for now.", "short", by(total, "running_rows", *VERSION), width=6),
+    Panel(
+        "Running rows", "Rows that are generated for now.", "short", by(total, "running_rows", *MODEL_VERSION), width=6
+    ),
     Panel(
         "Waiting rows",
         "Rows that wait for a place in the batch.",
         "short",
-        by(total, "waiting_rows", *VERSION),
+        by(total, "waiting_rows", *MODEL_VERSION),
         width=6,
     ),
     Panel(
         "Cache in use",
         "Share of the key-value cache that is in use. Near 1 rows are sent back to wait.",
         "percentunit",
-        ((CACHE_SHARE, legend(*VERSION)),),
+        ((CACHE_SHARE, legend(*MODEL_VERSION)),),
         width=6,
         steps=FULL_CACHE,
     ),
@@ -80,7 +81,7 @@ BATCH = (
         "Preemptions",
         "Rows that lost their place in the cache and begin again, a second.",
         "short",
-        by(rate, "preemptions_total", *VERSION),
+        by(rate, "preemptions_total", *MODEL_VERSION),
         width=6,
         steps=((0, GOOD), (0.1, NEAR)),
     ),

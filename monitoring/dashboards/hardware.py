@@ -1,7 +1,7 @@
 """GPU and memory."""
 
 from monitoring.panels import FULL, Dashboard, Panel, by, legend, stat
-from monitoring.queries import FILTER, each, total
+from monitoring.queries import FILTER, MODEL_VERSION, each, total
 
 GPU_SHARE = " / ".join(total("gpu_memory_bytes", "gpu", filters=f'kind="{kind}"') for kind in ("used", "total"))
 
@@ -28,7 +28,7 @@ ENGINES = (
         "Memory of engines, by version",
         "host: what the engine processes have in the machine's memory. device: what they hold on GPUs.",
         "bytes",
-        ((total("engine_memory_bytes", "model", "version", "kind"), legend("model", "version", note="{{kind}}")),),
+        ((total("engine_memory_bytes", *MODEL_VERSION, "kind"), legend(*MODEL_VERSION, note="{{kind}}")),),
         width=12,
         stacked=True,
     ),

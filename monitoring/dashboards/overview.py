@@ -1,7 +1,7 @@
 """Service overview: what is served, traffic, errors, latency, saturation."""
 
 from monitoring.panels import BAD, GOOD, MIN_ERRORS, NEAR, Dashboard, Panel, by, legend, quantiles, stat
-from monitoring.queries import FILTER, OF_MODEL, each, mean, quantile, rate, share, total
+from monitoring.queries import FILTER, MODEL_VERSION, OF_MODEL, each, mean, quantile, rate, share, total
 from monitoring.recordings import BUDGET_LEFT, LATENCY_OF_OBJECTIVE
 
 COUNT = "_count"
@@ -67,7 +67,7 @@ SERVED = (
         "States",
         "Versions by state. One that stays failed has its cause in GET /models/{name}.",
         "short",
-        by(total, "model_state", "model", "version", "state"),
+        by(total, "model_state", *MODEL_VERSION, "state"),
         width=12,
         stacked=True,
     ),
@@ -101,7 +101,7 @@ RATES = (
         "Requests by version",
         "Answered and refused requests, by model and version.",
         "reqps",
-        by(rate, "request_duration_seconds", "model", "version", suffix=COUNT),
+        by(rate, "request_duration_seconds", *MODEL_VERSION, suffix=COUNT),
     ),
     Panel(
         "Share of server errors",
@@ -178,19 +178,19 @@ SATURATION = (
         "Requests in progress",
         "Requests that wait for their answer now.",
         "short",
-        by(total, "requests_in_progress", "model", "version"),
+        by(total, "requests_in_progress", *MODEL_VERSION),
     ),
     Panel(
         "Tokens in the queue",
         "Tokens that wait for a forward pass now.",
         "short",
-        by(total, "queue_tokens", "model", "version"),
+        by(total, "queue_tokens", *MODEL_VERSION),
     ),
     Panel(
         "Queue, of its bound",
         "Past the bound, requests are refused with 429.",
         "percentunit",
-        ((QUEUE_SHARE, legend("model", "version")),),
+        ((QUEUE_SHARE, legend(*MODEL_VERSION)),),
         steps=NEAR_BOUND,
     ),
     Panel(

@@ -2,10 +2,9 @@
 
 from monitoring.alerts import DRIFT_LIMIT
 from monitoring.panels import BAD, GOOD, NEAR, Dashboard, Panel, legend, quantiles, stat
-from monitoring.queries import FILTER, each, quantile, rate
+from monitoring.queries import FILTER, MODEL_VERSION, each, quantile, rate
 from monitoring.recordings import DRIFT, SHARE_NOW
 
-VERSION = ("model", "version")
 SHIFTED = ((0, GOOD), (0.1, NEAR), (DRIFT_LIMIT, BAD))
 
 
@@ -34,7 +33,7 @@ def _against(title: str, of: str, key: str, what: str) -> tuple[Panel, Panel]:
         f"{title}, last hour",
         f"{what} of the last hour.",
         "percentunit",
-        ((f"{SHARE_NOW[of]}{{{FILTER}}}", legend(*VERSION, note=f"{{{{{key}}}}}")),),
+        ((f"{SHARE_NOW[of]}{{{FILTER}}}", legend(*MODEL_VERSION, note=f"{{{{{key}}}}}")),),
         width=12,
         stacked=True,
     )
@@ -42,7 +41,7 @@ def _against(title: str, of: str, key: str, what: str) -> tuple[Panel, Panel]:
         f"{title}, baseline",
         f"{what} of the evaluation sample that was given at logging.",
         "percentunit",
-        ((each(f"baseline_{of}_share"), legend(*VERSION, note=f"{{{{{key}}}}}")),),
+        ((each(f"baseline_{of}_share"), legend(*MODEL_VERSION, note=f"{{{{{key}}}}}")),),
         width=12,
         stacked=True,
     )
@@ -55,7 +54,7 @@ DRIFT_SCORE = (
         "Population stability index of the last hour against the baseline, from 100 answers on. Below 0.1 is the same, "
         "above 0.25 has shifted.",
         "short",
-        ((f"{DRIFT}{{{FILTER}}}", legend(*VERSION, note="{{of}}")),),
+        ((f"{DRIFT}{{{FILTER}}}", legend(*MODEL_VERSION, note="{{of}}")),),
         width=12,
         steps=SHIFTED,
     ),
@@ -63,14 +62,14 @@ DRIFT_SCORE = (
         "Confidence",
         "Median and 10th percentile of the scores of answered labels.",
         "percentunit",
-        quantiles("confidence", *VERSION, levels=(0.1, 0.5)),
+        quantiles("confidence", *MODEL_VERSION, levels=(0.1, 0.5)),
         width=6,
     ),
     Panel(
         "Length of inputs",
         "Median and 95th percentile of the tokens of a row.",
         "short",
-        quantiles("row_tokens", *VERSION, levels=(0.5, 0.95)),
+        quantiles("row_tokens", *MODEL_VERSION, levels=(0.5, 0.95)),
         width=6,
     ),
 )

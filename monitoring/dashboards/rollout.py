@@ -2,9 +2,8 @@
 
 from monitoring.metrics import VERDICTS
 from monitoring.panels import BAD, GOOD, MIN_ERRORS, NEAR, Dashboard, Panel, by, legend, quantiles, stat
-from monitoring.queries import OF_MODEL, each, mean, quantile_so_far, rate, share, share_of_all, total
+from monitoring.queries import MODEL_VERSION, OF_MODEL, each, mean, quantile_so_far, rate, share, share_of_all, total
 
-VERSION = ("model", "version")
 JUDGED = ((-1, BAD), (0, NEAR), (1, GOOD))
 WORDS = tuple(sorted((value, word) for word, value in VERDICTS.items()))
 
@@ -43,8 +42,8 @@ CHANGES = (
         "percentunit",
         (
             (
-                share_of_all("request_duration_seconds", *VERSION, within=("model",), suffix="_count"),
-                legend(*VERSION),
+                share_of_all("request_duration_seconds", *MODEL_VERSION, within=("model",), suffix="_count"),
+                legend(*MODEL_VERSION),
             ),
         ),
         width=12,
@@ -61,7 +60,7 @@ CHANGES = (
         "Engine restarts",
         "Engines started again after they ended, since the server started. Each has a cause in the log.",
         "short",
-        by(total, "engine_restarts_total", *VERSION),
+        by(total, "engine_restarts_total", *MODEL_VERSION),
         width=6,
         steps=((0, GOOD), (1, BAD)),
     ),
@@ -109,21 +108,21 @@ GUARDED = (
         "Share of the candidate",
         "The share of requests that a rollout gives to its candidate. Without a value there is no rollout.",
         "percentunit",
-        ((each("rollout_weight"), legend(*VERSION)),),
+        ((each("rollout_weight"), legend(*MODEL_VERSION)),),
         width=8,
     ),
     Panel(
         "Step",
         "The step of a rollout, from 0.",
         "short",
-        ((each("rollout_step"), legend(*VERSION)),),
+        ((each("rollout_step"), legend(*MODEL_VERSION)),),
         width=4,
     ),
     Panel(
         "Verdicts",
         "What the guards say of the candidate: 1 pass, 0 inconclusive, -1 fail.",
         "short",
-        ((each("rollout_verdict"), legend(*VERSION, note="{{guard}}")),),
+        ((each("rollout_verdict"), legend(*MODEL_VERSION, note="{{guard}}")),),
         width=8,
         steps=JUDGED,
         words=WORDS,
@@ -132,14 +131,14 @@ GUARDED = (
         "Waits for certainty",
         "How much longer than planned a rollout has been in its step, because a guard is inconclusive.",
         "s",
-        ((each("rollout_waiting_seconds"), legend(*VERSION)),),
+        ((each("rollout_waiting_seconds"), legend(*MODEL_VERSION)),),
         width=4,
     ),
     Panel(
         "Agreement of shadows",
         "The mean agreement of the candidate's answers with those that clients got.",
         "percentunit",
-        ((mean("rollout_agreement", *VERSION), legend(*VERSION)),),
+        ((mean("rollout_agreement", *MODEL_VERSION), legend(*MODEL_VERSION)),),
         width=12,
     ),
     Panel(
@@ -147,8 +146,8 @@ GUARDED = (
         "Requests a second that the candidate answered, too, and those that were dropped for want of room.",
         "reqps",
         (
-            (rate("rollout_shadow_total", *VERSION), legend(*VERSION, note="compared")),
-            (rate("rollout_shadow_dropped_total", *VERSION), legend(*VERSION, note="dropped")),
+            (rate("rollout_shadow_total", *MODEL_VERSION), legend(*MODEL_VERSION, note="compared")),
+            (rate("rollout_shadow_dropped_total", *MODEL_VERSION), legend(*MODEL_VERSION, note="dropped")),
         ),
         width=12,
     ),
@@ -159,14 +158,19 @@ SIDE_BY_SIDE = (
         "Latency by version",
         "p50 and p99 of each version's requests.",
         "s",
-        quantiles("request_duration_seconds", *VERSION, levels=(0.5, 0.99)),
+        quantiles("request_duration_seconds", *MODEL_VERSION, levels=(0.5, 0.99)),
         width=12,
     ),
     Panel(
         "Server errors by version",
         "Share of 5xx, of each version's requests.",
         "percentunit",
-        ((share("request_duration_seconds", *VERSION, part='status=~"5.."', suffix="_count"), legend(*VERSION)),),
+        (
+            (
+                share("request_duration_seconds", *MODEL_VERSION, part='status=~"5.."', suffix="_count"),
+                legend(*MODEL_VERSION),
+            ),
+        ),
         width=12,
         steps=MIN_ERRORS,
     ),
@@ -176,8 +180,8 @@ SIDE_BY_SIDE = (
         "percentunit",
         (
             (
-                share_of_all("predictions_total", *VERSION, "label", within=VERSION),
-                legend(*VERSION, note="{{label}}"),
+                share_of_all("predictions_total", *MODEL_VERSION, "label", within=MODEL_VERSION),
+                legend(*MODEL_VERSION, note="{{label}}"),
             ),
         ),
         width=12,
@@ -188,8 +192,8 @@ SIDE_BY_SIDE = (
         "Mean and 10th percentile of the scores of answered labels.",
         "percentunit",
         (
-            (mean("confidence", *VERSION), legend(*VERSION, note="mean")),
-            *quantiles("confidence", *VERSION, levels=(0.1,)),
+            (mean("confidence", *MODEL_VERSION), legend(*MODEL_VERSION, note="mean")),
+            *quantiles("confidence", *MODEL_VERSION, levels=(0.1,)),
         ),
         width=12,
     ),

@@ -59,7 +59,9 @@ def parse_steps(texts: Sequence[str]) -> tuple[Step, ...]:
     """Read steps. Raises RolloutError unless shadows come first, then growing shares, then 100 %."""
     steps = tuple(Step.parse(text.strip()) for text in texts)
     if not 1 <= len(steps) <= MAX_STEPS:
-        raise RolloutError(f"a rollout has 1 to {MAX_STEPS} steps, these are {len(steps)}")
+        raise RolloutError(
+            f"a rollout has 1 to {MAX_STEPS} steps, these are {len(steps)}: give between 1 and {MAX_STEPS}"
+        )
     if not steps[-1].is_last:
         raise RolloutError(f"the last step is {steps[-1]}: end with 100%, which promotes the candidate")
     if not any(0.0 < step.weight < 1.0 for step in steps):
@@ -69,20 +71,23 @@ def parse_steps(texts: Sequence[str]) -> tuple[Step, ...]:
         )
     for before, step in pairwise(steps):
         if step.shadows:
-            raise RolloutError(f"step {step} comes after {before}: one step of shadows may stand, and first")
+            raise RolloutError(
+                f"step {step} comes after {before}: a rollout has at most one shadow step, and it is the first; put it "
+                "first or leave it out"
+            )
         if step.weight <= before.weight:
             raise RolloutError(f"step {step} comes after {before}: the shares must grow")
     return steps
 
 
-def parse_duration(text: str, *, least: float = 0.0) -> float:
-    """Seconds of a text such as `90s`, `10m`, `1.5h`, `1d`. Raises RolloutError; also below `least`."""
+def parse_duration(text: str, *, min_seconds: float = 0.0) -> float:
+    """Seconds of a text such as `90s`, `10m`, `1.5h`, `1d`. Raises RolloutError; also below `min_seconds`."""
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?) ?([smhd])", text.strip())
     if found is None:
         raise RolloutError(f"{text[:100]!r} is no time: write a number and s, m, h or d, as '10m'")
     seconds = float(found[1]) * _UNITS[found[2]]
-    if not least <= seconds <= MAX_SECONDS:
-        raise RolloutError(f"{text!r} is {seconds:g} s: give {least:g} s to 7d")
+    if not min_seconds <= seconds <= MAX_SECONDS:
+        raise RolloutError(f"{text!r} is {seconds:g} s: give {min_seconds:g} s to 7d")
     return seconds
 
 
@@ -150,7 +155,7 @@ def make_plan(
         stable=stable,
         candidate=candidate,
         steps=tuple(map(str, parsed)),
-        every_seconds=parse_duration(every, least=1.0),
+        every_seconds=parse_duration(every, min_seconds=1.0),
         bake_seconds=parse_duration(bake),
         guards=tuple(map(str, wanted)),
         salt=secrets.token_hex(8),

@@ -13,7 +13,9 @@ from registry.environment import read_settings
 class ClientSettings(msgspec.Struct, frozen=True):
     """What a client is set to."""
 
-    api_key: Annotated[str, Meta(description="The key that is shown to a server that asks for one.")] = ""
+    api_key: Annotated[
+        str, Meta(description="Of a client: the key that headwaiter status and mlflow deployments show to a server.")
+    ] = ""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "ClientSettings":

@@ -19,10 +19,10 @@ def deploy() -> None:
     """Files by which a cluster runs servers."""
 
 
-def _option(flag: str, field: str, meaning: str, least: int | None = None) -> Callable[[FC], FC]:
-    """The option for a field of the installation, with the field's default. least: bound of a whole number."""
+def _option(flag: str, field: str, meaning: str, minimum: int | None = None) -> Callable[[FC], FC]:
+    """The option for a field of the installation, with the field's default. minimum: of a whole number."""
     default = getattr(_DEFAULTS, field)
-    kind = click.STRING if least is None else click.IntRange(least)
+    kind = click.STRING if minimum is None else click.IntRange(minimum)
     return click.option(flag, field, type=kind, default=default, show_default=bool(default), help=meaning)
 
 
@@ -33,12 +33,12 @@ def _option(flag: str, field: str, meaning: str, least: int | None = None) -> Ca
 )
 @_option("--namespace", "namespace", "Where the objects go.")
 @_option("--image", "image", "The image, made with deploy/Dockerfile.")
-@_option("--replicas", "replicas", "Pods; with scaling, the fewest.", least=1)
-@_option("--max-replicas", "max_replicas", "The most pods, with scaling.", least=1)
-@_option("--cpu", "cpu", "Cores of a pod.", least=1)
-@_option("--memory", "memory_gib", "Memory of a pod in GiB.", least=1)
-@_option("--gpu", "gpus", "GPUs of a pod.", least=0)
-@_option("--disk", "disk_gib", "Disk of a pod in GiB, for its cache of artifacts.", least=1)
+@_option("--replicas", "replicas", "Pods; with scaling, the fewest.", minimum=1)
+@_option("--max-replicas", "max_replicas", "The most pods, with scaling.", minimum=1)
+@_option("--cpu", "cpu", "Cores of a pod.", minimum=1)
+@_option("--memory", "memory_gib", "Memory of a pod in GiB.", minimum=1)
+@_option("--gpu", "gpus", "GPUs of a pod.", minimum=0)
+@_option("--disk", "disk_gib", "Disk of a pod in GiB, for its cache of artifacts.", minimum=1)
 @_option("--disk-class", "disk_class", "The disk's storage class; default: the node's own disk.")
 @click.option("--grpc", is_flag=True, help="Listen for gRPC, too, at port 8001.")
 @_option("--mlflow-uri", "mlflow_uri", "The address of the registry.")

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import click
 
-_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EIO}
-"""No room, no permission, too many open files, a broken disk."""
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free disk space"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "give this user the right to it, or choose another place"
+    ),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
+    errno.EIO: "look at the disk",
+}
+"""What the machine refuses to any program → what to do."""
 
 
 @contextmanager
@@ -25,10 +32,10 @@ def errors() -> Iterator[None]:
     except (RegistryError, ServingError, EngineError, EvaluationError, RemoteError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
-        if error.errno not in _MACHINE:
+        if error.errno not in _REMEDIES:
             raise
-        at = f": {error.filename}" if error.filename is not None else ""
-        raise click.ClickException(f"the system refused a file ({error.strerror}{at})") from error
+        file = "a file" if error.filename is None else error.filename
+        raise click.ClickException(f"{file}: {error.strerror}: {_REMEDIES[error.errno]}") from error
 
 
 @contextmanager

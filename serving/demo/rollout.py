@@ -6,10 +6,10 @@ import httpx
 import msgspec
 
 from registry.rollout.control import Rollouts
+from registry.rollout.plan import STEPS
 from serving.demo.server import SWAP_SECONDS, Say, wait
 from serving.demo.traffic import Sent, Traffic
 
-STEPS = ("shadow:200", "1%", "10%", "50%", "100%")
 STEPS_OF_GOOD = ("shadow:200", "10%", "50%", "100%")
 """With 1 % it would take 130,000 requests until it is certain that the candidate fails no more often."""
 GUARDS = ("errors < stable + 0.5%", "p90 < 1.5 × stable", "agreement > 90%")

@@ -24,7 +24,6 @@ SAVED_AT = (0.9, 1.0)
 WRONG_SHARE, FAILING_SHARE = 0.3, 0.02
 WIDE = 24576
 """Neurons of a feed-forward layer; MiniLM has 1,536. A text then takes three to four times as long."""
-RATE = 200.0
 RECORD = "rollouts.json"
 
 

@@ -54,5 +54,8 @@ def wait(condition: Callable[[], bool], what: str, seconds: float, look_seconds:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise EngineError(f"waited {seconds:.0f} s for {what}")
+            raise EngineError(
+                f"waited {seconds:.0f} s for {what}: run the demo again with --home DIR, where server.log says why, or "
+                "on a less busy machine"
+            )
         time.sleep(look_seconds)

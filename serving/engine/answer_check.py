@@ -62,9 +62,5 @@ def _are_measured(values: Sequence[object]) -> TypeGuard[Sequence[float]]:
     return is_number and any(isinstance(value, float) for value in values)
 
 
-def _label_and_score(entry: Any) -> tuple[str, float]:
-    return str(entry["label"]), entry["score"]
-
-
 def _is_labelled(value: object) -> bool:
     return isinstance(value, dict) and value.keys() == {"label", "score"}

@@ -27,10 +27,12 @@ def generate_inputs(contract: Contract, tokenizer: TextEncoder, count: int) -> l
     words = _words(contract, tokenizer)
     mask_id = contract.processor.mask_token_id
     mask = "" if mask_id is None else tokenizer.token_of(mask_id)
-    most = max(2, min(MAX_WORDS, contract.max_tokens // TOKENS_OF_WORD))
+    max_words = max(2, min(MAX_WORDS, contract.max_tokens // TOKENS_OF_WORD))
     given = contract.example.inputs
     items = given if isinstance(given, list) else [given]
-    return [_replace(items[number % len(items)], words, mask, most, draw) for number in range(count if words else 0)]
+    return [
+        _replace(items[number % len(items)], words, mask, max_words, draw) for number in range(count if words else 0)
+    ]
 
 
 def _words(contract: Contract, tokenizer: TextEncoder) -> list[str]:
@@ -39,15 +41,15 @@ def _words(contract: Contract, tokenizer: TextEncoder) -> list[str]:
     return [token for token in tokens if len(token) >= MIN_WORD_LETTERS and token.isalpha()]
 
 
-def _replace(item: Any, words: Sequence[str], mask: str, most: int, draw: random.Random) -> Any:
+def _replace(item: Any, words: Sequence[str], mask: str, max_words: int, draw: random.Random) -> Any:
     """The item with other words in each of its texts."""
     if isinstance(item, dict):
-        return {name: _replace(part, words, mask, most, draw) for name, part in item.items()}
+        return {name: _replace(part, words, mask, max_words, draw) for name, part in item.items()}
     if isinstance(item, list):
-        return [_replace(part, words, mask, most, draw) for part in item]
+        return [_replace(part, words, mask, max_words, draw) for part in item]
     if not isinstance(item, str):
         return item
-    text = draw.choices(words, k=round(2 * (most / 2) ** draw.random()))
+    text = draw.choices(words, k=round(2 * (max_words / 2) ** draw.random()))
     if mask and mask in item:
         text[draw.randrange(len(text))] = mask
     return " ".join(text)

@@ -162,17 +162,17 @@ def _check_kind(model: Model) -> None:
 
 def _encode(model: Model, sample: Sequence[object]) -> _Sample:
     """As many inputs as `SAMPLE_MULTIPLICATIONS` allow. Raises Int8Refused where there is none that the model takes."""
-    example, what = model.contract.example, "inputs of the sample"
+    example, version, what = model.contract.example, model.version_context, "inputs of the sample"
     parameters: object = None
     if not sample:
-        sample, what = generate_inputs(model.contract, model.served.tokenizer, GENERATED), "generated inputs"
+        sample, what = generate_inputs(model.contract, version.tokenizer, GENERATED), "generated inputs"
         parameters = example.parameters if example is not None else None
     left = SAMPLE_MULTIPLICATIONS // max(1, count_weights(model.module))
     items, encoded = list[Any](), list[Encoded[Any]]()
     request = convert_request(list(sample), parameters, model.task, max_rows=1_000_000) if sample else None
     for item in request.items if request is not None else ():
         try:
-            found = model.task.encode(item, request.parameters, model.served)  # type: ignore[union-attr]  # it has items
+            found = model.task.encode(item, request.parameters, version)  # type: ignore[union-attr]  # it has items
         except ServingError:  # a generated text may be too long, or lack what the task needs
             continue
         left -= sum(row.length for row in found.rows)
@@ -192,10 +192,10 @@ def _answers(model: Model, sample: _Sample) -> list[Any]:
     for indices in _batches(rows):
         for index, found in zip(indices, model.run([rows[index] for index in indices]), strict=True):
             arrays[index] = found
-    each = iter(arrays)
+    each, version = iter(arrays), model.version_context
     return [
         model.task.decode(
-            list(islice(each, len(encoded.rows))), encoded.decode_context, sample.request.parameters, model.served
+            list(islice(each, len(encoded.rows))), encoded.decode_context, sample.request.parameters, version
         )
         for encoded in sample.encoded
     ]

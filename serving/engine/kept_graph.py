@@ -137,12 +137,12 @@ def is_keepable(model: Model) -> bool:
     return has_script and model.contract.example is not None
 
 
-def keep_graph(path: Path, model: Model, dtype: str, dtype_note: str, most_bytes: int) -> None:
+def keep_graph(path: Path, model: Model, dtype: str, dtype_note: str, max_bytes: int) -> None:
     """Keep the model's graph for `load_graph`, unless another engine has. Blocks while its weights are written.
 
     It is not kept where the cache is full of what is held. A failure is logged.
 
-    dtype: the operator's. most_bytes: the cache's bound, 0 for half of the disk. Call it once: it releases the
+    dtype: the operator's. max_bytes: the cache's bound, 0 for half of the disk. Call it once: it releases the
     script that can be saved.
     """
     traced = cast(TracedModule, model.module)
@@ -151,7 +151,7 @@ def keep_graph(path: Path, model: Model, dtype: str, dtype_note: str, most_bytes
     if has_graph(path, dtype):
         return
     try:
-        _check_room(path, script, most_bytes)
+        _check_room(path, script, max_bytes)
         path.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
         packed = tuple(_unpack(script))
         record = _Record(
@@ -194,16 +194,16 @@ def _find(script: torch.jit.ScriptModule, path: str) -> tuple[Any, str]:
     return reduce(getattr, parts, script), parameter
 
 
-def _check_room(path: Path, script: torch.jit.ScriptModule, most_bytes: int) -> None:
+def _check_room(path: Path, script: torch.jit.ScriptModule, max_bytes: int) -> None:
     """Raise OSError where the graph has no room on the disk, or within the cache's bound with what is held there."""
     size = sum(each.nbytes for each in script.parameters())
     cache = path.parents[2]
     status = os.statvfs(cache)
     if SPARE_FACTOR * size > status.f_bavail * status.f_frsize:
         raise OSError("the disk has little room")
-    folder = CacheFolder(RegistrySettings(cache.parent, "", artifact_cache_bytes=most_bytes))
+    folder = CacheFolder(RegistrySettings(cache.parent, "", artifact_cache_bytes=max_bytes))
     if not folder.finds_room(size):
-        raise OSError(f"all {folder.most_bytes:,} bytes of the cache are in use (HEADWAITER_ARTIFACT_CACHE_BYTES)")
+        raise OSError(f"all {folder.max_bytes:,} bytes of the cache are in use (HEADWAITER_ARTIFACT_CACHE_BYTES)")
 
 
 def _save(script: torch.jit.ScriptModule, path: Path) -> str:

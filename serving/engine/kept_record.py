@@ -17,7 +17,7 @@ from registry.atomic_file import replace_file
 from registry.plain_files import OPEN_FLAGS
 
 FOLDER_MODE = 0o700
-MAX_RECORD_BYTES = 1 << 20
+MAX_KEPT_BYTES = 1 << 20
 """A larger file is no record."""
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -37,7 +37,7 @@ def read_record(path: Path, kind: type[T]) -> T | None:
     """The record, which counts as used now; None for no file and one that is damaged, foreign or of another kind."""
     try:
         with open_own(path) as file:
-            digest, _, text = (file.read(MAX_RECORD_BYTES) or b"").partition(b"\n")
+            digest, _, text = (file.read(MAX_KEPT_BYTES) or b"").partition(b"\n")
         if digest.decode() != hashlib.sha256(text).hexdigest():
             return None
         record = msgspec.json.decode(text, type=kind)
@@ -48,8 +48,8 @@ def read_record(path: Path, kind: type[T]) -> T | None:
     return record
 
 
-def write_record(path: Path, record: msgspec.Struct, most: int) -> None:
-    """Write the record in one step, mode 0600. Of the folder's records the `most` that were used last stay.
+def write_record(path: Path, record: msgspec.Struct, max_records: int) -> None:
+    """Write the record in one step, mode 0600. Of the folder's records the `max_records` that were used last stay.
 
     Raises OSError.
     """
@@ -57,7 +57,7 @@ def write_record(path: Path, record: msgspec.Struct, most: int) -> None:
     text = msgspec.json.encode(record)
     replace_file(path, hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
     found = {each: _used(each) for each in path.parent.glob(f"*{path.suffix}")}
-    for old in sorted(found, key=lambda each: found[each])[:-most]:
+    for old in sorted(found, key=lambda each: found[each])[:-max_records]:
         old.unlink(missing_ok=True)
 
 

@@ -91,8 +91,8 @@ def load_engine(order: EngineOrder, *, holds: bool = True) -> Loaded:
     path = source.graph(model.dtype)
     if path is None or not is_keepable(model):
         return loaded
-    most_bytes, dtype_note = order.most_cache_bytes, loaded.report.dtype_note
-    return replace(loaded, keep=partial(keep_graph, path, model, order.dtype, dtype_note, most_bytes))
+    max_bytes, dtype_note = order.max_cache_bytes, loaded.report.dtype_note
+    return replace(loaded, keep=partial(keep_graph, path, model, order.dtype, dtype_note, max_bytes))
 
 
 def _load_best(source: "_Source", dtypes: Sequence[str], notes: Sequence[str]) -> tuple[Model, Sequence[str]]:

@@ -116,7 +116,7 @@ class _Call:
     """The rows of one call: which of them wait, and what came back."""
 
     def __init__(self, loaded: Loaded, thread: _EngineThread, socket: "zmq.Socket[bytes]", parameters: object) -> None:
-        self._task, self._served = loaded.model.task, loaded.model.served
+        self._task, self._version_context = loaded.model.task, loaded.model.version_context
         self._thread, self._socket, self._parameters = thread, socket, parameters
         self._decoder = msgspec.msgpack.Decoder(FromEngine)
         self._encoder = msgspec.msgpack.Encoder()
@@ -131,7 +131,7 @@ class _Call:
         self._answers: list[object] = [None] * len(items)
         for number, item in enumerate(items):
             try:
-                self._send(number, self._task.encode(item, self._parameters, self._served))
+                self._send(number, self._task.encode(item, self._parameters, self._version_context))
             except Exception as error:
                 error.add_note(f"of the input at index {number}")
                 raise
@@ -181,7 +181,9 @@ class _Call:
         if len(found) == len(encoded.rows):
             del self._items[number]
             ordered = [found[each] for each in range(len(found))]
-            self._answers[number] = self._task.decode(ordered, encoded.decode_context, self._parameters, self._served)
+            self._answers[number] = self._task.decode(
+                ordered, encoded.decode_context, self._parameters, self._version_context
+            )
 
     def _failed(self, row_id: int, message: str, *, is_refused: bool = False) -> ServingError:
         error = Unprocessable(message) if is_refused else Failed(message)

@@ -32,7 +32,7 @@ FOLDER = "measurements"
 """Of the entries, in the cache."""
 MAX_ENTRIES = 256
 """Entries of some hundred bytes; those that were used last stay."""
-NATIVE_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_", "MALLOC_", "CUDA_", "TORCH_")
+SPEED_PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_", "MALLOC_", "CUDA_", "TORCH_")
 """Prefixes of variables that change how fast torch and its libraries compute."""
 COSMETIC = frozenset({"_name_or_path", "id2label", "label2id", "transformers_version", "dtype", "torch_dtype"})
 """Keys of a configuration that do not change what a model computes."""
@@ -144,7 +144,7 @@ def _machine(device: str) -> dict[str, object]:
         "processor": [line for line in first if line.split("\t")[0] in ("model name", "flags", "Features", "CPU part")],
         "kernel": platform.machine(),
         "cores": [os.cpu_count(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0],
-        "variables": {name: value for name, value in os.environ.items() if name.startswith(NATIVE_VARIABLES)},
+        "variables": {name: value for name, value in os.environ.items() if name.startswith(SPEED_PREFIXES)},
     }
     if device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(device)

@@ -120,7 +120,7 @@ class Model:
             raise ContractError(problem)
         folder = root / MODEL_FOLDER
         self.layers = load_layers(folder, contract.layers, self.device)
-        self.served = self.task.serve(folder, contract)
+        self.version_context = self.task.make_version_context(folder, contract)
         self._is_cuda = self.device.type == "cuda"
         if form is not None:
             self.form = form
@@ -204,7 +204,7 @@ class Model:
 
     def _frame(self, ids: AnyArray, kinds: AnyArray, *, is_pair: bool) -> None:
         """Set special tokens and token types as the tokenizer does, where the row has room for them."""
-        frame = self.served.tokenizer.frame(is_pair=is_pair)
+        frame = self.version_context.tokenizer.frame(is_pair=is_pair)
         texts = sum(token is None for token, _ in frame)
         if len(ids) < len(frame):
             return

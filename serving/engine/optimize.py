@@ -20,7 +20,7 @@ from serving.engine.optimizations.first_token import can_prune
 from serving.engine.optimizations.torchscript import check_operations, trace
 from serving.engine.optimizations.unpadded import can_pack, pack, unpack, use_cuda_graphs
 from serving.engine.reference import SHORT_TOKENS, DifferentAnswer, ReferenceAnswers, inputs_of
-from serving.engine.timing import CLOCK, Clock, least_seconds
+from serving.engine.timing import CLOCK, Clock, min_seconds
 
 CheckForm = Callable[[ExecutionForm], None]
 GRAPH_ROW_TOKENS = 32
@@ -159,7 +159,7 @@ def _record_faster(model: Model, form: ExecutionForm, encoder: CudaGraphEncoder,
     """Record graphs of ever more tokens while they are faster; the tokens of the largest."""
 
     def time_of(call: Callable[[], object]) -> float:
-        return least_seconds(partial(_run_to_end, call, model.device), REPEATS, clock)
+        return min_seconds(partial(_run_to_end, call, model.device), REPEATS, clock)
 
     while encoder.max_tokens < MAX_GRAPH_TOKENS:
         calls = _calls_of_next_size(model, form, encoder)

@@ -44,7 +44,7 @@ class Predictor:
             self.model = make_model(folder, self.contract, **options)
             is_quantized = self.model.dtype == INT8 and form is None
             self.int8_sample = read_sample(folder / MODEL_FOLDER) if is_quantized else []
-        self._served = self.model.served
+        self._version_context = self.model.version_context
 
     def answer(self, inputs: object, parameters: dict[str, Any] | None = None) -> Any:
         """The answer to a request, each item in a forward pass of its own. Raises ServingError."""
@@ -64,9 +64,9 @@ class Predictor:
 
     def _answer(self, item: object, request: Request) -> tuple[object, list[int]]:
         """An item's answer, and the tokens of each of its rows."""
-        encoded = self.model.task.encode(item, request.parameters, self._served)
+        encoded = self.model.task.encode(item, request.parameters, self._version_context)
         arrays = [self.model.run([row.to_row(0, 0.0)])[0] for row in encoded.rows]
-        answer = self.model.task.decode(arrays, encoded.decode_context, request.parameters, self._served)
+        answer = self.model.task.decode(arrays, encoded.decode_context, request.parameters, self._version_context)
         return answer, [row.length for row in encoded.rows]
 
     def example(self, inputs: object, parameters: dict[str, object]) -> dict[str, object]:
@@ -77,7 +77,7 @@ class Predictor:
         """
         task = self.model.task
         parameters = parameters or task.make_example_parameters(self.contract)
-        inputs = fit_example(task, self._served, parameters) if inputs is None else inputs
+        inputs = fit_example(task, self._version_context, parameters) if inputs is None else inputs
         try:
             return {"inputs": inputs, "parameters": parameters, "output": self.answer(inputs, parameters)}
         except Failed as error:

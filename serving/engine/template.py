@@ -30,7 +30,7 @@ from serving.wire.engine_orders import MAX_REQUEST_BYTES, ForkReply, ForkRequest
 
 logger = logging.getLogger("headwaiter.template")
 
-NATIVE_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "GLIBC_", "LD_")
+LOAD_TIME_PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "MALLOC_", "GLIBC_", "LD_")
 """Prefixes of variables that native libraries read when they are loaded, so that a fork cannot change them."""
 LEAVE_SECONDS = 6.0
 """A thread that has been joined is still the kernel's for a moment. Where all cores are busy, one of low priority waits
@@ -191,7 +191,7 @@ def has_hung_up(link: socket.socket) -> bool:
 
 def native_variables(environ: dict[str, str]) -> dict[str, str]:
     """The variables of `environ` that must be set before a process starts."""
-    return {name: value for name, value in environ.items() if name.startswith(NATIVE_VARIABLES)}
+    return {name: value for name, value in environ.items() if name.startswith(LOAD_TIME_PREFIXES)}
 
 
 def check_forkable() -> None:

@@ -16,14 +16,14 @@ def seconds_of(call: Callable[[], object], clock: Clock = CLOCK) -> float:
     return clock() - began
 
 
-def least_seconds(
-    call: Callable[[], object], repeats: int, clock: Clock = CLOCK, *, enough_seconds: float = inf
+def min_seconds(
+    call: Callable[[], object], repeats: int, clock: Clock = CLOCK, *, max_total_seconds: float = inf
 ) -> float:
     """The fastest of `repeats` calls: what disturbs a measurement only adds time.
 
-    enough_seconds: after two calls, no further one once all together took this long.
+    max_total_seconds: after two calls, no further one once all together took this long.
     """
     took: list[float] = []
-    while len(took) < min(2, repeats) or (len(took) < repeats and sum(took) < enough_seconds):
+    while len(took) < min(2, repeats) or (len(took) < repeats and sum(took) < max_total_seconds):
         took.append(seconds_of(call, clock))
     return min(took)

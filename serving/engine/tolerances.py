@@ -47,15 +47,15 @@ def allowed_error(size: float, dtype: object) -> float:
     return min(answer * max(1.0, size), max(answer, small) * size + least)
 
 
-def agree(found: torch.Tensor, expected: torch.Tensor, tolerance: float, *, least: float = 0.0) -> bool:
-    """Whether numbers differ by at most `tolerance` times the largest expected one, or `least` if that is larger.
+def agree(found: torch.Tensor, expected: torch.Tensor, tolerance: float, *, min_scale: float = 0.0) -> bool:
+    """Whether numbers differ by at most `tolerance` times the largest expected one, or `min_scale` if that is larger.
 
     What is no smaller than `MASK` does not set that scale, and may differ by `tolerance` times its own size.
     """
     found, expected = found.float(), expected.float()
     sizes = expected.abs()
     is_mask = sizes >= MASK
-    scale = max(least, float(sizes.masked_fill(is_mask, 0.0).max()))
+    scale = max(min_scale, float(sizes.masked_fill(is_mask, 0.0).max()))
     distances = (found - expected).abs()
     return bool(
         ((found == expected) | (distances <= tolerance * torch.where(is_mask & sizes.isfinite(), sizes, scale))).all()

@@ -14,7 +14,7 @@ from msgspec.structs import replace as replace_fields
 from serving.engine.batching.cost import Cost
 from serving.engine.model import Model
 from serving.engine.parallel import CpuPlan, ForwardPool
-from serving.engine.timing import CLOCK, Clock, least_seconds, seconds_of
+from serving.engine.timing import CLOCK, Clock, min_seconds, seconds_of
 from serving.wire.messages import Row
 
 MIN_PEAK_SHARE = 0.95
@@ -72,9 +72,9 @@ def choose_cpu_plan(model: Model, *, parallel: bool, clock: Clock = CLOCK) -> Cp
     return best
 
 
-def _seconds_per_batch(cores: int, seconds: float, front: float, most: int) -> float:
-    """The longer of a batch's forward pass on `cores` cores, and of that and the fronts' work on all `most` cores."""
-    return max(seconds, (cores * seconds + front) / most)
+def _seconds_per_batch(cores: int, seconds: float, front: float, max_cores: int) -> float:
+    """The longer of a batch's forward pass on `cores` cores, and of that and the fronts' work on all `max_cores`."""
+    return max(seconds, (cores * seconds + front) / max_cores)
 
 
 def _with_single_row_threads(model: Model, plan: CpuPlan, counts: Sequence[int], clock: Clock) -> CpuPlan:
@@ -122,7 +122,7 @@ def fit(typical: int, sizes: list[int], seconds: list[float], longest: int, long
     sizes were measured to tell. The budget is at least `longest`, so that every row fits, and the latency limit at
     least that row's time.
     """
-    least_fixed, least_token = MIN_SHARE * seconds[0], MIN_SHARE * seconds[-1] / sizes[-1]
+    min_fixed, min_token = MIN_SHARE * seconds[0], MIN_SHARE * seconds[-1] / sizes[-1]
     lines = [(1, size) for size in sizes]
     curves = [(1, size, size * typical) for size in sizes] + [(1, longest, longest * longest)]
     times = [*seconds, longest_seconds]
@@ -131,15 +131,15 @@ def fit(typical: int, sizes: list[int], seconds: list[float], longest: int, long
         fixed, per_token, per_pair = _solve(curves, times)
     elif longest > typical:
         fixed, per_token = _solve([*lines, (1, longest)], times)
-    if longest == typical or per_pair < 0.0 or fixed < least_fixed or per_token < least_token:
+    if longest == typical or per_pair < 0.0 or fixed < min_fixed or per_token < min_token:
         fixed, per_token, per_pair = *_solve(lines, seconds), 0.0
     rates = [size / took for size, took in zip(sizes, seconds, strict=True)]
     within = [index for index, took in enumerate(seconds) if took <= LATENCY_SECONDS] or [0]
     peak = max(rates[index] for index in within)
     budget = next(sizes[index] for index in within if rates[index] >= MIN_PEAK_SHARE * peak)
     return Cost(
-        fixed_seconds=max(fixed, least_fixed),
-        token_seconds=max(per_token, least_token),
+        fixed_seconds=max(fixed, min_fixed),
+        token_seconds=max(per_token, min_token),
         square_seconds=per_pair,
         budget_tokens=max(budget, longest),
         limit_seconds=max(LATENCY_SECONDS, longest_seconds),
@@ -190,4 +190,4 @@ def _copies(row: Row, count: int) -> list[Row]:
 def _time_batch(model: Model, row: Row, rows: int, clock: Clock) -> float:
     """Seconds of a batch of such rows."""
     batch = _copies(row, rows)
-    return least_seconds(partial(model.run, batch), REPEATS, clock, enough_seconds=REPEAT_SECONDS)
+    return min_seconds(partial(model.run, batch), REPEATS, clock, max_total_seconds=REPEAT_SECONDS)

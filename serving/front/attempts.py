@@ -14,7 +14,7 @@ from serving.errors import ClientGone, EngineLost, NotReady, Unprocessable
 from serving.front.access import Access
 from serving.front.disconnects import Disconnected, Disconnects
 from serving.front.engine_link import EngineLink
-from serving.front.fair_pool import Asker, asker
+from serving.front.fair_pool import QueueKey, queue_key
 from serving.front.loaded_version import EncodedRequest, LoadedVersion
 from serving.front.request_context import StageTimes
 from serving.front.request_tracker import TrackedRequest
@@ -128,7 +128,7 @@ class Attempts:
         return StreamSource(
             version=sent.loaded.version,
             waiter=sent.waiter,
-            encoder=sent.loaded.served.tokenizer,
+            encoder=sent.loaded.version_context.tokenizer,
             stops=parameters.stop or (),
             prompt_tokens=call.tracked.stages.tokens,
             before=[task.text_before(item.decode_context, parameters) for item in items for _ in item.rows],
@@ -147,7 +147,7 @@ class Attempts:
         loaded.asked_at = time.monotonic()
         call.tracked.begin_attempt(loaded)
         loaded.check_room()
-        asker.set(Asker(loaded.model, caller))
+        queue_key.set(QueueKey(loaded.model, caller))
         request = call.read(loaded.task)
         if not isinstance(request, Request):
             with Turns(deadline, call.disconnected) as turns:
@@ -161,9 +161,12 @@ class Attempts:
         stages.tokens = sum([row.length for row in counted])
         stages.sent = time.perf_counter()
         is_isolated = call.tracked.is_suspect
-        owner = caller if loaded.task.generates else ""
-        if streams or is_isolated or owner:
-            rows = [msgspec.structs.replace(row, streams=streams, is_isolated=is_isolated, owner=owner) for row in rows]
+        row_caller = caller if loaded.task.generates else ""
+        if streams or is_isolated or row_caller:
+            rows = [
+                msgspec.structs.replace(row, streams=streams, is_isolated=is_isolated, caller=row_caller)
+                for row in rows
+            ]
         while loaded.is_replaced and not loaded.accepting:
             await loaded.held.wait(rows, deadline, call.disconnected)
         link, waiter = self._choose_link(call, loaded), waiter_type(len(rows), deadline)

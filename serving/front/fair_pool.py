@@ -17,15 +17,15 @@ MAX_WITHIN = 8
 """How many jobs may be suspended in one thread, each by the next. Untuned: each takes some frames of its stack."""
 
 
-class Asker(NamedTuple):
-    """Who takes turns: the model that is asked, and the name of the key by which it is asked."""
+class QueueKey(NamedTuple):
+    """By what work is queued: the model that is asked, and the caller, by the name of its API key."""
 
     model: str = ""
-    key: str = ""
+    caller: str = ""
 
 
-_UNKNOWN = Asker()
-asker: ContextVar[Asker] = ContextVar("asker", default=_UNKNOWN)
+_UNKNOWN = QueueKey()
+queue_key: ContextVar[QueueKey] = ContextVar("queue_key", default=_UNKNOWN)
 """Of the request of this context."""
 
 Arguments = ParamSpec("Arguments")
@@ -37,21 +37,21 @@ class _Turn(threading.local):
     """What this thread is doing: for whom, the innermost last, and since when."""
 
     def __init__(self) -> None:
-        self.askers: list[Asker] = []
+        self.keys: list[QueueKey] = []
         self.began = 0.0
 
 
 class FairPool(Executor):
-    """An executor whose waiting work is done asker by asker in turns, and in order for each asker.
+    """An executor with a queue for each `QueueKey`. The queues take turns; the work of each is done in order.
 
-    `submit` may be called from any thread; the context variable `asker` says whose work it is.
+    `submit` may be called from any thread; the context variable `queue_key` says in which queue the work waits.
     """
 
     def __init__(self, threads: int, name: str) -> None:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, name)
         self._lock = threading.Lock()
-        self._waiting: OrderedDict[Asker, deque[PoolJob]] = OrderedDict()
+        self._waiting: OrderedDict[QueueKey, deque[PoolJob]] = OrderedDict()
         self._busy = 0
         self._turn = _Turn()
 
@@ -61,7 +61,7 @@ class FairPool(Executor):
         """Do the work in a thread; the result of one that is cancelled before it begins is never computed."""
         future: Future[Result] = Future()
         with self._lock:
-            self._waiting.setdefault(asker.get(), deque()).append((future, partial(fn, *args, **kwargs)))
+            self._waiting.setdefault(queue_key.get(), deque()).append((future, partial(fn, *args, **kwargs)))
             if self._busy < self._threads:
                 self._busy += 1
                 self._pool.submit(self._work)
@@ -75,9 +75,9 @@ class FairPool(Executor):
         """
         if not self._waiting or time.perf_counter() - self._turn.began < TURN_SECONDS:
             return
-        if len(self._turn.askers) > MAX_WITHIN:
+        if len(self._turn.keys) > MAX_WITHIN:
             return
-        found = self._next(self._turn.askers)
+        found = self._next(self._turn.keys)
         if found is not None:
             self._do(*found)
 
@@ -96,11 +96,11 @@ class FairPool(Executor):
                 self._do(*found)
             del found  # an idle thread holds nothing
 
-    def _do(self, whose: Asker, future: Future[Any], call: Callable[[], Any]) -> None:
+    def _do(self, key: QueueKey, future: Future[Any], call: Callable[[], Any]) -> None:
         if not future.set_running_or_notify_cancel():
             return
         turn = self._turn
-        turn.askers.append(whose)
+        turn.keys.append(key)
         turn.began = time.perf_counter()
         try:
             result = call()
@@ -109,22 +109,22 @@ class FairPool(Executor):
         else:
             future.set_result(result)
         finally:
-            turn.askers.pop()
+            turn.keys.pop()
             turn.began = time.perf_counter()
 
-    def _next(self, but: Sequence[Asker] = ()) -> tuple[Asker, Future[Any], Callable[[], Any]] | None:
-        """The next work, of the asker that has waited for longest since its turn; None where there is none.
+    def _next(self, but: Sequence[QueueKey] = ()) -> tuple[QueueKey, Future[Any], Callable[[], Any]] | None:
+        """The next work, of the queue that has waited for longest since its turn; None where there is none.
 
-        but: askers whose work is left.
+        but: queues that are skipped.
         """
         with self._lock:
-            whose = next((each for each in self._waiting if each not in but), None)
-            if whose is None:
+            key = next((each for each in self._waiting if each not in but), None)
+            if key is None:
                 return None
-            jobs = self._waiting[whose]
+            jobs = self._waiting[key]
             future, call = jobs.popleft()
             if jobs:
-                self._waiting.move_to_end(whose)
+                self._waiting.move_to_end(key)
             else:
-                del self._waiting[whose]
-            return whose, future, call
+                del self._waiting[key]
+            return key, future, call

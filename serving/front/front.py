@@ -1,6 +1,7 @@
-"""The front: chooses the version of a request, encodes it, sends its rows to an engine, decodes what comes back.
+"""The front: one worker's state.
 
-Requests of all protocols go through `answer` or `stream`. Everything runs in one event loop. No torch here.
+`answer`, `stream` and `prepare` track a request. The first two hand each attempt to `attempts`, and make another where
+an engine was lost; `prepare` needs no engine. Everything runs in one event loop. No torch here.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from serving.front.asgi import JsonObject
 from serving.front.attempts import Attempts, Call, FrontAnswer, Read
 from serving.front.certificate import Certificate
 from serving.front.disconnects import Disconnected, Disconnects
-from serving.front.fair_pool import Asker, asker
+from serving.front.fair_pool import QueueKey, queue_key
 from serving.front.health import FrontHealth
 from serving.front.host_names import HostNames
 from serving.front.loaded_version import LoadedVersion
@@ -220,7 +221,7 @@ class Front:
             loaded = await self.models.loaded(name, version, deadline, disconnected)
             loaded.asked_at = time.monotonic()
             tracked.begin_attempt(loaded)
-            asker.set(Asker(loaded.model, self.access.caller().name))
+            queue_key.set(QueueKey(loaded.model, self.access.caller().name))
             with Turns(deadline, disconnected) as turns:
                 value = await work(loaded, turns)
             tracked.stages.sent = tracked.stages.received = time.perf_counter()

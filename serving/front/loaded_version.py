@@ -42,7 +42,7 @@ class LoadedVersion:
     version: str
     contract: Contract
     task: AnyTask
-    served: VersionContext
+    version_context: VersionContext
     meter: FrontMeter
     links: dict[str, EngineLink] = field(default_factory=dict)
     accepting: list[EngineLink] = field(default_factory=list)
@@ -60,13 +60,13 @@ class LoadedVersion:
         """Read the version's tokenizer. Blocks for some milliseconds; runs in a thread. Raises ArtifactError."""
         task = get_task(contract.task)
         with open_verified(root, contract.files, lambda name: not is_weights(name)) as folder:
-            served = task.serve(folder / MODEL_FOLDER, contract)
+            version_context = task.make_version_context(folder / MODEL_FOLDER, contract)
         return cls(
             model=model,
             version=version,
             contract=contract,
             task=task,
-            served=served,
+            version_context=version_context,
             meter=FrontMeter(model, version, contract.task, contract.labels),
         )
 
@@ -95,7 +95,7 @@ class LoadedVersion:
 
         Raises TooLarge before anything is built, ServingError, which names the item, and what `Turns` raises.
         """
-        task, version, parameters = self.task, self.served, request.parameters
+        task, version, parameters = self.task, self.version_context, request.parameters
         cost = check_cost(request, task, version, bounds)
         if len(request.items) == 1 and cost.characters <= LONG_CHARACTERS and not cost.pixel_bytes:
             found = self._encode_item(request, 0)
@@ -121,7 +121,7 @@ class LoadedVersion:
                 found = self._encode_item(request, index)
             rows += len(found.rows)
             bounds.check(ItemCost(rows, 0))  # of a text in windows there are more than `cost` knows
-            answer_bytes += self.task.answer_bytes(found, request.parameters, self.served)
+            answer_bytes += self.task.answer_bytes(found, request.parameters, self.version_context)
             bounds.check_answer(answer_bytes)
             encoded.append(found)
         return EncodedRequest(encoded, answer_bytes > LARGE_ANSWER_BYTES)
@@ -133,14 +133,14 @@ class LoadedVersion:
 
     def _encode_item(self, request: Request, index: int) -> Encoded[object]:
         try:
-            return self.task.encode(request.items[index], request.parameters, self.served)
+            return self.task.encode(request.items[index], request.parameters, self.version_context)
         except ServingError as error:
             if request.is_list:
                 error.message = error.message.replace("inputs", f"inputs[{index}]", 1)
             raise
 
     def _is_long(self, item: object, parameters: object) -> bool:
-        return self.task.cost(item, parameters, self.served).characters > LONG_CHARACTERS
+        return self.task.cost(item, parameters, self.version_context).characters > LONG_CHARACTERS
 
     async def decode(
         self,
@@ -152,7 +152,7 @@ class LoadedVersion:
     ) -> object:
         """The answer. Its labels are counted. Raises what `Turns` raises."""
         if len(encoded.items) == 1 and not encoded.is_large:
-            answer = self.task.decode(arrays, encoded.items[0].decode_context, request.parameters, self.served)
+            answer = self.task.decode(arrays, encoded.items[0].decode_context, request.parameters, self.version_context)
             self.meter.observe_predictions(self.task.predictions(answer))
             return assemble([answer], request, self.task)
         with Turns(deadline, disconnected) as turns:
@@ -168,7 +168,7 @@ class LoadedVersion:
                 await turns.give()
             rows = arrays[first : first + len(item.rows)]
             first += len(item.rows)
-            given = (rows, item.decode_context, request.parameters, self.served)
+            given = (rows, item.decode_context, request.parameters, self.version_context)
             if encoded.is_large and self.task.answer_bytes(item, *given[2:]) > LARGE_ANSWER_BYTES:
                 answers.append(await turns.hand_over(ANSWERS, self.task.decode, *given))
             else:

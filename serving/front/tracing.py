@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Mapping
 
+from registry.extras import how_to_install
 from registry.settings import InvalidSetting
 from serving.front.request_context import STAGES, ProtocolName, RequestContext, StageTimes
 
@@ -25,8 +26,8 @@ class Tracer:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         except ImportError as error:
             raise InvalidSetting(
-                "OTEL_EXPORTER_OTLP_ENDPOINT is set and the exporter is not installed: "
-                "pip install opentelemetry-exporter-otlp-proto-http, or unset the variable"
+                "OTEL_EXPORTER_OTLP_ENDPOINT is set and the exporter is not installed: unset the variable, or "
+                f"{how_to_install('tracing')}"
             ) from error
         name = os.environ.get("OTEL_SERVICE_NAME") or "headwaiter"
         self._provider = TracerProvider(resource=Resource.create({"service.name": name}), shutdown_on_exit=False)

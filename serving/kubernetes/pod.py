@@ -1,8 +1,11 @@
 """The container of a server with its probes, and the volumes of its pod. Next: base, kserve."""
 
+from math import ceil
+
 from registry.environment import settings_of
 from registry.settings import RegistrySettings
 from serving.kubernetes.installation import ADMIN_PORT, GIB, GRPC_PORT, HTTP_PORT, LABELS, Installation, Manifest
+from serving.runtime.supervisor import LEAVE_SECONDS, SHUT_DOWN_SECONDS
 from serving.settings import ServingSettings
 
 USER = 10001
@@ -18,8 +21,6 @@ ARTIFACT_SHARE = 0.8
 """Of the disk, for the cache of artifacts. The rest is for run state and temporary files. Untuned."""
 DRAIN_SECONDS = 10
 """Between a pod's removal from its services and SIGTERM, in which proxies learn of it. Untuned."""
-SHUT_DOWN_SECONDS = 30 + 5
-"""How long the manager may take to end its engines and to leave, beside the fronts' grace; see serving.service."""
 START_SECONDS = 300
 """How long the processes may take to listen, on a busy node with a cold disk. Untuned."""
 
@@ -134,7 +135,7 @@ def pod_security() -> Manifest:
 
 def termination_seconds() -> int:
     """How long a pod may take to end: until proxies know, accepted requests are answered and engines have ended."""
-    return DRAIN_SECONDS + seconds("grace_seconds") + SHUT_DOWN_SECONDS
+    return DRAIN_SECONDS + seconds("grace_seconds") + ceil(SHUT_DOWN_SECONDS + LEAVE_SECONDS)
 
 
 def tolerations(installation: Installation) -> Manifest:

@@ -45,7 +45,7 @@ class EngineStarter:
                 digest=digest,
                 hang_seconds=self._settings.hang_seconds,
                 cache=str(self._settings.registry.cache),
-                most_cache_bytes=self._settings.registry.artifact_cache_bytes,
+                max_cache_bytes=self._settings.registry.artifact_cache_bytes,
             )
             engines.append(self._engine(order))
             try:

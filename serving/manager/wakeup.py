@@ -13,7 +13,7 @@ from serving.runtime.run_folder import ENGINES
 from serving.wire.demand import DEMAND
 from serving.wire.routing_table import NUDGE
 
-LEAST_SECONDS = 0.02
+MIN_TURN_SECONDS = 0.02
 """Between two turns, however often something is written: a registry's file may be written all the time. Untuned."""
 
 
@@ -50,7 +50,7 @@ class Wakeup:
             self._open()
         assert self._pair is not None
         until = time.monotonic() + seconds
-        time.sleep(max(0.0, min(self._ended + LEAST_SECONDS - time.monotonic(), seconds)))
+        time.sleep(max(0.0, min(self._ended + MIN_TURN_SECONDS - time.monotonic(), seconds)))
         poll = select.poll()
         for descriptor in (self._pair[0].fileno(), self._watched):
             if descriptor is not None:

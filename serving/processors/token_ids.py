@@ -30,7 +30,7 @@ def encode_ids(
 
     Raises Unprocessable for too many tokens that are not to be cut, and for an id that the model does not know.
     """
-    ids, most = given.ids, encoder.most_tokens(parameters, max_tokens)
+    ids, most = given.ids, encoder.max_row_tokens(parameters, max_tokens)
     if len(ids) > most:
         if not parameters.truncate:
             raise Unprocessable(f"inputs has {len(ids):,} tokens, this model takes at most {most:,} tokens: send fewer")

@@ -45,14 +45,14 @@ class TextParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     truncation_direction: Side | None = None
 
     @property
-    def most_tokens(self) -> int | None:
+    def max_tokens(self) -> int | None:
         """The number that `truncate` gives."""
         return None if isinstance(self.truncate, bool) else self.truncate
 
     @property
     def cut_side(self) -> Side | None:
         """The side that is cut off; None for the contract's."""
-        return self.truncation_direction or (None if self.most_tokens is None else "left")
+        return self.truncation_direction or (None if self.max_tokens is None else "left")
 
 
 still_wanted: ContextVar[Callable[[], None]] = ContextVar("still_wanted", default=lambda: None)
@@ -111,7 +111,7 @@ class TextEncoder:
         if is_plain and text and self._words is not None and len(text) <= self.max_characters:
             tokens = self._words.encode(text)
             length = len(tokens) // 4
-            if 0 < length <= self.most_tokens(parameters, max_tokens):
+            if 0 < length <= self.max_row_tokens(parameters, max_tokens):
                 return EncodedRow(length, tokens, b"", batch_key)
         return self.encode(
             text, pair, parameters=parameters, batch_key=batch_key, max_tokens=max_tokens, special=special
@@ -136,7 +136,7 @@ class TextEncoder:
         still_wanted.get()()
         if not text or pair == "":
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
-        most, limit = self.most_tokens(parameters, max_tokens), self.max_characters
+        most, limit = self.max_row_tokens(parameters, max_tokens), self.max_characters
         truncate = parameters is not None and bool(parameters.truncate)
         direction = (parameters.cut_side if parameters is not None else None) or self.truncation_side
         if truncate:
@@ -257,9 +257,9 @@ class TextEncoder:
                 )
         return tokenizer.encode_batch([text if pair is None else (text, pair)], add_special_tokens=special)[0]
 
-    def most_tokens(self, parameters: TextParameters | None, max_tokens: int | None) -> int:
+    def max_row_tokens(self, parameters: TextParameters | None, max_tokens: int | None) -> int:
         """The most tokens of a row: the least of the model's limit and those of the caller and the request."""
-        wanted = parameters.most_tokens if parameters is not None else None
+        wanted = parameters.max_tokens if parameters is not None else None
         return min(self.max_tokens, max_tokens or self.max_tokens, wanted or self.max_tokens)
 
     def _row(self, encoding: Encoding, batch_key: str) -> EncodedRow:
@@ -277,9 +277,9 @@ class TextEncoder:
             )
         return EncodedRow(len(encoding), array("i", encoding.ids).tobytes(), types, batch_key)
 
-    def _too_long(self, size: str, most: int) -> Unprocessable:
+    def _too_long(self, size: str, max_tokens: int) -> Unprocessable:
         return Unprocessable(
-            f"inputs has {size}, this model takes at most {most:,} tokens: shorten the text, "
+            f"inputs has {size}, this model takes at most {max_tokens:,} tokens: shorten the text, "
             'or pass "parameters": {"truncate": true}'
         )
 

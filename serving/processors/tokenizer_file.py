@@ -30,7 +30,7 @@ class TokenizerFile:
         return _shared.get(digest) or _shared.setdefault(digest, cls(path))
 
     def cutter(
-        self, most: int, *, stride: int = 0, strategy: str = "longest_first", direction: Side = "right"
+        self, max_tokens: int, *, stride: int = 0, strategy: str = "longest_first", direction: Side = "right"
     ) -> Tokenizer:
         """The thread's copy that truncates, with these settings until the next call.
 
@@ -39,7 +39,7 @@ class TokenizerFile:
         cutting: Tokenizer | None = getattr(self._thread, "cutting", None)
         if cutting is None:
             cutting = self._thread.cutting = Tokenizer.from_str(self.exact.to_str())  # its file may be gone
-        cutting.enable_truncation(most, stride=stride, strategy=strategy, direction=direction)
+        cutting.enable_truncation(max_tokens, stride=stride, strategy=strategy, direction=direction)
         return cutting
 
 

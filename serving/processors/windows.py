@@ -16,22 +16,22 @@ MIN_WINDOW_TOKENS = 8
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """most: tokens of a window. room: those of them that are the text's. stride: those that neighbours share."""
+    """max_tokens: of a window. room: those of them that are the text's. stride: those that neighbours share."""
 
-    most: int
+    max_tokens: int
     room: int
     stride: int
 
     @classmethod
-    def of(cls, most: int, fixed: int, stride: int) -> Self:
+    def of(cls, max_tokens: int, fixed: int, stride: int) -> Self:
         """Windows with `fixed` tokens that are not the text's. Raises Unprocessable where these leave no room."""
-        room = most - fixed
+        room = max_tokens - fixed
         if room < MIN_WINDOW_TOKENS:
             raise Unprocessable(
-                f"a window of {most} tokens has {max(0, room)} left for the text, it needs {MIN_WINDOW_TOKENS}: "
+                f"a window of {max_tokens} tokens has {max(0, room)} left for the text, it needs {MIN_WINDOW_TOKENS}: "
                 "shorten the question, or raise max_seq_len"
             )
-        return cls(most, room, min(stride, room // 2))
+        return cls(max_tokens, room, min(stride, room // 2))
 
     @property
     def step(self) -> int:
@@ -51,4 +51,4 @@ class WindowPlan:
             )
 
     def _total(self, length: int) -> int:
-        return self.most * (1 + max(0, -(-(length - self.room) // self.step)))
+        return self.max_tokens * (1 + max(0, -(-(length - self.room) // self.step)))

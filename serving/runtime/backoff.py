@@ -8,9 +8,9 @@ SPREAD = 0.2
 """By how much a pause is shorter, at most. Untuned: after some polls, replicas no longer come at once."""
 
 
-def backoff_seconds(first: float, failures: int, longest: float) -> float:
-    """The pause after `failures` (at least 1) in a row: `first`, doubled with each further one, at most `longest`."""
-    return min(longest, first * float(2 ** min(failures - 1, MAX_DOUBLINGS)))
+def backoff_seconds(first: float, failures: int, max_seconds: float) -> float:
+    """The pause after `failures` (at least 1) in a row: `first`, doubled with each further one, up to `max_seconds`."""
+    return min(max_seconds, first * float(2 ** min(failures - 1, MAX_DOUBLINGS)))
 
 
 def jittered(seconds: float, draw: Callable[[], float] = random.random) -> float:

@@ -74,7 +74,7 @@ class RateLimit(logging.Filter):
             self._dropped += 1
             return False
         if self._dropped:
-            record.fields = {**getattr(record, "fields", {}), "lines_dropped_before": self._dropped}
+            record.fields = {**getattr(record, "fields", {}), "dropped_before": self._dropped}
             self._dropped = 0
         return True
 

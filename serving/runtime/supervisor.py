@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from circus.arbiter import Arbiter
     from circus.watcher import Watcher
 
+SHUT_DOWN_SECONDS = 30.0
+"""How long the manager may take to end its engines, beside the time for the fronts to leave."""
+LEAVE_SECONDS = 5.0
+"""How long the manager's process may take to leave once its loop has ended."""
 QUIET_SECONDS = 10.0
 """Least time between two looks at the workers, so that those which end while they start do not take all cores."""
 AGAIN_SECONDS = 0.1

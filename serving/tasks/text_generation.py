@@ -35,9 +35,9 @@ class TextGeneration(GeneratingTask[Parameters, str]):
     defaults_type = GenerationDefaults
     example = ("Once upon a time", "The quick brown fox jumps over the lazy dog, and then")
 
-    def serve(self, folder: Path, contract: Contract) -> VersionContext:
+    def make_version_context(self, folder: Path, contract: Contract) -> VersionContext:
         """Read the tokenizer's chat template, too."""
-        return replace(super().serve(folder, contract), chat=ChatTemplate.find(folder))
+        return replace(super().make_version_context(folder, contract), chat=ChatTemplate.find(folder))
 
     def encode(self, item: str | TokenIds, parameters: Parameters, version: VersionContext) -> Encoded[str]:
         """A row per text. Without max_new_tokens a text may fill the model's limit, up to the contract's default."""

@@ -34,7 +34,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True, tag_field="format",
     0 for the cores that may be used. run: the run folder of the server, with which the engine ends. low_priority:
     whether loading yields to what is served already. cache_bytes: of a task that generates. hang_seconds: an engine
     that stands still for longer is replaced. cache: the folder of the artifact cache, in which what engines measure is
-    kept; empty to keep nothing. most_cache_bytes: the bound of that folder, 0 for half of the disk.
+    kept; empty to keep nothing. max_cache_bytes: the bound of that folder, 0 for half of the disk.
     """
 
     model: str
@@ -51,7 +51,7 @@ class EngineOrder(msgspec.Struct, frozen=True, kw_only=True, tag_field="format",
     digest: str = ""
     hang_seconds: float = 5.0
     cache: str = ""
-    most_cache_bytes: int = 0
+    max_cache_bytes: int = 0
 
 
 class EngineProperties(msgspec.Struct, frozen=True, kw_only=True):

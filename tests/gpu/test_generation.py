@@ -73,9 +73,9 @@ def test_rows_that_give_way_go_on_with_the_same_text(device: torch.device, famil
     scheduler, found, gone_on = make_scheduler(module, max_rows=2), Found(), list[list[int]]()
     prefill = scheduler.decoder.prefill
 
-    def noted(prompts: Any, written: Any, owners: Any) -> torch.Tensor:
+    def noted(prompts: Any, written: Any, callers: Any) -> torch.Tensor:
         gone_on.extend(filter(None, written))
-        return prefill(prompts, written, owners)
+        return prefill(prompts, written, callers)
 
     scheduler.decoder.prefill = noted  # type: ignore[method-assign]  # rows that come back are looked at
     for number in range(2):

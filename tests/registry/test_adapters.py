@@ -493,5 +493,5 @@ def test_without_peft_the_package_is_named(
     models: dict[str, Path], adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(IncompleteArtifact, match="pip install peft"):
+    with pytest.raises(IncompleteArtifact, match=r"install the extra adapters: pip install '\.\[adapters\]'"):
         merged(adapter, models["single"])

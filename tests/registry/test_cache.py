@@ -238,16 +238,17 @@ def test_a_store_cannot_make_this_machine_read_or_keep_anything_else(
 def test_no_other_server_gets_the_credentials_for_mlflow(
     tracking: str, hosts: tuple[str, ...], location: str, *, is_allowed: bool
 ) -> None:
+    version = ResolvedVersion("m", "1", location, None)
     settings = RegistrySettings(Path("/none"), tracking, artifact_hosts=hosts)
     if is_allowed:
-        download.check_host(location, settings)
+        download.check_host(location, version, settings)
     else:
         with pytest.raises(UnsafeArtifact, match="HEADWAITER_ARTIFACT_HOSTS"):
-            download.check_host(location, settings)
+            download.check_host(location, version, settings)
 
 
 def test_a_version_at_another_server_is_not_fetched(version: ResolvedVersion, settings: RegistrySettings) -> None:
-    with pytest.raises(UnsafeArtifact, match="its files are at evil.example"):
+    with pytest.raises(UnsafeArtifact, match=r"the files of m/1 are at evil\.example"):
         fetch(replace(version, source="http://evil.example/mlflow-artifacts/artifacts/0"), settings)
 
 
@@ -431,8 +432,8 @@ def fill(settings: RegistrySettings, *digits: str, size_bytes: int = 1000) -> li
     return roots
 
 
-def bounded(settings: RegistrySettings, most_bytes: int) -> CacheFolder:
-    return CacheFolder(msgspec.structs.replace(settings, artifact_cache_bytes=most_bytes))
+def bounded(settings: RegistrySettings, max_bytes: int) -> CacheFolder:
+    return CacheFolder(msgspec.structs.replace(settings, artifact_cache_bytes=max_bytes))
 
 
 def test_what_was_not_used_for_longest_leaves(settings: RegistrySettings) -> None:

@@ -219,5 +219,5 @@ def test_a_setting_that_cannot_be_applied_is_refused_by_name(
 ) -> None:
     folder = build(tmp_path / "saved", "bert", "AutoModelForSequenceClassification")
     log(folder, "text-classification", settings, model_config=entry)
-    with pytest.raises(ContractError, match=f"its model_config or signature sets .*{next(iter(entry))}"):
+    with pytest.raises(ContractError, match=f"the model's model_config or signature sets .*{next(iter(entry))}"):
         served(settings)

@@ -84,8 +84,8 @@ NUMBERS = [setting for setting in SETTINGS.values() if "number" in setting.kind]
 
 @pytest.mark.parametrize("setting", NUMBERS, ids=lambda setting: setting.field)
 def test_both_bounds_of_a_number_are_allowed_and_nothing_beyond(setting: Setting) -> None:
-    step = 1 if setting.kind == "whole number" else setting.least / 2
-    for bound, beyond in ((setting.least, setting.least - step), (setting.most, setting.most + step)):
+    step = 1 if setting.kind == "whole number" else setting.minimum / 2
+    for bound, beyond in ((setting.minimum, setting.minimum - step), (setting.maximum, setting.maximum + step)):
         assert getattr(read(**{setting.variable: str(bound)}), setting.field) == bound
         with pytest.raises(InvalidSetting, match=f"{setting.variable}='{beyond}' is not allowed: give a "):
             read(**{setting.variable: str(beyond)})
@@ -105,7 +105,7 @@ def test_each_field_is_declared_with_a_meaning_and_a_default_within_its_bounds()
     for setting in SETTINGS.values():
         assert setting.meaning.endswith(".")
     for setting in NUMBERS:
-        assert setting.least <= setting.default <= setting.most, setting.field
+        assert setting.minimum <= setting.default <= setting.maximum, setting.field
 
 
 def test_the_registrys_settings_are_declared_in_the_same_way() -> None:

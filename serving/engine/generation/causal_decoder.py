@@ -36,12 +36,12 @@ class CausalDecoder(Decoder):
         like = {"attention_mask": [part for pair in layer_states(cache) for part in pair]}
         self._graph = trace_step(CausalStep(self.module, self._forward_by_proxy()), like, vocabulary, max_tokens)
 
-    def computed_tokens(self, tokens: Sequence[int], owner: str) -> int:
+    def computed_tokens(self, tokens: Sequence[int], caller: str) -> int:
         """All of them but those of a known prefix."""
-        return len(tokens) - BLOCK_TOKENS * len(self._find_prefix(tokens, owner))
+        return len(tokens) - BLOCK_TOKENS * len(self._find_prefix(tokens, caller))
 
     def prefill(
-        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], owners: Sequence[str] = ()
+        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], callers: Sequence[str] = ()
     ) -> torch.Tensor:
         """One forward pass over all rows' tokens, padded on the left, without the columns that prefixes are known of.
 
@@ -49,8 +49,8 @@ class CausalDecoder(Decoder):
         The part of longer prefixes that lies in these columns is computed again.
         """
         rows = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]
-        owners = owners or [""] * len(rows)
-        known = [self._find_prefix(row, owner) for row, owner in zip(rows, owners, strict=True)]
+        callers = callers or [""] * len(rows)
+        known = [self._find_prefix(row, caller) for row, caller in zip(rows, callers, strict=True)]
         needed = [len(row) - BLOCK_TOKENS * len(blocks) for row, blocks in zip(rows, known, strict=True)]
         width = self.width(max(needed))
         reused = [max(0, len(row) - width) for row in rows]
@@ -63,23 +63,23 @@ class CausalDecoder(Decoder):
         states = layer_states(cache)
         if not self._caches:
             self._caches = [RowCache(len(states))]
-        self._keep_prefixes(rows, owners, states)
+        self._keep_prefixes(rows, callers, states)
         self._caches[0].insert(states, [len(row) for row in rows])
         self.reused = reused
         return logits
 
-    def _find_prefix(self, tokens: Sequence[int], owner: str) -> list[Block]:
-        return [] if self.prefixes is None else self.prefixes.find(owner, tokens)
+    def _find_prefix(self, tokens: Sequence[int], caller: str) -> list[Block]:
+        return [] if self.prefixes is None else self.prefixes.find(caller, tokens)
 
-    def _keep_prefixes(self, rows: Sequence[Sequence[int]], owners: Sequence[str], states: LayerStates) -> None:
+    def _keep_prefixes(self, rows: Sequence[Sequence[int]], callers: Sequence[str], states: LayerStates) -> None:
         """Keep the first tokens of rows that were prefilled. states: (rows, heads, columns, size) each."""
         if self.prefixes is None:
             return
         columns = states[0][0].shape[2]
-        for index, (row, owner) in enumerate(zip(rows, owners, strict=True)):
+        for index, (row, caller) in enumerate(zip(rows, callers, strict=True)):
             first = columns - len(row)
             own = [(keys[index, :, first:], values[index, :, first:]) for keys, values in states]
-            self.prefixes.add(owner, row, own)
+            self.prefixes.add(caller, row, own)
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """One forward pass over a token of each row."""

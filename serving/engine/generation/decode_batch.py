@@ -37,7 +37,7 @@ class DecodeBatch:
     def prefill(self, sequences: list[Sequence]) -> Prefill:
         """Add sequences by a forward pass over their tokens. Raises what the model does; then none was added."""
         prompts, generated = [each.prompt for each in sequences], [each.tokens for each in sequences]
-        logits = self.decoder.prefill(prompts, generated, [each.row.owner for each in sequences])
+        logits = self.decoder.prefill(prompts, generated, [each.row.caller for each in sequences])
         self.sequences += sequences
         return Prefill(logits, self.decoder.reused or [0] * len(sequences))
 

@@ -92,19 +92,19 @@ class Decoder(ABC):
         """Bytes of one cache position; 0 before the first prefill."""
         return max((cache.token_bytes for cache in self._caches), default=0)
 
-    def computed_tokens(self, tokens: Sequence[int], owner: str) -> int:
-        """How many tokens of a row a prefill of it alone computes. owner: as of `prefill`."""
-        del owner
+    def computed_tokens(self, tokens: Sequence[int], caller: str) -> int:
+        """How many tokens of a row a prefill of it alone computes. caller: as of `prefill`."""
+        del caller
         return len(tokens)
 
     @abstractmethod
     def prefill(
-        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], owners: Sequence[str] = ()
+        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], callers: Sequence[str] = ()
     ) -> torch.Tensor:
         """Add rows by a forward pass over their tokens; the logits of each one's next token, (rows, vocabulary).
 
-        written: tokens generated already, of rows that were preempted. owners: whose rows they are; what is known of a
-        row's first tokens is used for rows of the same owner only. Default: of one owner.
+        written: tokens generated already, of rows that were preempted. callers: of each row; what is known of a row's
+        first tokens is used for rows of the same caller only. Default: one caller's rows.
         """
 
     @abstractmethod

@@ -42,7 +42,7 @@ class GenerationModel(Model):
         return make_scheduler(
             self.module,
             self.contract,
-            self.served.tokenizer,
+            self.version_context.tokenizer,
             self.cache_bytes,
             self.note,
             stop_check=self._stop_check(),
@@ -98,10 +98,10 @@ class GenerationModel(Model):
 
     def _stop_check(self) -> StopStringCriteria | None:
         """What finds the checkpoint's stop strings as `generate` does; None where it has none."""
-        stops = self.served.defaults.stop_strings
+        stops = self.version_context.defaults.stop_strings
         if not stops:
             return None
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=self.served.tokenizer.exact)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=self.version_context.tokenizer.exact)
         return StopStringCriteria(tokenizer, list(stops))
 
     def run(self, rows: Sequence[Row]) -> list[RowArrays]:

@@ -1,7 +1,7 @@
 """Keys and values of the first tokens of prompts, in blocks, for later prompts that begin with the same tokens.
 
 A block is found by the block before it and its own token ids. The ids themselves are compared, no hash stands for them,
-so a wrong block is never found. The first block of a prompt is found by the prompt's owner instead of a block: nobody
+so a wrong block is never found. The first block of a prompt is found by the prompt's caller instead of a block: nobody
 finds, or can tell by an answer's time, what somebody else's prompts begin with.
 """
 
@@ -33,7 +33,7 @@ class PrefixCache:
     def __init__(self, max_blocks: int) -> None:
         self._max_blocks = max_blocks
         self._blocks: OrderedDict[tuple[Block | str, tuple[int, ...]], Block] = OrderedDict()
-        """By the block before it, or the owner, and its tokens. The one that was used last is at the end.
+        """By the block before it, or the caller, and its tokens. The one that was used last is at the end.
 
         A block is used later than those behind it, so it leaves after them.
         """
@@ -41,10 +41,10 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def find(self, owner: str, tokens: Sequence[int]) -> list[Block]:
+    def find(self, caller: str, tokens: Sequence[int]) -> list[Block]:
         """The blocks of the longest known prefix of a prompt, in order. Its last token is in none of them."""
         found: list[Block] = []
-        before: Block | str = owner
+        before: Block | str = caller
         names = []
         for part in _split(tokens[:-1]):
             block = self._blocks.get((before, part))
@@ -56,12 +56,12 @@ class PrefixCache:
         self._use(names)
         return found
 
-    def add(self, owner: str, tokens: Sequence[int], states: LayerStates) -> None:
+    def add(self, caller: str, tokens: Sequence[int], states: LayerStates) -> None:
         """Keep the blocks of a prompt that are new, of its first `max_blocks`. states: (heads, tokens, size) each.
 
         Raises RuntimeError where layers differ in size.
         """
-        before: Block | str = owner
+        before: Block | str = caller
         names = []
         for number, part in enumerate(_split(tokens[: self._max_blocks * BLOCK_TOKENS])):
             name = (before, part)

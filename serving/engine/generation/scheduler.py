@@ -203,7 +203,7 @@ class Scheduler:
         """How many tokens a prefill of a sequence computes, as far as it depends on that one alone."""
         if sequence.is_isolated:
             return sequence.length
-        return self.decoder.computed_tokens([*sequence.prompt, *sequence.tokens], sequence.row.owner)
+        return self.decoder.computed_tokens([*sequence.prompt, *sequence.tokens], sequence.row.caller)
 
     def _admissible(self) -> Iterable[Sequence]:
         """The waiting sequences that may be admitted now, in order of priority."""

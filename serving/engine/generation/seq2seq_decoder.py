@@ -44,7 +44,7 @@ class Seq2SeqDecoder(Decoder):
         return ids.to(self.device), mask.to(torch.int64).to(self.device)
 
     def prefill(
-        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], owners: Sequence[str] = ()
+        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], callers: Sequence[str] = ()
     ) -> torch.Tensor:
         """The encoder over all prompts, then the decoder over the start token and the generated tokens."""
         ids, mask = self.pad_prompts(prompts)

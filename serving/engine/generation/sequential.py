@@ -34,7 +34,7 @@ class SequentialDecoder(Decoder):
         return False
 
     def prefill(
-        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], owners: Sequence[str] = ()
+        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], callers: Sequence[str] = ()
     ) -> torch.Tensor:
         """A forward pass per row, then one for each token that it has written, as `generate` took them."""
         found: list[torch.Tensor] = []

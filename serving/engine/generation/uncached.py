@@ -24,7 +24,7 @@ class UncachedDecoder(SequentialDecoder):
         return sum(map(len, self._rows))
 
     def prefill(
-        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], owners: Sequence[str] = ()
+        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], callers: Sequence[str] = ()
     ) -> torch.Tensor:
         """A forward pass per row."""
         rows = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]

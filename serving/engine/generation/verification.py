@@ -115,7 +115,7 @@ def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
     while running:
         for row, found in zip(running, logits, strict=True):
             wanted = expected[row][0][written[row]]
-            if not agree(found, wanted, tolerance, least=1.0):
+            if not agree(found, wanted, tolerance, min_scale=1.0):
                 return f"{type(decoder.module).__name__} gives other logits at token {written[row]} of row {row}"
             written[row] += 1
         gone = {index for index, row in enumerate(running) if written[row] == len(expected[row][1])}
@@ -211,7 +211,7 @@ def _find_prefill_difference(
     found = first, decoder.step([given[0] for _, given in expected])
     decoder.clear()
     for token, row in product(range(2), range(len(prompts))):
-        if not agree(found[token][row], expected[row][0][token], tolerance, least=1.0):
+        if not agree(found[token][row], expected[row][0][token], tolerance, min_scale=1.0):
             where = f"token {token} of a prompt of {len(prompts[row])} tokens"
             return f"{type(decoder.module).__name__} gives other logits at {where}"
     return None

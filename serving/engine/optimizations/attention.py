@@ -14,7 +14,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from serving.engine.optimizations.packing import bucket_size, pack_rows
-from serving.engine.timing import CLOCK, Clock, least_seconds
+from serving.engine.timing import CLOCK, Clock, min_seconds
 
 IMPLEMENTATION = "headwaiter_packed"
 BMM_TOKENS, NEVER = 40, 1 << 30
@@ -201,7 +201,7 @@ def find_min_bmm_tokens(module: PreTrainedModel, dtype: torch.dtype, clock: Cloc
     states = torch.zeros((1, sum(TYPICAL_LENGTHS), heads, width // heads), dtype=dtype).transpose(1, 2)
 
     def seconds_with(packing: Packing) -> float:
-        return least_seconds(partial(_attention, module, states, states, states, None, packing), REPEATS, clock)
+        return min_seconds(partial(_attention, module, states, states, states, None, packing), REPEATS, clock)
 
     sdpa = seconds_with(Packing(cu_seqlens))
     bmm = seconds_with(with_blocks(Packing(cu_seqlens, min_bmm_tokens=BMM_TOKENS), segment_ids, slot_index, dtype))

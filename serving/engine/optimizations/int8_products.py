@@ -24,7 +24,7 @@ from serving.engine.optimizations.torch_private import (
     prepack_int8,
     prepack_weight,
 )
-from serving.engine.timing import CLOCK, Clock, least_seconds
+from serving.engine.timing import CLOCK, Clock, min_seconds
 
 LEVELS = 127
 """Largest absolute value of a quantised input; symmetric, as in Jacob et al., 2018, section 2.1."""
@@ -237,6 +237,6 @@ def _is_faster(weight: torch.Tensor, clock: Clock) -> bool:
     """Whether many tokens are multiplied sooner in int8, quantising them included, than by the prepacked weight."""
     given = torch.linspace(-1, 1, LARGE_ROWS * weight.shape[1]).view(LARGE_ROWS, -1)
     packed, found = prepack_weight(weight, LARGE_ROWS), quantize_weight(weight)
-    float_seconds = least_seconds(partial(linear_prepacked, given, packed, None), REPEATS, clock)
+    float_seconds = min_seconds(partial(linear_prepacked, given, packed, None), REPEATS, clock)
     int8 = partial(linear_int8, given, found.packed, found.scales, found.smoothing, None)
-    return least_seconds(int8, REPEATS, clock) < float_seconds
+    return min_seconds(int8, REPEATS, clock) < float_seconds

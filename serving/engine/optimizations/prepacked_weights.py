@@ -22,7 +22,7 @@ from serving.engine.optimizations.torch_private import (
     linear_prepacked,
     prepack_weight,
 )
-from serving.engine.timing import CLOCK, Clock, least_seconds
+from serving.engine.timing import CLOCK, Clock, min_seconds
 from serving.engine.tolerances import LINEAR
 
 logger = logging.getLogger("headwaiter.engine")
@@ -132,7 +132,7 @@ def _is_faster(weight: torch.Tensor, clock: Clock) -> bool:
     """
     packed, gains = prepack_weight(weight, LARGE_ROWS), list[float]()
     for given in _factors(weight):
-        plain = least_seconds(partial(linear, given, weight, None), REPEATS, clock)
-        prepacked = least_seconds(partial(linear_prepacked, given, packed, None), REPEATS, clock)
+        plain = min_seconds(partial(linear, given, weight, None), REPEATS, clock)
+        prepacked = min_seconds(partial(linear_prepacked, given, packed, None), REPEATS, clock)
         gains.append(plain / prepacked)
     return prod(gains) > 1 and gains[-1] >= 1

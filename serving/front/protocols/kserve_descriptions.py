@@ -45,7 +45,7 @@ def metadata(loaded: LoadedVersion, versions: list[str]) -> JsonObject:
         "platform": f"headwaiter_{loaded.contract.task}",
         "inputs": [{"name": name, "datatype": "BYTES", "shape": shape} for name, shape in shapes.items()],
         "outputs": [output_form(example.output if example else None)],
-        "parameters": dict(loaded.task.input_notes(loaded.served)),
+        "parameters": dict(loaded.task.input_notes(loaded.version_context)),
     }
 
 

@@ -55,7 +55,7 @@ class Chat(CompletionRoute[ChatForm]):
     ) -> Callable[[Turns], Awaitable[Request]]:
         """One input: the chat, rendered with the model's template in a thread."""
         # the front found the version in this same turn of the event loop, so this is the same one
-        template = self._front.models.find(*named_model(model)).served.chat
+        template = self._front.models.find(*named_model(model)).version_context.chat
         if template is None:
             raise Unprocessable(
                 f"model {model!r} has no chat template: ask /v1/completions, or log a tokenizer that has one",

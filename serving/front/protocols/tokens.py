@@ -121,7 +121,7 @@ def _encoder_of(loaded: LoadedVersion) -> TextEncoder:
     """The version's tokenizer. Raises Unprocessable for a model of images."""
     if loaded.contract.processor.image:
         raise Unprocessable(f"model {loaded.model!r} reads images and has no tokenizer: choose one that reads texts")
-    return loaded.served.tokenizer
+    return loaded.version_context.tokenizer
 
 
 async def _do(

@@ -114,5 +114,5 @@ def _decode(
     for item in encoded.items:
         rows = arrays[first : first + len(item.rows)]
         first += len(item.rows)
-        found.append(candidate.task.decode(rows, item.decode_context, request.parameters, candidate.served))
+        found.append(candidate.task.decode(rows, item.decode_context, request.parameters, candidate.version_context))
     return found

@@ -1,6 +1,5 @@
 """From a request's key to its side of a rollout: a hash, so that a key stays on its side while the weight grows."""
 
-import os
 from hashlib import blake2b
 
 
@@ -10,9 +9,9 @@ def place(salt: str, key: bytes) -> float:
     return int.from_bytes(digest) / (1 << 56)
 
 
-def is_candidates(salt: str, key: bytes | None, weight: float) -> bool:
-    """Whether the candidate answers. key: None for a request without one, which chooses at random.
+def is_candidates(salt: str, key: bytes, weight: float) -> bool:
+    """Whether the candidate answers. key: of the request. weight: the candidate's share in 0..1.
 
-    weight: the candidate's share in 0..1. Whoever is the candidate's at one weight is so at each higher one.
+    Whoever is the candidate's at one weight is so at each higher one.
     """
-    return place(salt, os.urandom(8) if key is None else key) < weight
+    return place(salt, key) < weight

@@ -155,7 +155,7 @@ class Task(ABC, Generic[Item, Parameters, Context]):
         """How a front's reading of inputs differs from that of transformers' `processor`, and what to do; or None."""
         return None
 
-    def serve(self, folder: Path, contract: Contract) -> VersionContext:
+    def make_version_context(self, folder: Path, contract: Contract) -> VersionContext:
         """Read the front's side of a version from its `save_pretrained` folder. Blocks for some milliseconds."""
         defaults = msgspec.convert(contract.defaults, self.defaults_type)
         return VersionContext(contract, self.make_encoder(folder, contract), defaults)

@@ -71,8 +71,8 @@ def test_a_front_reads_no_changed_tokenizer_and_needs_no_weights(root: Path) -> 
 
 
 def test_a_loaded_tokenizer_does_not_need_its_file(root: Path) -> None:
-    served = LoadedVersion.load("m", "1", root, read_contract(root)).served
+    version_context = LoadedVersion.load("m", "1", root, read_contract(root)).version_context
     shutil.rmtree(root)
     text = "a lazy fox " * 400
-    long, _ = served.tokenizer.encode(text, parameters=TextParameters(truncate=True))
-    assert long.length == served.contract.max_tokens
+    long, _ = version_context.tokenizer.encode(text, parameters=TextParameters(truncate=True))
+    assert long.length == version_context.contract.max_tokens

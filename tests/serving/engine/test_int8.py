@@ -224,7 +224,7 @@ def test_what_never_runs_in_int8_is_refused(family: str, task: str, reason: str,
 
 def test_generated_inputs_are_the_same_each_time_and_in_the_form_of_the_example(artifact: Path) -> None:
     predictor = make(artifact)
-    contract, tokenizer = predictor.contract, predictor.model.served.tokenizer
+    contract, tokenizer = predictor.contract, predictor.model.version_context.tokenizer
     found = generate_inputs(contract, tokenizer, 30)
     assert found == generate_inputs(contract, tokenizer, 30)
     lengths = [len(text.split()) for text in found]

@@ -98,7 +98,7 @@ def test_a_graph_is_kept_within_the_caches_bound_only(
     cached: EngineOrder, caplog: pytest.LogCaptureFixture, more_bytes: int, is_kept: bool
 ) -> None:
     size = sum(path.stat().st_size for path in Path(cached.root).rglob("*") if path.is_file())
-    order = msgspec.structs.replace(cached, most_cache_bytes=size + more_bytes)
+    order = msgspec.structs.replace(cached, max_cache_bytes=size + more_bytes)
     keep(order)
     assert finds_kept(order) == is_kept
     assert ("HEADWAITER_ARTIFACT_CACHE_BYTES" in caplog.text) != is_kept

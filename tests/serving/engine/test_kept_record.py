@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from serving.engine.kept_record import MAX_RECORD_BYTES, read_record, write_record
+from serving.engine.kept_record import MAX_KEPT_BYTES, read_record, write_record
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ def put_a_fifo(path: Path) -> None:
 
 
 def enlarge(path: Path) -> None:
-    write_record(path, Pair(1, "x" * MAX_RECORD_BYTES), 9)
+    write_record(path, Pair(1, "x" * MAX_KEPT_BYTES), 9)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import serving.engine
-from serving.engine.timing import least_seconds, seconds_of
+from serving.engine.timing import min_seconds, seconds_of
 
 
 class Clock:
@@ -29,20 +29,20 @@ class Clock:
 
 def test_the_fastest_call_counts() -> None:
     clock = Clock(3.0, 1.0, 2.0)
-    assert least_seconds(clock.call, 3, clock) == 1.0
+    assert min_seconds(clock.call, 3, clock) == 1.0
     assert clock.calls == 3
     assert seconds_of(clock.call, Clock(4.0)) == 4.0
 
 
 def test_a_slow_call_is_repeated_once() -> None:
     clock = Clock(3.0, 2.0, 1.0)
-    assert least_seconds(clock.call, 3, clock, enough_seconds=2.5) == 2.0
+    assert min_seconds(clock.call, 3, clock, max_total_seconds=2.5) == 2.0
     assert clock.calls == 2
 
 
 def test_a_single_call_may_be_asked_for() -> None:
     clock = Clock(3.0)
-    assert least_seconds(clock.call, 1, clock) == 3.0
+    assert min_seconds(clock.call, 1, clock) == 3.0
 
 
 def test_no_other_module_times_calls_in_a_loop() -> None:

@@ -27,5 +27,5 @@ def test_a_mask_is_no_scale(expected: list[float], found: list[float], is_same: 
 
 
 def test_a_scale_has_a_least() -> None:
-    assert agree(torch.tensor([0.001]), torch.tensor([0.0]), 0.01, least=1.0)
+    assert agree(torch.tensor([0.001]), torch.tensor([0.0]), 0.01, min_scale=1.0)
     assert not agree(torch.tensor([0.001]), torch.tensor([0.0]), 0.01)

@@ -34,13 +34,13 @@ class Letters(Task[Any, GenerationParameters, None]):
     parameters_type = GenerationParameters
     generates = True
 
-    def encode(self, item: Any, parameters: Any, served: Any) -> Encoded:
+    def encode(self, item: Any, parameters: Any, version: Any) -> Encoded:
         return Encoded([EncodedRow(len(item), b"")], None)
 
     def forward(self, model: Any, batch: Any) -> Any:
         raise NotImplementedError
 
-    def decode(self, rows: Sequence[Any], plan: Any, parameters: Any, served: Any) -> Any:
+    def decode(self, rows: Sequence[Any], plan: Any, parameters: Any, version: Any) -> Any:
         return rows[0][0]
 
 
@@ -113,10 +113,10 @@ def make_front(run: Path, *, versions: Sequence[str] = ("1",), task: Task | None
     front.routing._is_ready = True
     front.routing.table = Table(models={"m": ModelEntry(live=versions[0], aliases={}, versions=found)})
     contract: Any = SimpleNamespace(processor=SimpleNamespace(image=None))
-    served: Any = SimpleNamespace(tokenizer=Alphabet())
+    version_context: Any = SimpleNamespace(tokenizer=Alphabet())
     for version in versions:
         meter = FrontMeter("m", version, "text-generation")
-        loaded = LoadedVersion("m", version, contract, task or Letters(), served, meter)
+        loaded = LoadedVersion("m", version, contract, task or Letters(), version_context, meter)
         front.routing._loaded["m", version] = loaded
     return front
 

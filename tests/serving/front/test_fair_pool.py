@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serving.front import fair_pool
-from serving.front.fair_pool import MAX_WITHIN, Asker, FairPool, asker
+from serving.front.fair_pool import MAX_WITHIN, FairPool, QueueKey, queue_key
 from tests.waiting import WAIT_SECONDS
 
 
@@ -20,12 +20,12 @@ def pool() -> Iterator[FairPool]:
     made.shutdown()
 
 
-def submit(pool: FairPool, model: str, *work: Any, key: str = "") -> "Future[Any]":
-    token = asker.set(Asker(model, key))
+def submit(pool: FairPool, model: str, *work: Any, caller: str = "") -> "Future[Any]":
+    token = queue_key.set(QueueKey(model, caller))
     try:
         return pool.submit(*work)
     finally:
-        asker.reset(token)
+        queue_key.reset(token)
 
 
 def test_models_take_turns_and_each_ones_work_is_done_in_order(pool: FairPool) -> None:
@@ -39,11 +39,11 @@ def test_models_take_turns_and_each_ones_work_is_done_in_order(pool: FairPool) -
     assert done == ["flooded 0", "other 0", "third 0", "flooded 1", "other 1", "flooded 2", "flooded 3"]
 
 
-def test_keys_take_turns_at_one_model(pool: FairPool) -> None:
+def test_callers_take_turns_at_one_model(pool: FairPool) -> None:
     may_begin, done = threading.Event(), []
     futures = [submit(pool, "m", may_begin.wait, 60)]
-    for key in ("a", "a", "a", "b"):
-        futures.append(submit(pool, "m", done.append, key, key=key))
+    for caller in ("a", "a", "a", "b"):
+        futures.append(submit(pool, "m", done.append, caller, caller=caller))
     may_begin.set()
     for future in futures:
         future.result(WAIT_SECONDS)
@@ -51,7 +51,7 @@ def test_keys_take_turns_at_one_model(pool: FairPool) -> None:
 
 
 def test_long_work_gives_way_to_others_between_its_parts(pool: FairPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One thread: what waits for others is done while long work goes on; what waits for the same asker is not."""
+    """One thread: what waits for others is done while long work goes on; what waits in the same queue is not."""
     monkeypatch.setattr(fair_pool, "TURN_SECONDS", 0.0)
     may_go_on, done = threading.Event(), []
 
@@ -104,7 +104,7 @@ def test_work_does_not_give_way_before_its_turn_is_over(pool: FairPool, monkeypa
     assert done == ["long", "other"]
 
 
-def test_work_of_many_askers_that_all_give_way_is_done(pool: FairPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_of_many_callers_that_all_give_way_is_done(pool: FairPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fair_pool, "TURN_SECONDS", 0.0)
     may_begin, depth, depths = threading.Event(), [0], [0]
 
@@ -170,7 +170,7 @@ def test_as_many_run_at_a_time_as_there_are_threads_and_no_more() -> None:
 
 def test_an_event_loop_hands_work_to_it(pool: FairPool) -> None:
     async def work() -> int:
-        asker.set(Asker("m"))
+        queue_key.set(QueueKey("m"))
         return await asyncio.get_running_loop().run_in_executor(pool, int, "7")
 
     assert asyncio.run(work()) == 7

@@ -33,11 +33,11 @@ class Slow(Letters):
         self.encoded: list[Any] = []
         self.left = asyncio.Event()
 
-    def encode(self, item: Any, parameters: Any, served: Any) -> Encoded:
+    def encode(self, item: Any, parameters: Any, version: Any) -> Encoded:
         self.encoded.append(item)
         if len(self.encoded) == 3:
             self.left.set()
-        return super().encode(item, parameters, served)
+        return super().encode(item, parameters, version)
 
 
 def many(task: Any) -> Request:

@@ -10,12 +10,12 @@ import yaml
 
 from monitoring.metrics import METRICS, PREFIX
 from registry.settings import RegistrySettings
-from serving import service
 from serving.front.openapi.routes import ROUTES
 from serving.kubernetes import pod
 from serving.kubernetes.export import files
 from serving.kubernetes.installation import ADMIN_PORT, GRPC_PORT, HTTP_PORT, PARTS, Installation
 from serving.kubernetes.kserve import service_name
+from serving.runtime.supervisor import LEAVE_SECONDS, SHUT_DOWN_SECONDS
 from serving.settings import ServingSettings
 from tests.abilities import needs
 from tests.serving.kubernetes.installations import BOTH, FULL, PLAIN, containers, environment, objects, of_kind, one
@@ -174,7 +174,7 @@ def test_the_name_of_a_service_is_a_label() -> None:
 @EVERY
 def test_a_pod_is_given_the_time_that_the_server_takes_to_end(installation: Installation) -> None:
     settings = settings_of(environment(installation))
-    needed = pod.DRAIN_SECONDS + settings.grace_seconds + service.SHUT_DOWN_SECONDS + service.LEAVE_SECONDS
+    needed = pod.DRAIN_SECONDS + settings.grace_seconds + SHUT_DOWN_SECONDS + LEAVE_SECONDS
     given = one(installation, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert given >= needed
     assert one(installation, "Deployment")["spec"]["progressDeadlineSeconds"] > settings.load_seconds

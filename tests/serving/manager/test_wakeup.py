@@ -20,7 +20,7 @@ from serving.manager import wakeup as module
 from serving.manager.manager import Manager
 from serving.manager.registry_file import RegistryFile
 from serving.manager.registry_watch import RegistryWatch
-from serving.manager.wakeup import LEAST_SECONDS, Wakeup
+from serving.manager.wakeup import MIN_TURN_SECONDS, Wakeup
 from serving.runtime.run_folder import ENGINES
 from serving.settings import ServingSettings
 from serving.wire.demand import DEMAND
@@ -88,7 +88,7 @@ def test_news_end_the_wait_once(wakeup: Wakeup, tmp_path: Path, news: str) -> No
     NEWS[news](tmp_path)
     assert seconds_of(wakeup, WAIT_SECONDS) < WAIT_SECONDS
     assert seconds_of(wakeup, SHORT_SECONDS) >= SHORT_SECONDS
-    timer = threading.Timer(LEAST_SECONDS, NEWS[news], (tmp_path,))
+    timer = threading.Timer(MIN_TURN_SECONDS, NEWS[news], (tmp_path,))
     timer.start()
     if news != "a new write-ahead log":  # which is there by now
         assert seconds_of(wakeup, WAIT_SECONDS) < WAIT_SECONDS, "news that come during the wait"
@@ -149,7 +149,7 @@ def test_however_often_something_is_written_turns_keep_their_distance(wakeup: Wa
         write(tmp_path / "mlflow.db")
         wakeup.wait(WAIT_SECONDS)
         ended.append(time.monotonic())
-    assert all(later - earlier >= LEAST_SECONDS for earlier, later in pairwise(ended))
+    assert all(later - earlier >= MIN_TURN_SECONDS for earlier, later in pairwise(ended))
 
 
 @on_linux

@@ -237,7 +237,7 @@ def test_threads_that_cut_differently_do_not_disturb_each_other() -> None:
 
     def cut(number: int) -> tuple[int, int]:
         given = TextParameters(truncate=10 + number % 7, truncation_direction=sides[number % 2])
-        return given.most_tokens or 0, ENCODER.row(text + "b", parameters=given).length
+        return given.max_tokens or 0, ENCODER.row(text + "b", parameters=given).length
 
     with ThreadPoolExecutor(4) as pool:
         lengths = list(pool.map(cut, range(400)))

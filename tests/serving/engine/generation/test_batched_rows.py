@@ -25,9 +25,9 @@ def changing(module: Any, is_changed: Callable[[list[int], int], bool]) -> Causa
 
     class Changing(CausalDecoder):
         def prefill(
-            self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], owners: Sequence[str] = ()
+            self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], callers: Sequence[str] = ()
         ) -> torch.Tensor:
-            logits, lengths = super().prefill(prompts, written, owners), [len(prompt) for prompt in prompts]
+            logits, lengths = super().prefill(prompts, written, callers), [len(prompt) for prompt in prompts]
             for place in range(len(lengths)):
                 logits[place] *= 1 + is_changed(lengths, place)
             return logits

@@ -73,10 +73,10 @@ class Fragile(CausalDecoder):
 
     fails: Callable[[list[int]], bool] = staticmethod(lambda tokens: False)
 
-    def prefill(self, prompts: Any, written: Any, owners: Any = ()) -> torch.Tensor:
+    def prefill(self, prompts: Any, written: Any, callers: Any = ()) -> torch.Tensor:
         if any(13 in prompt for prompt in prompts):
             raise RuntimeError("no thirteen")
-        return super().prefill(prompts, written, owners)
+        return super().prefill(prompts, written, callers)
 
     def step(self, tokens: Any) -> torch.Tensor:
         if type(self).fails(list(tokens)):

@@ -100,10 +100,10 @@ def test_what_a_known_prefix_saves_is_room_for_others_in_a_prefill() -> None:
 
 
 @pytest.mark.processor
-def test_a_prefix_of_one_owner_is_unknown_to_another() -> None:
+def test_a_prefix_of_one_caller_is_unknown_to_another() -> None:
     scheduler, passes = sharing(load("llama"))
-    for number, owner in enumerate(("a", "b", "a")):
-        asked = msgspec.structs.replace(row(number, [*SYSTEM, 5], max_new_tokens=1), owner=owner)
+    for number, caller in enumerate(("a", "b", "a")):
+        asked = msgspec.structs.replace(row(number, [*SYSTEM, 5], max_new_tokens=1), caller=caller)
         scheduler.add(b"f", asked, 0.0)
         found = finish(scheduler)
         assert found.parts[number][0].reused == (KNOWN if number == 2 else 0)
@@ -178,31 +178,31 @@ PROMPT = st.tuples(st.sampled_from(["", "a"]), st.lists(st.integers(0, 2), max_s
 
 @settings(max_examples=200, deadline=None)
 @given(prompts=st.lists(PROMPT, max_size=20), bound=st.integers(0, 8))
-def test_what_is_found_was_computed_for_the_same_owner_and_tokens(
+def test_what_is_found_was_computed_for_the_same_caller_and_tokens(
     prompts: list[tuple[str, list[int], int]], bound: int
 ) -> None:
     cache, numbers = PrefixCache(bound), {}
 
-    def number(owner: str, tokens: Sequence[int]) -> float:
-        """Of an owner and all tokens up to a place; as keys and values, it depends on all of them."""
-        return float(numbers.setdefault((owner, tuple(tokens)), len(numbers)))
+    def number(caller: str, tokens: Sequence[int]) -> float:
+        """Of a caller and all tokens up to a place; as keys and values, it depends on all of them."""
+        return float(numbers.setdefault((caller, tuple(tokens)), len(numbers)))
 
-    def states(owner: str, tokens: Sequence[int]) -> torch.Tensor:
-        return torch.tensor([number(owner, tokens[:end]) for end in range(1, len(tokens) + 1)])
+    def states(caller: str, tokens: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([number(caller, tokens[:end]) for end in range(1, len(tokens) + 1)])
 
-    for owner, blocks, more in prompts:
+    for caller, blocks, more in prompts:
         tokens = [token for block in blocks for token in [block] * BLOCK_TOKENS] + [1] * more
-        found = cache.find(owner, tokens)
+        found = cache.find(caller, tokens)
         known = BLOCK_TOKENS * len(found)
         assert known < max(1, len(tokens))
         if known:
             for keys, values in lay_out([found, []], [known, 0]):
-                assert keys[0, 0, :, 0].tolist() == states(owner, tokens)[:known].tolist()
-                assert values[0, 0, :, 1].tolist() == states(owner, tokens)[:known].tolist()
-        own = states(owner, tokens)[None, :, None]
-        cache.add(owner, tokens, [(own, own.expand(-1, -1, 2))] * 3)
+                assert keys[0, 0, :, 0].tolist() == states(caller, tokens)[:known].tolist()
+                assert values[0, 0, :, 1].tolist() == states(caller, tokens)[:known].tolist()
+        own = states(caller, tokens)[None, :, None]
+        cache.add(caller, tokens, [(own, own.expand(-1, -1, 2))] * 3)
         assert len(cache) <= bound
-        assert len(cache.find(owner, tokens)) == min(bound, max(0, len(tokens) - 1) // BLOCK_TOKENS)
+        assert len(cache.find(caller, tokens)) == min(bound, max(0, len(tokens) - 1) // BLOCK_TOKENS)
 
 
 def test_blocks_that_were_not_used_for_longest_leave_first_and_those_behind_others_before_them() -> None:

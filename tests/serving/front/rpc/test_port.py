@@ -150,5 +150,5 @@ def test_fronts_share_the_port(make_front: MakeFront) -> None:
 
 def test_the_port_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "find_spec", lambda name: None)
-    with pytest.raises(InvalidSetting, match="pip install hpack protobuf"):
+    with pytest.raises(InvalidSetting, match="install the extra grpc"):
         settings.ServingSettings.from_environment({"HEADWAITER_GRPC_PORT": "8001"}, run=Path())
