@@ -4,11 +4,16 @@ service          the BentoML services: the fronts and the manager
 front/           process 1: HTTP, tokenizing, routing, decoding
   connection, connection_guard, connection_choice   deadlines and bounds of every connection, before anything is parsed
   app, fast_path, asgi   the data plane before BentoML's routes; the fast path of plain requests; HTTP over ASGI
+  access, host_names     who may ask, and by which name of the server: before a body is read
   protocols/             one file for each protocol: routes, bodies, the form of errors
+  openapi/               the description of all routes, as JSON
+  rpc/                   the Open Inference Protocol over gRPC, at a port of its own
   front, request_tracker count and log the request, and make another attempt where an engine was lost
   attempts               choose the version, encode, send rows to an engine, decode
   routing, loaded_version, engine_link   follow the routing table: what is loaded, which version is live, its engines
-  waiter                 a request that waits for an engine
+  turns, admission       what takes long leaves the event loop; what a queue has no room for is refused
+  held_requests, waiter  requests that wait for an engine to come, or for its answer
+  rollout/               the side of each request of a rollout, and shadows at the candidate
   text_stream            streams: tokens from an engine, deltas of text to the client
   webhook                MLflow's webhooks make the manager poll the registry at once
   request_context, request_log, tracing, meter   a request's id and times; logs, spans, metrics

@@ -9,5 +9,6 @@ The files in the order of a request: `handshakes` of TLS → `connection` (bound
 `engine_link`, with a `waiter` → `text_stream`.
 `health` and `disconnects` run beside the requests, `version_demand` tells the manager of them. `host_names` and
 `access` (with `key_limits`) stand before all of them, and `cross_origin` where pages may ask. `admin_port` has a port
-of its own, and `certificate` follows the files of TLS.
+of its own, and `certificate` follows the files of TLS. `rpc` answers the Open Inference Protocol over gRPC, at a port
+of its own and by the same `front`; `rollout` chooses the side of each request of a rollout, and counts it.
 """
