@@ -22,6 +22,12 @@ MAX_CONTRACT_BYTES = 1 << 22
 and requests wait meanwhile."""
 REQUIREMENTS = ("mlflow", "torch", "transformers", "headwaiter")
 
+MAX_NODES = 500_000
+"""Values in an `MLmodel`, each of which takes some hundred bytes while it is read. Untuned: an example's answer may
+have many numbers."""
+MAX_NUMBER_CHARACTERS = 64
+"""Of a number in an `MLmodel`: of YAML's numbers to the base 60 some take quadratic time. JSON's have at most 25."""
+
 
 def write_artifact(root: Path, contract: Contract, mlflow_model: Any = None) -> None:
     """Write `MLmodel`, `requirements.txt` and the input example beside `root/model`; mlflow_model: to add to.
@@ -57,6 +63,11 @@ def read_contract(root: Path) -> Contract:
             "log the model with `headwaiter log` or headwaiter.log_model"
         )
     record = flavors[FLAVOR].get("contract")
+    if isinstance(record, dict) and "derived" in record:  # it would say by itself which digest it has
+        raise ContractError(
+            "the contract has the field derived, which no release logs: its files may not be those that were logged; "
+            "log the model again"
+        )
     contract = Contract.parse(upgrade(record, root / MODEL_FOLDER) if isinstance(record, dict) else record)
     alone = msgspec.structs.replace(contract, example=None)
     _check_size(alone)
@@ -81,7 +92,7 @@ def read_flavors(root: Path) -> dict[str, Any]:
         return {str(name): dict(configuration) for name, configuration in flavors.items()}
     except RecursionError as error:
         raise ContractError("the artifact's MLmodel is nested too deeply; log the model again") from error
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         cause = str(error).splitlines()[0]
         raise ContractError(f"the artifact's MLmodel is damaged: {cause}; log the model again") from error
 
@@ -94,19 +105,51 @@ def _safe_loader() -> Any:
     would end the process.
     """
     import yaml
-
-    if not yaml.__with_libyaml__:
-        return yaml.SafeLoader
-    from yaml.composer import Composer
-    from yaml.constructor import SafeConstructor
+    from yaml.composer import Composer, ComposerError
+    from yaml.constructor import ConstructorError, SafeConstructor
     from yaml.cyaml import CParser  # type: ignore[attr-defined]  # its stubs do not export it
     from yaml.resolver import Resolver
 
-    class Loader(Composer, CParser, SafeConstructor, Resolver):
+    class Plain(SafeConstructor):
+        """Values of JSON. Others can take a time that grows with a power of their size, and MLflow writes none."""
+
+        def flatten_mapping(self, node: Any) -> None:
+            for key, _ in node.value:
+                if key.tag == "tag:yaml.org,2002:merge":
+                    raise ConstructorError(None, None, "it merges mappings (<<)", key.start_mark)
+            super().flatten_mapping(node)
+
+        def construct_scalar(self, node: Any) -> Any:
+            is_number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+            if is_number and len(node.value) > MAX_NUMBER_CHARACTERS:
+                raise ConstructorError(None, None, f"a number has {len(node.value):,} characters", node.start_mark)
+            return super().construct_scalar(node)
+
+    class Bounded(Composer):
+        def __init__(self) -> None:
+            super().__init__()
+            self._nodes = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self._nodes += 1
+            if self._nodes > MAX_NODES:
+                raise ComposerError(None, None, f"it has more than {MAX_NODES:,} values", None)
+            return super().compose_node(parent, index)
+
+    if not yaml.__with_libyaml__:
+
+        class Slow(Plain, Bounded, yaml.SafeLoader):
+            def __init__(self, stream: str) -> None:
+                yaml.SafeLoader.__init__(self, stream)
+                Bounded.__init__(self)
+
+        return Slow
+
+    class Loader(Bounded, CParser, Plain, Resolver):
         def __init__(self, stream: str) -> None:
             CParser.__init__(self, stream)
-            Composer.__init__(self)
-            SafeConstructor.__init__(self)
+            Bounded.__init__(self)
+            Plain.__init__(self)
             Resolver.__init__(self)
 
     return Loader

@@ -223,7 +223,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         found = record.get("format") if isinstance(record, dict) else None
         if found != FORMAT:
             raise ContractError(
-                f"the contract has format {found!r}, this release reads formats 1 to {FORMAT}: "
+                f"the contract has format {str(found)[:100]!r}, this release reads formats 1 to {FORMAT}: "
                 "log the model again, or install the release that logged it"
             )
         try:

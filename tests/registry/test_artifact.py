@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from registry.artifact import MAX_CONTRACT_BYTES, read_contract, read_flavors, write_artifact
-from registry.contract import Example
+from registry.artifact import MAX_CONTRACT_BYTES, MAX_NODES, read_contract, read_flavors, write_artifact
+from registry.contract import Derived, Example
 from registry.errors import ContractError, UnsafeArtifact
 from registry.layout import FLAVOR
 from registry.plain_files import MAX_RECORD_BYTES
@@ -71,3 +71,41 @@ def test_aliases_of_the_same_part_are_read(tmp_path: Path) -> None:
     """Python's own writer makes them of objects that occur twice."""
     (tmp_path / "MLmodel").write_text("flavors:\n  a: {x: &id001 [1, 2], y: *id001}\n")
     assert read_flavors(tmp_path) == {"a": {"x": [1, 2], "y": [1, 2]}}
+
+
+def test_a_record_does_not_say_by_itself_which_digest_it_has(tmp_path: Path) -> None:
+    """Whoever can write to the store could else serve other files under the digest that was logged, and signed."""
+    forged = msgspec.structs.replace(
+        classifier(files={"model/config.json": "0" * 64}), derived=Derived(digest=CLASSIFIER.digest, notes=())
+    )
+    assert forged.digest == CLASSIFIER.digest
+    (tmp_path / "MLmodel").write_text(json.dumps({"flavors": {FLAVOR: {"contract": forged.to_record()}}}))
+    with pytest.raises(ContractError, match="the field derived"):
+        read_contract(tmp_path)
+
+
+MERGES = "\n".join(
+    [
+        "m0: &m0 {a: 1}",
+        *[f"m{level}: &m{level} {{<<: [{', '.join([f'*m{level - 1}'] * 10)}]}}" for level in range(1, 9)],
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (MERGES, "it merges mappings"),
+        ("flavors: [" + "[]," * (MAX_NODES + 1) + "]", "more than 500,000 values"),
+        ("flavors: {a: " + "1:" * 5000 + "1}", "a number has 10,001 characters"),
+        ("flavors: {a: " + "1:" * 5000 + "1.5}", "a number has 10,003 characters"),
+        ("flavors: {a: !!bool foo}", "is damaged"),
+        ("flavors: {a: !!int ''}", "is damaged"),
+        ("flavors: {a: " + "9" * 5000 + "}", "a number has"),
+    ],
+    ids=["merge keys", "values", "base 60", "base 60 with a fraction", "no bool", "no int", "digits"],
+)
+def test_yaml_that_no_json_has_is_refused_before_it_takes_time(tmp_path: Path, record: str, words: str) -> None:
+    (tmp_path / "MLmodel").write_text(record)
+    with pytest.raises(ContractError, match=words):
+        read_flavors(tmp_path)
