@@ -23,6 +23,8 @@ _SECRET_VARIABLE = re.compile(
 """Names of variables whose values are secrets. Whole words only: TOKENIZERS_PARALLELISM and QUEUE_TOKENS are none."""
 _NO_SECRET = re.compile(r"_(?:PATH|FILE|FOLDER|DIR|URL|URI)$", re.IGNORECASE)
 _CREDENTIALS_OF_URL = re.compile(r"[a-z][\w+.-]*://(?P<user>[^:/?#@]*):(?P<password>.*)@", re.IGNORECASE | re.DOTALL)
+MAX_TEXT, CUT_EDGE = 1 << 16, 1 << 12
+"""Characters of a text that are looked at, since `re` holds the GIL; what is left out on both sides of a cut."""
 MIN_LENGTH = 4
 """Shorter values of variables are not looked for: they would hide parts of words."""
 WORD_LENGTH = 8
@@ -35,11 +37,17 @@ _KEY = (
 _VALUE = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s&;,"'(){}\[\]<>]+)"""
 _FORMS = (
     # user information of a URL: to the last @ before the path, or with a password that has slashes, but for a port
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)(?:[^\s/?#]*@|[^\s:/?#@]*:(?!\d+(?:[/?#]|$))[^\s@]*@)"), rf"\1{HIDDEN}@"),
+    (
+        re.compile(
+            r"(?i)\b([a-z][a-z0-9+.-]{0,30}://)"
+            r"(?:[^\s/?#]{0,2000}@|[^\s:/?#@]{0,500}:(?!\d+(?:[/?#]|$))[^\s@]{0,2000}@)"
+        ),
+        rf"\1{HIDDEN}@",
+    ),
     # a header, also as a mapping or a pair prints it: all of its value, as schemes and cookies have parameters
     (
         re.compile(
-            r"(?i)\b((?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]*(?:token|key|secret|password))"
+            r"(?i)\b((?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]{0,64}(?:token|key|secret|password))"
             r"""(\\?["']?\s*[:=]\s*|\\?["']\s*,\s*)(?:b?\\?"[^"\\]*\\?"|b?\\?'[^'\\]*\\?'|[^\s"'][^\r\n"']*)"""
         ),
         rf"\1\2{HIDDEN}",
@@ -54,8 +62,15 @@ _FORMS = (
 
 
 def redact(text: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The text with each secret that is found in it hidden. Costs some 0.1 ms: not for every request."""
-    return _hide(text, _longest_first(environ))
+    """The text with each secret that is found in it hidden. Costs some 0.1 ms: not for every request.
+
+    Without its middle where it is longer than MAX_TEXT.
+    """
+    secrets = _longest_first(environ)
+    if len(text) <= MAX_TEXT:
+        return _hide(text, secrets)
+    head, tail = (_hide(part, secrets) for part in (text[: MAX_TEXT // 2], text[-MAX_TEXT // 2 :]))
+    return f"{head[:-CUT_EDGE]} … {tail[CUT_EDGE:]}"  # a secret that was cut in two is in neither
 
 
 def redact_texts(value: Any, environ: Mapping[str, str] = os.environ) -> Any:

@@ -2,6 +2,7 @@
 
 import base64
 import secrets
+import time
 from urllib.parse import quote
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import PromotionRefused, RegistryUnavailable
-from registry.redaction import HIDDEN, redact
+from registry.redaction import HIDDEN, MAX_TEXT, redact
 from registry.settings import RegistrySettings
 from serving.errors import RemoteError
 
@@ -127,3 +128,26 @@ def test_a_key_of_this_server_is_hidden_wherever_it_stands() -> None:
         for text in (token, f"curl -H {token}.", f"({token})", f"said {token!r} to us", f"{token}\nnext"):
             assert token not in redact(text, {})
     assert redact("hw_monitor and hw_" + "x" * 60, {}) == "hw_monitor and hw_" + "x" * 60
+
+
+@pytest.mark.parametrize("part", ["x-", "a.", "://a:", "http://", "a://b:", '"token', "&token", "bearer ", "x-token:"])
+def test_no_text_takes_long_to_look_through(part: str) -> None:
+    """`re` holds the GIL: 12 KB of `x-` held up every thread for five seconds. It is counted in its own steps."""
+    seconds = []
+    for count in (2000, 16_000):
+        text = part * (count // len(part))
+        began = time.thread_time()
+        redact(text, {})
+        seconds.append(time.thread_time() - began)
+    assert seconds[1] < 30 * max(seconds[0], 0.001), "of eight times the text"
+
+
+def test_a_long_text_loses_its_middle_and_no_secret_shows_at_the_cut() -> None:
+    secret = "correct-horse-battery"
+    text = f"begin {'a ' * 16_380}{secret * 40}{' b' * 40_000} end"
+    shown = redact(text, {"A_TOKEN": secret})
+    assert shown.startswith("begin a a")
+    assert shown.endswith("b end")
+    assert " … " in shown
+    assert len(shown) <= MAX_TEXT
+    assert "correct" not in shown
