@@ -86,12 +86,13 @@ def check_reason(text: str) -> str:
 def new_key(now: float | None = None, after: Iterable[str] = ()) -> str:
     """A unique tag key; keys sort by time to the microsecond, and behind those in `after` even if clocks differ."""
     micros = int((time.time() if now is None else now) * 1_000_000)
-    latest = max((key for key in after if _KEY.fullmatch(key)), default="")
-    if latest:
-        micros = max(micros, int(latest.split(".")[2]) + 1)
+    times = (int(key.split(".")[2]) for key in after if _KEY.fullmatch(key))
+    micros = max(micros, 1 + max((each for each in times if each < micros + MAX_AHEAD_MICROS), default=0))
     return f"{PREFIX}{micros:017d}.{secrets.token_hex(4)}"
 
 
+MAX_AHEAD_MICROS = 86_400_000_000
+"""A record that is further in the future was not made by a clock, and no other is put behind it."""
 _KEY = re.compile(re.escape(PREFIX) + r"\d{17}\.[0-9a-f]{8}")
 
 
@@ -110,7 +111,7 @@ def read_moves(tags: Mapping[str, str], alias: str | None = None) -> list[Move]:
                     "that wrote it, or a later one"
                 )
             move = msgspec.json.decode(tags[key], type=Move)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             continue
         if alias is None or move.alias == alias:
             moves.append(move)

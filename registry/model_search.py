@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from registry.errors import RegistryUnavailable
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import RegisteredModel
@@ -29,6 +31,8 @@ def _search(client: "MlflowClient", wanted: str) -> "Iterator[RegisteredModel]":
     while token != "":
         page = client.search_registered_models(filter_string=wanted, max_results=PAGE_MODELS, page_token=token)
         yield from page
+        if page.token and page.token == token:
+            raise RegistryUnavailable("the registry answers with the same page again and again: look at its server")
         token = page.token or ""
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from registry.errors import RolloutError
 from registry.history import MAX_RECORD, Move, check_reason
@@ -31,6 +32,8 @@ from registry.versions import Versions, user_name
 
 MAX_COUNTS = MAX_RECORD
 """Characters of what a replica counted that MLflow keeps."""
+SHORTER_FIGURES = (500, 200, 80, 0)
+"""Characters of each guard's figures: the most with which the record of the progress fits a tag."""
 MAX_WHY = 2000
 """Characters of a reason in the history, of the 5,000 of a record."""
 
@@ -149,7 +152,7 @@ class Rollouts:
                 state = read_state(tags, aliases)
                 if state is not None and state.live is None:
                     state = read_state(*self._versions.tags.read(name))
-            except RolloutError as error:
+            except (RolloutError, RecursionError) as error:
                 refused[name] = str(error)
                 continue
             if state is not None:
@@ -163,7 +166,12 @@ class Rollouts:
 
     def write_progress(self, name: str, progress: Progress) -> None:
         """Of the leader."""
-        self._write(name, PROGRESS, progress)
+        for characters in SHORTER_FIGURES:  # many guards may say more than a tag holds
+            checks = tuple(replace(check, figures=check.figures[:characters]) for check in progress.checks)
+            shorter = replace(progress, checks=checks, waits_for=progress.waits_for[:characters])
+            if len(encode(shorter)) <= MAX_RECORD:
+                break
+        self._write(name, PROGRESS, shorter)
 
     def write_counts(self, name: str, replica: str, text: str) -> None:
         """Tell the leader what this replica counted. text: of at most MAX_COUNTS characters."""

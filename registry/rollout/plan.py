@@ -4,6 +4,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import msgspec
 
@@ -18,6 +19,8 @@ GUARDS = ("errors < stable + 1%", "p99 < 1.5 × stable", "agreement > 90%")
 MAX_STEPS = 20
 MAX_SHADOWS = 1_000_000
 MAX_SECONDS = 7 * 86400.0
+
+VersionNumber = Annotated[str, msgspec.Meta(pattern=r"^\d{1,18}$")]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SHADOW = re.compile(r"shadow:(\d{1,9})")
@@ -99,10 +102,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     time: seconds since the epoch, for display only: no decision depends on it.
     """
 
-    id: str
+    id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}$")]  # a part of paths
     alias: str
-    stable: str
-    candidate: str
+    stable: VersionNumber
+    candidate: VersionNumber
     steps: tuple[str, ...]
     every_seconds: float
     bake_seconds: float

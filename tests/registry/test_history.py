@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from registry.errors import HistoryError
-from registry.history import Move, check_reason, earlier_versions, new_key, read_moves
+from registry.history import PREFIX, Move, check_reason, earlier_versions, new_key, read_moves
 
 pytestmark = pytest.mark.slow
 
@@ -151,3 +151,16 @@ def test_a_record_of_a_later_format_is_not_passed_over(rest: str) -> None:
     later = f'{{"format":2{rest}}}' if rest else record.replace('"format":1', '"format":2')
     with pytest.raises(HistoryError, match="has format 2, this release reads formats up to 1"):
         read_moves({new_key(1.0): record, new_key(2.0): later})
+
+
+def test_a_record_of_the_far_future_does_not_take_the_order_of_those_after_it() -> None:
+    forged = f"{PREFIX}99999999999999999.aaaaaaaa"
+    keys = [forged]
+    for _ in range(3):
+        keys.append(new_key(after=keys))
+    assert all(key < forged for key in keys[1:])
+    assert len({key.rpartition(".")[0] for key in keys}) == 4
+
+
+def test_a_record_that_is_nested_too_deeply_is_none() -> None:
+    assert read_moves({f"{PREFIX}00000000000000001.aaaaaaaa": '{"x":' + "[" * 100_000}) == []

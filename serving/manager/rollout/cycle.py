@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from registry.errors import NotFound
+from registry.errors import NotFound, RegistryUnavailable, RequestRefused
 from registry.rollout.control import MAX_COUNTS, Rollouts, RolloutViews
 from registry.rollout.state import COUNTS, RolloutState
 from serving.manager.rollout.annotations import Annotator
@@ -69,19 +69,30 @@ class Cycle:
         self._told: dict[str, tuple[float, RolloutCounts]] = {}
 
     def run(self, names: Collection[str], states: VersionStates, now: float) -> RolloutViews:
-        """Read all rollouts, and lead those that are this replica's. Raises RegistryError."""
+        """Read all rollouts, and lead those that are this replica's. Raises RegistryUnavailable."""
         views = self._rollouts.read(names)
         found = dict(views.states)
         for name, state in views.states.items():
-            if state.is_active or (state.stop is not None and state.serves_own):
-                found[name] = self._look_at(name, state, views.counts.get(name, {}), states, now)
-            elif state.phase in ("promoting", "overruled"):
-                found[name] = self._end_overruled(name, state, now)
-            else:
-                remove_counts(self._run, state.plan.id)
-            if found[name].progress.holder == self._replica:
-                self._annotator.follow(name, found[name])
+            try:
+                found[name] = self._run_one(name, state, views.counts.get(name, {}), states, now)
+            except Exception as error:  # what a record or a replica says of one model holds up no other's guards
+                if isinstance(error, RegistryUnavailable) and not isinstance(error, RequestRefused):
+                    raise
+                logger.exception("the rollout of %s could not be looked at; it is tried again", name)
         return RolloutViews(found, views.refused)
+
+    def _run_one(
+        self, name: str, state: RolloutState, others: Mapping[str, str], states: VersionStates, now: float
+    ) -> RolloutState:
+        if state.is_active or (state.stop is not None and state.serves_own):
+            state = self._look_at(name, state, others, states, now)
+        elif state.phase in ("promoting", "overruled"):
+            state = self._end_overruled(name, state, now)
+        else:
+            remove_counts(self._run, state.plan.id)
+        if state.progress.holder == self._replica:
+            self._annotator.follow(name, state)
+        return state
 
     def _end_overruled(self, name: str, state: RolloutState, now: float) -> RolloutState:
         """Write down that a hand moved the alias, so that the rollout does not go on if it is moved back.

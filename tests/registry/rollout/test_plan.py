@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from registry.errors import RolloutError
@@ -129,3 +130,22 @@ def test_agreement_needs_shadows() -> None:
 def test_a_candidate_that_is_live_already_is_refused() -> None:
     with pytest.raises(RolloutError, match="version 1 is what champion names already"):
         plan(candidate="1")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"id": "../../../../victim/**/*"},
+        {"id": "/etc"},
+        {"id": "**x"},
+        {"id": ""},
+        {"candidate": "abc"},
+        {"stable": "../1"},
+        {"candidate": "1" * 19},
+    ],
+)
+def test_what_a_record_says_is_no_path(changed: dict[str, str]) -> None:
+    record = msgspec.to_builtins(plan())
+    assert msgspec.convert(record, Plan).candidate == "2"
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(record | changed, Plan)

@@ -2,15 +2,17 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from registry.errors import RegistryUnavailable
-from registry.history import Move
+from registry.history import MAX_RECORD, Move
 from registry.references import Reference
-from registry.rollout.control import Rollouts
-from registry.rollout.state import COUNTS, RolloutState
+from registry.rollout.control import Rollouts, RolloutViews
+from registry.rollout.state import COUNTS, Check, RolloutState, encode
 from registry.settings import RegistrySettings
 from serving.manager.registry_watch import GIVE_UP_SECONDS, MAX_GIVEN_UP
 from serving.manager.rollout.cycle import HAND_SECONDS, LEASE_SECONDS, Cycle
@@ -332,3 +334,40 @@ def test_only_so_many_cycles_are_left_hanging(versions: MemoryVersions, tmp_path
     keeper.step(3 * MAX_GIVEN_UP * (GIVE_UP_SECONDS + 1), ("m",), READY)
     assert keeper.view.states["m"].phase == "running"
     keeper.close()
+
+
+@pytest.mark.parametrize("counts", ['{"times":{"999999":5}}', "[" * 100_000, "nonsense"])
+def test_what_is_wrong_with_one_model_holds_up_no_other(
+    versions: MemoryVersions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: str
+) -> None:
+    replica = Replica("a", versions, tmp_path)
+    followed = []
+    run_one = replica.cycle._run_one
+
+    def look(name: str, *given: Any) -> RolloutState:
+        followed.append(name)
+        if name == "broken":
+            raise OverflowError("a count beyond all bounds")
+        return run_one(name, *given)
+
+    monkeypatch.setattr(replica.cycle, "_run_one", look)
+    views = versions.rollouts().read({"m"})
+    both = {"broken": views.states["m"], "m": views.states["m"]}
+    monkeypatch.setattr(
+        replica.cycle._rollouts, "read", lambda names: RolloutViews(both, {}, {"m": {COUNTS + "b": counts}})
+    )
+    found = replica.cycle.run({"broken", "m"}, READY, 0.0)
+    assert followed == ["broken", "m"]
+    assert set(found.states) == {"broken", "m"}
+
+
+def test_the_progress_of_many_guards_fits_a_tag(versions: MemoryVersions) -> None:
+    state = versions.rollouts().state("m")
+    assert state is not None
+    checks = tuple(Check(f"promql guard {place}", "pass", "a figure " * 40) for place in range(20))
+    versions.rollouts().write_progress("m", replace(state.progress, checks=checks, waits_for="w" * 3000))
+    written = versions.rollouts().state("m")
+    assert written is not None
+    assert len(written.progress.checks) == 20
+    assert all(check.figures for check in written.progress.checks)
+    assert len(encode(written.progress)) <= MAX_RECORD
