@@ -135,6 +135,7 @@ def choose(logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequ
     logits = logits.float()
     is_finite = logits.amax(-1).isfinite()  # a masked token may be minus infinity
     scores, problems = _apply_rules(logits, samplers, ids)
+    has_best = scores.amax(-1).isfinite().tolist()  # else rules left no token that could be drawn
     tokens = scores.argmax(-1)
     for way in get_args(Way):
         drawn = [index for index, sampler in enumerate(samplers) if sampler.is_drawn and sampler.way == way]
@@ -142,6 +143,7 @@ def choose(logits: torch.Tensor, samplers: Sequence[Sampler], ids: Sequence[Sequ
             tokens[drawn] = _draw(scores[drawn], [samplers[index] for index in drawn], way)
     told = _tell(logits, samplers, tokens)
     found, finite = tokens.tolist(), is_finite.tolist()
+    problems |= {index: RULE_FAILED for index in range(len(found)) if samplers[index].is_drawn and not has_best[index]}
     problems |= {index: NOT_FINITE for index in range(len(found)) if not finite[index]}
     return [
         NextToken(found[index], problem=problems[index])
@@ -211,7 +213,7 @@ def score(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list[NextToke
     """
     scores = logits.float().log_softmax(-1)
     taken = scores.gather(1, tokens[:, None])[:, 0].tolist()
-    best = scores.topk(top)
+    best = scores.topk(min(top, scores.shape[-1]))
     rows = zip(tokens.tolist(), taken, best.indices.tolist(), best.values.tolist(), strict=True)
     return [NextToken(token, own, tuple(zip(ids, values, strict=True))) for token, own, ids, values in rows]
 

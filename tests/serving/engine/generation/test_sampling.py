@@ -217,3 +217,20 @@ def test_the_smallest_temperatures_give_the_likeliest_token(temperature: float, 
     asked = {"do_sample": True, "temperature": temperature, "top_k": top_k, "seed": 1}
     scheduler.add(b"f", row(1, prompt, **asked), 0.0)
     assert finish(scheduler).tokens[1] == alone(module, prompt)
+
+
+@pytest.mark.parametrize("vocabulary", [1, 3, 12])
+def test_more_likeliest_tokens_than_there_are_cost_no_row(vocabulary: int) -> None:
+    logits = torch.arange(2.0 * vocabulary).view(2, vocabulary)
+    for found in score(logits, torch.tensor([0, 0]), 20):
+        assert len(found.top) == vocabulary
+
+
+def test_a_draw_of_which_rules_leave_nothing_is_that_rows_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("llama")
+    monkeypatch.setattr(module.generation_config, "suppress_tokens", list(range(module.config.vocab_size)))
+    scheduler = make_scheduler(module)
+    scheduler.add(b"f", row(1, prompt_of(1), do_sample=True, seed=1), 0.0)
+    found = finish(scheduler)
+    assert found.failures == {1: "failed"}
+    assert not found.tokens
