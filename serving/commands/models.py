@@ -12,6 +12,7 @@ import click
 from serving.commands import options
 from serving.commands.errors import errors
 from serving.commands.log_summary import collect_warnings, summarize
+from serving.commands.printable import printable
 from serving.commands.progress import show_progress
 
 
@@ -136,7 +137,7 @@ def log_command(
             sign=key,
             announce=announce,
         )
-    click.echo(summarize(logged.contract, notes), err=True)
+    click.echo(printable(summarize(logged.contract, notes)), err=True)
     record = {
         "name": logged.name,
         "version": logged.version,

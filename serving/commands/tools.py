@@ -8,6 +8,7 @@ import click
 
 from serving.commands import options
 from serving.commands.errors import errors
+from serving.commands.printable import printable
 from serving.commands.progress import show_progress
 from serving.commands.serve import source_folder
 from serving.runtime.address import check_address
@@ -25,7 +26,7 @@ def status(url: str, as_json: bool) -> None:
 
     with errors():
         found = Remote(url).status()
-    click.echo(json.dumps(found) if as_json else render_status(found, time.time()))
+    click.echo(json.dumps(found) if as_json else printable(render_status(found, time.time())))
 
 
 @click.group()

@@ -8,6 +8,7 @@ import click
 
 from serving.commands import options
 from serving.commands.errors import errors, recorded
+from serving.commands.printable import printable
 from serving.commands.rollout import begin
 
 if TYPE_CHECKING:
@@ -123,14 +124,17 @@ def show_moves(moves: "list[Move]", as_json: bool) -> None:
         click.echo(msgspec.json.encode(moves).decode())
         return
     for move in moves:
-        click.echo(describe_move(move))
+        click.echo(printable(describe_move(move)))
 
 
 def describe_move(move: "Move") -> str:
     """One line: when, what, where, who and why, and what was measured or knowingly broken."""
     from datetime import UTC, datetime
 
-    at = datetime.fromtimestamp(move.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        at = datetime.fromtimestamp(move.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # a record that no clock made
+        at = "at no time"
     parts = [
         f"{at}Z",
         f"{move.action:8}",

@@ -15,7 +15,9 @@ class RegistryFile:
         """address: MLflow's, as `sqlite:////home/me/mlflow.db`."""
         scheme, _, rest = address.partition(":///")
         path = rest.partition("?")[0]
-        is_file = scheme.partition("+")[0] == "sqlite" and bool(path) and not path.startswith((":memory:", "file:"))
+        is_plain = bool(path) and not path.startswith((":memory:", "file:"))
+        path = os.path.realpath(path) if is_plain else ""  # SQLite writes its log beside the file, not beside a link
+        is_file = scheme.partition("+")[0] == "sqlite" and bool(path)
         self.paths = (path, f"{path}-wal") if is_file else ()
         self._seen = self._look()
 

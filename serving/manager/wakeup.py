@@ -13,6 +13,8 @@ from serving.runtime.run_folder import ENGINES
 from serving.wire.demand import DEMAND
 from serving.wire.routing_table import NUDGE
 
+UNWATCHED_SECONDS = 0.25
+"""How long a wait is at most while no descriptor is left to watch with."""
 MIN_TURN_SECONDS = 0.02
 """Between two turns, however often something is written: a registry's file may be written all the time. Untuned."""
 
@@ -47,7 +49,11 @@ class Wakeup:
     def wait(self, seconds: float) -> None:
         """Return once `set` was called or something was written since the last call, at the latest after `seconds`."""
         if self._pair is None:
-            self._open()
+            try:
+                self._open()
+            except OSError:  # no descriptor is left; the next wait tries again
+                time.sleep(min(seconds, UNWATCHED_SECONDS))
+                return
         assert self._pair is not None
         until = time.monotonic() + seconds
         time.sleep(max(0.0, min(self._ended + MIN_TURN_SECONDS - time.monotonic(), seconds)))
@@ -60,6 +66,7 @@ class Wakeup:
             ready = poll.poll(max(0.0, 1000 * (until - time.monotonic())))
             if not ready or own in dict(ready) or self._was_written():
                 break
+            time.sleep(max(0.0, min(MIN_TURN_SECONDS, until - time.monotonic())))  # others may be written all the time
         self._is_set = False  # before what was sent is read: a call of `set` meanwhile ends the next wait
         with suppress(BlockingIOError):
             while self._pair[0].recv(4096):

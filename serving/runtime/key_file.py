@@ -177,7 +177,8 @@ class KeyFile:
         """The keys that are there, none where there is no file, while no other command changes them."""
         with self._errors():
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
+            lock_path = self._path.with_name(f"{self._path.name}.lock")
+            with os.fdopen(os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield self._read().keys if self._path.exists() else ()
 

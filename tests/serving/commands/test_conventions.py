@@ -15,8 +15,11 @@ import pytest
 from click.shell_completion import BashComplete
 from click.testing import CliRunner
 
+from registry.history import Move
 from registry.settings import PATIENCE, PATIENCE_OF_UPLOADS, RETRIES, TIMEOUT, RegistrySettings
 from serving.commands.main import main
+from serving.commands.printable import printable
+from serving.commands.versions import describe_move
 from tests.e2e.server import free_port
 from tests.test_docs import COMMANDS
 
@@ -207,3 +210,20 @@ def test_the_documented_name_of_another_shell_is_known(shell: str, begins: str) 
     assert f"`{shell}_source`" in PAGE
     done = CliRunner().invoke(main, env={"_HEADWAITER_COMPLETE": f"{shell}_source"}, prog_name="headwaiter")
     assert done.stdout.startswith(begins)
+
+
+def test_texts_of_others_command_no_terminal() -> None:
+    move = Move(
+        time=1e300,
+        action="promote",
+        alias="a",
+        from_version=None,
+        to_version="2",
+        who="\x1b[2Kme\x9b",
+        why="\x1b]0;x\x07ok",
+    )
+    shown = printable(describe_move(move))
+    assert shown.isprintable()
+    assert "\\x1b[2Kme\\x9b" in shown
+    assert "at no time" in shown
+    assert printable("a\tb\nc é 中") == "a\tb\nc é 中"

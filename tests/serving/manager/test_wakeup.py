@@ -143,6 +143,31 @@ def test_no_call_is_lost(run: Path) -> None:
 
 
 @on_linux
+def test_a_registry_behind_a_link_is_watched_where_it_is(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    database = tmp_path / "elsewhere" / "own.db"
+    with closing(sqlite3.connect(database, isolation_level=None)) as writer:
+        writer.execute("CREATE TABLE t (n)")
+    (tmp_path / "link.db").symlink_to(database)
+    with closing(Wakeup(run, RegistryFile(f"sqlite:///{tmp_path / 'link.db'}").paths)) as wakeup:
+        wakeup.wait(0.0)
+        write(tmp_path / "link.db")
+        assert seconds_of(wakeup, WAIT_SECONDS) < WAIT_SECONDS
+
+
+def test_without_descriptors_the_wait_is_short_and_watches_later(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(24, "Too many open files")
+
+    with closing(Wakeup(run)) as wakeup:
+        with monkeypatch.context() as patched:
+            patched.setattr(module.socket, "socketpair", fail)
+            assert seconds_of(wakeup, WAIT_SECONDS) < WAIT_SECONDS
+        wakeup.set()
+        assert seconds_of(wakeup, WAIT_SECONDS) < WAIT_SECONDS
+
+
+@on_linux
 def test_however_often_something_is_written_turns_keep_their_distance(wakeup: Wakeup, tmp_path: Path) -> None:
     ended = []
     for _ in range(5):
