@@ -26,6 +26,9 @@ Way = Literal["best", "sorted", "all"]
 
 MAX_INTEGER = 2**31 - 1
 """A larger `top_k` of a checkpoint is this one, as no vocabulary has so many tokens."""
+MIN_TEMPERATURE = 1e-5
+"""A lower one that a request gives is this one, which takes the likeliest token as surely. Scores that are divided by
+far less are no numbers any more."""
 MAX_TOP_K = 1024
 """Up to this `top_k` the best tokens are found without sorting all. Untuned."""
 NOT_FINITE = "the model answered with a number that is not finite"
@@ -75,7 +78,8 @@ class Sampler:
             return value
 
         self.is_drawn = bool(settled("do_sample"))
-        self.temperature = float(settled("temperature"))
+        temperature = float(settled("temperature"))
+        self.temperature = max(MIN_TEMPERATURE, temperature) if temperature > 0 else temperature
         self.top_k = min(int(settled("top_k")), MAX_INTEGER)
         self.top_p = float(settled("top_p"))
         self.beams = int(settled("num_beams"))

@@ -37,8 +37,7 @@ MAX_LOGPROBS = 20
 PROBE_TOKENS = 16
 """New tokens of a row for measuring. Untuned: enough that steps outweigh the prefill."""
 
-PositiveNumber = Annotated[float, msgspec.Meta(ge=1e-5, le=100.0)]
-"""A temperature or penalty. Scores that are divided by less are no numbers any more."""
+PositiveNumber = Annotated[float, msgspec.Meta(gt=0.0, le=100.0)]
 Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
 TextCount = Annotated[int, msgspec.Meta(ge=1, le=MAX_TEXTS)]
 Top = Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)]

@@ -234,3 +234,13 @@ def test_a_draw_of_which_rules_leave_nothing_is_that_rows_failure(monkeypatch: p
     found = finish(scheduler)
     assert found.failures == {1: "failed"}
     assert not found.tokens
+
+
+def test_a_tiny_temperature_leaves_rules_after_it_with_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, prompt = load("llama"), prompt_of(3)
+    monkeypatch.setattr(module.generation_config, "min_p", 0.05)
+    scheduler = make_scheduler(module)
+    scheduler.add(b"f", row(1, prompt, do_sample=True, temperature=1e-39, seed=1), 0.0)
+    found = finish(scheduler)
+    assert not found.failures
+    assert found.tokens[1] == alone(module, prompt)
