@@ -136,10 +136,15 @@ def nearest_in_cost(
 
 
 def group_for_search(sequence: Sequence, waiting: Iterable[Sequence], limits: SchedulerLimits) -> list[Sequence]:
-    """Waiting sequences of the same settings that one beam search takes; with a seed `sequence` alone."""
+    """Waiting sequences of the same settings that one beam search takes; with a seed `sequence` alone.
+
+    Rules of the checkpoint see the tokens before a text, so they need prompts of one length: these have no padding.
+    """
     if sequence.settings.seed is not None:
         return [sequence]
     alike = [other for other in waiting if other.row.payload == sequence.row.payload]
+    if not sequence.sampler.is_plain:
+        alike = [other for other in alike if len(other.prompt) == len(sequence.prompt)]
     longest = max(other.max_length for other in alike)
     fitting = min(limits.max_rows, limits.cache_tokens // longest) // sequence.sampler.beams
     return alike[: max(1, fitting)]

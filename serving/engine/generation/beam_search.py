@@ -126,7 +126,7 @@ class BeamSearch:
         if settings.seed is not None:
             torch.manual_seed(settings.seed)
         checks = [check for check in (self._all[0].stop_check,) if check is not None]
-        ids, mask = decoder.pad_prompts([sequence.prompt for sequence in self._all])
+        ids, mask = self._pad([sequence.prompt for sequence in self._all])
         found: torch.Tensor = decoder.module.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -139,6 +139,13 @@ class BeamSearch:
         start = 1 if decoder.module.config.is_encoder_decoder else ids.shape[1]
         rows: list[list[int]] = found[rank :: rank + 1, start:].tolist()
         return rows
+
+    def _pad(self, prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The prompts' ids and mask; without padding, not even to a bucketed width, where rules would see it."""
+        if self._all[0].sampler.is_plain:
+            return self._decoder.pad_prompts(prompts)
+        ids = torch.tensor(prompts, device=self._decoder.device)
+        return ids, torch.ones_like(ids)
 
     def _score(self, sequence: "Sequence", row: list[int]) -> list[NextToken]:
         """The tokens up to the first one that ends a text; with their scores where the row asks for them.

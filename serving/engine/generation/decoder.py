@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 WIDTH_STEP = 8
 """Bucketed prompt widths are multiples of this. Untuned: keeps the number of kernels small that oneDNN compiles."""
+POSITION_TABLES = ("embed_positions", "position_embeddings", "wpe")
+"""What transformers (5.23) calls a table of positions in a decoder."""
 
 
 class StepFailed(Exception):
@@ -61,7 +63,7 @@ class Decoder(ABC):
         self._hook: RemovableHandle | None = None
         self._graph: TracedModule | None = None
         self._tells_positions = self._hook_positions()
-        self.max_new_tokens: int | None = None
+        self.max_new_tokens = find_last_position(module) if module.config.is_encoder_decoder else None
         self.max_width = 0
         self.reused: list[int] = []
         config = module.generation_config
@@ -194,6 +196,21 @@ class Decoder(ABC):
 
     def _positions_now(self) -> torch.Tensor:
         return torch.tensor(self._caches[0].layout.lengths, device=self.device)[:, None]
+
+
+def find_last_position(module: "PreTrainedModel") -> int | None:
+    """The last position of a model's decoder, counted from 0; None where no table of positions bounds it.
+
+    So many new tokens fill the table together with the start token. RoBERTa and ProphetNet, which alone have a padding
+    token in that table, begin to count behind it.
+    """
+    half = module.get_decoder() if hasattr(module, "get_decoder") else module
+    counts = [
+        part.num_embeddings - (getattr(part, "offset", 0) if part.padding_idx is None else part.padding_idx + 1)
+        for name, part in half.named_modules()
+        if name.rpartition(".")[2] in POSITION_TABLES and isinstance(part, torch.nn.Embedding)
+    ]
+    return min(counts) - 1 if counts else None
 
 
 def layer_states(cache: Cache) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -58,7 +58,11 @@ def make_scheduler(
             single = None
 
     def verify() -> None:
-        problem = try_out(type(decoder)(module, contract.processor.pad_token_id), vocabulary)
+        probe = type(decoder)(module, contract.processor.pad_token_id)  # the decoder itself has rows
+        try:
+            problem = try_out(probe, vocabulary)
+        finally:
+            probe.unhook()
         if problem is not None:
             raise EngineError(f"the model does not work any more: {problem}")
 

@@ -173,9 +173,17 @@ class ModelRunner:
         self._verify()
         self._recheck.note(began)
 
+    def _is_of_input(self, error: Exception) -> bool:
+        """Whether a device that is broken cannot have raised this. Clients can cause such errors again and again."""
+        return isinstance(error, ValueError | IndexError) or self.decoder.device.type == "cpu"
+
     def _fault(self, sequences: list[Sequence], error: Exception) -> None:
-        """The model raised on these sequences: fail them if it still works, else raise what `verify` does."""
+        """The model raised on these sequences: fail them if it still works, else raise what `verify` does.
+
+        What cannot be the device's fault has the model looked at as rarely as `Recheck` says.
+        """
         logger.error("the model failed on %d rows: %s", len(sequences), type(error).__name__)
-        self._check_model()
+        if not self._is_of_input(error) or self._recheck.is_due():
+            self._check_model()
         for sequence in sequences:
             self._replies.fail(sequence, "the model failed on this input")

@@ -1,7 +1,6 @@
 """An encoder and a decoder. The encoder's output is computed once for each row, and its keys and values are kept."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
@@ -12,24 +11,12 @@ from serving.engine.generation.kv_cache import RowCache
 from serving.engine.generation.step_graph import Seq2SeqStep, name_views, trace_step
 from serving.engine.optimizations.torchscript import TracedModule
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 MASKS = ("attention_mask", "source_mask")
 """Of the decoder's own tokens and of the encoder's, as a graph of the step names them."""
 
 
 class Seq2SeqDecoder(Decoder):
     """Encoder and decoder: the prompt is encoded once, new tokens follow the start token."""
-
-    def __init__(self, module: "PreTrainedModel", pad_token_id: int) -> None:
-        super().__init__(module, pad_token_id)
-        if self._tells_positions:
-            config = module.config
-            positions = getattr(config, "max_decoder_position_embeddings", None) or getattr(
-                config, "max_position_embeddings", None
-            )
-            self.max_new_tokens = None if positions is None else positions - 1
 
     @property
     def may_search_together(self) -> bool:

@@ -30,12 +30,13 @@ def sequence(
     seed: int | None = None,
     isolated: bool = False,
     written: int = 0,
+    has_rules: bool = False,
 ) -> Sequence:
     """A sequence whose priority is its time of arrival."""
     settings = SamplingSettings(new, num_beams=beams, seed=seed)
     tokens = numpy.zeros(prompt, dtype=numpy.int32).tobytes()
     row = Row(number, prompt, tokens, b"", "", 1e9, settings.pack(), new)
-    sampler: Any = SimpleNamespace(beams=beams)
+    sampler: Any = SimpleNamespace(beams=beams, is_plain=not has_rules)
     made = Sequence(b"f", row, arrived - FAIR_SECONDS * new, settings, frozenset(), sampler, None)
     made.is_isolated = isolated
     for _ in range(written):
@@ -135,6 +136,14 @@ def test_isolated_sequences_are_not_preempted() -> None:
     [
         pytest.param([sequence(n, beams=2) for n in (1, 2)], {}, [1, 2], [], id="of the same settings together"),
         pytest.param([sequence(1, beams=2), sequence(2, beams=4)], {}, [1], [], id="other settings later"),
+        pytest.param([sequence(1, 4, beams=2), sequence(2, 5, beams=2)], {}, [1, 2], [], id="of any lengths"),
+        pytest.param(
+            [sequence(number, length, beams=2, has_rules=True) for number, length in enumerate((4, 5, 4), 1)],
+            {},
+            [1, 3],
+            [],
+            id="with rules of one length",
+        ),
         pytest.param([sequence(n, beams=2, seed=5) for n in (1, 2)], {}, [1], [], id="a seed by itself"),
         pytest.param([sequence(n, beams=2) for n in (1, 2, 3)], {}, [1, 2], [], id="as many as fit"),
         pytest.param([sequence(1, beams=2), sequence(2)], {}, [1], [2], id="beside others"),

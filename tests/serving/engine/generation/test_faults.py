@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from serving.engine import recheck
 from serving.engine.generation.causal_decoder import CausalDecoder
 from serving.engine.generation.scheduler import Scheduler
 from serving.engine.generation.sequential import SequentialDecoder
@@ -107,6 +108,38 @@ def test_a_row_at_fault_fails_alone_and_a_failed_step_fails_its_rows_only(monkey
     assert found.failures == {3: "failed", 4: "failed"}
     scheduler.add(b"f", row(5, [5, 6, 7]), 0.0)
     assert finish(scheduler).tokens[5] == alone(module, [5, 6, 7])
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "looks"),
+    [
+        ("cpu", RuntimeError("no thirteen"), 1),
+        ("cuda", ValueError("no thirteen"), 1),
+        ("cuda", IndexError("no thirteen"), 1),
+        ("cuda", RuntimeError("a device assert"), 3),
+    ],
+)
+def test_only_what_may_be_the_devices_fault_has_the_model_looked_at_each_time(
+    device: str, error: Exception, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(recheck, "PAUSE_SECONDS", float("inf"))
+    looked: list[bool] = []
+    scheduler = Scheduler(
+        CausalDecoder(load("gpt2"), 0),
+        Encoder(),  # type: ignore[arg-type]  # reads like a TextEncoder
+        limit_tokens=10_000,
+        max_rows=8,
+        verify=lambda: looked.append(True),
+    )
+    monkeypatch.setattr(scheduler.decoder, "prefill", fail)
+    monkeypatch.setattr(scheduler.decoder, "device", torch.device(device))
+    for number in range(3):
+        scheduler.add(b"f", row(number, [5, 6, 7]), 0.0)
+        assert finish(scheduler).failures == {number: "failed"}
+    assert len(looked) == looks
 
 
 def test_a_model_that_no_longer_works_is_reported_and_no_row_gets_the_blame(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,3 +244,34 @@ def test_a_tiny_temperature_leaves_rules_after_it_with_numbers(monkeypatch: pyte
     found = finish(scheduler)
     assert not found.failures
     assert found.tokens[1] == alone(module, prompt)
+
+
+def search_together(module: Any, prompts: list[list[int]], **bounds: Any) -> list[list[int]]:
+    """What beam searches find for prompts that arrive together."""
+    scheduler = make_scheduler(module, max_rows=64, **bounds)
+    for number, prompt in enumerate(prompts):
+        scheduler.add(b"f", row(number, prompt, num_beams=3), 0.0)
+    found = finish(scheduler).tokens
+    return [found[number] for number in range(len(prompts))]
+
+
+@pytest.mark.parametrize(
+    ("family", "rule"),
+    [
+        ("llama", {"min_length": 9, "eos_token_id": list(range(0, 40, 2))}),
+        ("llama", {"encoder_repetition_penalty": 1.8}),
+        ("bart", {"encoder_repetition_penalty": 1.8}),
+    ],
+)
+def test_rules_see_no_padding_in_a_beam_search(
+    family: str, rule: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load(family)
+    for name, value in rule.items():
+        monkeypatch.setattr(module.generation_config, name, value)
+    prompts = [prompt_of(number) for number in range(6)]
+    found = search_together(module, prompts, max_width=64)
+    for prompt, tokens in zip(prompts, found, strict=True):
+        expected = alone(module, prompt, num_beams=3)
+        assert tokens == expected[: len(tokens)]
+        assert len(tokens) == len(expected) or tokens[-1] in rule["eos_token_id"]
