@@ -81,12 +81,12 @@ class QueueShare:
         return self._full(by_tokens=self.tokens + tokens > self.bound_tokens)
 
     def _full(self, *, by_tokens: bool) -> QueueFull:
-        taken, bound, unit = (
-            (self.tokens, self.bound_tokens, "tokens") if by_tokens else (self.bytes, self.bound_bytes, "bytes")
-        )
+        if by_tokens:
+            full = f"{self.tokens:,} of {self.bound_tokens:,} tokens"
+        else:
+            full = f"{self.bytes:,} of {self.bound_bytes:,} bytes"
         return QueueFull(
-            f"the queue is full ({taken:,} of {bound:,} {unit}): try again later",
-            retry_seconds=self.tokens / self.tokens_per_second,
+            f"the queue is full ({full}): try again later", retry_seconds=self.tokens / self.tokens_per_second
         )
 
 

@@ -125,6 +125,7 @@ class Scheduler:
         """Add a row to those that wait. One whose sampling cannot be set up fails; the next step reports it."""
         try:
             sequence = self._sequences.make(client, row, now)
+            self._check_search(sequence)
         except UnfitSettings as error:
             self._replies.refuse(client, row.id, str(error), reason="refused")
             return
@@ -134,6 +135,19 @@ class Scheduler:
             return
         self._waiting.add(sequence)
         self._has_isolated |= row.is_isolated
+
+    def _check_search(self, sequence: Sequence) -> None:
+        """Raise UnfitSettings for a search that a request made wider than the cache is.
+
+        A search has a cache of its own. As wide as the checkpoint's it is always made.
+        """
+        asked = sequence.settings.num_beams or 1
+        needed, limit = sequence.sampler.beams * sequence.max_length, self._limits.cache_tokens
+        if asked > (self.decoder.module.generation_config.num_beams or 1) and needed > limit:
+            raise UnfitSettings(
+                f"parameters.num_beams is {asked}, and so many texts of up to {sequence.max_length:,} tokens come to "
+                f"{needed:,}, at most {limit:,} are kept at a time: ask for fewer, or for fewer new tokens"
+            )
 
     @torch.inference_mode()
     def cancel(self, client: bytes, ids: Collection[int]) -> int:

@@ -275,3 +275,15 @@ def test_rules_see_no_padding_in_a_beam_search(
         expected = alone(module, prompt, num_beams=3)
         assert tokens == expected[: len(tokens)]
         assert len(tokens) == len(expected) or tokens[-1] in rule["eos_token_id"]
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_a_search_that_a_request_makes_wider_than_the_cache_is_refused(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load(family)
+    for own, beams, outcome in ((None, 8, "refused"), (None, 2, None), (8, 8, None), (8, None, None)):
+        monkeypatch.setattr(module.generation_config, "num_beams", own)
+        scheduler = make_scheduler(module, limit_tokens=100)
+        scheduler.add(b"f", row(1, [5] * 10, num_beams=beams, max_new_tokens=20), 0.0)
+        assert finish(scheduler).failures.get(1) == outcome
