@@ -93,7 +93,7 @@ def read_flavors(root: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ContractError("the artifact's MLmodel is nested too deeply; log the model again") from error
     except (yaml.YAMLError, AttributeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-        cause = str(error).splitlines()[0]
+        cause = (str(error) or type(error).__name__).splitlines()[0]
         raise ContractError(f"the artifact's MLmodel is damaged: {cause}; log the model again") from error
 
 
@@ -107,7 +107,6 @@ def _safe_loader() -> Any:
     import yaml
     from yaml.composer import Composer, ComposerError
     from yaml.constructor import ConstructorError, SafeConstructor
-    from yaml.cyaml import CParser  # type: ignore[attr-defined]  # its stubs do not export it
     from yaml.resolver import Resolver
 
     class Plain(SafeConstructor):
@@ -126,24 +125,17 @@ def _safe_loader() -> Any:
             return super().construct_scalar(node)
 
     class Bounded(Composer):
-        def __init__(self) -> None:
-            super().__init__()
-            self._nodes = 0
+        nodes = 0
 
         def compose_node(self, parent: Any, index: Any) -> Any:
-            self._nodes += 1
-            if self._nodes > MAX_NODES:
+            self.nodes += 1
+            if self.nodes > MAX_NODES:
                 raise ComposerError(None, None, f"it has more than {MAX_NODES:,} values", None)
             return super().compose_node(parent, index)
 
     if not yaml.__with_libyaml__:
-
-        class Slow(Plain, Bounded, yaml.SafeLoader):
-            def __init__(self, stream: str) -> None:
-                yaml.SafeLoader.__init__(self, stream)
-                Bounded.__init__(self)
-
-        return Slow
+        return type("Loader", (Plain, Bounded, yaml.SafeLoader), {})
+    from yaml.cyaml import CParser  # type: ignore[attr-defined]  # its stubs do not export it
 
     class Loader(Bounded, CParser, Plain, Resolver):
         def __init__(self, stream: str) -> None:

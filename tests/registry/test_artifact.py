@@ -1,13 +1,14 @@
 """An artifact's `MLmodel` can hold neither a contract that is too large nor one that grows as it is read."""
 
 import json
+import sys
 import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from registry.artifact import MAX_CONTRACT_BYTES, MAX_NODES, read_contract, read_flavors, write_artifact
+from registry.artifact import MAX_CONTRACT_BYTES, MAX_NODES, _safe_loader, read_contract, read_flavors, write_artifact
 from registry.contract import Derived, Example
 from registry.errors import ContractError, UnsafeArtifact
 from registry.layout import FLAVOR
@@ -109,3 +110,19 @@ def test_yaml_that_no_json_has_is_refused_before_it_takes_time(tmp_path: Path, r
     (tmp_path / "MLmodel").write_text(record)
     with pytest.raises(ContractError, match=words):
         read_flavors(tmp_path)
+
+
+def test_without_libyaml_records_are_read_and_bounded_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yaml.__with_libyaml__", False)
+    monkeypatch.setitem(sys.modules, "yaml.cyaml", None)
+    monkeypatch.setattr("registry.artifact._safe_loader", _safe_loader.__wrapped__)
+    write_artifact(tmp_path, CLASSIFIER)
+    assert read_contract(tmp_path) == CLASSIFIER
+    monkeypatch.setattr("registry.artifact.MAX_NODES", 1000)
+    for record, words in (
+        (MERGES, "it merges mappings"),
+        ("flavors: [" + "[]," * 1001 + "]", "more than 1,000 values"),
+    ):
+        (tmp_path / "MLmodel").write_text(record)
+        with pytest.raises(ContractError, match=words):
+            read_flavors(tmp_path)
