@@ -1,6 +1,5 @@
 """The faults of `bench chaos`: each is done to a running server and over when its function returns."""
 
-import fcntl
 import json
 import os
 import resource
@@ -24,6 +23,7 @@ from bench.ledger import Ledger
 from bench.processes import BenchError
 from bench.stepped_clock import SteppedClock
 from registry.cache_folder import INCOMING
+from registry.held_folder import is_free
 from registry.settings import DEFAULT_ALIAS, RegistrySettings
 from registry.tracking import connect
 from registry.versions import DIGEST
@@ -257,23 +257,10 @@ def move_back(shop: Shop) -> None:
 def lying_store(shop: Shop) -> None:
     """The alias moves to a version whose weights in the store are not the logged ones, and back."""
     # a download that the fault before held up would bring the logged ones
-    wait_for(lambda: not any(map(is_locked, shop.home.glob(f"cache/{INCOMING}*"))), "no download goes on")
+    wait_for(lambda: all(map(is_free, shop.home.glob(f"cache/{INCOMING}*"))), "no download goes on")
     store = shop.registry
     with flipped(weights_of(shop.home, store.get_model_version(shop.model, "3").source)):
         fail_to_move(shop)
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process holds the folder's lock, as one that downloads to it does."""
-    with suppress(FileNotFoundError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-    return False
 
 
 def weights_of(home: Path, source: str) -> Path:

@@ -5,16 +5,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from circus.exc import ConflictError
 from circus.sighandler import SysHandler
 from circus.watcher import Watcher
 
 from serving.runtime.supervisor import WorkerWatch, supervise
+from tests.e2e.server import wait_until
 from tests.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -126,7 +127,7 @@ def test_workers_that_end_shortly_after_one_another_are_all_started_again() -> N
         for _ in range(3):
             for worker in workers:
                 os.kill(worker, signal.SIGKILL)
-                time.sleep(0.05)  # so that circus has looked before the second ends
+                wait_until(lambda worker=worker: not psutil.pid_exists(worker), "circus has looked at it")
             ended, workers = workers, [int(server.stdout.readline()) for _ in range(2)]
             assert not set(ended) & set(workers)
         server.terminate()
