@@ -67,7 +67,8 @@ class Wakeup:
             if not ready or own in dict(ready) or self._was_written():
                 break
             time.sleep(max(0.0, min(MIN_TURN_SECONDS, until - time.monotonic())))  # others may be written all the time
-        self._is_set = False  # before what was sent is read: a call of `set` meanwhile ends the next wait
+        # The flag is cleared before the socket is drained: a `set` that comes in between ends the next wait.
+        self._is_set = False
         with suppress(BlockingIOError):
             while self._pair[0].recv(4096):
                 pass

@@ -25,7 +25,8 @@ Way = Literal["best", "sorted", "all"]
 """The candidates that a token is drawn from: the best few, all tokens sorted by score, or all tokens as they are."""
 
 MAX_INTEGER = 2**31 - 1
-"""A larger `top_k` of a checkpoint is this one, as no vocabulary has so many tokens."""
+"""The largest `top_k`: a checkpoint's own is lowered to it. No vocabulary has as many tokens, and a tensor of torch
+holds no number beyond 64 bits."""
 MIN_TEMPERATURE = 1e-5
 """A lower one that a request gives is this one, which takes the likeliest token as surely. Scores that are divided by
 far less are no numbers any more."""

@@ -137,16 +137,16 @@ class Scheduler:
         self._has_isolated |= row.is_isolated
 
     def _check_search(self, sequence: Sequence) -> None:
-        """Raise UnfitSettings for a search that a request made wider than the cache is.
+        """Raise UnfitSettings for a beam search that needs more positions than the key-value cache has.
 
-        A search has a cache of its own. As wide as the checkpoint's it is always made.
+        A search with at most the checkpoint's own number of beams is never refused.
         """
         asked = sequence.settings.num_beams or 1
         needed, limit = sequence.sampler.beams * sequence.max_length, self._limits.cache_tokens
         if asked > (self.decoder.module.generation_config.num_beams or 1) and needed > limit:
             raise UnfitSettings(
-                f"parameters.num_beams is {asked}, and so many texts of up to {sequence.max_length:,} tokens come to "
-                f"{needed:,}, at most {limit:,} are kept at a time: ask for fewer, or for fewer new tokens"
+                f"parameters.num_beams is {asked}: beams of up to {sequence.max_length:,} tokens each take {needed:,} "
+                f"positions of the cache, which has {limit:,}: ask for fewer beams, or for fewer new tokens"
             )
 
     @torch.inference_mode()

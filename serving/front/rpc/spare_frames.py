@@ -14,7 +14,7 @@ SPARE_BYTES = 1024
 step. Untuned."""
 
 STREAMS_OF_FRAME = 16
-"""A frame that changes the windows of all streams counts once more for each so many of them. Untuned."""
+"""Streams whose windows one SETTINGS frame may change before it counts as one more frame. Untuned."""
 
 MIN_PART_BYTES = 16
 """A part of a message with less is counted; an answered call allows ten."""
