@@ -48,6 +48,8 @@ def test_clients_ask_each_text_in_turn_and_tell_what_became_of_it(status: int) -
     asked: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # connections are kept, so that none waits in the short queue of new ones
+
         def do_POST(self) -> None:
             asked.append(self.rfile.read(int(self.headers["content-length"])))
             self.send_response(status)

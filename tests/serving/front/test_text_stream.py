@@ -17,6 +17,7 @@ from registry.references import Reference
 from registry.settings import RegistrySettings
 from registry.versions import Versions
 from serving.engine.generation.prefix_cache import BLOCK_TOKENS
+from serving.engine.recheck import Recheck
 from serving.errors import ClientGone, EngineLost, Failed, ServingError, TooLarge, Unprocessable
 from serving.front.access import Visit
 from serving.front.text_stream import TextDelta, TextStream
@@ -280,6 +281,7 @@ def test_an_engine_whose_model_does_not_work_any_more_ends_without_blaming_a_row
 
     monkeypatch.setattr(local.model.scheduler.decoder, "step", broken)
     monkeypatch.setattr(local.model.scheduler._runner, "_verify", broken)
+    monkeypatch.setattr(local.model.scheduler._runner, "_recheck", Recheck())  # of no look that another test caused
     ended: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", ended.append)
 
