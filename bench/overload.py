@@ -27,7 +27,9 @@ LONG = LengthMix("long", median=200, p90=240, low=150, high=256)
 CONNECTIONS = 64
 OVERLOAD = 10
 CLIENTS = 1024
-"""More than the queue holds: every request that comes finds a client that is free to send it."""
+"""At least; as many as the server answers in CLIENT_SECONDS where these are more."""
+CLIENT_SECONDS = 20.0
+"""Twice what the queue holds by default: every request that comes finds a client that is free to send it."""
 NORMAL = 1.5
 """The server is back to normal when one request takes at most this many times the median before."""
 MIN_SHARE, MAX_REFUSAL_MS, MAX_BACK_SECONDS = 0.95, 10.0, 2.0
@@ -49,7 +51,8 @@ def run(seconds: float) -> str:
         peak = before.result
         quiet = median(_ask(server, text) for text in texts[:20])
         offered = OVERLOAD * peak.requests_per_second
-        overload = _load(server, texts, CLIENTS, 6 * seconds, per_second=offered, drain_seconds=0)
+        clients = max(CLIENTS, int(CLIENT_SECONDS * peak.requests_per_second))
+        overload = _load(server, texts, clients, 6 * seconds, per_second=offered, drain_seconds=0)
         flooded = overload.result
         back = _until_normal(server, texts, NORMAL * quiet)
         after = _load(server, texts, CONNECTIONS, seconds)

@@ -1,6 +1,6 @@
 """The objects that every cluster takes: deployment, service, account, disruption budget, network policy."""
 
-from serving.kubernetes.installation import GRPC_PORT, HTTP_PORT, LABELS, NAME, Installation, Manifest
+from serving.kubernetes.installation import ADMIN_PORT, GRPC_PORT, HTTP_PORT, LABELS, NAME, Installation, Manifest
 from serving.kubernetes.pod import (
     container,
     pod_security,
@@ -31,7 +31,7 @@ def objects(installation: Installation) -> dict[str, Manifest]:
             "PodDisruptionBudget",
             {"maxUnavailable": 1, "unhealthyPodEvictionPolicy": "AlwaysAllow", "selector": {"matchLabels": LABELS}},
         ),
-        "network-policy.yaml": _network_policy(installation),
+        "network-policy.yaml": network_policy(installation, {"matchLabels": LABELS}),
     }
 
 
@@ -77,8 +77,8 @@ def _service(installation: Installation) -> Manifest:
     return named("v1", "Service", {"selector": LABELS, "ports": ports})
 
 
-def _network_policy(installation: Installation) -> Manifest:
-    """Who may ask a server, and whom it may ask.
+def network_policy(installation: Installation, pods: Manifest) -> Manifest:
+    """Who may ask a server, and whom it may ask. pods: the selector of the servers' pods.
 
     Clients show keys, so they may come from anywhere. The admin port is for Prometheus; probes come from the node and
     are always let in.
@@ -89,11 +89,11 @@ def _network_policy(installation: Installation) -> Manifest:
     registry = sorted({installation.registry_port or HTTPS_PORT, HTTPS_PORT})
     of_clients = [HTTP_PORT, GRPC_PORT] if installation.grpc else [HTTP_PORT]
     spec = {
-        "podSelector": {"matchLabels": LABELS},
+        "podSelector": pods,
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [
             {"ports": [{"protocol": "TCP", "port": port} for port in of_clients]},
-            {"from": [monitoring], "ports": [{"protocol": "TCP", "port": "admin"}]},
+            {"from": [monitoring], "ports": [{"protocol": "TCP", "port": ADMIN_PORT}]},
         ],
         "egress": [
             {"ports": [{"protocol": protocol, "port": DNS_PORT} for protocol in ("UDP", "TCP")]},

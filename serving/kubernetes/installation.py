@@ -18,6 +18,8 @@ HTTP_PORT = 3000
 ADMIN_PORT = 9000
 GRPC_PORT = 8001
 """As Triton has it."""
+REGISTRY_SECRET = "headwaiter-registry"  # noqa: S105  # the name of a secret, not a secret
+"""Variables of MLflow and of its artifact store, if they need any."""
 PARTS = ("prometheus", "cpu-scaling", "queue-scaling")
 """The optional parts: Kustomize components, each in a folder of its name."""
 GIB = 2**30
@@ -86,6 +88,11 @@ class Installation:
             raise InvalidSetting(
                 f"MLflow's address {self.mlflow_uri!r} is not allowed: pods share no file, so give http:// or https:// "
                 "of a tracking server"
+            )
+        if "@" in urlsplit(self.mlflow_uri).netloc:
+            raise InvalidSetting(
+                "MLflow's address has a user or a password, which manifests would show to whoever reads them: put them "
+                f"into the secret {REGISTRY_SECRET} as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
 
     @property

@@ -8,11 +8,13 @@ from dataclasses import replace
 
 from registry.environment import InvalidSetting
 from registry.references import Reference
-from serving.kubernetes.base import named
+from serving.kubernetes.base import named, network_policy
 from serving.kubernetes.installation import ADMIN_PORT, NAME, Installation, Manifest
 from serving.kubernetes.pod import container, environment, pod_security, termination_seconds, tolerations, volumes
 
 FORMAT = {"name": NAME, "version": "1"}
+POD_LABEL = "serving.kserve.io/inferenceservice"
+"""KServe gives it to each pod, with the InferenceService's name."""
 MODE = {"serving.kserve.io/deploymentMode": "RawDeployment"}
 """Plain deployments, without Knative; from KServe 0.16 on it is called Standard, and both names are understood."""
 
@@ -29,8 +31,10 @@ def objects(installation: Installation) -> dict[str, Manifest]:
             f"{' '.join(installation.models)}: KServe's services are named by the models in lower case, without alias, "
             "and two of these would get the same name: export them into folders of their own"
         )
+    names = sorted(named_by)
     services = {f"inference-service-{name}.yaml": _service(installation, each) for name, each in named_by.items()}
-    return {"serving-runtime.yaml": _runtime(installation)} | services
+    policy = network_policy(installation, {"matchExpressions": [{"key": POD_LABEL, "operator": "In", "values": names}]})
+    return {"serving-runtime.yaml": _runtime(installation), "network-policy.yaml": policy} | services
 
 
 def service_name(reference: Reference) -> str:

@@ -4,7 +4,16 @@ from math import ceil
 
 from registry.environment import settings_of
 from registry.settings import RegistrySettings
-from serving.kubernetes.installation import ADMIN_PORT, GIB, GRPC_PORT, HTTP_PORT, LABELS, Installation, Manifest
+from serving.kubernetes.installation import (
+    ADMIN_PORT,
+    GIB,
+    GRPC_PORT,
+    HTTP_PORT,
+    LABELS,
+    REGISTRY_SECRET,
+    Installation,
+    Manifest,
+)
 from serving.runtime.supervisor import LEAVE_SECONDS, SHUT_DOWN_SECONDS
 from serving.settings import ServingSettings
 
@@ -15,8 +24,6 @@ DATA = "/data"
 KEYS = "/run/headwaiter-keys"
 KEYS_FILE = "keys.json"
 KEYS_SECRET = "headwaiter-keys"  # noqa: S105  # the name of a secret, not a secret
-REGISTRY_SECRET = "headwaiter-registry"  # noqa: S105  # the name of a secret, not a secret
-"""Variables of MLflow and of its artifact store, if they need any."""
 ARTIFACT_SHARE = 0.8
 """Of the disk, for the cache of artifacts. The rest is for run state and temporary files. Untuned."""
 DRAIN_SECONDS = 10

@@ -19,6 +19,9 @@ MAX_UNFINISHED = 3
 PATIENCE_TOKENS = 8
 """Some decoders replace a whole run of bytes while its last character is incomplete. For this many tokens the whole run
 is held back. Untuned: twice the tokens that one character can take."""
+MAX_NEWEST_TOKENS = 32
+"""More tokens than this are not decoded again and again where they complete nothing: they may be special tokens, which
+have no text, or bytes that are no character. Untuned."""
 
 
 class TokenReader(Protocol):
@@ -40,19 +43,25 @@ class Detokenizer:
         self._context_text = ""
         self._newest: list[int] = []
         self._given = 0
+        self._unfinished = 0
 
     def push(self, ids: Sequence[int]) -> str:
         """Append tokens; the text that they complete, which may be empty."""
         self._newest.extend(ids)
+        self._unfinished += len(ids)
         text = self._read()
         held = len(text) - len(text.rstrip(UNFINISHED))
-        if len(self._newest) > PATIENCE_TOKENS:
+        if self._unfinished > PATIENCE_TOKENS:
             held = min(held, MAX_UNFINISHED)
         new = text[self._given : len(text) - held]
         self._given = max(self._given, len(text) - held)
-        if new and not held:
+        is_complete = bool(new) and not held
+        if is_complete or len(self._newest) > MAX_NEWEST_TOKENS:
+            ungiven = len(text) - self._given
             self._context, self._newest, self._given = self._newest, [], 0
-            self._context_text = self._encoder.read(self._context)
+            known = self._encoder.read(self._context)
+            self._context_text = known[: max(0, len(known) - ungiven)]
+            self._unfinished = 0 if is_complete else self._unfinished
         return new
 
     def finish(self) -> str:

@@ -49,14 +49,14 @@ def plan_admission(
     width: Callable[[int], int],
     cost: Callable[[Sequence], int],
     max_tokens: int,
-    is_searching: bool,
+    search_tokens: int,
 ) -> Admission:
     """Choose what to admit before the next step.
 
     waiting: in order of priority, may be iterated over more than once. running: sequences in batches, those of a beam
     search not included. cost: the tokens of a sequence that a prefill computes. width: from the most of the sequences
     that prefill together to their padded number. max_tokens: bound of the prefilled tokens, padding included; the first
-    sequence may exceed it. is_searching: whether a beam search runs; only one does at a time.
+    sequence may exceed it. search_tokens: cache positions of the beam search that runs; only one does at a time.
     """
     plan, running = Admission(), list(running)
     costs: list[int] = []
@@ -64,24 +64,29 @@ def plan_admission(
         return plan
     for sequence in waiting:
         if sequence.sampler.beams > 1:
-            if not is_searching and not plan.search:
-                plan.search = group_for_search(sequence, waiting, limits)
-            continue
-        own = cost(sequence)
-        if plan.prefill and (len(plan.prefill) + 1) * width(max(own, *costs)) > max_tokens:
-            break
-        if sequence.is_isolated and not may_isolate(sequence, [*running, *plan.prefill], limits):
-            continue
-        while not has_room(sequence, [*running, *plan.prefill], limits):
+            if search_tokens:
+                continue
+            own, added, search = 0, [], count_search([sequence])
+        else:
+            own, added, search = cost(sequence), [sequence], search_tokens
+            if plan.prefill and (len(plan.prefill) + 1) * width(max(own, *costs)) > max_tokens:
+                break
+            if sequence.is_isolated and not may_isolate(sequence, [*running, *plan.prefill], limits):
+                continue
+        while not has_room([*running, *plan.prefill, *added], search, limits):
             victim = choose_victim(sequence, running)
             if victim is None:
                 break
             running.remove(victim)
             plan.preempt.append(victim)
-        if not has_room(sequence, [*running, *plan.prefill], limits):
+        if not has_room([*running, *plan.prefill, *added], search, limits):
             break
-        plan.prefill.append(sequence)
-        costs.append(own)
+        if added:
+            plan.prefill += added
+            costs.append(own)
+        else:
+            plan.search = group_for_search(sequence, waiting, [*running, *plan.prefill], limits)
+            search_tokens = count_search(plan.search)
     plan.prefill = nearest_in_cost(plan.prefill, costs, limits, width)
     return plan
 
@@ -99,12 +104,24 @@ def heed_isolated(waiting: Iterable[Sequence], running: list[Sequence]) -> list[
     return list(takewhile(lambda each: not each.row.is_isolated, waiting))
 
 
-def has_room(sequence: Sequence, others: list[Sequence], limits: SchedulerLimits) -> bool:
-    """Whether the cache holds all sequences at their greatest length. A sequence without others always fits."""
-    rows = [*others, sequence]
-    batched = [row.max_length for row in rows if not row.is_isolated]
-    positions = len(batched) * max(batched, default=0) + sum(row.max_length for row in rows if row.is_isolated)
-    return (len(rows) <= limits.max_rows and positions <= limits.cache_tokens) or not others
+def has_room(rows: list[Sequence], search_tokens: int, limits: SchedulerLimits) -> bool:
+    """Whether the cache holds all sequences at their greatest length, and a beam search beside them.
+
+    A sequence or a search by itself always fits.
+    """
+    fits = len(rows) <= limits.max_rows and count_batched(rows) + search_tokens <= limits.cache_tokens
+    return fits or len(rows) + bool(search_tokens) == 1
+
+
+def count_batched(rows: list[Sequence]) -> int:
+    """Cache positions of sequences in batches at their greatest length; those that share one are padded to it."""
+    shared = [row.max_length for row in rows if not row.is_isolated]
+    return len(shared) * max(shared, default=0) + sum(row.max_length for row in rows if row.is_isolated)
+
+
+def count_search(sequences: list[Sequence]) -> int:
+    """Cache positions of a beam search over sequences of the same settings at their greatest length; 0 for none."""
+    return sum(each.sampler.beams for each in sequences) * max((each.max_length for each in sequences), default=0)
 
 
 def may_isolate(sequence: Sequence, others: list[Sequence], limits: SchedulerLimits) -> bool:
@@ -135,8 +152,11 @@ def nearest_in_cost(
     return [sequences[index] for index in nearest[: max(1, bisect_right(positions, limits.pass_tokens))]]
 
 
-def group_for_search(sequence: Sequence, waiting: Iterable[Sequence], limits: SchedulerLimits) -> list[Sequence]:
-    """Waiting sequences of the same settings that one beam search takes; with a seed `sequence` alone.
+def group_for_search(
+    sequence: Sequence, waiting: Iterable[Sequence], running: list[Sequence], limits: SchedulerLimits
+) -> list[Sequence]:
+    """Waiting sequences of the same settings that one beam search takes beside those that run; with a seed `sequence`
+    alone.
 
     Rules of the checkpoint see the tokens before a text, so they need prompts of one length: these have no padding.
     """
@@ -146,5 +166,6 @@ def group_for_search(sequence: Sequence, waiting: Iterable[Sequence], limits: Sc
     if not sequence.sampler.is_plain:
         alike = [other for other in alike if len(other.prompt) == len(sequence.prompt)]
     longest = max(other.max_length for other in alike)
-    fitting = min(limits.max_rows, limits.cache_tokens // longest) // sequence.sampler.beams
+    free = limits.cache_tokens - count_batched(running)
+    fitting = min(limits.max_rows, free // longest) // sequence.sampler.beams
     return alike[: max(1, fitting)]

@@ -12,6 +12,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.utils import ModelOutput
 
+from serving.engine.generation.admission import count_search
 from serving.engine.generation.decoder import Decoder
 from serving.engine.generation.sampling import NextToken, score
 
@@ -70,10 +71,14 @@ class _Given(LogitsProcessor):  # type: ignore[misc]  # transformers is not type
 
 
 class BeamSearch:
-    """A search over sequences of the same settings. sequences: those whose result is still wanted."""
+    """A search over sequences of the same settings. sequences: those whose result is still wanted.
+
+    max_cached_tokens: positions of the cache that it may come to.
+    """
 
     def __init__(self, decoder: Decoder, sequences: Iterable["Sequence"]) -> None:
         self.sequences = list(sequences)
+        self.max_cached_tokens = count_search(self.sequences)
         self._all = list(self.sequences)
         self._decoder = decoder
         self._resume = threading.Semaphore(0)

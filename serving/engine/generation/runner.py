@@ -51,14 +51,14 @@ class ModelRunner:
         return searched + sum(len(batch.sequences) for batch in self._batches)
 
     @property
-    def is_searching(self) -> bool:
-        """Whether a beam search runs; only one does at a time."""
-        return self._search is not None
+    def search_tokens(self) -> int:
+        """Positions of the cache that the running beam search may come to; 0 without one. Only one runs at a time."""
+        return self._search.max_cached_tokens if self._search else 0
 
     @property
     def cached_tokens(self) -> int:
-        """Positions of the cache in use."""
-        return sum(batch.decoder.cached_tokens for batch in self._batches)
+        """Positions of the cache in use, and those that a beam search may come to."""
+        return self.search_tokens + sum(batch.decoder.cached_tokens for batch in self._batches)
 
     def count_in(self, meter: EngineMeter, generation: GenerationMeter) -> None:
         """Count in this version's metrics from now on."""

@@ -199,7 +199,7 @@ class Scheduler:
             width=self.decoder.width,
             cost=self._cost,
             max_tokens=max_tokens,
-            is_searching=self._runner.is_searching,
+            search_tokens=self._runner.search_tokens,
         )
         for sequence in plan.preempt:
             self._preempt(sequence)

@@ -3,7 +3,6 @@
 Where a request has raw tensors, the answer has them, too; else both have typed contents, as with MLServer.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from headwaiter import __version__
 from serving.errors import Malformed, NotLoaded, NotReady, TooLarge, UnknownModel
 from serving.front.asgi import JsonObject
+from serving.front.fair_pool import QueueKey, queue_key
 from serving.front.front import Front
 from serving.front.protocols.base import headers_of
 from serving.front.protocols.forms import read_form
@@ -22,6 +22,8 @@ from serving.front.protocols.kserve_tensors import MAX_DIMENSIONS, pack, to_outp
 from serving.front.rpc.calls import RpcAnswer, RpcCall, RpcWork
 from serving.front.rpc.field_count import check_fields
 from serving.front.rpc.messages import CHOICE, message_class
+from serving.front.turns import TEXTS, Turns
+from serving.front.waiter import deadline_in
 from serving.tasks.base.body_values import max_values
 
 SERVICE = "inference.GRPCInferenceService"
@@ -87,7 +89,11 @@ class InferenceService:
     async def _infer(self, message: bytes, call: RpcCall) -> RpcAnswer:
         max_rows = self._front.settings.max_rows
         if len(message) > LARGE_BYTES:
-            request, form = await asyncio.to_thread(_read, message, max_rows)
+            queue_key.set(QueueKey(caller=self._front.access.caller().name))  # which model is in the message
+            limit = self._front.settings.timeout_seconds
+            given = limit if call.timeout_seconds is None else call.timeout_seconds
+            with Turns(deadline_in(min(given, limit)), None) as turns:
+                request, form = await turns.hand_over(TEXTS, _read, message, max_rows)
         else:
             request, form = _read(message, max_rows)
         inference = InferenceRequest(form, b"", max_rows)

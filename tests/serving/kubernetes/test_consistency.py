@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -110,6 +111,12 @@ def test_a_pod_is_of_the_class_guaranteed(installation: Installation) -> None:
         assert limits.get("nvidia.com/gpu") == (str(installation.gpus) if installation.gpus else None)
 
 
+def policies(installation: Installation) -> list[Any]:
+    """What the network policies of `base` and of `kserve` say."""
+    found = objects(installation)
+    return [found[f"{folder}/network-policy.yaml"]["spec"] for folder in ("base", "kserve")]
+
+
 @EVERY
 def test_ports_meet(installation: Installation) -> None:
     own, of_kserve = containers(installation)
@@ -122,11 +129,10 @@ def test_ports_meet(installation: Installation) -> None:
     (endpoint,) = one(installation, "PodMonitor")["spec"]["podMetricsEndpoints"]
     assert ports[endpoint["port"]] == ADMIN_PORT
     assert endpoint["path"] == "/metrics"
-    policy = one(installation, "NetworkPolicy")["spec"]
-    opened = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
-    assert {ports.get(port, port) for port in opened} == set(ports.values())
-    asked = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
-    assert {53, 443, installation.registry_port} == asked
+    for policy, expected in zip(policies(installation), (set(ports.values()), {HTTP_PORT, ADMIN_PORT}), strict=True):
+        assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == expected
+        asked = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+        assert {53, 443, installation.registry_port} == asked
 
 
 @EVERY
@@ -134,7 +140,8 @@ def test_selectors_find_the_pods_and_names_the_objects(installation: Installatio
     deployment = one(installation, "Deployment")
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     selectors = [one(installation, "Service")["spec"]["selector"], deployment["spec"]["selector"]["matchLabels"]]
-    selectors += [one(installation, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]]
+    of_pods, of_kserve = [policy["podSelector"] for policy in policies(installation)]
+    selectors += [of_pods["matchLabels"]]
     selectors += [
         one(installation, kind)["spec"]["selector"]["matchLabels"] for kind in ("PodMonitor", "PodDisruptionBudget")
     ]
@@ -146,6 +153,9 @@ def test_selectors_find_the_pods_and_names_the_objects(installation: Installatio
         for kind in ("HorizontalPodAutoscaler", "ScaledObject")
     ]
     assert set(targets) == {deployment["metadata"]["name"]}
+    (expression,) = of_kserve["matchExpressions"]
+    named = [each["metadata"]["name"] for each in of_kind(installation, "InferenceService")]
+    assert sorted(named) == expression["values"], "KServe labels pods with these names"
     account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
     assert account == one(installation, "ServiceAccount")["metadata"]["name"]
 

@@ -21,6 +21,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"monitoring_namespace": "-"}, "namespace '-'"),
     ({"mlflow_uri": "sqlite:///mlflow.db"}, "MLflow's address"),
     ({"mlflow_uri": "http://mlflow:port"}, "MLflow's address"),
+    ({"mlflow_uri": "https://u:secret@mlflow"}, "a user or a password, which manifests would show"),
     ({"replicas": 3, "max_replicas": 2}, "--max-replicas 2 is below --replicas 3"),
     ({"parts": ("cpu-scaling", "queue-scaling")}, "choose one"),
 ]

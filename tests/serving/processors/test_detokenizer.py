@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from serving.processors.detokenizer import MAX_UNFINISHED, Detokenizer, StopFilter
+from serving.processors.detokenizer import MAX_NEWEST_TOKENS, MAX_UNFINISHED, Detokenizer, StopFilter
 from tests.families import make_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -67,7 +68,7 @@ def test_pieces_are_whole_characters_and_together_the_text(kind: str, text: str)
 @given(data=st.data())
 def test_any_tokens_come_to_the_same_text_one_by_one_or_at_once(kind: str, data: st.DataObject) -> None:
     tokenizer = TOKENIZERS[kind]()
-    ids = data.draw(st.lists(st.integers(0, tokenizer.get_vocab_size() - 1), max_size=40))
+    ids = data.draw(st.lists(st.integers(0, tokenizer.get_vocab_size() - 1), max_size=3 * MAX_NEWEST_TOKENS))
     whole = Detokenizer(Encoder(tokenizer))
     joined = "".join(pieces(tokenizer, ids))
     assert joined == whole.push(ids) + whole.finish() == tokenizer.decode(ids)
@@ -79,6 +80,30 @@ def test_bytes_that_are_no_character_are_given_before_the_end() -> None:
     found = pieces(tokenizer, [tokenizer.token_to_id("<0xE6>")] * 40)
     assert "".join(found) == "\ufffd" * 40
     assert len("".join(found[:-1])) >= 40 - MAX_UNFINISHED
+
+
+@pytest.mark.parametrize("unfinished", [[0xE6], [0xF0, 0x9F, 0x98], [0x80], [0xC3, 0x28]])
+def test_bytes_that_are_no_character_for_long_are_those_of_the_whole_text(unfinished: list[int]) -> None:
+    tokenizer = TOKENIZERS["byte-level"]()
+    letters = bytes_to_unicode()
+    numbers = [*unfinished * 2 * MAX_NEWEST_TOKENS, *"fox 日本".encode()]
+    ids = [tokenizer.token_to_id(letters[number]) for number in numbers]
+    assert None not in ids
+    assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("token", ["<0xE6>", "<s>"])
+def test_what_tokens_without_text_cost_grows_with_their_number_alone(token: str) -> None:
+    """One that is special, or never completes a character, is not decoded again with every later one."""
+    tokenizer = byte_fallback()
+    tokenizer.add_special_tokens(["<s>"])
+    encoder, count = Encoder(tokenizer), 1_000
+    read: list[int] = []
+    detokenizer = Detokenizer(encoder)
+    encoder.read = lambda ids, **_: read.append(len(ids)) or tokenizer.decode(ids)  # type: ignore[method-assign]
+    for _ in range(count):
+        detokenizer.push([tokenizer.token_to_id(token)])
+    assert sum(read) < 4 * MAX_NEWEST_TOKENS * count
 
 
 @given(

@@ -46,7 +46,7 @@ def sequence(
 
 def plan(waiting: list[Sequence], running: list[Sequence], limits: SchedulerLimits = LIMITS, **given: Any) -> Admission:
     asked: Any = {"width": lambda most: most, "cost": lambda each: each.length, "max_tokens": 512, **given}
-    asked.setdefault("is_searching", False)
+    asked.setdefault("search_tokens", 0)
     return plan_admission(waiting, running, limits, **asked)
 
 
@@ -125,6 +125,13 @@ def test_running_sequences_are_preempted_for_earlier_ones(
     assert (ids(found.preempt), ids(found.prefill)) == (preempted, prefilled)
 
 
+def test_running_sequences_are_preempted_for_an_earlier_search() -> None:
+    limits = SchedulerLimits(max_rows=4, cache_tokens=100, pass_tokens=100)
+    running = [sequence(n, 4, 36, arrived=5, written=MIN_ADMITTED_TOKENS) for n in (1, 2)]
+    found = plan([sequence(9, 20, beams=2, arrived=1.0)], running, limits)
+    assert (ids(found.preempt), ids(found.search)) == ([2], [9])
+
+
 def test_isolated_sequences_are_not_preempted() -> None:
     limits = SchedulerLimits(max_rows=1, cache_tokens=1000, pass_tokens=100)
     running = [sequence(0, 4, 60, arrived=5, written=MIN_ADMITTED_TOKENS, isolated=True)]
@@ -147,11 +154,27 @@ def test_isolated_sequences_are_not_preempted() -> None:
         pytest.param([sequence(n, beams=2, seed=5) for n in (1, 2)], {}, [1], [], id="a seed by itself"),
         pytest.param([sequence(n, beams=2) for n in (1, 2, 3)], {}, [1, 2], [], id="as many as fit"),
         pytest.param([sequence(1, beams=2), sequence(2)], {}, [1], [2], id="beside others"),
-        pytest.param([sequence(1, beams=2), sequence(2)], {"is_searching": True}, [], [2], id="one search at a time"),
+        pytest.param([sequence(1, beams=2), sequence(2)], {"search_tokens": 40}, [], [2], id="one search at a time"),
+        pytest.param([sequence(1, 80)], {"search_tokens": 40}, [], [], id="none for which it leaves no room"),
+        pytest.param([sequence(1, 90, beams=4), sequence(2)], {}, [1], [], id="a search that takes all runs alone"),
+        pytest.param(
+            [sequence(n, beams=2) for n in (1, 2)],
+            {"running": [sequence(8, 30), sequence(9, 30)]},
+            [1],
+            [],
+            id="as many as the others leave room for",
+        ),
+        pytest.param(
+            [sequence(1, 40, beams=2), sequence(2)],
+            {"running": [sequence(9, 20)]},
+            [],
+            [],
+            id="nobody passes a search that waits for room",
+        ),
     ],
 )
 def test_beam_searches_start(
     waiting: list[Sequence], given: dict[str, Any], searched: list[int], prefilled: list[int]
 ) -> None:
-    found = plan(waiting, [], **given)
+    found = plan(waiting, given.pop("running", []), **given)
     assert (ids(found.search), ids(found.prefill)) == (searched, prefilled)
