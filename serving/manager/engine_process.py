@@ -70,6 +70,7 @@ class EngineProcess:
         self._reader = MemoryReader()
         self._process: Process | None = None
         self._started = 0.0
+        self._ready_at = math.inf
         self._restart_at = 0.0
         self._killed_at = 0.0
         self._hang = ""
@@ -84,7 +85,7 @@ class EngineProcess:
         engine.report = report
         engine.was_ready = report.state == "ready"
         engine._watchdog = engine._new_watchdog()
-        engine._started = time.monotonic()
+        engine._started = engine._ready_at = time.monotonic()
         engine._process = Adopted.find(report.pid, order_path(order.report))
         if engine._process is None:
             engine._end("the engine ended", engine._started)
@@ -97,10 +98,10 @@ class EngineProcess:
 
     def start(self) -> None:
         """Start the process; it reports by itself. Raises OSError where the order or the process cannot be."""
+        self._started, self._ready_at = time.monotonic(), math.inf
         Path(self.order.report).unlink(missing_ok=True)
         path = order_path(self.order.report)
         write_report(Path(path), self.order)
-        self._started = time.monotonic()
         self.report = EngineReport(pid=0, state="loading")
         self._hang = ""
         self._watchdog = self._new_watchdog()
@@ -139,7 +140,7 @@ class EngineProcess:
         if self.crashes and self.report.state == "ready" and now - self._started > STABLE_SECONDS:
             self.crashes = 0
         if self.report.state == "ready" and before != "ready":
-            self.was_ready = True
+            self.was_ready, self._ready_at = True, now
             self._watchdog = self._new_watchdog()
             remove_beats(self.order.address, but=self.pid)
             return "ready"
@@ -263,5 +264,5 @@ class EngineProcess:
         pause = 0.0  # after the first crash: rows wait for it
         if self.crashes > 1:
             pause = backoff_seconds(FIRST_BACKOFF_SECONDS, self.crashes - 1, MAX_BACKOFF_SECONDS)
-        self._restart_at = now + pause
+        self._restart_at = max(now, min(now, self._ready_at) + pause)  # what it served is not waited for again
         return "lost"

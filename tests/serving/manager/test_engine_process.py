@@ -27,6 +27,7 @@ from serving.manager.processes import Adopted
 from serving.runtime.control_groups import ControlGroups
 from serving.runtime.limits import OomWatch
 from serving.wire.engine_orders import EngineOrder, EngineReport, order_path
+from serving.wire.report_file import write_report
 from tests.e2e.server import wait_until
 from tests.waiting import WAIT_SECONDS
 
@@ -57,6 +58,23 @@ def test_an_engine_that_crashes_on_and_on_is_restarted_later_and_later(engine: E
         psutil.Process(engine.pid).wait(WAIT_SECONDS)
         lost_at = engine._started + 1
         assert engine.poll(lost_at) == "lost"
+
+
+@pytest.mark.parametrize(("served", "waits"), [(0.0, 4.0), (3.0, 1.0), (10.0, 0.0)])
+def test_the_time_that_an_engine_served_is_part_of_the_pause(
+    engine: EngineProcess, served: float, waits: float
+) -> None:
+    engine.crashes = 4
+    assert engine.poll(engine._started + MAX_BACKOFF_SECONDS) == "restarted"
+    ready_at = engine._started + 1
+    write_report(Path(engine.order.report), EngineReport(pid=engine.pid, state="ready"))
+    assert engine.poll(ready_at) == "ready"
+    psutil.Process(engine.pid).kill()
+    psutil.Process(engine.pid).wait(WAIT_SECONDS)
+    lost_at = ready_at + served
+    assert (engine.poll(lost_at), engine.crashes) == ("lost", 5)
+    assert waits == 0.0 or engine.poll(lost_at + waits - 0.01) is None
+    assert engine.poll(lost_at + waits) == "restarted"
 
 
 def test_an_engine_that_served_long_enough_has_its_crashes_forgotten(engine: EngineProcess) -> None:
