@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,7 +23,6 @@ from serving.runtime.logs import set_up_logging
 from serving.runtime.priority import (
     OomScore,
     low_session_priority,
-    lower_priority,
     lower_process_priority,
     own_autogroup,
     run_at_low_priority,
@@ -83,15 +83,19 @@ def _load(order: EngineOrder) -> "Loaded":
     return loaded
 
 
-def _load_at_low_priority(order: EngineOrder) -> "Loaded":
+def _load_beside_others(order: EngineOrder) -> "Loaded":
+    """Load at low priority, and keep the graph at once. While it is written nothing else runs in this process: torch
+    holds the GIL, and in a thread of low priority for long.
+    """
+
+    def load_and_keep() -> "Loaded":
+        loaded = _load(order)
+        if loaded.keep is not None:
+            loaded.keep()
+        return replace(loaded, keep=None)
+
     with low_session_priority(own_autogroup()):
-        return run_at_low_priority(lambda: _load(order))
-
-
-def keep_graph(keep: Callable[[], None]) -> None:
-    """Call `keep` in this thread, which gets a low priority."""
-    lower_priority()
-    keep()
+        return run_at_low_priority(load_and_keep)
 
 
 def listen(context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> "zmq.Socket[bytes]":
@@ -138,7 +142,7 @@ def main(path: str, oom_score: OomScore | None = None) -> None:
     lease = Lease(order)
     tell(report, EngineReport(pid=os.getpid(), state="loading"))
     try:
-        loaded = _load_at_low_priority(order) if order.low_priority else _load(order)
+        loaded = _load_beside_others(order) if order.low_priority else _load(order)
     except Exception as error:  # whatever it is, the manager shows it
         message = describe_error(error)
         is_damaged = isinstance(error, DigestMismatch | UnsafeArtifact)
@@ -162,7 +166,7 @@ def main(path: str, oom_score: OomScore | None = None) -> None:
     oom_score.become("serving")
     tell(report, loaded.report)
     if loaded.keep is not None:
-        threading.Thread(target=keep_graph, args=(loaded.keep,), name="headwaiter-keep", daemon=True).start()
+        threading.Thread(target=loaded.keep, name="headwaiter-keep", daemon=True).start()
     try:
         engine.run()
     except Exception as error:  # it is replaced, and the fronts send the rows that it has to its successor

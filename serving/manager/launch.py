@@ -33,7 +33,7 @@ def engine_environ() -> dict[str, str]:
         environ.setdefault("OMP_NUM_THREADS", str(cores))
     # Its idle threads must not spin on the fronts' cores, but for a moment (some µs), as sleeping and waking cost more.
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    environ.setdefault("GOMP_SPINCOUNT", "1000")
+    environ.setdefault("GOMP_SPINCOUNT", "10000")
     environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: it starts its threads as soon as it is imported
     return environ
 
