@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from registry.artifact import read_contract
+from serving.engine import __main__ as process
 from serving.engine.kept_graph import FOLDER, STALE_SECONDS
 from serving.engine.loading import Loaded, finds_kept, load_engine, load_kept
 from serving.engine.optimizations.torchscript import TracedModule
@@ -68,6 +69,15 @@ def answers(loaded: Loaded) -> list[torch.Tensor]:
         rows = [model.probe(min(length, model.contract.max_tokens), index) for index, length in enumerate(lengths)]
         found += [torch.from_numpy(array) for arrays in model.run(rows) for array in arrays]
     return found
+
+
+def test_an_engine_that_loads_beside_others_has_kept_its_graph_before_it_serves(
+    cached: EngineOrder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "own_autogroup", lambda: None)
+    loaded = process._load_beside_others(msgspec.structs.replace(cached, low_priority=True))
+    assert loaded.keep is None
+    assert finds_kept(cached)
 
 
 @pytest.mark.sweep
