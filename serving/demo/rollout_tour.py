@@ -23,7 +23,7 @@ SAVED_AT = (0.9, 1.0)
 """The shares of the training after which the stable version and the one that is as good are saved."""
 WRONG_SHARE, FAILING_SHARE = 0.3, 0.02
 WIDE = 24576
-"""Neurons of a feed-forward layer; MiniLM has 1,536. A text then takes three to four times as long."""
+"""Neurons of a feed-forward layer; MiniLM has 1,536. A text then takes three to eight times as long, by processor."""
 RECORD = "rollouts.json"
 
 
