@@ -137,7 +137,7 @@ class EngineProcess:
             return self._end(self._hang or self._explain(self._process), now)
         if self._hangs(now) and now > self._hung_at + REAP_SECONDS:
             return self._end(self._hang, now)
-        if self.crashes and self.report.state == "ready" and now - self._started > STABLE_SECONDS:
+        if self.crashes and self.report.state == "ready" and now - self._ready_at > STABLE_SECONDS:
             self.crashes = 0
         if self.report.state == "ready" and before != "ready":
             self.was_ready, self._ready_at = True, now
@@ -260,7 +260,7 @@ class EngineProcess:
         was_damaged, self._was_damaged = self._was_damaged, self.report.is_damaged
         is_cache_fault = self.report.is_damaged and not was_damaged  # the store's files may be whole
         if not (self.is_poisoned or is_cache_fault):
-            self.crashes = 1 if now - self._started > STABLE_SECONDS else self.crashes + 1
+            self.crashes = 1 if now - self._ready_at > STABLE_SECONDS else self.crashes + 1
         pause = 0.0  # after the first crash: rows wait for it
         if self.crashes > 1:
             pause = backoff_seconds(FIRST_BACKOFF_SECONDS, self.crashes - 1, MAX_BACKOFF_SECONDS)

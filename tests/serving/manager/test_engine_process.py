@@ -47,6 +47,12 @@ def engine(order: EngineOrder) -> Iterator[EngineProcess]:
     wait_until(lambda: not engine.is_running(), "it has ended")
 
 
+def make_ready(engine: EngineProcess, now: float) -> None:
+    """Let the process that runs have reported that it serves."""
+    write_report(Path(engine.order.report), EngineReport(pid=engine.pid, state="ready"))
+    assert engine.poll(now) == "ready"
+
+
 def test_an_engine_that_crashes_on_and_on_is_restarted_later_and_later(engine: EngineProcess) -> None:
     lost_at = engine._started
     for crash in range(1, 9):
@@ -67,8 +73,7 @@ def test_the_time_that_an_engine_served_is_part_of_the_pause(
     engine.crashes = 4
     assert engine.poll(engine._started + MAX_BACKOFF_SECONDS) == "restarted"
     ready_at = engine._started + 1
-    write_report(Path(engine.order.report), EngineReport(pid=engine.pid, state="ready"))
-    assert engine.poll(ready_at) == "ready"
+    make_ready(engine, ready_at)
     psutil.Process(engine.pid).kill()
     psutil.Process(engine.pid).wait(WAIT_SECONDS)
     lost_at = ready_at + served
@@ -77,13 +82,30 @@ def test_the_time_that_an_engine_served_is_part_of_the_pause(
     assert engine.poll(lost_at + waits) == "restarted"
 
 
-def test_an_engine_that_served_long_enough_has_its_crashes_forgotten(engine: EngineProcess) -> None:
-    for expected in (2, 1):
-        assert engine.poll(engine._started + MAX_BACKOFF_SECONDS * 2) == "restarted"
-        psutil.Process(engine.pid).kill()
-        psutil.Process(engine.pid).wait(WAIT_SECONDS)
-        engine.poll(engine._started + (1 if expected == 2 else STABLE_SECONDS + 1))
-        assert engine.crashes == expected
+@pytest.mark.parametrize(
+    ("loaded", "served", "crashes"),
+    [
+        pytest.param(1.0, 1.0, 2, id="in a row"),
+        pytest.param(2 * STABLE_SECONDS, 1.0, 2, id="in a row, as loading is not serving"),
+        pytest.param(1.0, STABLE_SECONDS + 1, 1, id="long ago"),
+    ],
+)
+def test_an_engine_that_served_long_enough_has_its_crashes_forgotten(
+    engine: EngineProcess, loaded: float, served: float, crashes: int
+) -> None:
+    assert engine.poll(engine._started + MAX_BACKOFF_SECONDS) == "restarted"
+    ready_at = engine._started + loaded
+    make_ready(engine, ready_at)
+    psutil.Process(engine.pid).kill()
+    psutil.Process(engine.pid).wait(WAIT_SECONDS)
+    assert (engine.poll(ready_at + served), engine.crashes) == ("lost", crashes)
+
+
+def test_an_engine_that_never_came_to_serve_again_has_crashed_once_more(engine: EngineProcess) -> None:
+    assert engine.poll(engine._started + MAX_BACKOFF_SECONDS) == "restarted"
+    psutil.Process(engine.pid).kill()
+    psutil.Process(engine.pid).wait(WAIT_SECONDS)
+    assert (engine.poll(engine._started + 10 * STABLE_SECONDS), engine.crashes) == ("lost", 2)
 
 
 def test_an_engine_that_cannot_be_started_again_is_tried_again(engine: EngineProcess, order: EngineOrder) -> None:
