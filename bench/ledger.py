@@ -9,7 +9,7 @@ import asyncio
 import json
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
@@ -53,7 +53,7 @@ class Ledger(threading.Thread):
         self._over = threading.Event()
         self._labels: dict[tuple[str, str], str] = {}
         self.phase = "start"
-        self.pages: dict[str, Page] = {}
+        self.pages: defaultdict[str, Page] = defaultdict(Page)
         self.doomed: set[int] = set()
         self.versions: Counter[str] = Counter()
         self.error: BaseException | None = None
@@ -94,7 +94,7 @@ class Ledger(threading.Thread):
 
     async def _ask(self, path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Send one request and write down what became of it; whether the connection is still good."""
-        page, port = self.pages.setdefault(self.phase, Page()), writer.get_extra_info("sockname")[1]
+        page, port = self.pages[self.phase], writer.get_extra_info("sockname")[1]
         began = time.monotonic()
         try:
             writer.write(request_bytes(path))

@@ -65,7 +65,7 @@ STATES = (
         "page",
         "no-live-version",
         "{{ $labels.model }} has no live version",
-        "Its requests have got 503 for two minutes.",
+        "No version of it has answered for two minutes; requests get 503.",
     ),
     Alert(
         "HeadwaiterSwapFailed",
@@ -111,7 +111,7 @@ STATES = (
         "ticket",
         "drift",
         "{{ $labels.of }} of {{ $labels.model }}/{{ $labels.version }} has drifted from its baseline",
-        "The population stability index of the last hour is {{ $value | humanize }}, above 0.25.",
+        f"The population stability index of the last hour is {{{{ $value | humanize }}}}, above {DRIFT_LIMIT}.",
     ),
     Alert(
         "HeadwaiterRegistryUnreachable",

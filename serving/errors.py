@@ -17,6 +17,7 @@ ServingError
 ├── NotReady           503   no engine of that version answers now; Retry-After says when
 │   ├── EngineLost     503   the engine ended while it had the request
 │   └── NotLoaded      503   no engine of that version runs now; one is started for the request
+├── ClientGone         499   the client left before the answer; only metrics and logs show it
 ├── DeadlineExceeded   504   the answer did not come in time
 └── Failed             500   the model failed on this very input
 """

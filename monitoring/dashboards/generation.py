@@ -22,7 +22,13 @@ GLANCE = (
         width=5,
     ),
     stat("New tokens per second", "Of the selection.", "short", rate("generated_tokens_total"), width=5),
-    stat("Waiting rows", "Rows that wait for a place in the batch.", "short", total("waiting_rows"), width=4),
+    stat(
+        "Waiting rows",
+        "Sequences that wait to be admitted to the decode batch.",
+        "short",
+        total("waiting_rows"),
+        width=4,
+    ),
     stat(
         "Cache in use",
         "Of the fullest key-value cache.",
@@ -60,11 +66,11 @@ SPEED = (
 
 BATCH = (
     Panel(
-        "Running rows", "Rows that are generated for now.", "short", by(total, "running_rows", *MODEL_VERSION), width=6
+        "Running rows", "Sequences in the decode batch.", "short", by(total, "running_rows", *MODEL_VERSION), width=6
     ),
     Panel(
         "Waiting rows",
-        "Rows that wait for a place in the batch.",
+        "Sequences that wait to be admitted to the decode batch.",
         "short",
         by(total, "waiting_rows", *MODEL_VERSION),
         width=6,
@@ -79,7 +85,7 @@ BATCH = (
     ),
     Panel(
         "Preemptions",
-        "Rows that lost their place in the cache and begin again, a second.",
+        "Sequences that lost their place in the cache and are prefilled again, a second.",
         "short",
         by(rate, "preemptions_total", *MODEL_VERSION),
         width=6,

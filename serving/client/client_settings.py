@@ -1,4 +1,4 @@
-"""The settings of commands that ask a running server: `headwaiter status` and MLflow's deployments."""
+"""The settings of commands that ask a running server, and of MLflow's deployments."""
 
 import os
 from collections.abc import Mapping
@@ -14,7 +14,11 @@ class ClientSettings(msgspec.Struct, frozen=True):
     """What a client is set to."""
 
     api_key: Annotated[
-        str, Meta(description="Of a client: the key that headwaiter status and mlflow deployments show to a server.")
+        str,
+        Meta(
+            description="Of a client: the key that headwaiter status, headwaiter batch and mlflow deployments send to "
+            "a server."
+        ),
     ] = ""
 
     @classmethod

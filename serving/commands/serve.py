@@ -87,9 +87,9 @@ def serve(models: tuple[str, ...], deployments: bool, host: str, port: int, inse
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: it would keep a thread for each core of the machine
     os.environ["PYTHONPATH"], os.environ["PYTHONSAFEPATH"] = python_path(), "1"
-    with suppress(OSError):  # it is only sooner
+    with suppress(OSError):  # an optimisation: without it engines are spawned
         start_template(run.path, find_wanted(settings))
-    with suppress(OSError):  # it is only shown
+    with suppress(OSError):  # progress on the terminal, and nothing else
         watch_loading(run.path)
     options = ["--host", host, "--port", str(port), "--working-dir", str(run.path)]
     options += tls.options() if tls is not None else []

@@ -141,7 +141,7 @@ class Engine:
             self._isolate(batch, error)
             return
         if not _are_finite(arrays):
-            if len(batch) > 1 and self._model.form.has_block_attention:  # one such row makes others so
+            if len(batch) > 1 and self._model.form.has_block_attention:  # one row that is not finite can make others so
                 self._isolate(batch, FloatingPointError("not finite"))
                 return
             self._look_at_rows(batch, arrays)

@@ -15,17 +15,13 @@ logger = logging.getLogger("headwaiter.front")
 
 
 class Certificate:
-    """The certificate of one front. uvicorn reads it first, and its event loop brings the context of that here.
-
-    renewals: how often the files were taken up again.
-    """
+    """The certificate of one front. uvicorn reads it first, and its event loop brings the context of that here."""
 
     current: ClassVar["Certificate | None"] = None
     """Of this process, None without TLS."""
 
     def __init__(self, files: TlsFiles) -> None:
         self.files = files
-        self.renewals = 0
         self._contexts: list[ssl.SSLContext] = []
         self._seen = self._look()
         self._error = ""
@@ -64,7 +60,6 @@ class Certificate:
             self._error, self._seen = str(error), ()  # it is tried again
         else:
             self._error = ""
-            self.renewals += 1
             logger.info("the certificate %s is in use", self.files.certificate)
 
     def _look(self) -> tuple[object, ...]:

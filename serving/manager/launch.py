@@ -31,7 +31,8 @@ def engine_environ() -> dict[str, str]:
     cores, _ = usable_cores(own_groups())
     if cores < allowed_cores():  # a quota: unlike the affinity, thread pools do not see it
         environ.setdefault("OMP_NUM_THREADS", str(cores))
-    # Its idle threads must not spin on the fronts' cores, but for a moment (some µs), as sleeping and waking cost more.
+    # Its idle threads must not spin on the fronts' cores, but from one kernel to the next, as sleeping and waking cost
+    # more: see bench/NOTES.md, Passes side by side.
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environ.setdefault("GOMP_SPINCOUNT", "10000")
     environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: it starts its threads as soon as it is imported

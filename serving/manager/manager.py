@@ -163,7 +163,7 @@ class Manager:
         if self._rollouts is not None and self._watch.view.is_known:
             names = {reference.name for reference in self._watch.view.targets}
             states = {key: held.state for key, held in self._versions.items()}
-            is_begun = was_written and not self._rollouts.references()  # one under way writes itself
+            is_begun = was_written and not self._rollouts.references()  # else the leader changes it, too
             self._rollouts.step(now, names, states, at_once=was_nudged or is_begun)
             self._placement.judged = frozenset(self._rollouts.references())
             if self._startup.is_over:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from registry.rollout.plan import VersionNumber
 from registry.settings import DEFAULT_ALIAS
 
 SOCKET = "registry.sock"
@@ -17,7 +18,6 @@ MAX_ORDER_BYTES = 64 * 1024
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 OrderTexts = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, max_length=32)]
-VersionNumber = Annotated[str, msgspec.Meta(pattern=r"^\d{1,18}$")]
 """A version."""
 Alias = Annotated[str, msgspec.Meta(pattern=r"^[\w-]{1,255}$")]
 
