@@ -91,8 +91,8 @@ class Engine:
         """Whether the next batch may start beside those in flight. A row that must be alone shares no time either."""
         if len(self._in_flight) >= self._depth:
             return False
-        is_isolated = any(batch[0].row.is_isolated for batch, _ in self._in_flight)
-        return not self._in_flight or not (is_isolated or self._queue.is_next_isolated())
+        is_suspect = any(batch[0].row.is_suspect for batch, _ in self._in_flight)
+        return not self._in_flight or not (is_suspect or self._queue.is_next_suspect())
 
     def _patience(self) -> int | None:
         """Milliseconds until the next step has work; None where only a message or the pool makes work."""

@@ -35,7 +35,7 @@ class Heart:
         self._turn = 0
         self._expected = 0.0
         self._rows: Rows = {}
-        self._is_isolated = False
+        self._is_suspect = False
         self._written = 0.0
 
     def begin(self, entries: Iterable[Computed], expected_seconds: float, *, has_turned: bool = False) -> None:
@@ -44,11 +44,11 @@ class Heart:
         has_turned: whether the loop got on by that.
         """
         rows: Rows = {}
-        is_isolated = False
+        is_suspect = False
         for entry in entries:
             rows.setdefault(entry.client, []).append(entry.row.id)
-            is_isolated |= entry.row.is_isolated
-        self._rows, self._is_isolated, self._expected = rows, is_isolated, expected_seconds
+            is_suspect |= entry.row.is_suspect
+        self._rows, self._is_suspect, self._expected = rows, is_suspect, expected_seconds
         self._turn += has_turned
         self._write()
 
@@ -57,7 +57,7 @@ class Heart:
         self._turn += 1
         if time.monotonic() - self._written > BEAT_SECONDS:
             if is_idle:
-                self._rows, self._is_isolated, self._expected = {}, False, 0.0
+                self._rows, self._is_suspect, self._expected = {}, False, 0.0
             self._write()
 
     def close(self) -> None:
@@ -66,4 +66,4 @@ class Heart:
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        self._file.write(Pulse(self._turn, self._expected, self._is_isolated), self._rows)
+        self._file.write(Pulse(self._turn, self._expected, self._is_suspect), self._rows)

@@ -160,12 +160,11 @@ class Attempts:
         counted = [item.rows[0] for item in encoded.items] if loaded.task.generates else rows
         stages.tokens = sum([row.length for row in counted])
         stages.sent = time.perf_counter()
-        is_isolated = call.tracked.is_suspect
+        is_suspect = call.tracked.is_suspect
         row_caller = caller if loaded.task.generates else ""
-        if streams or is_isolated or row_caller:
+        if streams or is_suspect or row_caller:
             rows = [
-                msgspec.structs.replace(row, streams=streams, is_isolated=is_isolated, caller=row_caller)
-                for row in rows
+                msgspec.structs.replace(row, streams=streams, is_suspect=is_suspect, caller=row_caller) for row in rows
             ]
         while loaded.is_replaced and not loaded.accepting:
             await loaded.held.wait(rows, deadline, call.disconnected)

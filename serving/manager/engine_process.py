@@ -256,7 +256,7 @@ class EngineProcess:
         self.report = msgspec.structs.replace(self.report, state="failed", error=self.report.error or status)
         if not self.was_ready:
             return "failed"
-        self.is_poisoned = pulse is not None and pulse.is_isolated
+        self.is_poisoned = pulse is not None and pulse.is_suspect
         was_damaged, self._was_damaged = self._was_damaged, self.report.is_damaged
         is_cache_fault = self.report.is_damaged and not was_damaged  # the store's files may be whole
         if not (self.is_poisoned or is_cache_fault):

@@ -14,7 +14,7 @@ import msgspec
 FILE_BYTES = 1 << 16
 """Reserved on the disk at the start, so that a full disk stops no heartbeat. Rows that do not fit are left out."""
 _PULSE = struct.Struct("<Qd?I")
-"""turn, expected_seconds, is_isolated, and the size of the rows that follow as msgpack."""
+"""turn, expected_seconds, is_suspect, and the size of the rows that follow as msgpack."""
 
 Rows = dict[bytes, list[int]]
 """Rows that an engine computes: a front's ZeroMQ identity → its rows' ids."""
@@ -23,13 +23,13 @@ Rows = dict[bytes, list[int]]
 class Pulse(msgspec.Struct, frozen=True):
     """turn: counts each time that the loop got on; it stays the same while a forward pass is under way.
 
-    expected_seconds: how long the forward passes under way should take. is_isolated: whether they are of a row that
+    expected_seconds: how long the forward passes under way should take. is_suspect: whether they are of a row that
     must be alone, see `messages.Row`.
     """
 
     turn: int
     expected_seconds: float
-    is_isolated: bool = False
+    is_suspect: bool = False
 
 
 def heartbeat_path(address: str, pid: int) -> Path:
@@ -41,10 +41,10 @@ def read_pulse(path: Path) -> Pulse | None:
     """The last pulse; None where there is none."""
     try:
         with path.open("rb", buffering=0) as file:
-            turn, expected, is_isolated, _ = _PULSE.unpack(file.read(_PULSE.size))
+            turn, expected, is_suspect, _ = _PULSE.unpack(file.read(_PULSE.size))
     except (OSError, struct.error):
         return None
-    return Pulse(turn, expected, is_isolated)
+    return Pulse(turn, expected, is_suspect)
 
 
 def read_rows(path: Path) -> Rows | None:
@@ -86,7 +86,7 @@ class HeartbeatFile:
         packed = self._encoder.encode(rows)
         if len(packed) > FILE_BYTES - _PULSE.size:
             packed = self._encoder.encode(None)
-        self._put(_PULSE.pack(pulse.turn, pulse.expected_seconds, pulse.is_isolated, len(packed)) + packed)
+        self._put(_PULSE.pack(pulse.turn, pulse.expected_seconds, pulse.is_suspect, len(packed)) + packed)
 
     def close(self) -> None:
         """Beat no more; the file stays."""

@@ -40,7 +40,7 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     batch_key: rows share a batch only with rows of the same key; a task defines its values. deadline: seconds of
     the machine's monotonic clock, after which the answer is no longer wanted. payload: what else the task's
     `forward` needs of this row, in the task's own encoding. new_tokens: the most tokens to generate for it.
-    streams: whether tokens are sent as they are generated. is_isolated: whether no other row may share its forward
+    streams: whether tokens are sent as they are generated. is_suspect: whether no other row may share its forward
     pass, because an engine ended while it computed this one. caller: the name of the API key that asks, of a row
     to generate for; what an engine knows of the first tokens of one caller's prompts is used for no other's.
     """
@@ -54,7 +54,7 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     payload: bytes = b""
     new_tokens: Count = 0
     streams: bool = False
-    is_isolated: bool = False
+    is_suspect: bool = False
     caller: str = ""
 
     @property
@@ -168,13 +168,13 @@ class EncodedRow(msgspec.Struct, frozen=True, gc=False):
     payload: bytes = b""
     new_tokens: int = 0
     streams: bool = False
-    is_isolated: bool = False
+    is_suspect: bool = False
     caller: str = ""
 
     def to_row(self, row_id: int, deadline: float) -> Row:
         """Complete the row for sending."""
         row = (row_id, self.length, self.tokens, self.types, self.batch_key, deadline, self.payload)
-        return Row(*row, self.new_tokens, self.streams, self.is_isolated, self.caller)
+        return Row(*row, self.new_tokens, self.streams, self.is_suspect, self.caller)
 
 
 class Encoded(msgspec.Struct, Generic[Context], frozen=True):

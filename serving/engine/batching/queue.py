@@ -16,7 +16,7 @@ from serving.engine.batching.cost import Cost
 from serving.engine.batching.length_groups import choose_lengths
 from serving.wire.messages import Row
 
-GroupKey = tuple[bytes, int]
+RowKey = tuple[bytes, int]
 
 MAX_STALE = 1024
 """The deadline heap is rebuilt once it holds this many rows more than twice those that wait."""
@@ -26,14 +26,14 @@ MAX_STALE = 1024
 class Entry:
     """A queued row. client: the front's ZeroMQ identity. arrived: monotonic seconds. waits: False once it has left.
 
-    kind: entries of equal kind may share a batch. It is the row's batch key; an isolated row has a kind of its own.
+    key: entries of one key may share a batch. It is the row's batch key; a suspect row has a key of its own.
     """
 
     client: bytes
     row: Row
     arrived: float
     length: int
-    kind: str
+    key: str
     waits: bool = True
 
 
@@ -147,9 +147,9 @@ class Queue:
     """
 
     def __init__(self, *, is_packed: bool = False, batching: Batching = "any lengths") -> None:
-        self._entries: dict[GroupKey, Entry] = {}
+        self._entries: dict[RowKey, Entry] = {}
         self._order: deque[Entry] = deque()
-        self._kinds: dict[str, ByLength | InOrder] = {}
+        self._by_key: dict[str, ByLength | InOrder] = {}
         strict: dict[Batching, type[ByLength | InOrder]] = {"equal lengths": EqualLengths, "one row": OneByOne}
         self._waiting_class = strict.get(batching, InOrder if is_packed else ByLength)
         self._deadlines: list[tuple[float, int, Entry]] = []
@@ -162,12 +162,12 @@ class Queue:
     def add(self, client: bytes, row: Row, now: float) -> None:
         """Append a row. now: monotonic seconds."""
         self._added += 1
-        kind = f"{row.batch_key}\0{self._added}" if row.is_isolated else row.batch_key
-        entry = Entry(client, row, now, row.length, kind)
+        key = f"{row.batch_key}\0{self._added}" if row.is_suspect else row.batch_key
+        entry = Entry(client, row, now, row.length, key)
         self._entries[client, row.id] = entry
-        waiting = self._kinds.get(kind)
+        waiting = self._by_key.get(key)
         if waiting is None:
-            waiting = self._kinds[kind] = self._waiting_class()
+            waiting = self._by_key[key] = self._waiting_class()
         waiting.add(entry)
         self._order.append(entry)
         heappush(self._deadlines, (row.deadline, self._added, entry))
@@ -202,17 +202,17 @@ class Queue:
         if not self._entries:
             return []
         oldest = self._oldest()
-        waiting = self._kinds[oldest.kind]
+        waiting = self._by_key[oldest.key]
         batch = waiting.choose(oldest, cost)
         for entry in batch:
             self._leave(entry)
         if not waiting:
-            del self._kinds[oldest.kind]
+            del self._by_key[oldest.key]
         return batch
 
-    def is_next_isolated(self) -> bool:
+    def is_next_suspect(self) -> bool:
         """Whether the oldest row must be alone in its batch."""
-        return bool(self._entries) and self._oldest().row.is_isolated
+        return bool(self._entries) and self._oldest().row.is_suspect
 
     def _oldest(self) -> Entry:
         """The oldest row of at least one."""
@@ -223,10 +223,10 @@ class Queue:
     def _drop(self, entry: Entry) -> None:
         """Remove a row that is cancelled or expired."""
         self._leave(entry)
-        waiting = self._kinds[entry.kind]
+        waiting = self._by_key[entry.key]
         waiting.drop(entry)
         if not waiting:
-            del self._kinds[entry.kind]
+            del self._by_key[entry.key]
 
     def _leave(self, entry: Entry) -> None:
         entry.waits = False

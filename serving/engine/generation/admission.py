@@ -91,17 +91,17 @@ def plan_admission(
     return plan
 
 
-def heed_isolated(waiting: Iterable[Sequence], running: list[Sequence]) -> list[Sequence]:
+def heed_suspects(waiting: Iterable[Sequence], running: list[Sequence]) -> list[Sequence]:
     """The waiting sequences that may be admitted now where some must be alone, because an engine ended with them.
 
     Such a one is admitted once nothing runs, and nothing else until it has left. waiting: in order of priority.
     """
     waiting = list(waiting)
-    if any(each.row.is_isolated for each in running):
+    if any(each.row.is_suspect for each in running):
         return []
-    if waiting and waiting[0].row.is_isolated:
+    if waiting and waiting[0].row.is_suspect:
         return [] if running else waiting[:1]
-    return list(takewhile(lambda each: not each.row.is_isolated, waiting))
+    return list(takewhile(lambda each: not each.row.is_suspect, waiting))
 
 
 def has_room(rows: list[Sequence], search_tokens: int, limits: SchedulerLimits) -> bool:

@@ -21,7 +21,7 @@ from dataclasses import replace
 import torch
 from transformers import StopStringCriteria
 
-from serving.engine.generation.admission import SchedulerLimits, heed_isolated, plan_admission
+from serving.engine.generation.admission import SchedulerLimits, heed_suspects, plan_admission
 from serving.engine.generation.causal_decoder import CausalDecoder
 from serving.engine.generation.decoder import Decoder
 from serving.engine.generation.prefix_cache import BLOCK_TOKENS, PrefixCache
@@ -70,7 +70,7 @@ class Scheduler:
         self._meter: GenerationMeter | None = None
         self.announce: Callable[[Iterable[Sequence]], None] = lambda _: None
         """Called before each step with the sequences that it computes."""
-        self._has_isolated = False
+        self._has_suspects = False
         self._waiting = WaitingSequences()
         self._prefilled_tokens = 0
 
@@ -134,7 +134,7 @@ class Scheduler:
             self._replies.refuse(client, row.id, "the row's sampling could not be set up")
             return
         self._waiting.add(sequence)
-        self._has_isolated |= row.is_isolated
+        self._has_suspects |= row.is_suspect
 
     def _check_search(self, sequence: Sequence) -> None:
         """Raise UnfitSettings for a beam search that needs more positions than the key-value cache has.
@@ -221,11 +221,11 @@ class Scheduler:
 
     def _admissible(self) -> Iterable[Sequence]:
         """The waiting sequences that may be admitted now, in order of priority."""
-        if not self._has_isolated:
+        if not self._has_suspects:
             return self._waiting
         running = self._runner.sequences()
-        self._has_isolated = any(each.row.is_isolated for each in (*running, *self._waiting))
-        return heed_isolated(self._waiting, running)
+        self._has_suspects = any(each.row.is_suspect for each in (*running, *self._waiting))
+        return heed_suspects(self._waiting, running)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Let a running sequence wait again."""

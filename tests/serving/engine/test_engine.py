@@ -176,10 +176,10 @@ def ask(tmp_path: Path, model: Model, rows: Sequence[Row]) -> tuple[dict[int, st
     return replies, raised[0] if raised else None, read_rows(path)
 
 
-def rows_of(model: Model, *tokens: int, is_isolated: bool = False) -> list[Row]:
+def rows_of(model: Model, *tokens: int, is_suspect: bool = False) -> list[Row]:
     kind = model.task.probe(model.contract, 8).batch_key
     return [
-        Row(number, 5, numpy.full(5, token, numpy.int32).tobytes(), b"", kind, 1e12, is_isolated=is_isolated)
+        Row(number, 5, numpy.full(5, token, numpy.int32).tobytes(), b"", kind, 1e12, is_suspect=is_suspect)
         for number, token in enumerate(tokens)
     ]
 
@@ -239,7 +239,7 @@ def test_an_engine_whose_device_is_broken_ends_and_blames_no_row(tmp_path: Path,
 def test_of_rows_that_must_be_alone_only_the_one_that_breaks_the_device_was_computed(
     tmp_path: Path, broken_by_13: Model
 ) -> None:
-    replies, raised, computed = ask(tmp_path, broken_by_13, rows_of(broken_by_13, 5, 13, 6, is_isolated=True))
+    replies, raised, computed = ask(tmp_path, broken_by_13, rows_of(broken_by_13, 5, 13, 6, is_suspect=True))
     assert replies == {0: "answer"}
     assert isinstance(raised, EngineError)
     assert computed == {b"front": [1]}
@@ -262,7 +262,7 @@ def test_a_row_that_gives_nan_ends_no_engine_and_has_it_checked_now_and_then(
     monkeypatch.setattr(broken_by_13, "raises", False)
     monkeypatch.setattr(Device, "is_sticky", False)
     monkeypatch.setattr("serving.engine.recheck.PAUSE_SECONDS", 1000.0)
-    rows = rows_of(broken_by_13, *[13] * 8, is_isolated=True)
+    rows = rows_of(broken_by_13, *[13] * 8, is_suspect=True)
     replies, raised, _ = ask(tmp_path, broken_by_13, rows)
     assert (replies, raised) == (dict.fromkeys(range(8), "answer"), None)
     assert broken_by_13.checks == 2, "before the first row, and after it"

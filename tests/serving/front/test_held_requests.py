@@ -251,7 +251,7 @@ def test_what_an_engine_was_computing_when_it_ended_is_computed_alone(make_front
         link: Any = Rows(lambda waiter: next(plays)(waiter))
         front.routing._loaded["m", "1"].accepting = [link]
         await ask(front)
-        return [row.is_isolated for row in link.rows]
+        return [row.is_suspect for row in link.rows]
 
     assert run(work) == [False, False, True]
 

@@ -38,7 +38,7 @@ def end(server: Server, pulse: Pulse) -> None:
     server.settle(2.0)
 
 
-TOGETHER, ALONE = Pulse(1, 0.1), Pulse(1, 0.1, is_isolated=True)
+TOGETHER, ALONE = Pulse(1, 0.1), Pulse(1, 0.1, is_suspect=True)
 
 
 def test_a_row_that_ends_two_engines_counts_for_none_of_them(server: Server) -> None:

@@ -190,15 +190,15 @@ def test_a_row_that_must_be_alone_is_a_batch_of_its_own_and_keeps_its_place(
 ) -> None:
     queue = Queue(is_packed=is_packed)
     for index, (client, length, batch_key) in enumerate(entries):
-        queue.add(client, replace_fields(row(index, length, batch_key), is_isolated=index in alone), now=float(index))
+        queue.add(client, replace_fields(row(index, length, batch_key), is_suspect=index in alone), now=float(index))
     waiting = set(range(len(entries)))
     while waiting:
-        assert queue.is_next_isolated() == (min(waiting) in alone)
+        assert queue.is_next_suspect() == (min(waiting) in alone)
         ids = {entry.row.id for entry in queue.choose(COST)}
         assert min(waiting) in ids
         assert not ids & alone or len(ids) == 1
         waiting -= ids
-    assert not queue.is_next_isolated()
+    assert not queue.is_next_suspect()
     assert not queue.choose(COST)
 
 

@@ -107,7 +107,7 @@ def test_a_row_that_must_be_alone_is_written_by_itself_in_its_turn() -> None:
     scheduler.announce = lambda sequences: told.append([each.row.id for each in sequences])
     for number in range(5):
         each = row(number, prompt_of(number), max_new_tokens=6, num_beams=2 if number == 2 else None)
-        scheduler.add(b"f", msgspec.structs.replace(each, is_isolated=number in (1, 2)), 0.0)
+        scheduler.add(b"f", msgspec.structs.replace(each, is_suspect=number in (1, 2)), 0.0)
     finish(scheduler, found)
     assert found.finishes.keys() == set(range(5))
     assert all(len(ids) == 1 for ids in told if {1, 2} & set(ids))
