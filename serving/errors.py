@@ -45,6 +45,11 @@ def mlflow_code(status: int) -> str:
     return MLFLOW_CODES.get(status, "INVALID_PARAMETER_VALUE" if 400 <= status < 500 else "INTERNAL_ERROR")
 
 
+FAILED_ON_INPUT = "the model failed on this input: change it or leave it out; the server's log tells the kind of error"
+NOT_FINITE = (
+    "the model answered with a number that is not finite, as after an overflow: change the input or leave it out, or "
+    "log the model with dtype float32"
+)
 MAX_MESSAGE = 4000
 """Characters of a message. Of a longer one the middle is left out: it quotes a value, and ends with the way out."""
 

@@ -19,7 +19,7 @@ from serving.engine.heart import Heart
 from serving.engine.model import cut
 from serving.engine.recheck import Recheck
 from serving.engine.socket_loop import SocketLoop
-from serving.errors import EngineError
+from serving.errors import FAILED_ON_INPUT, EngineError
 from serving.wire.messages import Failure, Outputs, pack
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class Engine:
             except Exception as own:  # as above
                 self._check_model(own)
                 logger.error("the model failed on a row: %s", type(own).__name__, extra={"fields": self._meter.fields})
-                self._loop.reply(entry.client, Failure([entry.row.id], "failed", "the model failed on this input"))
+                self._loop.reply(entry.client, Failure([entry.row.id], "failed", FAILED_ON_INPUT))
             else:
                 self._look_at_rows([entry], arrays)
                 self._send([entry], arrays, forward_pass.seconds)

@@ -20,7 +20,7 @@ import zmq
 from serving.engine.assembly import make_engine
 from serving.engine.loading import Loaded, load_engine
 from serving.engine.process_state import prepare_process
-from serving.errors import EngineError, Failed, ServingError, Unprocessable
+from serving.errors import NOT_FINITE, EngineError, Failed, ServingError, Unprocessable
 from serving.tasks.base.generated_text import to_arrays
 from serving.tasks.base.request import convert_request
 from serving.wire.engine_orders import EngineOrder
@@ -163,7 +163,7 @@ class _Call:
                 has_tokens = self._task.has_tokens(self._waiting[row_id][3])
                 own = [array[at, :length] if has_tokens else array[at] for array in arrays]
                 if not all(numpy.isfinite(array).all() for array in own):
-                    raise self._failed(row_id, "the model answered with a number that is not finite")
+                    raise self._failed(row_id, NOT_FINITE)
                 self._take(row_id, own)
         elif isinstance(message, Failure):
             raise self._failed(message.ids[0], message.message, is_refused=message.reason == "refused")

@@ -16,7 +16,7 @@ import msgspec
 import numpy
 import zmq
 
-from serving.errors import DeadlineExceeded, EngineLost, Failed, ServingError, Unprocessable
+from serving.errors import NOT_FINITE, DeadlineExceeded, EngineLost, Failed, ServingError, Unprocessable
 from serving.front.admission import QueueShare
 from serving.front.waiter import Waiter
 from serving.tasks.base.task import AnyTask
@@ -209,7 +209,7 @@ class EngineLink:
             has_tokens = self._task.has_tokens(row.batch_key)
             own = [array[index, :length] if has_tokens else array[index] for array in arrays]
             if not finite and not all(numpy.isfinite(array).all() for array in own):
-                waiter.fail(Failed("the model answered with a number that is not finite"))
+                waiter.fail(Failed(NOT_FINITE))
             else:
                 waiter.put(position, own, message.forward_seconds)
 

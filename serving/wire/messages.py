@@ -92,14 +92,13 @@ class Outputs(msgspec.Struct, array_like=True, tag=0):
     """The head's arrays for some rows of one batch; each array's first dimension is the rows, in the order of ids.
 
     lengths: tokens of each row; a per-token array is padded to the batch's longest row. forward_seconds: duration of
-    the batch's forward pass. last: whether these rows are complete.
+    the batch's forward pass.
     """
 
     ids: list[int]
     lengths: list[int]
     arrays: list[Array]
     forward_seconds: float
-    last: bool = True
 
 
 class TokenDelta(msgspec.Struct, array_like=True, gc=False):

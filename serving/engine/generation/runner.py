@@ -14,10 +14,11 @@ from serving.engine.generation.beam_search import BeamSearch
 from serving.engine.generation.decode_batch import DecodeBatch
 from serving.engine.generation.decoder import Decoder
 from serving.engine.generation.replies import Replies
-from serving.engine.generation.sampling import NOT_FINITE, NextToken
+from serving.engine.generation.sampling import NextToken
 from serving.engine.generation.sequence import Sequence
 from serving.engine.meter import EngineMeter, GenerationMeter
 from serving.engine.recheck import Recheck
+from serving.errors import FAILED_ON_INPUT, NOT_FINITE
 
 logger = logging.getLogger("headwaiter.engine")
 
@@ -186,4 +187,4 @@ class ModelRunner:
         if not self._is_of_input(error) or self._recheck.is_due():
             self._check_model()
         for sequence in sequences:
-            self._replies.fail(sequence, "the model failed on this input")
+            self._replies.fail(sequence, FAILED_ON_INPUT)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, assert_never, get_args
 import numpy
 import torch
 
+from serving.errors import NOT_FINITE
 from serving.wire.messages import Row, SamplingSettings
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ MIN_TEMPERATURE = 1e-5
 far less are no numbers any more."""
 MAX_TOP_K = 1024
 """Up to this `top_k` the best tokens are found without sorting all. Untuned."""
-NOT_FINITE = "the model answered with a number that is not finite"
 RULE_FAILED = "a sampling rule failed on this text"
 DEFAULTS: dict[str, bool | int | float] = {
     "do_sample": False,
