@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,10 +26,19 @@ of a request, and how often it is sent again. MLflow's own (3.17): 120 and 7, wh
 PATIENCE_OF_UPLOADS = {RETRIES: "3"}
 """12 seconds of pauses. MLflow's own timeout stays: its server answers once its artifact store has the whole file."""
 
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+"""MLflow's variables by which it calls nobody, and draws nothing."""
+
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ALIAS = re.compile(r"[\w-]{1,255}")
 """MLflow's own rule (3.17, `mlflow.utils.validation`)."""
+
+
+def prepare_mlflow(environ: MutableMapping[str, str], *, uploads: bool = False) -> None:
+    """Set MLflow's variables that are not set, before it is imported. uploads: whether the process sends artifacts."""
+    for variable, value in (QUIET | (PATIENCE_OF_UPLOADS if uploads else PATIENCE)).items():
+        environ.setdefault(variable, value)
 
 
 class RegistrySettings(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from bentoml.exceptions import BentoMLException
 
 from registry.environment import InvalidSetting, settings_of
-from registry.settings import PATIENCE
+from registry.settings import prepare_mlflow
 from serving.runtime.deferred_proxy import defer_proxy
 from serving.runtime.exposure import bound_host, check_access, check_exposure
 from serving.runtime.logs import set_up_logging
@@ -99,10 +99,7 @@ class ManagerService:
         from serving.manager.rollout.keeper import RolloutKeeper
 
         set_up_logging()
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        for variable, value in PATIENCE.items():
-            os.environ.setdefault(variable, value)
+        prepare_mlflow(os.environ)
         settings = ServingSettings.from_environment()
         self._loop = Manager(settings, rollouts=partial(RolloutKeeper, settings))
         self._desk = RegistryDesk(settings)

@@ -4,7 +4,7 @@ import os
 
 import click
 
-from registry.settings import PATIENCE, PATIENCE_OF_UPLOADS
+from registry.settings import prepare_mlflow
 from serving.commands.batch import batch
 from serving.commands.deploy import deploy
 from serving.commands.doctor import doctor
@@ -25,13 +25,9 @@ from serving.runtime.logs import hide_secrets
 def main(context: click.Context) -> None:
     """Serve fine-tuned Hugging Face models from an MLflow registry: the right head, batched, versioned, measured."""
     hide_secrets()
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    prepare_mlflow(os.environ, uploads=context.invoked_subcommand == log_command.name)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    uploads = context.invoked_subcommand == log_command.name
-    for variable, value in (PATIENCE_OF_UPLOADS if uploads else PATIENCE).items():
-        os.environ.setdefault(variable, value)
 
 
 for command in (

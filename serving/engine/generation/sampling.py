@@ -25,7 +25,7 @@ logger = logging.getLogger("headwaiter.engine")
 Way = Literal["best", "sorted", "all"]
 """The candidates that a token is drawn from: the best few, all tokens sorted by score, or all tokens as they are."""
 
-MAX_INTEGER = 2**31 - 1
+MAX_STATED_TOP_K = 2**31 - 1
 """The largest `top_k`: a checkpoint's own is lowered to it. No vocabulary has as many tokens, and a tensor of torch
 holds no number beyond 64 bits."""
 MIN_TEMPERATURE = 1e-5
@@ -81,7 +81,7 @@ class Sampler:
         self.is_drawn = bool(settled("do_sample"))
         temperature = float(settled("temperature"))
         self.temperature = max(MIN_TEMPERATURE, temperature) if temperature > 0 else temperature
-        self.top_k = min(int(settled("top_k")), MAX_INTEGER)
+        self.top_k = min(int(settled("top_k")), MAX_STATED_TOP_K)
         self.top_p = float(settled("top_p"))
         self.beams = int(settled("num_beams"))
         self.rank = 0 if self.is_drawn else settings.rank
