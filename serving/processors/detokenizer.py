@@ -7,7 +7,7 @@ character. Of byte-fallback tokenizers (Llama's first ones) it holds bytes that 
 text that the whole decode does not begin with, or raises "Invalid prefix encountered", which would end the row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from serving.processors.clean_up import Cleaner
@@ -20,12 +20,16 @@ PATIENCE_TOKENS = 8
 """Some decoders replace a whole run of bytes while its last character is incomplete. For this many tokens the whole run
 is held back. Untuned: twice the tokens that one character can take."""
 MAX_NEWEST_TOKENS = 32
-"""More tokens than this are not decoded again and again where they complete nothing: they may be special tokens, which
-have no text, or bytes that are no character. Untuned."""
+"""More tokens than this are not decoded again and again where they complete nothing: they have no text, or are bytes
+that are no character. Untuned."""
 
 
 class TokenReader(Protocol):
     """Decodes token ids to text, as `TextEncoder` does."""
+
+    @property
+    def special_ids(self) -> Collection[int]:
+        """Ids of special tokens, which `read` leaves out."""
 
     def read(self, ids: Sequence[int]) -> str:
         """Decode ids, without special tokens."""
@@ -47,8 +51,11 @@ class Detokenizer:
 
     def push(self, ids: Sequence[int]) -> str:
         """Append tokens; the text that they complete, which may be empty."""
-        self._newest.extend(ids)
-        self._unfinished += len(ids)
+        shown = [each for each in ids if each not in self._encoder.special_ids]
+        if not shown:
+            return ""
+        self._newest.extend(shown)
+        self._unfinished += len(shown)
         text = self._read()
         held = len(text) - len(text.rstrip(UNFINISHED))
         if self._unfinished > PATIENCE_TOKENS:

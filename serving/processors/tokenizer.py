@@ -65,9 +65,10 @@ count_tokens: ContextVar[Callable[[int], None]] = ContextVar("count_tokens", def
 class TextEncoder:
     """The tokenizer of one version. Safe for several threads.
 
-    exact: neither truncates nor pads; not to be changed. max_tokens: of a row. absent: special tokens without an
-    embedding, by id. subword_prefix: WordPiece's prefix of a word's later tokens, None for other tokenizers.
-    cleans_up: whether texts for clients pass `clean_up`. truncation_side: that is cut off where a request names none.
+    exact: neither truncates nor pads; not to be changed. max_tokens: of a row. special_ids: of special tokens, which
+    `read` leaves out. absent: special tokens without an embedding, by id. subword_prefix: WordPiece's prefix of a
+    word's later tokens, None for other tokenizers. cleans_up: whether texts for clients pass `clean_up`.
+    truncation_side: that is cut off where a request names none.
     """
 
     def __init__(self, folder: Path, contract: Contract) -> None:
@@ -84,9 +85,10 @@ class TextEncoder:
         self._is_text_first = contract.processor.padding_side == "left"
         self.max_tokens = contract.max_tokens
         self.cleans_up = contract.processor.cleans_up is True
+        added = self.exact.get_added_tokens_decoder()
+        self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self.absent: dict[int, str] = {}
         if not contract.derived:  # records of format 1 have the number of tokens, which ids with gaps exceed
-            added = self.exact.get_added_tokens_decoder()
             self.absent = {
                 token_id: token.content
                 for token_id, token in added.items()

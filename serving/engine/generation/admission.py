@@ -15,6 +15,8 @@ from serving.engine.generation.sequence import Sequence
 MIN_ADMITTED_TOKENS = 32
 """A sequence generates at least this many tokens before it can be preempted. Untuned; see bench/NOTES.md, Writing
 texts, for what a prefill and a step take."""
+SEARCH_SHARE = 0.5
+"""Of the cache, for beam searches: the rest is left to other sequences, which a search keeps waiting to its end."""
 MAX_ISOLATED = 4
 """Isolated sequences at a time. Every other row waits for each of their steps: see bench/NOTES.md, Writing texts."""
 
@@ -60,6 +62,7 @@ def plan_admission(
     """
     plan, running = Admission(), list(running)
     costs: list[int] = []
+    isolated_wait = False
     if max_tokens <= 0:
         return plan
     for sequence in waiting:
@@ -71,21 +74,20 @@ def plan_admission(
             own, added, search = cost(sequence), [sequence], search_tokens
             if plan.prefill and (len(plan.prefill) + 1) * width(max(own, *costs)) > max_tokens:
                 break
-            if sequence.is_isolated and not may_isolate(sequence, [*running, *plan.prefill], limits):
-                continue
-        while not has_room([*running, *plan.prefill, *added], search, limits):
-            victim = choose_victim(sequence, running)
-            if victim is None:
-                break
-            running.remove(victim)
-            plan.preempt.append(victim)
-        if not has_room([*running, *plan.prefill, *added], search, limits):
+            if sequence.is_isolated:
+                isolated_wait |= not may_isolate(sequence, [*running, *plan.prefill], limits)
+                if isolated_wait:  # later ones would take what it waits for
+                    continue
+        victims = find_victims(sequence, running, [*plan.prefill, *added], search, limits)
+        if victims is None:
             break
+        plan.preempt += victims
+        running = [each for each in running if each not in victims]
         if added:
             plan.prefill += added
             costs.append(own)
         else:
-            plan.search = group_for_search(sequence, waiting, [*running, *plan.prefill], limits)
+            plan.search = group_for_search(sequence, waiting, [*running, *plan.prefill], limits, width)
             search_tokens = count_search(plan.search)
     plan.prefill = nearest_in_cost(plan.prefill, costs, limits, width)
     return plan
@@ -131,6 +133,23 @@ def may_isolate(sequence: Sequence, others: list[Sequence], limits: SchedulerLim
     return not isolated or (len(isolated) < MAX_ISOLATED and fits)
 
 
+def find_victims(
+    sequence: Sequence, running: list[Sequence], added: list[Sequence], search_tokens: int, limits: SchedulerLimits
+) -> list[Sequence] | None:
+    """The running sequences that are preempted for `sequence`; None where there is no room for it even then.
+
+    added: what is admitted with it. search_tokens: of the beam search beside all.
+    """
+    victims: list[Sequence] = []
+    while not has_room([*running, *added], search_tokens, limits):
+        victim = choose_victim(sequence, running)
+        if victim is None:
+            return None
+        running = [each for each in running if each is not victim]
+        victims.append(victim)
+    return victims
+
+
 def choose_victim(sequence: Sequence, running: list[Sequence]) -> Sequence | None:
     """The running sequence of the latest priority, if it may be preempted for `sequence`."""
     candidates = [
@@ -153,19 +172,28 @@ def nearest_in_cost(
 
 
 def group_for_search(
-    sequence: Sequence, waiting: Iterable[Sequence], running: list[Sequence], limits: SchedulerLimits
+    sequence: Sequence,
+    waiting: Iterable[Sequence],
+    running: list[Sequence],
+    limits: SchedulerLimits,
+    width: Callable[[int], int],
 ) -> list[Sequence]:
     """Waiting sequences of the same settings that one beam search takes beside those that run; with a seed `sequence`
-    alone.
+    alone. Several take at most `SEARCH_SHARE` of the cache.
 
     Rules of the checkpoint see the tokens before a text, so they need prompts of one length: these have no padding.
     """
     if sequence.settings.seed is not None:
         return [sequence]
-    alike = [other for other in waiting if other.row.payload == sequence.row.payload]
+    alike = (other for other in waiting if other.row.payload == sequence.row.payload)
     if not sequence.sampler.is_plain:
-        alike = [other for other in alike if len(other.prompt) == len(sequence.prompt)]
-    longest = max(other.max_length for other in alike)
-    free = limits.cache_tokens - count_batched(running)
-    fitting = min(limits.max_rows, free // longest) // sequence.sampler.beams
-    return alike[: max(1, fitting)]
+        alike = (other for other in alike if len(other.prompt) == len(sequence.prompt))
+    most = min(limits.cache_tokens - count_batched(running), int(SEARCH_SHARE * limits.cache_tokens))
+    group: list[Sequence] = []
+    for other in alike:
+        grown = [*group, other]
+        is_wide = len(grown) * sequence.sampler.beams > limits.max_rows or count_search(grown) > most
+        if group and (is_wide or len(grown) * width(max(each.length for each in grown)) > limits.pass_tokens):
+            break
+        group = grown
+    return group

@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from serving.engine.generation.sequence import Sequence
 
 
-SETTINGS = (
-    *("do_sample", "temperature", "top_k", "top_p", "repetition_penalty"),
-    *("num_beams", "length_penalty", "early_stopping", "min_new_tokens", "forced_bos_token_id"),
-)
-"""Arguments of `generate`, named as in `SamplingSettings`."""
+SETTINGS = ("num_beams", "length_penalty", "early_stopping", "min_new_tokens", "forced_bos_token_id")
+"""Arguments of `generate`, named as in `SamplingSettings`, beside those that a `Sampler` bounds."""
 
 
 class _Closed(BaseException):
@@ -127,6 +124,7 @@ class BeamSearch:
         """The new tokens of each sequence, in a place of its own among the best where its settings say so."""
         settings, decoder = self._all[0].settings, self._decoder
         given = {name: value for name in SETTINGS if (value := getattr(settings, name)) is not None}
+        given |= self._all[0].sampler.given
         rank = self._all[0].sampler.rank
         if settings.seed is not None:
             torch.manual_seed(settings.seed)

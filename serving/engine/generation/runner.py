@@ -52,6 +52,12 @@ class ModelRunner:
         return searched + sum(len(batch.sequences) for batch in self._batches)
 
     @property
+    def step_tokens(self) -> int:
+        """Tokens of the next step: one of each sequence, and of each beam of a search."""
+        beams = sum(each.sampler.beams for each in self._search.sequences) if self._search else 0
+        return beams + sum(len(batch.sequences) for batch in self._batches)
+
+    @property
     def search_tokens(self) -> int:
         """Positions of the cache that the running beam search may come to; 0 without one. Only one runs at a time."""
         return self._search.max_cached_tokens if self._search else 0

@@ -31,6 +31,8 @@ holds no number beyond 64 bits."""
 MIN_TEMPERATURE = 1e-5
 """A lower one that a request gives is this one, which takes the likeliest token as surely. Scores that are divided by
 far less are no numbers any more."""
+MIN_PENALTY = 1e-3
+"""A lower `repetition_penalty` is this one, which repeats as surely. Scores are divided by it, also in float16."""
 MAX_TOP_K = 1024
 """Up to this `top_k` the best tokens are found without sorting all. Untuned."""
 RULE_FAILED = "a sampling rule failed on this text"
@@ -66,7 +68,7 @@ class Sampler:
     """How one row's tokens are chosen. Its settings come before the checkpoint's `generation_config`.
 
     is_drawn: whether tokens are drawn; else the likeliest is taken. beams: of a search, 1 for none. rank: which of its
-    texts, from 0, best first.
+    texts, from 0, best first. given: arguments of `generate` by which it chooses alike.
     """
 
     def __init__(self, module: "PreTrainedModel", settings: SamplingSettings, row: Row) -> None:
@@ -89,6 +91,10 @@ class Sampler:
         self.top = settings.top
         self._random = random.Random(settings.seed)  # noqa: S311  # no secret depends on it
         penalty = float(settled("repetition_penalty"))
+        penalty = max(MIN_PENALTY, penalty) if penalty > 0 else penalty
+        self.given: dict[str, bool | int | float] = {"do_sample": self.is_drawn, "repetition_penalty": penalty}
+        if self.is_drawn:
+            self.given |= {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
         warped: tuple[float | None, int | None, float | None] = (None, None, None)
         if self.is_drawn and any(getattr(config, name, None) not in PLAIN_RULES[name] for name in AFTER_TEMPERATURE):
             warped = (self.temperature, self.top_k, self.top_p)

@@ -21,7 +21,13 @@ from dataclasses import replace
 import torch
 from transformers import StopStringCriteria
 
-from serving.engine.generation.admission import SchedulerLimits, heed_suspects, plan_admission
+from serving.engine.generation.admission import (
+    SEARCH_SHARE,
+    SchedulerLimits,
+    count_search,
+    heed_suspects,
+    plan_admission,
+)
 from serving.engine.generation.causal_decoder import CausalDecoder
 from serving.engine.generation.decoder import Decoder
 from serving.engine.generation.prefix_cache import BLOCK_TOKENS, PrefixCache
@@ -95,7 +101,7 @@ class Scheduler:
     def step_tokens(self) -> int:
         """The most tokens that the next step computes: of the running sequences, and of a prefill."""
         first = next(iter(self._waiting), None)
-        return self.running + (0 if first is None else max(MAX_PREFILL_TOKENS, first.length))
+        return self._runner.step_tokens + (0 if first is None else max(MAX_PREFILL_TOKENS, first.length))
 
     @property
     def running(self) -> int:
@@ -137,16 +143,16 @@ class Scheduler:
         self._has_suspects |= row.is_suspect
 
     def _check_search(self, sequence: Sequence) -> None:
-        """Raise UnfitSettings for a beam search that needs more positions than the key-value cache has.
+        """Raise UnfitSettings for a beam search that needs more positions than searches may take of the cache.
 
         A search with at most the checkpoint's own number of beams is never refused.
         """
         asked = sequence.settings.num_beams or 1
-        needed, limit = sequence.sampler.beams * sequence.max_length, self._limits.cache_tokens
+        needed, limit = count_search([sequence]), int(SEARCH_SHARE * self._limits.cache_tokens)
         if asked > (self.decoder.module.generation_config.num_beams or 1) and needed > limit:
             raise UnfitSettings(
                 f"parameters.num_beams is {asked}: beams of up to {sequence.max_length:,} tokens each take {needed:,} "
-                f"positions of the cache, which has {limit:,}: ask for fewer beams, or for fewer new tokens"
+                f"positions of the cache, which has {limit:,} for searches: ask for fewer beams or new tokens"
             )
 
     @torch.inference_mode()

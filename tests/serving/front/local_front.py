@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 
@@ -46,6 +46,7 @@ class Letters(Task[Any, GenerationParameters, None]):
 
 class Alphabet:
     cleans_up = False
+    special_ids: ClassVar[frozenset[int]] = frozenset()
 
     def read(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return "".join(chr(ord("a") + each) for each in ids)

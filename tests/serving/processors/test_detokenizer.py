@@ -23,6 +23,8 @@ class Encoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        added = tokenizer.get_added_tokens_decoder()
+        self.special_ids = {token_id for token_id, token in added.items() if token.special}
 
     def read(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
@@ -80,6 +82,19 @@ def test_bytes_that_are_no_character_are_given_before_the_end() -> None:
     found = pieces(tokenizer, [tokenizer.token_to_id("<0xE6>")] * 40)
     assert "".join(found) == "\ufffd" * 40
     assert len("".join(found[:-1])) >= 40 - MAX_UNFINISHED
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "unigram", "wordpiece"])
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_special_tokens_leave_the_text_as_it_is_without_them(kind: str, data: st.DataObject) -> None:
+    """Many of them in a row, too: what is decoded next looks at the last token that has a text."""
+    tokenizer = TOKENIZERS[kind]()
+    special = sorted(Encoder(tokenizer).special_ids)
+    some = st.integers(0, tokenizer.get_vocab_size() - 1).map(lambda token: [token])
+    run = st.sampled_from(special).map(lambda token: [token] * (MAX_NEWEST_TOKENS + 8))
+    ids = [token for part in data.draw(st.lists(some | run, max_size=12)) for token in part]
+    assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("unfinished", [[0xE6], [0xF0, 0x9F, 0x98], [0x80], [0xC3, 0x28]])

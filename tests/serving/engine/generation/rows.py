@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import torch
@@ -39,6 +39,8 @@ def load(family: str, auto_class: str = "", dtype: torch.dtype = torch.float32) 
 
 class Encoder:
     """Reads each token as a letter, so that stop strings can be asked for."""
+
+    special_ids: ClassVar[frozenset[int]] = frozenset()
 
     def read(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
         return "".join(chr(ord("a") + token % 26) for token in ids)

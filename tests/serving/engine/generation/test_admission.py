@@ -132,6 +132,38 @@ def test_running_sequences_are_preempted_for_an_earlier_search() -> None:
     assert (ids(found.preempt), ids(found.search)) == ([2], [9])
 
 
+def test_nobody_is_preempted_for_one_that_has_no_room_even_then() -> None:
+    limits = SchedulerLimits(max_rows=8, cache_tokens=200, pass_tokens=100)
+    first = sequence(1, 4, 56, arrived=0, written=MIN_ADMITTED_TOKENS)
+    later = sequence(2, 4, 56, arrived=5, written=MIN_ADMITTED_TOKENS)
+    for waiting in (sequence(9, 90, beams=2, arrived=1.0), sequence(9, 180, arrived=1.0)):
+        assert plan([waiting], [first, later], limits) == Admission()
+
+
+def test_searches_that_start_together_leave_half_of_the_cache_to_others() -> None:
+    limits = SchedulerLimits(max_rows=64, cache_tokens=400, pass_tokens=1000)
+    found = plan([sequence(n, beams=2) for n in range(20)], [], limits)
+    assert len(found.search) * 2 * 10 == 200
+
+
+def test_searches_that_start_together_have_prompts_of_one_pass() -> None:
+    limits = SchedulerLimits(max_rows=64, cache_tokens=4000, pass_tokens=40)
+    assert ids(plan([sequence(n, 16, beams=2) for n in range(5)], [], limits).search) == [0, 1]
+
+
+def test_a_long_prompt_at_the_end_takes_no_place_of_those_before_it() -> None:
+    limits = SchedulerLimits(max_rows=64, cache_tokens=400, pass_tokens=1000)
+    waiting = [*(sequence(n, beams=2) for n in range(6)), sequence(9, 80, beams=2)]
+    assert ids(plan(waiting, [], limits).search) == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_isolated_sequence_that_waits_is_not_passed_by_later_ones() -> None:
+    limits = SchedulerLimits(max_rows=20, cache_tokens=100, pass_tokens=1000)
+    waiting = [sequence(1, 40, isolated=True), sequence(2, isolated=True), sequence(3)]
+    found = plan(waiting, [sequence(8, isolated=True)], limits)
+    assert ids(found.prefill) == [3]
+
+
 def test_isolated_sequences_are_not_preempted() -> None:
     limits = SchedulerLimits(max_rows=1, cache_tokens=1000, pass_tokens=100)
     running = [sequence(0, 4, 60, arrived=5, written=MIN_ADMITTED_TOKENS, isolated=True)]

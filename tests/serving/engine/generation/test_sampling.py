@@ -219,6 +219,31 @@ def test_the_smallest_temperatures_give_the_likeliest_token(temperature: float, 
     assert finish(scheduler).tokens[1] == alone(module, prompt)
 
 
+@pytest.mark.parametrize("family", ["bart", "t5", "llama"])
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"temperature": 1e-300, "do_sample": True},
+        {"temperature": 100.0, "top_p": 1e-300, "do_sample": True},
+        {"top_k": 2**31 - 1, "do_sample": True},
+        {"repetition_penalty": 1e-300},
+        {"repetition_penalty": 1e-300, "do_sample": True},
+        {"repetition_penalty": 1e300, "do_sample": True},
+        {"length_penalty": 1e-300},
+    ],
+    ids=str,
+)
+def test_numbers_at_their_bounds_fail_no_row_with_and_without_a_search(
+    family: str, beams: int, asked: dict[str, Any]
+) -> None:
+    scheduler = make_scheduler(load(family))
+    scheduler.add(b"f", row(1, prompt_of(3), seed=1, num_beams=beams, **asked), 0.0)
+    found = finish(scheduler)
+    assert not found.failures
+    assert found.tokens[1]
+
+
 @pytest.mark.parametrize("vocabulary", [1, 3, 12])
 def test_more_likeliest_tokens_than_there_are_cost_no_row(vocabulary: int) -> None:
     logits = torch.arange(2.0 * vocabulary).view(2, vocabulary)
@@ -284,6 +309,6 @@ def test_a_search_that_a_request_makes_wider_than_the_cache_is_refused(
     module = load(family)
     for own, beams, outcome in ((None, 8, "refused"), (None, 2, None), (8, 8, None), (8, None, None)):
         monkeypatch.setattr(module.generation_config, "num_beams", own)
-        scheduler = make_scheduler(module, limit_tokens=100)
+        scheduler = make_scheduler(module, limit_tokens=120)
         scheduler.add(b"f", row(1, [5] * 10, num_beams=beams, max_new_tokens=20), 0.0)
         assert finish(scheduler).failures.get(1) == outcome
