@@ -7,7 +7,7 @@ stream of uniform numbers of its own; its token is where the number falls in the
 import logging
 import random
 from collections.abc import Sequence
-from copy import deepcopy
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, assert_never, get_args
 
@@ -89,7 +89,7 @@ class Sampler:
         self.rank = 0 if self.is_drawn else settings.rank
         self._check()
         self.top = settings.top
-        self._random = random.Random(settings.seed)  # noqa: S311  # no secret depends on it
+        self._random = random.Random(settings.seed) if self.is_drawn else None  # noqa: S311  # no secret depends on it
         penalty = float(settled("repetition_penalty"))
         penalty = max(MIN_PENALTY, penalty) if penalty > 0 else penalty
         self.given: dict[str, bool | int | float] = {"do_sample": self.is_drawn, "repetition_penalty": penalty}
@@ -134,7 +134,8 @@ class Sampler:
         return changed
 
     def uniform(self) -> float:
-        """The row's next random number, in [0, 1)."""
+        """The next random number of a row whose tokens are drawn, in [0, 1)."""
+        assert self._random is not None
         return self._random.random()
 
 
@@ -258,11 +259,11 @@ def _processors(
 
     config = module.generation_config
     if settings.min_new_tokens is not None:  # comes before both of the checkpoint's
-        config = deepcopy(config)
+        config = copy(config)
         config.min_length, config.min_new_tokens = 0, settings.min_new_tokens
     if penalty == 1.0 and settings.forced_bos_token_id is None and not _asks_for_rules(config):
         return LogitsProcessorList()
-    config = deepcopy(config)
+    config = copy(config)
     config.repetition_penalty, config.num_beams, config.do_sample = penalty, 1, do_sample
     config.use_cache = True  # of the passes without a prompt that guidance_scale takes; unset, they read it twice
     if settings.forced_bos_token_id is not None:
