@@ -31,6 +31,7 @@ from serving.front.asgi import (
     replay,
     respond,
 )
+from serving.front.cross_origin import check_origin
 from serving.front.front import Front
 from serving.front.metrics_page import MetricsPage
 from serving.front.openapi.document import document
@@ -147,6 +148,7 @@ class DataPlane:
         self._inner = inner
         self._access = front.access
         self._hosts = front.hosts
+        self._origins = front.settings.cors_origins
         openai, scoring = OpenAI(front), MLflowScoring(front)
         rerank, tokens = Rerank(front), Tokens(front)
         self.huggingface = HuggingFace(front, openai)
@@ -201,9 +203,11 @@ class DataPlane:
                 return self.others
 
     async def _admit(self, handler: Handler, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
-        """Look at host and key before anything else, and answer or refuse."""
+        """Look at host, origin and key before anything else, and answer or refuse."""
         try:
             self._hosts.check(scope)
+            if self._access.is_open:  # a page knows no key
+                check_origin(scope, self._origins)
             if _CONTROL.search(scope["path"]):  # patterns of routes let a line feed pass at their end
                 raise UnknownModel("the path has a control character: no route and no model has one")
         except ServingError as error:

@@ -1,10 +1,22 @@
-"""Answers that pages of other origins may read (Fetch standard, CORS protocol): `HEADWAITER_CORS_ORIGINS`."""
+"""What pages of other origins may do: `HEADWAITER_CORS_ORIGINS`.
+
+Which answers they may read, the Fetch standard's CORS protocol tells browsers. Some requests they may send without it,
+and a server that asks for no key would do what these say. So they are refused there, by what a browser tells of each.
+"""
 
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from starlette.middleware.cors import CORSMiddleware
 
-from serving.front.asgi import App
+from serving.errors import Forbidden
+from serving.front.asgi import App, Scope
+
+ORIGIN, SITE = b"origin", b"sec-fetch-site"
+BROWSER_HEADERS = frozenset({ORIGIN, SITE})
+"""That browsers alone send, and no page can change."""
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""RFC 9110, 9.2.1: they change nothing."""
 
 PREFLIGHT_SECONDS = 3600
 """How long a browser may keep the answer to a preflight request; browsers bound it themselves."""
@@ -27,3 +39,34 @@ def allow_origins(app: App, origins: Sequence[str]) -> App:
         expose_headers=list(EXPOSED),
         max_age=PREFLIGHT_SECONDS,
     )
+
+
+def check_origin(scope: Scope, origins: Sequence[str]) -> None:
+    """Raise Forbidden for a request of a page of another origin, unless it is one of `origins`.
+
+    By `Sec-Fetch-Site` (Fetch Metadata), which browsers send over TLS and to addresses of this machine; else by
+    `Origin` and `Host`. A request with neither of the two comes from no page.
+    """
+    if scope["method"] in SAFE_METHODS:
+        return
+    headers = dict(scope["headers"])
+    origin, site = headers.get(ORIGIN, b"").decode("latin-1"), headers.get(SITE, b"")
+    if "*" in origins or origin in origins:
+        return
+    if site:
+        is_own = site in (b"same-origin", b"none")
+    else:
+        is_own = not origin or _host_of(origin) == headers.get(b"host", b"").decode("latin-1").lower()
+    if not is_own:
+        raise Forbidden(
+            f"a page of {origin or 'another origin'} sent this, and without keys only pages of this server may: let "
+            "HEADWAITER_CORS_ORIGINS name its origin, or ask for keys"
+        )
+
+
+def _host_of(origin: str) -> str:
+    """The host and port that a page of this origin would send as `Host`; "" for `null` and what is no origin."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""

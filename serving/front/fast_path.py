@@ -15,12 +15,13 @@ from serving.errors import ServingError
 from serving.front.access import Visit
 from serving.front.asgi import MAX_DIGITS, Header
 from serving.front.connection import Connection
+from serving.front.cross_origin import BROWSER_HEADERS
 from serving.front.front import Front
 from serving.front.protocols.huggingface import HuggingFace
 from serving.runtime.audit import AuditLog
 
 ROUTE = re.compile(rb"/models/([\w.@-]+)(?:/versions/(\w+))?")
-UNUSUAL_HEADERS = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"}
+UNUSUAL_HEADERS = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", *BROWSER_HEADERS}
 
 
 class FastConnection(Connection):
@@ -69,7 +70,7 @@ class FastConnection(Connection):
                 if host:
                     return None
                 host = value
-            elif name in UNUSUAL_HEADERS or (name == b"origin" and self.front.settings.cors_origins):
+            elif name in UNUSUAL_HEADERS:
                 return None
         if not length.isdigit() or len(length) > MAX_DIGITS or int(length) > self.front.settings.max_body_bytes:
             return None

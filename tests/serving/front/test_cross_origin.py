@@ -46,10 +46,10 @@ def test_an_answer_says_which_origin_may_read_it(http: Any, make_front: MakeFron
         assert "access-control-allow-credentials" not in headers
         return status, headers.get("access-control-allow-origin")
 
-    assert allowed() == (200, None)
+    assert allowed() == (403, None)
     assert allowed(PAGE) == (200, PAGE)
     assert allowed("http://other:8080", PAGE) == (200, PAGE)
-    assert allowed("http://other:8080") == (200, None)
+    assert allowed("http://other:8080") == (403, None)
     assert allowed("*") == (200, "*")
     refused = request(b'{"inputs": 3}', *FROM_PAGE)
     assert allowed(PAGE, data=refused) == (422, PAGE)
@@ -74,6 +74,30 @@ def test_a_preflight_request_is_answered_for_an_allowed_origin_only(
     assert (status, "access-control-allow-origin" in headers) == (400, False)
     status, headers = ask(make_front, http, data)
     assert (status, "access-control-allow-origin" in headers) == (405, False)
+
+
+@pytest.mark.parametrize("http", [HttpToolsProtocol, FastConnection])
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        ((), 200),
+        (("Origin: http://here",), 200),
+        (("Origin: http://HERE",), 200),
+        (("Origin: http://here:8080",), 403),
+        (("Origin: null",), 403),
+        (("Origin: http://[",), 403),
+        (("Sec-Fetch-Site: same-origin", "Origin: https://proxy"), 200),
+        (("Sec-Fetch-Site: none",), 200),
+        (("Sec-Fetch-Site: same-site", "Origin: http://here"), 403),
+        (("Sec-Fetch-Site: cross-site",), 403),
+    ],
+    ids=str,
+)
+def test_only_pages_of_this_server_send_to_one_without_keys(
+    http: Any, told: tuple[str, ...], status: int, make_front: MakeFront
+) -> None:
+    data = request(BODY, *told, "Connection: close")
+    assert ask(make_front, http, data)[0] == status
 
 
 def test_origins_are_read_and_checked() -> None:
