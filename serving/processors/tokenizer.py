@@ -177,7 +177,7 @@ class TextEncoder:
         plan = WindowPlan.of(most, fixed, stride)
         if len(text) > min(MAX_CHARACTERS, MAX_WINDOWS * plan.step * CHARACTERS_PER_TOKEN):
             raise self._too_many(f"{len(text):,} characters")
-        plan.check_total(len(text), lambda: len(self._tokenize(self.exact, text, special=False)))
+        plan.check_total(text, lambda part: len(self._tokenize(self.exact, part, special=False)))
         texts = (text, before) if before is None or self._is_text_first else (before, text)
         strategy = "longest_first" if before is None else ("only_first", "only_second")[self.text_sequence]
         first = self._tokenize(self._file.cutter(most, stride=plan.stride, strategy=strategy), *texts)

@@ -184,8 +184,30 @@ def test_the_tokens_of_all_windows_are_bounded_before_they_are_made() -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(windows, "MAX_WINDOW_TOKENS", 500)
         patched.setattr(ENCODER._file, "cutter", None)  # no window is made
-        with pytest.raises(Unprocessable, match="have 1,024 tokens together, at most 500"):
+        with pytest.raises(Unprocessable, match="have 1,024 or more tokens together, at most 500"):
             ENCODER.windows(text, question, stride=0)
+
+
+def test_of_a_text_with_too_many_windows_only_as_many_parts_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer takes some hundred bytes for each token of what it is given at once."""
+    given: list[str] = []
+    tokenize = TextEncoder._tokenize
+    monkeypatch.setattr(
+        TextEncoder, "_tokenize", staticmethod(lambda *args, **how: given.append(args[1]) or tokenize(*args, **how))
+    )
+    encoder = TextEncoder(vocabulary(), msgspec.structs.replace(CONTRACT, max_tokens=512))
+    with pytest.raises(Unprocessable, match="or more tokens together"):
+        encoder.windows("!" * MAX_CHARACTERS, stride=128)
+    assert len(given) < 8
+    assert max(map(len, given)) == windows.PART_CHARACTERS
+
+
+def test_parts_are_the_text_and_end_before_spaces() -> None:
+    text = "word " * (windows.PART_CHARACTERS // 2) + "x" * (2 * windows.PART_CHARACTERS)
+    parts = list(windows.parts_of(text))
+    assert "".join(parts) == text
+    assert all(0 < len(part) <= windows.PART_CHARACTERS for part in parts)
+    assert all(part.startswith(" word") for part in parts[1:2])
 
 
 def test_texts_of_any_model_have_a_most_of_characters() -> None:
