@@ -8,7 +8,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 from serving.errors import ClientGone, DeadlineExceeded, EngineLost, ServingError
 from serving.front.request_context import StageTimes
@@ -88,6 +88,16 @@ class _Reader:
         self.reused = 0
 
 
+class Collector(Protocol):
+    """Puts an answer together while its stream is read."""
+
+    def take(self, delta: TextDelta) -> None:
+        """Use the next delta."""
+
+
+CollectorType = TypeVar("CollectorType", bound=Collector)
+
+
 class TextStream:
     """The texts of a request as they are written. Call `open`, iterate once, and `close` when done or before.
 
@@ -158,16 +168,19 @@ class TextStream:
         """
         self._first = await anext(self)
 
-    async def collect(self) -> list[TextDelta]:
-        """All deltas. Nothing leaves the server before the last one, so a lost engine is replaced at any time."""
+    async def collect(self, begin: Callable[[int], CollectorType]) -> CollectorType:
+        """Hand every delta to what `begin` makes for the number of texts, and return that. No delta is kept here.
+
+        Nothing leaves the server before the last delta, so a lost engine is replaced at any time: `begin` is then
+        called again, and what it made before is dropped.
+        """
         self._is_collected = True
-        deltas: list[TextDelta] = []
-        attempt = self._attempt
+        collector, attempt = begin(self.rows), self._attempt
         async for delta in self:
             if self._attempt != attempt:
-                deltas, attempt = [], self._attempt
-            deltas.append(delta)
-        return deltas
+                collector, attempt = begin(self.rows), self._attempt
+            collector.take(delta)
+        return collector
 
     def __aiter__(self) -> AsyncIterator[TextDelta]:
         """The deltas in the order that they came; raises ServingError where the stream breaks off."""

@@ -1,14 +1,14 @@
 """Shared by OpenAI's two completion routes: their fields as the task's parameters, and complete texts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from io import StringIO
 from typing import Annotated
 
 import msgspec
 
 from serving.front.asgi import JsonObject
 from serving.front.protocols.forms import pick_parameters
-from serving.front.text_stream import TextStream
+from serving.front.text_stream import TextDelta, TextStream
 from serving.tasks.base.fields import Name
 from serving.tasks.base.generated_text import TokenScore
 from serving.tasks.base.generation import Stop, Stops
@@ -92,25 +92,40 @@ def to_parameters(form: GenerationForm, fields: Mapping[str, object], task: AnyT
     return parameters
 
 
-@dataclass
 class WholeText:
-    """A complete text. finish_reason: as OpenAI has it."""
+    """A complete text, put together delta by delta. finish_reason: as OpenAI has it. tokens: with scores."""
 
-    text: str = ""
-    finish_reason: str = "stop"
-    tokens: list[TokenScore] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.finish_reason = "stop"
+        self.tokens: list[TokenScore] = []
+        self._written = StringIO()
+
+    @property
+    def text(self) -> str:
+        """What all deltas say together."""
+        return self._written.getvalue()
+
+    def append(self, delta: TextDelta) -> None:
+        """Take the text's next delta, of which nothing else is kept."""
+        self._written.write(delta.text)
+        self.tokens += shown(delta.logprobs)
+        self.finish_reason = delta.finish_reason or self.finish_reason
+
+
+class WholeTexts(list[WholeText]):
+    """All texts of a stream, by index."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(WholeText() for _ in range(count))
+
+    def take(self, delta: TextDelta) -> None:
+        """Append a delta to its text."""
+        self[delta.index].append(delta)
 
 
 async def gather(stream: TextStream) -> Sequence[WholeText]:
     """All texts of a stream, by index; raises what the stream raises."""
-    deltas = await stream.collect()
-    texts = [WholeText() for _ in range(stream.rows)]
-    for delta in deltas:
-        found = texts[delta.index]
-        found.text += delta.text
-        found.tokens += shown(delta.logprobs)
-        found.finish_reason = delta.finish_reason or found.finish_reason
-    return texts
+    return await stream.collect(WholeTexts)
 
 
 def shown(tokens: Sequence[TokenScore]) -> list[TokenScore]:

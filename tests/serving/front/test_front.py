@@ -10,6 +10,7 @@ import pytest
 from monitoring.merge import Merge
 from serving.errors import ClientGone, EngineLost, Failed, NotReady, ServingError
 from serving.front.front import Front
+from serving.front.protocols.openai_forms import gather
 from serving.front.request_context import RequestContext
 from serving.front.request_tracker import MAX_CRASHES
 from serving.front.text_stream import TextStream
@@ -185,7 +186,7 @@ def test_a_text_that_is_collected_begins_again_whenever_its_engine_is_lost(make_
         front = make_front()
         engines(front, "1", write("xy", end=False), write("abc"))
         async with await open_stream(front) as stream:
-            assert "".join(delta.text for delta in await stream.collect()) == "abc"
+            assert [text.text for text in await gather(stream)] == ["abc"]
 
     before = ended(200)
     run(work)
