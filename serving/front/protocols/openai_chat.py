@@ -74,8 +74,9 @@ class Chat(CompletionRoute[ChatForm]):
         """The request for a rendered chat."""
         if form.top_logprobs is not None and not form.logprobs:
             raise Unprocessable("top_logprobs needs logprobs to be true", field="top_logprobs")
+        most = form.max_tokens if form.max_completion_tokens is None else form.max_completion_tokens
         more = {
-            "max_new_tokens": form.max_completion_tokens or form.max_tokens,
+            "max_new_tokens": most,
             "logprobs": (form.top_logprobs or 0) if form.logprobs else None,
             "add_special_tokens": False,
         }

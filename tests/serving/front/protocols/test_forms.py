@@ -1,6 +1,7 @@
 """Bodies of other protocols: fields, their errors, and the names that clients know."""
 
 from inspect import signature
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 from serving import errors
 from serving.front.protocols.forms import named_model, read_form, read_json, refuse_unknown, renamed
 from serving.front.protocols.openai import describe_error
-from serving.front.protocols.openai_chat import ChatForm
+from serving.front.protocols.openai_chat import Chat, ChatForm
 from serving.front.protocols.openai_completions import CompletionForm
 from serving.front.protocols.openai_embeddings import EmbeddingForm
 from serving.front.protocols.openai_forms import UNSUPPORTED, WITHOUT_EFFECT, GenerationForm, to_parameters
@@ -95,6 +96,29 @@ def test_a_model_is_named_with_alias_or_version() -> None:
 )
 def test_openais_settings_become_the_tasks(fields: Any, parameters: Any) -> None:
     assert to_parameters(read_form(fields, GenerationForm), fields, WRITES) == parameters
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"max_completion_tokens": 5, "max_tokens": 9}, 5),
+        ({"max_tokens": 9}, 9),
+        ({"max_completion_tokens": None}, None),
+    ],
+)
+def test_a_chats_length_has_two_names(fields: dict[str, Any], expected: int | None) -> None:
+    assert convert_chat(fields).parameters.max_new_tokens == expected
+
+
+@pytest.mark.parametrize("fields", [{"max_completion_tokens": 0}, {"max_completion_tokens": 0, "max_tokens": 9}])
+def test_a_chat_of_no_tokens_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(errors.Unprocessable, match=r"max_new_tokens: expected `int` >= 1"):
+        convert_chat(fields)
+
+
+def convert_chat(fields: dict[str, Any]) -> Any:
+    front: Any = SimpleNamespace(settings=SimpleNamespace(max_rows=1))
+    return Chat(front)._convert("a prompt", read_form({"messages": [], **fields}, ChatForm), fields, WRITES)
 
 
 def test_what_is_not_done_is_refused_by_name() -> None:
