@@ -8,7 +8,6 @@ REPLACED = (
     *((" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")),
 )
 """One after another, in the whole text."""
-_MAX_LENGTH = max(len(found) for found, _ in REPLACED)
 
 
 def clean_up(text: str) -> str:
@@ -19,26 +18,33 @@ def clean_up(text: str) -> str:
 
 
 class Cleaner:
-    """Cleans up one text that comes in parts."""
+    """Cleans up one text that comes in parts, in time linear in its length. Holds back a few characters at most."""
 
     def __init__(self) -> None:
-        self._held = ""
+        self._rules = [_Rule(found, instead) for found, instead in REPLACED]
 
     def push(self, text: str, *, is_last: bool = False) -> str:
         """Append text; what of it is certain. With the last part that is all remaining text."""
+        for rule in self._rules:
+            if not text and not is_last:
+                break
+            text = rule.push(text, is_last=is_last)
+        return text
+
+
+class _Rule:
+    """Replaces one string in a text that comes in parts. Holds back what can be the string's beginning."""
+
+    def __init__(self, found: str, instead: str) -> None:
+        self._found, self._instead = found, instead
+        self._beginnings = tuple(found[:size] for size in range(len(found) - 1, 0, -1))
+        self._held = ""
+
+    def push(self, text: str, *, is_last: bool) -> str:
         text = self._held + text
-        cut = len(text) if is_last else _safe_cut(text)
-        self._held = text[cut:]
-        return clean_up(text[:cut])
-
-
-def _safe_cut(text: str) -> int:
-    """Where the text can be cut so that both parts are cleaned up as in one, as late as possible.
-
-    Each replaced string begins with a space, and only spaces are taken out. So none reaches over a cut behind as many
-    characters without a space as it has more than one.
-    """
-    cut = len(text)
-    while (space := text.rfind(" ", max(0, cut - (_MAX_LENGTH - 1)), cut)) >= 0:
-        cut = space
-    return cut
+        parts = text.split(self._found)
+        last, self._held = parts[-1], ""
+        if not is_last and last.endswith(self._beginnings):
+            self._held = next(each for each in self._beginnings if last.endswith(each))
+            parts[-1] = last.removesuffix(self._held)
+        return self._instead.join(parts)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import transformers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.staging import stage
@@ -21,19 +21,42 @@ pytestmark = pytest.mark.slow
 PIECES = st.sampled_from([" ", "'", "n", "t", "a", "dog", *(found for found, _ in REPLACED), *"msve.,!?"])
 
 
+MAX_HELD = sum(len(found) - 1 for found, _ in REPLACED)
+
+
 @given(st.lists(PIECES, max_size=24))
 def test_a_text_in_parts_is_the_same_as_in_one(parts: list[str]) -> None:
-    text, cleaner = "".join(parts), Cleaner()
+    text, cleaner, given = "".join(parts), Cleaner(), ""
     expected: str = transformers.PreTrainedTokenizerBase.clean_up_tokenization(None, text)  # type: ignore[arg-type]
     assert clean_up(text) == expected
-    assert "".join(map(cleaner.push, parts)) + cleaner.push("", is_last=True) == expected
+    for count, part in enumerate(parts, 1):
+        given += cleaner.push(part)
+        assert len(clean_up("".join(parts[:count]))) - len(given) <= MAX_HELD
+    assert given + cleaner.push("", is_last=True) == expected
+
+
+@given(st.text(" .?!,'ntmsvrea", max_size=40), st.lists(st.integers(1, 5), min_size=40, max_size=40))
+@settings(max_examples=500)
+def test_a_text_cut_anywhere_is_the_same_as_in_one(text: str, sizes: list[int]) -> None:
+    cleaner, given, rest = Cleaner(), "", text
+    for size in sizes:
+        given += cleaner.push(rest[:size])
+        rest = rest[size:]
+    assert given + cleaner.push("", is_last=True) == clean_up(text)
 
 
 def test_little_is_held_back() -> None:
     cleaner = Cleaner()
     assert cleaner.push("a text without spaces".replace(" ", "")) == "atextwithoutspaces"
-    assert cleaner.push(" it") == ""
-    assert cleaner.push("self") == " itself"
+    assert cleaner.push(" it") == " it"
+    assert cleaner.push(" n'") == ""
+    assert cleaner.push("s ") == " n's"
+    assert cleaner.push("", is_last=True) == " "
+
+
+def test_single_letters_are_not_held_back() -> None:
+    cleaner = Cleaner()
+    assert [cleaner.push(" a") for _ in range(2048)] == [" a"] * 2048
 
 
 @pytest.mark.parametrize(("family", "cleans"), [("albert", True), ("roberta", None)])
