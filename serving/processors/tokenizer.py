@@ -30,8 +30,9 @@ CHARACTERS_PER_TOKEN = 64
 of real text."""
 LONG_CHARACTERS = 4096
 """Longer texts are tokenized by a thread. Untuned: a WordPiece tokenizer takes 2 to 5 ms for this length."""
-MAX_CHARACTERS = 1 << 19
-"""Most characters of one text. A tokenizer takes up to 300 bytes for each while it works."""
+MAX_CHARACTERS = 1 << 18
+"""Most characters of one text. A tokenizer takes up to 600 bytes for each while it works, and a front may grow by
+200 MiB."""
 
 
 class TextParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -112,9 +113,11 @@ class TextEncoder:
         is_plain = pair is None and special and not self.absent
         if is_plain and text and self._words is not None and len(text) <= self.max_characters:
             tokens = self._words.encode(text)
-            length = len(tokens) // 4
-            if 0 < length <= self.max_row_tokens(parameters, max_tokens):
+            length, most = len(tokens) // 4, self.max_row_tokens(parameters, max_tokens)
+            if 0 < length <= most:
                 return EncodedRow(length, tokens, b"", batch_key)
+            if length > most and not (parameters is not None and parameters.truncate):
+                raise self._too_long(f"{length:,} tokens", most)
         return self.encode(
             text, pair, parameters=parameters, batch_key=batch_key, max_tokens=max_tokens, special=special
         )[0]

@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,36 @@ def test_parts_are_the_text_and_end_before_spaces() -> None:
 def test_texts_of_any_model_have_a_most_of_characters() -> None:
     for tokens, most in ((32, 32 * 64), (8192, MAX_CHARACTERS), (32_768, MAX_CHARACTERS), (131_072, 8 * 131_072)):
         assert TextEncoder(vocabulary(), msgspec.structs.replace(CONTRACT, max_tokens=tokens)).max_characters == most
+
+
+def test_a_row_whose_words_are_too_many_is_not_tokenized_again() -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        assert ENCODER.row("a " * 20).length == 22  # the words are known
+        patched.setattr(ENCODER, "exact", None)
+        with pytest.raises(Unprocessable, match="inputs has 102 tokens, this model takes at most 32"):
+            ENCODER.row("a " * 99 + "a")
+
+
+def test_the_longest_text_is_tokenized_within_200_mib() -> None:
+    """In a process of its own, as memory that was freed before would be used again."""
+    with get_context("spawn").Pool(1) as pool:
+        assert pool.apply(growth_by_longest_text) < 200 << 20
+
+
+def growth_by_longest_text() -> int:
+    """Bytes that this process is larger while it tokenizes a text of which each character is a token."""
+    encoder = TextEncoder(vocabulary(), msgspec.structs.replace(CONTRACT, max_tokens=8192))
+    encoder.row("a text")
+    before = memory_peak()
+    with pytest.raises(Unprocessable, match="this model takes at most 8,192 tokens"):
+        encoder.row("!" * encoder.max_characters)
+    return memory_peak() - before
+
+
+def memory_peak() -> int:
+    """The most bytes that this process has had in memory."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) << 10
 
 
 def test_a_row_that_nobody_waits_for_is_not_tokenized() -> None:
