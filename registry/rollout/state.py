@@ -14,12 +14,13 @@ All but the plan name the rollout by its id, and count for no other.
 """
 
 from collections.abc import Mapping
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
 from registry.errors import HistoryError, RolloutError
 from registry.history import read_moves
+from registry.rollout.guards import Guard
 from registry.rollout.plan import FORMAT, Plan, Step
 
 PLAN = "headwaiter.rollout"
@@ -31,6 +32,12 @@ RolloutPhase = Literal["running", "paused", "promoting", "baking", "promoted", "
 """promoting: the alias names the candidate, and no record says yet by whom; where that stays so, it was a hand. baking:
 promoted, and guards still watch. overruled: somebody moved the alias by hand, which ends the rollout."""
 ACTIVE: frozenset[RolloutPhase] = frozenset({"running", "paused", "baking"})
+
+MAX_STEP = 999
+"""The largest index of a step in a record: far above `MAX_STEPS`, as another release may allow more."""
+MAX_BEAT = 1 << 53
+"""The largest beat of a leader, after which it begins again at 1."""
+Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=1e12)]
 
 
 class RolloutOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,17 +80,17 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How far a rollout is. step: index of the plan's steps. elapsed_seconds: in it, by the clocks of its leaders,
     while the candidate could answer; waited_seconds: all of them but pauses.
 
-    holder: the replica that leads; beat: grows while it lives. checks: the guards of this step. stable: per guard, the
+    holder: the replica that leads; beat: changes while it lives. checks: the guards of this step. stable: per guard, the
     bounds of the stable version's figure as they were last, for the time when it answers no more requests. waits_for:
     in words. has_shadows: whether enough requests were compared in a step of shadows, so that it needs no more.
     """
 
     id: str
-    step: int = 0
-    elapsed_seconds: float = 0.0
-    waited_seconds: float = 0.0
+    step: Annotated[int, msgspec.Meta(ge=0, le=MAX_STEP)] = 0
+    elapsed_seconds: Seconds = 0.0
+    waited_seconds: Seconds = 0.0
     holder: str = ""
-    beat: int = 0
+    beat: Annotated[int, msgspec.Meta(ge=0, le=MAX_BEAT)] = 0
     checks: tuple[Check, ...] = ()
     stable: dict[str, Bounds] = {}
     waits_for: str = ""
@@ -132,7 +139,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def step(self) -> Step:
         """The current step; the last one where a record says more than there are."""
-        return self.steps[min(max(self.progress.step, 0), len(self.steps) - 1)]
+        return self.steps[min(self.progress.step, len(self.steps) - 1)]
 
     @property
     def weight(self) -> float:
@@ -167,7 +174,7 @@ def read_state(tags: Mapping[str, str], aliases: Mapping[str, str]) -> RolloutSt
         is_promoted=any(own),
         serves_own=live == plan.candidate and own[-1:] == [True],
         is_recorded=bool(made) and made[-1].to_version == live,
-        progress=_read(tags, PROGRESS, Progress, plan.id) or Progress(id=plan.id),
+        progress=_read_progress(tags, plan.id),
         order=_read(tags, ORDER, RolloutOrder, plan.id),
         stop=_read(tags, STOP, End, plan.id),
         done=_read(tags, DONE, End, plan.id),
@@ -190,6 +197,17 @@ def _read_plan(text: str) -> Plan:
     return plan
 
 
+def _read_progress(tags: Mapping[str, str], rollout: str) -> Progress:
+    """The progress of this rollout, the beginning where there is no record of it."""
+    progress = _read(tags, PROGRESS, Progress, rollout) or Progress(id=rollout)
+    try:
+        for check in progress.checks:
+            Guard.parse(check.guard)
+    except RolloutError as error:
+        raise _damage(PROGRESS, error) from error
+    return progress
+
+
 def _read(tags: Mapping[str, str], key: str, kind: type[AnyRecord], rollout: str) -> AnyRecord | None:
     """The record of a tag where it is of this rollout."""
     if key not in tags:
@@ -197,10 +215,14 @@ def _read(tags: Mapping[str, str], key: str, kind: type[AnyRecord], rollout: str
     try:
         record = msgspec.json.decode(tags[key], type=kind)
     except msgspec.DecodeError as error:
-        raise RolloutError(
-            f"the tag {key} is damaged ({error}), and the candidate gets no requests: start another rollout"
-        ) from error
+        raise _damage(key, error) from error
     return record if record.id == rollout else None
+
+
+def _damage(key: str, error: Exception) -> RolloutError:
+    return RolloutError(
+        f"the tag {key} is damaged ({error}), and the candidate gets no requests: start another rollout"
+    )
 
 
 def own_mark(plan: Plan) -> str:

@@ -10,6 +10,7 @@ from serving.manager.meter import start_counting
 from serving.manager.registry_watch import RegistryWatch
 from serving.manager.rollout.keeper import RolloutKeeper
 from serving.manager.startup import Startup
+from serving.manager.troubles import Troubles
 from serving.manager.version_loader import VersionLoader
 from serving.wire.routing_table import ModelEntry, Table, TableFile
 from serving.wire.version_state import VersionKey
@@ -38,6 +39,7 @@ class TableWriter:
         self._startup = startup
         self._watch = watch
         self._rollouts = rollouts
+        self._troubles = Troubles()
         self.taken_bytes = 0
         self._table: Table | None = None
         self._is_unwritten = False
@@ -62,7 +64,10 @@ class TableWriter:
         leaving = [name for name, _ in self._versions]  # one that is deployed no more finishes what it has
         for name in dict.fromkeys((*(reference.name for reference in view.targets), *leaving, *view.refused)):
             versions = {version: held.entry() for (owner, version), held in self._versions.items() if owner == name}
-            rollout = self._rollouts.entry(name) if self._rollouts is not None else None
+            rollout = None
+            if self._rollouts is not None:
+                with self._troubles.apart("publish the rollout of", name):
+                    rollout = self._rollouts.entry(name)
             models[name] = self._live_versions.describe(name, view, versions, rollout)
             start_counting(name)
         return Table(

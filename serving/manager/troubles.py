@@ -16,14 +16,14 @@ class Troubles:
         self._told: dict[tuple[str, str, str], str] = {}
 
     @contextmanager
-    def apart(self, what: str, name: str, version: str) -> Iterator[None]:
-        """Keep what goes wrong with one version from the others: it is logged, and tried again in the next turn."""
+    def apart(self, what: str, name: str, version: str = "") -> Iterator[None]:
+        """Keep what goes wrong with one version, or one model, from the others: log it and try again in the next turn."""
         try:
             yield
         except Exception as error:
             told = describe_error(error)
             if self._told.get((what, name, version)) != told:  # there are twenty turns a second
-                logger.exception("could not %s %s/%s; it is tried again", what, name, version)
+                logger.exception("could not %s %s; it is tried again", what, f"{name}/{version}" if version else name)
             self._told[what, name, version] = told
         else:
             self._told.pop((what, name, version), None)

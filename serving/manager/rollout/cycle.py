@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from registry.errors import NotFound, RegistryUnavailable, RequestRefused
 from registry.rollout.control import MAX_COUNTS, Rollouts, RolloutViews
-from registry.rollout.state import COUNTS, RolloutState
+from registry.rollout.state import COUNTS, MAX_BEAT, RolloutState
 from serving.manager.rollout.annotations import Annotator
 from serving.manager.rollout.prometheus import read_guards
 from serving.manager.rollout.steps import CandidateHealth, Decision, decide
@@ -147,7 +147,7 @@ class Cycle:
         plan = state.plan
         who = f"rollout begun by {plan.who}"
         if decision.action in ("stay", "promote", "end") and state.is_active:
-            progress = replace(decision.progress, holder=self._replica, beat=state.progress.beat + 1)
+            progress = replace(decision.progress, holder=self._replica, beat=state.progress.beat % MAX_BEAT + 1)
             self._rollouts.write_progress(name, progress)
             if progress.step != state.progress.step:
                 logger.info("rollout of %s/%s: %s", name, plan.candidate, decision.why)

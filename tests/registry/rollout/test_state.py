@@ -1,3 +1,5 @@
+import json
+
 import msgspec
 import pytest
 
@@ -112,3 +114,22 @@ def test_a_plan_of_another_format_or_a_damaged_one_is_refused() -> None:
 def test_a_damaged_part_is_refused(key: str) -> None:
     with pytest.raises(RolloutError, match=f"{key} is damaged .* the candidate gets no requests"):
         read_state({PLAN: encode(PLANNED), key: "{"}, {"champion": "1"})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"checks": [{"guard": "x", "verdict": "pass", "figures": ""}]},
+        {"step": 10**24},
+        {"step": 2**63 - 1},
+        {"step": -3},
+        {"beat": 2**64 - 1},
+        {"beat": -1},
+        {"waited_seconds": 1e308},
+        {"elapsed_seconds": -1.0},
+    ],
+)
+def test_a_progress_out_of_its_bounds_is_refused(changed: dict[str, object]) -> None:
+    text = json.dumps({"id": ID} | changed)
+    with pytest.raises(RolloutError, match=f"{PROGRESS} is damaged .* start another rollout"):
+        read_state({PLAN: encode(PLANNED), PROGRESS: text}, {"champion": "1"})

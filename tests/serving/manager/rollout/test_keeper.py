@@ -12,7 +12,7 @@ from registry.errors import RegistryUnavailable
 from registry.history import MAX_RECORD, Move
 from registry.references import Reference
 from registry.rollout.control import Rollouts, RolloutViews
-from registry.rollout.state import COUNTS, Check, RolloutState, encode
+from registry.rollout.state import COUNTS, MAX_BEAT, PROGRESS, Check, Progress, RolloutState, encode
 from registry.settings import RegistrySettings
 from serving.manager.registry_watch import GIVE_UP_SECONDS, MAX_GIVEN_UP
 from serving.manager.rollout.cycle import HAND_SECONDS, LEASE_SECONDS, Cycle
@@ -232,6 +232,13 @@ def test_the_leader_judges_by_what_all_replicas_counted(versions: MemoryVersions
     assert one.look(EVERY + 1).phase == "failed"
 
 
+def test_a_leader_goes_on_after_the_largest_beat(alone: Replica, versions: MemoryVersions) -> None:
+    state = versions.rollouts().state("m")
+    assert state is not None
+    versions.tags.tags["m"][PROGRESS] = encode(Progress(id=state.plan.id, holder="a", beat=MAX_BEAT))
+    assert [alone.look(now).progress.beat for now in (0.0, 1.0)] == [1, 2]
+
+
 def test_a_second_leader_undoes_no_stop(versions: MemoryVersions, tmp_path: Path) -> None:
     """Both believe that they lead, and one of them has not seen yet what the other one did."""
     one, other = Replica("a", versions, tmp_path), Replica("b", versions, tmp_path)
@@ -364,7 +371,7 @@ def test_what_is_wrong_with_one_model_holds_up_no_other(
 def test_the_progress_of_many_guards_fits_a_tag(versions: MemoryVersions) -> None:
     state = versions.rollouts().state("m")
     assert state is not None
-    checks = tuple(Check(f"promql guard {place}", "pass", "a figure " * 40) for place in range(20))
+    checks = tuple(Check(f"promql(guard_{place}) < 1", "pass", "a figure " * 40) for place in range(20))
     versions.rollouts().write_progress("m", replace(state.progress, checks=checks, waits_for="w" * 3000))
     written = versions.rollouts().state("m")
     assert written is not None
