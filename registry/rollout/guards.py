@@ -10,7 +10,9 @@ label shift < 0.2            the population stability index (PSI) of the answere
 promql(QUERY) < 0.5          what a Prometheus answers, or `>`; several such guards may be given
 """
 
+import math
 import re
+from decimal import Decimal
 from typing import Literal, get_args
 
 import msgspec
@@ -34,7 +36,7 @@ _FORMS: dict[GuardMetric, tuple[str, str, float, float]] = {
     "label shift": (rf"< {_NUMBER}", "label shift < 0.2", 0.0, 10.0),
 }
 """Of each metric: its form after the name, an example, and the bounds of its number, neither of them included."""
-_PROMQL = re.compile(r"promql\((.+)\)\s*([<>])\s*(-?\d+(?:\.\d+)?(?:e-?\d+)?)", re.DOTALL)
+_PROMQL = re.compile(r"promql\((.*\S.*)\)\s*([<>])\s*(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.DOTALL)
 _NAME = re.compile(r"[a-z][a-z0-9]*(?: [a-z]+)?")
 
 
@@ -66,16 +68,20 @@ class Guard(msgspec.Struct, frozen=True):
         if found is None:
             raise RolloutError(f"guard {text[:100]!r} cannot be read: write it as {example!r}")
         number = float(found[1])
-        if not low < number < high:
+        limit = float(f"{found[1]}e-2") if "%" in form else number  # not number / 100, which rounds twice
+        if not low < number < high or not limit:
             raise RolloutError(f"guard {text[:100]!r} allows {number:g}: its number is between {low:g} and {high:g}")
-        return cls(metric, number / 100 if high == 100.0 and "%" in form else number)
+        return cls(metric, limit)
 
     @classmethod
     def _parse_query(cls, text: str) -> "Guard":
         found = _PROMQL.fullmatch(text)
         if found is None:
             raise RolloutError(f"guard {text[:100]!r} cannot be read: write it as 'promql(QUERY) < 0.5', or with >")
-        return cls("promql", float(found[3]), found[1].strip(), found[2] == ">")
+        limit = float(found[3])
+        if not math.isfinite(limit):
+            raise RolloutError(f"guard {text[:100]!r} allows {limit}: its number is finite, as 0.5 or 1e9")
+        return cls("promql", limit, found[1].strip(), found[2] == ">")
 
     @property
     def needs_shadow(self) -> bool:
@@ -88,17 +94,27 @@ class Guard(msgspec.Struct, frozen=True):
         return self.metric in ("agreement", "errors", "promql")
 
     def __str__(self) -> str:
+        """The guard in its plain form, which `parse` reads as the same guard."""
         match self.metric:
             case "errors" | "refusals":
-                return f"{self.metric} < stable + {100 * self.limit:g}%"
+                return f"{self.metric} < stable + {_percent(self.limit)}%"
             case "p50" | "p90" | "p99":
-                return f"{self.metric} < {self.limit:g} × stable"
+                return f"{self.metric} < {_plain(self.limit)} × stable"
             case "agreement":
-                return f"agreement > {100 * self.limit:g}%"
+                return f"agreement > {_percent(self.limit)}%"
             case "confidence shift" | "label shift":
-                return f"{self.metric} < {self.limit:g}"
+                return f"{self.metric} < {_plain(self.limit)}"
             case "promql":
                 return f"promql({self.query}) {'>' if self.is_least else '<'} {self.limit!r}"
+
+
+def _plain(number: float) -> str:
+    """All digits of a number without an exponent, so that it is read back as the same number."""
+    return f"{Decimal(repr(number)).normalize():f}"
+
+
+def _percent(share: float) -> str:
+    return f"{Decimal(repr(share)).scaleb(2).normalize():f}"
 
 
 def parse_guards(texts: tuple[str, ...]) -> tuple[Guard, ...]:

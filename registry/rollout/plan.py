@@ -152,7 +152,7 @@ def make_plan(
             raise RolloutError(f"guard {missing} is measured by shadows: begin the steps with one, as shadow:200")
     if candidate == stable:
         raise RolloutError(f"version {candidate} is what {alias} names already: choose another version")
-    return Plan(
+    plan = Plan(
         id=secrets.token_hex(4),
         alias=alias,
         stable=stable,
@@ -166,3 +166,9 @@ def make_plan(
         why=why,
         time=now,
     )
+    if plan.parsed_steps() != parsed or plan.parsed_guards() != wanted:  # else a server refuses the record
+        raise RolloutError(
+            f"steps {', '.join(plan.steps)} or guards {'; '.join(plan.guards)} are not what was given: give numbers "
+            "with fewer digits"
+        )
+    return plan

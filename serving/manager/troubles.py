@@ -17,7 +17,7 @@ class Troubles:
 
     @contextmanager
     def apart(self, what: str, name: str, version: str = "") -> Iterator[None]:
-        """Keep what goes wrong with one version, or one model, from the others: log it and try again in the next turn."""
+        """Keep what goes wrong with one version or model from the others: log it, and try again in the next turn."""
         try:
             yield
         except Exception as error:

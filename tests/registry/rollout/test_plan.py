@@ -1,5 +1,10 @@
+import math
+from decimal import Decimal
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from registry.errors import RolloutError
 from registry.rollout.guards import Guard, parse_guards
@@ -84,12 +89,59 @@ def test_a_guard_is_read_and_written(text: str, guard: Guard, plain: str) -> Non
         ("label shift < 0.2%", "cannot be read"),
         ("promql(up) = 1", r"cannot be read: write it as 'promql\(QUERY\) < 0.5'"),
         ("promql() < 1", "cannot be read"),
+        ("promql( ) < 1", "cannot be read"),
+        ("promql(up) < 1e999", "allows inf: its number is finite"),
+        pytest.param(f"promql(up) < {'9' * 400}", "allows inf: its number is finite", id="no float"),
+        pytest.param(f"errors < stable + 0.{'0' * 330}1%", "allows 0", id="0 as a float"),
+        pytest.param(f"errors < stable + 0.{'0' * 322}1%", "its number is between 0 and 100", id="0 as a share"),
         ("promql(up) < 1%", "cannot be read"),
     ],
 )
 def test_a_guard_that_cannot_be_met_or_read_shows_its_form(text: str, message: str) -> None:
     with pytest.raises(RolloutError, match=message):
         Guard.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "errors < stable + 0.00001%",
+        "agreement > 99.99999999%",
+        "p99 < 1.0000001 × stable",
+        "label shift < 0.00000001",
+        "promql(x) < 100000000000000000",
+        "promql(x) < 1e-7",
+        "promql(x) < -0.00000001",
+    ],
+)
+def test_a_plan_can_be_read_back(text: str) -> None:
+    assert plan(guards=(text,)).parsed_guards() == (Guard.parse(text),)
+
+
+NUMBERS = st.decimals(-(10**20), 10**20, allow_nan=False, places=12).map(lambda number: f"{number:f}")
+POSITIVE = st.decimals("1e-9", 100, places=9).map(lambda number: f"{number:f}") | st.floats(
+    0.0, 100.0, exclude_min=True, exclude_max=True
+).map(lambda number: f"{Decimal(number):f}")
+FORMS = ("errors < stable + {}%", "agreement > {}%", "p99 < {} × stable", "confidence shift < {}", "label shift < {}")
+
+
+def assert_is_read_back(text: str) -> None:
+    try:
+        guard = Guard.parse(text)
+    except RolloutError:
+        return  # beyond the bounds of the metric
+    assert math.isfinite(guard.limit)
+    assert Guard.parse(str(guard)) == guard
+
+
+@given(st.sampled_from(FORMS), POSITIVE)
+def test_a_guard_that_is_written_is_the_one_that_was_read(form: str, number: str) -> None:
+    assert_is_read_back(form.format(number))
+
+
+@given(st.text(max_size=20), st.sampled_from("<>"), NUMBERS | st.floats().map(repr))
+def test_a_query_that_is_written_is_the_one_that_was_read(query: str, sign: str, number: str) -> None:
+    assert_is_read_back(f"promql({query}) {sign} {number}")
 
 
 def test_guards_are_not_empty_and_name_each_metric_once() -> None:
