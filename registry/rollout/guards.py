@@ -24,6 +24,9 @@ GuardMetric = Literal[
 ]
 METRICS: tuple[GuardMetric, ...] = get_args(GuardMetric)
 
+MAX_GUARDS = 16
+"""Of a rollout. Untuned: their figures fit a tag, and their queries one cycle of a server."""
+
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _FORMS: dict[GuardMetric, tuple[str, str, float, float]] = {
     "errors": (rf"< stable \+ {_NUMBER} ?%", "errors < stable + 1%", 0.0, 100.0),
@@ -118,7 +121,9 @@ def _percent(share: float) -> str:
 
 
 def parse_guards(texts: tuple[str, ...]) -> tuple[Guard, ...]:
-    """Read guards, at most one of each metric and query. Raises RolloutError."""
+    """Read guards, at most one of each metric and query, and MAX_GUARDS. Raises RolloutError."""
+    if len(texts) > MAX_GUARDS:
+        raise RolloutError(f"a rollout has at most {MAX_GUARDS} guards, these are {len(texts)}: leave some out")
     guards = tuple(map(Guard.parse, texts))
     if not guards:
         raise RolloutError("a rollout without guards would promote anything: give at least one --guard")

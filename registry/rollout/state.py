@@ -82,7 +82,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     holder: the replica that leads; beat: changes while it lives. checks: the guards of this step. stable: per guard,
     the bounds of the stable version's figure as they were last, for the time when it answers no more requests.
-    waits_for: in words. has_shadows: whether enough requests were compared in a step of shadows, so that it needs no more.
+    waits_for: in words. has_shadows: whether enough requests were compared in a step of shadows, so that it needs no
+    more.
     """
 
     id: str

@@ -7,6 +7,7 @@ harm: both follow the same policy, a step is only ever followed by the next one,
 
 import logging
 import secrets
+import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from registry.errors import NotFound, RegistryUnavailable, RequestRefused
 from registry.rollout.control import MAX_COUNTS, Rollouts, RolloutViews
 from registry.rollout.state import COUNTS, MAX_BEAT, RolloutState
 from serving.manager.rollout.annotations import Annotator
-from serving.manager.rollout.prometheus import read_guards
+from serving.manager.rollout.prometheus import QUERIES_SECONDS, read_guards
 from serving.manager.rollout.steps import CandidateHealth, Decision, decide
 from serving.wire.rollout_counts import FOLDER, RolloutCounts, read_counts, remove_counts, sum_counts
 from serving.wire.version_state import State
@@ -58,6 +59,8 @@ class Cycle:
         """replica: its name among all; by default one that a manager which is restarted finds again."""
         self._annotator = annotator or Annotator()
         self._prometheus_url = prometheus_url
+        self._query_until = 0.0
+        """When this cycle has no more time for queries, of `time.monotonic()`."""
         self._run = run
         self._rollouts = rollouts
         self._replica = replica or _replica_name(run)
@@ -71,6 +74,7 @@ class Cycle:
     def run(self, names: Collection[str], states: VersionStates, now: float) -> RolloutViews:
         """Read all rollouts, and lead those that are this replica's. Raises RegistryUnavailable."""
         views = self._rollouts.read(names)
+        self._query_until = time.monotonic() + QUERIES_SECONDS
         found = dict(views.states)
         for name, state in views.states.items():
             try:
@@ -120,7 +124,7 @@ class Cycle:
         seconds = now - self._led_at.get(rollout, now)
         self._led_at[rollout] = now
         health = self._health(name, state, states)
-        readings = read_guards(self._prometheus_url, state.plan.parsed_guards(), name, state)
+        readings = read_guards(self._prometheus_url, state.plan.parsed_guards(), name, state, self._query_until)
         decision = decide(state, sum_counts(parts, rollout, step), seconds, health, readings)
         found = self._act(name, state, decision)
         remove_counts(self._run, rollout, keep_step=found.progress.step)

@@ -2,8 +2,9 @@
 
 import json
 import math
+import time
 from collections.abc import Iterable, Mapping
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
@@ -14,8 +15,12 @@ from registry.rollout.state import RolloutState
 
 QUERY_SECONDS = 5.0
 """The deadline of a query. Untuned; everything else of the rollouts waits for it."""
+QUERIES_SECONDS = 8.0
+"""How long the queries of all rollouts may take in one cycle. Untuned: with the last query that has begun it is less
+than a leader's lease."""
 MAX_ANSWER_BYTES = 1 << 20
 UNSET = "no Prometheus address is set: see HEADWAITER_PROMETHEUS_URL"
+LATE = "it was not asked: the queries before it took all the time of this look"
 
 
 class Reading(Struct, frozen=True):
@@ -25,10 +30,13 @@ class Reading(Struct, frozen=True):
     trouble: str = ""
 
 
-def read_guards(url: str, guards: Iterable[Guard], name: str, state: RolloutState) -> Mapping[str, Reading]:
+def read_guards(
+    url: str, guards: Iterable[Guard], name: str, state: RolloutState, until: float = math.inf
+) -> Mapping[str, Reading]:
     """Guard → what its query returns now; of guards that are no queries there is nothing. Blocks; never raises.
 
     url: Prometheus' address, or "". $model, $stable and $candidate of a query stand for the rollout's.
+    until: of `time.monotonic()`; no query begins later, and one that has begun ends within QUERY_SECONDS.
     """
     words = {"$model": name, "$stable": state.plan.stable, "$candidate": state.plan.candidate}
     found = {}
@@ -37,18 +45,32 @@ def read_guards(url: str, guards: Iterable[Guard], name: str, state: RolloutStat
             query = guard.query
             for word, value in words.items():
                 query = query.replace(word, value)
-            found[str(guard)] = _read(url, query) if url else Reading(trouble=UNSET)
+            found[str(guard)] = _read(url, query, until) if url else Reading(trouble=UNSET)
     return found
 
 
-def _read(url: str, query: str) -> Reading:
-    body = urlencode({"query": query, "timeout": f"{QUERY_SECONDS:g}s"}).encode()
+def _read(url: str, query: str, until: float) -> Reading:
+    now = time.monotonic()
+    seconds = min(QUERY_SECONDS, until - now)
+    if seconds <= 0:
+        return Reading(trouble=LATE)
+    body = urlencode({"query": query, "timeout": f"{seconds:.3f}"}).encode()
     try:
-        with urlopen(f"{url}/api/v1/query", body, QUERY_SECONDS) as answer:  # noqa: S310  # http(s), by the settings
-            data = json.loads(answer.read(MAX_ANSWER_BYTES))["data"]
+        with urlopen(f"{url}/api/v1/query", body, seconds) as answer:  # noqa: S310  # http(s), by the settings
+            data = json.loads(_read_body(answer, now + seconds))["data"]
         samples = [data["result"]] if data["resultType"] == "scalar" else [each["value"] for each in data["result"]]
         values = tuple(float(value) for _, value in samples)
     except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
         return Reading(trouble=f"Prometheus does not answer the query: {error}")
     finite = tuple(value for value in values if not math.isnan(value))
     return Reading(finite, "" if finite else "the query has no value")
+
+
+def _read_body(answer: HTTPResponse, until: float) -> bytes:
+    """The first MAX_ANSWER_BYTES. The timeout of a socket is of each read, so a slow answer needs a deadline, too."""
+    body = b""
+    while len(body) < MAX_ANSWER_BYTES and (part := answer.read1(MAX_ANSWER_BYTES - len(body))):
+        body += part
+        if time.monotonic() > until:
+            raise TimeoutError("it took too long")
+    return body

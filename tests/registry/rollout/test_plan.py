@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.errors import RolloutError
-from registry.rollout.guards import Guard, parse_guards
+from registry.rollout.guards import MAX_GUARDS, Guard, parse_guards
 from registry.rollout.plan import GUARDS, STEPS, Plan, Step, make_plan, parse_duration, parse_steps
 
 
@@ -150,6 +150,10 @@ def test_guards_are_not_empty_and_name_each_metric_once() -> None:
     with pytest.raises(RolloutError, match="errors has two guards"):
         parse_guards(("errors < stable + 1%", "errors < stable + 2%"))
     assert len(parse_guards(("promql(a) < 1", "promql(b) < 1"))) == 2
+    most = tuple(f"promql(up{number}) < 1" for number in range(MAX_GUARDS))
+    assert len(parse_guards(most)) == MAX_GUARDS
+    with pytest.raises(RolloutError, match="a rollout has at most 16 guards, these are 17: leave some out"):
+        parse_guards((*most, "errors < stable + 1%"))
     with pytest.raises(RolloutError, match="up has two guards"):
         parse_guards(("promql(up) < 1", "promql(up) > 0"))
 
