@@ -8,6 +8,7 @@ harm: both follow the same policy, a step is only ever followed by the next one,
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -20,7 +21,15 @@ from registry.rollout.state import COUNTS, MAX_BEAT, RolloutState
 from serving.manager.rollout.annotations import Annotator
 from serving.manager.rollout.prometheus import QUERIES_SECONDS, read_guards
 from serving.manager.rollout.steps import CandidateHealth, Decision, decide
-from serving.wire.rollout_counts import FOLDER, RolloutCounts, read_counts, remove_counts, sum_counts
+from serving.wire.rollout_counts import (
+    FOLDER,
+    LAST_BUCKET,
+    RolloutCounts,
+    SideCounts,
+    read_counts,
+    remove_counts,
+    sum_counts,
+)
 from serving.wire.version_state import State
 
 LEASE_SECONDS = 15.0
@@ -181,15 +190,24 @@ class Cycle:
 
 
 def _encoded(counts: RolloutCounts) -> str:
-    """What MLflow keeps of the counts: without labels where there are too many."""
+    """What MLflow keeps of the counts: without labels where there are too many, then with wider buckets of times."""
     text = msgspec.json.encode(counts).decode()
-    if len(text) <= MAX_COUNTS:
-        return text
-    sides = {
-        side: msgspec.structs.replace(getattr(counts, side), labels={}, confidence=0.0)
-        for side in ("stable", "candidate")
-    }
-    return msgspec.json.encode(replace(counts, **sides)).decode()
+    width = 1
+    while len(text) > MAX_COUNTS and width <= LAST_BUCKET:
+        shorter = replace(
+            counts, stable=_shortened(counts.stable, width), candidate=_shortened(counts.candidate, width)
+        )
+        text = msgspec.json.encode(shorter).decode()
+        width *= 2
+    return text
+
+
+def _shortened(side: SideCounts, width: int) -> SideCounts:
+    """A side without labels. Each `width` buckets of times are one, their slowest: no answer is told as faster."""
+    times = Counter[int]()
+    for bucket, number in side.times.items():
+        times[min(LAST_BUCKET, -(-bucket // width) * width)] += number
+    return replace(side, labels={}, confidence=0.0, times=dict(times))
 
 
 def _decoded(texts: Iterable[str]) -> list[RolloutCounts]:

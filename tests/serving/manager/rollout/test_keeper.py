@@ -11,14 +11,14 @@ from msgspec.structs import replace
 from registry.errors import RegistryUnavailable
 from registry.history import MAX_RECORD, Move
 from registry.references import Reference
-from registry.rollout.control import Rollouts, RolloutViews
+from registry.rollout.control import MAX_COUNTS, Rollouts, RolloutViews
 from registry.rollout.state import COUNTS, MAX_BEAT, PROGRESS, Check, Progress, RolloutState, encode
 from registry.settings import RegistrySettings
 from serving.manager.registry_watch import GIVE_UP_SECONDS, MAX_GIVEN_UP
 from serving.manager.rollout.cycle import HAND_SECONDS, LEASE_SECONDS, Cycle
 from serving.manager.rollout.keeper import IDLE_POLLS, RolloutKeeper
 from serving.settings import ServingSettings
-from serving.wire.rollout_counts import RolloutCounts, SideCounts, write_counts
+from serving.wire.rollout_counts import LAST_BUCKET, RolloutCounts, SideCounts, write_counts
 from serving.wire.version_state import State
 from tests.e2e.server import wait_until
 from tests.rollout_registry import MemoryVersions
@@ -175,6 +175,42 @@ def test_counts_with_too_many_labels_are_told_without_them(versions: MemoryVersi
     other.look(0.0)
     told = msgspec.json.decode(versions.tags.tags["m"][f"{COUNTS}b"], type=RolloutCounts)
     assert (told.stable.requests, told.stable.labels) == (9, {})
+
+
+@pytest.mark.parametrize("buckets", [150, 250, LAST_BUCKET + 1])
+def test_counts_with_too_many_times_are_told_with_wider_buckets(
+    versions: MemoryVersions, tmp_path: Path, buckets: int
+) -> None:
+    Replica("a", versions, tmp_path).look(0.0)
+    other = Replica("b", versions, tmp_path)
+    state = versions.rollouts().state("m")
+    assert state is not None
+    times = dict.fromkeys(range(buckets), 1_234_567_890_123)
+    side = SideCounts(requests=sum(times.values()), times=times)
+    write_counts(other.run, "front", RolloutCounts(rollout=state.plan.id, step=0, stable=side, candidate=side))
+    other.look(0.0)
+    text = versions.tags.tags["m"][f"{COUNTS}b"]
+    assert len(text) <= MAX_COUNTS
+    told = msgspec.json.decode(text, type=RolloutCounts)
+    for found in (told.stable, told.candidate):
+        assert sum(found.times.values()) == found.requests == side.requests
+        assert max(found.times) <= LAST_BUCKET
+        for bucket in times:  # no answer is told as faster than it was
+            assert sum(number for each, number in found.times.items() if each >= bucket) >= sum(
+                number for each, number in times.items() if each >= bucket
+            )
+
+
+def test_times_that_fit_are_told_as_they_are(versions: MemoryVersions, tmp_path: Path) -> None:
+    Replica("a", versions, tmp_path).look(0.0)
+    other = Replica("b", versions, tmp_path)
+    state = versions.rollouts().state("m")
+    assert state is not None
+    side = SideCounts(requests=100, times=dict.fromkeys(range(100), 1))
+    counts = RolloutCounts(rollout=state.plan.id, step=0, stable=side, candidate=side)
+    write_counts(other.run, "front", counts)
+    other.look(0.0)
+    assert msgspec.json.decode(versions.tags.tags["m"][f"{COUNTS}b"], type=RolloutCounts) == counts
 
 
 def test_a_version_that_is_deleted_in_the_middle_ends_the_rollout(alone: Replica, versions: MemoryVersions) -> None:
