@@ -29,8 +29,8 @@ ORIENTATION = 0x0112
 """The EXIF tag (CIPA DC-008) that says how an image is turned."""
 UPRIGHT = 1
 """Not at all; 2 to 8: mirrored or turned."""
-ROWS_PER_STRIP = 278
-"""The TIFF tag (TIFF 6.0)."""
+ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH = 278, 322, 323
+"""The TIFF tags (TIFF 6.0)."""
 BYTES_OF_COEFFICIENT, BYTES_OF_SAMPLE = 2, 2
 """Of a JPEG's component at a pixel; of a TIFF's, at most."""
 
@@ -61,8 +61,11 @@ def decoder_bytes(image: "Image", scans: int) -> int:
         case "JPEG" | "MPO" if scans > 1:  # libjpeg keeps the coefficients of all blocks
             return BYTES_OF_COEFFICIENT * len(image.getbands()) * width * height
         case "TIFF":  # libtiff decodes a strip or tile at a time, and a file may be one strip
-            rows = min(height, int(getattr(image, "tag_v2", {}).get(ROWS_PER_STRIP, height)))
-            return BYTES_OF_SAMPLE * len(image.getbands()) * width * rows
+            tags = getattr(image, "tag_v2", {})
+            rows = int(tags.get(ROWS_PER_STRIP, height))
+            strip = width * (min(rows, height) if rows > 0 else height)
+            tile = max(0, int(tags.get(TILE_WIDTH, 0))) * max(0, int(tags.get(TILE_LENGTH, 0)))  # of any size
+            return BYTES_OF_SAMPLE * len(image.getbands()) * max(strip, tile)
         case _:
             return 0
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from registry.contract import ImageSettings, Processor
 from serving.errors import TooLarge, Unprocessable
-from serving.processors.image_memory import MAX_PIXELS, ORIENTATION, memory_of
+from serving.processors.image_memory import MAX_PIXELS, ORIENTATION, decoder_bytes, memory_of
 from serving.processors.images import ImageReader, _open, shape
 from tests.contracts import classifier
 
@@ -110,6 +110,30 @@ def test_what_a_decoder_takes_is_counted(kind: str) -> None:
     Image.new("RGB", (7000, 7000)).save(file, kind, **FORMS[kind])
     with pytest.raises(TooLarge, match="of memory to decode"):
         reader_of(settings((8, 8))).read(file.getvalue())
+
+
+def tiled(side: int, data: bytes, *, tags: tuple[tuple[int, int], ...] = (), compression: int = 8) -> bytes:
+    """A grey TIFF of 16 x 16 pixels in one tile of this side. tags: more of them, as numbers."""
+    entries = [(256, 16), (257, 16), (258, 8), (259, compression), (262, 1), (277, 1), *tags]
+    entries += [(322, side), (323, side), (324, 0), (325, len(data))]
+    start = 8 + 2 + 12 * len(entries) + 4
+    head = struct.pack("<2sHLH", b"II", 42, 8, len(entries))
+    lines = [struct.pack("<HHLL", tag, 4, 1, start if tag == 324 else value) for tag, value in entries]
+    return head + b"".join(lines) + bytes(4) + data
+
+
+def test_a_tile_is_counted_whatever_the_size_of_the_image() -> None:
+    """A tile of 16,000 x 16,000 took 252 MB for an image of 16 x 16."""
+    reader = reader_of(settings((8, 8)))
+    assert reader.read(tiled(16, zlib.compress(bytes(256)))) == bytes(3 * 64)
+    assert reader.read(tiled(256, zlib.compress(bytes(2**16)))) == bytes(3 * 64)
+    with pytest.raises(TooLarge, match="a TIFF of 16 x 16 pixels, which takes 512,001,024 bytes of memory to decode"):
+        reader.read(tiled(16_000, zlib.compress(bytes(256))))
+
+
+def test_strips_of_no_rows_are_counted_as_one_strip() -> None:
+    image = Image.open(BytesIO(tiled(16, b"", tags=((278, 0),))))
+    assert decoder_bytes(image, 0) == 2 * 16 * 16
 
 
 def test_files_of_usual_size_are_read_in_every_format() -> None:
