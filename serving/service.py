@@ -11,7 +11,6 @@ import logging
 import os
 import sys
 import threading
-import warnings
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,6 +237,7 @@ def _leave_out_timeouts(app: Any) -> None:
 def _settle_process() -> None:
     """Set this worker process' global state, once everything is imported."""
     from serving.front.protocols.bentoml import quiet_refusals
+    from serving.processors.images import quiet_warnings
 
     # BentoML's readiness would ask the manager, too. A front serves what is loaded while another manager starts.
     BentoMLContainer.api_server_config.runner_probe.enabled.set(False)
@@ -246,6 +246,6 @@ def _settle_process() -> None:
     access.handlers, access.propagate = [], False
     quiet_refusals()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time needs no pool of threads
-    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # by Pillow; `images` refuses such images
+    quiet_warnings()
     gc.collect()
     gc.freeze()  # imported objects stay: the collector need not scan them while requests are served

@@ -6,6 +6,7 @@ A front resizes and crops, the engine scales and normalises. So a colour travels
 import base64
 import binascii
 import threading
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
@@ -28,6 +29,7 @@ from serving.processors.image_memory import (
     check_memory,
     resized,
 )
+from serving.processors.tiff_header import check_tiff
 from serving.wire.messages import AnyArray, EncodedRow, Row
 
 if TYPE_CHECKING:
@@ -71,6 +73,11 @@ class ImageReader:
             raise
         except Exception as error:  # Pillow's readers raise anything for a file that is made to be wrong
             raise Unprocessable("inputs holds an image whose file is broken: send it again") from error
+
+
+def quiet_warnings() -> None:
+    """Ignore Pillow's warnings in this process: it has one for each odd tag of a file. What is wrong is refused."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def settings_of(contract: Contract) -> ImageSettings:
@@ -206,6 +213,8 @@ def _open(data: bytes) -> "Image":
         raise TooLarge(
             f"inputs holds an image of {width} x {height} pixels, at most {MAX_PIXELS:,} are read: shrink it"
         )
+    if image.format == "TIFF":
+        check_tiff(image, data)
     is_jpeg = image.format in ("JPEG", "MPO") or "jpeg" in str(image.info.get("compression"))  # MPO: several JPEGs
     if is_jpeg and (scans := data.count(SCAN)) > MAX_SCANS:
         raise TooLarge(

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.fuzz_bytes import SEEDS, TARGETS, attempt
+from serving.processors.images import quiet_warnings
 from serving.wire.messages import FromEngine
 
 pytestmark = pytest.mark.slow
@@ -54,7 +55,7 @@ def test_a_decoder_takes_any_bytes(name: str) -> None:
     @given(data=st.binary(max_size=200) | mutated(list(SEEDS[name])))
     def run(data: bytes) -> None:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # by Pillow, as a front has it
+            quiet_warnings()  # as a front does
             attempt(name, data)
 
     for seed in SEEDS[name]:
