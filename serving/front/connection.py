@@ -55,6 +55,8 @@ class Connection(HttpToolsProtocol):
         self._held = 0  # bytes of bodies that are counted as buffered
         self.is_busy = False  # with a request whose answer is not complete
         self._discards = False  # what the client sends from now on
+        self._is_past_head = False  # of the request that is being received
+        self._trailers = 0
 
     # asyncio's side
 
@@ -102,9 +104,19 @@ class Connection(HttpToolsProtocol):
 
     # The parser's side
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer of a body in chunks: that is dropped, as nothing may take it for a header."""
+        if not self._is_past_head:
+            super().on_header(name, value)
+            return
+        self._trailers += 1
+        if self._trailers + len(self.headers) > MAX_HEADERS:
+            self._refuse(_head_too_large())
+
     def on_headers_complete(self) -> None:
         """A request's headers are complete: refuse it or begin it."""
         guard = self.guard
+        self._is_past_head = True
         if self._discards or self._is_refused():
             return
         self._quiet = 0
@@ -144,7 +156,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request came to its end."""
-        self._quiet = 0
+        self._quiet = self._trailers = 0
+        self._is_past_head = False
         if self._discards:
             return
         if self.is_busy:

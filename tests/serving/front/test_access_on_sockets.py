@@ -6,7 +6,7 @@ import pytest
 
 from serving.front.connection import Connection
 from serving.front.fast_path import FastConnection
-from tests.serving.front.attacked import BODY, PATIENT, Attacked, attack, head
+from tests.serving.front.attacked import BODY, PATIENT, ROUTES, Attacked, attack, chunk, chunked, head
 from tests.serving.front.closed_front import Closed, bearer
 from tests.serving.front.local_front import answer, engines
 
@@ -30,6 +30,27 @@ def test_a_key_is_asked_for_before_the_body_comes(kind: type[Connection], closed
             assert (await client.answer())[0] == (403 if path == "/models/secret" else 200)
             client.send(head(path, f"Content-Length: {len(BODY)}") + BODY)
             assert (await client.answer())[0] == 401, "each request on a connection shows its own key"
+
+    attack(lambda: Attacked(closed.front, PATIENT, kind, 60.0), work)
+
+
+@pytest.mark.parametrize("kind", [Connection, FastConnection])
+def test_a_key_in_a_trailer_is_no_key(kind: type[Connection], closed: Closed) -> None:
+    """A proxy that strips the header Authorization leaves trailers (RFC 9110, 6.5.1)."""
+    engines(closed.front, "1", *[answer("an answer")] * 9)
+    key = f"Authorization: {closed.somebody[1]}"
+    trailers = f"0\r\n{key}\r\nHost: evil\r\n\r\n".encode()
+
+    async def work(server: Attacked) -> None:
+        for path in ROUTES:
+            for body in (b"", chunk(BODY)):
+                assert (await server.ask(chunked(path) + body + trailers))[0] == 401
+        client = await server.client()
+        for _ in range(2):
+            client.send(head("/models/m", "Transfer-Encoding: chunked", key) + chunk(BODY) + trailers)
+            assert (await client.answer())[0] == 200
+        client.send(head("/models/m", f"Content-Length: {len(BODY)}", key) + BODY)
+        assert (await client.answer())[0] == 200, "the headers of the next request are headers again"
 
     attack(lambda: Attacked(closed.front, PATIENT, kind, 60.0), work)
 

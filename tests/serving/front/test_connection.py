@@ -97,6 +97,16 @@ def test_headers_are_counted(count: int, serve: Serve) -> None:
     serve(work)
 
 
+@pytest.mark.parametrize(("count", "status"), [(8, 200), (MAX_HEADERS, 431), (300, 431)])
+def test_trailers_are_counted_as_headers_are(count: int, status: int, serve: Serve) -> None:
+    async def work(server: Attacked) -> None:
+        trailers = b"".join(b"a%d: b\r\n" % place for place in range(count))
+        for path in ("/models/m", "/predict"):
+            assert (await server.ask(chunked(path) + chunk(BODY) + b"0\r\n" + trailers + b"\r\n"))[0] == status
+
+    serve(work, PATIENT)
+
+
 @pytest.mark.parametrize(
     "data",
     [b"\0\n", b"GET\r\n\r\n", head("/", method="NONE"), head("/ä", method="GET"), head("x:1", method="CONNECT")],
