@@ -1,5 +1,6 @@
 """Copies files of a version from MLflow's artifact store: plain names only, and no more than there is room for."""
 
+import re
 import shutil
 import threading
 import time
@@ -20,6 +21,8 @@ from registry.tracking import connect
 RECORD = "MLmodel"
 HTTP_SCHEMES = ("http", "https", "mlflow-artifacts")
 """Of locations that MLflow reads from a server with the credentials for MLflow."""
+MAX_REFERRALS = 8
+"""`runs:/…` and `models:/…` that are followed one after another to the files of a version."""
 STALL_SECONDS = 300.0
 """A download that brings less than MIN_BYTES in this time is given up. Untuned: a load may take 600 seconds."""
 MIN_BYTES = 1 << 20
@@ -163,36 +166,85 @@ def _written_bytes(folder: Path) -> int:
 
 
 def _find_store(version: ResolvedVersion, settings: RegistrySettings) -> Any:
-    """MLflow's client of the store.
+    """MLflow's client of the store, never one that looks up an address by itself: that would be checked by nobody.
 
     MLflow's own download (3.17) looks for `models:/…` in the registry of the process' global state, whatever address
     it is given; so they are looked up here.
     """
     client = connect(settings)
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 
     location = version.source
-    kind, _, place = location.partition(":/")
-    if kind == "models" and "/" not in place:
-        location = client.get_logged_model(place).artifact_location
-    elif kind == "models":
-        location = client.get_model_version_download_uri(version.name, version.version)
-    check_host(location, version, settings)
-    return get_artifact_repository(location, settings.tracking_uri, settings.registry_address)
+    for _ in range(MAX_REFERRALS):
+        check_location(location, version, settings)
+        kind, place = _scheme_of(location), location.partition(":/")[2]
+        if kind == "runs":
+            location = RunsArtifactRepository.get_underlying_uri(location, settings.tracking_uri)
+        elif kind == "models" and "/" not in place:
+            location = client.get_logged_model(place).artifact_location
+        elif kind == "models":
+            location = client.get_model_version_download_uri(version.name, version.version)
+        else:
+            break
+    else:
+        raise UnsafeArtifact(
+            f"{version.source!a} leads to {location!a}, which names another run or model again: at most "
+            f"{MAX_REFERRALS} are followed; log the model again"
+        )
+    store = get_artifact_repository(location, settings.tracking_uri, settings.registry_address)
+    store = getattr(store, "repo", store)  # what a wrapper of MLflow's hands its calls on to
+    _check_host(store.artifact_uri, version, settings)
+    return store
 
 
-def check_host(location: str, version: ResolvedVersion, settings: RegistrySettings) -> None:
+def check_location(location: str, version: ResolvedVersion, settings: RegistrySettings) -> None:
+    """Raise UnsafeArtifact for an address that parsers may read in several ways, or of a server that is not MLflow's.
+
+    Whoever may write to the registry chooses a version's location.
+    """
+    authority = re.match(r"[^:]*://([^/?#]*)", location) if _is_http(location) else None
+    if (
+        not location.isprintable()
+        or location != location.strip()
+        or (authority and re.search(r"[\s@]", authority[1]))
+        or (_is_http(location) and "\\" in location)
+    ):
+        raise UnsafeArtifact(
+            f"the files of {version.name}/{version.version} are at {location!a}: a location has no control characters, "
+            "no whitespace around it, and over HTTP no backslash and no name or password before its host; log the "
+            "model again"
+        )
+    _check_host(location, version, settings)
+
+
+def _check_host(address: str, version: ResolvedVersion, settings: RegistrySettings) -> None:
     """Raise UnsafeArtifact for a server that may not be MLflow's.
 
-    Whoever may write to the registry chooses a version's location, and MLflow's client (3.17) sends its user's password
-    or token to every server.
+    MLflow's client (3.17) sends its user's password or token to every server.
     """
-    host = host_of(location)
-    if host and location.partition(":")[0].lower() in HTTP_SCHEMES and host not in settings.mlflow_hosts:
+    if not _is_http(address):
+        return
+    try:
+        host = host_of(address)
+    except ValueError as error:
         raise UnsafeArtifact(
-            f"the files of {version.name}/{version.version} are at {host}, which is not where MLflow is, and would be "
-            "sent the credentials for MLflow: name it in HEADWAITER_ARTIFACT_HOSTS if it may have them"
+            f"the files of {version.name}/{version.version} are at {address!a}, which is no URL: log the model again"
+        ) from error
+    is_mlflow = not host and _scheme_of(address) == "mlflow-artifacts"
+    if not is_mlflow and host not in settings.mlflow_hosts:
+        raise UnsafeArtifact(
+            f"the files of {version.name}/{version.version} are at {host or 'no host'}, which is not where MLflow is, "
+            "and would be sent the credentials for MLflow: name it in HEADWAITER_ARTIFACT_HOSTS if it may have them"
         )
+
+
+def _is_http(address: str) -> bool:
+    return _scheme_of(address) in HTTP_SCHEMES
+
+
+def _scheme_of(address: str) -> str:
+    return address.partition(":")[0].lower()
 
 
 def _read_if_there(root: Path, name: str) -> bytes | None:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -29,7 +28,7 @@ PATIENCE_OF_UPLOADS = {RETRIES: "3"}
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 """MLflow's variables by which it calls nobody, and draws nothing."""
 
-DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ALIAS = re.compile(r"[\w-]{1,255}")
 """MLflow's own rule (3.17, `mlflow.utils.validation`)."""
@@ -149,10 +148,15 @@ class RegistrySettings(msgspec.Struct, frozen=True):
 
 
 def host_of(address: str) -> str:
-    """The host of a URL, with its port where it is not the scheme's own."""
-    parts = urlsplit(address)
-    host = parts.netloc.rpartition("@")[2].lower()
-    return host.removesuffix(DEFAULT_PORTS[parts.scheme]) if parts.scheme in DEFAULT_PORTS else host
+    """The host of a URL, with its port where it is not the scheme's own. Raises ValueError for what is no URL.
+
+    By urllib3, which connects: other parsers find another host in some addresses.
+    """
+    from urllib3.util import parse_url
+
+    found = parse_url(address)
+    host = (found.host or "").lower()
+    return host if found.port in (None, DEFAULT_PORTS.get(found.scheme or "")) else f"{host}:{found.port}"
 
 
 def _folder(text: str) -> Path:

@@ -31,6 +31,7 @@ from registry.errors import (
 )
 from registry.references import ResolvedVersion
 from registry.settings import InvalidSetting, RegistrySettings
+from registry.tracking import connect
 from registry.transformers_flavor import derive
 from tests.abilities import needs
 from tests.e2e.server import wait_until
@@ -229,7 +230,7 @@ def test_a_store_cannot_make_this_machine_read_or_keep_anything_else(
         ("https://mlflow.org.example", (), "s3://files.example/0", True),
         ("https://mlflow.org.example", (), "http://evil.example/mlflow-artifacts/artifacts/0", False),
         ("https://mlflow.org.example", (), "HTTPS://evil.example/mlflow-artifacts/artifacts/0", False),
-        ("https://mlflow.org.example", (), "https://mlflow.org.example@evil.example/0", False),
+        ("https://mlflow.org.example", (), "https:evil.example/0", False),
         ("https://mlflow.org.example", (), "https://mlflow.org.example:444/0", False),
         ("https://mlflow.org.example", (), "mlflow-artifacts://evil.example/0", False),
         ("sqlite:////mlflow.db", (), "http://evil.example/0", False),
@@ -241,15 +242,82 @@ def test_no_other_server_gets_the_credentials_for_mlflow(
     version = ResolvedVersion("m", "1", location, None)
     settings = RegistrySettings(Path("/none"), tracking, artifact_hosts=hosts)
     if is_allowed:
-        download.check_host(location, version, settings)
+        download.check_location(location, version, settings)
     else:
         with pytest.raises(UnsafeArtifact, match="HEADWAITER_ARTIFACT_HOSTS"):
-            download.check_host(location, version, settings)
+            download.check_location(location, version, settings)
 
 
 def test_a_version_at_another_server_is_not_fetched(version: ResolvedVersion, settings: RegistrySettings) -> None:
     with pytest.raises(UnsafeArtifact, match=r"the files of m/1 are at evil\.example"):
         fetch(replace(version, source="http://evil.example/mlflow-artifacts/artifacts/0"), settings)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "https://mlflow.org.example@evil.example/0",
+        "https://evil.example\\@mlflow.org.example/0",
+        "mlflow-artifacts://evil.example\\@mlflow.org.example/0",
+        "https://mlflow.org.example\\@evil.example/0",
+        " https://evil.example/0",
+        "\u2003https://evil.example/0",
+        "ht\ntps://evil.example/0",
+        "https://evil.example /0",
+        "/a/folder\x00",
+        "/a/folder ",
+        "https://[evil.example/0",
+    ],
+)
+def test_an_address_that_parsers_read_in_several_ways_is_refused(
+    version: ResolvedVersion, settings: RegistrySettings, location: str
+) -> None:
+    trusting = msgspec.structs.replace(settings, artifact_hosts=("mlflow.org.example",))
+    with pytest.raises(UnsafeArtifact, match=r"the files of m/1 are at .*log the model again"):
+        fetch(replace(version, source=location), trusting)
+
+
+@pytest.mark.parametrize("folder", ["a folder", "a\\folder", "me@home"])
+def test_folders_of_this_machine_may_have_any_plain_name(settings: RegistrySettings, folder: str) -> None:
+    download.check_location(f"/{folder}", ResolvedVersion("m", "1", "", None), settings)
+
+
+def run_at(place: str, settings: RegistrySettings) -> str:
+    """The id of a run whose artifacts are at the address."""
+    client = connect(settings)
+    return str(client.create_run(client.create_experiment(place, artifact_location=place)).info.run_id)
+
+
+@pytest.mark.parametrize("kind", ["runs", "RUNS"])
+def test_a_run_whose_artifacts_are_at_another_server_is_not_fetched(
+    version: ResolvedVersion, settings: RegistrySettings, kind: str
+) -> None:
+    run = run_at("http://evil.example/api/2.0/mlflow-artifacts/artifacts", settings)
+    with pytest.raises(UnsafeArtifact, match=r"the files of m/1 are at evil\.example"):
+        fetch(replace(version, source=f"{kind}:/{run}/model"), settings)
+
+
+def test_a_runs_files_on_this_machine_are_read_as_such(
+    version: ResolvedVersion, settings: RegistrySettings, stored: Path, tmp_path: Path
+) -> None:
+    run = run_at(str(tmp_path / "runs"), settings)
+    of_run = replace(version, source=f"runs:/{run}/model")
+    root = Path(shutil.copytree(stored, tmp_path / "runs" / run / "artifacts" / "model"))
+    assert fetch(of_run, settings)[0].is_dir()
+    shutil.rmtree(settings.cache)
+    (root / "MLmodel").unlink()
+    (root / "MLmodel").symlink_to(stored / "MLmodel")
+    with pytest.raises(UnsafeArtifact):
+        fetch(of_run, settings)
+
+
+def test_models_that_lead_to_one_another_are_not_followed_for_ever(
+    version: ResolvedVersion, settings: RegistrySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    round_trip = SimpleNamespace(get_logged_model=lambda name: SimpleNamespace(artifact_location=f"models:/{name}"))
+    monkeypatch.setattr(download, "connect", lambda _: round_trip)
+    with pytest.raises(UnsafeArtifact, match="names another run or model again"):
+        fetch(replace(version, source="models:/m-1"), settings)
 
 
 def test_a_panic_of_a_library_refuses_the_version(
