@@ -3,6 +3,7 @@
 import importlib
 import logging
 import platform
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,10 @@ def write_artifact(root: Path, contract: Contract, mlflow_model: Any = None) -> 
     described.save(str(root / "MLmodel"))
 
 
-def read_contract(root: Path) -> Contract:
-    """The contract of the artifact at `root`; raises IncompleteArtifact or ContractError.
+def read_contract(root: Path, check: Callable[[str], object] = str) -> Contract:
+    """The contract of the artifact at `root`; raises IncompleteArtifact, ContractError, or as `upgrade`.
 
-    Without its example if that is larger than those that are written now.
+    check: as of `upgrade`. Without its example if that is larger than those that are written now.
     """
     flavors = read_flavors(root)
     if FLAVOR not in flavors:
@@ -68,7 +69,7 @@ def read_contract(root: Path) -> Contract:
             "the contract has the field derived, which no release logs: its files may not be those that were logged; "
             "log the model again"
         )
-    contract = Contract.parse(upgrade(record, root / MODEL_FOLDER) if isinstance(record, dict) else record)
+    contract = Contract.parse(upgrade(record, root / MODEL_FOLDER, check) if isinstance(record, dict) else record)
     alone = msgspec.structs.replace(contract, example=None)
     _check_size(alone)
     if _size(contract) <= MAX_CONTRACT_BYTES:

@@ -187,10 +187,13 @@ def _logged_contract(root: Path, version: ResolvedVersion) -> Contract:
 
 
 def _checked_contract(root: Path, version: ResolvedVersion) -> Contract:
-    contract = read_contract(root)
-    if version.digest is not None and contract.digest != version.digest:
-        raise DigestMismatch(
-            f"the contract of {version.name}/{version.version} has sha256 {contract.digest[:12]}…, "
-            f"the registry recorded {version.digest[:12]}…: MLmodel changed after logging; log the model again"
-        )
+    def check(digest: str) -> None:
+        if version.digest is not None and digest != version.digest:
+            raise DigestMismatch(
+                f"the contract of {version.name}/{version.version} has sha256 {digest[:12]}…, "
+                f"the registry recorded {version.digest[:12]}…: MLmodel changed after logging; log the model again"
+            )
+
+    contract = read_contract(root, check)
+    check(contract.digest)
     return contract

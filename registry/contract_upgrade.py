@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from registry.contract import FORMAT, digest_record
-from registry.errors import ContractError
+from registry.digests import check_digest, digest_file
+from registry.errors import ContractError, DigestMismatch
 from registry.refusals import refuse_failures
 
 UpgradeStep = Callable[[dict[str, Any], Path], tuple[str, ...]]
@@ -74,7 +75,10 @@ def _marks_single_texts(processor: dict[str, Any], folder: Path) -> bool:
         return False
     from tokenizers import Tokenizer
 
-    return any(Tokenizer.from_file(str(path)).encode("a").type_ids)
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()  # to a length that the file states, however large
+    tokenizer.no_truncation()
+    return any(tokenizer.encode("a").type_ids)
 
 
 def _note_generation_lengths(record: dict[str, Any], folder: Path) -> tuple[str, ...]:
@@ -110,17 +114,43 @@ STEPS: dict[int, tuple[UpgradeStep, ...]] = {
 """By the format that a record has: what the next format added."""
 
 
-def upgrade(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+SOURCES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+"""The model's files that the steps read."""
+
+
+def _check_sources(record: dict[str, Any], folder: Path) -> None:
+    """Raise DigestMismatch for a file of SOURCES that is not the one of the record."""
+    files = record.get("files")
+    for source in SOURCES:
+        name = f"{folder.name}/{source}"
+        try:
+            digest = digest_file(folder.parent, name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        expected = files.get(name) if isinstance(files, dict) else None
+        if not isinstance(expected, str):
+            raise DigestMismatch(
+                f"{name} is in the artifact but not in its contract: somebody added it after logging; remove it, or "
+                "log the model again"
+            )
+        check_digest(name, digest, expected)
+
+
+def upgrade(record: dict[str, Any], folder: Path, check: Callable[[str], object] = str) -> dict[str, Any]:
     """The record in today's format, the same object if it has it already or if its format is unknown.
 
-    folder: of the model's files, which nobody has hashed yet. Raises as the steps do, or UnreadableArtifact.
+    folder: of the model's files, of which those in SOURCES are hashed first; nobody has done it yet. Raises as the
+    steps do, UnreadableArtifact, or ArtifactError for a file that is not the one of the record. check: is given the
+    digest of a record that is to be upgraded, before any file is read, and raises for another one than is wanted.
     """
     found = record.get("format")
     if not isinstance(found, int) or found not in STEPS:
         return record
     upgraded, notes = dict(record), list[str]()
     with refuse_failures(f"bringing the contract of format {found} up to date", "log the model again"):
+        check(digest := digest_record(record))
+        _check_sources(record, folder)
         for number in range(found, FORMAT):
             for step in STEPS[number]:
                 notes += step(upgraded, folder)
-    return upgraded | {"format": FORMAT, "derived": {"digest": digest_record(record), "notes": notes}}
+    return upgraded | {"format": FORMAT, "derived": {"digest": digest, "notes": notes}}

@@ -1,16 +1,20 @@
 """A record of an earlier format is read as today's, and is still known by the digest that it was logged with."""
 
+import inspect
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from registry import contract_upgrade
 from registry.artifact import read_contract, read_flavors
 from registry.contract import FORMAT, Contract
-from registry.errors import ContractError, UnreadableArtifact
+from registry.digests import digest_folder
+from registry.errors import ContractError, DigestMismatch, UnreadableArtifact
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 DIGESTS = {"artifact-of-format-1": "ac61e5908ef4bd4404d7e59dba55dccbd332196b0f86c54f027393298f349dbe"}
@@ -89,11 +93,19 @@ def test_images_of_format_1_have_a_note_where_a_step_was_left_out(name: str, not
     assert len(Contract.parse(contract_upgrade.upgrade(record, Path("none"))).notes) == notes
 
 
+def record_digests(root: Path) -> Path:
+    """Make the record that of the files as they are now, as if they had been logged so."""
+    content = yaml.safe_load((root / "MLmodel").read_text())
+    content["flavors"]["headwaiter"]["contract"]["files"] = digest_folder(root, "model")
+    (root / "MLmodel").write_text(yaml.safe_dump(content))
+    return root
+
+
 def artifact_that_says(tmp_path: Path, **settings: object) -> Path:
     root = shutil.copytree(FIXTURES / "artifact-of-format-1", tmp_path / "artifact")
     path = root / "model" / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
-    return root
+    return record_digests(root)
 
 
 def test_the_sides_of_an_earlier_record_are_the_tokenizers(tmp_path: Path) -> None:
@@ -121,7 +133,7 @@ def test_an_example_that_was_read_without_its_token_types_is_not_compared(tmp_pa
 def test_a_tokenizer_configuration_that_cannot_be_read_changes_nothing(tmp_path: Path, text: str) -> None:
     root = artifact_that_says(tmp_path)
     (root / "model" / "tokenizer_config.json").write_text(text)
-    assert read_contract(root).processor.padding_side == "right"
+    assert read_contract(record_digests(root)).processor.padding_side == "right"
 
 
 @pytest.mark.parametrize(
@@ -131,13 +143,52 @@ def test_a_tokenizer_configuration_that_cannot_be_read_changes_nothing(tmp_path:
 def test_a_generating_record_keeps_its_length_and_notes_the_checkpoints(
     tmp_path: Path, own: dict[str, int], wanted: str
 ) -> None:
-    (tmp_path / "generation_config.json").write_text(json.dumps(own))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "generation_config.json").write_text(json.dumps(own))
     record = {"format": 1, "defaults": {"max_new_tokens": 64, "limit_new_tokens": 2048}}
-    upgraded = contract_upgrade.upgrade(record, tmp_path)
+    upgraded = contract_upgrade.upgrade(record | {"files": digest_folder(tmp_path, "model")}, folder)
     assert upgraded["defaults"]["max_new_tokens"] == 64
     (note,) = upgraded["derived"]["notes"]
     assert "gets 64 new tokens" in note
     assert wanted in note
-    (tmp_path / "generation_config.json").write_text("{")
+    (folder / "generation_config.json").write_text("{")
     with pytest.raises(ContractError, match="is not JSON"):
-        contract_upgrade.upgrade(record, tmp_path)
+        contract_upgrade.upgrade(record | {"files": digest_folder(tmp_path, "model")}, folder)
+
+
+@pytest.mark.parametrize("name", contract_upgrade.SOURCES)
+def test_no_step_reads_a_file_that_changed_after_logging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    used: list[Path] = []
+    monkeypatch.setitem(contract_upgrade.STEPS, 1, (lambda _, folder: used.append(folder) or (),))
+    root = shutil.copytree(FIXTURES / "artifact-of-format-1", tmp_path / "artifact")
+    read_contract(root)
+    path = root / "model" / name
+    path.write_bytes((path.read_bytes() if path.exists() else b"{}") + b" ")
+    with pytest.raises(DigestMismatch, match=f"model/{name}"):
+        read_contract(root)
+    assert used == [root / "model"], "of the files that were logged"
+
+
+def test_steps_read_no_file_but_those_that_are_hashed(tmp_path: Path) -> None:
+    read = set(re.findall(r'folder / "([^"]+)"', inspect.getsource(contract_upgrade)))
+    assert read == set(contract_upgrade.SOURCES)
+
+
+def test_a_length_that_the_tokenizer_pads_to_takes_no_memory(tmp_path: Path) -> None:
+    path = shutil.copy(FIXTURES / "artifact-of-format-1" / "model" / "tokenizer.json", tmp_path)
+    padding = {"strategy": {"Fixed": 10**6}, "direction": "Right", "pad_id": 0, "pad_type_id": 1, "pad_token": "[PAD]"}
+    said = json.loads(Path(path).read_text()) | {"padding": padding | {"pad_to_multiple_of": None}}
+    Path(path).write_text(json.dumps(said))
+    assert not contract_upgrade._marks_single_texts({"inputs": ["token_type_ids"]}, tmp_path), "padding was made"
+
+
+def test_the_record_is_checked_before_any_other_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(digest: str) -> None:
+        raise DigestMismatch(digest)
+
+    monkeypatch.setattr(contract_upgrade, "digest_file", lambda *_: pytest.fail("a file was read"))
+    with pytest.raises(DigestMismatch, match=DIGESTS["artifact-of-format-1"]):
+        read_contract(FIXTURES / "artifact-of-format-1", refuse)
