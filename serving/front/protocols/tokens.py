@@ -18,7 +18,8 @@ from serving.front.protocols.forms import named_model, read_form, read_json
 from serving.front.turns import TEXTS, Turns
 from serving.processors.clean_up import clean_up
 from serving.processors.tokenizer import LONG_CHARACTERS, TextEncoder
-from serving.tasks.base.cost import NUMBER_BYTES, OBJECT_BYTES, ItemCost
+from serving.tasks.base.bounds import RequestBounds
+from serving.tasks.base.cost import NUMBER_BYTES, OBJECT_BYTES, ItemCost, answer_text
 from serving.tasks.base.fields import Name
 
 NAME_ONE = "name a model in the field model, or ask /models/{name}/tokenize"
@@ -107,7 +108,7 @@ class Tokens(Protocol):
 
     async def _detokenize(self, model: str | None, form: IdsForm, exchange: Exchange) -> FrontAnswer[bytes]:
         async def work(loaded: LoadedVersion, turns: Turns) -> bytes:
-            return await _do(turns, len(form.tokens), _join, form, _encoder_of(loaded))
+            return await _do(turns, len(form.tokens), _join, form, _encoder_of(loaded), self.front.bounds)
 
         return await self._answer(model or form.model, work, exchange)
 
@@ -140,13 +141,17 @@ def _describe_prompt(found: Encoding, encoder: TextEncoder, with_texts: bool) ->
     return encode_json({**head, "tokens": found.ids, "token_strs": words})
 
 
-def _join(form: IdsForm, encoder: TextEncoder) -> bytes:
-    """The text of token ids as JSON. Raises Unprocessable for an id that the vocabulary does not have."""
+def _join(form: IdsForm, encoder: TextEncoder, bounds: RequestBounds) -> bytes:
+    """The text of token ids as JSON.
+
+    Raises Unprocessable for an id that the vocabulary does not have, and TooLarge for a text over the bound.
+    """
     unknown = next((each for each in form.tokens if not encoder.has_id(each)), None)
     if unknown is not None:
         raise Unprocessable(
             f"tokens has the id {unknown}, which this model's tokenizer does not have: send ids of its vocabulary"
         )
+    bounds.check_answer(answer_text(sum(len(encoder.token_of(each)) + 1 for each in form.tokens)))  # 1: a space
     text = encoder.read(form.tokens, skip_special_tokens=form.skip_special_tokens)
     return encode_json({"prompt": clean_up(text) if encoder.cleans_up else text})
 

@@ -193,3 +193,15 @@ def noting(work: Callable[..., Any], seen: set[str]) -> Callable[..., Any]:
         return work(*args)
 
     return noted
+
+
+def test_ids_of_long_tokens_are_bounded_by_the_memory_of_their_text(make_front: MakeFront) -> None:
+    """65,000 ids made an answer of 16.6 MB that nothing counted."""
+    front = make_front(max_answer_bytes=2**16)
+    serve_tasks(front, (CLASSIFIER,))
+    longest = max(TOKENIZER.get_vocab().items(), key=lambda item: len(item[0]))
+    most = 2**16 // (4 * (len(longest[0]) + 1))
+    assert ask(front, "/detokenize", model=CLASSIFIER, tokens=[longest[1]] * most).status_code == 200
+    refused = ask(front, "/detokenize", model=CLASSIFIER, tokens=[longest[1]] * (most + 1))
+    assert refused.status_code == 413
+    assert "the answer would take about" in refused.json()["error"]
