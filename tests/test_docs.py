@@ -169,7 +169,7 @@ class Inner:
 def data_plane() -> tuple[Any, Inner]:
     """The app over a front that can do nothing, so that a route which exists answers with an error of its own."""
     inner = Inner()
-    settings = SimpleNamespace(webhook_secret="", max_body_bytes=1024, max_rows=1024, admin_port=0)
+    settings = SimpleNamespace(webhook_secret="", max_body_bytes=1024, max_rows=1024, admin_port=0, cors_origins=())
     front = SimpleNamespace(settings=settings, nudge=lambda: None, access=Access(None), hosts=HostNames(["*"]))
     return DataPlane(cast("Any", front), inner), inner
 
