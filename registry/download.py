@@ -62,7 +62,7 @@ class ArtifactStore:
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 (target / name).write_bytes(record)
             return record is not None
-        listed = self._trying(lambda: _watched(lambda: self._store.list_artifacts(name.rpartition("/")[0]), target))
+        listed = self._trying(lambda: _watched(lambda: self._store.list_artifacts(name.rpartition("/")[0])))
         for size in [entry.file_size or 0 for entry in listed if entry.path == name]:
             if size > MAX_RECORD_BYTES:
                 raise UnsafeArtifact(
@@ -78,7 +78,7 @@ class ArtifactStore:
         if self._local is not None:
             root = self._local
             return {name: status.st_size for name, status in self._trying(lambda: list_plain(root, folder)).items()}
-        return dict(self._trying(lambda: list(self._walk(folder))))
+        return dict(self._trying(lambda: _watched(lambda: list(self._walk(folder)))))
 
     def download_folder(self, folder: str, target: Path) -> None:
         """Copy the files below `folder` to the same place below `target`. Raises UnsafeArtifact or OSError.
@@ -127,8 +127,10 @@ class ArtifactStore:
             ) from error
 
 
-def _watched(call: Callable[[], Any], target: Path) -> Any:
+def _watched(call: Callable[[], Any], target: Path | None = None) -> Any:
     """The result of a call that may fill the folder `target`. Raises TimeoutError where too little comes.
+
+    Without a folder it is a listing, which has STALL_SECONDS in all.
 
     A store that sends a byte now and then keeps within every timeout of a connection. No thread can be ended, so the
     call goes on in one of its own, where it holds up nobody.
@@ -145,7 +147,9 @@ def _watched(call: Callable[[], Any], target: Path) -> Any:
             seen, since = written, now
         elif now - since > STALL_SECONDS:
             _stalled.append(future)
-            raise TimeoutError(f"less than {MIN_BYTES:,} bytes came in {STALL_SECONDS:g} s: look at the store")
+            raise TimeoutError(
+                f"less than {MIN_BYTES:,} bytes came in {STALL_SECONDS:g} s, or no whole listing: look at the store"
+            )
     return future.result()
 
 
@@ -156,10 +160,10 @@ def _run_into(future: "Future[Any]", call: Callable[[], Any]) -> None:
         future.set_exception(error)
 
 
-def _written_bytes(folder: Path) -> int:
+def _written_bytes(folder: Path | None) -> int:
     """Room that the files take: MLflow may give a file its whole length before its parts come."""
     size = 0
-    for path in folder.rglob("*"):
+    for path in folder.rglob("*") if folder is not None else ():
         with suppress(FileNotFoundError):
             size += 512 * path.lstat().st_blocks
     return size

@@ -559,6 +559,35 @@ def test_a_download_that_brings_too_little_ends_and_the_next_one_begins_anew(
     assert fetch(version, settings)[0].is_dir()
 
 
+@pytest.mark.parametrize("hangs_at", ["", "model"])
+def test_a_listing_that_does_not_end_is_given_up(
+    settings: RegistrySettings, version: ResolvedVersion, stored: Path, monkeypatch: pytest.MonkeyPatch, hangs_at: str
+) -> None:
+    class DrippingListing(DrippingStore):
+        def list_artifacts(self, folder: str) -> list[SimpleNamespace]:
+            assert folder != hangs_at or self.may_end.wait(WAIT_SECONDS)
+            return super().list_artifacts(folder)
+
+    store = DrippingListing(stored)
+    download_artifacts = store.download_artifacts
+
+    def download_at_once(name: str, target: str) -> None:
+        store.may_end.set()
+        download_artifacts(name, target)
+        store.may_end.clear()
+
+    monkeypatch.setattr(store, "download_artifacts", download_at_once)
+    monkeypatch.setattr(download, "_find_store", lambda *_: store)
+    monkeypatch.setattr(download, "_is_local", lambda _: False)
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(download, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(download, "_stalled", [])
+    with pytest.raises(RegistryUnavailable, match="no whole listing"):
+        fetch(version, settings)
+    store.may_end.set()
+    wait_until(lambda: all(each.done() for each in download._stalled), "it has ended")
+
+
 def test_files_that_vanish_while_sizes_are_read_count_nothing(
     settings: RegistrySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
