@@ -130,7 +130,8 @@ class BatchRun:
 
 
 def _line(answer: object) -> bytes:
-    return json.dumps(answer, ensure_ascii=False).encode() + b"\n"
+    """The line of JSON. A lone surrogate, which UTF-8 cannot have, becomes its escape, which JSON reads as the same."""
+    return json.dumps(answer, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _problems(rows: Sequence[InputRow], found: Sequence[tuple[object, str]]) -> Iterator[bytes]:

@@ -14,6 +14,10 @@ PARQUET_ROWS = 10_000
 """Rows of a part of a file that is read or written at once."""
 
 
+MAX_FIELD_CHARACTERS = 1 << 26
+"""Of a field of a CSV file, for which Python's own limit is 131,072. Servers take no request of this size."""
+
+
 @dataclass(frozen=True)
 class InputRow:
     """A row of the input. number: from 0. problem: why it is no input; empty for one that can be asked."""
@@ -58,20 +62,41 @@ def _read_lines(path: Path) -> Iterator[InputRow]:
     with path.open("rb") as file:
         for number, line in enumerate(line for line in file if line.strip()):
             try:
-                yield InputRow(number, json.loads(line))
-            except ValueError as error:
-                yield InputRow(number, line.decode(errors="replace").rstrip("\n"), f"no JSON: {error}")
+                found = json.loads(line)
+                json.dumps([[[[found]]]])  # as deep as in a request, or in the file of bad rows
+            except (ValueError, RecursionError) as error:
+                reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+                yield InputRow(number, line.decode(errors="backslashreplace").rstrip("\n"), f"no JSON: {reason}")
+            else:
+                yield InputRow(number, found)
 
 
 def _read_csv(path: Path) -> Iterator[InputRow]:
+    csv.field_size_limit(MAX_FIELD_CHARACTERS)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file)):
+        for number, row in enumerate(_records(csv.DictReader(file), path)):
             if None in row or None in row.values():
                 yield InputRow(
                     number, {str(name): value for name, value in row.items()}, "not as many fields as the header"
                 )
             else:
                 yield InputRow(number, _input_of(row))
+
+
+def _records(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, Any]]:
+    """The reader's rows. Raises InvalidSetting where the file is no CSV, or not in UTF-8."""
+    try:
+        yield from reader
+    except UnicodeDecodeError as error:
+        raise InvalidSetting(
+            f"{path} is not UTF-8 somewhere after line {reader.line_num} ({error.reason}): save it in UTF-8, then "
+            "start the batch again"
+        ) from error
+    except csv.Error as error:
+        raise InvalidSetting(
+            f"{path}, line {reader.line_num + 1}, is no CSV ({error}): mend it (a quote that is never closed makes one "
+            "field of all that follows), then start the batch again"
+        ) from error
 
 
 def _read_parquet(path: Path) -> Iterator[InputRow]:
@@ -83,7 +108,7 @@ def _read_parquet(path: Path) -> Iterator[InputRow]:
             found = _input_of(row)
             try:
                 json.dumps(found, allow_nan=False)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RecursionError) as error:
                 yield InputRow(number, repr(found), f"no JSON: {error}")
             else:
                 yield InputRow(number, found)

@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from registry.environment import InvalidSetting
+from serving.client import batch_files
 from serving.client.batch import ROWS, BatchRun
 from serving.errors import RemoteError
 
@@ -160,3 +161,56 @@ def test_files_that_cannot_be_are_refused(tmp_path: Path, source: str, target: s
     write_lines(tmp_path / source, ["a"])
     with pytest.raises(InvalidSetting, match="known|already"):
         BatchRun(Upper(), "m", tmp_path / source, tmp_path / target)
+
+
+def test_rows_that_cannot_be_sent_or_written_are_bad_rows(tmp_path: Path) -> None:
+    def refuse(inputs: list[Any]) -> None:
+        if "\ud800" in inputs:
+            raise RemoteError("answered 400: a lone surrogate", 400)
+
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b'"good"\n"\\ud800"\n' + b"[" * 100_000 + b'\n"\xff"\n"good"\n')
+    batch = BatchRun(Upper(refuse), "m", source, tmp_path / "out.jsonl")
+    assert batch.run() == (5, 3)
+    assert read_lines(tmp_path / "out.jsonl") == ["GOOD", None, None, None, "GOOD"]
+    found = read_lines(batch.errors)
+    assert [row["row"] for row in found] == [1, 2, 3]
+    assert found[0]["input"] == "\ud800"
+    assert found[1]["reason"] == "no JSON: it is nested too deeply"
+    assert found[2]["input"] == '"\\xff"'
+
+
+def test_an_answer_that_is_no_text_of_unicode_is_written(tmp_path: Path) -> None:
+    class Surrogates(Upper):
+        def predict(self, name: str, body: dict[str, Any]) -> Any:
+            return ["\ud800" for _ in super().predict(name, body)]
+
+    for ending in (".jsonl", ".csv", ".parquet"):
+        target = tmp_path / f"out{ending}"
+        assert BatchRun(Surrogates(), "m", write_lines(tmp_path / "in.jsonl", ["a"]), target).run() == (1, 0)
+    assert read_lines(tmp_path / "out.jsonl") == ["\ud800"]
+
+
+def test_a_long_field_of_a_table_is_read(tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text(f"text\ngood\n{'x' * 140_000}\n")
+    assert BatchRun(Upper(), "m", source, tmp_path / "out.jsonl").run() == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text\ngood\nr\xe9sum\xe9\n", r"in\.csv is not UTF-8 .* save it in UTF-8"),
+        (b"text\ngood\n" + b"x" * 20 + b"\n", r"in\.csv, line 3, is no CSV \(field larger than.* mend it"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
+) -> None:
+    monkeypatch.setattr(batch_files, "MAX_FIELD_CHARACTERS", 10)
+    limit = csv.field_size_limit()
+    source = tmp_path / "in.csv"
+    source.write_bytes(content)
+    with pytest.raises(InvalidSetting, match=message):
+        BatchRun(Upper(), "m", source, tmp_path / "out.jsonl").run()
+    csv.field_size_limit(limit)
