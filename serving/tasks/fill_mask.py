@@ -19,6 +19,7 @@ from serving.processors.clean_up import clean_up
 from serving.processors.tokenizer import TextEncoder, TextParameters
 from serving.tasks.base.agreement import Agreement, distance, mean
 from serving.tasks.base.cost import CHARACTERS_OF_A_TOKEN, OBJECT_BYTES, answer_text
+from serving.tasks.base.filled_text import FilledText
 from serving.tasks.base.scoring import Scoring, accuracy
 from serving.tasks.base.task import Batch, Task, probe_text, upload
 from serving.tasks.base.version_context import VersionContext
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 MAX_CANDIDATES = 100
 """The most candidates for one mask."""
-
-
 MAX_TARGETS = 1000
 SLICE = 256
 """Masks whose probabilities are computed at a time. Untuned."""
@@ -191,12 +190,9 @@ class FillMask(Task[str, Parameters, Masks]):
         for index, place in enumerate(places):
             width = len(targets) or scores.shape[1]
             order = numpy.argsort(-scores[index, :width], kind="stable")[:count].tolist()
-            answer.append(
-                [
-                    _candidate(ids, place, int(tokens[index, at]), float(scores[index, at]), len(places) == 1, version)
-                    for at in order
-                ]
-            )
+            filled = FilledText(version.tokenizer, ids, place, skips_special=len(places) == 1)
+            found = zip(tokens[index, order].tolist(), scores[index, order].tolist(), strict=True)
+            answer.append([_candidate(filled, token, score, version) for token, score in found])
         return answer[0] if len(places) == 1 else answer
 
 
@@ -217,14 +213,8 @@ def _candidates(masks: Masks, parameters: Parameters, version: VersionContext) -
     return min(top_k, len(masks.targets) or top_k)
 
 
-def _candidate(
-    ids: Sequence[int], place: int, token: int, score: float, is_only: bool, version: VersionContext
-) -> Candidate:
-    filled = [token if at == place else found for at, found in enumerate(ids)]
-    texts = (
-        version.tokenizer.read([token], skip_special_tokens=False),
-        version.tokenizer.read(filled, skip_special_tokens=is_only),
-    )
+def _candidate(filled: FilledText, token: int, score: float, version: VersionContext) -> Candidate:
+    texts = version.tokenizer.read([token], skip_special_tokens=False), filled.read(token)
     text, sequence = map(clean_up, texts) if version.tokenizer.cleans_up else texts
     return {"score": score, "token": token, "token_str": text, "sequence": sequence}
 
