@@ -1,10 +1,11 @@
 """A running server, as the command line and MLflow's deployments see it: over HTTP, with every wait bounded."""
 
 import json
+import reprlib
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.client import HTTPException
-from typing import Any
+from typing import IO, Any
 from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
@@ -17,6 +18,9 @@ Described = Mapping[str, Any]
 ASK_SECONDS = 10.0
 PREDICT_SECONDS = 120.0
 """Longer than a server's own deadline for a request, unless that was changed."""
+MAX_ANSWER_BYTES = 1 << 26
+"""Of an answer's body that are read. Untuned: 32 rows with an embedding for each token take less."""
+MAX_MESSAGE_CHARACTERS = 2000
 
 
 class Remote:
@@ -34,8 +38,13 @@ class Remote:
     def status(self) -> Described:
         """`GET /models`: everything that is served."""
         found = self._ask("/models", None, ASK_SECONDS)
-        if not isinstance(found, dict) or not isinstance(found.get("models"), list):
-            shown = f"its /models is {str(found)[:80]!r}"
+        models = found.get("models") if isinstance(found, dict) else None
+        if (
+            not isinstance(found, dict)
+            or not isinstance(models, list)
+            or not all(isinstance(model, dict) and isinstance(model.get("name"), str) for model in models)
+        ):
+            shown = f"its /models is {reprlib.repr(found)[:80]!r}"
             raise RemoteError(f"what answers at {self.url} is no Headwaiter ({shown}): give the URL of one")
         if "registry_error" not in found:
             raise RemoteError(
@@ -57,20 +66,29 @@ class Remote:
             request.add_unredirected_header("Authorization", f"Bearer {self._key}")  # for this server alone
         try:
             with urlopen(request, timeout=seconds) as answer:
-                return json.load(answer)
+                return json.loads(_read(answer))
         except HTTPError as error:
             hint = ", or set HEADWAITER_API_KEY" if error.code == HTTPStatus.UNAUTHORIZED else ""
             raise RemoteError(f"{self.url}{path} answered {error.code}: {_message(error)}{hint}", error.code) from error
-        except (OSError, HTTPException, ValueError) as error:
+        except (OSError, HTTPException, ValueError, RecursionError) as error:
             raise RemoteError(
                 f"no Headwaiter answers at {self.url} ({getattr(error, 'reason', error)}): see that it runs, or give "
                 "its URL"
             ) from error
 
 
+def _read(answer: IO[bytes]) -> bytes:
+    """The body. Raises ValueError for one of more than MAX_ANSWER_BYTES."""
+    body = answer.read(MAX_ANSWER_BYTES + 1)
+    if len(body) > MAX_ANSWER_BYTES:
+        raise ValueError(f"its answer has more than {MAX_ANSWER_BYTES:,} bytes, which are not read")
+    return body
+
+
 def _message(error: HTTPError) -> str:
     """The message in a Headwaiter error body, or else the HTTP reason."""
     try:
-        return str(json.loads(error.read())["error"])
-    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        with error:
+            return str(json.loads(_read(error))["error"])[:MAX_MESSAGE_CHARACTERS]
+    except (OSError, HTTPException, ValueError, LookupError, TypeError, RecursionError):
         return error.reason

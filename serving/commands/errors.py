@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from serving.commands.printable import printable
+
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free disk space"),
     **dict.fromkeys(
@@ -30,12 +32,12 @@ def errors() -> Iterator[None]:
     try:
         yield
     except (RegistryError, ServingError, EngineError, EvaluationError, RemoteError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(str(error))) from error
     except OSError as error:
         if error.errno not in _REMEDIES:
             raise
         file = "a file" if error.filename is None else error.filename
-        raise click.ClickException(f"{file}: {error.strerror}: {_REMEDIES[error.errno]}") from error
+        raise click.ClickException(printable(f"{file}: {error.strerror}: {_REMEDIES[error.errno]}")) from error
 
 
 @contextmanager

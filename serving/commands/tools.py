@@ -23,10 +23,18 @@ def status(url: str, as_json: bool) -> None:
 
     from serving.client.server_client import Remote
     from serving.commands.status_text import render_status
+    from serving.errors import RemoteError
 
     with errors():
         found = Remote(url).status()
-    click.echo(json.dumps(found) if as_json else printable(render_status(found, time.time())))
+        try:
+            text = json.dumps(found) if as_json else printable(render_status(found, time.time()))
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError, RecursionError) as error:
+            raise RemoteError(
+                f"{url} tells its state in a form that is not known ({type(error).__name__}: {error}): see that it is "
+                "a Headwaiter of this release, or use --json"
+            ) from error
+    click.echo(text)
 
 
 @click.group()
