@@ -26,7 +26,7 @@ from registry.environment import InvalidSetting, settings_of
 from registry.settings import prepare_mlflow
 from serving.runtime.deferred_proxy import defer_proxy
 from serving.runtime.exposure import bound_host, check_access, check_exposure
-from serving.runtime.logs import set_up_logging
+from serving.runtime.logs import quiet_pillow, set_up_logging
 from serving.runtime.run_folder import RUN_VARIABLE, claim
 from serving.runtime.server_process import at_end, end_process, end_with_server
 from serving.runtime.supervisor import LEAVE_SECONDS, SHUT_DOWN_SECONDS, supervise
@@ -237,7 +237,6 @@ def _leave_out_timeouts(app: Any) -> None:
 def _settle_process() -> None:
     """Set this worker process' global state, once everything is imported."""
     from serving.front.protocols.bentoml import quiet_refusals
-    from serving.processors.images import quiet_warnings
 
     # BentoML's readiness would ask the manager, too. A front serves what is loaded while another manager starts.
     BentoMLContainer.api_server_config.runner_probe.enabled.set(False)
@@ -246,6 +245,6 @@ def _settle_process() -> None:
     access.handlers, access.propagate = [], False
     quiet_refusals()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time needs no pool of threads
-    quiet_warnings()
+    quiet_pillow()
     gc.collect()
     gc.freeze()  # imported objects stay: the collector need not scan them while requests are served

@@ -6,7 +6,6 @@ A front resizes and crops, the engine scales and normalises. So a colour travels
 import base64
 import binascii
 import threading
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
@@ -73,11 +72,6 @@ class ImageReader:
             raise
         except Exception as error:  # Pillow's readers raise anything for a file that is made to be wrong
             raise Unprocessable("inputs holds an image whose file is broken: send it again") from error
-
-
-def quiet_warnings() -> None:
-    """Ignore Pillow's warnings in this process: it has one for each odd tag of a file. What is wrong is refused."""
-    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def settings_of(contract: Contract) -> ImageSettings:

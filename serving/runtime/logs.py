@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from datetime import UTC, datetime
 from types import TracebackType
 
@@ -103,3 +104,8 @@ def set_up_logging() -> None:
 def _print_exception(kind: type[BaseException], raised: BaseException | None, place: TracebackType | None) -> None:
     if not issubclass(kind, SystemExit):  # which ends a thread without a word
         sys.stderr.write(redact("".join(traceback.format_exception(kind, raised, place))))
+
+
+def quiet_pillow() -> None:
+    """Ignore Pillow's warnings in this process: it has one for each odd tag of a file. What is wrong is refused."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.fuzz_bytes import SEEDS, TARGETS, attempt
-from serving.processors.images import quiet_warnings
+from serving.runtime.logs import quiet_pillow
 from serving.wire.messages import FromEngine
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def test_a_decoder_takes_any_bytes(name: str) -> None:
     @given(data=st.binary(max_size=200) | mutated(list(SEEDS[name])))
     def run(data: bytes) -> None:
         with warnings.catch_warnings():
-            quiet_warnings()  # as a front does
+            quiet_pillow()  # as a front does
             attempt(name, data)
 
     for seed in SEEDS[name]:

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from serving.errors import Unprocessable
-from serving.processors.images import ImageReader, quiet_warnings
+from serving.processors.images import ImageReader
 from serving.processors.tiff_header import COMPRESSIONS
+from serving.runtime.logs import quiet_pillow
 from tests.serving.front.task_fronts import contract_of
 from tests.serving.processors.test_images import tiled
 
@@ -71,6 +72,6 @@ def test_odd_tags_are_read_without_a_word(reader: ImageReader) -> None:
     file = struct.pack("<2sHLH", b"II", 42, 8, len(entries)) + b"".join(struct.pack("<HHLL", *each) for each in entries)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        quiet_warnings()
+        quiet_pillow()
         assert len(reader.read(file + bytes(4))) == 3 * 224 * 224
     assert not caught
