@@ -98,7 +98,7 @@ class EngineProcess:
 
     def start(self) -> None:
         """Start the process; it reports by itself. Raises OSError where the order or the process cannot be."""
-        self._started, self._ready_at = time.monotonic(), math.inf
+        self._started = time.monotonic()
         Path(self.order.report).unlink(missing_ok=True)
         path = order_path(self.order.report)
         write_report(Path(path), self.order)
@@ -252,6 +252,7 @@ class EngineProcess:
 
     def _end(self, status: str, now: float) -> Literal["failed", "lost"]:
         pulse = read_pulse(heartbeat_path(self.order.address, self.pid or self.report.pid))
+        ready_at, self._ready_at = self._ready_at, math.inf
         self._process = None
         self.report = msgspec.structs.replace(self.report, state="failed", error=self.report.error or status)
         if not self.was_ready:
@@ -260,9 +261,9 @@ class EngineProcess:
         was_damaged, self._was_damaged = self._was_damaged, self.report.is_damaged
         is_cache_fault = self.report.is_damaged and not was_damaged  # the store's files may be whole
         if not (self.is_poisoned or is_cache_fault):
-            self.crashes = 1 if now - self._ready_at > STABLE_SECONDS else self.crashes + 1
+            self.crashes = 1 if now - ready_at > STABLE_SECONDS else self.crashes + 1
         pause = 0.0  # after the first crash: rows wait for it
         if self.crashes > 1:
             pause = backoff_seconds(FIRST_BACKOFF_SECONDS, self.crashes - 1, MAX_BACKOFF_SECONDS)
-        self._restart_at = max(now, min(now, self._ready_at) + pause)  # what it served is not waited for again
+        self._restart_at = max(now, min(now, ready_at) + pause)  # what it served is not waited for again
         return "lost"

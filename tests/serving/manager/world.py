@@ -250,7 +250,7 @@ class FakeEngineProcess(EngineProcess):
         """Take over the fake process that wrote the report."""
         engine = cls(order)
         engine.report, engine.was_ready = report, report.state == "ready"
-        engine._started = cls.world.now
+        engine._started = engine._ready_at = cls.world.now
         engine._process = next((process for process in cls.world.running() if process.pid == report.pid), None)
         if engine._process is None:
             engine._end("the engine ended", engine._started)
