@@ -99,15 +99,16 @@ class Forked:
         self._link: socket.socket | None = link
         self._spawn = spawn
         self._process: Process | None = None
+        self._pid = 0
         self._returncode: int | None = None
         self._fork_until = time.monotonic() + FORK_SECONDS
         self._tell_until = 0.0
 
     @property
     def pid(self) -> int:
-        """Id of the process, 0 until it is forked."""
+        """Id of the process, also of one that had ended before its id was told; 0 until it is forked."""
         self._listen()
-        return self._process.pid if self._process is not None else 0
+        return self._process.pid if self._process is not None else self._pid
 
     @property
     def returncode(self) -> int | None:
@@ -174,6 +175,7 @@ class Forked:
             if reply.status is not None:
                 self._end(reply.status)
             else:
+                self._pid = reply.pid
                 with suppress(psutil.NoSuchProcess):  # it has ended already, its status is told next
                     self._process = Adopted(psutil.Process(reply.pid))
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,7 +29,14 @@ from serving.manager.prestart import TemplateKeeper, find_template, find_wanted,
 from serving.manager.processes import Forked, Process
 from serving.runtime.run_folder import ENGINES, RunFolder
 from serving.settings import ServingSettings
-from serving.wire.engine_orders import TEMPLATE_SOCKET, WANTED_FILE, EngineOrder, WantedVersions, order_path
+from serving.wire.engine_orders import (
+    TEMPLATE_SOCKET,
+    WANTED_FILE,
+    EngineOrder,
+    ForkReply,
+    WantedVersions,
+    order_path,
+)
 from serving.wire.heartbeat import heartbeat_path, read_pulse
 from tests.e2e.server import wait_until
 from tests.waiting import WAIT_SECONDS
@@ -220,6 +228,18 @@ def test_an_engine_that_cannot_load_says_why_and_its_status_is_told(run: Path, t
     wait_until(lambda: engine.poll(time.monotonic()) == "failed", "it fails")
     assert "MLmodel" in engine.report.error
     end(engine)
+
+
+def test_the_id_of_an_engine_that_has_ended_before_it_is_told_is_known() -> None:
+    """By it the manager finds the report, which says why."""
+    own, template = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with template:
+        for reply in (ForkReply(pid=gone.pid), ForkReply(pid=gone.pid, status=1)):
+            template.send(msgspec.json.encode(reply))
+        process = Forked(own, lambda: pytest.fail("it was forked"))
+        assert (process.pid, process.poll()) == (gone.pid, 1)
 
 
 def test_an_engine_whose_order_is_gone_leaves(run: Path) -> None:
