@@ -7,6 +7,7 @@ has a deadline of its own, and is counted nowhere but in the rollout. Texts are 
 import asyncio
 import logging
 from collections.abc import Sequence
+from math import inf
 
 from serving.errors import DeadlineExceeded, EngineLost, NotReady, Overloaded, QueueFull, ServingError, TooLarge
 from serving.front.loaded_version import EncodedRequest, LoadedVersion
@@ -98,6 +99,7 @@ class Shadows:
         rows = [row for item in encoded.items for row in item.rows]
         link, waiter = candidate.choose_link(), Waiter(len(rows), deadline)
         link.submit(rows, waiter)
+        waiter.deadline = inf  # the engine keeps to the rows'; that it hangs shows when it is ended
         try:
             arrays = await waiter.done
         except asyncio.CancelledError:
