@@ -18,7 +18,8 @@ from serving.front.rollout.shadows import MAX_SHADOWS, SHADOW_SECONDS
 from serving.tasks.base.agreement import Agreement
 from serving.tasks.base.cost import ItemCost
 from serving.wire.heartbeat import HeartbeatFile, Pulse, heartbeat_path
-from serving.wire.rollout_counts import RolloutCounts, read_counts, sum_counts
+from serving.wire.messages import NOT_TOLD, Compute
+from serving.wire.rollout_counts import RolloutCounts, ratio_bucket, read_counts, sum_counts
 from serving.wire.routing_table import ModelEntry, RolloutEntry, VersionEntry
 from tests.serving.front.local_front import FakeLink, Letters, MakeFront, answer, request
 
@@ -248,6 +249,33 @@ def test_shadows_are_compared_and_clients_get_the_stable_answer(begin: Begin, tm
         found = counted(front, tmp_path, 0)
         assert (found.compared, found.agreement, found.failed, found.dropped) == (3, 2.0, 0, 0)
         assert found.candidate.requests == 0, "no client was answered by it"
+
+    asyncio.run(test())
+
+
+def computes(compute: Compute, text: str = "a") -> Callable[[Any], None]:
+    """An engine that tells what the pass took."""
+
+    def play(waiter: Any) -> None:
+        waiter.computed.add(compute, 8)
+        says(text)(waiter)
+
+    return play
+
+
+def test_how_much_longer_the_candidate_computes_is_counted_once_a_pass(begin: Begin, tmp_path: Path) -> None:
+    async def test() -> None:
+        front = begin(SHADOWING)
+        always(front, "1", computes(Compute(1.0, 8, 64)))
+        shared, alone = Compute(3.1, 8, 64), Compute(1.0, 8, 64)
+        passes = iter((shared, shared, alone, NOT_TOLD))
+        always(front, "2", lambda waiter: computes(next(passes))(waiter))
+        for _ in range(4):
+            await ask(front)
+            await settle(front)
+        found = counted(front, tmp_path, 0)
+        assert found.compared == 4
+        assert found.slowness == {ratio_bucket(3.1): 1, ratio_bucket(1.0): 1}
 
     asyncio.run(test())
 
