@@ -16,7 +16,16 @@ import numpy
 from registry.rollout.guards import parse_guards
 from registry.rollout.plan import GUARDS, STEPS, Step, parse_steps
 from serving.manager.rollout.verdict import judge
-from serving.wire.rollout_counts import BUCKETS_PER_DOUBLING, RolloutCounts, SideCounts, bucket_seconds, time_bucket
+from serving.wire.rollout_counts import (
+    BUCKETS_PER_DOUBLING,
+    LAST_RATIO_BUCKET,
+    RolloutCounts,
+    SideCounts,
+    bucket_ratio,
+    bucket_seconds,
+    ratio_bucket,
+    time_bucket,
+)
 
 REQUESTS_A_LOOK = 400
 """At 200 requests a second and a look every 2 seconds, the default poll."""
@@ -24,6 +33,11 @@ LOOKS = 100
 """Of one step: three minutes."""
 MEDIAN_SECONDS, SPREAD = 0.02, 0.5
 """Of the lognormal time to an answer; p99 is 3.2 times the median."""
+SHADOWS_A_LOOK = 20
+"""Of a slow candidate on a busy server."""
+COMPUTE_SPREAD, OUTLIERS, OUTLIER = 0.3, 0.02, 7.0
+"""Of the lognormal ratio of times of forward passes, and the share of passes that take so many times as long: twice and
+more what two busy cores showed."""
 ROLLOUTS = 10_000
 
 
@@ -34,12 +48,13 @@ Counts = numpy.ndarray[Any, numpy.dtype[numpy.int64]]
 class Side:
     """A version. errors: share of failed requests. agreement: share of answers that are the stable version's.
 
-    slowness: factor of all times.
+    slowness: factor of all times. compute: factor of the time of a forward pass.
     """
 
     errors: float = 0.01
     agreement: float = 0.97
     slowness: float = 1.0
+    compute: float = 1.0
 
 
 @dataclass
@@ -109,7 +124,7 @@ def _looks(
     No guard can fail unless the candidate's own figure is worse than the stable version's by the limit.
     """
     if step.shadows:
-        yield from _shadow_looks(step, index, stable, candidate, dice, looks)
+        yield from _shadow_looks(index, stable, candidate, dice, step.shadows * looks // SHADOWS_A_LOOK)
         return
     own = dice.binomial(REQUESTS_A_LOOK, step.weight, looks)
     sides = [_Drawn.of(side, each, dice) for side, each in ((stable, REQUESTS_A_LOOK - own), (candidate, own))]
@@ -122,14 +137,17 @@ def _looks(
 
 
 def _shadow_looks(
-    step: Step, index: int, stable: Side, candidate: Side, dice: numpy.random.Generator, looks: int
+    index: int, stable: Side, candidate: Side, dice: numpy.random.Generator, looks: int
 ) -> Iterator[tuple[int, RolloutCounts]]:
-    """Likewise of a step of shadows, with a look each time that as many were compared as the step names."""
-    requests = step.shadows * numpy.arange(1, looks + 1)
-    errors, failed = (dice.binomial(step.shadows, side.errors, looks).cumsum() for side in (stable, candidate))
+    """Likewise of a step of shadows, with a look each time that some more were compared."""
+    requests = SHADOWS_A_LOOK * numpy.arange(1, looks + 1)
+    errors, failed = (dice.binomial(SHADOWS_A_LOOK, side.errors, looks).cumsum() for side in (stable, candidate))
     compared = requests - failed
     agreed = dice.binomial(numpy.diff(compared, prepend=0), candidate.agreement).cumsum()
-    for look in numpy.flatnonzero((failed > errors + 0.01 * requests) | (agreed < 0.9 * requests)).tolist():
+    buckets, shares = _ratio_shares(candidate.compute / stable.compute)
+    ratios = dice.multinomial(numpy.diff(compared, prepend=0), shares).cumsum(axis=0)
+    slower = ratios[:, numpy.asarray(buckets) > ratio_bucket(2.0)].sum(axis=1) > compared / 2
+    for look in numpy.flatnonzero((failed > errors + 0.01 * requests) | (agreed < 0.9 * requests) | slower).tolist():
         counts = RolloutCounts(
             rollout="",
             step=index,
@@ -137,6 +155,7 @@ def _shadow_looks(
             compared=int(compared[look]),
             agreement=float(agreed[look]),
             failed=int(failed[look]),
+            slowness={bucket: n for bucket, n in zip(buckets, ratios[look].tolist(), strict=True) if n},
         )
         yield int(requests[look]), counts
 
@@ -148,6 +167,20 @@ def _time_shares(slowness: float) -> tuple[list[int], list[float]]:
     buckets = list(range(time_bucket(median * exp(-6 * SPREAD)), time_bucket(median * exp(6 * SPREAD)) + 1))
     ends = [_normal(log(bucket_seconds(bucket) / median) / SPREAD) for bucket in buckets[:-1]]
     return buckets, [after - before for before, after in pairwise([0.0, *ends, 1.0])]
+
+
+@cache
+def _ratio_shares(compute: float) -> tuple[list[int], list[float]]:
+    """Likewise of the ratio of two times of forward passes, some of which are disturbed."""
+    buckets = list(range(LAST_RATIO_BUCKET + 1))
+    ends = [_ratio_share(bucket_ratio(bucket) / compute) for bucket in buckets[:-1]]
+    return buckets, [after - before for before, after in pairwise([0.0, *ends, 1.0])]
+
+
+def _ratio_share(ratio: float) -> float:
+    """The share of passes of an equal version whose ratio is at most this one."""
+    within, outlying = (_normal(log(ratio / middle) / COMPUTE_SPREAD) for middle in (1.0, OUTLIER))
+    return (1.0 - OUTLIERS) * within + OUTLIERS * outlying
 
 
 def _normal(value: float) -> float:
@@ -162,7 +195,8 @@ def run(seconds: float) -> str:  # noqa: ARG001  # of one form with the other be
     worse = {
         "5 points more errors": Side(errors=0.06),
         "2 points more errors": Side(errors=0.03),
-        "3 times as slow": Side(slowness=3.0),
+        "3 times as slow": Side(slowness=3.0, compute=3.0),
+        "3 times as slow, and computes as fast": Side(slowness=3.0),
         "30 % other answers": Side(agreement=0.7),
     }
     for name, candidate in worse.items():

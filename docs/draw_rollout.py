@@ -1,4 +1,6 @@
-"""Draws the rollout that its latency gave away, from the record of `headwaiter demo rollout --home DIR`.
+"""Draws a rollout that the latency of its clients gave away, from the record of `headwaiter demo rollout --home DIR`.
+
+The slow candidate of the demo comes to clients only if `GUARDS` of `serving.demo.rollout` are without `compute`.
 
 `python docs/draw_rollout.py DIR/rollouts.json` writes docs/images/rollout.json, which has what is drawn, and
 docs/images/rollout.svg; without an argument the picture alone, from that file.
@@ -192,7 +194,9 @@ def main() -> None:
     """Reduce the record that the command line names, if there is one, and draw."""
     if len(sys.argv) > 1:
         rollouts = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=list[Rollout])
-        slow = next(each for each in rollouts if each.phase == "failed" and GUARD.match(each.why))
+        slow = next((each for each in rollouts if each.phase == "failed" and GUARD.match(each.why)), None)
+        if slow is None:
+            sys.exit(f"no rollout of {sys.argv[1]} failed by p90: the guard compute catches the slow one before")
         DATA.write_bytes(msgspec.json.format(msgspec.json.encode(reduce(slow)), indent=1) + b"\n")
     data = msgspec.json.decode(DATA.read_bytes(), type=Drawn)
     PICTURE.write_text(draw(data), encoding="utf-8")

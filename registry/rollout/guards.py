@@ -4,6 +4,7 @@ errors < stable + 1%         the share of requests that failed on the server's s
                              shadows, those that the candidate could not answer
 refusals < stable + 1%       the share of requests that were refused, as the queue was full
 p50 < 1.2 × stable           the median of the time to an answer; p90 and p99 likewise. `x` and `*` mean `×`
+compute < 2 × stable         how long the model itself computes for a request; measured by shadows
 agreement > 97%              how far the answers of both versions to the same requests agree; measured by shadows
 confidence shift < 0.05      the difference of the mean scores of answered labels, in either direction
 label shift < 0.2            the population stability index (PSI) of the answered labels against the stable version's
@@ -20,7 +21,7 @@ import msgspec
 from registry.errors import RolloutError
 
 GuardMetric = Literal[
-    "errors", "refusals", "p50", "p90", "p99", "agreement", "confidence shift", "label shift", "promql"
+    "errors", "refusals", "p50", "p90", "p99", "compute", "agreement", "confidence shift", "label shift", "promql"
 ]
 METRICS: tuple[GuardMetric, ...] = get_args(GuardMetric)
 
@@ -34,6 +35,7 @@ _FORMS: dict[GuardMetric, tuple[str, str, float, float]] = {
     "p50": (rf"< {_NUMBER} ?× ?stable", "p50 < 1.2 × stable", 1.0, 100.0),
     "p90": (rf"< {_NUMBER} ?× ?stable", "p90 < 1.2 × stable", 1.0, 100.0),
     "p99": (rf"< {_NUMBER} ?× ?stable", "p99 < 1.2 × stable", 1.0, 100.0),
+    "compute": (rf"< {_NUMBER} ?× ?stable", "compute < 2 × stable", 1.0, 50.0),
     "agreement": (rf"> {_NUMBER} ?%", "agreement > 97%", 0.0, 100.0),
     "confidence shift": (rf"< {_NUMBER}", "confidence shift < 0.05", 0.0, 1.0),
     "label shift": (rf"< {_NUMBER}", "label shift < 0.2", 0.0, 10.0),
@@ -89,19 +91,19 @@ class Guard(msgspec.Struct, frozen=True):
     @property
     def needs_shadow(self) -> bool:
         """Whether only shadows measure it."""
-        return self.metric == "agreement"
+        return self.metric in ("agreement", "compute")
 
     @property
     def is_shadowed(self) -> bool:
         """Whether shadows measure it."""
-        return self.metric in ("agreement", "errors", "promql")
+        return self.needs_shadow or self.metric in ("errors", "promql")
 
     def __str__(self) -> str:
         """The guard in its plain form, which `parse` reads as the same guard."""
         match self.metric:
             case "errors" | "refusals":
                 return f"{self.metric} < stable + {_percent(self.limit)}%"
-            case "p50" | "p90" | "p99":
+            case "p50" | "p90" | "p99" | "compute":
                 return f"{self.metric} < {_plain(self.limit)} × stable"
             case "agreement":
                 return f"agreement > {_percent(self.limit)}%"

@@ -12,7 +12,7 @@ from serving.demo.traffic import Sent, Traffic
 
 STEPS_OF_GOOD = ("shadow:200", "10%", "50%", "100%")
 """With 1 % it would take 130,000 requests until it is certain that the candidate fails no more often."""
-GUARDS = ("errors < stable + 0.5%", "p90 < 1.5 × stable", "agreement > 90%")
+GUARDS = ("errors < stable + 0.5%", "p90 < 1.5 × stable", "compute < 2 × stable", "agreement > 90%")
 LIMIT_SECONDS = 900.0
 LOOK_SECONDS = 0.5
 """Between two looks at the registry, which takes processor time from the server."""

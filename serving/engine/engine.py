@@ -20,7 +20,7 @@ from serving.engine.model import cut
 from serving.engine.recheck import Recheck
 from serving.engine.socket_loop import SocketLoop
 from serving.errors import FAILED_ON_INPUT, EngineError
-from serving.wire.messages import Failure, Outputs, pack
+from serving.wire.messages import NOT_TOLD, Compute, Failure, Outputs, pack
 
 if TYPE_CHECKING:
     import zmq
@@ -149,7 +149,7 @@ class Engine:
         tokens, pairs = self._cost.now.work(lengths)
         self._cost.observe(batch[0].row.batch_key, tokens, pairs, self._device_seconds(forward_pass))
         self._meter.observe_batch(lengths, tokens)
-        self._send(batch, arrays, forward_pass.seconds)
+        self._send(batch, arrays, forward_pass.seconds, Compute(forward_pass.processor_seconds, tokens, pairs))
 
     def _begin(self, batch: Sequence[Entry]) -> None:
         """Tell that a forward pass over these rows begins, beside those in flight."""
@@ -211,7 +211,9 @@ class Engine:
                 f"({type(own).__name__})"
             ) from error
 
-    def _send(self, batch: Sequence[Entry], arrays: "Sequence[GenericArray]", seconds: float) -> None:
+    def _send(
+        self, batch: Sequence[Entry], arrays: "Sequence[GenericArray]", seconds: float, compute: Compute = NOT_TOLD
+    ) -> None:
         """Reply to the rows of a batch, one message for each client."""
         clients: dict[bytes, list[int]] = {}
         for index, entry in enumerate(batch):
@@ -222,6 +224,7 @@ class Engine:
                 lengths=[batch[index].length for index in indexes],
                 arrays=[pack(array, indexes) for array in arrays],
                 forward_seconds=seconds,
+                compute=compute,
             )
             self._loop.reply(client, outputs)
 

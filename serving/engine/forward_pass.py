@@ -15,12 +15,14 @@ class ForwardPass:
     """A forward pass. arrays: host tensors, valid once `wait` returned. event: of a GPU, None on a CPU.
 
     began: seconds of `time.perf_counter`. seconds: how long it took, on a GPU known once `wait` returned.
+    processor_seconds: of these, those in which its thread had a processor; 0 on a GPU.
     """
 
     arrays: tuple[torch.Tensor, ...]
     event: torch.cuda.Event | None
     began: float
     seconds: float = 0.0
+    processor_seconds: float = 0.0
 
     def is_done(self) -> bool:
         """Whether `wait` would return at once."""

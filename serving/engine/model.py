@@ -154,11 +154,12 @@ class Model:
     @torch.inference_mode()
     def launch(self, rows: Sequence[Row]) -> ForwardPass:
         """Start a forward pass over rows of one batch key; on a CPU it is finished on return."""
-        began = time.perf_counter()
+        began, processor_began = time.perf_counter(), time.thread_time()
         batch = self.batch(rows)
         arrays = self.task.forward(self.form.module, batch)
         if not self._is_cuda:
-            return ForwardPass(arrays, None, began, time.perf_counter() - began)
+            processor_seconds = time.thread_time() - processor_began
+            return ForwardPass(arrays, None, began, time.perf_counter() - began, processor_seconds)
         hosts = tuple(torch.empty(array.shape, dtype=array.dtype, pin_memory=True) for array in arrays)
         for host, array in zip(hosts, arrays, strict=True):
             host.copy_(array, non_blocking=True)

@@ -44,7 +44,7 @@ class PooledPass:
 
     def __init__(self, future: "Future[ForwardPass]") -> None:
         self._future = future
-        self.began = self.seconds = 0.0
+        self.began = self.seconds = self.processor_seconds = 0.0
 
     def is_done(self) -> bool:
         """Whether `wait` would return at once."""
@@ -54,6 +54,7 @@ class PooledPass:
         """The arrays, first dimension rows; blocks until they are there, and raises what the model raised."""
         forward_pass = self._future.result()
         self.began, self.seconds = forward_pass.began, forward_pass.seconds
+        self.processor_seconds = forward_pass.processor_seconds
         return forward_pass.wait()
 
 

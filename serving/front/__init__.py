@@ -6,7 +6,7 @@ The files in the order of a request: `handshakes` of TLS → `connection` (bound
 `request_tracker` (with `request_context`, `request_log`, `tracing`, `meter`) → `attempts` → `visible_models` →
 `routing` (woken by `folder_news`; its `version_loads` read new versions, and `engine_links` connect them; else
 `unavailable`) → `loaded_version` (in `turns`, at the threads of `fair_pool`) → `admission` or `held_requests` →
-`engine_link`, with a `waiter` → `text_stream`.
+`engine_link`, with a `waiter` and its `request_compute` → `text_stream`.
 `health` and `disconnects` run beside the requests, `version_demand` tells the manager of them. `host_names` and
 `access` (with `key_limits`) stand before all of them, and `cross_origin` where pages may ask. `admin_port` has a port
 of its own, and `certificate` follows the files of TLS. `rpc` answers the Open Inference Protocol over gRPC, at a port

@@ -111,7 +111,14 @@ class Attempts:
             value = write(answer)
         if sent.traffic is not None:
             self._rollouts.answered(
-                sent.traffic, call.tracked, self._routing, sent.loaded, sent.request, sent.encoded, answer
+                sent.traffic,
+                call.tracked,
+                self._routing,
+                sent.loaded,
+                sent.request,
+                sent.encoded,
+                answer,
+                waiter.computed,
             )
         return FrontAnswer(value, sent.loaded.version, stages)
 

@@ -211,6 +211,7 @@ class EngineLink:
             if not finite and not all(numpy.isfinite(array).all() for array in own):
                 waiter.fail(Failed(NOT_FINITE))
             else:
+                waiter.computed.add(message.compute, length)
                 waiter.put(position, own, message.forward_seconds)
 
     def _hand_on(self, message: TokenDeltas) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 from serving.errors import ServingError
+from serving.front.request_compute import RequestCompute
 from serving.tasks.base.generated_text import to_arrays
 from serving.wire.messages import RowArrays, TokenDelta
 
@@ -15,6 +16,7 @@ class Waiter:
         self.done: asyncio.Future[list[RowArrays]] = asyncio.get_running_loop().create_future()
         self.deadline = deadline
         self.forward_seconds = 0.0
+        self.computed = RequestCompute()
         self.ids: list[int] = []
         self.rows_left = 0
         """Rows that the link has neither got back nor given up."""

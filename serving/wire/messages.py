@@ -88,17 +88,34 @@ class Array(msgspec.Struct, array_like=True, gc=False):
     data: bytes
 
 
+class Compute(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a forward pass took of its processor, whatever else that did meanwhile.
+
+    seconds: that the pass's thread had a processor; 0 where it is not told, as of a GPU, whose time includes what the
+    pass waited for others. tokens, pairs: what the pass computed, see `Cost.work`.
+    """
+
+    seconds: float = 0.0
+    tokens: int = 0
+    pairs: int = 0
+
+
+NOT_TOLD = Compute()
+"""Of an engine of another release, or a pass that was repeated."""
+
+
 class Outputs(msgspec.Struct, array_like=True, tag=0):
     """The head's arrays for some rows of one batch; each array's first dimension is the rows, in the order of ids.
 
     lengths: tokens of each row; a per-token array is padded to the batch's longest row. forward_seconds: duration of
-    the batch's forward pass.
+    the batch's forward pass. compute: what that took.
     """
 
     ids: list[int]
     lengths: list[int]
     arrays: list[Array]
     forward_seconds: float
+    compute: Compute = NOT_TOLD
 
 
 class TokenDelta(msgspec.Struct, array_like=True, gc=False):

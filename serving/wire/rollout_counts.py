@@ -21,6 +21,13 @@ LAST_BUCKET = 20 * BUCKETS_PER_DOUBLING
 """Whatever takes longer than 105 s is counted together."""
 
 
+RATIOS_PER_DOUBLING = 8
+"""Of a ratio of times: the bounds of a bucket differ by 9 %."""
+FIRST_RATIO = 0.25
+LAST_RATIO_BUCKET = 8 * RATIOS_PER_DOUBLING
+"""Ratios above 64 are counted together: so few buckets fit a tag as they are."""
+
+
 class SideCounts(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The requests of one side. errors: those that failed on the server's side; refusals: those that found no room.
 
@@ -49,7 +56,8 @@ class RolloutCounts(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Both sides of one step. compared: shadows that were answered; agreement: the sum of their shares in 0..1.
 
     distance: the sum of the distances of their scores. dropped: shadows that found no room, or were late. failed:
-    shadows that the candidate could not answer; each counts as an agreement of 0.
+    shadows that the candidate could not answer; each counts as an agreement of 0. slowness: bucket (`ratio_bucket`) →
+    forward passes for shadows that took the candidate so many times as long as the stable version.
     """
 
     rollout: str
@@ -61,6 +69,12 @@ class RolloutCounts(msgspec.Struct, omit_defaults=True, kw_only=True):
     distance: float = 0.0
     dropped: int = 0
     failed: int = 0
+    slowness: dict[int, int] = {}
+
+    def took(self, ratio: float) -> None:
+        """Count how many times as long the candidate computed for a shadow."""
+        bucket = ratio_bucket(ratio)
+        self.slowness[bucket] = self.slowness.get(bucket, 0) + 1
 
     def add(self, other: "RolloutCounts") -> None:
         """Count what `other` counted."""
@@ -71,6 +85,7 @@ class RolloutCounts(msgspec.Struct, omit_defaults=True, kw_only=True):
         self.distance += other.distance
         self.dropped += other.dropped
         self.failed += other.failed
+        self.slowness = dict(Counter(self.slowness) + Counter(other.slowness))
 
 
 def time_bucket(seconds: float) -> int:
@@ -83,6 +98,18 @@ def time_bucket(seconds: float) -> int:
 def bucket_seconds(bucket: int) -> float:
     """The upper bound of a bucket."""
     return float(FIRST_SECONDS * 2 ** (bucket / BUCKETS_PER_DOUBLING))
+
+
+def ratio_bucket(ratio: float) -> int:
+    """The bucket of a ratio; those of larger ones are higher. 0 holds all up to FIRST_RATIO."""
+    if ratio <= FIRST_RATIO:
+        return 0
+    return math.ceil(min(LAST_RATIO_BUCKET, RATIOS_PER_DOUBLING * math.log2(ratio / FIRST_RATIO)))
+
+
+def bucket_ratio(bucket: int) -> float:
+    """The upper bound of a bucket, and the lower bound of the next one."""
+    return float(FIRST_RATIO * 2 ** (bucket / RATIOS_PER_DOUBLING))
 
 
 def sum_counts(parts: Iterable[RolloutCounts], rollout: str, step: int) -> RolloutCounts:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serving.front.loaded_version import EncodedRequest, LoadedVersion
+from serving.front.request_compute import RequestCompute
 from serving.front.request_tracker import TrackedRequest
 from serving.front.rollout.shadows import Shadows
 from serving.front.rollout.traffic import ModelTraffic, RolloutTraffic
@@ -69,10 +70,11 @@ class FrontRollouts:
         request: Request,
         encoded: EncodedRequest,
         answer: Any,
+        computed: RequestCompute,
     ) -> None:
         """Count the answer's labels, and let the candidate answer, too, where that is asked for.
 
-        Large answers are left out, as they would hold up the event loop.
+        computed: for the answer. Large answers are left out, as they would hold up the event loop.
         """
         side = tracked.side
         if side is None or encoded.is_large:
@@ -83,7 +85,7 @@ class FrontRollouts:
         if traffic.entry.is_shadowing and side is traffic.stable:
             candidate = routing.loaded(loaded.model, traffic.entry.candidate)
             if candidate is not None:
-                self._shadows.offer(traffic, loaded, candidate, request, answers)
+                self._shadows.offer(traffic, loaded, candidate, request, answers, computed)
 
     def write(self, now: float) -> None:
         """Write the counts, if it is time to. To be called regularly."""

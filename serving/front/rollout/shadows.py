@@ -7,20 +7,23 @@ has a deadline of its own, and is counted nowhere but in the rollout. Texts are 
 import asyncio
 import logging
 from collections.abc import Sequence
+from math import inf
 
 from serving.errors import DeadlineExceeded, EngineLost, NotReady, Overloaded, QueueFull, ServingError, TooLarge
 from serving.front.loaded_version import EncodedRequest, LoadedVersion
+from serving.front.request_compute import RequestCompute, slowness
 from serving.front.rollout.traffic import ModelTraffic
 from serving.front.waiter import Waiter, deadline_in
 from serving.tasks.base.agreement import Agreement, mean
 from serving.tasks.base.bounds import RequestBounds
 from serving.tasks.base.request import Request
-from serving.wire.messages import RowArrays
+from serving.wire.messages import Compute, RowArrays
+from serving.wire.rollout_counts import RolloutCounts
 
 MAX_SHADOWS = 4
 """Of a front at a time, so that a client who asks the candidate by its number waits for few. Untuned."""
 SHADOW_SECONDS = 10.0
-"""A shadow's deadline. Untuned."""
+"""A shadow's deadline, which the engine keeps to. Untuned."""
 FULL = 0.5
 """Share of an engine's queue from which shadows are dropped."""
 
@@ -36,6 +39,8 @@ class Shadows:
     def __init__(self, bounds: RequestBounds) -> None:
         self._bounds = bounds
         self._running: set[asyncio.Task[None]] = set()
+        self._latest: Compute | None = None
+        """The forward pass of a candidate whose time was counted last."""
 
     def offer(
         self,
@@ -44,8 +49,9 @@ class Shadows:
         candidate: LoadedVersion,
         request: Request,
         answers: Sequence[object],
+        computed: RequestCompute,
     ) -> None:
-        """Compare the candidate's answers with these, if there is room. answers: of each item."""
+        """Compare the candidate's answers with these, if there is room. answers: of each item. computed: for them."""
         if not candidate.task.is_repeatable(request.parameters):
             return
         links = (*stable.accepting, *candidate.accepting)
@@ -54,7 +60,7 @@ class Shadows:
             traffic.counts.dropped += 1
             candidate.meter.drop_shadow()
             return
-        task = asyncio.create_task(self._compare(traffic, candidate, request, answers))
+        task = asyncio.create_task(self._compare(traffic, candidate, request, answers, computed))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -65,11 +71,16 @@ class Shadows:
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _compare(
-        self, traffic: ModelTraffic, candidate: LoadedVersion, request: Request, answers: Sequence[object]
+        self,
+        traffic: ModelTraffic,
+        candidate: LoadedVersion,
+        request: Request,
+        answers: Sequence[object],
+        computed: RequestCompute,
     ) -> None:
         counts = traffic.counts
         try:
-            own = await self._answer(candidate, request)
+            own, own_computed = await self._answer(candidate, request)
             parts = [
                 candidate.task.agreement(one, other, candidate.contract)
                 for one, other in zip(answers, own, strict=True)
@@ -90,20 +101,29 @@ class Shadows:
             counts.compared += 1
             counts.agreement += found.share
             counts.distance += found.distance
+            self._count_slowness(counts, own_computed, computed)
             candidate.meter.compare_shadow(found.share)
 
-    async def _answer(self, candidate: LoadedVersion, request: Request) -> list[object]:
+    def _count_slowness(self, counts: RolloutCounts, candidate: RequestCompute, stable: RequestCompute) -> None:
+        """Count how much longer the candidate computed, once for each of its passes: they share what disturbs one."""
+        found = slowness(candidate, stable)
+        if found is not None and candidate.latest is not self._latest:
+            self._latest = candidate.latest
+            counts.took(found)
+
+    async def _answer(self, candidate: LoadedVersion, request: Request) -> tuple[list[object], RequestCompute]:
         deadline = deadline_in(SHADOW_SECONDS)
         encoded = await candidate.encode(request, self._bounds, deadline, None)
         rows = [row for item in encoded.items for row in item.rows]
         link, waiter = candidate.choose_link(), Waiter(len(rows), deadline)
         link.submit(rows, waiter)
+        waiter.deadline = inf  # the engine keeps to the rows'; that it hangs shows when it is ended
         try:
             arrays = await waiter.done
         except asyncio.CancelledError:
             link.abandon(waiter, DeadlineExceeded("the front stops"))
             raise
-        return _decode(candidate, request, encoded, arrays)
+        return _decode(candidate, request, encoded, arrays), waiter.computed
 
 
 def _decode(

@@ -18,12 +18,14 @@ from registry.rollout.guards import Guard
 from registry.rollout.state import Bounds, Check, Verdict
 from serving.manager.rollout.confidence import bounds, is_above, is_below, is_worse
 from serving.manager.rollout.prometheus import Reading
-from serving.wire.rollout_counts import RolloutCounts, SideCounts, bucket_seconds
+from serving.wire.rollout_counts import RolloutCounts, SideCounts, bucket_ratio, bucket_seconds
 
 FAIL_ERROR = 0.005
 """Half of what is promised: a candidate that is as good is rolled back in under 1 % of rollouts."""
 PASS_ERROR = 0.1
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+MOST = 0.5
+"""Share of the forward passes that take too long if the candidate does: the median decides."""
 HIGHEST = 1e9
 """Stands for no upper bound, as JSON has no infinity."""
 UNKNOWN = Bounds((0.0, HIGHEST), (0.0, HIGHEST))
@@ -69,6 +71,9 @@ def judge(
             continue
         if guard.query:
             checks.append(_judge_query(guard, (readings or {}).get(str(guard), Reading(trouble="it was not asked"))))
+        elif guard.metric == "compute":
+            if counts.slowness or not counts.compared:  # else nothing tells it: texts are written, or another release
+                checks.append(_judge_compute(guard, counts, fail_error))
         elif guard.needs_shadow:
             checks.append(_judge_agreement(guard, counts, fail_error))
         elif guard.metric == "label shift":
@@ -93,6 +98,29 @@ def _judge_agreement(guard: Guard, counts: RolloutCounts, fail_error: float) -> 
         verdict = "pass"
     failed = f", {counts.failed:,} of which the candidate could not answer" if counts.failed else ""
     return Check(str(guard), verdict, f"{_percent(counts.agreement, number)} of {number:,} shadows{failed}")
+
+
+def _judge_compute(guard: Guard, counts: RolloutCounts, fail_error: float) -> Check:
+    """Whether most passes take longer than the limit. A bucket that the limit divides is on neither side."""
+    number = sum(counts.slowness.values())
+    longer = sum(shadows for bucket, shadows in counts.slowness.items() if bucket_ratio(bucket - 1) >= guard.limit)
+    within = sum(shadows for bucket, shadows in counts.slowness.items() if bucket_ratio(bucket) <= guard.limit)
+    verdict: Verdict = "inconclusive"
+    if is_above(longer, number, MOST, fail_error):
+        verdict = "fail"
+    elif is_above(within, number, 1.0 - MOST, PASS_ERROR):
+        verdict = "pass"
+    return Check(str(guard), verdict, f"{_median_ratio(counts.slowness)} of {number:,} forward passes")
+
+
+def _median_ratio(slowness: Mapping[int, int]) -> str:
+    half = sum(slowness.values()) / 2
+    within = 0
+    for bucket in sorted(slowness):
+        within += slowness[bucket]
+        if within >= half:
+            return f"{bucket_ratio(bucket):.2g} ×"
+    return "none"
 
 
 def _judge_query(guard: Guard, reading: Reading) -> Check:

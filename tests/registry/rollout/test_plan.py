@@ -60,6 +60,7 @@ def test_steps_that_make_no_rollout_are_refused(steps: str, message: str) -> Non
         ("agreement > 97%", Guard("agreement", 0.97), "agreement > 97%"),
         ("confidence shift < 0.05", Guard("confidence shift", 0.05), "confidence shift < 0.05"),
         ("label shift < 0.2", Guard("label shift", 0.2), "label shift < 0.2"),
+        ("compute<2x stable", Guard("compute", 2.0), "compute < 2 × stable"),
         ("p90 < 1.5x stable", Guard("p90", 1.5), "p90 < 1.5 × stable"),
         ('promql( a{b="X"} )<0.5', Guard("promql", 0.5, 'a{b="X"}'), 'promql(a{b="X"}) < 0.5'),
         (
@@ -122,7 +123,14 @@ NUMBERS = st.decimals(-(10**20), 10**20, allow_nan=False, places=12).map(lambda 
 POSITIVE = st.decimals("1e-9", 100, places=9).map(lambda number: f"{number:f}") | st.floats(
     0.0, 100.0, exclude_min=True, exclude_max=True
 ).map(lambda number: f"{Decimal(number):f}")
-FORMS = ("errors < stable + {}%", "agreement > {}%", "p99 < {} × stable", "confidence shift < {}", "label shift < {}")
+FORMS = (
+    "errors < stable + {}%",
+    "agreement > {}%",
+    "p99 < {} × stable",
+    "compute < {} × stable",
+    "confidence shift < {}",
+    "label shift < {}",
+)
 
 
 def assert_is_read_back(text: str) -> None:
@@ -177,10 +185,13 @@ def test_the_defaults_are_a_plan_with_a_salt_of_its_own() -> None:
     assert one.id != other.id
 
 
-def test_agreement_needs_shadows() -> None:
+def test_agreement_and_computing_time_need_shadows() -> None:
     assert all("agreement" not in guard for guard in plan(steps=("10%", "100%")).guards), "left out of the defaults"
     with pytest.raises(RolloutError, match="agreement > 90% is measured by shadows"):
         plan(steps=("10%", "100%"), guards=("agreement > 90%",))
+    assert plan(steps=("10%", "100%")).guards == ("errors < stable + 1%", "p99 < 1.5 × stable")
+    with pytest.raises(RolloutError, match="compute < 2 × stable is measured by shadows"):
+        plan(steps=("10%", "100%"), guards=("compute < 2 × stable",))
 
 
 def test_a_candidate_that_is_live_already_is_refused() -> None:

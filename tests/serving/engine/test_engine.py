@@ -61,7 +61,10 @@ def test_an_engine_learns_what_its_batches_cost(tmp_path: Path) -> None:
         row = Row(number, 8, numpy.full(8, 5, numpy.int32).tobytes(), b"", kind, 1e12)
         client.send(msgspec.msgpack.encode(Submit([row])))
         assert client.poll(int(WAIT_SECONDS * 1000)), "no reply"
-        assert isinstance(msgspec.msgpack.decode(client.recv(), type=FromEngine), Outputs)
+        reply = msgspec.msgpack.decode(client.recv(), type=FromEngine)
+        assert isinstance(reply, Outputs)
+        assert (reply.compute.tokens, reply.compute.pairs) == (8, 64)
+        assert 0.0 < reply.compute.seconds <= reply.forward_seconds + 0.01, "clocks differ in resolution"
     engine.stop()
     thread.join(WAIT_SECONDS)
     context.destroy(linger=0)

@@ -6,9 +6,12 @@ from hypothesis import strategies as st
 
 from serving.wire.rollout_counts import (
     FOLDER,
+    LAST_RATIO_BUCKET,
     RolloutCounts,
     SideCounts,
+    bucket_ratio,
     bucket_seconds,
+    ratio_bucket,
     read_counts,
     remove_counts,
     sum_counts,
@@ -21,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 def counts(step: int = 0, requests: int = 1, rollout: str = "r") -> RolloutCounts:
     side = SideCounts(requests=requests, errors=1, times={3: requests}, labels={"a": requests})
-    return RolloutCounts(rollout=rollout, step=step, stable=side, compared=2, agreement=1.5)
+    return RolloutCounts(rollout=rollout, step=step, stable=side, compared=2, agreement=1.5, slowness={16: requests})
 
 
 @settings(deadline=None)
@@ -30,6 +33,24 @@ def test_a_bucket_holds_times_that_differ_by_less_than_5_percent(seconds: float)
     bucket = time_bucket(seconds)
     assert bucket_seconds(bucket - 1) * 0.9999 <= seconds <= bucket_seconds(bucket) * 1.0001
     assert bucket_seconds(bucket) / bucket_seconds(bucket - 1) < 1.05
+
+
+@settings(deadline=None)
+@given(st.floats(0.26, 60.0))
+def test_a_bucket_holds_ratios_that_differ_by_less_than_10_percent(ratio: float) -> None:
+    bucket = ratio_bucket(ratio)
+    assert bucket_ratio(bucket - 1) * 0.9999 <= ratio <= bucket_ratio(bucket) * 1.0001
+    assert bucket_ratio(bucket) / bucket_ratio(bucket - 1) < 1.1
+
+
+def test_no_ratio_is_without_a_bucket_and_whole_limits_divide_them() -> None:
+    assert (ratio_bucket(0.0), ratio_bucket(1e9), ratio_bucket(float("inf"))) == (
+        0,
+        LAST_RATIO_BUCKET,
+        LAST_RATIO_BUCKET,
+    )
+    for limit in (2.0, 4.0, 8.0):
+        assert bucket_ratio(ratio_bucket(limit)) == limit
 
 
 def test_no_time_is_without_a_bucket() -> None:
@@ -44,7 +65,7 @@ def test_the_fronts_counts_of_one_step_are_summed(tmp_path: Path) -> None:
     (tmp_path / FOLDER / "r-0-c.json").write_text("{")  # of another release
     total = sum_counts(read_counts(tmp_path, "r", 0), "r", 0)
     assert (total.stable.requests, total.stable.times, total.stable.labels) == (11, {3: 11}, {"a": 11})
-    assert (total.stable.errors, total.compared, total.agreement) == (2, 4, 3.0)
+    assert (total.stable.errors, total.compared, total.agreement, total.slowness) == (2, 4, 3.0, {16: 11})
     assert total.candidate == SideCounts()
 
 

@@ -1,20 +1,25 @@
 """A front during a rollout: which version answers, what is counted, and that shadows delay no client."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 from serving.errors import EngineLost, Failed, NotReady, QueueFull, Unprocessable
 from serving.front.attempts import FrontAnswer
+from serving.front.engine_link import EngineLink
 from serving.front.front import Front
 from serving.front.request_context import RequestContext
-from serving.front.rollout.shadows import MAX_SHADOWS
+from serving.front.rollout.shadows import MAX_SHADOWS, SHADOW_SECONDS
 from serving.tasks.base.agreement import Agreement
 from serving.tasks.base.cost import ItemCost
-from serving.wire.rollout_counts import RolloutCounts, read_counts, sum_counts
+from serving.wire.heartbeat import HeartbeatFile, Pulse, heartbeat_path
+from serving.wire.messages import NOT_TOLD, Compute
+from serving.wire.rollout_counts import RolloutCounts, ratio_bucket, read_counts, sum_counts
 from serving.wire.routing_table import ModelEntry, RolloutEntry, VersionEntry
 from tests.serving.front.local_front import FakeLink, Letters, MakeFront, answer, request
 
@@ -248,6 +253,33 @@ def test_shadows_are_compared_and_clients_get_the_stable_answer(begin: Begin, tm
     asyncio.run(test())
 
 
+def computes(compute: Compute, text: str = "a") -> Callable[[Any], None]:
+    """An engine that tells what the pass took."""
+
+    def play(waiter: Any) -> None:
+        waiter.computed.add(compute, 8)
+        says(text)(waiter)
+
+    return play
+
+
+def test_how_much_longer_the_candidate_computes_is_counted_once_a_pass(begin: Begin, tmp_path: Path) -> None:
+    async def test() -> None:
+        front = begin(SHADOWING)
+        always(front, "1", computes(Compute(1.0, 8, 64)))
+        shared, alone = Compute(3.1, 8, 64), Compute(1.0, 8, 64)
+        passes = iter((shared, shared, alone, NOT_TOLD))
+        always(front, "2", lambda waiter: computes(next(passes))(waiter))
+        for _ in range(4):
+            await ask(front)
+            await settle(front)
+        found = counted(front, tmp_path, 0)
+        assert found.compared == 4
+        assert found.slowness == {ratio_bucket(3.1): 1, ratio_bucket(1.0): 1}
+
+    asyncio.run(test())
+
+
 @pytest.mark.parametrize(
     ("error", "failed", "dropped"),
     [
@@ -268,6 +300,29 @@ def test_a_shadow_that_the_candidate_cannot_answer_agrees_in_nothing(
         await settle(front)
         found = counted(front, tmp_path, 0)
         assert (found.compared, found.failed, found.dropped) == (0, failed, dropped)
+
+    asyncio.run(test())
+
+
+def test_a_shadow_that_the_engine_hangs_at_until_it_is_killed_agrees_in_nothing(begin: Begin, tmp_path: Path) -> None:
+    async def test() -> None:
+        front, context = begin(SHADOWING), zmq.Context[Any]()
+        always(front, "1", says("a"))
+        link = EngineLink(context, f"ipc://{tmp_path}/2.sock", TASK, pid=7)
+        link.share.bound(1000)
+        front.routing._loaded["m", "2"].accepting = [link]
+        await ask(front)
+        await asyncio.sleep(0)
+        assert link.rows_sent == 1
+        file = HeartbeatFile(heartbeat_path(link.address, 7))
+        file.write(Pulse(1, 0.0), {link._identity: [1]})
+        link.abandon_late(time.monotonic() + 2 * SHADOW_SECONDS)
+        link.close()
+        await settle(front)
+        found = counted(front, tmp_path, 0)
+        assert (found.failed, found.dropped) == (1, 0)
+        file.close()
+        context.destroy(linger=0)
 
     asyncio.run(test())
 

@@ -18,7 +18,7 @@ from serving.manager.registry_watch import GIVE_UP_SECONDS, MAX_GIVEN_UP
 from serving.manager.rollout.cycle import HAND_SECONDS, LEASE_SECONDS, Cycle
 from serving.manager.rollout.keeper import IDLE_POLLS, RolloutKeeper
 from serving.settings import ServingSettings
-from serving.wire.rollout_counts import LAST_BUCKET, RolloutCounts, SideCounts, write_counts
+from serving.wire.rollout_counts import LAST_BUCKET, LAST_RATIO_BUCKET, RolloutCounts, SideCounts, write_counts
 from serving.wire.version_state import State
 from tests.e2e.server import wait_until
 from tests.rollout_registry import MemoryVersions
@@ -187,11 +187,14 @@ def test_counts_with_too_many_times_are_told_with_wider_buckets(
     assert state is not None
     times = dict.fromkeys(range(buckets), 1_234_567_890_123)
     side = SideCounts(requests=sum(times.values()), times=times)
-    write_counts(other.run, "front", RolloutCounts(rollout=state.plan.id, step=0, stable=side, candidate=side))
+    ratios = dict.fromkeys(range(LAST_RATIO_BUCKET + 1), 1_234_567)
+    counts = RolloutCounts(rollout=state.plan.id, step=0, stable=side, candidate=side, slowness=ratios)
+    write_counts(other.run, "front", counts)
     other.look(0.0)
     text = versions.tags.tags["m"][f"{COUNTS}b"]
     assert len(text) <= MAX_COUNTS
     told = msgspec.json.decode(text, type=RolloutCounts)
+    assert told.slowness == ratios, "wider buckets would make a candidate slower, or faster"
     for found in (told.stable, told.candidate):
         assert sum(found.times.values()) == found.requests == side.requests
         assert max(found.times) <= LAST_BUCKET

@@ -110,7 +110,7 @@ def test_shadows_that_are_enough_end_while_the_step_waits() -> None:
 
 def test_what_the_stable_version_did_is_known_after_the_promotion() -> None:
     found = decide(state(3, ENOUGH), sides(), 1.0, FINE).progress
-    assert set(found.stable) == {guard for guard in PLAN.guards if "stable" in guard}
+    assert set(found.stable) == {"errors < stable + 1%", "p99 < 1.5 × stable"}
     after = replace(promoted(0.0), progress=found)
     bad = RolloutCounts(rollout=PLAN.id, step=4, candidate=side(3000, 300))
     assert decide(after, bad, 1.0, FINE).action == "stop"

@@ -7,12 +7,13 @@ from registry.rollout.guards import Guard
 from registry.rollout.state import Bounds
 from serving.manager.rollout.prometheus import Reading
 from serving.manager.rollout.verdict import judge
-from serving.wire.rollout_counts import RolloutCounts, SideCounts, time_bucket
+from serving.wire.rollout_counts import RolloutCounts, SideCounts, ratio_bucket, time_bucket
 
-ERRORS, P90, P99, AGREEMENT, LABELS, CONFIDENCE = map(
+ERRORS, P90, P99, COMPUTE, AGREEMENT, LABELS, CONFIDENCE = map(
     Guard.parse,
     (
-        *("errors < stable + 1%", "p90 < 1.5 × stable", "p99 < 1.5 × stable", "agreement > 90%"),
+        *("errors < stable + 1%", "p90 < 1.5 × stable", "p99 < 1.5 × stable", "compute < 2 × stable"),
+        "agreement > 90%",
         *("label shift < 0.2", "confidence shift < 0.05"),
     ),
 )
@@ -108,6 +109,43 @@ def test_errors_are_judged_by_shadows_too(compared: int, failed: int, stable: Si
 
 
 @pytest.mark.parametrize(
+    ("slowness", "expected", "figures"),
+    [
+        ({}, "inconclusive", "none of 0 forward passes"),
+        ({1.0: 3, 3.0: 1}, "inconclusive", "1 × of 4 forward passes"),
+        ({1.0: 40, 7.0: 8}, "pass", "1 × of 48 forward passes"),  # a cold cache, or a batch that was disturbed
+        ({3.0: 10}, "inconclusive", "3.1 × of 10 forward passes"),
+        ({3.0: 20}, "fail", "3.1 × of 20 forward passes"),
+        ({1.5: 4, 3.0: 40}, "fail", "3.1 × of 44 forward passes"),
+        ({2.0: 500}, "pass", "2 × of 500 forward passes"),
+        ({1.9: 250, 2.1: 250}, "inconclusive", "2 × of 500 forward passes"),
+        ({1e9: 20}, "fail", "64 × of 20 forward passes"),
+    ],
+)
+def test_how_long_the_model_computes_is_judged_by_the_median(
+    slowness: dict[float, int], expected: str, figures: str
+) -> None:
+    buckets = {ratio_bucket(ratio): passes for ratio, passes in slowness.items()}
+    counts = RolloutCounts(rollout="r", step=0, compared=len(slowness), slowness=buckets)
+    (check,) = judge([COMPUTE], 5, counts, is_shadow=True).checks
+    assert (check.verdict, check.figures) == (expected, figures)
+
+
+def test_a_limit_within_a_bucket_is_judged_by_the_others() -> None:
+    counts = RolloutCounts(rollout="r", step=0, compared=1, slowness={ratio_bucket(2.05): 900})
+    assert (
+        judge([Guard.parse("compute < 2.05 × stable")], 5, counts, is_shadow=True).checks[0].verdict == "inconclusive"
+    )
+
+
+def test_where_no_engine_tells_how_long_it_computes_nothing_waits_for_it() -> None:
+    """Tasks that write texts, and servers of an earlier release."""
+    counts = RolloutCounts(rollout="r", step=0, compared=5)
+    assert judge([COMPUTE], 5, counts, is_shadow=True).checks == ()
+    assert judge([COMPUTE], 5, counts, is_shadow=False).checks == ()
+
+
+@pytest.mark.parametrize(
     ("text", "reading", "expected", "figures"),
     [
         ("promql(a) < 2", Reading((1.0, 1.5)), "pass", "1.5"),
@@ -155,6 +193,12 @@ def test_the_figures_are_told() -> None:
 def test_a_candidate_as_good_is_almost_never_rolled_back() -> None:
     good = Side(errors=0.01, agreement=0.97)
     assert sum(simulate(good, good, seed).failed for seed in range(40)) <= 1
+
+
+def test_one_that_computes_three_times_as_long_is_caught_within_100_shadows() -> None:
+    found = [simulate(Side(), Side(compute=3.0), seed) for seed in range(20)]
+    assert {(outcome.guard, outcome.step) for outcome in found} == {("compute < 2 × stable", "shadow:200")}
+    assert max(outcome.candidate_requests for outcome in found) <= 100
 
 
 def test_five_points_more_errors_are_caught_within_4000_requests_of_the_candidate() -> None:
