@@ -2,10 +2,10 @@
 
 A guard fails where the candidate is beyond its limit with certainty, passes where it is within with certainty, and is
 inconclusive else. FAIL_ERROR bounds the probability that any guard of any step ever fails although the candidate keeps
-to it, however often one looks: each guard of each step gets an equal part (union bound), and of a comparison each side
-gets half of that. Errors of shadows are judged in two ways, each of which has half of that part. PASS_ERROR is the
-probability that one guard passes in one step although the candidate is beyond. The bounds are those of `confidence`.
-Guards that are queries have no part in this: their values are taken as they are.
+to it, however often one looks: each guard of each step that may measure it gets an equal part (union bound; shadows are
+of one step), and of a comparison each side gets half of that. Errors of shadows are judged in two ways, each of which
+has half of that part. PASS_ERROR is the probability that one guard passes in one step although the candidate is beyond.
+The bounds are those of `confidence`. Guards that are queries have no part in this: their values are taken as they are.
 """
 
 from bisect import bisect_left
@@ -63,7 +63,7 @@ def judge(
     before: bounds of the stable version's figures, for a step in which it answers nobody. readings: of the guards that
     are queries.
     """
-    fail_error = FAIL_ERROR / (steps * len(guards))
+    fail_error = FAIL_ERROR / sum(1 if guard.needs_shadow else steps for guard in guards)
     side_error = fail_error / 2 if is_shadow else fail_error
     checks, stable = [], dict(before or {})
     for guard in guards:
