@@ -13,7 +13,8 @@ results            what these report, and how they are run
 report, page       Markdown tables, and the parts of docs/reliability.md that `--write` replaces
 
 Speed of requests: `request_rate`, `forward_share`, `latency`, `batch`, `flood`, `overload`, `grpc_cost`, `generation`
-(beside `bare_generation`), `dtypes`, `runtimes/`, `peer_comparison`, `spark`, `container` (in a `control_group`).
+(beside `bare_generation`), `dtypes`, `text_dtypes`, `runtimes/`, `peer_comparison`, `spark`, `container` (in a
+`control_group`).
 What a part costs: `own_cost` (with `own_feed`), `front_cost` (with `front_process` and `stage_sampler`),
 `metrics_cost`, `batch_choice` (with `batching_rules`), `logging_time` (beside `bare_saving`).
 Start, versions and memory: `start_time` (beside `bare_classifier`), `swap_latency` (beside `load_floor`), `residency`,

@@ -39,6 +39,7 @@ from bench import (
     spark,
     start_time,
     swap_latency,
+    text_dtypes,
 )
 from bench.page import write_part, written
 from bench.processes import BenchError, BeyondBounds
@@ -48,6 +49,7 @@ BENCHMARKS: dict[str, Callable[[float], str]] = {
     "requests": request_rate.run,
     "forward": forward_share.run,
     "dtypes": dtypes.run,
+    "textdtypes": text_dtypes.run,
     "latency": latency.run,
     "start": start_time.run,
     "log": logging_time.run,

@@ -179,6 +179,40 @@ def build_artifact(root: Path, sizes: Sequence[int], device: str, dtype: str) ->
     return model
 
 
+def build_causal_artifact(root: Path, sizes: Sequence[int]) -> Contract:
+    """Write an artifact of a Llama with random weights and made-up words; its contract. Blocks for seconds.
+
+    sizes: layers, width, heads, heads of keys and values, inner width and vocabulary.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    layers, width, heads, key_heads, inner, vocabulary = sizes
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        intermediate_size=inner,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    model: Any = LlamaForCausalLM(config).eval()
+    tokenizer = make_tokenizer(config.max_position_embeddings)
+    model.save_pretrained(root / MODEL_FOLDER)
+    tokenizer.save_pretrained(root / MODEL_FOLDER)
+    contract = describe(
+        root, model, tokenizer, "text-generation", defaults={"max_new_tokens": 20}, dtype="auto", max_tokens=None
+    )
+    write_contract(root, contract)
+    return contract
+
+
 def write_with_sample(root: Path, sample: Sequence[str]) -> Contract:
     """Write an artifact of MiniLM and a sample, on which int8 is compared though no gate saw it; its contract.
 

@@ -17,7 +17,7 @@ batch_invariance  which rows may share a forward pass: proved with `module_state
 row_limit      the longest row that the model takes
 probe_lengths  lengths of the rows that `batch_invariance` and `row_limit` run
 optimize       the execution form of a model, from `optimizations`, compared with `reference`
-int8           layers in int8, and their gate on a sample or on `generated_inputs`
+int8           layers in int8, and their gate on a sample or on `generated_inputs`; of texts in `generation`
 warmup         threads, cost and token budget, measured with `timing`
 growth         memory that the engine will take beyond what it has when ready
 measurements   what was measured, for later engines; `kept_graph`, a graph that was proved: both `kept_record`s

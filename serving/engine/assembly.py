@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, TypeGuard, Unpack
 
 import torch
 
-from registry.contract import INT8, Contract
+from registry.contract import INT8, Contract, Int8
 from serving.engine.engine import Engine
 from serving.engine.model import Model, ModelOptions
+from serving.engine.optimizations.execution_form import ExecutionForm
+from serving.errors import EngineError
 from serving.tasks import get_task
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from serving.engine.generation.engine import GenerationEngine
     from serving.engine.generation.model import GenerationModel
     from serving.engine.heart import Heart
+    from serving.engine.int8 import Trace
     from serving.engine.meter import EngineMeter
     from serving.engine.parallel import ForwardPool
 
@@ -66,31 +69,83 @@ def optimize_model(model: Model, int8_sample: Sequence[object] = ()) -> None:
     """
     if is_generating(model):
         prove(model)
-        _quantize(model, int8_sample)
         if not model.is_restored:
+            _prove_prefixes(model)
+        if model.dtype == INT8:
+            quantize(model, int8_sample, trace=lambda _: _take_steps(model))
+        elif not model.is_restored:
             _choose_steps(model)
     else:
         _choose_form(model)
-        _quantize(model, int8_sample)
+        if model.dtype == INT8:
+            from serving.engine.optimize import trace_form
+
+            quantize(model, int8_sample, trace=partial(trace_form, model) if model.form.is_torchscript else None)
 
 
-def _quantize(model: Model, sample: Sequence[object]) -> None:
-    if model.dtype == INT8:
-        from serving.engine.int8 import quantize
-        from serving.engine.optimize import trace_form
+def quantize(
+    model: Model, sample: Sequence[object] = (), *, is_timed: bool = True, trace: "Trace | None" = None
+) -> Int8:
+    """Run a proved model in int8 from now on; what that costs in answers. Arguments, errors as of `int8.quantize`.
 
-        quantize(model, sample, trace=partial(trace_form, model))
+    sample: as of `int8.Comparison`.
+    """
+    from serving.engine.int8 import Comparison, check_kind
+    from serving.engine.int8 import quantize as quantize_layers
+
+    check_kind(model)
+    if is_generating(model):
+        from serving.engine.generation.int8_texts import TextComparison
+
+        return quantize_layers(TextComparison(model, sample), is_timed=is_timed, trace=trace)
+    return quantize_layers(Comparison(model, sample), is_timed=is_timed, trace=trace)
+
+
+def time_beside(model: Model, rival: Model) -> float:
+    """How many times as fast as `rival` the model is at what is typical of its task. Blocks."""
+    from serving.engine import int8
+    from serving.engine.optimizations.torchscript import single_threaded
+
+    if is_generating(model) and is_generating(rival):  # a text takes all cores
+        from serving.engine.generation.int8_texts import TEXT_REPEATS, typical_texts
+
+        return int8.time_beside(typical_texts(model), typical_texts(rival), repeats=TEXT_REPEATS)
+    with single_threaded():
+        return int8.time_beside(int8.typical_passes(model), int8.typical_passes(rival))
+
+
+def _take_steps(model: "GenerationModel") -> ExecutionForm:
+    """The form of a model whose layers now multiply in int8, with the steps of a decoder that is verified anew.
+
+    Raises Int8Refused where it is not the one that was proved.
+    """
+    from serving.engine.generation.sequential import SequentialDecoder
+    from serving.engine.int8 import Int8Refused
+
+    try:
+        is_other = isinstance(model.scheduler.decoder, SequentialDecoder)
+    except EngineError as error:
+        raise Int8Refused(f"int8 is not used: {error}") from error
+    if is_other:
+        raise Int8Refused("int8 is not used: rows of a batch change each other's texts")
+    _choose_steps(model)
+    return model.form
 
 
 def _choose_steps(model: "GenerationModel") -> None:
     from serving.engine.generation.verification import choose_steps
-    from serving.engine.probe_lengths import probe_lengths
 
     decoder, longest = model.scheduler.decoder, model.contract.max_tokens
     choose_steps(decoder, model.contract.processor.vocabulary, longest, model.note)
     decoder.max_width = longest if model.form.is_bucketed else 0
-    shares_prefixes = model.prove_prefixes(max(probe_lengths(model)))
-    model.form = replace(model.form, is_torchscript=decoder.is_traced, shares_prefixes=shares_prefixes)
+    model.form = replace(model.form, is_torchscript=decoder.is_traced)
+
+
+def _prove_prefixes(model: "GenerationModel") -> None:
+    """What becomes int8 is proved in float32: a sum that is rounded otherwise may fall into another level."""
+    from serving.engine.probe_lengths import probe_lengths
+
+    model.form = replace(model.form, shares_prefixes=model.prove_prefixes(max(probe_lengths(model))))
 
 
 def _choose_form(model: Model) -> None:

@@ -15,10 +15,10 @@ from registry.cache_folder import hold
 from registry.contract import INT8, Contract, Int8
 from registry.errors import DigestMismatch
 from registry.redaction import describe_error
-from serving.engine.assembly import optimize_model, yields_cores
+from serving.engine.assembly import optimize_model, time_beside, yields_cores
 from serving.engine.batching.cost import Cost
 from serving.engine.growth import measure_growth
-from serving.engine.int8 import Int8Refused, time_beside
+from serving.engine.int8 import Int8Refused
 from serving.engine.kept_graph import discard, graph_path, has_graph, is_keepable, keep_graph, load_graph
 from serving.engine.measurements import Measurements, entry_path
 from serving.engine.meter import EngineMeter

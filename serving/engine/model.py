@@ -84,8 +84,6 @@ class Model:
 
     has_frame: ClassVar[bool] = True
     """Whether probes carry the tokenizer's special tokens. Prompts carry none that a decoder needs."""
-    runs_in_int8: ClassVar[bool] = True
-    """Whether its layers may, on a processor that is fast at it."""
 
     def __init__(
         self,
@@ -243,6 +241,9 @@ class Model:
         changes = [change for change in state.changes() if change.is_setting]
         if changes:
             self.restore_always(state, changes)
+
+    def layers_changed(self) -> None:
+        """Called when layers have changed how they multiply: nothing that is derived from them is used any more."""
 
     def prepack(self) -> bool:
         """Prepack the weights of layers that are faster so, if there are any."""

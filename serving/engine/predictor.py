@@ -18,7 +18,7 @@ from registry.layout import MODEL_FOLDER
 from registry.sentence_folder import WEIGHTS
 from registry.verified import is_weights, open_verified
 from serving.engine.answer_check import find_difference
-from serving.engine.assembly import make_model, prove
+from serving.engine.assembly import make_model, prove, quantize
 from serving.engine.baseline import BaselineCount
 from serving.engine.model import ModelOptions
 from serving.engine.row_limit import find_row_limit
@@ -101,8 +101,6 @@ class Predictor:
 
         The model must have been loaded for int8. Raises Int8Refused where it costs too much.
         """
-        from serving.engine.int8 import quantize  # with transformers
-
         prove(self.model)
         return quantize(self.model, self.int8_sample, is_timed=False)
 

@@ -11,7 +11,7 @@ from registry.flavor import log_model
 from registry.int8_sample import FILE, MAX_BYTES, MAX_INPUTS, read_sample, write_sample
 from registry.layout import MODEL_FOLDER
 from registry.staging import stage
-from serving.engine import int8
+from serving.engine.int8 import Comparison
 from serving.engine.optimizations import int8_products
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def test_a_contract_without_int8_is_what_it_was_and_keeps_no_input(models: dict[
 def test_a_model_that_misses_the_gate_is_refused_where_int8_is_chosen_and_noted_where_it_is_allowed(
     models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8, "_agreement", lambda *_: 0.96)
+    monkeypatch.setattr(Comparison, "agreement", lambda *_: 0.96)
     figures = r"on 4 inputs of the sample answers agree by 0\.9600 with those in float32, at least 0\.995 is required"
     with pytest.raises(ContractError, match=figures):
         stage(tmp_path / "chosen", models["single"], None, TASK, dtype="int8", sample=SAMPLE)

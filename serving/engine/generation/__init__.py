@@ -21,5 +21,6 @@ sampling      logits → each row's next token
 beam_search   beams, by `generate` itself
 verification  which decoder generates what `generate` does
 step_graph    a step as a TorchScript graph
+int8_texts    what int8 is compared by: the tokens of greedy texts, and the time that writing takes
 factory       a scheduler for a model, in a memory budget
 """

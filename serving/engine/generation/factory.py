@@ -11,6 +11,7 @@ from registry.contract import Contract
 from serving.engine.generation.scheduler import Scheduler
 from serving.engine.generation.sequential import SequentialDecoder
 from serving.engine.generation.verification import check_sampling, choose_decoder, try_out
+from serving.engine.optimizations.int8_products import precision
 from serving.errors import EngineError
 from serving.processors.tokenizer import TextEncoder
 from serving.runtime.limits import available_memory, own_groups
@@ -51,7 +52,7 @@ def make_scheduler(
     decoder = choose_decoder(module, contract.processor.pad_token_id, vocabulary, note, is_sequential=is_sequential)
     check_sampling(decoder, vocabulary)
     single = None
-    if module.dtype != torch.float32 and not isinstance(decoder, SequentialDecoder):
+    if precision(module) != "float32" and not isinstance(decoder, SequentialDecoder):
         single = SequentialDecoder(module, contract.processor.pad_token_id)
         if problem := try_out(single, vocabulary):
             note(f"rows with a seed share their steps: {problem}")

@@ -24,7 +24,6 @@ class GenerationModel(Model):
     """As `Model`; its rows go through a scheduler instead of single forward passes."""
 
     has_frame = False
-    runs_in_int8 = False
 
     @cached_property
     def scheduler(self) -> Scheduler:
@@ -37,6 +36,12 @@ class GenerationModel(Model):
             self.restore_always(state, changes)
             made = self._make_scheduler()
         return made
+
+    def layers_changed(self) -> None:
+        """Make the scheduler anew when it is next used: its decoder is verified, and may run a graph of the layers."""
+        made = self.__dict__.pop("scheduler", None)
+        if made is not None:
+            made.decoder.unhook()
 
     def _make_scheduler(self, *, is_sequential: bool = False) -> Scheduler:
         return make_scheduler(

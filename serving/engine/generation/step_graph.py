@@ -12,6 +12,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
+from serving.engine.optimizations.int8_products import precision
 from serving.engine.optimizations.torchscript import NotTraceable, TracedModule, are_alike, check_operations, trace
 
 if TYPE_CHECKING:
@@ -168,6 +169,6 @@ def trace_step(
             given, same = (inputs(rows, columns, last, masked=masked) for _ in range(2))  # each writes into its views
             if masked:
                 given |= {mask: given[mask][:, 0, 0].to(torch.int64) for mask in like}  # as transformers takes it
-            if not are_alike(traced(**same).logits, step(**given).logits, module.dtype):
+            if not are_alike(traced(**same).logits, step(**given).logits, precision(module)):
                 raise NotTraceable(f"its logits differ for {rows} rows at position {last}")
     return traced

@@ -21,6 +21,7 @@ from serving.engine.generation.sampling import Sampler, choose
 from serving.engine.generation.seq2seq_decoder import Seq2SeqDecoder
 from serving.engine.generation.sequential import PositionedDecoder, SequentialDecoder
 from serving.engine.generation.uncached import UncachedDecoder
+from serving.engine.optimizations.int8_products import precision
 from serving.engine.optimizations.torchscript import NotTraceable
 from serving.engine.tolerances import DECODING, agree
 from serving.errors import EngineError
@@ -109,7 +110,7 @@ def find_difference(decoder: Decoder, vocabulary: int) -> str | None:
     """
     prompts = [[(7 * position + 3 * row + 5) % vocabulary for position in range(2 + 3 * row)] for row in range(3)]
     expected = [_generate(decoder.module, prompt, TOKENS - 2 * (prompt == prompts[0])) for prompt in prompts]
-    tolerance = DECODING.of(decoder.module.dtype)
+    tolerance = DECODING.of(precision(decoder.module))
     running, written = [1, 0], [0, 0, 0]
     logits = list(decoder.prefill([prompts[row] for row in running], [[], []]))
     while running:
@@ -206,7 +207,7 @@ def _find_prefill_difference(
 
     expected: of each prompt, as `_generate` returns it. The decoder has no rows afterwards.
     """
-    tolerance = DECODING.of(decoder.module.dtype)
+    tolerance = DECODING.of(precision(decoder.module))
     first = decoder.prefill(prompts, [[] for _ in prompts])
     found = first, decoder.step([given[0] for _, given in expected])
     decoder.clear()

@@ -7,9 +7,10 @@ with VNNI or AMX where the processor has them. Inputs are quantised to uint8 aro
 signed bytes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -19,12 +20,19 @@ from serving.engine.optimizations.torch_private import (
     LARGE_ROWS,
     adds_bytes_exactly,
     has_onednn,
+    is_fake,
     linear_int8,
     linear_prepacked,
     prepack_int8,
     prepack_weight,
 )
 from serving.engine.timing import CLOCK, Clock, min_seconds
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
+
+LinearLayer = Any
+"""`torch.nn.Linear`, or transformers' `Conv1D`, which this module does not import."""
 
 LEVELS = 127
 """Largest absolute value of a quantised input; symmetric, as in Jacob et al., 2018, section 2.1."""
@@ -35,6 +43,8 @@ MIN_CHANNEL = 0.01
 MIN_FEATURES = 64
 """Layers with fewer inputs or outputs, as most heads have, cost next to nothing and stay in float."""
 REPEATS = 5
+STEP_ROWS = (1, 8)
+"""Tokens of the products of a decode step, of one sequence and of several."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,15 @@ class Int8Linear(torch.nn.Linear):
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         """(…, in_features) float32 → (…, out_features) float32."""
+        if is_fake(given):  # as in `PrepackedLinear`
+            return given.new_zeros((*given.shape[:-1], len(self.scales)))
         return linear_int8(given, self.weight, self.scales, self.smoothing, self.bias)
+
+
+def precision(module: "PreTrainedModel") -> str:
+    """The dtype by which the module's results may differ: int8 where any layer multiplies in it, else its own."""
+    is_quantized = any(isinstance(part, Int8Linear) for part in module.modules())
+    return "int8" if is_quantized else str(module.dtype).removeprefix("torch.")
 
 
 class Int8Layers:
@@ -85,9 +103,10 @@ class Int8Layers:
     Another thread must not run the model meanwhile.
     """
 
-    def __init__(self, layers: Mapping[str, torch.nn.Linear]) -> None:
+    def __init__(self, layers: Mapping[str, LinearLayer]) -> None:
         """layers: in float32, with weights as torch keeps them."""
         self._layers = dict(layers)
+        self._kinds = {name: type(layer) for name, layer in layers.items()}
         self._weights = {name: layer.weight for name, layer in layers.items()}
         self._smoothing: dict[str, torch.Tensor] = {}
         self._quantized: dict[str, QuantizedWeight] = {}
@@ -108,9 +127,9 @@ class Int8Layers:
             elif isinstance(layer, Int8Linear):
                 layer.weight = self._weights[name]
                 del layer.scales, layer.smoothing
-                layer.__class__ = torch.nn.Linear  # type: ignore[assignment]  # as it was
+                layer.__class__ = self._kinds[name]
 
-    def _quantize(self, name: str, layer: torch.nn.Linear) -> None:
+    def _quantize(self, name: str, layer: LinearLayer) -> None:
         found = self._quantized_weight(name)
         layer.weight = torch.nn.Parameter(found.packed, requires_grad=False)
         if not isinstance(layer, Int8Linear):
@@ -120,8 +139,11 @@ class Int8Layers:
 
     def _quantized_weight(self, name: str) -> QuantizedWeight:
         if name not in self._quantized:
-            self._quantized[name] = quantize_weight(self._weights[name], self._smoothing.get(name))
+            self._quantized[name] = quantize_weight(self._weight(name), self._smoothing.get(name))
         return self._quantized[name]
+
+    def _weight(self, name: str) -> torch.Tensor:
+        return _as_linear(self._weights[name], self._kinds[name])
 
     @torch.inference_mode()
     def smooth(self, run: Callable[[], object]) -> None:
@@ -143,7 +165,7 @@ class Int8Layers:
 
         self._run_hooked(run, torch.nn.Linear.register_forward_pre_hook, record)
         for first, names in inputs.items():
-            weights = [self._weights[name].abs().amax(0) for name in names]
+            weights = [self._weight(name).abs().amax(0) for name in names]
             found = _at_least(torch.stack(weights).amax(0)) / _at_least(largest[first])
             self._smoothing |= dict.fromkeys(names, found.sqrt())
         self._quantized.clear()
@@ -174,7 +196,7 @@ class Int8Layers:
 
         def compare(
             name: str,
-            layer: torch.nn.Linear,
+            layer: LinearLayer,
             args: tuple[torch.Tensor, ...],
             kwargs: Mapping[str, torch.Tensor],
             output: torch.Tensor,
@@ -196,28 +218,41 @@ def find_layers(
     clock: Clock = CLOCK,
     *,
     is_timed: bool = True,
+    takes_steps: bool = False,
 ) -> Int8Layers:
     """The linear layers of a module in float32 that can run in int8; none without oneDNN.
 
     is_timed: only those that are faster in int8 than prepacked. A shape is timed once, which `measurements` may know.
+    takes_steps: whether the module writes texts: layers are timed with the tokens of its steps, and the vocabulary's
+    product is among them where its weight is the embedding as well, which keeps its own in float.
     Blocks for some milliseconds.
     """
+    from transformers.pytorch_utils import Conv1D  # a kept graph runs without transformers
+
     measurements = measurements or Measurements()
-    found: dict[str, torch.nn.Linear] = {}
+    found: dict[str, LinearLayer] = {}
     faster: dict[tuple[int, ...], bool] = {}
     shared = _count_uses(module)
     for name, layer in module.named_modules() if has_onednn() else ():
-        if type(layer) is not torch.nn.Linear or layer.weight.dtype != torch.float32:
+        kind = type(layer)
+        if kind not in (torch.nn.Linear, Conv1D) or layer.weight.dtype != torch.float32:
             continue
-        if min(layer.weight.shape) < MIN_FEATURES or shared[id(layer.weight)] > 1:
+        if min(layer.weight.shape) < MIN_FEATURES or (shared[id(layer.weight)] > 1 and not takes_steps):
             continue
-        shape = tuple(layer.weight.shape)
+        weight = _as_linear(layer.weight, kind)
+        shape = tuple(weight.shape)
         if is_timed and shape not in faster:
             what = f"int8 {shape[0]} × {shape[1]}"
-            faster[shape] = measurements.recall(what, bool, partial(_is_faster, layer.weight, clock))
+            rows = STEP_ROWS if takes_steps else (LARGE_ROWS,)
+            faster[shape] = measurements.recall(what, bool, partial(_is_faster, weight, rows, clock))
         if not is_timed or faster[shape]:
             found[name] = layer
     return Int8Layers(found)
+
+
+def _as_linear(weight: torch.Tensor, kind: type) -> torch.Tensor:
+    """A layer's weight as (outputs, inputs); transformers' Conv1D stores the transpose."""
+    return weight if issubclass(kind, torch.nn.Linear) else weight.t().contiguous()
 
 
 def _at_least(channels: torch.Tensor) -> torch.Tensor:
@@ -233,10 +268,15 @@ def _count_uses(module: torch.nn.Module) -> dict[int, int]:
     return uses
 
 
-def _is_faster(weight: torch.Tensor, clock: Clock) -> bool:
-    """Whether many tokens are multiplied sooner in int8, quantising them included, than by the prepacked weight."""
-    given = torch.linspace(-1, 1, LARGE_ROWS * weight.shape[1]).view(LARGE_ROWS, -1)
-    packed, found = prepack_weight(weight, LARGE_ROWS), quantize_weight(weight)
-    float_seconds = min_seconds(partial(linear_prepacked, given, packed, None), REPEATS, clock)
-    int8 = partial(linear_int8, given, found.packed, found.scales, found.smoothing, None)
-    return min_seconds(int8, REPEATS, clock) < float_seconds
+def _is_faster(weight: torch.Tensor, rows: Sequence[int], clock: Clock) -> bool:
+    """Whether so many tokens are multiplied sooner in int8, quantising them included, than by the prepacked weight.
+
+    rows: of several products, whose gains are multiplied.
+    """
+    packed, found, gain = prepack_weight(weight, LARGE_ROWS), quantize_weight(weight), 1.0
+    for count in rows:
+        given = torch.linspace(-1, 1, count * weight.shape[1]).view(count, -1)
+        float_seconds = min_seconds(partial(linear_prepacked, given, packed, None), REPEATS, clock)
+        int8 = partial(linear_int8, given, found.packed, found.scales, found.smoothing, None)
+        gain *= float_seconds / min_seconds(int8, REPEATS, clock)
+    return gain > 1

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.pytorch_utils import Conv1D
 
 from serving.engine.optimizations.int8_products import (
     LEVELS,
@@ -221,6 +222,46 @@ def test_only_layers_that_are_faster_in_int8_run_in_it() -> None:
     module = torch.nn.Sequential(layer())
     assert len(find_layers(module, clock=clock(plain=1.0, int8=1.0))) == 0
     assert list(find_layers(module, clock=clock(plain=2.0, int8=1.0))) == ["0"]
+
+
+def test_layers_of_a_writer_are_timed_with_the_tokens_of_its_steps() -> None:
+    """Of two products the gains are multiplied: once 4 times as fast and once half as fast is faster."""
+    module = torch.nn.Sequential(layer())
+    few = Turns(*[4.0] * REPEATS, *[1.0] * REPEATS, *[1.0] * REPEATS, *[2.0] * REPEATS)
+    assert list(find_layers(module, clock=few, takes_steps=True)) == ["0"]
+    few = Turns(*[2.0] * REPEATS, *[1.0] * REPEATS, *[1.0] * REPEATS, *[4.0] * REPEATS)
+    assert len(find_layers(module, clock=few, takes_steps=True)) == 0
+
+
+@torch.inference_mode()
+def test_a_layer_that_stores_the_transpose_is_quantised_by_output_and_put_back() -> None:
+    torch.manual_seed(0)
+    plain = Conv1D(OUT, IN)
+    plain.weight.mul_(torch.logspace(-2, 2, OUT))
+    module, rows = torch.nn.Sequential(plain), torch.randn(5, IN)
+    expected = module(rows)
+    layers = find_layers(module, is_timed=False)
+    layers.smooth(lambda: module(rows))
+    assert layers.errors(lambda: module(rows))["0"] < 0.02
+    layers.use(layers)
+    off = (module(rows) - expected).norm(dim=0) / expected.norm(dim=0)
+    assert off.max() < 0.05
+    layers.use(())
+    assert type(plain) is Conv1D
+    assert torch.equal(module(rows), expected)
+
+
+@torch.inference_mode()
+def test_the_vocabularys_product_of_a_writer_leaves_the_embedding_its_weight() -> None:
+    embedding, head = torch.nn.Embedding(OUT, IN), torch.nn.Linear(IN, OUT)
+    head.weight = embedding.weight
+    before = embedding.weight.clone()
+    layers = find_layers(torch.nn.ModuleList([embedding, head]), is_timed=False, takes_steps=True)
+    layers.use(layers)
+    assert isinstance(head, Int8Linear)
+    assert torch.equal(embedding.weight, before)
+    layers.use(())
+    assert head.weight is embedding.weight
 
 
 def test_small_shared_and_other_layers_stay_in_float() -> None:
