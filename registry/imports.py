@@ -4,11 +4,13 @@ import gc
 import importlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 NOT_OF_A_CLIENT = ("pandas", "pyarrow", "scipy")
 """What MLflow imports where it is installed, and its client does without: mlflow-skinny is MLflow without them."""
+NOT_OF_A_STORE = ("mako.ext.pygmentplugin",)
+"""What a store in a database imports and does without: the colours of Mako's error pages, with lexers of Pygments."""
 _importing = threading.RLock()
 """Held while MLflow is imported: its modules import one another in circles, which two threads break."""
 
@@ -29,15 +31,22 @@ def import_client() -> None:
     with importing_mlflow():
         if "mlflow" in sys.modules:
             return
-        hidden = [name for name in NOT_OF_A_CLIENT if name not in sys.modules]
-        try:
-            for name in hidden:
-                sys.modules[name] = None  # type: ignore[assignment]  # so the import system takes it for missing
-            with suppress(ImportError):  # of a release that needs it: then `connect` imports all
-                importlib.import_module("mlflow.tracking")
-        finally:
-            for name in hidden:
-                sys.modules.pop(name, None)
+        # an error is of a release that needs them: then `connect` imports all
+        with hiding(NOT_OF_A_CLIENT), suppress(ImportError):
+            importlib.import_module("mlflow.tracking")
+
+
+@contextmanager
+def hiding(names: Iterable[str]) -> Iterator[None]:
+    """Let the import system take these modules for missing meanwhile, in all threads, unless they are imported."""
+    hidden = [name for name in names if name not in sys.modules]
+    try:
+        for name in hidden:
+            sys.modules[name] = None  # type: ignore[assignment]
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from registry.errors import NotFound, RegistryError, RegistryUnavailable, RequestRefused
-from registry.imports import importing_mlflow, without_collector
+from registry.imports import NOT_OF_A_STORE, hiding, importing_mlflow, without_collector
 from registry.own_folder import make_home
 from registry.settings import RegistrySettings
 
@@ -39,7 +39,7 @@ def connect(settings: RegistrySettings) -> "MlflowClient":
             from mlflow import MlflowClient
 
         stack.enter_context(without_collector())  # it imports the stores
-
+        stack.enter_context(hiding(NOT_OF_A_STORE))
         return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.registry_address)
 
 

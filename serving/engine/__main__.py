@@ -18,7 +18,7 @@ import zmq
 
 from registry.errors import DigestMismatch, UnsafeArtifact
 from registry.redaction import describe_error
-from serving.engine.large_modules import WITH_TORCH, WITH_TRANSFORMERS, import_modules
+from serving.engine.large_modules import WITH_TORCH, import_modules, import_transformers
 from serving.runtime.logs import set_up_logging
 from serving.runtime.priority import (
     OomScore,
@@ -77,7 +77,7 @@ def _load(order: EngineOrder) -> "Loaded":
     prepare_graphs()
     loaded = load_kept(order)
     if loaded is None:
-        import_modules(WITH_TRANSFORMERS)
+        import_transformers()
         prepare_process()
         loaded = load_engine(order)
     return loaded

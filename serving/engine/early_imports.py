@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from registry.artifact import read_contract
-from serving.engine.large_modules import WITH_TORCH, WITH_TRANSFORMERS, import_modules
+from serving.engine.large_modules import WITH_TORCH, import_modules, import_transformers
 from serving.wire.engine_orders import WANTED_FILE, EngineOrder, WantedVersions
 
 
@@ -28,7 +28,7 @@ def import_for(path: Path, run: Callable[[Callable[[], None]], None]) -> None:
 
 def import_with_family(roots: Sequence[Path]) -> None:
     """Import transformers, and the modules of the model classes of these artifacts."""
-    import_modules(WITH_TRANSFORMERS)
+    import_transformers()
     import transformers
 
     with suppress(Exception):  # a release that makes them otherwise; the first load does it then

@@ -10,7 +10,7 @@ from registry.imports import without_collector
 CLIENT = """
 import sys
 from pathlib import Path
-from registry.imports import NOT_OF_A_CLIENT, import_client
+from registry.imports import NOT_OF_A_CLIENT, NOT_OF_A_STORE, import_client
 from registry.settings import RegistrySettings
 from registry.tracking import connect
 import_client()
@@ -19,8 +19,8 @@ client.create_registered_model("m")
 version = client.create_model_version("m", source=Path(sys.argv[1]).as_uri())
 client.set_registered_model_alias("m", "champion", version.version)
 found = client.get_model_version_by_alias("m", "champion").version
-print(found, [name for name in NOT_OF_A_CLIENT if name in sys.modules])
-import pandas
+print(found, [name for name in NOT_OF_A_CLIENT + NOT_OF_A_STORE if name in sys.modules])
+import mako.ext.pygmentplugin, pandas
 """
 
 
