@@ -6,7 +6,7 @@ A thread cannot be ended, so the calls that hang all the same are counted.
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Result = TypeVar("Result")
 
@@ -22,7 +22,8 @@ class BoundedCalls:
         """name: of the threads."""
         self._most, self._name = most, name
         self._lock = threading.Lock()
-        self._given_up: list[Future[Any]] = []
+        self._given_up: list[Callable[[], bool]] = []
+        """Of each whether it has returned."""
 
     def wait(self, call: Callable[[], Result], seconds: float) -> Result:
         """What the call returns or raises. Raises TimeoutError if it takes longer, and TooManyHang."""
@@ -36,13 +37,13 @@ class BoundedCalls:
             if future.done():  # it is the call's own
                 raise
             with self._lock:
-                self._given_up.append(future)
+                self._given_up.append(future.done)
             raise
 
     def hanging(self) -> int:
         """How many calls were given up and have not returned."""
         with self._lock:
-            self._given_up = [each for each in self._given_up if not each.done()]
+            self._given_up = [has_returned for has_returned in self._given_up if not has_returned()]
             return len(self._given_up)
 
 
