@@ -59,7 +59,13 @@ class Remote:
 
     def predict(self, name: str, body: dict[str, object]) -> object:
         """`POST /models/{name}`: the answer. A refusal is a RemoteError with the server's message and status."""
-        return self._ask(f"/models/{quote(name, safe='')}", json.dumps(body).encode(), PREDICT_SECONDS)
+        try:
+            data = json.dumps(body).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RemoteError(
+                f"the inputs are not JSON ({error}): give texts, numbers, lists and dicts", 422
+            ) from error
+        return self._ask(f"/models/{quote(name, safe='')}", data, PREDICT_SECONDS)
 
     def _ask(self, path: str, body: bytes | None, seconds: float) -> object:
         request = Request(self.url + path, data=body, headers={"Content-Type": "application/json"})
