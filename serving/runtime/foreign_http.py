@@ -92,7 +92,7 @@ class _Watched(AbstractHTTPHandler):
             connection._create_connection = self.sockets.open  # type: ignore[attr-defined]  # there to be replaced
             return connection
 
-        return super().do_open(connect, req, **given)  # type: ignore[arg-type]  # typeshed wants a class
+        return super().do_open(connect, req, **given)
 
 
 class _Http(_Watched, HTTPHandler):
