@@ -1,12 +1,14 @@
 """Folders that belong to one user alone: `HEADWAITER_HOME`, and the run folders in it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from stat import S_IRWXG, S_IRWXO, S_IWGRP, S_IWOTH
 
 from registry.environment import InvalidSetting
 
-MODE = 0o700
+MODE, FILE_MODE = 0o700, 0o600
 ROOT = 0
 """Whose folders are trusted, too: a volume of a container belongs to root, who may do anything anyway."""
 CONTENTS = frozenset({"run", "cache", "bentoml", "mlflow.db", "last-live"})
@@ -29,6 +31,21 @@ def make_home(home: Path) -> None:
         if len(contents & CONTENTS) > 1:
             home.chmod(MODE)
     check_own(home)
+
+
+def make_file(path: Path) -> None:
+    """Make an empty file for this user alone, whatever the folder allows; one that is there is left. Raises OSError."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+
+
+@contextmanager
+def own_files() -> Iterator[None]:
+    """What this process makes meanwhile, in any thread, is for this user alone: for programs, not for libraries."""
+    before = os.umask(S_IRWXG | S_IRWXO)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def make_own(folder: Path) -> None:

@@ -16,7 +16,9 @@ from registry.errors import UnsafeArtifact
 SUFFIXES = ("bpe", "codes", "jinja", "json", "md", "model", "safetensors", "spm", "tokenizer", "txt", "vocab")
 """Endings of the files that `save_pretrained` and sentence-transformers write: those that are read to serve, and the
 model's card. None of them holds code or pickled data."""
-MAX_FILES = 2000
+MAX_FILES = 512
+"""Of an artifact. A load holds a descriptor of each, of which a process may have 1,024 in many places; the largest
+checkpoints have some 200 shards."""
 MAX_TEXT_BYTES = 1 << 28
 """Of a file other than weights; the largest vocabularies take a tenth of it."""
 MAX_RECORD_BYTES = 1 << 24

@@ -15,8 +15,10 @@ from typing import Any, get_args
 import msgspec
 
 from registry.atomic_file import replace_file
+from registry.environment import InvalidSetting
 from registry.errors import UnsupportedHead
 from registry.heads import architectures, get_head
+from registry.own_folder import make_home
 
 NEEDS_IS_DECODER = frozenset({"roformer"})
 """Architectures that keep no key-value cache, and so write other texts, unless config.json sets `is_decoder`
@@ -193,9 +195,9 @@ class FactsFile:
         return found
 
     def save(self) -> None:
-        """Keep what was read, where the folder can be written."""
-        with suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Keep what was read, where the folder can be written and is this user's."""
+        with suppress(OSError, InvalidSetting):
+            make_home(self.path.parent)
             replace_file(self.path, msgspec.json.encode(self._facts))
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from registry.errors import NotFound, RegistryError, RegistryUnavailable, RequestRefused
 from registry.imports import NOT_OF_A_STORE, hiding, importing_mlflow, without_collector
-from registry.own_folder import make_home
+from registry.own_folder import MODE, make_file, make_home
 from registry.settings import RegistrySettings
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def _open_database(settings: RegistrySettings) -> None:
         if not path.exists():
             with tempfile.TemporaryFile(dir=settings.home) as file:
                 file.write(bytes(NEW_DATABASE_BYTES))
+            make_file(path)  # sqlite's journals get the rights of the database
         try:
             with closing(sqlite3.connect(path)) as database:
                 database.execute("PRAGMA schema_version")
@@ -67,7 +68,8 @@ def _one_at_a_time(settings: RegistrySettings) -> Iterator[None]:
     """Let one process of this home make the tables. MLflow's own lock is in a folder that each container has."""
     with ExitStack() as stack:
         with suppress(OSError):  # a home that can only be read, or without locks
-            file = stack.enter_context((settings.home / "mlflow.lock").open("a"))
+            make_file(lock := settings.home / "mlflow.lock")
+            file = stack.enter_context(lock.open("a"))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -127,7 +129,11 @@ def choose_experiment(settings: RegistrySettings) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    return str(client.create_experiment(name, settings.artifacts.as_uri() if settings.is_embedded else None))
+    if not settings.is_embedded:
+        return str(client.create_experiment(name))
+    with settings.home_errors():
+        settings.artifacts.mkdir(mode=MODE, exist_ok=True)  # MLflow would make it by the umask
+    return str(client.create_experiment(name, settings.artifacts.as_uri()))
 
 
 def _restore(addresses: tuple[str, str | None], variables: dict[str, str | None]) -> None:

@@ -13,9 +13,9 @@ from io import FileIO
 from pathlib import Path
 
 from registry.digests import check_digest
-from registry.errors import DigestMismatch
+from registry.errors import DigestMismatch, UnsafeArtifact
 from registry.held_folder import held_folder
-from registry.plain_files import check_name, open_plain
+from registry.plain_files import MAX_FILES, check_name, open_plain
 
 LINKS = Path("/dev/shm")  # noqa: S108  # a folder of one's own is made in it; there, a full disk does not matter
 """Where the folder of links to the descriptors is, if it exists."""
@@ -55,13 +55,18 @@ def open_verified(
 
     files: path relative to `root` → sha256 in hex. is_wanted: whether the file is needed; each that is needed is hashed
     once. The folder does not outlive the context, and what was loaded counts only after its end. Blocks. Raises
-    DigestMismatch for a file that is missing or has other bytes, UnsafeArtifact for one that is no plain file.
+    DigestMismatch for a file that is missing or has other bytes, UnsafeArtifact for one that is no plain file,
+    and for more than MAX_FILES.
     """
+    wanted = {name: digest for name, digest in files.items() if is_wanted(check_name(name))}
+    if len(wanted) > MAX_FILES:
+        raise UnsafeArtifact(
+            f"the contract lists {len(wanted):,} files, at most {MAX_FILES} are opened at once: save the model in "
+            "larger shards (max_shard_size) and log it again"
+        )
     with ExitStack() as stack:
         folder, opened = stack.enter_context(_folder_of_links()), list[_Opened]()
-        for name, digest in files.items():
-            if not is_wanted(check_name(name)):
-                continue
+        for name, digest in wanted.items():
             try:
                 file = stack.enter_context(open_plain(root, name))
             except FileNotFoundError as error:

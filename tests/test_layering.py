@@ -24,7 +24,7 @@ SERVING: Mapping[str, frozenset[str]] = {
     "processors": frozenset({"wire"}),
     "wire": frozenset(),
     "runtime": frozenset(),
-    "client": frozenset(),
+    "client": frozenset({"runtime.foreign_http"}),
     "commands": frozenset(
         {"client", "tasks", "demo", "kubernetes", "manager.prestart", "evaluation", "runtime", "wire.routing_table"}
     ),

@@ -14,6 +14,7 @@ from registry.errors import NotFound, RegistryError
 from registry.layout import FLAVOR, TEXT_COLUMNS
 from registry.references import Reference
 from registry.settings import InvalidSetting, RegistrySettings
+from serving.client.server_client import Described, Remote
 from serving.errors import RemoteError, mlflow_code
 
 Options = dict[str, Any]
@@ -71,6 +72,40 @@ def registry_settings() -> RegistrySettings:
     return msgspec.structs.replace(
         settings, tracking_uri=mlflow.get_tracking_uri(), registry_uri=mlflow.get_registry_uri()
     )
+
+
+class _Version(msgspec.Struct):
+    state: str
+    error: str | None = None
+
+
+class _Model(msgspec.Struct):
+    name: str
+    live: str | None
+    aliases: dict[str, str]
+    error: str | None
+    versions: dict[str, _Version]
+
+
+class _Status(msgspec.Struct):
+    """What deployments read of a server's state; it has more."""
+
+    models: list[_Model]
+    named: list[str]
+    deployments: bool
+
+
+def read_status(server: Remote) -> Described:
+    """What the server tells of itself, as it is. Raises RemoteError where something is not as a Headwaiter has it."""
+    found = server.status()
+    try:
+        msgspec.convert(found, _Status)
+    except msgspec.ValidationError as error:
+        raise RemoteError(
+            f"{server.url} tells its state in a form that is not known ({error}): see that it is a Headwaiter of this "
+            "release"
+        ) from error
+    return found
 
 
 def to_body(inputs: object) -> dict[str, object]:

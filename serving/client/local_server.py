@@ -9,16 +9,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import Request
 
 from registry.child_process import module_command, python_path
 from serving.errors import EngineError
+from serving.runtime.foreign_http import read_answer
 
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
 POLL_SECONDS = 0.05
+READY_SECONDS, MAX_READY_BYTES = 1.0, 1 << 16
+"""Of an answer to whether it is ready."""
 SHOWN_CHARACTERS = 2000
 """Of the log of a server that did not start."""
 OWNER_LOOK_SECONDS = 0.5
@@ -94,9 +97,9 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise EngineError(f"the server ended with status {process.returncode}:\n{_end_of(log)}")
-        with suppress(URLError, OSError), urlopen(f"{url}/readyz", timeout=1) as answer:  # noqa: S310  # http, as above
-            if answer.status == 200:
-                return
+        with suppress(OSError, HTTPException, ValueError):
+            read_answer(Request(f"{url}/readyz"), READY_SECONDS, MAX_READY_BYTES)  # noqa: S310  # http, as above
+            return
         time.sleep(POLL_SECONDS)
     raise EngineError(f"the server was not ready within {START_SECONDS:.0f} s:\n{_end_of(log)}")
 

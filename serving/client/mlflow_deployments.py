@@ -26,6 +26,7 @@ from serving.client.deployment_options import (
     Options,
     mlflow_errors,
     read_config,
+    read_status,
     read_uri,
     refusal,
     registry_settings,
@@ -159,22 +160,20 @@ class HeadwaiterDeploymentClient(BaseDeploymentClient):
                 Versions(registry_settings()).undeploy(name)
             except NotFound:
                 return
-            if any(Reference.parse(text).name == name for text in self._server.status()["named"]):
+            if any(Reference.parse(text).name == name for text in read_status(self._server)["named"]):
                 logger.warning("%s is deployed no more, but this server was started with its name and goes on", name)
                 return
-            self._wait(
-                lambda: self._server.model(name) is None or None, options, f"{self._server.url} still has {name}"
-            )
+            self._wait(lambda: self._model(name) is None or None, options, f"{self._server.url} still has {name}")
 
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, object]]:
         """The served models, one dict each: name, flavor, live, aliases, error, and states by version."""
         with mlflow_errors():
-            return [_summary(model) for model in self._server.status()["models"]]
+            return [_summary(model) for model in read_status(self._server)["models"]]
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, object]:
         """One model as `GET /models/{name}` shows it, with the flavor; raises RESOURCE_DOES_NOT_EXIST."""
         with mlflow_errors():
-            found = self._server.model(name)
+            found = self._model(name)
             if found is None:
                 raise _not_deployed(name)
             return {**found, "flavor": FLAVOR}
@@ -193,9 +192,13 @@ class HeadwaiterDeploymentClient(BaseDeploymentClient):
         with mlflow_errors():
             return PredictionsResponse({"predictions": self._server.predict(name, to_body(inputs))})
 
+    def _model(self, name: str) -> Described | None:
+        """The model's part of the server's state, None if the server does not know it."""
+        return next((model for model in read_status(self._server)["models"] if model["name"] == name), None)
+
     def _check_followed(self, reference: Reference) -> None:
         """Refuse at once a deployment that this server can never serve."""
-        status = self._server.status()
+        status = read_status(self._server)
         if not status["deployments"] and str(reference) not in status["named"]:
             raise refusal(
                 f"the server at {self._server.url} does not follow deployments: start it with "
@@ -207,12 +210,12 @@ class HeadwaiterDeploymentClient(BaseDeploymentClient):
         wanted = versions.resolve(Reference(name, alias=alias)).version
 
         def look() -> Described | None:
-            found = self._server.model(name)
+            found = self._model(name)
             if found is None:
                 return None
             version = found["versions"].get(wanted, {})
             if version.get("state") == "failed":
-                raise refusal(f"{name}/{wanted} cannot be served: {version['error']}", "INVALID_STATE")
+                raise refusal(f"{name}/{wanted} cannot be served: {version.get('error')}", "INVALID_STATE")
             return found if found["aliases"].get(alias) == wanted else None
 
         found = self._wait(look, options, f"{self._server.url} does not serve {name}/{wanted} at {alias!r}")

@@ -5,13 +5,14 @@ import reprlib
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.client import HTTPException
-from typing import IO, Any
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 from serving.client.client_settings import ClientSettings
 from serving.errors import RemoteError
+from serving.runtime.foreign_http import read_answer
 
 Described = Mapping[str, Any]
 """What a server tells of itself: plain data to be shown."""
@@ -58,15 +59,20 @@ class Remote:
 
     def predict(self, name: str, body: dict[str, object]) -> object:
         """`POST /models/{name}`: the answer. A refusal is a RemoteError with the server's message and status."""
-        return self._ask(f"/models/{quote(name, safe='')}", json.dumps(body).encode(), PREDICT_SECONDS)
+        try:
+            data = json.dumps(body).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RemoteError(
+                f"the inputs are not JSON ({error}): give texts, numbers, lists and dicts", 422
+            ) from error
+        return self._ask(f"/models/{quote(name, safe='')}", data, PREDICT_SECONDS)
 
     def _ask(self, path: str, body: bytes | None, seconds: float) -> object:
         request = Request(self.url + path, data=body, headers={"Content-Type": "application/json"})
         if self._key:
             request.add_unredirected_header("Authorization", f"Bearer {self._key}")  # for this server alone
         try:
-            with urlopen(request, timeout=seconds) as answer:
-                return json.loads(_read(answer))
+            return json.loads(read_answer(request, seconds, MAX_ANSWER_BYTES))
         except HTTPError as error:
             hint = ", or set HEADWAITER_API_KEY" if error.code == HTTPStatus.UNAUTHORIZED else ""
             raise RemoteError(f"{self.url}{path} answered {error.code}: {_message(error)}{hint}", error.code) from error
@@ -77,18 +83,10 @@ class Remote:
             ) from error
 
 
-def _read(answer: IO[bytes]) -> bytes:
-    """The body. Raises ValueError for one of more than MAX_ANSWER_BYTES."""
-    body = answer.read(MAX_ANSWER_BYTES + 1)
-    if len(body) > MAX_ANSWER_BYTES:
-        raise ValueError(f"its answer has more than {MAX_ANSWER_BYTES:,} bytes, which are not read")
-    return body
-
-
 def _message(error: HTTPError) -> str:
     """The message in a Headwaiter error body, or else the HTTP reason."""
     try:
         with error:
-            return str(json.loads(_read(error))["error"])[:MAX_MESSAGE_CHARACTERS]
+            return str(json.loads(error.read())["error"])[:MAX_MESSAGE_CHARACTERS]
     except (OSError, HTTPException, ValueError, LookupError, TypeError, RecursionError):
         return error.reason

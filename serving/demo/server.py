@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from registry.own_folder import make_home, own_files
 from registry.settings import RegistrySettings
 from serving.client.local_server import run_server
 from serving.errors import EngineError
@@ -21,10 +22,14 @@ Say = Callable[[str], None]
 
 @contextmanager
 def demo_folder(home: Path | None) -> Iterator[Path]:
-    """The demonstration's folder: `home`, which is kept, or one that is removed in the end."""
+    """The demonstration's folder: `home`, which is kept, or one that is removed in the end.
+
+    What is made meanwhile is for this user alone. Raises InvalidSetting for a home of another user's.
+    """
     if home is not None:
-        home.mkdir(parents=True, exist_ok=True)
-        yield home
+        make_home(home)
+        with own_files():
+            yield home
         return
     with tempfile.TemporaryDirectory(prefix="headwaiter-demo-", ignore_cleanup_errors=True) as made:
         yield Path(made)

@@ -1,7 +1,8 @@
 """Takes operators' orders from the fronts, does them in the registry, and lets the manager look at once.
 
 Threads of its own: an order may block on MLflow, or while a version's files are fetched, and holds up neither the
-manager's loop nor another order. What an order may do is decided by the front, which knows the key.
+manager's loop nor another order. One that never returns is given up, and its place is free again. What an order may do
+is decided by the front, which knows the key.
 """
 
 import logging
@@ -20,7 +21,8 @@ from registry.errors import NotFound, RegistryError, RegistryUnavailable
 from registry.rollout.control import Rollouts
 from registry.rollout.state import RolloutState
 from registry.versions import Versions
-from serving.manager.registry_watch import connect_client
+from serving.manager.registry_watch import GIVE_UP_SECONDS, connect_client
+from serving.runtime.bounded_calls import BoundedCalls, TooManyHang
 from serving.runtime.daemon_pool import DaemonPool
 from serving.runtime.peer import is_own_user
 from serving.settings import ServingSettings
@@ -40,6 +42,12 @@ from serving.wire.routing_table import TableFile
 
 ORDERS = 4
 """At a time; others wait. Untuned: people give them."""
+MAX_TAKEN = 64
+"""Done or waiting, each with a descriptor; further fronts wait to be connected, and are refused if there are many."""
+CHANGE_SECONDS = 600.0
+"""A change that takes longer is given up; a look after GIVE_UP_SECONDS. As long as a front waits for it."""
+MAX_HANGING = 16
+"""Orders that were given up and hang all the same: with more, none is begun. Untuned: each keeps a thread."""
 RETRY_SECONDS = 0.5
 """The pause after an order that could not be taken, as where there are no descriptors."""
 READ_SECONDS = 5.0
@@ -56,7 +64,8 @@ class RegistryDesk:
         self._connect = connect or partial(connect_client, settings.registry)
         self._file = TableFile(settings.run)
         self._versions: Versions | None = None
-        self._connecting = threading.Lock()
+        self._calls = BoundedCalls(MAX_HANGING, "headwaiter-order")
+        self._places = threading.Semaphore(MAX_TAKEN)
         self._is_closed = threading.Event()
         self._pool = DaemonPool(ORDERS, "headwaiter-orders")
         self._listener = _listen(address_of(settings.run))
@@ -71,13 +80,16 @@ class RegistryDesk:
                 self._listener.shutdown(socket.SHUT_RDWR)  # ends `accept`, which `close` alone does not
             self._listener.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._places.release()  # ends the wait for one
 
     def _accept(self, listener: socket.socket) -> None:
         while not self._is_closed.is_set():
+            self._places.acquire()
             try:
                 link, _ = listener.accept()
-                self._pool.submit(self._serve, link)
+                self._pool.submit(self._serve, link).add_done_callback(lambda _: self._places.release())
             except (OSError, RuntimeError) as error:  # without descriptors, or closed
+                self._places.release()
                 if not self._is_closed.wait(RETRY_SECONDS):
                     logger.warning("an order could not be taken, it is tried again: %s", error)
 
@@ -93,14 +105,31 @@ class RegistryDesk:
 
     def do(self, order: RegistryOrder) -> Outcome:
         """Do an order. Never raises."""
+        seconds = GIVE_UP_SECONDS if BODIES[order.action] is ReadOrder else CHANGE_SECONDS
         try:
-            answer = self._do(order)
+            answer = self._calls.wait(partial(self._do, order), seconds)
+        except TooManyHang:
+            return Outcome(
+                trouble="unavailable",
+                message=f"{MAX_HANGING} orders before this one wait for the registry and do not return: see that "
+                "MLflow answers; where they never do, restart the server",
+            )
         except NotFound as error:
             return Outcome(trouble="unknown", message=str(error))
         except RegistryUnavailable as error:
             return Outcome(trouble="unavailable", message=str(error))
         except (RegistryError, InvalidSetting) as error:
             return Outcome(trouble="refused", message=str(error))
+        except TimeoutError:
+            logger.warning(
+                "an order is given up after %g s, the registry does not answer: %s of %s (%d such orders hang)",
+                *(seconds, order.action, order.name, self._calls.hanging()),
+            )
+            return Outcome(
+                trouble="unavailable",
+                message=f"the registry has not answered within {seconds:g} s, and may still do what was asked: see "
+                "that MLflow answers, then look at the history",
+            )
         except Exception:  # the edge: the manager goes on, and the log says what a person cannot mend
             logger.exception("an order failed: %s of %s", order.action, order.name)
             return Outcome(trouble="failed", message="the order failed: the manager's log says why")
@@ -129,10 +158,10 @@ class RegistryDesk:
                 assert_never(other)
 
     def _client(self) -> Versions:
-        with self._connecting:
-            if self._versions is None:
-                self._versions = self._connect()
-            return self._versions
+        """The registry's client. Orders that come together may each make one: the first of them may hang."""
+        if self._versions is None:
+            self._versions = self._connect()
+        return self._versions
 
 
 def describe(state: RolloutState) -> dict[str, object]:

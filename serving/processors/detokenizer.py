@@ -7,6 +7,7 @@ character. Of byte-fallback tokenizers (Llama's first ones) it holds bytes that 
 text that the whole decode does not begin with, or raises "Invalid prefix encountered", which would end the row.
 """
 
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
@@ -94,7 +95,8 @@ class StopFilter:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = stops
+        self._stops = sorted(stops)
+        self._longest = max(map(len, stops), default=0)
         self._held = ""
         self.has_stopped = False
 
@@ -112,14 +114,26 @@ class StopFilter:
         if found:
             self._held, self.has_stopped = "", True
             return text[: min(found)]
-        held = max(_overlap(text, stop) for stop in self._stops)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
+        begin = self._find_beginning(text)
+        self._held = text[begin:]
+        return text[:begin]
 
     def finish(self) -> str:
         """The text that was held back. No more text follows."""
         held, self._held = self._held, ""
         return held
+
+    def _find_beginning(self, text: str) -> int:
+        """Where the longest end of `text` is that a stop string begins with; `text` has no stop string.
+
+        What is held back begins no earlier than before, so over all calls each character is tried once.
+        """
+        for place in range(max(0, len(text) - self._longest + 1), len(text)):
+            end = text[place:]
+            index = bisect_left(self._stops, end)  # those that begin with `end` are from here on
+            if index < len(self._stops) and self._stops[index].startswith(end):
+                return place
+        return len(text)
 
 
 class TextReader:
@@ -150,9 +164,3 @@ class TextReader:
             text += self._filter.push(self._detokenizer.finish())
             text += self._filter.finish()
         return text if self._cleaner is None else self._cleaner.push(text, is_last=is_last or self.has_stopped)
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a proper beginning of `stop`."""
-    longest = min(len(text), len(stop) - 1)
-    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

@@ -12,7 +12,7 @@ import msgspec
 from registry.contract import Contract
 from serving.processors.images import ImageReader, collate_images, compare_pixels, draw, normalise, probe_image
 from serving.tasks.base.agreement import Agreement, of_labels
-from serving.tasks.base.answers import LabelScore, best_labels
+from serving.tasks.base.answers import LabelScore, best_labels, best_scores
 from serving.tasks.base.cost import OBJECT_BYTES, ItemCost
 from serving.tasks.base.scoring import Activation, Scoring, of_classes
 from serving.tasks.base.task import Batch, Task
@@ -108,7 +108,7 @@ class ImageClassification(Task[str | bytes, Parameters, None]):
             logits = logits.softmax(-1)
         elif batch.key == "sigmoid":
             logits = logits.sigmoid()
-        scores, labels = logits.topk(min(MAX_LABELS, logits.shape[-1]))
+        scores, labels = best_scores(logits, MAX_LABELS)
         return scores, labels.to(torch.int32)
 
     def decode(

@@ -20,7 +20,7 @@ from registry.sentence_folder import read_cross_encoder
 from serving.errors import Unprocessable
 from serving.processors.tokenizer import TextParameters
 from serving.tasks.base.agreement import Agreement, distance, of_labels
-from serving.tasks.base.answers import LabelScore, Ranked, best_labels
+from serving.tasks.base.answers import LabelScore, Ranked, best_labels, best_scores
 from serving.tasks.base.cost import OBJECT_BYTES, ItemCost, answer_text, count_characters
 from serving.tasks.base.fields import Positive
 from serving.tasks.base.scoring import Activation, Scoring, of_classes
@@ -227,7 +227,7 @@ class TextClassification(Task[str | Pair, Parameters, list[str] | None]):
             logits = logits.softmax(-1)
         elif function == "sigmoid":
             logits = logits.sigmoid()
-        scores, labels = logits.topk(min(MAX_LABELS, logits.shape[-1]))
+        scores, labels = best_scores(logits, MAX_LABELS)
         return scores, labels.to(torch.int32)
 
     def decode(

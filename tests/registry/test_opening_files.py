@@ -213,6 +213,19 @@ def test_a_file_that_is_removed_while_it_is_loaded_counts(root: Path) -> None:
     assert not folder.exists()
 
 
+def test_a_load_holds_no_more_files_open_than_may_be(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plain_files.MAX_FILES <= 512, "a process may have 1,024 descriptors in many places"
+    for number in range(4):
+        (root / "model" / f"{number}.json").write_text("{}")
+    files = {f"model/{name.name}": "0" * 64 for name in (root / "model").glob("*.json")}
+    monkeypatch.setattr(verified, "MAX_FILES", 3)
+    monkeypatch.setattr(verified, "open_plain", lambda *_: pytest.fail("a file was opened"))
+    with pytest.raises(UnsafeArtifact, match="at most 3 are opened"), open_verified(root, files):
+        pass
+    with open_verified(root, files, lambda _: False):
+        pass
+
+
 def test_a_front_reads_no_weights(root: Path) -> None:
     (root / "model" / "model.safetensors").write_bytes(b"changed")
     files = digest_folder(root, "model") | {"model/model.safetensors": "00"}

@@ -7,12 +7,14 @@ import json
 import logging
 import time
 from http.client import HTTPException
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 from registry.rollout.state import RolloutState
+from serving.runtime.foreign_http import read_answer
 
 ANNOTATE_SECONDS = 5.0
 """The deadline of a request. Untuned; everything else of the rollouts waits for it."""
+MAX_ANSWER_BYTES = 1 << 16
 
 logger = logging.getLogger("headwaiter.rollout")
 
@@ -47,7 +49,6 @@ class Annotator:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"}
         request = Request(f"{self._url}/api/annotations", body, headers)  # noqa: S310  # http(s), by the settings
         try:
-            with urlopen(request, timeout=ANNOTATE_SECONDS):  # noqa: S310
-                pass
-        except (OSError, HTTPException) as error:
+            read_answer(request, ANNOTATE_SECONDS, MAX_ANSWER_BYTES)
+        except (OSError, HTTPException, ValueError) as error:
             logger.warning("Grafana takes no annotation of the rollout of %s: %s", name, error)

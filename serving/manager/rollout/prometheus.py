@@ -4,14 +4,15 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from urllib.parse import urlencode
-from urllib.request import urlopen
+from urllib.request import Request
 
 from msgspec import Struct
 
 from registry.rollout.guards import Guard
 from registry.rollout.state import RolloutState
+from serving.runtime.foreign_http import read_answer
 
 QUERY_SECONDS = 5.0
 """The deadline of a query. Untuned; everything else of the rollouts waits for it."""
@@ -50,27 +51,16 @@ def read_guards(
 
 
 def _read(url: str, query: str, until: float) -> Reading:
-    now = time.monotonic()
-    seconds = min(QUERY_SECONDS, until - now)
+    seconds = min(QUERY_SECONDS, until - time.monotonic())
     if seconds <= 0:
         return Reading(trouble=LATE)
     body = urlencode({"query": query, "timeout": f"{seconds:.3f}"}).encode()
     try:
-        with urlopen(f"{url}/api/v1/query", body, seconds) as answer:  # noqa: S310  # http(s), by the settings
-            data = json.loads(_read_body(answer, now + seconds))["data"]
+        request = Request(f"{url}/api/v1/query", body)  # noqa: S310  # http(s), by the settings
+        data = json.loads(read_answer(request, seconds, MAX_ANSWER_BYTES))["data"]
         samples = [data["result"]] if data["resultType"] == "scalar" else [each["value"] for each in data["result"]]
         values = tuple(float(value) for _, value in samples)
     except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
         return Reading(trouble=f"Prometheus does not answer the query: {error}")
     finite = tuple(value for value in values if not math.isnan(value))
     return Reading(finite, "" if finite else "the query has no value")
-
-
-def _read_body(answer: HTTPResponse, until: float) -> bytes:
-    """The first MAX_ANSWER_BYTES. The timeout of a socket is of each read, so a slow answer needs a deadline, too."""
-    body = b""
-    while len(body) < MAX_ANSWER_BYTES and (part := answer.read1(MAX_ANSWER_BYTES - len(body))):
-        body += part
-        if time.monotonic() > until:
-            raise TimeoutError("it took too long")
-    return body

@@ -1,11 +1,14 @@
 """From a row's arrays to an answer: the softmax, and labels with scores."""
 
 from collections.abc import Sequence
-from typing import NotRequired, TypedDict, final
+from typing import TYPE_CHECKING, NotRequired, TypedDict, final
 
 import numpy
 
 from serving.wire.messages import AnyArray, RowArrays
+
+if TYPE_CHECKING:
+    import torch
 
 
 @final
@@ -29,6 +32,23 @@ def softmax(logits: AnyArray, axis: int = -1) -> AnyArray:
     """Normalized exponentials along an axis, in the logits' precision."""
     exponents = numpy.exp(logits - logits.max(axis=axis, keepdims=True))
     return numpy.asarray(exponents / exponents.sum(axis=axis, keepdims=True))
+
+
+def best_scores(scores: "torch.Tensor", most: int) -> "tuple[torch.Tensor, torch.Tensor]":
+    """The best scores of each row and their indices, best first, on the device. most: how many.
+
+    Of equal ones the one with the lowest index is first, and is taken: `topk` chooses by the size of the batch and the
+    device. Scores that are no numbers are taken.
+    """
+    kept = None
+    if most < scores.shape[-1]:
+        least = scores.topk(most).values[..., -1:]
+        better, equal = ~(scores <= least), scores == least
+        room = most - better.sum(-1, keepdim=True)
+        kept = (better | (equal & (equal.cumsum(-1) <= room))).byte().topk(most).indices.sort(dim=-1).values
+        scores = scores.gather(-1, kept)
+    best, order = scores.sort(dim=-1, descending=True, stable=True)
+    return best, order if kept is None else kept.gather(-1, order)
 
 
 def best_labels(row: RowArrays, labels: Sequence[str], top_k: int | None) -> list[LabelScore]:

@@ -22,7 +22,8 @@ from registry.versions import Versions
 from serving.errors import DeadlineExceeded, Overloaded
 from serving.front.administration import MAX_ORDERS, Administration
 from serving.front.front import Front
-from serving.manager.registry_desk import RegistryDesk
+from serving.manager import registry_desk
+from serving.manager.registry_desk import MAX_HANGING, RegistryDesk
 from serving.runtime.key_file import KeyFile
 from serving.wire.registry_orders import MAX_ORDER_BYTES, RegistryOrder
 from tests.abilities import require
@@ -286,6 +287,34 @@ def test_looks_that_the_manager_does_not_answer_are_bounded_in_time_and_number(
         gate.set()
         front.settings = msgspec.structs.replace(front.settings, timeout_seconds=WAIT_SECONDS)
         assert {type(each) for each in runner.run(ask_all())} == {type(None), Overloaded}, "their places are free again"
+
+
+def test_orders_that_never_return_are_given_up_until_too_many_hang(
+    admin: Administered, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registry_desk, "GIVE_UP_SECONDS", 0.01)
+    monkeypatch.setattr(registry_desk, "CHANGE_SECONDS", 0.01)
+    gate = threading.Event()
+    for blocking in ("history", "promote"):
+        monkeypatch.setattr(admin.registry, blocking, lambda *_, **given: gate.wait(WAIT_SECONDS) and [])
+    for number in range(MAX_HANGING):
+        refused = admin.post("m/promote", PROMOTE) if number else admin.ask("GET", "m/history")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert "has not answered within 0.01 s" in refused.json()["error"]
+    assert f"promote of m ({MAX_HANGING} such orders hang)" in caplog.text
+    assert "orders before this one wait for the registry" in admin.ask("GET", "m/history").json()["error"]
+    gate.set()
+    wait_until(lambda: admin.ask("GET", "m/history").status_code == 200, "the places are free again")
+
+
+def test_a_connection_that_hangs_holds_up_no_later_order(admin: Administered, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_desk, "GIVE_UP_SECONDS", 0.01)
+    hangs, gate = iter((True, False)), threading.Event()
+    admin.desk._connect = lambda: (next(hangs) and gate.wait(WAIT_SECONDS), cast(Versions, admin.registry))[1]
+    assert admin.ask("GET", "m/history").status_code == 503
+    monkeypatch.setattr(registry_desk, "GIVE_UP_SECONDS", WAIT_SECONDS)
+    assert admin.ask("GET", "m/history").status_code == 200
+    gate.set()
 
 
 @pytest.mark.slow

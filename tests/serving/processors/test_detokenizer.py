@@ -1,5 +1,6 @@
 """Text as tokens come: whole characters, each once; nothing of a stop string."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -139,3 +140,27 @@ def test_nothing_of_the_first_stop_string_or_after_it_comes_through(parts: list[
     assert text[:cut].startswith(through)
     assert through + stopping.finish() == text[:cut]
     assert stopping.has_stopped == (cut < len(text) or any(stop in text for stop in stops))
+
+
+class Compared(str):
+    """A stop string that counts how often it is compared with a text."""
+
+    __slots__ = ()
+    count = Counter[str]()
+
+    def startswith(self, *given: Any) -> bool:
+        self.count["all"] += 1
+        return super().startswith(*given)
+
+    def __getitem__(self, place: Any) -> str:
+        self.count["all"] += 1
+        return super().__getitem__(place)
+
+
+def test_a_character_is_looked_at_once_however_much_is_held_back_and_however_many_stops_there_are() -> None:
+    stops = [Compared("a" * 255 + "b"), *(Compared(chr(ord("c") + number) * 256) for number in range(15))]
+    stopping, through, Compared.count["all"] = StopFilter(stops), "", 0
+    for _ in range(1000):
+        through += stopping.push("a")
+    assert through + stopping.finish() == "a" * 1000
+    assert Compared.count["all"] < 2 * 1000 + 16

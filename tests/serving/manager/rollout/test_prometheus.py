@@ -106,7 +106,7 @@ def silent(sends: bytes = b"") -> Iterator[str]:
         ended.set()
 
 
-@pytest.mark.parametrize("sends", [b"", b"HTTP/1.1 200 OK\r\n\r\n"])
+@pytest.mark.parametrize("sends", [b"", b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
 def test_a_prometheus_that_does_not_answer_takes_no_longer_than_one_deadline(sends: bytes) -> None:
     texts = tuple(f"promql(up{number}) < 0.5" for number in range(MAX_GUARDS))
     state = MemoryVersions().rollouts().start("m", "2", why="x", guards=texts)
