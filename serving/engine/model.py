@@ -244,7 +244,7 @@ class Model:
             self.restore_always(state, changes)
 
     def prepack(self) -> bool:
-        """Prepack the weights of layers that are faster so, if there are any."""
+        """Prepack or transpose the weights of layers that are faster so; whether any are prepacked."""
         from serving.engine.optimizations.prepacked_weights import prepack_weights  # with transformers
 
         if self.is_restored:  # what is restored would lose its packed weights
