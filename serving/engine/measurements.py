@@ -32,7 +32,7 @@ FOLDER = "measurements"
 """Of the entries, in the cache."""
 MAX_ENTRIES = 256
 """Entries of some hundred bytes; those that were used last stay."""
-SPEED_PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_", "MALLOC_", "CUDA_", "TORCH_")
+SPEED_PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_", "MALLOC_", "GLIBC_", "CUDA_", "TORCH_")
 """Prefixes of variables that change how fast torch and its libraries compute."""
 COSMETIC = frozenset({"_name_or_path", "id2label", "label2id", "transformers_version", "dtype", "torch_dtype"})
 """Keys of a configuration that do not change what a model computes."""

@@ -246,7 +246,7 @@ class Model:
         """Called when layers have changed how they multiply: nothing that is derived from them is used any more."""
 
     def prepack(self) -> bool:
-        """Prepack the weights of layers that are faster so, if there are any."""
+        """Prepack or transpose the weights of layers that are faster so; whether any are prepacked."""
         from serving.engine.optimizations.prepacked_weights import prepack_weights  # with transformers
 
         if self.is_restored:  # what is restored would lose its packed weights

@@ -7,7 +7,7 @@ attention          attention within the rows of a packed sequence
 first_token        the last layer for first tokens only
 cuda_graphs        small batches as CUDA graphs
 torchscript        the forward pass as a TorchScript graph
-prepacked_weights  linear layers in oneDNN's layout
+prepacked_weights  linear layers with transposed weights, or in oneDNN's layout
 int8_products      linear layers with weights of bytes
 torch_private      private names of torch, guarded
 """

@@ -17,6 +17,7 @@ from registry.artifact import read_contract
 from serving.engine import __main__ as process
 from serving.engine.kept_graph import FOLDER, STALE_SECONDS
 from serving.engine.loading import Loaded, finds_kept, load_engine, load_kept
+from serving.engine.optimizations.prepacked_weights import WeightLayout
 from serving.engine.optimizations.torchscript import TracedModule
 from serving.wire.engine_orders import EngineOrder
 from tests.abilities import needs
@@ -82,11 +83,11 @@ def test_an_engine_that_loads_beside_others_has_kept_its_graph_before_it_serves(
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=needs("packed bfloat16"))])
-@pytest.mark.parametrize("prepacked", [True, False])
+@pytest.mark.parametrize("layout", list(WeightLayout))
 def test_a_kept_graph_answers_as_the_model_does(
-    cached: EngineOrder, dtype: str, prepacked: bool, monkeypatch: pytest.MonkeyPatch
+    cached: EngineOrder, dtype: str, layout: WeightLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._is_faster", lambda *_: prepacked)
+    monkeypatch.setattr("serving.engine.optimizations.prepacked_weights._choose_layout", lambda *_: layout)
     order = msgspec.structs.replace(cached, dtype=dtype)
     first = keep(order)
     assert finds_kept(order)
