@@ -68,7 +68,7 @@ HEADERS: Json = {
     },
 }
 PAGE_HEADERS: Json = {
-    "Content-Security-Policy": {"description": "Own files only, nothing inline", "schema": {"type": "string"}},
+    "Content-Security-Policy": {"description": "Own files only, no inline scripts", "schema": {"type": "string"}},
     "X-Content-Type-Options": {"description": "The content type holds", "schema": {"const": "nosniff"}},
     "Referrer-Policy": {"description": "No address is passed on", "schema": {"const": "no-referrer"}},
     "Cross-Origin-Opener-Policy": {"description": "Apart from other sites", "schema": {"const": "same-origin"}},
