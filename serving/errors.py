@@ -11,6 +11,7 @@ ServingError
 ├── WrongHost          421   sent to a name that this server does not answer to
 ├── HeadTooLarge       431   more headers than a request may have
 ├── Unprocessable      422   well formed, but wrong for the task: names the field and the rule
+├── UnknownCoding      501   a transfer coding of the body other than chunked
 ├── QueueFull          429   no room in the queue now; Retry-After says when
 ├── KeyLimitReached    429   the key's rate or concurrency is used up; Retry-After says when
 ├── Overloaded         503   the front has no room for the request; Retry-After says when
@@ -146,6 +147,13 @@ class Unprocessable(ServingError):
 
     status = 422
     reason = "unprocessable"
+
+
+class UnknownCoding(ServingError):
+    """The body has a transfer coding that this server does not decode."""
+
+    status = 501
+    reason = "unknown_coding"
 
 
 class QueueFull(ServingError):

@@ -76,6 +76,7 @@ class FrontService(Service[Any]):
         host = _check_listener()
         inner = super().to_asgi(is_main=is_main)
         _leave_out_timeouts(inner)
+        _leave_out_redirects(inner)
         plane = DataPlane(front(), inner)
         chosen = choose_connection(plane.huggingface)
         if front().settings.admin_port:
@@ -232,6 +233,11 @@ def _leave_out_timeouts(app: Any) -> None:
     An error before the first byte of an answer leaves it waiting for the whole time (read in BentoML 1.4.39).
     """
     app.user_middleware = [each for each in app.user_middleware if each.cls is not TimeoutMiddleware]
+
+
+def _leave_out_redirects(app: Any) -> None:
+    """Let no path of BentoML's app be redirected: the address would come from the client's `Host`."""
+    app.router.redirect_slashes = False
 
 
 def _settle_process() -> None:

@@ -11,10 +11,9 @@ from asyncio import BaseTransport
 from typing import Any, ClassVar, Literal, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serving.errors import HeadTooLarge, Malformed, Overloaded, ServingError, TooSlow
-from serving.front.asgi import encode_json
+from serving.errors import Malformed, ServingError, TooSlow
+from serving.front import refusals
 from serving.front.connection_guard import (
     LINGER_SECONDS,
     MAX_HEAD_BYTES,
@@ -24,11 +23,11 @@ from serving.front.connection_guard import (
     ConnectionGuard,
     has_unread,
 )
+from serving.front.request_stream import RequestStream, codings
 from serving.front.unread_answers import UnreadAnswers
 
 PROBES = re.compile(rb"/(livez|readyz|metrics|ping|v2/health/(live|ready))/?(\?.*)?")
 """Routes that are answered to GET and HEAD when the server is full, up to the guard's bound of their own."""
-RETRY_SECONDS = 1
 MAX_SMALL_PIECES, MIN_PIECE_BYTES = 4096, 16
 """A body may have MAX_SMALL_PIECES pieces of any size. Past that, its pieces must have MIN_PIECE_BYTES on average: each
 costs the event loop the same, whatever its size. 1 MB in chunks of one byte blocked it for a tenth of a second."""
@@ -40,7 +39,7 @@ Phase = Literal["idle", "head", "body", "answer", "linger"]
 that was answered before it had come. The deadline of each is in `Connection.look`."""
 
 
-class Connection(HttpToolsProtocol):
+class Connection(RequestStream):
     """One connection. uvicorn's parser calls the `on_…` methods, the guard's sweep calls `look`."""
 
     guard: ClassVar[ConnectionGuard]
@@ -54,7 +53,6 @@ class Connection(HttpToolsProtocol):
         self._quiet = 0  # bytes since the headers, a part of the body or a request were complete
         self._held = 0  # bytes of bodies that are counted as buffered
         self.is_busy = False  # with a request whose answer is not complete
-        self._discards = False  # what the client sends from now on
         self._is_past_head = False  # of the request that is being received
         self._trailers = 0
 
@@ -80,9 +78,7 @@ class Connection(HttpToolsProtocol):
             return
         self._quiet += len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:  # to a protocol that no route speaks
-            self._quiet = 0
+            self.parse(data)
         except httptools.HttpParserError as error:
             logger.debug("a client sent what is no HTTP", exc_info=error)
             self._refuse(Malformed("this is no valid request of HTTP/1.1"))
@@ -90,7 +86,7 @@ class Connection(HttpToolsProtocol):
             if self.phase == "idle":
                 self._enter("head")
             if self._quiet > MAX_HEAD_BYTES:  # an endless header, trailer or extension of a chunk
-                self._refuse(_head_too_large())
+                self._refuse(refusals.head_too_large())
 
     def pause_writing(self) -> None:
         """More of an answer waits for the client than the transport may buffer."""
@@ -111,12 +107,14 @@ class Connection(HttpToolsProtocol):
             return
         self._trailers += 1
         if self._trailers + len(self.headers) > MAX_HEADERS:
-            self._refuse(_head_too_large())
+            self._refuse(refusals.head_too_large())
 
     def on_headers_complete(self) -> None:
         """A request's headers are complete: refuse it or begin it."""
         guard = self.guard
         self._is_past_head = True
+        if self.parser.should_upgrade():  # its head is parsed again without
+            return
         if self._discards or self._is_refused():
             return
         self._quiet = 0
@@ -132,6 +130,10 @@ class Connection(HttpToolsProtocol):
 
     def begin_request(self) -> None:
         """Make the request's cycle and start the app."""
+        match codings(self.headers):
+            case [coding, *_, b"chunked"]:  # llhttp refuses what ends otherwise: the body has no end then
+                self._refuse(refusals.unknown_coding(coding))
+                return
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -150,21 +152,24 @@ class Connection(HttpToolsProtocol):
             self._held += size
             guard.buffered_bytes += size
             if guard.buffered_bytes > guard.max_buffered_bytes:
-                self._refuse(Overloaded("the server buffers as much as it may: try again", retry_seconds=RETRY_SECONDS))
+                self._refuse(refusals.no_room_for_body())
                 return
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request came to its end."""
-        self._quiet = self._trailers = 0
         self._is_past_head = False
-        if self._discards:
+        if self._discards or self.parser.should_upgrade():
             return
+        has_trailers = self._trailers > 0
+        self._quiet = self._trailers = 0
         if self.is_busy:
             self.phase = "answer"
         else:
             self._enter("idle")
         super().on_message_complete()
+        if has_trailers and not self.parser.should_keep_alive():  # to the parser `Connection` is a header there, too
+            self._close_after_answers()
 
     # The answers' side
 
@@ -181,9 +186,6 @@ class Connection(HttpToolsProtocol):
             self._enter("linger" if self.cycle.more_body else "idle")
         if not is_closing:
             self.flow.resume_reading()
-
-    def _should_upgrade_to_ws(self) -> bool:
-        return False  # no route speaks WebSocket
 
     # The guard's side
 
@@ -242,12 +244,10 @@ class Connection(HttpToolsProtocol):
     def _is_refused(self) -> bool:
         """Refuse the request whose headers have come if there are too many of them, or no room for it."""
         if len(self.headers) > MAX_HEADERS or (self._quiet > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES):
-            self._refuse(_head_too_large())
+            self._refuse(refusals.head_too_large())
             return True
         if self.guard.requests >= self.guard.max_requests and not self.is_busy and not self._is_taken_as_probe():
-            self._refuse(
-                Overloaded("the server has as many requests as it may: try again", retry_seconds=RETRY_SECONDS)
-            )
+            self._refuse(refusals.no_room_for_request())
             return True
         return False
 
@@ -262,6 +262,8 @@ class Connection(HttpToolsProtocol):
         """Answer what has come, then close; what still comes is not answered."""
         self._discards = True
         self.cycle.keep_alive = False
+        if self.cycle.response_complete:
+            self.transport.close()
 
     def _refuse(self, error: ServingError) -> None:
         """Answer the request that is being received with an error, and close."""
@@ -281,17 +283,7 @@ class Connection(HttpToolsProtocol):
         self._discards = True
         self._release()
         self._enter("linger")
-        self._write_refusal(error)
-
-    def _write_refusal(self, error: ServingError) -> None:
-        body = encode_json({"error": error.message, "error_type": error.reason})
-        lines = [STATUS_LINE[error.status]]
-        for name, value in self.server_state.default_headers:
-            lines.append(b"%b: %b\r\n" % (name, value))
-        if error.retry_seconds is not None:
-            lines.append(b"retry-after: %d\r\n" % error.retry_seconds)
-        lines.append(b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body))
-        self.transport.write(b"".join((*lines, body)))
+        self.transport.write(refusals.encode(error, self.server_state.default_headers))
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -305,9 +297,3 @@ class Connection(HttpToolsProtocol):
         else:
             self._since = now
             self.transport.close()
-
-
-def _head_too_large() -> HeadTooLarge:
-    return HeadTooLarge(
-        f"a request has at most {MAX_HEADERS} headers, of {MAX_HEAD_BYTES:,} bytes in all: send fewer or shorter ones"
-    )

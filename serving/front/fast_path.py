@@ -21,7 +21,7 @@ from serving.front.protocols.huggingface import HuggingFace
 from serving.runtime.audit import AuditLog
 
 ROUTE = re.compile(rb"/models/([\w.@-]+)(?:/versions/(\w+))?")
-UNUSUAL_HEADERS = {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", *BROWSER_HEADERS}
+UNUSUAL_HEADERS = {b"transfer-encoding", b"content-encoding", b"expect", *BROWSER_HEADERS}
 
 
 class FastConnection(Connection):

@@ -36,7 +36,7 @@ MODULE = b"serving.tasks."
 """Part of the name of a type that is not the only one of its name."""
 BY_ACCESS = {401, 403, 421, 429}
 """Statuses of the refusals of a server with keys or host names, on every route."""
-BY_CONNECTION = {400, 408, 413, 431, 503}
+BY_CONNECTION = {400, 408, 413, 431, 501, 503}
 """Statuses of the refusals of any connection; these have Hugging Face's form on every route."""
 REASONS = {
     400: "The body is not of the protocol's form",
@@ -50,6 +50,7 @@ REASONS = {
     429: "The queue is full, or the key has had its share",
     431: "Too many headers",
     500: "The model failed on this input, or the server has a bug",
+    501: "The body has a transfer coding other than chunked",
     503: "Not ready, or no room",
     504: "No answer before the deadline",
 }
@@ -67,7 +68,7 @@ HEADERS: Json = {
     },
 }
 PAGE_HEADERS: Json = {
-    "Content-Security-Policy": {"description": "Own files only, nothing inline", "schema": {"type": "string"}},
+    "Content-Security-Policy": {"description": "Own files only, no inline scripts", "schema": {"type": "string"}},
     "X-Content-Type-Options": {"description": "The content type holds", "schema": {"const": "nosniff"}},
     "Referrer-Policy": {"description": "No address is passed on", "schema": {"const": "no-referrer"}},
     "Cross-Origin-Opener-Policy": {"description": "Apart from other sites", "schema": {"const": "same-origin"}},

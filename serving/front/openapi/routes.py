@@ -242,7 +242,14 @@ ROUTES: tuple[Route, ...] = (
         answer={JSON: Shaped((object,))},
         refusals=ASKED,
     ),
-    _text("/", BENTOML, "BentoML's page of its typed API", HTML),
+    Route(
+        method="GET",
+        path="/",
+        protocol=BENTOML,
+        summary="BentoML's page of its typed API",
+        answer={HTML: Opaque(is_text=True)},
+        headers=("Content-Security-Policy",),
+    ),
     _get("/docs.json", BENTOML, "BentoML's description of its typed API", shapes.JsonRecord),
     _get("/schema.json", BENTOML, "BentoML's description of its service", shapes.JsonRecord),
     Route(
