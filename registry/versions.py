@@ -40,7 +40,7 @@ class Versions:
             else:
                 found = self._client.get_model_version(reference.name, str(reference.version))
             version, source = str(found.version), found.source
-            if not version.isdigit() or not isinstance(source, str) or not source:
+            if not (version.isascii() and version.isdigit()) or not isinstance(source, str) or not source:
                 raise RegistryUnavailable(
                     f"MLflow answered nonsense for {reference}: version {version}, files {source}; see that "
                     "MLFLOW_TRACKING_URI is the address of MLflow"

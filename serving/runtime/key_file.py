@@ -27,6 +27,8 @@ PREFIX = "hw_"
 """Of a key, by which scanners of source code may find one that was left there."""
 KEY_BYTES = 32
 ALL_MODELS = "*"
+MIN_RATE, MAX_RATE = 1 / 86_400, 1e6
+"""Requests a second of a key that is limited: one a day, and what no server answers."""
 MAX_FILE_BYTES = 16 * 2**20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 SETTLED_SECONDS = 2.0
@@ -45,12 +47,16 @@ class AccessKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     name: str
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
     models: tuple[str, ...] = (ALL_MODELS,)
     admin: bool = False
-    rate: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    rate: Annotated[float, Meta(ge=0, le=MAX_RATE)] = 0.0
     concurrency: Annotated[int, Meta(ge=0, le=10**6)] = 0
     created: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rate and not self.rate >= MIN_RATE:  # NaN is not
+            raise ValueError(f"the rate {self.rate:g} is not allowed: 0 for no bound, else at least one a day")
 
     def may_ask(self, model: str) -> bool:
         """Whether it may ask this model, whose name has no alias and no version."""
@@ -132,19 +138,23 @@ class KeyFile:
                 "or digit"
             )
         token = PREFIX + secrets.token_urlsafe(KEY_BYTES)
-        key = AccessKey(
-            name=name,
-            sha256=sha256(token.encode()).hexdigest(),
-            models=tuple(models),
-            admin=admin,
-            rate=rate,
-            concurrency=concurrency,
-            created=time.time(),
-        )
+        key = {
+            "name": name,
+            "sha256": sha256(token.encode()).hexdigest(),
+            "models": models,
+            "admin": admin,
+            "rate": rate,
+            "concurrency": concurrency,
+            "created": time.time(),
+        }
+        try:
+            made = msgspec.convert(key, AccessKey)  # by the rules of whoever reads it
+        except msgspec.ValidationError as error:
+            raise InvalidSetting(f"no such key can be made: {error}") from error
         with self._changing() as keys:
             if any(other.name == name for other in keys):
                 raise InvalidSetting(f"{self._path} has a key of {name!r} already: remove it first, or name another")
-            self._write([*keys, key])
+            self._write([*keys, made])
         return token
 
     def remove(self, name: str) -> None:

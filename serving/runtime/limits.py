@@ -43,7 +43,7 @@ def usable_cores(groups: ControlGroups, environ: Mapping[str, str] = os.environ)
     bounds = [(os.cpu_count() or 1, MACHINE), (allowed_cores(), AFFINITY)]
     if (quota := groups.cores()) != math.inf:
         bounds.append((int(quota), GROUP))
-    if (text := environ.get("LOKY_MAX_CPU_COUNT", "")).isdigit():
+    if (text := environ.get("LOKY_MAX_CPU_COUNT", "")).isdecimal():
         bounds.append((int(text), LOKY))
     count, bound = min(bounds, key=lambda each: each[0])
     return max(1, count), bound

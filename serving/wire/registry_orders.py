@@ -19,7 +19,7 @@ MAX_ORDER_BYTES = 64 * 1024
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 OrderTexts = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, max_length=32)]
 """A version."""
-Alias = Annotated[str, msgspec.Meta(pattern=r"^[\w-]{1,255}$")]
+Alias = Annotated[str, msgspec.Meta(pattern=r"^[\w-]{1,255}$(?!\n)")]
 
 
 class Promote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -155,3 +155,24 @@ def test_a_misspelt_right_is_no_right(path: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(InvalidSetting, match="unknown field `model`"):
         KeyFile(path).read()
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1.0, 1e-309, 1e-6, 2e6])
+def test_a_key_whose_rate_could_not_be_read_again_is_not_made(path: Path, rate: float) -> None:
+    file = KeyFile(path)
+    file.add("good", rate=1 / 86_400)
+    before = path.read_bytes()
+    with pytest.raises(InvalidSetting, match="rate"):
+        file.add("odd", rate=rate)
+    assert path.read_bytes() == before
+    assert [key.name for key in file.read().keys] == ["good"]
+
+
+def test_a_rate_below_one_a_day_is_refused_in_a_file_as_well(path: Path) -> None:
+    file = KeyFile(path)
+    file.add("a")
+    found = json.loads(path.read_text())
+    found["keys"][0]["rate"] = 1e-300
+    path.write_text(json.dumps(found))
+    with pytest.raises(InvalidSetting, match="at least one a day"):
+        file.read()
