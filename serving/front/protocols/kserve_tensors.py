@@ -74,7 +74,8 @@ def split_body(body: bytes, header_length: str) -> tuple[bytes, bytes]:
 
 
 def read_columns(tensors: Sequence[Tensor], binary: bytes, max_rows: int = 0) -> dict[str, list[object]]:
-    """The elements of each tensor by its name, one per row, or one list per row if there is a second dimension.
+    """The elements of each tensor by its name, one per row, or one list per row if there is a second dimension, of any
+    size.
 
     max_rows: of a request. Raises Malformed, Unprocessable, TooLarge.
     """
@@ -109,11 +110,15 @@ def take_inputs(columns: dict[str, list[object]], task: AnyTask) -> tuple[list[o
     """One input per row, and the task's parameters among the columns. Raises Unprocessable.
 
     A parameter that is a list of texts, or a number, may be a column. It holds for all rows: where it has rows, they
-    must be equal.
+    must be equal. A row of one element is that element, where no list is wanted.
     """
     parts = parts_of(task)
+    lists = lists_of(task) - parts.keys()
+    columns = {
+        name: values if name in lists or parts.get(name) else _without_lists(values) for name, values in columns.items()
+    }
     parameters = _take_numbers(columns, task)
-    for name in lists_of(task) & columns.keys() - parts.keys():
+    for name in lists & columns.keys():
         values = columns.pop(name)
         if values and isinstance(values[0], list):
             if any(value != values[0] for value in values):
@@ -125,6 +130,11 @@ def take_inputs(columns: dict[str, list[object]], task: AnyTask) -> tuple[list[o
     if known and unknown:
         raise Unprocessable(f"inputs {unknown[0]!r} is unknown to {task.name}: leave it out")
     return to_inputs(columns, task), parameters
+
+
+def _without_lists(rows: list[object]) -> list[object]:
+    """The rows, with the element of each that is a list of one instead of the list."""
+    return [row[0] if isinstance(row, list) and len(row) == 1 else row for row in rows]
 
 
 def _take_numbers(columns: dict[str, list[object]], task: AnyTask) -> JsonObject:
@@ -256,7 +266,7 @@ def _shaped(elements: list[object], shape: Sequence[int], where: str) -> list[ob
         raise Malformed(
             f"{where} has shape {list(shape)} and {len(elements)} elements: send {count}, or correct the shape"
         )
-    width = math.prod(shape[1:])
-    if len(shape) == 1 or width == 1:
+    if len(shape) == 1:
         return elements
+    width = math.prod(shape[1:])
     return [elements[start : start + width] for start in range(0, len(elements), width)]

@@ -54,7 +54,8 @@ def test_a_second_dimension_is_a_list_a_row() -> None:
     nested = Tensor("choices", [2, 3], "BYTES", data=[list("abc"), list("def")])
     for tensor in (flat, nested):
         assert read_columns([tensor], b"") == {"choices": [["a", "b", "c"], ["d", "e", "f"]]}
-    assert read_columns([Tensor("text", [2, 1], "BYTES", data=[["a"], ["b"]])], b"") == {"text": ["a", "b"]}
+    single = Tensor("choices", [2, 1], "BYTES", data=["a", "b"])
+    assert read_columns([single], b"") == {"choices": [["a"], ["b"]]}
 
 
 @pytest.mark.parametrize("rows", [[[0.5, 1.5]], [[[1.0], [2.0]], [[3.0], [4.0]]]])
@@ -134,6 +135,34 @@ def test_a_parameter_that_is_a_list_of_texts_may_be_a_tensor() -> None:
         assert take_inputs(columns, task) == (["a", "b"], {"candidate_labels": ["x", "y"]})
     with pytest.raises(Unprocessable, match="'candidate_labels' differs between rows: .* give every row the same"):
         take_inputs({"text": ["a", "b"], "candidate_labels": [["x", "y"], ["y", "x"]]}, task)
+
+
+def taken(task: str, *tensors: Tensor) -> Any:
+    return take_inputs(read_columns(tensors, b""), get_task(task))
+
+
+@pytest.mark.parametrize("shape", [[2], [2, 1], [2, 1, 1]])
+def test_a_row_of_one_element_is_that_element_where_no_list_is_wanted(shape: list[int]) -> None:
+    text = Tensor("text", shape, "BYTES", data=["a", "b"])
+    top_k = Tensor("top_k", shape, "INT64", data=[3, 3])
+    assert taken("text-classification", text, top_k) == (["a", "b"], {"top_k": 3})
+
+
+def test_a_row_of_one_element_is_a_list_where_one_is_wanted() -> None:
+    task, text = "zero-shot-classification", Tensor("text", [2], "BYTES", data=["a", "b"])
+
+    def labels(*values: str) -> Tensor:
+        return Tensor("candidate_labels", [len(values), 1], "BYTES", data=list(values))
+
+    for equal in (labels("x"), labels("x", "x")):
+        assert taken(task, text, equal) == (["a", "b"], {"candidate_labels": ["x"]})
+    with pytest.raises(Unprocessable, match="'candidate_labels' differs between rows"):
+        taken(task, text, labels("x", "y"))
+    prompts, choices = (Tensor(name, [2, 1], "BYTES", data=["a", "b"]) for name in ("prompt", "choices"))
+    assert taken("multiple-choice", prompts, choices)[0] == [
+        {"prompt": "a", "choices": ["a"]},
+        {"prompt": "b", "choices": ["b"]},
+    ]
 
 
 @pytest.mark.parametrize(("name", "known"), [("text-classification", "text"), ("question-answering", "question")])
