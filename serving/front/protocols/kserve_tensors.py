@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from registry.layout import TEXT_COLUMNS
 from serving.errors import Malformed, TooLarge, Unprocessable
 from serving.front.asgi import JsonObject, encode_answer, encode_json, read_number
+from serving.front.protocols.kserve_datatypes import NUMBERS, check_datatype
 from serving.tasks.base.body_values import max_values
 from serving.tasks.base.columns import lists_of, parts_of, to_inputs
 from serving.tasks.base.fields import Name, drop_unsupported
@@ -25,14 +26,6 @@ from serving.tasks.base.task import AnyTask
 MAX_DIMENSIONS = 8
 """Of a tensor. Untuned: rows of texts have one or two, and clients may add some of size 1."""
 BINARY = "binary_data_size"
-NUMBERS = {
-    "BOOL": numpy.dtype("?"),
-    **{f"INT{8 * size}": numpy.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
-    **{f"UINT{8 * size}": numpy.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
-    "FP32": numpy.dtype("<f4"),
-    "FP64": numpy.dtype("<f8"),
-}
-"""Datatypes of numbers, which parameters may have."""
 SEND_TEXT = "send text as BYTES; the server tokenizes it"
 ONE_VALUE = "differs between rows: it holds for the whole request, so give every row the same value"
 BINARY_TEXT = "an element is its length in 4 bytes, little-endian, and then its bytes"
@@ -40,8 +33,9 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "shared_memory_region": (),
     "shared_memory_byte_size": (),
     "shared_memory_offset": (0,),
+    "content_type": ("str", "np"),
 }
-"""Triton's parameters of a tensor that are refused, with the values that ask for nothing."""
+"""Parameters of a tensor that are refused, with the values that ask for nothing: Triton's, and MLServer's content type."""
 
 
 TensorValues = NDArray[numpy.float32] | list[bytes]
@@ -83,7 +77,7 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes, max_rows: int = 0) ->
     room = max_values(max_rows)
     for tensor in tensors:
         where = f"inputs {tensor.name!r}"
-        drop_unsupported(dict(tensor.parameters), UNSUPPORTED, f"{where} parameters.")
+        size = _binary_size(tensor, where)
         if tensor.datatype != "BYTES" and tensor.datatype not in NUMBERS:
             raise Unprocessable(f"{where} has datatype {tensor.datatype!r}: {SEND_TEXT}")
         if tensor.name in columns:
@@ -94,15 +88,18 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes, max_rows: int = 0) ->
             raise TooLarge(f"inputs have more than {max_values(max_rows):,} elements: send less at a time")
         data = tensor.data
         if data is msgspec.UNSET:
-            size = tensor.parameters.get(BINARY)
             if not isinstance(size, int) or not 0 <= size <= len(binary):
                 raise Malformed(
                     f"{where} has neither data nor {BINARY} within the body, of which {len(binary)} bytes are left: "
                     "give one of them"
                 )
             data, binary = binary[:size], binary[size:]
+        elif size is not None and not (isinstance(data, bytes) and size == len(data)):
+            raise Malformed(f"{where} has data and {BINARY}: give one of them")
         elements = _read(data, tensor.datatype, count, where)
         columns[tensor.name] = _shaped(elements, tensor.shape, where)
+    if binary:
+        raise Malformed(f"{len(binary)} bytes follow after the last tensor: give each tensor's {BINARY}, or send no more")
     return columns
 
 
@@ -207,9 +204,18 @@ def _read(data: object, datatype: str, count: int, where: str) -> list[object]:
     if isinstance(data, bytes):
         return _numbers(data, count, NUMBERS[datatype], where) if datatype in NUMBERS else _unpack(data, count, where)
     elements = _flatten(data, where)
-    if datatype in NUMBERS and not all(isinstance(each, int | float) for each in elements):
-        raise Malformed(f"{where} has datatype {datatype} and data that are no numbers: send numbers, or text as BYTES")
+    check_datatype(elements, datatype, where)
     return elements
+
+
+def _binary_size(tensor: Tensor, where: str) -> object:
+    """The tensor's `binary_data_size`, None without one. Raises Unprocessable for a parameter that has no effect."""
+    parameters = dict(tensor.parameters)
+    drop_unsupported(parameters, UNSUPPORTED, f"{where} parameters.")
+    size = parameters.pop(BINARY, None)
+    if parameters:
+        raise Unprocessable(f"{where} parameters.{next(iter(parameters))} is unknown: leave it out")
+    return size
 
 
 def _count(shape: Sequence[int], where: str) -> int:
