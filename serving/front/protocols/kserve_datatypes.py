@@ -1,4 +1,4 @@
-"""The datatypes of the Open Inference Protocol's tensors, and which data in JSON or in gRPC's contents they can have."""
+"""The datatypes of the Open Inference Protocol's tensors, and the data that each can have."""
 
 from collections.abc import Sequence
 

@@ -14,12 +14,11 @@ import numpy
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from registry.layout import TEXT_COLUMNS
 from serving.errors import Malformed, TooLarge, Unprocessable
 from serving.front.asgi import JsonObject, encode_answer, encode_json, read_number
 from serving.front.protocols.kserve_datatypes import NUMBERS, check_datatype
 from serving.tasks.base.body_values import max_values
-from serving.tasks.base.columns import lists_of, parts_of, to_inputs
+from serving.tasks.base.columns import lists_of, parts_of, to_inputs, unread_column
 from serving.tasks.base.fields import Name, drop_unsupported
 from serving.tasks.base.task import AnyTask
 
@@ -35,7 +34,7 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "shared_memory_offset": (0,),
     "content_type": ("str", "np"),
 }
-"""Parameters of a tensor that are refused, with the values that ask for nothing: Triton's, and MLServer's content type."""
+"""Parameters of a tensor that are refused, Triton's and MLServer's, with the values that ask for nothing."""
 
 
 TensorValues = NDArray[numpy.float32] | list[bytes]
@@ -99,7 +98,9 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes, max_rows: int = 0) ->
         elements = _read(data, tensor.datatype, count, where)
         columns[tensor.name] = _shaped(elements, tensor.shape, where)
     if binary:
-        raise Malformed(f"{len(binary)} bytes follow after the last tensor: give each tensor's {BINARY}, or send no more")
+        raise Malformed(
+            f"{len(binary)} bytes follow after the last tensor: give each tensor's {BINARY}, or send no more"
+        )
     return columns
 
 
@@ -122,10 +123,9 @@ def take_inputs(columns: dict[str, list[object]], task: AnyTask) -> tuple[list[o
                 raise Unprocessable(f"inputs {name!r} {ONE_VALUE}")
             values = values[0]
         parameters[name] = values
-    known = [name for name in columns if name in parts or name in TEXT_COLUMNS]
-    unknown = [name for name in columns if name not in known]
-    if known and unknown:
-        raise Unprocessable(f"inputs {unknown[0]!r} is unknown to {task.name}: leave it out")
+    unread = unread_column(columns, task)
+    if unread is not None:
+        raise Unprocessable(f"inputs {unread!r} is unknown to {task.name} beside the others: leave it out")
     return to_inputs(columns, task), parameters
 
 
