@@ -18,6 +18,7 @@ from serving.errors import Malformed, NotReady, ServingError, TooLarge, Unproces
 from serving.front.asgi import JSON, JsonObject, encode_answer
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import read_form, read_json
+from serving.settings import DEFAULT_BODY_BYTES
 from serving.tasks.base.columns import check_names, to_inputs, unread_column
 from serving.tasks.base.fields import Name
 from serving.tasks.base.request import Request, convert_request
@@ -31,6 +32,10 @@ MAX_LINES = 1 << 16
 """Lines of a table in CSV, empty ones included. Untuned: they are read in 20 ms."""
 MAX_COLUMNS = 64
 """Columns of a table in CSV. Untuned: as many as an Open Inference request may have tensors."""
+MAX_FIELD = DEFAULT_BODY_BYTES
+"""Characters of a field in CSV: a text or an image in base64, each of which has narrower bounds of its own. They are
+copied at 4 bytes each while the field is read."""
+csv.field_size_limit(MAX_FIELD)  # of the process, which reads no other CSV: once, because other threads may be reading
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
 
 
@@ -183,11 +188,15 @@ def _check_rows(rows: object, max_rows: int) -> None:
 
 def _read_csv(body: bytes, max_rows: int) -> Mapping[str, Sequence[str]]:
     try:
-        lines = csv.reader(io.StringIO(body.decode()), strict=True)
+        lines = csv.reader(io.StringIO(body.decode("utf-8-sig")), strict=True)
         header = next(lines, [])
         rows = list(islice(filter(None, islice(lines, MAX_LINES)), max_rows + 1))
         has_more = len(rows) <= max_rows and next(lines, None) is not None
     except (UnicodeDecodeError, csv.Error) as error:
+        if "field limit" in str(error):
+            raise TooLarge(
+                f"the table has a field of more than {MAX_FIELD:,} characters: send less, or send JSON"
+            ) from error
         raise Malformed(
             f"the body is not CSV in UTF-8 ({error}): send a line of column names, and then the rows"
         ) from error

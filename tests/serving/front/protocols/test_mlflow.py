@@ -1,11 +1,15 @@
-"""What a body of MLflow's scoring protocol asks is applied or refused by its name."""
+"""What a body of MLflow's scoring protocol asks is applied or refused by its name; tables in CSV of other programs."""
 
+import csv
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from serving.errors import ServingError, Unprocessable
+from serving.errors import Malformed, ServingError, TooLarge, Unprocessable
 from serving.front.protocols import mlflow
 from serving.tasks import get_task
 from serving.tasks.base.request import Request, convert_request
@@ -74,3 +78,31 @@ def test_columns_that_are_the_parts_of_an_input_are_all_read() -> None:
     assert (pair.text, pair.text_pair) == ("a", "b")
     with pytest.raises(Unprocessable, match="column 'id' is unknown to question-answering"):
         read({"dataframe_records": [{"question": "q", "context": "c", "id": 1}]}, "question-answering")
+
+
+@pytest.mark.parametrize("task", ["text-classification", "question-answering"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(task: str) -> None:
+    names = {"text-classification": "text,text_pair", "question-answering": "question,context"}[task]
+    assert len(read(f"\ufeff{names}\na,b\n".encode(), task).items) == 1
+
+
+@pytest.fixture
+def field_limit() -> Iterator[None]:
+    """The limit of a process that has imported the protocol, whatever other tests did to it."""
+    before = csv.field_size_limit(mlflow.MAX_FIELD)
+    yield
+    csv.field_size_limit(before)
+
+
+@pytest.mark.usefixtures("field_limit")
+def test_a_field_of_a_table_is_as_long_as_a_text_may_be() -> None:
+    assert read(b"text\n" + b"a" * 200_000).items == ["a" * 200_000]
+    with pytest.raises(TooLarge, match=f"a field of more than {mlflow.MAX_FIELD:,} characters"):
+        read(b"text\n" + b"a" * (mlflow.MAX_FIELD + 1))
+    with pytest.raises(Malformed, match="not CSV in UTF-8"):
+        read(b"text\n\xff\n")
+
+
+def test_importing_the_protocol_sets_the_limit_of_the_process() -> None:
+    code = "import csv; from serving.front.protocols import mlflow; assert csv.field_size_limit() == mlflow.MAX_FIELD"
+    subprocess.run([sys.executable, "-c", code], check=True)
