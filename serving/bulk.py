@@ -85,8 +85,9 @@ class _Actor:
         """table: a `pyarrow.Table`; returns it with the answers."""
         import pyarrow
 
-        from serving.tasks.base.columns import to_inputs
+        from serving.tasks.base.columns import check_names, to_inputs
 
+        check_names(table.column_names)
         inputs = to_inputs(table.to_pydict(), self._engine.loaded.model.task)
         answers = pyarrow.array(self._engine.answer(inputs, self._parameters))
         return table.append_column(self._output, answers)

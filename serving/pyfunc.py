@@ -15,7 +15,7 @@ from serving.engine.predictor import Predictor
 from serving.errors import EngineError, ServingError
 from serving.model_signature import given_params, make_signature
 from serving.tasks import get_task
-from serving.tasks.base.columns import to_inputs
+from serving.tasks.base.columns import check_names, to_inputs
 from serving.tasks.base.task import AnyTask
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def _load_pyfunc(path: str) -> PyFunc:
 
 def _to_inputs(model_input: Any, task: AnyTask) -> list[object]:
     if hasattr(model_input, "columns"):
+        check_names([*map(str, model_input.columns)])
         return to_inputs({str(name): [*map(_plain, model_input[name])] for name in model_input.columns}, task)
     return list(model_input) if isinstance(model_input, list | tuple) else [model_input]
 

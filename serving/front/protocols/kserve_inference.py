@@ -108,6 +108,9 @@ class InferenceRequest:
     def read(self, task: AnyTask) -> Request:
         """The task's request. Raises ServingError."""
         inputs, more = take_inputs(read_columns(self._form.inputs, self._binary, self._max_rows), task)
+        twice = next((name for name in more if self._parameters.get(name) is not None), None)
+        if twice is not None:
+            raise Malformed(f"inputs {twice!r} is in parameters, too: send it once")
         if task.takes_files:
             inputs = [base64.b64encode(entry).decode() if isinstance(entry, bytes) else entry for entry in inputs]
         return convert_request(inputs, self._parameters | more, task, self._max_rows)

@@ -14,25 +14,17 @@ import numpy
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from registry.layout import TEXT_COLUMNS
 from serving.errors import Malformed, TooLarge, Unprocessable
 from serving.front.asgi import JsonObject, encode_answer, encode_json, read_number
+from serving.front.protocols.kserve_datatypes import NUMBERS, check_datatype
 from serving.tasks.base.body_values import max_values
-from serving.tasks.base.columns import lists_of, parts_of, to_inputs
+from serving.tasks.base.columns import lists_of, parts_of, to_inputs, unread_column
 from serving.tasks.base.fields import Name, drop_unsupported
 from serving.tasks.base.task import AnyTask
 
 MAX_DIMENSIONS = 8
 """Of a tensor. Untuned: rows of texts have one or two, and clients may add some of size 1."""
 BINARY = "binary_data_size"
-NUMBERS = {
-    "BOOL": numpy.dtype("?"),
-    **{f"INT{8 * size}": numpy.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
-    **{f"UINT{8 * size}": numpy.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
-    "FP32": numpy.dtype("<f4"),
-    "FP64": numpy.dtype("<f8"),
-}
-"""Datatypes of numbers, which parameters may have."""
 SEND_TEXT = "send text as BYTES; the server tokenizes it"
 ONE_VALUE = "differs between rows: it holds for the whole request, so give every row the same value"
 BINARY_TEXT = "an element is its length in 4 bytes, little-endian, and then its bytes"
@@ -40,8 +32,9 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "shared_memory_region": (),
     "shared_memory_byte_size": (),
     "shared_memory_offset": (0,),
+    "content_type": ("str", "np"),
 }
-"""Triton's parameters of a tensor that are refused, with the values that ask for nothing."""
+"""Parameters of a tensor that are refused, Triton's and MLServer's, with the values that ask for nothing."""
 
 
 TensorValues = NDArray[numpy.float32] | list[bytes]
@@ -74,7 +67,8 @@ def split_body(body: bytes, header_length: str) -> tuple[bytes, bytes]:
 
 
 def read_columns(tensors: Sequence[Tensor], binary: bytes, max_rows: int = 0) -> dict[str, list[object]]:
-    """The elements of each tensor by its name, one per row, or one list per row if there is a second dimension.
+    """The elements of each tensor by its name, one per row, or one list per row if there is a second dimension, of any
+    size.
 
     max_rows: of a request. Raises Malformed, Unprocessable, TooLarge.
     """
@@ -82,7 +76,7 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes, max_rows: int = 0) ->
     room = max_values(max_rows)
     for tensor in tensors:
         where = f"inputs {tensor.name!r}"
-        drop_unsupported(dict(tensor.parameters), UNSUPPORTED, f"{where} parameters.")
+        size = _binary_size(tensor, where)
         if tensor.datatype != "BYTES" and tensor.datatype not in NUMBERS:
             raise Unprocessable(f"{where} has datatype {tensor.datatype!r}: {SEND_TEXT}")
         if tensor.name in columns:
@@ -93,15 +87,20 @@ def read_columns(tensors: Sequence[Tensor], binary: bytes, max_rows: int = 0) ->
             raise TooLarge(f"inputs have more than {max_values(max_rows):,} elements: send less at a time")
         data = tensor.data
         if data is msgspec.UNSET:
-            size = tensor.parameters.get(BINARY)
             if not isinstance(size, int) or not 0 <= size <= len(binary):
                 raise Malformed(
                     f"{where} has neither data nor {BINARY} within the body, of which {len(binary)} bytes are left: "
                     "give one of them"
                 )
             data, binary = binary[:size], binary[size:]
+        elif size is not None and not (isinstance(data, bytes) and size == len(data)):
+            raise Malformed(f"{where} has data and {BINARY}: give one of them")
         elements = _read(data, tensor.datatype, count, where)
         columns[tensor.name] = _shaped(elements, tensor.shape, where)
+    if binary:
+        raise Malformed(
+            f"{len(binary)} bytes follow after the last tensor: give each tensor's {BINARY}, or send no more"
+        )
     return columns
 
 
@@ -109,22 +108,30 @@ def take_inputs(columns: dict[str, list[object]], task: AnyTask) -> tuple[list[o
     """One input per row, and the task's parameters among the columns. Raises Unprocessable.
 
     A parameter that is a list of texts, or a number, may be a column. It holds for all rows: where it has rows, they
-    must be equal.
+    must be equal. A row of one element is that element, where no list is wanted.
     """
     parts = parts_of(task)
+    lists = lists_of(task) - parts.keys()
+    columns = {
+        name: values if name in lists or parts.get(name) else _without_lists(values) for name, values in columns.items()
+    }
     parameters = _take_numbers(columns, task)
-    for name in lists_of(task) & columns.keys() - parts.keys():
+    for name in lists & columns.keys():
         values = columns.pop(name)
         if values and isinstance(values[0], list):
             if any(value != values[0] for value in values):
                 raise Unprocessable(f"inputs {name!r} {ONE_VALUE}")
             values = values[0]
         parameters[name] = values
-    known = [name for name in columns if name in parts or name in TEXT_COLUMNS]
-    unknown = [name for name in columns if name not in known]
-    if known and unknown:
-        raise Unprocessable(f"inputs {unknown[0]!r} is unknown to {task.name}: leave it out")
+    unread = unread_column(columns, task)
+    if unread is not None:
+        raise Unprocessable(f"inputs {unread!r} is unknown to {task.name} beside the others: leave it out")
     return to_inputs(columns, task), parameters
+
+
+def _without_lists(rows: list[object]) -> list[object]:
+    """The rows, with the element of each that is a list of one instead of the list."""
+    return [row[0] if isinstance(row, list) and len(row) == 1 else row for row in rows]
 
 
 def _take_numbers(columns: dict[str, list[object]], task: AnyTask) -> JsonObject:
@@ -197,9 +204,18 @@ def _read(data: object, datatype: str, count: int, where: str) -> list[object]:
     if isinstance(data, bytes):
         return _numbers(data, count, NUMBERS[datatype], where) if datatype in NUMBERS else _unpack(data, count, where)
     elements = _flatten(data, where)
-    if datatype in NUMBERS and not all(isinstance(each, int | float) for each in elements):
-        raise Malformed(f"{where} has datatype {datatype} and data that are no numbers: send numbers, or text as BYTES")
+    check_datatype(elements, datatype, where)
     return elements
+
+
+def _binary_size(tensor: Tensor, where: str) -> object:
+    """The tensor's `binary_data_size`, None without one. Raises Unprocessable for a parameter that has no effect."""
+    parameters = dict(tensor.parameters)
+    drop_unsupported(parameters, UNSUPPORTED, f"{where} parameters.")
+    size = parameters.pop(BINARY, None)
+    if parameters:
+        raise Unprocessable(f"{where} parameters.{next(iter(parameters))} is unknown: leave it out")
+    return size
 
 
 def _count(shape: Sequence[int], where: str) -> int:
@@ -256,7 +272,7 @@ def _shaped(elements: list[object], shape: Sequence[int], where: str) -> list[ob
         raise Malformed(
             f"{where} has shape {list(shape)} and {len(elements)} elements: send {count}, or correct the shape"
         )
-    width = math.prod(shape[1:])
-    if len(shape) == 1 or width == 1:
+    if len(shape) == 1:
         return elements
+    width = math.prod(shape[1:])
     return [elements[start : start + width] for start in range(0, len(elements), width)]

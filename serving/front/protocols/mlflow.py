@@ -18,26 +18,33 @@ from serving.errors import Malformed, NotReady, ServingError, TooLarge, Unproces
 from serving.front.asgi import JSON, JsonObject, encode_answer
 from serving.front.protocols.base import Exchange, Protocol, headers_of, no_route
 from serving.front.protocols.forms import read_form, read_json
-from serving.tasks.base.columns import to_inputs
+from serving.settings import DEFAULT_BODY_BYTES
+from serving.tasks.base.columns import check_names, to_inputs, unread_column
 from serving.tasks.base.fields import Name
 from serving.tasks.base.request import Request, convert_request
 from serving.tasks.base.task import AnyTask
 
 Format = Literal["inputs", "instances", "dataframe_split", "dataframe_records"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+PARAMS = "params"
 ReadInputs = Callable[[AnyTask], list[object]]
 MAX_LINES = 1 << 16
 """Lines of a table in CSV, empty ones included. Untuned: they are read in 20 ms."""
 MAX_COLUMNS = 64
 """Columns of a table in CSV. Untuned: as many as an Open Inference request may have tensors."""
+MAX_FIELD = DEFAULT_BODY_BYTES
+"""Characters of a field in CSV: a text or an image in base64, each of which has narrower bounds of its own. They are
+copied at 4 bytes each while the field is read."""
+csv.field_size_limit(MAX_FIELD)  # of the process, which reads no other CSV: once, because other threads may be reading
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
 
 
-class SplitTable(msgspec.Struct, frozen=True):
-    """A table as pandas' `to_dict(orient="split")` writes it."""
+class SplitTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table as pandas' `to_dict(orient="split")` writes it. index: names the rows, which have their order."""
 
     columns: Annotated[list[Name], msgspec.Meta(max_length=MAX_COLUMNS)]
     data: list[list[object]]
+    index: list[object] = []
 
 
 class _SplitTableForm(msgspec.Struct, frozen=True):
@@ -103,16 +110,22 @@ def _write(answers: object) -> bytes:
 
 def _read_table(body: bytes, max_rows: int) -> tuple[ReadInputs, object]:
     """A body in CSV: what makes the inputs, once the task is known."""
-    return partial(to_inputs, _read_csv(body, max_rows)), None
+    return partial(_of_columns, _read_csv(body, max_rows)), None
 
 
 def _read_object(body: bytes, max_rows: int) -> tuple[ReadInputs, object]:
     """A body in JSON: what makes the inputs, once the task is known, and the parameters. Raises Malformed."""
-    found = read_json(body, max_rows)
+    found = {name: value for name, value in read_json(body, max_rows).items() if value is not None}
     given = [name for name in FORMATS if name in found]
     if len(given) != 1:
         raise Malformed(f"the body must have exactly one of {', '.join(FORMATS)}; it has {', '.join(found) or 'none'}")
-    return partial(_read_inputs, given[0], found[given[0]], max_rows), found.get("params")
+    unknown = next((name for name in found if name not in (*given, PARAMS)), None)
+    if unknown is not None:
+        raise Unprocessable(
+            f"{unknown} is no field of this body: put the model's parameters in {PARAMS}, and leave others out",
+            field=unknown,
+        )
+    return partial(_read_inputs, given[0], found[given[0]], max_rows), found.get(PARAMS)
 
 
 def _read_inputs(form: Format, value: object, max_rows: int, task: AnyTask) -> list[object]:
@@ -124,11 +137,12 @@ def _read_inputs(form: Format, value: object, max_rows: int, task: AnyTask) -> l
                 raise Unprocessable(
                     f"dataframe_split: every row of data needs {len(split.columns)} values, one a column"
                 )
+            check_names(split.columns)
             columns = {name: [row[at] for row in split.data] for at, name in enumerate(split.columns)}
-            inputs = to_inputs(columns, task)
+            inputs = _of_columns(columns, task)
         case "dataframe_records":
             _check_rows(value, max_rows)
-            inputs = to_inputs(_columns(value, form), task)
+            inputs = _of_columns(_columns(value, form), task)
         case "inputs" | "instances":
             inputs = _plain(value, task)
         case _:
@@ -140,9 +154,21 @@ def _plain(value: object, task: AnyTask) -> list[object]:
     """The inputs of a body in the task's own form: one input, a list of inputs, or their columns."""
     if isinstance(value, Mapping):
         if value and all(isinstance(column, list) for column in value.values()):
-            return to_inputs(value, task)
+            return _of_columns(value, task)
         return [value]
     return value if isinstance(value, list) else [value]
+
+
+def _of_columns(columns: Mapping[str, Sequence[object]], task: AnyTask) -> list[object]:
+    """The inputs of a table. Raises Unprocessable for a column that is not read."""
+    unread = unread_column(columns, task)
+    if unread is not None:
+        is_parameter = unread in task.parameters_type.__struct_fields__
+        way_out = (
+            f"parameters hold for all rows, so put it in {PARAMS} of a body in JSON" if is_parameter else "leave it out"
+        )
+        raise Unprocessable(f"column {unread!r} is unknown to {task.name} beside the others: {way_out}", field=unread)
+    return to_inputs(columns, task)
 
 
 def _columns(records: object, form: str) -> dict[str, list[object]]:
@@ -162,11 +188,15 @@ def _check_rows(rows: object, max_rows: int) -> None:
 
 def _read_csv(body: bytes, max_rows: int) -> Mapping[str, Sequence[str]]:
     try:
-        lines = csv.reader(io.StringIO(body.decode()), strict=True)
+        lines = csv.reader(io.StringIO(body.decode("utf-8-sig")), strict=True)
         header = next(lines, [])
         rows = list(islice(filter(None, islice(lines, MAX_LINES)), max_rows + 1))
         has_more = len(rows) <= max_rows and next(lines, None) is not None
     except (UnicodeDecodeError, csv.Error) as error:
+        if "field limit" in str(error):
+            raise TooLarge(
+                f"the table has a field of more than {MAX_FIELD:,} characters: send less, or send JSON"
+            ) from error
         raise Malformed(
             f"the body is not CSV in UTF-8 ({error}): send a line of column names, and then the rows"
         ) from error
@@ -177,4 +207,5 @@ def _read_csv(body: bytes, max_rows: int) -> Mapping[str, Sequence[str]]:
         raise Malformed(
             "the body is no table in CSV: it needs a line of column names, and a value for each in every row"
         )
+    check_names(header)
     return {name: [row[at] for row in rows] for at, name in enumerate(header)}

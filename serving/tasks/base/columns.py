@@ -1,5 +1,6 @@
 """Columns of a table or named tensors → a task's inputs. Used by MLflow's and KServe's protocols."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import get_args, get_origin, get_type_hints
@@ -39,7 +40,31 @@ def lists_of(task: AnyTask) -> frozenset[str]:
 
 
 def to_inputs(columns: Mapping[str, Sequence[object]], task: AnyTask) -> list[object]:
-    """One input per row. Raises Unprocessable.
+    """One input per row, of the columns that are read. Raises Unprocessable."""
+    names, are_parts = _read_names(columns, task)
+    if not are_parts:
+        return list(columns[names[0]])
+    return [dict(zip(names, values, strict=True)) for values in zip(*(columns[n] for n in names), strict=True)]
+
+
+def unread_column(columns: Mapping[str, Sequence[object]], task: AnyTask) -> str | None:
+    """The first column that `to_inputs` leaves out although it has a value. Raises Unprocessable."""
+    names, _ = _read_names(columns, task)
+    return next(
+        (name for name, values in columns.items() if name not in names and any(each is not None for each in values)),
+        None,
+    )
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise Unprocessable where two columns have one name."""
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise Unprocessable(f"column {twice!r} comes twice: send it once, or rename one")
+
+
+def _read_names(columns: Mapping[str, Sequence[object]], task: AnyTask) -> tuple[list[str], bool]:
+    """The columns that are read, and whether they are fields of an input. Raises Unprocessable.
 
     Columns named like an input's fields are its fields, if there are several or the task accepts no text. Otherwise
     the input is the column `inputs` or `text`, or the only column.
@@ -50,11 +75,11 @@ def to_inputs(columns: Mapping[str, Sequence[object]], task: AnyTask) -> list[ob
         lengths = ", ".join(f"{name}: {len(column)}" for name, column in columns.items())
         raise Unprocessable(f"the columns differ in length ({lengths}): give each a value for every row")
     if len(parts) > 1 or (parts and not takes_text(task)):
-        return [dict(zip(parts, values, strict=True)) for values in zip(*(columns[n] for n in parts), strict=True)]
+        return parts, True
     name = next((name for name in TEXT_COLUMNS if name in columns), None)
     if name is None and len(columns) == 1:
         name = next(iter(columns))
     if name is None:
         choices = " and ".join(parts_of(task)) or "inputs"
         raise Unprocessable(f"no column says what to read, there are {', '.join(columns) or 'none'}: send {choices}")
-    return list(columns[name])
+    return [name], False

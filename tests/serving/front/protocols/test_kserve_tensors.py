@@ -54,7 +54,8 @@ def test_a_second_dimension_is_a_list_a_row() -> None:
     nested = Tensor("choices", [2, 3], "BYTES", data=[list("abc"), list("def")])
     for tensor in (flat, nested):
         assert read_columns([tensor], b"") == {"choices": [["a", "b", "c"], ["d", "e", "f"]]}
-    assert read_columns([Tensor("text", [2, 1], "BYTES", data=[["a"], ["b"]])], b"") == {"text": ["a", "b"]}
+    single = Tensor("choices", [2, 1], "BYTES", data=["a", "b"])
+    assert read_columns([single], b"") == {"choices": [["a"], ["b"]]}
 
 
 @pytest.mark.parametrize("rows", [[[0.5, 1.5]], [[[1.0], [2.0]], [[3.0], [4.0]]]])
@@ -136,6 +137,34 @@ def test_a_parameter_that_is_a_list_of_texts_may_be_a_tensor() -> None:
         take_inputs({"text": ["a", "b"], "candidate_labels": [["x", "y"], ["y", "x"]]}, task)
 
 
+def taken(task: str, *tensors: Tensor) -> Any:
+    return take_inputs(read_columns(tensors, b""), get_task(task))
+
+
+@pytest.mark.parametrize("shape", [[2], [2, 1], [2, 1, 1]])
+def test_a_row_of_one_element_is_that_element_where_no_list_is_wanted(shape: list[int]) -> None:
+    text = Tensor("text", shape, "BYTES", data=["a", "b"])
+    top_k = Tensor("top_k", shape, "INT64", data=[3, 3])
+    assert taken("text-classification", text, top_k) == (["a", "b"], {"top_k": 3})
+
+
+def test_a_row_of_one_element_is_a_list_where_one_is_wanted() -> None:
+    task, text = "zero-shot-classification", Tensor("text", [2], "BYTES", data=["a", "b"])
+
+    def labels(*values: str) -> Tensor:
+        return Tensor("candidate_labels", [len(values), 1], "BYTES", data=list(values))
+
+    for equal in (labels("x"), labels("x", "x")):
+        assert taken(task, text, equal) == (["a", "b"], {"candidate_labels": ["x"]})
+    with pytest.raises(Unprocessable, match="'candidate_labels' differs between rows"):
+        taken(task, text, labels("x", "y"))
+    prompts, choices = (Tensor(name, [2, 1], "BYTES", data=["a", "b"]) for name in ("prompt", "choices"))
+    assert taken("multiple-choice", prompts, choices)[0] == [
+        {"prompt": "a", "choices": ["a"]},
+        {"prompt": "b", "choices": ["b"]},
+    ]
+
+
 @pytest.mark.parametrize(("name", "known"), [("text-classification", "text"), ("question-answering", "question")])
 def test_a_tensor_that_the_task_does_not_know_is_refused_by_name(name: str, known: str) -> None:
     with pytest.raises(Unprocessable, match=f"inputs 'unheard' is unknown to {name}"):
@@ -153,3 +182,79 @@ def test_a_timeout_of_more_than_64_bits_is_refused(timeout: int) -> None:
     form = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}
     with pytest.raises(ServingError, match="timeout"):
         InferenceRequest(read_form(form | {"parameters": {"timeout": timeout}}, InferenceForm), b"", 10)
+
+
+def test_binary_data_that_belong_to_no_tensor_are_refused() -> None:
+    tensor = Tensor("text", [1], "BYTES", parameters={"binary_data_size": 5})
+    assert read_columns([tensor], b"\1\0\0\0a") == {"text": ["a"]}
+    with pytest.raises(Malformed, match=r"3 bytes .* after the last tensor"):
+        read_columns([tensor], b"\1\0\0\0abcd")
+    with pytest.raises(Malformed, match="1 bytes"):
+        read_columns([Tensor("text", [1], "BYTES", data=["a"])], b"a")
+
+
+def test_a_tensor_with_data_twice_is_refused() -> None:
+    both = Tensor("text", [1], "BYTES", data=["a"], parameters={"binary_data_size": 5})
+    with pytest.raises(Malformed, match="'text' has data and binary_data_size: give one of them"):
+        read_columns([both], b"\1\0\0\0b")
+    raw = b"\1\0\0\0a"  # of gRPC, where KServe's client gives their size, too
+    assert read_columns([Tensor("text", [1], "BYTES", data=raw, parameters={"binary_data_size": 5})], b"")
+    with pytest.raises(Malformed, match="give one of them"):
+        read_columns([Tensor("text", [1], "BYTES", data=raw, parameters={"binary_data_size": 4})], b"")
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value", "words"),
+    [
+        ("UINT8", 300, "whole numbers from 0 to 255"),
+        ("UINT8", -1, "whole numbers from 0 to 255"),
+        ("INT64", 2**63, "whole numbers from -9223372036854775808"),
+        ("INT64", 10**400, "whole numbers"),
+        ("INT32", 1.0, "whole numbers"),
+        ("INT32", True, "whole numbers"),
+        ("BOOL", 1, "true or false"),
+        ("FP32", "1", "numbers from -3.40"),
+        ("FP32", False, "numbers"),
+        ("FP32", 1e300, "numbers"),
+        ("FP64", None, "numbers"),
+        ("BYTES", 1, "texts"),
+        ("BYTES", None, "texts"),
+        ("BYTES", {}, "texts"),
+    ],
+)
+def test_data_that_are_not_of_their_datatype_are_refused(datatype: str, value: Any, words: str) -> None:
+    with pytest.raises(Malformed, match=f"inputs 'x' has datatype '?{datatype}'?.* {words}"):
+        read_columns([Tensor("x", [2], datatype, data=[value, value])], b"")
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values"),
+    [
+        ("UINT8", [0, 255]),
+        ("INT64", [-(2**63), 2**63 - 1]),
+        ("UINT64", [2**64 - 1]),
+        ("BOOL", [True, False]),
+        ("FP32", [1, -3.4028234663852886e38]),
+        ("FP64", [1e300]),
+        ("BYTES", ["a", b"\xff"]),
+    ],
+)
+def test_data_of_their_datatype_are_read(datatype: str, values: list[Any]) -> None:
+    assert read_columns([Tensor("x", [len(values)], datatype, data=values)], b"") == {"x": values}
+
+
+@pytest.mark.parametrize("given", [1, 2])
+def test_a_parameter_that_comes_as_a_tensor_and_in_parameters_is_refused(given: int) -> None:
+    form = InferenceForm(
+        [Tensor("text", [1], "BYTES", data=["a"]), Tensor("top_k", [1], "INT64", data=[2])], parameters={"top_k": given}
+    )
+    with pytest.raises(Malformed, match="'top_k' is in parameters, too: send it once"):
+        InferenceRequest(form, b"", 10).read(get_task("text-classification"))
+
+
+def test_an_unknown_parameter_of_a_tensor_is_refused_by_name() -> None:
+    text = Tensor("text", [1], "BYTES", data=["a"], parameters={"content_type": "str"})  # as MLServer's clients say it
+    assert read_columns([text], b"") == {"text": ["a"]}
+    for name, value in (("top_k", 1), ("content_type", "base64")):
+        with pytest.raises(Unprocessable, match=f"'text' parameters.{name} is"):
+            read_columns([Tensor("text", [1], "BYTES", data=["a"], parameters={name: value})], b"")

@@ -6,7 +6,7 @@ import pytest
 
 from serving.errors import Unprocessable
 from serving.tasks import get_task
-from serving.tasks.base.columns import parts_of, takes_text, to_inputs
+from serving.tasks.base.columns import check_names, parts_of, takes_text, to_inputs, unread_column
 
 PAIR = {"question": ["q"], "context": ["c"]}
 
@@ -40,6 +40,28 @@ def test_columns_become_inputs(task: str, columns: dict[str, list[Any]], inputs:
 def test_columns_that_say_nothing_are_refused(task: str, columns: dict[str, list[Any]], words: str) -> None:
     with pytest.raises(Unprocessable, match=words):
         to_inputs(columns, get_task(task))
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "unread"),
+    [
+        ("fill-mask", {"text": ["a"], "id": [7]}, "id"),
+        ("fill-mask", {"text": ["a"], "id": [None]}, None),
+        ("fill-mask", {"text": ["a"], "inputs": ["b"]}, "text"),
+        ("text-classification", {"inputs": ["a"], "text_pair": ["b"]}, "text_pair"),
+        ("question-answering", PAIR | {"text": ["a"]}, "text"),
+        ("question-answering", PAIR, None),
+        ("fill-mask", {"anything": ["a"]}, None),
+    ],
+)
+def test_a_column_that_is_not_read_is_named(task: str, columns: dict[str, list[Any]], unread: str | None) -> None:
+    assert unread_column(columns, get_task(task)) == unread
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    check_names(["a", "b"])
+    with pytest.raises(Unprocessable, match="column 'b' comes twice"):
+        check_names(["a", "b", "b"])
 
 
 def test_the_parts_of_an_input_and_whether_they_are_lists() -> None:
