@@ -29,9 +29,10 @@ takes some microseconds."""
 class TextDelta:
     """The next part of one text. index: which text of the request, inputs in order and each one's texts in order.
 
-    text: what is certain now, may be empty; together the deltas are the whole text. token_ids: the tokens that this
-    text was read from. logprobs: of the same tokens, empty unless asked for. finish: empty while more comes, else one
-    of `messages.FINISH_REASONS`. generated_tokens: of the text so far.
+    text: what is certain now, may be empty; together the deltas are the whole text. token_ids: the newest tokens, also
+    where their text is held back, as it can begin a stop string; together all that were generated. logprobs: of the
+    same tokens, empty unless asked for. finish: empty while more comes, else one of `messages.FINISH_REASONS`.
+    generated_tokens: of the text so far.
     """
 
     index: int
@@ -78,12 +79,10 @@ class StreamSource:
 
 
 class _Reader:
-    """One text on its way. Tokens are held back with the text that is read from them."""
+    """One text on its way."""
 
     def __init__(self, source: StreamSource) -> None:
         self.text = TextReader(source.encoder, source.stops, cleans_up=source.encoder.cleans_up)
-        self.ids: list[int] = []
-        self.scores: list[TokenScore] = []
         self.written = 0
         self.reused = 0
 
@@ -253,15 +252,10 @@ class TextStream:
         ids: list[int] = arrays[0].tolist()
         text = "" if reader.written else self._source.before[index]
         reader.written, reader.reused = part.written, part.reused
-        reader.ids += ids
-        reader.scores += read_scores(arrays, self._source.encoder)
         text += reader.text.push(ids, is_last=bool(part.finish))
         if part.finish:
             self._unfinished -= 1
-        held = reader.text.is_holding or (reader.text.has_stopped and not text)
-        ids, scores = ([], []) if held else (reader.ids, reader.scores)
-        if not held:
-            reader.ids, reader.scores = [], []
+        scores = read_scores(arrays, self._source.encoder)
         self.stages.forward_seconds = max(self.stages.forward_seconds, part.forward_seconds)
         return TextDelta(index, text, ids, scores, part.finish, part.written)
 

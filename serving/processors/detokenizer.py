@@ -100,11 +100,6 @@ class StopFilter:
         self._held = ""
         self.has_stopped = False
 
-    @property
-    def is_holding(self) -> bool:
-        """Whether text is held back."""
-        return bool(self._held)
-
     def push(self, text: str) -> str:
         """Append text; what of it is certainly not part of a stop string."""
         if self.has_stopped or not self._stops:
@@ -151,11 +146,6 @@ class TextReader:
     def has_stopped(self) -> bool:
         """Whether a stop string came."""
         return self._filter.has_stopped
-
-    @property
-    def is_holding(self) -> bool:
-        """Whether text is held back because it can be the beginning of a stop string."""
-        return self._filter.is_holding
 
     def push(self, ids: Sequence[int], *, is_last: bool = False) -> str:
         """Append tokens; the text that is certain. With the last tokens that is all remaining text."""

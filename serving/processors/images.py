@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-
+WHITESPACE = b"\t\n\f\r "
+"""What base64 may have in it, as `base64 FILE` breaks its lines."""
 
 _reading_large = threading.Lock()
 
@@ -218,19 +219,31 @@ def _open(data: bytes) -> "Image":
 
 
 def _decode(text: str) -> bytes:
-    """Decode base64 or a data URL."""
-    if text.startswith("data:"):
+    """Decode base64, which may have ASCII whitespace in it, or a data URL."""
+    if text[:5].lower() == "data:":
         head, comma, text = text.partition(",")
-        if not comma or not head.endswith(";base64"):
+        if not comma or head[-7:].lower() != ";base64":
             raise Unprocessable("inputs holds a data URL without base64: write data:image/png;base64,…")
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        if text.startswith(("http://", "https://", "file:", "/")):  # only now: a JPEG's base64 begins with /9j/
+        return _from_base64(text)
+    except ValueError as error:
+        if text[:8].lower().startswith(("http://", "https://", "file:", "/")):  # only now: a JPEG begins with /9j/
             raise Unprocessable(
                 "inputs holds an address; this server fetches nothing: send the image itself, as base64"
             ) from error
         raise Unprocessable("inputs is not base64: send the file's bytes as the body, base64, or a data URL") from error
+
+
+def _from_base64(text: str) -> bytes:
+    """Decode base64. Whitespace is removed only where decoding stops at it, in one pass. Raises ValueError."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        data = text.encode("ascii")
+        bare = data.translate(None, WHITESPACE)
+        if len(bare) == len(data):
+            raise
+        return base64.b64decode(bare, validate=True)
 
 
 def _crop(image: "Image", height: int, width: int) -> "Image":

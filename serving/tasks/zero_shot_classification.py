@@ -139,14 +139,19 @@ class ZeroShotClassification(Task[str, Parameters, list[str]]):
 
 
 def _candidates(parameters: Parameters, version: VersionContext) -> list[str]:
+    """The labels as the pipeline reads them: those of a list as they are, those of a text stripped, none empty."""
     given = parameters.candidate_labels or version.defaults.candidate_labels
-    labels = [label.strip() for label in (given.split(",", MAX_CANDIDATES) if isinstance(given, str) else given)]
-    if len(labels) > MAX_CANDIDATES:
-        raise Unprocessable(
-            f"parameters.candidate_labels has more labels than the {MAX_CANDIDATES} that may be given: give fewer"
-        )
-    if not labels or not all(labels):
-        raise Unprocessable("parameters.candidate_labels needs at least one label, and none may be empty")
+    if isinstance(given, str):
+        parts = given.split(",", MAX_CANDIDATES)
+        if len(parts) > MAX_CANDIDATES:
+            raise Unprocessable(
+                f"parameters.candidate_labels has more labels than the {MAX_CANDIDATES} that may be given: give fewer"
+            )
+        labels = [label for part in parts if (label := part.strip())]
+    else:
+        labels = list(given)
+    if not labels or not all(map(str.strip, labels)):
+        raise Unprocessable("parameters.candidate_labels needs at least one label, and none of a list may be empty")
     return labels
 
 

@@ -167,11 +167,10 @@ class HuggingFace(Protocol):
         async with stream:
             await stream.start()
             events = await exchange.begin_events(settings.timeout_seconds, version_header(stream.version))
-            whole, count, last_id = "", 0, 0
+            whole, count = "", 0
             async for delta in stream:
                 whole += delta.text
-                last_id = delta.token_ids[-1] if delta.token_ids else last_id
-                tokens = _tokens(delta, last_id)
+                tokens = _tokens(delta)
                 for place, token in enumerate(tokens, start=1):
                     count += 1
                     ended: JsonObject = {"generated_text": None, "details": None}
@@ -187,18 +186,12 @@ class HuggingFace(Protocol):
             await events.end()
 
 
-def _tokens(delta: TextDelta, last_id: int) -> list[JsonObject]:
-    """One event for each token of a delta. The last event has the delta's text, the others an empty text.
-
-    If a stop string swallowed the last tokens, the last event repeats the last token that was sent.
-    """
-    if not delta.token_ids and not delta.text and not delta.finish:
-        return []
+def _tokens(delta: TextDelta) -> list[JsonObject]:
+    """One event for each token of a delta. The last event has the delta's text, the others an empty text."""
     found: list[JsonObject] = []
-    ids = delta.token_ids or (last_id,)
-    for place, token_id in enumerate(ids, start=1):
+    for place, token_id in enumerate(delta.token_ids, start=1):
         score = delta.logprobs[place - 1] if place <= len(delta.logprobs) else None
-        text = delta.text if place == len(ids) else ""
+        text = delta.text if place == len(delta.token_ids) else ""
         token = (
             {"id": token_id, "text": "", "logprob": None, "special": False} if score is None else describe_token(score)
         )

@@ -91,10 +91,10 @@ class Chat(CompletionRoute[ChatForm]):
             "logprobs": _chat_scores(text.tokens) if form.logprobs else None,
         }
 
-    def chunks(self, delta: TextDelta, form: ChatForm, begun: set[int]) -> Iterator[JsonObject]:
+    def chunks(self, delta: TextDelta, form: ChatForm, told: dict[int, int]) -> Iterator[JsonObject]:
         """First a chunk with the role, then the text, then a chunk with the finish reason."""
-        if delta.index not in begun:
-            begun.add(delta.index)
+        if delta.index not in told:
+            told[delta.index] = 0
             yield _delta(delta.index, {"role": "assistant", "content": ""})
         tokens = shown(delta.logprobs)
         if delta.text or tokens:

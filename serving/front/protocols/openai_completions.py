@@ -69,8 +69,10 @@ class CompletionRoute(ABC, Generic[FormType]):
         """The choice of a complete text."""
 
     @abstractmethod
-    def chunks(self, delta: TextDelta, form: FormType, begun: set[int]) -> Iterator[JsonObject]:
-        """The choices of a delta's chunks. begun: the texts that had a chunk; this one is added."""
+    def chunks(self, delta: TextDelta, form: FormType, told: dict[int, int]) -> Iterator[JsonObject]:
+        """The choices of a delta's chunks. told: the texts that had a chunk, with the characters of their tokens so
+        far; brought up to date here.
+        """
 
     async def answer(self, model: str | None, exchange: Exchange) -> None:
         """Answer one request. `model` from the path overrides the body's."""
@@ -116,9 +118,9 @@ class CompletionRoute(ABC, Generic[FormType]):
         events = await exchange.begin_events(self._front.settings.timeout_seconds, version_header(stream.version))
         head = self._head(stream, form, model, exchange) | {"object": self.chunk_kind}
         more: dict[str, object] = {"usage": None} if form.has_usage else {}
-        begun: set[int] = set()
+        told: dict[int, int] = {}
         async for delta in stream:
-            for choice in self.chunks(delta, form, begun):
+            for choice in self.chunks(delta, form, told):
                 await events.tell(encode_json(head | {"choices": [choice]} | more))
         if form.has_usage:
             await events.tell(encode_json(head | {"choices": [], "usage": usage(stream)}))
@@ -170,20 +172,23 @@ class Completions(CompletionRoute[CompletionForm]):
         scores = None if form.logprobs is None else _completion_scores(text.tokens)
         return {"index": index, "text": text.text, "finish_reason": text.finish_reason, "logprobs": scores}
 
-    def chunks(self, delta: TextDelta, form: CompletionForm, begun: set[int]) -> Iterator[JsonObject]:
-        """One chunk, unless the delta is empty."""
+    def chunks(self, delta: TextDelta, form: CompletionForm, told: dict[int, int]) -> Iterator[JsonObject]:
+        """One chunk, unless the delta is empty. Offsets go on from the text's chunk before."""
         tokens = shown(delta.logprobs)
+        start = told.get(delta.index, 0)
+        told[delta.index] = start + sum(len(token.text) for token in tokens)
         if delta.text or tokens or delta.finish:
             yield {
                 "index": delta.index,
                 "text": delta.text,
                 "finish_reason": delta.finish_reason,
-                "logprobs": None if form.logprobs is None else _completion_scores(tokens),
+                "logprobs": None if form.logprobs is None else _completion_scores(tokens, start),
             }
 
 
-def _completion_scores(tokens: Sequence[TokenScore]) -> JsonObject:
-    offsets, at = [], 0
+def _completion_scores(tokens: Sequence[TokenScore], start: int = 0) -> JsonObject:
+    """start: the characters of the text's tokens before these."""
+    offsets, at = [], start
     for token in tokens:
         offsets.append(at)
         at += len(token.text)

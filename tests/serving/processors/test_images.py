@@ -1,5 +1,6 @@
 """Images whose header claims too much are refused, and Pillow's process-wide bound is left as it is."""
 
+import base64
 import struct
 import zlib
 from io import BytesIO
@@ -12,7 +13,7 @@ from PIL import Image, ImageOps
 from registry.contract import ImageSettings, Processor
 from serving.errors import TooLarge, Unprocessable
 from serving.processors.image_memory import MAX_PIXELS, ORIENTATION, decoder_bytes, memory_of
-from serving.processors.images import ImageReader, _open, shape
+from serving.processors.images import ImageReader, _decode, _open, shape
 from tests.contracts import classifier
 
 
@@ -180,3 +181,57 @@ def test_whatever_a_reader_of_files_raises_is_the_clients_fault(
     monkeypatch.setattr("serving.processors.images.shape", fail)
     with pytest.raises(Unprocessable, match="broken"):
         reader_of(settings((8, 8))).read(BROKEN_EXIF)
+
+
+def drawn() -> bytes:
+    """A PNG whose base64 has several lines."""
+    file = BytesIO()
+    Image.effect_noise((16, 16), 50).save(file, "PNG")
+    return file.getvalue()
+
+
+FILE = drawn()
+PLAIN = base64.b64encode(FILE).decode()
+LINES = base64.encodebytes(FILE).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLAIN,
+        LINES,
+        LINES.replace("\n", "\r\n"),
+        f" {PLAIN}\t\f",
+        f"data:image/png;base64,{PLAIN}",
+        f"data:image/png;base64,{LINES}",
+        f"data:image/png;charset=x;base64,{PLAIN}",
+        f"DATA:image/png;BASE64,{PLAIN}",
+        f"data:;base64,{PLAIN}",
+    ],
+    ids=range(9),
+)
+def test_a_file_as_text_is_read_in_each_form_that_common_tools_write(text: str) -> None:
+    assert _decode(text) == FILE
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (PLAIN[:-3] + "*" + PLAIN[-2:], "not base64"),
+        (LINES + "*", "not base64"),
+        (LINES + "\N{NO-BREAK SPACE}", "not base64"),
+        (LINES + "\0", "not base64"),
+        (PLAIN.replace("+", "-").replace("/", "_"), "not base64"),
+        ("QUI=\nQUI=", "not base64"),
+        ("QUJ\n", "not base64"),
+        (f"data:image/png,{PLAIN}", "without base64"),
+        ("data:image/png;base64", "without base64"),
+        (f"data:image/png;xbase64,{PLAIN}", "without base64"),
+        ("HTTP://host/a b.png\n", "fetches nothing"),
+        ("/a.png", "fetches nothing"),
+    ],
+    ids=range(12),
+)
+def test_what_is_no_base64_is_refused(text: str, says: str) -> None:
+    with pytest.raises(Unprocessable, match=says):
+        _decode(text)
