@@ -54,6 +54,7 @@ CODES: Mapping[int, Code] = {
     422: Code.INVALID_ARGUMENT,
     429: Code.RESOURCE_EXHAUSTED,
     499: Code.CANCELLED,
+    501: Code.UNIMPLEMENTED,
     503: Code.UNAVAILABLE,
     504: Code.DEADLINE_EXCEEDED,
 }
