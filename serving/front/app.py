@@ -100,6 +100,7 @@ class Others:
         body = await read_body(scope, receive, self._max_body_bytes) if is_read else b""
         if parts == ["predict"]:
             check_values(body, self._max_rows)
+            bentoml.check_fields(body)
             scope = bentoml.as_json(scope)
             bentoml.current_disconnected.set(partial(client_left, receive))
         await self._inner(scope, replay(body, receive), send)

@@ -42,6 +42,7 @@ VALUES = {
     "PredictForm.parameters",
     "RequestedOutput.parameters",
     "SplitTable.data",
+    "SplitTable.index",
     "Tensor.parameters",
 }
 """Counted as the values of the body, see `serving.tasks.base.body_values`."""
