@@ -302,7 +302,7 @@ SEEDS: Mapping[str, Sequence[bytes]] = {
     "tables": [
         b'\1\0{"dataframe_split": {"columns": ["text"], "data": [["a"]]}, "params": {"top_k": 1}}',
         b'\0\0{"dataframe_records": [{"text": "a"}]}',
-        b"\0\1text,other\na,b\n",
+        b"\0\1text\na\nb\n",
     ],
     "image": [base64.b64decode(each) for each in IMAGES],
     "image_text": [each.encode() for each in IMAGES],

@@ -115,6 +115,7 @@ class Others:
             scope = {**scope, "path": "/" + "/".join(parts)}
         if parts == ["predict"]:
             check_values(body, self._max_rows)
+            bentoml.check_fields(body)
             scope = bentoml.as_json(scope)
             bentoml.current_disconnected.set(partial(client_left, receive))
         await self._inner(scope, replay(body, receive), send if is_read else with_policy(send))

@@ -12,7 +12,7 @@ import msgspec
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from serving.errors import ServingError
+from serving.errors import ServingError, Unprocessable
 from serving.front.asgi import JSON, Header, JsonObject, Scope, encode_answer, encode_json, refusal
 from serving.front.disconnects import Disconnected
 from serving.front.front import Front
@@ -32,6 +32,24 @@ class PredictForm(msgspec.Struct, frozen=True):
     inputs: Any
     parameters: dict[str, Any] | None = None
     version: Name | None = None
+
+
+def check_fields(body: bytes) -> None:
+    """Raise Unprocessable for a field that the form does not have: BentoML would leave it out without a word.
+
+    What is no object of JSON is left to BentoML, which says so.
+    """
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    known = PredictForm.__struct_fields__
+    unknown = next((name for name, value in fields.items() if name not in known and bytes(value) != b"null"), None)
+    if unknown is not None:
+        raise Unprocessable(
+            f"{unknown} is no field of this body, which has {', '.join(known)}: put the task's own in parameters",
+            field=unknown,
+        )
 
 
 class InvalidForms(logging.Filter):

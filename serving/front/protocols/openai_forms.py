@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from serving.errors import Unprocessable
 from serving.front.asgi import JsonObject
 from serving.front.protocols.forms import pick_parameters
 from serving.front.text_stream import TextDelta, TextStream
@@ -76,7 +77,10 @@ class GenerationForm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def to_parameters(form: GenerationForm, fields: Mapping[str, object], task: AnyTask, **more: object) -> JsonObject:
-    """The task's parameters. Those without an OpenAI name, such as `top_k`, have the task's own names in the body."""
+    """The task's parameters. Those without an OpenAI name, such as `top_k`, have the task's own names in the body.
+
+    more: parameters that the route sets. Raises Unprocessable where the body sets one otherwise by the task's name.
+    """
     is_greedy = form.temperature == 0
     parameters = pick_parameters(fields, task)
     for name in ("logprobs", "stop", "temperature"):  # these have another form in OpenAI's bodies
@@ -84,7 +88,13 @@ def to_parameters(form: GenerationForm, fields: Mapping[str, object], task: AnyT
     given = {"max_new_tokens": form.max_tokens, "temperature": form.temperature, **more}
     if form.stop:
         given["stop"] = [form.stop] if isinstance(form.stop, str) else form.stop
-    parameters |= {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
+    twice = next((name for name in given if name in parameters and parameters[name] != given[name]), None)
+    if twice is not None:
+        raise Unprocessable(
+            f"{twice} differs from what this route sets by a field of its own: leave it out", field=twice
+        )
+    parameters |= given
     if is_greedy:
         for name in ("temperature", "top_p", "top_k", "seed"):
             parameters.pop(name, None)

@@ -55,6 +55,10 @@ def _convert(body: object, task: AnyTask) -> Any:
         drop_unsupported(body, task.unsupported)
         if isinstance(body.get("parameters"), dict):
             drop_unsupported(body["parameters"], task.unsupported, "parameters.")
+            names = task.parameters_type.__struct_fields__
+            twice = next((name for name in names if name in body and name in body["parameters"]), None)
+            if twice is not None:
+                raise Unprocessable(f"parameters.{twice} is also beside parameters: send it once", field=twice)
     return msgspec.convert(body, body_form(task))
 
 

@@ -204,3 +204,10 @@ def test_a_path_with_a_control_character_is_no_route(app: DataPlane, path: str) 
     found = asyncio.run(work())
     assert found.status_code == 404
     assert "control character" in found.text
+
+
+@pytest.mark.parametrize(("fields", "status"), [({"top_k": 1}, 422), ({"parameter": {}}, 422), ({"top_k": None}, 200)])
+def test_an_unknown_field_is_refused_by_its_name(app: DataPlane, fields: dict[str, Any], status: int) -> None:
+    body = json.dumps({"model": "m", "inputs": "a"} | fields).encode()
+    found = asyncio.run(post(app, body, "application/json"))
+    assert (found.status_code, next(iter(fields)) in found.text) == (status, status == 422), found.text

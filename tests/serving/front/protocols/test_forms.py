@@ -179,3 +179,12 @@ def test_obfuscation_of_a_stream_is_refused_unless_it_is_not_asked_for() -> None
     assert not read_form(given, GenerationForm).has_usage
     with pytest.raises(errors.Unprocessable, match="include_obfuscation is not supported"):
         read_form({"stream_options": {"include_obfuscation": True}}, GenerationForm)
+
+
+def test_a_parameter_by_two_names_is_refused_where_they_differ() -> None:
+    fields = {"prompt": "a", "max_tokens": 3, "max_new_tokens": 9}
+    with pytest.raises(errors.Unprocessable, match="max_new_tokens differs from what this route sets") as refused:
+        to_parameters(read_form(fields, CompletionForm), fields, WRITES)
+    assert refused.value.field == "max_new_tokens"
+    fields["max_new_tokens"] = 3
+    assert to_parameters(read_form(fields, CompletionForm), fields, WRITES) == {"max_new_tokens": 3}

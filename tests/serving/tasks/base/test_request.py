@@ -132,3 +132,9 @@ def test_null_means_absent_wherever_it_stands() -> None:
         parse({"inputs": None})
     beside = {"inputs": "a", "parameters": {"top_k": 1}, "top_k": None}
     assert parse(beside).parameters.top_k == 1
+
+
+@pytest.mark.parametrize("beside", [1, 2])
+def test_a_parameter_within_and_beside_parameters_is_refused(beside: int) -> None:
+    with pytest.raises(Unprocessable, match=r"parameters.top_k is also beside parameters: send it once"):
+        parse({"inputs": "a", "parameters": {"top_k": 1}, "top_k": beside})
