@@ -16,7 +16,7 @@ ORIGIN, SITE = b"origin", b"sec-fetch-site"
 BROWSER_HEADERS = frozenset({ORIGIN, SITE})
 """That browsers alone send, and no page can change."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""RFC 9110, 9.2.1: they change nothing."""
+"""RFC 9110, 9.2.1: they change nothing, and no route loads a version for one, see `VisibleModels.known`."""
 
 PREFLIGHT_SECONDS = 3600
 """How long a browser may keep the answer to a preflight request; browsers bound it themselves."""
