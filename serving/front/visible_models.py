@@ -1,4 +1,4 @@
-"""The served models as the caller of a request may see them: found by name, described, waited for until loaded, and listed.
+"""The served models as the caller of a request may see them: found, described, waited for until loaded, and listed.
 
 `routing` knows all models, `access` what the caller's key may ask. `front` has one `VisibleModels`, which `attempts`
 and the protocols ask.
