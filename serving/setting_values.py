@@ -15,7 +15,7 @@ CORES_OF_A_FRONT = 4
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 HOST = re.compile(r"[a-z0-9._\-]+|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*|\*")
 """A name, an address, an address of IPv6, which has two colons, or all."""
-ORIGIN = re.compile(r"https?://[a-z0-9._\-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d+)?")
+ORIGIN = re.compile(r"https?://([a-z0-9._\-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 """An origin as browsers send it: without a path, and without a port that is the scheme's own."""
 _DEVICE = re.compile(r"auto|(cpu|cuda)(:\d+)?")
 

@@ -5,18 +5,21 @@ and a server that asks for no key would do what these say. So they are refused t
 """
 
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from starlette.middleware.cors import CORSMiddleware
 
 from serving.errors import Forbidden
 from serving.front.asgi import App, Scope
+from serving.front.host_names import name_and_port
+from serving.setting_values import ORIGIN as ORIGIN_OF_PAGE
 
 ORIGIN, SITE = b"origin", b"sec-fetch-site"
 BROWSER_HEADERS = frozenset({ORIGIN, SITE})
 """That browsers alone send, and no page can change."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""RFC 9110, 9.2.1: they change nothing."""
+"""RFC 9110, 9.2.1: they change nothing, and no route loads a version for one, see `VisibleModels.known`."""
+PORTS = {"http": "80", "https": "443"}
+"""Of each scheme that pages come by; an origin and a `Host` leave it out."""
 
 PREFLIGHT_SECONDS = 3600
 """How long a browser may keep the answer to a preflight request; browsers bound it themselves."""
@@ -56,7 +59,7 @@ def check_origin(scope: Scope, origins: Sequence[str]) -> None:
     if site:
         is_own = site in (b"same-origin", b"none")
     else:
-        is_own = not origin or _host_of(origin) == headers.get(b"host", b"").decode("latin-1").lower()
+        is_own = not origin or _is_own(origin, headers.get(b"host", b""), scope["scheme"])
     if not is_own:
         raise Forbidden(
             f"a page of {origin or 'another origin'} sent this, and without keys only pages of this server may: let "
@@ -64,9 +67,20 @@ def check_origin(scope: Scope, origins: Sequence[str]) -> None:
         )
 
 
-def _host_of(origin: str) -> str:
-    """The host and port that a page of this origin would send as `Host`; "" for `null` and what is no origin."""
-    try:
-        return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return ""
+def _is_own(origin: str, host: bytes, scheme: str) -> bool:
+    """Whether a page of this origin is one of the server that a request with this `Host` came to.
+
+    scheme: that the server speaks itself. Behind one of plain HTTP a proxy may speak TLS to browsers, so both are its
+    own; what speaks TLS has no pages of HTTP. A `Host` without a port leaves out the one of the origin's scheme.
+    """
+    origin, own = origin.lower(), name_and_port(host)
+    if not ORIGIN_OF_PAGE.fullmatch(origin) or own is None:
+        return False
+    asked, _, rest = origin.partition("://")
+    given = name_and_port(rest.encode())
+    port = PORTS[asked]
+    return (
+        given is not None
+        and (asked == scheme or scheme == "http")
+        and (own[0], own[1] or port) == (given[0], given[1] or port)
+    )

@@ -47,6 +47,12 @@ class HostNames:
 
 def _name_of(value: bytes) -> str | None:
     """The name, or the address without brackets, that a header's value has with or without a port."""
+    found = name_and_port(value)
+    return None if found is None else found[0]
+
+
+def name_and_port(value: bytes) -> tuple[str, str] | None:
+    """The name, or the address without brackets, and the port or "" of a header's value; None for what is no host."""
     text = value.decode("latin-1").strip().lower()
     if text.startswith("["):
         name, bracket, rest = text[1:].partition("]")
@@ -54,7 +60,9 @@ def _name_of(value: bytes) -> str | None:
     else:
         name, colon, port = text.partition(":")
         name, rest = name.removesuffix("."), colon + port
-    return name if not rest or (rest[0] == ":" and rest[1:].isdecimal()) else None
+    if not rest or (rest[0] == ":" and rest[1:].isascii() and rest[1:].isdecimal()):
+        return name, rest[1:]
+    return None
 
 
 @lru_cache(_REMEMBERED)

@@ -30,6 +30,21 @@ PREDICTIONS_A_TURN = 1024
 """Predictions that are counted before the event loop runs others. Untuned: each takes about a microsecond."""
 
 
+@dataclass(frozen=True)
+class UnloadedVersion:
+    """A version that has no engine now, as far as the routing table tells of it."""
+
+    model: str
+    version: str
+    contract: Contract
+    version_context: None = None
+
+    @property
+    def task(self) -> AnyTask:
+        """The task of its contract."""
+        return get_task(self.contract.task)
+
+
 @dataclass
 class LoadedVersion:
     """One loaded version. links: of its engines, by address. accepting: those that take new requests.

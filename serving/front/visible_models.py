@@ -1,4 +1,4 @@
-"""The served models as the caller of a request may see them: found by name, waited for until loaded, and listed.
+"""The served models as the caller of a request may see them: found, described, waited for until loaded, and listed.
 
 `routing` knows all models, `access` what the caller's key may ask. `front` has one `VisibleModels`, which `attempts`
 and the protocols ask.
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from serving.errors import NotLoaded
 from serving.front.access import Access
 from serving.front.disconnects import Disconnected
-from serving.front.loaded_version import LoadedVersion
+from serving.front.loaded_version import LoadedVersion, UnloadedVersion
 from serving.front.meter import count_cold
 from serving.front.routing import Routing
 from serving.front.waiter import deadline_in
@@ -32,6 +32,21 @@ class VisibleModels:
         if self._access.is_open:
             return self._routing.find(name, version)
         return self._routing.find(name, version, self._visible(self._routing.served_models()))
+
+    def known(self, name: str, version: str | None) -> LoadedVersion | UnloadedVersion:
+        """As `find`, but a version that is loaded on demand stays as it is: what is only described is not loaded.
+
+        A page of another origin may send any GET unasked, and a browser does not always say that it comes from one.
+        Raises as `find`, and NotLoaded where nothing is known of the version but its number.
+        """
+        try:
+            return self.find(name, version)
+        except NotLoaded as missing:
+            model, number = missing.key
+            contract = self._routing.table.models[model].versions[number].contract
+            if contract is None:
+                raise
+            return UnloadedVersion(model, number, contract)
 
     async def loaded(
         self, name: str, version: str | None, deadline: float | None = None, disconnected: Disconnected | None = None

@@ -10,7 +10,7 @@ from serving.front.asgi import JSON, Header, JsonObject, Response, encode_answer
 from serving.front.attempts import only_text_streams
 from serving.front.disconnects import Disconnected
 from serving.front.front import Front
-from serving.front.loaded_version import LoadedVersion
+from serving.front.loaded_version import LoadedVersion, UnloadedVersion
 from serving.front.model_description import describe_model, outline_model
 from serving.front.protocols.base import Exchange, Protocol, as_error, headers_of, no_route, version_header
 from serving.front.protocols.forms import read_json
@@ -47,9 +47,10 @@ class HuggingFace(Protocol):
         elif len(parts) == 2 and parts[1] in ("health", "info"):
             exchange.expect("GET")
             if parts[1] == "info":
-                loaded = await self.front.models.loaded(parts[0], None)
-                loaded.choose_link()
-                await exchange.respond_json(self._info(loaded))
+                known = self.front.models.known(parts[0], None)
+                if isinstance(known, LoadedVersion):
+                    known.choose_link()
+                await exchange.respond_json(self._info(known))
             else:
                 with suppress(NotLoaded):
                     self.front.models.find(parts[0], None).choose_link()
@@ -84,14 +85,14 @@ class HuggingFace(Protocol):
         describe = describe_model if self.front.access.caller().admin else outline_model
         await exchange.respond_json(describe(name, entry))
 
-    def _info(self, loaded: LoadedVersion) -> JsonObject:
+    def _info(self, known: LoadedVersion | UnloadedVersion) -> JsonObject:
         """The model in the fields of text-generation-inference's `/info` that apply to every task."""
         return {
-            "model_id": loaded.model,
-            "model_sha": loaded.version,
-            "model_pipeline_tag": loaded.contract.task,
-            "model_type": loaded.contract.model_type,
-            "max_input_tokens": loaded.contract.max_tokens,
+            "model_id": known.model,
+            "model_sha": known.version,
+            "model_pipeline_tag": known.contract.task,
+            "model_type": known.contract.model_type,
+            "max_input_tokens": known.contract.max_tokens,
             "max_client_batch_size": self.front.settings.max_rows,
             "router": "headwaiter",
             "version": __version__,

@@ -89,20 +89,21 @@ class KServe(Protocol):
         entry = self.front.models.all().get(name.partition("@")[0])
         if not rest:
             exchange.expect("GET")
-            loaded = await self.front.models.loaded(name, version)
-            await exchange.respond_json(metadata(loaded, list(entry.versions if entry else ())))
+            known = self.front.models.known(name, version)
+            await exchange.respond_json(metadata(known, list(entry.versions if entry else ())))
         elif rest == ["config"]:
             exchange.expect("GET")
-            loaded = await self.front.models.loaded(name, version)
-            engines = entry.versions[loaded.version].engines if entry else ()
+            known = self.front.models.known(name, version)
+            engines = entry.versions[known.version].engines if entry else ()
             is_operator = self.front.access.caller().admin
-            await exchange.respond_json(configuration(loaded, engines if is_operator else None))
+            await exchange.respond_json(configuration(known, engines if is_operator else None))
         elif rest == ["stats"]:
             exchange.expect("GET")
             self.front.access.check_model(name)
             self.front.access.check_admin("/v2/models/{name}/stats")
-            loaded = await self.front.models.loaded(name, version)
-            await self._tell_statistics(exchange, loaded.model, version)
+            with suppress(NotLoaded):
+                self.front.models.find(name, version)
+            await self._tell_statistics(exchange, name.partition("@")[0], version)
         elif rest == ["ready"]:
             exchange.expect("GET")
             with suppress(NotLoaded):

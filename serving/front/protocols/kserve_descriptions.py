@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from monitoring.exposition import Exposition, Total
 from serving.front.asgi import JsonObject
-from serving.front.loaded_version import LoadedVersion
+from serving.front.loaded_version import LoadedVersion, UnloadedVersion
 from serving.front.protocols.kserve_tensors import output_form
 from serving.runtime.instruments import instruments
 from serving.tasks.base.columns import parts_of, takes_text
@@ -30,37 +30,41 @@ STAGES = {"queue": "queue", "compute_input": "encode", "compute_infer": "forward
 """A duration in Triton's statistics → the stage that it is measured in."""
 
 
-def metadata(loaded: LoadedVersion, versions: list[str]) -> JsonObject:
-    """The inputs, with those for parameters that a request needs, and the output. versions: all of the model."""
-    example = loaded.contract.example
-    if loaded.contract.processor.image is not None:
+def metadata(known: LoadedVersion | UnloadedVersion, versions: list[str]) -> JsonObject:
+    """The inputs, with those for parameters that a request needs, and the output. versions: all of the model.
+
+    Notes that only the version's tokenizer knows are left out while it is not loaded.
+    """
+    notes = known.task.input_notes(known.version_context) if known.version_context is not None else {}
+    example = known.contract.example
+    if known.contract.processor.image is not None:
         parts = {"image": False}
     else:
-        parts = {"text": False} if takes_text(loaded.task) else dict(parts_of(loaded.task))
+        parts = {"text": False} if takes_text(known.task) else dict(parts_of(known.task))
     shapes = {name: [-1, -1] if is_list else [-1] for name, is_list in parts.items()}
-    shapes |= {name: [-1] for name in loaded.task.needed_parameters(loaded.contract)}
+    shapes |= {name: [-1] for name in known.task.needed_parameters(known.contract)}
     return {
-        "name": loaded.model,
+        "name": known.model,
         "versions": versions,
-        "platform": f"headwaiter_{loaded.contract.task}",
+        "platform": f"headwaiter_{known.contract.task}",
         "inputs": [{"name": name, "datatype": "BYTES", "shape": shape} for name, shape in shapes.items()],
         "outputs": [output_form(example.output if example else None)],
-        "parameters": dict(loaded.task.input_notes(loaded.version_context)),
+        "parameters": dict(notes),
     }
 
 
-def configuration(loaded: LoadedVersion, engines: Sequence[EngineEntry] | None) -> JsonObject:
+def configuration(known: LoadedVersion | UnloadedVersion, engines: Sequence[EngineEntry] | None) -> JsonObject:
     """Triton's model configuration, with the tensors of `metadata`; their first dimension is the rows.
 
     engines: None where the caller is no operator, who is told neither of devices nor of the model's class.
     """
-    described = metadata(loaded, [])
-    parameters = {"task": loaded.contract.task, "max_tokens": str(loaded.contract.max_tokens)}
+    described = metadata(known, [])
+    parameters = {"task": known.contract.task, "max_tokens": str(known.contract.max_tokens)}
     told: JsonObject = {
-        "name": loaded.model,
+        "name": known.model,
         "platform": described["platform"],
         "backend": "headwaiter",
-        "version_policy": {"specific": {"versions": [int(loaded.version)]}},
+        "version_policy": {"specific": {"versions": [int(known.version)]}},
         "max_batch_size": 0,
         "input": _tensors(described["inputs"]),
         "output": _tensors(described["outputs"]),
@@ -68,7 +72,7 @@ def configuration(loaded: LoadedVersion, engines: Sequence[EngineEntry] | None) 
     }
     if engines is not None:
         told["instance_group"] = _instance_groups([engine.device for engine in engines])
-        parameters["model_class"] = loaded.contract.model_class
+        parameters["model_class"] = known.contract.model_class
     return told | {"parameters": {name: {"string_value": value} for name, value in parameters.items()}}
 
 

@@ -81,8 +81,8 @@ class InferenceService:
     async def _model_metadata(self, message: bytes, call: RpcCall) -> RpcAnswer:
         asked = parse("ModelMetadataRequest", message)
         entry = self._front.models.all().get(asked.name.partition("@")[0])
-        loaded = await self._front.models.loaded(asked.name, asked.version or None)
-        told = metadata(loaded, list(entry.versions if entry else ()))
+        known = self._front.models.known(asked.name, asked.version or None)
+        told = metadata(known, list(entry.versions if entry else ()))
         del told["parameters"]  # this message has no place for them
         return RpcAnswer(message_class("ModelMetadataResponse")(**told))
 

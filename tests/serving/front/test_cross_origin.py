@@ -2,13 +2,15 @@
 
 import asyncio
 import re
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from registry.settings import InvalidSetting
-from serving.front.cross_origin import allow_origins
+from serving.errors import Forbidden
+from serving.front.cross_origin import allow_origins, check_origin
 from serving.front.fast_path import FastConnection
 from serving.setting_values import read_origins
 from tests.serving.front.local_front import MakeFront, answer, engines
@@ -98,6 +100,46 @@ def test_only_pages_of_this_server_send_to_one_without_keys(
 ) -> None:
     data = request(BODY, *told, "Connection: close")
     assert ask(make_front, http, data)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "scheme", "is_own"),
+    [
+        ("localhost:3000", "http://localhost:3000", "http", True),
+        ("LOCALHOST:3000", "http://localhost:3000", "http", True),
+        ("localhost:3000", "http://localhost", "http", False),
+        ("localhost:3000", "http://localhost:03000x", "http", False),
+        ("localhost:3000", "http://a@localhost:3000", "http", False),
+        ("localhost:3000", "http://localhost:3000/", "http", False),
+        ("localhost:3000", "chrome-extension://localhost:3000", "http", False),
+        ("localhost:3000", "file://localhost:3000", "http", False),
+        ("localhost:3000", "//localhost:3000", "http", False),
+        ("localhost", "http://localhost", "http", True),
+        ("localhost", "http://localhost:443", "http", False),
+        ("localhost:80", "http://localhost", "http", True),
+        ("localhost", "http://localhost:80", "http", True),
+        ("name:443", "https://name", "http", True),  # behind a proxy that speaks TLS
+        ("name", "https://name", "http", True),
+        ("name:443", "http://name", "http", False),
+        ("name:80", "https://name", "http", False),
+        ("name:8443", "https://name:8443", "http", True),
+        ("name:8443", "https://name:8443", "https", True),
+        ("name:8443", "http://name:8443", "https", False),
+        ("name", "http://name", "https", False),
+        ("[::1]:3000", "http://[::1]:3000", "http", True),
+        ("[::1]", "http://[::1]:3000", "http", False),
+        ("name:", "http://name", "http", False),
+        ("", "null", "http", False),
+        ("name:99999999999", "http://name:99999999999", "http", False),
+    ],
+)
+def test_an_own_origin_has_the_scheme_host_and_port_of_this_server(
+    host: str, origin: str, scheme: str, is_own: bool
+) -> None:
+    headers = [(b"host", host.encode()), (b"origin", origin.encode())]
+    scope = {"method": "POST", "scheme": scheme, "headers": headers}
+    with nullcontext() if is_own else pytest.raises(Forbidden):
+        check_origin(scope, ())
 
 
 def test_origins_are_read_and_checked() -> None:
