@@ -66,8 +66,14 @@ class Move(
     skipped: tuple[str, ...] = ()
 
     def encode(self) -> str:
-        """The record as JSON; raises HistoryError for one that is longer than what MLflow keeps."""
+        """The record as JSON; raises HistoryError for one that could not be read again, or is too long for MLflow."""
         record = msgspec.json.encode(self).decode()
+        try:
+            msgspec.json.decode(record, type=Move)
+        except msgspec.ValidationError as error:  # as a score that is no number
+            raise HistoryError(
+                f"the record of this move could not be read again ({error}): no alias is moved"
+            ) from error
         if len(record) > MAX_RECORD:
             raise HistoryError(
                 f"the record of this move has {len(record):,} characters, MLflow keeps {MAX_RECORD:,}: "
