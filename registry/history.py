@@ -99,7 +99,7 @@ def new_key(now: float | None = None, after: Iterable[str] = ()) -> str:
 
 MAX_AHEAD_MICROS = 86_400_000_000
 """A record that is further in the future was not made by a clock, and no other is put behind it."""
-_KEY = re.compile(re.escape(PREFIX) + r"\d{17}\.[0-9a-f]{8}")
+_KEY = re.compile(re.escape(PREFIX) + r"[0-9]{17}\.[0-9a-f]{8}")
 
 
 def read_moves(tags: Mapping[str, str], alias: str | None = None) -> list[Move]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 
 from registry.errors import RolloutError
+from registry.patterns import VERSION, whole
 from registry.rollout.guards import Guard, parse_guards
 
 FORMAT = 1
@@ -20,11 +21,11 @@ MAX_STEPS = 20
 MAX_SHADOWS = 1_000_000
 MAX_SECONDS = 7 * 86400.0
 
-VersionNumber = Annotated[str, msgspec.Meta(pattern=r"^\d{1,18}$")]
+VersionNumber = Annotated[str, msgspec.Meta(pattern=whole(VERSION))]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SHADOW = re.compile(r"shadow:(\d{1,9})")
-_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,4})?) ?%")
+_SHADOW = re.compile(r"shadow:([0-9]{1,9})")
+_SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%")
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -85,7 +86,7 @@ def parse_steps(texts: Sequence[str]) -> tuple[Step, ...]:
 
 def parse_duration(text: str, *, min_seconds: float = 0.0) -> float:
     """Seconds of a text such as `90s`, `10m`, `1.5h`, `1d`. Raises RolloutError; also below `min_seconds`."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?) ?([smhd])", text.strip())
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?([smhd])", text.strip())
     if found is None:
         raise RolloutError(f"{text[:100]!r} is no time: write a number and s, m, h or d, as '10m'")
     seconds = float(found[1]) * _UNITS[found[2]]
@@ -102,7 +103,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     time: seconds since the epoch, for display only: no decision depends on it.
     """
 
-    id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}$")]  # a part of paths
+    id: Annotated[str, msgspec.Meta(pattern=whole("[0-9a-f]{8}"))]  # a part of paths
     alias: str
     stable: VersionNumber
     candidate: VersionNumber

@@ -24,7 +24,7 @@ def keys() -> None:
 @click.option("--admin", is_flag=True, help="It may see what operators see: /metrics, contracts, processes, errors.")
 @click.option(
     "--rate",
-    type=options.Number(0, MAX_RATE),
+    type=options.FiniteRange(0, MAX_RATE),
     default=0.0,
     metavar="R",
     help="Requests a second, at least one a day; 0: any.",

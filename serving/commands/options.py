@@ -13,7 +13,7 @@ alias = click.option("--alias", default=DEFAULT_ALIAS, show_default=True)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-class Number(click.FloatRange):
+class FiniteRange(click.FloatRange):
     """A number within bounds. click's own range lets NaN pass, which is on neither side of a bound."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:

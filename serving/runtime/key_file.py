@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from registry.environment import InvalidSetting
+from registry.patterns import whole
 
 PREFIX = "hw_"
 """Of a key, by which scanners of source code may find one that was left there."""
@@ -51,7 +52,7 @@ class AccessKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     name: str
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Meta(pattern=whole("[0-9a-f]{64}"))]
     models: tuple[str, ...] = (ALL_MODELS,)
     admin: bool = False
     rate: float = 0.0

@@ -193,7 +193,9 @@ def test_a_file_that_would_be_too_large_is_not_written(path: Path, monkeypatch: 
     assert [key.name for key in file.read().keys] == ["first"]
 
 
-@pytest.mark.parametrize(("field", "value"), [("rate", "1e-300"), ("created", "1e300"), ("created", "-1")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("rate", "1e-300"), ("created", "1e300"), ("created", "-1"), ("sha256", f'"{"0" * 64}\\n"')]
+)
 def test_a_record_out_of_bounds_is_refused(field: str, value: str, path: Path) -> None:
     KeyFile(path).add("first", rate=1.0)
     record = json.loads(path.read_text())["keys"][0]
