@@ -3,6 +3,7 @@
 errors       everything that can go wrong
 settings     where the registry and its cache are; `environment`: how settings are declared and read
 extras       how packages that are no dependencies are installed
+patterns     texts that are keys, paths or numbers, matched whole
 redaction    what no text of other software may carry
 own_folder   folders of one user alone; `held_folder`s do not outlive their process, `atomic_file`s are replaced whole
 child_process  processes of our own: what they import, and what of the environment they get

@@ -5,6 +5,7 @@ A field `workers: Annotated[int, Meta(ge=1, le=256, description="Front processes
 say the "default" in words. What reads, refuses, documents or offers a setting as a flag derives from that declaration.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, assert_never, get_args, get_origin, get_type_hints
@@ -14,6 +15,8 @@ import msgspec
 from registry.errors import RegistryError
 
 PREFIX = "HEADWAITER_"
+_NUMBER = re.compile(r"[-+]?[0-9.]{1,400}(e[-+]?[0-9]{1,3})?", re.IGNORECASE)
+"""Python also reads 1_000, the digits of other scripts, and what is no finite number."""
 SettingKind = Literal["whole number", "number", "switch", "choice", "text"]
 
 
@@ -68,6 +71,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
         """The value, None for one that breaks the rule."""
         match self.kind:
             case "whole number" | "number":
+                if not _NUMBER.fullmatch(text):
+                    return None
                 try:
                     number = int(text) if self.kind == "whole number" else float(text)
                 except ValueError:

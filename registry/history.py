@@ -66,8 +66,14 @@ class Move(
     skipped: tuple[str, ...] = ()
 
     def encode(self) -> str:
-        """The record as JSON; raises HistoryError for one that is longer than what MLflow keeps."""
+        """The record as JSON; raises HistoryError for one that could not be read again, or is too long for MLflow."""
         record = msgspec.json.encode(self).decode()
+        try:
+            msgspec.json.decode(record, type=Move)
+        except msgspec.ValidationError as error:  # as a score that is no number
+            raise HistoryError(
+                f"the record of this move could not be read again ({error}): no alias is moved"
+            ) from error
         if len(record) > MAX_RECORD:
             raise HistoryError(
                 f"the record of this move has {len(record):,} characters, MLflow keeps {MAX_RECORD:,}: "
@@ -93,7 +99,7 @@ def new_key(now: float | None = None, after: Iterable[str] = ()) -> str:
 
 MAX_AHEAD_MICROS = 86_400_000_000
 """A record that is further in the future was not made by a clock, and no other is put behind it."""
-_KEY = re.compile(re.escape(PREFIX) + r"\d{17}\.[0-9a-f]{8}")
+_KEY = re.compile(re.escape(PREFIX) + r"[0-9]{17}\.[0-9a-f]{8}")
 
 
 def read_moves(tags: Mapping[str, str], alias: str | None = None) -> list[Move]:

@@ -60,7 +60,7 @@ def _find_unused(model: Any, unexpected: Collection[str]) -> list[str]:
     def is_within(name: str) -> bool:
         parts = name.split(".")
         known = next((size for size in range(len(parts) - 1, 0, -1) if ".".join(parts[:size]) in modules), 0)
-        return known > 1 or (known == 1 and parts[1].isdigit())
+        return known > 1 or (known == 1 and parts[1].isdecimal())
 
     own = f"{model.base_model_prefix}."
     return [

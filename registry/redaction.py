@@ -21,7 +21,7 @@ _SECRET_VARIABLE = re.compile(
     re.IGNORECASE,
 )
 """Names of variables whose values are secrets. Whole words only: TOKENIZERS_PARALLELISM and QUEUE_TOKENS are none."""
-_NO_SECRET = re.compile(r"_(?:PATH|FILE|FOLDER|DIR|URL|URI)$", re.IGNORECASE)
+_NO_SECRET = re.compile(r"_(?:PATH|FILE|FOLDER|DIR|URL|URI)\Z", re.IGNORECASE)
 _CREDENTIALS_OF_URL = re.compile(r"[a-z][\w+.-]*://(?P<user>[^:/?#@]*):(?P<password>.*)@", re.IGNORECASE | re.DOTALL)
 MAX_TEXT, CUT_EDGE = 1 << 16, 1 << 12
 """Characters of a text that are looked at, since `re` holds the GIL; what is left out on both sides of a cut."""

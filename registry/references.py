@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from registry.patterns import is_version
 from registry.settings import DEFAULT_ALIAS, InvalidSetting, check_alias, check_model_name
 
 
@@ -18,7 +19,7 @@ class Reference:
         """Read `name[@alias|/version]`; without either, the default alias. Raises InvalidSetting."""
         name, at, alias = text.partition("@")
         name, slash, version = name.partition("/")
-        if (at and (slash or not alias)) or (slash and not (version.isascii() and version.isdigit())):
+        if (at and (slash or not alias)) or (slash and not is_version(version)):
             raise InvalidSetting(
                 f"{text[:300]!r} names no model: write NAME, NAME@ALIAS or NAME/VERSION, where a version is a whole "
                 "number"

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from registry.environment import InvalidSetting, read_settings
 from registry.extras import how_to_install
+from registry.patterns import ALIAS
 from registry.redaction import redact
 
 __all__ = ["DEFAULT_ALIAS", "InvalidSetting", "RegistrySettings", "check_alias", "check_model_name"]
@@ -30,7 +31,7 @@ QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_B
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_ALIAS = re.compile(r"[\w-]{1,255}")
+_ALIAS = re.compile(ALIAS)
 """MLflow's own rule (3.17, `mlflow.utils.validation`)."""
 
 

@@ -13,6 +13,7 @@ from registry.history import Move, check_reason, earlier_versions, new_key, read
 from registry.layout import FLAVOR
 from registry.model_search import find_models
 from registry.model_tags import ModelTags
+from registry.patterns import is_version
 from registry.references import Reference, ResolvedVersion
 from registry.settings import DEFAULT_ALIAS, RegistrySettings
 from registry.tracking import connect, registry_errors
@@ -40,7 +41,7 @@ class Versions:
             else:
                 found = self._client.get_model_version(reference.name, str(reference.version))
             version, source = str(found.version), found.source
-            if not (version.isascii() and version.isdigit()) or not isinstance(source, str) or not source:
+            if not is_version(version) or not isinstance(source, str) or not source:
                 raise RegistryUnavailable(
                     f"MLflow answered nonsense for {reference}: version {version}, files {source}; see that "
                     "MLFLOW_TRACKING_URI is the address of MLflow"

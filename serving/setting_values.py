@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from registry.patterns import ORIGIN
 from registry.settings import InvalidSetting
 from serving.runtime.limits import own_groups, usable_cores
 
@@ -15,9 +16,7 @@ CORES_OF_A_FRONT = 4
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 HOST = re.compile(r"[a-z0-9._\-]+|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*|\*")
 """A name, an address, an address of IPv6, which has two colons, or all."""
-ORIGIN = re.compile(r"https?://([a-z0-9._\-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
-"""An origin as browsers send it: without a path, and without a port that is the scheme's own."""
-_DEVICE = re.compile(r"auto|(cpu|cuda)(:\d+)?")
+_DEVICE = re.compile(r"auto|(cpu|cuda)(:[0-9]+)?")
 
 
 def default_workers(environ: Mapping[str, str] = os.environ) -> int:
@@ -62,7 +61,7 @@ def read_origins(text: str) -> tuple[str, ...]:
     """The origins in `HEADWAITER_CORS_ORIGINS`; raises InvalidSetting for what is none (RFC 6454)."""
     origins = tuple(dict.fromkeys(text.split()))
     for origin in origins:
-        if origin != "*" and not ORIGIN.fullmatch(origin):
+        if origin != "*" and not re.fullmatch(ORIGIN, origin):
             raise InvalidSetting(
                 f"HEADWAITER_CORS_ORIGINS={text!r} is not allowed: {origin!r} is no origin; give each as "
                 "https://host or http://host:port in lower case, separated by spaces, or * for all"

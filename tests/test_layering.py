@@ -58,6 +58,7 @@ CHEAP = frozenset(
         "int8_sample",
         "layout",
         "own_folder",
+        "patterns",
         "plain_files",
         "redaction",
         "references",
@@ -78,7 +79,7 @@ REGISTRY: Mapping[str, frozenset[str]] = {
     "tasks": CHEAP,
     "processors": CHEAP,
     "wire": CHEAP,
-    "runtime": frozenset({"child_process", "environment", "own_folder", "redaction"}),
+    "runtime": frozenset({"child_process", "environment", "own_folder", "patterns", "redaction"}),
     "client": CHEAP | {"versions"},
     "commands": CHEAP
     | {"checks", "flavor", "history", "rollout.control", "served_classes", "suggestions", "tracking", "versions"},

@@ -28,7 +28,7 @@ METRICS: tuple[GuardMetric, ...] = get_args(GuardMetric)
 MAX_GUARDS = 16
 """Of a rollout. Untuned: their figures fit a tag, and their queries one cycle of a server."""
 
-_NUMBER = r"(\d+(?:\.\d+)?)"
+_NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
 _FORMS: dict[GuardMetric, tuple[str, str, float, float]] = {
     "errors": (rf"< stable \+ {_NUMBER} ?%", "errors < stable + 1%", 0.0, 100.0),
     "refusals": (rf"< stable \+ {_NUMBER} ?%", "refusals < stable + 1%", 0.0, 100.0),
@@ -41,7 +41,7 @@ _FORMS: dict[GuardMetric, tuple[str, str, float, float]] = {
     "label shift": (rf"< {_NUMBER}", "label shift < 0.2", 0.0, 10.0),
 }
 """Of each metric: its form after the name, an example, and the bounds of its number, neither of them included."""
-_PROMQL = re.compile(r"promql\((.*\S.*)\)\s*([<>])\s*(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.DOTALL)
+_PROMQL = re.compile(r"promql\((.*\S.*)\)\s*([<>])\s*(-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)", re.DOTALL)
 _NAME = re.compile(r"[a-z][a-z0-9]*(?: [a-z]+)?")
 
 
@@ -62,7 +62,7 @@ class Guard(msgspec.Struct, frozen=True):
         if text.strip().lower().startswith("promql"):
             return cls._parse_query(text.strip())
         plain = " ".join(text.lower().replace("*", "×").split())
-        plain = re.sub(r"(?<=[\d ])x(?=[ s])", "×", plain)
+        plain = re.sub(r"(?<=[0-9 ])x(?=[ s])", "×", plain)
         plain = re.sub(r" ?([<>+]) ?", r" \1 ", plain)
         name = _NAME.match(plain)
         metric = next((each for each in METRICS if name is not None and name[0] == each), None)

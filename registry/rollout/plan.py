@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 
 from registry.errors import RolloutError
+from registry.patterns import VERSION, whole
 from registry.rollout.guards import Guard, parse_guards
 
 FORMAT = 1
@@ -20,7 +21,7 @@ MAX_STEPS = 20
 MAX_SHADOWS = 1_000_000
 MAX_SECONDS = 7 * 86400.0
 
-VersionNumber = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,18}$(?!\n)")]
+VersionNumber = Annotated[str, msgspec.Meta(pattern=whole(VERSION))]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SHADOW = re.compile(r"shadow:([0-9]{1,9})")
@@ -102,7 +103,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     time: seconds since the epoch, for display only: no decision depends on it.
     """
 
-    id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}$(?!\n)")]  # a part of paths
+    id: Annotated[str, msgspec.Meta(pattern=whole("[0-9a-f]{8}"))]  # a part of paths
     alias: str
     stable: VersionNumber
     candidate: VersionNumber

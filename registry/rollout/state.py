@@ -232,5 +232,10 @@ def own_mark(plan: Plan) -> str:
 
 
 def encode(record: msgspec.Struct) -> str:
-    """A record as a tag's value."""
-    return msgspec.json.encode(record).decode()
+    """A record as a tag's value. Raises RolloutError for one that could not be read again, as JSON has no infinity."""
+    text = msgspec.json.encode(record)
+    try:
+        msgspec.json.decode(text, type=type(record))
+    except msgspec.ValidationError as error:
+        raise RolloutError(f"a record of the rollout could not be read again ({error}): it is not written") from error
+    return text.decode()

@@ -10,7 +10,7 @@ from registry.settings import InvalidSetting, check_model_name
 from serving.commands import options
 from serving.commands.errors import errors, recorded
 from serving.commands.status_text import format_columns
-from serving.runtime.key_file import ALL_MODELS, KeyFile
+from serving.runtime.key_file import ALL_MODELS, MAX_CONCURRENCY, MAX_RATE, KeyFile
 
 
 @click.group()
@@ -22,9 +22,19 @@ def keys() -> None:
 @click.argument("name")
 @click.option("--models", multiple=True, metavar="NAME[,NAME]…", help="The models that it may ask.  [default: all]")
 @click.option("--admin", is_flag=True, help="It may see what operators see: /metrics, contracts, processes, errors.")
-@click.option("--rate", type=click.FloatRange(0, 1e6), default=0.0, metavar="R", help="Requests a second; 0: any.")
 @click.option(
-    "--concurrency", type=click.IntRange(0, 10**6), default=0, metavar="C", help="Requests in progress; 0: any."
+    "--rate",
+    type=options.FiniteRange(0, MAX_RATE),
+    default=0.0,
+    metavar="R",
+    help="Requests a second, at least one a day; 0: any.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(0, MAX_CONCURRENCY),
+    default=0,
+    metavar="C",
+    help="Requests in progress; 0: any.",
 )
 @options.as_json
 def add(name: str, models: tuple[str, ...], admin: bool, rate: float, concurrency: int, as_json: bool) -> None:

@@ -47,9 +47,15 @@ def monitoring() -> None:
 @click.option("--target", "targets", multiple=True, metavar="HOST:PORT", help="A server; default: localhost:3000.")
 @click.option("--prometheus", help="Prometheus' address for Grafana.  [default: http://localhost:9090]")
 @click.option("--tempo", default="", help="Address of a Grafana Tempo that has the servers' traces.")
-@click.option("--availability", type=float, help="Share of requests without a 5xx that is promised.  [default: 0.999]")
-@click.option("--latency-seconds", type=float, help="How long an answer may take.  [default: 0.5]")
-@click.option("--latency-share", type=float, help="Share of answers that take no longer.  [default: 0.99]")
+@click.option(
+    "--availability",
+    type=options.FiniteRange(),
+    help="Share of requests without a 5xx that is promised.  [default: 0.999]",
+)
+@click.option("--latency-seconds", type=options.FiniteRange(), help="How long an answer may take.  [default: 0.5]")
+@click.option(
+    "--latency-share", type=options.FiniteRange(), help="Share of answers that take no longer.  [default: 0.99]"
+)
 def export_command(
     folder: Path, targets: tuple[str, ...], prometheus: str | None, tempo: str, **objectives: float | None
 ) -> None:
@@ -92,7 +98,7 @@ def demo(context: click.Context, port: int, once: bool, home: Path | None) -> No
 @demo.command("rollout")
 @_port
 @_home
-@click.option("--rate", type=click.FloatRange(1, 10_000), default=200, show_default=True, help="Requests a second.")
+@click.option("--rate", type=options.FiniteRange(1, 10_000), default=200, show_default=True, help="Requests a second.")
 def demo_rollout(port: int, home: Path | None, rate: float) -> None:
     """Roll out four candidates on a real server: three have faults and are caught, one is as good and promoted."""
     from serving.demo.rollout_tour import run_rollouts

@@ -20,7 +20,7 @@ MAX_TOKENS = 4096
 """Longer rows are not run: attention may take more memory than the machine has."""
 PROOF_MULTIPLICATIONS = 2 * 10**11
 """In a forward pass over the longest row of a proof: some 2 seconds on two cores. Untuned."""
-SPANS = re.compile(r"(window(_size|_len)?|block_size|chunk_(size|length)|radius|distance|position_buckets)$")
+SPANS = re.compile(r"(window(_size|_len)?|block_size|chunk_(size|length)|radius|distance|position_buckets)\Z")
 """Keys of a configuration that state a number of tokens within which attention works, or by which it cuts rows."""
 OWN_SPANS = ("local_attention", "num_landmarks", "segment_means_seq_len", "local_transformer_stride")
 """Keys of ModernBERT, Nyströmformer and CANINE with the same meaning."""

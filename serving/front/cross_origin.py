@@ -4,14 +4,15 @@ Which answers they may read, the Fetch standard's CORS protocol tells browsers. 
 and a server that asks for no key would do what these say. So they are refused there, by what a browser tells of each.
 """
 
+import re
 from collections.abc import Sequence
 
 from starlette.middleware.cors import CORSMiddleware
 
+from registry import patterns
 from serving.errors import Forbidden
 from serving.front.asgi import App, Scope
 from serving.front.host_names import name_and_port
-from serving.setting_values import ORIGIN as ORIGIN_OF_PAGE
 
 ORIGIN, SITE = b"origin", b"sec-fetch-site"
 BROWSER_HEADERS = frozenset({ORIGIN, SITE})
@@ -74,7 +75,7 @@ def _is_own(origin: str, host: bytes, scheme: str) -> bool:
     own; what speaks TLS has no pages of HTTP. A `Host` without a port leaves out the one of the origin's scheme.
     """
     origin, own = origin.lower(), name_and_port(host)
-    if not ORIGIN_OF_PAGE.fullmatch(origin) or own is None:
+    if not re.fullmatch(patterns.ORIGIN, origin) or own is None:
         return False
     asked, _, rest = origin.partition("://")
     given = name_and_port(rest.encode())

@@ -22,14 +22,18 @@ import msgspec
 from msgspec import Meta
 
 from registry.environment import InvalidSetting
+from registry.patterns import whole
 
 PREFIX = "hw_"
 """Of a key, by which scanners of source code may find one that was left there."""
 KEY_BYTES = 32
 ALL_MODELS = "*"
-MIN_RATE, MAX_RATE = 1 / 86_400, 1e6
-"""Requests a second of a key that is limited: one a day, and what no server answers."""
 MAX_FILE_BYTES = 16 * 2**20
+MIN_RATE, MAX_RATE = 1 / 86_400, 1e6
+"""Requests a second of a key whose rate is bounded: at least one a day, so that no refusal asks to wait for longer."""
+MAX_CONCURRENCY = 10**6
+YEAR_10000 = 253_402_300_800.0
+"""In seconds since the epoch: dates have four digits."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 SETTLED_SECONDS = 2.0
 """A file that was written since is read again: it may be replaced by one of the same inode, size and time, as the
@@ -44,19 +48,23 @@ class AccessKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     name: of who holds it, for logs. sha256: of the key, in hexadecimal. models: the names that it may ask, `*` for all.
     admin: whether it may see what operators see. rate: requests a second, on average over a second; concurrency:
     requests in progress; 0 for no bound, and both hold for all fronts together. created: seconds since the epoch.
+    Raises ValueError for a rate that is none.
     """
 
     name: str
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+    sha256: Annotated[str, Meta(pattern=whole("[0-9a-f]{64}"))]
     models: tuple[str, ...] = (ALL_MODELS,)
     admin: bool = False
-    rate: Annotated[float, Meta(ge=0, le=MAX_RATE)] = 0.0
-    concurrency: Annotated[int, Meta(ge=0, le=10**6)] = 0
-    created: float = 0.0
+    rate: float = 0.0
+    concurrency: Annotated[int, Meta(ge=0, le=MAX_CONCURRENCY)] = 0
+    created: Annotated[float, Meta(ge=0, lt=YEAR_10000)] = 0.0
 
     def __post_init__(self) -> None:
-        if self.rate and not self.rate >= MIN_RATE:  # NaN is not
-            raise ValueError(f"the rate {self.rate:g} is not allowed: 0 for no bound, else at least one a day")
+        if self.rate != 0 and not MIN_RATE <= self.rate <= MAX_RATE:
+            raise ValueError(
+                f"the rate of {self.name!r} is {self.rate:g}: give 0 for no bound, or {MIN_RATE:.2g} (one a day) to "
+                f"{MAX_RATE:g} requests a second"
+            )
 
     def may_ask(self, model: str) -> bool:
         """Whether it may ask this model, whose name has no alias and no version."""
@@ -138,23 +146,22 @@ class KeyFile:
                 "or digit"
             )
         token = PREFIX + secrets.token_urlsafe(KEY_BYTES)
-        key = {
-            "name": name,
-            "sha256": sha256(token.encode()).hexdigest(),
-            "models": models,
-            "admin": admin,
-            "rate": rate,
-            "concurrency": concurrency,
-            "created": time.time(),
-        }
         try:
-            made = msgspec.convert(key, AccessKey)  # by the rules of whoever reads it
-        except msgspec.ValidationError as error:
-            raise InvalidSetting(f"no such key can be made: {error}") from error
+            key = AccessKey(
+                name=name,
+                sha256=sha256(token.encode()).hexdigest(),
+                models=tuple(models),
+                admin=admin,
+                rate=rate,
+                concurrency=concurrency,
+                created=time.time(),
+            )
+        except ValueError as error:
+            raise InvalidSetting(str(error)) from error
         with self._changing() as keys:
             if any(other.name == name for other in keys):
                 raise InvalidSetting(f"{self._path} has a key of {name!r} already: remove it first, or name another")
-            self._write([*keys, made])
+            self._write([*keys, key])
         return token
 
     def remove(self, name: str) -> None:
@@ -180,7 +187,7 @@ class KeyFile:
                     f"HEADWAITER_KEYS_FILE={self._path} can be written by others, who could let themselves in: give it "
                     "to this user and take their right away (chmod 600)"
                 )
-            return msgspec.json.decode(file.read(MAX_FILE_BYTES), type=_File)
+            return _decode(file.read(MAX_FILE_BYTES))
 
     @contextmanager
     def _changing(self) -> Iterator[tuple[AccessKey, ...]]:
@@ -193,10 +200,12 @@ class KeyFile:
                 yield self._read().keys if self._path.exists() else ()
 
     def _write(self, keys: Sequence[AccessKey]) -> None:
+        """Replace the file, once what is to be in it can be read again."""
+        content = _encode(keys)
         staging = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
         staging.unlink(missing_ok=True)
         with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(_File(keys=tuple(keys))), indent=2) + b"\n")
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         staging.replace(self._path)
@@ -215,3 +224,23 @@ class KeyFile:
                 f"HEADWAITER_KEYS_FILE={self._path} is no file of keys ({error}): make one with "
                 "`headwaiter keys add NAME`"
             ) from error
+
+
+def _decode(content: bytes) -> _File:
+    return msgspec.json.decode(content, type=_File)
+
+
+def _encode(keys: Sequence[AccessKey]) -> bytes:
+    """The file's content, which can be read again. Raises InvalidSetting."""
+    named = keys[-1].name if keys else ""
+    try:
+        content = msgspec.json.format(msgspec.json.encode(_File(keys=tuple(keys))), indent=2) + b"\n"
+        if len(content) > MAX_FILE_BYTES:
+            raise ValueError(f"they come to more than {MAX_FILE_BYTES:,} bytes")
+        if _decode(content).keys != tuple(keys):
+            raise ValueError("they would be read as others")
+    except ValueError as error:  # msgspec's errors, and those of texts that are no Unicode, are
+        raise InvalidSetting(
+            f"keys up to {named!r} are not written, as they could not be read again: {error}"
+        ) from error
+    return content

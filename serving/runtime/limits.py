@@ -5,6 +5,7 @@ Thread counts, front processes and caches are sized by these limits, not by the 
 
 import math
 import os
+import re
 import resource
 from collections.abc import Mapping
 from functools import cache
@@ -43,7 +44,7 @@ def usable_cores(groups: ControlGroups, environ: Mapping[str, str] = os.environ)
     bounds = [(os.cpu_count() or 1, MACHINE), (allowed_cores(), AFFINITY)]
     if (quota := groups.cores()) != math.inf:
         bounds.append((int(quota), GROUP))
-    if (text := environ.get("LOKY_MAX_CPU_COUNT", "")).isdecimal():
+    if re.fullmatch("[0-9]{1,18}", text := environ.get("LOKY_MAX_CPU_COUNT", "")):
         bounds.append((int(text), LOKY))
     count, bound = min(bounds, key=lambda each: each[0])
     return max(1, count), bound

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from registry.patterns import ALIAS, whole
 from registry.rollout.plan import VersionNumber
 from registry.settings import DEFAULT_ALIAS
 
@@ -19,7 +20,7 @@ MAX_ORDER_BYTES = 64 * 1024
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 OrderTexts = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1, max_length=32)]
 """A version."""
-Alias = Annotated[str, msgspec.Meta(pattern=r"^[\w-]{1,255}$(?!\n)")]
+Alias = Annotated[str, msgspec.Meta(pattern=whole(ALIAS))]
 
 
 class Promote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from registry.errors import HistoryError
-from registry.history import PREFIX, Move, check_reason, earlier_versions, new_key, read_moves
+from registry.history import PREFIX, Evaluation, Move, check_reason, earlier_versions, new_key, read_moves
 
 pytestmark = pytest.mark.slow
 
@@ -164,3 +164,9 @@ def test_a_record_of_the_far_future_does_not_take_the_order_of_those_after_it() 
 
 def test_a_record_that_is_nested_too_deeply_is_none() -> None:
     assert read_moves({f"{PREFIX}00000000000000001.aaaaaaaa": '{"x":' + "[" * 100_000}) == []
+
+
+def test_a_move_that_could_not_be_read_again_is_not_recorded() -> None:
+    scores = Evaluation(examples=1, sha256="0" * 64, values={"mae": float("nan")}, required={"mae": 0.5})
+    with pytest.raises(HistoryError, match="could not be read again"):
+        msgspec.structs.replace(move(P, None, "1"), evaluation=scores).encode()

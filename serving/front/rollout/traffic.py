@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 
 import msgspec
@@ -48,10 +49,10 @@ class RolloutSide:
             counts.times[bucket] = counts.times.get(bucket, 0) + 1
 
     def predicted(self, predictions: Sequence[tuple[str, float]]) -> None:
-        """Count answered labels, with their scores in 0..1."""
+        """Count answered labels, with their scores in 0..1; one of a model that computes no number counts as 0."""
         labels = self._counts.labels
         for label, score in predictions:
-            self._counts.confidence += score
+            self._counts.confidence += score if isfinite(score) else 0.0
             name = label if label in labels or len(labels) < MAX_LABELS else OTHER
             labels[name] = labels.get(name, 0) + 1
 

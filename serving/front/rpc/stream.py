@@ -14,7 +14,7 @@ from serving.front.rpc.codes import RESPONSE_HEAD
 
 PREFIX_BYTES = 5
 """Before each message: whether it is compressed, and its length ("gRPC over HTTP2")."""
-TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
+TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 """Seconds."""
 RETRY_SECONDS = 1.0

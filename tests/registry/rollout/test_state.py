@@ -12,6 +12,7 @@ from registry.rollout.state import (
     PLAN,
     PROGRESS,
     STOP,
+    Bounds,
     End,
     Progress,
     RolloutOrder,
@@ -133,3 +134,9 @@ def test_a_progress_out_of_its_bounds_is_refused(changed: dict[str, object]) -> 
     text = json.dumps({"id": ID} | changed)
     with pytest.raises(RolloutError, match=f"{PROGRESS} is damaged .* start another rollout"):
         read_state({PLAN: encode(PLANNED), PROGRESS: text}, {"champion": "1"})
+
+
+def test_a_record_that_could_not_be_read_again_is_not_written() -> None:
+    endless = msgspec.structs.replace(HALF, stable={"p99": Bounds((0.0, float("inf")), (0.0, 1.0))})
+    with pytest.raises(RolloutError, match="could not be read again"):
+        encode(endless)

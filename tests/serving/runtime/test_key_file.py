@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,22 +158,48 @@ def test_a_misspelt_right_is_no_right(path: Path) -> None:
         KeyFile(path).read()
 
 
-@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1.0, 1e-309, 1e-6, 2e6])
-def test_a_key_whose_rate_could_not_be_read_again_is_not_made(path: Path, rate: float) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rate": float("nan")},
+        {"rate": float("inf")},
+        {"rate": -1.0},
+        {"rate": 1e-309},
+        {"rate": 0.99 * key_file.MIN_RATE},
+        {"rate": 1.01 * key_file.MAX_RATE},
+        {"concurrency": -1},
+        {"concurrency": 10**7},
+        {"models": ("\ud800",)},
+    ],
+    ids=repr,
+)
+def test_a_key_that_could_not_be_read_again_is_not_written(wrong: dict[str, Any], path: Path) -> None:
     file = KeyFile(path)
-    file.add("good", rate=1 / 86_400)
+    file.add("first", rate=key_file.MIN_RATE, concurrency=1)
     before = path.read_bytes()
-    with pytest.raises(InvalidSetting, match="rate"):
-        file.add("odd", rate=rate)
+    with pytest.raises(InvalidSetting, match="second"):
+        file.add("second", **wrong)
     assert path.read_bytes() == before
-    assert [key.name for key in file.read().keys] == ["good"]
+    assert [key.name for key in file.read().keys] == ["first"]
+    file.remove("first")
 
 
-def test_a_rate_below_one_a_day_is_refused_in_a_file_as_well(path: Path) -> None:
+def test_a_file_that_would_be_too_large_is_not_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = KeyFile(path)
-    file.add("a")
-    found = json.loads(path.read_text())
-    found["keys"][0]["rate"] = 1e-300
-    path.write_text(json.dumps(found))
-    with pytest.raises(InvalidSetting, match="at least one a day"):
-        file.read()
+    file.add("first")
+    monkeypatch.setattr(key_file, "MAX_FILE_BYTES", path.stat().st_size)
+    with pytest.raises(InvalidSetting, match="second"):
+        file.add("second")
+    assert [key.name for key in file.read().keys] == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("rate", "1e-300"), ("created", "1e300"), ("created", "-1"), ("sha256", f'"{"0" * 64}\\n"')]
+)
+def test_a_record_out_of_bounds_is_refused(field: str, value: str, path: Path) -> None:
+    KeyFile(path).add("first", rate=1.0)
+    record = json.loads(path.read_text())["keys"][0]
+    del record[field]
+    path.write_text(f'{{"keys": [{json.dumps(record)[:-1]}, "{field}": {value}}}]}}')
+    with pytest.raises(InvalidSetting, match="is no file of keys"):
+        KeyFile(path).read()
