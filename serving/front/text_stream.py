@@ -250,12 +250,13 @@ class TextStream:
     def _read(self, index: int, part: TokenDelta) -> TextDelta:
         reader, arrays = self._readers[index], to_arrays(part)
         ids: list[int] = arrays[0].tolist()
-        text = "" if reader.written else self._source.before[index]
+        is_begin = not reader.written
+        text = self._source.before[index] if is_begin else ""
         reader.written, reader.reused = part.written, part.reused
         text += reader.text.push(ids, is_last=bool(part.finish))
         if part.finish:
             self._unfinished -= 1
-        scores = read_scores(arrays, self._source.encoder)
+        scores = read_scores(arrays, self._source.encoder, is_begin=is_begin)
         self.stages.forward_seconds = max(self.stages.forward_seconds, part.forward_seconds)
         return TextDelta(index, text, ids, scores, part.finish, part.written)
 

@@ -65,8 +65,11 @@ class Text:
         return cls(text, FINISH_REASONS[int(arrays[4][0])], len(ids), read_scores(arrays, encoder))
 
 
-def read_scores(arrays: RowArrays, encoder: TextEncoder) -> tuple[TokenScore, ...]:
-    """The tokens of a row's arrays with their scores; empty where none were requested."""
+def read_scores(arrays: RowArrays, encoder: TextEncoder, *, is_begin: bool = True) -> tuple[TokenScore, ...]:
+    """The tokens of a row's arrays with their scores; empty where none were requested.
+
+    is_begin: whether the text begins with these tokens.
+    """
     ids, scores, top_ids, top_scores = (array.tolist() for array in arrays[:4])
     if not scores:
         return ()
@@ -74,12 +77,21 @@ def read_scores(arrays: RowArrays, encoder: TextEncoder) -> tuple[TokenScore, ..
     found = []
     for index, (token, score) in enumerate(zip(ids, scores, strict=True)):
         top = tuple(
-            (other, encoder.read([other], skip_special_tokens=False), value)
+            (other, _read_token(other, encoder, is_first=is_begin and not index), value)
             for other, value in zip(tops[index], top_scores[index] if top_scores else [], strict=True)
         )
-        text = encoder.read([token], skip_special_tokens=False)
+        text = _read_token(token, encoder, is_first=is_begin and not index)
         found.append(TokenScore(token, text, score, top, is_special=not encoder.read([token])))
     return tuple(found)
+
+
+def _read_token(token: int, encoder: TextEncoder, *, is_first: bool) -> str:
+    """What a token adds to a text. Decoders begin a text otherwise: without a space, or with WordPiece's `##`."""
+    alone = encoder.read([token], skip_special_tokens=False)
+    if is_first:
+        return alone
+    twice = encoder.read([token, token], skip_special_tokens=False)
+    return (twice.startswith(alone) and twice[len(alone) :]) or alone
 
 
 def answer(
