@@ -43,8 +43,9 @@ POLL_SECONDS = 2.0
 """The server's default."""
 LATE_SECONDS = 180.0
 """A version that is not served after this time counts as failed."""
-PAUSE_SECONDS = 0.01
-"""Between two looks at which version answers."""
+PAUSE_SECONDS = 0.05
+"""Between two looks at which version answers, which take processor time from the server, see bench/NOTES.md, "Swaps".
+A move counts as served up to this much late."""
 SWAPS, QUICK_SWAPS = 20, 6
 """Without load, half of them to new versions."""
 FIRST_SWAPS = 2
