@@ -17,6 +17,7 @@ from tokenizers import Encoding, Tokenizer
 from registry.contract import Contract, Side
 from registry.layout import MODEL_FOLDER
 from serving.errors import Unprocessable
+from serving.processors.long_texts import MAX_TEXT_TOKENS, are_too_many, count_up_to, cut, shorten
 from serving.processors.normalized_length import expands
 from serving.processors.panics import contain_panics
 from serving.processors.tokenizer_file import TokenizerFile
@@ -31,8 +32,7 @@ of real text."""
 LONG_CHARACTERS = 4096
 """Longer texts are tokenized by a thread. Untuned: a WordPiece tokenizer takes 2 to 5 ms for this length."""
 MAX_CHARACTERS = 1 << 18
-"""Most characters of one text. A tokenizer takes up to 600 bytes for each while it works, and a front may grow by
-200 MiB."""
+"""Most characters of a text for a model that takes up to 32,768 tokens."""
 
 
 class TextParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -95,7 +95,7 @@ class TextEncoder:
                 for token_id, token in added.items()
                 if token_id >= contract.processor.vocabulary
             }
-        most = max(MAX_CHARACTERS, contract.max_tokens * MIN_CHARACTERS_PER_TOKEN)
+        most = max(MAX_CHARACTERS, min(contract.max_tokens, MAX_TEXT_TOKENS) * MIN_CHARACTERS_PER_TOKEN)
         self.max_characters = min(most, contract.max_tokens * CHARACTERS_PER_TOKEN)
         self.subword_prefix: str | None = getattr(self.exact.model, "continuing_subword_prefix", None)
 
@@ -111,7 +111,7 @@ class TextEncoder:
     ) -> EncodedRow:
         """The row that `encode` returns, without the tokens' places in the text; often much faster."""
         is_plain = pair is None and special and not self.absent
-        if is_plain and text and self._words is not None and len(text) <= self.max_characters:
+        if is_plain and text and self._words is not None and len(text) <= min(self.max_characters, MAX_CHARACTERS):
             tokens = self._words.encode(text)
             length, most = len(tokens) // 4, self.max_row_tokens(parameters, max_tokens)
             if 0 < length <= most:
@@ -141,13 +141,17 @@ class TextEncoder:
         still_wanted.get()()
         if not text or pair == "":
             raise Unprocessable("inputs holds an empty text: every text needs at least one character")
-        most, limit = self.max_row_tokens(parameters, max_tokens), self.max_characters
+        most, limit = min(self.max_row_tokens(parameters, max_tokens), MAX_TEXT_TOKENS), self.max_characters
         truncate = parameters is not None and bool(parameters.truncate)
         direction = (parameters.cut_side if parameters is not None else None) or self.truncation_side
         if truncate:
-            text, pair = _cut(text, limit, direction), None if pair is None else _cut(pair, limit, direction)
+            given = [cut(each, limit, direction) for each in (text, pair) if each is not None]
+            text, *rest = shorten(most, given, direction, self._count)
+            pair = rest[0] if rest else None
         elif len(text) + len(pair or "") > limit:
             raise self._too_long(f"{len(text) + len(pair or ''):,} characters", most)
+        elif are_too_many(most, [text, pair or ""], self._count):
+            raise self._too_long(f"more than {most:,} tokens", most)
         fixed = self.exact.num_special_tokens_to_add(pair is not None) if special else 0
         is_cut = truncate and most > fixed and len(text) + len(pair or "") > MIN_CHARACTERS_PER_TOKEN * most
         if not is_cut:  # a text that is hardly within the limit is not tokenized just to see that
@@ -176,11 +180,11 @@ class TextEncoder:
         most = min(max_tokens or self.max_tokens, self.max_tokens)
         fixed = self.exact.num_special_tokens_to_add(before is not None)
         if before is not None:
-            fixed += len(self._tokenize(self.exact, before[: self.max_characters], special=False))
+            fixed += count_up_to(most, [before[: self.max_characters]], self._count)
         plan = WindowPlan.of(most, fixed, stride)
         if len(text) > min(MAX_CHARACTERS, MAX_WINDOWS * plan.step * CHARACTERS_PER_TOKEN):
             raise self._too_many(f"{len(text):,} characters")
-        plan.check_total(text, lambda part: len(self._tokenize(self.exact, part, special=False)))
+        plan.check_total(text, self._count)
         texts = (text, before) if before is None or self._is_text_first else (before, text)
         strategy = "longest_first" if before is None else ("only_first", "only_second")[self.text_sequence]
         first = self._tokenize(self._file.cutter(most, stride=plan.stride, strategy=strategy), *texts)
@@ -210,13 +214,18 @@ class TextEncoder:
         return ids
 
     def split(self, text: str, *, special: bool = True) -> Encoding:
-        """A text's tokens, as many as there are. Raises Unprocessable past `max_characters`."""
+        """A text's tokens, as many as there are. Raises Unprocessable past `max_characters` or `MAX_TEXT_TOKENS`."""
         if len(text) > self.max_characters:
             raise Unprocessable(
                 f"the text has {len(text):,} characters, this model's tokenizer reads at most {self.max_characters:,}: "
                 "send it in parts"
             )
+        if are_too_many(MAX_TEXT_TOKENS, [text], self._count):
+            raise Unprocessable(f"the text has more than {MAX_TEXT_TOKENS:,} tokens: send it in parts")
         return self._tokenize(self.exact, text, special=special)
+
+    def _count(self, part: str) -> int:
+        return len(self._tokenize(self.exact, part, special=False))
 
     def refuse_absent(self, ids: Sequence[int], field: str) -> None:
         """Raise Unprocessable where the model has no embedding for one of the ids. field: of the request."""
@@ -292,7 +301,3 @@ class TextEncoder:
         return Unprocessable(
             f"inputs has {size}; a text may be cut into at most {MAX_WINDOWS} windows of this model: send it in parts"
         )
-
-
-def _cut(text: str, limit: int, direction: Side) -> str:
-    return text[:limit] if direction == "right" else text[-limit:]

@@ -44,9 +44,9 @@ class WindowPlan:
         """Raise Unprocessable for too many tokens in all windows together.
 
         count: the tokens of a part of the text. Parts are counted one after another, only until they are too many, and
-        only where the characters could be: a tokenizer takes memory for each token.
+        only where the bytes could be: a tokenizer takes memory for each token.
         """
-        if self._total(len(text)) <= MAX_WINDOW_TOKENS:
+        if self._total(len(text.encode(errors="replace"))) <= MAX_WINDOW_TOKENS:
             return
         tokens = 0
         for part in parts_of(text):

@@ -18,6 +18,7 @@ from serving.errors import Unprocessable
 from serving.processors.clean_up import clean_up
 from serving.processors.tokenizer import TextEncoder, TextParameters
 from serving.tasks.base.agreement import Agreement, distance, mean
+from serving.tasks.base.answers import best_scores
 from serving.tasks.base.cost import CHARACTERS_OF_A_TOKEN, OBJECT_BYTES, answer_text
 from serving.tasks.base.filled_text import FilledText
 from serving.tasks.base.scoring import Scoring, accuracy
@@ -175,7 +176,7 @@ class FillMask(Task[str, Parameters, Masks]):
             scores = torch.cat([all_scores.gather(-1, some) for all_scores, some in given])
         else:
             count = min(int(batch.key), logits.shape[-1])
-            best = [all_scores.topk(count) for all_scores in _probabilities(logits)]
+            best = [best_scores(all_scores, count) for all_scores in _probabilities(logits)]
             scores, ids = (torch.cat(parts) for parts in zip(*best, strict=True))
         return _by_row(scores, rows, len(batch.lengths)), _by_row(ids.to(torch.int32), rows, len(batch.lengths))
 

@@ -15,6 +15,7 @@ import numpy
 import torch
 
 from serving.errors import NOT_FINITE
+from serving.tasks.base.answers import best_scores
 from serving.wire.messages import Row, SamplingSettings
 
 if TYPE_CHECKING:
@@ -188,20 +189,20 @@ def _draw(scores: torch.Tensor, samplers: Sequence[Sampler], way: Way) -> torch.
     def column(values: list[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float64, device=scores.device)[:, None]
 
-    # in double precision, so that a sum over a large vocabulary does not depend on how it is computed; from the best
-    # score on, which no temperature then makes infinite
-    scores = scores.double()
-    scores = (scores - scores.amax(-1, keepdim=True)) / column([sampler.temperature for sampler in samplers])
     ids: torch.Tensor | None
-    match way:
+    match way:  # equal scores have an order of their own, on which the rows that share the batch have no effect
         case "best":
-            scores, ids = scores.topk(min(max(sampler.top_k for sampler in samplers), scores.shape[-1]))
+            scores, ids = best_scores(scores, max(sampler.top_k for sampler in samplers))
         case "sorted":
-            scores, ids = scores.sort(-1, descending=True)
+            scores, ids = scores.sort(dim=-1, descending=True, stable=True)
         case "all":
             ids = None
         case other:
             assert_never(other)
+    # in double precision, so that a sum over a large vocabulary does not depend on how it is computed; from the best
+    # score on, which no temperature then makes infinite
+    scores = scores.double()
+    scores = (scores - scores.amax(-1, keepdim=True)) / column([sampler.temperature for sampler in samplers])
     if ids is not None:
         rank = torch.arange(scores.shape[-1], device=scores.device)
         most = column([sampler.top_k or scores.shape[-1] for sampler in samplers])
@@ -225,8 +226,8 @@ def score(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> list[NextToke
     """
     scores = logits.float().log_softmax(-1)
     taken = scores.gather(1, tokens[:, None])[:, 0].tolist()
-    best = scores.topk(min(top, scores.shape[-1]))
-    rows = zip(tokens.tolist(), taken, best.indices.tolist(), best.values.tolist(), strict=True)
+    best, indices = best_scores(scores, max(1, top))
+    rows = zip(tokens.tolist(), taken, indices[:, :top].tolist(), best[:, :top].tolist(), strict=True)
     return [NextToken(token, own, tuple(zip(ids, values, strict=True))) for token, own, ids, values in rows]
 
 

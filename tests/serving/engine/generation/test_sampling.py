@@ -8,8 +8,9 @@ import torch
 import transformers
 
 from serving.engine.generation import beam_search
-from serving.engine.generation.sampling import NextToken, score
+from serving.engine.generation.sampling import NextToken, Sampler, choose, score
 from serving.engine.generation.verification import choose_decoder
+from serving.wire.messages import SamplingSettings
 from tests.alike import assert_alike
 from tests.serving.engine.generation.rows import (
     Encoder,
@@ -249,6 +250,33 @@ def test_more_likeliest_tokens_than_there_are_cost_no_row(vocabulary: int) -> No
     logits = torch.arange(2.0 * vocabulary).view(2, vocabulary)
     for found in score(logits, torch.tensor([0, 0]), 20):
         assert len(found.top) == vocabulary
+
+
+@pytest.mark.parametrize("levels", [1, 40])
+@pytest.mark.parametrize("asked", [{"top_k": 50}, {"top_k": 2000}, {"top_k": 0, "top_p": 0.5}])
+def test_of_equal_scores_a_row_draws_the_same_in_any_batch(asked: dict[str, Any], levels: int) -> None:
+    """Scores are often equal in bfloat16. levels: how many different ones there are."""
+    module, prompt = load("llama"), prompt_of(3)
+    logits = torch.randint(levels, (4, 32_000), generator=torch.Generator().manual_seed(levels)).float()
+
+    def sampler(number: int, **given: Any) -> Sampler:
+        settings = SamplingSettings(max_new_tokens=8, do_sample=True, seed=number, **given)
+        return Sampler(module, settings, row(number, prompt))
+
+    others = [asked | {"top_k": top_k} for top_k in (4, 1000)] + [{"top_k": 1024}]
+    for number in range(20):
+        (found,) = choose(logits[:1], [sampler(number, **asked)], [prompt])
+        for size in (1, 2, 3):
+            samplers = [sampler(number, **asked), *(sampler(9, **given) for given in others[:size])]
+            assert choose(logits[: size + 1], samplers, [prompt] * (size + 1))[0] == found
+
+
+def test_of_equal_scores_the_lowest_ids_are_told() -> None:
+    logits = torch.zeros(3, 32_000)
+    logits[:, 7::1000] = 1.0
+    for top in (0, 1, 5, 20):
+        for found in score(logits, torch.tensor([0, 0, 0]), top):
+            assert [token for token, _ in found.top] == list(range(7, 32_000, 1000))[:top]
 
 
 def test_a_draw_of_which_rules_leave_nothing_is_that_rows_failure(monkeypatch: pytest.MonkeyPatch) -> None:
