@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from registry.contract import INT8, Contract, Int8
 from registry.errors import RegistryError
-from serving.engine.int8 import Int8Refused
 from serving.engine.local_engine import LocalEngine
 from serving.engine.optimizations.torch_private import MissingName
 from serving.engine.predictor import Predictor
@@ -37,7 +36,7 @@ def try_int8(root: Path, contract: Contract) -> Int8:
     """What int8 costs in answers, on the artifact's sample; with a refusal where it is too much. Blocks."""
     try:
         return Predictor(root, contract, dtype=INT8).quantize()
-    except (Int8Refused, MissingName) as error:
+    except (EngineError, MissingName) as error:
         return Int8(refusal=str(error))
 
 

@@ -15,7 +15,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 class FiniteRange(click.FloatRange):
     """A number within bounds. click's own range lets NaN pass, which is on neither side of a bound."""
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: float, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number; fails for one that is not finite or out of bounds."""
         number: float = super().convert(value, param, ctx)
         if not math.isfinite(number):

@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 
 GenericArray = NDArray[numpy.generic]
 
+MAX_TOLD_THREADS = 2
+"""Of a pass, whose own thread does the less of it the more there are. Two take 1.2 to 1.5 times off it; four took 3."""
+
 
 @dataclass
 class ForwardPass:
     """A forward pass. arrays: host tensors, valid once `wait` returned. event: of a GPU, None on a CPU.
 
     began: seconds of `time.perf_counter`. seconds: how long it took, on a GPU known once `wait` returned.
-    processor_seconds: of these, those in which its thread had a processor; 0 on a GPU.
+    processor_seconds: of these, those in which its thread had a processor; 0 on a GPU, and beyond MAX_TOLD_THREADS.
     """
 
     arrays: tuple[torch.Tensor, ...]

@@ -60,6 +60,8 @@ class Comparison:
     takes_steps: ClassVar[bool] = False
     """As of `find_layers`."""
     measure = "answers agree by"
+    least_tokens: ClassVar[int] = 1
+    """Of the inputs that are compared, however large the model is."""
 
     def __init__(self, model: Model, sample: Sequence[object] = ()) -> None:
         """sample: inputs like those to come; generated ones where empty.
@@ -69,7 +71,7 @@ class Comparison:
         self.model = model
         if model.task.embeds:
             self.measure = "vectors have a mean cosine of"
-        self._request, self._encoded, self.what = _encode(model, sample, self.count_tokens)
+        self._request, self._encoded, self.what = _encode(model, sample, self.count_tokens, self.least_tokens)
 
     def count_tokens(self, row: EncodedRow) -> int:
         """Tokens of a row that go through the model each time."""
@@ -206,7 +208,7 @@ def check_kind(model: Model) -> None:
 
 
 def _encode(
-    model: Model, sample: Sequence[object], count_tokens: Callable[[EncodedRow], int]
+    model: Model, sample: Sequence[object], count_tokens: Callable[[EncodedRow], int], least_tokens: int
 ) -> tuple[Request, list[Encoded[Any]], str]:
     """The request for the inputs that the model takes, their rows, and how a message calls them."""
     example, version, what = model.contract.example, model.version_context, "inputs of the sample"
@@ -214,7 +216,7 @@ def _encode(
     if not sample:
         sample, what = generate_inputs(model.contract, version.tokenizer, GENERATED), "generated inputs"
         parameters = example.parameters if example is not None else None
-    left = SAMPLE_MULTIPLICATIONS // max(1, count_weights(model.module))
+    left = max(least_tokens, SAMPLE_MULTIPLICATIONS // max(1, count_weights(model.module)))
     items, encoded = list[Any](), list[Encoded[Any]]()
     request = convert_request(list(sample), parameters, model.task, max_rows=1_000_000) if sample else None
     for item in request.items if request is not None else ():

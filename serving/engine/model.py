@@ -18,7 +18,7 @@ from registry.checks import load_model
 from registry.contract import INT8, Contract
 from registry.errors import ContractError
 from registry.layout import MODEL_FOLDER
-from serving.engine.forward_pass import ForwardPass, GenericArray
+from serving.engine.forward_pass import MAX_TOLD_THREADS, ForwardPass, GenericArray
 from serving.engine.measurements import Measurements
 from serving.engine.module_state import Change, ModuleState
 from serving.engine.optimizations.execution_form import ExecutionForm
@@ -156,7 +156,8 @@ class Model:
         batch = self.batch(rows)
         arrays = self.task.forward(self.form.module, batch)
         if not self._is_cuda:
-            processor_seconds = time.thread_time() - processor_began
+            is_told = torch.get_num_threads() <= MAX_TOLD_THREADS
+            processor_seconds = time.thread_time() - processor_began if is_told else 0.0
             return ForwardPass(arrays, None, began, time.perf_counter() - began, processor_seconds)
         hosts = tuple(torch.empty(array.shape, dtype=array.dtype, pin_memory=True) for array in arrays)
         for host, array in zip(hosts, arrays, strict=True):

@@ -1,6 +1,7 @@
 """The requests of one connection, as llhttp parses them, of which none may begin another protocol."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -31,6 +32,9 @@ class RequestStream(HttpToolsProtocol):
             method, version = self.parser.get_method(), self.parser.get_http_version()
             if method == b"CONNECT":  # another protocol follows even without the header
                 raise httptools.HttpParserInvalidMethodError("the server is no proxy")
+            self.parser = httptools.HttpRequestParser(self)  # the other one takes nothing after a `Connection: close`
+            with suppress(AttributeError):  # as uvicorn: httptools before 0.6.3
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             self.parser.feed_data(without_upgrade(method, self.url, version, self.headers))
             data = data[end:]
             try:

@@ -91,8 +91,8 @@ class Array(msgspec.Struct, array_like=True, gc=False):
 class Compute(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What a forward pass took of its processor, whatever else that did meanwhile.
 
-    seconds: that the pass's thread had a processor; 0 where it is not told, as of a GPU, whose time includes what the
-    pass waited for others. tokens, pairs: what the pass computed, see `Cost.work`.
+    seconds: that the pass's thread had a processor; 0 where it is not told: of a pass of more than two threads, and of
+    a GPU, whose time includes what the pass waited for others. tokens, pairs: what the pass computed, see `Cost.work`.
     """
 
     seconds: float = 0.0

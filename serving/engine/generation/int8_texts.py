@@ -11,13 +11,15 @@ import torch
 
 from serving.engine.generation.decoder import Decoder
 from serving.engine.generation.model import GenerationModel
-from serving.engine.int8 import Comparison, TimedCalls, group_rows
+from serving.engine.int8 import Comparison, Int8Refused, TimedCalls, group_rows
 from serving.wire.messages import EncodedRow
 
 TEXT_TOKENS = 32
 """The most tokens that are compared of a text."""
 FEW_TEXTS = 8
 """Texts on which layers are shown their inputs, each in one prefill."""
+MIN_PLACES = 200
+"""Of fewer tokens not one may differ, so that a model passes by chance."""
 TIMED_ROWS = (1, 8)
 """Rows of the batches by which int8 is compared in speed: one text, and several."""
 TIMED_PROMPT, TIMED_STEPS, TEXT_REPEATS = 16, 8, 3
@@ -28,6 +30,7 @@ class TextComparison(Comparison):
 
     takes_steps = True
     measure = "tokens agree by"
+    least_tokens = 4 * MIN_PLACES  # with prompts
     model: GenerationModel
 
     def __init__(self, model: GenerationModel, sample: Sequence[object] = ()) -> None:
@@ -51,6 +54,11 @@ class TextComparison(Comparison):
             chosen = write(self.model.scheduler.decoder, prompts, counts, self._ends(), given)
             for index, tokens in zip(indices, chosen, strict=True):
                 found[index] = tokens
+        if (places := sum(map(len, found))) < MIN_PLACES:
+            raise Int8Refused(
+                f"int8 is not used: {self.what} give {places} tokens to compare, of at least {MIN_PLACES}: log the "
+                "model with a larger --sample"
+            )
         self._texts = self._texts or found
         return found
 

@@ -20,7 +20,7 @@ def check_datatype(elements: Sequence[object], datatype: str, where: str) -> Non
     """Raise Malformed for elements that the datatype cannot have. where: names the tensor."""
     kind = NUMBERS.get(datatype)
     if kind is None:
-        is_right, rule = all(isinstance(each, str | bytes) for each in elements), "texts"
+        is_right, rule = all(isinstance(each, str | bytes | None) for each in elements), "texts"
     elif datatype == "BOOL":
         is_right, rule = all(isinstance(each, bool) for each in elements), "true or false"
     else:

@@ -4,9 +4,11 @@ import json
 import re
 from typing import Any
 
+import httptools
 import pytest
 
 from serving.front.connection_choice import _Transport
+from serving.front.request_stream import RequestStream
 from tests.serving.front.attacked import (
     BODY,
     PATIENT,
@@ -209,3 +211,40 @@ def test_a_chunked_body_is_read_however_the_coding_is_written(serve: Serve) -> N
             assert int((await server.ask(request + CHUNKS))[2]) == len(BODY)
 
     serve(work, PATIENT)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /livez HTTP/1.0\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"POST /v2 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc",
+    ],
+)
+def test_an_upgrade_on_a_connection_that_ends_begins_a_request(head: bytes) -> None:
+    class Ends(RequestStream):
+        ended = 0
+
+        def __init__(self) -> None:
+            self.parser: Any = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+        def on_message_begin(self) -> None:
+            self.url, self.headers = b"", []
+
+        def on_url(self, url: bytes) -> None:
+            self.url += url
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            self.headers.append((name.lower(), value))
+
+        def on_headers_complete(self) -> None: ...
+
+        def on_body(self, body: bytes) -> None: ...
+
+        def on_message_complete(self) -> None:
+            self.ended += not self.parser.should_upgrade()
+
+    stream = Ends()
+    stream.parse(head)
+    assert stream.ended == 1

@@ -15,6 +15,7 @@ from registry.int8_sample import write_sample
 from registry.layout import MODEL_FOLDER
 from serving.engine import int8
 from serving.engine.assembly import optimize_model
+from serving.engine.generation import int8_texts
 from serving.engine.generation.decoder import Decoder
 from serving.engine.generation.int8_texts import write
 from serving.engine.generation.sequential import SequentialDecoder
@@ -130,6 +131,12 @@ def test_a_model_that_int8_spoils_is_refused_with_the_figures_and_writes_as_befo
     with pytest.raises(Int8Refused, match=figures):
         predictor.quantize()
     assert predictor.answer(PROMPTS[:4], GREEDY) == expected
+
+
+def test_few_tokens_do_not_decide(artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_texts, "MIN_PLACES", 10_000)
+    with pytest.raises(Int8Refused, match=r"give \d+ tokens to compare, of at least 10000: .* --sample"):
+        make(artifacts["llama"]).quantize()
 
 
 def test_one_other_token_does_not_change_those_after_it(artifacts: dict[str, Path]) -> None:
