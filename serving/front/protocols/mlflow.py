@@ -208,4 +208,5 @@ def _read_csv(body: bytes, max_rows: int) -> Mapping[str, Sequence[str]]:
             "the body is no table in CSV: it needs a line of column names, and a value for each in every row"
         )
     check_names(header)
-    return {name: [row[at] for row in rows] for at, name in enumerate(header)}
+    index = 1 if len(header) > 1 and not header[0] else 0  # pandas' `to_csv` names the rows in a first column
+    return {name: [row[at] for row in rows] for at, name in enumerate(header) if at >= index}

@@ -65,6 +65,7 @@ def test_what_is_not_applied_is_refused_by_its_name(body: Any, words: str) -> No
         {"instances": [{"text": "a"}]},
         {"inputs": {"text": "a"}},
         b"text\na\n",
+        b",text\n0,a\n",  # as pandas' to_csv
     ],
     ids=repr,
 )
