@@ -16,7 +16,7 @@ class TooManyHang(Exception):
 
 
 class BoundedCalls:
-    """Calls in daemon threads of their own, of which at most `most` hang after they were given up."""
+    """Calls in daemon threads of their own; none begins while `most` hang that were given up."""
 
     def __init__(self, most: int, name: str) -> None:
         """name: of the threads."""
