@@ -40,7 +40,7 @@ def ask(plane: Any, method: str, path: str) -> httpx.Response:
     async def work() -> httpx.Response:
         transport = httpx.ASGITransport(plane)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return await client.request(method, path, json=None if method == "GET" else {"text": "a"})
+            return await client.request(method, path, json=None if method == "GET" else {"model": "m", "inputs": "a"})
 
     return asyncio.run(work())
 
