@@ -148,7 +148,7 @@ def test_the_demo_of_rollouts_in_short_form(server: Server) -> None:
     assert [(each.phase, each.step) for each in (wrong, failing)] == [("failed", "shadow:40")] * 2
     assert wrong.why.startswith("agreement > 90%: ")
     assert (slow.phase, slow.step, slow.why.partition(":")[0]) == ("failed", "10%", "p50 < 4 × stable")
-    assert 0.0 < slow.harmed_share < 0.1
+    assert 0.0 < slow.harmed_share < 0.2  # a step of 10 %, of few requests
     assert (good.phase, good.harmed) == ("promoted", 0)
     assert {each.version for each in good.sent} == {"1", SAME}
     assert any("promoted after" in line and "0 of them harmed (0.00%)" in line for line in said)
