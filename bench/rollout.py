@@ -36,8 +36,8 @@ MEDIAN_SECONDS, SPREAD = 0.02, 0.5
 SHADOWS_A_LOOK = 20
 """Of a slow candidate on a busy server."""
 COMPUTE_SPREAD, OUTLIERS, OUTLIER = 0.3, 0.02, 7.0
-"""Of the lognormal ratio of times of forward passes, and the share of passes that take so many times as long: twice and
-more what two busy cores showed."""
+"""Spread of the lognormal ratio of two passes' times; the share of outliers among passes, and their factor. Twice
+and more what two busy cores showed."""
 ROLLOUTS = 10_000
 
 

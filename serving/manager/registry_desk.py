@@ -22,7 +22,7 @@ from registry.rollout.control import Rollouts
 from registry.rollout.state import RolloutState
 from registry.versions import Versions
 from serving.manager.registry_watch import GIVE_UP_SECONDS, connect_client
-from serving.runtime.bounded_calls import BoundedCalls, TooManyHang
+from serving.runtime.bounded_calls import BoundedCalls, GivenUp, TooManyHang
 from serving.runtime.daemon_pool import DaemonPool
 from serving.runtime.peer import is_own_user
 from serving.settings import ServingSettings
@@ -120,7 +120,7 @@ class RegistryDesk:
             return Outcome(trouble="unavailable", message=str(error))
         except (RegistryError, InvalidSetting) as error:
             return Outcome(trouble="refused", message=str(error))
-        except TimeoutError:
+        except GivenUp:
             logger.warning(
                 "an order is given up after %g s, the registry does not answer: %s of %s (%d such orders hang)",
                 *(seconds, order.action, order.name, self._calls.hanging()),

@@ -42,7 +42,7 @@ def are_too_many(most: int, texts: Sequence[str], count: CountTokens) -> bool:
 
 
 def cut(text: str, characters: int, side: Side) -> str:
-    """At most so many characters of a text. side: that is cut off."""
+    """The first or last `characters` characters of a text. side: the end that is cut off."""
     return text[:characters] if side == "right" else text[-characters:]
 
 

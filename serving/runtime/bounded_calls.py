@@ -15,6 +15,10 @@ class TooManyHang(Exception):
     """As many calls that were given up have not returned as may be: no other one is begun."""
 
 
+class GivenUp(TimeoutError):
+    """A call has not returned in time, and may still do what it was made for."""
+
+
 class BoundedCalls:
     """Calls in daemon threads of their own; none begins while `most` hang that were given up."""
 
@@ -26,19 +30,19 @@ class BoundedCalls:
         """Of each whether it has returned."""
 
     def wait(self, call: Callable[[], Result], seconds: float) -> Result:
-        """What the call returns or raises. Raises TimeoutError if it takes longer, and TooManyHang."""
+        """What the call returns or raises. Raises GivenUp if it takes longer, and TooManyHang."""
         if self.hanging() >= self._most:
             raise TooManyHang
         future: Future[Result] = Future()
         threading.Thread(target=_run_into, args=(future, call), name=self._name, daemon=True).start()
         try:
             return future.result(seconds)
-        except TimeoutError:
+        except TimeoutError as error:
             if future.done():  # it is the call's own
                 raise
             with self._lock:
                 self._given_up.append(future.done)
-            raise
+            raise GivenUp(f"a call has not returned within {seconds:g} s") from error
 
     def hanging(self) -> int:
         """How many calls were given up and have not returned."""

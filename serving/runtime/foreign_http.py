@@ -10,8 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from http.client import HTTPConnection, HTTPResponse
-from typing import IO
+from http.client import HTTPConnection, HTTPResponse, IncompleteRead
 from urllib.error import HTTPError
 from urllib.request import (
     AbstractHTTPHandler,
@@ -115,12 +114,14 @@ def _read(request: Request, seconds: float, max_bytes: int, sockets: _Sockets) -
             return _body(answer, max_bytes)
     except HTTPError as error:
         with error:
-            body = io.BytesIO(_body(error, max_bytes))
+            body = io.BytesIO(error.read(max_bytes))  # its status tells more than the end of its text
         raise HTTPError(error.url, error.code, error.reason, error.headers, body) from None
 
 
-def _body(answer: IO[bytes], max_bytes: int) -> bytes:
+def _body(answer: HTTPResponse, max_bytes: int) -> bytes:
     body = answer.read(max_bytes + 1)
     if len(body) > max_bytes:
         raise ValueError(f"the answer has more than {max_bytes:,} bytes, which are not read")
+    if answer.length:  # is left of what was said
+        raise IncompleteRead(body, answer.length)
     return body

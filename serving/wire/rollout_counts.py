@@ -56,8 +56,8 @@ class RolloutCounts(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Both sides of one step. compared: shadows that were answered; agreement: the sum of their shares in 0..1.
 
     distance: the sum of the distances of their scores. dropped: shadows that found no room, or were late. failed:
-    shadows that the candidate could not answer; each counts as an agreement of 0. slowness: bucket (`ratio_bucket`) →
-    forward passes for shadows that took the candidate so many times as long as the stable version.
+    shadows that the candidate could not answer; each counts as an agreement of 0. slowness: how many forward
+    passes for shadows have a ratio, of the candidate's time to the stable version's, in each bucket (`ratio_bucket`).
     """
 
     rollout: str

@@ -24,7 +24,7 @@ TEXTS = [f"a text about {what}, number {number}" for number in range(10) for wha
 OTHER, SAME, FAILING, WRONG, SLOW = "2", "4", "5", "6", "7"
 """Versions of another model, of the one that is live, and of that one made to fail on one word, to err, and slow."""
 GUARDS = ("errors < stable + 5%", "p50 < 4 × stable", "agreement > 90%")
-"""On a busy machine an engine that is asked seldom takes twice as long as one that is asked often; SLOW ten times."""
+"""On a busy machine an engine that is asked seldom takes twice as long as one that is asked often; SLOW at least five times."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, small_template: Path, seeds
     failing, wrong, slow = (tmp_path_factory.mktemp(name) for name in ("failing", "wrong", "slow"))
     lose_a_word(seeds[0], failing, TEXTS, 0.25)
     prefer_one_label(seeds[0], wrong, TEXTS, 0.3)
-    widen(seeds[0], slow, 100_000)
+    widen(seeds[0], slow, 400_000)
     for folder, version in ((seeds[0], SAME), (failing, FAILING), (wrong, WRONG), (slow, SLOW)):
         assert log_model(folder, task="text-classification", name="m", settings=settings).version == version
     with Server(home, ("m",)) as server:
@@ -148,7 +148,9 @@ def test_the_demo_of_rollouts_in_short_form(server: Server) -> None:
     assert [(each.phase, each.step) for each in (wrong, failing)] == [("failed", "shadow:40")] * 2
     assert wrong.why.startswith("agreement > 90%: ")
     assert (slow.phase, slow.step, slow.why.partition(":")[0]) == ("failed", "10%", "p50 < 4 × stable")
-    assert 0.0 < slow.harmed_share < 0.2  # a step of 10 %, of few requests
+    first = next(at for at, each in enumerate(slow.sent) if each.version == SLOW)
+    in_step = len(slow.sent) - first
+    assert slow.harmed <= 1 + 0.1 * in_step + 5 * (0.09 * in_step) ** 0.5  # a step of 10 %, at random
     assert (good.phase, good.harmed) == ("promoted", 0)
     assert {each.version for each in good.sent} == {"1", SAME}
     assert any("promoted after" in line and "0 of them harmed (0.00%)" in line for line in said)

@@ -13,6 +13,7 @@ from registry.layout import MODEL_FOLDER
 from registry.staging import stage
 from serving.engine.int8 import Comparison
 from serving.engine.optimizations import int8_products
+from serving.errors import EngineError
 
 pytestmark = pytest.mark.slow
 
@@ -84,3 +85,15 @@ def test_a_sample_that_is_kept_is_bounded(tmp_path: Path) -> None:
     (tmp_path / FILE).unlink()
     write_sample(tmp_path, ["x" * MAX_BYTES])
     assert read_sample(tmp_path) == []
+
+
+def test_a_model_that_does_not_work_in_int8_is_logged_without_it(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(comparison: Comparison) -> None:
+        raise EngineError("no decoder gives what generate gives")
+
+    monkeypatch.setattr(Comparison, "answers", fail)
+    with pytest.warns(CheckpointWarning, match="no decoder gives what generate gives"):
+        contract = stage(tmp_path, models["single"], None, TASK, allow=["int8"])
+    assert not contract.allows_int8

@@ -269,9 +269,9 @@ def _count_uses(module: torch.nn.Module) -> dict[int, int]:
 
 
 def _is_faster(weight: torch.Tensor, rows: Sequence[int], clock: Clock) -> bool:
-    """Whether so many tokens are multiplied sooner in int8, quantising them included, than by the prepacked weight.
+    """Whether int8, with the time to quantise the inputs, is faster than the prepacked weight.
 
-    rows: of several products, whose gains are multiplied.
+    rows: tokens of each product that is timed; the gains of all are multiplied.
     """
     packed, found, gain = prepack_weight(weight, LARGE_ROWS), quantize_weight(weight), 1.0
     for count in rows:

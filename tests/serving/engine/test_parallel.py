@@ -106,3 +106,15 @@ def test_threads_of_a_forward_pass_are_its_own(local: Local, monkeypatch: pytest
                 pool.launch(rows, is_idle=is_idle)._future.result()
     assert seen == [1, before, 1, 1, 1, 1]
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("threads", "is_told"), [(1, True), (2, True), (3, False)])
+def test_a_pass_of_many_threads_does_not_tell_its_processor_time(local: Local, threads: int, is_told: bool) -> None:
+    """The more threads there are, the less of the work is its own thread's, whose time is told."""
+    model = local.model
+    item = texts_of(1, 1)[0]
+    row = model.task.encode(item, model.task.parameters_type(), model.version_context).rows[0].to_row(0, 0.0)
+    with closing(ForwardPool(model, CpuPlan(threads=threads))) as pool:
+        done = pool.launch([row], is_idle=False)
+        done.wait()
+    assert (done.processor_seconds > 0.0) == is_told

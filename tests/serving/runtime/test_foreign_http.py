@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.client import IncompleteRead
 from urllib.error import HTTPError, URLError
 from urllib.request import Request
 
@@ -75,6 +76,18 @@ def test_the_answer_is_read_and_other_statuses_have_their_body() -> None:
     with busy as (url, _), pytest.raises(HTTPError, match="503: Busy") as caught:
         ask(url)
     assert caught.value.read() == b"later"
+
+
+def test_a_body_that_ends_early_is_no_answer() -> None:
+    with server(OK + b"he") as (url, _), pytest.raises(IncompleteRead):
+        ask(url)
+
+
+def test_an_error_keeps_its_status_however_long_its_text() -> None:
+    said = server(OK.replace(b"200 OK", b"404 Gone") + b"later")
+    with said as (url, _), pytest.raises(HTTPError, match="404: Gone") as caught:
+        ask(url, max_bytes=4)
+    assert caught.value.read() == b"late"
 
 
 def test_no_other_scheme_is_followed() -> None:
