@@ -24,7 +24,8 @@ TEXTS = [f"a text about {what}, number {number}" for number in range(10) for wha
 OTHER, SAME, FAILING, WRONG, SLOW = "2", "4", "5", "6", "7"
 """Versions of another model, of the one that is live, and of that one made to fail on one word, to err, and slow."""
 GUARDS = ("errors < stable + 5%", "p50 < 4 × stable", "agreement > 90%")
-"""On a busy machine an engine that is asked seldom takes twice as long as one that is asked often; SLOW at least five times."""
+"""On a busy machine an engine that is asked seldom takes twice as long as one that is asked often;
+SLOW at least five times."""
 
 
 @pytest.fixture(scope="module")

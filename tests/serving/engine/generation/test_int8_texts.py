@@ -154,11 +154,12 @@ def test_one_other_token_does_not_change_those_after_it(artifacts: dict[str, Pat
 
 
 def allow(order: EngineOrder, artifact: Path, tmp_path: Path) -> EngineOrder:
-    """An order for a copy in the cache whose contract allows int8."""
+    """An order for a copy in the cache whose contract allows int8. It has no example: 7 bits may write another text."""
     cache = tmp_path / "cache"
     cache.mkdir()
     staging = shutil.copytree(artifact, tmp_path / "staging")
-    contract: Contract = msgspec.structs.replace(read_contract(staging), int8=Int8(inputs=20, agreement=1.0))
+    allowed = Int8(inputs=20, agreement=1.0)
+    contract: Contract = msgspec.structs.replace(read_contract(staging), int8=allowed, example=None)
     write_artifact(staging, contract)
     root = shutil.move(staging, cache / contract.digest)
     return msgspec.structs.replace(order, root=str(root), cache=str(cache), threads=1)

@@ -245,7 +245,7 @@ def test_a_layer_that_stores_the_transpose_is_quantised_by_output_and_put_back()
     assert layers.errors(lambda: module(rows))["0"] < 0.02
     layers.use(layers)
     off = (module(rows) - expected).norm(dim=0) / expected.norm(dim=0)
-    assert off.max() < 0.05
+    assert off.max() < 0.05 * LEVELS / weight_levels()  # where weights have 7 bits they are half as fine
     layers.use(())
     assert type(plain) is Conv1D
     assert torch.equal(module(rows), expected)
